@@ -1,0 +1,107 @@
+"""The manifest: what a provider's folder says about it as data. `manifest.yaml` is validated by `Manifest`."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, HttpUrl, StringConstraints, model_validator
+
+from shared.wire.render import MessageTemplate
+from shared.wire.signatures import Algorithm, Encoding, HmacScheme
+
+ProviderId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,60}$")]
+
+
+class Part(BaseModel):
+    """A piece of a manifest: a field that the model does not know is a mistake, not an extension."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Verification(Part):
+    """One way in which the platform signs: HMAC of the raw body in a header."""
+
+    scheme: Literal["hmac"]
+    header: HeaderName
+    algorithm: Algorithm = "sha256"
+    encoding: Encoding = "hex"
+    prefix: str = ""
+
+    def compile(self) -> HmacScheme:
+        """The pure verifier that the gateway calls."""
+        return HmacScheme(self.header.encode(), self.algorithm, self.encoding, self.prefix.encode())
+
+
+class Source(Part):
+    """Where in a request a value is: for now, always a header."""
+
+    header: HeaderName
+
+
+class MessageTemplates(Part):
+    """Liquid templates over the payload that make a chat message; an empty result leaves the part out."""
+
+    text: str
+    title: str = ""
+    url: str = ""
+    body: str = ""
+    color: str = ""
+
+
+class HandledEvent(Part):
+    """An event that becomes a chat message. `triggers` are the catalogue's ids."""
+
+    about: str
+    triggers: tuple[str, ...] = ()
+    message: MessageTemplates
+
+
+class Webhook(Part):
+    """How the platform's webhooks come in."""
+
+    verification: Verification
+    event: Source
+    delivery_id: Source
+    form_field: str | None = None
+    """With a URL-encoded body, the field that holds the JSON payload."""
+    actor: str
+    """Liquid template of the name that a message is shown as from."""
+    actor_icon: str = ""
+    setup_steps: tuple[str, ...]
+    """What a person does on the platform; `{url}` and `{secret}` are filled in."""
+    handled: dict[str, HandledEvent]
+    ignored: tuple[str, ...] = ()
+    """Events that are accepted and delivered to subscribers, but are no chat message."""
+
+    @model_validator(mode="after")
+    def _one_place_per_event(self) -> "Webhook":
+        doubled = sorted(set(self.handled) & set(self.ignored))
+        if doubled:
+            raise ValueError(f"handled and ignored at once: {', '.join(doubled)}")
+        return self
+
+
+class Manifest(Part):
+    """A provider: its folder's name is its id."""
+
+    id: ProviderId
+    name: str
+    category: Literal["communication", "productivity", "social", "development", "business", "storage"]
+    docs: HttpUrl
+    sources: tuple[str, ...]
+    """Where the facts come from: document, SDK and version."""
+    tier: Literal["verified", "from-memory"]
+    webhook: Webhook | None = None
+
+
+class CompiledEvent:
+    """A handled event with its templates compiled once."""
+
+    __slots__ = ("about", "body", "color", "text", "title", "url")
+
+    def __init__(self, event: HandledEvent) -> None:
+        self.about = event.about
+        self.text = MessageTemplate(event.message.text)
+        self.title = MessageTemplate(event.message.title)
+        self.url = MessageTemplate(event.message.url)
+        self.body = MessageTemplate(event.message.body)
+        self.color = MessageTemplate(event.message.color)

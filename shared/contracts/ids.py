@@ -1,0 +1,59 @@
+"""Opaque ids with a type prefix, random or derived.
+
+A derived id is the same however often its inputs are processed, which is what makes at-least-once
+delivery harmless: the second write, produce or POST carries the id of the first.
+"""
+
+import hashlib
+import secrets
+from typing import NewType
+
+WorkspaceId = NewType("WorkspaceId", str)
+EndpointId = NewType("EndpointId", str)
+WebhookId = NewType("WebhookId", str)
+EventId = NewType("EventId", str)
+DeliveryId = NewType("DeliveryId", str)
+MessageId = NewType("MessageId", str)
+ChannelId = NewType("ChannelId", str)
+ApiKeyId = NewType("ApiKeyId", str)
+
+
+def new_endpoint_id() -> EndpointId:
+    return EndpointId(f"ep_{secrets.token_hex(16)}")
+
+
+def new_webhook_id() -> WebhookId:
+    return WebhookId(f"wh_{secrets.token_hex(16)}")
+
+
+def new_event_id() -> EventId:
+    return EventId(f"evt_{secrets.token_hex(16)}")
+
+
+def new_api_key_id() -> ApiKeyId:
+    return ApiKeyId(f"key_{secrets.token_hex(8)}")
+
+
+def derive(*parts: str) -> str:
+    """32 hex digits that depend on every part and on where each part ends."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(4))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def event_id_for(endpoint: EndpointId, delivery: str) -> EventId:
+    """The id of a provider's event: a redelivery under the same delivery id is the same event."""
+    return EventId(f"evt_{derive(endpoint, delivery)}")
+
+
+def delivery_id_for(workspace: str, source: str, event: str, webhook: WebhookId) -> DeliveryId:
+    """One delivery per event and outgoing webhook; CloudEvents identifies an event by source and id."""
+    return DeliveryId(f"dlv_{derive(workspace, source, event, webhook)}")
+
+
+def message_id_for(event: str) -> MessageId:
+    """The chat message that an event becomes, known before it is rendered."""
+    return MessageId(f"msg_{derive(event)}")

@@ -1,0 +1,111 @@
+"""What the topics carry as data: one model per payload, shared by producer, consumer and AsyncAPI."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
+
+Text4000 = Annotated[str, StringConstraints(max_length=4000)]
+Text256 = Annotated[str, StringConstraints(max_length=256)]
+
+
+class Payload(BaseModel):
+    """A payload: unknown fields are kept out, so that what is documented is what travels."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Attachment(Payload):
+    """A file that a message points at; it is not fetched by the hub."""
+
+    url: HttpUrl
+    filename: Text256 | None = None
+    content_type: Text256 | None = None
+
+
+class EmbedField(Payload):
+    """A name and a value shown side by side in an embed."""
+
+    name: Text256
+    value: Annotated[str, StringConstraints(max_length=1024)]
+    inline: bool = False
+
+
+class Embed(Payload):
+    """A card below a message. `color` is `#rrggbb`."""
+
+    title: Text256 | None = None
+    description: Text4000 | None = None
+    url: HttpUrl | None = None
+    color: Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
+    author: Text256 | None = None
+    fields: Annotated[list[EmbedField], Field(max_length=25)] = []
+
+
+class Author(Payload):
+    """Who a message is shown as from: a person of the platform, or the integration itself."""
+
+    name: Text256
+    icon_url: HttpUrl | None = None
+    bot: bool = True
+
+
+class Origin(Payload):
+    """Where a message came from, so that what the hub brought in is never sent back there."""
+
+    provider: str
+    endpoint_id: str
+    event: str
+    delivery_id: str
+
+
+class InboundMessage(Payload):
+    """`chat.inbound`: one message for a channel of the chat. `text` is Markdown.
+
+    `message_id` is derived from the event: a consumer that has seen it already skips the repeat.
+    """
+
+    message_id: str
+    channel_id: str
+    thread_id: str | None = None
+    author: Author
+    text: str
+    attachments: list[Attachment] = []
+    embeds: list[Embed] = []
+    origin: Origin
+    sent_at: str
+
+
+class MessageAuthor(Payload):
+    id: str
+    username: str
+
+
+class MessageCreated(Payload):
+    """`message.created` on `chat.events`: a person or a bot wrote in a channel of the chat."""
+
+    messageId: str  # noqa: N815 -- the name that receivers of nself-chat webhooks know
+    channelId: str  # noqa: N815
+    content: str
+    author: MessageAuthor
+
+
+class ProviderEvent(Payload):
+    """The data of a provider's event as a subscriber receives it (type `<provider>.<event>`)."""
+
+    provider: str
+    endpoint_id: str
+    event: str
+    delivery_id: str
+    payload: Any
+
+
+class DeadLetter(Payload):
+    """The headers that a dead letter adds to the record it holds; key and value stay as they were."""
+
+    dl_reason: Literal["malformed", "failed"]
+    dl_error: str
+    dl_topic: str
+    dl_partition: int
+    dl_offset: int
+    dl_group: str
+    dl_time: str

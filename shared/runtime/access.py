@@ -1,0 +1,171 @@
+"""API keys of a workspace: prefix and 256 bits, stored hashed, with scopes, expiry and last use.
+
+Every service checks keys the same way, from a snapshot of the `api_keys` collection.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from fastapi import Request
+
+from shared.contracts.errors import Forbidden, StoreUnavailable, Unauthenticated
+from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
+from shared.runtime.logs import Log
+from shared.runtime.mongo import TOMBSTONE_S, Document, Index, Mongo, Snapshot, UpdateOne, translated, utcnow
+
+Scope = Literal[
+    "events:write",
+    "webhooks:read",
+    "webhooks:write",
+    "integrations:read",
+    "integrations:write",
+    "imports:write",
+    "admin",
+]
+
+KEY_PREFIX: Final = "ilk_"
+COLLECTION: Final = "api_keys"
+INDEXES: Final = {
+    COLLECTION: (
+        Index((("digest", 1),), unique=True),
+        Index((("workspace", 1), ("created_at", -1))),
+        Index((("changed_at", 1),)),
+        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_S),
+    )
+}
+_LAST_USE_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """Who calls: a key of a workspace and what it may do."""
+
+    id: ApiKeyId
+    workspace: WorkspaceId
+    scopes: frozenset[str]
+    expires_at: datetime | None
+
+    def allows(self, scope: Scope) -> bool:
+        """`admin` allows everything in its workspace; `x:write` allows `x:read`."""
+        if scope in self.scopes or "admin" in self.scopes:
+            return True
+        return scope.endswith(":read") and scope.replace(":read", ":write") in self.scopes
+
+
+def digest(key: str) -> str:
+    """How a key is stored and found: SHA-256, enough for 256 random bits."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def new_key(
+    workspace: str, name: str, scopes: Iterable[Scope], expires_at: datetime | None = None
+) -> tuple[str, Document]:
+    """A fresh key, to be shown once, and the document that is kept of it."""
+    key = KEY_PREFIX + secrets.token_urlsafe(32)
+    return key, key_document(key, workspace, name, scopes, expires_at)
+
+
+def key_document(
+    key: str, workspace: str, name: str, scopes: Iterable[Scope], expires_at: datetime | None = None
+) -> Document:
+    """What is kept of a key: its digest and its first characters, never the key."""
+    now = utcnow()
+    return {
+        "_id": new_api_key_id(),
+        "digest": digest(key),
+        "prefix": key[: len(KEY_PREFIX) + 6],
+        "workspace": workspace,
+        "name": name,
+        "scopes": sorted(set(scopes)),
+        "expires_at": expires_at,
+        "created_at": now,
+        "changed_at": now,
+        "last_used_at": None,
+    }
+
+
+class Keyring:
+    """The API keys in memory, and when each was last used."""
+
+    def __init__(self, mongo: Mongo, log: Log) -> None:
+        self._collection = mongo.collection(COLLECTION)
+        self._log = log
+        self._by_digest: dict[str, ApiKey] = {}
+        self._used: dict[str, datetime] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.snapshot: Snapshot[tuple[str, ApiKey]] = Snapshot(
+            self._collection, _parse, log, on_change=self._reindex
+        )
+
+    async def start(self) -> None:
+        await self.snapshot.start()
+        self._task = asyncio.create_task(self._note_use())
+
+    async def stop(self) -> None:
+        await self.snapshot.stop()
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            await self._flush_use()
+
+    def authenticate(self, authorization: str | None) -> ApiKey:
+        """The key behind an `Authorization` header. Raises `Unauthenticated`."""
+        scheme, _, presented = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not presented:
+            raise Unauthenticated("send an API key: 'Authorization: Bearer <key>'")
+        key = self._by_digest.get(digest(presented.strip()))
+        if key is None or (key.expires_at and key.expires_at <= utcnow()):
+            raise Unauthenticated("the API key is unknown, expired or revoked")
+        self._used[key.id] = utcnow()
+        return key
+
+    def _reindex(self) -> None:
+        self._by_digest = dict(self.snapshot.items.values())
+
+    async def _note_use(self) -> None:
+        while True:
+            await asyncio.sleep(_LAST_USE_S)
+            await self._flush_use()
+
+    async def _flush_use(self) -> None:
+        used, self._used = self._used, {}
+        if not used:
+            return
+        writes = [UpdateOne({"_id": key}, {"$max": {"last_used_at": at}}) for key, at in used.items()]
+        try:
+            with translated():
+                await self._collection.bulk_write(writes, ordered=False)
+        except StoreUnavailable as error:
+            self._log.warning("last use of API keys not noted", error=str(error))
+
+
+def _parse(document: Document) -> tuple[str, ApiKey]:
+    key = ApiKey(
+        id=document["_id"],
+        workspace=document["workspace"],
+        scopes=frozenset(document["scopes"]),
+        expires_at=document["expires_at"],
+    )
+    return document["digest"], key
+
+
+def requires(scope: Scope) -> Callable[[Request], Awaitable[ApiKey]]:
+    """A FastAPI dependency: the caller's key, which must have this scope.
+
+    The app keeps its `Keyring` in `app.state.keyring`. Raises `Unauthenticated` or `Forbidden`.
+    """
+
+    async def check(request: Request) -> ApiKey:
+        keyring: Keyring = request.app.state.keyring
+        key = keyring.authenticate(request.headers.get("authorization"))
+        if not key.allows(scope):
+            raise Forbidden(f"this API key lacks the scope {scope}")
+        return key
+
+    check.scope = scope  # type: ignore[attr-defined]  # the table test of routes and scopes reads it
+    return check

@@ -1,0 +1,146 @@
+"""`Idempotency-Key`: a mutating call that is repeated gets the first answer again (IETF httpapi draft 07).
+
+The answer is kept for a day, sealed: it may hold a secret that is shown only once.
+"""
+
+import asyncio
+import hashlib
+from datetime import timedelta
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.contracts.errors import Rejected, StoreUnavailable
+from shared.runtime.access import Keyring
+from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translated, utcnow
+from shared.runtime.problems import problem_response
+from shared.runtime.secrets import Vault
+
+COLLECTION: Final = "idempotency_keys"
+INDEXES: Final = {COLLECTION: (Index((("expires_at", 1),), ttl_s=0),)}
+_KEPT: Final = timedelta(days=1)
+_RUNNING: Final = timedelta(minutes=1)
+_MAX_KEY: Final = 255
+_MAX_BODY: Final = 5 * 1024 * 1024
+
+
+class Idempotency:
+    """ASGI middleware of the management apps; it touches only calls that carry the header."""
+
+    def __init__(self, app: ASGIApp, *, mongo: Mongo, vault: Vault, keyring: Keyring, service: str) -> None:
+        self._app = app
+        self._collection = mongo.collection(COLLECTION)
+        self._vault = vault
+        self._keyring = keyring
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
+            return await self._app(scope, receive, send)
+        headers = dict(scope["headers"])
+        given = headers.get(b"idempotency-key")
+        if given is None:
+            return await self._app(scope, receive, send)
+        try:
+            key = self._keyring.authenticate(headers.get(b"authorization", b"").decode("latin-1"))
+        except Rejected:
+            return await self._app(scope, receive, send)  # the route answers it as always
+        if not 1 <= len(given) <= _MAX_KEY:
+            response = problem_response(400, f"Idempotency-Key has 1 to {_MAX_KEY} bytes")
+            return await response(scope, receive, send)
+        body = await _read(receive)
+        if body is None:
+            return await problem_response(413, f"the body has more than {_MAX_BODY} bytes")(
+                scope, receive, send
+            )
+        call = f"{self._service} {scope['method']} {scope['path']}".encode()
+        record = hashlib.sha256(b"\0".join((key.workspace.encode(), key.id.encode(), given))).hexdigest()
+        fingerprint = hashlib.sha256(call + b"\0" + body).hexdigest()
+        try:
+            earlier = await self._reserve(record, fingerprint)
+        except StoreUnavailable as error:
+            return await problem_response(503, str(error), headers={"Retry-After": "1"})(scope, receive, send)
+        if earlier is None:
+            return await self._first(record, scope, _replay(body), send)
+        if earlier["fingerprint"] != fingerprint:
+            response = problem_response(422, "this Idempotency-Key was used for another call")
+        elif earlier["answer"] is None:
+            response = problem_response(
+                409, "a call with this Idempotency-Key is under way", headers={"Retry-After": "1"}
+            )
+        else:
+            text = self._vault.open(earlier["answer"], record=record, field="answer")
+            await send(
+                {"type": "http.response.start", "status": earlier["status"], "headers": earlier["headers"]}
+            )
+            return await send({"type": "http.response.body", "body": text.encode("latin-1")})
+        return await response(scope, receive, send)
+
+    async def _reserve(self, record: str, fingerprint: str) -> Document | None:
+        """Take the key for this call; the earlier call's document when there is one."""
+        document: Document = {
+            "_id": record,
+            "fingerprint": fingerprint,
+            "answer": None,
+            "expires_at": utcnow() + _RUNNING,
+        }
+        with translated():
+            await self._collection.delete_one({"_id": record, "expires_at": {"$lt": utcnow()}})
+            try:
+                with translated():
+                    await self._collection.insert_one(document)
+            except Duplicate:
+                return await self._collection.find_one({"_id": record}) or document
+        return None
+
+    async def _first(self, record: str, scope: Scope, receive: Receive, send: Send) -> None:
+        status, headers, chunks = 500, [], list[bytes]()
+
+        async def listen(message: Message) -> None:
+            nonlocal status, headers
+            if message["type"] == "http.response.start":
+                status, headers = message["status"], [list(pair) for pair in message["headers"]]
+            elif message["type"] == "http.response.body":
+                chunks.append(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, listen)
+        finally:
+            await asyncio.shield(self._keep(record, status, headers, b"".join(chunks)))
+
+    async def _keep(self, record: str, status: int, headers: list[Any], body: bytes) -> None:
+        with translated():
+            if status >= 500:
+                await self._collection.delete_one({"_id": record})  # the caller may try again
+                return
+            sealed = self._vault.seal(body.decode("latin-1"), record=record, field="answer")
+            change = {"answer": sealed, "status": status, "headers": headers, "expires_at": utcnow() + _KEPT}
+            await self._collection.update_one({"_id": record}, {"$set": change})
+
+
+async def _read(receive: Receive) -> bytes | None:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > _MAX_BODY:
+            return None
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+def _replay(body: bytes) -> Receive:
+    sent = False
+
+    async def receive() -> Message:
+        nonlocal sent
+        if sent:
+            return {"type": "http.disconnect"}
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive

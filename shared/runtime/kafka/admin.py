@@ -1,0 +1,61 @@
+"""Topics: created from the contracts' table, never by accident."""
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from shared.contracts.errors import BusUnavailable
+from shared.contracts.topics import TOPICS
+from shared.runtime.kafka.connection import connection
+from shared.runtime.settings import KafkaSettings
+
+
+async def ensure_topics(settings: KafkaSettings) -> list[str]:
+    """Create the topics that are missing and return their names.
+
+    Replicated three times, or as often as there are brokers; two replicas must have a record before
+    it is acknowledged where there are three. Raises `BusUnavailable`.
+    """
+    admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=10_000)
+    try:
+        await admin.start()
+        brokers = len((await admin.describe_cluster())["brokers"])
+        replicas = settings.replication_factor or max(1, min(3, brokers))
+        response = await admin.create_topics(
+            [
+                NewTopic(
+                    name=topic.name,
+                    num_partitions=topic.partitions,
+                    replication_factor=replicas,
+                    topic_configs={
+                        "retention.ms": str(topic.retention_ms),
+                        "max.message.bytes": str(topic.max_message_bytes),
+                        "min.insync.replicas": "2" if replicas >= 3 else "1",
+                    },
+                )
+                for topic in TOPICS
+            ]
+        )
+    except (KafkaError, OSError) as error:
+        raise BusUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+    finally:
+        await admin.close()
+    created: list[str] = []
+    for name, code, *_ in response.topic_errors:
+        if code == 0:
+            created.append(name)
+        elif code != TopicAlreadyExistsError.errno:
+            raise BusUnavailable(f"topic {name} was not created: {for_code(code).__name__}")
+    return created
+
+
+async def missing_topics(settings: KafkaSettings) -> list[str]:
+    """The topics that `interlink init` would create. Raises `BusUnavailable`."""
+    admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=5_000)
+    try:
+        await admin.start()
+        present = set(await admin.list_topics())
+    except (KafkaError, OSError) as error:
+        raise BusUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+    finally:
+        await admin.close()
+    return [topic.name for topic in TOPICS if topic.name not in present]

@@ -1,0 +1,280 @@
+"""Consuming: batches, at least once, with one classification of errors for the whole hub.
+
+A handler gets the events of a batch and returns when their effects are durable; then the offsets are
+committed. It must be idempotent. What it raises decides:
+
+- `RetryLater`: the batch is tried again after a growing pause, however long it takes.
+- anything else: the batch is tried event by event, and the event that raises goes to the dead-letter
+  topic with its reason and position. Nothing is dropped, blocked or spun on.
+
+FastStream opens the consumers; the loop is ours because FastStream's sleeps after every empty poll,
+loses a batch over one unreadable header, and commits past a failed record (its issues 2458, 2618).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+
+from shared.contracts.envelope import Event, event_of, now
+from shared.contracts.errors import Malformed, RetryLater
+from shared.contracts.topics import DEAD_LETTERS, Topic
+from shared.runtime import metrics
+from shared.runtime.kafka.connection import connection
+from shared.runtime.kafka.produce import Producer, Record
+from shared.runtime.logs import Log
+from shared.runtime.settings import KafkaSettings
+
+_MAX_POLL_MS: Final = 300_000
+_RETRY_IN_PLACE_S: Final = 60.0
+_MAX_PAUSE_S: Final = 10.0
+_DEAD_LETTER_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An event and where on Kafka it stands; `at_ms` is the record's time."""
+
+    event: Event
+    topic: str
+    partition: int
+    offset: int
+    at_ms: int
+
+
+Handler = Callable[[Sequence[Received]], Awaitable[None]]
+
+
+class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    """One consumer group's member: polls, hands over, commits; survives a broker that goes away."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        producer: Producer,
+        log: Log,
+        *,
+        group: str,
+        topics: Sequence[Topic],
+        handler: Handler,
+        max_records: int = 500,
+    ) -> None:
+        self._settings = settings
+        self._producer = producer
+        self._log = log.bind(group=group)
+        self.group = group
+        self._topics = tuple(topics)
+        self._handler = handler
+        self._max_records = max_records
+        self._next: dict[TopicPartition, int] = {}
+        self._client: AIOKafkaConsumer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self.assigned: set[TopicPartition] = set()
+        self.ready = False
+
+    def start(self) -> None:
+        """Join the group in the background; `ready` turns true with the first assignment."""
+        metrics.collect_lag(self.lag)
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self, *, within_s: float) -> None:
+        """Finish the batch at hand, commit it and leave the group."""
+        self._stopping.set()
+        if self._task:
+            _, late = await asyncio.wait({self._task}, timeout=within_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions of the first topic that this member owns now."""
+        name = self._topics[0].name
+        return sorted(tp.partition for tp in self.assigned if tp.topic == name)
+
+    def lag(self) -> metrics.Lag:
+        """Records behind, for every assigned partition that is known."""
+        client = self._client
+        for partition in list(self.assigned):
+            end = client.highwater(partition) if client else None
+            if end is not None and partition in self._next:
+                behind = max(0, end - self._next[partition])
+                yield self.group, partition.topic, partition.partition, behind
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self.assigned -= revoked
+        for partition in revoked:
+            self._next.pop(partition, None)
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self.assigned = set(assigned)
+        self.ready = True
+
+    async def _run(self) -> None:
+        while not self._stopping.is_set():
+            broker = KafkaBroker(
+                consumer_only=True,
+                allow_auto_create_topics=False,
+                client_id=f"interlink-{self.group}",
+                logger=None,
+                **connection(self._settings),
+            )
+            subscriber = broker.subscriber(
+                *(topic.name for topic in self._topics),
+                batch=True,
+                group_id=self.group,
+                ack_policy=AckPolicy.MANUAL,
+                auto_offset_reset="earliest",
+                listener=self,
+                fetch_max_wait_ms=self._settings.fetch_max_wait_ms,
+                fetch_max_bytes=32 * 1024 * 1024,
+                max_partition_fetch_bytes=8 * 1024 * 1024,
+                session_timeout_ms=self._settings.session_timeout_ms,
+                heartbeat_interval_ms=max(500, self._settings.session_timeout_ms // 5),
+                max_poll_interval_ms=_MAX_POLL_MS,
+            )
+            try:
+                async with asyncio.timeout(30):
+                    await broker.start()
+                self._client = subscriber.consumer
+                await self._pump(subscriber.consumer)
+            except (KafkaError, ConsumerStoppedError, TimeoutError, OSError) as error:
+                self._log.warning("consumer starts again", error=str(error) or type(error).__name__)
+                await self._pause(1.0)
+            finally:
+                self._client = None
+                self.assigned = set()
+                try:
+                    async with asyncio.timeout(5):
+                        await broker.stop()
+                except (TimeoutError, KafkaError, OSError) as error:
+                    self._log.warning("consumer did not leave cleanly", error=type(error).__name__)
+
+    async def _pump(self, client: AIOKafkaConsumer) -> None:
+        while not self._stopping.is_set():
+            polled = await client.getmany(timeout_ms=500, max_records=self._max_records)
+            if polled:
+                await self._process(client, polled)
+
+    async def _process(
+        self, client: AIOKafkaConsumer, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]
+    ) -> None:
+        records = [record for batch in polled.values() for record in batch]
+        if not await self._settle(records):
+            for partition, batch in polled.items():
+                if partition in self.assigned:
+                    client.seek(partition, batch[0].offset)
+            return
+        offsets = {
+            partition: batch[-1].offset + 1
+            for partition, batch in polled.items()
+            if partition in self.assigned
+        }
+        self._next.update(offsets)
+        for partition, batch in polled.items():
+            metrics.HANDLED.labels(partition.topic, self.group).inc(len(batch))
+        try:
+            async with asyncio.timeout(10):
+                await client.commit(offsets)
+        except (KafkaError, IllegalStateError, TimeoutError) as error:
+            # Handled, not committed: whoever owns the partition next repeats it, which is harmless.
+            self._log.warning("commit failed", error=str(error) or type(error).__name__)
+
+    async def _settle(self, records: Sequence[ConsumerRecord]) -> bool:
+        """Handle or dead-letter every record; False when the broker should hand them out again."""
+        events: list[Received] = []
+        raw: dict[int, ConsumerRecord] = {}
+        malformed: list[tuple[ConsumerRecord, str]] = []
+        for record in records:
+            try:
+                event = event_of(record.headers, record.value)
+            except Malformed as error:
+                malformed.append((record, error.detail))
+                continue
+            received = Received(event, record.topic, record.partition, record.offset, record.timestamp)
+            raw[id(received)] = record
+            events.append(received)
+
+        async def attempt() -> None:
+            while malformed:
+                await self._bury(malformed[0][0], "malformed", malformed[0][1])
+                malformed.pop(0)
+            if events:
+                await self._handler(events)
+                events.clear()
+
+        async def one_by_one() -> None:
+            while events:
+                try:
+                    await self._handler(events[:1])
+                except RetryLater:
+                    raise
+                except Exception as error:  # noqa: BLE001 -- the one place that classifies what is not ours
+                    self._log.error("event dead-lettered", exc_info=error, event_id=events[0].event.id)
+                    await self._bury(raw[id(events[0])], "failed", f"{type(error).__name__}: {error}")
+                events.pop(0)
+
+        if not await self._until_done(attempt, events):
+            return False
+        return not events or await self._until_done(one_by_one, events)
+
+    async def _until_done(self, work: Callable[[], Awaitable[None]], events: list[Received]) -> bool:
+        """Run `work` until it no longer asks for a retry; True also when it failed for good."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + _RETRY_IN_PLACE_S
+        pause = 0.2
+        while True:
+            try:
+                await work()
+            except RetryLater as error:
+                metrics.BATCH_RETRIES.labels(self.group).inc()
+                self._log.warning("batch waits", error=str(error), events=len(events), pause_s=pause)
+                await self._pause(pause)
+                pause = min(pause * 2, _MAX_PAUSE_S)
+                events[:] = [e for e in events if TopicPartition(e.topic, e.partition) in self.assigned]
+                if self._stopping.is_set() or loop.time() > give_up:
+                    return False
+            except Exception as error:  # noqa: BLE001 -- see one_by_one
+                self._log.warning("batch failed, trying one by one", error=f"{type(error).__name__}: {error}")
+                return True
+            else:
+                return True
+
+    async def _bury(self, record: ConsumerRecord, reason: str, error: str) -> None:
+        """Put a record on the dead-letter topic. Raises `BusUnavailable`."""
+        marks: dict[str, Any] = {
+            "dl_reason": reason,
+            "dl_error": error[:1000],
+            "dl_topic": record.topic,
+            "dl_partition": record.partition,
+            "dl_offset": record.offset,
+            "dl_group": self.group,
+            "dl_time": now(),
+        }
+        headers = [(name, value or b"") for name, value in record.headers if not name.startswith("dl_")]
+        headers += [(name, str(value).encode()) for name, value in marks.items()]
+        await self._producer.publish(
+            Record(DEAD_LETTERS, record.key or b"", record.value or b"", headers), within_s=_DEAD_LETTER_S
+        )
+        metrics.DEAD_LETTERED.labels(record.topic, self.group, reason).inc()
+        self._log.error(
+            "dead letter",
+            reason=reason,
+            error=error[:300],
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,167 @@
+"""Producing: a record counts once the broker acknowledged it on all in-sync replicas.
+
+When a broker dies, aiokafka's producer keeps records for long and an idempotent one can hang for
+good (aiokafka issue 1101). So every send has its own deadline, and a producer that missed one is
+replaced in the background; until the new one has metadata, sends are refused at once. A send that
+timed out may still land: event ids make the repeat harmless.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from shared.contracts.envelope import Event
+from shared.contracts.errors import BusUnavailable, TooLarge
+from shared.contracts.topics import Topic
+from shared.runtime import metrics
+from shared.runtime.kafka.connection import connection
+from shared.runtime.logs import Log
+from shared.runtime.settings import KafkaSettings
+
+_MAX_RECORD: Final = 8 * 1024 * 1024
+_PROBE_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is put on a topic: `key` keeps order."""
+
+    topic: Topic
+    key: bytes
+    value: bytes
+    headers: Sequence[tuple[str, bytes]]
+
+
+def record_of(topic: Topic, key: str, event: Event) -> Record:
+    """An event, for a topic, in order with others of the same key."""
+    return Record(topic, key.encode(), event.data, event.headers())
+
+
+class Producer:
+    """The one producer of a process."""
+
+    def __init__(self, settings: KafkaSettings, log: Log, *, client_id: str) -> None:
+        self._settings = settings
+        self._log = log
+        self._client_id = client_id
+        self._client: AIOKafkaProducer | None = None
+        self._replacing: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the producer has metadata and no send has missed its deadline since."""
+        return self._client is not None
+
+    def start(self) -> None:
+        """Connect in the background; `ready` turns true once there is metadata."""
+        self._replace()
+
+    async def wait_ready(self, within_s: float) -> None:
+        """Raises `BusUnavailable` when there is no broker within `within_s` seconds."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self._client is None:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise BusUnavailable(
+                f"no Kafka broker at {self._settings.bootstrap_servers} within {within_s:.0f} s"
+            ) from None
+
+    async def stop(self) -> None:
+        """Send what waits, within 5 s, and disconnect."""
+        if self._replacing:
+            self._replacing.cancel()
+            await asyncio.gather(self._replacing, return_exceptions=True)
+        if self._client:
+            await _retire(self._client)
+            self._client = None
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+    async def publish(self, record: Record, *, within_s: float) -> None:
+        """Put one record on its topic and wait for the ack.
+
+        Raises `BusUnavailable` when there is none within `within_s` seconds (at once while the broker
+        is known to be away), `TooLarge` when the broker would refuse the record for its size.
+        """
+        await self.publish_all((record,), within_s=within_s)
+
+    async def publish_all(self, records: Sequence[Record], *, within_s: float) -> None:
+        """Put records on their topics, in order, and wait until every one is acknowledged."""
+        client = self._client
+        if client is None:
+            raise BusUnavailable("Kafka is not available")
+        started = perf_counter()
+        try:
+            async with asyncio.timeout(within_s):
+                acks = [
+                    await client.send(
+                        record.topic.name, record.value, key=record.key, headers=list(record.headers)
+                    )
+                    for record in records
+                ]
+                for ack in acks:
+                    await ack
+        except MessageSizeTooLargeError:
+            raise TooLarge(f"the event is larger than Kafka takes ({_MAX_RECORD} bytes)") from None
+        except (TimeoutError, KafkaError) as error:
+            for topic in {record.topic.name for record in records}:
+                metrics.PRODUCE_FAILURES.labels(topic).inc()
+            self._log.warning("no ack from Kafka", error=type(error).__name__, within_s=within_s)
+            if client is self._client:
+                self._replace()
+            raise BusUnavailable(f"Kafka did not acknowledge within {within_s} s") from error
+        elapsed = perf_counter() - started
+        for topic in {record.topic.name for record in records}:
+            metrics.PRODUCE_SECONDS.labels(topic).observe(elapsed)
+
+    def _replace(self) -> None:
+        old, self._client = self._client, None
+        if old:
+            task = asyncio.create_task(_retire(old))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        if self._replacing is None or self._replacing.done():
+            self._replacing = asyncio.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        complained = False
+        while True:
+            client = AIOKafkaProducer(
+                client_id=self._client_id,
+                acks="all",
+                enable_idempotence=self._settings.enable_idempotence,
+                max_request_size=_MAX_RECORD,
+                max_batch_size=256 * 1024,
+                request_timeout_ms=10_000,
+                **connection(self._settings),
+            )
+            try:
+                async with asyncio.timeout(5.0):
+                    await client.start()
+            except (TimeoutError, KafkaError, OSError) as error:
+                if not complained:
+                    self._log.warning("waiting for Kafka", error=str(error) or type(error).__name__)
+                    complained = True
+                await _retire(client)
+                await asyncio.sleep(_PROBE_S)
+            else:
+                self._client = client
+                if complained:
+                    self._log.info("Kafka is back")
+                return
+
+
+async def _retire(client: AIOKafkaProducer) -> None:
+    try:
+        async with asyncio.timeout(5.0):
+            await client.stop()
+    except (TimeoutError, KafkaError, OSError):
+        sender = client._sender
+        if sender.sender_task:
+            sender.sender_task.cancel()

@@ -1,0 +1,64 @@
+"""JSON logs on standard output, one object a line; `trace_id` joins a webhook with its deliveries."""
+
+import logging
+import sys
+from typing import Any, Final
+
+import orjson
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+Log = FilteringBoundLogger
+
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_LIBRARIES: Final = ("aiokafka", "faststream", "motor", "pymongo", "uvicorn", "httpx", "aiohttp")
+
+
+def _line(_logger: WrappedLogger, _name: str, event: EventDict) -> bytes:
+    return orjson.dumps(event, default=str)
+
+
+def configure(service: str, level: str) -> Log:
+    """Set up logging for this process and return its logger, bound to the service's name.
+
+    Library loggers go the same way, from warnings up.
+    """
+    numeric = _LEVELS[level]
+    processors: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.format_exc_info,
+        _line,
+    ]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(numeric),
+        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        cache_logger_on_first_use=True,
+    )
+    log: Log = structlog.get_logger(service=service).bind()
+    root = logging.getLogger()
+    root.handlers = [_Forward(log)]
+    root.setLevel(max(numeric, logging.WARNING))
+    for name in _LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers = []
+        library.propagate = True
+        library.setLevel(max(numeric, logging.WARNING))
+    return log
+
+
+class _Forward(logging.Handler):
+    """Hands what libraries log to the structured logger."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.log(
+            record.levelno,
+            record.getMessage(),
+            logger=record.name,
+            **({"exc_info": record.exc_info} if record.exc_info else {}),
+        )

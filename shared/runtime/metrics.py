@@ -1,0 +1,68 @@
+"""Every metric of the hub in one table, and the collector of consumer lag."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+_FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+_SLOW: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
+
+REQUESTS: Final = Counter(
+    "interlink_requests_total", "HTTP requests, by route and outcome.", ["route", "outcome"]
+)
+SIGNATURE_FAILURES: Final = Counter(
+    "interlink_signature_failures_total", "Webhooks refused for their signature.", ["provider", "reason"]
+)
+PRODUCE_SECONDS: Final = Histogram(
+    "interlink_produce_seconds",
+    "From handing a record to the producer to the broker's ack.",
+    ["topic"],
+    buckets=_FAST,
+)
+PRODUCE_FAILURES: Final = Counter(
+    "interlink_produce_failures_total", "Records without an ack in time.", ["topic"]
+)
+HANDLED: Final = Counter("interlink_handled_total", "Records handled.", ["topic", "group"])
+BATCH_RETRIES: Final = Counter("interlink_batch_retries_total", "Batches tried again.", ["group"])
+DEAD_LETTERED: Final = Counter(
+    "interlink_dead_lettered_total", "Records put on the dead-letter topic.", ["topic", "group", "reason"]
+)
+DELIVERIES: Final = Counter(
+    "interlink_deliveries_total", "Delivery attempts, by what became of the delivery.", ["outcome"]
+)
+ATTEMPT_SECONDS: Final = Histogram("interlink_attempt_seconds", "Duration of one attempt.", buckets=_SLOW)
+EVENT_AGE_SECONDS: Final = Histogram(
+    "interlink_event_age_seconds", "Age of an event at its first delivery attempt.", buckets=_SLOW
+)
+IN_FLIGHT: Final = Gauge("interlink_attempts_in_flight", "Attempts under way.")
+
+Lag = Iterable[tuple[str, str, int, int]]
+"""(group, topic, partition, records behind)."""
+
+
+class _LagCollector(Collector):
+    def __init__(self, read: Callable[[], Lag]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "interlink_consumer_lag",
+            "Records behind the partition's end.",
+            labels=["group", "topic", "partition"],
+        )
+        for group, topic, partition, behind in self._read():
+            family.add_metric([group, topic, str(partition)], behind)
+        yield family
+
+
+def collect_lag(read: Callable[[], Lag], registry: CollectorRegistry = REGISTRY) -> None:
+    """Read consumer lag at every scrape."""
+    registry.register(_LagCollector(read))
+
+
+def exposition() -> bytes:
+    """The text that `/metrics` answers."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,219 @@
+"""The MongoDB seam: one client, its errors as ours, indexes, and collections kept in memory."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Generic, TypeVar
+
+from bson.codec_options import CodecOptions
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateMany, UpdateOne
+from pymongo.errors import AutoReconnect, BulkWriteError, ConfigurationError, DuplicateKeyError, PyMongoError
+
+from shared.contracts.errors import Misconfigured, StoreUnavailable
+from shared.runtime.logs import Log
+from shared.runtime.settings import MongoSettings
+
+Document = dict[str, Any]
+Collection = AsyncIOMotorCollection[Document]
+Write = InsertOne[Document] | ReplaceOne[Document] | UpdateOne | UpdateMany | DeleteMany
+
+__all__ = [
+    "Collection",
+    "DeleteMany",
+    "Document",
+    "Duplicate",
+    "Index",
+    "InsertOne",
+    "Mongo",
+    "ReplaceOne",
+    "Snapshot",
+    "UpdateMany",
+    "UpdateOne",
+    "Write",
+]
+
+_DEFAULT_DATABASE: Final = "interlink"
+_POLL_S: Final = 1.0
+_FULL_RELOAD_S: Final = 600.0
+_SKEW: Final = timedelta(seconds=30)
+TOMBSTONE_S: Final = 24 * 3600
+
+
+class Duplicate(Exception):
+    """A unique index refused the document: somebody was first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index that `init` creates; `ttl_s` counts from the time in its one key."""
+
+    keys: tuple[tuple[str, int], ...]
+    unique: bool = False
+    ttl_s: int | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+def utcnow() -> datetime:
+    """Now, with the millisecond precision that BSON keeps."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+class Mongo:
+    """The store. Every call that fails for the store's sake raises `StoreUnavailable`."""
+
+    def __init__(self, settings: MongoSettings, *, app: str) -> None:
+        uri = settings.uri.get_secret_value()
+        try:
+            self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
+                uri,
+                appname=app,
+                serverSelectionTimeoutMS=settings.timeout_ms,
+                connectTimeoutMS=settings.timeout_ms,
+                socketTimeoutMS=max(20_000, settings.timeout_ms),
+                retryWrites=True,
+                tz_aware=True,
+            )
+            self._database: AsyncIOMotorDatabase[Document] = self._client.get_default_database(
+                _DEFAULT_DATABASE
+            ).with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
+        except (ConfigurationError, ValueError) as error:
+            raise Misconfigured(f"MONGODB_URI: {error}") from None
+
+    def collection(self, name: str) -> Collection:
+        return self._database[name]
+
+    async def ping(self) -> None:
+        """Raises `StoreUnavailable` when the store does not answer."""
+        with translated():
+            await self._database.command("ping")
+
+    async def ensure(self, indexes: Mapping[str, Sequence[Index]]) -> None:
+        """Create what is missing of these indexes, by collection. Safe to repeat."""
+        with translated():
+            for name, wanted in indexes.items():
+                for index in wanted:
+                    options: dict[str, Any] = {}
+                    if index.unique:
+                        options["unique"] = True
+                    if index.ttl_s is not None:
+                        options["expireAfterSeconds"] = index.ttl_s
+                    if index.where:
+                        options["partialFilterExpression"] = dict(index.where)
+                    await self.collection(name).create_index(list(index.keys), **options)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The driver's errors as ours: `Duplicate` for a unique index, else `StoreUnavailable`."""
+    try:
+        yield
+    except DuplicateKeyError:
+        raise Duplicate from None
+    except BulkWriteError as error:
+        faults = error.details.get("writeErrors", [])
+        if faults and all(fault.get("code") == 11000 for fault in faults):
+            raise Duplicate from None
+        raise StoreUnavailable(f"the store refused a bulk write: {faults[:1]}") from error
+    except (AutoReconnect, PyMongoError) as error:
+        raise StoreUnavailable(f"the store did not answer: {type(error).__name__}") from error
+
+
+T = TypeVar("T")
+
+
+class Snapshot(Generic[T]):
+    """A small collection kept in memory: what a hot path needs without asking the store.
+
+    Documents carry `changed_at`, set by every writer, and `deleted_at` once they are gone. The
+    snapshot reads what changed every second (with overlap, so that clocks may differ by 30 s) and
+    everything every ten minutes. The writing process puts its own change in at once.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        parse: Callable[[Document], T],
+        log: Log,
+        *,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self._collection = collection
+        self._parse = parse
+        self._log = log
+        self._on_change = on_change
+        self._seen: dict[str, datetime] = {}
+        self._latest = datetime.fromtimestamp(0, UTC)
+        self._task: asyncio.Task[None] | None = None
+        self.items: dict[str, T] = {}
+
+    async def start(self) -> None:
+        """Load everything and keep it fresh. Raises `StoreUnavailable`."""
+        await self._load({})
+        self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def put(self, document: Document) -> None:
+        """Take in one document now: what this process wrote itself."""
+        self._take(document)
+        self._changed()
+
+    async def refresh(self) -> None:
+        """Take in what others wrote, without waiting for the next look."""
+        await self._load({"changed_at": {"$gte": self._latest - _SKEW}})
+
+    async def _load(self, query: Mapping[str, Any]) -> None:
+        changed = False
+        alive: set[str] = set()
+        with translated():
+            async for document in self._collection.find(query):
+                alive.add(document["_id"])
+                changed |= self._take(document)
+        if not query:
+            for gone in self.items.keys() - alive:
+                del self.items[gone]
+                changed = True
+        if changed:
+            self._changed()
+
+    def _take(self, document: Document) -> bool:
+        key, stamp = document["_id"], document["changed_at"]
+        if self._seen.get(key) == stamp:
+            return False
+        self._seen[key] = stamp
+        self._latest = max(self._latest, stamp)
+        if document.get("deleted_at"):
+            self.items.pop(key, None)
+        else:
+            self.items[key] = self._parse(document)
+        return True
+
+    def _changed(self) -> None:
+        if self._on_change:
+            self._on_change()
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        full_at = loop.time() + _FULL_RELOAD_S
+        while True:
+            await asyncio.sleep(_POLL_S)
+            try:
+                if loop.time() >= full_at:
+                    await self._load({})
+                    full_at = loop.time() + _FULL_RELOAD_S
+                else:
+                    await self.refresh()
+            except StoreUnavailable as error:
+                self._log.warning(
+                    "settings in memory may be old", collection=self._collection.name, error=str(error)
+                )

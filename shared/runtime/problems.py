@@ -1,0 +1,78 @@
+"""Errors as RFC 9457 problem details; the same bytes for FastAPI routes and the bare webhook path."""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from shared.contracts.errors import FieldError, Rejected, RetryLater
+from shared.runtime.logs import Log
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+def problem(status: int, detail: str, *, errors: tuple[FieldError, ...] = ()) -> bytes:
+    """The body of a problem: type, title, status, detail and, for a bad body, the wrong fields."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if errors:
+        body["errors"] = [{"field": error.field, "message": error.message} for error in errors]
+    return orjson.dumps(body)
+
+
+def problem_response(
+    status: int, detail: str, *, errors: tuple[FieldError, ...] = (), headers: dict[str, str] | None = None
+) -> Response:
+    return Response(problem(status, detail, errors=errors), status, headers, MEDIA_TYPE)
+
+
+def field_errors(faults: list[Any]) -> tuple[FieldError, ...]:
+    """Pydantic's faults as ours; the input itself is never repeated, it may hold a secret."""
+    return tuple(
+        FieldError(".".join(str(part) for part in fault["loc"] if part != "body") or "body", fault["msg"])
+        for fault in faults
+    )
+
+
+def install(app: FastAPI, log: Log) -> None:
+    """Answer every error of this app as problem details, never a traceback."""
+
+    async def rejected(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, Rejected)  # noqa: S101 -- registered for this class only
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+        return problem_response(error.status, error.detail, errors=error.errors, headers=headers)
+
+    async def later(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RetryLater)  # noqa: S101
+        return problem_response(
+            503, str(error), headers={"Retry-After": str(max(1, round(error.retry_after)))}
+        )
+
+    async def invalid(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        errors = field_errors(list(error.errors()))
+        if any(fault["type"] == "json_invalid" for fault in error.errors()):
+            return problem_response(400, "the body is not JSON", errors=errors)
+        return problem_response(422, "some fields are not acceptable", errors=errors)
+
+    async def http(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        return problem_response(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("request failed", route=request.url.path, exc_info=error)
+        return problem_response(500, "an unexpected error: the log of the service has it")
+
+    app.add_exception_handler(Rejected, rejected)
+    app.add_exception_handler(RetryLater, later)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unexpected)

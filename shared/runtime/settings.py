@@ -1,0 +1,78 @@
+"""Settings, one fragment per concern, read from the environment. Topics are code, not settings."""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, HttpUrl, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.contracts.errors import Misconfigured
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class KafkaSettings(BaseSettings):
+    """`KAFKA_*`, by the names that people know."""
+
+    model_config = SettingsConfigDict(env_prefix="KAFKA_", frozen=True)
+
+    bootstrap_servers: str
+    enable_idempotence: bool = True
+    """Off only for the embedded broker, which cannot do it."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ssl_cafile: Path | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    fetch_max_wait_ms: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """How long the broker holds a fetch that has nothing; low only for the embedded broker, which
+    does not answer early when something arrives."""
+    replication_factor: Annotated[int, Field(ge=1, le=10)] | None = None
+    """Of topics that `interlink init` creates; by default 3, or as many brokers as there are."""
+    session_timeout_ms: Annotated[int, Field(ge=2_000, le=300_000)] = 10_000
+    """How soon a consumer that was killed is replaced; a joining one waits about half of it."""
+
+
+class MongoSettings(BaseSettings):
+    """`MONGODB_URI`, with the database in its path."""
+
+    model_config = SettingsConfigDict(env_prefix="MONGODB_", frozen=True)
+
+    uri: SecretStr
+    timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5_000
+
+
+class HubSettings(BaseSettings):
+    """`INTERLINK_*`: what every service reads."""
+
+    model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    public_url: HttpUrl = HttpUrl("http://127.0.0.1:8080")
+    """What platforms call: the scheme and host in front of `/api/webhooks/...`."""
+    data_dir: Path = Path(".interlink")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    encryption_key: SecretStr | None = None
+    """32 bytes in base64; several, comma separated, while a rotation is under way (the first one seals)."""
+    drain_seconds: Annotated[float, Field(ge=0, le=300)] = 20.0
+
+    @property
+    def public_base(self) -> str:
+        return str(self.public_url).rstrip("/")
+
+
+def load(kind: type[S]) -> S:
+    """The settings of this kind from the environment.
+
+    Raises `Misconfigured` with one line that names the variable and what is wrong with it.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        prefix = kind.model_config.get("env_prefix", "")
+        faults = [
+            f"{prefix}{'_'.join(str(part) for part in fault['loc'])}".upper() + f": {fault['msg']}"
+            for fault in error.errors(include_input=False)
+        ]
+        raise Misconfigured("; ".join(faults)) from None

@@ -1,0 +1,67 @@
+"""Request bodies from strangers: bounded inflation, and JSON that is really JSON."""
+
+import zlib
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import orjson
+
+from shared.contracts.errors import Malformed, TooLarge, UnsupportedMedia
+
+FORM: Final = "application/x-www-form-urlencoded"
+_GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body with its Content-Encoding undone, at most `limit` bytes.
+
+    Raises `TooLarge` as soon as one byte more would come out, `Malformed` for a broken or unfinished
+    stream, `UnsupportedMedia` for any encoding but gzip.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        raise UnsupportedMedia(f"content encoding {encoding[:40]!r} is not taken: send gzip or none")
+    stream = zlib.decompressobj(_GZIP)
+    try:
+        inflated = stream.decompress(body, limit + 1)
+    except zlib.error:
+        raise Malformed("the body is not valid gzip") from None
+    if len(inflated) > limit:
+        raise TooLarge(f"the body inflates to more than {limit} bytes")
+    if not stream.eof or stream.unused_data:
+        raise Malformed("the gzip stream is not complete")
+    return inflated
+
+
+def media_type(content_type: str) -> str:
+    """`application/json; charset=utf-8` -> `application/json`."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def parse_json(body: bytes) -> Any:
+    """The value that a JSON text stands for. Raises `Malformed`: not UTF-8, not JSON, nested too deep."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"the body is not JSON: {error}") from None
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """As `parse_json`, for a body that has to be an object."""
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise Malformed("the body is JSON, but not an object")
+    return value
+
+
+def form_field(body: bytes, name: str) -> bytes:
+    """One field of a URL-encoded form. Raises `Malformed` when it is missing, doubled or not UTF-8."""
+    try:
+        fields = parse_qs(body.decode("ascii"), max_num_fields=100, errors="strict", keep_blank_values=True)
+    except ValueError:
+        raise Malformed("the body is not a URL-encoded form") from None
+    values = fields.get(name, [])
+    if len(values) != 1:
+        raise Malformed(f"the form must have the field {name!r} once")
+    return values[0].encode()
