@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, HttpUrl, StringConstraints, model_validator
 
-from shared.wire.render import MessageTemplate
 from shared.wire.signatures import Algorithm, Encoding, HmacScheme
 
 ProviderId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+PhraseName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,29}$")]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,60}$")]
 
 
@@ -38,7 +38,13 @@ class Source(Part):
 
 
 class MessageTemplates(Part):
-    """Liquid templates over the payload that make a chat message; an empty result leaves the part out."""
+    """Liquid templates over the payload and the phrases that make a chat message.
+
+    `text` says everything that matters on a line of Markdown (a list may follow). The others make the
+    card below it: `title` and `body` are Markdown, `url` where the title leads, `color` is `#rrggbb`. An
+    empty result leaves the part out; without title and body there is no card. Whatever comes from the
+    payload goes through `md`, `link`, `excerpt` or `url`.
+    """
 
     text: str
     title: str = ""
@@ -67,7 +73,9 @@ class Webhook(Part):
     """Liquid template of the name that a message is shown as from."""
     actor_icon: str = ""
     setup_steps: tuple[str, ...]
-    """What a person does on the platform; `{url}` and `{secret}` are filled in."""
+    """What a person does on the platform; `{url}` is filled in with the endpoint's address."""
+    phrases: dict[PhraseName, str] = {}
+    """Liquid templates of what several messages say; a message calls one as `{{ name }}`."""
     handled: dict[str, HandledEvent]
     ignored: tuple[str, ...] = ()
     """Events that are accepted and delivered to subscribers, but are no chat message."""
@@ -91,17 +99,3 @@ class Manifest(Part):
     """Where the facts come from: document, SDK and version."""
     tier: Literal["verified", "from-memory"]
     webhook: Webhook | None = None
-
-
-class CompiledEvent:
-    """A handled event with its templates compiled once."""
-
-    __slots__ = ("about", "body", "color", "text", "title", "url")
-
-    def __init__(self, event: HandledEvent) -> None:
-        self.about = event.about
-        self.text = MessageTemplate(event.message.text)
-        self.title = MessageTemplate(event.message.title)
-        self.url = MessageTemplate(event.message.url)
-        self.body = MessageTemplate(event.message.body)
-        self.color = MessageTemplate(event.message.color)

@@ -9,10 +9,11 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
-from shared.catalog.manifest import CompiledEvent, Manifest
+from shared.catalog.manifest import Manifest
+from shared.catalog.mapping import EventTemplates
 from shared.contracts.errors import Misconfigured
 from shared.wire.bodies import FORM, form_field, media_type
-from shared.wire.render import MessageTemplate, Unrenderable
+from shared.wire.render import Unrenderable
 
 MANIFEST: Final = "manifest.yaml"
 
@@ -21,16 +22,17 @@ class Provider:
     """A manifest, compiled: what a service needs of a provider at run time."""
 
     def __init__(self, manifest: Manifest) -> None:
+        """Raises `Unrenderable`, which names the template that is no Liquid."""
         self.manifest = manifest
         self.id = manifest.id
         webhook = manifest.webhook
         self.verifier = webhook.verification.compile() if webhook else None
-        self.handled = (
-            {name: CompiledEvent(event) for name, event in webhook.handled.items()} if webhook else {}
+        self.handled: Mapping[str, EventTemplates] = (
+            {name: EventTemplates(name, event, webhook) for name, event in webhook.handled.items()}
+            if webhook
+            else {}
         )
         self.ignored = frozenset(webhook.ignored if webhook else ())
-        self.actor = MessageTemplate(webhook.actor if webhook else "")
-        self.actor_icon = MessageTemplate(webhook.actor_icon if webhook else "")
 
     @property
     def trigger_types(self) -> list[str]:

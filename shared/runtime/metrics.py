@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -44,23 +44,35 @@ Lag = Iterable[tuple[str, str, int, int]]
 
 
 class _LagCollector(Collector):
-    def __init__(self, read: Callable[[], Lag]) -> None:
-        self._read = read
+    def __init__(self) -> None:
+        self.readers: list[Callable[[], Lag]] = []
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        yield _lag_family()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
-            "interlink_consumer_lag",
-            "Records behind the partition's end.",
-            labels=["group", "topic", "partition"],
-        )
-        for group, topic, partition, behind in self._read():
-            family.add_metric([group, topic, str(partition)], behind)
+        family = _lag_family()
+        for read in self.readers:
+            for group, topic, partition, behind in read():
+                family.add_metric([group, topic, str(partition)], behind)
         yield family
 
 
-def collect_lag(read: Callable[[], Lag], registry: CollectorRegistry = REGISTRY) -> None:
-    """Read consumer lag at every scrape."""
-    registry.register(_LagCollector(read))
+def _lag_family() -> GaugeMetricFamily:
+    return GaugeMetricFamily(
+        "interlink_consumer_lag",
+        "Records behind the partition's end.",
+        labels=["group", "topic", "partition"],
+    )
+
+
+_LAG: Final = _LagCollector()
+REGISTRY.register(_LAG)
+
+
+def collect_lag(read: Callable[[], Lag]) -> None:
+    """Read a consumer's lag at every scrape."""
+    _LAG.readers.append(read)
 
 
 def exposition() -> bytes:

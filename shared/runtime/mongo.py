@@ -12,7 +12,7 @@ from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, Asyn
 from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateMany, UpdateOne
 from pymongo.errors import AutoReconnect, BulkWriteError, ConfigurationError, DuplicateKeyError, PyMongoError
 
-from shared.contracts.errors import Misconfigured, StoreUnavailable
+from shared.contracts.errors import InterlinkError, Misconfigured, StoreUnavailable
 from shared.runtime.logs import Log
 from shared.runtime.settings import MongoSettings
 
@@ -195,7 +195,14 @@ class Snapshot(Generic[T]):
         if document.get("deleted_at"):
             self.items.pop(key, None)
         else:
-            self.items[key] = self._parse(document)
+            try:
+                self.items[key] = self._parse(document)
+            except InterlinkError as error:
+                # One document that cannot be read must not blind the service to the others.
+                self.items.pop(key, None)
+                self._log.error(
+                    "document skipped", collection=self._collection.name, id=key, error=str(error)
+                )
         return True
 
     def _changed(self) -> None:

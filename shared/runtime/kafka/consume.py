@@ -25,7 +25,7 @@ from shared.contracts.envelope import Event, event_of, now
 from shared.contracts.errors import Malformed, RetryLater
 from shared.contracts.topics import DEAD_LETTERS, Topic
 from shared.runtime import metrics
-from shared.runtime.kafka.connection import connection
+from shared.runtime.kafka.connection import broker_connection
 from shared.runtime.kafka.produce import Producer, Record
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
@@ -34,6 +34,7 @@ _MAX_POLL_MS: Final = 300_000
 _RETRY_IN_PLACE_S: Final = 60.0
 _MAX_PAUSE_S: Final = 10.0
 _DEAD_LETTER_S: Final = 10.0
+_START_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,43 +119,51 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
-            broker = KafkaBroker(
-                consumer_only=True,
-                allow_auto_create_topics=False,
-                client_id=f"interlink-{self.group}",
-                logger=None,
-                **connection(self._settings),
-            )
-            subscriber = broker.subscriber(
-                *(topic.name for topic in self._topics),
-                batch=True,
-                group_id=self.group,
-                ack_policy=AckPolicy.MANUAL,
-                auto_offset_reset="earliest",
-                listener=self,
-                fetch_max_wait_ms=self._settings.fetch_max_wait_ms,
-                fetch_max_bytes=32 * 1024 * 1024,
-                max_partition_fetch_bytes=8 * 1024 * 1024,
-                session_timeout_ms=self._settings.session_timeout_ms,
-                heartbeat_interval_ms=max(500, self._settings.session_timeout_ms // 5),
-                max_poll_interval_ms=_MAX_POLL_MS,
-            )
             try:
-                async with asyncio.timeout(30):
-                    await broker.start()
-                self._client = subscriber.consumer
-                await self._pump(subscriber.consumer)
+                await self._session()
             except (KafkaError, ConsumerStoppedError, TimeoutError, OSError) as error:
                 self._log.warning("consumer starts again", error=str(error) or type(error).__name__)
                 await self._pause(1.0)
-            finally:
-                self._client = None
-                self.assigned = set()
-                try:
-                    async with asyncio.timeout(5):
-                        await broker.stop()
-                except (TimeoutError, KafkaError, OSError) as error:
-                    self._log.warning("consumer did not leave cleanly", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 -- a consumer that ends silently would stall its partitions
+                self._log.error("consumer failed, starts again", exc_info=error)
+                await self._pause(5.0)
+
+    async def _session(self) -> None:
+        """Join, pump until told to stop or the client gives up, leave."""
+        broker = KafkaBroker(
+            consumer_only=True,
+            allow_auto_create_topics=False,
+            client_id=f"interlink-{self.group}",
+            logger=None,
+            **broker_connection(self._settings),
+        )
+        subscriber = broker.subscriber(
+            *(topic.name for topic in self._topics),
+            batch=True,
+            group_id=self.group,
+            ack_policy=AckPolicy.MANUAL,
+            auto_offset_reset="earliest",
+            listener=self,
+            fetch_max_wait_ms=self._settings.fetch_max_wait_ms,
+            fetch_max_bytes=32 * 1024 * 1024,
+            max_partition_fetch_bytes=8 * 1024 * 1024,
+            session_timeout_ms=self._settings.session_timeout_ms,
+            heartbeat_interval_ms=max(500, self._settings.session_timeout_ms // 5),
+            max_poll_interval_ms=_MAX_POLL_MS,
+        )
+        try:
+            async with asyncio.timeout(_START_S):
+                await broker.start()
+            self._client = subscriber.consumer
+            await self._pump(subscriber.consumer)
+        finally:
+            self._client = None
+            self.assigned = set()
+            try:
+                async with asyncio.timeout(5):
+                    await broker.stop()
+            except (TimeoutError, KafkaError, OSError) as error:
+                self._log.warning("consumer did not leave cleanly", error=type(error).__name__)
 
     async def _pump(self, client: AIOKafkaConsumer) -> None:
         while not self._stopping.is_set():

@@ -1,0 +1,166 @@
+"""First attempts, straight from the Kafka batch: one read, attempts side by side, one write, commit.
+
+What is not finished when the batch's time is up stays under way with a lease in the log; what could
+not start waits in the log. Either way the batch ends, so that a slow endpoint delays nobody else.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from services.delivery.attempt import Attempter
+from services.delivery.lanes import SLOW_S, Lane, Lanes
+from services.delivery.request import Request, read_request
+from services.delivery.results import Results
+from services.delivery.retry import Step
+from services.delivery.store import Claimed, Deliveries
+from services.delivery.subscriptions import Subscriptions, Webhook
+from shared.runtime.kafka.consume import Received
+from shared.runtime.logs import Log
+from shared.runtime.mongo import Write, utcnow
+
+BUDGET_S: Final = 0.25
+_FINISH_S: Final = 10.0
+
+
+class _Run:
+    """The part of a batch that goes to one webhook."""
+
+    def __init__(self, webhook: Webhook, lane: Lane, requests: Sequence[Request]) -> None:
+        self.webhook = webhook
+        self.lane = lane
+        self.queue = deque(requests)
+        self.under_way: dict[str, Request] = {}
+        self.writes: list[Write] = []
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """The batch has ended: what is under way is in the log as leased."""
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class FirstAttempts:
+    """The handler of `delivery.requested`."""
+
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        deliveries: Deliveries,
+        lanes: Lanes,
+        attempter: Attempter,
+        results: Results,
+        log: Log,
+        *,
+        partitions: Callable[[], list[int]],
+        most_in_flight: int,
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._deliveries = deliveries
+        self._lanes = lanes
+        self._attempter = attempter
+        self._results = results
+        self._log = log
+        self._partitions = partitions
+        self._most_in_flight = most_in_flight
+        self._workers: set[asyncio.Task[None]] = set()
+
+    async def handle(self, batch: Sequence[Received]) -> None:
+        """Attempt or store every request of the batch. Raises `StoreUnavailable` before anything is sent."""
+        requests = {request.delivery_id: request for request in map(read_request, batch)}
+        await self._lanes.own(self._partitions())
+        known = await self._deliveries.known(list(requests))
+        by_webhook: dict[str, list[Request]] = {}
+        for request in requests.values():
+            if request.delivery_id not in known:
+                by_webhook.setdefault(request.webhook_id, []).append(request)
+        runs: list[_Run] = []
+        for webhook_id, wanted in by_webhook.items():
+            webhook = await self._subscriptions.find(webhook_id)
+            if webhook is None or not webhook.enabled:
+                self._log.info(
+                    "deliveries dropped: webhook gone or disabled", webhook_id=webhook_id, count=len(wanted)
+                )
+                continue
+            runs.append(_Run(webhook, self._lanes.lane(webhook_id, wanted[0].partition), wanted))
+        if not runs:
+            return
+        saved = asyncio.Event()
+        quick = [worker for run in runs for worker in self._start(run, saved)]
+        if quick:
+            await asyncio.wait(quick, timeout=BUDGET_S)
+        await self._close(runs, saved)
+
+    async def start(self) -> None:
+        """Nothing to prepare: the consumer calls `handle`."""
+
+    async def stop(self) -> None:
+        """Wait for attempts that outlived their batch; a lease covers those that take longer."""
+        if self._workers:
+            await asyncio.wait(set(self._workers), timeout=_FINISH_S)
+
+    def _start(self, run: _Run, saved: asyncio.Event) -> list[asyncio.Task[None]]:
+        """Start the run's workers; return those that the batch waits for."""
+        lane, webhook = run.lane, run.webhook
+        if webhook.strict and lane.next_due is not None:
+            return []  # something earlier is open: these wait behind it, in the log
+        room = self._most_in_flight - len(self._workers)
+        count = min(len(run.queue), lane.free(webhook), max(0, room))
+        started = [asyncio.create_task(self._work(run, saved)) for _ in range(count)]
+        lane.in_flight += count
+        for worker in started:
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        return [] if lane.slow else started
+
+    async def _work(self, run: _Run, saved: asyncio.Event) -> None:
+        try:
+            while run.queue and not run.closed:
+                request = run.queue.popleft()
+                run.under_way[request.delivery_id] = request
+                attempt, step = await self._attempter.attempt(run.webhook, request, 1)
+                run.lane.slow = attempt.answer.seconds > SLOW_S
+                if self._ended(run):
+                    await saved.wait()
+                    await self._results.write(self._deliveries.result(Claimed(request, 0, 0), attempt, step))
+                else:
+                    run.writes.append(self._deliveries.attempted(request, attempt, step))
+                del run.under_way[request.delivery_id]
+                self._note(run.lane, step)
+                if step.status == "retrying" and run.webhook.strict:
+                    return
+        finally:
+            run.lane.in_flight -= 1
+            if run.lane.next_due is not None:
+                self._results.wake.set()
+
+    async def _close(self, runs: Sequence[_Run], saved: asyncio.Event) -> None:
+        """End the batch: everything of it is in the log when this returns."""
+        writes: list[Write] = []
+        if any(run.lane.slow for run in runs):
+            await asyncio.sleep(0)  # let workers that are not waited for take their first request
+        for run in runs:
+            run.close()
+            writes += run.writes
+            for request in run.under_way.values():
+                writes.append(self._deliveries.leased(request, run.webhook.timeout_s))
+            for request in run.queue:
+                writes.append(self._deliveries.waiting(request))
+            if run.queue:
+                run.lane.due(utcnow())
+            run.queue.clear()
+        await self._results.insist(writes)
+        saved.set()
+        self._results.wake.set()
+
+    @staticmethod
+    def _ended(run: _Run) -> bool:
+        return run.closed
+
+    def _note(self, lane: Lane, step: Step) -> None:
+        if step.due_at is not None:
+            lane.due(step.due_at)

@@ -1,0 +1,487 @@
+"""Delivery's management API: outgoing webhooks, the delivery log and the queue's statistics."""
+
+import secrets
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Depends, FastAPI, Query
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from services.delivery.request import request_event
+from services.delivery.store import Deliveries
+from services.delivery.subscriptions import Ordering, Subscriptions
+from shared.contracts.envelope import Event, now, rfc3339
+from shared.contracts.errors import FieldError, Invalid, Malformed, NotFound
+from shared.contracts.ids import WebhookId, delivery_id_for, new_event_id, new_webhook_id
+from shared.contracts.topics import DELIVERY_REQUESTED
+from shared.runtime.access import ApiKey, requires
+from shared.runtime.guarded import GuardedClient
+from shared.runtime.kafka.produce import Producer, record_of
+from shared.runtime.mongo import Document, translated, utcnow
+from shared.runtime.paging import Cursor, Limit, Page, page
+from shared.wire.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES
+from shared.wire.patterns import is_pattern
+from shared.wire.signatures import Profile, new_standard_secret, signing_key
+from shared.wire.tracing import child_of
+
+from services.delivery.fanout import body_of  # isort: skip
+
+_TEST_WITHIN_S: Final = 1.8
+_ROTATION_OVERLAP_H: Final = 24
+
+Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
+Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
+DeliveryStatus = Literal["pending", "delivering", "retrying", "delivered", "dead_letter", "cancelled"]
+
+
+def _pattern(text: str) -> str:
+    if not is_pattern(text):
+        raise ValueError("an event type (message.created), a prefix (message.*) or *")
+    return text
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("not a URL") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError("must start with https:// or http:// and name a host")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not carry a user name or password")
+    if parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be an encoded URL without a fragment")
+    return text
+
+
+def _waits(waits: list[float]) -> list[float]:
+    if any(not 0 <= wait <= MAX_WAIT_S for wait in waits):
+        raise ValueError(f"waits are seconds from 0 to {MAX_WAIT_S:.0f}")
+    return waits
+
+
+def _schedule_name(name: str) -> str:
+    if name not in SCHEDULES:
+        raise ValueError(f"one of: {', '.join(SCHEDULES)}; or a list of seconds")
+    return name
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Retry(_Body):
+    """Seconds to wait before each attempt, so the length is the number of attempts; or a schedule's name."""
+
+    schedule: (
+        Annotated[str, AfterValidator(_schedule_name)]
+        | Annotated[list[float], Field(min_length=1, max_length=MAX_ATTEMPTS), AfterValidator(_waits)]
+    ) = "nchat"
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Description = Annotated[str, Field(max_length=2000)]
+Url = Annotated[str, Field(max_length=2000), AfterValidator(_url)]
+Events = Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1, max_length=100)]
+Secret = Annotated[str, Field(min_length=16, max_length=500)]
+InFlight = Annotated[int, Field(ge=1, le=500)]
+Timeout = Annotated[float, Field(ge=1, le=60)]
+
+
+class NewWebhook(_Body):
+    """`POST /api/outgoing-webhooks`."""
+
+    name: Name
+    url: Url
+    events: Events
+    description: Description = ""
+    secret: Secret | None = None
+    enabled: bool = True
+    profile: Profile = "standard"
+    retry: Retry = Retry()
+    ordering: Ordering = "none"
+    max_in_flight: InFlight = 10
+    timeout_s: Timeout = 30
+
+
+class WebhookChange(_Body):
+    """`PATCH`: what is absent stays as it is."""
+
+    name: Name | None = None
+    url: Url | None = None
+    events: Events | None = None
+    description: Description | None = None
+    enabled: bool | None = None
+    retry: Retry | None = None
+    ordering: Ordering | None = None
+    max_in_flight: InFlight | None = None
+    timeout_s: Timeout | None = None
+
+
+class Rotation(_Body):
+    """`POST .../rotate-secret`: both secrets sign for `overlap_hours`."""
+
+    secret: Secret | None = None
+    overlap_hours: Annotated[int, Field(ge=0, le=168)] = _ROTATION_OVERLAP_H
+
+
+class ShownWebhook(BaseModel):
+    """An outgoing webhook; `secret` only when it was made or changed by this call."""
+
+    id: str
+    name: str
+    url: str
+    events: list[str]
+    description: str
+    enabled: bool
+    profile: Profile
+    retry: Retry
+    ordering: Ordering
+    max_in_flight: int
+    timeout_s: float
+    created_at: str
+    updated_at: str
+    secret: str | None = None
+
+
+class TestDelivery(BaseModel):
+    """A test event is on its way: look the delivery up in the log."""
+
+    delivery_id: str
+
+
+class ShownAttempt(BaseModel):
+    """One attempt as the log keeps it."""
+
+    number: int
+    started_at: str
+    duration_ms: float
+    status_code: int | None
+    error: str | None
+    detail: str
+    address: str | None
+    request_headers: dict[str, str]
+    response_headers: dict[str, str]
+    response_body: str
+
+
+class ShownDelivery(BaseModel):
+    """One delivery; `attempts` and `body` only when it is read singly."""
+
+    id: str
+    webhook_id: str
+    event_id: str
+    event_type: str
+    status: DeliveryStatus
+    attempt_count: int
+    trace_id: str
+    occurred_at: str
+    created_at: str
+    finished_at: str | None
+    next_attempt_at: str | None
+    attempts: list[ShownAttempt] | None = None
+    body: str | None = None
+
+
+class QueueStats(BaseModel):
+    """How many deliveries are in which state; `oldest_due_s` is the age of the longest overdue one."""
+
+    total: int
+    pending: int
+    active: int
+    completed: int
+    failed: int
+    delayed: int
+    oldest_due_s: float | None
+
+
+_COUNTED: Final[Mapping[str, str]] = {
+    "pending": "pending",
+    "active": "delivering",
+    "completed": "delivered",
+    "failed": "dead_letter",
+    "delayed": "retrying",
+}
+
+
+class ManagementApi:
+    """The routes and what they need."""
+
+    def __init__(
+        self, subscriptions: Subscriptions, deliveries: Deliveries, producer: Producer, client: GuardedClient
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._deliveries = deliveries
+        self._producer = producer
+        self._client = client
+
+    def mount(self, app: FastAPI) -> None:
+        """Put every route on the app."""
+        router = APIRouter(prefix="/api")
+        add = router.add_api_route
+        add("/outgoing-webhooks", self.create, methods=["POST"], status_code=201)
+        add("/outgoing-webhooks", self.list_webhooks, methods=["GET"])
+        add("/outgoing-webhooks/{webhook_id}", self.read, methods=["GET"])
+        add("/outgoing-webhooks/{webhook_id}", self.change, methods=["PATCH"])
+        add("/outgoing-webhooks/{webhook_id}", self.delete, methods=["DELETE"], status_code=204)
+        add("/outgoing-webhooks/{webhook_id}/test", self.test, methods=["POST"], status_code=202)
+        add("/outgoing-webhooks/{webhook_id}/rotate-secret", self.rotate_secret, methods=["POST"])
+        add("/outgoing-webhooks/{webhook_id}/enable", self.enable, methods=["POST"])
+        add("/outgoing-webhooks/{webhook_id}/disable", self.disable, methods=["POST"])
+        add("/deliveries", self.list_deliveries, methods=["GET"])
+        add("/deliveries/{delivery_id}", self.read_delivery, methods=["GET"])
+        add("/queue/stats", self.queue_stats, methods=["GET"])
+        app.include_router(router)
+
+    # Outgoing webhooks
+
+    async def create(self, body: NewWebhook, key: Writer) -> ShownWebhook:
+        """Subscribe a URL to events. The secret is shown this once."""
+        self._check_url(body.url)
+        webhook_id = new_webhook_id()
+        secret = body.secret or _new_secret(body.profile)
+        _check_secret(body.profile, secret)
+        moment = utcnow()
+        document: Document = {
+            "_id": webhook_id,
+            "workspace": key.workspace,
+            "schedule": body.retry.schedule,
+            **body.model_dump(exclude={"secret", "retry"}),
+            "secrets": [self._subscriptions.seal(webhook_id, secret)],
+            "created_at": moment,
+            "changed_at": moment,
+        }
+        with translated():
+            await self._subscriptions.collection.insert_one(document)
+        self._subscriptions.snapshot.put(document)
+        return _show(document, secret)
+
+    async def list_webhooks(
+        self, key: Reader, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[ShownWebhook]:
+        """The workspace's outgoing webhooks, newest first."""
+        query = {"workspace": key.workspace, "deleted_at": None}
+        return await page(self._subscriptions.collection, query, _show, limit=limit, cursor=cursor)
+
+    async def read(self, webhook_id: str, key: Reader) -> ShownWebhook:
+        """One outgoing webhook."""
+        return _show(await self._find(webhook_id, key))
+
+    async def change(self, webhook_id: str, body: WebhookChange, key: Writer) -> ShownWebhook:
+        """Change what is given."""
+        await self._find(webhook_id, key)
+        if body.url:
+            self._check_url(body.url)
+        change = {
+            name: value for name, value in body.model_dump(exclude_unset=True).items() if value is not None
+        }
+        if "retry" in change:
+            change["schedule"] = change.pop("retry")["schedule"]
+        return _show(await self._change(webhook_id, change))
+
+    async def delete(self, webhook_id: str, key: Writer) -> Response:
+        """Remove a webhook: what waits for it is cancelled, its log stays until it expires."""
+        await self._find(webhook_id, key)
+        await self._change(webhook_id, {"deleted_at": utcnow(), "secrets": []})
+        await self._deliveries.drop(webhook_id)
+        return Response(status_code=204)
+
+    async def test(self, webhook_id: str, key: Writer) -> TestDelivery:
+        """Send a `webhook.test` event through the same path as any other."""
+        await self._find(webhook_id, key)
+        event = Event(
+            id=new_event_id(),
+            type="webhook.test",
+            source="/delivery/test",
+            workspace=key.workspace,
+            time=now(),
+            data=b'{"message":"This is a test."}',
+            traceparent=child_of(""),
+        )
+        name = WebhookId(webhook_id)
+        delivery_id = delivery_id_for(event.workspace, event.source, event.id, name)
+        request = request_event(
+            delivery_id, name, event, body_of(event, from_provider=False), event.traceparent
+        )
+        await self._producer.publish(record_of(DELIVERY_REQUESTED, name, request), within_s=_TEST_WITHIN_S)
+        return TestDelivery(delivery_id=delivery_id)
+
+    async def rotate_secret(self, webhook_id: str, body: Rotation, key: Writer) -> ShownWebhook:
+        """Make or take a new secret; deliveries are signed with both for `overlap_hours`."""
+        document = await self._find(webhook_id, key)
+        secret = body.secret or _new_secret(document["profile"])
+        _check_secret(document["profile"], secret)
+        rotated = self._subscriptions.rotated(document, secret, timedelta(hours=body.overlap_hours))
+        return _show(await self._change(webhook_id, {"secrets": rotated}), secret)
+
+    async def enable(self, webhook_id: str, key: Writer) -> ShownWebhook:
+        """Send again. What happened while it was disabled is not sent."""
+        await self._find(webhook_id, key)
+        return _show(await self._change(webhook_id, {"enabled": True}))
+
+    async def disable(self, webhook_id: str, key: Writer) -> ShownWebhook:
+        """Send nothing until it is enabled; what waits keeps waiting."""
+        await self._find(webhook_id, key)
+        return _show(await self._change(webhook_id, {"enabled": False}))
+
+    # The delivery log
+
+    async def list_deliveries(
+        self,
+        key: Reader,
+        webhook_id: str | None = None,
+        event_type: str | None = None,
+        status: DeliveryStatus | None = None,
+        since: AwareDatetime | None = None,
+        until: AwareDatetime | None = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+    ) -> Page[ShownDelivery]:
+        """The log, newest first."""
+        query: dict[str, Any] = {"workspace": key.workspace}
+        for field, value in (("webhook_id", webhook_id), ("event_type", event_type), ("status", status)):
+            if value is not None:
+                query[field] = value
+        if since or until:
+            window = {"$gte": since, "$lt": until}
+            query["created_at"] = {operator: at for operator, at in window.items() if at}
+        return await page(
+            self._deliveries.collection,
+            query,
+            _delivery,
+            limit=limit,
+            cursor=cursor,
+            fields={"attempts": 0, "body": 0},
+        )
+
+    async def read_delivery(self, delivery_id: str, key: Reader) -> ShownDelivery:
+        """One delivery with every attempt."""
+        with translated():
+            document = await self._deliveries.collection.find_one(
+                {"_id": delivery_id, "workspace": key.workspace}
+            )
+        if document is None:
+            raise NotFound("no such delivery")
+        return _delivery(document)
+
+    async def queue_stats(
+        self, key: Reader, webhook_id: Annotated[str | None, Query(max_length=100)] = None
+    ) -> QueueStats:
+        """Counts by state, for the workspace or one webhook."""
+        query: dict[str, Any] = {"workspace": key.workspace}
+        if webhook_id is not None:
+            query["webhook_id"] = webhook_id
+        counts: dict[str, int] = {}
+        with translated():
+            for name, status in _COUNTED.items():
+                counts[name] = await self._deliveries.collection.count_documents(query | {"status": status})
+            oldest = (
+                await self._deliveries.collection.find(
+                    query | {"status": {"$in": ["pending", "retrying"]}}, {"due_at": 1}
+                )
+                .sort("due_at", 1)
+                .limit(1)
+                .to_list(1)
+            )
+        overdue = (utcnow() - oldest[0]["due_at"]).total_seconds() if oldest else None
+        late = overdue if overdue is not None and overdue > 0 else None
+        return QueueStats(total=sum(counts.values()), oldest_due_s=late, **counts)
+
+    # The store
+
+    def _check_url(self, url: str) -> None:
+        host = urlsplit(url).hostname or ""
+        if not self._client.permits(host):
+            fault = FieldError("url", "this address is internal: deliveries go to public addresses only")
+            raise Invalid("some fields are not acceptable", errors=(fault,))
+
+    async def _find(self, webhook_id: str, key: ApiKey) -> Document:
+        with translated():
+            document = await self._subscriptions.collection.find_one(
+                {"_id": webhook_id, "workspace": key.workspace, "deleted_at": None}
+            )
+        if document is None:
+            raise NotFound("no such outgoing webhook")
+        return document
+
+    async def _change(self, webhook_id: str, change: Mapping[str, Any]) -> Document:
+        with translated():
+            document = await self._subscriptions.collection.find_one_and_update(
+                {"_id": webhook_id, "deleted_at": None},
+                {"$set": {**change, "changed_at": utcnow()}},
+                return_document=True,
+            )
+        if document is None:
+            raise NotFound("no such outgoing webhook")
+        self._subscriptions.snapshot.put(document)
+        return document
+
+
+def _new_secret(profile: Profile) -> str:
+    return new_standard_secret() if profile == "standard" else secrets.token_hex(32)
+
+
+def _check_secret(profile: Profile, secret: str) -> None:
+    try:
+        signing_key(profile, secret)
+    except Malformed as error:
+        raise Invalid(
+            "some fields are not acceptable", errors=(FieldError("secret", error.detail),)
+        ) from None
+
+
+def _show(document: Document, secret: str | None = None) -> ShownWebhook:
+    return ShownWebhook(
+        id=document["_id"],
+        retry=Retry(schedule=document["schedule"]),
+        created_at=rfc3339(document["created_at"]),
+        updated_at=rfc3339(document["changed_at"]),
+        secret=secret,
+        **{
+            name: document[name]
+            for name in (
+                "name",
+                "url",
+                "events",
+                "description",
+                "enabled",
+                "profile",
+                "ordering",
+                "max_in_flight",
+                "timeout_s",
+            )
+        },
+    )
+
+
+def _delivery(document: Document) -> ShownDelivery:
+    def shown(moment: datetime | None) -> str | None:
+        return rfc3339(moment) if moment else None
+
+    attempts = document.get("attempts")
+    body = document.get("body")
+    return ShownDelivery(
+        id=document["_id"],
+        webhook_id=document["webhook_id"],
+        event_id=document["event_id"],
+        event_type=document["event_type"],
+        status=document["status"],
+        attempt_count=document["attempt_count"],
+        trace_id=document["traceparent"][3:35],
+        occurred_at=document["occurred_at"],
+        created_at=rfc3339(document["created_at"]),
+        finished_at=shown(document.get("finished_at")),
+        next_attempt_at=shown(document.get("due_at"))
+        if document["status"] in ("pending", "retrying")
+        else None,
+        attempts=None
+        if attempts is None
+        else [
+            ShownAttempt(**attempt | {"started_at": rfc3339(attempt["started_at"])}) for attempt in attempts
+        ],
+        body=None if body is None else bytes(body).decode("utf-8", "replace"),
+    )

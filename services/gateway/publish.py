@@ -1,0 +1,78 @@
+"""`POST /api/events`: CloudEvents in structured mode from services that have no Kafka client."""
+
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.catalog.registry import providers
+from shared.contracts.envelope import Event, now, rfc3339
+from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, TooLarge
+from shared.runtime.access import ApiKey
+from shared.runtime.problems import field_errors
+from shared.wire.bodies import parse_json
+from shared.wire.tracing import child_of
+
+MOST_EVENTS: Final = 500
+
+
+class CloudEvent(BaseModel):
+    """One event as it is posted. `data` is JSON; `subject` is the conversation, whose order is kept."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    specversion: str = Field(pattern=r"^1\.0$")
+    id: str = Field(min_length=1, max_length=200)
+    type: str = Field(pattern=r"^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200)
+    source: str = Field(min_length=1, max_length=500)
+    subject: str = Field(default="", max_length=500)
+    time: datetime | None = None
+    workspace: str | None = None
+    data: Any = None
+    traceparent: str = ""
+
+
+def read_events(body: bytes, key: ApiKey) -> list[Event]:
+    """The events of a request, for the caller's workspace.
+
+    Raises `Malformed`, `Invalid` (with the index and field of every fault), `TooLarge` for more than 500,
+    `Forbidden` for another workspace.
+    """
+    parsed = parse_json(body)
+    items = parsed if isinstance(parsed, list) else [parsed]
+    if not items:
+        raise Malformed("send one CloudEvent, or a list of them")
+    if len(items) > MOST_EVENTS:
+        raise TooLarge(f"at most {MOST_EVENTS} events at a time")
+    events: list[Event] = []
+    errors: list[FieldError] = []
+    for position, item in enumerate(items):
+        try:
+            events.append(_event(CloudEvent.model_validate(item), key))
+        except ValidationError as error:
+            faults = field_errors(error.errors(include_input=False, include_url=False))
+            errors += [FieldError(f"{position}.{fault.field}", fault.message) for fault in faults]
+        except Invalid as error:
+            errors += [FieldError(f"{position}.{fault.field}", fault.message) for fault in error.errors]
+    if errors:
+        raise Invalid("no event was accepted: some are not valid", errors=tuple(errors[:50]))
+    return events
+
+
+def _event(given: CloudEvent, key: ApiKey) -> Event:
+    if given.workspace not in (None, key.workspace):
+        raise Forbidden("this API key belongs to another workspace")
+    if given.type.partition(".")[0] in providers():
+        fault = FieldError("type", "types of a provider come from its verified webhooks only")
+        raise Invalid("type", errors=(fault,))
+    return Event(
+        id=given.id,
+        type=given.type,
+        source=given.source,
+        workspace=key.workspace,
+        time=rfc3339(given.time.astimezone()) if given.time else now(),
+        data=orjson.dumps(given.data),
+        subject=given.subject,
+        traceparent=child_of(given.traceparent),
+    )

@@ -1,0 +1,476 @@
+"""The gateway's management API: inbound endpoints, incoming webhooks, API keys, and the documents."""
+
+import secrets
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from ipaddress import ip_network
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from services.gateway.forward import Forwarder
+from services.gateway.publish import read_events
+from services.gateway.store import INCOMING, Endpoints, token_digest
+from shared.catalog.registry import providers
+from shared.contracts.envelope import rfc3339
+from shared.contracts.errors import FieldError, Invalid, NotFound, TooLarge, UnsupportedMedia
+from shared.contracts.ids import new_endpoint_id
+from shared.contracts.topics import CHAT_EVENTS, asyncapi
+from shared.runtime import access
+from shared.runtime.access import ApiKey, Keyring, Scope, requires
+from shared.runtime.kafka.produce import Producer, record_of
+from shared.runtime.mongo import Collection, Document, translated, utcnow
+from shared.runtime.paging import Cursor, Limit, Page, page
+from shared.runtime.service import VERSION
+from shared.wire.bodies import inflate, media_type
+
+_EVENTS_WITHIN_S: Final = 1.8
+_EVENT_TYPES: Final = frozenset(
+    {"application/json", "application/cloudevents+json", "application/cloudevents-batch+json"}
+)
+_ROTATION_OVERLAP_H: Final = 24
+_PROVIDER_PER_MINUTE: Final = 60_000
+_INCOMING_PER_MINUTE: Final = 60
+
+Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
+Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
+Publisher = Annotated[ApiKey, Depends(requires("events:write"))]
+Admin = Annotated[ApiKey, Depends(requires("admin"))]
+
+
+def _network(text: str) -> str:
+    return str(ip_network(text, strict=False))
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Secret = Annotated[str, Field(min_length=8, max_length=500)]
+Channel = Annotated[str, Field(min_length=1, max_length=200)]
+RateLimit = Annotated[int, Field(ge=1, le=100_000_000, description="Requests per minute.")]
+Networks = Annotated[list[Annotated[str, AfterValidator(_network)]], Field(max_length=100)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewEndpoint(_Body):
+    """`POST /api/inbound-endpoints`."""
+
+    provider: str
+    name: Name
+    secret: Secret | None = None
+    channel_id: Channel | None = None
+    allow_ips: Networks = []
+    rate_limit: RateLimit = _PROVIDER_PER_MINUTE
+
+
+class EndpointChange(_Body):
+    """`PATCH`: what is absent stays as it is; `channel_id: null` takes the channel away."""
+
+    name: Name | None = None
+    channel_id: Channel | None = None
+    allow_ips: Networks | None = None
+    rate_limit: RateLimit | None = None
+    enabled: bool | None = None
+
+
+class Rotation(_Body):
+    """`POST .../rotate-secret`: the old secret stays valid for `overlap_hours`."""
+
+    secret: Secret | None = None
+    overlap_hours: Annotated[int, Field(ge=0, le=168)] = _ROTATION_OVERLAP_H
+
+
+class ShownEndpoint(BaseModel):
+    """An endpoint as the API shows it; `secret` only when it was made or changed by this call."""
+
+    id: str
+    provider: str
+    name: str
+    url: str
+    status: str
+    channel_id: str | None
+    allow_ips: list[str]
+    rate_limit: int
+    trigger_types: list[str]
+    setup_steps: list[str]
+    created_at: str
+    updated_at: str
+    secret: str | None = None
+
+
+class NewIncoming(_Body):
+    """`POST /api/incoming-webhooks`."""
+
+    name: Name
+    target_channel_id: Channel
+    enabled: bool = True
+    rate_limit: RateLimit = _INCOMING_PER_MINUTE
+
+
+class IncomingChange(_Body):
+    """`PATCH /api/incoming-webhooks/{id}`: what is absent stays as it is."""
+
+    name: Name | None = None
+    target_channel_id: Channel | None = None
+    enabled: bool | None = None
+    rate_limit: RateLimit | None = None
+
+
+class ShownIncoming(BaseModel):
+    """An incoming webhook; `token` and `url` only in the answer that made it."""
+
+    id: str
+    name: str
+    target_channel_id: str
+    enabled: bool
+    rate_limit: int
+    created_at: str
+    updated_at: str
+    token: str | None = None
+    url: str | None = None
+
+
+class NewApiKey(_Body):
+    """`POST /api/api-keys`."""
+
+    name: Name
+    scopes: Annotated[list[Scope], Field(min_length=1)]
+    expires_at: AwareDatetime | None = None
+
+
+class ShownApiKey(BaseModel):
+    """An API key without the key itself, but in the answer that made it."""
+
+    id: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+    key: str | None = None
+
+
+class AcceptedEvents(BaseModel):
+    """The ids of the events that are now on Kafka."""
+
+    accepted: list[str]
+
+
+class ManagementApi:
+    """The routes and what they need."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        keyring: Keyring,
+        keys: Collection,
+        producer: Producer,
+        *,
+        public_base: str,
+        max_body: int,
+        forwarder: Forwarder,
+    ) -> None:
+        self._endpoints = endpoints
+        self._keyring = keyring
+        self._keys = keys
+        self._producer = producer
+        self._base = public_base
+        self._max_body = max_body
+        self._forwarder = forwarder
+
+    def mount(self, app: FastAPI) -> None:
+        """Put every route on the app."""
+        router = APIRouter(prefix="/api")
+        add = router.add_api_route
+        add("/inbound-endpoints", self.create_endpoint, methods=["POST"], status_code=201)
+        add("/inbound-endpoints", self.list_endpoints, methods=["GET"])
+        add("/inbound-endpoints/{endpoint_id}", self.read_endpoint, methods=["GET"])
+        add("/inbound-endpoints/{endpoint_id}", self.change_endpoint, methods=["PATCH"])
+        add("/inbound-endpoints/{endpoint_id}", self.delete_endpoint, methods=["DELETE"], status_code=204)
+        add("/inbound-endpoints/{endpoint_id}/rotate-secret", self.rotate_secret, methods=["POST"])
+        add("/incoming-webhooks", self.create_incoming, methods=["POST"], status_code=201)
+        add("/incoming-webhooks", self.list_incoming, methods=["GET"])
+        add("/incoming-webhooks/{endpoint_id}", self.read_incoming, methods=["GET"])
+        add("/incoming-webhooks/{endpoint_id}", self.change_incoming, methods=["PATCH"])
+        add("/incoming-webhooks/{endpoint_id}", self.delete_incoming, methods=["DELETE"], status_code=204)
+        add("/events", self.publish_events, methods=["POST"], status_code=202, openapi_extra=_EVENTS_BODY)
+        add("/api-keys", self.create_key, methods=["POST"], status_code=201)
+        add("/api-keys", self.list_keys, methods=["GET"])
+        add("/api-keys/{key_id}", self.revoke_key, methods=["DELETE"], status_code=204)
+        add("/asyncapi.json", self.asyncapi, methods=["GET"], include_in_schema=False)
+        add("/openapi.json", self.openapi, methods=["GET"], include_in_schema=False)
+        app.include_router(router)
+
+    # Inbound endpoints
+
+    async def create_endpoint(self, body: NewEndpoint, key: Writer) -> ShownEndpoint:
+        """Make the address that a platform sends its webhooks to. The secret is shown this once."""
+        provider = providers().get(body.provider)
+        if provider is None or provider.manifest.webhook is None:
+            known = ", ".join(sorted(providers()))
+            raise Invalid(
+                "some fields are not acceptable", errors=(FieldError("provider", f"one of: {known}"),)
+            )
+        endpoint, secret = new_endpoint_id(), body.secret or secrets.token_hex(32)
+        document = self._document(
+            endpoint, key, body.provider, body.name, body.channel_id, body.rate_limit, enabled=True
+        )
+        document |= {"secrets": [self._endpoints.seal(endpoint, secret)], "allow_ips": body.allow_ips}
+        await self._insert(document)
+        return self._show(document, secret)
+
+    async def list_endpoints(
+        self, key: Reader, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[ShownEndpoint]:
+        """The workspace's endpoints, newest first."""
+        query = {"workspace": key.workspace, "deleted_at": None, "provider": {"$ne": INCOMING}}
+        return await page(self._endpoints.collection, query, self._show, limit=limit, cursor=cursor)
+
+    async def read_endpoint(self, endpoint_id: str, key: Reader) -> ShownEndpoint:
+        """One endpoint."""
+        return self._show(await self._find(endpoint_id, key))
+
+    async def change_endpoint(self, endpoint_id: str, body: EndpointChange, key: Writer) -> ShownEndpoint:
+        """Change what is given."""
+        await self._find(endpoint_id, key)
+        return self._show(await self._change(endpoint_id, _given(body, nullable={"channel_id"})))
+
+    async def delete_endpoint(self, endpoint_id: str, key: Writer) -> Response:
+        """Remove an endpoint: from now on its address is unknown."""
+        await self._find(endpoint_id, key)
+        await self._change(endpoint_id, {"deleted_at": utcnow(), "secrets": []})
+        return Response(status_code=204)
+
+    async def rotate_secret(self, endpoint_id: str, body: Rotation, key: Writer) -> ShownEndpoint:
+        """Make or take a new secret; the old one is accepted for `overlap_hours` more."""
+        document = await self._find(endpoint_id, key)
+        secret = body.secret or secrets.token_hex(32)
+        rotated = self._endpoints.rotated(document, secret, timedelta(hours=body.overlap_hours))
+        return self._show(await self._change(endpoint_id, {"secrets": rotated}), secret)
+
+    # Incoming webhooks
+
+    async def create_incoming(self, body: NewIncoming, key: Writer) -> ShownIncoming:
+        """Make an address that posts into a channel. Token and URL are shown this once."""
+        endpoint, token = new_endpoint_id(), secrets.token_urlsafe(32)
+        document = self._document(
+            endpoint, key, INCOMING, body.name, body.target_channel_id, body.rate_limit, enabled=body.enabled
+        )
+        document |= {"secrets": [], "allow_ips": [], "token_digest": token_digest(token)}
+        await self._insert(document)
+        shown = _incoming(document)
+        return shown.model_copy(update={"token": token, "url": f"{self._base}/api/webhooks/incoming/{token}"})
+
+    async def list_incoming(
+        self, key: Reader, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[ShownIncoming]:
+        """The workspace's incoming webhooks, newest first."""
+        query = {"workspace": key.workspace, "deleted_at": None, "provider": INCOMING}
+        return await page(self._endpoints.collection, query, _incoming, limit=limit, cursor=cursor)
+
+    async def read_incoming(self, endpoint_id: str, key: Reader) -> ShownIncoming:
+        """One incoming webhook."""
+        return _incoming(await self._find(endpoint_id, key, incoming=True))
+
+    async def change_incoming(self, endpoint_id: str, body: IncomingChange, key: Writer) -> ShownIncoming:
+        """Change what is given."""
+        await self._find(endpoint_id, key, incoming=True)
+        change = _given(body)
+        if "target_channel_id" in change:
+            change["channel_id"] = change.pop("target_channel_id")
+        return _incoming(await self._change(endpoint_id, change))
+
+    async def delete_incoming(self, endpoint_id: str, key: Writer) -> Response:
+        """Remove an incoming webhook: its token is unknown from now on."""
+        await self._find(endpoint_id, key, incoming=True)
+        await self._change(endpoint_id, {"deleted_at": utcnow()})
+        return Response(status_code=204)
+
+    # Events
+
+    async def publish_events(self, request: Request, key: Publisher) -> AcceptedEvents:
+        """Publish CloudEvents (structured mode) on `chat.events`; 202 once all are on Kafka, in order."""
+        if media_type(request.headers.get("content-type", "application/json")) not in _EVENT_TYPES:
+            raise UnsupportedMedia(f"send {', '.join(sorted(_EVENT_TYPES))}")
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._max_body:
+                raise TooLarge(f"the body has more than {self._max_body} bytes")
+        encoding = request.headers.get("content-encoding", "").lower()
+        events = read_events(inflate(bytes(body), encoding, self._max_body), key)
+        records = [record_of(CHAT_EVENTS, event.subject or event.source, event) for event in events]
+        await self._producer.publish_all(records, within_s=_EVENTS_WITHIN_S)
+        return AcceptedEvents(accepted=[event.id for event in events])
+
+    # API keys
+
+    async def create_key(self, body: NewApiKey, key: Admin) -> ShownApiKey:
+        """Make an API key of this workspace. The key is shown this once."""
+        if body.expires_at and body.expires_at <= utcnow():
+            fault = FieldError("expires_at", "must be in the future")
+            raise Invalid("some fields are not acceptable", errors=(fault,))
+        secret, document = access.new_key(key.workspace, body.name, body.scopes, body.expires_at)
+        with translated():
+            await self._keys.insert_one(document)
+        self._keyring.snapshot.put(document)
+        return _api_key(document).model_copy(update={"key": secret})
+
+    async def list_keys(self, key: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[ShownApiKey]:
+        """The workspace's keys, newest first, without the keys themselves."""
+        query = {"workspace": key.workspace, "deleted_at": None}
+        return await page(self._keys, query, _api_key, limit=limit, cursor=cursor)
+
+    async def revoke_key(self, key_id: str, key: Admin) -> Response:
+        """Revoke a key: no service accepts it within seconds."""
+        now = utcnow()
+        with translated():
+            document = await self._keys.find_one_and_update(
+                {"_id": key_id, "workspace": key.workspace, "deleted_at": None},
+                {"$set": {"deleted_at": now, "changed_at": now}},
+                return_document=True,
+            )
+        if document is None:
+            raise NotFound("no such API key")
+        self._keyring.snapshot.put(document)
+        return Response(status_code=204)
+
+    # Documents
+
+    async def asyncapi(self) -> dict[str, Any]:
+        """The topics as AsyncAPI 3."""
+        return asyncapi(VERSION)
+
+    async def openapi(self, request: Request) -> dict[str, Any]:
+        """Every service's routes as one OpenAPI document."""
+        merged: dict[str, Any] = dict(request.app.openapi())
+        merged["paths"] = dict(merged["paths"])
+        schemas = dict(merged.get("components", {}).get("schemas", {}))
+        for document in await self._forwarder.openapi():
+            merged["paths"] |= document.get("paths", {})
+            schemas |= document.get("components", {}).get("schemas", {})
+        merged["components"] = {"schemas": schemas}
+        return merged
+
+    # The store
+
+    def _document(
+        self,
+        endpoint: str,
+        key: ApiKey,
+        provider: str,
+        name: str,
+        channel: str | None,
+        rate_limit: int,
+        *,
+        enabled: bool,
+    ) -> Document:
+        now = utcnow()
+        return {
+            "_id": endpoint,
+            "workspace": key.workspace,
+            "provider": provider,
+            "name": name,
+            "channel_id": channel,
+            "rate_limit": rate_limit,
+            "enabled": enabled,
+            "created_at": now,
+            "changed_at": now,
+        }
+
+    async def _insert(self, document: Document) -> None:
+        with translated():
+            await self._endpoints.collection.insert_one(document)
+        self._endpoints.snapshot.put(document)
+
+    async def _find(self, endpoint_id: str, key: ApiKey, *, incoming: bool = False) -> Document:
+        with translated():
+            document = await self._endpoints.collection.find_one(
+                {"_id": endpoint_id, "workspace": key.workspace, "deleted_at": None}
+            )
+        if document is None or (document["provider"] == INCOMING) is not incoming:
+            raise NotFound("no such endpoint")
+        return document
+
+    async def _change(self, endpoint_id: str, change: Mapping[str, Any]) -> Document:
+        with translated():
+            document = await self._endpoints.collection.find_one_and_update(
+                {"_id": endpoint_id, "deleted_at": None},
+                {"$set": {**change, "changed_at": utcnow()}},
+                return_document=True,
+            )
+        if document is None:
+            raise NotFound("no such endpoint")
+        self._endpoints.snapshot.put(document)
+        return document
+
+    def _show(self, document: Document, secret: str | None = None) -> ShownEndpoint:
+        provider = providers().get(document["provider"])
+        url = f"{self._base}/api/webhooks/{document['provider']}/{document['_id']}"
+        webhook = provider.manifest.webhook if provider else None
+        return ShownEndpoint(
+            id=document["_id"],
+            provider=document["provider"],
+            name=document["name"],
+            url=url,
+            status="active" if document["enabled"] else "inactive",
+            channel_id=document["channel_id"],
+            allow_ips=document["allow_ips"],
+            rate_limit=document["rate_limit"],
+            trigger_types=provider.trigger_types if provider else [],
+            setup_steps=[step.replace("{url}", url) for step in webhook.setup_steps] if webhook else [],
+            created_at=rfc3339(document["created_at"]),
+            updated_at=rfc3339(document["changed_at"]),
+            secret=secret,
+        )
+
+
+def _given(body: BaseModel, nullable: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+    """The fields that the caller sent; null only where it means something."""
+    sent = body.model_dump(exclude_unset=True)
+    return {name: value for name, value in sent.items() if value is not None or name in nullable}
+
+
+def _incoming(document: Document) -> ShownIncoming:
+    return ShownIncoming(
+        id=document["_id"],
+        name=document["name"],
+        target_channel_id=document["channel_id"],
+        enabled=document["enabled"],
+        rate_limit=document["rate_limit"],
+        created_at=rfc3339(document["created_at"]),
+        updated_at=rfc3339(document["changed_at"]),
+    )
+
+
+def _api_key(document: Document) -> ShownApiKey:
+    def shown(moment: datetime | None) -> str | None:
+        return rfc3339(moment) if moment else None
+
+    return ShownApiKey(
+        id=document["_id"],
+        name=document["name"],
+        prefix=document["prefix"],
+        scopes=document["scopes"],
+        created_at=rfc3339(document["created_at"]),
+        expires_at=shown(document["expires_at"]),
+        last_used_at=shown(document["last_used_at"]),
+    )
+
+
+_EVENTS_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "One CloudEvent in structured mode, or a list of up to 500.",
+        "content": {
+            "application/cloudevents+json": {
+                "schema": {"type": "object", "required": ["specversion", "id", "type", "source"]}
+            },
+            "application/cloudevents-batch+json": {"schema": {"type": "array", "maxItems": 500}},
+        },
+    }
+}

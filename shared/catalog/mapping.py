@@ -1,0 +1,91 @@
+"""From a webhook's payload to what the chat shows: pure, with the templates of the provider's manifest."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from shared.catalog.manifest import HandledEvent, Webhook
+from shared.contracts.messages import Author, Embed, Payload
+from shared.wire.render import MessageTemplate, Unrenderable
+
+MOST_TEXT: Final = 4000
+_MOST_TITLE: Final = 256
+_MOST_BODY: Final = 4000
+
+
+class ShownMessage(Payload):
+    """A chat message without its address: who it is shown as from, its text and its card."""
+
+    author: Author
+    text: Annotated[str, StringConstraints(min_length=1, max_length=MOST_TEXT)]
+    embeds: Annotated[list[Embed], Field(max_length=1)] = []
+
+
+class EventTemplates:
+    """The templates of one handled event, compiled once, with the phrases that they call."""
+
+    __slots__ = ("_actor", "_icon", "_parts", "_phrases")
+
+    def __init__(self, name: str, event: HandledEvent, webhook: Webhook) -> None:
+        """Raises `Unrenderable`, which names the template that is no Liquid."""
+        sources = {part: source for part, source in event.message if source}
+        self._parts = {
+            part: MessageTemplate(source, f"handled.{name}.message.{part}") for part, source in sources.items()
+        }
+        self._phrases = {
+            phrase: MessageTemplate(source, f"phrases.{phrase}")
+            for phrase, source in webhook.phrases.items()
+            if any(re.search(rf"\b{phrase}\b", calling) for calling in sources.values())
+        }
+        self._actor = MessageTemplate(webhook.actor, "actor")
+        self._icon = MessageTemplate(webhook.actor_icon, "actor_icon")
+
+    def message(self, payload: Mapping[str, Any]) -> ShownMessage:
+        """The message that this payload becomes.
+
+        Raises `Unrenderable`: a template went over its bounds, or made no text or a card that is not valid.
+        """
+        phrases = {phrase: template.render(payload) for phrase, template in self._phrases.items()}
+        context = {**payload, **phrases}
+        said = {part: template.render(context) for part, template in self._parts.items()}
+        try:
+            return ShownMessage(
+                author=Author.model_validate(
+                    {"name": self._actor.render(payload), "icon_url": self._icon.render(payload) or None}
+                ),
+                text=_within(said.get("text", ""), MOST_TEXT),
+                embeds=[_embed(said)] if said.get("title") or said.get("body") else [],
+            )
+        except ValidationError as error:
+            faults = [".".join(map(str, fault["loc"])) + f": {fault['msg']}" for fault in error.errors()]
+            raise Unrenderable("the message is not valid: " + "; ".join(faults)) from None
+
+
+def _embed(said: Mapping[str, str]) -> Embed:
+    return Embed.model_validate(
+        {
+            "title": _cut(said.get("title", ""), _MOST_TITLE) or None,
+            "description": _within(said.get("body", ""), _MOST_BODY) or None,
+            "url": said.get("url") or None,
+            "color": said.get("color") or None,
+        }
+    )
+
+
+def _within(text: str, longest: int) -> str:
+    """The text without the last lines that are too much."""
+    while len(text) > longest and "\n" in text:
+        text = text.rpartition("\n")[0]
+    return text
+
+
+def _cut(text: str, longest: int) -> str:
+    """One line of escaped text, cut before an escape rather than inside it."""
+    if len(text) <= longest:
+        return text
+    head = text[: longest - 1]
+    if (len(head) - len(head.rstrip("\\"))) % 2:
+        head = head[:-1]
+    return head + "…"

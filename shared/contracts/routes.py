@@ -1,0 +1,16 @@
+"""Which service answers which paths: the reverse proxy and the embedded entrance agree on this table."""
+
+from typing import Final
+
+OWNERS: Final[dict[str, tuple[str, ...]]] = {
+    "delivery": ("/api/outgoing-webhooks", "/api/deliveries", "/api/queue", "/api/dead-letters"),
+}
+"""Path prefixes by service; everything else below `/api` is the gateway's."""
+
+
+def owner_of(path: str) -> str:
+    """The service that answers a path."""
+    for service, prefixes in OWNERS.items():
+        if any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes):
+            return service
+    return "gateway"

@@ -1,0 +1,49 @@
+"""HTTP to servers that we chose: provider APIs and our own services (httpx).
+
+For URLs that strangers chose see `guarded`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import httpx
+
+from shared.contracts.errors import RetryLater
+
+Pairs = Sequence[tuple[bytes, bytes]]
+
+_MAX_ANSWER: Final = 32 * 1024 * 1024
+
+
+class Unreachable(RetryLater):
+    """The server did not answer."""
+
+
+class ApiClient:
+    """A pooled client without redirects and without the environment's proxies."""
+
+    def __init__(self, *, timeout_s: float) -> None:
+        self._client = httpx.AsyncClient(timeout=timeout_s, trust_env=False, follow_redirects=False)
+
+    async def call(self, method: str, url: str, headers: Pairs, body: bytes) -> tuple[int, Pairs, bytes]:
+        """Status, headers and body. Raises `Unreachable`."""
+        try:
+            response = await self._client.request(method, url, headers=list(headers), content=body)
+        except httpx.HTTPError as error:
+            raise Unreachable(
+                f"the service behind this path did not answer ({type(error).__name__})"
+            ) from None
+        if len(response.content) > _MAX_ANSWER:
+            raise Unreachable("the service behind this path answered too much")
+        kept = [(name, value) for name, value in response.headers.raw if name.lower() != b"content-encoding"]
+        return response.status_code, kept, response.content
+
+    async def get_json(self, url: str) -> Any:
+        """The JSON that a GET answers. Raises `Unreachable`."""
+        status, _, body = await self.call("GET", url, [], b"")
+        if status != 200:
+            raise Unreachable(f"{status} instead of JSON")
+        return httpx.Response(200, content=body).json()
+
+    async def close(self) -> None:
+        await self._client.aclose()
