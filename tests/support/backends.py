@@ -1,0 +1,115 @@
+"""The real bus and store that the tests run on, in the order: given by variables, Docker, jars, embedded.
+
+`KAFKA_BOOTSTRAP_SERVERS` / `MONGODB_URI` first; then containers where Docker answers; then Apache Kafka
+from its published jars where Java and Maven are; else the embedded pair. `name` says which it is.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from secrets import token_hex
+from typing import Protocol
+
+from interlink.embedded import BROKER_SETTINGS, Embedded
+from tests.support.apache_kafka import ApacheKafka
+from tests.support.apache_kafka import available as jars_reason
+
+
+class Broker(Protocol):
+    """A broker that the test may kill and bring back."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+@dataclass
+class Bus:
+    """Where Kafka is, what its clients are told, and the broker when it is ours to kill."""
+
+    name: str
+    env: Mapping[str, str]
+    broker: Broker | None = None
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass
+class Store:
+    """Where MongoDB is; every hub gets a database of its own."""
+
+    name: str
+    base_uri: str
+    close: Callable[[], None] = field(default=lambda: None)
+
+    def uri(self) -> str:
+        return f"{self.base_uri}/test_{token_hex(6)}"
+
+
+@cache
+def docker_answers() -> bool:
+    """Whether a Docker engine (not only its client) is there."""
+    if shutil.which("docker") is None:
+        return False
+    try:
+        asked = subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return asked.returncode == 0
+
+
+def embedded(folder: Path) -> Embedded:
+    """The embedded pair, started."""
+    pair = Embedded(folder)
+    pair.start()
+    return pair
+
+
+def embedded_bus(pair: Embedded) -> Bus:
+    return Bus(
+        "the embedded broker (Tansu)",
+        {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS},
+        pair.broker,
+    )
+
+
+def best_bus(folder: Path, pair: Embedded) -> Bus:
+    """The most real broker that is to be had here."""
+    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if given:
+        return Bus("Kafka of KAFKA_BOOTSTRAP_SERVERS", {"KAFKA_BOOTSTRAP_SERVERS": given})
+    if docker_answers():
+        from testcontainers.kafka import KafkaContainer
+
+        container = KafkaContainer("apache/kafka:4.1.0").with_kraft()
+        container.start()
+        env = {"KAFKA_BOOTSTRAP_SERVERS": container.get_bootstrap_server(), **_QUICK}
+        return Bus("Apache Kafka in a container", env, close=container.stop)
+    if jars_reason() is None:
+        kafka = ApacheKafka(folder)
+        kafka.start()
+        env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, **_QUICK}
+        return Bus("Apache Kafka from its jars", env, kafka, kafka.stop)
+    return embedded_bus(pair)
+
+
+def best_store(pair: Embedded) -> Store:
+    """The most real store that is to be had here."""
+    given = os.environ.get("MONGODB_URI")
+    if given:
+        return Store("MongoDB of MONGODB_URI", given.rsplit("/", 1)[0] if given.count("/") > 2 else given)
+    if docker_answers():
+        from testcontainers.mongodb import MongoDbContainer
+
+        container = MongoDbContainer("mongo:8")
+        container.start()
+        return Store("MongoDB in a container", container.get_connection_url(), container.stop)
+    return Store("the embedded store (SecantusDB)", pair.mongodb_uri.rsplit("/", 1)[0])
+
+
+_QUICK = {"KAFKA_SESSION_TIMEOUT_MS": "6000"}

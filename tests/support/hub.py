@@ -1,0 +1,214 @@
+"""A hub of real processes for a test: started, asked, killed and brought back as an operator would."""
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from secrets import token_hex, token_urlsafe
+from time import monotonic, sleep
+from typing import Any
+
+import httpx
+
+from shared.contracts.routes import owner_of
+from tests.support.backends import Bus, Store
+from tests.support.ports import free_port
+
+SERVICES = ("gateway", "delivery", "sync")
+_READY_S = 60.0
+
+
+class Hub:
+    """Services as child processes on free ports, on the given bus and a database of their own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        bus: Bus,
+        store: Store,
+        *,
+        services: Sequence[str] = SERVICES,
+        env: Mapping[str, str] | None = None,
+        workspace: str = "default",
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.services = tuple(services)
+        self.ports = {name: free_port() for name in services}
+        self.admin_key = f"ilk_test_{token_urlsafe(24)}"
+        self.workspace = workspace
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._env = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("INTERLINK_", "KAFKA_", "MONGODB_"))
+            },
+            **bus.env,
+            "MONGODB_URI": store.uri(),
+            "INTERLINK_ENCRYPTION_KEY": base64.b64encode(os.urandom(32)).decode(),
+            "INTERLINK_BOOTSTRAP_ADMIN_KEY": self.admin_key,
+            "INTERLINK_ALLOW_PRIVATE_NETWORKS": "loopback",
+            "INTERLINK_DRAIN_SECONDS": "10",
+            "INTERLINK_PUBLIC_URL": self.url("gateway") if "gateway" in services else "http://127.0.0.1:1",
+            **(env or {}),
+        }
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of every service but for its port."""
+        return dict(self._env)
+
+    def url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self.ports[service]}"
+
+    def start(self) -> "Hub":
+        """`init`, then every service; returns when all are ready."""
+        self.init(self.workspace)
+        for name in self.services:
+            self.start_service(name)
+        for name in self.services:
+            self.wait_ready(name)
+        return self
+
+    def init(self, workspace: str, admin_key: str | None = None) -> None:
+        """`interlink init` for a workspace."""
+        env = self._env | {"INTERLINK_BOOTSTRAP_ADMIN_KEY": admin_key or self.admin_key}
+        done = subprocess.run(
+            [sys.executable, "-m", "interlink", "init", "--workspace", workspace],
+            env=env,
+            capture_output=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+    def other_workspace(self) -> str:
+        """The admin key of another workspace, made now."""
+        key = f"ilk_other_{token_urlsafe(24)}"
+        self.init(f"other-{token_hex(4)}", key)
+        return key
+
+    def start_service(self, name: str) -> None:
+        env = self._env | {"INTERLINK_PORT": str(self.ports[name])}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._children[name] = subprocess.Popen(
+                [sys.executable, "-m", "interlink", "serve", name], env=env, stdout=log, stderr=log
+            )
+
+    def wait_ready(self, name: str, within_s: float = _READY_S) -> None:
+        """Until `/readyz` says 200; fails with the end of the service's log."""
+        deadline = monotonic() + within_s
+        last = ""
+        while monotonic() < deadline:
+            assert self._children[name].poll() is None, f"{name} ended:\n{self.log_tail(name)}"
+            try:
+                answer = httpx.get(self.url(name) + "/readyz", timeout=5)
+            except httpx.HTTPError as error:
+                last = repr(error)
+            else:
+                if answer.status_code == 200:
+                    return
+                last = answer.text
+            sleep(0.1)
+        raise AssertionError(f"{name} was not ready within {within_s} s: {last}\n{self.log_tail(name)}")
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, as if the machine took it."""
+        self._children[name].kill()
+        self._children[name].wait(10)
+
+    def stop_service(self, name: str) -> int:
+        """SIGTERM and wait; the exit status."""
+        child = self._children[name]
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+        return child.wait(30)
+
+    def stop(self) -> None:
+        for child in self._children.values():
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+        for child in self._children.values():
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait(10)
+
+    def pid(self, name: str) -> int:
+        return self._children[name].pid
+
+    def log_lines(self, name: str) -> list[dict[str, Any]]:
+        """The JSON log of a service so far."""
+        text = (self.folder / f"{name}.log").read_text("utf-8", "replace")
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def log_text(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text("utf-8", "replace")
+
+    def log_tail(self, name: str) -> str:
+        return self.log_text(name)[-3000:]
+
+    def metric(self, service: str, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        total = 0.0
+        for line in httpx.get(self.url(service) + "/metrics", timeout=10).text.splitlines():
+            sample = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? ([0-9.e+-]+|NaN)", line)
+            if sample and sample[1] == name:
+                found = dict(re.findall(r'(\w+)="([^"]*)"', sample[2] or ""))
+                if labels.items() <= found.items():
+                    total += float(sample[3])
+        return total
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = None,
+        expect: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A management call to the service that owns the path; the JSON of the answer."""
+        headers = {"authorization": f"Bearer {key or self.admin_key}"}
+        answer = httpx.request(
+            method,
+            self.url(owner_of(path.partition("?")[0])) + path,
+            json=body,
+            headers=headers,
+            timeout=30,
+            **kwargs,
+        )
+        if expect is None:
+            assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+        else:
+            assert answer.status_code == expect, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    def github_endpoint(self, **fields: Any) -> dict[str, Any]:
+        """A new endpoint for GitHub; with its secret."""
+        body = {"provider": "github", "name": "test", **fields}
+        return dict(self.call("POST", "/api/inbound-endpoints", body, expect=201))
+
+    def outgoing_webhook(self, url: str, **fields: Any) -> dict[str, Any]:
+        """A new outgoing webhook; with its secret."""
+        body = {"name": "test", "url": url, "events": ["*"], **fields}
+        return dict(self.call("POST", "/api/outgoing-webhooks", body, expect=201))
+
+    def deliveries(self, **query: str) -> list[dict[str, Any]]:
+        """The whole delivery log that matches, newest first."""
+        found: list[dict[str, Any]] = []
+        params = {"limit": "500", **query}
+        while True:
+            page = self.call("GET", "/api/deliveries", params=params)
+            found += page["items"]
+            if page["next_cursor"] is None:
+                return found
+            params["cursor"] = page["next_cursor"]

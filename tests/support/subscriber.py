@@ -1,0 +1,92 @@
+"""A subscriber of outgoing webhooks: a real HTTP server that keeps what it gets and misbehaves on request."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic, sleep
+from typing import Self
+
+from aiohttp import web
+from standardwebhooks import Webhook, WebhookVerificationError
+
+
+@dataclass(frozen=True)
+class Got:
+    """One request as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at: float
+
+
+Answer = Callable[[Got], web.StreamResponse | None]
+
+
+class Subscriber:
+    """Listens on a port of its own, in a thread of its own; usable as a context manager.
+
+    `answer` decides per request (default 204); `secret` makes it verify every request with the
+    `standardwebhooks` library and answer 401 when that refuses.
+    """
+
+    def __init__(self, answer: Answer | None = None, secret: str | None = None, delay_s: float = 0) -> None:
+        self.got: list[Got] = []
+        self.refused: list[Got] = []
+        self.answer = answer
+        self.secret = secret
+        self.delay_s = delay_s
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._runner: web.AppRunner | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(20)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def wait_for(self, count: int, within_s: float = 30) -> list[Got]:
+        """The requests, once there are `count`; fails when they do not come."""
+        deadline = monotonic() + within_s
+        while len(self.got) < count and monotonic() < deadline:
+            sleep(0.02)
+        assert len(self.got) >= count, f"{len(self.got)} of {count} requests came within {within_s} s"
+        return list(self.got)
+
+    async def _start(self) -> None:
+        app = web.Application(client_max_size=32 * 1024 * 1024)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/hook"
+
+    async def _stop(self) -> None:
+        if self._runner:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        got = Got(
+            request.path,
+            {k.lower(): v for k, v in request.headers.items()},
+            await request.read(),
+            monotonic(),
+        )
+        if self.secret:
+            try:
+                Webhook(self.secret).verify(got.body, got.headers)
+            except WebhookVerificationError:
+                self.refused.append(got)
+                return web.Response(status=401)
+        self.got.append(got)
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        return (self.answer(got) if self.answer else None) or web.Response(status=204)
