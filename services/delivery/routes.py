@@ -375,10 +375,11 @@ class ManagementApi:
         query: dict[str, Any] = {"workspace": key.workspace}
         if webhook_id is not None:
             query["webhook_id"] = webhook_id
-        counts: dict[str, int] = {}
         with translated():
-            for name, status in _COUNTED.items():
-                counts[name] = await self._deliveries.collection.count_documents(query | {"status": status})
+            counts = {
+                name: await self._deliveries.collection.count_documents(query | {"status": status})
+                for name, status in _COUNTED.items()
+            }
             oldest = (
                 await self._deliveries.collection.find(
                     query | {"status": {"$in": ["pending", "retrying"]}}, {"due_at": 1}

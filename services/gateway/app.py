@@ -8,10 +8,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.gateway import store
 from services.gateway.forward import Forwarder
 from services.gateway.receive import PREFIX, Receiver
-from services.gateway.routes import ManagementApi
+from services.gateway.routes import MOST_BODY, ManagementApi
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Endpoints
 from shared.runtime import access
+from shared.runtime.bounds import BoundedBody
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
@@ -24,14 +25,13 @@ async def build(here: Runtime) -> Service:
     settings = load(GatewaySettings)
     endpoints = Endpoints(here.mongo, here.vault, here.log)
     forwarder = Forwarder({name: str(url) for name, url in settings.peers.items()})
-    management = here.management_app("Interlink gateway")
+    management = here.management_app("Interlink gateway", most_body=MOST_BODY)
     ManagementApi(
         endpoints,
         here.keyring,
         here.mongo.collection(access.COLLECTION),
         here.producer,
         public_base=here.hub.public_base,
-        max_body=settings.max_body_bytes,
         forwarder=forwarder,
     ).mount(management)
     receiver = Receiver(settings, endpoints, here.producer, here.log)
@@ -39,14 +39,15 @@ async def build(here: Runtime) -> Service:
 
 
 def _route(receiver: Receiver, management: ASGIApp, forwarder: Forwarder) -> ASGIApp:
+    forward = BoundedBody(forwarder, most=MOST_BODY)
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
             if path.startswith(PREFIX):
                 return await receiver(scope, receive, send)
-            base = forwarder.peer(path)
-            if base:
-                return await forwarder.forward(base, scope, receive, send)
+            if forwarder.owns(path):
+                return await forward(scope, receive, send)
         return await management(scope, receive, send)
 
     return app

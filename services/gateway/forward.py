@@ -10,7 +10,6 @@ from shared.contracts.routes import owner_of
 from shared.runtime.http import ApiClient, Unreachable
 from shared.runtime.problems import problem_response
 
-_MAX_BODY: Final = 5 * 1024 * 1024
 _HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -26,7 +25,7 @@ _HOP_BY_HOP: Final = frozenset(
 
 
 class Forwarder:
-    """Knows where the peers are; `peer` says whether a path is one of theirs."""
+    """Knows where the peers are; `owns` says whether a path is one of theirs."""
 
     def __init__(self, peers: Mapping[str, str]) -> None:
         self._peers = {name: url.rstrip("/") for name, url in peers.items()}
@@ -38,22 +37,14 @@ class Forwarder:
     async def stop(self) -> None:
         await self._client.close()
 
-    def peer(self, path: str) -> str | None:
-        """The base URL of the service that owns this path, if it is another one."""
-        return self._peers.get(owner_of(path))
+    def owns(self, path: str) -> bool:
+        """Whether a path is a peer's."""
+        return owner_of(path) in self._peers
 
-    async def forward(self, base: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the call on and its answer back."""
-        body = bytearray()
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if len(body) > _MAX_BODY:
-                return await problem_response(413, f"the body has more than {_MAX_BODY} bytes")(
-                    scope, receive, send
-                )
-            if not message.get("more_body"):
-                break
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the call on and its answer back; `BoundedBody` in front has read the body whole."""
+        base = self._peers[owner_of(scope["path"])]
+        body = (await receive()).get("body", b"")
         query = scope["query_string"].decode("ascii", "replace")
         url = (
             base
@@ -62,11 +53,11 @@ class Forwarder:
         )
         headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
         try:
-            status, answer_headers, answer = await self._client.call(
-                scope["method"], url, headers, bytes(body)
-            )
+            status, answer_headers, answer = await self._client.call(scope["method"], url, headers, body)
         except Unreachable as error:
-            return await problem_response(503, str(error), headers={"Retry-After": "2"})(scope, receive, send)
+            response = problem_response(503, str(error), headers={"Retry-After": "2"})
+            await response(scope, receive, send)
+            return
         kept = [(name, value) for name, value in answer_headers if name.lower() not in _HOP_BY_HOP]
         kept.append((b"content-length", str(len(answer)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": kept})

@@ -14,7 +14,6 @@ from time import time
 from typing import Any, Final, NoReturn
 
 import orjson
-from shared.contracts.incoming import read_incoming
 from starlette.types import Receive, Scope, Send
 
 from services.gateway.limits import Bucket, Recent
@@ -32,6 +31,7 @@ from shared.contracts.errors import (
     Unauthenticated,
 )
 from shared.contracts.ids import EventId, event_id_for, message_id_for
+from shared.contracts.incoming import read_incoming
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime import metrics
 from shared.runtime.kafka.produce import Producer, record_of

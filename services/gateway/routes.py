@@ -15,7 +15,7 @@ from services.gateway.publish import read_events
 from services.gateway.store import INCOMING, Endpoints, token_digest
 from shared.catalog.registry import providers
 from shared.contracts.envelope import rfc3339
-from shared.contracts.errors import FieldError, Invalid, NotFound, TooLarge, UnsupportedMedia
+from shared.contracts.errors import FieldError, Invalid, NotFound, UnsupportedMedia
 from shared.contracts.ids import new_endpoint_id
 from shared.contracts.topics import CHAT_EVENTS, asyncapi
 from shared.runtime import access
@@ -27,6 +27,8 @@ from shared.runtime.service import VERSION
 from shared.wire.bodies import inflate, media_type
 
 _EVENTS_WITHIN_S: Final = 1.8
+MOST_BODY: Final = 5 * 1024 * 1024
+"""Of a management call; a batch of 500 events is the largest."""
 _EVENT_TYPES: Final = frozenset(
     {"application/json", "application/cloudevents+json", "application/cloudevents-batch+json"}
 )
@@ -171,7 +173,6 @@ class ManagementApi:
         producer: Producer,
         *,
         public_base: str,
-        max_body: int,
         forwarder: Forwarder,
     ) -> None:
         self._endpoints = endpoints
@@ -179,7 +180,6 @@ class ManagementApi:
         self._keys = keys
         self._producer = producer
         self._base = public_base
-        self._max_body = max_body
         self._forwarder = forwarder
 
     def mount(self, app: FastAPI) -> None:
@@ -296,13 +296,8 @@ class ManagementApi:
         """Publish CloudEvents (structured mode) on `chat.events`; 202 once all are on Kafka, in order."""
         if media_type(request.headers.get("content-type", "application/json")) not in _EVENT_TYPES:
             raise UnsupportedMedia(f"send {', '.join(sorted(_EVENT_TYPES))}")
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._max_body:
-                raise TooLarge(f"the body has more than {self._max_body} bytes")
         encoding = request.headers.get("content-encoding", "").lower()
-        events = read_events(inflate(bytes(body), encoding, self._max_body), key)
+        events = read_events(inflate(await request.body(), encoding, MOST_BODY), key)
         records = [record_of(CHAT_EVENTS, event.subject or event.source, event) for event in events]
         await self._producer.publish_all(records, within_s=_EVENTS_WITHIN_S)
         return AcceptedEvents(accepted=[event.id for event in events])

@@ -37,14 +37,14 @@ CHAT_EVENTS = Topic(
     key="conversation or channel id",
     about="What happened in the chat, published by its own services (or POST /api/events).",
     producers=("chat services", "gateway"),
-    consumers=("delivery", "sync"),
+    consumers=("delivery",),
     payload=MessageCreated,
 )
 INTEGRATION_EVENTS = Topic(
     name="integration.events",
     key="integration id",
     about="What happened to an integration: connected, disconnected, webhook disabled.",
-    producers=("delivery",),
+    producers=("internal services",),
     consumers=("delivery",),
 )
 DELIVERY_REQUESTED = Topic(

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.contracts.errors import Rejected, StoreUnavailable
 from shared.runtime.access import Keyring
+from shared.runtime.bounds import replay
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translated, utcnow
 from shared.runtime.problems import problem_response
 from shared.runtime.secrets import Vault
@@ -21,7 +22,6 @@ INDEXES: Final = {COLLECTION: (Index((("expires_at", 1),), ttl_s=0),)}
 _KEPT: Final = timedelta(days=1)
 _RUNNING: Final = timedelta(minutes=1)
 _MAX_KEY: Final = 255
-_MAX_BODY: Final = 5 * 1024 * 1024
 
 
 class Idempotency:
@@ -48,11 +48,7 @@ class Idempotency:
         if not 1 <= len(given) <= _MAX_KEY:
             response = problem_response(400, f"Idempotency-Key has 1 to {_MAX_KEY} bytes")
             return await response(scope, receive, send)
-        body = await _read(receive)
-        if body is None:
-            return await problem_response(413, f"the body has more than {_MAX_BODY} bytes")(
-                scope, receive, send
-            )
+        body = (await receive()).get("body", b"")  # whole: BoundedBody is in front
         call = f"{self._service} {scope['method']} {scope['path']}".encode()
         record = hashlib.sha256(b"\0".join((key.workspace.encode(), key.id.encode(), given))).hexdigest()
         fingerprint = hashlib.sha256(call + b"\0" + body).hexdigest()
@@ -61,7 +57,7 @@ class Idempotency:
         except StoreUnavailable as error:
             return await problem_response(503, str(error), headers={"Retry-After": "1"})(scope, receive, send)
         if earlier is None:
-            return await self._first(record, scope, _replay(body), send)
+            return await self._first(record, scope, replay(body, receive), send)
         if earlier["fingerprint"] != fingerprint:
             response = problem_response(422, "this Idempotency-Key was used for another call")
         elif earlier["answer"] is None:
@@ -117,30 +113,3 @@ class Idempotency:
             sealed = self._vault.seal(body.decode("latin-1"), record=record, field="answer")
             change = {"answer": sealed, "status": status, "headers": headers, "expires_at": utcnow() + _KEPT}
             await self._collection.update_one({"_id": record}, {"$set": change})
-
-
-async def _read(receive: Receive) -> bytes | None:
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > _MAX_BODY:
-            return None
-        chunks.append(chunk)
-        if not message.get("more_body"):
-            return b"".join(chunks)
-
-
-def _replay(body: bytes) -> Receive:
-    sent = False
-
-    async def receive() -> Message:
-        nonlocal sent
-        if sent:
-            return {"type": "http.disconnect"}
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive

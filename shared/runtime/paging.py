@@ -35,7 +35,7 @@ async def page(
     cursor: str | None,
     fields: Mapping[str, int] | None = None,
 ) -> Page[T]:
-    """One page of the documents that match, by `created_at` and `_id`. Raises `Malformed` for a bad cursor."""
+    """One page of the documents that match, by `created_at` and `_id`. Raises `Malformed`: bad cursor."""
     wanted: dict[str, Any] = dict(query)
     if cursor:
         at, last = _position(cursor)
@@ -62,8 +62,6 @@ def _cursor(document: Document) -> str:
 def _position(cursor: str) -> tuple[datetime, str]:
     try:
         at, last = orjson.loads(base64.urlsafe_b64decode(cursor))
-        if not isinstance(last, str):
-            raise TypeError
-        return datetime.fromtimestamp(at / 1000, UTC), last
+        return datetime.fromtimestamp(at / 1000, UTC), str(last)
     except (ValueError, TypeError, binascii.Error, OverflowError, OSError):
         raise Malformed("the cursor is not one of ours: pass next_cursor as it was") from None

@@ -46,7 +46,8 @@ class Vault:
         cipher = self._ciphers.get(sealed["k"])
         if cipher is None:
             raise Misconfigured(
-                f"a secret of {record} was sealed with key {sealed['k']}, which INTERLINK_ENCRYPTION_KEY does not have"
+                f"a secret of {record} was sealed with key {sealed['k']}, "
+                "which INTERLINK_ENCRYPTION_KEY does not have"
             )
         try:
             return cipher.decrypt(sealed["n"], sealed["c"], _bound(record, field)).decode()
@@ -60,7 +61,8 @@ def open_vault(settings: HubSettings) -> Vault:
     """The vault with the keys of `INTERLINK_ENCRYPTION_KEY`. Raises `Misconfigured`: absent or wrong."""
     if settings.encryption_key is None:
         raise Misconfigured(
-            "INTERLINK_ENCRYPTION_KEY is not set: make one with 'openssl rand -base64 32' and give every service the same"
+            "INTERLINK_ENCRYPTION_KEY is not set: "
+            "make one with 'openssl rand -base64 32' and give every service the same"
         )
     keys: list[bytes] = []
     for text in settings.encryption_key.get_secret_value().split(","):

@@ -24,6 +24,7 @@ from shared.contracts.errors import Misconfigured, StoreUnavailable
 from shared.contracts.topics import Topic
 from shared.runtime import metrics, problems
 from shared.runtime.access import Keyring
+from shared.runtime.bounds import BoundedBody
 from shared.runtime.idempotency import Idempotency
 from shared.runtime.kafka.consume import Consumer, Handler
 from shared.runtime.kafka.produce import Producer
@@ -72,8 +73,8 @@ class Runtime:
             max_records=max_records,
         )
 
-    def management_app(self, title: str) -> FastAPI:
-        """A FastAPI app with problem details, API keys and idempotency keys in place."""
+    def management_app(self, title: str, *, most_body: int = 1024 * 1024) -> FastAPI:
+        """A FastAPI app with problem details, bounded bodies, API keys and idempotency keys in place."""
         app = FastAPI(
             title=title,
             version=VERSION,
@@ -86,6 +87,7 @@ class Runtime:
         app.add_middleware(
             Idempotency, mongo=self.mongo, vault=self.vault, keyring=self.keyring, service=self.name
         )
+        app.add_middleware(BoundedBody, most=most_body)
         return app
 
 

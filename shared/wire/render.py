@@ -64,6 +64,12 @@ def _md(value: object, longest: int = 200) -> str:
     return _SPECIAL.sub(r"\\\1", _line(_plain(value)[:MOST_CHARACTERS], longest))
 
 
+def _bold(value: object) -> str:
+    """`bold`: as `md`, in bold type."""
+    text = _md(value)
+    return f"**{text}**" if text else ""
+
+
 def _url(value: object) -> str:
     """`url`: an http or https address without user name, fit for a Markdown link; else nothing."""
     text = _plain(value).strip()
@@ -122,10 +128,12 @@ def _environment() -> Environment:
     environment.filters = {name: do for name, do in environment.filters.items() if name in _FILTERS}
     own: dict[str, Callable[..., str]] = {
         "md": _md,
+        "bold": _bold,
         "url": _url,
         "link": _link,
         "excerpt": _excerpt,
         "replace": _replace,
+        "subject": _subject,
     }
     for name, do in own.items():
         environment.add_filter(name, do)

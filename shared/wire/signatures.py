@@ -72,7 +72,7 @@ class HmacScheme:
         return base64.b64decode(text, validate=True)
 
 
-STANDARD_SECRET_PREFIX: Final = "whsec_"
+STANDARD_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 -- a prefix, no secret
 
 Signer = Callable[[Sequence[bytes], str, str, int, int, bytes], dict[str, str]]
 """(keys, delivery id, event type, attempt number from 1, unix seconds, body) -> headers."""

@@ -13,7 +13,7 @@ _SASL: Final = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SH
 
 
 def connection(settings: KafkaSettings) -> dict[str, Any]:
-    """aiokafka's connection arguments. Raises `Misconfigured` for a CA file that cannot be read."""
+    """Aiokafka's connection arguments. Raises `Misconfigured` for a CA file that cannot be read."""
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,
         "security_protocol": settings.security_protocol,

@@ -52,6 +52,7 @@ class Producer:
         self._client: AIOKafkaProducer | None = None
         self._replacing: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
+        self._connected = asyncio.Event()
 
     @property
     def ready(self) -> bool:
@@ -66,8 +67,7 @@ class Producer:
         """Raises `BusUnavailable` when there is no broker within `within_s` seconds."""
         try:
             async with asyncio.timeout(within_s):
-                while self._client is None:
-                    await asyncio.sleep(0.05)
+                await self._connected.wait()
         except TimeoutError:
             raise BusUnavailable(
                 f"no Kafka broker at {self._settings.bootstrap_servers} within {within_s:.0f} s"
@@ -122,6 +122,7 @@ class Producer:
 
     def _replace(self) -> None:
         old, self._client = self._client, None
+        self._connected.clear()
         if old:
             task = asyncio.create_task(_retire(old))
             self._retiring.add(task)
@@ -152,6 +153,7 @@ class Producer:
                 await asyncio.sleep(_PROBE_S)
             else:
                 self._client = client
+                self._connected.set()
                 if complained:
                     self._log.info("Kafka is back")
                 return
