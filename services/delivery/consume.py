@@ -7,13 +7,13 @@ not start waits in the log. Either way the batch ends, so that a slow endpoint d
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final
 
 from services.delivery.attempt import Attempter
 from services.delivery.lanes import SLOW_S, Lane, Lanes
 from services.delivery.request import Request, read_request
 from services.delivery.results import Results
-from services.delivery.retry import Step
 from services.delivery.store import Claimed, Deliveries
 from services.delivery.subscriptions import Subscriptions, Webhook
 from shared.runtime.kafka.consume import Received
@@ -33,6 +33,8 @@ class _Run:
         self.queue = deque(requests)
         self.under_way: dict[str, Request] = {}
         self.writes: list[Write] = []
+        self.next_due: datetime | None = None
+        """Told to the lane when `writes` are in the log: a look before that would find nothing due."""
         self._closed = False
 
     @property
@@ -42,6 +44,11 @@ class _Run:
 
     def close(self) -> None:
         self._closed = True
+
+    def due(self, at: datetime) -> None:
+        """One of `writes` is open and due at this time."""
+        if self.next_due is None or at < self.next_due:
+            self.next_due = at
 
 
 class FirstAttempts:
@@ -127,10 +134,13 @@ class FirstAttempts:
                 if self._ended(run):
                     await saved.wait()
                     await self._results.write(self._deliveries.result(Claimed(request, 0, 0), attempt, step))
+                    if step.due_at is not None:
+                        run.lane.due(step.due_at)
                 else:
                     run.writes.append(self._deliveries.attempted(request, attempt, step))
+                    if step.due_at is not None:
+                        run.due(step.due_at)
                 del run.under_way[request.delivery_id]
-                self._note(run.lane, step)
                 if step.status == "retrying" and run.webhook.strict:
                     return
         finally:
@@ -151,16 +161,15 @@ class FirstAttempts:
             for request in run.queue:
                 writes.append(self._deliveries.waiting(request))
             if run.queue:
-                run.lane.due(utcnow())
+                run.due(utcnow())
             run.queue.clear()
         await self._results.insist(writes)
+        for run in runs:
+            if run.next_due is not None:
+                run.lane.due(run.next_due)
         saved.set()
         self._results.wake.set()
 
     @staticmethod
     def _ended(run: _Run) -> bool:
         return run.closed
-
-    def _note(self, lane: Lane, step: Step) -> None:
-        if step.due_at is not None:
-            lane.due(step.due_at)

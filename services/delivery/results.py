@@ -51,8 +51,21 @@ class Results:
             self._some.clear()
             waiting, self._waiting = self._waiting, []
             if waiting:
-                await self.insist([result for result, _ in waiting])
-                for _, done in waiting:
-                    done.set_result(None)
+                await self._settle(waiting)
             if self._stopping.is_set():
                 self._some.set()
+
+    async def _settle(self, waiting: Sequence[tuple[Write, asyncio.Future[None]]]) -> None:
+        """Write these; one that the store's driver cannot take must cost neither the others nor this task."""
+        try:
+            await self.insist([result for result, _ in waiting])
+        except Exception as error:  # noqa: BLE001 -- told to whoever waits for it
+            if len(waiting) > 1:
+                for one in waiting:
+                    await self._settle([one])
+            elif not waiting[0][1].done():
+                waiting[0][1].set_exception(error)
+        else:
+            for _, done in waiting:
+                if not done.done():
+                    done.set_result(None)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Final, Literal
 
 from shared.runtime.guarded import Answer
@@ -12,6 +13,7 @@ Status = Literal["delivered", "retrying", "dead_letter"]
 
 _KEPT_BODY: Final = 4096
 _KEPT_HEADERS: Final = 50
+_KEPT_TEXT: Final = 512
 _RETRIABLE_4XX: Final = frozenset({408, 425, 429})
 _FINAL_FAILURES: Final = frozenset({"address_refused", "bad_url"})
 
@@ -35,7 +37,10 @@ class Attempt:
             "status_code": answer.status,
             "error": answer.failure or _refusal(answer.status),
             "detail": answer.detail,
-            "response_headers": dict(list(answer.headers.items())[:_KEPT_HEADERS]),
+            # Pairs, not a document: a stranger's names may be `$ref` or hold dots.
+            "response_headers": [
+                [_text(name), _text(value)] for name, value in islice(answer.headers.items(), _KEPT_HEADERS)
+            ],
             "response_body": answer.body[:_KEPT_BODY].decode("utf-8", "replace"),
             "address": answer.address,
         }
@@ -61,6 +66,11 @@ def step_after(answer: Answer, attempt: int, schedule: Sequence[float], now: dat
     if wait is None or not _may_recover(answer):
         return Step("dead_letter", None)
     return Step("retrying", now + timedelta(seconds=wait))
+
+
+def _text(given: str) -> str:
+    """A stranger's header, cut, as the store can take it: the bytes of one need not be UTF-8."""
+    return given[:_KEPT_TEXT].encode("utf-8", "replace").decode()
 
 
 def _may_recover(answer: Answer) -> bool:

@@ -342,10 +342,9 @@ class ManagementApi:
         cursor: Cursor = None,
     ) -> Page[ShownDelivery]:
         """The log, newest first."""
+        wanted = {"webhook_id": webhook_id, "event_type": event_type, "status": status}
         query: dict[str, Any] = {"workspace": key.workspace}
-        for field, value in (("webhook_id", webhook_id), ("event_type", event_type), ("status", status)):
-            if value is not None:
-                query[field] = value
+        query |= {field: value for field, value in wanted.items() if value is not None}
         if since or until:
             window = {"$gte": since, "$lt": until}
             query["created_at"] = {operator: at for operator, at in window.items() if at}
@@ -479,10 +478,14 @@ def _delivery(document: Document) -> ShownDelivery:
         next_attempt_at=shown(document.get("due_at"))
         if document["status"] in ("pending", "retrying")
         else None,
-        attempts=None
-        if attempts is None
-        else [
-            ShownAttempt(**attempt | {"started_at": rfc3339(attempt["started_at"])}) for attempt in attempts
-        ],
+        attempts=None if attempts is None else [_attempt(attempt) for attempt in attempts],
         body=None if body is None else bytes(body).decode("utf-8", "replace"),
     )
+
+
+def _attempt(kept: Document) -> ShownAttempt:
+    shown = {
+        "started_at": rfc3339(kept["started_at"]),
+        "response_headers": dict(kept["response_headers"]),
+    }
+    return ShownAttempt(**kept | shown)

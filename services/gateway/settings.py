@@ -16,7 +16,5 @@ class GatewaySettings(BaseSettings):
     """How long a request's body may take to arrive."""
     dedupe_window_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
     """How long a delivery id is remembered, by this process."""
-    trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
-    """Peers whose X-Forwarded-For is believed when an endpoint has an address allowlist."""
     peers: dict[str, HttpUrl] = Field(default_factory=dict)
     """Where the other services are, when there is no reverse proxy in front: `{"delivery": "http://..."}`."""

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
@@ -69,6 +70,7 @@ class GuardedClient:
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept-Encoding", "User-Agent"),
+            response_class=_Response,
             timeout=aiohttp.ClientTimeout(total=None),
         )
 
@@ -92,7 +94,7 @@ class GuardedClient:
                     URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
                 ) as response:
                     status = response.status
-                    address = _peer(response)
+                    address = response.address if isinstance(response, _Response) else None
                     text = await _read(response)
                     return Answer(
                         status, None, "", dict(response.headers), text, perf_counter() - started, address
@@ -106,6 +108,18 @@ class GuardedClient:
         if not self._allowed(address[0]):
             raise AddressRefused(f"{address[0]} is an internal address")
         return socket.socket(family, kind, protocol)
+
+
+class _Response(aiohttp.ClientResponse):
+    """Remembers who answered: the connection is let go of as soon as a short answer is complete."""
+
+    address: str | None = None
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        transport = connection.transport
+        peer = transport.get_extra_info("peername") if transport else None
+        self.address = str(peer[0]) if peer else None
+        return await super().start(connection)
 
 
 class _CheckedResolver(AbstractResolver):
@@ -140,12 +154,6 @@ def _is_address(host: str) -> bool:
     except (OSError, UnicodeError):
         return False
     return True
-
-
-def _peer(response: aiohttp.ClientResponse) -> str | None:
-    transport = response.connection.transport if response.connection else None
-    peer = transport.get_extra_info("peername") if transport else None
-    return str(peer[0]) if peer else None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

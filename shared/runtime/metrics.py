@@ -30,6 +30,7 @@ BATCH_RETRIES: Final = Counter("interlink_batch_retries_total", "Batches tried a
 DEAD_LETTERED: Final = Counter(
     "interlink_dead_lettered_total", "Records put on the dead-letter topic.", ["topic", "group", "reason"]
 )
+RELAYED: Final = Counter("interlink_relayed_total", "Webhooks in sync, by what became of them.", ["outcome"])
 DELIVERIES: Final = Counter(
     "interlink_deliveries_total", "Delivery attempts, by what became of the delivery.", ["outcome"]
 )

@@ -139,7 +139,7 @@ async def serve(name: str, build: Build) -> None:
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=65,
-                timeout_graceful_shutdown=max(1, int(here.hub.drain_seconds)),
+                timeout_graceful_shutdown=max(1, int(here.hub.drain_seconds / 2)),
             )
         )
         started: list[Part] = []
@@ -157,7 +157,7 @@ async def serve(name: str, build: Build) -> None:
                 await server.serve(sockets=[listening])
         finally:
             await asyncio.gather(
-                *(consumer.stop(within_s=here.hub.drain_seconds) for consumer in service.consumers)
+                *(consumer.stop(within_s=here.hub.drain_seconds / 2) for consumer in service.consumers)
             )
             for part in reversed(started):
                 await part.stop()

@@ -56,6 +56,7 @@ class HubSettings(BaseSettings):
     encryption_key: SecretStr | None = None
     """32 bytes in base64; several, comma separated, while a rotation is under way (the first one seals)."""
     drain_seconds: Annotated[float, Field(ge=0, le=300)] = 20.0
+    """How long a stop may take: half of it for requests, half for the batches at hand."""
 
     @property
     def public_base(self) -> str:

