@@ -1,10 +1,10 @@
 """`POST /api/events`: CloudEvents in structured mode from services that have no Kafka client."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.catalog.registry import providers
 from shared.contracts.envelope import Event, now, rfc3339
@@ -12,9 +12,18 @@ from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, T
 from shared.runtime.access import ApiKey
 from shared.runtime.problems import field_errors
 from shared.wire.bodies import parse_json
+from shared.wire.incoming import INCOMING
 from shared.wire.tracing import child_of
 
 MOST_EVENTS: Final = 500
+_MOST_BYTES: Final = 1000
+
+
+def _fits_a_header(text: str) -> str:
+    """What is accepted here must not be too long for the envelope, which counts bytes."""
+    if len(text.encode()) > _MOST_BYTES:
+        raise ValueError(f"at most {_MOST_BYTES} bytes")
+    return text
 
 
 class CloudEvent(BaseModel):
@@ -25,8 +34,8 @@ class CloudEvent(BaseModel):
     specversion: str = Field(pattern=r"^1\.0$")
     id: str = Field(min_length=1, max_length=200)
     type: str = Field(pattern=r"^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200)
-    source: str = Field(min_length=1, max_length=500)
-    subject: str = Field(default="", max_length=500)
+    source: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_fits_a_header)]
+    subject: Annotated[str, Field(max_length=500), AfterValidator(_fits_a_header)] = ""
     time: datetime | None = None
     workspace: str | None = None
     data: Any = None
@@ -63,7 +72,8 @@ def read_events(body: bytes, key: ApiKey) -> list[Event]:
 def _event(given: CloudEvent, key: ApiKey) -> Event:
     if given.workspace not in (None, key.workspace):
         raise Forbidden("this API key belongs to another workspace")
-    if given.type.partition(".")[0] in providers():
+    family = given.type.partition(".")[0]
+    if family == INCOMING or family in providers():
         fault = FieldError("type", "types of a provider come from its verified webhooks only")
         raise Invalid("type", errors=(fault,))
     return Event(

@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from time import time
 from typing import Any, Final, NoReturn
 
@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.gateway.limits import Bucket, Recent
 from services.gateway.settings import GatewaySettings
-from services.gateway.store import INCOMING, Endpoint, Endpoints, token_digest
+from services.gateway.store import Endpoint, Endpoints, token_digest
 from shared.catalog.registry import Provider
 from shared.contracts.envelope import JSON, Event, now
 from shared.contracts.errors import (
@@ -31,13 +31,13 @@ from shared.contracts.errors import (
     Unauthenticated,
 )
 from shared.contracts.ids import EventId, event_id_for, message_id_for
-from shared.contracts.incoming import read_incoming
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime import metrics
 from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.logs import Log
 from shared.runtime.problems import MEDIA_TYPE, problem
 from shared.wire.bodies import inflate, parse_object
+from shared.wire.incoming import INCOMING, read_incoming
 from shared.wire.signatures import Verdict
 from shared.wire.tracing import child_of
 
@@ -51,6 +51,7 @@ _JSON_HEADER: Final = (b"content-type", b"application/json")
 _PROBLEM_HEADER: Final = (b"content-type", MEDIA_TYPE.encode())
 _CLOSE: Final = (b"connection", b"close")
 _NOT_FOUND: Final = "no such endpoint"
+_LONGEST: Final = 200
 _EVENT_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:-")
 
 
@@ -116,10 +117,11 @@ class Receiver:
         """Answer one request; every refusal is a problem document and a metric."""
         kind, _, name = scope["path"][len(PREFIX) :].partition("/")
         route = INCOMING if kind == INCOMING else "webhook"
+        endpoint = self._find(kind, name)
         headers: list[tuple[bytes, bytes]]
         self._in_flight += 1
         try:
-            accepted = await self._accept(kind, name, scope, receive)
+            accepted = await self._accept(endpoint, scope, receive)
             status, body, outcome = accepted.status, accepted.body, accepted.outcome
             headers = [_JSON_HEADER]
         except Rejected as error:
@@ -132,7 +134,9 @@ class Receiver:
                 headers.append((b"allow", b"POST"))
             if status in (408, 413):
                 headers.append(_CLOSE)
-            self._log.info("webhook refused", path=scope["path"][:80], status=status, reason=outcome)
+            # Never the path: in an incoming webhook's it is the token, all that it takes to post.
+            where = endpoint.id if endpoint else None
+            self._log.info("webhook refused", route=route, endpoint_id=where, status=status, reason=outcome)
         except BusUnavailable:
             status, outcome = 503, "bus_unavailable"
             body = problem(status, "the event bus is not available: send the webhook again")
@@ -144,13 +148,13 @@ class Receiver:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _accept(self, kind: str, name: str, scope: Scope, receive: Receive) -> Accepted:
+    def _find(self, kind: str, name: str) -> Endpoint | None:
         if kind == INCOMING:
-            endpoint = self._endpoints.by_token.get(token_digest(name))
-        else:
-            endpoint = self._endpoints.get(name)
-            if endpoint and (endpoint.provider is None or endpoint.provider.id != kind):
-                endpoint = None
+            return self._endpoints.by_token.get(token_digest(name))
+        endpoint = self._endpoints.get(name)
+        return endpoint if endpoint and endpoint.provider and endpoint.provider.id == kind else None
+
+    async def _accept(self, endpoint: Endpoint | None, scope: Scope, receive: Receive) -> Accepted:
         if endpoint is None:
             raise NotFound(_NOT_FOUND)
         if scope["method"] != "POST":
@@ -177,7 +181,7 @@ class Receiver:
         assert webhook is not None  # noqa: S101 -- an endpoint's provider has webhooks, routes.py sees to it
         event_name = _token(headers, webhook.event.header, 100)
         delivery = _token(headers, webhook.delivery_id.header, 200)
-        content_type = _one(headers, b"content-type") or JSON
+        content_type = _content_type(headers)
         parse_object(provider.payload(content_type, body))
         event_id = event_id_for(endpoint.id, delivery)
         duplicate = await self._publish(
@@ -198,9 +202,9 @@ class Receiver:
         return Accepted(202, answer, "duplicate" if duplicate else "accepted")
 
     async def _incoming(self, endpoint: Endpoint, headers: Headers, body: bytes) -> Accepted:
-        content_type = _one(headers, b"content-type") or JSON
+        content_type = _content_type(headers)
         read_incoming(content_type, body)
-        delivery = _one(headers, b"idempotency-key")[:200] or secrets.token_hex(16)
+        delivery = _idempotency_key(headers) or secrets.token_hex(16)
         event_id = event_id_for(endpoint.id, delivery)
         duplicate = await self._publish(
             endpoint,
@@ -264,6 +268,7 @@ class Receiver:
         started = time()
 
         async def put() -> None:
+            _check_rate(endpoint.accepted)  # again: others may have taken the last while this body came in
             endpoint.accepted.take()
             await self._producer.publish(
                 record_of(WEBHOOKS_RECEIVED, endpoint.id, event), within_s=ACK_WITHIN_S
@@ -320,13 +325,15 @@ _SAID: Final = {
 
 
 def _check_address(endpoint: Endpoint, scope: Scope) -> None:
-    """Whether the caller may call this endpoint; the server has put a trusted proxy's word for it in `client`."""
+    """Whether the caller may call this endpoint; `client` is already what a trusted proxy says it is."""
     if not endpoint.networks:
         return
     try:
         address = ip_address(scope["client"][0] if scope.get("client") else "")
     except ValueError:
         raise Forbidden("your address is not known") from None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped  # as a socket for both versions shows IPv4
     if not any(address.version == network.version and address in network for network in endpoint.networks):
         raise Forbidden("your address is not on this endpoint's list")
 
@@ -347,6 +354,22 @@ def _one(headers: Headers, name: bytes) -> str:
     if not values:
         return ""
     return values[0].decode("ascii", "replace").replace("\0", "").strip()
+
+
+def _content_type(headers: Headers) -> str:
+    """It travels in the envelope, where 1024 bytes is the most; JSON when there is none."""
+    text = _one(headers, b"content-type") or JSON
+    if len(text) > _LONGEST:
+        raise Malformed(f"the header content-type has more than {_LONGEST} characters")
+    return text
+
+
+def _idempotency_key(headers: Headers) -> str:
+    """The caller's key as it is: two keys that were made equal would lose a message."""
+    given = headers.get(b"idempotency-key", (b"",))[0]
+    if len(given) > _LONGEST or not given.isascii():
+        raise Malformed(f"the header idempotency-key has at most {_LONGEST} ASCII characters")
+    return given.decode("ascii")
 
 
 def _token(headers: Headers, name: str, longest: int) -> str:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from services.gateway.forward import Forwarder
 from services.gateway.publish import read_events
-from services.gateway.store import INCOMING, Endpoints, token_digest
+from services.gateway.store import Endpoints, token_digest
 from shared.catalog.registry import providers
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, Invalid, NotFound, UnsupportedMedia
@@ -25,6 +25,7 @@ from shared.runtime.mongo import Collection, Document, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
 from shared.runtime.service import VERSION
 from shared.wire.bodies import inflate, media_type
+from shared.wire.incoming import INCOMING
 
 _EVENTS_WITHIN_S: Final = 1.8
 MOST_BODY: Final = 5 * 1024 * 1024

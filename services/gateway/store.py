@@ -23,9 +23,6 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     )
 }
 
-INCOMING: Final = "incoming"
-"""The provider of endpoints that are called with a token in the URL and our own body format."""
-
 REJECTED_PER_MINUTE: Final = 600
 
 

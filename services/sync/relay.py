@@ -10,7 +10,6 @@ from shared.catalog.registry import providers
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import derive, message_id_for
-from shared.contracts.incoming import INCOMING, read_incoming
 from shared.contracts.messages import Attachment, Author, Embed, InboundMessage, Origin
 from shared.contracts.topics import CHAT_INBOUND
 from shared.runtime import metrics
@@ -18,6 +17,7 @@ from shared.runtime.kafka.consume import Received
 from shared.runtime.kafka.produce import Producer, Record, record_of
 from shared.runtime.logs import Log
 from shared.wire.bodies import parse_object
+from shared.wire.incoming import INCOMING, read_incoming
 
 MESSAGE_RECEIVED: Final = "message.received"
 SOURCE: Final = "/sync"

@@ -1,4 +1,4 @@
-"""The manifest: what a provider's folder says about it as data. `manifest.yaml` is validated by `Manifest`."""
+"""The manifest: what a provider's folder says about it as data, validated by `Manifest`."""
 
 from typing import Annotated, Literal
 
@@ -93,7 +93,7 @@ class Manifest(Part):
 
     id: ProviderId
     name: str
-    category: Literal["communication", "productivity", "social", "development", "business", "storage"]
+    category: Literal["communication", "productivity", "social", "developer", "business", "storage"]
     docs: HttpUrl
     sources: tuple[str, ...]
     """Where the facts come from: document, SDK and version."""

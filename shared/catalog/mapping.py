@@ -20,7 +20,7 @@ class ShownMessage(Payload):
 
     author: Author
     text: Annotated[str, StringConstraints(min_length=1, max_length=MOST_TEXT)]
-    embeds: Annotated[list[Embed], Field(max_length=1)] = []
+    embeds: list[Embed] = Field(default_factory=list, max_length=1)
 
 
 class EventTemplates:
@@ -32,12 +32,13 @@ class EventTemplates:
         """Raises `Unrenderable`, which names the template that is no Liquid."""
         sources = {part: source for part, source in event.message if source}
         self._parts = {
-            part: MessageTemplate(source, f"handled.{name}.message.{part}") for part, source in sources.items()
+            part: MessageTemplate(source, f"handled.{name}.message.{part}")
+            for part, source in sources.items()
         }
         self._phrases = {
             phrase: MessageTemplate(source, f"phrases.{phrase}")
             for phrase, source in webhook.phrases.items()
-            if any(re.search(rf"\b{phrase}\b", calling) for calling in sources.values())
+            if any(calls(calling, phrase) for calling in sources.values())
         }
         self._actor = MessageTemplate(webhook.actor, "actor")
         self._icon = MessageTemplate(webhook.actor_icon, "actor_icon")
@@ -61,6 +62,11 @@ class EventTemplates:
         except ValidationError as error:
             faults = [".".join(map(str, fault["loc"])) + f": {fault['msg']}" for fault in error.errors()]
             raise Unrenderable("the message is not valid: " + "; ".join(faults)) from None
+
+
+def calls(source: str, phrase: str) -> bool:
+    """Whether a template has the name of the phrase in it."""
+    return re.search(rf"\b{phrase}\b", source) is not None
 
 
 def _embed(said: Mapping[str, str]) -> Embed:

@@ -59,7 +59,7 @@ def read_manifest(folder: Traversable) -> Manifest:
     try:
         data: Any = yaml.safe_load(folder.joinpath(MANIFEST).read_text("utf-8"))
         manifest = Manifest.model_validate(data)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{folder.name}/{MANIFEST}: {error}") from None
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]

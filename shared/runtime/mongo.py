@@ -148,7 +148,7 @@ class Snapshot(Generic[T]):
         self._parse = parse
         self._log = log
         self._on_change = on_change
-        self._seen: dict[str, datetime] = {}
+        self._seen: dict[str, tuple[datetime, int]] = {}
         self._latest = datetime.fromtimestamp(0, UTC)
         self._task: asyncio.Task[None] | None = None
         self.items: dict[str, T] = {}
@@ -188,21 +188,20 @@ class Snapshot(Generic[T]):
 
     def _take(self, document: Document) -> bool:
         key, stamp = document["_id"], document["changed_at"]
-        if self._seen.get(key) == stamp:
+        mark = stamp, hash(repr(document))  # two changes may bear the same millisecond
+        if self._seen.get(key) == mark:
             return False
-        self._seen[key] = stamp
+        self._seen[key] = mark
         self._latest = max(self._latest, stamp)
         if document.get("deleted_at"):
             self.items.pop(key, None)
         else:
             try:
                 self.items[key] = self._parse(document)
-            except InterlinkError as error:
-                # One document that cannot be read must not blind the service to the others.
+            except Exception as error:  # noqa: BLE001 -- one that cannot be read must not blind it to the others
                 self.items.pop(key, None)
-                self._log.error(
-                    "document skipped", collection=self._collection.name, id=key, error=str(error)
-                )
+                told = str(error) if isinstance(error, InterlinkError) else type(error).__name__
+                self._log.error("document skipped", collection=self._collection.name, id=key, error=told)
         return True
 
     def _changed(self) -> None:

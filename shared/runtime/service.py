@@ -30,6 +30,7 @@ from shared.runtime.kafka.consume import Consumer, Handler
 from shared.runtime.kafka.produce import Producer
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Mongo
+from shared.runtime.protocol import BoundedHead
 from shared.runtime.secrets import Vault, open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 
@@ -132,7 +133,7 @@ async def serve(name: str, build: Build) -> None:
         server = _Server(
             uvicorn.Config(
                 door,
-                http="httptools",
+                http=BoundedHead,
                 loop="none",
                 lifespan="off",
                 access_log=False,

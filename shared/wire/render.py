@@ -21,6 +21,9 @@ MOST_CHARACTERS: Final = 20_000
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~@&])")
 _BLANK: Final = re.compile(r"\s+")
 _RULE: Final = re.compile(r"[-=+]+")
+_HEADING: Final = re.compile(r"#{1,6}\s+")
+_BULLET: Final = re.compile(r"[*+]\s+")
+_STRONG: Final = re.compile(r"(?<!\w)\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\w)")
 _URL: Final = re.compile(r"https?://[^\s/?#@<>\"'`\\{}|^\[\]]+(?:[/?#][^\s<>\"'`\\{}|^]*)?", re.IGNORECASE)
 _LAYOUT: Final = re.compile(r"[ \t]*\n[ \t]*(\n?)\s*")
 _RUN: Final = re.compile(r"[ \t]+")
@@ -56,7 +59,7 @@ def _plain(value: object) -> str:
 
 def _line(text: str, longest: int) -> str:
     line = _BLANK.sub(" ", _UNSEEN.sub("", text)).strip()
-    return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+    return line if len(line) <= longest else line[: max(longest, 1) - 1].rstrip() + "…"
 
 
 def _md(value: object, longest: int = 200) -> str:
@@ -90,11 +93,14 @@ def _subject(value: object, longest: int = 100) -> str:
 
 
 def _excerpt(value: object, lines: int = 5, characters: int = 500) -> str:
-    """`excerpt: lines, characters`: the first lines that say something, each as `md` makes it."""
+    """`excerpt: lines, characters`: the first lines that say something, each as `md` makes it.
+
+    The text is taken for Markdown: marks that a reader of plain text can do without are left out.
+    """
     found: list[str] = []
     left = max(characters, 1)
     for raw in _uncommented(_plain(value)[:MOST_CHARACTERS]).splitlines():
-        line = _line(raw, max(left, 1))
+        line = _line(_unmarked(raw.strip()), max(left, 1))
         if not line:
             continue
         if found and (len(found) >= lines or left <= 1):
@@ -103,6 +109,13 @@ def _excerpt(value: object, lines: int = 5, characters: int = 500) -> str:
         left -= len(line)
         found.append(("\\" if _RULE.fullmatch(line) else "") + _SPECIAL.sub(r"\\\1", line))
     return "\n".join(found)
+
+
+def _unmarked(line: str) -> str:
+    """Without the marks of a heading and of bold type, and with `-` for every kind of bullet."""
+    line = _HEADING.sub("", line, count=1) if line.startswith("#") else line
+    line = _BULLET.sub("- ", line, count=1) if line.startswith(("* ", "+ ")) else line
+    return _STRONG.sub(r"\1", line[:2000])
 
 
 def _uncommented(text: str) -> str:
@@ -160,8 +173,11 @@ class MessageTemplate:
         try:
             laid_out = _LAYOUT.sub(lambda gap: gap[1] or " ", source)
             self._template: BoundTemplate = _ENVIRONMENT.from_string(laid_out)
+            unknown = sorted(set(self._template.analyze().filters) - set(_ENVIRONMENT.filters))
         except (LiquidError, RecursionError) as error:
             raise Unrenderable(f"{name}: {_first_line(error)}") from None
+        if unknown:
+            raise Unrenderable(f"{name}: no such filter: {', '.join(unknown)}")
 
     def render(self, payload: Mapping[str, Any]) -> str:
         """The text for this payload. Raises `Unrenderable`."""

@@ -22,7 +22,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
 from shared.contracts.envelope import Event, event_of, now
-from shared.contracts.errors import Malformed, RetryLater
+from shared.contracts.errors import Malformed, Rejected, RetryLater
 from shared.contracts.topics import DEAD_LETTERS, Topic
 from shared.runtime import metrics
 from shared.runtime.kafka.connection import broker_connection
@@ -226,7 +226,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                     raise
                 except Exception as error:  # noqa: BLE001 -- the one place that classifies what is not ours
                     self._log.error("event dead-lettered", exc_info=error, event_id=events[0].event.id)
-                    await self._bury(raw[id(events[0])], "failed", f"{type(error).__name__}: {error}")
+                    reason, said = _why(error)
+                    await self._bury(raw[id(events[0])], reason, said)
                 events.pop(0)
 
         if not await self._until_done(attempt, events):
@@ -287,3 +288,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 await self._stopping.wait()
         except TimeoutError:
             pass
+
+
+def _why(error: Exception) -> tuple[str, str]:
+    """The dead letter's reason and error: what was wrong with the input, or what failed."""
+    if isinstance(error, Rejected):
+        fields = "; ".join(f"{fault.field}: {fault.message}" for fault in error.errors)
+        return "malformed", f"{error.detail} ({fields})" if fields else error.detail
+    return "failed", f"{type(error).__name__}: {error}"

@@ -1,0 +1,48 @@
+"""What a sentence in the chat must not have, whatever the payload left out."""
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from shared.catalog.mapping import ShownMessage
+
+_TARGET = re.compile(r"\]\([^)\s]*\)")
+_FLAWS = re.compile(
+    r"\b(?:None|Undefined|nil|null|True|False)\b"  # a value that was not there
+    r"|  |\t| \n|\n\n"  # gaps of the layout
+    r"|\(\s*\)|“\s*”|\*\*\s*\*\*|(?<!\\)\[\s*\]"  # something around nothing
+    r"| [,.]|:\s*$|\s-\s*$|#(?!\d)"  # punctuation that waits for a word
+    r"|[{}]"  # Liquid, or the text of an object
+)
+
+
+def flaws(message: ShownMessage) -> list[str]:
+    """What is wrong with the wording; link targets are not looked at."""
+    text = _TARGET.sub("]", message.text)
+    found = [f"{match[0]!r} in {text!r}" for match in _FLAWS.finditer(text.replace("\\#", "#"))]
+    if not text:
+        found.append("no text")
+    return found
+
+
+def without_each(payload: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
+    """Copies of the payload with one of its fields null, and the path of that field."""
+    for path in _paths(payload, depth):
+        changed = copy.deepcopy(payload)
+        holder = changed
+        for key in path[:-1]:
+            holder = holder[key]
+        holder[path[-1]] = None
+        yield ".".join(map(str, path)), changed
+
+
+def _paths(value: Any, depth: int, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if len(path) == depth:
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from _paths(inner, depth, (*path, key))
+    elif isinstance(value, list) and value:
+        yield from _paths(value[0], depth, (*path, 0))
