@@ -1,0 +1,108 @@
+"""All that an internal service does to work with the hub: read `chat.inbound`, publish on `chat.events`.
+
+The two topics are the whole agreement; `/api/asyncapi.json` describes them. Nothing here is imported
+from the hub: copy this file, and use `inbound` and `publish` in your own service.
+"""
+
+import asyncio
+import uuid
+from datetime import UTC, datetime
+from os import environ
+from typing import Annotated, Any
+
+from aiokafka import ConsumerRecord
+from aiokafka.errors import KafkaError
+from faststream import AckPolicy, Context
+from faststream.exceptions import FastStreamException
+from faststream.kafka import KafkaBroker
+from pydantic import BaseModel
+
+WORKSPACE = environ.get("MINICHAT_WORKSPACE", "default")
+ACK_WITHIN_S = 5
+
+Workspace = Annotated[str, Context("message.headers.workspace")]
+
+broker = KafkaBroker(
+    environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
+    client_id="minichat",
+    acks="all",  # every in-sync replica has it; the default would be one
+    enable_idempotence=environ.get("KAFKA_ENABLE_IDEMPOTENCE", "true") == "true",
+    allow_auto_create_topics=False,  # the hub creates them, with their partitions and retention
+)
+
+
+class Inbound(BaseModel):
+    """A message on `chat.inbound`, as far as this service needs it. `text` is Markdown from outside."""
+
+    message_id: str
+    channel_id: str
+    text: str
+    sent_at: str
+    author: dict[str, Any]
+    thread_id: str | None = None
+    embeds: list[dict[str, Any]] = []
+    attachments: list[dict[str, Any]] = []
+    origin: dict[str, Any] = {}
+
+
+async def readable(record: ConsumerRecord, parse: Any) -> Any:
+    """Mend headers that are null or not text: for one of them, FastStream loses the whole message."""
+    record.headers = [(name, (raw or b"").decode(errors="replace").encode()) for name, raw in record.headers]
+    return await parse(record)
+
+
+# Decorates the handler. Delivery is at least once: `message_id` tells a repeat.
+inbound = broker.subscriber(
+    "chat.inbound",
+    # A page without a database reads everything again at each start, so its group is new each time. A
+    # service that stores messages has one fixed group: its replicas share the work and go on where they were.
+    group_id=f"minichat-{uuid.uuid4()}",
+    auto_offset_reset="earliest",  # the default, latest, misses what was sent before the group joined
+    ack_policy=AckPolicy.ACK,  # commit after the handler: store first, then return
+    parser=readable,
+    fetch_max_wait_ms=int(environ.get("KAFKA_FETCH_MAX_WAIT_MS", "500")),
+    session_timeout_ms=int(environ.get("KAFKA_SESSION_TIMEOUT_MS", "10000")),
+)
+
+
+async def connect() -> None:
+    """Start the Kafka clients as soon as there is a broker; later they survive its absence themselves."""
+    while True:
+        try:
+            return await broker.start()
+        except (KafkaError, OSError):
+            await broker.stop()
+            await asyncio.sleep(1)
+
+
+async def publish(channel: str, author: str, text: str) -> Inbound | None:
+    """Publish `message.created`, in order per channel; the message, or None when Kafka did not take it."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    message = Inbound(
+        message_id=f"msg_{uuid.uuid4().hex}",
+        channel_id=channel,
+        text=text,
+        sent_at=now,
+        author={"name": author},
+    )
+    data = {
+        "messageId": message.message_id,
+        "channelId": channel,
+        "content": text,
+        "author": {"id": author.lower(), "username": author},
+    }
+    headers = {  # a CloudEvent in Kafka's binary mode
+        "ce_specversion": "1.0",
+        "ce_id": f"evt_{uuid.uuid4().hex}",  # unique within ce_source: whoever gets it twice can tell
+        "ce_type": "message.created",
+        "ce_source": "/minichat",
+        "ce_time": now,
+        "ce_subject": channel,
+        "workspace": WORKSPACE,
+    }
+    try:
+        async with asyncio.timeout(ACK_WITHIN_S):
+            await broker.publish(data, topic="chat.events", key=channel.encode(), headers=headers)
+    except (KafkaError, FastStreamException, TimeoutError):
+        return None
+    return message

@@ -1,0 +1,170 @@
+"""`interlink doctor`: what stands between these settings and a running hub, and what to do about it."""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic_settings import BaseSettings
+
+from interlink.datadir import FORMAT, in_use, join_running, shown
+from interlink.prepare import indexes
+from shared.contracts.errors import InterlinkError, Misconfigured
+from shared.runtime import idempotency
+from shared.runtime.kafka.admin import missing_topics
+from shared.runtime.mongo import Index, Mongo, translated, utcnow
+from shared.runtime.secrets import open_vault
+from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
+
+_SKEW: Final = timedelta(seconds=5)
+_PROBE: Final = "interlink-doctor"
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `ok` is None when it could not be; `detail` says what to do."""
+
+    about: str
+    ok: bool | None
+    detail: str
+
+
+async def examine(data_dir: Path, services: Sequence[str]) -> list[Finding]:
+    """Look at everything; what cannot work because of an earlier finding is left out."""
+    join_running(data_dir)
+    findings = [*_python(), _data_folder(data_dir), *_settings()]
+    kafka, mongo = _loaded(KafkaSettings), _loaded(MongoSettings)
+    if kafka:
+        findings.append(await _bus(kafka))
+    if mongo:
+        findings += [finding async for finding in _store(mongo, services)]
+    return findings
+
+
+def table(findings: Sequence[Finding]) -> None:
+    """Print the findings."""
+    from rich.console import Console  # noqa: PLC0415 -- only when it is shown
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    words = {True: Text("ok", "green"), False: Text("wrong", "bold red"), None: Text("unknown", "yellow")}
+    rows = Table(box=None, pad_edge=False, show_header=False)
+    rows.add_column(no_wrap=True)
+    rows.add_column(no_wrap=True)
+    rows.add_column(overflow="fold")
+    for finding in findings:
+        rows.add_row(finding.about, words[finding.ok], Text(finding.detail))
+    Console().print(rows)
+
+
+def _python() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("Python", sys.version_info >= (3, 11), version)
+
+
+def _data_folder(path: Path) -> Finding:
+    if not path.exists():
+        return Finding("data folder", True, f"{shown(path)} is not there yet: 'interlink up' makes it")
+    if not os.access(path, os.W_OK | os.X_OK):
+        return Finding("data folder", False, f"{shown(path)} is not writable: choose another with --data-dir")
+    state = "in use by 'interlink up'" if in_use(path) else "free"
+    return Finding("data folder", True, f"{shown(path)}, format {FORMAT}, {state}")
+
+
+def _settings() -> Iterator[Finding]:
+    for kind, name in ((HubSettings, "hub"), (KafkaSettings, "Kafka"), (MongoSettings, "MongoDB")):
+        yield _tried(f"settings: {name}", partial(load, kind))
+    yield _tried("encryption key", lambda: open_vault(load(HubSettings)))
+
+
+def _tried(about: str, action: Callable[[], object]) -> Finding:
+    try:
+        action()
+    except Misconfigured as error:
+        hint = "; or run 'interlink up', which brings its own" if "Field required" in str(error) else ""
+        return Finding(about, False, f"{error}{hint}")
+    return Finding(about, True, "")
+
+
+def _loaded(kind: type[S]) -> S | None:
+    try:
+        return load(kind)
+    except Misconfigured:
+        return None
+
+
+async def _bus(settings: KafkaSettings) -> Finding:
+    try:
+        missing = await missing_topics(settings)
+    except InterlinkError as error:
+        return Finding("bus", False, f"{error}: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?")
+    if missing:
+        return Finding("bus", False, f"topics are missing ({', '.join(missing)}): run 'interlink init'")
+    return Finding("bus", True, f"{settings.bootstrap_servers} answers, every topic is there")
+
+
+async def _store(settings: MongoSettings, services: Sequence[str]) -> AsyncIterator[Finding]:
+    try:
+        mongo = Mongo(settings, app=_PROBE)
+    except Misconfigured as error:
+        yield Finding("store", False, str(error))
+        return
+    try:
+        await mongo.ping()
+        yield Finding("store", True, "answers")
+        yield await _indexes(mongo, services)
+        yield await _writable(mongo)
+        yield await _clock(mongo)
+    except InterlinkError as error:
+        yield Finding("store", False, f"{error}: is it running, and is MONGODB_URI right?")
+    finally:
+        mongo.close()
+
+
+async def _indexes(mongo: Mongo, services: Sequence[str]) -> Finding:
+    missing: list[str] = []
+    for each in indexes(services):
+        for name, wanted in each.items():
+            with translated():
+                there = await mongo.collection(name).index_information()
+            present = {tuple((key, int(way)) for key, way in index["key"]) for index in there.values()}
+            missing += [_named(name, index) for index in wanted if tuple(index.keys) not in present]
+    if missing:
+        return Finding("indexes", False, f"missing: {', '.join(missing)}: run 'interlink init'")
+    return Finding("indexes", True, "all there")
+
+
+def _named(collection: str, index: Index) -> str:
+    return f"{collection}({', '.join(key for key, _ in index.keys)})"
+
+
+async def _writable(mongo: Mongo) -> Finding:
+    collection = mongo.collection(idempotency.COLLECTION)
+    probe: dict[str, Any] = {"_id": f"{_PROBE}-{os.getpid()}", "expires_at": utcnow()}
+    with translated():
+        await collection.replace_one({"_id": probe["_id"]}, probe, upsert=True)
+        await collection.delete_one({"_id": probe["_id"]})
+    return Finding("store, writing", True, "a document was written and removed")
+
+
+async def _clock(mongo: Mongo) -> Finding:
+    before = utcnow()
+    with translated():
+        answer = await mongo.collection(idempotency.COLLECTION).database.command("hello")
+    after = utcnow()
+    theirs = answer.get("localTime")
+    if theirs is None:
+        return Finding("clock", None, "the store does not tell its time")
+    theirs = theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)
+    ours = before + (after - before) / 2
+    apart = abs(theirs - ours)
+    shown_s = f"{apart.total_seconds():.1f} s from the store's"
+    if apart > _SKEW:
+        return Finding("clock", False, f"{shown_s}: leases and retries need the same time; set up NTP")
+    return Finding("clock", True, shown_s)

@@ -1,0 +1,116 @@
+"""What `interlink up` runs: which processes, on which ports, with which settings."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from interlink.datadir import DataFolder, shown
+from interlink.embedded import BROKER_SETTINGS, HOST, Half, kafka_bootstrap, mongodb_uri, plain_environment
+from interlink.supervise import Spec
+from shared.runtime.secrets import local_key
+
+MINICHAT: Final = "minichat"
+_MINICHAT_ABOVE: Final = 10
+_DRAIN_S: Final = 20.0
+_STOP_AFTER_DRAIN_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the command line asked for. The first service is the entrance: it listens on `port`."""
+
+    port: int
+    data_dir: Path
+    minichat: bool
+    services: Sequence[str]
+
+    def ports(self) -> dict[str, int]:
+        """The port of every process that people or the entrance talk to."""
+        ports = {name: self.port + offset for offset, name in enumerate(self.services)}
+        if self.minichat:
+            ports[MINICHAT] = self.port + _MINICHAT_ABOVE
+        return ports
+
+    def host(self, name: str) -> str:
+        """Where it listens: only the entrance can be opened up to other machines."""
+        return os.environ.get("INTERLINK_HOST", HOST) if name == self.services[0] else HOST
+
+
+class Layout:
+    """The commands and environments of one run; `broker` and `store` are None where the user has one."""
+
+    def __init__(self, plan: Plan, folder: DataFolder, broker: Half | None, store: Half | None) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._broker = broker
+        self._store = store
+
+    def init(self) -> tuple[Sequence[str], dict[str, str]]:
+        """Command and environment of `interlink init`."""
+        key_file = ("--key-file", shown(self._folder.admin_key))
+        return _python("-m", "interlink", "init", "--quiet", *key_file), self._environment()
+
+    def services(self) -> Iterator[tuple[Spec, int, str]]:
+        """Of every service and the chat page: how to run it, its port, and the path that says it is ready."""
+        for name, port in self._plan.ports().items():
+            if name == MINICHAT:
+                command, env, ready = _python("-m", "examples.minichat"), self._minichat(port), "/healthz"
+            else:
+                command, env, ready = (
+                    _python("-m", "interlink", "serve", name),
+                    self._service(name),
+                    "/readyz",
+                )
+            log = self._folder.logs / f"{name}.log"
+            yield Spec(name, command, env, log, _stop_within()), port, ready
+
+    def _environment(self) -> dict[str, str]:
+        """What `init` and every service get. What the user has set stays, but for the embedded pair's."""
+        env = dict(os.environ) | self._bus()
+        if self._store:
+            env["MONGODB_URI"] = mongodb_uri(self._store.port)
+        if not env.get("INTERLINK_ENCRYPTION_KEY"):
+            env["INTERLINK_ENCRYPTION_KEY"] = local_key(self._folder.path)
+        if self._broker and self._store:  # nobody but this machine's user: webhooks may go to it
+            env.setdefault("INTERLINK_ALLOW_PRIVATE_NETWORKS", "loopback")
+        env.setdefault("INTERLINK_PUBLIC_URL", f"http://{HOST}:{self._plan.port}")
+        env["INTERLINK_DATA_DIR"] = str(self._folder.path)
+        return env
+
+    def _service(self, name: str) -> dict[str, str]:
+        env, ports = self._environment(), self._plan.ports()
+        env.pop("INTERLINK_BOOTSTRAP_ADMIN_KEY", None)
+        env["INTERLINK_HOST"] = self._plan.host(name)
+        env["INTERLINK_PORT"] = str(ports[name])
+        entrance, *others = self._plan.services
+        if name == entrance:
+            peers = {other: f"http://{HOST}:{ports[other]}" for other in others}
+            env.setdefault("INTERLINK_PEERS", json.dumps(peers))
+        return env
+
+    def _minichat(self, port: int) -> dict[str, str]:
+        """What an internal service is given: the bus, and none of the hub's secrets."""
+        own = {name: value for name, value in os.environ.items() if name.startswith("MINICHAT_")}
+        return plain_environment() | own | self._bus() | {"MINICHAT_PORT": str(port)}
+
+    def _bus(self) -> dict[str, str]:
+        if self._broker is None:
+            return {name: value for name, value in os.environ.items() if name.startswith("KAFKA_")}
+        return {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(self._broker.port), **BROKER_SETTINGS}
+
+
+def _python(*arguments: str) -> Sequence[str]:
+    # -P: a folder called `services` where the user happens to be is not ours.
+    return (sys.executable, "-P", *arguments)
+
+
+def _stop_within() -> float:
+    drain = _DRAIN_S
+    with contextlib.suppress(ValueError):
+        drain = float(os.environ.get("INTERLINK_DRAIN_SECONDS", ""))
+    return drain + _STOP_AFTER_DRAIN_S
