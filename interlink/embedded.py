@@ -2,8 +2,9 @@
 
 Each runs as a process of its own on 127.0.0.1; neither is imported. The broker (Tansu) keeps
 everything in memory: what is in flight when it ends is gone. The store (SecantusDB, WiredTiger)
-keeps its data in the folder, also through a kill -9. It runs as a standalone server: as a replica
-set of one it writes an operations log that nothing here reads, and takes half as many writes.
+keeps its data in the folder, also through a kill -9, but not through a power cut. It runs as a
+standalone server: as a replica set of one it writes an operations log that nothing here reads, and
+takes half as many writes.
 """
 
 import json
@@ -12,7 +13,7 @@ import random
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,9 @@ for its whole wait even when something arrives."""
 
 _PORTS: Final = "embedded.json"
 _CACHE: Final = "128M"
+# SecantusDB leaves its journal in its own memory for seconds, so that a kill takes what it has
+# acknowledged. WiredTiger reads this variable: at each commit the journal is handed to the system.
+_JOURNAL: Final = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
 _START_S: Final = 30.0
 _LOOK_S: Final = 0.02
 # A broker or a store reads settings from variables of its own; the user's are meant for others.
@@ -169,13 +173,15 @@ def store(folder: Path, leash: Leash) -> Half:
         *("--storage-path", str((folder / "store").absolute()), "--cache-size", _CACHE),
         *("--log-level", "WARNING"),
     ]
-    return Half(Child(_spec("store", command, folder), leash), port, _mongo_answers)
+    return Half(Child(_spec("store", command, folder, _JOURNAL), leash), port, _mongo_answers)
 
 
-def _spec(name: str, command: list[str], folder: Path) -> Spec:
+def _spec(name: str, command: list[str], folder: Path, env: Mapping[str, str] | None = None) -> Spec:
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
-    return Spec(name, command, plain_environment(), logs / f"{name}.log", stop_within_s=15.0)
+    return Spec(
+        name, command, plain_environment() | dict(env or {}), logs / f"{name}.log", stop_within_s=15.0
+    )
 
 
 def plain_environment() -> dict[str, str]:

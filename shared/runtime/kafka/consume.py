@@ -22,7 +22,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
 from shared.contracts.envelope import Event, event_of, now
-from shared.contracts.errors import Malformed, Rejected, RetryLater
+from shared.contracts.errors import Malformed, Rejected, RetryLater, TooLarge
 from shared.contracts.topics import DEAD_LETTERS, Topic
 from shared.runtime import metrics
 from shared.runtime.kafka.connection import broker_connection
@@ -268,10 +268,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             "dl_time": now(),
         }
         headers = [(name, value or b"") for name, value in record.headers if not name.startswith("dl_")]
-        headers += [(name, str(value).encode()) for name, value in marks.items()]
-        await self._producer.publish(
-            Record(DEAD_LETTERS, record.key or b"", record.value or b"", headers), within_s=_DEAD_LETTER_S
-        )
+        try:
+            await self._put_aside(record.key, record.value, marks, headers)
+        except TooLarge:
+            # A compressed record may be larger than what we may produce: its position leads to it.
+            marks["dl_error"] = f"{error[:1000]} (too large to copy: left where it is)"
+            await self._put_aside(None, None, marks, [])
         metrics.DEAD_LETTERED.labels(record.topic, self.group, reason).inc()
         self._log.error(
             "dead letter",
@@ -281,6 +283,17 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             partition=record.partition,
             offset=record.offset,
         )
+
+    async def _put_aside(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        marks: Mapping[str, Any],
+        headers: Sequence[tuple[str, bytes]],
+    ) -> None:
+        marked = [*headers, *((name, str(mark).encode()) for name, mark in marks.items())]
+        record = Record(DEAD_LETTERS, key or b"", value or b"", marked)
+        await self._producer.publish(record, within_s=_DEAD_LETTER_S)
 
     async def _pause(self, seconds: float) -> None:
         try:
