@@ -26,7 +26,7 @@ from shared.contracts.errors import InterlinkError
 HOST: Final = "127.0.0.1"
 BROKER_SETTINGS: Final = {
     "KAFKA_ENABLE_IDEMPOTENCE": "false",
-    "KAFKA_FETCH_MAX_WAIT_MS": "20",
+    "KAFKA_ANSWERS_HELD_FETCHES": "false",
     "KAFKA_SESSION_TIMEOUT_MS": "6000",
 }
 """What clients of the embedded broker are told: it has no idempotent producers, and it holds a fetch

@@ -12,6 +12,7 @@ from typing import Final
 from interlink.datadir import DataFolder, shown
 from interlink.embedded import BROKER_SETTINGS, HOST, Half, kafka_bootstrap, mongodb_uri, plain_environment
 from interlink.supervise import Spec
+from shared.contracts.routes import OWNERS
 from shared.runtime.secrets import local_key
 
 MINICHAT: Final = "minichat"
@@ -71,7 +72,8 @@ class Layout:
 
     def _environment(self) -> dict[str, str]:
         """What `init` and every service get. What the user has set stays, but for the embedded pair's."""
-        env = dict(os.environ) | self._bus()
+        env = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
+        env |= self._bus()
         if self._store:
             env["MONGODB_URI"] = mongodb_uri(self._store.port)
         if not env.get("INTERLINK_ENCRYPTION_KEY"):
@@ -87,9 +89,8 @@ class Layout:
         env.pop("INTERLINK_BOOTSTRAP_ADMIN_KEY", None)
         env["INTERLINK_HOST"] = self._plan.host(name)
         env["INTERLINK_PORT"] = str(ports[name])
-        entrance, *others = self._plan.services
-        if name == entrance:
-            peers = {other: f"http://{HOST}:{ports[other]}" for other in others}
+        if name == self._plan.services[0]:
+            peers = {owner: f"http://{HOST}:{ports[owner]}" for owner in OWNERS if owner in ports}
             env.setdefault("INTERLINK_PEERS", json.dumps(peers))
         return env
 

@@ -60,7 +60,7 @@ inbound = broker.subscriber(
     auto_offset_reset="earliest",  # the default, latest, misses what was sent before the group joined
     ack_policy=AckPolicy.ACK,  # commit after the handler: store first, then return
     parser=readable,
-    fetch_max_wait_ms=int(environ.get("KAFKA_FETCH_MAX_WAIT_MS", "500")),
+    fetch_max_wait_ms=50,  # the embedded broker does not answer a held fetch early, as Kafka does
     session_timeout_ms=int(environ.get("KAFKA_SESSION_TIMEOUT_MS", "10000")),
 )
 

@@ -45,7 +45,7 @@ class Attempter:
         metrics.IN_FLIGHT.dec()
         step = step_after(answer, number, webhook.schedule, utcnow())
         metrics.ATTEMPT_SECONDS.observe(answer.seconds)
-        metrics.DELIVERIES.labels(step.status).inc()
+        metrics.deliveries(step.status).inc()
         self._log.info(
             "delivery attempted",
             trace_id=request.traceparent[3:35],

@@ -20,7 +20,8 @@ from shared.runtime.kafka.consume import Received
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Write, utcnow
 
-BUDGET_S: Final = 0.25
+_STUCK_S: Final = 0.2
+_BATCH_S: Final = 0.6
 _FINISH_S: Final = 10.0
 
 
@@ -33,6 +34,7 @@ class _Run:
         self.queue = deque(requests)
         self.under_way: dict[str, Request] = {}
         self.writes: list[Write] = []
+        self.finished = 0
         self.next_due: datetime | None = None
         """Told to the lane when `writes` are in the log: a look before that would find nothing due."""
         self._closed = False
@@ -97,9 +99,7 @@ class FirstAttempts:
         if not runs:
             return
         saved = asyncio.Event()
-        quick = [worker for run in runs for worker in self._start(run, saved)]
-        if quick:
-            await asyncio.wait(quick, timeout=BUDGET_S)
+        await self._wait({run: workers for run in runs if (workers := self._start(run, saved))})
         await self._close(runs, saved)
 
     async def start(self) -> None:
@@ -109,6 +109,23 @@ class FirstAttempts:
         """Wait for attempts that outlived their batch; a lease covers those that take longer."""
         if self._workers:
             await asyncio.wait(set(self._workers), timeout=_FINISH_S)
+
+    async def _wait(self, waiting: dict[_Run, list[asyncio.Task[None]]]) -> None:
+        """Until every run is done, but no longer than 0.2 s for one that gets nowhere, 0.6 s for all."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _BATCH_S
+        while waiting and loop.time() < until:
+            before = {run: run.finished for run in waiting}
+            await asyncio.wait(
+                [worker for workers in waiting.values() for worker in workers], timeout=_STUCK_S
+            )
+            for run, workers in list(waiting.items()):
+                if all(worker.done() for worker in workers):
+                    del waiting[run]
+                elif run.finished == before[run]:
+                    run.lane.slow = True
+                    run.close()
+                    del waiting[run]
 
     def _start(self, run: _Run, saved: asyncio.Event) -> list[asyncio.Task[None]]:
         """Start the run's workers; return those that the batch waits for."""
@@ -131,6 +148,7 @@ class FirstAttempts:
                 run.under_way[request.delivery_id] = request
                 attempt, step = await self._attempter.attempt(run.webhook, request, 1)
                 run.lane.slow = attempt.answer.seconds > SLOW_S
+                run.finished += 1
                 if self._ended(run):
                     await saved.wait()
                     await self._results.write(self._deliveries.result(Claimed(request, 0, 0), attempt, step))

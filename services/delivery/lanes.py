@@ -12,7 +12,7 @@ from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Webhook
 from shared.runtime.mongo import utcnow
 
-SLOW_S: Final = 0.05
+SLOW_S: Final = 0.2
 
 
 class Lane:

@@ -28,8 +28,11 @@ from shared.runtime.mongo import (
 
 WEBHOOKS: Final = "outgoing_webhooks"
 DELIVERIES: Final = "webhook_deliveries"
-_OPEN: Final = {"due_at": {"$exists": True}}
-"""A delivery that is not finished has `due_at`: when it is tried next, or its lease runs out."""
+_OPEN: Final = {"open": True}
+"""A delivery that is not finished is open, and has `due_at`: when it is tried next, or its lease runs out.
+
+The partial indexes are on `open`, not on the presence of `due_at`: so the embedded store uses them too.
+"""
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     WEBHOOKS: (
@@ -97,7 +100,7 @@ class Deliveries:
             "$push": {"attempts": attempt.document()},
         }
         if step.due_at is None:
-            change["$unset"] = {"due_at": ""}
+            change["$unset"] = {"due_at": "", "open": ""}
         return UpdateOne({"_id": claimed.request.delivery_id, "fence": claimed.fence}, change)
 
     async def write(self, writes: Sequence[Write]) -> None:
@@ -116,17 +119,15 @@ class Deliveries:
         `strict` takes the first in order only, and only when it is due.
         """
         now = utcnow()
-        query: dict[str, Any] = {"webhook_id": webhook_id, **_OPEN}
+        most = 1 if strict else most
         with translated():
-            if strict:
-                head = await self.collection.find(query, {"due_at": 1}).sort("order", 1).limit(1).to_list(1)
-                ids = [document["_id"] for document in head if document["due_at"] <= now]
-            else:
-                query["due_at"] = {"$lte": now}
-                due = (
-                    await self.collection.find(query, {"_id": 1}).sort("due_at", 1).limit(most).to_list(most)
-                )
-                ids = [document["_id"] for document in due]
+            first = (
+                await self.collection.find({"webhook_id": webhook_id, **_OPEN}, {"due_at": 1})
+                .sort("order" if strict else "due_at", 1)
+                .limit(most)
+                .to_list(most)
+            )
+            ids = [document["_id"] for document in first if document["due_at"] <= now]
             if not ids:
                 return []
             token = uuid4().hex
@@ -173,7 +174,7 @@ class Deliveries:
                 {"webhook_id": webhook_id, **_OPEN},
                 {
                     "$set": {"status": "cancelled", "expires_at": utcnow() + self._kept["dead_letter"]},
-                    "$unset": {"due_at": ""},
+                    "$unset": {"due_at": "", "open": ""},
                     "$inc": {"fence": 1},
                 },
             )
@@ -198,12 +199,12 @@ class Deliveries:
         return request.document() | {"created_at": utcnow(), "fence": 0, "attempt_count": 0, "attempts": []}
 
     def _open(self, status: str, due_at: datetime) -> Document:
-        return {"status": status, "due_at": due_at}
+        return {"status": status, "due_at": due_at, **_OPEN}
 
     def _state(self, step: Step, attempts: int) -> Document:
         state: Document = {"status": step.status, "attempt_count": attempts}
         if step.due_at is not None:
-            state["due_at"] = step.due_at
+            state |= {"due_at": step.due_at, **_OPEN}
         else:
             now = utcnow()
             state |= {"finished_at": now, "expires_at": now + self._kept[step.status]}

@@ -65,11 +65,11 @@ class Recent:
         return True
 
     def _forget(self) -> None:
+        """Drop the oldest while it is out of the window, or there are too many: one comes, two may go."""
         now = monotonic()
-        for key, seen in list(self._first(8)):
+        for _ in range(2):
+            key = next(iter(self._seen))
+            seen = self._seen[key]
             if isinstance(seen, asyncio.Future) or (seen > now and len(self._seen) <= self._most):
                 break
             del self._seen[key]
-
-    def _first(self, count: int) -> list[tuple[str, float | asyncio.Future[bool]]]:
-        return [item for item, _ in zip(self._seen.items(), range(count), strict=False)]

@@ -5,7 +5,6 @@ endpoint in memory, read the body under its limits, verify the raw bytes, publis
 broker's ack, answer. No database call.
 """
 
-import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from shared.contracts.errors import (
 from shared.contracts.ids import EventId, event_id_for, message_id_for
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime import metrics
+from shared.runtime.deadlines import Deadlines
 from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.logs import Log
 from shared.runtime.problems import MEDIA_TYPE, problem
@@ -112,6 +112,7 @@ class Receiver:
         self._log = log
         self._recent = Recent(settings.dedupe_window_s)
         self._in_flight = 0
+        self._body_deadlines = Deadlines(settings.body_timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every refusal is a problem document and a metric."""
@@ -143,7 +144,7 @@ class Receiver:
             headers = [_PROBLEM_HEADER, (b"retry-after", b"2")]
         finally:
             self._in_flight -= 1
-        metrics.REQUESTS.labels(route, outcome).inc()
+        metrics.requests(route, outcome).inc()
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -293,7 +294,7 @@ class Receiver:
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
             raise TooLarge(f"the body has more than {limit} bytes")
         try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
+            with self._body_deadlines.each():
                 message = await receive()
                 body: bytes = message.get("body", b"")
                 if not message.get("more_body"):

@@ -13,6 +13,7 @@ from shared.runtime.problems import MEDIA_TYPE, problem
 
 MOST_HEAD: Final = 64 * 1024
 HEAD_WITHIN_S: Final = 10.0
+_LOOK_S: Final = 1.0
 _FRAMING: Final = 8
 """Bytes of chunk framing for one of the body, at most: a chunk of one byte has five."""
 
@@ -22,14 +23,17 @@ class BoundedHead(HttpToolsProtocol):
 
     _body = 0
     _around = 0
+    _head_since: float | None = None
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
-        self._wait()
+        self._head_since = self.loop.time()
+        self._timer = self.loop.call_later(_LOOK_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
+        if self._timer:
+            self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -41,12 +45,11 @@ class BoundedHead(HttpToolsProtocol):
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        self._in_time()
-        self._wait()
+        self._head_since = self.loop.time()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_time()
+        self._head_since = None
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -58,19 +61,14 @@ class BoundedHead(HttpToolsProtocol):
         self._body = self._around = 0
         super().on_message_complete()
 
-    def _wait(self) -> None:
-        self._timer = self.loop.call_later(HEAD_WITHIN_S, self._late)
-
-    def _late(self) -> None:
-        if self.cycle and not self.cycle.response_complete:
-            self._wait()  # the head of a pipelined request: the one before it is still at work
-        else:
+    def _look(self) -> None:
+        """Close the connection when its head is late; one timer a connection, none a request."""
+        since = self._head_since
+        at_work = self.cycle is not None and not self.cycle.response_complete
+        if since is not None and not at_work and self.loop.time() - since >= HEAD_WITHIN_S:
             self.transport.close()
-
-    def _in_time(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+            return
+        self._timer = self.loop.call_later(_LOOK_S, self._look)
 
 
 def _refusal() -> bytes:

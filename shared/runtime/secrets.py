@@ -51,7 +51,7 @@ class Vault:
             )
         try:
             return cipher.decrypt(sealed["n"], sealed["c"], _bound(record, field)).decode()
-        except InvalidTag:
+        except (InvalidTag, ValueError, TypeError, KeyError):
             raise Misconfigured(
                 f"the secret {field!r} of {record} was changed or moved in the store"
             ) from None

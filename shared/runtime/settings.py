@@ -24,9 +24,9 @@ class KafkaSettings(BaseSettings):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    fetch_max_wait_ms: Annotated[int, Field(ge=1, le=10_000)] = 500
-    """How long the broker holds a fetch that has nothing; low only for the embedded broker, which
-    does not answer early when something arrives."""
+    answers_held_fetches: bool = True
+    """Whether the broker answers a fetch that it holds as soon as something arrives. The embedded one
+    does not: with it, a consumer asks more often while there is traffic."""
     replication_factor: Annotated[int, Field(ge=1, le=10)] | None = None
     """Of topics that `interlink init` creates; by default 3, or as many brokers as there are."""
     session_timeout_ms: Annotated[int, Field(ge=2_000, le=300_000)] = 10_000

@@ -1,7 +1,7 @@
 """W3C Trace Context: one trace id from the platform's request to the last delivery attempt."""
 
+import os
 import re
-import secrets
 from typing import Final
 
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
@@ -9,6 +9,8 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{
 
 def child_of(traceparent: str) -> str:
     """A new span in the given trace; a new trace when the header is absent or not well formed."""
-    match = _TRACEPARENT.fullmatch(traceparent)
-    trace = match[1] if match else secrets.token_hex(16)
-    return f"00-{trace}-{secrets.token_hex(8)}-{match[2] if match else '01'}"
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    if match:
+        return f"00-{match[1]}-{os.urandom(8).hex()}-{match[2]}"
+    fresh = os.urandom(24).hex()
+    return f"00-{fresh[:32]}-{fresh[32:]}-01"

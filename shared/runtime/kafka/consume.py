@@ -30,6 +30,10 @@ from shared.runtime.kafka.produce import Producer, Record
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
 
+_HELD_MS: Final = 500
+_IDLE_MS: Final = 40
+_BUSY_MS: Final = 8
+_BUSY_S: Final = 5.0
 _MAX_POLL_MS: Final = 300_000
 _RETRY_IN_PLACE_S: Final = 60.0
 _MAX_PAUSE_S: Final = 10.0
@@ -76,6 +80,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._client: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._traffic_at = 0.0
         self.assigned: set[TopicPartition] = set()
         self.ready = False
 
@@ -144,7 +149,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             ack_policy=AckPolicy.MANUAL,
             auto_offset_reset="earliest",
             listener=self,
-            fetch_max_wait_ms=self._settings.fetch_max_wait_ms,
+            fetch_max_wait_ms=_HELD_MS if self._settings.answers_held_fetches else _IDLE_MS,
             fetch_max_bytes=32 * 1024 * 1024,
             max_partition_fetch_bytes=8 * 1024 * 1024,
             session_timeout_ms=self._settings.session_timeout_ms,
@@ -168,8 +173,21 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
     async def _pump(self, client: AIOKafkaConsumer) -> None:
         while not self._stopping.is_set():
             polled = await client.getmany(timeout_ms=500, max_records=self._max_records)
+            if not self._settings.answers_held_fetches:
+                self._pace(client, traffic=bool(polled))
             if polled:
                 await self._process(client, polled)
+
+    def _pace(self, client: AIOKafkaConsumer, *, traffic: bool) -> None:
+        """Let fetches wait briefly while there is traffic, longer when there is none.
+
+        aiokafka reads the time anew for each fetch, but has no setter for it.
+        """
+        now = asyncio.get_running_loop().time()
+        if traffic:
+            self._traffic_at = now
+        busy = now - self._traffic_at < _BUSY_S
+        client._fetcher._fetch_max_wait_ms = _BUSY_MS if busy else _IDLE_MS
 
     async def _process(
         self, client: AIOKafkaConsumer, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]

@@ -7,18 +7,21 @@ timed out may still land: event ids make the repeat harmless.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.partitioner import murmur2
 
 from shared.contracts.envelope import Event
-from shared.contracts.errors import BusUnavailable, TooLarge
+from shared.contracts.errors import BusUnavailable, InterlinkError, TooLarge
 from shared.contracts.topics import Topic
 from shared.runtime import metrics
+from shared.runtime.deadlines import Deadlines
 from shared.runtime.kafka.connection import connection
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
@@ -34,7 +37,7 @@ class Record:
     topic: Topic
     key: bytes
     value: bytes
-    headers: Sequence[tuple[str, bytes]]
+    headers: list[tuple[str, bytes]]
 
 
 def record_of(topic: Topic, key: str, event: Event) -> Record:
@@ -53,6 +56,7 @@ class Producer:
         self._replacing: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._connected = asyncio.Event()
+        self._lines: dict[float, Deadlines] = {}
 
     @property
     def ready(self) -> bool:
@@ -89,7 +93,17 @@ class Producer:
         Raises `BusUnavailable` when there is none within `within_s` seconds (at once while the broker
         is known to be away), `TooLarge` when the broker would refuse the record for its size.
         """
-        await self.publish_all((record,), within_s=within_s)
+        client = self._client
+        if client is None:
+            raise BusUnavailable("Kafka is not available")
+        started = perf_counter()
+        topic = record.topic.name
+        try:
+            with self._deadlines(within_s).each():
+                await (await client.send(topic, record.value, key=record.key, headers=record.headers))
+        except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
+            raise self._failure(client, error, (topic,), within_s) from error
+        metrics.produce_seconds(topic).observe(perf_counter() - started)
 
     async def publish_all(self, records: Sequence[Record], *, within_s: float) -> None:
         """Put records on their topics, in order, and wait until every one is acknowledged."""
@@ -98,27 +112,38 @@ class Producer:
             raise BusUnavailable("Kafka is not available")
         started = perf_counter()
         try:
-            async with asyncio.timeout(within_s):
+            with self._deadlines(within_s).each():
                 acks = [
-                    await client.send(
-                        record.topic.name, record.value, key=record.key, headers=list(record.headers)
-                    )
+                    await client.send(record.topic.name, record.value, key=record.key, headers=record.headers)
                     for record in records
                 ]
                 for ack in acks:
                     await ack
-        except MessageSizeTooLargeError:
-            raise TooLarge(f"the event is larger than Kafka takes ({_MAX_RECORD} bytes)") from None
-        except (TimeoutError, KafkaError) as error:
-            for topic in {record.topic.name for record in records}:
-                metrics.PRODUCE_FAILURES.labels(topic).inc()
-            self._log.warning("no ack from Kafka", error=type(error).__name__, within_s=within_s)
-            if client is self._client:
-                self._replace()
-            raise BusUnavailable(f"Kafka did not acknowledge within {within_s} s") from error
+        except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
+            topics = {record.topic.name for record in records}
+            raise self._failure(client, error, topics, within_s) from error
         elapsed = perf_counter() - started
         for topic in {record.topic.name for record in records}:
-            metrics.PRODUCE_SECONDS.labels(topic).observe(elapsed)
+            metrics.produce_seconds(topic).observe(elapsed)
+
+    def _failure(
+        self, client: AIOKafkaProducer, error: Exception, topics: Iterable[str], within_s: float
+    ) -> InterlinkError:
+        """What a failed send means; after a missed ack the producer is replaced."""
+        if isinstance(error, MessageSizeTooLargeError):
+            return TooLarge(f"the event is larger than Kafka takes ({_MAX_RECORD} bytes)")
+        for topic in topics:
+            metrics.PRODUCE_FAILURES.labels(topic).inc()
+        self._log.warning("no ack from Kafka", error=type(error).__name__, within_s=within_s)
+        if client is self._client:
+            self._replace()
+        return BusUnavailable(f"Kafka did not acknowledge within {within_s} s")
+
+    def _deadlines(self, within_s: float) -> Deadlines:
+        deadlines = self._lines.get(within_s)
+        if deadlines is None:
+            deadlines = self._lines[within_s] = Deadlines(within_s)
+        return deadlines
 
     def _replace(self) -> None:
         old, self._client = self._client, None
@@ -136,6 +161,7 @@ class Producer:
             client = AIOKafkaProducer(
                 client_id=self._client_id,
                 acks="all",
+                partitioner=partition_of,
                 enable_idempotence=self._settings.enable_idempotence,
                 max_request_size=_MAX_RECORD,
                 max_batch_size=256 * 1024,
@@ -157,6 +183,16 @@ class Producer:
                 if complained:
                     self._log.info("Kafka is back")
                 return
+
+
+@lru_cache(maxsize=65_536)
+def _hash(key: bytes) -> int:
+    return int(murmur2(key)) & 0x7FFFFFFF
+
+
+def partition_of(key: bytes, partitions: Sequence[int], _available: Sequence[int]) -> int:
+    """The partition of a key, as every Kafka client has it; kept, because murmur2 here is pure Python."""
+    return partitions[_hash(key) % len(partitions)]
 
 
 async def _retire(client: AIOKafkaProducer) -> None:

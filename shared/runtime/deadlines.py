@@ -1,0 +1,76 @@
+"""Deadlines for many short waits with one timer for all of them.
+
+`asyncio.timeout` arms and cancels a timer for each wait, which costs more than most of them take. Here the
+waits of one length stand in a line, and a timer looks at its front ten times a second: a wait ends
+at its deadline or up to 0.1 s after it.
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Final
+
+_LOOK_S: Final = 0.1
+
+
+class Deadlines:
+    """`with deadlines.each(): await ...` raises `TimeoutError` once `within_s` seconds have passed."""
+
+    def __init__(self, within_s: float) -> None:
+        self._within_s = within_s
+        self._line: dict[_Wait, float] = {}
+        self._looking = False
+
+    def each(self) -> "_Wait":
+        """One wait of the current task; not to be kept."""
+        return _Wait(self)
+
+    def enter(self, wait: "_Wait") -> None:
+        loop = asyncio.get_running_loop()
+        self._line[wait] = loop.time() + self._within_s
+        if not self._looking:
+            self._looking = True
+            loop.call_later(_LOOK_S, self._look, loop)
+
+    def leave(self, wait: "_Wait") -> None:
+        self._line.pop(wait, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        late = []
+        for wait, at in self._line.items():
+            if at > now:
+                break
+            late.append(wait)
+        for wait in late:
+            del self._line[wait]
+            wait.end()
+        self._looking = bool(self._line)
+        if self._looking:
+            loop.call_later(_LOOK_S, self._look, loop)
+
+
+class _Wait:
+    __slots__ = ("_deadlines", "_late", "_task")
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._late = False
+        self._task: asyncio.Task[object] | None = None
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._deadlines.enter(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deadlines.leave(self)
+        if self._late and self._task:
+            self._task.uncancel()
+            if kind is asyncio.CancelledError:
+                raise TimeoutError from None
+
+    def end(self) -> None:
+        if self._task:
+            self._late = True
+            self._task.cancel()
