@@ -49,6 +49,20 @@ class Deadlines:
             loop.call_later(_LOOK_S, self._look, loop)
 
 
+class DeadlineLines:
+    """Deadlines of several lengths, a line for each: `with lines.within(30): ...`."""
+
+    def __init__(self) -> None:
+        self._lines: dict[float, Deadlines] = {}
+
+    def within(self, seconds: float) -> "_Wait":
+        """One wait of the current task, of this length."""
+        line = self._lines.get(seconds)
+        if line is None:
+            line = self._lines[seconds] = Deadlines(seconds)
+        return line.each()
+
+
 class _Wait:
     __slots__ = ("_deadlines", "_late", "_task")
 

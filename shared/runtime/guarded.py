@@ -5,10 +5,10 @@ an address that was checked; a literal address is checked where the socket is ma
 does not resolve it. aiohttp, not httpx: under concurrency it needs a fraction of the CPU (ARCHITECTURE.md).
 """
 
-import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final, Literal
 
@@ -18,6 +18,7 @@ from aiohttp.connector import Connection
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
+from shared.runtime.deadlines import DeadlineLines
 from shared.wire.addresses import is_loopback, is_public
 
 PrivateNetworks = Literal["none", "loopback", "all"]
@@ -54,6 +55,7 @@ class GuardedClient:
         self._allowed = _allowed(allow)
         self._most = most_connections
         self._session: aiohttp.ClientSession | None = None
+        self._deadlines = DeadlineLines()
 
     async def start(self) -> None:
         connector = aiohttp.TCPConnector(
@@ -89,9 +91,9 @@ class GuardedClient:
         address: str | None = None
         status: int | None = None
         try:
-            async with asyncio.timeout(timeout_s):
+            with self._deadlines.within(timeout_s):
                 async with self._session.post(
-                    URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
+                    _parsed(url), data=body, headers=headers, allow_redirects=False
                 ) as response:
                     status = response.status
                     address = response.address if isinstance(response, _Response) else None
@@ -138,6 +140,11 @@ class _CheckedResolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._resolver.close()
+
+
+@lru_cache(maxsize=4096)
+def _parsed(url: str) -> URL:
+    return URL(url, encoded=True)
 
 
 def _allowed(allow: PrivateNetworks) -> Callable[[str], bool]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from time import time_ns
 from typing import Any, Final, Generic, TypeVar
 
 from bson.codec_options import CodecOptions
@@ -58,8 +59,7 @@ class Index:
 
 def utcnow() -> datetime:
     """Now, with the millisecond precision that BSON keeps."""
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+    return datetime.fromtimestamp(time_ns() // 1_000_000 / 1000, UTC)
 
 
 class Mongo:

@@ -21,7 +21,7 @@ from shared.contracts.envelope import Event
 from shared.contracts.errors import BusUnavailable, InterlinkError, TooLarge
 from shared.contracts.topics import Topic
 from shared.runtime import metrics
-from shared.runtime.deadlines import Deadlines
+from shared.runtime.deadlines import DeadlineLines
 from shared.runtime.kafka.connection import connection
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
@@ -56,7 +56,7 @@ class Producer:
         self._replacing: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._connected = asyncio.Event()
-        self._lines: dict[float, Deadlines] = {}
+        self._deadlines = DeadlineLines()
 
     @property
     def ready(self) -> bool:
@@ -99,7 +99,7 @@ class Producer:
         started = perf_counter()
         topic = record.topic.name
         try:
-            with self._deadlines(within_s).each():
+            with self._deadlines.within(within_s):
                 await (await client.send(topic, record.value, key=record.key, headers=record.headers))
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             raise self._failure(client, error, (topic,), within_s) from error
@@ -112,7 +112,7 @@ class Producer:
             raise BusUnavailable("Kafka is not available")
         started = perf_counter()
         try:
-            with self._deadlines(within_s).each():
+            with self._deadlines.within(within_s):
                 acks = [
                     await client.send(record.topic.name, record.value, key=record.key, headers=record.headers)
                     for record in records
@@ -138,12 +138,6 @@ class Producer:
         if client is self._client:
             self._replace()
         return BusUnavailable(f"Kafka did not acknowledge within {within_s} s")
-
-    def _deadlines(self, within_s: float) -> Deadlines:
-        deadlines = self._lines.get(within_s)
-        if deadlines is None:
-            deadlines = self._lines[within_s] = Deadlines(within_s)
-        return deadlines
 
     def _replace(self) -> None:
         old, self._client = self._client, None
