@@ -13,7 +13,7 @@ from shared.runtime.logs import configure
 from shared.runtime.settings import KafkaSettings, load
 from shared.wire.bodies import parse_json
 
-_CONNECT_S: Final = 10.0
+_CONNECT_S: Final = 5.0
 _ACK_S: Final = 10.0
 
 

@@ -11,7 +11,13 @@ from typing import Any, Final, Generic, TypeVar
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateMany, UpdateOne
-from pymongo.errors import AutoReconnect, BulkWriteError, ConfigurationError, DuplicateKeyError, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+)
 
 from shared.contracts.errors import InterlinkError, Misconfigured, StoreUnavailable
 from shared.runtime.logs import Log
@@ -36,6 +42,8 @@ __all__ = [
     "Write",
 ]
 
+_OPERATORS: Final = frozenset({13, 18, 85, 86})
+"""Not allowed, wrong login, index conflicts: no retry helps, a person does."""
 _DEFAULT_DATABASE: Final = "interlink"
 _POLL_S: Final = 1.0
 _FULL_RELOAD_S: Final = 600.0
@@ -121,7 +129,12 @@ def translated() -> Iterator[None]:
         if faults and all(fault.get("code") == 11000 for fault in faults):
             raise Duplicate from None
         raise StoreUnavailable(f"the store refused a bulk write: {faults[:1]}") from error
-    except (AutoReconnect, PyMongoError) as error:
+    except OperationFailure as error:
+        if error.code in _OPERATORS:
+            reason = (error.details or {}).get("errmsg", f"code {error.code}")
+            raise Misconfigured(f"MONGODB_URI: the store refuses: {reason}") from None
+        raise StoreUnavailable(f"the store refused: {type(error).__name__} {error.code}") from error
+    except PyMongoError as error:
         raise StoreUnavailable(f"the store did not answer: {type(error).__name__}") from error
 
 

@@ -1,0 +1,188 @@
+"""Running `interlink` as a person does: a process with an environment, its exit status and what it said."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psutil
+from typer.testing import CliRunner
+
+from interlink.cli import app
+from interlink.embedded import BROKER_SETTINGS, HOST, Embedded, is_free
+from tests.support.eventually import eventually
+
+KEY = re.compile(r"ilk_[A-Za-z0-9_-]{43}")
+ENCRYPTION_KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
+
+def clean_env(**settings: str) -> dict[str, str]:
+    """This process's environment without anybody's settings of the hub, and with these."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("INTERLINK_", "KAFKA_", "MONGODB_", "MINICHAT_"))
+    }
+    return kept | settings
+
+
+def settings_of(pair: Embedded, database: str) -> dict[str, str]:
+    """How a service is told about the embedded pair, with a database of its own."""
+    return {
+        "KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap,
+        **BROKER_SETTINGS,
+        "MONGODB_URI": f"{pair.mongodb_uri.rpartition('/')[0]}/{database}",
+        "INTERLINK_ENCRYPTION_KEY": ENCRYPTION_KEY,
+    }
+
+
+def interlink(*arguments: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "interlink", *arguments],
+        cwd=cwd,
+        env=clean_env(**settings),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def invoked(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process: quicker, for commands that end by themselves."""
+    with mock.patch.dict(os.environ, clean_env(**settings), clear=True):
+        done = CliRunner().invoke(app, arguments)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that was wrong on purpose: status 2, no traceback, nothing else."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("interlink: ")
+    return lines[0].removeprefix("interlink: ")
+
+
+def port_block() -> int:
+    """A port P such that P, P+1, P+2 and P+10 are free."""
+    return next(
+        port
+        for port in range(30_000 + os.getpid() % 500 * 2, 32_000, 3)
+        if all(is_free(HOST, port + offset) for offset in (0, 1, 2, 10))
+    )
+
+
+@dataclass
+class Up:
+    """A running `interlink up`."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    port: int
+    output: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def chat(self) -> str:
+        return f"http://{HOST}:{self.port + 10}"
+
+    @property
+    def key(self) -> str:
+        return (self.folder / "admin.key").read_text().strip()
+
+    def said(self) -> str:
+        return self.output.read_text("utf-8", "replace")
+
+    def until_said(self, text: str, within_s: float = 60) -> None:
+        def heard() -> bool:
+            assert text in self.said() or self.process.poll() is None, self.said()
+            return text in self.said()
+
+        eventually(heard, within_s)
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def child(self, *words: str) -> psutil.Process:
+        """The child whose command line has these words."""
+        for child in self.children():
+            with contextlib.suppress(psutil.Error):
+                if all(word in " ".join(child.cmdline()) for word in words):
+                    return child
+        raise AssertionError(f"no child with {words}")
+
+    def end(self, number: signal.Signals, within_s: float = 60) -> int:
+        """Send a signal and wait; the exit status. No process may be left behind."""
+        children = self.children()
+        self.process.send_signal(number)
+        status = self.process.wait(within_s)
+        gone_within(children, 5)
+        return status
+
+
+def gone_within(processes: list[psutil.Process], seconds: float) -> None:
+    """Fail when one of them still runs after that time."""
+    deadline = time.monotonic() + seconds
+    left = list(processes)
+    while left and time.monotonic() < deadline:
+        left = [each for each in left if _alive(each)]
+        time.sleep(0.02)
+    assert not left, left
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def start_up(folder: Path, port: int, *arguments: str, **settings: Any) -> Up:
+    """Start `interlink up` on this data folder; it is not ready yet."""
+    output = folder.with_name(f"{folder.name}.out")
+    with output.open("wb") as out:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "interlink", "up"),
+                *("--port", str(port), "--data-dir", str(folder), *arguments),
+            ],
+            env=clean_env(**settings),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    return Up(process, folder, port, output)
+
+
+@contextlib.contextmanager
+def running(folder: Path, *arguments: str, **settings: str) -> Iterator[Up]:
+    """A ready `interlink up`; killed with all it started when the test has not ended it."""
+    up = start_up(folder, port_block(), *arguments, **settings)
+    try:
+        up.until_said("Ctrl-C stops everything.", within_s=120)
+        yield up
+    finally:
+        if up.process.poll() is None:
+            children = up.children()
+            up.process.kill()
+            up.process.wait(10)
+            gone_within(children, 10)
+
+
+def environment_of(pair: Embedded) -> Mapping[str, str]:
+    """What a chat service is told about the bus."""
+    return {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS}

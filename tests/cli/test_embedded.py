@@ -1,0 +1,165 @@
+"""The embedded pair, and the supervision under it: what is promised of each half, and of the leash."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pymongo
+import pytest
+
+from interlink.embedded import Embedded, remembered
+from interlink.supervise import Backoff, Child, Leash, Spec, ended
+from tests.cli.commands import gone_within
+
+_STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
+
+
+@pytest.fixture
+def leash() -> Iterator[Leash]:
+    started = Leash()
+    yield started
+    started.close()
+
+
+def python(script: str, folder: Path, *, stop_within_s: float = 5) -> Spec:
+    return Spec("child", (sys.executable, "-c", script), os.environ, folder / "child.log", stop_within_s)
+
+
+class TestPair:
+    def test_what_the_store_acknowledged_survives_a_kill(self, tmp_path: Path) -> None:
+        pair = Embedded(tmp_path)
+        pair.store.start()
+        try:
+            with pymongo.MongoClient[dict[str, int]](pair.mongodb_uri) as client:
+                things = client.get_default_database()["things"]
+                for number in range(20):
+                    things.insert_one({"_id": number})
+                    if number % 5 == 0:
+                        pair.store.restart()  # a kill, right after the answer
+                assert things.count_documents({}) == 20
+        finally:
+            pair.stop()
+
+    def test_ports_stay_while_they_are_free(self, tmp_path: Path) -> None:
+        first = Embedded(tmp_path)
+        assert Embedded(tmp_path).kafka_bootstrap == first.kafka_bootstrap
+        assert remembered(tmp_path) == {
+            "KAFKA_BOOTSTRAP_SERVERS": first.kafka_bootstrap,
+            "MONGODB_URI": first.mongodb_uri,
+        }
+
+    def test_a_broker_comes_back_on_its_port(self, tmp_path: Path) -> None:
+        pair = Embedded(tmp_path)
+        pair.broker.start()
+        try:
+            pair.broker.kill()
+            assert not pair.broker.answers()
+            pair.broker.start()
+            assert pair.broker.answers()
+        finally:
+            pair.stop()
+
+    def test_other_settings_of_the_machine_do_not_reach_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LISTENER_URL", "tcp://0.0.0.0:1")  # Tansu reads these
+        monkeypatch.setenv("STORAGE_ENGINE", "s3://somebody")
+        monkeypatch.setenv("INTERLINK_ENCRYPTION_KEY", "hidden")
+        pair = Embedded(tmp_path)
+        pair.broker.start()
+        try:
+            assert pair.broker.child.pid
+            environment = psutil.Process(pair.broker.child.pid).environ()
+        finally:
+            pair.stop()
+        assert not {"LISTENER_URL", "STORAGE_ENGINE", "INTERLINK_ENCRYPTION_KEY"} & environment.keys()
+
+    def test_it_dies_with_whoever_started_it(self, tmp_path: Path) -> None:
+        script = (
+            "import pathlib, sys, time; from interlink.embedded import Embedded\n"
+            "Embedded(pathlib.Path(sys.argv[1])).start(); print('up', flush=True); time.sleep(60)"
+        )
+        owner = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+        assert owner.stdout
+        assert owner.stdout.readline() == b"up\n"
+        children = psutil.Process(owner.pid).children(recursive=True)
+        assert len(children) == 3  # both halves and the guard
+        owner.kill()
+        owner.communicate()
+        gone_within(children, 5)
+
+
+class TestSupervision:
+    def test_who_does_not_stop_is_killed(self, tmp_path: Path, leash: Leash) -> None:
+        child = Child(python(f"{_STUBBORN}; time.sleep(60)", tmp_path, stop_within_s=0.5), leash)
+        child.start()
+        while child.last_lines() != ["up"]:
+            time.sleep(0.02)
+        assert child.stop() is False
+        assert ended(child.status) == "signal SIGKILL"
+
+    def test_a_killed_guard_is_replaced(self, tmp_path: Path) -> None:
+        script = (
+            "import os, pathlib, sys; from interlink.supervise import Child, Leash, Spec; leash = Leash()\n"
+            "for line in sys.stdin:\n"
+            "  spec = Spec('c', ('sleep', '60'), os.environ, pathlib.Path(sys.argv[1]))\n"
+            "  Child(spec, leash).start(); print('started', flush=True)"
+        )
+        owner = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "log")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+        assert owner.stdin
+        assert owner.stdout
+
+        def another() -> list[psutil.Process]:
+            owner.stdin.write(b"another\n")  # type: ignore[union-attr]
+            assert owner.stdout.readline() == b"started\n"  # type: ignore[union-attr]
+            running = psutil.Process(owner.pid).children()
+            return [each for each in running if each.status() != psutil.STATUS_ZOMBIE]
+
+        guards = [each for each in another() if each.name() == "sh"]
+        guards[0].kill()
+        gone_within(guards, 5)
+        assert sorted(each.name() for each in another()) == ["sh", "sleep", "sleep"]
+        left = psutil.Process(owner.pid).children()
+        owner.kill()
+        owner.communicate()
+        gone_within(left, 5)
+
+    def test_its_end_is_in_its_log(self, tmp_path: Path, leash: Leash) -> None:
+        child = Child(python("print('last words'); raise SystemExit(3)", tmp_path), leash)
+        child.start()
+        while child.running():
+            time.sleep(0.02)
+        assert child.last_lines() == ["last words"]
+        assert ended(child.status) == "status 3"
+
+    def test_the_log_is_bounded(self, tmp_path: Path, leash: Leash) -> None:
+        spec = python("print('new', flush=True); import time; time.sleep(60)", tmp_path)
+        spec.log.write_bytes(b"old\n" * 3_000_000)
+        child = Child(spec, leash)
+        child.start()  # trims
+        assert spec.log.with_name("child.log.1").stat().st_size == 12_000_000
+        while spec.log.read_text() != "new\n":
+            time.sleep(0.02)
+        child.kill()
+
+    def test_a_paused_child_can_be_stopped(self, tmp_path: Path, leash: Leash) -> None:
+        child = Child(python("import time; time.sleep(60)", tmp_path), leash)
+        child.start()
+        assert child.pid
+        os.kill(child.pid, signal.SIGSTOP)
+        assert child.stop()
+
+    def test_pauses_grow_and_shrink(self) -> None:
+        backoff = Backoff()
+        assert [backoff.after(1) for _ in range(7)] == [0.5, 1, 2, 4, 8, 15, 15]
+        assert backoff.after(61) == 0.5

@@ -1,0 +1,262 @@
+"""The chat page: what it shows and sends over the documented topics, whatever comes on them."""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from interlink.embedded import Embedded
+from shared.contracts.envelope import event_of
+from shared.contracts.messages import MessageCreated
+from shared.contracts.topics import CHAT_EVENTS, CHAT_INBOUND
+from shared.runtime.kafka.admin import ensure_topics
+from shared.runtime.settings import KafkaSettings
+from tests.cli.browser import CHROMIUM, Tab, opened
+from tests.cli.commands import clean_env, environment_of
+from tests.support.eventually import eventually
+from tests.support.ports import free_port
+
+WORKSPACE = f"chat-{token_hex(4)}"
+ENVELOPE = [
+    ("ce_specversion", b"1.0"),
+    ("ce_id", b"1"),
+    ("ce_type", b"chat.message"),
+    ("ce_source", b"/test"),
+    ("content-type", b"application/json"),
+    ("workspace", WORKSPACE.encode()),
+]
+Headers = list[tuple[str, bytes | None]]
+
+
+def message(text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "message_id": f"msg_{token_hex(8)}",
+        "channel_id": "general",
+        "author": {"name": "GitHub", "icon_url": None, "bot": True},
+        "text": text,
+        "embeds": [],
+        "attachments": [],
+        "origin": {"provider": "github", "endpoint_id": "ep_1", "event": "push", "delivery_id": "d"},
+        "sent_at": "2026-01-02T03:04:05.000Z",
+        **more,
+    }
+
+
+class Chat:
+    """A running page, and the chat platform's side of its topic."""
+
+    def __init__(self, url: str, producer: AIOKafkaProducer) -> None:
+        self.url = url
+        self._producer = producer
+
+    async def send(self, value: Any, headers: Headers | None = None) -> None:
+        raw = value if isinstance(value, bytes | None) else json.dumps(value).encode()
+        await self._producer.send_and_wait(
+            CHAT_INBOUND.name, raw, key=b"general", headers=ENVELOPE if headers is None else headers
+        )
+
+    async def shown_until(self, message_id: str) -> list[str]:
+        """The ids of what the page shows, up to this one."""
+        seen: list[str] = []
+        async with (
+            httpx.AsyncClient(timeout=20) as client,
+            client.stream("GET", f"{self.url}/events") as stream,
+        ):
+            async for line in stream.aiter_lines():
+                if line.startswith("data: "):
+                    seen.append(json.loads(line.removeprefix("data: "))["message_id"])
+                    if seen[-1] == message_id:
+                        break
+        return seen
+
+
+@pytest.fixture(scope="module")
+def page(pair: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A minichat process of this workspace; its address."""
+    asyncio.run(ensure_topics(KafkaSettings(bootstrap_servers=pair.kafka_bootstrap)))
+    port = free_port()
+    env = clean_env(**environment_of(pair), MINICHAT_PORT=str(port), MINICHAT_WORKSPACE=WORKSPACE)
+    with (tmp_path_factory.mktemp("minichat") / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "examples.minichat"], env=env, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        eventually(lambda: _answers(f"http://127.0.0.1:{port}/healthz"))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        assert process.wait(10) in (0, -signal.SIGTERM)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+async def chat(page: str, pair: Embedded) -> AsyncIterator[Chat]:
+    producer = AIOKafkaProducer(bootstrap_servers=pair.kafka_bootstrap, acks="all")
+    await producer.start()
+    yield Chat(page, producer)
+    await producer.stop()
+
+
+async def test_a_message_is_shown_once(chat: Chat) -> None:
+    first, last = message("hello"), message("the last")
+    for each in (first, first, last):
+        await chat.send(each)
+    shown = await chat.shown_until(last["message_id"])
+    assert shown.count(first["message_id"]) == 1
+
+
+async def test_what_cannot_be_read_costs_only_itself(chat: Chat) -> None:
+    odd, last = message("with odd headers"), message("the last")
+    await chat.send(odd, [*ENVELOPE, ("x-null", None), ("x-bytes", b"\xff\xfe")])
+    await chat.send(b"{not json")
+    await chat.send(None)
+    await chat.send({"message_id": 7})
+    await chat.send(message("of nobody"), [])
+    other = message("of others")
+    await chat.send(other, [*ENVELOPE[:-1], ("workspace", b"others")])
+    await chat.send(last)
+    shown = await chat.shown_until(last["message_id"])
+    assert odd["message_id"] in shown
+    assert other["message_id"] not in shown
+
+
+async def test_what_is_written_is_a_chat_event(chat: Chat, pair: Embedded) -> None:
+    consumer = AIOKafkaConsumer(
+        CHAT_EVENTS.name, bootstrap_servers=pair.kafka_bootstrap, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        async with httpx.AsyncClient() as client:
+            post = {"channel": " general ", "author": "Ann", "text": "hi"}
+            answer = await client.post(f"{chat.url}/messages", json=post)
+        assert answer.status_code == 201
+        async for record in consumer:
+            event = event_of(record.headers, record.value)
+            if event.workspace == WORKSPACE:
+                break
+    finally:
+        await consumer.stop()
+    data = MessageCreated.model_validate_json(event.data)
+    assert (event.type, event.subject, record.key) == ("message.created", "general", b"general")
+    assert (data.messageId, data.channelId, data.content) == (answer.json()["message_id"], "general", "hi")
+    assert data.author.username == "Ann"
+    assert data.messageId in await chat.shown_until(data.messageId)
+
+
+@pytest.mark.parametrize("body", [{}, {"channel": "", "author": "A", "text": "t"}, {"text": "x" * 5000}])
+async def test_what_is_no_message_is_refused(chat: Chat, body: dict[str, str]) -> None:
+    async with httpx.AsyncClient() as client:
+        assert (await client.post(f"{chat.url}/messages", json=body)).status_code == 422
+
+
+async def test_another_site_cannot_post(chat: Chat) -> None:
+    """A form of another site can only send types that need no permission (CORS "simple" requests)."""
+    async with httpx.AsyncClient() as client:
+        body = b'{"channel": "general", "author": "A", "text": "t"}'
+        answer = await client.post(
+            f"{chat.url}/messages", content=body, headers={"content-type": "text/plain"}
+        )
+    assert answer.status_code == 422
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+class TestInABrowser:
+    async def test_a_message_is_drawn(self, chat: Chat) -> None:
+        async with opened(chat.url) as tab:
+            await tab.until("document.getElementById('live').className === 'on'")
+            card = {
+                "title": "It works",
+                "url": "https://example.com/1",
+                "color": "#2da44e",
+                "description": "- one\n- two **b\\*ld**\n\n> quoted\n\n```\n1 < 2\n```",
+                "fields": [{"name": "State", "value": "open", "inline": True}],
+            }
+            await chat.send(
+                message("**Ann** opened [\\#1 A \\& B](https://example.com/1) `x`", embeds=[card])
+            )
+            body = "[...document.querySelectorAll('article .body')].pop()"
+            await tab.until(f"!!{body}?.querySelector('.embed')")
+            drawn = await tab.evaluate(f"{body}.innerHTML")
+            assert "<strong>Ann</strong> opened " in drawn
+            assert '<a href="https://example.com/1"' in drawn
+            assert "#1 A &amp; B</a> <code>x</code>" in drawn
+            assert "<li>one</li><li>two <strong>b*ld</strong></li>" in drawn
+            assert "<blockquote><p>quoted</p></blockquote><pre><code>1 &lt; 2</code></pre>" in drawn
+            color = await tab.evaluate("getComputedStyle(document.querySelector('.embed')).borderLeftColor")
+            assert color == "rgb(45, 164, 78)"
+            assert tab.complaints == []
+
+    async def test_a_hostile_message_stays_text(self, chat: Chat) -> None:
+        attack = (
+            "<img src=x onerror=hit()> <script>hit()</script> [a](javascript:hit()) [b](data:text/html,x)"
+        )
+        author = {"name": "<b>Mallory</b>", "icon_url": "javascript:hit()", "bot": True}
+        embeds = [
+            {"title": "t", "url": "javascript:hit()", "color": "red;background:url(https://x)", "fields": []}
+        ]
+        files = [{"url": "javascript:hit()", "filename": "f"}]
+        await chat.send(message(attack, author=author, embeds=embeds, attachments=files))
+        await chat.send(message("x", author={"name": {"no": "text"}}, embeds=[{"fields": 5}]))
+        await chat.send(message(">" * 3000 + "*" * 900))
+        last = message("the page goes on")
+        await chat.send(last)
+        async with opened(chat.url) as tab:
+            await tab.until("[...document.querySelectorAll('article')].pop()?.innerText.includes('goes on')")
+            counts = await tab.evaluate(
+                "['main img', 'main script', '.who b', '[onerror]', 'a:not([href^=http])']"
+                ".map((what) => document.querySelectorAll(what).length)"
+            )
+            assert counts == [0, 0, 0, 0, 0]
+            assert "<script>hit()</script>" in await tab.evaluate("document.querySelector('main').innerText")
+            assert tab.complaints == []
+
+    async def test_writing_and_channels(self, chat: Chat) -> None:
+        async with opened(f"{chat.url}/#plans") as tab:
+            await tab.until("document.getElementById('live').className === 'on'")
+            await _write(tab, "Ann", "see **you** there")
+            drawn = await tab.until("document.querySelector('article')?.innerHTML")
+            assert "<strong>Ann</strong>" in drawn
+            assert "see <strong>you</strong> there" in drawn
+            await chat.send(message("elsewhere", channel_id="alarms"))
+            await tab.until("document.querySelector('aside').innerText.includes('# alarms')")
+            assert await tab.evaluate("document.querySelectorAll('article').length") == 1
+            await tab.evaluate("location.hash = 'alarms'")
+            await tab.until("document.querySelector('main').innerText.includes('elsewhere')")
+
+    async def test_it_fits_a_phone(self, chat: Chat) -> None:
+        await chat.send(message("`" + "long" * 100 + "` " + "https://example.com/" + "path/" * 60))
+        async with opened(chat.url) as tab:
+            await tab.call(
+                "Emulation.setDeviceMetricsOverride", width=360, height=700, deviceScaleFactor=1, mobile=True
+            )
+            await tab.until("!!document.querySelector('article')")
+            assert await tab.evaluate("document.documentElement.scrollWidth <= 360")
+            assert await tab.evaluate("document.getElementById('text').getBoundingClientRect().width > 150")
+            shot = await tab.call("Page.captureScreenshot")
+            if folder := os.environ.get("INTERLINK_SCREENSHOTS"):
+                (Path(folder) / "minichat-phone.png").write_bytes(base64.b64decode(shot["data"]))
+
+
+async def _write(tab: Tab, author: str, text: str) -> None:
+    await tab.evaluate(
+        f"document.getElementById('name').value = {json.dumps(author)};"
+        f"document.getElementById('text').value = {json.dumps(text)};"
+        "document.getElementById('form').requestSubmit()"
+    )

@@ -1,0 +1,234 @@
+"""`interlink up`, whole and real: from the first line to the last process."""
+
+import json
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from interlink.embedded import HOST, Embedded, is_free
+from tests.cli.commands import (
+    Up,
+    complaint,
+    gone_within,
+    interlink,
+    port_block,
+    running,
+    settings_of,
+    start_up,
+)
+from tests.support.eventually import eventually
+from tests.support.subscriber import Subscriber
+
+STOP_S = 30.0
+
+
+def call(up: Up, method: str, path: str, body: Any = None) -> Any:
+    answer = httpx.request(
+        method, up.url + path, json=body, headers={"authorization": f"Bearer {up.key}"}, timeout=10
+    )
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def shown_in_chat(up: Up) -> dict[str, dict[str, Any]]:
+    """The messages that the chat page has now, by their id."""
+    messages: dict[str, dict[str, Any]] = {}
+    try:
+        with httpx.stream("GET", f"{up.chat}/events", timeout=1) as stream:
+            for line in stream.iter_lines():
+                if line.startswith("data: "):
+                    message = json.loads(line.removeprefix("data: "))
+                    messages[message["message_id"]] = message
+    except httpx.ReadTimeout:  # it has said what it has
+        pass
+    return messages
+
+
+def incoming(up: Up, text: str) -> str:
+    """Post into the channel "general" through an incoming webhook; the message's id."""
+    made = call(up, "POST", "/api/incoming-webhooks", {"name": "t", "target_channel_id": "general"})
+    answer = httpx.post(made["url"], json={"text": text}, timeout=10)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["message_id"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("up") / "data"
+
+
+@pytest.fixture(scope="class")
+def up(folder: Path) -> Iterator[Up]:
+    with running(folder) as started:
+        yield started
+
+
+class TestRunning:
+    """One hub; the tests go through its life in order."""
+
+    def test_it_says_where_everything_is(self, up: Up) -> None:
+        assert f"Interlink is ready: {up.url}\n" in up.said()
+        assert up.chat in up.said()
+        assert up.key not in up.said()
+        assert stat.S_IMODE((up.folder / "admin.key").stat().st_mode) == 0o600
+        assert stat.S_IMODE(up.folder.stat().st_mode) == 0o700
+
+    def test_the_page_is_served(self, up: Up) -> None:
+        page = httpx.get(up.chat)
+        assert page.status_code == 200
+        assert "<title>minichat</title>" in page.text
+        nonce = page.headers["content-security-policy"].partition("'nonce-")[2].partition("'")[0]
+        assert f'nonce="{nonce}"' in page.text
+        assert nonce not in httpx.get(up.chat).text
+
+    def test_one_entrance_for_every_service(self, up: Up) -> None:
+        assert call(up, "GET", "/api/outgoing-webhooks")["items"] == []  # delivery's
+        assert call(up, "GET", "/api/inbound-endpoints")["items"] == []  # the gateway's own
+
+    def test_a_message_comes_to_the_chat(self, up: Up) -> None:
+        message = incoming(up, "hello")
+        seen = eventually(lambda: shown_in_chat(up).get(message))
+        assert seen
+        assert (seen["channel_id"], seen["text"]) == ("general", "hello")
+
+    def test_what_is_written_in_the_chat_goes_out(self, up: Up) -> None:
+        with Subscriber() as subscriber:
+            hook = {"name": "t", "url": subscriber.url, "events": ["message.created"]}
+            call(up, "POST", "/api/outgoing-webhooks", hook)
+            time.sleep(1.5)  # every service has it in memory
+            post = {"channel": "general", "author": "Ann", "text": "hi there"}
+            assert httpx.post(f"{up.chat}/messages", json=post).status_code == 201
+            body = json.loads(subscriber.wait_for(1)[0].body)
+        assert body["type"] == "message.created"
+        assert body["data"]["content"] == "hi there"
+
+    def test_commands_beside_it_find_it(self, up: Up, tmp_path: Path) -> None:
+        beside = {"INTERLINK_DATA_DIR": str(up.folder)}
+        assert interlink("doctor", cwd=tmp_path, **beside).returncode == 0
+        assert interlink("send", "message.created", cwd=tmp_path, **beside).stdout.startswith("evt_")
+
+    def test_a_second_one_is_refused(self, up: Up, tmp_path: Path) -> None:
+        said = complaint(interlink("up", "--data-dir", str(up.folder), cwd=tmp_path))
+        assert f"in use by another 'interlink up' (process {up.process.pid})" in said
+
+    def test_the_chat_has_none_of_the_hubs_secrets(self, up: Up) -> None:
+        environment = up.child("examples.minichat").environ()
+        assert not [name for name in environment if name.startswith(("INTERLINK_", "MONGODB_"))]
+
+    def test_a_service_that_dies_is_started_again(self, up: Up) -> None:
+        up.child("serve sync").kill()
+        up.until_said("sync ended with signal SIGKILL: it is started again")
+        up.until_said("sync is back")
+        message = incoming(up, "after sync")
+        assert eventually(lambda: shown_in_chat(up).get(message))
+
+    def test_a_store_that_dies_comes_back_with_its_data(self, up: Up) -> None:
+        made = call(up, "POST", "/api/inbound-endpoints", {"provider": "github", "name": "kept"})
+        up.child("secantus").kill()
+        up.until_said("store is back")
+        eventually(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
+        assert call(up, "GET", f"/api/inbound-endpoints/{made['id']}")["name"] == "kept"
+
+    def test_a_broker_that_dies_comes_back_and_the_user_is_told(self, up: Up) -> None:
+        up.child("tansu").kill()
+        up.until_said("broker ended with signal SIGKILL (it holds events in memory")
+        up.until_said("broker is back")
+        eventually(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
+        message = incoming(up, "after the broker")
+        assert eventually(lambda: shown_in_chat(up).get(message), within_s=30)
+
+    def test_ctrl_c_ends_it_all(self, up: Up) -> None:
+        assert up.end(signal.SIGINT, STOP_S) == 0
+        assert up.said().endswith("stopped\n")
+        assert all(is_free(HOST, up.port + offset) for offset in (0, 1, 2, 10))
+
+
+def test_a_killed_supervisor_leaves_nobody_behind_and_its_folder_goes_on(folder: Path) -> None:
+    key = (folder / "admin.key").read_text().strip()
+    with running(folder) as up:
+        children = up.children()
+        assert len(children) >= 7
+        up.process.kill()
+        up.process.wait(10)
+        gone_within(children, 5)
+    with running(folder) as up:  # at once, on what was left
+        assert up.key == key
+        assert call(up, "GET", "/api/inbound-endpoints")["items"][0]["name"] == "kept"
+        assert up.end(signal.SIGTERM, STOP_S) == 0
+
+
+def test_a_clean_stop_loses_nothing(tmp_path: Path) -> None:
+    """What the entrance has accepted is delivered, although the broker forgets everything."""
+    count = 3_000
+    with running(tmp_path / "data", "--no-minichat") as up, Subscriber() as subscriber:
+        call(up, "POST", "/api/outgoing-webhooks", {"name": "t", "url": subscriber.url, "events": ["t.*"]})
+        time.sleep(1.5)
+        events = [
+            {"specversion": "1.0", "id": f"e{n}", "source": "/t", "type": "t.happened", "data": {"n": n}}
+            for n in range(count)
+        ]
+        headers = {
+            "authorization": f"Bearer {up.key}",
+            "content-type": "application/cloudevents-batch+json",
+        }
+        for start in range(0, count, 500):
+            answer = httpx.post(
+                f"{up.url}/api/events",
+                content=json.dumps(events[start : start + 500]),
+                headers=headers,
+                timeout=10,
+            )
+            assert answer.status_code == 202, answer.text
+        assert up.end(signal.SIGTERM, 60) == 0
+        assert "were not handled in time" not in up.said()
+        with running(tmp_path / "data", "--no-minichat"):  # goes on with what it had put off
+            wanted = {f"e{n}" for n in range(count)}
+
+            def all_there() -> bool:
+                return wanted == {json.loads(got.body)["id"] for got in subscriber.got}
+
+            eventually(all_there, within_s=60)
+
+
+def test_with_a_bus_and_a_store_of_ones_own(tmp_path: Path, pair: Embedded) -> None:
+    given = settings_of(pair, f"up_{token_hex(6)}")
+    with running(tmp_path / "data", "--no-minichat", **given) as up:
+        commands = [" ".join(child.cmdline()) for child in up.children()]
+        assert not [command for command in commands if "tansu" in command or "secantus" in command]
+        assert up.child("serve delivery").environ()["MONGODB_URI"] == given["MONGODB_URI"]
+        assert "INTERLINK_ALLOW_PRIVATE_NETWORKS" not in up.child("serve delivery").environ()
+        assert call(up, "GET", "/api/outgoing-webhooks")["items"] == []
+        assert up.end(signal.SIGTERM, STOP_S) == 0
+    assert pair.broker.answers()
+    assert pair.store.answers()
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as up:
+        children = up.children()
+        up.child("serve delivery").send_signal(signal.SIGSTOP)  # it will not stop when it is asked to
+        delivery = psutil.Process(up.child("serve delivery").pid)
+        up.process.send_signal(signal.SIGINT)
+        up.until_said("stopping")
+        time.sleep(1)
+        assert delivery.is_running()
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(10) == 130
+        gone_within(children, 5)
+
+
+def test_a_service_that_cannot_start_is_one_line_and_leaves_nobody(tmp_path: Path) -> None:
+    up = start_up(tmp_path / "data", port_block(), INTERLINK_LOG_LEVEL="loud")
+    assert up.process.wait(60) == 2
+    lines = up.said().splitlines()
+    assert len(lines) == 1
+    assert "INTERLINK_LOG_LEVEL" in lines[0]
+    assert all(is_free(HOST, up.port + offset) for offset in (0, 1, 2, 10))
