@@ -1,0 +1,273 @@
+"""Every route x scope x workspace, from the services' own OpenAPI: a route without a row here fails."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.contracts.routes import owner_of
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+
+ROW = tuple[str, str]
+
+SCOPES = (
+    "events:write",
+    "webhooks:read",
+    "webhooks:write",
+    "integrations:read",
+    "integrations:write",
+    "imports:write",
+    "admin",
+)
+
+NEEDS: dict[ROW, str] = {
+    ("POST", "/api/inbound-endpoints"): "integrations:write",
+    ("GET", "/api/inbound-endpoints"): "integrations:read",
+    ("GET", "/api/inbound-endpoints/{endpoint_id}"): "integrations:read",
+    ("PATCH", "/api/inbound-endpoints/{endpoint_id}"): "integrations:write",
+    ("DELETE", "/api/inbound-endpoints/{endpoint_id}"): "integrations:write",
+    ("POST", "/api/inbound-endpoints/{endpoint_id}/rotate-secret"): "integrations:write",
+    ("POST", "/api/incoming-webhooks"): "integrations:write",
+    ("GET", "/api/incoming-webhooks"): "integrations:read",
+    ("GET", "/api/incoming-webhooks/{endpoint_id}"): "integrations:read",
+    ("PATCH", "/api/incoming-webhooks/{endpoint_id}"): "integrations:write",
+    ("DELETE", "/api/incoming-webhooks/{endpoint_id}"): "integrations:write",
+    ("POST", "/api/events"): "events:write",
+    ("POST", "/api/api-keys"): "admin",
+    ("GET", "/api/api-keys"): "admin",
+    ("DELETE", "/api/api-keys/{key_id}"): "admin",
+    ("POST", "/api/outgoing-webhooks"): "webhooks:write",
+    ("GET", "/api/outgoing-webhooks"): "webhooks:read",
+    ("GET", "/api/outgoing-webhooks/{webhook_id}"): "webhooks:read",
+    ("PATCH", "/api/outgoing-webhooks/{webhook_id}"): "webhooks:write",
+    ("DELETE", "/api/outgoing-webhooks/{webhook_id}"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/test"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/rotate-secret"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/enable"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/disable"): "webhooks:write",
+    ("GET", "/api/deliveries"): "webhooks:read",
+    ("GET", "/api/deliveries/{delivery_id}"): "webhooks:read",
+    ("GET", "/api/queue/stats"): "webhooks:read",
+}
+
+ROWS = sorted(NEEDS)
+
+
+def allows(held: str, needed: str) -> bool:
+    """What api.md says: admin is everything in its workspace, and who may write may read."""
+    return held in (needed, "admin") or held == needed.replace(":read", ":write")
+
+
+def body_for(row: ROW) -> Any:
+    """A body that the route accepts."""
+    method, path = row
+    bodies: dict[ROW, Any] = {
+        ("POST", "/api/inbound-endpoints"): {"provider": "github", "name": "x"},
+        ("POST", "/api/incoming-webhooks"): {"name": "x", "target_channel_id": "general"},
+        ("POST", "/api/events"): {"specversion": "1.0", "id": "1", "type": "message.created", "source": "/t"},
+        ("POST", "/api/api-keys"): {"name": "x", "scopes": ["events:write"]},
+        ("POST", "/api/outgoing-webhooks"): {
+            "name": "x",
+            "url": "http://127.0.0.1:9/",
+            "events": ["never.sent"],
+        },
+    }
+    if method in ("GET", "DELETE"):
+        return None
+    return bodies.get(row, {} if method == "PATCH" or path.endswith("rotate-secret") else None)
+
+
+@dataclass
+class Things:
+    """One of each kind in a workspace."""
+
+    endpoint: str
+    incoming: str
+    webhook: str
+    delivery: str
+    key: str
+
+    def path(self, template: str) -> str:
+        endpoint = self.incoming if "/incoming-webhooks/" in template else self.endpoint
+        return (
+            template.replace("{endpoint_id}", endpoint)
+            .replace("{webhook_id}", self.webhook)
+            .replace("{delivery_id}", self.delivery)
+            .replace("{key_id}", self.key)
+        )
+
+
+def make_things(hub: Hub, key: str | None = None) -> Things:
+    webhook = hub.call(
+        "POST", "/api/outgoing-webhooks", body_for(("POST", "/api/outgoing-webhooks")), key=key
+    )["id"]
+    delivery = hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test", key=key)["delivery_id"]
+    things = Things(
+        endpoint=hub.call("POST", "/api/inbound-endpoints", {"provider": "github", "name": "x"}, key=key)[
+            "id"
+        ],
+        incoming=hub.call(
+            "POST", "/api/incoming-webhooks", {"name": "x", "target_channel_id": "general"}, key=key
+        )["id"],
+        webhook=webhook,
+        delivery=delivery,
+        key=hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["events:write"]}, key=key)["id"],
+    )
+    eventually(lambda: bool(hub.call("GET", "/api/deliveries", key=key)["items"]), 20)
+    return things
+
+
+def ask(hub: Hub, row: ROW, path: str, headers: dict[str, str]) -> httpx.Response:
+    return httpx.request(
+        row[0], hub.url(owner_of(path)) + path, json=body_for(row), headers=headers, timeout=30
+    )
+
+
+WHERE = {"gateway": "/api/inbound-endpoints", "delivery": "/api/outgoing-webhooks"}
+
+
+def known(hub: Hub, key: str, *, status: int, within_s: float = 10) -> None:
+    """Wait until both services answer this key with this status."""
+    for service, path in WHERE.items():
+
+        def look(url: str = hub.url(service) + path) -> bool:
+            return httpx.get(url, headers=bearer(key)).status_code == status
+
+        eventually(look, within_s)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+@pytest.fixture(scope="module")
+def scoped(hub: Hub) -> dict[str, str]:
+    """A key for each scope alone, known to every service."""
+    keys = {
+        scope: hub.call("POST", "/api/api-keys", {"name": scope, "scopes": [scope]})["key"]
+        for scope in SCOPES
+    }
+    last = hub.call("POST", "/api/api-keys", {"name": "last", "scopes": ["admin"]})["key"]
+    known(hub, last, status=200)  # made after the others, so those are known too
+    return keys
+
+
+@pytest.fixture(scope="module")
+def others(hub: Hub) -> Things:
+    """Things of another workspace."""
+    key = hub.other_workspace()
+    known(hub, key, status=200)
+    return make_things(hub, key)
+
+
+def test_every_route_has_a_row(hub: Hub) -> None:
+    routes: set[ROW] = set()
+    for service in ("gateway", "delivery"):
+        document = httpx.get(f"{hub.url(service)}/openapi/{service}.json").json()
+        routes |= {
+            (method.upper(), path) for path, methods in document["paths"].items() for method in methods
+        }
+    assert routes == set(NEEDS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=" ".join)
+def test_without_a_key(hub: Hub, row: ROW) -> None:
+    path = Things("ep_x", "ep_x", "wh_x", "dlv_x", "key_x").path(row[1])
+    refused: tuple[dict[str, str], ...] = (
+        {},
+        {"authorization": "Bearer"},
+        {"authorization": hub.admin_key},
+        bearer("ilk_wrong"),
+        bearer("x" * 5000),
+    )
+    for headers in refused:
+        answer = ask(hub, row, path, headers)
+        assert answer.status_code == 401, (headers, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=" ".join)
+def test_each_scope(hub: Hub, scoped: dict[str, str], row: ROW) -> None:
+    for scope, key in scoped.items():
+        path = make_path(hub, row)
+        status = ask(hub, row, path, bearer(key)).status_code
+        if allows(scope, NEEDS[row]):
+            assert status < 400, (scope, status)
+        else:
+            assert status == 403, (scope, status)
+
+
+def make_path(hub: Hub, row: ROW) -> str:
+    """The path of something that is there: made anew where the call takes it away."""
+    if "{" not in row[1]:
+        return row[1]
+    if row[0] == "DELETE":
+        kind = row[1].split("/")[2]
+        return f"/api/{kind}/{hub.call('POST', f'/api/{kind}', body_for(('POST', f'/api/{kind}')))['id']}"
+    return _mine(hub).path(row[1])
+
+
+_MINE: dict[int, Things] = {}
+
+
+def _mine(hub: Hub) -> Things:
+    if id(hub) not in _MINE:
+        _MINE[id(hub)] = make_things(hub)
+    return _MINE[id(hub)]
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "{" in row[1]], ids=" ".join)
+def test_another_workspaces_things_are_not_there(hub: Hub, others: Things, row: ROW) -> None:
+    theirs = ask(hub, row, others.path(row[1]), bearer(hub.admin_key))
+    nobodys = ask(
+        hub, row, Things("ep_x", "ep_x", "wh_x", "dlv_x", "key_x").path(row[1]), bearer(hub.admin_key)
+    )
+    assert theirs.status_code == nobodys.status_code == 404
+    assert theirs.text == nobodys.text
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row[0] == "GET" and "{" not in row[1]], ids=" ".join)
+def test_lists_show_the_own_workspace_only(hub: Hub, others: Things, row: ROW) -> None:
+    text = ask(hub, row, row[1], bearer(hub.admin_key)).text
+    for thing in (others.endpoint, others.incoming, others.webhook, others.delivery, others.key):
+        assert thing not in text
+
+
+def test_another_workspaces_deliveries_by_filter(hub: Hub, others: Things) -> None:
+    assert hub.call("GET", f"/api/deliveries?webhook_id={others.webhook}")["items"] == []
+    assert hub.call("GET", f"/api/queue/stats?webhook_id={others.webhook}")["total"] == 0
+
+
+def test_a_revoked_key_is_refused_everywhere_within_seconds(hub: Hub) -> None:
+    made = hub.call("POST", "/api/api-keys", {"name": "short", "scopes": ["admin"]})
+    known(hub, made["key"], status=200, within_s=5)
+    hub.call("DELETE", f"/api/api-keys/{made['id']}")
+    known(hub, made["key"], status=401, within_s=5)
+
+
+def test_a_key_expires_by_itself(hub: Hub) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+    made = hub.call("POST", "/api/api-keys", {"name": "brief", "scopes": ["admin"], "expires_at": soon})
+    url = hub.url("gateway") + "/api/inbound-endpoints"
+    assert httpx.get(url, headers=bearer(made["key"])).status_code == 200
+    eventually(lambda: httpx.get(url, headers=bearer(made["key"])).status_code == 401, 5)
+    hub.call(
+        "POST",
+        "/api/api-keys",
+        {"name": "x", "scopes": ["admin"], "expires_at": "2001-01-01T00:00:00Z"},
+        expect=422,
+    )
+
+
+def test_a_key_is_shown_once_and_its_use_is_noted(hub: Hub) -> None:
+    made = hub.call("POST", "/api/api-keys", {"name": "once", "scopes": ["events:write"]})
+    listed = httpx.get(hub.url("gateway") + "/api/api-keys?limit=500", headers=bearer(hub.admin_key)).text
+    assert made["key"] not in listed
+    assert made["prefix"] in listed
+    for service in hub.services:
+        assert made["key"] not in hub.log_text(service)
+        assert hub.admin_key not in hub.log_text(service)
