@@ -75,6 +75,8 @@ class Mongo:
 
     def __init__(self, settings: MongoSettings, *, app: str) -> None:
         uri = settings.uri.get_secret_value()
+        if not uri.startswith(("mongodb://", "mongodb+srv://")):
+            raise Misconfigured("MONGODB_URI must start with mongodb:// or mongodb+srv://")
         try:
             self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
                 uri,

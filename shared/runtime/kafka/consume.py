@@ -192,6 +192,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
     async def _process(
         self, client: AIOKafkaConsumer, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]
     ) -> None:
+        for partition, batch in polled.items():
+            self._next.setdefault(partition, batch[0].offset)  # so that a first batch that hangs shows as lag
         records = [record for batch in polled.values() for record in batch]
         if not await self._settle(records):
             for partition, batch in polled.items():
