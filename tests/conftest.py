@@ -1,6 +1,6 @@
 """The bus, the store and the hub that test modules share; what each is, is in `tests/support`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,24 @@ import pytest
 from interlink.embedded import Embedded
 from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_bus
 from tests.support.hub import Hub
+
+_FACTS = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def note(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Says something at the end of the run: what the tests ran on, what they counted and measured."""
+    return pytestconfig.stash.setdefault(_FACTS, []).append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    facts = config.stash.get(_FACTS, [])
+    if facts:
+        terminalreporter.section("facts")
+        for fact in facts:
+            terminalreporter.write_line(fact)
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +36,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
 
 
 @pytest.fixture(scope="session")
-def store(pair: Embedded) -> Iterator[Store]:
+def store(pair: Embedded, note: Callable[[str], None]) -> Iterator[Store]:
     found = best_store(pair)
+    note(f"store: {found.name}")
     yield found
     found.close()
 
@@ -31,9 +50,15 @@ def bus(pair: Embedded) -> Bus:
 
 
 @pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory, pair: Embedded) -> Iterator[Bus]:
+def kafka(
+    tmp_path_factory: pytest.TempPathFactory,
+    pair: Embedded,
+    request: pytest.FixtureRequest,
+    note: Callable[[str], None],
+) -> Iterator[Bus]:
     """The most real broker that is to be had, for this module alone."""
     found = best_bus(tmp_path_factory.mktemp("kafka"), pair)
+    note(f"{request.node.name}: on {found.name}")
     yield found
     found.close()
 

@@ -7,7 +7,7 @@ not start waits in the log. Either way the batch ends, so that a slow endpoint d
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from services.delivery.attempt import Attempter
@@ -132,6 +132,8 @@ class FirstAttempts:
         lane, webhook = run.lane, run.webhook
         if webhook.strict and lane.next_due is not None:
             return []  # something earlier is open: these wait behind it, in the log
+        if webhook.schedule[0] > 0:
+            return []  # the first attempt has a wait of its own
         room = self._most_in_flight - len(self._workers)
         count = min(len(run.queue), lane.free(webhook), max(0, room))
         started = [asyncio.create_task(self._work(run, saved)) for _ in range(count)]
@@ -176,10 +178,10 @@ class FirstAttempts:
             writes += run.writes
             for request in run.under_way.values():
                 writes.append(self._deliveries.leased(request, run.webhook.timeout_s))
-            for request in run.queue:
-                writes.append(self._deliveries.waiting(request))
             if run.queue:
-                run.due(utcnow())
+                due_at = utcnow() + timedelta(seconds=run.webhook.schedule[0])
+                writes += [self._deliveries.waiting(request, due_at) for request in run.queue]
+                run.due(due_at)
             run.queue.clear()
         await self._results.insist(writes)
         for run in runs:

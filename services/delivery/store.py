@@ -85,9 +85,9 @@ class Deliveries:
         """The log entry of a first attempt."""
         return InsertOne(self._entry(request) | {"attempts": [attempt.document()]} | self._state(step, 1))
 
-    def waiting(self, request: Request) -> Write:
-        """The log entry of a delivery that nobody attempted yet: due now."""
-        return InsertOne(self._entry(request) | self._open("pending", utcnow()))
+    def waiting(self, request: Request, due_at: datetime) -> Write:
+        """The log entry of a delivery that nobody attempted yet."""
+        return InsertOne(self._entry(request) | self._open("pending", due_at))
 
     def leased(self, request: Request, timeout_s: float) -> Write:
         """The log entry of a first attempt that is still under way: due again if we die."""

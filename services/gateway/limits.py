@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from time import monotonic
 
 from shared.contracts.errors import BusUnavailable
@@ -67,8 +68,7 @@ class Recent:
     def _forget(self) -> None:
         """Drop the oldest while it is out of the window, or there are too many: one comes, two may go."""
         now = monotonic()
-        for _ in range(2):
-            key = next(iter(self._seen))
+        for key in list(islice(self._seen, 2)):
             seen = self._seen[key]
             if isinstance(seen, asyncio.Future) or (seen > now and len(self._seen) <= self._most):
                 break

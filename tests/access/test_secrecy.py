@@ -1,1 +1,307 @@
-"""Being written now (05:46) by the helper of gateway, access and API tests, who is back after a cut-off."""
+"""Keys that have ended, workspaces that do not meet, and secrets that are in clear nowhere."""
+
+import base64
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from secrets import token_hex
+from time import monotonic, sleep
+from typing import Any
+
+import bson
+import httpx
+import pytest
+from pymongo import MongoClient
+
+from shared.contracts.routes import owner_of
+from shared.contracts.topics import TOPICS
+from tests.support.another import another
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.github import signed
+from tests.support.hub import Hub
+from tests.support.subscriber import Subscriber
+from tests.support.tap import Tap
+
+SERVICES = ("gateway", "delivery")
+LISTS = (
+    "/api/inbound-endpoints",
+    "/api/incoming-webhooks",
+    "/api/api-keys",
+    "/api/outgoing-webhooks",
+    "/api/deliveries",
+)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """Gateway and delivery, in a workspace of their own."""
+    folder = tmp_path_factory.mktemp("hub")
+    started = Hub(folder, bus, store, services=SERVICES, workspace=f"secrecy-{token_hex(4)}")
+    try:
+        yield started.start()
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def routes(hub: Hub, client: httpx.Client) -> list[tuple[str, str]]:
+    """Every route of both services with something in the place of its parameters."""
+    found: list[tuple[str, str]] = []
+    for service in SERVICES:
+        document = client.get(f"{hub.url(service)}/openapi/{service}.json").json()
+        for path, operations in document["paths"].items():
+            assert owner_of(path) == service
+            concrete = "/".join("x" if part.startswith("{") else part for part in path.split("/"))
+            found += [(method.upper(), hub.url(service) + concrete) for method in operations]
+    assert len(found) > 20
+    return found
+
+
+@pytest.fixture(scope="module")
+def stranger(hub: Hub) -> str:
+    """The admin key of another workspace, known to both services."""
+    key = hub.other_workspace()
+    for service in SERVICES:
+        _until_known(hub, service, key)
+    return key
+
+
+def _known(hub: Hub, service: str, key: str) -> bool:
+    path = {"gateway": "/api/api-keys", "delivery": "/api/queue/stats"}[service]
+    answer = httpx.get(hub.url(service) + path, headers={"authorization": f"Bearer {key}"}, timeout=10)
+    return answer.status_code == 200
+
+
+def _until_known(hub: Hub, service: str, key: str) -> None:
+    def known() -> bool:
+        return _known(hub, service, key)
+
+    eventually(known, 5)
+
+
+# Keys
+
+
+@pytest.fixture(scope="module")
+def ended(hub: Hub) -> dict[str, str]:
+    """A key that expired and one that was revoked; both were known to both services before."""
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    expiring = {"name": "expiring", "scopes": ["admin"], "expires_at": soon.isoformat()}
+    expired = hub.call("POST", "/api/api-keys", expiring, expect=201)
+    revoked = hub.call("POST", "/api/api-keys", {"name": "revoked", "scopes": ["admin"]}, expect=201)
+    for made in (expired, revoked):
+        for service in SERVICES:
+            _until_known(hub, service, made["key"])
+    hub.call("DELETE", f"/api/api-keys/{revoked['id']}", expect=204)
+    assert not _known(hub, "gateway", revoked["key"]), "it is refused at once where it was revoked"
+    since = monotonic()
+    eventually(lambda: not _known(hub, "delivery", revoked["key"]), 5)
+    assert monotonic() - since < 5
+    sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
+    return {"expired": expired["key"], "revoked": revoked["key"]}
+
+
+def test_no_route_takes_a_key_that_is_none_any_more(
+    hub: Hub, routes: list[tuple[str, str]], ended: dict[str, str], client: httpx.Client
+) -> None:
+    """Expired, revoked, misspelt, of another scheme: one answer for all, which tells nothing apart."""
+    admin = hub.admin_key
+    none: list[str | bytes] = [
+        *(f"Bearer {key}" for key in ended.values()),
+        f"Bearer {admin[:-1]}",
+        f"Bearer {admin}x",
+        f"Bearer {admin.swapcase()}",
+        f"Bearer {admin},{admin}",
+        b"Bearer \xff\xfe",
+    ]
+    said = {
+        client.request(method, url, headers=[(b"authorization", _raw(each))], json={}).text
+        for method, url in routes
+        for each in none
+    }
+    assert len(said) == 1
+    unread: list[str | bytes] = [
+        f"Basic {base64.b64encode(admin.encode()).decode()}",
+        f"Token {admin}",
+        admin,
+        "Bearer",
+        b"\xff" * 100,
+    ]
+    for method, url in routes:
+        for each in unread:
+            answer = client.request(method, url, headers=[(b"authorization", _raw(each))], json={})
+            assert answer.status_code == 401, (method, url, each)
+
+
+def _raw(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def test_a_key_in_the_address_is_no_key(hub: Hub) -> None:
+    for name in ("key", "api_key", "access_token", "token", "authorization"):
+        answer = httpx.get(hub.url("gateway") + f"/api/api-keys?{name}={hub.admin_key}", timeout=10)
+        assert answer.status_code == 401
+
+
+def test_the_scheme_is_written_as_one_likes(hub: Hub) -> None:
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        headers = {"authorization": f"{scheme} {hub.admin_key}"}
+        assert httpx.get(hub.url("gateway") + "/api/api-keys", headers=headers).status_code == 200
+
+
+def test_last_use_is_noted(
+    hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Within half a minute, and when a service stops; a key that nobody used has none."""
+    body = {"name": "x", "scopes": ["admin"]}
+    unused, used = (hub.call("POST", "/api/api-keys", body, expect=201) for _ in range(2))
+    assert unused["last_used_at"] is used["last_used_at"] is None
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    with another("gateway", hub, tmp_path_factory.mktemp("another"), bus, store) as other:
+        assert other.call("GET", "/api/api-keys", key=used["key"])["items"]
+        assert other.stop_service("gateway") == 0
+    found = {each["id"]: each["last_used_at"] for each in hub.call("GET", "/api/api-keys?limit=500")["items"]}
+    assert found[unused["id"]] is None
+    assert before < datetime.fromisoformat(found[used["id"]]) < datetime.now(UTC)
+
+
+def test_what_is_shown_of_a_key(hub: Hub) -> None:
+    """Enough to recognise it by, far too little to use it."""
+    made = hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["events:write"]}, expect=201)
+    items = hub.call("GET", "/api/api-keys?limit=500")["items"]
+    [shown] = [each for each in items if each["id"] == made["id"]]
+    assert shown == {**made, "key": None}
+    assert made["key"].startswith(shown["prefix"])
+    assert len(shown["prefix"]) <= 12
+    assert len(made["key"]) >= 43
+
+
+def test_a_refused_change_changes_nothing(hub: Hub) -> None:
+    reader = hub.call("POST", "/api/api-keys", {"name": "r", "scopes": ["integrations:read"]})["key"]
+    path = f"/api/inbound-endpoints/{hub.github_endpoint()['id']}"
+    before = hub.call("GET", path)
+    for method, suffix, body in (
+        ("PATCH", "", {"enabled": False}),
+        ("DELETE", "", None),
+        ("POST", "/rotate-secret", {}),
+    ):
+        assert hub.call(method, path + suffix, body, key=reader, expect=403)["status"] == 403
+    assert hub.call("GET", path, key=reader) == before
+
+
+# Workspaces
+
+
+def test_an_event_for_another_workspace_is_refused(hub: Hub, stranger: str) -> None:
+    event = {"specversion": "1.0", "id": token_hex(8), "type": "a.b", "source": "/t"}
+    hub.call("POST", "/api/events", event | {"workspace": hub.workspace}, key=stranger, expect=403)
+    hub.call("POST", "/api/events", event | {"workspace": hub.workspace}, expect=202)
+
+
+def test_events_of_another_workspace_do_not_arrive(hub: Hub, stranger: str) -> None:
+    """The same type, the same conversation: only the workspace is another one."""
+    with Subscriber() as subscriber:
+        hub.outgoing_webhook(subscriber.url, events=["meeting.*"])
+        for key, name in ((stranger, "theirs"), (hub.admin_key, "mine")):
+            event = {"specversion": "1.0", "id": name, "type": "meeting.held", "source": "/t", "subject": "s"}
+            hub.call("POST", "/api/events", event, key=key, expect=202)
+        subscriber.wait_for(1)
+        sleep(0.3)
+        assert [b'"id":"mine"' in got.body for got in subscriber.got] == [True]
+
+
+def test_a_key_makes_keys_of_its_own_workspace_only(hub: Hub, stranger: str) -> None:
+    body = {"name": "x", "scopes": ["admin"]}
+    hub.call("POST", "/api/api-keys", body | {"workspace": hub.workspace}, key=stranger, expect=422)
+    made = hub.call("POST", "/api/api-keys", body, key=stranger, expect=201)
+    hub.github_endpoint()
+    assert hub.call("GET", "/api/inbound-endpoints", key=made["key"])["items"] == []
+    assert made["id"] not in {each["id"] for each in hub.call("GET", "/api/api-keys?limit=500")["items"]}
+
+
+# Secrets
+
+
+def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, client: httpx.Client) -> None:
+    """One of every kind, used in every way: not in the store, a log, a topic, an answer or a metric."""
+    taps = [Tap(bus, topic.name) for topic in TOPICS]
+    given = f"given-{token_hex(12)}"
+    secrets = {"admin key": hub.admin_key, "another workspace's key": stranger, "given secret": given}
+    endpoint = hub.github_endpoint(secret=given)
+    secrets["generated secret"] = hub.github_endpoint()["secret"]
+    rotate = f"/api/inbound-endpoints/{endpoint['id']}/rotate-secret"
+    secrets["rotated secret"] = hub.call("POST", rotate, {})["secret"]
+    made = hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["admin"]}, expect=201)
+    secrets["made key"] = made["key"]
+    incoming = hub.call("POST", "/api/incoming-webhooks", {"name": "x", "target_channel_id": "c"}, expect=201)
+    secrets["token"] = incoming["token"]
+    once = {"authorization": f"Bearer {hub.admin_key}", "idempotency-key": f"once-{token_hex(8)}"}
+    body: dict[str, Any] = {"provider": "github", "name": "kept"}
+    kept = client.post(hub.url("gateway") + "/api/inbound-endpoints", json=body, headers=once)
+    secrets |= {"kept answer's secret": kept.json()["secret"], "idempotency key": once["idempotency-key"]}
+    with Subscriber() as subscriber:
+        webhook = hub.outgoing_webhook(subscriber.url)
+        nchat = hub.outgoing_webhook(subscriber.url, profile="nchat")
+        secrets |= {"webhook secret": webhook["secret"], "nchat secret": nchat["secret"]}
+        rotate = f"/api/outgoing-webhooks/{webhook['id']}/rotate-secret"
+        secrets["rotated webhook secret"] = hub.call("POST", rotate, {})["secret"]
+        payload = b'{"zen":"x"}'
+        url = hub.url("gateway") + f"/api/webhooks/github/{endpoint['id']}"
+        for secret, status in ((given, 202), ("wrong", 401)):
+            answer = client.post(url, content=payload, headers=signed(secret, "ping", payload))
+            assert answer.status_code == status
+        for text, statuses in (("x", {200}), (["x"], {400, 422})):
+            assert client.post(incoming["url"], json={"text": text}).status_code in statuses
+        subscriber.wait_for(4)
+    eventually(lambda: len(hub.deliveries(webhook_id=webhook["id"])) >= 2)
+    raw = {name: secret.encode() for name, secret in secrets.items()}
+    raw["webhook key"] = base64.b64decode(webhook["secret"].removeprefix("whsec_"))
+
+    kinds = set()
+    for name, document in _documents(hub):
+        kinds.add(name)
+        _absent(raw, bson.encode(document), f"a document of {name}")
+    assert kinds >= {
+        "api_keys",
+        "inbound_endpoints",
+        "outgoing_webhooks",
+        "webhook_deliveries",
+        "idempotency_keys",
+    }
+    for service in SERVICES:
+        _absent(raw, hub.log_text(service).encode(), f"the log of {service}")
+        _absent(raw, client.get(hub.url(service) + "/metrics").content, f"the metrics of {service}")
+    records = [record for tap in taps for record in tap.look()]
+    assert len(records) >= 6
+    for record in records:
+        headers = b"\n".join(value or b"" for _, value in record.headers)
+        _absent(raw, b"\n".join((record.key or b"", record.value or b"", headers)), "a topic")
+    deliveries = [f"/api/deliveries/{each['id']}" for each in hub.deliveries(webhook_id=webhook["id"])]
+    shown = (
+        f"/api/inbound-endpoints/{endpoint['id']}",
+        f"/api/incoming-webhooks/{incoming['id']}",
+        f"/api/outgoing-webhooks/{webhook['id']}",
+        f"/api/outgoing-webhooks/{nchat['id']}",
+    )
+    for path in (*(f"{path}?limit=500" for path in LISTS), *shown, *deliveries):
+        _absent(raw, repr(hub.call("GET", path)).encode(), path)
+
+
+def _documents(hub: Hub) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every document of the hub's database, by collection."""
+    with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"]) as mongo:
+        database = mongo.get_default_database()
+        for name in database.list_collection_names():
+            for document in database[name].find():
+                yield name, document
+
+
+def _absent(secrets: Mapping[str, bytes], text: bytes, where: str) -> None:
+    for name, secret in secrets.items():
+        assert secret not in text, f"the {name} is in {where}"

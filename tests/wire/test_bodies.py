@@ -1,5 +1,6 @@
 """Bodies from strangers: inflation that stops at its limit, and JSON that is really JSON."""
 
+import contextlib
 import gzip
 import tracemalloc
 import zlib
@@ -82,10 +83,8 @@ def test_other_encodings(encoding: str) -> None:
 
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "", "br"]))
 def test_inflating_never_raises_anything_else(body: bytes, encoding: str) -> None:
-    try:
+    with contextlib.suppress(Malformed, TooLarge, UnsupportedMedia):
         inflate(body, encoding, LIMIT)
-    except (Malformed, TooLarge, UnsupportedMedia):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""Where the CPU of a service goes under the bench's load: `python -m bench.profile gateway`."""
+
+import argparse
+import json
+import os
+import pstats
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from bench.machine import cores, cpu_seconds
+from bench.stages import Bench, Plan, Target
+from bench.system import System
+
+
+def main() -> int:
+    """Load the service, profile it meanwhile, print the hot spots per request or delivery."""
+    wanted = _arguments()
+    with tempfile.TemporaryDirectory(prefix="interlink-profile-") as name:
+        folder = Path(name)
+        out = folder / "profile.out"
+        bench = Bench(Plan(wanted.bus), cores(), folder, lambda _line: None)
+        profiled = (wanted.service, wanted.how, str(out))
+        try:
+            with bench.hub("profile", wanted.service, profiled=profiled) as hub:
+                work = Work(bench, hub, wanted.service, wanted.amount)
+                work.warm_up()
+                pid = hub.pid(wanted.service)
+                _signal(pid, signal.SIGUSR1)
+                units, cpu = work.run(pid)
+                _signal(pid, signal.SIGUSR2)
+        finally:
+            bench.close()
+        unit = "request" if wanted.service == "gateway" else "delivery"
+        print(f"{units:.0f} of them, {cpu / units * 1e6:.0f} us of CPU per {unit} (profiler included)\n")
+        if wanted.how == "calls":
+            stats = pstats.Stats(str(out))
+            stats.strip_dirs().sort_stats("tottime").print_stats(wanted.top)
+        else:
+            _print_samples(json.loads(out.read_text("utf-8")), cpu / units * 1e6, wanted.top)
+    return 0
+
+
+class Work:
+    """The load of a service: requests for the gateway, webhooks on Kafka for delivery."""
+
+    def __init__(self, bench: Bench, hub: System, service: str, amount: float) -> None:
+        self._bench = bench
+        self._hub = hub
+        self._service = service
+        self._amount = amount
+        if service == "gateway":
+            self._heads = hub.heads(channels=False)
+        else:
+            bench.subscribe(hub)
+
+    def warm_up(self) -> None:
+        self._go(0.2)
+
+    def run(self, pid: int) -> tuple[float, float]:
+        """Units of work and CPU seconds."""
+        before = cpu_seconds(pid)
+        units = self._go(1.0)
+        return units, cpu_seconds(pid) - before
+
+    def _go(self, share: float) -> float:
+        pid = self._hub.pid(self._service)
+        if self._service == "gateway":
+            seconds = 8.0 * self._amount * share
+            target = Target(pid, self._hub.ports["gateway"], self._heads)
+            _, rate = self._bench.load(target, seconds)
+            return rate * seconds
+        total = int(20_000 * self._amount * share)
+        self._bench.deliver(self._hub, pid, total)
+        return float(total)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    os.kill(pid, number)
+    sleep(0.7)
+
+
+def _print_samples(found: dict[str, Any], us: float, top: int) -> None:
+    ticks = found["ticks"]
+    print(f"{ticks} samples; microseconds per unit of work\n")
+    for what, title in (
+        ("total", "with what it calls"),
+        ("own", "by itself, with the C code that it calls"),
+        ("lines", "by line"),
+    ):
+        print(f"--- {title}")
+        ranked = sorted(found[what].items(), key=lambda item: -item[1])
+        for name, count in ranked[: top * 2 if what == "total" else top]:
+            print(f"{count / ticks * us:8.1f} us {count / ticks:6.1%}  {name}")
+        print()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
+    parser.add_argument("service", choices=("gateway", "delivery"))
+    parser.add_argument("--how", choices=("sample", "calls"), default="sample")
+    parser.add_argument("--bus", choices=("embedded", "kafka"), default="embedded")
+    parser.add_argument("--amount", type=float, default=1.0, help="how much load; 1 takes about ten seconds")
+    parser.add_argument("--top", type=int, default=30)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

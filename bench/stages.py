@@ -1,0 +1,259 @@
+"""The measurements: gateway, delivery, end to end with memory. Each runs on a fresh bus and store."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from time import monotonic, sleep
+from typing import Any, Final
+
+from bench.machine import Cores, cpu_seconds, resident_mb
+from bench.remote import Failed, Remote
+from bench.system import CONCURRENCY, BusName, System, has_sync, system
+from bench.webhook import body, request_head
+from interlink.supervise import Leash
+
+_ARRIVE_S: Final = 60.0
+_SETTLE_S: Final = 0.4
+_KEPT_UP: Final = 0.97
+_KEPT_UP_P50_MS: Final = 150.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how often."""
+
+    bus: BusName = "embedded"
+    rounds: int = 5
+    gateway_s: float = 3.0
+    deliveries: int = 8_000
+    ramp_from: int = 500
+    ramp_by: float = 1.35
+    ramp_s: float = 3.0
+    ramp_most: int = 20_000
+    half_s: float = 10.0
+
+    @classmethod
+    def quick(cls, bus: BusName) -> "Plan":
+        """Seconds, to see that everything works; the numbers mean little."""
+        return cls(bus, 2, 0.5, 400, 200, 2.0, 1.0, 400, 2.0)
+
+
+@dataclass
+class Sides:
+    """What each round measured: per unit of work, of ours and of the bare one beside it."""
+
+    ours_us: list[float] = field(default_factory=list)
+    bare_us: list[float] = field(default_factory=list)
+    ours_per_s: list[float] = field(default_factory=list)
+    bare_per_s: list[float] = field(default_factory=list)
+
+    @property
+    def times(self) -> float:
+        """CPU of ours as a multiple of the bare one's: the ratio of the medians."""
+        return median(self.ours_us) / median(self.bare_us)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "times_bare": self.times,
+            "cpu_us": median(self.ours_us),
+            "bare_cpu_us": median(self.bare_us),
+            "per_s": median(self.ours_per_s),
+            "bare_per_s": median(self.bare_per_s),
+            "rounds": vars(self),
+        }
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server to put load on: its process, port, and requests up to the delivery id."""
+
+    pid: int
+    port: int
+    heads: list[str]
+
+
+class Bench:
+    """One run of the bench: the helpers that live as long as it, and its stages."""
+
+    def __init__(self, plan: Plan, cores: Cores, folder: Path, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._cores = cores
+        self._folder = folder
+        self._say = say
+        self._leash = Leash()
+        self._helpers: list[Remote] = []
+        self._load = self._helper("bench.load", cores.rest)
+        self._sink = self._helper("bench.sink", cores.rest)
+        self._feed = self._helper("bench.feed", cores.rest)
+        self._bare = self._helper("bench.bare", cores.system)
+        self._sink_port: int = self._sink.call("listen")["port"]
+
+    def close(self) -> None:
+        for helper in self._helpers:
+            helper.stop()
+        self._leash.close()
+
+    @contextmanager
+    def hub(self, stage: str, *services: str, profiled: tuple[str, ...] = ()) -> Iterator[System]:
+        """A hub of these services for one stage."""
+        folder = self._folder / stage
+        with system(folder, self._plan.bus, services, self._cores, self._leash, profiled) as hub:
+            yield hub
+
+    def gateway(self) -> Sides:
+        """CPU and rate of the gateway beside a bare app on the same server, as fast as they answer."""
+        sides = Sides()
+        port = self._bare.call("serve")["port"]
+        bare_head = [request_head("/", f"127.0.0.1:{port}", "secret", "push", body())]
+        with self.hub("gateway", "gateway") as hub:
+            heads = hub.heads(channels=False)
+            ours = Target(hub.pid("gateway"), hub.ports["gateway"], heads)
+            bare = Target(self._bare.pid, port, bare_head)
+            for target in (bare, ours):
+                self.load(target, min(1.5, self._plan.gateway_s))
+            for number in range(self._plan.rounds):
+                for target, us, per_s in (
+                    (bare, sides.bare_us, sides.bare_per_s),
+                    (ours, sides.ours_us, sides.ours_per_s),
+                ):
+                    cost, rate = self.load(target, self._plan.gateway_s)
+                    us.append(cost)
+                    per_s.append(rate)
+                self._said("gateway", number, sides)
+        return sides
+
+    def subscribe(self, hub: System) -> None:
+        """Have the hub deliver to this bench's sink."""
+        hub.subscribe(self._sink_port)
+
+    def load(self, target: "Target", seconds: float) -> tuple[float, float]:
+        """CPU microseconds per request and requests per second of one process under full load."""
+        before = cpu_seconds(target.pid)
+        ran = self._load.call(
+            "run",
+            port=target.port,
+            heads=target.heads,
+            body=body().decode(),
+            connections=CONCURRENCY,
+            seconds=seconds,
+        )
+        used = cpu_seconds(target.pid) - before
+        if not ran["accepted"] or ran["accepted"] != ran["answered"] or ran["lost_connections"]:
+            raise Failed(f"not every request was accepted: {ran}")
+        return used / ran["answered"] * 1e6, ran["answered"] / ran["seconds"]
+
+    def delivery(self) -> Sides:
+        """CPU and rate of delivery, from the first to the last, beside a bare loop of its HTTP client."""
+        sides = Sides()
+        with self.hub("delivery", "delivery") as hub:
+            self.subscribe(hub)
+            pid = hub.pid("delivery")
+            self.deliver(hub, pid, max(100, self._plan.deliveries // 8))
+            delivered: str = self._sink.call("seen")["body"]
+            self.post(delivered)
+            for number in range(self._plan.rounds):
+                cost, rate = self.post(delivered)
+                sides.bare_us.append(cost)
+                sides.bare_per_s.append(rate)
+                cost, rate = self.deliver(hub, pid, self._plan.deliveries)
+                sides.ours_us.append(cost)
+                sides.ours_per_s.append(rate)
+                self._said("delivery", number, sides)
+        return sides
+
+    def post(self, delivered: str) -> tuple[float, float]:
+        total = self._plan.deliveries
+        url = f"http://127.0.0.1:{self._sink_port}/hooks/bare"
+        ran = self._bare.call("post", url=url, body=delivered, total=total, concurrency=CONCURRENCY)
+        return ran["cpu"] / total * 1e6, total / ran["seconds"]
+
+    def deliver(self, hub: System, pid: int, total: int) -> tuple[float, float]:
+        """Feed `total` webhooks at once and wait until all arrived and their log and commit are done."""
+        self._sink.call("reset")
+        before = cpu_seconds(pid)
+        self._feed.call(
+            "feed", bootstrap=hub.bootstrap, workspace=hub.workspace, body=body().decode(), total=total
+        )
+        self._arrived(total)
+        sleep(_SETTLE_S)
+        used = cpu_seconds(pid) - before
+        seen = self._sink.call("seen")
+        if seen["count"] != total:
+            raise Failed(f"{seen['count']} deliveries of {total} webhooks")
+        return used / total * 1e6, total / (seen["last"] - seen["first"])
+
+    def end_to_end(self) -> dict[str, Any]:
+        """The highest rate at which deliveries keep up, the ages at half of it, and memory after it."""
+        services = ("gateway", "delivery", *(("sync",) if has_sync() else ()))
+        plan = self._plan
+        with self.hub("flow", *services) as hub:
+            heads = hub.heads(channels=True)
+            self.subscribe(hub)
+            self._steady(hub, heads, plan.ramp_from, min(2.0, plan.ramp_s))
+            rate, best, ramp = float(plan.ramp_from), 0.0, []
+            while rate <= plan.ramp_most:
+                ran = self._steady(hub, heads, rate, plan.ramp_s)
+                ramp.append(ran)
+                self._say(
+                    f"end to end: {rate:.0f}/s in, p50 {ran['p50_ms']:.1f} ms, p99 {ran['p99_ms']:.1f} ms"
+                )
+                if not ran["kept_up"]:
+                    break
+                best = ran["out_per_s"]
+                rate *= plan.ramp_by
+            half = max(best, float(plan.ramp_from)) / 2
+            sleep(1.0)
+            ran = self._steady(hub, heads, half, plan.half_s)
+            self._say(
+                f"end to end at half: {half:.0f}/s, p50 {ran['p50_ms']:.1f} ms, p99 {ran['p99_ms']:.1f} ms"
+            )
+            memory = {name: resident_mb(hub.pid(name)) for name in services}
+        return {"most_per_s": best, "at_half": ran, "ramp": ramp, "resident_mb": memory}
+
+    def _steady(self, hub: System, heads: list[str], rate: float, seconds: float) -> dict[str, Any]:
+        self._sink.call("reset")
+        ran = self._load.call(
+            "run",
+            port=hub.ports["gateway"],
+            heads=heads,
+            body=body().decode(),
+            connections=CONCURRENCY,
+            seconds=seconds,
+            rate=rate,
+        )
+        soon = self._sink.call("seen")
+        self._arrived(ran["accepted"])
+        seen = self._sink.call("seen")
+        took = max(seconds, soon["last"] - soon["first"])
+        kept_up = ran["accepted"] == ran["answered"] and soon["count"] >= ran["accepted"] * _KEPT_UP
+        return {
+            "in_per_s": rate,
+            "out_per_s": soon["count"] / took,
+            "accepted": ran["accepted"],
+            "answer_p50_ms": ran["p50_ms"],
+            "answer_p99_ms": ran["p99_ms"],
+            "p50_ms": seen["p50_ms"],
+            "p99_ms": seen["p99_ms"],
+            "kept_up": kept_up and seen["p50_ms"] < _KEPT_UP_P50_MS,
+        }
+
+    def _arrived(self, total: int) -> None:
+        deadline = monotonic() + _ARRIVE_S
+        while (count := self._sink.call("count")["count"]) < total:
+            if monotonic() > deadline:
+                raise Failed(f"{count} of {total} deliveries arrived within {_ARRIVE_S:.0f} s")
+            sleep(0.02)
+
+    def _helper(self, module: str, to: frozenset[int]) -> Remote:
+        helper = Remote(module, to, self._leash)
+        self._helpers.append(helper)
+        return helper
+
+    def _said(self, what: str, number: int, sides: Sides) -> None:
+        ours, bare = sides.ours_us[-1], sides.bare_us[-1]
+        self._say(
+            f"{what}, round {number + 1}: {ours:.0f} us, bare {bare:.0f} us, {ours / bare:.1f} times; "
+            f"{sides.ours_per_s[-1]:,.0f}/s, bare {sides.bare_per_s[-1]:,.0f}/s"
+        )

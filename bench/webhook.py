@@ -1,0 +1,88 @@
+"""The webhook that everything is measured with: 1.5 KB as GitHub sends it, signed, with an id of its own.
+
+The delivery id is `<when it was due, 16 hex digits of monotonic nanoseconds>-<number>`: the sink reads the
+time out of the body that arrives, so nobody has to remember what was sent.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+EVENTS: Final = ("push", "issues", "release", "pull_request")
+SIZE: Final = 1500
+MARK: Final = b'"delivery_id":"'
+
+
+def body() -> bytes:
+    """A push, filled up to the size with the commit's message."""
+    person = {"login": "octocat", "id": 583231, "type": "User", "site_admin": False}
+    push: dict[str, Any] = {
+        "ref": "refs/heads/main",
+        "before": "6113728f27ae82c7b1a177c8d03f9e96e0adf246",
+        "after": "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c",
+        "created": False,
+        "deleted": False,
+        "forced": False,
+        "compare": "https://github.com/octo/hello/compare/6113728f27ae...0d1a26e67d8f",
+        "repository": {
+            "id": 186853002,
+            "name": "hello",
+            "full_name": "octo/hello",
+            "private": False,
+            "html_url": "https://github.com/octo/hello",
+            "owner": person,
+            "default_branch": "main",
+        },
+        "pusher": {"name": "octocat", "email": "octocat@github.com"},
+        "sender": person,
+        "commits": [
+            {
+                "id": "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c",
+                "distinct": True,
+                "message": "",
+                "timestamp": "2026-05-04T10:20:30+02:00",
+                "url": "https://github.com/octo/hello/commit/0d1a26e67d8f",
+                "author": {"name": "Octo Cat", "email": "octocat@github.com"},
+                "added": ["docs/start.md"],
+                "removed": [],
+                "modified": ["README.md", "src/hello.py"],
+            }
+        ],
+    }
+    missing = SIZE - len(json.dumps(push))
+    push["commits"][0]["message"] = ("Say hello to everybody who comes by. " * 40)[:missing]
+    return json.dumps(push).encode()
+
+
+def request_head(path: str, host: str, secret: str, event: str, payload: bytes) -> str:
+    """A request up to the value of its last header, the delivery id."""
+    signature = hmac.new(secret.encode(), payload, hashlib.sha256).hexdigest()
+    lines: Sequence[str] = (
+        f"POST {path} HTTP/1.1",
+        f"Host: {host}",
+        "Accept: */*",
+        "Content-Type: application/json",
+        f"Content-Length: {len(payload)}",
+        "User-Agent: GitHub-Hookshot/9c1f5b2",
+        f"X-GitHub-Event: {event}",
+        "X-GitHub-Hook-ID: 292430182",
+        "X-GitHub-Hook-Installation-Target-ID: 79929171",
+        "X-GitHub-Hook-Installation-Target-Type: repository",
+        f"X-Hub-Signature-256: sha256={signature}",
+        "X-GitHub-Delivery: ",
+    )
+    return "\r\n".join(lines)
+
+
+def delivery_id(due_ns: int, number: int) -> bytes:
+    return b"%016x-%x" % (due_ns, number)
+
+
+def due_ns(delivered: bytes) -> int | None:
+    """When the webhook inside a delivered body was due."""
+    at = delivered.find(MARK)
+    if at < 0:
+        return None
+    return int(delivered[at + len(MARK) : at + len(MARK) + 16], 16)
