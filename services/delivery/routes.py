@@ -1,5 +1,6 @@
 """Delivery's management API: outgoing webhooks, the delivery log and the queue's statistics."""
 
+import re
 import secrets
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from shared.runtime.guarded import GuardedClient
 from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.mongo import Document, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
+from shared.runtime.problems import in_utc
 from shared.wire.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES
 from shared.wire.patterns import is_pattern
 from shared.wire.signatures import Profile, new_standard_secret, signing_key
@@ -31,9 +33,12 @@ from services.delivery.fanout import body_of  # isort: skip
 
 _TEST_WITHIN_S: Final = 1.8
 _ROTATION_OVERLAP_H: Final = 24
+_LONGEST_NAME: Final = 253
+_NAME: Final = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
+Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
 DeliveryStatus = Literal["pending", "delivering", "retrying", "delivered", "dead_letter", "cancelled"]
 
 
@@ -55,6 +60,8 @@ def _url(text: str) -> str:
         raise ValueError("must not carry a user name or password")
     if parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be an encoded URL without a fragment")
+    if ":" not in host and (len(host) > _LONGEST_NAME or not _NAME.fullmatch(host)):
+        raise ValueError("must name a host as DNS knows it")
     return text
 
 
@@ -279,8 +286,9 @@ class ManagementApi:
         change = {
             name: value for name, value in body.model_dump(exclude_unset=True).items() if value is not None
         }
-        if "retry" in change:
-            change["schedule"] = change.pop("retry")["schedule"]
+        retry = change.pop("retry", {})
+        if "schedule" in retry:
+            change["schedule"] = retry["schedule"]
         return _show(await self._change(webhook_id, change))
 
     async def delete(self, webhook_id: str, key: Writer) -> Response:
@@ -336,8 +344,8 @@ class ManagementApi:
         webhook_id: str | None = None,
         event_type: str | None = None,
         status: DeliveryStatus | None = None,
-        since: AwareDatetime | None = None,
-        until: AwareDatetime | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[ShownDelivery]:

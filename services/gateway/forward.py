@@ -4,14 +4,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+import orjson
 from starlette.types import Receive, Scope, Send
 
 from shared.contracts.routes import owner_of
 from shared.runtime.http import ApiClient, Unreachable
 from shared.runtime.problems import problem_response
 
+_MOST_ADDRESS: Final = 16 * 1024
+_REFERENCE: Final = "#/components/schemas/"
 _HOP_BY_HOP: Final = frozenset(
     {
+        b"date",
         b"connection",
         b"keep-alive",
         b"te",
@@ -44,13 +48,17 @@ class Forwarder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the call on and its answer back; `BoundedBody` in front has read the body whole."""
         base = self._peers[owner_of(scope["path"])]
-        body = (await receive()).get("body", b"")
+        bodiless = scope["method"] in ("GET", "HEAD", "OPTIONS")
+        body = b"" if bodiless else (await receive()).get("body", b"")
         query = scope["query_string"].decode("ascii", "replace")
         url = (
             base
             + scope["raw_path"].decode("ascii", "replace").partition("?")[0]
             + (f"?{query}" if query else "")
         )
+        if len(url) > _MOST_ADDRESS:
+            await problem_response(414, "the address is too long")(scope, receive, send)
+            return
         headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
         try:
             status, answer_headers, answer = await self._client.call(scope["method"], url, headers, body)
@@ -59,14 +67,39 @@ class Forwarder:
             await response(scope, receive, send)
             return
         kept = [(name, value) for name, value in answer_headers if name.lower() not in _HOP_BY_HOP]
-        kept.append((b"content-length", str(len(answer)).encode()))
+        if scope["method"] == "HEAD":
+            kept += [(name, value) for name, value in answer_headers if name.lower() == b"content-length"]
+        elif status not in (204, 304):
+            kept.append((b"content-length", str(len(answer)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": kept})
         await send({"type": "http.response.body", "body": answer})
 
-    async def openapi(self) -> list[dict[str, Any]]:
-        """The OpenAPI documents of the peers that answer."""
+    async def openapi(self) -> dict[str, dict[str, Any]]:
+        """The OpenAPI documents of the peers that answer, by service."""
         found = await asyncio.gather(
             *(self._client.get_json(f"{base}/openapi/{name}.json") for name, base in self._peers.items()),
             return_exceptions=True,
         )
-        return [document for document in found if isinstance(document, dict)]
+        return {
+            name: document
+            for name, document in zip(self._peers, found, strict=True)
+            if isinstance(document, dict)
+        }
+
+
+def merge(own: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One OpenAPI document; a peer's schema whose name is taken for another one gets the peer's in front."""
+    paths: dict[str, Any] = dict(own["paths"])
+    schemas: dict[str, Any] = dict(own.get("components", {}).get("schemas", {}))
+    for service, document in peers.items():
+        theirs = document.get("components", {}).get("schemas", {})
+        text = orjson.dumps([document.get("paths", {}), theirs]).decode()
+        renamed: dict[str, str] = {}
+        for name, schema in theirs.items():
+            if name in schemas and (schemas[name] != schema or _REFERENCE in repr(schema)):
+                renamed[name] = service.capitalize() + name
+                text = text.replace(f'"{_REFERENCE}{name}"', f'"{_REFERENCE}{renamed[name]}"')
+        more_paths, more_schemas = orjson.loads(text)
+        paths |= more_paths
+        schemas |= {renamed.get(name, name): schema for name, schema in more_schemas.items()}
+    return {**own, "paths": paths, "components": {**own.get("components", {}), "schemas": schemas}}

@@ -10,7 +10,7 @@ from shared.catalog.registry import providers
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, TooLarge
 from shared.runtime.access import ApiKey
-from shared.runtime.problems import field_errors
+from shared.runtime.problems import field_errors, in_utc
 from shared.wire.bodies import parse_json
 from shared.wire.incoming import INCOMING
 from shared.wire.tracing import child_of
@@ -36,7 +36,7 @@ class CloudEvent(BaseModel):
     type: str = Field(pattern=r"^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200)
     source: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_fits_a_header)]
     subject: Annotated[str, Field(max_length=500), AfterValidator(_fits_a_header)] = ""
-    time: datetime | None = None
+    time: Annotated[datetime, AfterValidator(in_utc)] | None = None
     workspace: str | None = None
     data: Any = None
     traceparent: str = ""
@@ -81,8 +81,16 @@ def _event(given: CloudEvent, key: ApiKey) -> Event:
         type=given.type,
         source=given.source,
         workspace=key.workspace,
-        time=rfc3339(given.time.astimezone()) if given.time else now(),
-        data=orjson.dumps(given.data),
+        time=rfc3339(given.time) if given.time else now(),
+        data=_json(given.data),
         subject=given.subject,
         traceparent=child_of(given.traceparent),
     )
+
+
+def _json(data: object) -> bytes:
+    try:
+        return orjson.dumps(data)
+    except orjson.JSONEncodeError:  # it can read deeper than it can write
+        fault = FieldError("data", "nested too deep")
+        raise Invalid("data", errors=(fault,)) from None

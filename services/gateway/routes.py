@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from services.gateway.forward import Forwarder
+from services.gateway.forward import Forwarder, merge
 from services.gateway.publish import read_events
 from services.gateway.store import Endpoints, token_digest
 from shared.catalog.registry import providers
@@ -23,6 +23,7 @@ from shared.runtime.access import ApiKey, Keyring, Scope, requires
 from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.mongo import Collection, Document, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
+from shared.runtime.problems import in_utc
 from shared.runtime.service import VERSION
 from shared.wire.bodies import inflate, media_type
 from shared.wire.incoming import INCOMING
@@ -141,7 +142,7 @@ class NewApiKey(_Body):
 
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1)]
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, AfterValidator(in_utc)] | None = None
 
 
 class ShownApiKey(BaseModel):
@@ -343,14 +344,7 @@ class ManagementApi:
 
     async def openapi(self, request: Request) -> dict[str, Any]:
         """Every service's routes as one OpenAPI document."""
-        merged: dict[str, Any] = dict(request.app.openapi())
-        merged["paths"] = dict(merged["paths"])
-        schemas = dict(merged.get("components", {}).get("schemas", {}))
-        for document in await self._forwarder.openapi():
-            merged["paths"] |= document.get("paths", {})
-            schemas |= document.get("components", {}).get("schemas", {})
-        merged["components"] = {"schemas": schemas}
-        return merged
+        return merge(request.app.openapi(), await self._forwarder.openapi())
 
     # The store
 

@@ -92,7 +92,7 @@ def event_of(headers: Iterable[Header], value: bytes | None) -> Event:
         type=own["ce_type"],
         source=own["ce_source"],
         workspace=own["workspace"],
-        time=own.get("ce_time") or now(),
+        time=_moment(own["ce_time"]) if own.get("ce_time") else now(),
         data=value or b"",
         subject=own.get("ce_subject", ""),
         content_type=own.get("content-type", JSON),
@@ -110,6 +110,15 @@ def _text(name: str, raw: bytes | None) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         raise Malformed(f"header {name} is not UTF-8") from None
+
+
+def _moment(text: str) -> str:
+    try:
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    except ValueError:
+        pass
+    raise Malformed(f"ce_time is {text[:40]!r}: not an RFC 3339 time with its offset")
 
 
 def rfc3339(moment: datetime) -> str:

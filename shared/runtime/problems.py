@@ -1,5 +1,7 @@
 """Errors as RFC 9457 problem details; the same bytes for FastAPI routes and the bare webhook path."""
 
+import re
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -13,6 +15,9 @@ from shared.contracts.errors import FieldError, Rejected, RetryLater
 from shared.runtime.logs import Log
 
 MEDIA_TYPE: Final = "application/problem+json"
+_MOST_FAULTS: Final = 50
+_LONGEST_FIELD: Final = 200
+_ALTERNATIVE: Final = re.compile(r"(function-[a-z]+|constrained-[a-z]+|nullable|list)\[.+\]")
 
 
 def problem(status: int, detail: str, *, errors: tuple[FieldError, ...] = ()) -> bytes:
@@ -35,11 +40,25 @@ def problem_response(
 
 
 def field_errors(faults: list[Any]) -> tuple[FieldError, ...]:
-    """Pydantic's faults as ours; the input itself is never repeated, it may hold a secret."""
+    """Pydantic's faults as ours, the first 50; the input itself is never repeated, it may hold a secret."""
     return tuple(
-        FieldError(".".join(str(part) for part in fault["loc"] if part != "body") or "body", fault["msg"])
-        for fault in faults
+        FieldError(_path(fault["loc"])[:_LONGEST_FIELD], fault["msg"][:_LONGEST_FIELD])
+        for fault in faults[:_MOST_FAULTS]
     )
+
+
+def _path(loc: tuple[str | int, ...]) -> str:
+    """Where a fault is, as the caller wrote it: without the names that pydantic gives to alternatives."""
+    own = (str(part) for part in loc if part != "body")
+    return ".".join(part for part in own if not _ALTERNATIVE.match(part)) or "body"
+
+
+def in_utc(moment: datetime) -> datetime:
+    """A validator: a time of the caller's as we keep it; at the edge of the calendar there may be none."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time between the years 1 and 9999 in UTC") from None
 
 
 def install(app: FastAPI, log: Log) -> None:

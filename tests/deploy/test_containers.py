@@ -429,7 +429,12 @@ def test_the_settings_accept_what_the_containers_are_given(
     given = environment(name)
     for variable, value in given.items():
         monkeypatch.setenv(variable, value)
-    hub, kafka, mongo, gateway = (load(kind) for kind in kinds)
+    hub, kafka, mongo, gateway = (
+        load(HubSettings),
+        load(KafkaSettings),
+        load(MongoSettings),
+        load(GatewaySettings),
+    )
     open_vault(hub)
     assert hub.host == "0.0.0.0"  # noqa: S104 -- inside its own container
     assert kafka.bootstrap_servers == "kafka:9092"

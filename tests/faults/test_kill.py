@@ -162,7 +162,8 @@ def rig(
     except Unavailable as error:
         pytest.skip(str(error))
     hub = Hub(tmp_path_factory.mktemp("kill"), kafka, store)
-    with Subscriber() as loose, Subscriber() as strict:
+    # A subscriber that takes its time keeps delivery in the middle of a batch: that is when it is killed.
+    with Subscriber(delay_s=0.03) as loose, Subscriber() as strict:
         try:
             hub.start()
             endpoint = hub.github_endpoint(channel_id="general")

@@ -57,7 +57,7 @@ _NAMED_AS_THE_ACTION = {
 }
 
 
-class Unavailable(Exception):  # noqa: N818 - a reason to skip, not a failure
+class Unavailable(Exception):
     """The examples cannot be had on this machine; the message says why in one line."""
 
 

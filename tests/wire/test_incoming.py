@@ -202,7 +202,7 @@ def test_a_numbered_embed() -> None:
         "image": {"url": "https://a.example/graph.png"},
         "thumbnail": {"url": "attachment://local.png"},
     }
-    whole = {
+    whole: dict[str, object] = {
         "content": None,
         "embeds": [embed],
         "attachments": [],
