@@ -1,19 +1,31 @@
 """Delivery's management API: outgoing webhooks, the delivery log and the queue's statistics."""
 
-import re
 import secrets
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Query
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime
 from starlette.responses import Response
 
+from services.delivery.fanout import body_of
 from services.delivery.request import request_event
+from services.delivery.schemas import (
+    DeliveryStatus,
+    NewWebhook,
+    QueueStats,
+    Retry,
+    Rotation,
+    ShownAttempt,
+    ShownDelivery,
+    ShownWebhook,
+    TestDelivery,
+    WebhookChange,
+)
 from services.delivery.store import Deliveries
-from services.delivery.subscriptions import Ordering, Subscriptions
+from services.delivery.subscriptions import Subscriptions
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import FieldError, Invalid, Malformed, NotFound
 from shared.contracts.ids import WebhookId, delivery_id_for, new_event_id, new_webhook_id
@@ -24,186 +36,14 @@ from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.mongo import Document, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
 from shared.runtime.problems import in_utc
-from shared.wire.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES
-from shared.wire.patterns import is_pattern
 from shared.wire.signatures import Profile, new_standard_secret, signing_key
 from shared.wire.tracing import child_of
 
-from services.delivery.fanout import body_of  # isort: skip
-
 _TEST_WITHIN_S: Final = 1.8
-_ROTATION_OVERLAP_H: Final = 24
-_LONGEST_NAME: Final = 253
-_NAME: Final = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
 Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
-DeliveryStatus = Literal["pending", "delivering", "retrying", "delivered", "dead_letter", "cancelled"]
-
-
-def _pattern(text: str) -> str:
-    if not is_pattern(text):
-        raise ValueError("an event type (message.created), a prefix (message.*) or *")
-    return text
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        host, _port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("not a URL") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError("must start with https:// or http:// and name a host")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("must not carry a user name or password")
-    if parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be an encoded URL without a fragment")
-    if ":" not in host and (len(host) > _LONGEST_NAME or not _NAME.fullmatch(host)):
-        raise ValueError("must name a host as DNS knows it")
-    return text
-
-
-def _waits(waits: list[float]) -> list[float]:
-    if any(not 0 <= wait <= MAX_WAIT_S for wait in waits):
-        raise ValueError(f"waits are seconds from 0 to {MAX_WAIT_S:.0f}")
-    return waits
-
-
-def _schedule_name(name: str) -> str:
-    if name not in SCHEDULES:
-        raise ValueError(f"one of: {', '.join(SCHEDULES)}; or a list of seconds")
-    return name
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Retry(_Body):
-    """Seconds to wait before each attempt, so the length is the number of attempts; or a schedule's name."""
-
-    schedule: (
-        Annotated[str, AfterValidator(_schedule_name)]
-        | Annotated[list[float], Field(min_length=1, max_length=MAX_ATTEMPTS), AfterValidator(_waits)]
-    ) = "nchat"
-
-
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Description = Annotated[str, Field(max_length=2000)]
-Url = Annotated[str, Field(max_length=2000), AfterValidator(_url)]
-Events = Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1, max_length=100)]
-Secret = Annotated[str, Field(min_length=16, max_length=500)]
-InFlight = Annotated[int, Field(ge=1, le=500)]
-Timeout = Annotated[float, Field(ge=1, le=60)]
-
-
-class NewWebhook(_Body):
-    """`POST /api/outgoing-webhooks`."""
-
-    name: Name
-    url: Url
-    events: Events
-    description: Description = ""
-    secret: Secret | None = None
-    enabled: bool = True
-    profile: Profile = "standard"
-    retry: Retry = Retry()
-    ordering: Ordering = "none"
-    max_in_flight: InFlight = 10
-    timeout_s: Timeout = 30
-
-
-class WebhookChange(_Body):
-    """`PATCH`: what is absent stays as it is."""
-
-    name: Name | None = None
-    url: Url | None = None
-    events: Events | None = None
-    description: Description | None = None
-    enabled: bool | None = None
-    retry: Retry | None = None
-    ordering: Ordering | None = None
-    max_in_flight: InFlight | None = None
-    timeout_s: Timeout | None = None
-
-
-class Rotation(_Body):
-    """`POST .../rotate-secret`: both secrets sign for `overlap_hours`."""
-
-    secret: Secret | None = None
-    overlap_hours: Annotated[int, Field(ge=0, le=168)] = _ROTATION_OVERLAP_H
-
-
-class ShownWebhook(BaseModel):
-    """An outgoing webhook; `secret` only when it was made or changed by this call."""
-
-    id: str
-    name: str
-    url: str
-    events: list[str]
-    description: str
-    enabled: bool
-    profile: Profile
-    retry: Retry
-    ordering: Ordering
-    max_in_flight: int
-    timeout_s: float
-    created_at: str
-    updated_at: str
-    secret: str | None = None
-
-
-class TestDelivery(BaseModel):
-    """A test event is on its way: look the delivery up in the log."""
-
-    delivery_id: str
-
-
-class ShownAttempt(BaseModel):
-    """One attempt as the log keeps it."""
-
-    number: int
-    started_at: str
-    duration_ms: float
-    status_code: int | None
-    error: str | None
-    detail: str
-    address: str | None
-    request_headers: dict[str, str]
-    response_headers: dict[str, str]
-    response_body: str
-
-
-class ShownDelivery(BaseModel):
-    """One delivery; `attempts` and `body` only when it is read singly."""
-
-    id: str
-    webhook_id: str
-    event_id: str
-    event_type: str
-    status: DeliveryStatus
-    attempt_count: int
-    trace_id: str
-    occurred_at: str
-    created_at: str
-    finished_at: str | None
-    next_attempt_at: str | None
-    attempts: list[ShownAttempt] | None = None
-    body: str | None = None
-
-
-class QueueStats(BaseModel):
-    """How many deliveries are in which state; `oldest_due_s` is the age of the longest overdue one."""
-
-    total: int
-    pending: int
-    active: int
-    completed: int
-    failed: int
-    delayed: int
-    oldest_due_s: float | None
 
 
 _COUNTED: Final[Mapping[str, str]] = {
@@ -258,7 +98,7 @@ class ManagementApi:
             "workspace": key.workspace,
             "schedule": body.retry.schedule,
             **body.model_dump(exclude={"secret", "retry"}),
-            "secrets": [self._subscriptions.seal(webhook_id, secret)],
+            "secrets": [self._subscriptions.keep(webhook_id, secret)],
             "created_at": moment,
             "changed_at": moment,
         }

@@ -8,8 +8,8 @@ from typing import Final, Literal
 from services.delivery.store import WEBHOOKS
 from shared.contracts.ids import WebhookId, WorkspaceId
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Document, Mongo, Snapshot, utcnow
-from shared.runtime.secrets import Vault
+from shared.runtime.mongo import Collection, Document, Mongo, Snapshot
+from shared.runtime.secrets import Kept, Vault, keep, opened, rotated, valid_now
 from shared.wire.backoff import SCHEDULES
 from shared.wire.patterns import matches
 from shared.wire.signatures import Profile, signing_key
@@ -40,11 +40,8 @@ class Webhook:
         return self.ordering == "strict"
 
     def valid_keys(self) -> list[bytes]:
-        """The secrets to sign with now, the newest first; a rotated one until it expires."""
-        if len(self.keys) == 1:
-            return [self.keys[0][0]]
-        now = utcnow()
-        return [key for key, expires_at in self.keys if expires_at is None or expires_at > now]
+        """The secrets to sign with now, the newest first; a rotated one until it ends."""
+        return valid_now(self.keys)
 
 
 class Subscriptions:
@@ -87,22 +84,13 @@ class Subscriptions:
             webhook = self.snapshot.items.get(webhook_id)
         return webhook
 
-    def seal(self, webhook_id: str, secret: str, expires_at: datetime | None = None) -> Document:
-        """One secret as it is kept; `expires_at` for one that was rotated out."""
-        return {
-            "sealed": self._vault.seal(secret, record=webhook_id, field="secret"),
-            "expires_at": expires_at,
-        }
+    def keep(self, webhook_id: str, secret: str) -> Kept:
+        """A new webhook's secret as it is stored."""
+        return keep(self._vault, webhook_id, secret)
 
-    def rotated(self, document: Document, secret: str, overlap: timedelta) -> list[Document]:
-        """The secrets after a rotation: the new one first, those before it for `overlap` more."""
-        until = utcnow() + overlap
-        old = [
-            kept | {"expires_at": min(until, kept["expires_at"] or until)}
-            for kept in document["secrets"]
-            if kept["expires_at"] is None or kept["expires_at"] > utcnow()
-        ]
-        return [self.seal(document["_id"], secret), *old[:4]]
+    def rotated(self, document: Document, secret: str, overlap: timedelta) -> list[Kept]:
+        """The webhook's secrets after a rotation."""
+        return rotated(self._vault, document["_id"], document["secrets"], secret, overlap)
 
     def _parse(self, document: Document) -> Webhook:
         name = document["_id"]
@@ -115,13 +103,8 @@ class Subscriptions:
             enabled=document["enabled"],
             profile=document["profile"],
             keys=tuple(
-                (
-                    signing_key(
-                        document["profile"], self._vault.open(kept["sealed"], record=name, field="secret")
-                    ),
-                    kept["expires_at"],
-                )
-                for kept in document["secrets"]
+                (signing_key(document["profile"], secret), ends)
+                for secret, ends in opened(self._vault, name, document["secrets"])
             ),
             schedule=SCHEDULES[schedule] if isinstance(schedule, str) else tuple(schedule),
             ordering=document["ordering"],

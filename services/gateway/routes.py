@@ -3,15 +3,26 @@
 import secrets
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from ipaddress import ip_network
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from services.gateway.forward import Forwarder, merge
 from services.gateway.publish import read_events
+from services.gateway.schemas import (
+    AcceptedEvents,
+    EndpointChange,
+    IncomingChange,
+    NewApiKey,
+    NewEndpoint,
+    NewIncoming,
+    Rotation,
+    ShownApiKey,
+    ShownEndpoint,
+    ShownIncoming,
+)
 from services.gateway.store import Endpoints, token_digest
 from shared.catalog.registry import providers
 from shared.contracts.envelope import rfc3339
@@ -19,11 +30,10 @@ from shared.contracts.errors import FieldError, Invalid, NotFound, UnsupportedMe
 from shared.contracts.ids import new_endpoint_id
 from shared.contracts.topics import CHAT_EVENTS, asyncapi
 from shared.runtime import access
-from shared.runtime.access import ApiKey, Keyring, Scope, requires
+from shared.runtime.access import ApiKey, Keyring, requires
 from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.mongo import Collection, Document, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
-from shared.runtime.problems import in_utc
 from shared.runtime.service import VERSION
 from shared.wire.bodies import inflate, media_type
 from shared.wire.incoming import INCOMING
@@ -34,134 +44,11 @@ MOST_BODY: Final = 5 * 1024 * 1024
 _EVENT_TYPES: Final = frozenset(
     {"application/json", "application/cloudevents+json", "application/cloudevents-batch+json"}
 )
-_ROTATION_OVERLAP_H: Final = 24
-_PROVIDER_PER_MINUTE: Final = 60_000
-_INCOMING_PER_MINUTE: Final = 60
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
 Publisher = Annotated[ApiKey, Depends(requires("events:write"))]
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
-
-
-def _network(text: str) -> str:
-    return str(ip_network(text, strict=False))
-
-
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Secret = Annotated[str, Field(min_length=8, max_length=500)]
-Channel = Annotated[str, Field(min_length=1, max_length=200)]
-RateLimit = Annotated[int, Field(ge=1, le=100_000_000, description="Requests per minute.")]
-Networks = Annotated[list[Annotated[str, AfterValidator(_network)]], Field(max_length=100)]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class NewEndpoint(_Body):
-    """`POST /api/inbound-endpoints`."""
-
-    provider: str
-    name: Name
-    secret: Secret | None = None
-    channel_id: Channel | None = None
-    allow_ips: Networks = []
-    rate_limit: RateLimit = _PROVIDER_PER_MINUTE
-
-
-class EndpointChange(_Body):
-    """`PATCH`: what is absent stays as it is; `channel_id: null` takes the channel away."""
-
-    name: Name | None = None
-    channel_id: Channel | None = None
-    allow_ips: Networks | None = None
-    rate_limit: RateLimit | None = None
-    enabled: bool | None = None
-
-
-class Rotation(_Body):
-    """`POST .../rotate-secret`: the old secret stays valid for `overlap_hours`."""
-
-    secret: Secret | None = None
-    overlap_hours: Annotated[int, Field(ge=0, le=168)] = _ROTATION_OVERLAP_H
-
-
-class ShownEndpoint(BaseModel):
-    """An endpoint as the API shows it; `secret` only when it was made or changed by this call."""
-
-    id: str
-    provider: str
-    name: str
-    url: str
-    status: str
-    channel_id: str | None
-    allow_ips: list[str]
-    rate_limit: int
-    trigger_types: list[str]
-    setup_steps: list[str]
-    created_at: str
-    updated_at: str
-    secret: str | None = None
-
-
-class NewIncoming(_Body):
-    """`POST /api/incoming-webhooks`."""
-
-    name: Name
-    target_channel_id: Channel
-    enabled: bool = True
-    rate_limit: RateLimit = _INCOMING_PER_MINUTE
-
-
-class IncomingChange(_Body):
-    """`PATCH /api/incoming-webhooks/{id}`: what is absent stays as it is."""
-
-    name: Name | None = None
-    target_channel_id: Channel | None = None
-    enabled: bool | None = None
-    rate_limit: RateLimit | None = None
-
-
-class ShownIncoming(BaseModel):
-    """An incoming webhook; `token` and `url` only in the answer that made it."""
-
-    id: str
-    name: str
-    target_channel_id: str
-    enabled: bool
-    rate_limit: int
-    created_at: str
-    updated_at: str
-    token: str | None = None
-    url: str | None = None
-
-
-class NewApiKey(_Body):
-    """`POST /api/api-keys`."""
-
-    name: Name
-    scopes: Annotated[list[Scope], Field(min_length=1)]
-    expires_at: Annotated[AwareDatetime, AfterValidator(in_utc)] | None = None
-
-
-class ShownApiKey(BaseModel):
-    """An API key without the key itself, but in the answer that made it."""
-
-    id: str
-    name: str
-    prefix: str
-    scopes: list[str]
-    created_at: str
-    expires_at: str | None
-    last_used_at: str | None
-    key: str | None = None
-
-
-class AcceptedEvents(BaseModel):
-    """The ids of the events that are now on Kafka."""
-
-    accepted: list[str]
 
 
 class ManagementApi:
@@ -221,7 +108,7 @@ class ManagementApi:
         document = self._document(
             endpoint, key, body.provider, body.name, body.channel_id, body.rate_limit, enabled=True
         )
-        document |= {"secrets": [self._endpoints.seal(endpoint, secret)], "allow_ips": body.allow_ips}
+        document |= {"secrets": [self._endpoints.keep(endpoint, secret)], "allow_ips": body.allow_ips}
         await self._insert(document)
         return self._show(document, secret)
 

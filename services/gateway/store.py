@@ -11,8 +11,8 @@ from services.gateway.limits import Bucket
 from shared.catalog.registry import Provider, providers
 from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_S, Collection, Document, Index, Mongo, Snapshot, utcnow
-from shared.runtime.secrets import Sealed, Vault
+from shared.runtime.mongo import TOMBSTONE_S, Collection, Document, Index, Mongo, Snapshot
+from shared.runtime.secrets import Kept, Vault, keep, opened, rotated, valid_now
 
 ENDPOINTS: Final = "inbound_endpoints"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -41,11 +41,8 @@ class Endpoint:
     rejected: Bucket
 
     def valid_keys(self) -> list[bytes]:
-        """The secrets that verify now: the newest, and rotated ones until they expire."""
-        if len(self.keys) == 1:
-            return [self.keys[0][0]]
-        now = utcnow()
-        return [key for key, expires_at in self.keys if expires_at is None or expires_at > now]
+        """The secrets that verify now: the newest, and rotated ones until they end."""
+        return valid_now(self.keys)
 
 
 def token_digest(token: str) -> str:
@@ -76,19 +73,13 @@ class Endpoints:
         found = self.snapshot.items.get(endpoint)
         return found[1] if found else None
 
-    def seal(self, endpoint: str, secret: str, expires_at: datetime | None = None) -> Document:
-        """One secret as it is kept; `expires_at` for one that was rotated out."""
-        return {"sealed": self._vault.seal(secret, record=endpoint, field="secret"), "expires_at": expires_at}
+    def keep(self, endpoint: str, secret: str) -> Kept:
+        """A new endpoint's secret as it is stored."""
+        return keep(self._vault, endpoint, secret)
 
-    def rotated(self, document: Document, secret: str, overlap: timedelta) -> list[Document]:
-        """The secrets after a rotation: the new one first, those before it valid for `overlap` more."""
-        until = utcnow() + overlap
-        old = [
-            kept | {"expires_at": min(until, kept["expires_at"] or until)}
-            for kept in document["secrets"]
-            if kept["expires_at"] is None or kept["expires_at"] > utcnow()
-        ]
-        return [self.seal(document["_id"], secret), *old[:4]]
+    def rotated(self, document: Document, secret: str, overlap: timedelta) -> list[Kept]:
+        """The endpoint's secrets after a rotation."""
+        return rotated(self._vault, document["_id"], document["secrets"], secret, overlap)
 
     def _parse(self, document: Document) -> tuple[str | None, Endpoint]:
         name = document["_id"]
@@ -104,16 +95,13 @@ class Endpoints:
             channel_id=document["channel_id"] or "",
             enabled=document["enabled"],
             keys=tuple(
-                (self._open(name, kept["sealed"]), kept["expires_at"]) for kept in document["secrets"]
+                (secret.encode(), ends) for secret, ends in opened(self._vault, name, document["secrets"])
             ),
             networks=tuple(ip_network(text) for text in document["allow_ips"]),
             accepted=limits[1],
             rejected=limits[2],
         )
         return document.get("token_digest"), endpoint
-
-    def _open(self, endpoint: str, sealed: Sealed) -> bytes:
-        return self._vault.open(sealed, record=endpoint, field="secret").encode()
 
     def _reindex(self) -> None:
         self.by_token = {token: endpoint for token, endpoint in self.snapshot.items.values() if token}

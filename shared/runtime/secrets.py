@@ -8,7 +8,8 @@ import base64
 import binascii
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypedDict
 
@@ -19,6 +20,7 @@ from shared.contracts.errors import Misconfigured
 from shared.runtime.settings import HubSettings
 
 _KEY_BYTES: Final = 32
+_MOST_OLD: Final = 4
 
 
 class Sealed(TypedDict):
@@ -55,6 +57,45 @@ class Vault:
             raise Misconfigured(
                 f"the secret {field!r} of {record} was changed or moved in the store"
             ) from None
+
+
+class Kept(TypedDict):
+    """One of the secrets of a record, which may have several valid at a time."""
+
+    sealed: Sealed
+    expires_at: datetime | None
+
+
+def keep(vault: Vault, record: str, secret: str) -> Kept:
+    """A secret as it is kept in the record's `secrets`, without an end."""
+    return {"sealed": vault.seal(secret, record=record, field="secret"), "expires_at": None}
+
+
+def rotated(vault: Vault, record: str, kept: Sequence[Kept], secret: str, overlap: timedelta) -> list[Kept]:
+    """The secrets after a rotation: the new one first, those before it valid for `overlap` more."""
+    now = datetime.now(UTC)
+    until = now + overlap
+    old: list[Kept] = [
+        {"sealed": each["sealed"], "expires_at": min(until, each["expires_at"] or until)}
+        for each in kept
+        if each["expires_at"] is None or each["expires_at"] > now
+    ]
+    return [keep(vault, record, secret), *old[:_MOST_OLD]]
+
+
+def opened(vault: Vault, record: str, kept: Sequence[Kept]) -> tuple[tuple[str, datetime | None], ...]:
+    """The secrets in clear with their ends. Raises `Misconfigured`."""
+    return tuple(
+        (vault.open(each["sealed"], record=record, field="secret"), each["expires_at"]) for each in kept
+    )
+
+
+def valid_now(keys: Sequence[tuple[bytes, datetime | None]]) -> list[bytes]:
+    """The keys that have not ended, the newest first."""
+    if len(keys) == 1 and keys[0][1] is None:
+        return [keys[0][0]]
+    now = datetime.now(UTC)
+    return [key for key, ends in keys if ends is None or ends > now]
 
 
 def open_vault(settings: HubSettings) -> Vault:

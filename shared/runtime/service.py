@@ -26,6 +26,7 @@ from shared.runtime import metrics, problems
 from shared.runtime.access import Keyring
 from shared.runtime.bounds import BoundedBody
 from shared.runtime.idempotency import Idempotency
+from shared.runtime.kafka.connection import connection
 from shared.runtime.kafka.consume import Consumer, Handler
 from shared.runtime.kafka.produce import Producer
 from shared.runtime.logs import Log, configure
@@ -108,6 +109,7 @@ Build = Callable[[Runtime], Awaitable[Service]]
 async def runtime(name: str) -> AsyncIterator[Runtime]:
     """The connections of one process. Raises `Misconfigured`; waits up to 30 s for the store."""
     hub, kafka, mongo_settings = load(HubSettings), load(KafkaSettings), load(MongoSettings)
+    connection(kafka)  # a file or a password that is not there is said now, not by a client in the background
     log = configure(name, hub.log_level)
     vault = open_vault(hub)
     mongo = Mongo(mongo_settings, app=f"interlink-{name}")
@@ -215,7 +217,16 @@ class _Door:
                 return await _answer(
                     send, 200, metrics.exposition(), b"text/plain; version=0.0.4; charset=utf-8"
                 )
-        return await self.service.app(scope, receive, send)
+        try:
+            await self.service.app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self.draining or scope["type"] != "http":
+                raise
+            late = problems.problem_response(
+                503, "the service is stopping: send it again", headers={"Retry-After": "1"}
+            )
+            with contextlib.suppress(RuntimeError):  # the answer had begun
+                await late(scope, receive, send)
 
     async def _checks(self) -> dict[str, bool]:
         if monotonic() - self._store_checked >= _PING_EVERY_S:

@@ -167,8 +167,9 @@ def rig(
         try:
             hub.start()
             endpoint = hub.github_endpoint(channel_id="general")
-            to_loose = hub.outgoing_webhook(loose.url, events=["github.*"])["id"]
-            to_strict = hub.outgoing_webhook(strict.url, events=["github.*"], ordering="strict")["id"]
+            to_loose = hub.outgoing_webhook(loose.url, events=["github.*"], timeout_s=5)["id"]
+            strictly = {"timeout_s": 5, "ordering": "strict"}
+            to_strict = hub.outgoing_webhook(strict.url, events=["github.*"], **strictly)["id"]
             arrivals = Arrivals(loose, to_loose), Arrivals(strict, to_strict)
             yield Rig(hub, kafka, endpoint, *arrivals, examples, note)
         finally:
@@ -222,11 +223,12 @@ def nothing_is_lost(rig: Rig, load: Load, chat: Tap, dead: Tap, what: str) -> No
         assert [name for name in order if acknowledged[name].repository == repository] == [
             one.delivery_id for one in load.acknowledged if one.repository == repository
         ], f"the order of {repository or 'what has no repository'} was not kept"
-    assert [letter.attributes for letter in dead.look()] == []
+    ours = {rig.endpoint["id"], rig.loose.webhook_id, rig.strict.webhook_id}
+    assert [letter.attributes for letter in dead.look() if ours & set(letter.attributes.values())] == []
     repeats = {
         "subscriber": _repeats([name for name in rig.loose.ids() if name in acknowledged]),
         "strict subscriber": _repeats(mine),
-        "chat.inbound": _repeats(_shown(chat.look())),
+        "chat.inbound": _repeats([name for name in _shown(chat.look()) if name in acknowledged]),
     }
     statuses = Counter(one.status for one in load.answers)
     rig.note(

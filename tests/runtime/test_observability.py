@@ -1,25 +1,45 @@
 """What an operator sees: readiness that tells the truth, metrics, logs with one trace id, a clean stop."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
+from time import monotonic, sleep
 
 import httpx
 import pytest
 
 from interlink.embedded import Embedded
+from tests.support.another import another
 from tests.support.backends import Bus, Store, embedded, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub
 from tests.support.ports import free_port
 from tests.support.subscriber import Subscriber
+from tests.support.tap import Raw, Tap, put
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 BODY = b'{"zen":"Keep it logically awesome.","repository":{"full_name":"a/b"}}'
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nowhere(hub: Hub) -> Iterator[subprocess.Popen[bytes]]:
+    """A gateway whose store is not there, started first: it waits half a minute before it gives up."""
+    port = str(free_port())
+    uri = f"mongodb://operator:hidden@127.0.0.1:{free_port()}/interlink"
+    env = {**hub.env, "INTERLINK_PORT": port, "MONGODB_URI": uri, "MONGODB_TIMEOUT_MS": "500"}
+    command = [sys.executable, "-m", "interlink", "serve", "gateway"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()
 
 
 def test_one_trace_id_from_webhook_to_delivery(hub: Hub) -> None:
@@ -39,6 +59,24 @@ def test_one_trace_id_from_webhook_to_delivery(hub: Hub) -> None:
     assert lines("gateway") == ["webhook accepted"]
     assert eventually(lambda: lines("delivery")) == ["delivery attempted"]
     assert eventually(lambda: lines("sync")) == ["message relayed"]
+
+
+@pytest.mark.parametrize("sent", [None, "garbage", f"00-{'0' * 32}-00f067aa0ba902b7-01"])
+def test_without_a_trace_of_the_callers_there_is_one_of_ours(hub: Hub, sent: str | None) -> None:
+    """A fresh one for each webhook, the same in every service that had a hand in it."""
+    endpoint = hub.github_endpoint(channel_id="general")
+    with Subscriber() as subscriber:
+        hub.outgoing_webhook(subscriber.url, events=["github.ping"])
+        headers = signed(endpoint["secret"], "ping", BODY, **({"traceparent": sent} if sent else {}))
+        event_id = httpx.post(endpoint["url"], content=BODY, headers=headers).json()["event_id"]
+        [got] = subscriber.wait_for(1)
+    trace = got.headers["traceparent"][3:35]
+    assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[01]", got.headers["traceparent"])
+    assert trace != TRACE
+    [accepted] = [line for line in hub.log_lines("gateway") if line.get("event_id") == event_id]
+    assert accepted["trace_id"] == trace
+    for service in ("delivery", "sync"):
+        eventually(lambda name=service: [x for x in hub.log_lines(name) if x.get("trace_id") == trace])  # type: ignore[misc]
 
 
 def test_every_log_line_is_json(hub: Hub) -> None:
@@ -74,6 +112,87 @@ def test_the_metrics_that_operators_need(hub: Hub) -> None:
     assert "interlink_dead_lettered_total" in text
 
 
+def test_requests_are_counted_by_their_outcome(hub: Hub) -> None:
+    endpoint = hub.github_endpoint()
+    headers = signed(endpoint["secret"], "ping", BODY)
+    wrong = headers | {"x-hub-signature-256": "sha256=" + "0" * 64}
+    large = {**headers, "content-length": str(2**21)}
+    nowhere = hub.url("gateway") + "/api/webhooks/github/nothing"
+    calls: tuple[tuple[str, str, str, bytes, Mapping[str, str]], ...] = (
+        ("accepted", "POST", endpoint["url"], BODY, headers),
+        ("duplicate", "POST", endpoint["url"], BODY, headers),
+        ("signature", "POST", endpoint["url"], BODY, wrong),
+        ("malformed", "POST", endpoint["url"], b"x", signed(endpoint["secret"], "ping", b"x")),
+        ("method", "GET", endpoint["url"], b"", {}),
+        ("not_found", "POST", nowhere, BODY, headers),
+        ("too_large", "POST", endpoint["url"], bytes(2**21), large),
+    )
+    for outcome, method, url, body, sent in calls:
+        before = hub.metric("gateway", "interlink_requests_total", route="webhook", outcome=outcome)
+        try:
+            httpx.request(method, url, content=body, headers=sent, timeout=10)
+        except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
+            assert outcome == "too_large"  # it hung up before it was sent
+        after = hub.metric("gateway", "interlink_requests_total", route="webhook", outcome=outcome)
+        assert after == before + 1, outcome
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(None, "missing"), ("sha256=00", "mismatch"), ("x", "unreadable")],
+)
+def test_signature_failures_are_counted_by_their_reason(hub: Hub, change: str | None, reason: str) -> None:
+    endpoint = hub.github_endpoint()
+    headers = signed(endpoint["secret"], "ping", BODY)
+    del headers["x-hub-signature-256"]
+    if change:
+        headers["x-hub-signature-256"] = change
+    counted = {"provider": "github", "reason": reason}
+    before = hub.metric("gateway", "interlink_signature_failures_total", **counted)
+    assert httpx.post(endpoint["url"], content=BODY, headers=headers).status_code == 401
+    assert hub.metric("gateway", "interlink_signature_failures_total", **counted) == before + 1
+
+
+def test_dead_letters_are_counted_by_topic_and_lag_by_partition(hub: Hub, bus: Bus) -> None:
+    """One record that is no event among two that are: it is counted once, and no partition lags behind."""
+    counted = {"topic": "chat.events", "group": "delivery-fanout", "reason": "malformed"}
+    before = hub.metric("delivery", "interlink_dead_lettered_total", **counted)
+    handled = hub.metric("delivery", "interlink_handled_total", topic="chat.events", group="delivery-fanout")
+    good = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", token_hex(8).encode()),
+        ("ce_type", b"a.b"),
+        ("ce_source", b"/test"),
+        ("workspace", hub.workspace.encode()),
+    ]
+    records = [Raw(b"k", b"{}", good), Raw(b"k", b"{}", good[:-1]), Raw(b"k", b"{}", good)]
+    partition = put(bus, "chat.events", records)[0][0]
+
+    def seen() -> bool:
+        """The metrics have all three."""
+        now = hub.metric("delivery", "interlink_handled_total", topic="chat.events", group="delivery-fanout")
+        return now >= handled + 3
+
+    eventually(seen)
+    assert hub.metric("delivery", "interlink_dead_lettered_total", **counted) == before + 1
+    text = httpx.get(hub.url("delivery") + "/metrics").text
+    sample = (
+        rf'interlink_consumer_lag{{group="delivery-fanout",partition="{partition}",topic="chat.events"}} 0\.0'
+    )
+    assert re.search(sample, text), text
+
+
+def test_the_buckets_go_as_far_as_an_attempt_may_take(hub: Hub) -> None:
+    """Thirty seconds is the default timeout; what takes longer than the last bucket cannot be told apart."""
+    answer = httpx.get(hub.url("delivery") + "/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    for name in ("interlink_attempt_seconds", "interlink_event_age_seconds"):
+        bounds = [float(each) for each in re.findall(rf'{name}_bucket{{le="([^"]+)"}}', answer.text)]
+        assert bounds == sorted(bounds)
+        assert bounds[-2:] == [30.0, float("inf")]
+        assert bounds[0] <= 0.01
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[tuple[Embedded, Hub]]:
     """A hub on a pair of its own, which the test may stop."""
@@ -82,7 +201,7 @@ def own(tmp_path: Path) -> Iterator[tuple[Embedded, Hub]]:
         tmp_path / "hub",
         embedded_bus(pair),
         Store("own", pair.mongodb_uri.rsplit("/", 1)[0]),
-        services=("delivery",),
+        services=("gateway", "delivery"),
     )
     try:
         yield pair, hub
@@ -110,12 +229,46 @@ def test_readiness_tells_the_truth(own: tuple[Embedded, Hub]) -> None:
         os.kill(store, signal.SIGCONT)
     eventually(lambda: _checks(hub).get("store_answers") is True)
 
+    eventually(lambda: all(_checks(hub).values()))
+    assert httpx.get(hub.url("delivery") + "/readyz", timeout=10).status_code == 200
     assert hub.stop_service("delivery") == 0
 
 
-def _checks(hub: Hub) -> dict[str, bool]:
+def test_a_gateway_without_a_broker_is_not_ready_and_says_so(own: tuple[Embedded, Hub]) -> None:
+    """Before the first contact, and after a send was not acknowledged; each time until the broker is back."""
+    pair, hub = own
+    hub.init("default")
+    pair.broker.kill()
+    hub.start_service("gateway")
+    eventually(lambda: _checks(hub, "gateway"))
+    for _ in range(2):
+        assert _checks(hub, "gateway") == {
+            "not_draining": True,
+            "producer_has_metadata": False,
+            "store_answers": True,
+        }
+        assert httpx.get(hub.url("gateway") + "/readyz").status_code == 503
+        assert httpx.get(hub.url("gateway") + "/healthz").status_code == 200
+        endpoint = hub.github_endpoint()
+        assert _ping(endpoint) == 503
+        pair.broker.start()
+        hub.init("default")  # the broker came back empty
+        hub.wait_ready("gateway")
+        assert eventually(lambda made=endpoint: _ping(made) == 202)  # type: ignore[misc]
+        pair.broker.kill()
+        started = monotonic()
+        assert _ping(endpoint) == 503
+        assert monotonic() - started < 3
+
+
+def _ping(endpoint: Mapping[str, str]) -> int:
+    headers = signed(endpoint["secret"], "ping", BODY)
+    return httpx.post(endpoint["url"], content=BODY, headers=headers, timeout=10).status_code
+
+
+def _checks(hub: Hub, service: str = "delivery") -> dict[str, bool]:
     try:
-        return dict(httpx.get(hub.url("delivery") + "/readyz", timeout=10).json()["checks"])
+        return dict(httpx.get(hub.url(service) + "/readyz", timeout=10).json()["checks"])
     except httpx.HTTPError:
         return {}
 
@@ -130,7 +283,23 @@ def _checks(hub: Hub) -> dict[str, bool]:
         ({"INTERLINK_ENCRYPTION_KEY": "c2hvcnQ="}, "32 bytes in base64"),
         ({"INTERLINK_PORT": "seventy"}, "INTERLINK_PORT"),
         ({"INTERLINK_LOG_LEVEL": "loud"}, "INTERLINK_LOG_LEVEL"),
+        ({"INTERLINK_PORT": "70000"}, "INTERLINK_PORT"),
+        ({"INTERLINK_HOST": "192.0.2.1"}, "192.0.2.1"),
+        ({"INTERLINK_HOST": "nonsense.invalid"}, "nonsense.invalid"),
+        ({"INTERLINK_DRAIN_SECONDS": "soon"}, "INTERLINK_DRAIN_SECONDS"),
+        ({"INTERLINK_PUBLIC_URL": "nonsense"}, "INTERLINK_PUBLIC_URL"),
+        ({"INTERLINK_MAX_BODY_BYTES": "1"}, "INTERLINK_MAX_BODY_BYTES"),
+        ({"INTERLINK_PEERS": "nonsense"}, "INTERLINK_PEERS"),
+        ({"INTERLINK_PEERS": '{"delivery":"nonsense"}'}, "INTERLINK_PEERS"),
+        ({"INTERLINK_ENCRYPTION_KEY": "hidden,hidden"}, "INTERLINK_ENCRYPTION_KEY"),
+        ({"MONGODB_URI": "mongodb://operator:hidden@127.0.0.1:port/"}, "MONGODB_URI"),
+        ({"MONGODB_URI": "mongodb://operator:hid@den@127.0.0.1/"}, "MONGODB_URI"),
+        ({"MONGODB_TIMEOUT_MS": "0"}, "MONGODB_TIMEOUT_MS"),
+        ({"KAFKA_SECURITY_PROTOCOL": "NONE"}, "KAFKA_SECURITY_PROTOCOL"),
+        ({"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SSL_CAFILE": "nowhere.pem"}, "KAFKA_SSL_CAFILE"),
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SASL_USERNAME"),
     ],
+    ids=lambda value: str(value)[:60],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line(
     hub: Hub, changed: dict[str, str | None], said: str
@@ -151,6 +320,8 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     lines = done.stderr.decode().strip().splitlines()
     assert len(lines) == 1, lines
     assert said in lines[0]
+    assert "hidden" not in lines[0]
+    assert b"Traceback" not in done.stdout
 
 
 def test_a_taken_port_is_said(hub: Hub) -> None:
@@ -174,3 +345,58 @@ def test_sigterm_drains(tmp_path: Path, bus: Bus, store: Store) -> None:
             assert hub.log_lines(service)[-1]["event"] == "stopped"
     finally:
         hub.stop()
+
+
+@contextmanager
+def _half_sent(gateway: Hub, endpoint: Mapping[str, str], body: bytes) -> Iterator[socket.socket]:
+    """A request whose last byte is still to come."""
+    path = "/" + endpoint["url"].split("/", 3)[3]
+    fields = {**signed(endpoint["secret"], "ping", body), "content-length": str(len(body)), "host": "x"}
+    head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    with socket.create_connection(("127.0.0.1", gateway.ports["gateway"]), timeout=20) as connection:
+        connection.sendall(head.encode() + b"\r\n" + body[:-1])
+        yield connection
+
+
+def test_sigterm_lets_what_is_under_way_finish_and_nothing_new_begin(
+    hub: Hub, bus: Bus, store: Store, tmp_path: Path
+) -> None:
+    """One request that ends, one that does not: the first is published, the other told to come again."""
+    tap = Tap(bus, "webhooks.received")
+    endpoint = hub.github_endpoint()
+    with (
+        another("gateway", hub, tmp_path, bus, store, INTERLINK_DRAIN_SECONDS="6") as other,
+        _half_sent(other, endpoint, BODY) as ends,
+        _half_sent(other, endpoint, BODY) as lasts,
+    ):
+        sleep(0.2)
+        told = monotonic()
+        os.kill(other.pid("gateway"), signal.SIGTERM)
+        eventually(lambda: not _listens(other.ports["gateway"]), 3)
+        ends.sendall(BODY[-1:])
+        assert ends.recv(1000).startswith(b"HTTP/1.1 202")
+        assert lasts.recv(1000).startswith(b"HTTP/1.1 503")
+        assert other.stop_service("gateway") == 0
+        assert monotonic() - told < 6 + 2
+        assert other.log_lines("gateway")[-1]["event"] == "stopped"
+        assert "Traceback" not in other.log_text("gateway")
+    assert [kept.key for kept in tap.look()].count(endpoint["id"].encode()) == 1
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_store_that_is_not_there_stops_the_start_with_one_line(nowhere: subprocess.Popen[bytes]) -> None:
+    """After it was given its time: a store may start later than the hub."""
+    out, complaint = nowhere.communicate(timeout=60)
+    assert nowhere.returncode == 2
+    [line] = complaint.decode().strip().splitlines()
+    assert "MONGODB_URI" in line
+    assert "30 s" in line
+    assert "hidden" not in line + out.decode()
+    assert b"Traceback" not in out
