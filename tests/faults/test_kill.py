@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Self
 from uuid import uuid4
@@ -238,6 +239,14 @@ def nothing_is_lost(rig: Rig, load: Load, chat: Tap, dead: Tap, what: str) -> No
     )
 
 
+def _stands_still(pid: int) -> bool:
+    """Whether every thread has stopped: the signal is sent before the last of them has."""
+    states = [
+        task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
+
+
 def _shown(records: list[Kept]) -> list[str]:
     return [record.data["origin"]["delivery_id"] for record in records]
 
@@ -323,6 +332,8 @@ def test_a_broker_that_stands_still_is_refused_in_time_and_loses_nothing(
     with rig.load() as load:
         sleep(2)
         os.kill(broker.pid, signal.SIGSTOP)
+        pid = broker.pid
+        eventually(lambda: _stands_still(pid), every_s=0.01)
         stopped = monotonic()
         sleep(7)
         going = monotonic()
