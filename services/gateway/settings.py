@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, HttpUrl, Json
+from pydantic import Field, HttpUrl
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,5 +16,5 @@ class GatewaySettings(BaseSettings):
     """How long a request's body may take to arrive."""
     dedupe_window_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
     """How long a delivery id is remembered, by this process."""
-    peers: Json[dict[str, HttpUrl]] = Field(default_factory=dict)
+    peers: dict[str, HttpUrl] = Field(default_factory=dict)
     """Where the other services are, when there is no reverse proxy in front: `{"delivery": "http://..."}`."""

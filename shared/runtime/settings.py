@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, HttpUrl, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.contracts.errors import Misconfigured
 
@@ -68,10 +68,13 @@ def load(kind: type[S]) -> S:
 
     Raises `Misconfigured` with one line that names the variable and what is wrong with it.
     """
+    prefix = kind.model_config.get("env_prefix", "")
     try:
         return kind()
+    except SettingsError as error:  # its text is: error parsing value for field "name" from source ...
+        name = str(error).partition('"')[2].partition('"')[0]
+        raise Misconfigured(f"{prefix}{name}".upper() + ": must be JSON") from None
     except ValidationError as error:
-        prefix = kind.model_config.get("env_prefix", "")
         faults = [
             f"{prefix}{'_'.join(str(part) for part in fault['loc'])}".upper() + f": {fault['msg']}"
             for fault in error.errors(include_input=False)

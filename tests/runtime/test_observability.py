@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -193,9 +194,10 @@ def test_the_buckets_go_as_far_as_an_attempt_may_take(hub: Hub) -> None:
         assert bounds[0] <= 0.01
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[tuple[Embedded, Hub]]:
-    """A hub on a pair of its own, which the test may stop."""
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedded, Hub]]:
+    """A hub on a pair of its own, which tests may stop; its services are theirs to start."""
+    tmp_path = tmp_path_factory.mktemp("own")
     pair = embedded(tmp_path / "pair")
     hub = Hub(
         tmp_path / "hub",
@@ -273,66 +275,66 @@ def _checks(hub: Hub, service: str = "delivery") -> dict[str, bool]:
         return {}
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"KAFKA_BOOTSTRAP_SERVERS": None}, "KAFKA_BOOTSTRAP_SERVERS"),
-        ({"MONGODB_URI": None}, "MONGODB_URI"),
-        ({"MONGODB_URI": "nonsense"}, "MONGODB_URI"),
-        ({"INTERLINK_ENCRYPTION_KEY": None}, "openssl rand -base64 32"),
-        ({"INTERLINK_ENCRYPTION_KEY": "c2hvcnQ="}, "32 bytes in base64"),
-        ({"INTERLINK_PORT": "seventy"}, "INTERLINK_PORT"),
-        ({"INTERLINK_LOG_LEVEL": "loud"}, "INTERLINK_LOG_LEVEL"),
-        ({"INTERLINK_PORT": "70000"}, "INTERLINK_PORT"),
-        ({"INTERLINK_HOST": "192.0.2.1"}, "192.0.2.1"),
-        ({"INTERLINK_HOST": "nonsense.invalid"}, "nonsense.invalid"),
-        ({"INTERLINK_DRAIN_SECONDS": "soon"}, "INTERLINK_DRAIN_SECONDS"),
-        ({"INTERLINK_PUBLIC_URL": "nonsense"}, "INTERLINK_PUBLIC_URL"),
-        ({"INTERLINK_MAX_BODY_BYTES": "1"}, "INTERLINK_MAX_BODY_BYTES"),
-        ({"INTERLINK_PEERS": "nonsense"}, "INTERLINK_PEERS"),
-        ({"INTERLINK_PEERS": '{"delivery":"nonsense"}'}, "INTERLINK_PEERS"),
-        ({"INTERLINK_ENCRYPTION_KEY": "hidden,hidden"}, "INTERLINK_ENCRYPTION_KEY"),
-        ({"MONGODB_URI": "mongodb://operator:hidden@127.0.0.1:port/"}, "MONGODB_URI"),
-        ({"MONGODB_URI": "mongodb://operator:hid@den@127.0.0.1/"}, "MONGODB_URI"),
-        ({"MONGODB_TIMEOUT_MS": "0"}, "MONGODB_TIMEOUT_MS"),
-        ({"KAFKA_SECURITY_PROTOCOL": "NONE"}, "KAFKA_SECURITY_PROTOCOL"),
-        ({"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SSL_CAFILE": "nowhere.pem"}, "KAFKA_SSL_CAFILE"),
-        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SASL_USERNAME"),
-    ],
-    ids=lambda value: str(value)[:60],
+WRONG: tuple[tuple[dict[str, str | None], str], ...] = (
+    ({"KAFKA_BOOTSTRAP_SERVERS": None}, "KAFKA_BOOTSTRAP_SERVERS"),
+    ({"MONGODB_URI": None}, "MONGODB_URI"),
+    ({"MONGODB_URI": "nonsense"}, "MONGODB_URI"),
+    ({"MONGODB_URI": "mongodb://operator:hidden@127.0.0.1:port/"}, "MONGODB_URI"),
+    ({"MONGODB_URI": "mongodb://operator:hid@den@127.0.0.1/"}, "MONGODB_URI"),
+    ({"MONGODB_TIMEOUT_MS": "0"}, "MONGODB_TIMEOUT_MS"),
+    ({"INTERLINK_ENCRYPTION_KEY": None}, "openssl rand -base64 32"),
+    ({"INTERLINK_ENCRYPTION_KEY": "c2hvcnQ="}, "32 bytes in base64"),
+    ({"INTERLINK_ENCRYPTION_KEY": "hidden,hidden"}, "INTERLINK_ENCRYPTION_KEY"),
+    ({"INTERLINK_PORT": "seventy"}, "INTERLINK_PORT"),
+    ({"INTERLINK_PORT": "70000"}, "INTERLINK_PORT"),
+    ({"INTERLINK_HOST": "192.0.2.1"}, "192.0.2.1"),
+    ({"INTERLINK_HOST": "nonsense.invalid"}, "nonsense.invalid"),
+    ({"INTERLINK_LOG_LEVEL": "loud"}, "INTERLINK_LOG_LEVEL"),
+    ({"INTERLINK_DRAIN_SECONDS": "soon"}, "INTERLINK_DRAIN_SECONDS"),
+    ({"INTERLINK_PUBLIC_URL": "nonsense"}, "INTERLINK_PUBLIC_URL"),
+    ({"INTERLINK_MAX_BODY_BYTES": "1"}, "INTERLINK_MAX_BODY_BYTES"),
+    ({"INTERLINK_PEERS": "nonsense"}, "INTERLINK_PEERS"),
+    ({"INTERLINK_PEERS": '{"delivery":"nonsense"}'}, "INTERLINK_PEERS"),
+    ({"KAFKA_SECURITY_PROTOCOL": "NONE"}, "KAFKA_SECURITY_PROTOCOL"),
+    ({"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SSL_CAFILE": "nowhere.pem"}, "KAFKA_SSL_CAFILE"),
+    ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SASL_USERNAME"),
 )
-def test_a_wrong_setting_stops_the_start_with_one_line(
-    hub: Hub, changed: dict[str, str | None], said: str
-) -> None:
-    env = {**hub.env, "INTERLINK_PORT": str(free_port())}
-    for name, value in changed.items():
-        env.pop(name, None)
-        if value is not None:
-            env[name] = value
-    done = subprocess.run(
+
+
+@pytest.fixture(scope="module")
+def starts(hub: Hub) -> list[subprocess.CompletedProcess[bytes]]:
+    """The gateway, started once for every wrong setting, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda wrong: _start(hub, wrong[0]), WRONG))
+
+
+def _start(hub: Hub, changed: Mapping[str, str | None]) -> subprocess.CompletedProcess[bytes]:
+    env = {**hub.env, "INTERLINK_PORT": str(free_port()), **changed}
+    return subprocess.run(
         [sys.executable, "-m", "interlink", "serve", "gateway"],
-        env=env,
+        env={name: value for name, value in env.items() if value is not None},
         capture_output=True,
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize("which", range(len(WRONG)), ids=lambda which: str(WRONG[which][0])[1:60])
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    starts: list[subprocess.CompletedProcess[bytes]], which: int
+) -> None:
+    """It says which and why, and repeats nothing that is secret."""
+    done = starts[which]
     assert done.returncode == 2
     lines = done.stderr.decode().strip().splitlines()
     assert len(lines) == 1, lines
-    assert said in lines[0]
+    assert WRONG[which][1] in lines[0]
     assert "hidden" not in lines[0]
     assert b"Traceback" not in done.stdout
 
 
 def test_a_taken_port_is_said(hub: Hub) -> None:
-    env = {**hub.env, "INTERLINK_PORT": str(hub.ports["gateway"])}
-    done = subprocess.run(
-        [sys.executable, "-m", "interlink", "serve", "gateway"],
-        env=env,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    done = _start(hub, {"INTERLINK_PORT": str(hub.ports["gateway"])})
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1:{hub.ports['gateway']}" in done.stderr.decode()
 
