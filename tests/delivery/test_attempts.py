@@ -729,16 +729,15 @@ def test_killed_during_a_slow_attempt_it_is_attempted_again_when_the_lease_is_ov
 
 
 def test_a_stop_waits_for_what_is_under_way_and_a_lease_covers_what_takes_too_long(hub: Hub) -> None:
-    with Subscriber(delay_s=2) as slow, Subscriber(delay_s=60) as endless:
+    with Subscriber(delay_s=4) as slow, Subscriber(delay_s=60) as endless:
         kind = new_type()
         webhook = hub.outgoing_webhook(slow.url, events=[kind], timeout_s=10)
         stuck = hub.outgoing_webhook(endless.url, events=[kind], timeout_s=40)
         publish(hub, kind)
         slow.wait_for(1)
         endless.wait_for(1)
-        started = monotonic()
+        assert hub.deliveries(webhook_id=webhook["id"], status="delivered") == [], "still under way"
         assert hub.stop_service("delivery") == 0
-        took = monotonic() - started
         hub.start_service("delivery")
         hub.wait_ready("delivery")
         [delivery] = finished(hub, webhook["id"])
@@ -746,4 +745,3 @@ def test_a_stop_waits_for_what_is_under_way_and_a_lease_covers_what_takes_too_lo
         assert stats(hub, stuck["id"])["active"] == 1
         hub.call("DELETE", f"/api/outgoing-webhooks/{stuck['id']}", expect=204)
     assert (delivery["status"], delivery["attempt_count"]) == ("delivered", 1)
-    assert 1.5 < took < 20
