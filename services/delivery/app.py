@@ -6,14 +6,15 @@ from typing import Final
 from services.delivery import store
 from services.delivery.attempt import Attempter
 from services.delivery.consume import FirstAttempts
+from services.delivery.deliveries_api import DeliveriesApi
 from services.delivery.fanout import Fanout
 from services.delivery.lanes import Lanes
 from services.delivery.results import Results
-from services.delivery.routes import ManagementApi
 from services.delivery.schedule import Schedule
 from services.delivery.settings import DeliverySettings
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Subscriptions
+from services.delivery.webhooks_api import WebhooksApi
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
 from shared.runtime.guarded import GuardedClient
 from shared.runtime.mongo import Index
@@ -58,7 +59,8 @@ async def build(here: Runtime) -> Service:
         partitions=lambda: requested.partitions,
     )
     management = here.management_app("Interlink delivery")
-    ManagementApi(subscriptions, deliveries, here.producer, client).mount(management)
+    WebhooksApi(subscriptions, deliveries, here.producer, client).mount(management)
+    DeliveriesApi(deliveries).mount(management)
     return Service(
         app=management,
         parts=[client, subscriptions, results, first, schedule],

@@ -1,19 +1,29 @@
 """A delivery request: one event for one outgoing webhook, as it travels on Kafka and is kept in the log."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
-from shared.contracts.envelope import Event
+from shared.contracts.envelope import Event, now
 from shared.contracts.errors import Malformed
-from shared.contracts.ids import DeliveryId, WebhookId
+from shared.contracts.ids import DeliveryId, WebhookId, new_event_id
 from shared.runtime.kafka.consume import Received
 from shared.runtime.mongo import Document
+from shared.wire.tracing import child_of
 
-TYPE = "delivery.requested"
+TYPE: Final = "delivery.requested"
+DUE: Final = "delivery.due"
+"""Another process made work of a webhook due: its lane's owner looks at the log."""
+_SOURCE: Final = "/delivery"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`order` grows along the topic's partition, so also along one webhook's deliveries."""
+    """`order` grows along the topic's partition, so also along one webhook's deliveries.
+
+    `replay_of` and `replay_no` are of a delivery that repeats an earlier one under a new id.
+    """
 
     delivery_id: DeliveryId
     webhook_id: WebhookId
@@ -25,9 +35,11 @@ class Request:
     traceparent: str
     partition: int
     order: int
+    replay_of: str = ""
+    replay_no: int = 0
 
     def document(self) -> Document:
-        return {
+        document: Document = {
             "_id": self.delivery_id,
             "webhook_id": self.webhook_id,
             "workspace": self.workspace,
@@ -39,6 +51,9 @@ class Request:
             "partition": self.partition,
             "order": self.order,
         }
+        if self.replay_of:
+            document |= {"replay_of": self.replay_of, "replay_no": self.replay_no}
+        return document
 
     @classmethod
     def from_document(cls, document: Document) -> "Request":
@@ -53,6 +68,8 @@ class Request:
             traceparent=document["traceparent"],
             partition=document["partition"],
             order=document["order"],
+            replay_of=document.get("replay_of", ""),
+            replay_no=document.get("replay_no", 0),
         )
 
 
@@ -60,16 +77,61 @@ def request_event(
     delivery_id: DeliveryId, webhook_id: WebhookId, event: Event, body: bytes, traceparent: str
 ) -> Event:
     """The event that asks for a delivery."""
+    return _request(
+        delivery_id, webhook_id, event.workspace, event.time, body, traceparent, (event.id, event.type)
+    )
+
+
+def replay_event(earlier: Request, delivery_id: DeliveryId, replay_no: int) -> Event:
+    """The event that asks for the same again, under an id of its own."""
+    event = (earlier.event_id, earlier.event_type)
+    replay = {"replay_of": earlier.replay_of or earlier.delivery_id, "replay_no": str(replay_no)}
+    traceparent = child_of(earlier.traceparent)
+    return _request(
+        delivery_id,
+        earlier.webhook_id,
+        earlier.workspace,
+        earlier.occurred_at,
+        earlier.body,
+        traceparent,
+        event,
+        replay,
+    )
+
+
+def due_event(webhook_id: WebhookId, workspace: str) -> Event:
+    """The event that tells a webhook's owner to look at the log."""
+    return Event(
+        id=new_event_id(),
+        type=DUE,
+        source=_SOURCE,
+        workspace=workspace,
+        time=now(),
+        data=b"",
+        subject=webhook_id,
+    )
+
+
+def _request(
+    delivery_id: DeliveryId,
+    webhook_id: WebhookId,
+    workspace: str,
+    occurred_at: str,
+    body: bytes,
+    traceparent: str,
+    event: tuple[str, str],
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> Event:
     return Event(
         id=delivery_id,
         type=TYPE,
-        source="/delivery",
-        workspace=event.workspace,
-        time=event.time,
+        source=_SOURCE,
+        workspace=workspace,
+        time=occurred_at,
         subject=webhook_id,
         data=body,
         traceparent=traceparent,
-        attributes={"event_id": event.id, "event_type": event.type},
+        attributes={"event_id": event[0], "event_type": event[1], **more},
     )
 
 
@@ -92,5 +154,18 @@ def read_request(received: Received) -> Request:
         body=event.data,
         traceparent=event.traceparent,
         partition=received.partition,
-        order=received.at_ms << 22 | received.offset & 0x3FFFFF,
+        order=order_of(received),
+        replay_of=event.attributes.get("replay_of", ""),
+        replay_no=_number(event.attributes.get("replay_no", "0")),
     )
+
+
+def order_of(received: Received) -> int:
+    """A number that grows along a topic's partition, also over a topic that was made anew."""
+    return received.at_ms << 22 | received.offset & 0x3FFFFF
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Malformed(f"replay_no is {text[:20]!r}: not a number")
+    return int(text)

@@ -1,31 +1,27 @@
-"""Delivery's management API: outgoing webhooks, the delivery log and the queue's statistics."""
+"""The management API of outgoing webhooks."""
 
 import secrets
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import APIRouter, Depends, FastAPI
 from pydantic import AfterValidator, AwareDatetime
 from starlette.responses import Response
 
 from services.delivery.fanout import body_of
 from services.delivery.request import request_event
-from services.delivery.schemas import (
-    DeliveryStatus,
+from services.delivery.store import Deliveries
+from services.delivery.subscriptions import Subscriptions
+from services.delivery.webhook_schemas import (
     NewWebhook,
-    QueueStats,
     Retry,
     Rotation,
-    ShownAttempt,
-    ShownDelivery,
     ShownWebhook,
     TestDelivery,
     WebhookChange,
 )
-from services.delivery.store import Deliveries
-from services.delivery.subscriptions import Subscriptions
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import FieldError, Invalid, Malformed, NotFound
 from shared.contracts.ids import WebhookId, delivery_id_for, new_event_id, new_webhook_id
@@ -46,16 +42,7 @@ Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
 Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
 
 
-_COUNTED: Final[Mapping[str, str]] = {
-    "pending": "pending",
-    "active": "delivering",
-    "completed": "delivered",
-    "failed": "dead_letter",
-    "delayed": "retrying",
-}
-
-
-class ManagementApi:
+class WebhooksApi:
     """The routes and what they need."""
 
     def __init__(
@@ -79,9 +66,6 @@ class ManagementApi:
         add("/outgoing-webhooks/{webhook_id}/rotate-secret", self.rotate_secret, methods=["POST"])
         add("/outgoing-webhooks/{webhook_id}/enable", self.enable, methods=["POST"])
         add("/outgoing-webhooks/{webhook_id}/disable", self.disable, methods=["POST"])
-        add("/deliveries", self.list_deliveries, methods=["GET"])
-        add("/deliveries/{delivery_id}", self.read_delivery, methods=["GET"])
-        add("/queue/stats", self.queue_stats, methods=["GET"])
         app.include_router(router)
 
     # Outgoing webhooks
@@ -176,69 +160,6 @@ class ManagementApi:
         await self._find(webhook_id, key)
         return _show(await self._change(webhook_id, {"enabled": False}))
 
-    # The delivery log
-
-    async def list_deliveries(
-        self,
-        key: Reader,
-        webhook_id: str | None = None,
-        event_type: str | None = None,
-        status: DeliveryStatus | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        limit: Limit = 50,
-        cursor: Cursor = None,
-    ) -> Page[ShownDelivery]:
-        """The log, newest first."""
-        wanted = {"webhook_id": webhook_id, "event_type": event_type, "status": status}
-        query: dict[str, Any] = {"workspace": key.workspace}
-        query |= {field: value for field, value in wanted.items() if value is not None}
-        if since or until:
-            window = {"$gte": since, "$lt": until}
-            query["created_at"] = {operator: at for operator, at in window.items() if at}
-        return await page(
-            self._deliveries.collection,
-            query,
-            _delivery,
-            limit=limit,
-            cursor=cursor,
-            fields={"attempts": 0, "body": 0},
-        )
-
-    async def read_delivery(self, delivery_id: str, key: Reader) -> ShownDelivery:
-        """One delivery with every attempt."""
-        with translated():
-            document = await self._deliveries.collection.find_one(
-                {"_id": delivery_id, "workspace": key.workspace}
-            )
-        if document is None:
-            raise NotFound("no such delivery")
-        return _delivery(document)
-
-    async def queue_stats(
-        self, key: Reader, webhook_id: Annotated[str | None, Query(max_length=100)] = None
-    ) -> QueueStats:
-        """Counts by state, for the workspace or one webhook."""
-        query: dict[str, Any] = {"workspace": key.workspace}
-        if webhook_id is not None:
-            query["webhook_id"] = webhook_id
-        with translated():
-            counts = {
-                name: await self._deliveries.collection.count_documents(query | {"status": status})
-                for name, status in _COUNTED.items()
-            }
-            oldest = (
-                await self._deliveries.collection.find(
-                    query | {"status": {"$in": ["pending", "retrying"]}}, {"due_at": 1}
-                )
-                .sort("due_at", 1)
-                .limit(1)
-                .to_list(1)
-            )
-        overdue = (utcnow() - oldest[0]["due_at"]).total_seconds() if oldest else None
-        late = overdue if overdue is not None and overdue > 0 else None
-        return QueueStats(total=sum(counts.values()), oldest_due_s=late, **counts)
-
     # The store
 
     def _check_url(self, url: str) -> None:
@@ -304,36 +225,3 @@ def _show(document: Document, secret: str | None = None) -> ShownWebhook:
             )
         },
     )
-
-
-def _delivery(document: Document) -> ShownDelivery:
-    def shown(moment: datetime | None) -> str | None:
-        return rfc3339(moment) if moment else None
-
-    attempts = document.get("attempts")
-    body = document.get("body")
-    return ShownDelivery(
-        id=document["_id"],
-        webhook_id=document["webhook_id"],
-        event_id=document["event_id"],
-        event_type=document["event_type"],
-        status=document["status"],
-        attempt_count=document["attempt_count"],
-        trace_id=document["traceparent"][3:35],
-        occurred_at=document["occurred_at"],
-        created_at=rfc3339(document["created_at"]),
-        finished_at=shown(document.get("finished_at")),
-        next_attempt_at=shown(document.get("due_at"))
-        if document["status"] in ("pending", "retrying")
-        else None,
-        attempts=None if attempts is None else [_attempt(attempt) for attempt in attempts],
-        body=None if body is None else bytes(body).decode("utf-8", "replace"),
-    )
-
-
-def _attempt(kept: Document) -> ShownAttempt:
-    shown = {
-        "started_at": rfc3339(kept["started_at"]),
-        "response_headers": dict(kept["response_headers"]),
-    }
-    return ShownAttempt(**kept | shown)

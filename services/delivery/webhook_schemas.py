@@ -1,7 +1,7 @@
-"""The bodies of delivery's management API: what a caller sends and sees."""
+"""The bodies of the outgoing webhooks' API: what a caller sends and sees."""
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -14,7 +14,6 @@ from shared.wire.signatures import Profile
 _ROTATION_OVERLAP_H: Final = 24
 _LONGEST_NAME: Final = 253
 _NAME: Final = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?")
-DeliveryStatus = Literal["pending", "delivering", "retrying", "delivered", "dead_letter", "cancelled"]
 
 
 def _pattern(text: str) -> str:
@@ -134,48 +133,3 @@ class TestDelivery(BaseModel):
     """A test event is on its way: look the delivery up in the log."""
 
     delivery_id: str
-
-
-class ShownAttempt(BaseModel):
-    """One attempt as the log keeps it."""
-
-    number: int
-    started_at: str
-    duration_ms: float
-    status_code: int | None
-    error: str | None
-    detail: str
-    address: str | None
-    request_headers: dict[str, str]
-    response_headers: dict[str, str]
-    response_body: str
-
-
-class ShownDelivery(BaseModel):
-    """One delivery; `attempts` and `body` only when it is read singly."""
-
-    id: str
-    webhook_id: str
-    event_id: str
-    event_type: str
-    status: DeliveryStatus
-    attempt_count: int
-    trace_id: str
-    occurred_at: str
-    created_at: str
-    finished_at: str | None
-    next_attempt_at: str | None
-    attempts: list[ShownAttempt] | None = None
-    body: str | None = None
-
-
-class QueueStats(BaseModel):
-    """How many deliveries are in which state; `oldest_due_s` is the age of the longest overdue one."""
-
-    total: int
-    pending: int
-    active: int
-    completed: int
-    failed: int
-    delayed: int
-    oldest_due_s: float | None
