@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 provider = typer.Typer(help="The providers' folders.", no_args_is_help=True)
 app.add_typer(provider, name="provider")
+dead_letters = typer.Typer(help="Records that no retry could help.", no_args_is_help=True)
+app.add_typer(dead_letters, name="dead-letters")
 
 
 class ServiceName(StrEnum):
@@ -39,6 +41,8 @@ DataDir = Annotated[
         "--data-dir", envvar="INTERLINK_DATA_DIR", help="Data, keys and logs of the embedded default."
     ),
 ]
+FromTopic = Annotated[str | None, typer.Option("--topic", help="Only those that came from this topic.")]
+ForReason = Annotated[str | None, typer.Option("--reason", help="Only these: malformed or failed.")]
 Workspace = Annotated[str, typer.Option(help="The workspace that it is about.")]
 _DATA_DIR: Final = Path(".interlink")
 
@@ -195,6 +199,68 @@ def check(
     if faults:
         raise typer.Exit(_FAILED)
     typer.echo(f"{len(chosen)} provider{'' if len(chosen) == 1 else 's'} checked, nothing to complain about")
+
+
+@dead_letters.command("list")
+def list_dead_letters(
+    topic: FromTopic = None,
+    reason: ForReason = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest, so many.")] = 50,
+    data_dir: DataDir = _DATA_DIR,
+) -> None:
+    """Show what is on `dead.letters`: number, time, reason, origin, consumer group, event, error."""
+    import asyncio  # noqa: PLC0415
+
+    from interlink.datadir import join_running  # noqa: PLC0415
+    from interlink.dead_letters import Wanted, newest  # noqa: PLC0415
+
+    with _one_line():
+        join_running(data_dir)
+        lines = asyncio.run(newest(Wanted(topic, reason), limit))
+    for line in lines:
+        typer.echo(line)
+    if not lines:
+        typer.echo("no dead letters", err=True)
+
+
+@dead_letters.command("replay")
+def replay_dead_letters(
+    topic: FromTopic = None,
+    reason: ForReason = None,
+    offset: Annotated[
+        list[int] | None, typer.Option(min=0, help="This one, by its number in the list; repeatable.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every one that is there.")] = False,
+    data_dir: DataDir = _DATA_DIR,
+) -> None:
+    """Put dead letters back on the topic they came from; status 1 when one of them could not be.
+
+    They stay on `dead.letters` until they expire. Repeating it is harmless: ids are the same.
+    """
+    import asyncio  # noqa: PLC0415
+
+    from interlink.datadir import join_running  # noqa: PLC0415
+    from interlink.dead_letters import Wanted, replay  # noqa: PLC0415
+
+    counts = {"replayed": 0, "skipped": 0}
+
+    async def put_back() -> None:
+        async for said in replay(Wanted(topic, reason, frozenset(offset or ()))):
+            counts[said.outcome] += 1
+            typer.echo(f"{said.letter.offset}  {said.outcome}: {said.detail}")
+
+    with _one_line():
+        if everything == bool(topic or reason or offset):
+            typer.echo("interlink: say which: --topic, --reason, --offset, or --all alone", err=True)
+            raise typer.Exit(_WRONG)
+        join_running(data_dir)
+        asyncio.run(put_back())
+    missing = len(set(offset or ())) - sum(counts.values())
+    if missing > 0:
+        typer.echo(f"interlink: {missing} of these are not there, or are none of those asked for", err=True)
+    typer.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+    if counts["skipped"] or missing > 0:
+        raise typer.Exit(_FAILED)
 
 
 if __name__ == "__main__":

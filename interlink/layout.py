@@ -17,6 +17,12 @@ from shared.runtime.secrets import local_key
 
 MINICHAT: Final = "minichat"
 _MINICHAT_ABOVE: Final = 10
+_LENIENT: Final = {
+    "INTERLINK_ALLOW_PRIVATE_NETWORKS": "loopback",
+    "INTERLINK_ALLOW_HTTP": "true",
+    "INTERLINK_EGRESS_PORTS": "any",
+}
+"""On the embedded pair, webhooks may go to programs on this machine."""
 _DRAIN_S: Final = 20.0
 _STOP_AFTER_DRAIN_S: Final = 5.0
 
@@ -78,8 +84,8 @@ class Layout:
             env["MONGODB_URI"] = mongodb_uri(self._store.port)
         if not env.get("INTERLINK_ENCRYPTION_KEY"):
             env["INTERLINK_ENCRYPTION_KEY"] = local_key(self._folder.path)
-        if self._broker and self._store:  # nobody but this machine's user: webhooks may go to it
-            env.setdefault("INTERLINK_ALLOW_PRIVATE_NETWORKS", "loopback")
+        if self._broker and self._store:
+            env = {**_LENIENT, **env}
         env.setdefault("INTERLINK_PUBLIC_URL", f"http://{HOST}:{self._plan.port}")
         env["INTERLINK_DATA_DIR"] = str(self._folder.path)
         return env

@@ -1,17 +1,25 @@
-"""Builds the delivery service: fan-out, first attempts, due work, and the management API."""
+"""Builds the delivery service: fan-out, first attempts, due work, recovery, and the management API."""
 
 from collections.abc import Mapping
 from typing import Final
 
-from services.delivery import store
+from services.delivery import indexes, jobs
 from services.delivery.attempt import Attempter
 from services.delivery.consume import FirstAttempts
 from services.delivery.deliveries_api import DeliveriesApi
+from services.delivery.erasures import Erasures
+from services.delivery.erasures_api import ErasuresApi
 from services.delivery.fanout import Fanout
+from services.delivery.health import Health
+from services.delivery.jobs import Jobs
 from services.delivery.lanes import Lanes
+from services.delivery.recovery import Recovery
+from services.delivery.recovery_api import RecoveryApi
 from services.delivery.results import Results
 from services.delivery.schedule import Schedule
 from services.delivery.settings import DeliverySettings
+from services.delivery.statistics import Statistics
+from services.delivery.statistics_api import StatisticsApi
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Subscriptions
 from services.delivery.webhooks_api import WebhooksApi
@@ -21,27 +29,37 @@ from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = store.INDEXES
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {**indexes.INDEXES, **jobs.INDEXES}
 
 
 async def build(here: Runtime) -> Service:
     """The delivery service of this process."""
     settings = load(DeliverySettings)
-    client = GuardedClient(settings.allow_private_networks, most_connections=settings.most_in_flight)
+    client = GuardedClient(
+        settings.allow_private_networks,
+        most_connections=settings.most_in_flight,
+        ports=settings.ports,
+        proxy=settings.egress_proxy,
+        ca_file=settings.egress_ca_file,
+    )
     subscriptions = Subscriptions(here.mongo, here.vault, here.log)
     deliveries = Deliveries(here.mongo, settings, here.log)
-    lanes = Lanes(deliveries)
-    attempter = Attempter(client, here.log)
+    erasures = Erasures(here.mongo, settings, here.log)
+    statistics = Statistics(here.mongo, here.log)
+    lanes = Lanes(deliveries, settings)
+    attempter = Attempter(client, statistics, here.log)
+    health = Health(subscriptions, deliveries, here.producer, here.log)
     results = Results(deliveries)
     first = FirstAttempts(
         subscriptions,
         deliveries,
+        erasures,
         lanes,
         attempter,
+        health,
         results,
         here.log,
         partitions=lambda: requested.partitions,
-        most_in_flight=settings.most_in_flight,
     )
     requested = here.consumer(group="attempt", topics=[DELIVERY_REQUESTED], handler=first.handle)
     events = here.consumer(
@@ -54,15 +72,21 @@ async def build(here: Runtime) -> Service:
         deliveries,
         lanes,
         attempter,
+        health,
         results,
         here.log,
         partitions=lambda: requested.partitions,
     )
+    recovery = Recovery(here.mongo, here.producer, settings)
+    work = Jobs(here.mongo, recovery, here.log)
     management = here.management_app("Interlink delivery")
-    WebhooksApi(subscriptions, deliveries, here.producer, client).mount(management)
+    WebhooksApi(subscriptions, deliveries, here.producer, client, settings, here.mongo).mount(management)
     DeliveriesApi(deliveries).mount(management)
+    StatisticsApi(deliveries, statistics, subscriptions, settings).mount(management)
+    ErasuresApi(erasures).mount(management)
+    RecoveryApi(work, recovery).mount(management)
     return Service(
         app=management,
-        parts=[client, subscriptions, results, first, schedule],
+        parts=[client, subscriptions, erasures, statistics, health, results, first, schedule, work],
         consumers=[events, requested],
     )

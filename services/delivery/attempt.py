@@ -1,49 +1,47 @@
-"""One attempt: sign, POST, judge the answer, count it."""
+"""One attempt: make the body, sign, POST, judge the answer, count it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from time import time
+from typing import Final
 
-from services.delivery.request import Request
 from services.delivery.retry import Attempt, Step, step_after
+from services.delivery.statistics import Statistics
+from services.delivery.store import Claimed
 from services.delivery.subscriptions import Webhook
 from shared.runtime import metrics
-from shared.runtime.guarded import GuardedClient
+from shared.runtime.guarded import Answer, GuardedClient
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
+from shared.wire.expressions import Unusable, projected
 from shared.wire.signatures import PROFILES
 
-_USER_AGENT = "Interlink/0.1"
+_USER_AGENT: Final = "Interlink/0.1"
+_HIDDEN: Final = "[hidden]"
 
 
 class Attempter:
     """Makes attempts; knows nothing of queues."""
 
-    def __init__(self, client: GuardedClient, log: Log) -> None:
+    def __init__(self, client: GuardedClient, statistics: Statistics, log: Log) -> None:
         self._client = client
+        self._statistics = statistics
         self._log = log
 
-    async def attempt(self, webhook: Webhook, request: Request, number: int) -> tuple[Attempt, Step]:
+    async def attempt(self, webhook: Webhook, claimed: Claimed) -> tuple[Attempt, Step]:
         """Send the request once. A failure of the other side is a result, not an error."""
         started = utcnow()
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": _USER_AGENT,
-            "traceparent": request.traceparent,
-            **PROFILES[webhook.profile](
-                webhook.valid_keys(),
-                request.delivery_id,
-                request.event_type,
-                number,
-                int(time()),
-                request.body,
-            ),
-        }
+        request, number = claimed.request, claimed.attempts + 1
         if number == 1:
             metrics.EVENT_AGE_SECONDS.observe(_age(request.occurred_at, started))
         metrics.IN_FLIGHT.inc()
-        answer = await self._client.post(webhook.url, headers, request.body, timeout_s=webhook.timeout_s)
+        headers, answer = await self._send(webhook, claimed, number)
         metrics.IN_FLIGHT.dec()
-        step = step_after(answer, number, webhook.schedule, utcnow())
+        attempt = Attempt(number, started, headers, answer)
+        step = step_after(
+            attempt, number - claimed.round_start, webhook.policy, request.delivery_id, utcnow()
+        )
+        self._statistics.record(webhook.id, webhook.workspace, step.status, answer.seconds, started)
         metrics.ATTEMPT_SECONDS.observe(answer.seconds)
         metrics.deliveries(step.status).inc()
         self._log.info(
@@ -58,7 +56,36 @@ class Attempter:
             error=answer.failure,
             ms=round(answer.seconds * 1000, 1),
         )
-        return Attempt(number, started, headers, answer), step
+        return attempt, step
+
+    async def _send(
+        self, webhook: Webhook, claimed: Claimed, number: int
+    ) -> tuple[Mapping[str, str], Answer]:
+        """The headers as the log may keep them, and the answer."""
+        request = claimed.request
+        try:
+            body = projected(webhook.transform, request.body) if webhook.transform else request.body
+        except Unusable as error:
+            return {}, Answer(None, "transform_failed", str(error), {}, b"", 0.0, None)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": _USER_AGENT,
+            "traceparent": request.traceparent,
+            **PROFILES[webhook.profile](
+                webhook.valid_keys(), request.delivery_id, request.event_type, number, int(time()), body
+            ),
+        }
+        if request.replay_no:
+            headers["X-Interlink-Replay"] = str(request.replay_no)
+        shown: Mapping[str, str] = headers
+        if webhook.headers or webhook.auth.headers:
+            secret = {**webhook.headers, **webhook.auth.headers}
+            shown = headers | dict.fromkeys(secret, _HIDDEN)
+            headers |= secret
+        answer = await self._client.post(
+            webhook.url, headers, body, timeout_s=webhook.timeout_s, certificate=webhook.auth.certificate
+        )
+        return shown, answer
 
 
 def _age(occurred_at: str, now: datetime) -> float:

@@ -11,11 +11,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.delivery.attempt import Attempter
-from services.delivery.lanes import SLOW_S, Lane, Lanes
-from services.delivery.request import Request, read_request
+from services.delivery.erasures import Erasures
+from services.delivery.health import Health
+from services.delivery.lanes import Lane, Lanes
+from services.delivery.request import DUE, Request, read_request
 from services.delivery.results import Results
 from services.delivery.store import Claimed, Deliveries
 from services.delivery.subscriptions import Subscriptions, Webhook
+from shared.runtime.crash import crash_point
 from shared.runtime.kafka.consume import Received
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Write, utcnow
@@ -60,47 +63,60 @@ class FirstAttempts:
         self,
         subscriptions: Subscriptions,
         deliveries: Deliveries,
+        erasures: Erasures,
         lanes: Lanes,
         attempter: Attempter,
+        health: Health,
         results: Results,
         log: Log,
         *,
         partitions: Callable[[], list[int]],
-        most_in_flight: int,
     ) -> None:
         self._subscriptions = subscriptions
         self._deliveries = deliveries
+        self._erasures = erasures
         self._lanes = lanes
         self._attempter = attempter
+        self._health = health
         self._results = results
         self._log = log
         self._partitions = partitions
-        self._most_in_flight = most_in_flight
         self._workers: set[asyncio.Task[None]] = set()
 
     async def handle(self, batch: Sequence[Received]) -> None:
         """Attempt or store every request of the batch. Raises `StoreUnavailable` before anything is sent."""
-        requests = {request.delivery_id: request for request in map(read_request, batch)}
+        requests = {
+            request.delivery_id: request
+            for request in (read_request(each) for each in batch if each.event.type != DUE)
+        }
         await self._lanes.own(self._partitions())
-        known = await self._deliveries.known(list(requests))
+        for each in batch:
+            if each.event.type == DUE and each.event.subject:
+                self._lanes.lane(each.event.subject, each.partition).due(utcnow())
+                self._results.wake.set()
+        known, erased = await asyncio.gather(
+            self._deliveries.known(list(requests)),
+            self._erasures.among((request.workspace, request.event_id) for request in requests.values()),
+        )
         by_webhook: dict[str, list[Request]] = {}
         for request in requests.values():
-            if request.delivery_id not in known:
+            if request.delivery_id not in known and (request.workspace, request.event_id) not in erased:
                 by_webhook.setdefault(request.webhook_id, []).append(request)
         runs: list[_Run] = []
         for webhook_id, wanted in by_webhook.items():
             webhook = await self._subscriptions.find(webhook_id)
-            if webhook is None or not webhook.enabled:
-                self._log.info(
-                    "deliveries dropped: webhook gone or disabled", webhook_id=webhook_id, count=len(wanted)
-                )
+            if webhook is None:
+                self._log.info("deliveries dropped: webhook gone", webhook_id=webhook_id, count=len(wanted))
                 continue
             runs.append(_Run(webhook, self._lanes.lane(webhook_id, wanted[0].partition), wanted))
         if not runs:
             return
+        crash_point("attempt.read")
         saved = asyncio.Event()
         await self._wait({run: workers for run in runs if (workers := self._start(run, saved))})
+        crash_point("attempt.before_write")
         await self._close(runs, saved)
+        crash_point("attempt.written")
 
     async def start(self) -> None:
         """Nothing to prepare: the consumer calls `handle`."""
@@ -132,41 +148,49 @@ class FirstAttempts:
         lane, webhook = run.lane, run.webhook
         if webhook.strict and lane.next_due is not None:
             return []  # something earlier is open: these wait behind it, in the log
-        if webhook.schedule[0] > 0:
+        if webhook.policy.schedule[0] > 0:
             return []  # the first attempt has a wait of its own
-        room = self._most_in_flight - len(self._workers)
-        count = min(len(run.queue), lane.free(webhook), max(0, room))
+        if not self._subscriptions.sends(webhook):
+            return []  # disabled or paused since the event was fanned out
+        count = min(len(run.queue), lane.free(webhook), self._lanes.room)
         started = [asyncio.create_task(self._work(run, saved)) for _ in range(count)]
-        lane.in_flight += count
         for worker in started:
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
         return [] if lane.slow else started
 
     async def _work(self, run: _Run, saved: asyncio.Event) -> None:
-        try:
-            while run.queue and not run.closed:
-                request = run.queue.popleft()
-                run.under_way[request.delivery_id] = request
-                attempt, step = await self._attempter.attempt(run.webhook, request, 1)
-                run.lane.slow = attempt.answer.seconds > SLOW_S
-                run.finished += 1
-                if self._ended(run):
-                    await saved.wait()
-                    await self._results.write(self._deliveries.result(Claimed(request, 0, 0), attempt, step))
-                    if step.due_at is not None:
-                        run.lane.due(step.due_at)
-                else:
-                    run.writes.append(self._deliveries.attempted(request, attempt, step))
-                    if step.due_at is not None:
-                        run.due(step.due_at)
-                del run.under_way[request.delivery_id]
-                if step.status == "retrying" and run.webhook.strict:
+        lane, webhook = run.lane, run.webhook
+        while run.queue and not run.closed and lane.free(webhook) and self._lanes.room:
+            request = run.queue.popleft()
+            run.under_way[request.delivery_id] = request
+            self._lanes.take(lane, webhook)
+            try:
+                if not await self._one(run, Claimed(request), saved) and webhook.strict:
                     return
-        finally:
-            run.lane.in_flight -= 1
-            if run.lane.next_due is not None:
-                self._results.wake.set()
+            finally:
+                self._lanes.ended(lane)
+                if lane.next_due is not None:
+                    self._results.wake.set()
+            del run.under_way[request.delivery_id]
+
+    async def _one(self, run: _Run, claimed: Claimed, saved: asyncio.Event) -> bool:
+        """Attempt one request and keep the result; whether the delivery is finished."""
+        crash_point("attempt.before_send")
+        attempt, step = await self._attempter.attempt(run.webhook, claimed)
+        crash_point("attempt.sent")
+        self._health.learn(run.lane, run.webhook, attempt, step)
+        run.finished += 1
+        if self._ended(run):
+            await saved.wait()
+            await self._results.write(self._deliveries.result(claimed, attempt, step))
+            if step.due_at is not None:
+                run.lane.due(step.due_at)
+        else:
+            run.writes.append(self._deliveries.attempted(claimed.request, attempt, step))
+            if step.due_at is not None:
+                run.due(step.due_at)
+        return step.due_at is None
 
     async def _close(self, runs: Sequence[_Run], saved: asyncio.Event) -> None:
         """End the batch: everything of it is in the log when this returns."""
@@ -179,7 +203,7 @@ class FirstAttempts:
             for request in run.under_way.values():
                 writes.append(self._deliveries.leased(request, run.webhook.timeout_s))
             if run.queue:
-                due_at = utcnow() + timedelta(seconds=run.webhook.schedule[0])
+                due_at = utcnow() + timedelta(seconds=run.webhook.policy.schedule[0])
                 writes += [self._deliveries.waiting(request, due_at) for request in run.queue]
                 run.due(due_at)
             run.queue.clear()

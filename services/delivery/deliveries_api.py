@@ -1,32 +1,25 @@
-"""The delivery log's API: every delivery with its attempts, and the queue's statistics."""
+"""The delivery log's API: every delivery with its attempts."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query
 from pydantic import AfterValidator, AwareDatetime
 
-from services.delivery.log_schemas import DeliveryStatus, QueueStats, ShownAttempt, ShownDelivery
+from services.delivery import log
+from services.delivery.log_schemas import DeliveryStatus, ShownAttempt, ShownDelivery
 from services.delivery.store import Deliveries
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
 from shared.runtime.access import ApiKey, requires
-from shared.runtime.mongo import Document, translated, utcnow
-from shared.runtime.paging import Cursor, Limit, Page, page
+from shared.runtime.mongo import Document, translated
+from shared.runtime.paging import Cursor, Limit, Page
 from shared.runtime.problems import in_utc
 
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
 Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
-
-_COUNTED: Final[Mapping[str, str]] = {
-    "pending": "pending",
-    "active": "delivering",
-    "completed": "delivered",
-    "failed": "dead_letter",
-    "delayed": "retrying",
-}
+Filter = Annotated[str | None, Query(max_length=200)]
 
 
 class DeliveriesApi:
@@ -41,30 +34,39 @@ class DeliveriesApi:
         add = router.add_api_route
         add("/deliveries", self.list_deliveries, methods=["GET"])
         add("/deliveries/{delivery_id}", self.read_delivery, methods=["GET"])
-        add("/queue/stats", self.queue_stats, methods=["GET"])
         app.include_router(router)
 
     async def list_deliveries(
         self,
         key: Reader,
-        webhook_id: str | None = None,
-        event_type: str | None = None,
-        status: DeliveryStatus | None = None,
+        webhook_id: Filter = None,
+        event_type: Filter = None,
+        status: Annotated[
+            list[DeliveryStatus] | None, Query(max_length=20, description="Any of these; repeat it.")
+        ] = None,
+        event_id: Annotated[str | None, Query(max_length=1000)] = None,
+        error: Annotated[
+            str | None, Query(max_length=100, description="The error class of the last attempt.")
+        ] = None,
         since: Moment | None = None,
         until: Moment | None = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[ShownDelivery]:
         """The log, newest first."""
-        wanted = {"webhook_id": webhook_id, "event_type": event_type, "status": status}
-        query: dict[str, Any] = {"workspace": key.workspace}
-        query |= {field: value for field, value in wanted.items() if value is not None}
-        if since or until:
-            window = {"$gte": since, "$lt": until}
-            query["created_at"] = {operator: at for operator, at in window.items() if at}
-        return await page(
+        wanted = log.Wanted(
+            key.workspace,
+            webhook_id=webhook_id,
+            event_type=event_type,
+            event_id=event_id,
+            statuses=status or (),
+            error=error,
+            since=since,
+            until=until,
+        )
+        return await log.page(
             self._deliveries.collection,
-            query,
+            wanted,
             _delivery,
             limit=limit,
             cursor=cursor,
@@ -80,30 +82,6 @@ class DeliveriesApi:
         if document is None:
             raise NotFound("no such delivery")
         return _delivery(document)
-
-    async def queue_stats(
-        self, key: Reader, webhook_id: Annotated[str | None, Query(max_length=100)] = None
-    ) -> QueueStats:
-        """Counts by state, for the workspace or one webhook."""
-        query: dict[str, Any] = {"workspace": key.workspace}
-        if webhook_id is not None:
-            query["webhook_id"] = webhook_id
-        with translated():
-            counts = {
-                name: await self._deliveries.collection.count_documents(query | {"status": status})
-                for name, status in _COUNTED.items()
-            }
-            oldest = (
-                await self._deliveries.collection.find(
-                    query | {"status": {"$in": ["pending", "retrying"]}}, {"due_at": 1}
-                )
-                .sort("due_at", 1)
-                .limit(1)
-                .to_list(1)
-            )
-        overdue = (utcnow() - oldest[0]["due_at"]).total_seconds() if oldest else None
-        late = overdue if overdue is not None and overdue > 0 else None
-        return QueueStats(total=sum(counts.values()), oldest_due_s=late, **counts)
 
 
 def _delivery(document: Document) -> ShownDelivery:
@@ -126,6 +104,10 @@ def _delivery(document: Document) -> ShownDelivery:
         next_attempt_at=shown(document.get("due_at"))
         if document["status"] in ("pending", "retrying")
         else None,
+        error=document.get("last_error"),
+        replay_of=document.get("replay_of"),
+        replay_no=document.get("replay_no"),
+        erased_at=shown(document.get("erased_at")),
         attempts=None if attempts is None else [_attempt(attempt) for attempt in attempts],
         body=None if body is None else bytes(body).decode("utf-8", "replace"),
     )
@@ -135,5 +117,6 @@ def _attempt(kept: Document) -> ShownAttempt:
     shown = {
         "started_at": rfc3339(kept["started_at"]),
         "response_headers": dict(kept["response_headers"]),
+        "response_body": kept.get("response_body"),
     }
     return ShownAttempt(**kept | shown)

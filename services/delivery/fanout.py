@@ -1,20 +1,24 @@
 """Fan-out: one event becomes one delivery request for every outgoing webhook that wants it."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
-from services.delivery.request import request_event
+from services.delivery.request import order_of, request_event
 from services.delivery.subscriptions import Subscriptions
 from shared.catalog.registry import providers
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed
+from shared.contracts.event_types import canonical
 from shared.contracts.ids import delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
+from shared.runtime.crash import crash_point
 from shared.runtime.kafka.consume import Received
 from shared.runtime.kafka.produce import Producer, Record, record_of
 from shared.wire.bodies import parse_json
+from shared.wire.facts import Facts
+from shared.wire.formats import Format, render_body
 from shared.wire.tracing import child_of
 
 _WITHIN_S: Final = 30.0
@@ -29,49 +33,57 @@ class Fanout:
 
     async def handle(self, batch: Sequence[Received]) -> None:
         """Put the requests of a batch on Kafka, in order. Raises `BusUnavailable`, `Malformed`."""
-        records: list[Record] = []
-        for received in batch:
-            event = received.event
-            webhooks = self._subscriptions.wanting(event.workspace, event.type)
-            if not webhooks:
-                continue
-            body = body_of(event, from_provider=received.topic == WEBHOOKS_RECEIVED.name)
-            traceparent = child_of(event.traceparent)
-            for webhook in webhooks:
-                delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
-                request = request_event(delivery_id, webhook.id, event, body, traceparent)
-                records.append(record_of(DELIVERY_REQUESTED, webhook.id, request))
+        crash_point("fanout.read")
+        records = [record for received in batch for record in self._requests(received)]
         if records:
             await self._producer.publish_all(records, within_s=_WITHIN_S)
+        crash_point("fanout.published")
+
+    def _requests(self, received: Received) -> list[Record]:
+        event = received.event
+        kind = canonical(event.type)
+        webhooks = self._subscriptions.wanting(event.workspace, kind)
+        if not webhooks:
+            return []
+        facts = facts_of(
+            event, kind, str(order_of(received)), from_provider=received.topic == WEBHOOKS_RECEIVED.name
+        )
+        traceparent = child_of(event.traceparent)
+        bodies: dict[Format, bytes] = {}
+        records: list[Record] = []
+        for webhook in webhooks:
+            if webhook.filter is not None and not webhook.filter.passes(facts, webhook.integration_id):
+                continue
+            body = bodies.get(webhook.format)
+            if body is None:
+                body = bodies[webhook.format] = render_body(webhook.format, facts)
+            delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
+            request = request_event(delivery_id, webhook.id, event, kind, body, traceparent)
+            records.append(record_of(DELIVERY_REQUESTED, webhook.id, request))
+        return records
 
 
-def body_of(event: Event, *, from_provider: bool) -> bytes:
-    """The request body: id, type, workspace, occurred_at and data.
+def facts_of(event: Event, kind: str, sequence: str, *, from_provider: bool = False) -> Facts:
+    """An event as filters and formats see it. Raises `Malformed` when its data is not JSON.
 
-    The data of a provider's event carries `provider`, `endpoint_id`, `event`, `delivery_id` and the
-    platform's `payload`, whose bytes are put in as they came. Raises `Malformed` when data is not JSON.
+    The data of a provider's event is `provider`, `endpoint_id`, `event`, `delivery_id` and the platform's
+    `payload`, whose bytes stay as they came.
     """
-    head = orjson.dumps(
-        {"id": event.id, "type": event.type, "workspace": event.workspace, "occurred_at": event.time}
-    )
-    data = _provider_data(event) if from_provider else _checked(event.data)
-    return head[:-1] + b',"data":' + data + b"}"
+    raw, data = _provider_data(event) if from_provider else _data(event.data)
+    return Facts(event.id, kind, event.workspace, event.time, event.subject, sequence, raw, data)
 
 
-def _provider_data(event: Event) -> bytes:
+def _provider_data(event: Event) -> tuple[bytes, Any]:
     names = ("provider", "endpoint_id", "event", "delivery_id")
     try:
-        head = orjson.dumps({name: event.attributes[name] for name in names})
+        head = {name: event.attributes[name] for name in names}
     except KeyError as error:
         raise Malformed(f"header {error.args[0]} is missing from a received webhook") from None
     provider = providers().get(event.attributes["provider"])
-    payload = provider.payload(event.content_type, event.data) if provider else event.data
-    return head[:-1] + b',"payload":' + _checked(payload) + b"}"
+    raw, payload = _data(provider.payload(event.content_type, event.data) if provider else event.data)
+    return orjson.dumps(head)[:-1] + b',"payload":' + raw + b"}", {**head, "payload": payload}
 
 
-def _checked(data: bytes) -> bytes:
+def _data(raw: bytes) -> tuple[bytes, Any]:
     """JSON text that may stand inside a JSON text; the gateway's check does not cover other producers."""
-    if not data:
-        return b"null"
-    parse_json(data)
-    return data
+    return (raw, parse_json(raw)) if raw else (b"null", None)

@@ -1,13 +1,16 @@
 """Lanes: what this process knows of each outgoing webhook whose partition it owns.
 
-A partition has one owner, so the most attempts in flight, the order of a strict webhook and the next
-due time need no lock across processes. A lane that was slow is never waited for.
+A partition has one owner, so the most attempts in flight, the rate, the breaker, the order of a strict
+webhook and the next due time need no lock across processes. A lane that was slow is never waited for.
 """
 
+import asyncio
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
+from services.delivery.pacing import Breaker, Pace
+from services.delivery.settings import DeliverySettings
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Webhook
 from shared.runtime.mongo import utcnow
@@ -18,22 +21,89 @@ SLOW_S: Final = 0.2
 class Lane:
     """One webhook's deliveries in this process; `next_due` is None while nothing is open in the log."""
 
-    __slots__ = ("draining", "in_flight", "lost", "next_due", "partition", "slow", "version", "webhook_id")
+    __slots__ = (
+        "breaker",
+        "draining",
+        "failing_since",
+        "held_until",
+        "in_flight",
+        "lost",
+        "next_due",
+        "not_before",
+        "pace",
+        "partition",
+        "recorded",
+        "slow",
+        "version",
+        "warned",
+        "webhook_id",
+    )
 
-    def __init__(self, webhook_id: str, partition: int) -> None:
+    def __init__(self, webhook_id: str, partition: int, breaker: Breaker) -> None:
         self.webhook_id = webhook_id
         self.partition = partition
+        self.breaker = breaker
+        self.pace = Pace()
         self.in_flight = 0
         self.slow = False
         self.draining = False
         self.lost = False
         self.version = 0
         self.next_due: datetime | None = None
+        self.not_before = 0.0
+        """The loop's time before which a look at the log is of no use."""
+        self.held_until = 0.0
+        """The loop's time until which the endpoint asked for quiet."""
+        self.failing_since: datetime | None = None
+        """The first failure since the last success."""
+        self.recorded = False
+        """Whether the store knows that it is failing."""
+        self.warned = False
 
     def free(self, webhook: Webhook) -> int:
         """How many more attempts may start now; a strict webhook has one at a time."""
+        now = _clock()
+        if now < self.held_until:
+            return 0
         most = 1 if webhook.strict else webhook.max_in_flight
-        return max(0, most - self.in_flight)
+        room = min(most - self.in_flight, self.breaker.room(now), self.pace.room(webhook.rate_limit, now))
+        return max(0, int(room))
+
+    def take(self, webhook: Webhook, count: int) -> None:
+        """These many attempts start now, of those that are free."""
+        now = _clock()
+        self.in_flight += count
+        self.pace.take(webhook.rate_limit, count, now)
+        self.breaker.took(now)
+
+    def unused(self, count: int) -> None:
+        """These many of those taken were not needed."""
+        if count:
+            self.in_flight -= count
+            self.pace.unused(count)
+            self.breaker.unused()
+
+    def rest(self, webhook: Webhook) -> None:
+        """Nothing may start now: look again when something may."""
+        now = _clock()
+        at = max(now, self.held_until)
+        if self.breaker.room(now) == 0:
+            at = max(at, self.breaker.again_at(now))
+        if self.pace.room(webhook.rate_limit, now) == 0:
+            at = max(at, self.pace.again_at(webhook.rate_limit))
+        self.not_before = at
+
+    def sleep(self, seconds: float) -> None:
+        """Do not look at the log for so long."""
+        self.not_before = _clock() + seconds
+
+    def hold(self, seconds: float) -> None:
+        """The endpoint asked for quiet: start nothing for so long."""
+        self.held_until = max(self.held_until, _clock() + seconds)
+
+    def answered(self, *, well: bool) -> bool:
+        """The endpoint's last answer, for the breaker; whether the circuit opened or closed with it."""
+        return self.breaker.answered(well=well, now=_clock())
 
     def due(self, at: datetime) -> None:
         """Something in the log is open and due at this time."""
@@ -43,17 +113,40 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of the partitions that this process owns."""
+    """The lanes of the partitions that this process owns, and the room that they share."""
 
-    def __init__(self, deliveries: Deliveries) -> None:
+    def __init__(self, deliveries: Deliveries, settings: DeliverySettings) -> None:
         self._deliveries = deliveries
+        self._settings = settings
         self._owned: set[int] = set()
         self._lanes: dict[str, Lane] = {}
+        self._in_flight = 0
+
+    @property
+    def room(self) -> int:
+        """How many more attempts this process may start."""
+        return max(0, self._settings.most_in_flight - self._in_flight)
+
+    def take(self, lane: Lane, webhook: Webhook, count: int = 1) -> None:
+        """These many attempts of a lane start now."""
+        self._in_flight += count
+        lane.take(webhook, count)
+
+    def unused(self, lane: Lane, count: int) -> None:
+        """These many of them were not needed."""
+        self._in_flight -= count
+        lane.unused(count)
+
+    def ended(self, lane: Lane) -> None:
+        """One of them has ended."""
+        self._in_flight -= 1
+        lane.in_flight -= 1
 
     def lane(self, webhook_id: str, partition: int) -> Lane:
         lane = self._lanes.get(webhook_id)
         if lane is None:
-            lane = self._lanes[webhook_id] = Lane(webhook_id, partition)
+            breaker = Breaker(self._settings.breaker_failures, self._settings.breaker_open_s)
+            lane = self._lanes[webhook_id] = Lane(webhook_id, partition, breaker)
         return lane
 
     async def own(self, partitions: Iterable[int]) -> None:
@@ -66,15 +159,28 @@ class Lanes:
                 del self._lanes[lane.webhook_id]
             self._owned -= gone
         if came:
-            for webhook_id, partition in (await self._deliveries.backlogs(came)).items():
+            failing = await self._deliveries.failing(came)
+            backlogs = await self._deliveries.backlogs(came)
+            for health in failing:
+                lane = self.lane(health["_id"], health["partition"])
+                lane.failing_since, lane.recorded, lane.warned = health["since"], True, health["warned"]
+            for webhook_id, partition in backlogs.items():
                 self.lane(webhook_id, partition).due(utcnow())
             self._owned |= came
 
     def due(self, now: datetime) -> list[Lane]:
         """Lanes with something due that nobody is draining, the longest due first."""
+        clock = _clock()
         due = [
             lane
             for lane in self._lanes.values()
-            if lane.next_due is not None and lane.next_due <= now and not lane.draining
+            if lane.next_due is not None
+            and lane.next_due <= now
+            and lane.not_before <= clock
+            and not lane.draining
         ]
         return sorted(due, key=lambda lane: lane.next_due or now)
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()

@@ -74,12 +74,10 @@ class Request:
 
 
 def request_event(
-    delivery_id: DeliveryId, webhook_id: WebhookId, event: Event, body: bytes, traceparent: str
+    delivery_id: DeliveryId, webhook_id: WebhookId, event: Event, kind: str, body: bytes, traceparent: str
 ) -> Event:
-    """The event that asks for a delivery."""
-    return _request(
-        delivery_id, webhook_id, event.workspace, event.time, body, traceparent, (event.id, event.type)
-    )
+    """The event that asks for a delivery; `kind` is the canonical name of the event's type."""
+    return _request(delivery_id, webhook_id, event.workspace, event.time, body, traceparent, (event.id, kind))
 
 
 def replay_event(earlier: Request, delivery_id: DeliveryId, replay_no: int) -> Event:

@@ -1,21 +1,33 @@
 """What an attempt's answer means: delivered, tried again at a time, or a dead letter. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final, Literal
 
 from shared.runtime.guarded import Answer
-from shared.wire.backoff import wait_before
+from shared.wire.backoff import jittered, retry_after, wait_before
 
 Status = Literal["delivered", "retrying", "dead_letter"]
+ClientErrors = Literal["final", "retry"]
 
 _KEPT_BODY: Final = 4096
 _KEPT_HEADERS: Final = 50
 _KEPT_TEXT: Final = 512
-_RETRIABLE_4XX: Final = frozenset({408, 425, 429})
-_FINAL_FAILURES: Final = frozenset({"address_refused", "bad_url"})
+_BUSY: Final = frozenset({408, 425, 429})
+"""4xx that say 'later', not 'never'."""
+_GONE: Final = 410
+_FINAL_FAILURES: Final = frozenset({"address_refused", "bad_url", "port_refused", "transform_failed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When an outgoing webhook is tried again: seconds before each attempt, lengthened by up to `jitter`."""
+
+    schedule: tuple[float, ...]
+    jitter: float = 0.0
+    client_errors: ClientErrors = "final"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,26 @@ class Attempt:
     request_headers: Mapping[str, str]
     answer: Answer
 
+    @property
+    def ok(self) -> bool:
+        """Whether the receiver took it."""
+        return self.answer.status is not None and 200 <= self.answer.status < 300
+
+    @property
+    def unwell(self) -> bool:
+        """Whether the endpoint does not work, as opposed to one that refuses this request."""
+        status = self.answer.status
+        if status is None:
+            return self.answer.failure not in _FINAL_FAILURES
+        return status >= 500 or status == 408
+
+    @property
+    def error(self) -> str | None:
+        """The class of the failure; None for an answer of 2xx."""
+        if self.answer.failure or self.ok:
+            return self.answer.failure
+        return "redirect" if 300 <= (self.answer.status or 0) < 400 else "status"
+
     def document(self) -> dict[str, Any]:
         answer = self.answer
         return {
@@ -35,7 +67,7 @@ class Attempt:
             "duration_ms": round(answer.seconds * 1000, 1),
             "request_headers": dict(self.request_headers),
             "status_code": answer.status,
-            "error": answer.failure or _refusal(answer.status),
+            "error": self.error,
             "detail": answer.detail,
             # Pairs, not a document: a stranger's names may be `$ref` or hold dots.
             "response_headers": [
@@ -48,24 +80,42 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where the delivery goes from here; `due_at` is None when it is finished."""
+    """Where the delivery goes from here; `due_at` is None when it is finished.
+
+    `quiet_s` is how long the endpoint asked to be left alone; `gone` says that it wants nothing ever again.
+    """
 
     status: Status
     due_at: datetime | None
+    quiet_s: float = 0.0
+    gone: bool = False
 
 
-def step_after(answer: Answer, attempt: int, schedule: Sequence[float], now: datetime) -> Step:
-    """The step after attempt number `attempt` (from 1).
+def step_after(attempt: Attempt, number: int, policy: Policy, seed: str, now: datetime) -> Step:
+    """The step after attempt `number` (from 1) of a round; `seed` is what the jitter depends on.
 
     2xx is delivered. 408, 425, 429, 3xx, 5xx, timeouts and connection failures are tried again while
-    the schedule lasts; any other 4xx, an internal address and a bad URL are dead at once.
+    the schedule lasts; any other 4xx too when the policy says so. 410, an internal address, a bad URL and
+    a body that could not be made are dead at once. `Retry-After` makes a wait longer, never shorter.
     """
-    if answer.status is not None and 200 <= answer.status < 300:
+    if attempt.ok:
         return Step("delivered", None)
-    wait = wait_before(schedule, attempt + 1)
-    if wait is None or not _may_recover(answer):
-        return Step("dead_letter", None)
-    return Step("retrying", now + timedelta(seconds=wait))
+    answer = attempt.answer
+    if answer.status == _GONE:
+        return Step("dead_letter", None, gone=True)
+    quiet_s = _quiet(answer, now)
+    wait = wait_before(policy.schedule, number + 1)
+    if wait is None or not _may_recover(answer, policy):
+        return Step("dead_letter", None, quiet_s)
+    wait = max(jittered(wait, policy.jitter, seed, str(number)), quiet_s)
+    return Step("retrying", now + timedelta(seconds=wait), quiet_s)
+
+
+def _quiet(answer: Answer, now: datetime) -> float:
+    if answer.status not in (429, 503):
+        return 0.0
+    given = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), None)
+    return retry_after(given, now) or 0.0
 
 
 def _text(given: str) -> str:
@@ -73,13 +123,9 @@ def _text(given: str) -> str:
     return given[:_KEPT_TEXT].encode("utf-8", "replace").decode()
 
 
-def _may_recover(answer: Answer) -> bool:
+def _may_recover(answer: Answer, policy: Policy) -> bool:
     if answer.status is None:
         return answer.failure not in _FINAL_FAILURES
-    return not 400 <= answer.status < 500 or answer.status in _RETRIABLE_4XX
-
-
-def _refusal(status: int | None) -> str | None:
-    if status is None or 200 <= status < 300:
-        return None
-    return "redirect" if 300 <= status < 400 else "status"
+    if not 400 <= answer.status < 500 or answer.status in _BUSY:
+        return True
+    return policy.client_errors == "retry"

@@ -1,22 +1,26 @@
 """Due work from the log: retries, deliveries that found no room, and leases of processes that died."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import timedelta
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from services.delivery.attempt import Attempter
-from services.delivery.lanes import SLOW_S, Lane, Lanes
+from services.delivery.health import Health
+from services.delivery.lanes import Lane, Lanes
 from services.delivery.results import Results
 from services.delivery.store import Claimed, Deliveries
 from services.delivery.subscriptions import Subscriptions, Webhook
 from shared.contracts.errors import StoreUnavailable
+from shared.runtime.crash import crash_point
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 
 _LOOK_S: Final = 0.25
+_GATHER_S: Final = 0.01
 _MOST_CLAIMED: Final = 50
-_DISABLED_AGAIN: Final = timedelta(seconds=5)
+_STILL_S: Final = 1.0
+_STORE_AWAY_S: Final = 1.0
+_FINISH_S: Final = 10.0
 
 
 class Schedule:
@@ -28,6 +32,7 @@ class Schedule:
         deliveries: Deliveries,
         lanes: Lanes,
         attempter: Attempter,
+        health: Health,
         results: Results,
         log: Log,
         *,
@@ -37,11 +42,12 @@ class Schedule:
         self._deliveries = deliveries
         self._lanes = lanes
         self._attempter = attempter
+        self._health = health
         self._results = results
         self._log = log
         self._partitions = partitions
         self._task: asyncio.Task[None] | None = None
-        self._drains: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def start(self) -> None:
@@ -53,8 +59,8 @@ class Schedule:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._drains:
-            await asyncio.wait(set(self._drains), timeout=10)
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=_FINISH_S)
 
     async def _look(self) -> None:
         while True:
@@ -71,11 +77,11 @@ class Schedule:
                 continue
             for lane in self._lanes.due(utcnow()):
                 lane.draining = True
-                drain = asyncio.create_task(self._drain(lane))
-                self._drains.add(drain)
-                drain.add_done_callback(self._drains.discard)
+                self._run(self._drain(lane))
 
     async def _drain(self, lane: Lane) -> None:
+        """Attempt what is due while there is room; attempts that take long outlive this."""
+        under_way: set[asyncio.Task[None]] = set()
         try:
             while not (self._stopping or lane.lost):
                 webhook = await self._subscriptions.find(lane.webhook_id)
@@ -83,42 +89,64 @@ class Schedule:
                     await self._deliveries.drop(lane.webhook_id)
                     lane.next_due = None
                     return
-                if not webhook.enabled:
-                    lane.next_due = utcnow() + _DISABLED_AGAIN
+                if not self._subscriptions.sends(webhook):
+                    lane.sleep(_STILL_S)
                     return
-                if lane.free(webhook) == 0 or not await self._some(lane, webhook):
+                room = min(lane.free(webhook), self._lanes.room, _MOST_CLAIMED)
+                if room == 0 and not under_way:
+                    lane.rest(webhook)
                     return
+                if room == 0:
+                    _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    continue
+                started = await self._some(lane, webhook, room)
+                if started is None:
+                    return
+                under_way |= started
+                if under_way:
+                    _, under_way = await asyncio.wait(under_way, timeout=_GATHER_S)
         except StoreUnavailable as error:
             self._log.warning("due work waits for the store", error=str(error))
-            lane.next_due = utcnow() + timedelta(seconds=1)
+            lane.sleep(_STORE_AWAY_S)
         finally:
             lane.draining = False
 
-    async def _some(self, lane: Lane, webhook: Webhook) -> bool:
-        """Attempt what is due and has room; False when nothing is."""
+    async def _some(self, lane: Lane, webhook: Webhook, room: int) -> set[asyncio.Task[None]] | None:
+        """Start what is due and has room; None when nothing is."""
         version = lane.version
-        claimed = await self._deliveries.claim(
-            webhook.id,
-            most=min(lane.free(webhook), _MOST_CLAIMED),
-            strict=webhook.strict,
-            timeout_s=webhook.timeout_s,
-        )
-        if not claimed:
-            due = await self._deliveries.next_due(webhook.id, strict=webhook.strict)
-            if lane.version != version:
-                return True
-            lane.next_due = due
-            return False
-        lane.in_flight += len(claimed)
-        await asyncio.gather(*(self._one(lane, webhook, delivery) for delivery in claimed))
-        return True
+        self._lanes.take(lane, webhook, room)
+        claimed: list[Claimed] = []
+        try:
+            claimed = await self._deliveries.claim(
+                webhook.id, most=room, strict=webhook.strict, timeout_s=webhook.timeout_s
+            )
+        finally:
+            self._lanes.unused(lane, room - len(claimed))
+        if claimed:
+            crash_point("schedule.claimed")
+            return {self._run(self._one(lane, webhook, delivery)) for delivery in claimed}
+        due = await self._deliveries.next_due(webhook.id, strict=webhook.strict)
+        if lane.version != version:
+            return set()
+        lane.next_due = due
+        return None
 
     async def _one(self, lane: Lane, webhook: Webhook, delivery: Claimed) -> None:
         try:
-            attempt, step = await self._attempter.attempt(webhook, delivery.request, delivery.attempts + 1)
-            lane.slow = attempt.answer.seconds > SLOW_S
+            attempt, step = await self._attempter.attempt(webhook, delivery)
+            crash_point("schedule.sent")
+            self._health.learn(lane, webhook, attempt, step)
             await self._results.write(self._deliveries.result(delivery, attempt, step))
+            crash_point("schedule.written")
             if step.due_at is not None:
                 lane.due(step.due_at)
         finally:
-            lane.in_flight -= 1
+            self._lanes.ended(lane)
+            if lane.next_due is not None:
+                self._results.wake.set()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task

@@ -1,23 +1,22 @@
 """Delivery's collections: outgoing webhooks, and one document per delivery with every attempt."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
+from services.delivery.pacing import Circuit
 from services.delivery.request import Request
 from services.delivery.retry import Attempt, Step
 from services.delivery.settings import DeliverySettings
 from shared.contracts.errors import StoreUnavailable
 from shared.runtime.logs import Log
 from shared.runtime.mongo import (
-    TOMBSTONE_S,
     Collection,
     Document,
     Duplicate,
-    Index,
     InsertOne,
     Mongo,
     UpdateOne,
@@ -27,31 +26,23 @@ from shared.runtime.mongo import (
 )
 
 WEBHOOKS: Final = "outgoing_webhooks"
+QUEUES: Final = "delivery_queues"
+"""One document per workspace that was ever paused."""
+HEALTH: Final = "webhook_health"
+"""One document per webhook that fails for long, or whose circuit opened."""
 DELIVERIES: Final = "webhook_deliveries"
-_OPEN: Final = {"open": True}
+OPEN: Final = {"open": True}
 """A delivery that is not finished is open, and has `due_at`: when it is tried next, or its lease runs out.
 
 The partial indexes are on `open`, not on the presence of `due_at`: so the embedded store uses them too.
 """
 
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    WEBHOOKS: (
-        Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
-        Index((("changed_at", 1),)),
-        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_S),
-    ),
-    DELIVERIES: (
-        Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
-        Index((("webhook_id", 1), ("created_at", -1), ("_id", -1))),
-        Index((("workspace", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
-        Index((("webhook_id", 1), ("due_at", 1)), where=_OPEN),
-        Index((("webhook_id", 1), ("order", 1)), where=_OPEN),
-        Index((("partition", 1), ("webhook_id", 1)), where=_OPEN),
-        Index((("expires_at", 1),), ttl_s=0),
-    ),
-}
+CLAIMED: Final = {"claims_url": True}
+"""A webhook that was not forced beside another with its URL."""
 
 T = TypeVar("T")
+_MOST_ATTEMPTS: Final = 200
+"""Attempts kept of one delivery, the latest; rounds by hand could go on for ever."""
 _LEASE_MARGIN: Final = timedelta(seconds=5)
 
 
@@ -60,8 +51,10 @@ class Claimed:
     """A delivery that this process may attempt; a write with an older fence does nothing."""
 
     request: Request
-    attempts: int
-    fence: int
+    attempts: int = 0
+    fence: int = 0
+    round_start: int = 0
+    """Attempts before the present round: a retry by hand begins the schedule anew."""
 
 
 class Deliveries:
@@ -69,6 +62,7 @@ class Deliveries:
 
     def __init__(self, mongo: Mongo, settings: DeliverySettings, log: Log) -> None:
         self.collection: Collection = mongo.collection(DELIVERIES)
+        self._health: Collection = mongo.collection(HEALTH)
         self._log = log
         self._kept = {
             "delivered": timedelta(days=settings.delivered_days),
@@ -83,7 +77,8 @@ class Deliveries:
 
     def attempted(self, request: Request, attempt: Attempt, step: Step) -> Write:
         """The log entry of a first attempt."""
-        return InsertOne(self._entry(request) | {"attempts": [attempt.document()]} | self._state(step, 1))
+        entry = self._entry(request) | {"attempts": [attempt.document()]} | self._state(step, 1)
+        return InsertOne(entry if attempt.ok else entry | _failed(attempt))
 
     def waiting(self, request: Request, due_at: datetime) -> Write:
         """The log entry of a delivery that nobody attempted yet."""
@@ -95,12 +90,18 @@ class Deliveries:
 
     def result(self, claimed: Claimed, attempt: Attempt, step: Step) -> Write:
         """What became of a claimed delivery."""
+        state = self._state(step, claimed.attempts + 1)
+        gone = {} if step.due_at is not None else {"due_at": "", "open": ""}
+        if attempt.ok:
+            gone |= {"failed": "", "last_error": ""}
+        else:
+            state |= _failed(attempt)
         change: dict[str, Any] = {
-            "$set": self._state(step, claimed.attempts + 1),
-            "$push": {"attempts": attempt.document()},
+            "$set": state,
+            "$push": {"attempts": {"$each": [attempt.document()], "$slice": -_MOST_ATTEMPTS}},
         }
-        if step.due_at is None:
-            change["$unset"] = {"due_at": "", "open": ""}
+        if gone:
+            change["$unset"] = gone
         return UpdateOne({"_id": claimed.request.delivery_id, "fence": claimed.fence}, change)
 
     async def write(self, writes: Sequence[Write]) -> None:
@@ -122,7 +123,7 @@ class Deliveries:
         most = 1 if strict else most
         with translated():
             first = (
-                await self.collection.find({"webhook_id": webhook_id, **_OPEN}, {"due_at": 1})
+                await self.collection.find({"webhook_id": webhook_id, **OPEN}, {"due_at": 1})
                 .sort("order" if strict else "due_at", 1)
                 .limit(most)
                 .to_list(most)
@@ -141,7 +142,12 @@ class Deliveries:
             mine = await self.collection.find({"_id": {"$in": ids}, "claim": token}).to_list(len(ids))
         mine.sort(key=lambda document: document["order"])
         return [
-            Claimed(Request.from_document(document), document["attempt_count"], document["fence"])
+            Claimed(
+                Request.from_document(document),
+                document["attempt_count"],
+                document["fence"],
+                document.get("round_start", 0),
+            )
             for document in mine
         ]
 
@@ -149,7 +155,7 @@ class Deliveries:
         """When a webhook's next open delivery is due; None when nothing is open."""
         with translated():
             first = (
-                await self.collection.find({"webhook_id": webhook_id, **_OPEN}, {"due_at": 1})
+                await self.collection.find({"webhook_id": webhook_id, **OPEN}, {"due_at": 1})
                 .sort("order" if strict else "due_at", 1)
                 .limit(1)
                 .to_list(1)
@@ -157,27 +163,65 @@ class Deliveries:
         return first[0]["due_at"] if first else None
 
     async def backlogs(self, partitions: Iterable[int]) -> dict[str, int]:
-        """The webhooks with open deliveries in these partitions, with their partition."""
+        """The webhooks with open deliveries in these partitions, with their partition.
+
+        One short look per webhook: counting what waits would take as long as much waits.
+        """
+        found: dict[str, int] = {}
+        for partition in partitions:
+            last = ""
+            while True:
+                query = {"partition": partition, "webhook_id": {"$gt": last}, **OPEN}
+                with translated():
+                    cursor = self.collection.find(query, {"webhook_id": 1}).sort("webhook_id", 1).limit(1)
+                    first = await cursor.to_list(1)
+                if not first:
+                    break
+                last = first[0]["webhook_id"]
+                found[last] = partition
+        return found
+
+    async def failing(self, partitions: Iterable[int]) -> list[Document]:
+        """What is known of failing endpoints of partitions that came; their circuits are closed again."""
+        mine = {"partition": {"$in": list(partitions)}}
         with translated():
-            groups = await self.collection.aggregate(
-                [
-                    {"$match": {"partition": {"$in": list(partitions)}, **_OPEN}},
-                    {"$group": {"_id": "$webhook_id", "partition": {"$first": "$partition"}}},
-                ]
-            ).to_list(None)
-        return {group["_id"]: group["partition"] for group in groups}
+            await self._health.update_many(mine, {"$set": {"circuit": "closed"}})
+            return await self._health.find({**mine, "since": {"$ne": None}}).to_list(None)
+
+    async def failing_since(self, webhook_id: str, partition: int, since: datetime, *, warned: bool) -> None:
+        """An endpoint does nothing but fail."""
+        await self._know(webhook_id, {"partition": partition, "since": since, "warned": warned})
+
+    async def well_again(self, webhook_id: str) -> None:
+        """An endpoint that failed for long works again."""
+        await self._know(webhook_id, {"since": None, "warned": False})
+
+    async def circuit(self, webhook_id: str, partition: int, circuit: Circuit) -> None:
+        """An endpoint's circuit opened or closed."""
+        await self._know(webhook_id, {"partition": partition, "circuit": circuit})
+
+    async def health(self, webhook_ids: Sequence[str]) -> dict[str, Document]:
+        """What is known of these webhooks' endpoints; nothing of one that always worked."""
+        with translated():
+            found = await self._health.find({"_id": {"$in": list(webhook_ids)}}).to_list(None)
+        return {document["_id"]: document for document in found}
+
+    async def _know(self, webhook_id: str, what: Document) -> None:
+        with translated():
+            await self._health.update_one({"_id": webhook_id}, {"$set": what}, upsert=True)
 
     async def drop(self, webhook_id: str) -> None:
-        """Cancel what is open of a webhook that is gone."""
+        """Cancel what is open of a webhook that is gone, and forget its endpoint."""
         with translated():
             await self.collection.update_many(
-                {"webhook_id": webhook_id, **_OPEN},
+                {"webhook_id": webhook_id, **OPEN},
                 {
                     "$set": {"status": "cancelled", "expires_at": utcnow() + self._kept["dead_letter"]},
                     "$unset": {"due_at": "", "open": ""},
                     "$inc": {"fence": 1},
                 },
             )
+            await self._health.delete_one({"_id": webhook_id})
 
     async def insist(self, work: Callable[[], Awaitable[T]], stopping: asyncio.Event) -> T:
         """Repeat a store call until it works: what was already sent must not be sent again for its sake.
@@ -199,12 +243,12 @@ class Deliveries:
         return request.document() | {"created_at": utcnow(), "fence": 0, "attempt_count": 0, "attempts": []}
 
     def _open(self, status: str, due_at: datetime) -> Document:
-        return {"status": status, "due_at": due_at, **_OPEN}
+        return {"status": status, "due_at": due_at, **OPEN}
 
     def _state(self, step: Step, attempts: int) -> Document:
         state: Document = {"status": step.status, "attempt_count": attempts}
         if step.due_at is not None:
-            state |= {"due_at": step.due_at, **_OPEN}
+            state |= {"due_at": step.due_at, **OPEN}
         else:
             now = utcnow()
             state |= {"finished_at": now, "expires_at": now + self._kept[step.status]}
@@ -212,3 +256,8 @@ class Deliveries:
 
     def _lease(self, timeout_s: float) -> datetime:
         return utcnow() + timedelta(seconds=timeout_s) + _LEASE_MARGIN
+
+
+def _failed(attempt: Attempt) -> Document:
+    """What the log of failures is read by."""
+    return {"failed": True, "last_error": attempt.error}

@@ -1,16 +1,24 @@
 """Outgoing webhooks in memory: which of them want an event, and how each is signed and sent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from services.delivery.store import WEBHOOKS
+import orjson
+
+from services.delivery.auth import Auth, auth_of
+from services.delivery.pacing import RateLimit
+from services.delivery.retry import Policy
+from services.delivery.store import QUEUES, WEBHOOKS
 from shared.contracts.ids import WebhookId, WorkspaceId
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Document, Mongo, Snapshot
-from shared.runtime.secrets import Kept, Vault, keep, opened, rotated, valid_now
+from shared.runtime.secrets import Kept, Sealed, Vault, keep, opened, rotated, valid_now
 from shared.wire.backoff import SCHEDULES
+from shared.wire.expressions import Expression
+from shared.wire.filters import Filter
+from shared.wire.formats import Format
 from shared.wire.patterns import matches
 from shared.wire.signatures import Profile, signing_key
 
@@ -27,13 +35,23 @@ class Webhook:
     workspace: WorkspaceId
     url: str
     patterns: tuple[str, ...]
+    filter: Filter | None
+    integration_id: str
     enabled: bool
+    enabled_at: datetime
+    paused: bool
+    format: Format
+    transform: Expression | None
     profile: Profile
     keys: tuple[tuple[bytes, datetime | None], ...]
-    schedule: tuple[float, ...]
+    headers: Mapping[str, str]
+    auth: Auth
+    policy: Policy
+    rate_limit: RateLimit | None
     ordering: Ordering
     max_in_flight: int
     timeout_s: float
+    disable_after: timedelta | None
 
     @property
     def strict(self) -> bool:
@@ -45,7 +63,7 @@ class Webhook:
 
 
 class Subscriptions:
-    """Every outgoing webhook in memory, by workspace and by id."""
+    """Every outgoing webhook in memory, by workspace and by id, and the workspaces that are paused."""
 
     def __init__(self, mongo: Mongo, vault: Vault, log: Log) -> None:
         self._vault = vault
@@ -55,15 +73,18 @@ class Subscriptions:
         self.snapshot: Snapshot[Webhook] = Snapshot(
             self.collection, self._parse, log, on_change=self._reindex
         )
+        self.queues: Snapshot[bool] = Snapshot(mongo.collection(QUEUES), _is_paused, log)
 
     async def start(self) -> None:
         await self.snapshot.start()
+        await self.queues.start()
 
     async def stop(self) -> None:
+        await self.queues.stop()
         await self.snapshot.stop()
 
     def wanting(self, workspace: str, event_type: str) -> Sequence[Webhook]:
-        """The enabled webhooks of a workspace whose patterns cover this type."""
+        """The enabled webhooks of a workspace whose patterns cover this type; filters come later."""
         found = self._matched.get((workspace, event_type))
         if found is None:
             found = [
@@ -75,6 +96,10 @@ class Subscriptions:
                 self._matched.clear()
             self._matched[workspace, event_type] = found
         return found
+
+    def sends(self, webhook: Webhook) -> bool:
+        """Whether attempts may be made now: enabled, and neither it nor its workspace is paused."""
+        return webhook.enabled and not webhook.paused and not self.queues.items.get(webhook.workspace, False)
 
     async def find(self, webhook_id: str) -> Webhook | None:
         """A webhook by id; looks at the store once for one that another process has just made."""
@@ -92,25 +117,58 @@ class Subscriptions:
         """The webhook's secrets after a rotation."""
         return rotated(self._vault, document["_id"], document["secrets"], secret, overlap)
 
+    def secrets(self, document: Document) -> tuple[tuple[str, datetime | None], ...]:
+        """The webhook's secrets in clear, with their ends."""
+        return opened(self._vault, document["_id"], document["secrets"])
+
+    def sealed(self, webhook_id: str, field: str, value: Mapping[str, Any]) -> Sealed:
+        """Headers or auth as they are stored."""
+        return self._vault.seal(orjson.dumps(value).decode(), record=webhook_id, field=field)
+
+    def parse(self, document: Document) -> Webhook:
+        """The webhook that a document means. Raises `Malformed`, `Misconfigured`."""
+        return self._parse(document)
+
     def _parse(self, document: Document) -> Webhook:
-        name = document["_id"]
-        schedule = document["schedule"]
+        schedule, limit = document["schedule"], document.get("rate_limit")
+        after_days = document.get("disable_after_days", 5)
+        transform = document.get("transform")
         return Webhook(
-            id=name,
+            id=document["_id"],
             workspace=document["workspace"],
             url=document["url"],
             patterns=tuple(document["events"]),
+            filter=Filter.of(document.get("filter") or {}),
+            integration_id=document.get("integration_id") or "",
             enabled=document["enabled"],
+            enabled_at=document.get("enabled_at") or document["created_at"],
+            paused=document.get("paused", False),
+            format=document.get("format", "envelope"),
+            transform=Expression(transform, "transform") if transform else None,
             profile=document["profile"],
             keys=tuple(
-                (signing_key(document["profile"], secret), ends)
-                for secret, ends in opened(self._vault, name, document["secrets"])
+                (signing_key(document["profile"], secret), ends) for secret, ends in self.secrets(document)
             ),
-            schedule=SCHEDULES[schedule] if isinstance(schedule, str) else tuple(schedule),
+            headers=self._open(document, "headers"),
+            auth=auth_of(self._open(document, "auth")),
+            policy=Policy(
+                SCHEDULES[schedule] if isinstance(schedule, str) else tuple(schedule),
+                document.get("jitter", 0.0),
+                document.get("client_errors", "final"),
+            ),
+            rate_limit=RateLimit(limit["requests"], limit["period_s"]) if limit else None,
             ordering=document["ordering"],
             max_in_flight=document["max_in_flight"],
             timeout_s=document["timeout_s"],
+            disable_after=timedelta(days=after_days) if after_days else None,
         )
+
+    def _open(self, document: Document, field: str) -> dict[str, Any]:
+        sealed: Sealed | None = document.get(field)
+        if sealed is None:
+            return {}
+        value: dict[str, Any] = orjson.loads(self._vault.open(sealed, record=document["_id"], field=field))
+        return value
 
     def _reindex(self) -> None:
         self._matched.clear()
@@ -118,3 +176,7 @@ class Subscriptions:
         for webhook in self.snapshot.items.values():
             by_workspace.setdefault(webhook.workspace, []).append(webhook)
         self._by_workspace = by_workspace
+
+
+def _is_paused(document: Document) -> bool:
+    return bool(document["paused"])

@@ -1,130 +1,175 @@
-"""The management API of outgoing webhooks."""
+"""The management API of outgoing webhooks, and of the workspace's queue as a whole."""
 
-import secrets
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, FastAPI
-from pydantic import AfterValidator, AwareDatetime
+import orjson
+from fastapi import APIRouter, Depends, FastAPI, Query
 from starlette.responses import Response
 
-from services.delivery.fanout import body_of
+from services.delivery.fanout import facts_of
 from services.delivery.request import request_event
-from services.delivery.store import Deliveries
+from services.delivery.settings import DeliverySettings
+from services.delivery.store import QUEUES, Deliveries
 from services.delivery.subscriptions import Subscriptions
 from services.delivery.webhook_schemas import (
+    CLEARABLE,
     NewWebhook,
+    Preview,
+    QueueState,
+    Rate,
     Retry,
     Rotation,
+    ShownAuth,
+    ShownHealth,
     ShownWebhook,
     TestDelivery,
+    Trial,
     WebhookChange,
 )
 from shared.contracts.envelope import Event, now, rfc3339
-from shared.contracts.errors import FieldError, Invalid, Malformed, NotFound
-from shared.contracts.ids import WebhookId, delivery_id_for, new_event_id, new_webhook_id
+from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, NotFound
+from shared.contracts.event_types import canonical
+from shared.contracts.ids import delivery_id_for, new_event_id, new_webhook_id
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.runtime.access import ApiKey, requires
 from shared.runtime.guarded import GuardedClient
 from shared.runtime.kafka.produce import Producer, record_of
-from shared.runtime.mongo import Document, translated, utcnow
+from shared.runtime.mongo import Document, Duplicate, Mongo, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
-from shared.runtime.problems import in_utc
-from shared.wire.signatures import Profile, new_standard_secret, signing_key
+from shared.wire.expressions import Expression, Unusable, projected
+from shared.wire.filters import Filter
+from shared.wire.formats import render_body
+from shared.wire.patterns import matches
+from shared.wire.signatures import new_secret, public_key, signing_key
 from shared.wire.tracing import child_of
 
 _TEST_WITHIN_S: Final = 1.8
 
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
-Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
+Force = Annotated[bool, Query(description="Also when another webhook of the workspace has this URL.")]
 
 
 class WebhooksApi:
     """The routes and what they need."""
 
     def __init__(
-        self, subscriptions: Subscriptions, deliveries: Deliveries, producer: Producer, client: GuardedClient
+        self,
+        subscriptions: Subscriptions,
+        deliveries: Deliveries,
+        producer: Producer,
+        client: GuardedClient,
+        settings: DeliverySettings,
+        mongo: Mongo,
     ) -> None:
         self._subscriptions = subscriptions
         self._deliveries = deliveries
         self._producer = producer
         self._client = client
+        self._settings = settings
+        self._queues = mongo.collection(QUEUES)
 
     def mount(self, app: FastAPI) -> None:
         """Put every route on the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
+        one = "/outgoing-webhooks/{webhook_id}"
         add("/outgoing-webhooks", self.create, methods=["POST"], status_code=201)
         add("/outgoing-webhooks", self.list_webhooks, methods=["GET"])
-        add("/outgoing-webhooks/{webhook_id}", self.read, methods=["GET"])
-        add("/outgoing-webhooks/{webhook_id}", self.change, methods=["PATCH"])
-        add("/outgoing-webhooks/{webhook_id}", self.delete, methods=["DELETE"], status_code=204)
-        add("/outgoing-webhooks/{webhook_id}/test", self.test, methods=["POST"], status_code=202)
-        add("/outgoing-webhooks/{webhook_id}/rotate-secret", self.rotate_secret, methods=["POST"])
-        add("/outgoing-webhooks/{webhook_id}/enable", self.enable, methods=["POST"])
-        add("/outgoing-webhooks/{webhook_id}/disable", self.disable, methods=["POST"])
+        add("/outgoing-webhooks/preview", self.preview, methods=["POST"])
+        add(one, self.read, methods=["GET"])
+        add(one, self.change, methods=["PATCH"])
+        add(one, self.delete, methods=["DELETE"], status_code=204)
+        add(f"{one}/test", self.test, methods=["POST"], status_code=202)
+        add(f"{one}/rotate-secret", self.rotate_secret, methods=["POST"])
+        add(f"{one}/enable", self.enable, methods=["POST"])
+        add(f"{one}/disable", self.disable, methods=["POST"])
+        add(f"{one}/pause", self.pause, methods=["POST"])
+        add(f"{one}/resume", self.resume, methods=["POST"])
+        add("/queue/pause", self.pause_queue, methods=["POST"])
+        add("/queue/resume", self.resume_queue, methods=["POST"])
         app.include_router(router)
 
-    # Outgoing webhooks
-
-    async def create(self, body: NewWebhook, key: Writer) -> ShownWebhook:
+    async def create(self, body: NewWebhook, key: Writer, *, force: Force = False) -> ShownWebhook:
         """Subscribe a URL to events. The secret is shown this once."""
         self._check_url(body.url)
+        await self._check_room(key)
         webhook_id = new_webhook_id()
-        secret = body.secret or _new_secret(body.profile)
-        _check_secret(body.profile, secret)
+        secret = body.secret or new_secret(body.profile)
         moment = utcnow()
         document: Document = {
             "_id": webhook_id,
             "workspace": key.workspace,
-            "schedule": body.retry.schedule,
-            **body.model_dump(exclude={"secret", "retry"}),
-            "secrets": [self._subscriptions.keep(webhook_id, secret)],
+            **_stored(body.model_dump(exclude={"secret", "headers", "auth"}, exclude_none=True)),
+            **self._sealed(webhook_id, {"headers": body.headers, "auth": body.auth.model_dump()}),
+            "secrets": [self._subscriptions.keep(webhook_id, secret)] if secret else [],
+            "claims_url": not force,
+            "paused": False,
             "created_at": moment,
             "changed_at": moment,
+            "enabled_at": moment,
         }
-        with translated():
-            await self._subscriptions.collection.insert_one(document)
+        if body.secret is not None:
+            self._check_secret(body.profile, body.secret)
+        self._check(document)
+        try:
+            with translated():
+                await self._subscriptions.collection.insert_one(document)
+        except Duplicate:
+            raise _url_taken() from None
         self._subscriptions.snapshot.put(document)
-        return _show(document, secret)
+        return self._show(document, {}, secret)
 
     async def list_webhooks(
         self, key: Reader, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[ShownWebhook]:
         """The workspace's outgoing webhooks, newest first."""
         query = {"workspace": key.workspace, "deleted_at": None}
-        return await page(self._subscriptions.collection, query, _show, limit=limit, cursor=cursor)
+        found = await page(self._subscriptions.collection, query, _itself, limit=limit, cursor=cursor)
+        health = await self._deliveries.health([document["_id"] for document in found.items])
+        return Page[ShownWebhook](
+            items=[self._show(document, health.get(document["_id"], {})) for document in found.items],
+            next_cursor=found.next_cursor,
+        )
 
     async def read(self, webhook_id: str, key: Reader) -> ShownWebhook:
         """One outgoing webhook."""
-        return _show(await self._find(webhook_id, key))
+        return await self._shown(await self._find(webhook_id, key))
 
-    async def change(self, webhook_id: str, body: WebhookChange, key: Writer) -> ShownWebhook:
-        """Change what is given."""
-        await self._find(webhook_id, key)
+    async def change(
+        self, webhook_id: str, body: WebhookChange, key: Writer, *, force: Force = False
+    ) -> ShownWebhook:
+        """Change what is given; what waits keeps its body, and goes out as the webhook is by then."""
+        document = await self._find(webhook_id, key)
+        given = body.model_dump(exclude_unset=True)
+        change = {
+            name: value for name, value in _stored(given).items() if value is not None or name in CLEARABLE
+        }
+        secret: Document = {name: change.pop(name) for name in ("headers", "auth") if name in change}
+        change |= self._sealed(webhook_id, secret)
         if body.url:
             self._check_url(body.url)
-        change = {
-            name: value for name, value in body.model_dump(exclude_unset=True).items() if value is not None
-        }
-        retry = change.pop("retry", {})
-        if "schedule" in retry:
-            change["schedule"] = retry["schedule"]
-        return _show(await self._change(webhook_id, change))
+            beside = body.url == document["url"] and not document.get("claims_url", False)
+            change["claims_url"] = not (force or beside)
+        if change.get("enabled"):
+            change |= _enabled()
+        self._check(document | change)
+        return await self._shown(await self._change(webhook_id, change))
 
     async def delete(self, webhook_id: str, key: Writer) -> Response:
         """Remove a webhook: what waits for it is cancelled, its log stays until it expires."""
         await self._find(webhook_id, key)
-        await self._change(webhook_id, {"deleted_at": utcnow(), "secrets": []})
+        gone = {"deleted_at": utcnow(), "claims_url": False, "secrets": [], "headers": None, "auth": None}
+        await self._change(webhook_id, gone)
         await self._deliveries.drop(webhook_id)
         return Response(status_code=204)
 
     async def test(self, webhook_id: str, key: Writer) -> TestDelivery:
-        """Send a `webhook.test` event through the same path as any other."""
-        await self._find(webhook_id, key)
+        """Send a `webhook.test` event through the same path as any other, whatever the webhook listens to."""
+        webhook = self._subscriptions.parse(await self._find(webhook_id, key))
         event = Event(
             id=new_event_id(),
             type="webhook.test",
@@ -134,39 +179,134 @@ class WebhooksApi:
             data=b'{"message":"This is a test."}',
             traceparent=child_of(""),
         )
-        name = WebhookId(webhook_id)
-        delivery_id = delivery_id_for(event.workspace, event.source, event.id, name)
-        request = request_event(
-            delivery_id, name, event, body_of(event, from_provider=False), event.traceparent
+        body = render_body(webhook.format, facts_of(event, event.type, "0"))
+        delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
+        request = request_event(delivery_id, webhook.id, event, event.type, body, event.traceparent)
+        await self._producer.publish(
+            record_of(DELIVERY_REQUESTED, webhook.id, request), within_s=_TEST_WITHIN_S
         )
-        await self._producer.publish(record_of(DELIVERY_REQUESTED, name, request), within_s=_TEST_WITHIN_S)
         return TestDelivery(delivery_id=delivery_id)
+
+    async def preview(self, body: Trial, key: Writer) -> Preview:
+        """What a webhook of these settings would make of an event; nothing is sent or kept."""
+        event = Event(
+            id="evt_preview",
+            type=body.type,
+            source="/delivery/preview",
+            workspace=key.workspace,
+            time=now(),
+            data=_json(body.data),
+            subject=body.subject,
+        )
+        facts = facts_of(event, canonical(event.type), "0")
+        wanted, because = matches(body.events, facts.type), "events: no pattern covers this type"
+        wish = Filter.of(body.filter.model_dump() if body.filter else {})
+        if wanted:
+            wanted, because = wish.explain(facts, body.integration_id or "") if wish else (True, "")
+        text = render_body(body.format, facts)
+        try:
+            made = projected(Expression(body.transform, "transform"), text) if body.transform else text
+        except Unusable as error:
+            return Preview(wanted=wanted, because=because, body=None, error=str(error))
+        return Preview(wanted=wanted, because=because, body=made.decode(), error=None)
 
     async def rotate_secret(self, webhook_id: str, body: Rotation, key: Writer) -> ShownWebhook:
         """Make or take a new secret; deliveries are signed with both for `overlap_hours`."""
         document = await self._find(webhook_id, key)
-        secret = body.secret or _new_secret(document["profile"])
-        _check_secret(document["profile"], secret)
+        profile = document["profile"]
+        secret = body.secret or new_secret(profile)
+        if not secret:
+            raise Conflict("this webhook does not sign: there is no secret to rotate")
+        self._check_secret(profile, secret)
         rotated = self._subscriptions.rotated(document, secret, timedelta(hours=body.overlap_hours))
-        return _show(await self._change(webhook_id, {"secrets": rotated}), secret)
+        return await self._shown(await self._change(webhook_id, {"secrets": rotated}), secret)
 
     async def enable(self, webhook_id: str, key: Writer) -> ShownWebhook:
-        """Send again. What happened while it was disabled is not sent."""
+        """Send again, what waited too. What happened while it was disabled is not sent."""
         await self._find(webhook_id, key)
-        return _show(await self._change(webhook_id, {"enabled": True}))
+        return await self._shown(await self._change(webhook_id, {"enabled": True, **_enabled()}))
 
     async def disable(self, webhook_id: str, key: Writer) -> ShownWebhook:
-        """Send nothing until it is enabled; what waits keeps waiting."""
+        """Take no more events and send nothing until it is enabled; what waits keeps waiting."""
         await self._find(webhook_id, key)
-        return _show(await self._change(webhook_id, {"enabled": False}))
+        change = {"enabled": False, "disabled_reason": "by_hand"}
+        return await self._shown(await self._change(webhook_id, change))
+
+    async def pause(self, webhook_id: str, key: Writer) -> ShownWebhook:
+        """Send nothing until it is resumed, and keep every event until then."""
+        await self._find(webhook_id, key)
+        return await self._shown(await self._change(webhook_id, {"paused": True}))
+
+    async def resume(self, webhook_id: str, key: Writer) -> ShownWebhook:
+        """Send what waited, and go on."""
+        await self._find(webhook_id, key)
+        return await self._shown(await self._change(webhook_id, {"paused": False}))
+
+    async def pause_queue(self, key: Writer) -> QueueState:
+        """Let every delivery of the workspace wait."""
+        return await self._set_queue(key, paused=True)
+
+    async def resume_queue(self, key: Writer) -> QueueState:
+        """Send what waited, and go on."""
+        return await self._set_queue(key, paused=False)
 
     # The store
 
+    async def _set_queue(self, key: ApiKey, *, paused: bool) -> QueueState:
+        document = {"_id": key.workspace, "paused": paused, "changed_at": utcnow()}
+        with translated():
+            await self._queues.replace_one({"_id": key.workspace}, document, upsert=True)
+        self._subscriptions.queues.put(document)
+        return QueueState(paused=paused)
+
     def _check_url(self, url: str) -> None:
-        host = urlsplit(url).hostname or ""
-        if not self._client.permits(host):
-            fault = FieldError("url", "this address is internal: deliveries go to public addresses only")
-            raise Invalid("some fields are not acceptable", errors=(fault,))
+        parts = urlsplit(url)
+        fault = ""
+        if parts.scheme == "http" and not self._settings.allow_http:
+            fault = "must start with https://: a webhook without TLS can be read and changed on its way"
+        elif not self._client.port_allowed(parts.port or (443 if parts.scheme == "https" else 80)):
+            fault = f"port {parts.port} is not allowed: ports are {self._settings.egress_ports}"
+        elif not self._client.permits(parts.hostname or ""):
+            fault = "this address is internal: deliveries go to public addresses only"
+        if fault:
+            raise _invalid("url", fault)
+
+    async def _check_room(self, key: ApiKey) -> None:
+        most = self._settings.webhooks_per_workspace
+        with translated():
+            count = await self._subscriptions.collection.count_documents(
+                {"workspace": key.workspace, "deleted_at": None}, limit=most
+            )
+        if count >= most:
+            raise Conflict(f"the workspace has {most} outgoing webhooks, which is the most: delete one first")
+
+    def _check(self, document: Document) -> None:
+        """That the webhook can be read back: what a field alone does not show (a certificate and its key)."""
+        try:
+            self._subscriptions.parse(document)
+        except Malformed as error:
+            raise _invalid("auth", error.detail) from None
+
+    @staticmethod
+    def _check_secret(profile: Any, secret: str) -> None:
+        try:
+            signing_key(profile, secret)
+        except Malformed as error:
+            raise _invalid("secret", error.detail) from None
+
+    def _sealed(self, webhook_id: str, values: Mapping[str, Any]) -> Document:
+        """Headers and auth, each sealed, with what of them is no secret beside it."""
+        sealed: Document = {}
+        if "headers" in values:
+            headers = values["headers"]
+            sealed |= {"headers": self._subscriptions.sealed(webhook_id, "headers", headers)}
+            sealed |= {"header_names": sorted(headers)}
+        if "auth" in values:
+            auth = values["auth"]
+            sealed |= {"auth": self._subscriptions.sealed(webhook_id, "auth", auth)}
+            shown = {name: auth[name] for name in ("type", "username", "name") if name in auth}
+            sealed |= {"auth_shown": shown}
+        return sealed
 
     async def _find(self, webhook_id: str, key: ApiKey) -> Document:
         with translated():
@@ -178,50 +318,93 @@ class WebhooksApi:
         return document
 
     async def _change(self, webhook_id: str, change: Mapping[str, Any]) -> Document:
-        with translated():
-            document = await self._subscriptions.collection.find_one_and_update(
-                {"_id": webhook_id, "deleted_at": None},
-                {"$set": {**change, "changed_at": utcnow()}},
-                return_document=True,
-            )
+        try:
+            with translated():
+                document = await self._subscriptions.collection.find_one_and_update(
+                    {"_id": webhook_id, "deleted_at": None},
+                    {"$set": {**change, "changed_at": utcnow()}},
+                    return_document=True,
+                )
+        except Duplicate:
+            raise _url_taken() from None
         if document is None:
             raise NotFound("no such outgoing webhook")
         self._subscriptions.snapshot.put(document)
         return document
 
+    async def _shown(self, document: Document, secret: str | None = None) -> ShownWebhook:
+        health = await self._deliveries.health([document["_id"]])
+        return self._show(document, health.get(document["_id"], {}), secret)
 
-def _new_secret(profile: Profile) -> str:
-    return new_standard_secret() if profile == "standard" else secrets.token_hex(32)
+    def _show(self, document: Document, health: Document, secret: str | None = None) -> ShownWebhook:
+        webhook = self._subscriptions.parse(document)
+        since = health.get("since")
+        return ShownWebhook(
+            id=webhook.id,
+            name=document["name"],
+            url=webhook.url,
+            events=document["events"],
+            description=document["description"],
+            enabled=webhook.enabled,
+            disabled_reason=None if webhook.enabled else document.get("disabled_reason"),
+            paused=webhook.paused,
+            profile=webhook.profile,
+            public_keys=[
+                shown
+                for text, _ in self._subscriptions.secrets(document)
+                if (shown := public_key(webhook.profile, text))
+            ],
+            format=webhook.format,
+            transform=document.get("transform"),
+            filter=document.get("filter"),
+            integration_id=document.get("integration_id"),
+            headers=document.get("header_names", []),
+            auth=ShownAuth(**document.get("auth_shown", {"type": "none"})),
+            retry=Retry(
+                schedule=document["schedule"],
+                jitter=webhook.policy.jitter,
+                client_errors=webhook.policy.client_errors,
+            ),
+            rate_limit=Rate(**document["rate_limit"]) if document.get("rate_limit") else None,
+            ordering=webhook.ordering,
+            max_in_flight=webhook.max_in_flight,
+            timeout_s=webhook.timeout_s,
+            disable_after_days=document.get("disable_after_days", 5),
+            health=ShownHealth(
+                circuit=health.get("circuit", "closed"), failing_since=rfc3339(since) if since else None
+            ),
+            created_at=rfc3339(document["created_at"]),
+            updated_at=rfc3339(document["changed_at"]),
+            secret=secret or None,
+        )
 
 
-def _check_secret(profile: Profile, secret: str) -> None:
+def _stored(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields as the document has them: what belongs to retrying lies beside the others."""
+    retry = given.pop("retry", None) or {}
+    return given | retry
+
+
+def _enabled() -> Document:
+    return {"disabled_reason": None, "enabled_at": utcnow()}
+
+
+def _json(data: Any) -> bytes:
     try:
-        signing_key(profile, secret)
-    except Malformed as error:
-        raise Invalid(
-            "some fields are not acceptable", errors=(FieldError("secret", error.detail),)
-        ) from None
+        return orjson.dumps(data)
+    except orjson.JSONEncodeError:  # it can read deeper than it can write
+        raise _invalid("data", "nested too deep") from None
 
 
-def _show(document: Document, secret: str | None = None) -> ShownWebhook:
-    return ShownWebhook(
-        id=document["_id"],
-        retry=Retry(schedule=document["schedule"]),
-        created_at=rfc3339(document["created_at"]),
-        updated_at=rfc3339(document["changed_at"]),
-        secret=secret,
-        **{
-            name: document[name]
-            for name in (
-                "name",
-                "url",
-                "events",
-                "description",
-                "enabled",
-                "profile",
-                "ordering",
-                "max_in_flight",
-                "timeout_s",
-            )
-        },
+def _invalid(field: str, message: str) -> Invalid:
+    return Invalid("some fields are not acceptable", errors=(FieldError(field, message),))
+
+
+def _url_taken() -> Conflict:
+    return Conflict(
+        "another webhook of this workspace has this URL: change that one, or repeat with ?force=true"
     )
+
+
+def _itself(document: Document) -> Document:
+    return document

@@ -3,7 +3,13 @@
 from typing import Final
 
 OWNERS: Final[dict[str, tuple[str, ...]]] = {
-    "delivery": ("/api/outgoing-webhooks", "/api/deliveries", "/api/queue", "/api/dead-letters"),
+    "delivery": (
+        "/api/outgoing-webhooks",
+        "/api/deliveries",
+        "/api/delivery-jobs",
+        "/api/queue",
+        "/api/dead-letters",
+    ),
 }
 """Path prefixes by service; everything else below `/api` is the gateway's."""
 

@@ -1,39 +1,48 @@
 """Which IP addresses the hub may call for a stranger (server-side request forgery).
 
 `ipaddress.is_global` alone is not enough: it lets through multicast, the forms that wrap an IPv4
-address in an IPv6 one, and a cloud's metadata address. The list is the IANA special-purpose
-registries plus those.
+address in an IPv6 one, and a cloud's metadata address, and its table changes with the version of
+Python. The rule is that, and the IANA special-purpose registries, and of IPv6 nothing but the
+block that is handed out as global unicast.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
+_GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
+"""All of public IPv6 today. Outside of it are NAT64, mapped, translated and compatible IPv4, site-local,
+segment routing, multicast, and whatever is given a meaning later."""
+
 _BLOCKED: Final[tuple[IPv4Network | IPv6Network, ...]] = tuple(
     ip_network(text)
     for text in (
+        "192.0.0.0/24",  # protocol assignments; parts are anycast to the next NAT
         "192.88.99.0/24",  # 6to4 relays, deprecated
         "224.0.0.0/4",  # multicast
         "168.63.129.16/32",  # a cloud's metadata and DNS
-        "::/96",  # IPv4-compatible
-        "64:ff9b::/96",  # NAT64
-        "64:ff9b:1::/48",  # NAT64, local use
+        "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID
         "2002::/16",  # 6to4
         "3fff::/20",  # documentation
-        "5f00::/16",  # segment routing
-        "fec0::/10",  # site-local, deprecated
-        "ff00::/8",  # multicast
     )
 )
 
 
 def is_public(text: str) -> bool:
-    """Whether a literal address is on the public internet. What does not parse is not."""
+    """Whether a literal address is on the public internet. What does not parse is not.
+
+    Nor is one with a zone (`%eth0`): through which interface to call is not a stranger's choice.
+    """
     try:
-        address = ip_address(text.partition("%")[0])
+        address = ip_address(text)
     except ValueError:
         return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            return False
+        if address.ipv4_mapped:
+            address = address.ipv4_mapped
+        elif address not in _GLOBAL_UNICAST:
+            return False
     return address.is_global and not any(
         address.version == network.version and address in network for network in _BLOCKED
     )

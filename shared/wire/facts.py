@@ -3,19 +3,23 @@
 Producers spell the same thing in several ways; the tables below are the one place that knows them.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
+from urllib.parse import unquote
 
-_CHANNEL: Final = ("channelId", "channel_id", "channel.id")
+_CHANNEL: Final = ("channelId", "channel_id", "channel.id", "inbox.id", "inbox_id")
 _CONVERSATION: Final = ("conversationId", "conversation_id", "conversation.id", "threadId", "thread_id")
 _ACTOR: Final = ("actor", "author", "sender", "user", "triggeredBy", "triggered_by")
 _USER: Final = ("userId", "user_id", "id")
 _NAME: Final = ("username", "name", "display_name", "displayName")
 _CONTENT: Final = ("content", "text", "message.content")
 _ATTACHMENTS: Final = ("attachments", "files")
-_BOTS: Final = frozenset({"bot", "agent_bot", "app", "integration"})
+_BOTS: Final = frozenset({"bot", "agent_bot", "captain_assistant", "app", "integration"})
+_MENTION: Final = re.compile(r"mention://(user|team)/([0-9]{1,20})/([^)\s]{1,200})")
+"""A mention written into the words, as `[@Ada](mention://user/7/Ada)`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Facts:
 
     @cached_property
     def channel(self) -> str:
-        """The id of the channel; empty when there is none."""
+        """The id of the channel or inbox; empty when there is none."""
         return self._first(_CHANNEL)
 
     @cached_property
@@ -82,12 +86,12 @@ class Facts:
 
     @cached_property
     def mentions(self) -> tuple[str, ...]:
-        """The ids and names of who is mentioned."""
+        """The ids and names of who is mentioned, in a list of the data or in the words."""
         found: list[str] = []
         for one in _items(value_at(self.data, "mentions")):
             parts = [one.get(name) for name in ("id", *_NAME)] if isinstance(one, Mapping) else [one]
             found += [text for text in map(as_text, parts) if text]
-        return tuple(found)
+        return (*found, *_written_mentions(self.content))
 
     @cached_property
     def attachments(self) -> Sequence[Any]:
@@ -117,6 +121,21 @@ class Facts:
             return None
         return self.data.get("changed", self.data.get("changed_attributes"))
 
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """The event as one document, for a condition. It is shared: nobody may change it."""
+        return {
+            "id": self.id,
+            "type": self.type,
+            "workspace": self.workspace,
+            "occurred_at": self.occurred_at,
+            "sequence": self.sequence,
+            "subject": self.subject,
+            "origin": self.origin,
+            "actor": self.actor,
+            "data": self.data,
+        }
+
     def _first(self, paths: Sequence[str]) -> str:
         return next((found for path in paths if (found := as_text(value_at(self.data, path)))), "")
 
@@ -139,3 +158,10 @@ def as_text(value: Any) -> str:
 
 def _items(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
+
+
+def _written_mentions(words: str) -> Iterator[str]:
+    for kind, number, name in _MENTION.findall(words):
+        if kind == "user":  # a team's number would be taken for a user's
+            yield number
+        yield unquote(name)

@@ -17,7 +17,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _POM = Path(__file__).parent / "kafka" / "pom.xml"
@@ -80,18 +80,21 @@ def available() -> str | None:
 class ApacheKafka:
     """One broker, its own controller, on 127.0.0.1 only.
 
-    All that it writes is in `folder`: the data, `server.properties` and `broker.log`. Every `start` uses the
-    same data and the same port, also when another object is made for the same folder without a port. The
-    methods block (call them through `asyncio.to_thread` from a test that has to keep its loop going). The
-    broker dies with the process that started it, however that one ends.
+    All that it writes is in `folder`: the data, `server.properties` (with `settings` added to it) and
+    `broker.log`. Every `start` uses the same data and the same port, also when another object is made for the
+    same folder without a port. The methods block (call them through `asyncio.to_thread` from a test that has
+    to keep its loop going). The broker dies with the process that started it, however that one ends.
     """
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, port: int | None = None, *, settings: Mapping[str, str] | None = None
+    ) -> None:
         self._folder = folder.absolute()
         self._properties = self._folder / "server.properties"
         self._port = port or self._remembered_port() or _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self._settings = dict(settings or {})
         self.bootstrap = f"127.0.0.1:{self._port}"
 
     @property
@@ -117,9 +120,9 @@ class ApacheKafka:
         data = self._folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         # Only this process talks to the controller's port, so it may be another one on every start.
-        self._properties.write_text(
-            _PROPERTIES.format(port=self._port, controller=_free_port(), data=data), encoding="utf-8"
-        )
+        properties = _PROPERTIES.format(port=self._port, controller=_free_port(), data=data)
+        properties += "".join(f"{name}={value}\n" for name, value in self._settings.items())
+        self._properties.write_text(properties, encoding="utf-8")
         deadline = time.monotonic() + _START_SECONDS
         if not (data / "meta.properties").exists():
             self._format(jars)

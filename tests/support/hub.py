@@ -54,6 +54,9 @@ class Hub:
             "INTERLINK_ENCRYPTION_KEY": base64.b64encode(os.urandom(32)).decode(),
             "INTERLINK_BOOTSTRAP_ADMIN_KEY": self.admin_key,
             "INTERLINK_ALLOW_PRIVATE_NETWORKS": "loopback",
+            "INTERLINK_ALLOW_HTTP": "true",
+            "INTERLINK_EGRESS_PORTS": "any",
+            "INTERLINK_BREAKER_FAILURES": "10000",  # endpoints that only fail are what many tests are about
             "INTERLINK_DRAIN_SECONDS": "10",
             "INTERLINK_PUBLIC_URL": self.url("gateway") if "gateway" in services else "http://127.0.0.1:1",
             **(env or {}),
@@ -94,12 +97,12 @@ class Hub:
         self.init(f"other-{token_hex(4)}", key)
         return key
 
-    def start_service(self, name: str) -> None:
-        env = self._env | {"INTERLINK_PORT": str(self.ports[name])}
+    def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
+        """Start it; with settings of its own in `env`, and from another `module` than the real one."""
+        env = self._env | {"INTERLINK_PORT": str(self.ports[name])} | env
+        command = [sys.executable, "-m", *(module or ("interlink", "serve", name))]
         with (self.folder / f"{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", "interlink", "serve", name], env=env, stdout=log, stderr=log
-            )
+            self._children[name] = subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
     def wait_ready(self, name: str, within_s: float = _READY_S) -> None:
         """Until `/readyz` says 200; fails with the end of the service's log."""
@@ -140,6 +143,10 @@ class Hub:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait(10)
+
+    def ended(self, name: str) -> int | None:
+        """Its exit status, or minus the signal that ended it; None while it runs."""
+        return self._children[name].poll()
 
     def pid(self, name: str) -> int:
         return self._children[name].pid
@@ -200,7 +207,7 @@ class Hub:
     def outgoing_webhook(self, url: str, **fields: Any) -> dict[str, Any]:
         """A new outgoing webhook; with its secret."""
         body = {"name": "test", "url": url, "events": ["*"], **fields}
-        return dict(self.call("POST", "/api/outgoing-webhooks", body, expect=201))
+        return dict(self.call("POST", "/api/outgoing-webhooks?force=true", body, expect=201))
 
     def deliveries(self, **query: str) -> list[dict[str, Any]]:
         """The whole delivery log that matches, newest first."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 from hypothesis import given
@@ -36,7 +36,7 @@ INTERNAL = {
     "a cloud's metadata": ("168.63.129.16", "fd00:ec2::254"),
     "documentation": ("192.0.2.1", "198.51.100.1", "203.0.113.255", "2001:db8::1", "3fff::1", "3fff:fff::1"),
     "benchmarking": ("198.18.0.1", "198.19.255.255", "2001:2::1"),
-    "protocol assignments": ("192.0.0.1", "192.0.0.170", "2001::1"),
+    "protocol assignments": ("192.0.0.1", "192.0.0.9", "192.0.0.10", "192.0.0.170", "2001::1", "2001:1::1"),
     "6to4": ("192.88.99.1", "2002::1", "2002:7f00:1::", "2002:a00:1::1"),
     "multicast": ("224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"),
     "reserved and broadcast": ("240.0.0.1", "255.255.255.255"),
@@ -47,6 +47,15 @@ INTERNAL = {
     "site-local": ("fec0::1", "feff::1"),
     "segment routing": ("5f00::1",),
     "discard": ("100::1",),
+    "IPv4-translated": ("::ffff:0:127.0.0.1", "::ffff:0:8.8.8.8"),
+    "ORCHID": ("2001:10::1", "2001:20::1"),
+    "what nobody has been given": ("4000::1", "8000::1", "1fff:ffff::1", "a000::1", "e000::1"),
+    "with a zone": (
+        "8.8.8.8%eth0",
+        "2606:4700::6810:84e5%eth0",
+        "2606:4700::6810:84e5%1",
+        "::ffff:8.8.8.8%lo",
+    ),
     "no address": ("", "localhost", "1.2.3", "1.2.3.4.5", "256.1.1.1", "::1::", "8.8.8.8 ", "0x7f.0.0.1"),
 }
 SPELLINGS = (
@@ -65,6 +74,8 @@ SPELLINGS = (
     "[::1]",
     "[::ffff:127.0.0.1]",
     "[::]",
+    "127.0.0.1.",
+    "10.0.0.1.",
     "\uff11\uff12\uff17.\uff10.\uff10.\uff11",  # full-width digits
     "\u2460\u2461\u2466.\u24ea.\u24ea.\u2460",  # circled digits
 )
@@ -90,6 +101,38 @@ def test_wrapping_never_opens_an_ipv4_address(address: IPv4Address) -> None:
     for prefix in (0, 0x0064_FF9B << 96):
         assert not is_public(str(IPv6Address(prefix | number)))
     assert not is_public(str(IPv6Address((0x2002 << 112) | (number << 80) | 1)))
+    assert not is_public(str(IPv6Address((0xFFFF << 48) | number)))
+
+
+# kafka-facts.md, 12: for these `ipaddress.is_global` is True on one version of Python or another.
+@pytest.mark.parametrize(
+    "network",
+    [
+        "224.0.0.0/4",
+        "192.88.99.0/24",
+        "168.63.129.16/32",
+        "ff00::/8",
+        "::/96",
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "2002::/16",
+        "fec0::/10",
+        "3fff::/20",
+        "5f00::/16",
+    ],
+)
+@given(data=st.data())
+def test_networks_that_python_calls_global(network: str, data: st.DataObject) -> None:
+    whole = ip_network(network)
+    for address in (whole[0], whole[-1], whole[data.draw(st.integers(0, whole.num_addresses - 1))]):
+        assert not is_public(str(address))
+
+
+@given(st.ip_addresses(v=6))
+def test_ipv6_outside_global_unicast_is_never_public(address: IPv6Address) -> None:
+    mapped = address.ipv4_mapped
+    if address not in ip_network("2000::/3") and not mapped:
+        assert not is_public(str(address))
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])

@@ -1,0 +1,151 @@
+"""What attempts teach about an endpoint: slow or not, the breaker, and when to give it up.
+
+An endpoint that answers 410, or that did nothing but fail for `disable_after_days`, is disabled: an event
+says so on `integration.events`, and one warns when four fifths of that time are over.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from services.delivery.lanes import SLOW_S, Lane
+from services.delivery.retry import Attempt, Step
+from services.delivery.store import Deliveries
+from services.delivery.subscriptions import Subscriptions, Webhook
+from shared.contracts.envelope import Event, now, rfc3339
+from shared.contracts.errors import RetryLater
+from shared.contracts.ids import EventId, derive
+from shared.contracts.topics import INTEGRATION_EVENTS
+from shared.runtime.kafka.produce import Producer, record_of
+from shared.runtime.logs import Log
+from shared.runtime.mongo import translated, utcnow
+from shared.wire.tracing import child_of
+
+_RECORDED_AFTER: Final = timedelta(seconds=60)
+"""A failure that is over sooner costs no write."""
+_WARNED_AT: Final = 0.8
+_WITHIN_S: Final = 10.0
+_FINISH_S: Final = 5.0
+
+
+class Health:
+    """Learns from every attempt; what has to be written is written aside, so that no attempt waits."""
+
+    def __init__(
+        self, subscriptions: Subscriptions, deliveries: Deliveries, producer: Producer, log: Log
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._deliveries = deliveries
+        self._producer = producer
+        self._log = log
+        self._writing: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Nothing to prepare."""
+
+    async def stop(self) -> None:
+        """Finish what is being written."""
+        if self._writing:
+            await asyncio.wait(set(self._writing.values()), timeout=_FINISH_S)
+
+    def learn(self, lane: Lane, webhook: Webhook, attempt: Attempt, step: Step) -> None:
+        """Take in what an attempt shows."""
+        lane.slow = attempt.answer.seconds > SLOW_S
+        if step.quiet_s:
+            lane.hold(step.quiet_s)
+        if lane.answered(well=not attempt.unwell):
+            self._log.warning("circuit", state=lane.breaker.circuit, webhook_id=webhook.id)
+            self._aside(f"{webhook.id}/circuit", self._circuit(lane, webhook))
+        if attempt.ok:
+            if lane.failing_since is not None:
+                self._recovered(lane, webhook)
+        else:
+            self._failed(lane, webhook, attempt, step)
+
+    def _recovered(self, lane: Lane, webhook: Webhook) -> None:
+        lane.failing_since, lane.warned = None, False
+        if lane.recorded:
+            lane.recorded = False
+            self._aside(webhook.id, self._deliveries.well_again(webhook.id))
+
+    def _failed(self, lane: Lane, webhook: Webhook, attempt: Attempt, step: Step) -> None:
+        if step.gone:
+            self._aside(webhook.id, self._disable(webhook, attempt.started_at, "gone"))
+            return
+        since = lane.failing_since
+        if since is None or since < webhook.enabled_at:
+            lane.failing_since, lane.recorded, lane.warned = attempt.started_at, False, False
+            return
+        failing = utcnow() - since
+        if webhook.disable_after is not None and failing >= webhook.disable_after:
+            self._aside(webhook.id, self._disable(webhook, since, "failing"))
+        elif webhook.disable_after is not None and failing >= webhook.disable_after * _WARNED_AT:
+            if not lane.warned:
+                self._aside(webhook.id, self._warn(lane, webhook, since, since + webhook.disable_after))
+        elif not lane.recorded and failing >= _RECORDED_AFTER:
+            self._aside(webhook.id, self._record(lane, webhook, since))
+
+    def _aside(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do one such thing at a time per webhook; what fails is tried again at the next failure."""
+        if key in self._writing:
+            work.close()
+            return
+        task = asyncio.create_task(self._tried(key, work))
+        self._writing[key] = task
+        task.add_done_callback(lambda _: self._writing.pop(key, None))
+
+    async def _tried(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except RetryLater as error:
+            self._log.warning("health of an endpoint not written", key=key, error=str(error))
+
+    async def _circuit(self, lane: Lane, webhook: Webhook) -> None:
+        await self._deliveries.circuit(webhook.id, lane.partition, lane.breaker.circuit)
+
+    async def _record(self, lane: Lane, webhook: Webhook, since: datetime) -> None:
+        await self._deliveries.failing_since(webhook.id, lane.partition, since, warned=False)
+        lane.recorded = True
+
+    async def _warn(self, lane: Lane, webhook: Webhook, since: datetime, until: datetime) -> None:
+        await self._tell(webhook, "webhook.failing", since, {"disabled_at": rfc3339(until)})
+        lane.warned = True
+        await self._deliveries.failing_since(webhook.id, lane.partition, since, warned=True)
+        lane.recorded = True
+
+    async def _disable(self, webhook: Webhook, since: datetime, reason: str) -> None:
+        """Tell first: should we die in between, the next failure tells it again under the same id."""
+        current = self._subscriptions.snapshot.items.get(webhook.id)
+        if current is None or not current.enabled or current.enabled_at > since:
+            return
+        await self._tell(webhook, "webhook.disabled", since, {"reason": reason})
+        with translated():
+            document = await self._subscriptions.collection.find_one_and_update(
+                {"_id": webhook.id, "deleted_at": None, "enabled": True},
+                {"$set": {"enabled": False, "disabled_reason": reason, "changed_at": utcnow()}},
+                return_document=True,
+            )
+        if document is not None:
+            self._subscriptions.snapshot.put(document)
+            self._log.warning("webhook disabled", webhook_id=webhook.id, reason=reason)
+
+    async def _tell(self, webhook: Webhook, kind: str, since: datetime, more: dict[str, str]) -> None:
+        moment = rfc3339(since)
+        # The host, not the URL: many a URL is a secret.
+        host = urlsplit(webhook.url).hostname or ""
+        data = {"webhook_id": webhook.id, "host": host, "failing_since": moment, **more}
+        event = Event(
+            id=EventId(f"evt_{derive(webhook.id, kind, moment)}"),
+            type=kind,
+            source="/delivery",
+            workspace=webhook.workspace,
+            time=now(),
+            data=orjson.dumps(data),
+            subject=webhook.id,
+            traceparent=child_of(""),
+        )
+        await self._producer.publish(record_of(INTEGRATION_EVENTS, webhook.id, event), within_s=_WITHIN_S)

@@ -1,0 +1,193 @@
+"""What a delivery goes through by hand: sent again, cancelled, put away, or repeated under a new id.
+
+Each step is a conditional write on the state that was read, and it raises the fence: whatever the engine
+does with the delivery at the same moment, one of the two comes first and the other finds nothing to do.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from services.delivery.request import Request, due_event, replay_event
+from services.delivery.settings import DeliverySettings
+from services.delivery.store import DELIVERIES, WEBHOOKS
+from shared.contracts.ids import DeliveryId, WebhookId, derive
+from shared.contracts.topics import DELIVERY_REQUESTED
+from shared.runtime.kafka.produce import Producer, record_of
+from shared.runtime.mongo import Collection, Document, Mongo, UpdateOne, translated, utcnow
+
+Action = Literal["recover", "cancel", "discard"]
+
+NOT_FOUND: Final = "no such delivery"
+WEBHOOK_GONE: Final = "its outgoing webhook is gone"
+WEBHOOK_DISABLED: Final = "its outgoing webhook is disabled: enable it, then ask again"
+_ERASED: Final = "its payload was erased: there is nothing to send"
+_OVERTAKEN: Final = "it changed at this very moment: ask again"
+
+ENDED: Final = ("dead_letter", "cancelled", "discarded")
+"""A delivery in one of these begins a new round when it is sent again."""
+WAITING: Final = ("pending", "retrying")
+"""Open, and nobody is attempting it now."""
+
+_WHY_NOT: Final[Mapping[Action, Mapping[str, str]]] = {
+    "recover": {
+        "delivered": "it was delivered: a replay of its webhook sends it again, under a new id",
+        "delivering": "an attempt is under way: look again when it has ended",
+    },
+    "cancel": {
+        "delivering": "an attempt is under way: try again when it has ended",
+        "delivered": "it was delivered: there is nothing to cancel",
+        "dead_letter": "it is a dead letter: nothing more is sent; discard it to put it away",
+        "discarded": "it was discarded: nothing more is sent",
+    },
+    "discard": {"cancelled": "it was cancelled: only dead letters are discarded"},
+}
+
+_LOOKED_AT: Final = ("status", "fence", "attempt_count", "webhook_id", "erased_at", "job")
+_TELL_S: Final = 2.0
+"""A caller waits for it, and a job makes it good."""
+_WITHIN_S: Final = 10.0
+_AT_A_TIME: Final = 20
+"""Bodies may have 1 MiB each, and these are acknowledged within `_WITHIN_S`."""
+
+
+def replay_id(original: str, replay_no: int) -> DeliveryId:
+    """The id of a delivery's repetition: the same however often a replay is begun anew."""
+    return DeliveryId(f"dlv_{derive(original, 'replay', str(replay_no))}")
+
+
+class Recovery:
+    """The steps, on the log and on Kafka; `jobs.py` takes them for one delivery or for a million."""
+
+    def __init__(self, mongo: Mongo, producer: Producer, settings: DeliverySettings) -> None:
+        self.deliveries: Collection = mongo.collection(DELIVERIES)
+        self.webhooks: Collection = mongo.collection(WEBHOOKS)
+        self._producer = producer
+        self._kept = timedelta(days=settings.dead_letter_days)
+
+    async def apply(
+        self, action: Action, ids: Sequence[str], *, workspace: str, statuses: Sequence[str], job: str
+    ) -> dict[str, str | None]:
+        """Take this step with every delivery that is in one of these statuses; per id, why not, or None.
+
+        The delivery bears the job's id afterwards: a job that is repeated finds what it did, and does it
+        once. Raises `StoreUnavailable`.
+        """
+        wanted = {"_id": {"$in": list(ids)}, "workspace": workspace}
+        with translated():
+            found = await self.deliveries.find(wanted, dict.fromkeys(_LOOKED_AT, 1)).to_list(len(ids))
+            webhooks = await self._webhooks(found) if action == "recover" else {}
+        outcomes: dict[str, str | None] = dict.fromkeys(ids, NOT_FOUND)
+        now = utcnow()
+        writes: list[UpdateOne] = []
+        for document in found:
+            if document.get("job") == job:
+                outcomes[document["_id"]] = None
+                continue
+            refused = _refusal(action, document, statuses, webhooks)
+            outcomes[document["_id"]] = refused or _OVERTAKEN
+            if refused is None:
+                writes.append(self._write(action, document, job, now))
+        if writes:
+            with translated():
+                await self.deliveries.bulk_write(writes, ordered=False)
+                taken = await self.deliveries.find(wanted | {"job": job}, {"_id": 1}).to_list(len(ids))
+            outcomes |= dict.fromkeys((document["_id"] for document in taken), None)
+        return outcomes
+
+    async def tell(self, ids: Sequence[str], *, workspace: str) -> None:
+        """Tell the owners of these deliveries' webhooks to look at the log. Raises `RetryLater`."""
+        with translated():
+            found = await self.deliveries.find(
+                {"_id": {"$in": list(ids)}, "workspace": workspace}, {"webhook_id": 1}
+            ).to_list(len(ids))
+        names = sorted({WebhookId(document["webhook_id"]) for document in found})
+        records = [record_of(DELIVERY_REQUESTED, name, due_event(name, workspace)) for name in names]
+        if records:
+            await self._producer.publish_all(records, within_s=_TELL_S)
+
+    async def replay(self, ids: Sequence[str], *, workspace: str, replay_no: int) -> int:
+        """Ask for these deliveries again, in this order, each under its derived id; how many.
+
+        What has no payload any more is left out. Repeating the call asks for the same ids, and what is in
+        the log already is not sent again. Raises `RetryLater`, `TooLarge`.
+        """
+        with translated():
+            found = await self.deliveries.find(
+                {"_id": {"$in": list(ids)}, "workspace": workspace}, {"attempts": 0}
+            ).to_list(len(ids))
+        place = {name: number for number, name in enumerate(ids)}
+        found.sort(key=lambda document: place[document["_id"]])
+        records = []
+        for document in found:
+            if document.get("body") is None:
+                continue
+            earlier = Request.from_document(document)
+            again = replay_id(earlier.replay_of or earlier.delivery_id, replay_no)
+            records.append(
+                record_of(DELIVERY_REQUESTED, earlier.webhook_id, replay_event(earlier, again, replay_no))
+            )
+        for start in range(0, len(records), _AT_A_TIME):
+            await self._producer.publish_all(records[start : start + _AT_A_TIME], within_s=_WITHIN_S)
+        return len(records)
+
+    async def _webhooks(self, deliveries: Iterable[Document]) -> dict[str, bool]:
+        """Of these deliveries' webhooks, those that are there, and whether each is enabled."""
+        names = list({document["webhook_id"] for document in deliveries})
+        found = await self.webhooks.find({"_id": {"$in": names}, "deleted_at": None}, {"enabled": 1}).to_list(
+            len(names)
+        )
+        return {document["_id"]: document["enabled"] for document in found}
+
+    def _write(self, action: Action, document: Document, job: str, now: datetime) -> UpdateOne:
+        as_read: dict[str, Any] = {name: document[name] for name in ("_id", "status", "fence")}
+        if action == "recover":
+            as_read["body"] = {"$exists": True}
+        change = {
+            "recover": _sent_again,
+            "cancel": self._cancelled,
+            "discard": _discarded,
+        }[action](document, now)
+        change["$set"] = change.get("$set", {}) | {"job": job}
+        return UpdateOne(as_read, change | {"$inc": {"fence": 1}})
+
+    def _cancelled(self, _document: Document, now: datetime) -> dict[str, Any]:
+        return {
+            "$set": {"status": "cancelled", "finished_at": now, "expires_at": now + self._kept},
+            "$unset": {"due_at": "", "open": ""},
+        }
+
+
+def _sent_again(document: Document, now: datetime) -> dict[str, Any]:
+    if document["status"] in WAITING:
+        return {"$min": {"due_at": now}}
+    return {
+        "$set": {
+            "status": "pending",
+            "open": True,
+            "due_at": now,
+            "round_start": document["attempt_count"],
+        },
+        "$unset": {"finished_at": "", "expires_at": ""},
+    }
+
+
+def _discarded(_document: Document, _now: datetime) -> dict[str, Any]:
+    return {"$set": {"status": "discarded"}}
+
+
+def _refusal(
+    action: Action, document: Document, statuses: Sequence[str], webhooks: Mapping[str, bool]
+) -> str | None:
+    """Why this step cannot be taken with a delivery; None when it can."""
+    status = document["status"]
+    if status not in statuses:
+        return _WHY_NOT[action].get(status, f"its status is {status}, not {' or '.join(statuses)}")
+    if action != "recover":
+        return None
+    if document.get("erased_at"):
+        return _ERASED
+    enabled = webhooks.get(document["webhook_id"])
+    if enabled is None:
+        return WEBHOOK_GONE
+    return None if enabled else WEBHOOK_DISABLED

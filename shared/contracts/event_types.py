@@ -1,0 +1,349 @@
+"""Every event type that the hub knows by itself, in one table: what it says, its other names, its data.
+
+The union of nself-chat's and Chatwoot's events and our own. A type has one name, with dots; the other
+names are aliases. A type that is not here is free: whoever publishes it says what it means.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import UnionType
+from typing import Any, Final
+
+from pydantic import BaseModel, TypeAdapter
+
+from shared.contracts.messages import MessageCreated, ProviderEvent
+from shared.contracts.payloads import (
+    CallInside,
+    CallRef,
+    ChannelInside,
+    ChannelRef,
+    ChatwootContact,
+    ChatwootConversation,
+    ChatwootInbox,
+    ChatwootMessage,
+    ChatwootTyping,
+    ChatwootWidget,
+    FileInside,
+    FileRef,
+    InboxRef,
+    IntegrationInside,
+    IntegrationRef,
+    MessageInside,
+    MessageRef,
+    ParticipantInside,
+    ParticipantRef,
+    Reaction,
+    StatusInside,
+    StatusRef,
+    ThreadInside,
+    ThreadRef,
+    UserInside,
+    UserRef,
+    WebhookDisabled,
+    WebhookFailing,
+    WebhookTest,
+)
+
+Payload = type[BaseModel] | UnionType
+
+
+@dataclass(frozen=True)
+class EventType:
+    """A type: its name, a sentence about it, what its data is, an example of the data, other names."""
+
+    name: str
+    about: str
+    payload: Payload
+    example: Mapping[str, Any]
+    aliases: tuple[str, ...] = ()
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema (2020-12) of the data; open for fields that it does not name."""
+        payload: Any = self.payload  # a type form, which no annotation can say before PEP 747
+        return TypeAdapter[Any](payload).json_schema()
+
+
+_ANN: Final = {"id": "usr_1", "username": "ann"}
+_MESSAGE: Final = {"messageId": "msg_1", "channelId": "general", "content": "Hello!", "author": _ANN}
+_ACCOUNT: Final = {"id": 1, "name": "Support"}
+_INBOX: Final = {"id": 3, "name": "Website"}
+_CONTACT: Final = {"id": 7, "name": "Bo", "email": "bo@example.com", "account": _ACCOUNT}
+_CONVERSATION: Final = {
+    "id": 12,
+    "inbox_id": 3,
+    "channel": "Channel::WebWidget",
+    "status": "open",
+    "labels": [],
+    "meta": {"sender": {"id": 7, "name": "Bo"}, "assignee": None},
+    "unread_count": 1,
+    "created_at": 1767323045,
+}
+_RENAMED: Final = {"previous_value": "general", "current_value": "lobby"}
+_OPENED: Final = [{"status": {"previous_value": "pending", "current_value": "open"}}]
+_EDITED: Final = {"content": {"previous_value": "Helo!", "current_value": "Hello!"}}
+_INBOX_SETTINGS: Final = {"channel": {"id": 3, "website_url": "https://example.com"}, "timezone": "UTC"}
+_CALL: Final = {"callId": "call_1", "channelId": "general"}
+
+_MESSAGES: Final = (
+    EventType(
+        "message.created",
+        "Somebody wrote a message.",
+        MessageCreated | ChatwootMessage | MessageInside,
+        _MESSAGE,
+        ("message_created",),
+    ),
+    EventType(
+        "message.updated",
+        "A message was changed.",
+        MessageRef | ChatwootMessage | MessageInside,
+        {**_MESSAGE, "changed": _EDITED},
+        ("message_updated",),
+    ),
+    EventType(
+        "message.deleted",
+        "A message was deleted.",
+        MessageRef | MessageInside,
+        {"messageId": "msg_1", "channelId": "general"},
+    ),
+    EventType(
+        "message.reaction.added",
+        "Somebody reacted to a message.",
+        Reaction,
+        {"messageId": "msg_1", "channelId": "general", "emoji": "👍", "user": _ANN},
+        ("reaction.added",),
+    ),
+    EventType(
+        "message.reaction.removed",
+        "Somebody took a reaction back.",
+        Reaction,
+        {"messageId": "msg_1", "channelId": "general", "emoji": "👍", "user": _ANN},
+        ("reaction.removed",),
+    ),
+)
+
+_CHAT: Final = (
+    EventType(
+        "channel.created",
+        "A channel was created.",
+        ChannelRef | ChannelInside,
+        {"channelId": "general", "name": "general", "actor": _ANN},
+    ),
+    EventType(
+        "channel.updated",
+        "A channel was changed.",
+        ChannelRef | ChannelInside,
+        {"channelId": "general", "name": "lobby", "changed": {"name": _RENAMED}},
+    ),
+    EventType(
+        "channel.deleted",
+        "A channel was deleted.",
+        ChannelRef | ChannelInside,
+        {"channelId": "general", "name": "general"},
+    ),
+    EventType(
+        "channel.archived",
+        "A channel was archived.",
+        ChannelRef | ChannelInside,
+        {"channelId": "general", "name": "general"},
+    ),
+    EventType(
+        "user.joined", "Somebody joined.", UserRef | UserInside, {"userId": "usr_1", "username": "ann"}
+    ),
+    EventType("user.left", "Somebody left.", UserRef | UserInside, {"userId": "usr_1", "username": "ann"}),
+    EventType(
+        "user.updated",
+        "Somebody's profile was changed.",
+        UserRef | UserInside,
+        {"userId": "usr_1", "username": "ann", "changed": {"title": {"current_value": "Editor"}}},
+    ),
+    EventType(
+        "user.status.changed",
+        "Somebody's status changed.",
+        StatusRef | StatusInside,
+        {"userId": "usr_1", "username": "ann", "status": "away"},
+    ),
+    EventType(
+        "thread.created",
+        "A thread was started.",
+        ThreadRef | ThreadInside,
+        {"threadId": "thr_1", "channelId": "general"},
+    ),
+    EventType(
+        "thread.updated",
+        "A thread was changed.",
+        ThreadRef | ThreadInside,
+        {"threadId": "thr_1", "channelId": "general"},
+    ),
+    EventType(
+        "thread.resolved",
+        "A thread was resolved.",
+        ThreadRef | ThreadInside,
+        {"threadId": "thr_1", "channelId": "general"},
+    ),
+    EventType(
+        "file.uploaded",
+        "A file was uploaded.",
+        FileRef | FileInside,
+        {"fileId": "file_1", "name": "plan.pdf", "channelId": "general", "user": _ANN},
+    ),
+    EventType(
+        "file.deleted", "A file was deleted.", FileRef | FileInside, {"fileId": "file_1", "name": "plan.pdf"}
+    ),
+    EventType("call.started", "A call was started.", CallRef | CallInside, _CALL),
+    EventType("call.ended", "A call was ended.", CallRef | CallInside, _CALL),
+    EventType(
+        "call.participant.joined",
+        "Somebody joined a call.",
+        ParticipantRef | ParticipantInside,
+        {**_CALL, "userId": "usr_1", "username": "ann"},
+    ),
+    EventType(
+        "call.participant.left",
+        "Somebody left a call.",
+        ParticipantRef | ParticipantInside,
+        {**_CALL, "userId": "usr_1", "username": "ann"},
+    ),
+    EventType(
+        "integration.connected",
+        "An integration was connected.",
+        IntegrationRef | IntegrationInside,
+        {"integrationId": "int_1", "provider": "example"},
+    ),
+    EventType(
+        "integration.disconnected",
+        "An integration was disconnected.",
+        IntegrationRef | IntegrationInside,
+        {"integrationId": "int_1", "provider": "example"},
+    ),
+)
+
+_SUPPORT: Final = (
+    EventType(
+        "conversation.created",
+        "A conversation was started.",
+        ChatwootConversation,
+        _CONVERSATION,
+        ("conversation_created",),
+    ),
+    EventType(
+        "conversation.updated",
+        "A conversation was changed.",
+        ChatwootConversation,
+        {**_CONVERSATION, "changed_attributes": _OPENED},
+        ("conversation_updated",),
+    ),
+    EventType(
+        "conversation.status.changed",
+        "A conversation's status changed.",
+        ChatwootConversation,
+        {**_CONVERSATION, "changed_attributes": _OPENED},
+        ("conversation_status_changed",),
+    ),
+    EventType(
+        "conversation.typing.on",
+        "Somebody started typing in a conversation.",
+        ChatwootTyping,
+        {"conversation": _CONVERSATION, "user": {"id": 7, "name": "Bo"}, "is_private": False},
+        ("conversation_typing_on",),
+    ),
+    EventType(
+        "conversation.typing.off",
+        "Somebody stopped typing in a conversation.",
+        ChatwootTyping,
+        {"conversation": _CONVERSATION, "user": {"id": 7, "name": "Bo"}, "is_private": False},
+        ("conversation_typing_off",),
+    ),
+    EventType("contact.created", "A contact was created.", ChatwootContact, _CONTACT, ("contact_created",)),
+    EventType(
+        "contact.updated",
+        "A contact was changed.",
+        ChatwootContact,
+        {**_CONTACT, "changed_attributes": [{"name": {"previous_value": "B.", "current_value": "Bo"}}]},
+        ("contact_updated",),
+    ),
+    EventType(
+        "inbox.created",
+        "An inbox was created.",
+        ChatwootInbox | InboxRef,
+        _INBOX_SETTINGS,
+        ("inbox_created",),
+    ),
+    EventType(
+        "inbox.updated",
+        "An inbox was changed.",
+        ChatwootInbox | InboxRef,
+        {
+            **_INBOX_SETTINGS,
+            "changed_attributes": [{"timezone": {"previous_value": "CET", "current_value": "UTC"}}],
+        },
+        ("inbox_updated",),
+    ),
+    EventType(
+        "webwidget.triggered",
+        "A visitor opened the widget of a website.",
+        ChatwootWidget,
+        {
+            "id": 5,
+            "source_id": "7ba59b3f",
+            "contact": {"id": 7, "name": "Bo"},
+            "inbox": _INBOX,
+            "account": _ACCOUNT,
+            "current_conversation": None,
+            "event_info": {"referer": "https://example.com/"},
+        },
+        ("webwidget_triggered",),
+    ),
+)
+
+_WEBHOOK: Final = {"webhook_id": "wh_1", "name": "Archive"}
+_OWN: Final = (
+    EventType(
+        "incoming.message",
+        "Somebody posted to an incoming webhook.",
+        ProviderEvent,
+        {
+            "provider": "incoming",
+            "endpoint_id": "ep_1",
+            "event": "message",
+            "delivery_id": "dlv_1",
+            "payload": {"text": "Hello!"},
+        },
+    ),
+    EventType("webhook.test", "A test of an outgoing webhook.", WebhookTest, {"message": "This is a test."}),
+    EventType(
+        "webhook.failing",
+        "An outgoing webhook keeps failing and will be disabled.",
+        WebhookFailing,
+        {
+            **_WEBHOOK,
+            "failing_since": "2026-01-02T03:04:05.000Z",
+            "disables_at": "2026-01-07T03:04:05.000Z",
+            "last_error": "503",
+        },
+    ),
+    EventType(
+        "webhook.disabled",
+        "An outgoing webhook was disabled, because everything that was sent to it failed.",
+        WebhookDisabled,
+        {
+            **_WEBHOOK,
+            "reason": "nothing but failures",
+            "failing_since": "2026-01-02T03:04:05.000Z",
+            "last_error": "503",
+        },
+    ),
+)
+
+EVENT_TYPES: Final[Mapping[str, EventType]] = {
+    each.name: each for each in (*_MESSAGES, *_CHAT, *_SUPPORT, *_OWN)
+}
+"""Every type by its name."""
+
+_CANONICAL: Final = {alias: each.name for each in EVENT_TYPES.values() for alias in each.aliases}
+
+
+def canonical(name: str) -> str:
+    """The one name of a type: an alias's type's, else the name as it is."""
+    return _CANONICAL.get(name, name)

@@ -1,0 +1,81 @@
+"""Reading a topic as it stands, as an operator does: without a group, so nothing is taken from anybody."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from shared.contracts.envelope import Header
+from shared.contracts.errors import BusUnavailable, Misconfigured
+from shared.contracts.topics import Topic
+from shared.runtime.kafka.connection import connection
+from shared.runtime.settings import KafkaSettings
+
+_HELD_MS: Final = 100
+_POLL_MS: Final = 1_000
+_SILENT: Final = 10
+"""Polls without a record, one after the other, until the broker is taken to be away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A record where it stands; `at_ms` is its time."""
+
+    partition: int
+    offset: int
+    at_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[Header]
+
+
+async def read_topic(settings: KafkaSettings, topic: Topic) -> AsyncIterator[Kept]:
+    """Every record from the topic's beginning to its end at the time of the call, each partition in order.
+
+    Raises `BusUnavailable` when there is no broker or it stops answering, `Misconfigured` when there is no
+    such topic.
+    """
+    client = AIOKafkaConsumer(
+        topic.name,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=_HELD_MS,
+        max_partition_fetch_bytes=8 * 1024 * 1024,
+        request_timeout_ms=10_000,
+        **connection(settings),
+    )
+    try:
+        await client.start()
+        partitions = client.assignment()
+        if not partitions:
+            raise Misconfigured(f"there is no topic {topic.name}: run 'interlink init'")
+        ends = await client.end_offsets(partitions)
+        async for kept in _until(client, ends):
+            yield kept
+    except (KafkaError, OSError) as error:
+        raise BusUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+    finally:
+        await client.stop()
+
+
+async def _until(client: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> AsyncIterator[Kept]:
+    silent = 0
+    while [each for each, end in ends.items() if await client.position(each) < end]:
+        polled = await client.getmany(timeout_ms=_POLL_MS)
+        silent = 0 if polled else silent + 1
+        if silent == _SILENT:
+            raise BusUnavailable("Kafka stopped answering in the middle of the topic")
+        for partition, records in polled.items():
+            for record in records:
+                if record.offset < ends[partition]:
+                    yield Kept(
+                        record.partition,
+                        record.offset,
+                        record.timestamp,
+                        record.key,
+                        record.value,
+                        record.headers,
+                    )

@@ -1,0 +1,334 @@
+"""Expressions on events: JMESPath, with bounds on what a stranger's may cost on a stranger's document.
+
+The language and its evaluation are the library's (https://jmespath.org/specification.html). What is
+added here is an account: whatever could grow is paid for in steps before it is made, so that time and
+memory end with the account. A value may hold the same part many times and be small in memory and
+without end when it is written down: so what looks into a value (comparing, dumping) pays for all it sees.
+
+Where the library departs from its specification, this follows the specification: texts and numbers do
+not compare (null), true is not 1 at any depth, and `to_number` reads JSON numbers only.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import orjson
+from jmespath.exceptions import ArityError, IncompleteExpressionError, JMESPathError, JMESPathTypeError
+from jmespath.functions import TYPES_MAP, Functions, signature
+from jmespath.parser import Parser
+from jmespath.visitor import Options, TreeInterpreter
+
+from shared.contracts.errors import InterlinkError, Malformed
+from shared.wire.bodies import parse_json
+
+MOST_CHARACTERS: Final = 4_000
+"""Of an expression's source."""
+
+MOST_STEPS: Final = 100_000
+"""Of one evaluation, about a microsecond each."""
+
+MOST_BYTES: Final = 1 << 20
+"""Of a result written as JSON."""
+
+_DEEPEST_EXPRESSION: Final = 100
+_DEEPEST_RESULT: Final = 200
+_STEPS_OF_A_CALL: Final = 3
+_READ_PER_STEP: Final = 256
+_SEARCHED_PER_STEP: Final = 64
+_MADE_PER_STEP: Final = 16
+_INTEGERS: Final = range(-(1 << 63), 1 << 64)
+_LONGEST_TOLD: Final = 300
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,5})?")
+
+_Node = Mapping[str, Any]
+
+
+class Unusable(InterlinkError):
+    """An expression is wrong, went over its bounds with this document, or met a value it cannot work on."""
+
+
+class Expression:
+    """A compiled expression; it does not change, and may be applied to any document.
+
+    What `apply` returns shares parts with the document: neither may be changed afterwards.
+    """
+
+    __slots__ = ("_most_steps", "_tree", "name")
+
+    def __init__(self, source: str, name: str = "expression", *, most_steps: int = MOST_STEPS) -> None:
+        """`name` is how errors call it. Raises `Unusable`, with what is wrong and where."""
+        self.name = name
+        self._most_steps = most_steps
+        if len(source) > MOST_CHARACTERS:
+            raise Unusable(f"{name}: more than {MOST_CHARACTERS} characters")
+        try:
+            self._tree: _Node = Parser().parse(source).parsed
+            _check(self._tree)
+        except (JMESPathError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
+            raise Unusable(f"{name}: {_said(error)}") from None
+        finally:
+            Parser.purge()  # the library would keep 512 trees, of a megabyte each when they are hostile
+
+    def apply(self, document: Any) -> Any:
+        """What the expression selects, None when nothing. It can be dumped as JSON. Raises `Unusable`."""
+        return self._evaluated(document, result=True)
+
+    def holds(self, document: Any) -> bool:
+        """Whether what it selects is `truthy`; quicker than `apply`. Raises `Unusable`."""
+        return truthy(self._evaluated(document, result=False))
+
+    def _evaluated(self, document: Any, *, result: bool) -> Any:
+        account = _Account(self._most_steps)
+        try:
+            value = _Interpreter(account).visit(self._tree, document)
+            if result:
+                _pay_for_result(value, account)
+        except (JMESPathError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
+            raise Unusable(f"{self.name}: {_said(error)}") from None
+        return value
+
+
+def truthy(value: Any) -> bool:
+    """As JMESPath has it: false, null, "", [] and {} are false, everything else (0 too) is true."""
+    return bool(value) if isinstance(value, str | list | dict) else value is not None and value is not False
+
+
+def projected(expression: Expression, body: bytes) -> bytes:
+    """The JSON of what an expression selects from a JSON body; `null` when it selects nothing.
+
+    Raises `Unusable`; also for a body that is not JSON, and a result of more than 1 MiB.
+    """
+    try:
+        made = orjson.dumps(expression.apply(parse_json(body)))
+    except (Malformed, orjson.JSONEncodeError) as error:
+        raise Unusable(f"{expression.name}: {error}") from None
+    if len(made) > MOST_BYTES:
+        raise Unusable(f"{expression.name}: the result is more than {MOST_BYTES} bytes")
+    return made
+
+
+class _Account:
+    __slots__ = ("_all", "left")
+
+    def __init__(self, steps: int) -> None:
+        self._all = self.left = steps
+
+    def pay(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise JMESPathError(f"takes more than {self._all} steps on this document")
+
+
+class _Functions(Functions):
+    """The functions of the specification; each pays for its arguments, and for what it makes."""
+
+    def __init__(self, account: _Account) -> None:
+        self._account = account
+
+    def call_function(self, function_name: str, resolved_args: Any) -> Any:
+        self._account.pay(_STEPS_OF_A_CALL)
+        for value in resolved_args:
+            if isinstance(value, list):
+                self._account.pay(len(value))
+                self._account.pay(sum(len(item) for item in value if isinstance(item, str)) // _READ_PER_STEP)
+            elif isinstance(value, dict):
+                self._account.pay(len(value))
+        return super().call_function(function_name, resolved_args)
+
+    @signature({"types": ["array", "string"]}, {"types": []})
+    def _func_contains(self, subject: Any, search: Any) -> bool:
+        if isinstance(subject, list):
+            return any(_same(item, search, self._account) for item in subject)
+        self._account.pay(len(subject) // _SEARCHED_PER_STEP)
+        return isinstance(search, str) and search in subject
+
+    @signature({"types": ["string"]}, {"types": ["array-string"]})
+    def _func_join(self, separator: str, array: list[str]) -> str:
+        self._pay_for_text(sum(map(len, array)) + len(separator) * max(len(array) - 1, 0))
+        return separator.join(array)
+
+    @signature({"types": ["array", "string"]})
+    def _func_reverse(self, value: Any) -> Any:
+        if isinstance(value, str):
+            self._pay_for_text(len(value))
+        return value[::-1]
+
+    @signature({"types": ["array", "boolean", "null", "number", "object", "string"]})
+    def _func_to_string(self, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        self._pay_for_text(_pay_for_result(value, self._account))
+        return orjson.dumps(value).decode()
+
+    @signature({"types": ["array", "boolean", "null", "number", "object", "string"]})
+    def _func_to_number(self, value: Any) -> Any:
+        if isinstance(value, str):
+            found = _NUMBER.fullmatch(value)
+            return found and (float(value) if found[1] or found[2] else int(value))
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def _pay_for_text(self, characters: int) -> None:
+        self._account.pay(characters // _MADE_PER_STEP)
+
+
+class _Interpreter(TreeInterpreter):
+    """One evaluation. Each node that is visited is a step, and so is a stretch of the text it gives."""
+
+    def __init__(self, account: _Account) -> None:
+        super().__init__(Options(custom_functions=_Functions(account)))
+        self._account = account
+
+    def visit(self, node: _Node, *args: Any, **_kwargs: Any) -> Any:
+        self._account.pay(1)
+        value = _VISITS[node["type"]](self, node, *args)
+        if type(value) is str:
+            self._account.pay(len(value) // _READ_PER_STEP)
+        return value
+
+    def visit_comparator(self, node: _Node, value: Any) -> Any:
+        left, right = (self.visit(child, value) for child in node["children"])
+        name = node["value"]
+        if name in self._EQUALITY:
+            return _same(left, right, self._account) is (name == "eq")
+        if (_is_number(left) and _is_number(right)) or (isinstance(left, str) and isinstance(right, str)):
+            return self.COMPARATOR_FUNC[name](left, right)
+        return None
+
+    def visit_flatten(self, node: _Node, value: Any) -> Any:
+        base = self.visit(node["children"][0], value)
+        if not isinstance(base, list):
+            return None
+        merged: list[Any] = []
+        for item in base:
+            items = item if isinstance(item, list) else [item]
+            self._account.pay(1 + len(items))
+            merged += items
+        return merged
+
+    def visit_slice(self, node: _Node, value: Any) -> Any:
+        if not isinstance(value, list):
+            return None
+        wanted = slice(*node["children"])
+        self._account.pay(len(range(*wanted.indices(len(value)))))
+        return value[wanted]
+
+    _EQUALITY: Final = frozenset({"eq", "ne"})
+
+
+_VISITS: Final[Mapping[str, Any]] = {
+    name.removeprefix("visit_"): getattr(_Interpreter, name)
+    for name in dir(_Interpreter)
+    if name.startswith("visit_")
+}
+"""Looked up here and not per instance: a method that an instance keeps makes a cycle for the collector."""
+
+
+def _check(tree: _Node) -> None:
+    """What can be known before there is a document."""
+    level: list[_Node] = [{"type": "whole", "children": [tree]}]
+    for _depth in range(_DEEPEST_EXPRESSION):
+        level = [child for node in level for child in _checked_children(node)]
+        if not level:
+            return
+    raise JMESPathError(f"nested more than {_DEEPEST_EXPRESSION} deep")
+
+
+def _checked_children(node: _Node) -> Iterator[_Node]:
+    kind, children = node["type"], node["children"]
+    orjson.dumps(node.get("value"))  # half a character or a huge number would come out of a result's dump
+    if kind == "slice":
+        if children[2] == 0:
+            raise JMESPathError("the step of a slice cannot be 0")
+        return
+    if kind == "function_expression":
+        _check_call(node["value"], children)
+    elif any(child["type"] == "expref" for child in children):
+        raise JMESPathError("&... stands only where a function takes an expression")
+    yield from children
+
+
+def _check_call(name: str, arguments: list[_Node]) -> None:
+    known = _Functions.FUNCTION_TABLE.get(name)
+    if known is None:
+        raise JMESPathError(f"no function {name}(), there are {', '.join(_Functions.FUNCTION_TABLE)}")
+    wanted = known["signature"]
+    variadic = bool(wanted[-1].get("variadic"))
+    if len(arguments) < len(wanted) if variadic else len(arguments) != len(wanted):
+        raise JMESPathError(
+            f"{name}() takes {'at least ' if variadic else ''}{len(wanted)} arguments, not {len(arguments)}"
+        )
+    for position, argument in enumerate(arguments):
+        takes_expression = wanted[min(position, len(wanted) - 1)]["types"] == ["expref"]
+        if takes_expression != (argument["type"] == "expref"):
+            said = "an expression: write &name" if takes_expression else "a value, not an expression (&...)"
+            raise JMESPathError(f"{name}() takes {said}, as argument {position + 1}")
+
+
+def _same(left: Any, right: Any, account: _Account) -> bool:
+    """Deep equality, where true is not 1. Python's own would look at shared parts over and over, unpaid."""
+    pairs = [(left, right)]
+    while pairs:
+        one, other = pairs.pop()
+        if isinstance(one, list) and isinstance(other, list):
+            if len(one) != len(other):
+                return False
+            account.pay(len(one))
+            pairs.extend(zip(one, other, strict=True))
+        elif isinstance(one, dict) and isinstance(other, dict):
+            account.pay(len(one))
+            if one.keys() != other.keys():
+                return False
+            pairs.extend((item, other[key]) for key, item in one.items())
+        else:
+            if isinstance(one, bool) is not isinstance(other, bool) or one != other:
+                return False
+            if isinstance(one, str):
+                account.pay(len(one) // _READ_PER_STEP)
+    return True
+
+
+def _pay_for_result(value: Any, account: _Account) -> int:
+    """The characters of all texts in a value that is to be dumped, when it is fit for that."""
+    characters, level = 0, [value]
+    for _depth in range(_DEEPEST_RESULT):
+        following: list[Any] = []
+        for one in level:
+            if isinstance(one, str):
+                characters += len(one)
+            elif isinstance(one, list):
+                account.pay(len(one))
+                following += one
+            elif isinstance(one, dict):
+                account.pay(len(one))
+                characters += sum(map(len, one))
+                following += one.values()
+            elif isinstance(one, int) and one not in _INTEGERS:
+                raise JMESPathError("the result holds an integer of more than 64 bits")
+        if characters > MOST_BYTES:
+            raise JMESPathError(f"the result is more than {MOST_BYTES} bytes")
+        if not following:
+            return characters
+        level = following
+    raise JMESPathError(f"the result is nested more than {_DEEPEST_RESULT} deep")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _said(error: Exception) -> str:
+    """One short line. The library's own tells the whole value that was met, however large."""
+    if isinstance(error, JMESPathTypeError):
+        met, wanted = TYPES_MAP.get(error.actual_type, error.actual_type), " or ".join(error.expected_types)
+        return f"{error.function_name}() met a value of type {met}, it takes {wanted}"
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, IncompleteExpressionError):
+        return "ends before it is complete"
+    told = str(error) or type(error).__name__
+    position = getattr(error, "lex_position", None)
+    if isinstance(position, int) and not isinstance(error, ArityError):
+        reason = getattr(error, "message", "") or getattr(error, "msg", "")
+        told = f"not JMESPath at character {position + 1}: {reason}"
+    return " ".join(told[:_LONGEST_TOLD].split())

@@ -1,0 +1,174 @@
+"""JSON Schema from strangers for data from strangers: what it may say is bounded before it is compiled.
+
+A schema may be written to cost: references that double, references in a circle, keywords that look at
+everything again, patterns that backtrack, addresses to fetch. So references stay inside the schema and
+never come back to where they are, `unevaluated...` (exponential when nested) is not taken, patterns are
+linear (no look-around, no back-references), and every schema has a size once its references are filled in.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import unquote
+
+import orjson
+from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError, ValidationErrorKind
+
+from shared.contracts.errors import FieldError, InterlinkError
+
+MOST_BYTES: Final = 64 * 1024
+"""Of a schema's JSON text."""
+
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_MOST_SIZE: Final = 5_000
+_MOST_DEPTH: Final = 64
+_PATTERN_SIZE: Final = 100
+"""What a pattern counts: it may look at each character of a text in as many states."""
+_PATTERNS: Final = RegexOptions(size_limit=100_000, dfa_size_limit=1_000_000)
+_LEFT_OUT: Final = frozenset(
+    {"$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveRef", "unevaluatedItems", "unevaluatedProperties"}
+)
+_EXPLAINED_BYTES: Final = 8 * 1024
+_LONGEST: Final = 200
+
+
+class UnusableSchema(InterlinkError):
+    """Not a JSON Schema 2020-12, or one that could cost too much."""
+
+
+class Schema:
+    """A compiled schema. `size` is its size with its references filled in, for those who budget work."""
+
+    def __init__(self, text: bytes) -> None:
+        """Compile the JSON text of a schema. Raises `UnusableSchema`."""
+        if len(text) > MOST_BYTES:
+            raise UnusableSchema(f"at most {MOST_BYTES} bytes")
+        try:
+            document = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise UnusableSchema("not JSON, or nested too deep") from None
+        if not isinstance(document, dict):
+            raise UnusableSchema("must be an object")
+        if document.get("$schema", _DIALECT) not in (_DIALECT, _DIALECT + "#"):
+            raise UnusableSchema(f"$schema must be {_DIALECT}")
+        self.size = _Measure(document).size()
+        try:
+            self._validator = Draft202012Validator(
+                document, offline=True, mask="this", pattern_options=_PATTERNS
+            )
+        except ValidationError as error:
+            where = "/".join(map(str, error.instance_path))
+            raise UnusableSchema(f"{where}: {error.message}"[:_LONGEST].removeprefix(": ")) from None
+        except ValueError:
+            raise UnusableSchema("nested too deep") from None
+
+    def fault(self, data: Any, length: int) -> FieldError | None:
+        """The first thing that is wrong with the data, whose text has `length` bytes; None when it fits.
+
+        The field is a dotted path; the message never repeats a value.
+        """
+        if self._validator.is_valid(data):
+            return None
+        if length > _EXPLAINED_BYTES:  # errors of alternatives may be as many as there are items
+            return FieldError("", "does not fit the schema of its type")
+        try:
+            self._validator.validate(data)
+        except ValidationError as error:
+            return _fault(error)
+        return None
+
+
+class _Measure:
+    """Adds up a schema with every reference filled in, and refuses what has no end or no small one."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._document = document
+        self._known: dict[int, tuple[int, int]] = {}
+        self._open: set[int] = set()
+
+    def size(self) -> int:
+        """Raises `UnusableSchema`."""
+        return self._measure(self._document, 0)[0]
+
+    def _measure(self, value: Any, depth: int) -> tuple[int, int]:
+        """Size and height of a value at this depth."""
+        if not isinstance(value, dict | list):
+            return 1, 0
+        known = self._known.get(id(value))
+        if depth + (known[1] if known else 0) > _MOST_DEPTH:
+            raise UnusableSchema(f"nested deeper than {_MOST_DEPTH} levels")
+        if known is None:
+            if id(value) in self._open:
+                raise UnusableSchema("a $ref leads back to itself: schemas without an end are not taken")
+            self._open.add(id(value))
+            known = self._known[id(value)] = self._sum(value, depth)
+            self._open.discard(id(value))
+        return known
+
+    def _sum(self, value: dict[str, Any] | list[Any], depth: int) -> tuple[int, int]:
+        parts = value if isinstance(value, list) else self._parts(value)
+        size, height = 1, 0
+        for part in parts:
+            more, below = self._measure(part, depth + 1)
+            size, height = size + more, max(height, below + 1)
+            if size > _MOST_SIZE:
+                raise UnusableSchema("too large once its references are filled in")
+        if isinstance(value, dict):
+            size += _PATTERN_SIZE * self._patterns(value)
+        return size, height
+
+    def _parts(self, keywords: dict[str, Any]) -> Iterator[Any]:
+        """The values of the keywords and what a reference leads to.
+
+        This looks at every object alike: what is no schema, or a property that is called like a keyword, is
+        counted too and may be refused for nothing, which errs on the safe side.
+        """
+        for name, value in keywords.items():
+            if name in _LEFT_OUT and value is not True:
+                raise UnusableSchema(f"{name} is not taken")
+            if name in ("$id", "$schema") and isinstance(value, str) and keywords is not self._document:
+                raise UnusableSchema(f"{name} is taken at the top only")
+            yield value
+            if name == "$ref" and isinstance(value, str):
+                yield self._target(value)
+
+    def _patterns(self, keywords: dict[str, Any]) -> int:
+        named = keywords.get("patternProperties")
+        return isinstance(keywords.get("pattern"), str) + (len(named) if isinstance(named, dict) else 0)
+
+    def _target(self, reference: str) -> Any:
+        if reference != "#" and not reference.startswith("#/"):
+            raise UnusableSchema("a $ref must lead to a place in the schema itself: #/$defs/name")
+        found: Any = self._document
+        for step in unquote(reference[1:]).split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(found, dict) and name in found:
+                found = found[name]
+            elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+                found = found[int(name)]
+            else:
+                raise UnusableSchema("a $ref leads to a place that is not there")
+        return found
+
+
+def _fault(error: ValidationError) -> FieldError:
+    path = [str(step) for step in error.instance_path]
+    match error.kind:
+        case ValidationErrorKind.Required(property=name):
+            path.append(name)
+            message = "is required"
+        case (
+            ValidationErrorKind.AnyOf(context=branches) | ValidationErrorKind.OneOfNotValid(context=branches)
+        ):
+            message = "fits none of the forms that it may have: " + "; or ".join(_reasons(branches))
+        case ValidationErrorKind.FalseSchema():
+            message = "is not allowed"
+        case _:
+            message = error.message
+    return FieldError(".".join(path)[:_LONGEST], message[:_LONGEST])
+
+
+def _reasons(branches: Sequence[Sequence[ValidationError]]) -> Iterator[str]:
+    for branch in branches:
+        if branch:
+            fault = _fault(branch[0])
+            yield f"{fault.field} {fault.message}".strip()

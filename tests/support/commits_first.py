@@ -1,0 +1,27 @@
+"""A delivery service that is broken on purpose: it commits a batch before it handles it.
+
+`python -m tests.support.commits_first` instead of `python -m interlink serve delivery`. What is in its hands
+when it is killed is gone. The durability tests have to notice: nothing in the product can be set like this.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from services.delivery.app import build
+from shared.runtime.kafka.consume import Consumer
+from shared.runtime.service import run
+
+Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
+
+_handle_then_commit = Consumer._process
+
+
+async def _commit_then_handle(self: Consumer, client: AIOKafkaConsumer, polled: Polled) -> None:
+    await client.commit({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
+    await _handle_then_commit(self, client, polled)
+
+
+if __name__ == "__main__":
+    Consumer._process = _commit_then_handle  # type: ignore[method-assign]  # what this module is for
+    run("delivery", build)

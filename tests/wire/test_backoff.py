@@ -1,0 +1,170 @@
+"""When to try again: schedules, jitter that is fair and repeatable, and what `Retry-After` may ask for."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from itertools import accumulate, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.wire.backoff import (
+    MAX_ATTEMPTS,
+    MAX_WAIT_S,
+    MOST_RETRY_AFTER_S,
+    SCHEDULES,
+    jittered,
+    retry_after,
+    wait_before,
+)
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+DAY = 24 * 3600.0
+
+
+def test_the_schedule_of_nself_chat() -> None:
+    assert SCHEDULES["nchat"] == (0, 5, 10, 20)
+
+
+def test_the_schedule_of_standard_webhooks() -> None:
+    """The specification's own column "Time since start"."""
+    since = [
+        f"{int(at) // 3600:02}:{int(at) // 60 % 60:02}:{int(at) % 60:02}"
+        for at in accumulate(SCHEDULES["standard"])
+    ]
+    assert since == [
+        "00:00:00",
+        "00:00:05",
+        "00:05:05",
+        "00:35:05",
+        "02:35:05",
+        "07:35:05",
+        "17:35:05",
+        "31:35:05",
+        "51:35:05",
+        "75:35:05",
+    ]
+
+
+def test_the_schedule_of_chatwoot() -> None:
+    """Rails' own words for it: first wait ~3s, then ~18s, then ~83s; 5 attempts."""
+    assert SCHEDULES["chatwoot"] == (0, 3, 18, 83, 258)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_named_schedule_is_one_that_an_owner_could_give(name: str) -> None:
+    schedule = SCHEDULES[name]
+    assert 0 < len(schedule) <= MAX_ATTEMPTS
+    assert all(0 <= wait <= MAX_WAIT_S for wait in schedule)
+    assert all(first < second for first, second in pairwise(schedule))
+
+
+def test_the_wait_before_each_attempt() -> None:
+    assert [wait_before((0.0, 5.0, 10.0), attempt) for attempt in (1, 2, 3, 4, 99)] == [0, 5, 10, None, None]
+    assert wait_before((), 1) is None
+
+
+# Jitter
+
+
+@given(st.floats(0, MAX_WAIT_S), st.floats(0, 1), st.lists(st.text(), max_size=3))
+def test_jitter_only_lengthens_and_by_no_more_than_its_share(
+    wait: float, share: float, seed: list[str]
+) -> None:
+    longer = jittered(wait, share, *seed)
+    assert wait <= longer <= wait * (1 + share) * (1 + 1e-12)
+    assert longer == jittered(wait, share, *seed)
+
+
+def test_jitter_spreads_evenly() -> None:
+    """A thousand deliveries that failed together come back over the whole span, no tenth of it crowded."""
+    waits = [jittered(100, 0.5, f"dlv_{number}", "2") for number in range(1000)]
+    tenths = [0] * 10
+    for wait in waits:
+        tenths[int((wait - 100) / 5)] += 1
+    assert min(tenths) > 60
+    assert max(tenths) < 140
+    assert len(set(waits)) == 1000
+
+
+def test_jitter_differs_by_every_part_of_the_seed() -> None:
+    seeds = [("dlv_1", "2"), ("dlv_1", "3"), ("dlv_2", "2"), ("dlv_12", ""), ("dlv_12",)]
+    assert len({jittered(100, 1, *seed) for seed in seeds}) == len(seeds)
+
+
+def test_no_jitter() -> None:
+    assert jittered(100, 0, "dlv_1", "2") == 100
+    assert jittered(0, 1, "dlv_1", "2") == 0
+
+
+# Retry-After
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("120", 120),
+        (" 120\t", 120),
+        ("000120", 120),
+        ("86400", DAY),
+        ("86401", DAY),
+        ("9" * 5000, DAY),
+        ("Sat, 21 Nov 2026 12:01:30 GMT", 90),
+        ("Saturday, 21-Nov-26 12:01:30 GMT", 90),
+        ("Sat Nov 21 12:01:30 2026", 90),
+        ("Sat, 21 Nov 2026 11:59:59 GMT", 0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", DAY),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", DAY),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0),
+    ],
+)
+def test_what_a_receiver_asks_for(value: str, seconds: float) -> None:
+    assert retry_after(value, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        " ",
+        "-1",
+        "+5",
+        "1.5",
+        "1e9",
+        "1_000",
+        "0x10",
+        "inf",
+        "nan",
+        "5 s",
+        "120, 60",
+        "\u0661\u0662",  # Arabic-Indic digits
+        "\uff15",  # a full-width digit
+        "\u00b2",  # a superscript, which `str.isdigit` takes
+        "soon",
+        "Sat, 99 Nov 2026 12:00:00 GMT",
+        "Sat, 21 Nov 99999 12:00:00 GMT",
+        "Sat, 21 Nov 2026 99:00:00 GMT",
+        "Sat, 21 Nov 2026 12:00:00 +9999999999",
+        "2026-11-21T12:01:30Z",
+        "Sat, 21 Nov 2026 12:01:30 GMT" + " " * 100 + ".",
+        "S" * 100_000,
+        "\ud800",
+    ],
+)
+def test_what_cannot_be_read(value: str | None) -> None:
+    assert retry_after(value, NOW) is None
+
+
+@given(st.text() | st.text("0123456789 :,-+GMTSatNov") | st.integers().map(str))
+def test_reading_never_raises_and_is_bounded(value: str) -> None:
+    found = retry_after(value, NOW)
+    assert found is None or 0 <= found <= MOST_RETRY_AFTER_S
+
+
+@given(st.integers(-(10**6), 10**6))
+def test_a_date_is_as_many_seconds_away_as_it_says(seconds: int) -> None:
+    moment = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
+    assert retry_after(moment, NOW) == min(max(seconds, 0), DAY)

@@ -1,0 +1,145 @@
+"""What is read off events of several producers, and off data that is anything at all."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.wire.facts import Facts
+
+NCHAT = {
+    "messageId": "m1",
+    "channelId": "c7",
+    "threadId": "t3",
+    "content": "deploy **api** please",
+    "author": {"id": "u1", "username": "ada", "displayName": "Ada"},
+    "mentions": ["u2", {"id": "u3", "username": "grace"}, None, 4],
+    "attachments": [{"url": "https://files.example/a.png"}],
+}
+CHATWOOT = {
+    "account": {"id": 1, "name": "Acme"},
+    "additional_attributes": {},
+    "content_attributes": {},
+    "content_type": "text",
+    "content": "Hi [@Grace Hopper](mention://user/9/Grace%20Hopper), see [@Sales](mention://team/4/sales)",
+    "conversation": {"id": 42, "inbox_id": 3, "channel": "Channel::WebWidget", "status": "open"},
+    "created_at": "2026-01-02T03:04:05.678Z",
+    "id": 1001,
+    "inbox": {"id": 3, "name": "Website"},
+    "message_type": "outgoing",
+    "private": True,
+    "sender": {"id": 5, "name": "Ada", "email": "ada@example.com", "type": "user"},
+    "source_id": None,
+    "event": "message_created",
+}
+PROVIDER = {
+    "provider": "forge",
+    "endpoint_id": "ep_1",
+    "event": "push",
+    "delivery_id": "d1",
+    "payload": {"ref": "refs/heads/main", "sender": {"login": "ada"}},
+}
+
+
+def facts(data: Any, **attributes: str) -> Facts:
+    given = {
+        "id": "e1",
+        "type": "message.created",
+        "workspace": "acme",
+        "occurred_at": "2026-01-02T03:04:05Z",
+        "subject": "general",
+        "sequence": "17",
+    }
+    return Facts(**(given | attributes), raw=orjson.dumps(data), data=data)
+
+
+def test_a_message_of_the_chat() -> None:
+    found = facts(NCHAT)
+    assert (found.channel, found.conversation) == ("c7", "t3")
+    assert (found.user, found.user_name, found.by_bot) == ("u1", "ada", False)
+    assert found.content == "deploy **api** please"
+    assert found.mentions == ("u2", "u3", "grace", "4")
+    assert len(found.attachments) == 1
+    assert (found.origin, found.origin_ids) == (None, frozenset())
+
+
+def test_a_message_of_a_support_desk() -> None:
+    found = facts(CHATWOOT)
+    assert (found.channel, found.conversation) == ("3", "42")
+    assert (found.user, found.user_name, found.by_bot) == ("5", "Ada", False)
+    assert found.mentions == ("9", "Grace Hopper", "sales")
+    assert found.attachments == ()
+
+
+def test_a_webhook_that_came_in() -> None:
+    found = facts(PROVIDER, type="forge.push", subject="ep_1")
+    assert found.origin == {"provider": "forge", "endpoint_id": "ep_1"}
+    assert found.origin_ids == {"forge", "ep_1"}
+    assert (found.channel, found.user, found.content, found.actor) == ("", "", "", None)
+    assert found.conversation == "ep_1"
+
+
+@pytest.mark.parametrize(
+    ("data", "by_bot"),
+    [
+        ({"author": {"id": "b", "bot": True}}, True),
+        ({"author": {"id": "b", "isBot": True}}, True),
+        ({"author": {"id": "b", "is_bot": "yes"}}, False),
+        ({"sender": {"id": 1, "type": "agent_bot"}}, True),
+        ({"sender": {"id": 1, "type": "captain_assistant"}}, True),
+        ({"sender": {"id": 1, "type": "user"}}, False),
+        ({"sender": None}, False),
+        ({}, False),
+    ],
+)
+def test_programs_are_told_from_people(data: Any, by_bot: bool) -> None:
+    assert facts(data).by_bot is by_bot
+
+
+@pytest.mark.parametrize(
+    ("data", "ids"),
+    [
+        ({"origin": "int_1"}, {"int_1"}),
+        ({"origin": {"integration_id": "int_1", "endpoint_id": "ep_1", "hops": [1]}}, {"int_1", "ep_1"}),
+        ({"origin": None, "provider": "forge"}, set()),
+        ({"origin": ["int_1"]}, set()),
+    ],
+)
+def test_the_ids_of_an_origin(data: Any, ids: set[str]) -> None:
+    assert facts(data).origin_ids == ids
+
+
+def test_the_document_of_a_condition_is_the_envelope() -> None:
+    document = facts(NCHAT).document
+    assert set(document) == {
+        *("id", "type", "workspace", "occurred_at", "sequence", "subject", "origin", "actor", "data")
+    }
+    assert (document["sequence"], document["actor"], document["data"]) == ("17", NCHAT["author"], NCHAT)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["author", "sender", "id", "name", "type", "bot", "userId", "changed"])
+                | st.sampled_from(["mentions", "attachments", "content", "message", "origin", "provider"])
+                | st.sampled_from(["channel", "conversation", "inbox"]),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=15,
+    )
+)
+def test_data_may_be_anything(data: Any) -> None:
+    found = Facts("e", "t", "w", "now", "s", "1", b"", data)
+    texts = (found.channel, found.conversation, found.user, found.user_name, found.content)
+    assert all(isinstance(text, str) for text in (*texts, *found.mentions, *found.origin_ids))
+    assert isinstance(found.by_bot, bool)
+    assert isinstance(found.attachments, list | tuple)
+    assert found.document["data"] is data
+    assert found.changed == (data.get("changed") if isinstance(data, dict) else None)
