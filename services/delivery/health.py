@@ -55,6 +55,9 @@ class Health:
     def learn(self, lane: Lane, webhook: Webhook, attempt: Attempt, step: Step) -> None:
         """Take in what an attempt shows."""
         lane.slow = attempt.answer.seconds > SLOW_S
+        if attempt.ours:
+            lane.breaker.unused()
+            return
         if step.quiet_s:
             lane.hold(step.quiet_s)
         if lane.answered(well=not attempt.unwell):

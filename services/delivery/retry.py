@@ -18,7 +18,7 @@ _KEPT_TEXT: Final = 512
 _BUSY: Final = frozenset({408, 425, 429})
 """4xx that say 'later', not 'never'."""
 _GONE: Final = 410
-_FINAL_FAILURES: Final = frozenset({"address_refused", "bad_url", "port_refused", "transform_failed"})
+_FINAL_FAILURES: Final = frozenset({"address_refused", "bad_url", "transform_failed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,11 @@ class Attempt:
     def ok(self) -> bool:
         """Whether the receiver took it."""
         return self.answer.status is not None and 200 <= self.answer.status < 300
+
+    @property
+    def ours(self) -> bool:
+        """Whether it says nothing of the endpoint: the egress proxy is away."""
+        return self.answer.failure == "proxy"
 
     @property
     def unwell(self) -> bool:

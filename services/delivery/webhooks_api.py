@@ -19,7 +19,6 @@ from services.delivery.webhook_schemas import (
     NewWebhook,
     Preview,
     QueueState,
-    Rate,
     Retry,
     Rotation,
     ShownAuth,
@@ -47,6 +46,20 @@ from shared.wire.signatures import new_secret, public_key, signing_key
 from shared.wire.tracing import child_of
 
 _TEST_WITHIN_S: Final = 1.8
+
+_AS_STORED: Final = tuple(
+    ShownWebhook.model_fields.keys()
+    - {"id", "disabled_reason", "public_keys", "headers", "auth", "retry", "health", "secret"}
+    - {"created_at", "updated_at"}
+)
+_DEFAULTS: Final[Document] = {
+    **{name: field.default for name, field in NewWebhook.model_fields.items() if not field.is_required()},
+    **Retry().model_dump(),
+    "header_names": [],
+    "auth_shown": {"type": "none"},
+    "paused": False,
+}
+"""What a webhook has that was made before there were such fields."""
 
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
@@ -337,39 +350,21 @@ class WebhooksApi:
         return self._show(document, health.get(document["_id"], {}), secret)
 
     def _show(self, document: Document, health: Document, secret: str | None = None) -> ShownWebhook:
-        webhook = self._subscriptions.parse(document)
         since = health.get("since")
+        shown = _DEFAULTS | document
+        profile = document["profile"]
         return ShownWebhook(
-            id=webhook.id,
-            name=document["name"],
-            url=webhook.url,
-            events=document["events"],
-            description=document["description"],
-            enabled=webhook.enabled,
-            disabled_reason=None if webhook.enabled else document.get("disabled_reason"),
-            paused=webhook.paused,
-            profile=webhook.profile,
+            **{name: shown[name] for name in _AS_STORED},
+            id=document["_id"],
+            disabled_reason=None if document["enabled"] else document.get("disabled_reason"),
             public_keys=[
-                shown
+                public
                 for text, _ in self._subscriptions.secrets(document)
-                if (shown := public_key(webhook.profile, text))
+                if (public := public_key(profile, text))
             ],
-            format=webhook.format,
-            transform=document.get("transform"),
-            filter=document.get("filter"),
-            integration_id=document.get("integration_id"),
-            headers=document.get("header_names", []),
-            auth=ShownAuth(**document.get("auth_shown", {"type": "none"})),
-            retry=Retry(
-                schedule=document["schedule"],
-                jitter=webhook.policy.jitter,
-                client_errors=webhook.policy.client_errors,
-            ),
-            rate_limit=Rate(**document["rate_limit"]) if document.get("rate_limit") else None,
-            ordering=webhook.ordering,
-            max_in_flight=webhook.max_in_flight,
-            timeout_s=webhook.timeout_s,
-            disable_after_days=document.get("disable_after_days", 5),
+            headers=shown["header_names"],
+            auth=ShownAuth(**shown["auth_shown"]),
+            retry=Retry(**{name: shown[name] for name in ("schedule", "jitter", "client_errors")}),
             health=ShownHealth(
                 circuit=health.get("circuit", "closed"), failing_since=rfc3339(since) if since else None
             ),
