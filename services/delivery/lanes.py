@@ -76,6 +76,12 @@ class Lane:
         self.pace.take(webhook.rate_limit, count, now)
         self.breaker.took(now)
 
+    def ended(self) -> None:
+        """One that was taken has ended; the breaker must not wait for a probe that told it nothing."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self.breaker.unused()
+
     def unused(self, count: int) -> None:
         """These many of those taken were not needed."""
         if count:
@@ -138,9 +144,9 @@ class Lanes:
         lane.unused(count)
 
     def ended(self, lane: Lane) -> None:
-        """One of them has ended."""
+        """One of them has ended, however it did."""
         self._in_flight -= 1
-        lane.in_flight -= 1
+        lane.ended()
 
     def lane(self, webhook_id: str, partition: int) -> Lane:
         lane = self._lanes.get(webhook_id)

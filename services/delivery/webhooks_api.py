@@ -123,7 +123,7 @@ class WebhooksApi:
             "paused": False,
             "created_at": moment,
             "changed_at": moment,
-            "enabled_at": moment,
+            **_switched(on=body.enabled),
         }
         if body.secret is not None:
             self._check_secret(body.profile, body.secret)
@@ -167,8 +167,8 @@ class WebhooksApi:
             self._check_url(body.url)
             beside = body.url == document["url"] and not document.get("claims_url", False)
             change["claims_url"] = not (force or beside)
-        if change.get("enabled"):
-            change |= _enabled()
+        if "enabled" in change:
+            change |= _switched(on=change["enabled"])
         self._check(document | change)
         return await self._shown(await self._change(webhook_id, change))
 
@@ -237,13 +237,12 @@ class WebhooksApi:
     async def enable(self, webhook_id: str, key: Writer) -> ShownWebhook:
         """Send again, what waited too. What happened while it was disabled is not sent."""
         await self._find(webhook_id, key)
-        return await self._shown(await self._change(webhook_id, {"enabled": True, **_enabled()}))
+        return await self._shown(await self._change(webhook_id, _switched(on=True)))
 
     async def disable(self, webhook_id: str, key: Writer) -> ShownWebhook:
         """Take no more events and send nothing until it is enabled; what waits keeps waiting."""
         await self._find(webhook_id, key)
-        change = {"enabled": False, "disabled_reason": "by_hand"}
-        return await self._shown(await self._change(webhook_id, change))
+        return await self._shown(await self._change(webhook_id, _switched(on=False)))
 
     async def pause(self, webhook_id: str, key: Writer) -> ShownWebhook:
         """Send nothing until it is resumed, and keep every event until then."""
@@ -380,8 +379,11 @@ def _stored(given: dict[str, Any]) -> dict[str, Any]:
     return given | retry
 
 
-def _enabled() -> Document:
-    return {"disabled_reason": None, "enabled_at": utcnow()}
+def _switched(*, on: bool) -> Document:
+    """Failures from before it was switched on count no more."""
+    if on:
+        return {"enabled": True, "disabled_reason": None, "enabled_at": utcnow()}
+    return {"enabled": False, "disabled_reason": "by_hand"}
 
 
 def _json(data: Any) -> bytes:

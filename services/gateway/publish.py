@@ -6,17 +6,18 @@ from typing import Annotated, Any, Final
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from shared.catalog.registry import providers
+from services.gateway.event_types import NAME, Checks, is_provided
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, TooLarge
+from shared.contracts.event_types import canonical
 from shared.runtime.access import ApiKey
 from shared.runtime.problems import field_errors, in_utc
 from shared.wire.bodies import parse_json
-from shared.wire.incoming import INCOMING
 from shared.wire.tracing import child_of
 
 MOST_EVENTS: Final = 500
 _MOST_BYTES: Final = 1000
+_MOST_FAULTS: Final = 50
 
 
 def _fits_a_header(text: str) -> str:
@@ -33,7 +34,7 @@ class CloudEvent(BaseModel):
 
     specversion: str = Field(pattern=r"^1\.0$")
     id: str = Field(min_length=1, max_length=200)
-    type: str = Field(pattern=r"^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200)
+    type: str = Field(pattern=NAME, max_length=200)
     source: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_fits_a_header)]
     subject: Annotated[str, Field(max_length=500), AfterValidator(_fits_a_header)] = ""
     time: Annotated[datetime, AfterValidator(in_utc)] | None = None
@@ -42,8 +43,8 @@ class CloudEvent(BaseModel):
     traceparent: str = ""
 
 
-def read_events(body: bytes, key: ApiKey) -> list[Event]:
-    """The events of a request, for the caller's workspace.
+def read_events(body: bytes, key: ApiKey, checks: Checks) -> list[Event]:
+    """The events of a request, for the caller's workspace; an alias of a type becomes its one name.
 
     Raises `Malformed`, `Invalid` (with the index and field of every fault), `TooLarge` for more than 500,
     `Forbidden` for another workspace.
@@ -57,32 +58,38 @@ def read_events(body: bytes, key: ApiKey) -> list[Event]:
     events: list[Event] = []
     errors: list[FieldError] = []
     for position, item in enumerate(items):
+        if len(errors) >= _MOST_FAULTS:
+            break
         try:
-            events.append(_event(CloudEvent.model_validate(item), key))
+            events.append(_event(CloudEvent.model_validate(item), key, checks))
         except ValidationError as error:
             faults = field_errors(error.errors(include_input=False, include_url=False))
             errors += [FieldError(f"{position}.{fault.field}", fault.message) for fault in faults]
         except Invalid as error:
             errors += [FieldError(f"{position}.{fault.field}", fault.message) for fault in error.errors]
     if errors:
-        raise Invalid("no event was accepted: some are not valid", errors=tuple(errors[:50]))
+        raise Invalid("no event was accepted: some are not valid", errors=tuple(errors[:_MOST_FAULTS]))
     return events
 
 
-def _event(given: CloudEvent, key: ApiKey) -> Event:
+def _event(given: CloudEvent, key: ApiKey, checks: Checks) -> Event:
     if given.workspace not in (None, key.workspace):
         raise Forbidden("this API key belongs to another workspace")
-    family = given.type.partition(".")[0]
-    if family == INCOMING or family in providers():
+    name = canonical(given.type)
+    if is_provided(name):
         fault = FieldError("type", "types of a provider come from its verified webhooks only")
         raise Invalid("type", errors=(fault,))
+    data = _json(given.data)
+    if found := checks.fault(name, given.data, len(data)):
+        fault = FieldError(f"data.{found.field}".rstrip("."), f"{name}: {found.message}")
+        raise Invalid("data", errors=(fault,))
     return Event(
         id=given.id,
-        type=given.type,
+        type=name,
         source=given.source,
         workspace=key.workspace,
         time=rfc3339(given.time) if given.time else now(),
-        data=_json(given.data),
+        data=data,
         subject=given.subject,
         traceparent=child_of(given.traceparent),
     )

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from services.gateway.event_types import EventTypes
 from services.gateway.forward import Forwarder, merge
 from services.gateway.publish import read_events
 from services.gateway.schemas import (
@@ -57,6 +58,7 @@ class ManagementApi:
     def __init__(
         self,
         endpoints: Endpoints,
+        types: EventTypes,
         keyring: Keyring,
         keys: Collection,
         producer: Producer,
@@ -65,6 +67,7 @@ class ManagementApi:
         forwarder: Forwarder,
     ) -> None:
         self._endpoints = endpoints
+        self._types = types
         self._keyring = keyring
         self._keys = keys
         self._producer = producer
@@ -182,11 +185,15 @@ class ManagementApi:
     # Events
 
     async def publish_events(self, request: Request, key: Publisher) -> AcceptedEvents:
-        """Publish CloudEvents (structured mode) on `chat.events`; 202 once all are on Kafka, in order."""
+        """Publish CloudEvents (structured mode) on `chat.events`; 202 once all are on Kafka, in order.
+
+        The data of a type that has a schema must fit it: see `/api/event-types`.
+        """
         if media_type(request.headers.get("content-type", "application/json")) not in _EVENT_TYPES:
             raise UnsupportedMedia(f"send {', '.join(sorted(_EVENT_TYPES))}")
         encoding = request.headers.get("content-encoding", "").lower()
-        events = read_events(inflate(await request.body(), encoding, MOST_BODY), key)
+        body = inflate(await request.body(), encoding, MOST_BODY)
+        events = read_events(body, key, self._types.checks(key.workspace))
         records = [record_of(CHAT_EVENTS, event.subject or event.source, event) for event in events]
         await self._producer.publish_all(records, within_s=_EVENTS_WITHIN_S)
         return AcceptedEvents(accepted=[event.id for event in events])

@@ -1,10 +1,11 @@
 """The bodies of the gateway's management API: what a caller sends and sees."""
 
 from ipaddress import ip_network
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from services.gateway.event_types import NAME, Source
 from shared.runtime.access import Scope
 from shared.runtime.problems import in_utc
 
@@ -104,6 +105,40 @@ class ShownIncoming(BaseModel):
     updated_at: str
     token: str | None = None
     url: str | None = None
+
+
+About = Annotated[str, Field(min_length=1, max_length=2000)]
+_SCHEMA: Final = "JSON Schema 2020-12 of the data, at most 64 KiB, with references inside it only."
+
+
+class NewEventType(_Body):
+    """`POST /api/event-types`: events of the type are checked against `schema` when they are published."""
+
+    name: Annotated[str, Field(pattern=NAME, max_length=200)]
+    about: About
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description=_SCHEMA)
+    example: Any = None
+
+
+class EventTypeChange(_Body):
+    """`PATCH`: what is absent stays as it is; `schema: null` or `example: null` takes it away."""
+
+    about: About | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description=_SCHEMA)
+    example: Any = None
+
+
+class ShownEventType(BaseModel):
+    """An event type; `aliases` are names that are taken for it when an event is published."""
+
+    name: str
+    source: Source
+    about: str
+    aliases: list[str]
+    schema_: dict[str, Any] | None = Field(alias="schema")
+    example: Any
+    created_at: str | None
+    updated_at: str | None
 
 
 class NewApiKey(_Body):

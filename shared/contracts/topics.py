@@ -43,14 +43,14 @@ CHAT_EVENTS = Topic(
 INTEGRATION_EVENTS = Topic(
     name="integration.events",
     key="integration id",
-    about="What happened to an integration: connected, disconnected, webhook disabled.",
-    producers=("internal services",),
+    about="What happened to an integration: connected, disconnected, webhook failing, webhook disabled.",
+    producers=("internal services", "delivery"),
     consumers=("delivery",),
 )
 DELIVERY_REQUESTED = Topic(
     name="delivery.requested",
     key="outgoing webhook id",
-    about="One event for one outgoing webhook: the request body to sign and send.",
+    about="One event for one outgoing webhook: the body to sign and send; or a nudge to look at its log.",
     producers=("delivery",),
     consumers=("delivery",),
     partitions=12,

@@ -181,6 +181,7 @@ def _changed_attributes(changed: Any) -> Any:
 
 _ENTITIES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _UNSEEN: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_BLANK_LINES: Final = re.compile(r"\n{3,}")
 _GAP: Final = re.compile(r"\s+")
 _MARKS: Final = re.compile(r"[*`]")
 _MOST_SECTION: Final = 2_900
@@ -201,7 +202,7 @@ def _slack(facts: Facts) -> bytes:
     What strangers wrote is escaped and sent as `verbatim`, so it makes no link, mention or `<!channel>`.
     https://docs.slack.dev/messaging/formatting-message-text, https://docs.slack.dev/reference/block-kit/blocks
     """
-    words = _UNSEEN.sub("", facts.content).strip() if _is_message(facts) else ""
+    words = _BLANK_LINES.sub("\n\n", _UNSEEN.sub("", facts.content)).strip() if _is_message(facts) else ""
     blocks = [_section(text) for text in (_headline(facts, "*"), *_escaped(words, _MOST_SECTION))]
     details = (f"`{_name(facts.type)}`", _name(facts.channel), _name(facts.occurred_at))
     blocks.append({"type": "context", "elements": [_mrkdwn(" · ".join(filter(None, details)))]})

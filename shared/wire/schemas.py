@@ -107,13 +107,13 @@ class _Measure:
     def _sum(self, value: dict[str, Any] | list[Any], depth: int) -> tuple[int, int]:
         parts = value if isinstance(value, list) else self._parts(value)
         size, height = 1, 0
+        if isinstance(value, dict):
+            size += _PATTERN_SIZE * self._patterns(value)
         for part in parts:
             more, below = self._measure(part, depth + 1)
             size, height = size + more, max(height, below + 1)
             if size > _MOST_SIZE:
                 raise UnusableSchema("too large once its references are filled in")
-        if isinstance(value, dict):
-            size += _PATTERN_SIZE * self._patterns(value)
         return size, height
 
     def _parts(self, keywords: dict[str, Any]) -> Iterator[Any]:

@@ -102,7 +102,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         "updated_at": made["created_at"],
         "headers": ["X-Team"],
         "auth": {"type": "bearer", "username": None, "name": None},
-        "disabled_reason": None,
+        "disabled_reason": "by_hand",
         "paused": False,
         "public_keys": [],
         "health": {"circuit": "closed", "failing_since": None},
@@ -129,6 +129,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         changed = client.patch(path, json=change)
         assert changed.status_code == 200, changed.text
         shown = {**shown, **change, "updated_at": changed.json()["updated_at"]}
+        shown["disabled_reason"] = None if shown["enabled"] else "by_hand"
         assert changed.json() == shown
     for retry, shows in (
         ({"schedule": "standard"}, {"schedule": "standard", "jitter": 0.5, "client_errors": "retry"}),
