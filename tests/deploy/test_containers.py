@@ -27,6 +27,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from interlink.prepare import BOOTSTRAP
+from services.delivery.settings import DeliverySettings
 from services.gateway.settings import GatewaySettings
 from shared.contracts.routes import OWNERS, owner_of
 from shared.runtime.secrets import open_vault
@@ -418,7 +419,7 @@ def test_a_key_is_asked_for_before_anything_starts() -> None:
 def test_the_settings_accept_what_the_containers_are_given(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds = (HubSettings, KafkaSettings, MongoSettings, GatewaySettings)
+    kinds = (HubSettings, KafkaSettings, MongoSettings, GatewaySettings, DeliverySettings)
     fields = {
         f"{kind.model_config.get('env_prefix', '')}{field}".upper()
         for kind in kinds
@@ -435,6 +436,7 @@ def test_the_settings_accept_what_the_containers_are_given(
         load(MongoSettings),
         load(GatewaySettings),
     )
+    load(DeliverySettings)
     open_vault(hub)
     assert hub.host == "0.0.0.0"  # noqa: S104 -- inside its own container
     assert kafka.bootstrap_servers == "kafka:9092"
