@@ -43,7 +43,7 @@ _MARGIN: Final = 500
 """No more deliveries of a webhook than a consumer's batch are in the log in another order than they came."""
 _PAGE: Final = 2 * _MARGIN
 _MOST_COUNTED: Final = 1_000_000
-_LEASE: Final = timedelta(seconds=20)
+_LEASE: Final = timedelta(seconds=10)
 _LOOK_S: Final = 1.0
 _WAIT: Final = timedelta(seconds=1)
 _FINISH_S: Final = 10.0
@@ -290,10 +290,10 @@ class Jobs:
 
     async def _count_all(self, wanted: Wanted) -> int:
         """How many deliveries these are, or a million."""
-        query: Document = {
-            "workspace": wanted.workspace,
-            "created_at": {"$lt": wanted.until} | ({"$gte": wanted.since} if wanted.since else {}),
-        }
+        window: Document = {"$lt": wanted.until}
+        if wanted.since:  # the embedded store loses the bound itself of $gte within a longer index
+            window["$gt"] = wanted.since - timedelta(milliseconds=1)
+        query: Document = {"workspace": wanted.workspace, "created_at": window}
         for field, value in (("webhook_id", wanted.webhook_id), ("event_type", wanted.event_type)):
             if value is not None:
                 query[field] = value

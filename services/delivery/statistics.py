@@ -84,7 +84,7 @@ class Hour:
         if not self.attempts:
             return None
         upto = list(accumulate(self.tally[_BUCKETS_AT:]))
-        bucket = bisect_left(upto, share * upto[-1])
+        bucket = bisect_left(upto, max(1.0, share * upto[-1]))
         if bucket == 0 or bucket == len(BOUNDS):
             return BOUNDS[min(bucket, len(BOUNDS) - 1)] * 1000
         return round(BOUNDS[bucket] * 1000 / 2 ** (0.5 / _STEPS), 1)

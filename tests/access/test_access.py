@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from secrets import token_hex
 from typing import Any
 
 import httpx
@@ -36,6 +37,11 @@ NEEDS: dict[ROW, str] = {
     ("PATCH", "/api/incoming-webhooks/{endpoint_id}"): "integrations:write",
     ("DELETE", "/api/incoming-webhooks/{endpoint_id}"): "integrations:write",
     ("POST", "/api/events"): "events:write",
+    ("POST", "/api/event-types"): "webhooks:write",
+    ("GET", "/api/event-types"): "webhooks:read",
+    ("GET", "/api/event-types/{name}"): "webhooks:read",
+    ("PATCH", "/api/event-types/{name}"): "webhooks:write",
+    ("DELETE", "/api/event-types/{name}"): "webhooks:write",
     ("POST", "/api/api-keys"): "admin",
     ("GET", "/api/api-keys"): "admin",
     ("DELETE", "/api/api-keys/{key_id}"): "admin",
@@ -67,7 +73,8 @@ def body_for(row: ROW) -> Any:
     bodies: dict[ROW, Any] = {
         ("POST", "/api/inbound-endpoints"): {"provider": "github", "name": "x"},
         ("POST", "/api/incoming-webhooks"): {"name": "x", "target_channel_id": "general"},
-        ("POST", "/api/events"): {"specversion": "1.0", "id": "1", "type": "message.created", "source": "/t"},
+        ("POST", "/api/events"): {"specversion": "1.0", "id": "1", "type": "note.written", "source": "/t"},
+        ("POST", "/api/event-types"): {"name": f"own.t{token_hex(8)}", "about": "x"},
         ("POST", "/api/api-keys"): {"name": "x", "scopes": ["events:write"]},
         ("POST", "/api/outgoing-webhooks"): {
             "name": "x",
@@ -89,6 +96,7 @@ class Things:
     webhook: str
     delivery: str
     key: str
+    event_type: str = "own.x"
 
     def path(self, template: str) -> str:
         endpoint = self.incoming if "/incoming-webhooks/" in template else self.endpoint
@@ -97,6 +105,7 @@ class Things:
             .replace("{webhook_id}", self.webhook)
             .replace("{delivery_id}", self.delivery)
             .replace("{key_id}", self.key)
+            .replace("{name}", self.event_type)
         )
 
 
@@ -115,6 +124,9 @@ def make_things(hub: Hub, key: str | None = None) -> Things:
         webhook=webhook,
         delivery=delivery,
         key=hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["events:write"]}, key=key)["id"],
+        event_type=hub.call("POST", "/api/event-types", body_for(("POST", "/api/event-types")), key=key)[
+            "name"
+        ],
     )
     eventually(lambda: bool(hub.call("GET", "/api/deliveries", key=key)["items"]), 20)
     return things
@@ -207,7 +219,8 @@ def make_path(hub: Hub, row: ROW) -> str:
         return row[1]
     if row[0] == "DELETE":
         kind = row[1].split("/")[2]
-        return f"/api/{kind}/{hub.call('POST', f'/api/{kind}', body_for(('POST', f'/api/{kind}')))['id']}"
+        made = hub.call("POST", f"/api/{kind}", body_for(("POST", f"/api/{kind}")))
+        return f"/api/{kind}/{made.get('id') or made['name']}"
     return _mine(hub).path(row[1])
 
 
@@ -233,7 +246,7 @@ def test_another_workspaces_things_are_not_there(hub: Hub, others: Things, row: 
 @pytest.mark.parametrize("row", [row for row in ROWS if row[0] == "GET" and "{" not in row[1]], ids=" ".join)
 def test_lists_show_the_own_workspace_only(hub: Hub, others: Things, row: ROW) -> None:
     text = ask(hub, row, row[1], bearer(hub.admin_key)).text
-    for thing in (others.endpoint, others.incoming, others.webhook, others.delivery, others.key):
+    for thing in vars(others).values():
         assert thing not in text
 
 

@@ -665,7 +665,7 @@ def test_without_a_valid_api_key_it_means_nothing(hub: Hub) -> None:
 
 
 def _event(**fields: Any) -> dict[str, Any]:
-    named = {"specversion": "1.0", "id": token_hex(8), "type": "message.created", "source": "/chat"}
+    named = {"specversion": "1.0", "id": token_hex(8), "type": "note.written", "source": "/chat"}
     return {**named, "data": {"a": 1}, **fields}
 
 
@@ -685,7 +685,7 @@ def test_events_are_on_the_topic_when_they_are_accepted(client: httpx.Client, hu
     assert kept.key == b"general"
     assert kept.data == event["data"]
     found = event_of(kept.headers, kept.value)
-    assert (found.type, found.source, found.subject) == ("message.created", "/chat", "general")
+    assert (found.type, found.source, found.subject) == ("note.written", "/chat", "general")
     assert found.workspace == hub.workspace
     assert found.time == "2026-01-02T01:04:05.000Z"
     assert found.trace_id == trace

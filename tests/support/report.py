@@ -4,7 +4,7 @@ Pure: facts in, a report out. `taken` is an answer 200, which the receiver wrote
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.support.journal import Fact
@@ -20,7 +20,7 @@ class Report:
     lost: Mapping[str, frozenset[str]]
     duplicated: Mapping[str, int]
     invented: frozenset[str]
-    """Events that were delivered though nobody meant to publish them."""
+    """Events that were delivered though nobody meant to publish them, or not to this path."""
     jumped: Mapping[str, frozenset[str]]
     """Events that were taken after a later one of their conversation."""
     overtaking: Mapping[str, frozenset[str]]
@@ -50,29 +50,40 @@ class Report:
 
 
 def report(
-    published: Iterable[Fact],
+    published: Sequence[Fact],
     answers: Iterable[Fact],
-    paths: Iterable[str],
+    wanted: Mapping[str, Container[str]],
     order: Mapping[str, Sequence[str]],
 ) -> Report:
     """The report of one run.
 
-    `answers` is this run's part of the receiver's journal; `order` has, for each path where order is
-    promised, the deliveries as they stand on the topic.
+    `answers` is this run's part of the receiver's journal; `wanted` has the event types that each path is
+    owed; `order` has, for each path where order is promised, the deliveries as they stand on the topic.
     """
-    meant, acknowledged = dict[str, Fact](), set[str]()
-    for fact in published:
-        meant.setdefault(fact["event"], fact)
-        if fact["what"] == "acknowledged":
-            acknowledged.add(fact["event"])
-    asked = {path: [fact for fact in answers if fact["to"] == path] for path in paths}
+    meant = {fact["event"]: fact for fact in published if fact["what"] == "intent"}
+    acknowledged = {fact["event"] for fact in published if fact["what"] == "acknowledged"}
+    asked: dict[str, list[Fact]] = {path: [] for path in wanted}
+    for fact in answers:
+        asked[fact["to"]].append(fact)
     taken = {path: _taken(facts) for path, facts in asked.items()}
     return Report(
         acknowledged=len(acknowledged),
         undecided=len(meant) - len(acknowledged),
-        lost={path: frozenset(acknowledged - set(events)) for path, events in taken.items()},
+        lost={
+            path: frozenset(
+                event
+                for event in acknowledged
+                if meant[event]["type"] in wanted[path] and event not in events
+            )
+            for path, events in taken.items()
+        },
         duplicated={path: sum(events.values()) - len(events) for path, events in taken.items()},
-        invented=frozenset(event for events in taken.values() for event in events if event not in meant),
+        invented=frozenset(
+            event
+            for path, events in taken.items()
+            for event in events
+            if event not in meant or meant[event]["type"] not in wanted[path]
+        ),
         jumped={path: jumping(taken[path], meant) for path in order},
         overtaking={path: overtaking(asked[path], stands) for path, stands in order.items()},
     )

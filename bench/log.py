@@ -1,0 +1,343 @@
+"""`python -m bench.log`: the delivery log at size, asked by every combination of filters; with the plans."""
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice, product
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Final
+
+from bson import encode
+from pydantic import SecretStr
+from pymongo import MongoClient, monitoring
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+from bench.machine import described
+from interlink import embedded
+from interlink.supervise import Leash
+from services.delivery.indexes import INDEXES
+from services.delivery.log import Wanted, page
+from services.delivery.store import DELIVERIES
+from shared.contracts.ids import derive
+from shared.runtime.mongo import Document, Index, Mongo, utcnow
+from shared.runtime.settings import MongoSettings
+
+WORKSPACES: Final = ("busy", "quiet")
+TYPES: Final = ("message.created", "message.updated", "channel.created", "call.ended")
+_TYPE_SHARE: Final = (80, 15, 4, 1)
+_STATUS_SHARE: Final = {
+    "delivered": 930,
+    "dead_letter": 30,
+    "retrying": 20,
+    "pending": 10,
+    "cancelled": 5,
+    "discarded": 4,
+    "delivering": 1,
+}
+_OPEN: Final = ("pending", "delivering", "retrying")
+_WEBHOOKS: Final = 40
+_SPAN: Final = timedelta(days=7)
+_FILL_S: Final = 420.0
+_BATCH: Final = 1_000
+_REPEATS: Final = 3
+BEFORE: Final = (
+    Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
+    Index((("webhook_id", 1), ("created_at", -1), ("_id", -1))),
+    Index((("workspace", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
+    Index((("webhook_id", 1), ("due_at", 1)), where={"open": True}),
+    Index((("webhook_id", 1), ("order", 1)), where={"open": True}),
+    Index((("partition", 1), ("webhook_id", 1)), where={"open": True}),
+    Index((("expires_at", 1),), ttl_s=0),
+)
+"""The indexes that the log had before it could be asked for everything: what the new ones cost beside."""
+
+
+def webhook_of(workspace: str, number: int) -> str:
+    return f"wh_{derive('bench', workspace, str(number))}"
+
+
+def filling(count: int, until: datetime, *, body: int = 300, seed: int = 1) -> Iterator[Document]:
+    """Deliveries as the engine leaves them, over the seven days before `until`; some share a millisecond."""
+    dice = random.Random(seed)  # noqa: S311 -- not a secret
+    statuses = dice.choices(list(_STATUS_SHARE), list(_STATUS_SHARE.values()), k=min(count, 100_000))
+    start = until - _SPAN
+    for number in range(count):
+        workspace = WORKSPACES[number % 10 == 9]
+        at = start + _SPAN * ((number - number % 3) / count)
+        yield _delivery(number, workspace, at, statuses[number % len(statuses)], body, dice)
+
+
+def _delivery(
+    number: int, workspace: str, at: datetime, status: str, body: int, dice: random.Random
+) -> Document:
+    at = at.replace(microsecond=at.microsecond // 1000 * 1000)
+    failed = status in ("dead_letter", "retrying", "discarded")
+    document: Document = {
+        "_id": f"dlv_{derive('bench', str(number))}",
+        "webhook_id": webhook_of(workspace, dice.randrange(_WEBHOOKS)),
+        "workspace": workspace,
+        "event_id": f"evt_{number // 3}",
+        "event_type": dice.choices(TYPES, _TYPE_SHARE)[0],
+        "occurred_at": at.isoformat(),
+        "body": b"x" * body,
+        "traceparent": f"00-{number:032x}-{number:016x}-01",
+        "partition": number % 12,
+        "order": number,
+        "created_at": at,
+        "status": status,
+        "fence": 0,
+        "attempt_count": 1,
+        "attempts": [
+            {
+                "number": 1,
+                "started_at": at,
+                "duration_ms": 12.3,
+                "request_headers": {"Content-Type": "application/json", "webhook-id": "x" * 36},
+                "status_code": None if failed else 204,
+                "error": "timeout" if failed else None,
+                "detail": "",
+                "response_headers": [["Date", "Sat, 21 Nov 2026 07:00:00 GMT"]],
+                "response_body": "",
+                "address": "127.0.0.1",
+            }
+        ],
+    }
+    if failed:
+        document |= {"failed": True, "last_error": dice.choice(("timeout", "status", "connection"))}
+    if status in _OPEN:
+        document |= {"open": True, "due_at": at + timedelta(days=30)}
+    else:
+        document |= {"finished_at": at, "expires_at": at + timedelta(days=60)}
+    return document
+
+
+def combinations(now: datetime, workspace: str = WORKSPACES[0]) -> dict[str, Wanted]:
+    """Every way to ask: a webhook, an event type, statuses, a time; then one event, and an error class."""
+    webhooks = {"": None, "webhook": webhook_of(workspace, 1)}
+    types = {"": None, "type": TYPES[1]}
+    statuses: dict[str, Sequence[str]] = {
+        "": (),
+        "status": ("delivered",),
+        "2 statuses": ("dead_letter", "retrying"),
+    }
+    times: dict[str, tuple[datetime | None, datetime | None]] = {
+        "": (None, None),
+        "since": (now - timedelta(days=1), None),
+        "until": (None, now - timedelta(days=3)),
+        "window": (now - timedelta(days=4), now - timedelta(days=3)),
+    }
+    found: dict[str, Wanted] = {}
+    for webhook, kind, status, time in product(webhooks, types, statuses, times):
+        name = " + ".join(filter(None, (webhook, kind, status, time))) or "everything"
+        since, until = times[time]
+        found[name] = Wanted(
+            workspace,
+            webhook_id=webhooks[webhook],
+            event_type=types[kind],
+            statuses=statuses[status],
+            since=since,
+            until=until,
+        )
+    for webhook, status in product(webhooks, statuses):
+        name = " + ".join(filter(None, ("error", webhook, status)))
+        found[name] = Wanted(
+            workspace, webhook_id=webhooks[webhook], error="timeout", statuses=statuses[status]
+        )
+    found["event"] = Wanted(workspace, event_id="evt_77")
+    found["event + webhook"] = Wanted(workspace, event_id="evt_77", webhook_id=webhooks["webhook"])
+    return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the store says of one find: its stages from the top, the index, what it looked at."""
+
+    stages: tuple[str, ...]
+    index: str
+    documents: int
+
+    @property
+    def sorts(self) -> bool:
+        return "SORT" in self.stages
+
+
+@dataclass
+class Finds(monitoring.CommandListener):
+    """Keeps the finds on the log that are really sent."""
+
+    commands: list[Document] = field(default_factory=list)
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        if event.command.get("find") == DELIVERIES:
+            self.commands.append(dict(event.command))
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Nothing to keep."""
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Nothing to keep."""
+
+
+@contextmanager
+def finds() -> Iterator[Finds]:
+    """The finds of every client that is made inside."""
+    listeners = monitoring._LISTENERS.command_listeners  # there is no public way to end it
+    listener = Finds()
+    monitoring.register(listener)
+    try:
+        yield listener
+    finally:
+        listeners.remove(listener)
+
+
+async def explained(mongo: Mongo, command: Mapping[str, Any]) -> Plan:
+    """The store's own account of a find that was sent."""
+    wanted = {
+        name: command[name] for name in ("find", "filter", "projection", "sort", "limit") if name in command
+    }
+    answer = await mongo.collection(DELIVERIES).database.command(
+        {"explain": wanted, "verbosity": "executionStats"}
+    )
+    stages: list[str] = []
+    index = ""
+    stage: Any = answer["queryPlanner"]["winningPlan"]
+    stage = stage.get("queryPlan", stage)
+    while stage:
+        stages.append(stage["stage"])
+        index = stage.get("indexName", index)
+        stage = stage.get("inputStage")
+    return Plan(tuple(stages), index, answer["executionStats"]["totalDocsExamined"])
+
+
+@dataclass
+class Asked:
+    """One combination, asked."""
+
+    name: str
+    ms: float
+    items: int
+    plans: Sequence[Plan]
+
+    @property
+    def documents(self) -> int:
+        return sum(plan.documents for plan in self.plans)
+
+
+async def ask(mongo: Mongo, seen: Finds, name: str, wanted: Wanted, *, limit: int, repeats: int) -> Asked:
+    """Ask for one page, as the API does; the plans are of the first time."""
+    took: list[float] = []
+    sent: list[Document] = []
+    for _ in range(repeats):
+        seen.commands.clear()
+        began = perf_counter()
+        found = await page(
+            mongo.collection(DELIVERIES),
+            wanted,
+            lambda document: document,
+            limit=limit,
+            cursor=None,
+            fields={"attempts": 0, "body": 0},
+        )
+        took.append((perf_counter() - began) * 1000)
+        sent = sent or list(seen.commands)
+    plans = [await explained(mongo, command) for command in sent]
+    return Asked(name, median(took), len(found.items), plans)
+
+
+def fill(uri: str, count: int, until: datetime, most_s: float = _FILL_S) -> tuple[int, float]:
+    """Insert up to this many, for no longer than this; how many there are now, and how many per second."""
+    with MongoClient[Document](uri) as client:
+        log = client.get_default_database()[DELIVERIES]
+        rows = filling(count, until)
+        began, done = perf_counter(), 0
+        while batch := list(islice(rows, _BATCH)):
+            log.insert_many(batch, ordered=False)
+            done += len(batch)
+            if perf_counter() - began > most_s:
+                break
+    return done, done / (perf_counter() - began)
+
+
+@contextmanager
+def store(folder: Path) -> Iterator[str]:
+    """The store's address: MONGODB_URI where it is set, else an embedded one of this folder."""
+    if given := os.environ.get("MONGODB_URI"):
+        yield given
+        return
+    leash = Leash()
+    half = embedded.store(folder, leash)
+    half.start()
+    try:
+        yield embedded.mongodb_uri(half.port)
+    finally:
+        half.stop()
+        leash.close()
+
+
+def mongo_at(uri: str) -> Mongo:
+    return Mongo(MongoSettings(uri=SecretStr(uri), timeout_ms=60_000), app="bench")
+
+
+async def measure(uri: str, rows: int, limit: int, console: Console) -> Table:
+    """Cost of the indexes, fill, and every combination."""
+    now = utcnow()
+    for title, indexes in (("the indexes before", BEFORE), ("the indexes now", INDEXES[DELIVERIES])):
+        name = title.replace(" ", "_")
+        beside = mongo_at(_database(uri, name))
+        await beside.ensure({DELIVERIES: indexes})
+        beside.close()
+        _, per_s = fill(_database(uri, name), 20_000, now)
+        console.print(f"{title}: {per_s:,.0f} inserts/s, in batches of {_BATCH:,}")
+    with finds() as seen:
+        mongo = mongo_at(uri)
+        await mongo.ensure(INDEXES)
+        done, per_s = fill(uri, rows, now)
+        size = len(encode(next(filling(1, now))))
+        console.print(f"{done:,} deliveries of {size} bytes over 7 days, filled at {per_s:,.0f}/s")
+        table = Table("asked for", "index", "finds", "sorts", "documents", "items", "ms", box=MARKDOWN)
+        for name, wanted in combinations(now).items():
+            asked = await ask(mongo, seen, name, wanted, limit=limit, repeats=_REPEATS)
+            table.add_row(
+                name,
+                ", ".join(dict.fromkeys(plan.index or plan.stages[-1] for plan in asked.plans)),
+                str(len(asked.plans)),
+                "yes" if any(plan.sorts for plan in asked.plans) else "no",
+                f"{asked.documents:,}",
+                str(asked.items),
+                f"{asked.ms:.1f}",
+            )
+        mongo.close()
+    return table
+
+
+def _database(uri: str, name: str) -> str:
+    return f"{uri.rsplit('/', 1)[0]}/bench_{name}"
+
+
+def main() -> int:
+    """Fill, ask, print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.log", description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="as many as fit into seven minutes")
+    parser.add_argument("--limit", type=int, default=50, help="of a page")
+    asked = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    for name, value in described().items():
+        console.print(f"{name}: {value}", soft_wrap=True)
+    with tempfile.TemporaryDirectory(prefix="interlink-bench-") as folder, store(Path(folder)) as uri:
+        console.print(asyncio.run(measure(uri, asked.rows, asked.limit, console)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The catalogue: complete, named once, and open for what the platforms really send."""
+
+import re
+from typing import Any
+
+import orjson
+import pytest
+from jsonschema_rs import Draft202012Validator
+
+from services.gateway.event_types import NAME
+from shared.contracts.event_types import EVENT_TYPES, EventType, canonical
+from shared.wire.schemas import Schema
+
+CHAT = (
+    *("message.created", "message.updated", "message.deleted", "message.reaction.added"),
+    *("message.reaction.removed", "channel.created", "channel.updated", "channel.deleted"),
+    *("channel.archived", "user.joined", "user.left", "user.updated", "user.status.changed"),
+    *("thread.created", "thread.updated", "thread.resolved", "file.uploaded", "file.deleted"),
+    *("call.started", "call.ended", "call.participant.joined", "call.participant.left"),
+    *("integration.connected", "integration.disconnected", "webhook.test"),
+)
+SUPPORT = (
+    *("conversation_created", "conversation_updated", "conversation_status_changed"),
+    *("conversation_typing_on", "conversation_typing_off", "message_created", "message_updated"),
+    *("contact_created", "contact_updated", "inbox_created", "inbox_updated", "webwidget_triggered"),
+)
+OWN = ("webhook.failing", "webhook.disabled", "incoming.message")
+
+CONTACT = {
+    "account": {"id": 1, "name": "Support"},
+    "additional_attributes": {},
+    "avatar": "",
+    "custom_attributes": {},
+    "email": None,
+    "id": 7,
+    "identifier": None,
+    "name": "Bo",
+    "phone_number": None,
+    "thumbnail": "",
+    "blocked": False,
+}
+CONVERSATION = {
+    "additional_attributes": {},
+    "can_reply": True,
+    "channel": "Channel::Api",
+    "contact_inbox": {"id": 5, "contact_id": 7, "inbox_id": 3, "source_id": "x", "hmac_verified": False},
+    "id": 12,
+    "inbox_id": 3,
+    "messages": [],
+    "labels": [],
+    "meta": {"sender": CONTACT, "assignee": None, "team": None, "hmac_verified": False},
+    "status": "open",
+    "custom_attributes": {},
+    "snoozed_until": None,
+    "unread_count": 0,
+    "first_reply_created_at": None,
+    "priority": None,
+    "waiting_since": 0,
+    "created_at": 1767323045,
+    "updated_at": 1767323045.25,
+}
+MESSAGE = {
+    "account": {"id": 1, "name": "Support"},
+    "additional_attributes": {},
+    "content_attributes": {},
+    "content_type": "text",
+    "content": None,
+    "conversation": CONVERSATION,
+    "created_at": "2026-01-02T03:04:05.000Z",
+    "id": 42,
+    "inbox": {"id": 3, "name": "Api"},
+    "message_type": "activity",
+    "private": False,
+    "sender": None,
+    "source_id": None,
+    "event": "message_created",
+}
+REAL: list[tuple[str, dict[str, Any]]] = [
+    # as Chatwoot's presenters make them
+    ("message_created", MESSAGE),
+    ("message_updated", MESSAGE),
+    ("conversation_created", CONVERSATION),
+    ("conversation_updated", {**CONVERSATION, "changed_attributes": None}),
+    (
+        "conversation_status_changed",
+        {
+            **CONVERSATION,
+            "changed_attributes": [{"status": {"previous_value": "open", "current_value": "resolved"}}],
+        },
+    ),
+    ("conversation_typing_on", {"conversation": CONVERSATION, "user": CONTACT, "is_private": True}),
+    ("contact_created", CONTACT),
+    ("inbox_created", {"channel": {"id": 3}, "timezone": "UTC", "working_hours": []}),
+    ("inbox_created", {"id": 3, "name": "Api"}),
+    (
+        "webwidget_triggered",
+        {
+            "id": 5,
+            "contact": CONTACT,
+            "inbox": {"id": 3, "name": "Website"},
+            "account": {"id": 1, "name": "Support"},
+            "current_conversation": None,
+            "source_id": "x",
+            "event_info": {"initiated_at": {"timestamp": "x"}, "referer": None},
+        },
+    ),
+    # as nself-chat's guide and its types have them
+    (
+        "message.created",
+        {"messageId": "1", "channelId": "2", "content": "", "author": {"id": "3", "username": "a", "x": 1}},
+    ),
+    (
+        "message.created",
+        {
+            "message": {"id": "1", "channelId": "2", "content": "Hello!", "type": "text"},
+            "channel": {"id": "2", "name": "general", "type": "public"},
+            "user": {"id": "3", "username": "a", "displayName": "A"},
+        },
+    ),
+    ("message.deleted", {"message": {"id": "1", "channelId": "2"}, "channel": {"id": "2"}}),
+    ("reaction.added", {"messageId": "1", "channelId": "2", "emoji": "👍", "user": {"id": "3"}}),
+    ("channel.updated", {"channel": {"id": "2", "name": "x", "type": "public"}, "actor": {"id": "3"}}),
+    ("user.joined", {"user": {"id": "3", "username": "a"}, "channel": {"id": "2", "name": "x"}}),
+    ("file.uploaded", {"file": {"id": "1", "name": "x", "type": "y", "size": 1}, "user": {"id": "3"}}),
+]
+
+
+def test_every_type_is_there() -> None:
+    assert {canonical(name) for name in (*CHAT, *SUPPORT, *OWN)} == set(EVENT_TYPES)
+    assert set(CHAT) <= set(EVENT_TYPES)
+    assert len(SUPPORT) == 12
+
+
+def test_a_name_means_one_type() -> None:
+    aliases = [alias for each in EVENT_TYPES.values() for alias in each.aliases]
+    assert len(aliases) == len(set(aliases))
+    assert not set(aliases) & set(EVENT_TYPES)
+    assert set(SUPPORT) <= set(aliases)
+    for each in EVENT_TYPES.values():
+        for name in (each.name, *each.aliases):
+            assert re.fullmatch(NAME, name)
+            assert canonical(name) == each.name
+    assert canonical("order.paid") == "order.paid"
+
+
+@pytest.mark.parametrize("each", EVENT_TYPES.values(), ids=EVENT_TYPES)
+def test_an_example_fits_and_nothing_does_not(each: EventType) -> None:
+    assert Draft202012Validator(each.schema).is_valid(dict(each.example))
+    assert each.about.endswith(".")
+    schema = Schema(orjson.dumps(each.schema))
+    assert schema.fault(dict(each.example), 100) is None
+    wrong: Any
+    for wrong in ({}, None, [dict(each.example)], "x"):
+        assert schema.fault(wrong, 100), wrong
+
+
+@pytest.mark.parametrize("each", EVENT_TYPES.values(), ids=EVENT_TYPES)
+def test_more_fields_are_welcome(each: EventType) -> None:
+    more = {**each.example, "new_field": {"a": [1]}, "newField": None}
+    assert Schema(orjson.dumps(each.schema)).fault(more, 100) is None
+
+
+@pytest.mark.parametrize(("name", "data"), REAL, ids=[f"{name}-{n}" for n, (name, _) in enumerate(REAL)])
+def test_what_the_platforms_send_is_taken(name: str, data: dict[str, Any]) -> None:
+    schema = Schema(orjson.dumps(EVENT_TYPES[canonical(name)].schema))
+    assert schema.fault(data, 1000) is None

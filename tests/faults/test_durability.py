@@ -1,0 +1,176 @@
+"""kill -9 of delivery at each step of its pipeline and at random, SIGSTOP, a broker and a store that die.
+
+An outside producer and an outside receiver keep journals on disk (`tests/support/outside_*.py`): what was
+acknowledged to the one has to be in the other's, and in order where order is promised. The last test shows
+that a delivery service that loses is found out.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from interlink.embedded import HOST, store
+from interlink.supervise import Leash
+from shared.runtime.crash import CRASH_POINTS, VARIABLE
+from tests.faults.durability import DELIVERY, REFUSE, RETRY, TIMEOUT_S, WEBHOOKS, Rig
+from tests.support.another import another
+from tests.support.apache_kafka import ApacheKafka, available
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+from tests.support.outside import OutsideReceiver
+
+SESSION_MS = 2_000
+"""A third of what a broker allows at least by default: after each kill, the group waits for it to pass."""
+KILLS = 2
+REACHED = {
+    "fanout.read": 1,
+    "fanout.published": 1,
+    "attempt.read": 2,
+    "attempt.before_send": 40,
+    "attempt.sent": 40,
+    "attempt.before_write": 2,
+    "attempt.written": 2,
+    "schedule.claimed": 5,
+    "schedule.sent": 5,
+    "schedule.written": 5,
+}
+"""At which time a crash point kills. A service that starts finds a backlog, so its first batches are large:
+it dies with much in its hands."""
+
+
+@pytest.fixture(scope="module")
+def durable_bus(tmp_path_factory: pytest.TempPathFactory, note: Callable[[str], None]) -> Iterator[Bus]:
+    """Apache Kafka, which keeps its data and is ours to kill."""
+    if reason := available():
+        pytest.skip(reason)
+    settings = {"group.min.session.timeout.ms": str(SESSION_MS)}
+    broker = ApacheKafka(tmp_path_factory.mktemp("kafka"), settings=settings)
+    broker.start()
+    note("test_durability.py: on Apache Kafka from its jars and an embedded store of its own")
+    env = {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap, "KAFKA_SESSION_TIMEOUT_MS": str(SESSION_MS)}
+    yield Bus("Apache Kafka from its jars", env, broker, broker.stop)
+    broker.stop()
+
+
+@pytest.fixture(scope="module")
+def rig(
+    tmp_path_factory: pytest.TempPathFactory, durable_bus: Bus, note: Callable[[str], None]
+) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp("durability")
+    leash = Leash()
+    half = store(folder / "store", leash)
+    receiver = OutsideReceiver(folder, REFUSE)
+    its_store = Store("an embedded store of its own", f"mongodb://{HOST}:{half.port}")
+    hub = Hub(folder / "hub", durable_bus, its_store, services=(DELIVERY,))
+    try:
+        half.start()
+        receiver.start()
+        hub.start()
+        webhooks = {
+            path: hub.outgoing_webhook(receiver.url(path), retry=RETRY, timeout_s=TIMEOUT_S, **fields)["id"]
+            for path, fields in WEBHOOKS.items()
+        }
+        yield Rig(folder, hub, durable_bus, its_store, half, receiver, webhooks, note)
+    finally:
+        hub.stop()
+        receiver.stop()
+        half.stop()
+        leash.close()
+
+
+def crashed(rig: Rig) -> None:
+    """Wait until delivery has died by SIGKILL."""
+
+    def over() -> bool:
+        """Delivery dies at its crash point."""
+        return rig.hub.ended(DELIVERY) is not None
+
+    eventually(over, within_s=90)
+    assert rig.hub.ended(DELIVERY) == -signal.SIGKILL, rig.hub.log_tail(DELIVERY)
+
+
+@pytest.mark.parametrize("point", CRASH_POINTS)
+def test_dying_at_a_crash_point_loses_nothing(rig: Rig, point: str) -> None:
+    with rig.load() as load:
+        assert rig.hub.stop_service(DELIVERY) == 0
+        rig.hub.start_service(DELIVERY, **{VARIABLE: f"{point}:{REACHED[point]}"})
+        crashed(rig)
+        back = rig.restart()
+        load.goes_on()
+        load.nothing_is_lost(f"died at {point}", back)
+
+
+def test_dying_at_random_loses_nothing(rig: Rig) -> None:
+    seed = int(monotonic())
+    moments = random.Random(seed)  # noqa: S311 -- not a secret
+    with rig.load() as load:
+        for _ in range(KILLS):
+            sleep(moments.uniform(0.2, 1.5))
+            rig.hub.kill(DELIVERY)
+            back = rig.restart()
+        load.goes_on()
+        load.nothing_is_lost(f"killed {KILLS} times at random (seed {seed})", back)
+
+
+def test_standing_still_past_the_session_loses_nothing(rig: Rig, tmp_path: Path) -> None:
+    with another(DELIVERY, rig.hub, tmp_path, rig.bus, rig.store) as other, rig.load() as load:
+        for hub in (rig.hub, other):
+            pid = hub.pid(DELIVERY)
+            os.kill(pid, signal.SIGSTOP)
+            stopped = monotonic()
+            try:
+                load.caught_up(stopped, stopped + 1)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            back = monotonic()
+            load.goes_on()
+        load.nothing_is_lost("each of two stopped until the other had taken over, then continued", back)
+
+
+def test_killing_the_broker_loses_nothing(rig: Rig) -> None:
+    broker = rig.bus.broker
+    assert broker
+    pid = rig.hub.pid(DELIVERY)
+    with rig.load() as load:
+        broker.kill()
+        broker.start()
+        back = monotonic()
+        load.goes_on(100)
+        load.nothing_is_lost("broker killed and started again", back)
+    assert rig.hub.pid(DELIVERY) == pid
+    rig.hub.wait_ready(DELIVERY)
+
+
+def test_killing_the_store_loses_nothing(rig: Rig) -> None:
+    with rig.load() as load:
+        rig.half.kill()
+        load.goes_on(100)
+        rig.half.start()
+        back = monotonic()
+        load.goes_on()
+        load.nothing_is_lost("store killed and started again", back)
+    assert rig.hub.ended(DELIVERY) is None
+
+
+def test_a_delivery_service_that_commits_first_is_found_out(rig: Rig) -> None:
+    """The proof of all of the above: the same fault, the same report, but for a service that is broken."""
+    with rig.load() as load:
+        assert rig.hub.stop_service(DELIVERY) == 0
+        broken = ("tests.support.commits_first",)
+        rig.hub.start_service(
+            DELIVERY, module=broken, **{VARIABLE: f"attempt.read:{REACHED['attempt.read']}"}
+        )
+        crashed(rig)
+        rig.restart()
+        load.goes_on()
+        with pytest.raises(AssertionError, match="lost"):
+            load.nothing_is_lost("a service that commits first, killed (it has to lose)")
+        # Not late but gone: no offset and no log entry leads back to them.
+        assert rig.nothing_left()
+        assert load.not_in_the_log()

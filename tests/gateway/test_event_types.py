@@ -1,0 +1,420 @@
+"""The catalogue of event types over HTTP: what is in it, types of one's own, and the check at publish."""
+
+import json
+import random
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from secrets import token_hex
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.catalog.registry import providers
+from shared.contracts.event_types import EVENT_TYPES
+from tests.support.another import another
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+from tests.support.tap import Tap
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+ORDER = {
+    "type": "object",
+    "required": ["number", "lines"],
+    "properties": {
+        "number": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]+$"},
+        "lines": {"type": "array", "items": {"$ref": "#/$defs/line"}},
+    },
+    "$defs": {"line": {"type": "object", "properties": {"count": {"type": "integer", "minimum": 1}}}},
+}
+GOOD = {"number": "AB-1", "lines": [{"count": 2}]}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """A gateway, in a workspace of its own."""
+    folder = tmp_path_factory.mktemp("hub")
+    started = Hub(folder, bus, store, services=("gateway",), workspace=f"types-{token_hex(4)}")
+    try:
+        yield started.start()
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def client(hub: Hub) -> Iterator[httpx.Client]:
+    headers = {"authorization": f"Bearer {hub.admin_key}"}
+    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def unbroken(hub: Hub) -> Iterator[None]:
+    """Nothing that a caller does is an error of ours."""
+    before = len(hub.log_text("gateway"))
+    yield
+    log = hub.log_text("gateway")[before:]
+    assert "Traceback" not in log, log
+
+
+@pytest.fixture
+def name() -> str:
+    """A type that nobody has."""
+    return f"order.t{token_hex(4)}"
+
+
+def _faults(answer: httpx.Response, status: int = 422) -> dict[str, str]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return {error["field"].removeprefix("0."): error["message"] for error in answer.json().get("errors", [])}
+
+
+def _publish(client: httpx.Client, kind: str, data: Any) -> httpx.Response:
+    event = {"specversion": "1.0", "id": token_hex(8), "type": kind, "source": "/test", "data": data}
+    return client.post("/api/events", json=event)
+
+
+def _all(client: httpx.Client, limit: int) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = client.get(
+            "/api/event-types", params={"limit": limit, **({"cursor": cursor} if cursor else {})}
+        )
+        assert page.status_code == 200, page.text
+        assert len(page.json()["items"]) <= limit
+        items += page.json()["items"]
+        cursor = page.json()["next_cursor"]
+        if cursor is None:
+            return items
+
+
+# The catalogue
+
+
+def test_the_catalogue_has_every_type_once(client: httpx.Client) -> None:
+    own = [f"zz.{token_hex(4)}" for _ in range(3)]
+    for each in own:
+        assert client.post("/api/event-types", json={"name": each, "about": "x"}).status_code == 201
+    provided = {name for provider in providers().values() for name in provider.trigger_types}
+    for limit in (7, 500):
+        items = _all(client, limit)
+        names = [item["name"] for item in items]
+        assert len(names) == len(set(names))
+        by_source = {
+            source: [item["name"] for item in items if item["source"] == source]
+            for source in ("built-in", "provider", "workspace")
+        }
+        assert by_source["built-in"] == sorted(EVENT_TYPES)
+        assert by_source["provider"] == sorted(provided)
+        assert set(own) <= set(by_source["workspace"])
+        assert by_source["workspace"] == sorted(by_source["workspace"])
+        assert names == [*by_source["built-in"], *by_source["provider"], *by_source["workspace"]]
+        assert all(item["about"] for item in items)
+
+
+@pytest.mark.parametrize("cursor", ["x", "AAAA", "bnVsbA==", "WzEsMiwzXQ=="])
+def test_a_cursor_that_is_none(client: httpx.Client, cursor: str) -> None:
+    assert client.get("/api/event-types", params={"cursor": cursor}).status_code == 400
+
+
+def test_a_built_in_type_by_each_of_its_names(client: httpx.Client) -> None:
+    shown = client.get("/api/event-types/message.created").json()
+    assert shown["aliases"] == ["message_created"]
+    assert shown["source"] == "built-in"
+    assert len(shown["schema"]["anyOf"]) == 3
+    assert shown["example"] == EVENT_TYPES["message.created"].example
+    assert client.get("/api/event-types/message_created").json() == shown
+    assert client.get("/api/event-types/no.such").status_code == 404
+
+
+def test_a_providers_type_has_no_schema(client: httpx.Client) -> None:
+    shown = client.get("/api/event-types/github.push").json()
+    assert (shown["source"], shown["schema"], shown["example"]) == ("provider", None, None)
+
+
+@pytest.mark.parametrize(
+    "taken", ["message.created", "message_created", "github.push", "github.new", "incoming.x"]
+)
+def test_what_is_there_cannot_be_taken_or_changed(client: httpx.Client, taken: str) -> None:
+    assert "name" in _faults(client.post("/api/event-types", json={"name": taken, "about": "x"}))
+    assert client.patch(f"/api/event-types/{taken}", json={"about": "x"}).status_code == 404
+    assert client.delete(f"/api/event-types/{taken}").status_code == 404
+
+
+# Types of one's own
+
+
+def test_an_own_types_life(client: httpx.Client, name: str) -> None:
+    wanted = {"name": name, "about": "An order was placed.", "schema": ORDER, "example": GOOD}
+    created = client.post("/api/event-types", json=wanted)
+    assert created.status_code == 201
+    made = created.json()
+    assert {field: made[field] for field in wanted} == wanted
+    assert (made["source"], made["aliases"]) == ("workspace", [])
+    assert TIME.fullmatch(made["created_at"])
+    path = f"/api/event-types/{name}"
+    assert client.get(path).json() == made
+    _faults(client.post("/api/event-types", json=wanted), 409)
+
+    changed = client.patch(path, json={"about": "An order."}).json()
+    assert changed == {**made, "about": "An order.", "updated_at": changed["updated_at"]}
+    without = client.patch(path, json={"schema": None, "example": None}).json()
+    assert (without["about"], without["schema"], without["example"]) == ("An order.", None, None)
+
+    assert client.delete(path).status_code == 204
+    for answer in (client.get(path), client.delete(path), client.patch(path, json={})):
+        assert answer.status_code == 404
+    assert name not in [item["name"] for item in _all(client, 500)]
+    again = client.post("/api/event-types", json={"name": name, "about": "Anew."})
+    assert again.status_code == 201
+    assert client.get(path).json() == again.json()
+    assert again.json()["schema"] is None
+
+
+def test_another_workspace_has_types_of_its_own(hub: Hub, client: httpx.Client, name: str) -> None:
+    client.post("/api/event-types", json={"name": name, "about": "Ours.", "schema": ORDER})
+    key = hub.other_workspace()
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as theirs:
+        assert eventually(lambda: theirs.get("/api/event-types").status_code == 200, 10)
+        assert theirs.get(f"/api/event-types/{name}").status_code == 404
+        assert _publish(theirs, name, {"anything": 1}).status_code == 202
+        assert theirs.post("/api/event-types", json={"name": name, "about": "Theirs."}).status_code == 201
+    assert client.get(f"/api/event-types/{name}").json()["about"] == "Ours."
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"name": ""}, "name"),
+    ({"name": "Order.Placed"}, "name"),
+    ({"name": "order..placed"}, "name"),
+    ({"name": "order.*"}, "name"),
+    ({"name": "x" * 201}, "name"),
+    ({"about": ""}, "about"),
+    ({"about": "x" * 2001}, "about"),
+    ({"schema": []}, "schema"),
+    ({"schema": {"type": "strin"}}, "schema"),
+    ({"schema": {"$schema": "http://json-schema.org/draft-07/schema#"}}, "schema"),
+    ({"schema": {"enum": ["x" * 70_000]}}, "schema"),
+    ({"schema": {"$ref": "#"}}, "schema"),
+    ({"schema": {"pattern": r"(a)\1"}}, "schema"),
+    ({"example": "x" * 70_000}, "example"),
+    ({"schema": ORDER, "example": {"number": "AB-1"}}, "example.lines"),
+    ({"schema": ORDER, "example": {"number": "AB-1", "lines": [{"count": 0}]}}, "example.lines.0.count"),
+    ({"schema": ORDER, "example": 1}, "example"),
+    ({"source": "built-in"}, "source"),
+]
+
+
+@pytest.mark.parametrize(("change", "field"), WRONG, ids=[str(change)[:50] for change, _ in WRONG])
+def test_a_type_that_is_not_acceptable(
+    client: httpx.Client, name: str, change: dict[str, Any], field: str
+) -> None:
+    answer = client.post("/api/event-types", json={"name": name, "about": "x", **change})
+    assert field in _faults(answer)
+    if not {"name", "source"} & change.keys():
+        client.post("/api/event-types", json={"name": name, "about": "x"})
+        assert field in _faults(client.patch(f"/api/event-types/{name}", json=change))
+
+
+def test_an_example_must_fit_the_schema_that_it_meets(client: httpx.Client, name: str) -> None:
+    path = f"/api/event-types/{name}"
+    client.post("/api/event-types", json={"name": name, "about": "x", "example": {"number": 1}})
+    assert "example.lines" in _faults(client.patch(path, json={"schema": ORDER}))
+    assert client.patch(path, json={"schema": ORDER, "example": GOOD}).status_code == 200
+    assert "example.number" in _faults(client.patch(path, json={"example": {**GOOD, "number": "ab"}}))
+
+
+@pytest.mark.parametrize("depth", [60, 200, 900, 50_000])
+def test_what_is_nested_deep(client: httpx.Client, depth: int) -> None:
+    """Taken and shown again, or refused; never an error of ours."""
+    for field, opened, closed in (("example", "[", "]"), ("schema", '{"not":', "}")):
+        name = f"deep.t{token_hex(4)}"
+        inner = "1" if field == "example" else "{}"
+        deep = opened * depth + inner + closed * depth
+        body = f'{{"name":"{name}","about":"x","{field}":{deep}}}'
+        answer = client.post("/api/event-types", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code in ((201,) if depth == 60 else (201, 400, 422)), answer.text
+        if answer.status_code == 201:
+            assert client.get(f"/api/event-types/{name}").json() == answer.json()
+
+
+@pytest.mark.parametrize(
+    "raw", ['"\\ud800"', "NaN", "Infinity", "1e999", "123456789012345678901234567890", '{"$a.b": {"": 1}}']
+)
+def test_values_that_json_can_just_say(client: httpx.Client, name: str, raw: str) -> None:
+    body = f'{{"name":"{name}","about":"x","example":{raw},"schema":{{"const":{raw}}}}}'.encode()
+    answer = client.post("/api/event-types", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (201, 400, 422), answer.text
+    if answer.status_code == 201:
+        assert client.get(f"/api/event-types/{name}").json() == answer.json()
+
+
+def test_a_schema_fetches_nothing(client: httpx.Client, name: str) -> None:
+    asked: list[str] = []
+
+    class Listening(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *args: Any) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Listening)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/schema.json"
+    try:
+        assert httpx.get(url).status_code == 200
+        for schema in (
+            {"$ref": url},
+            {"$id": url, "$ref": "other.json"},
+            {"properties": {"a": {"$ref": url + "#/$defs/x"}}},
+            {"$schema": url},
+            {"$dynamicRef": url},
+            {"$ref": "file:///etc/hostname"},
+        ):
+            answer = client.post("/api/event-types", json={"name": name, "about": "x", "schema": schema})
+            assert "schema" in _faults(answer), schema
+        assert asked == ["/schema.json"]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_other_gateways_know_within_seconds(
+    hub: Hub,
+    client: httpx.Client,
+    bus: Bus,
+    store: Store,
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+) -> None:
+    headers = {"authorization": f"Bearer {hub.admin_key}"}
+    with (
+        another("gateway", hub, tmp_path_factory.mktemp("second"), bus, store) as second,
+        httpx.Client(base_url=second.url("gateway"), headers=headers, timeout=30) as other,
+    ):
+        assert _publish(other, name, {}).status_code == 202
+        client.post("/api/event-types", json={"name": name, "about": "x", "schema": ORDER})
+        assert eventually(lambda: _publish(other, name, {}).status_code == 422, 5)
+        assert _publish(other, name, GOOD).status_code == 202
+        client.delete(f"/api/event-types/{name}")
+        assert eventually(lambda: _publish(other, name, {}).status_code == 202, 5)
+
+
+# The check at publish
+
+
+@pytest.mark.parametrize("kind", sorted(EVENT_TYPES.keys() - {"incoming.message"}))
+def test_every_example_can_be_published(client: httpx.Client, kind: str) -> None:
+    answer = _publish(client, kind, EVENT_TYPES[kind].example)
+    assert answer.status_code == 202, answer.text
+
+
+def test_a_message_has_the_shape_of_a_platform(client: httpx.Client) -> None:
+    message = EVENT_TYPES["message.created"].example
+    for wrong in (None, {}, {"text": "hi"}, [message], {**message, "author": None}):
+        faults = _faults(_publish(client, "message.created", wrong))
+        assert list(faults) == ["data"]
+        assert faults["data"].startswith("message.created: ")
+    lacking = {field: message[field] for field in ("messageId", "channelId", "content")}
+    assert "author is required" in _faults(_publish(client, "message.created", lacking))["data"]
+
+
+def test_an_alias_is_published_as_its_type(client: httpx.Client, bus: Bus) -> None:
+    tap = Tap(bus, "chat.events")
+    chatwoot = {
+        "id": 42,
+        "content": None,
+        "message_type": "incoming",
+        "conversation": {"id": 12, "status": "open"},
+        "sender": {"id": 7, "name": "Bo", "type": "contact"},
+        "account": {"id": 1, "name": "Support"},
+        "inbox": {"id": 3, "name": "Website"},
+        "event": "message_created",
+    }
+    accepted = _publish(client, "message_created", chatwoot).json()["accepted"]
+    [kept] = [kept for kept in tap.look() if kept.attributes["ce_id"] in accepted]
+    assert kept.attributes["ce_type"] == "message.created"
+    assert kept.data == chatwoot
+    assert "data.id" in _faults(_publish(client, "contact_created", {"name": "Bo"}))
+
+
+def test_an_own_types_events_are_checked(client: httpx.Client, name: str) -> None:
+    assert _publish(client, name, {"free": True}).status_code == 202
+    client.post("/api/event-types", json={"name": name, "about": "x", "schema": ORDER})
+    assert _publish(client, name, GOOD).status_code == 202
+    wrong: list[tuple[Any, str]] = [
+        ({}, "data.number"),
+        ({"number": "AB-1"}, "data.lines"),
+        ({**GOOD, "number": "s3cret"}, "data.number"),
+        ({**GOOD, "lines": [{"count": 1}, {"count": "s3cret"}]}, "data.lines.1.count"),
+        ("s3cret", "data"),
+    ]
+    for data, field in wrong:
+        answer = _publish(client, name, data)
+        faults = _faults(answer)
+        assert list(faults) == [field]
+        assert name in faults[field]
+        assert "s3cret" not in answer.text
+
+
+def test_every_wrong_event_of_a_batch_is_named(client: httpx.Client, bus: Bus) -> None:
+    tap = Tap(bus, "chat.events")
+    head = {"specversion": "1.0", "type": "contact.created", "source": "/test"}
+    batch = [
+        {**head, "id": token_hex(8), "data": {"id": 1} if position % 2 else {}} for position in range(200)
+    ]
+    faults = _faults(client.post("/api/events", json=batch))
+    assert list(faults) == ["data.id", *(f"{position}.data.id" for position in range(2, 100, 2))]
+    assert not {kept.attributes["ce_id"] for kept in tap.look()} & {event["id"] for event in batch}
+
+
+def test_a_check_cannot_hold_the_gateway_up(client: httpx.Client, name: str) -> None:
+    """A pattern with many states is not tried on megabytes, nor again and again for one request."""
+    schema = {"pattern": "^[abc]*a[abc]{800}[de]"}
+    made = client.post("/api/event-types", json={"name": name, "about": "x", "schema": schema})
+    assert made.status_code == 201
+    text = "".join(random.Random(1).choices("abc", k=80_000))  # noqa: S311 -- no secret
+    assert "too large" in _faults(_publish(client, name, text * 50))["data"]
+    batch = [
+        {"specversion": "1.0", "id": token_hex(8), "type": name, "source": "/t", "data": text}
+        for _ in range(60)
+    ]
+    answer = client.post("/api/events", json=batch)
+    faults = list(_faults(answer).values())
+    assert "does not fit" in faults[0]
+    assert "takes too long" in faults[-1]
+    assert answer.elapsed.total_seconds() < 10
+
+
+def test_most_types(client: httpx.Client, hub: Hub) -> None:
+    """The 201st is refused, in a workspace of its own."""
+    key = hub.other_workspace()
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as theirs:
+        assert eventually(lambda: theirs.get("/api/event-types").status_code == 200, 10)
+
+        def make(number: int) -> httpx.Response:
+            return theirs.post("/api/event-types", json={"name": f"t{number}", "about": "x"})
+
+        assert {make(number).status_code for number in range(200)} == {201}
+        _faults(make(200), 409)
+        assert theirs.delete("/api/event-types/t0").status_code == 204
+        assert make(200).status_code == 201
+        assert len([item for item in _all(theirs, 500) if item["source"] == "workspace"]) == 200
+
+
+def test_the_document_names_them(hub: Hub) -> None:
+    document = httpx.get(f"{hub.url('gateway')}/openapi/gateway.json").json()
+    for shape in ("NewEventType", "EventTypeChange", "ShownEventType"):
+        properties = document["components"]["schemas"][shape]["properties"]
+        assert "schema" in properties
+        assert "schema_" not in properties
+    assert json.dumps(document)
