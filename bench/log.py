@@ -285,8 +285,8 @@ def store(folder: Path) -> Iterator[str]:
         leash.close()
 
 
-def mongo_at(uri: str) -> Mongo:
-    return Mongo(MongoSettings(uri=SecretStr(uri), timeout_ms=60_000), app="bench")
+def mongo_at(uri: str, timeout_ms: int = 60_000) -> Mongo:
+    return Mongo(MongoSettings(uri=SecretStr(uri), timeout_ms=timeout_ms), app="bench")
 
 
 async def measure(uri: str, rows: int, limit: int, console: Console) -> Table:

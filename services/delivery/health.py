@@ -5,10 +5,9 @@ says so on `integration.events`, and one warns when four fifths of that time are
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import orjson
 
@@ -77,7 +76,7 @@ class Health:
 
     def _failed(self, lane: Lane, webhook: Webhook, attempt: Attempt, step: Step) -> None:
         if step.gone:
-            self._aside(webhook.id, self._disable(webhook, attempt.started_at, "gone"))
+            self._aside(webhook.id, self._disable(webhook, attempt.started_at, "gone", attempt.error))
             return
         since = lane.failing_since
         if since is None or since < webhook.enabled_at:
@@ -85,10 +84,11 @@ class Health:
             return
         failing = utcnow() - since
         if webhook.disable_after is not None and failing >= webhook.disable_after:
-            self._aside(webhook.id, self._disable(webhook, since, "failing"))
+            self._aside(webhook.id, self._disable(webhook, since, "failing", attempt.error))
         elif webhook.disable_after is not None and failing >= webhook.disable_after * _WARNED_AT:
             if not lane.warned:
-                self._aside(webhook.id, self._warn(lane, webhook, since, since + webhook.disable_after))
+                until = since + webhook.disable_after
+                self._aside(webhook.id, self._warn(lane, webhook, since, until, attempt.error))
         elif not lane.recorded and failing >= _RECORDED_AFTER:
             self._aside(webhook.id, self._record(lane, webhook, since))
 
@@ -114,18 +114,21 @@ class Health:
         await self._deliveries.failing_since(webhook.id, lane.partition, since, warned=False)
         lane.recorded = True
 
-    async def _warn(self, lane: Lane, webhook: Webhook, since: datetime, until: datetime) -> None:
-        await self._tell(webhook, "webhook.failing", since, {"disabled_at": rfc3339(until)})
+    async def _warn(
+        self, lane: Lane, webhook: Webhook, since: datetime, until: datetime, error: str | None
+    ) -> None:
+        more = {"disables_at": rfc3339(until), "last_error": error}
+        await self._tell(webhook, "webhook.failing", since, more)
         lane.warned = True
         await self._deliveries.failing_since(webhook.id, lane.partition, since, warned=True)
         lane.recorded = True
 
-    async def _disable(self, webhook: Webhook, since: datetime, reason: str) -> None:
+    async def _disable(self, webhook: Webhook, since: datetime, reason: str, error: str | None) -> None:
         """Tell first: should we die in between, the next failure tells it again under the same id."""
         current = self._subscriptions.snapshot.items.get(webhook.id)
         if current is None or not current.enabled or current.enabled_at > since:
             return
-        await self._tell(webhook, "webhook.disabled", since, {"reason": reason})
+        await self._tell(webhook, "webhook.disabled", since, {"reason": reason, "last_error": error})
         with translated():
             document = await self._subscriptions.collection.find_one_and_update(
                 {"_id": webhook.id, "deleted_at": None, "enabled": True},
@@ -136,11 +139,12 @@ class Health:
             self._subscriptions.snapshot.put(document)
             self._log.warning("webhook disabled", webhook_id=webhook.id, reason=reason)
 
-    async def _tell(self, webhook: Webhook, kind: str, since: datetime, more: dict[str, str]) -> None:
+    async def _tell(
+        self, webhook: Webhook, kind: str, since: datetime, more: Mapping[str, str | None]
+    ) -> None:
         moment = rfc3339(since)
-        # The host, not the URL: many a URL is a secret.
-        host = urlsplit(webhook.url).hostname or ""
-        data = {"webhook_id": webhook.id, "host": host, "failing_since": moment, **more}
+        # The name, not the URL: many a URL is a secret.
+        data = {"webhook_id": webhook.id, "name": webhook.name, "failing_since": moment, **more}
         event = Event(
             id=EventId(f"evt_{derive(webhook.id, kind, moment)}"),
             type=kind,

@@ -42,7 +42,7 @@ _MOST_DUE: Final = 2_000
 _MARGIN: Final = 500
 """No more deliveries of a webhook than a consumer's batch are in the log in another order than they came."""
 _PAGE: Final = 2 * _MARGIN
-_MOST_COUNTED: Final = 1_000_000
+_COUNT_S: Final = 3.0
 _LEASE: Final = timedelta(seconds=10)
 _LOOK_S: Final = 1.0
 _WAIT: Final = timedelta(seconds=1)
@@ -273,7 +273,7 @@ class Jobs:
         """The next deliveries in the order in which they go, where to look on, and the total once."""
         wanted = _scope(job)
         planned: Document = {}
-        if job["total"] is None:
+        if job["cursor"] is None:
             planned["total"] = await self._count_all(wanted)
         log = self._recovery.deliveries
         after = (job["cursor"][0], job["cursor"][1]) if job["cursor"] else None
@@ -288,8 +288,8 @@ class Jobs:
         rows.sort(key=lambda row: int(row["order"]))
         return planned | {"batch": [row["_id"] for row in rows if _matches(job, row)]}
 
-    async def _count_all(self, wanted: Wanted) -> int:
-        """How many deliveries these are, or a million."""
+    async def _count_all(self, wanted: Wanted) -> int | None:
+        """How many deliveries these are; None when that is not to be had soon."""
         window: Document = {"$lt": wanted.until}
         if wanted.since:  # the embedded store loses the bound itself of $gte within a longer index
             window["$gt"] = wanted.since - timedelta(milliseconds=1)
@@ -297,14 +297,17 @@ class Jobs:
         for field, value in (("webhook_id", wanted.webhook_id), ("event_type", wanted.event_type)):
             if value is not None:
                 query[field] = value
-        with translated():
-            counts = [
-                await self._recovery.deliveries.count_documents(
-                    query | {"status": status}, limit=_MOST_COUNTED
-                )
-                for status in wanted.statuses
-            ]
-        return min(sum(counts), _MOST_COUNTED)
+        log, most = self._recovery.deliveries, int(_COUNT_S * 1000)
+        try:
+            async with asyncio.timeout(_COUNT_S):
+                with translated():
+                    counts = [
+                        await log.count_documents(query | {"status": status}, maxTimeMS=most)
+                        for status in wanted.statuses
+                    ]
+        except (TimeoutError, StoreUnavailable):
+            return None
+        return sum(counts)
 
     async def _put_off(self, job: Document, why: str) -> None:
         await self._save(job, {"$set": {"due_at": utcnow() + _WAIT, "waiting_for": why}})

@@ -33,6 +33,8 @@ STATUSES: Final = (
 )
 
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MOMENT: Final = timedelta(milliseconds=1)
+"""What the store can tell apart."""
 _FIRST_SLICE: Final = timedelta(seconds=1)
 _WIDER: Final = 16
 
@@ -179,7 +181,7 @@ def _downwards(since: datetime | None, until: datetime | None, after: Key | None
         return
     while True:
         low = floor if high - floor <= width else high - width
-        yield {"created_at": {"$gte": low} | ({"$lt": top} if top else {})}
+        yield _between(low, top)
         if low == floor:
             return
         top, high, width = low, low, width * _WIDER
@@ -191,15 +193,22 @@ def _upwards(since: datetime | None, until: datetime | None, after: Key | None) 
     if after:
         if after[0] >= low and (until is None or after[0] < until):
             yield {"created_at": after[0], "_id": {"$gt": after[1]}}
-        low = max(low, after[0] + timedelta(milliseconds=1))
+        low = max(low, after[0] + _MOMENT)
     end, width = until or max(utcnow(), low), _FIRST_SLICE
     while low < end or until is None:
         high = None if end - low <= width else low + width
-        upper = high or until
-        yield {"created_at": {"$gte": low} | ({"$lt": upper} if upper else {})}
+        yield _between(low, high or until)
         if high is None:
             return
         low, width = high, width * _WIDER
+
+
+def _between(low: datetime, high: datetime | None) -> Document:
+    """From `low` on, before `high`.
+
+    Not with `$gte`: the embedded store then leaves `low` itself out, because the index goes on after it.
+    """
+    return {"created_at": {"$gt": low - _MOMENT} | ({"$lt": high} if high else {})}
 
 
 def _cursor(key: Key) -> str:

@@ -4,7 +4,7 @@ Each step is a conditional write on the state that was read, and it raises the f
 does with the delivery at the same moment, one of the two comes first and the other finds nothing to do.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -13,7 +13,7 @@ from services.delivery.settings import DeliverySettings
 from services.delivery.store import DELIVERIES, WEBHOOKS
 from shared.contracts.ids import DeliveryId, WebhookId, derive
 from shared.contracts.topics import DELIVERY_REQUESTED
-from shared.runtime.kafka.produce import Producer, record_of
+from shared.runtime.kafka.produce import Producer, Record, record_of
 from shared.runtime.mongo import Collection, Document, Mongo, UpdateOne, translated, utcnow
 
 Action = Literal["recover", "cancel", "discard"]
@@ -47,8 +47,8 @@ _LOOKED_AT: Final = ("status", "fence", "attempt_count", "webhook_id", "erased_a
 _TELL_S: Final = 2.0
 """A caller waits for it, and a job makes it good."""
 _WITHIN_S: Final = 10.0
-_AT_A_TIME: Final = 20
-"""Bodies may have 1 MiB each, and these are acknowledged within `_WITHIN_S`."""
+_MOST_BYTES: Final = 4 * 1024 * 1024
+"""Bodies that are published together, to be acknowledged within `_WITHIN_S`."""
 
 
 def replay_id(original: str, replay_no: int) -> DeliveryId:
@@ -127,8 +127,8 @@ class Recovery:
             records.append(
                 record_of(DELIVERY_REQUESTED, earlier.webhook_id, replay_event(earlier, again, replay_no))
             )
-        for start in range(0, len(records), _AT_A_TIME):
-            await self._producer.publish_all(records[start : start + _AT_A_TIME], within_s=_WITHIN_S)
+        for some in _by_size(records):
+            await self._producer.publish_all(some, within_s=_WITHIN_S)
         return len(records)
 
     async def _webhooks(self, deliveries: Iterable[Document]) -> dict[str, bool]:
@@ -156,6 +156,19 @@ class Recovery:
             "$set": {"status": "cancelled", "finished_at": now, "expires_at": now + self._kept},
             "$unset": {"due_at": "", "open": ""},
         }
+
+
+def _by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
+    some: list[Record] = []
+    size = 0
+    for record in records:
+        if some and size + len(record.value) > _MOST_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(record)
+        size += len(record.value)
+    if some:
+        yield some
 
 
 def _sent_again(document: Document, now: datetime) -> dict[str, Any]:

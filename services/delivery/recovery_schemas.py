@@ -85,8 +85,8 @@ class DeadLetters(BaseModel):
 class ShownJob(BaseModel):
     """A job. `done` counts what was put on its way (or away), `skipped` what was in no state for it.
 
-    `total` is an estimate, null until it is counted. `waiting_for` says why a running job makes no progress,
-    `error` why a failed one ended.
+    `total` is an estimate from the job's beginning: without `events`, and null until it is counted or when
+    counting takes too long. `waiting_for` says why a running job makes no progress, `error` why one failed.
     """
 
     id: str

@@ -33,6 +33,7 @@ class Webhook:
 
     id: WebhookId
     workspace: WorkspaceId
+    name: str
     url: str
     patterns: tuple[str, ...]
     filter: Filter | None
@@ -136,6 +137,7 @@ class Subscriptions:
         return Webhook(
             id=document["_id"],
             workspace=document["workspace"],
+            name=document["name"],
             url=document["url"],
             patterns=tuple(document["events"]),
             filter=Filter.of(document.get("filter") or {}),

@@ -232,10 +232,11 @@ def test_every_combination_answers_what_looking_at_everything_would(
     assert up == should[::-1]
 
 
-def test_times_at_the_edge_of_the_calendar(filled: tuple[str, list[Document]]) -> None:
+def test_times_at_an_edge_of_the_calendar_or_of_a_delivery(filled: tuple[str, list[Document]]) -> None:
     uri, documents = filled
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-    edges = (None, first, NOW - timedelta(hours=3), NOW + timedelta(days=400), last)
+    exact = [documents[number]["created_at"] for number in (9, 2009, ROWS - 31)]
+    edges = (None, first, *exact, NOW - timedelta(hours=3), NOW + timedelta(days=400), last)
 
     async def walk(mongo: Mongo) -> None:
         log = mongo.collection(DELIVERIES)
@@ -472,7 +473,7 @@ def test_what_is_counted_while_the_store_is_away_is_written_when_it_is_back(tmp_
     own.start()
 
     async def counted() -> int:
-        mongo = mongo_at(f"{embedded.mongodb_uri(own.port)}?serverSelectionTimeoutMS=300")
+        mongo = mongo_at(embedded.mongodb_uri(own.port), timeout_ms=500)
         statistics = Statistics(mongo, log)
         statistics.record("wh_1", "w", "delivered", 0.01, NOW)
         await statistics.flush()

@@ -1,6 +1,7 @@
 """A subscriber of outgoing webhooks: a real HTTP server that keeps what it gets and misbehaves on request."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ class Got:
     headers: dict[str, str]
     body: bytes
     at: float
+    client: str = ""
+    """The common name of the client's certificate, with TLS that asks for one."""
 
 
 Answer = Callable[[Got], web.StreamResponse | None]
@@ -28,15 +31,22 @@ class Subscriber:
     """Listens on a port of its own, in a thread of its own; usable as a context manager.
 
     `answer` decides per request (default 204); `secret` makes it verify every request with the
-    `standardwebhooks` library and answer 401 when that refuses.
+    `standardwebhooks` library and answer 401 when that refuses. `tls` makes it speak HTTPS only.
     """
 
-    def __init__(self, answer: Answer | None = None, secret: str | None = None, delay_s: float = 0) -> None:
+    def __init__(
+        self,
+        answer: Answer | None = None,
+        secret: str | None = None,
+        delay_s: float = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.got: list[Got] = []
         self.refused: list[Got] = []
         self.answer = answer
         self.secret = secret
         self.delay_s = delay_s
+        self._tls = tls
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
@@ -65,9 +75,9 @@ class Subscriber:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/hook"
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}/hook"
 
     async def _stop(self) -> None:
         if self._runner:
@@ -79,6 +89,7 @@ class Subscriber:
             {k.lower(): v for k, v in request.headers.items()},
             await request.read(),
             monotonic(),
+            _common_name(request),
         )
         if self.secret:
             try:
@@ -90,3 +101,9 @@ class Subscriber:
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         return (self.answer(got) if self.answer else None) or web.Response(status=204)
+
+
+def _common_name(request: web.Request) -> str:
+    certificate = request.get_extra_info("peercert") or {}
+    named = [pair for part in certificate.get("subject", ()) for pair in part]
+    return next((value for name, value in named if name == "commonName"), "")
