@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from array import array
 from time import monotonic
 from typing import Any, Final
@@ -10,22 +11,26 @@ from bench.remote import answer
 from bench.webhook import due_ns
 
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_ID: Final = re.compile(rb"(?i)\r\nwebhook-id: *([^\r]+)")
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
 
 
 class _Seen:
-    """What arrived since the last reset."""
+    """What arrived since the last reset; `ids` keeps whose it was, `upto` the time of that one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ids: bool = False, upto: int = 0) -> None:
+        self.ids: set[bytes] | None = set() if ids else None
+        self.upto = upto
+        self.upto_at = 0.0
         self.count = 0
         self.first = 0.0
         self.last = 0.0
         self.ages = array("q")
-        self.due: set[bytes] = set()
         self.body = b""
 
 
 _seen = _Seen()
+_dead: list[asyncio.Server | socket.socket] = []
 
 
 class _Connection(asyncio.Protocol):
@@ -46,18 +51,27 @@ class _Connection(asyncio.Protocol):
             whole = end + 4 + (int(length[1]) if length else 0)
             if len(self._buffer) < whole:
                 return
-            body, self._buffer = self._buffer[end + 4 : whole], self._buffer[whole:]
+            head, body = self._buffer[:end], self._buffer[end + 4 : whole]
+            self._buffer = self._buffer[whole:]
             self._transport.write(_ANSWER)
-            _note(body)
+            _note(head, body)
 
 
-def _note(body: bytes) -> None:
+class _Silent(asyncio.Protocol):
+    """Takes everything and says nothing."""
+
+
+def _note(head: bytes, body: bytes) -> None:
     now = monotonic()
     if not _seen.count:
         _seen.first = now
         _seen.body = body
     _seen.count += 1
     _seen.last = now
+    if _seen.count == _seen.upto:
+        _seen.upto_at = now
+    if _seen.ids is not None and (found := _ID.search(head)):
+        _seen.ids.add(found[1])
     due = due_ns(body)
     if due is not None:
         _seen.ages.append(int(now * 1e9) - due)
@@ -68,8 +82,18 @@ async def listen() -> dict[str, Any]:
     return {"port": server.sockets[0].getsockname()[1]}
 
 
-async def reset() -> dict[str, Any]:
-    globals()["_seen"] = _Seen()
+async def dead() -> dict[str, Any]:
+    """A port that accepts and never answers, and one that refuses for as long as this process lives."""
+    server = await asyncio.get_running_loop().create_server(_Silent, "127.0.0.1", 0)
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    _dead.extend((server, taken))
+    return {"silent": server.sockets[0].getsockname()[1], "refusing": taken.getsockname()[1]}
+
+
+async def reset(*, ids: bool = False, upto: int = 0) -> dict[str, Any]:
+    """Forget what arrived. From now on keep the delivery ids, and when so many had arrived."""
+    globals()["_seen"] = _Seen(ids=ids, upto=upto)
     return {}
 
 
@@ -80,6 +104,8 @@ async def seen() -> dict[str, Any]:
         "count": _seen.count,
         "first": _seen.first,
         "last": _seen.last,
+        "upto_at": _seen.upto_at,
+        "distinct": len(_seen.ids) if _seen.ids is not None else None,
         "p50_ms": ages[len(ages) // 2] / 1e6 if ages else None,
         "p99_ms": ages[int(len(ages) * 0.99)] / 1e6 if ages else None,
         "body": _seen.body.decode(),
@@ -93,4 +119,4 @@ async def count() -> dict[str, Any]:
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(answer({"listen": listen, "reset": reset, "seen": seen, "count": count}))
+    uvloop.run(answer({"listen": listen, "dead": dead, "reset": reset, "seen": seen, "count": count}))

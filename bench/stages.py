@@ -1,21 +1,28 @@
-"""The measurements: gateway, delivery, end to end with memory. Each runs on a fresh bus and store."""
+"""The measurements: gateway, delivery, end to end with memory. Each runs on a fresh bus and store.
 
-from collections.abc import Callable, Iterator
+What is asked of delivery when something is the matter is in `isolation`, `spread` and `backlog`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import monotonic, sleep
+from types import MappingProxyType
 from typing import Any, Final
 
 from bench.machine import Cores, cpu_seconds, resident_mb
 from bench.remote import Failed, Remote
 from bench.system import CONCURRENCY, BusName, System, has_sync, system
 from bench.webhook import body, request_head
+from bench.written import written
 from interlink.supervise import Leash
 
 _ARRIVE_S: Final = 60.0
 _SETTLE_S: Final = 0.4
+_COUNTED_S: Final = 1.5
+"""Statistics are written every second."""
 _KEPT_UP: Final = 0.97
 _KEPT_UP_P50_MS: Final = 150.0
 
@@ -33,11 +40,33 @@ class Plan:
     ramp_s: float = 3.0
     ramp_most: int = 20_000
     half_s: float = 10.0
+    dead_waiting: int = 100_000
+    beside_rounds: int = 5
+    beside_s: float = 8.0
+    endpoints: int = 1_000
+    events: int = 100
+    backlogs: tuple[int, ...] = (1_000, 10_000, 100_000)
 
     @classmethod
     def quick(cls, bus: BusName) -> "Plan":
         """Seconds, to see that everything works; the numbers mean little."""
-        return cls(bus, 2, 0.5, 400, 200, 2.0, 1.0, 400, 2.0)
+        return cls(
+            bus,
+            rounds=2,
+            gateway_s=0.5,
+            deliveries=400,
+            ramp_from=200,
+            ramp_by=2.0,
+            ramp_s=1.0,
+            ramp_most=400,
+            half_s=2.0,
+            dead_waiting=5_000,
+            beside_rounds=2,
+            beside_s=3.0,
+            endpoints=100,
+            events=100,
+            backlogs=(1_000, 10_000),
+        )
 
 
 @dataclass
@@ -78,17 +107,17 @@ class Bench:
     """One run of the bench: the helpers that live as long as it, and its stages."""
 
     def __init__(self, plan: Plan, cores: Cores, folder: Path, say: Callable[[str], None]) -> None:
-        self._plan = plan
+        self.plan = plan
         self._cores = cores
         self._folder = folder
-        self._say = say
+        self.say = say
         self._leash = Leash()
         self._helpers: list[Remote] = []
         self._load = self._helper("bench.load", cores.rest)
-        self._sink = self._helper("bench.sink", cores.rest)
-        self._feed = self._helper("bench.feed", cores.rest)
+        self.sink = self._helper("bench.sink", cores.rest)
+        self.feed = self._helper("bench.feed", cores.rest)
         self._bare = self._helper("bench.bare", cores.system)
-        self._sink_port: int = self._sink.call("listen")["port"]
+        self.sink_port: int = self.sink.call("listen")["port"]
 
     def close(self) -> None:
         for helper in self._helpers:
@@ -96,10 +125,18 @@ class Bench:
         self._leash.close()
 
     @contextmanager
-    def hub(self, stage: str, *services: str, profiled: tuple[str, ...] = ()) -> Iterator[System]:
+    def hub(
+        self,
+        stage: str,
+        *services: str,
+        profiled: tuple[str, ...] = (),
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> Iterator[System]:
         """A hub of these services for one stage."""
         folder = self._folder / stage
-        with system(folder, self._plan.bus, services, self._cores, self._leash, profiled) as hub:
+        with system(
+            folder, self.plan.bus, services, self._cores, self._leash, profiled=profiled, env=env
+        ) as hub:
             yield hub
 
     def gateway(self) -> Sides:
@@ -112,21 +149,21 @@ class Bench:
             ours = Target(hub.pid("gateway"), hub.ports["gateway"], heads)
             bare = Target(self._bare.pid, port, bare_head)
             for target in (bare, ours):
-                self.load(target, min(1.5, self._plan.gateway_s))
-            for number in range(self._plan.rounds):
+                self.load(target, min(1.5, self.plan.gateway_s))
+            for number in range(self.plan.rounds):
                 for target, us, per_s in (
                     (bare, sides.bare_us, sides.bare_per_s),
                     (ours, sides.ours_us, sides.ours_per_s),
                 ):
-                    cost, rate = self.load(target, self._plan.gateway_s)
+                    cost, rate = self.load(target, self.plan.gateway_s)
                     us.append(cost)
                     per_s.append(rate)
-                self._said("gateway", number, sides)
+                self._round("gateway", number, sides)
         return sides
 
     def subscribe(self, hub: System) -> None:
         """Have the hub deliver to this bench's sink."""
-        hub.subscribe(self._sink_port)
+        hub.subscribe(self.sink_port)
 
     def load(self, target: "Target", seconds: float) -> tuple[float, float]:
         """CPU microseconds per request and requests per second of one process under full load."""
@@ -144,42 +181,50 @@ class Bench:
             raise Failed(f"not every request was accepted: {ran}")
         return used / ran["answered"] * 1e6, ran["answered"] / ran["seconds"]
 
-    def delivery(self) -> Sides:
-        """CPU and rate of delivery, from the first to the last, beside a bare loop of its HTTP client."""
+    def delivery(self) -> dict[str, Any]:
+        """CPU and rate of delivery, from the first to the last, beside a bare loop of its HTTP client.
+
+        And what the store has of it afterwards.
+        """
         sides = Sides()
         with self.hub("delivery", "delivery") as hub:
             self.subscribe(hub)
             pid = hub.pid("delivery")
-            self.deliver(hub, pid, max(100, self._plan.deliveries // 8))
-            delivered: str = self._sink.call("seen")["body"]
+            warming = max(100, self.plan.deliveries // 8)
+            self.deliver(hub, pid, warming)
+            delivered: str = self.sink.call("seen")["body"]
             self.post(delivered)
-            for number in range(self._plan.rounds):
+            for number in range(self.plan.rounds):
                 cost, rate = self.post(delivered)
                 sides.bare_us.append(cost)
                 sides.bare_per_s.append(rate)
-                cost, rate = self.deliver(hub, pid, self._plan.deliveries)
+                cost, rate = self.deliver(hub, pid, self.plan.deliveries)
                 sides.ours_us.append(cost)
                 sides.ours_per_s.append(rate)
-                self._said("delivery", number, sides)
-        return sides
+                self._round("delivery", number, sides)
+            sleep(_COUNTED_S)
+            total = warming + self.plan.rounds * self.plan.deliveries
+            kept = written(hub.store_uri, hub.store_pid, total)
+            self.say(f"delivery: {kept.said}")
+        return sides.document() | {"written": kept.document()}
 
     def post(self, delivered: str) -> tuple[float, float]:
-        total = self._plan.deliveries
-        url = f"http://127.0.0.1:{self._sink_port}/hooks/bare"
+        total = self.plan.deliveries
+        url = f"http://127.0.0.1:{self.sink_port}/hooks/bare"
         ran = self._bare.call("post", url=url, body=delivered, total=total, concurrency=CONCURRENCY)
         return ran["cpu"] / total * 1e6, total / ran["seconds"]
 
     def deliver(self, hub: System, pid: int, total: int) -> tuple[float, float]:
         """Feed `total` webhooks at once and wait until all arrived and their log and commit are done."""
-        self._sink.call("reset")
+        self.sink.call("reset")
         before = cpu_seconds(pid)
-        self._feed.call(
+        self.feed.call(
             "feed", bootstrap=hub.bootstrap, workspace=hub.workspace, body=body().decode(), total=total
         )
-        self._arrived(total)
+        self.arrived(total)
         sleep(_SETTLE_S)
         used = cpu_seconds(pid) - before
-        seen = self._sink.call("seen")
+        seen = self.sink.call("seen")
         if seen["count"] != total:
             raise Failed(f"{seen['count']} deliveries of {total} webhooks")
         return used / total * 1e6, total / (seen["last"] - seen["first"])
@@ -187,7 +232,7 @@ class Bench:
     def end_to_end(self) -> dict[str, Any]:
         """The highest rate at which deliveries keep up, the ages at half of it, and memory after it."""
         services = ("gateway", "delivery", *(("sync",) if has_sync() else ()))
-        plan = self._plan
+        plan = self.plan
         with self.hub("flow", *services) as hub:
             heads = hub.heads(channels=True)
             self.subscribe(hub)
@@ -196,7 +241,7 @@ class Bench:
             while rate <= plan.ramp_most:
                 ran = self._steady(hub, heads, rate, plan.ramp_s)
                 ramp.append(ran)
-                self._say(
+                self.say(
                     f"end to end: {rate:.0f}/s in, p50 {ran['p50_ms']:.1f} ms, p99 {ran['p99_ms']:.1f} ms"
                 )
                 if not ran["kept_up"]:
@@ -206,14 +251,14 @@ class Bench:
             half = max(best, float(plan.ramp_from)) / 2
             sleep(1.0)
             ran = self._steady(hub, heads, half, plan.half_s)
-            self._say(
+            self.say(
                 f"end to end at half: {half:.0f}/s, p50 {ran['p50_ms']:.1f} ms, p99 {ran['p99_ms']:.1f} ms"
             )
             memory = {name: resident_mb(hub.pid(name)) for name in services}
         return {"most_per_s": best, "at_half": ran, "ramp": ramp, "resident_mb": memory}
 
     def _steady(self, hub: System, heads: list[str], rate: float, seconds: float) -> dict[str, Any]:
-        self._sink.call("reset")
+        self.sink.call("reset")
         ran = self._load.call(
             "run",
             port=hub.ports["gateway"],
@@ -223,9 +268,9 @@ class Bench:
             seconds=seconds,
             rate=rate,
         )
-        soon = self._sink.call("seen")
-        self._arrived(ran["accepted"])
-        seen = self._sink.call("seen")
+        soon = self.sink.call("seen")
+        self.arrived(ran["accepted"])
+        seen = self.sink.call("seen")
         took = max(seconds, soon["last"] - soon["first"])
         kept_up = ran["accepted"] == ran["answered"] and soon["count"] >= ran["accepted"] * _KEPT_UP
         return {
@@ -239,11 +284,12 @@ class Bench:
             "kept_up": kept_up and seen["p50_ms"] < _KEPT_UP_P50_MS,
         }
 
-    def _arrived(self, total: int) -> None:
-        deadline = monotonic() + _ARRIVE_S
-        while (count := self._sink.call("count")["count"]) < total:
+    def arrived(self, total: int, within_s: float = _ARRIVE_S) -> None:
+        """Wait until so many are at the sink. Raises `Failed`."""
+        deadline = monotonic() + within_s
+        while (count := self.sink.call("count")["count"]) < total:
             if monotonic() > deadline:
-                raise Failed(f"{count} of {total} deliveries arrived within {_ARRIVE_S:.0f} s")
+                raise Failed(f"{count} of {total} deliveries arrived within {within_s:.0f} s")
             sleep(0.02)
 
     def _helper(self, module: str, to: frozenset[int]) -> Remote:
@@ -251,9 +297,9 @@ class Bench:
         self._helpers.append(helper)
         return helper
 
-    def _said(self, what: str, number: int, sides: Sides) -> None:
+    def _round(self, what: str, number: int, sides: Sides) -> None:
         ours, bare = sides.ours_us[-1], sides.bare_us[-1]
-        self._say(
+        self.say(
             f"{what}, round {number + 1}: {ours:.0f} us, bare {bare:.0f} us, {ours / bare:.1f} times; "
             f"{sides.ours_per_s[-1]:,.0f}/s, bare {sides.bare_per_s[-1]:,.0f}/s"
         )

@@ -1,11 +1,10 @@
 """The hub under test: a fresh bus and store, and the services as real processes, each on its cores."""
 
 import contextlib
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from bench.machine import Cores, pinned
@@ -32,22 +31,36 @@ class System(Hub):
         services: Sequence[str],
         cores: Cores,
         leash: Leash,
+        *,
+        store_pid: int,
         profiled: Sequence[str] = (),
+        env: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        super().__init__(folder, bus, store, services=services, env={"INTERLINK_DRAIN_SECONDS": "2"})
+        env = {"INTERLINK_DRAIN_SECONDS": "2", **env}
+        super().__init__(folder, bus, store, services=services, env=env)
         self.bootstrap = bus.env["KAFKA_BOOTSTRAP_SERVERS"]
+        self.store_uri = self.env["MONGODB_URI"]
+        self.store_pid = store_pid
         self._cores = cores
         self._leash = leash
         self._profiled = profiled
 
-    def start_service(self, name: str) -> None:
-        command = [sys.executable, "-m", "interlink", "serve", name]
+    def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
+        """As a test starts it, but on its core, and gone when the bench is."""
         if self._profiled and name == self._profiled[0]:
-            command = [sys.executable, "-m", "bench.profiled", *self._profiled]
-        env = self.env | {"INTERLINK_PORT": str(self.ports[name])}
-        with (self.folder / f"{name}.log").open("ab") as log, pinned(self._cores.system):
-            self._children[name] = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+            module = ("bench.profiled", *self._profiled)
+        with pinned(self._cores.system):
+            super().start_service(name, module=module, **env)
         self._leash.hold(self.pid(name))
+
+    def kill(self, name: str) -> None:
+        super().kill(name)
+        self._leash.release(self.pid(name))
+
+    def stop_service(self, name: str) -> int:
+        status = super().stop_service(name)
+        self._leash.release(self.pid(name))
+        return status
 
     def heads(self, *, channels: bool) -> list[str]:
         """One endpoint per event; the requests to them, up to the delivery id."""
@@ -81,7 +94,9 @@ def system(
     services: Sequence[str],
     cores: Cores,
     leash: Leash,
+    *,
     profiled: Sequence[str] = (),
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[System]:
     """A hub with these services, ready, on a bus and a store of its own."""
     with contextlib.ExitStack() as stack:
@@ -99,12 +114,22 @@ def system(
             else:
                 stack.callback(pair.stop)
                 pair.start()
-        env = (
+        bus = (
             {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "KAFKA_SESSION_TIMEOUT_MS": "6000"}
             if kafka
             else {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS}
         )
         store = Store("the embedded store", pair.mongodb_uri.rsplit("/", 1)[0])
-        hub = System(folder / "hub", Bus(bus_name, env), store, services, cores, leash, profiled)
+        hub = System(
+            folder / "hub",
+            Bus(bus_name, bus),
+            store,
+            services,
+            cores,
+            leash,
+            store_pid=pair.store.child.pid or 0,
+            profiled=profiled,
+            env=env,
+        )
         stack.callback(hub.stop)
         yield hub.start()  # type: ignore[misc]  # returns itself

@@ -59,20 +59,17 @@ class Health:
             return
         if step.quiet_s:
             lane.hold(step.quiet_s)
-        if lane.answered(well=not attempt.unwell):
+        if attempt.answer.failure in FINAL_FAILURES:
+            lane.breaker.unused()  # nothing was sent: it says nothing of the endpoint's health
+        elif lane.answered(well=not attempt.unwell):
             self._log.warning("circuit", state=lane.breaker.circuit, webhook_id=webhook.id)
             self._aside(f"{webhook.id}/circuit", self._circuit(lane, webhook))
         if attempt.ok:
-            if lane.failing_since is not None:
-                self._recovered(lane, webhook)
+            lane.failing_since, lane.warned = None, False
+            if lane.recorded is not None:
+                self._aside(webhook.id, self._well_again(lane, webhook))
         else:
             self._failed(lane, webhook, attempt, step)
-
-    def _recovered(self, lane: Lane, webhook: Webhook) -> None:
-        lane.failing_since, lane.warned = None, False
-        if lane.recorded:
-            lane.recorded = False
-            self._aside(webhook.id, self._deliveries.well_again(webhook.id))
 
     def _failed(self, lane: Lane, webhook: Webhook, attempt: Attempt, step: Step) -> None:
         if step.gone:
@@ -80,16 +77,15 @@ class Health:
             return
         since = lane.failing_since
         if since is None or since < webhook.enabled_at:
-            lane.failing_since, lane.recorded, lane.warned = attempt.started_at, False, False
+            lane.failing_since, lane.warned = attempt.started_at, False
             return
-        failing = utcnow() - since
-        if webhook.disable_after is not None and failing >= webhook.disable_after:
+        moment, after = utcnow(), webhook.disable_after
+        if after is not None and lane.warned and moment >= since + after:
             self._aside(webhook.id, self._disable(webhook, since, "failing", attempt.error))
-        elif webhook.disable_after is not None and failing >= webhook.disable_after * _WARNED_AT:
-            if not lane.warned:
-                until = since + webhook.disable_after
-                self._aside(webhook.id, self._warn(lane, webhook, since, until, attempt.error))
-        elif not lane.recorded and failing >= _RECORDED_AFTER:
+        elif after is not None and not lane.warned and moment >= since + after * _WARNED_AT:
+            until = max(moment, since + after)
+            self._aside(webhook.id, self._warn(lane, webhook, since, until, attempt.error))
+        elif lane.recorded != since and moment >= since + _RECORDED_AFTER:
             self._aside(webhook.id, self._record(lane, webhook, since))
 
     def _aside(self, key: str, work: Coroutine[Any, Any, None]) -> None:
@@ -108,11 +104,19 @@ class Health:
             self._log.warning("health of an endpoint not written", key=key, error=str(error))
 
     async def _circuit(self, lane: Lane, webhook: Webhook) -> None:
-        await self._deliveries.circuit(webhook.id, lane.partition, lane.breaker.circuit)
+        """Write it until what was written is so: it may change in the meantime."""
+        written: Circuit | None = None
+        while written != (circuit := "open" if lane.breaker.is_open else "closed"):
+            await self._deliveries.circuit(webhook.id, lane.partition, circuit)
+            written = circuit
 
     async def _record(self, lane: Lane, webhook: Webhook, since: datetime) -> None:
         await self._deliveries.failing_since(webhook.id, lane.partition, since, warned=False)
-        lane.recorded = True
+        lane.recorded = since
+
+    async def _well_again(self, lane: Lane, webhook: Webhook) -> None:
+        await self._deliveries.well_again(webhook.id)
+        lane.recorded = None
 
     async def _warn(
         self, lane: Lane, webhook: Webhook, since: datetime, until: datetime, error: str | None
@@ -121,7 +125,7 @@ class Health:
         await self._tell(webhook, "webhook.failing", since, more)
         lane.warned = True
         await self._deliveries.failing_since(webhook.id, lane.partition, since, warned=True)
-        lane.recorded = True
+        lane.recorded = since
 
     async def _disable(self, webhook: Webhook, since: datetime, reason: str, error: str | None) -> None:
         """Tell first: should we die in between, the next failure tells it again under the same id."""

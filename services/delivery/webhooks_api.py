@@ -109,7 +109,10 @@ class WebhooksApi:
     async def create(self, body: NewWebhook, key: Writer, *, force: Force = False) -> ShownWebhook:
         """Subscribe a URL to events. The secret is shown this once."""
         self._check_url(body.url)
-        await self._check_room(key)
+        if await self._is_full(key.workspace, self._settings.webhooks_per_workspace):
+            raise self._no_room()
+        if not force:
+            await self._check_url_is_free(key.workspace, body.url)
         webhook_id = new_webhook_id()
         secret = body.secret or new_secret(body.profile)
         moment = utcnow()
@@ -133,6 +136,9 @@ class WebhooksApi:
                 await self._subscriptions.collection.insert_one(document)
         except Duplicate:
             raise _url_taken() from None
+        if await self._is_full(key.workspace, self._settings.webhooks_per_workspace + 1):
+            await self._change(webhook_id, _gone())  # others were made at the same moment
+            raise self._no_room()
         self._subscriptions.snapshot.put(document)
         return self._show(document, {}, secret)
 
@@ -167,6 +173,8 @@ class WebhooksApi:
             self._check_url(body.url)
             beside = body.url == document["url"] and not document.get("claims_url", False)
             change["claims_url"] = not (force or beside)
+            if change["claims_url"] and body.url != document["url"]:
+                await self._check_url_is_free(key.workspace, body.url)
         if "enabled" in change:
             change |= _switched(on=change["enabled"])
         self._check(document | change)
@@ -175,8 +183,7 @@ class WebhooksApi:
     async def delete(self, webhook_id: str, key: Writer) -> Response:
         """Remove a webhook: what waits for it is cancelled, its log stays until it expires."""
         await self._find(webhook_id, key)
-        gone = {"deleted_at": utcnow(), "claims_url": False, "secrets": [], "headers": None, "auth": None}
-        await self._change(webhook_id, gone)
+        await self._change(webhook_id, _gone())
         await self._deliveries.drop(webhook_id)
         return Response(status_code=204)
 
@@ -273,24 +280,37 @@ class WebhooksApi:
 
     def _check_url(self, url: str) -> None:
         parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         fault = ""
         if parts.scheme == "http" and not self._settings.allow_http:
             fault = "must start with https://: a webhook without TLS can be read and changed on its way"
-        elif not self._client.port_allowed(parts.port or (443 if parts.scheme == "https" else 80)):
-            fault = f"port {parts.port} is not allowed: ports are {self._settings.egress_ports}"
+        elif not self._client.port_allowed(port):
+            fault = f"port {port} is not allowed: ports are {self._settings.egress_ports}"
         elif not self._client.permits(parts.hostname or ""):
             fault = "this address is internal: deliveries go to public addresses only"
         if fault:
             raise _invalid("url", fault)
 
-    async def _check_room(self, key: ApiKey) -> None:
-        most = self._settings.webhooks_per_workspace
+    async def _is_full(self, workspace: str, most: int) -> bool:
+        """Whether it has so many webhooks, or more."""
         with translated():
             count = await self._subscriptions.collection.count_documents(
-                {"workspace": key.workspace, "deleted_at": None}, limit=most
+                {"workspace": workspace, "deleted_at": None}, limit=most
             )
-        if count >= most:
-            raise Conflict(f"the workspace has {most} outgoing webhooks, which is the most: delete one first")
+        return count >= most
+
+    def _no_room(self) -> Conflict:
+        most = self._settings.webhooks_per_workspace
+        return Conflict(f"the workspace has {most} outgoing webhooks, which is the most: delete one first")
+
+    async def _check_url_is_free(self, workspace: str, url: str) -> None:
+        """The index refuses two that claim a URL; one that was forced has it without a claim."""
+        with translated():
+            taken = await self._subscriptions.collection.find_one(
+                {"workspace": workspace, "url": url, "deleted_at": None}, {"_id": 1}
+            )
+        if taken is not None:
+            raise _url_taken()
 
     def _check(self, document: Document) -> None:
         """That the webhook can be read back: what a field alone does not show (a certificate and its key)."""
@@ -349,7 +369,7 @@ class WebhooksApi:
         return self._show(document, health.get(document["_id"], {}), secret)
 
     def _show(self, document: Document, health: Document, secret: str | None = None) -> ShownWebhook:
-        since = health.get("since")
+        since, moment = health.get("since"), utcnow()
         shown = _DEFAULTS | document
         profile = document["profile"]
         return ShownWebhook(
@@ -358,8 +378,8 @@ class WebhooksApi:
             disabled_reason=None if document["enabled"] else document.get("disabled_reason"),
             public_keys=[
                 public
-                for text, _ in self._subscriptions.secrets(document)
-                if (public := public_key(profile, text))
+                for text, ends in self._subscriptions.secrets(document)
+                if (ends is None or ends > moment) and (public := public_key(profile, text))
             ],
             headers=shown["header_names"],
             auth=ShownAuth(**shown["auth_shown"]),
@@ -377,6 +397,11 @@ def _stored(given: dict[str, Any]) -> dict[str, Any]:
     """The fields as the document has them: what belongs to retrying lies beside the others."""
     retry = given.pop("retry", None) or {}
     return given | retry
+
+
+def _gone() -> Document:
+    """A webhook that is deleted: what remains of it tells other processes so."""
+    return {"deleted_at": utcnow(), "claims_url": False, "secrets": [], "headers": None, "auth": None}
 
 
 def _switched(*, on: bool) -> Document:

@@ -69,7 +69,8 @@ class Facts:
     def user_name(self) -> str:
         """What they are called; empty when the data does not say."""
         actor = self.actor or {}
-        return next((found for name in _NAME if (found := as_text(actor.get(name)))), "")
+        found = next((found for name in _NAME if (found := as_text(actor.get(name)))), "")
+        return found or self._first(("username",))
 
     @cached_property
     def by_bot(self) -> bool:

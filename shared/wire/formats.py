@@ -218,7 +218,7 @@ def _headline(facts: Facts, mark: str) -> str:
     """What happened on one line, names between marks: `*ann* wrote a message in *general*`."""
     known = EVENT_TYPES.get(canonical(facts.type))
     said = known.about.removesuffix(".") if known else _sentence(facts.type)
-    if who := _name(facts.user_name or _at(facts, "username") or facts.user):
+    if who := _name(facts.user_name or facts.user):
         who = f"{mark}{who}{mark}"
         said = said.replace(_SOMEBODY, who, 1) if _SOMEBODY in said else f"{said} by {who}"
     if _is_message(facts):

@@ -21,6 +21,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 from standardwebhooks import Webhook, WebhookVerificationError
 from svix.webhooks import Webhook as SvixWebhook
+from svix.webhooks import WebhookVerificationError as SvixVerificationError
 
 from tests.support.backends import Bus, Store
 from tests.support.certificates import Authority, server_tls
@@ -91,8 +92,10 @@ def test_the_standard_profile_satisfies_both_official_libraries_at_every_attempt
         webhook, delivery, got = sent(hub, subscriber, retry={"schedule": [0, 1.1], "jitter": 0})
     assert delivery["status"] == "delivered"
     for one in got:
-        assert Webhook(webhook["secret"]).verify(one.body, one.headers) is not None
-        assert SvixWebhook(webhook["secret"]).verify(one.body, one.headers) is not None
+        Webhook(webhook["secret"]).verify(one.body, one.headers)
+        SvixWebhook(webhook["secret"]).verify(one.body, one.headers)
+        with pytest.raises(SvixVerificationError):
+            SvixWebhook(webhook["secret"]).verify(one.body + b" ", one.headers)
         assert one.headers["webhook-id"] == delivery["id"]
     first, second = (int(one.headers["webhook-timestamp"]) for one in got)
     assert before <= first < second <= time()

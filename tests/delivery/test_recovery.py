@@ -31,6 +31,8 @@ ONCE = {"schedule": [0]}
 LONG = {"schedule": [0, 3600]}
 MANY = 600
 """Deliveries of a job that is stopped in the middle: several steps of it."""
+PAGES = 1300
+"""More than a job reads of the log at a time."""
 LONG_AGO = "2020-01-01T00:00:00Z"
 
 Job = dict[str, Any]
@@ -483,8 +485,8 @@ def test_a_job_waits_for_a_webhook_that_is_disabled_and_ends_with_one_that_is_go
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], max_in_flight=50)["id"]
         path = f"/api/outgoing-webhooks/{webhook}"
-        publish(hub, kind, MANY)
-        until(hub, webhook, MANY, within_s=60, status="delivered")
+        publish(hub, kind, PAGES)
+        until(hub, webhook, PAGES, within_s=60, status="delivered")
         job = begin(hub, webhook, "replay")
         hub.call("POST", f"{path}/disable")
 
@@ -496,8 +498,8 @@ def test_a_job_waits_for_a_webhook_that_is_disabled_and_ends_with_one_that_is_go
         eventually(waits)
         hub.call("POST", f"{path}/enable")
         done = ended(hub, job)
-        assert (done["status"], done["done"], done["waiting_for"]) == ("done", MANY, None)
-        until(hub, webhook, 2 * MANY, within_s=60, status="delivered")
+        assert (done["status"], done["done"], done["waiting_for"]) == ("done", PAGES, None)
+        until(hub, webhook, 2 * PAGES, within_s=60, status="delivered")
         other = begin(hub, webhook, "replay")
         hub.call("DELETE", path)
         failed = ended(hub, other)

@@ -1,0 +1,57 @@
+"""What a dead endpoint with a long backlog does to a healthy one's latency: next to nothing, it should.
+
+Two hubs, each with a bus and a store of its own. In both, a healthy endpoint gets events at a moderate
+rate. In one there are also two dead endpoints, one that accepts and never answers and one that refuses;
+their backlog is put straight into the log before, and some new events are for them. Delivery of one hub
+runs at a time, round about, so that what else the machine does meets both alike.
+"""
+
+from statistics import median
+from time import monotonic
+from typing import Any, Final
+
+from bench.remote import Failed
+from bench.stages import Bench
+from bench.system import System
+from bench.waiting import fill
+from bench.webhook import body
+from services.delivery.settings import DeliverySettings
+
+_HEALTHY: Final = "push"
+_SILENT: Final = "issues"
+_REFUSING: Final = "release"
+_KINDS: Final = (*[_HEALTHY] * 4, _SILENT, *[_HEALTHY] * 4, _REFUSING)
+_HEALTHY_PER_S: Final = 100
+_PER_S: Final = _HEALTHY_PER_S * len(_KINDS) / _KINDS.count(_HEALTHY)
+_WARM_UP_S: Final = 2.0
+_BREAKER: Final = {
+    "INTERLINK_BREAKER_FAILURES": str(DeliverySettings.model_fields["breaker_failures"].default)
+}
+
+
+def isolation(bench: Bench) -> dict[str, Any]:
+    """p50 and p99 in ms, from when an event was due to be published until its request is at the sink."""
+    plan = bench.plan
+    rounds: dict[str, list[dict[str, float]]] = {"alone": [], "beside": []}
+    with (
+        bench.hub("isolation-alone", "delivery", env=_BREAKER) as alone,
+        bench.hub("isolation-beside", "delivery", env=_BREAKER) as beside,
+    ):
+        for hub in (alone, beside):
+            _subscribe(hub, bench.sink_port, _HEALTHY)
+        ports = bench.sink.call("dead")
+        dead = [_subscribe(beside, ports[how], kind) for how, kind in _DEAD.items()]
+        for hub in (alone, beside):
+            hub.stop_service("delivery")
+        took = fill(beside.store_uri, beside.workspace, dead, plan.dead_waiting)
+        bench.say(f"isolation: {plan.dead_waiting:,} put into the log for two dead endpoints in {took:.0f} s")
+        for number in range(plan.beside_rounds):
+            for name, hub in (("alone", alone), ("beside", beside)):
+                rounds[name].append(_round(bench, hub))
+            bench.say(
+                f"isolation, round {number + 1}: p50 {rounds['alone'][-1]['p50_ms']:.1f} ms, "
+                f"p99 {rounds['alone'][-1]['p99_ms']:.1f} ms; beside the dead "
+                f"{rounds['beside'][-1]['p50_ms']:.1f} ms, {rounds['beside'][-1]['p99_ms']:.1f} ms"
+            )
+        waiting = _waiting(beside)
+    return _document(rounds, waiting)

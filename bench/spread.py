@@ -1,0 +1,69 @@
+"""A thousand endpoints: every event goes to each of them, and each gets it once."""
+
+from time import monotonic, sleep
+from typing import Any, Final
+
+import httpx
+
+from bench.machine import cpu_seconds
+from bench.remote import Failed
+from bench.stages import Bench
+from bench.system import System
+from bench.webhook import body
+
+_KIND: Final = "push"
+_SETTLE_S: Final = 2.0
+_SLOWEST_PER_S: Final = 250
+"""Fewer than so many deliveries a second, and the bench gives up."""
+
+
+def spread(bench: Bench) -> dict[str, Any]:
+    """From the first event's publishing until everything arrived. Raises `Failed`: not each exactly once."""
+    endpoints, events = bench.plan.endpoints, bench.plan.events
+    total = endpoints * events
+    most = {"INTERLINK_WEBHOOKS_PER_WORKSPACE": str(endpoints)}
+    with bench.hub("spread", "delivery", env=most) as hub:
+        _subscribe(hub, bench.sink_port, endpoints)
+        bench.sink.call("reset", ids=True)
+        pid = hub.pid("delivery")
+        before, started = cpu_seconds(pid), monotonic()
+        bench.feed.call(
+            "feed",
+            bootstrap=hub.bootstrap,
+            workspace=hub.workspace,
+            body=body().decode(),
+            total=events,
+            kinds=[_KIND],
+        )
+        bench.arrived(total, 30 + total / _SLOWEST_PER_S)
+        sleep(_SETTLE_S)
+        used = cpu_seconds(pid) - before
+        seen = bench.sink.call("seen")
+    if seen["count"] != total or seen["distinct"] != total:
+        raise Failed(f"{seen['count']} requests of {seen['distinct']} deliveries arrived, not {total}")
+    seconds = seen["last"] - started
+    bench.say(
+        f"spread: {events} events to {endpoints:,} endpoints: {total:,} deliveries, each once, in "
+        f"{seconds:.1f} s, {total / seconds:,.0f}/s, {used / total * 1e6:.0f} us of CPU each"
+    )
+    return {
+        "endpoints": endpoints,
+        "events": events,
+        "deliveries": total,
+        "seconds": seconds,
+        "per_s": total / seconds,
+        "cpu_us": used / total * 1e6,
+    }
+
+
+def _subscribe(hub: System, port: int, endpoints: int) -> None:
+    """Over one connection: it takes a while as it is."""
+    headers = {"authorization": f"Bearer {hub.admin_key}"}
+    with httpx.Client(base_url=hub.url("delivery"), headers=headers, timeout=30) as client:
+        for number in range(endpoints):
+            url = f"http://127.0.0.1:{port}/hooks/{number}"
+            made = client.post(
+                "/api/outgoing-webhooks", json={"name": "bench", "url": url, "events": [f"github.{_KIND}"]}
+            )
+            if made.status_code != 201:
+                raise Failed(f"no webhook {number}: {made.status_code} {made.text}")

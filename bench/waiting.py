@@ -1,0 +1,79 @@
+"""Deliveries that wait: put straight into the log, by delivery's own code, to save the time of a feed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+from time import perf_counter
+from typing import Final
+
+from pydantic import SecretStr
+
+from services.delivery.request import Request
+from services.delivery.settings import DeliverySettings
+from services.delivery.store import Deliveries
+from shared.contracts.envelope import now
+from shared.contracts.ids import WebhookId, delivery_id_for
+from shared.contracts.topics import DELIVERY_REQUESTED
+from shared.runtime.kafka.produce import partition_of
+from shared.runtime.logs import configure
+from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.settings import MongoSettings
+
+_BATCH: Final = 1_000
+_SIDE_BY_SIDE: Final = 2
+_TYPE: Final = "github.issues"
+_BODY: Final = (
+    b'{"id":"evt_bench","type":"github.issues","version":"1","workspace":"default","occurred_at":'
+    b'"2026-05-04T10:20:30Z","sequence":"1","data":{"action":"opened"}}'
+)
+
+
+@asynccontextmanager
+async def log_at(uri: str) -> AsyncIterator[Deliveries]:
+    """The delivery log in a store, in this process."""
+    mongo = Mongo(MongoSettings(uri=SecretStr(uri), timeout_ms=60_000), app="bench")
+    try:
+        yield Deliveries(mongo, DeliverySettings(), configure("bench", "error"))
+    finally:
+        mongo.close()
+
+
+def fill(uri: str, workspace: str, webhooks: Sequence[str], count: int, first: int = 0) -> float:
+    """Enter `count` deliveries that are due now, to each webhook in turn, numbered from `first`; seconds."""
+    return asyncio.run(_fill(uri, workspace, webhooks, count, first))
+
+
+async def _fill(uri: str, workspace: str, webhooks: Sequence[str], count: int, first: int) -> float:
+    requests = _requests(workspace, webhooks, count, first)
+
+    async def enter(deliveries: Deliveries) -> None:
+        while some := list(islice(requests, _BATCH)):
+            due = utcnow()
+            await deliveries.write([deliveries.waiting(request, due) for request in some])
+
+    started = perf_counter()
+    async with log_at(uri) as deliveries:
+        await asyncio.gather(*(enter(deliveries) for _ in range(_SIDE_BY_SIDE)))
+    return perf_counter() - started
+
+
+def _requests(workspace: str, webhooks: Sequence[str], count: int, first: int) -> Iterator[Request]:
+    every = range(DELIVERY_REQUESTED.partitions)
+    partitions = {webhook: partition_of(webhook.encode(), every, every) for webhook in webhooks}
+    occurred_at = now()
+    for number in range(first, first + count):
+        webhook = WebhookId(webhooks[number % len(webhooks)])
+        event = f"evt_bench_{number}"
+        yield Request(
+            delivery_id=delivery_id_for(workspace, "/bench", event, webhook),
+            webhook_id=webhook,
+            workspace=workspace,
+            event_id=event,
+            event_type=_TYPE,
+            occurred_at=occurred_at,
+            body=_BODY,
+            traceparent=f"00-{number + 1:032x}-{number + 1:016x}-01",
+            partition=partitions[webhook],
+            order=number,
+        )

@@ -1,0 +1,85 @@
+"""What deliveries leave in the store: rows, BSON bytes, and the bytes that the store wrote for them."""
+
+from dataclasses import asdict, dataclass
+from statistics import mean
+from typing import Any, Final
+
+import psutil
+from bson.raw_bson import RawBSONDocument
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+
+from services.delivery.statistics import STATISTICS
+from services.delivery.store import DELIVERIES
+
+_LOOKED_AT: Final = 2_000
+
+
+@dataclass(frozen=True)
+class Written:
+    """Per delivery, but for `statistics_rows`: one for each webhook and hour, and one for each workspace.
+
+    `bson_bytes` is a delivery's document, `body_bytes` of it are the request's body; `index_bytes` are as
+    the store tells, `disk_bytes` what its process wrote, journal included. None: nobody tells.
+    """
+
+    rows: float
+    bson_bytes: float
+    body_bytes: float
+    statistics_rows: int
+    statistics_bytes: float
+    index_bytes: float | None
+    disk_bytes: float | None
+
+    @property
+    def said(self) -> str:
+        parts = [
+            f"{self.rows:.2f} rows and {self.bson_bytes:,.0f} bytes of BSON per delivery, "
+            f"of them {self.body_bytes:,.0f} the body",
+            f"{self.statistics_rows} rows of statistics, {self.statistics_bytes:,.1f} bytes per delivery",
+        ]
+        if self.index_bytes is not None:
+            parts.append(f"indexes {self.index_bytes:,.0f} bytes per delivery")
+        if self.disk_bytes is not None:
+            parts.append(f"written by the store to disk {self.disk_bytes:,.0f} bytes per delivery")
+        return "; ".join(parts)
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def written(uri: str, store_pid: int, deliveries: int) -> Written:
+    """Of a store that has seen nothing but these deliveries; sizes are means over the latest 2,000."""
+    with MongoClient[RawBSONDocument](uri, document_class=RawBSONDocument) as client:
+        database = client.get_default_database()
+        log, statistics = database[DELIVERIES], database[STATISTICS]
+        rows = log.count_documents({})
+        latest = list(log.find().sort("created_at", -1).limit(_LOOKED_AT))
+        hours = list(statistics.find())
+        index_bytes = _index_bytes(client, database.name)
+    return Written(
+        rows=rows / deliveries,
+        bson_bytes=mean(len(document.raw) for document in latest),
+        body_bytes=mean(len(document["body"]) for document in latest),
+        statistics_rows=len(hours),
+        statistics_bytes=sum(len(hour.raw) for hour in hours) / deliveries,
+        index_bytes=None if index_bytes is None else index_bytes / deliveries,
+        disk_bytes=_disk_bytes(store_pid, deliveries),
+    )
+
+
+def _index_bytes(client: MongoClient[RawBSONDocument], database: str) -> float | None:
+    try:
+        answer = client[database].command({"collStats": DELIVERIES})
+    except OperationFailure:
+        return None
+    return float(answer["totalIndexSize"]) if "totalIndexSize" in answer else None
+
+
+def _disk_bytes(pid: int, deliveries: int) -> float | None:
+    """None where the kernel does not say, or where nothing is written: the folder is in memory."""
+    try:
+        total = psutil.Process(pid).io_counters().write_bytes  # not on every platform
+    except (AttributeError, psutil.Error):
+        return None
+    return total / deliveries or None
