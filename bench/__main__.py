@@ -12,17 +12,22 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
+from bench.backlog import backlog
+from bench.isolation import isolation
 from bench.machine import cores, described
 from bench.remote import Failed
+from bench.fanout import fanout
 from bench.stages import Bench, Plan
 from bench.system import has_sync
 
-STAGES: Final = ("gateway", "delivery", "flow")
+STAGES: Final = ("gateway", "delivery", "flow", "isolation", "fanout", "backlog")
 _GATEWAY_TIMES: Final = 4.0
 _DELIVERY_TIMES: Final = 2.0
 _P50_MS: Final = 20.0
 _P99_MS: Final = 60.0
 _RESIDENT_MB: Final = 120.0
+_BESIDE_TIMES: Final = 1.2
+_BACKLOG_TIMES: Final = 2.0
 
 
 def main() -> int:
@@ -40,8 +45,11 @@ def main() -> int:
         bench = Bench(plan, cores(), Path(folder), lambda line: console.print(line, style="dim"))
         run: dict[str, Callable[[], Any]] = {
             "gateway": lambda: bench.gateway().document(),
-            "delivery": lambda: bench.delivery().document(),
+            "delivery": bench.delivery,
             "flow": bench.end_to_end,
+            "isolation": lambda: isolation(bench),
+            "fanout": lambda: fanout(bench),
+            "backlog": lambda: backlog(bench),
         }
         try:
             for stage in wanted.only or STAGES:

@@ -7,13 +7,13 @@ runs at a time, round about, so that what else the machine does meets both alike
 """
 
 from statistics import median
-from time import monotonic
+from time import sleep
 from typing import Any, Final
 
 from bench.remote import Failed
 from bench.stages import Bench
 from bench.system import System
-from bench.waiting import fill
+from bench.waiting import fill, still_waiting
 from bench.webhook import body
 from services.delivery.settings import DeliverySettings
 
@@ -24,6 +24,9 @@ _KINDS: Final = (*[_HEALTHY] * 4, _SILENT, *[_HEALTHY] * 4, _REFUSING)
 _HEALTHY_PER_S: Final = 100
 _PER_S: Final = _HEALTHY_PER_S * len(_KINDS) / _KINDS.count(_HEALTHY)
 _WARM_UP_S: Final = 2.0
+_SETTLE_S: Final = 0.5
+_STILL: Final = 0.99
+_AGES: Final = ("p50_ms", "p99_ms")
 _BREAKER: Final = {
     "INTERLINK_BREAKER_FAILURES": str(DeliverySettings.model_fields["breaker_failures"].default)
 }
@@ -40,7 +43,7 @@ def isolation(bench: Bench) -> dict[str, Any]:
         for hub in (alone, beside):
             _subscribe(hub, bench.sink_port, _HEALTHY)
         ports = bench.sink.call("dead")
-        dead = [_subscribe(beside, ports[how], kind) for how, kind in _DEAD.items()]
+        dead = [_subscribe(beside, ports["silent"], _SILENT), _subscribe(beside, ports["refusing"], _REFUSING)]
         for hub in (alone, beside):
             hub.stop_service("delivery")
         took = fill(beside.store_uri, beside.workspace, dead, plan.dead_waiting)
@@ -53,5 +56,53 @@ def isolation(bench: Bench) -> dict[str, Any]:
                 f"p99 {rounds['alone'][-1]['p99_ms']:.1f} ms; beside the dead "
                 f"{rounds['beside'][-1]['p50_ms']:.1f} ms, {rounds['beside'][-1]['p99_ms']:.1f} ms"
             )
-        waiting = _waiting(beside)
+        waiting = still_waiting(beside.store_uri, dead)
+    if waiting < plan.dead_waiting * _STILL:
+        raise Failed(f"only {waiting} of {plan.dead_waiting} deliveries to dead endpoints still waited at the end")
     return _document(rounds, waiting)
+
+
+def _subscribe(hub: System, port: int, kind: str) -> str:
+    """A webhook with every default; its id."""
+    webhook = hub.outgoing_webhook(f"http://127.0.0.1:{port}/hooks/{kind}", events=[f"github.{kind}"])
+    return str(webhook["id"])
+
+
+def _round(bench: Bench, hub: System) -> dict[str, float]:
+    """Delivery as it starts, warmed up, measured, killed: the attempts that hang would make it linger."""
+    hub.start_service("delivery")
+    hub.wait_ready("delivery")
+    _feed(bench, hub, _WARM_UP_S)
+    seen = _feed(bench, hub, bench.plan.beside_s)
+    hub.kill("delivery")
+    return {name: seen[name] for name in _AGES}
+
+
+def _feed(bench: Bench, hub: System, seconds: float) -> dict[str, Any]:
+    turns = int(_PER_S * seconds / len(_KINDS))
+    healthy = turns * _KINDS.count(_HEALTHY)
+    bench.sink.call("reset")
+    bench.feed.call(
+        "feed",
+        bootstrap=hub.bootstrap,
+        workspace=hub.workspace,
+        body=body().decode(),
+        total=turns * len(_KINDS),
+        kinds=_KINDS,
+        rate=_PER_S,
+    )
+    bench.arrived(healthy)
+    sleep(_SETTLE_S)  # else what is killed before its commit comes again in the next round
+    seen = bench.sink.call("seen")
+    if seen["count"] != healthy:
+        raise Failed(f"{seen['count']} deliveries of {healthy} events")
+    return seen
+
+
+def _document(rounds: dict[str, list[dict[str, float]]], waiting: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: {age: median(each[age] for each in measured) for age in _AGES}
+        for name, measured in rounds.items()
+    }
+    times = {f"{age}_times": found["beside"][f"{age}_ms"] / found["alone"][f"{age}_ms"] for age in ("p50", "p99")}
+    return {**found, **times, "waiting": waiting, "rounds": rounds}

@@ -1,6 +1,6 @@
 """The measurements: gateway, delivery, end to end with memory. Each runs on a fresh bus and store.
 
-What is asked of delivery when something is the matter is in `isolation`, `spread` and `backlog`.
+What is asked of delivery when something is the matter is in `isolation`, `fanout` and `backlog`.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from services.delivery.request import Request
 from services.delivery.settings import DeliverySettings
-from services.delivery.store import Deliveries
+from services.delivery.store import OPEN, Deliveries
 from shared.contracts.envelope import now
 from shared.contracts.ids import WebhookId, delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED
@@ -56,6 +56,17 @@ async def _fill(uri: str, workspace: str, webhooks: Sequence[str], count: int, f
     async with log_at(uri) as deliveries:
         await asyncio.gather(*(enter(deliveries) for _ in range(_SIDE_BY_SIDE)))
     return perf_counter() - started
+
+
+def still_waiting(uri: str, webhooks: Sequence[str]) -> int:
+    """How many deliveries to these webhooks are open."""
+
+    async def counted() -> int:
+        async with log_at(uri) as deliveries:
+            query = {"webhook_id": {"$in": list(webhooks)}, **OPEN}
+            return int(await deliveries.collection.count_documents(query))
+
+    return asyncio.run(counted())
 
 
 def _requests(workspace: str, webhooks: Sequence[str], count: int, first: int) -> Iterator[Request]:

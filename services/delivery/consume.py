@@ -94,14 +94,12 @@ class FirstAttempts:
             if each.event.type == DUE and each.event.subject:
                 self._lanes.lane(each.event.subject, each.partition).due(utcnow())
                 self._results.wake.set()
-        known, erased = await asyncio.gather(
-            self._deliveries.known(list(requests)),
-            self._erasures.among((request.workspace, request.event_id) for request in requests.values()),
-        )
+        known = await self._deliveries.known(list(requests))
         by_webhook: dict[str, list[Request]] = {}
         for request in requests.values():
-            if request.delivery_id not in known and (request.workspace, request.event_id) not in erased:
-                by_webhook.setdefault(request.webhook_id, []).append(request)
+            if request.delivery_id in known or self._erasures.is_erased(request.workspace, request.event_id):
+                continue
+            by_webhook.setdefault(request.webhook_id, []).append(request)
         runs: list[_Run] = []
         for webhook_id, wanted in by_webhook.items():
             webhook = await self._subscriptions.find(webhook_id)
@@ -146,6 +144,7 @@ class FirstAttempts:
     def _start(self, run: _Run, saved: asyncio.Event) -> list[asyncio.Task[None]]:
         """Start the run's workers; return those that the batch waits for."""
         lane, webhook = run.lane, run.webhook
+        lane.meet(webhook)
         if webhook.strict and lane.next_due is not None:
             return []  # something earlier is open: these wait behind it, in the log
         if webhook.policy.schedule[0] > 0:

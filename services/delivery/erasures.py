@@ -6,7 +6,7 @@ going through the log again, ten seconds and two minutes later.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -16,7 +16,7 @@ from services.delivery.store import DELIVERIES
 from shared.contracts.errors import StoreUnavailable
 from shared.contracts.ids import derive
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Mongo, translated, utcnow
+from shared.runtime.mongo import Collection, Mongo, Snapshot, translated, utcnow
 
 ERASED_EVENTS: Final = "erased_events"
 
@@ -43,16 +43,19 @@ class Erasures:
         self._deliveries: Collection = mongo.collection(DELIVERIES)
         self._marks: Collection = mongo.collection(ERASED_EVENTS)
         self._kept = timedelta(days=settings.dead_letter_days)
+        self._known: Snapshot[bool] = Snapshot(self._marks, lambda _mark: True, log)
         self._log = log
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        await self._known.start()
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._known.stop()
 
     async def erase(self, workspace: str, event_id: str) -> Erased:
         """Erase an event's payload from the log of a workspace and cancel what is open of it.
@@ -62,26 +65,23 @@ class Erasures:
         """
         now = utcnow()
         mark = {
+            "_id": _id(workspace, event_id),
             "workspace": workspace,
             "event_id": event_id,
             "erased_at": now,
+            "changed_at": now,
             "passes": 0,
             "again_at": now + timedelta(seconds=_AGAIN_S[0]),
             "expires_at": now + _KEPT,
         }
         with translated():
-            await self._marks.replace_one({"_id": _id(workspace, event_id)}, mark, upsert=True)
+            await self._marks.replace_one({"_id": mark["_id"]}, mark, upsert=True)
+        self._known.put(mark)
         return await self._pass(workspace, event_id)
 
-    async def among(self, events: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Which of these events, each a workspace and an event id, are erased. Raises `StoreUnavailable`.
-
-        One read of ids; first attempts ask this beside which deliveries are known.
-        """
-        by_id = {_id(*event): event for event in events}
-        with translated():
-            found = await self._marks.find({"_id": {"$in": list(by_id)}}, {"_id": 1}).to_list(len(by_id))
-        return {by_id[mark["_id"]] for mark in found}
+    def is_erased(self, workspace: str, event_id: str) -> bool:
+        """Whether an event is marked, as far as is known here: another process's mark takes a second."""
+        return bool(self._known.items) and _id(workspace, event_id) in self._known.items
 
     async def again(self, now: datetime) -> None:
         """Go through the log again for the marks whose time for that has come. Raises `StoreUnavailable`."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from services.delivery.lanes import SLOW_S, Lane
+from services.delivery.pacing import Circuit
 from services.delivery.retry import Attempt, Step
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Subscriptions, Webhook
@@ -59,8 +60,8 @@ class Health:
             return
         if step.quiet_s:
             lane.hold(step.quiet_s)
-        if attempt.answer.failure in FINAL_FAILURES:
-            lane.breaker.unused()  # nothing was sent: it says nothing of the endpoint's health
+        if attempt.unsent:
+            lane.breaker.unused()
         elif lane.answered(well=not attempt.unwell):
             self._log.warning("circuit", state=lane.breaker.circuit, webhook_id=webhook.id)
             self._aside(f"{webhook.id}/circuit", self._circuit(lane, webhook))
@@ -104,9 +105,9 @@ class Health:
             self._log.warning("health of an endpoint not written", key=key, error=str(error))
 
     async def _circuit(self, lane: Lane, webhook: Webhook) -> None:
-        """Write it until what was written is so: it may change in the meantime."""
+        """Write it until what was written is so: it may change meanwhile."""
         written: Circuit | None = None
-        while written != (circuit := "open" if lane.breaker.is_open else "closed"):
+        while written != (circuit := _told(lane.breaker.circuit)):
             await self._deliveries.circuit(webhook.id, lane.partition, circuit)
             written = circuit
 
@@ -160,3 +161,8 @@ class Health:
             traceparent=child_of(""),
         )
         await self._producer.publish(record_of(INTEGRATION_EVENTS, webhook.id, event), within_s=_WITHIN_S)
+
+
+def _told(circuit: Circuit) -> Circuit:
+    """As the store has it: a probe comes and goes too quickly to be told."""
+    return "closed" if circuit == "closed" else "open"

@@ -45,6 +45,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     STATISTICS: (Index((("hour", 1),), ttl_s=KEPT_DAYS * 86_400),),
     ERASED_EVENTS: (
         Index((("again_at", 1),)),
+        Index((("changed_at", 1),)),
         Index((("expires_at", 1),), ttl_s=0),
     ),
 }

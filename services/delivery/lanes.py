@@ -16,6 +16,7 @@ from services.delivery.subscriptions import Webhook
 from shared.runtime.mongo import utcnow
 
 SLOW_S: Final = 0.2
+_LOOK_S: Final = 1.0
 
 
 class Lane:
@@ -34,6 +35,7 @@ class Lane:
         "partition",
         "recorded",
         "slow",
+        "url",
         "version",
         "warned",
         "webhook_id",
@@ -56,9 +58,18 @@ class Lane:
         """The loop's time until which the endpoint asked for quiet."""
         self.failing_since: datetime | None = None
         """The first failure since the last success."""
-        self.recorded = False
-        """Whether the store knows that it is failing."""
+        self.recorded: datetime | None = None
+        """Since when it is failing, as the store has it."""
         self.warned = False
+        self.url = ""
+
+    def meet(self, webhook: Webhook) -> None:
+        """Attempts go to the webhook as it is now: what was learnt at another URL says nothing of this one."""
+        if self.url and self.url != webhook.url:
+            self.held_until = 0.0
+            self.failing_since, self.warned = None, False
+            self.breaker.hurry()
+        self.url = webhook.url
 
     def free(self, webhook: Webhook) -> int:
         """How many more attempts may start now; a strict webhook has one at a time."""
@@ -90,14 +101,14 @@ class Lane:
             self.breaker.unused()
 
     def rest(self, webhook: Webhook) -> None:
-        """Nothing may start now: look again when something may."""
+        """Nothing may start now: look again when something may, or the webhook may have been changed."""
         now = _clock()
         at = max(now, self.held_until)
         if self.breaker.room(now) == 0:
             at = max(at, self.breaker.again_at(now))
         if self.pace.room(webhook.rate_limit, now) == 0:
             at = max(at, self.pace.again_at(webhook.rate_limit))
-        self.not_before = at
+        self.not_before = min(at, now + _LOOK_S)
 
     def sleep(self, seconds: float) -> None:
         """Do not look at the log for so long."""
@@ -169,7 +180,8 @@ class Lanes:
             backlogs = await self._deliveries.backlogs(came)
             for health in failing:
                 lane = self.lane(health["_id"], health["partition"])
-                lane.failing_since, lane.recorded, lane.warned = health["since"], True, health["warned"]
+                lane.failing_since = lane.recorded = health["since"]
+                lane.warned = health["warned"]
             for webhook_id, partition in backlogs.items():
                 self.lane(webhook_id, partition).due(utcnow())
             self._owned |= came

@@ -96,6 +96,10 @@ class Breaker:
         """An attempt that was taken did not start: if it was to be the probe, there is none."""
         self._probing = False
 
+    def hurry(self) -> None:
+        """Let the next probe go at once."""
+        self._until = 0.0
+
     def answered(self, *, well: bool, now: float) -> bool:
         """An attempt ended; whether the circuit opened or closed with it.
 

@@ -50,11 +50,16 @@ class Attempt:
         return self.answer.failure == "proxy"
 
     @property
+    def unsent(self) -> bool:
+        """Whether it ended before anything was sent: the endpoint may be well or not."""
+        return self.answer.failure in _FINAL_FAILURES
+
+    @property
     def unwell(self) -> bool:
         """Whether the endpoint does not work, as opposed to one that refuses this request."""
         status = self.answer.status
         if status is None:
-            return self.answer.failure not in _FINAL_FAILURES
+            return not self.unsent
         return status >= 500 or status == 408
 
     @property

@@ -89,6 +89,7 @@ class Schedule:
                     await self._deliveries.drop(lane.webhook_id)
                     lane.next_due = None
                     return
+                lane.meet(webhook)
                 if not self._subscriptions.sends(webhook):
                     lane.sleep(_STILL_S)
                     return

@@ -17,12 +17,12 @@ _SLOWEST_PER_S: Final = 250
 """Fewer than so many deliveries a second, and the bench gives up."""
 
 
-def spread(bench: Bench) -> dict[str, Any]:
+def fanout(bench: Bench) -> dict[str, Any]:
     """From the first event's publishing until everything arrived. Raises `Failed`: not each exactly once."""
     endpoints, events = bench.plan.endpoints, bench.plan.events
     total = endpoints * events
     most = {"INTERLINK_WEBHOOKS_PER_WORKSPACE": str(endpoints)}
-    with bench.hub("spread", "delivery", env=most) as hub:
+    with bench.hub("fanout", "delivery", env=most) as hub:
         _subscribe(hub, bench.sink_port, endpoints)
         bench.sink.call("reset", ids=True)
         pid = hub.pid("delivery")
@@ -43,7 +43,7 @@ def spread(bench: Bench) -> dict[str, Any]:
         raise Failed(f"{seen['count']} requests of {seen['distinct']} deliveries arrived, not {total}")
     seconds = seen["last"] - started
     bench.say(
-        f"spread: {events} events to {endpoints:,} endpoints: {total:,} deliveries, each once, in "
+        f"fanout: {events} events to {endpoints:,} endpoints: {total:,} deliveries, each once, in "
         f"{seconds:.1f} s, {total / seconds:,.0f}/s, {used / total * 1e6:.0f} us of CPU each"
     )
     return {
