@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,14 +19,35 @@ def note(pytestconfig: pytest.Config) -> Callable[[str], None]:
     return pytestconfig.stash.setdefault(_FACTS, []).append
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
-) -> None:
-    facts = config.stash.get(_FACTS, [])
-    if facts:
-        terminalreporter.section("facts")
-        for fact in facts:
-            terminalreporter.write_line(fact)
+class Summary:
+    """Prints the facts of every worker at the end of the run."""
+
+    def __init__(self) -> None:
+        self.facts: list[str] = []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.facts += node.workeroutput.get("facts", []) if hasattr(node, "workeroutput") else []
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> None:
+        facts = dict.fromkeys([*self.facts, *config.stash.get(_FACTS, [])])
+        if facts:
+            terminalreporter.section("facts")
+            for fact in facts:
+                terminalreporter.write_line(fact)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Summary())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands its facts to the process that prints."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["facts"] = session.config.stash.get(_FACTS, [])
 
 
 @pytest.fixture(scope="session")

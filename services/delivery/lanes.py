@@ -64,7 +64,7 @@ class Lane:
         self.url = ""
 
     def meet(self, webhook: Webhook) -> None:
-        """Attempts go to the webhook as it is now: what was learnt at another URL says nothing of this one."""
+        """Attempts go to this webhook now: what was learnt at another URL says nothing of its own."""
         if self.url and self.url != webhook.url:
             self.held_until = 0.0
             self.failing_since, self.warned = None, False

@@ -56,10 +56,29 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/outgoing-webhooks/{webhook_id}/disable"): "webhooks:write",
     ("GET", "/api/deliveries"): "webhooks:read",
     ("GET", "/api/deliveries/{delivery_id}"): "webhooks:read",
+    ("POST", "/api/deliveries/{delivery_id}/retry"): "webhooks:write",
+    ("POST", "/api/deliveries/{delivery_id}/cancel"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/recover"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/replay"): "webhooks:write",
+    ("GET", "/api/delivery-jobs"): "webhooks:read",
+    ("GET", "/api/delivery-jobs/{job_id}"): "webhooks:read",
+    ("POST", "/api/delivery-jobs/{job_id}/cancel"): "webhooks:write",
+    ("GET", "/api/dead-letters"): "webhooks:read",
+    ("GET", "/api/dead-letters/{dead_letter_id}"): "webhooks:read",
+    ("POST", "/api/dead-letters/replay"): "webhooks:write",
+    ("POST", "/api/dead-letters/discard"): "webhooks:write",
     ("GET", "/api/queue/stats"): "webhooks:read",
+    ("POST", "/api/queue/pause"): "webhooks:write",
+    ("POST", "/api/queue/resume"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/preview"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/pause"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/resume"): "webhooks:write",
+    ("GET", "/api/outgoing-webhooks/{webhook_id}/stats"): "webhooks:read",
+    ("POST", "/api/deliveries/erase"): "webhooks:write",
 }
 
 ROWS = sorted(NEEDS)
+SINCE = {"since": "2020-01-01T00:00:00Z"}
 
 
 def allows(held: str, needed: str) -> bool:
@@ -78,12 +97,18 @@ def body_for(row: ROW) -> Any:
         ("POST", "/api/api-keys"): {"name": "x", "scopes": ["events:write"]},
         ("POST", "/api/outgoing-webhooks"): {
             "name": "x",
-            "url": "http://127.0.0.1:9/",
+            "url": f"http://127.0.0.1:9/{token_hex(8)}",
             "events": ["never.sent"],
         },
     }
     if method in ("GET", "DELETE"):
         return None
+    if path.endswith("/erase"):
+        return {"event_id": "evt_x"}
+    if path.endswith("/preview"):
+        return {}
+    if path.endswith(("/recover", "/replay", "/discard")):
+        return {"ids": ["dlv_x"]} if "dead-letters" in path else SINCE
     return bodies.get(row, {} if method == "PATCH" or path.endswith("rotate-secret") else None)
 
 
@@ -97,6 +122,8 @@ class Things:
     delivery: str
     key: str
     event_type: str = "own.x"
+    dead_letter: str = "dlv_x"
+    job: str = "job_x"
 
     def path(self, template: str) -> str:
         endpoint = self.incoming if "/incoming-webhooks/" in template else self.endpoint
@@ -106,6 +133,8 @@ class Things:
             .replace("{delivery_id}", self.delivery)
             .replace("{key_id}", self.key)
             .replace("{name}", self.event_type)
+            .replace("{dead_letter_id}", self.dead_letter)
+            .replace("{job_id}", self.job)
         )
 
 
@@ -114,6 +143,8 @@ def make_things(hub: Hub, key: str | None = None) -> Things:
         "POST", "/api/outgoing-webhooks", body_for(("POST", "/api/outgoing-webhooks")), key=key
     )["id"]
     delivery = hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test", key=key)["delivery_id"]
+    once = body_for(("POST", "/api/outgoing-webhooks")) | {"retry": {"schedule": [0]}}
+    dying = hub.call("POST", "/api/outgoing-webhooks", once, key=key)["id"]
     things = Things(
         endpoint=hub.call("POST", "/api/inbound-endpoints", {"provider": "github", "name": "x"}, key=key)[
             "id"
@@ -127,8 +158,11 @@ def make_things(hub: Hub, key: str | None = None) -> Things:
         event_type=hub.call("POST", "/api/event-types", body_for(("POST", "/api/event-types")), key=key)[
             "name"
         ],
+        dead_letter=hub.call("POST", f"/api/outgoing-webhooks/{dying}/test", key=key)["delivery_id"],
+        job=hub.call("POST", f"/api/outgoing-webhooks/{dying}/recover", SINCE, key=key)["job"]["id"],
     )
-    eventually(lambda: bool(hub.call("GET", "/api/deliveries", key=key)["items"]), 20)
+    eventually(lambda: len(hub.call("GET", "/api/deliveries", key=key)["items"]) == 2, 20)
+    eventually(lambda: bool(hub.call("GET", "/api/dead-letters", key=key)["items"]), 20)
     return things
 
 
