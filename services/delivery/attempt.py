@@ -13,10 +13,11 @@ from shared.runtime import metrics
 from shared.runtime.guarded import Answer, GuardedClient
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
+from shared.runtime.service import VERSION
 from shared.wire.expressions import Unusable, projected
 from shared.wire.signatures import PROFILES
 
-_USER_AGENT: Final = "Interlink/0.1"
+_USER_AGENT: Final = f"Interlink/{VERSION}"
 _HIDDEN: Final = "[hidden]"
 
 
