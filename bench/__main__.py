@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.backlog import backlog
+from bench.fanout import fanout
 from bench.isolation import isolation
 from bench.machine import cores, described
 from bench.remote import Failed
-from bench.fanout import fanout
 from bench.stages import Bench, Plan
 from bench.system import has_sync
 
@@ -100,6 +100,19 @@ def _table(measured: dict[str, Any]) -> Table:
         row("webhook in to webhook out, p99", _P99_MS, " ms", half["p99_ms"], beside)
         for name, resident in flow["resident_mb"].items():
             row(f"{name}: resident memory", _RESIDENT_MB, " MB", resident, "after that load")
+    if found := measured.get("isolation"):
+        beside = (
+            f"{found['beside']['p99_ms']:.1f} ms, alone {found['alone']['p99_ms']:.1f} ms; "
+            f"p50 {found['beside']['p50_ms']:.1f} ms, alone {found['alone']['p50_ms']:.1f} ms"
+        )
+        what = f"p99 beside dead endpoints with {found['waiting']:,} waiting"
+        row(what, _BESIDE_TIMES, "x", found["p99_times"], beside)
+    if found := measured.get("backlog"):
+        least, most = found["sizes"][0], found["sizes"][-1]
+        beside = f"{most['claim_p50_ms']:.1f} ms, {least['claim_p50_ms']:.1f} ms with {least['due']:,}"
+        row(f"a claim, up to {most['due']:,} due", _BACKLOG_TIMES, "x", found["claim_times"], beside)
+        beside = f"{most['drained_per_s']:,.0f}/s, {least['drained_per_s']:,.0f}/s with {least['due']:,}"
+        row(f"working off, up to {most['due']:,} due", _BACKLOG_TIMES, "x", found["drain_times"], beside)
     return table
 
 

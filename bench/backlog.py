@@ -30,13 +30,11 @@ def backlog(bench: Bench) -> dict[str, Any]:
 
     The deliveries are put straight into the log, by delivery's own code; they are due, over ten webhooks.
     """
-    sizes: list[dict[str, float]] = []
     with bench.hub("backlog", "delivery") as hub:
         webhooks = [_subscribe(hub, bench.sink_port, number) for number in range(_WEBHOOKS)]
         hub.stop_service("delivery")
         work = _Work(bench, hub, webhooks)
-        for size in bench.plan.backlogs:
-            sizes.append(work.at(size))
+        sizes = [work.at(size) for size in bench.plan.backlogs]
     return {"sizes": sizes, **_worst(sizes)}
 
 
@@ -102,7 +100,7 @@ def _subscribe(hub: System, port: int, number: int) -> str:
 
 
 async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
-    """Seconds of each claim, over the webhooks in turn; what was claimed is made due again after each round."""
+    """Seconds of each claim, over the webhooks in turn; after each round what it claimed is due again."""
     seconds: list[float] = []
     async with log_at(uri) as deliveries:
         for _ in range(_ROUNDS):

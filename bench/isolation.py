@@ -43,7 +43,10 @@ def isolation(bench: Bench) -> dict[str, Any]:
         for hub in (alone, beside):
             _subscribe(hub, bench.sink_port, _HEALTHY)
         ports = bench.sink.call("dead")
-        dead = [_subscribe(beside, ports["silent"], _SILENT), _subscribe(beside, ports["refusing"], _REFUSING)]
+        dead = [
+            _subscribe(beside, ports["silent"], _SILENT),
+            _subscribe(beside, ports["refusing"], _REFUSING),
+        ]
         for hub in (alone, beside):
             hub.stop_service("delivery")
         took = fill(beside.store_uri, beside.workspace, dead, plan.dead_waiting)
@@ -58,7 +61,7 @@ def isolation(bench: Bench) -> dict[str, Any]:
             )
         waiting = still_waiting(beside.store_uri, dead)
     if waiting < plan.dead_waiting * _STILL:
-        raise Failed(f"only {waiting} of {plan.dead_waiting} deliveries to dead endpoints still waited at the end")
+        raise Failed(f"only {waiting} of {plan.dead_waiting} still waited for the dead at the end")
     return _document(rounds, waiting)
 
 
@@ -104,5 +107,11 @@ def _document(rounds: dict[str, list[dict[str, float]]], waiting: int) -> dict[s
         name: {age: median(each[age] for each in measured) for age in _AGES}
         for name, measured in rounds.items()
     }
-    times = {f"{age}_times": found["beside"][f"{age}_ms"] / found["alone"][f"{age}_ms"] for age in ("p50", "p99")}
-    return {**found, **times, "waiting": waiting, "rounds": rounds}
+    times = {age: found["beside"][age] / found["alone"][age] for age in _AGES}
+    return {
+        **found,
+        "p50_times": times["p50_ms"],
+        "p99_times": times["p99_ms"],
+        "waiting": waiting,
+        "rounds": rounds,
+    }

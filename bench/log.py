@@ -308,6 +308,7 @@ async def measure(uri: str, rows: int, limit: int, console: Console) -> Table:
         table = Table("asked for", "index", "finds", "sorts", "documents", "items", "ms", box=MARKDOWN)
         for name, wanted in combinations(now).items():
             asked = await ask(mongo, seen, name, wanted, limit=limit, repeats=_REPEATS)
+            console.print(f"{name}: {asked.ms:.1f} ms", style="dim")
             table.add_row(
                 name,
                 ", ".join(dict.fromkeys(plan.index or plan.stages[-1] for plan in asked.plans)),

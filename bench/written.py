@@ -34,8 +34,8 @@ class Written:
     @property
     def said(self) -> str:
         parts = [
-            f"{self.rows:.2f} rows and {self.bson_bytes:,.0f} bytes of BSON per delivery, "
-            f"of them {self.body_bytes:,.0f} the body",
+            f"{self.rows:.2f} rows per delivery",
+            f"{self.bson_bytes:,.0f} bytes of BSON, of them {self.body_bytes:,.0f} the body",
             f"{self.statistics_rows} rows of statistics, {self.statistics_bytes:,.1f} bytes per delivery",
         ]
         if self.index_bytes is not None:
