@@ -7,6 +7,7 @@ not start waits in the log. Either way the batch ends, so that a slow endpoint d
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -82,13 +83,16 @@ class FirstAttempts:
         self._log = log
         self._partitions = partitions
         self._workers: set[asyncio.Task[None]] = set()
+        self._last: dict[int, int] = {}
+        """The order of the last request of each partition."""
 
     async def handle(self, batch: Sequence[Received]) -> None:
         """Attempt or store every request of the batch. Raises `StoreUnavailable` before anything is sent."""
-        requests = {
-            request.delivery_id: request
-            for request in (read_request(each) for each in batch if each.event.type != DUE)
-        }
+        requests: dict[str, Request] = {}
+        for each in batch:
+            if each.event.type != DUE:
+                request = self._in_order(read_request(each))
+                requests.setdefault(request.delivery_id, request)  # a repeat stands where the first one stood
         await self._lanes.own(self._partitions())
         for each in batch:
             if each.event.type == DUE and each.event.subject:
@@ -115,6 +119,12 @@ class FirstAttempts:
         crash_point("attempt.before_write")
         await self._close(runs, saved)
         crash_point("attempt.written")
+
+    def _in_order(self, request: Request) -> Request:
+        """The request with an order above the one before it in its partition, whatever the clocks said."""
+        order = max(request.order, self._last.get(request.partition, 0) + 1)
+        self._last[request.partition] = order
+        return request if order == request.order else replace(request, order=order)
 
     async def start(self) -> None:
         """Nothing to prepare: the consumer calls `handle`."""

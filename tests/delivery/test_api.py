@@ -79,7 +79,12 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         "profile": "standard",
         "format": "slack",
         "transform": "{text: text}",
-        "filter": {**FilterSettings().model_dump(), "channels": ["ch-1"], "exclude_bots": True, "condition": "data.n > `3`"},
+        "filter": {
+            **FilterSettings().model_dump(),
+            "channels": ["ch-1"],
+            "exclude_bots": True,
+            "condition": "data.n > `3`",
+        },
         "integration_id": "int_1",
         "headers": {"X-Team": "secret-1"},
         "auth": {"type": "bearer", "token": "secret-2"},

@@ -458,6 +458,7 @@ _SMALL_RSA = CLIENTS.pair("small", key=rsa.generate_private_key(65537, 1024))  #
         (CLIENTS.pem + _CERTIFICATE, _KEY, "does not belong to the first"),
         (*_SMALL_RSA, "TLS cannot use this certificate: ee key too small"),
     ],
+    ids=[f"case {number}" for number in range(15)],
 )
 def test_what_is_no_client_certificate(certificate: str, key: str, why: str) -> None:
     with pytest.raises(Malformed, match=why) as caught:
@@ -848,7 +849,11 @@ def test_a_proxy_that_cannot_be(proxy: str) -> None:
     assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, "", "no certificates here", _CERTIFICATE[:100]])
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "no certificates here", _CERTIFICATE[:100]],
+    ids=["no file", "empty", "text", "cut"],
+)
 def test_a_file_of_authorities_that_cannot_be(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:

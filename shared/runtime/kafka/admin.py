@@ -29,6 +29,8 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
                     topic_configs={
                         "retention.ms": str(topic.retention_ms),
                         "max.message.bytes": str(topic.max_message_bytes),
+                        # One clock per partition, not one per producer: what is ordered by it stays in order.
+                        "message.timestamp.type": "LogAppendTime",
                         "min.insync.replicas": "2" if replicas >= 3 else "1",
                     },
                 )

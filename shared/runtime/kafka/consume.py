@@ -205,6 +205,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             for partition, batch in polled.items()
             if partition in self.assigned
         }
+        if not offsets:
+            return  # every partition went to another member in the meantime: it repeats the batch
         self._next.update(offsets)
         for partition, batch in polled.items():
             metrics.HANDLED.labels(partition.topic, self.group).inc(len(batch))
