@@ -10,6 +10,7 @@ from secrets import randbelow, token_hex
 from statistics import quantiles
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 from aiohttp import web
 from bson import encode
@@ -99,6 +100,15 @@ class Seeded:
 
     def of(self, event_id: str) -> list[Document]:
         return list(self.deliveries.find({"event_id": event_id}))
+
+
+def stranger(hub: Hub) -> str:
+    """The admin key of another workspace, once delivery knows it."""
+    key = hub.other_workspace()
+    url = hub.url("delivery") + "/api/outgoing-webhooks"
+    headers = {"authorization": f"Bearer {key}"}
+    eventually(lambda: httpx.get(url, headers=headers, timeout=10).status_code == 200)
+    return key
 
 
 def run(uri: str, work: Callable[[Mongo], Coroutine[Any, Any, T]]) -> T:
@@ -280,10 +290,10 @@ def test_the_api_filters_the_log(seeded: Seeded) -> None:
     assert shown(event_id=made["dead"]["event_id"], webhook_id=webhook) >= {"dead"}
     assert shown(event_id=made["dead"]["event_id"], error="timeout") == set()
     hub.call("GET", "/api/deliveries?status=lost", expect=422)
-    stranger = hub.other_workspace()
-    assert hub.call("GET", "/api/deliveries", key=stranger)["items"] == []
+    other_key = stranger(hub)
+    assert hub.call("GET", "/api/deliveries", key=other_key)["items"] == []
     for query in (f"webhook_id={webhook}", f"event_id={made['dead']['event_id']}", "error=tls"):
-        assert hub.call("GET", f"/api/deliveries?{query}", key=stranger)["items"] == []
+        assert hub.call("GET", f"/api/deliveries?{query}", key=other_key)["items"] == []
 
 
 def test_a_delivery_is_shown_with_where_it_came_from_and_its_last_error(seeded: Seeded) -> None:
@@ -391,7 +401,8 @@ def test_what_was_under_way_is_erased_afterwards(store: Store, log: Log) -> None
         deliveries = mongo.collection(DELIVERIES)
         assert (await erasures.erase("w", event_id)).erased == 0
         assert erasures.is_erased("w", event_id)
-        assert not (erasures.is_erased("v", event_id) or erasures.is_erased("w", "x"))
+        assert not erasures.is_erased("v", event_id)
+        assert not erasures.is_erased("w", "x")
         await deliveries.insert_many([one])
         await erasures.again(utcnow() + timedelta(seconds=5))
         assert "body" in (await deliveries.find_one({"_id": one["_id"]}) or {})
@@ -526,7 +537,7 @@ def test_a_webhooks_hours_are_shown(seeded: Seeded, log: Log) -> None:
     for odd in ({"since": "0001-01-01T00:00:00Z"}, {"until": "9999-12-31T00:00:00Z"}):
         assert hub.call("GET", path, params=odd)["hours"]
     assert hub.call("GET", path, params={"since": "9999-01-01T00:00:00Z"})["hours"] == []
-    hub.call("GET", path, key=hub.other_workspace(), expect=404)
+    hub.call("GET", path, key=stranger(hub), expect=404)
     hub.call("GET", "/api/outgoing-webhooks/wh_none/stats", expect=404)
 
 
@@ -553,7 +564,7 @@ def test_the_queues_counts_are_of_the_log_and_of_the_statistics(seeded: Seeded, 
     assert 90 <= shown.pop("oldest_due_s") < 180
     assert shown == {"total": 11, "pending": 3, "active": 0, "completed": 2, "failed": 4, "delayed": 2}
     assert hub.call("GET", "/api/queue/stats")["oldest_due_s"] >= 90
-    assert hub.call("GET", "/api/queue/stats", params=of, key=hub.other_workspace()) == {
+    assert hub.call("GET", "/api/queue/stats", params=of, key=stranger(hub)) == {
         "total": 0,
         "pending": 0,
         "active": 0,
