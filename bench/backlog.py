@@ -11,6 +11,7 @@ from bench.remote import Failed
 from bench.stages import Bench
 from bench.system import System
 from bench.waiting import fill, log_at
+from services.delivery.reach import Reach
 from shared.runtime.mongo import translated, utcnow
 
 _WEBHOOKS: Final = 10
@@ -102,18 +103,24 @@ def _subscribe(hub: System, port: int, number: int) -> str:
 async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
     """Seconds of each claim, over the webhooks in turn; after each round what it claimed is due again."""
     seconds: list[float] = []
+    reaches = {webhook: Reach() for webhook in webhooks}
     async with log_at(uri) as deliveries:
+        for webhook, reach in reaches.items():
+            await deliveries.claim(webhook, reach, most=1, timeout_s=_LEASE_S)  # as after a start
         for _ in range(_ROUNDS):
             claimed: list[str] = []
             for number in range(_CALLS):
                 webhook = webhooks[number % len(webhooks)]
                 began = perf_counter()
-                some = await deliveries.claim(webhook, most=_CLAIMED, strict=False, timeout_s=_LEASE_S)
+                some = await deliveries.claim(webhook, reaches[webhook], most=_CLAIMED, timeout_s=_LEASE_S)
                 seconds.append(perf_counter() - began)
                 if len(some) != _CLAIMED:
                     raise Failed(f"{len(some)} claimed, not {_CLAIMED}")
                 claimed += [one.request.delivery_id for one in some]
-            again = {"$set": {"status": "pending", "due_at": utcnow() - _AGO}}
+            due_at = utcnow() - _AGO
+            again = {"$set": {"status": "pending", "due_at": due_at}}
+            for reach in reaches.values():
+                reach.written(due_at)
             with translated():
                 await deliveries.collection.update_many({"_id": {"$in": claimed}}, again)
     return seconds

@@ -37,6 +37,9 @@ _CACHE: Final = "128M"
 # SecantusDB leaves its journal in its own memory for seconds, so that a kill takes what it has
 # acknowledged. WiredTiger reads this variable: at each commit the journal is handed to the system.
 _JOURNAL: Final = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
+# To find what has expired, it reads each whole collection, once a minute unless told, and answers nobody
+# meanwhile. The rest of its settings is given on its command line.
+_STORE_SETTINGS: Final = "[storage]\nttl_sweep_seconds = 3600.0\n"
 _START_S: Final = 30.0
 _LOOK_S: Final = 0.02
 # A broker or a store reads settings from variables of its own; the user's are meant for others.
@@ -166,7 +169,7 @@ def store(folder: Path, leash: Leash) -> Half:
         raise EmbeddedError(_MISSING.format(what="store", variable="MONGODB_URI"))
     port = _port(folder, "store")
     config = folder / "store.toml"  # without one, it would take somebody else's from the home folder
-    config.write_text("# SecantusDB's settings are given on its command line.\n", encoding="utf-8")
+    config.write_text(_STORE_SETTINGS, encoding="utf-8")
     command = [
         *(sys.executable, "-P", "-m", "secantus", "--config", str(config.absolute())),
         *("--host", HOST, "--port", str(port), "--standalone"),

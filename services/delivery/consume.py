@@ -96,7 +96,7 @@ class FirstAttempts:
         await self._lanes.own(self._partitions())
         for each in batch:
             if each.event.type == DUE and each.event.subject:
-                self._lanes.lane(each.event.subject, each.partition).due(utcnow())
+                self._lanes.lane(each.event.subject, each.partition).changed()
                 self._results.wake.set()
         known = await self._deliveries.known(list(requests))
         by_webhook: dict[str, list[Request]] = {}

@@ -36,8 +36,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
             (("workspace", 1), ("webhook_id", 1), ("failed", 1), ("last_error", 1), *_IN_ORDER), where=_FAILED
         ),
         # Due work, and the longest overdue of a workspace. Only open deliveries pay.
-        Index((("webhook_id", 1), ("due_at", 1)), where=OPEN),
-        Index((("webhook_id", 1), ("order", 1)), where=OPEN),
+        Index((("webhook_id", 1), ("open", 1), ("due_at", 1)), where=OPEN),
+        Index((("webhook_id", 1), ("open", 1), ("order", 1)), where=OPEN),
         Index((("partition", 1), ("webhook_id", 1)), where=OPEN),
         Index((("workspace", 1), ("due_at", 1)), where=OPEN),
         Index((("expires_at", 1),), ttl_s=0),

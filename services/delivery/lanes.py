@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from services.delivery.pacing import Breaker, Pace
+from services.delivery.reach import Reach
 from services.delivery.settings import DeliverySettings
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Webhook
@@ -33,6 +34,7 @@ class Lane:
         "not_before",
         "pace",
         "partition",
+        "reach",
         "recorded",
         "slow",
         "url",
@@ -46,6 +48,7 @@ class Lane:
         self.partition = partition
         self.breaker = breaker
         self.pace = Pace()
+        self.reach = Reach()
         self.in_flight = 0
         self.slow = False
         self.draining = False
@@ -125,8 +128,15 @@ class Lane:
     def due(self, at: datetime) -> None:
         """Something in the log is open and due at this time."""
         self.version += 1
+        self.reach.written(at)
         if self.next_due is None or at < self.next_due:
             self.next_due = at
+
+    def changed(self) -> None:
+        """Another process made something in the log due."""
+        now = utcnow()
+        self.due(now)
+        self.reach.changed(now)
 
 
 class Lanes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from services.delivery.reach import ORDER_BITS
 from shared.contracts.envelope import Event, now
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import DeliveryId, WebhookId, new_event_id
@@ -160,7 +161,7 @@ def read_request(received: Received) -> Request:
 
 def order_of(received: Received) -> int:
     """A number that grows along a topic's partition, also over a topic that was made anew."""
-    return received.at_ms << 22 | received.offset & 0x3FFFFF
+    return received.at_ms << ORDER_BITS | received.offset & (1 << ORDER_BITS) - 1
 
 
 def _number(text: str) -> int:

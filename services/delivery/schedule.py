@@ -115,18 +115,19 @@ class Schedule:
     async def _some(self, lane: Lane, webhook: Webhook, room: int) -> set[asyncio.Task[None]] | None:
         """Start what is due and has room; None when nothing is."""
         version = lane.version
+        lane.reach.turn("order" if webhook.strict else "due_at")
         self._lanes.take(lane, webhook, room)
         claimed: list[Claimed] = []
         try:
             claimed = await self._deliveries.claim(
-                webhook.id, most=room, strict=webhook.strict, timeout_s=webhook.timeout_s
+                webhook.id, lane.reach, most=room, timeout_s=webhook.timeout_s
             )
         finally:
             self._lanes.unused(lane, room - len(claimed))
         if claimed:
             crash_point("schedule.claimed")
             return {self._run(self._one(lane, webhook, delivery)) for delivery in claimed}
-        due = await self._deliveries.next_due(webhook.id, strict=webhook.strict)
+        due = await self._deliveries.next_due(webhook.id, lane.reach)
         if lane.version != version:
             return set()
         lane.next_due = due

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from services.delivery.pacing import Circuit
+from services.delivery.reach import LAST, Field, Reach, at_place, place_of
 from services.delivery.request import Request
 from services.delivery.retry import Attempt, Step
 from services.delivery.settings import DeliverySettings
@@ -114,32 +115,17 @@ class Deliveries:
         except Duplicate:
             self._log.info("deliveries were in the log already", writes=len(writes))
 
-    async def claim(self, webhook_id: str, *, most: int, strict: bool, timeout_s: float) -> list[Claimed]:
-        """Take due deliveries of a webhook, oldest first, each for the time that an attempt can take.
+    async def claim(self, webhook_id: str, reach: Reach, *, most: int, timeout_s: float) -> list[Claimed]:
+        """Take due deliveries of a webhook, the longest due first, each for as long as an attempt can take.
 
-        `strict` takes the first in order only, and only when it is due.
+        Along the order, only the head is taken, and only when it is due.
         """
-        now = utcnow()
-        most = 1 if strict else most
-        with translated():
-            first = (
-                await self.collection.find({"webhook_id": webhook_id, **OPEN}, {"due_at": 1})
-                .sort("order" if strict else "due_at", 1)
-                .limit(most)
-                .to_list(most)
-            )
-            ids = [document["_id"] for document in first if document["due_at"] <= now]
-            if not ids:
-                return []
-            token = uuid4().hex
-            await self.collection.update_many(
-                {"_id": {"$in": ids}, "due_at": {"$lte": now}},
-                {
-                    "$set": {"status": "delivering", "due_at": self._lease(timeout_s), "claim": token},
-                    "$inc": {"fence": 1},
-                },
-            )
-            mine = await self.collection.find({"_id": {"$in": ids}, "claim": token}).to_list(len(ids))
+        floor = reach.floor
+        try:
+            mine = await self._claim(webhook_id, reach, most, self._lease(timeout_s))
+        except BaseException:
+            reach.floor = min(reach.floor, floor)  # what was read there is still to be claimed
+            raise
         mine.sort(key=lambda document: document["order"])
         return [
             Claimed(
@@ -151,34 +137,77 @@ class Deliveries:
             for document in mine
         ]
 
-    async def next_due(self, webhook_id: str, *, strict: bool) -> datetime | None:
-        """When a webhook's next open delivery is due; None when nothing is open."""
+    async def _claim(self, webhook_id: str, reach: Reach, most: int, lease: datetime) -> list[Document]:
+        now = utcnow()
         with translated():
-            first = (
-                await self.collection.find({"webhook_id": webhook_id, **OPEN}, {"due_at": 1})
-                .sort("order" if strict else "due_at", 1)
-                .limit(1)
-                .to_list(1)
+            if reach.field == "order":
+                head = await self._head(webhook_id, reach, now)
+                ids = [head["_id"]] if head and head["due_at"] <= now else []
+            else:
+                ids = await self._due(webhook_id, reach, now, most)
+            if not ids:
+                return []
+            token = uuid4().hex
+            await self.collection.update_many(
+                {"_id": {"$in": ids}, "due_at": {"$lte": now}},
+                {
+                    "$set": {"status": "delivering", "due_at": lease, "claim": token},
+                    "$inc": {"fence": 1},
+                },
             )
-        return first[0]["due_at"] if first else None
+            return await self.collection.find({"_id": {"$in": ids}, "claim": token}).to_list(len(ids))
+
+    async def next_due(self, webhook_id: str, reach: Reach) -> datetime | None:
+        """When a webhook's next delivery is due; None when nothing is open."""
+        now = utcnow()
+        with translated():
+            if reach.field == "order":
+                head = await self._head(webhook_id, reach, now)
+                return head["due_at"] if head else None
+            for low, high in reach.windows(now, LAST["due_at"]):
+                if first := await self._first(webhook_id, "due_at", low, high):
+                    due_at: datetime = first[0]["due_at"]
+                    return due_at
+        return None
+
+    async def _due(self, webhook_id: str, reach: Reach, now: datetime, most: int) -> list[str]:
+        """The ids of what is due, from where the last look ended."""
+        found: list[Document] = []
+        last = place_of("due_at", now)
+        for low, high in reach.windows(now, last):
+            found += await self._first(webhook_id, "due_at", low, high, most - len(found))
+            if len(found) == most:
+                break
+        places = [place_of("due_at", document["due_at"]) for document in found]
+        span = places[-1] - places[0] if places else 0
+        more = len(found) == most
+        reach.reached(places[-1] if more else last + 1, span, more=more)
+        return [document["_id"] for document in found]
+
+    async def _head(self, webhook_id: str, reach: Reach, now: datetime) -> Document | None:
+        """The first in order."""
+        for low, high in reach.windows(now, LAST["order"]):
+            if first := await self._first(webhook_id, "order", low, high):
+                reach.reached(first[0]["order"], 0, more=True)
+                return first[0]
+        return None
+
+    async def _first(
+        self, webhook_id: str, field: Field, low: int, high: int, most: int = 1
+    ) -> list[Document]:
+        within = {"$gte": at_place(field, low), "$lte": at_place(field, high)}
+        cursor = self.collection.find(
+            {"webhook_id": webhook_id, **OPEN, field: within}, {"due_at": 1, "order": 1}
+        )
+        return await cursor.sort(field, 1).limit(most).to_list(most)
 
     async def backlogs(self, partitions: Iterable[int]) -> dict[str, int]:
-        """The webhooks with open deliveries in these partitions, with their partition.
-
-        One short look per webhook: counting what waits would take as long as much waits.
-        """
+        """The webhooks with open deliveries in these partitions, with their partition."""
         found: dict[str, int] = {}
         for partition in partitions:
-            last = ""
-            while True:
-                query = {"partition": partition, "webhook_id": {"$gt": last}, **OPEN}
-                with translated():
-                    cursor = self.collection.find(query, {"webhook_id": 1}).sort("webhook_id", 1).limit(1)
-                    first = await cursor.to_list(1)
-                if not first:
-                    break
-                last = first[0]["webhook_id"]
-                found[last] = partition
+            with translated():
+                webhooks = await self.collection.distinct("webhook_id", {"partition": partition, **OPEN})
+            found |= dict.fromkeys(webhooks, partition)
         return found
 
     async def failing(self, partitions: Iterable[int]) -> list[Document]:
@@ -212,11 +241,16 @@ class Deliveries:
 
     async def drop(self, webhook_id: str) -> None:
         """Cancel what is open of a webhook that is gone, and forget its endpoint."""
+        now = utcnow()
         with translated():
             await self.collection.update_many(
                 {"webhook_id": webhook_id, **OPEN},
                 {
-                    "$set": {"status": "cancelled", "expires_at": utcnow() + self._kept["dead_letter"]},
+                    "$set": {
+                        "status": "cancelled",
+                        "finished_at": now,
+                        "expires_at": now + self._kept["dead_letter"],
+                    },
                     "$unset": {"due_at": "", "open": ""},
                     "$inc": {"fence": 1},
                 },

@@ -529,12 +529,12 @@ def test_disabled_sends_nothing_enabled_sends_again(hub: Hub) -> None:
 def test_what_waits_while_disabled_is_sent_when_enabled(hub: Hub) -> None:
     with Subscriber(Script(500, 204)) as subscriber:
         kind = new_type()
-        webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry={"schedule": [0, 0.5]})
+        webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry={"schedule": [0, 2]})
         path = f"/api/outgoing-webhooks/{webhook['id']}"
         publish(hub, kind)
         subscriber.wait_for(1)
         hub.call("POST", f"{path}/disable")
-        sleep(1.5)
+        sleep(3)
         assert len(subscriber.got) == 1
         hub.call("POST", f"{path}/enable")
         [delivery] = finished(hub, webhook["id"])
