@@ -18,9 +18,9 @@ _WEBHOOKS: Final = 10
 _CLAIMED: Final = 50
 """As many as `services/delivery/schedule.py` takes at once."""
 _CALLS: Final = 20
-_ROUNDS: Final = 5
-_DRAINS: Final = 3
-_DRAINED: Final = 3_000
+_ROUNDS: Final = 3
+_DRAINS: Final = 2
+_DRAINED: Final = 2_000
 _SHARE: Final = 0.9
 _LEASE_S: Final = 600.0
 _AGO: Final = timedelta(seconds=1)

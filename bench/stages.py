@@ -45,7 +45,12 @@ class Plan:
     beside_s: float = 8.0
     endpoints: int = 1_000
     events: int = 100
-    backlogs: tuple[int, ...] = (1_000, 10_000, 100_000)
+    most_due: int = 100_000
+
+    @property
+    def backlogs(self) -> tuple[int, ...]:
+        """Each ten times the one before."""
+        return tuple(size for size in (10**power for power in range(3, 9)) if size <= self.most_due)
 
     @classmethod
     def quick(cls, bus: BusName) -> "Plan":
@@ -65,7 +70,7 @@ class Plan:
             beside_s=3.0,
             endpoints=100,
             events=100,
-            backlogs=(1_000, 10_000),
+            most_due=10_000,
         )
 
 

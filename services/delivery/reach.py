@@ -16,6 +16,7 @@ ORDER_BITS: Final = 22
 """As `request.order_of` has it."""
 LAST: Final = {"due_at": 32_503_680_000_000, "order": (1 << 63) - 1}
 """The last places: the year 3000, and the store's largest number."""
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _DENSE_MS: Final = 50
 _SPARSE_MS: Final = 1000
 _WIDER: Final = 16
@@ -77,11 +78,11 @@ class Reach:
 
 
 def place_of(field: Field, at: datetime) -> int:
-    """The place of a time; for an order, the first of that millisecond."""
-    milliseconds = round(at.timestamp() * 1000)
+    """The place of a time, cut to milliseconds as the store cuts it; for an order, the first one of those."""
+    milliseconds = (at - _EPOCH) // timedelta(milliseconds=1)
     return milliseconds << ORDER_BITS if field == "order" else milliseconds
 
 
 def at_place(field: Field, place: int) -> int | datetime:
     """What the store compares with: an order as it is, a due time as a time."""
-    return place if field == "order" else datetime.fromtimestamp(place / 1000, UTC)
+    return place if field == "order" else _EPOCH + timedelta(milliseconds=place)
