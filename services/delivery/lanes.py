@@ -209,6 +209,16 @@ class Lanes:
         ]
         return sorted(due, key=lambda lane: lane.next_due or now)
 
+    def next_look(self, most: float) -> float:
+        """Seconds until a lane that rests may go on, at most so many."""
+        clock = _clock()
+        waits = (
+            lane.not_before - clock
+            for lane in self._lanes.values()
+            if lane.not_before > clock and lane.next_due is not None
+        )
+        return min(most, min(waits, default=most))
+
 
 def _clock() -> float:
     return asyncio.get_running_loop().time()

@@ -65,7 +65,7 @@ class Schedule:
     async def _look(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(self._lanes.next_look(_LOOK_S)):
                     await self._results.wake.wait()
             except TimeoutError:
                 pass
