@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from interlink.embedded import Embedded
-from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_bus
+from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_broker
 from tests.support.hub import Hub
 
 _FACTS = pytest.StashKey[list[str]]()
@@ -65,10 +65,12 @@ def store(pair: Embedded, note: Callable[[str], None]) -> Iterator[Store]:
     found.close()
 
 
-@pytest.fixture(scope="session")
-def bus(pair: Embedded) -> Bus:
-    """The embedded broker: quick, for tests that do not kill it."""
-    return embedded_bus(pair)
+@pytest.fixture(scope="module")
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+    """An embedded broker of this module's own: quick, and no member that another killed is in its groups."""
+    started = embedded_broker(tmp_path_factory.mktemp("bus"))
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="module")

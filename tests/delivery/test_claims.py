@@ -156,7 +156,7 @@ def test_a_claim_that_failed_is_made_again(store: Store) -> None:
             await log.insert_one(one)
             assert await claim(deliveries, Reach()) == [one["_id"]]
             await log.update_one({"_id": one["_id"]}, {"$set": {"due_at": utcnow()}})
-            mongo = mongo_at("mongodb://127.0.0.1:9/none?serverSelectionTimeoutMS=50")
+            mongo = mongo_at("mongodb://127.0.0.1:9/none", timeout_ms=100)
             away = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"))
             with pytest.raises(Exception, match="did not answer"):
                 await away.claim(WEBHOOK, reach, most=1, timeout_s=1)

@@ -14,7 +14,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Protocol
 
-from interlink.embedded import BROKER_SETTINGS, Embedded
+from interlink.embedded import BROKER_SETTINGS, Embedded, broker, kafka_bootstrap
+from interlink.supervise import Leash
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as jars_reason
 
@@ -76,6 +77,20 @@ def embedded_bus(pair: Embedded) -> Bus:
         {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS},
         pair.broker,
     )
+
+
+def embedded_broker(folder: Path) -> Bus:
+    """An embedded broker alone, started."""
+    leash = Leash()
+    half = broker(folder, leash)
+    half.start()
+
+    def close() -> None:
+        half.stop()
+        leash.close()
+
+    env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **BROKER_SETTINGS}
+    return Bus("the embedded broker (Tansu)", env, half, close)
 
 
 def best_bus(folder: Path, pair: Embedded) -> Bus:
