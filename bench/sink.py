@@ -31,6 +31,7 @@ class _Seen:
 
 _seen = _Seen()
 _dead: list[asyncio.Server | socket.socket] = []
+_hanging: set[asyncio.BaseTransport] = set()
 
 
 class _Connection(asyncio.Protocol):
@@ -59,6 +60,13 @@ class _Connection(asyncio.Protocol):
 
 class _Silent(asyncio.Protocol):
     """Takes everything and says nothing."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        _hanging.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        _hanging.difference_update([each for each in _hanging if each.is_closing()])
 
 
 def _note(head: bytes, body: bytes) -> None:
@@ -91,6 +99,11 @@ async def dead() -> dict[str, Any]:
     return {"silent": server.sockets[0].getsockname()[1], "refusing": taken.getsockname()[1]}
 
 
+async def hanging() -> dict[str, Any]:
+    """How many connections wait for the answer that never comes."""
+    return {"count": len(_hanging)}
+
+
 async def reset(*, ids: bool = False, upto: int = 0) -> dict[str, Any]:
     """Forget what arrived. From now on keep the delivery ids, and when so many had arrived."""
     globals()["_seen"] = _Seen(ids=ids, upto=upto)
@@ -119,4 +132,8 @@ async def count() -> dict[str, Any]:
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(answer({"listen": listen, "dead": dead, "reset": reset, "seen": seen, "count": count}))
+    uvloop.run(
+        answer(
+            {"listen": listen, "dead": dead, "hanging": hanging, "reset": reset, "seen": seen, "count": count}
+        )
+    )

@@ -58,12 +58,14 @@ class _Shown:
             self._row(f"{name}: resident memory", _RESIDENT_MB, " MB", resident, "after that load")
 
     def isolation(self, found: dict[str, Any]) -> None:
+        times = found["times"]
         beside = (
             f"{found['beside']['p99_ms']:.1f} ms, alone {found['alone']['p99_ms']:.1f} ms; "
-            f"p50 {found['beside']['p50_ms']:.1f} ms, alone {found['alone']['p50_ms']:.1f} ms"
+            f"p50 {found['beside']['p50_ms']:.1f} ms, alone {found['alone']['p50_ms']:.1f} ms; "
+            f"CPU of delivery {times['delivery_cpu_s']:.2f}x, of the store {times['store_cpu_s']:.2f}x"
         )
         what = f"p99 beside dead endpoints with {found['waiting']:,} waiting"
-        self._row(what, _BESIDE_TIMES, "x", found["p99_times"], beside)
+        self._row(what, _BESIDE_TIMES, "x", times["p99_ms"], beside)
 
     def fanout(self, found: dict[str, Any]) -> None:
         what = f"{found['events']} events to {found['endpoints']:,} endpoints"
