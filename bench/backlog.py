@@ -1,7 +1,7 @@
 """What due work costs as more and more of it waits: claiming it, and working it off."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from statistics import median
 from time import perf_counter
@@ -12,6 +12,7 @@ from bench.stages import Bench
 from bench.system import System
 from bench.waiting import fill, log_at
 from services.delivery.reach import Reach
+from services.delivery.store import Deliveries
 from shared.runtime.mongo import translated, utcnow
 
 _WEBHOOKS: Final = 10
@@ -105,10 +106,13 @@ async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
     seconds: list[float] = []
     reaches = {webhook: Reach() for webhook in webhooks}
     async with log_at(uri) as deliveries:
-        for webhook, reach in reaches.items():
-            await deliveries.claim(webhook, reach, most=1, timeout_s=_LEASE_S)  # as after a start
+        claimed: list[str] = []
+        for webhook, reach in reaches.items():  # as after a start
+            first = await deliveries.claim(webhook, reach, most=1, timeout_s=_LEASE_S)
+            claimed += [one.request.delivery_id for one in first]
         for _ in range(_ROUNDS):
-            claimed: list[str] = []
+            await _make_due(deliveries, reaches.values(), claimed)
+            claimed = []
             for number in range(_CALLS):
                 webhook = webhooks[number % len(webhooks)]
                 began = perf_counter()
@@ -117,13 +121,19 @@ async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
                 if len(some) != _CLAIMED:
                     raise Failed(f"{len(some)} claimed, not {_CLAIMED}")
                 claimed += [one.request.delivery_id for one in some]
-            due_at = utcnow() - _AGO
-            again = {"$set": {"status": "pending", "due_at": due_at}}
-            for reach in reaches.values():
-                reach.written(due_at)
-            with translated():
-                await deliveries.collection.update_many({"_id": {"$in": claimed}}, again)
+        await _make_due(deliveries, reaches.values(), claimed)
     return seconds
+
+
+async def _make_due(deliveries: Deliveries, reaches: Iterable[Reach], claimed: Sequence[str]) -> None:
+    """What was claimed waits again."""
+    due_at = utcnow() - _AGO
+    for reach in reaches:
+        reach.written(due_at)
+    with translated():
+        await deliveries.collection.update_many(
+            {"_id": {"$in": claimed}}, {"$set": {"status": "pending", "due_at": due_at}}
+        )
 
 
 def _worst(sizes: Sequence[dict[str, float]]) -> dict[str, float]:

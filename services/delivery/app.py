@@ -24,7 +24,7 @@ from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Subscriptions
 from services.delivery.webhooks_api import WebhooksApi
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
-from shared.runtime.guarded import GuardedClient
+from shared.runtime.guarded import guarded_client
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
@@ -35,13 +35,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {**indexes.INDEXES, **jobs.IND
 async def build(here: Runtime) -> Service:
     """The delivery service of this process."""
     settings = load(DeliverySettings)
-    client = GuardedClient(
-        settings.allow_private_networks,
-        most_connections=settings.most_in_flight,
-        ports=settings.ports,
-        proxy=settings.egress_proxy,
-        ca_file=settings.egress_ca_file,
-    )
+    client = guarded_client(settings, most_connections=settings.most_in_flight)
     subscriptions = Subscriptions(here.mongo, here.vault, here.log)
     deliveries = Deliveries(here.mongo, settings, here.log)
     erasures = Erasures(here.mongo, settings, here.log)

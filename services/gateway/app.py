@@ -6,26 +6,43 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway import event_types, store
+from services.gateway import executions as executions_store
+from services.gateway.endpoints_api import EndpointsApi
 from services.gateway.event_types import EventTypes
 from services.gateway.event_types_api import EventTypesApi
+from services.gateway.executions import Executions
+from services.gateway.executions_api import ExecutionsApi
 from services.gateway.forward import Forwarder
+from services.gateway.keys import RemoteKeys
 from services.gateway.receive import PREFIX, Receiver
 from services.gateway.routes import MOST_BODY, ManagementApi
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Endpoints
+from services.gateway.verify import Verifier
 from shared.runtime import access
 from shared.runtime.bounds import BoundedBody
+from shared.runtime.guarded import guarded_client
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {**store.INDEXES, **event_types.INDEXES}
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    **store.INDEXES,
+    **executions_store.INDEXES,
+    **event_types.INDEXES,
+}
+_MOST_KEY_FETCHES: Final = 20
+"""Connections to platforms that publish their keys."""
 
 
 async def build(here: Runtime) -> Service:
     """The gateway of this process."""
     settings = load(GatewaySettings)
-    endpoints = Endpoints(here.mongo, here.vault, here.log)
+    client = guarded_client(settings, most_connections=_MOST_KEY_FETCHES)
+    endpoints = Endpoints(here.mongo, here.vault, here.log, public_base=here.hub.public_base)
+    executions = Executions(here.mongo, settings, here.log)
+    verifier = Verifier(RemoteKeys(client, here.log))
+    receiver = Receiver(settings, endpoints, verifier, executions, here.producer, here.log)
     types = EventTypes(here.mongo, here.log)
     forwarder = Forwarder({name: str(url) for name, url in settings.peers.items()})
     management = here.management_app("Interlink gateway", most_body=MOST_BODY)
@@ -38,9 +55,13 @@ async def build(here: Runtime) -> Service:
         public_base=here.hub.public_base,
         forwarder=forwarder,
     ).mount(management)
+    EndpointsApi(endpoints, receiver).mount(management)
+    ExecutionsApi(endpoints, executions, here.producer, here.kafka).mount(management)
     EventTypesApi(types).mount(management)
-    receiver = Receiver(settings, endpoints, here.producer, here.log)
-    return Service(app=_route(receiver, management, forwarder), parts=[endpoints, types, forwarder])
+    return Service(
+        app=_route(receiver, management, forwarder),
+        parts=[client, endpoints, executions, types, forwarder],
+    )
 
 
 def _route(receiver: Receiver, management: ASGIApp, forwarder: Forwarder) -> ASGIApp:

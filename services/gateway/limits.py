@@ -1,7 +1,7 @@
 """What keeps one endpoint from drowning the rest: token buckets, and the memory of delivery ids."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from time import monotonic
 
@@ -31,44 +31,70 @@ class Bucket:
 
 
 class Recent:
-    """Which deliveries were published within the window, by this process.
+    """Which deliveries were published a short while ago, by this process.
 
     A repeat that comes while the first is still on its way waits for the first one's ack: it is
     answered as accepted only when the event is on Kafka.
     """
 
-    def __init__(self, window_s: float, most: int = 50_000) -> None:
-        self._window_s = window_s
+    def __init__(self, most: int = 50_000) -> None:
         self._most = most
         self._seen: dict[str, float | asyncio.Future[bool]] = {}
 
-    async def once(self, key: str, publish: Callable[[], Awaitable[None]]) -> bool:
-        """Publish unless this key was, within the window; True when it was published now."""
-        seen = self._seen.get(key)
-        if isinstance(seen, asyncio.Future):
-            if await asyncio.shield(seen):
-                return False
-            raise BusUnavailable("Kafka did not acknowledge the first of two equal deliveries")
-        if seen is not None and seen > monotonic():
-            return False
-        under_way = asyncio.get_running_loop().create_future()
-        self._seen.pop(key, None)
-        self._seen[key] = under_way
+    async def once(
+        self, keys: Sequence[str], publish: Callable[[Sequence[int]], Awaitable[None]], *, window_s: float
+    ) -> list[int]:
+        """Publish those that were not published within the window; their positions among `keys`.
+
+        Raises what `publish` raises, which then counts as never tried, and `BusUnavailable` when another
+        request was publishing the same and failed.
+        """
+        now = monotonic()
+        fresh: list[int] = []
+        others: list[asyncio.Future[bool]] = []
+        under_way: asyncio.Future[bool] | None = None
+        for position, key in enumerate(keys):
+            seen = self._seen.get(key)
+            if isinstance(seen, asyncio.Future):
+                if seen is not under_way:
+                    others.append(seen)
+            elif seen is None or seen <= now:
+                under_way = under_way or asyncio.get_running_loop().create_future()
+                self._seen.pop(key, None)
+                self._seen[key] = under_way
+                fresh.append(position)
+        if under_way:
+            await self._publish(keys, fresh, publish, under_way, window_s)
+        for other in others:
+            if not await asyncio.shield(other):
+                raise BusUnavailable("Kafka did not acknowledge the first of two equal deliveries")
+        return fresh
+
+    async def _publish(
+        self,
+        keys: Sequence[str],
+        fresh: Sequence[int],
+        publish: Callable[[Sequence[int]], Awaitable[None]],
+        under_way: "asyncio.Future[bool]",
+        window_s: float,
+    ) -> None:
         try:
-            await publish()
+            await publish(fresh)
         except BaseException:
-            del self._seen[key]
+            for position in fresh:
+                del self._seen[keys[position]]
             under_way.set_result(False)
             raise
-        self._seen[key] = monotonic() + self._window_s
+        until = monotonic() + window_s
+        for position in fresh:
+            self._seen[keys[position]] = until
         under_way.set_result(True)
-        self._forget()
-        return True
+        self._forget(2 * len(fresh))
 
-    def _forget(self) -> None:
-        """Drop the oldest while it is out of the window, or there are too many: one comes, two may go."""
+    def _forget(self, most: int) -> None:
+        """Drop the oldest while they are out of the window, or too many: for each that came, two may go."""
         now = monotonic()
-        for key in list(islice(self._seen, 2)):
+        for key in list(islice(self._seen, most)):
             seen = self._seen[key]
             if isinstance(seen, asyncio.Future) or (seen > now and len(self._seen) <= self._most):
                 break

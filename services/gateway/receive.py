@@ -1,58 +1,67 @@
-"""The hot path: a stranger's request becomes an event on Kafka, or a clear refusal.
+"""The hot path: a stranger's request becomes events on Kafka, or a clear refusal.
 
 Bare ASGI on purpose (a framework's route costs more than the whole of the work here): find the
-endpoint in memory, read the body under its limits, verify the raw bytes, publish once, wait for the
-broker's ack, answer. No database call.
+endpoint in memory, read the body under its limits, shake hands or verify the raw bytes, publish, wait
+for the broker's ack, answer. No database call, but for a handshake that hands over a secret.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
-from time import time
-from typing import Any, Final, NoReturn
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Final
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from services.gateway.diagnose import Refusal
+from services.gateway.executions import Execution, Executions
+from services.gateway.keys import KeysUnavailable
 from services.gateway.limits import Bucket, Recent
+from services.gateway.read import (
+    BodyReader,
+    Headers,
+    check_address,
+    content_type,
+    headers_of,
+    idempotency_key,
+    one,
+)
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Endpoint, Endpoints, token_digest
-from shared.catalog.registry import Provider
-from shared.contracts.envelope import JSON, Event, now
-from shared.contracts.errors import (
-    BusUnavailable,
-    Forbidden,
-    Malformed,
-    NotFound,
-    Rejected,
-    TooLarge,
-    Unauthenticated,
-)
-from shared.contracts.ids import EventId, event_id_for, message_id_for
+from services.gateway.verify import BadSignature, NoSecretYet, Verifier
+from shared.catalog.door import Agreed, Arrived, Reply
+from shared.contracts.envelope import Event, now
+from shared.contracts.errors import BusUnavailable, Conflict, Malformed, NotFound, Rejected, RetryLater
+from shared.contracts.ids import EventId, event_id_for, message_id_for, new_event_id
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime import metrics
-from shared.runtime.deadlines import Deadlines
-from shared.runtime.kafka.produce import Producer, record_of
+from shared.runtime.kafka.produce import Place, Producer, Record, record_of
 from shared.runtime.logs import Log
+from shared.runtime.mongo import utcnow
 from shared.runtime.problems import MEDIA_TYPE, problem
-from shared.wire.bodies import inflate, parse_object
+from shared.wire.bodies import inflate
 from shared.wire.incoming import INCOMING, read_incoming
-from shared.wire.signatures import Verdict
+from shared.wire.requests import Request
 from shared.wire.tracing import child_of
+from shared.wire.verification import Verdict
 
 PREFIX: Final = "/api/webhooks/"
 ACK_WITHIN_S: Final = 1.5
 MOST_IN_FLIGHT: Final = 2000
 
-Headers = Mapping[bytes, Sequence[bytes]]
-
 _JSON_HEADER: Final = (b"content-type", b"application/json")
 _PROBLEM_HEADER: Final = (b"content-type", MEDIA_TYPE.encode())
 _CLOSE: Final = (b"connection", b"close")
 _NOT_FOUND: Final = "no such endpoint"
-_LONGEST: Final = 200
-_EVENT_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:-")
+_LONGEST_SECRET: Final = 500
+_SHORTEST_SECRET: Final = 8
+_RETRY_S: Final = {
+    "bus_unavailable": b"2",
+    "no_secret": b"60",
+    "keys_unavailable": b"30",
+    "unavailable": b"5",
+}
 
 
 class Gone(Rejected):
@@ -62,18 +71,15 @@ class Gone(Rejected):
     reason = "disabled"
 
 
-class TooSlow(Rejected):
-    """The body did not arrive in time."""
-
-    status = 408
-    reason = "too_slow"
-
-
 class NotAllowed(Rejected):
     """Not this method."""
 
     status = 405
     reason = "method"
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        super().__init__(f"send webhooks with {' or '.join(methods)}")
+        self.methods = methods
 
 
 class TooMany(Rejected):
@@ -87,67 +93,89 @@ class TooMany(Rejected):
         self.retry_after = retry_after
 
 
-class BadSignature(Unauthenticated):
-    """The signature is missing, unreadable or wrong."""
+@dataclass(slots=True)
+class _Course:
+    """What is known of one request so far: for its answer and its execution."""
 
-    reason = "signature"
+    started: float
+    test: bool = False
+    headers: Headers = field(default_factory=dict)
+    body: bytes = b""
+    verdict: Verdict | None = None
+    refusal: Refusal | None = None
+    arrived: Sequence[Arrived] = ()
+    event_ids: Sequence[EventId] = ()
+    places: dict[int, Place] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """What the caller is told."""
+class _Accepted:
+    """What the caller is told, and the outcome in metrics and executions."""
 
-    status: int
-    body: bytes
+    reply: Reply
     outcome: str
 
 
 class Receiver:
     """The ASGI app of `/api/webhooks/...`."""
 
-    def __init__(self, settings: GatewaySettings, endpoints: Endpoints, producer: Producer, log: Log) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        endpoints: Endpoints,
+        verifier: Verifier,
+        executions: Executions,
+        producer: Producer,
+        log: Log,
+    ) -> None:
+        self._most_body = settings.max_body_bytes
+        self._window_s = settings.dedupe_window_s
         self._endpoints = endpoints
+        self._verifier = verifier
+        self._executions = executions
         self._producer = producer
         self._log = log
-        self._recent = Recent(settings.dedupe_window_s)
+        self._recent = Recent()
         self._in_flight = 0
-        self._body_deadlines = Deadlines(settings.body_timeout_s)
+        self._bodies = BodyReader(settings.body_timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every refusal is a problem document and a metric."""
         kind, _, name = scope["path"][len(PREFIX) :].partition("/")
-        route = INCOMING if kind == INCOMING else "webhook"
         endpoint = self._find(kind, name)
-        headers: list[tuple[bytes, bytes]]
+        reply = await self.receive(endpoint, INCOMING if kind == INCOMING else "webhook", scope, receive)
+        headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        body = b"" if scope["method"] == "HEAD" else reply.body
+        await send({"type": "http.response.body", "body": body})
+
+    async def receive(
+        self, endpoint: Endpoint | None, route: str, scope: Scope, receive: Receive, *, test: bool = False
+    ) -> Reply:
+        """Take one request in. `test` marks one that the hub makes itself, to try the endpoint."""
+        course = _Course(perf_counter(), test)
+        detail = ""
         self._in_flight += 1
         try:
-            accepted = await self._accept(endpoint, scope, receive)
-            status, body, outcome = accepted.status, accepted.body, accepted.outcome
-            headers = [_JSON_HEADER]
+            accepted = await self._accept(endpoint, course, scope, receive)
+            reply, outcome = accepted.reply, accepted.outcome
         except Rejected as error:
-            status, outcome = error.status, error.reason
-            body = problem(status, error.detail, errors=error.errors)
-            headers = [_PROBLEM_HEADER]
-            if isinstance(error, TooMany):
-                headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
-            if isinstance(error, NotAllowed):
-                headers.append((b"allow", b"POST"))
-            if status in (408, 413):
-                headers.append(_CLOSE)
+            reply, outcome, detail = _refused(endpoint, error), error.reason, error.detail
             # Never the path: in an incoming webhook's it is the token, all that it takes to post.
             where = endpoint.id if endpoint else None
-            self._log.info("webhook refused", route=route, endpoint_id=where, status=status, reason=outcome)
-        except BusUnavailable:
-            status, outcome = 503, "bus_unavailable"
-            body = problem(status, "the event bus is not available: send the webhook again")
-            headers = [_PROBLEM_HEADER, (b"retry-after", b"2")]
+            self._log.info(
+                "webhook refused", route=route, endpoint_id=where, status=error.status, reason=outcome
+            )
+        except RetryLater as error:
+            outcome, detail = _later(error)
+            headers = (_PROBLEM_HEADER, (b"retry-after", _RETRY_S[outcome]))
+            reply = Reply(503, headers, problem(503, detail))
         finally:
             self._in_flight -= 1
         metrics.requests(route, outcome).inc()
-        headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        if endpoint:
+            self._note(endpoint, course, reply, outcome, detail)
+        return reply
 
     def _find(self, kind: str, name: str) -> Endpoint | None:
         if kind == INCOMING:
@@ -155,247 +183,228 @@ class Receiver:
         endpoint = self._endpoints.get(name)
         return endpoint if endpoint and endpoint.provider and endpoint.provider.id == kind else None
 
-    async def _accept(self, endpoint: Endpoint | None, scope: Scope, receive: Receive) -> Accepted:
+    async def _accept(
+        self, endpoint: Endpoint | None, course: _Course, scope: Scope, receive: Receive
+    ) -> _Accepted:
         if endpoint is None:
             raise NotFound(_NOT_FOUND)
-        if scope["method"] != "POST":
-            raise NotAllowed("send webhooks with POST")
+        if endpoint.provider is None and scope["method"] != "POST":
+            raise NotAllowed(("POST",))
         if not endpoint.enabled:
             raise Gone("this endpoint is disabled")
         if self._in_flight > MOST_IN_FLIGHT:
             raise BusUnavailable("too many requests wait for Kafka")
-        headers = _headers(scope)
-        _check_address(endpoint, scope)
+        headers = course.headers = headers_of(scope)
+        check_address(endpoint.networks, scope)
         for bucket in (endpoint.accepted, endpoint.rejected):
             _check_rate(bucket)
-        raw = await self._read(headers, receive)
-        body = inflate(raw, _one(headers, b"content-encoding").lower(), self._settings.max_body_bytes)
+        limit = min(endpoint.body_limit or self._most_body, self._most_body)
+        raw = await self._bodies.read(headers, receive, limit)
+        body = course.body = inflate(raw, one(headers, b"content-encoding").lower(), limit)
         if endpoint.provider is None:
-            return await self._incoming(endpoint, headers, body)
-        return await self._webhook(endpoint, endpoint.provider, headers, raw, body)
-
-    async def _webhook(
-        self, endpoint: Endpoint, provider: Provider, headers: Headers, raw: bytes, body: bytes
-    ) -> Accepted:
-        self._verify(endpoint, provider, headers, raw, body)
-        webhook = provider.manifest.webhook
-        assert webhook is not None  # noqa: S101 -- an endpoint's provider has webhooks, routes.py sees to it
-        event_name = _token(headers, webhook.event.header, 100)
-        delivery = _token(headers, webhook.delivery_id.header, 200)
-        content_type = _content_type(headers)
-        parse_object(provider.payload(content_type, body))
-        event_id = event_id_for(endpoint.id, delivery)
-        duplicate = await self._publish(
-            endpoint,
-            f"{provider.id}.{event_name}",
-            event_id,
-            body,
-            content_type,
+            return await self._incoming(endpoint, course)
+        request = endpoint.door.request(
+            scope["method"],
+            endpoint.address,
+            scope["query_string"],
             headers,
-            provider=provider.id,
-            event=event_name,
-            delivery_id=delivery,
-        )
-        answer = b'{"accepted":true,"event_id":"%b"%b}' % (
-            event_id.encode(),
-            b',"duplicate":true' if duplicate else b"",
-        )
-        return Accepted(202, answer, "duplicate" if duplicate else "accepted")
-
-    async def _incoming(self, endpoint: Endpoint, headers: Headers, body: bytes) -> Accepted:
-        content_type = _content_type(headers)
-        read_incoming(content_type, body)
-        delivery = _idempotency_key(headers) or secrets.token_hex(16)
-        event_id = event_id_for(endpoint.id, delivery)
-        duplicate = await self._publish(
-            endpoint,
-            f"{INCOMING}.message",
-            event_id,
             body,
-            content_type,
-            headers,
-            provider=INCOMING,
-            event="message",
-            delivery_id=delivery,
+            endpoint.settings,
         )
+        return await self._webhook(endpoint, course, request, raw)
+
+    async def _webhook(self, endpoint: Endpoint, course: _Course, request: Request, raw: bytes) -> _Accepted:
+        door = endpoint.door
+        handshake = door.handshake(request)
+        if handshake:
+            return _Accepted(await self._shake(endpoint, handshake, request), "handshake")
+        if request.method not in door.methods:
+            raise NotAllowed(sorted(door.methods))
+        try:
+            course.verdict = await self._verifier.verify(endpoint, request, raw)
+        except BadSignature as error:
+            course.verdict, course.refusal = error.verdict, Refusal(error.verdict, error.way, request)
+            endpoint.rejected.take()
+            name = endpoint.provider.id if endpoint.provider else ""
+            metrics.SIGNATURE_FAILURES.labels(name, error.verdict.value).inc()
+            raise
+        handshake = door.verified_handshake(request)
+        if handshake:
+            return _Accepted(await self._shake(endpoint, handshake, request), "handshake")
+        arrived = door.events(request)
+        fresh = await self._publish(endpoint, course, arrived) if arrived else []
+        duplicate = bool(arrived) and not fresh
+        reply = door.answer(request) or Reply(
+            202, (_JSON_HEADER,), _told(course.event_ids, duplicate=duplicate)
+        )
+        return _Accepted(reply, "duplicate" if duplicate else "accepted")
+
+    async def _shake(self, endpoint: Endpoint, handshake: Agreed, request: Request) -> Reply:
+        """Answer a handshake; one that hands over a secret counts only while the endpoint waits for it."""
+        endpoint.rejected.take()  # they are cheap to send, and few
+        reply = handshake.reply(request)
+        if not handshake.waits:
+            return reply
+        secret = handshake.kept(request)
+        if secret is None or not (_SHORTEST_SECRET <= len(secret) <= _LONGEST_SECRET) or not secret.isascii():
+            raise Malformed("the handshake hands over no secret that can be kept")
+        if endpoint.keys or not await self._endpoints.take_secret(endpoint.id, secret):
+            raise Conflict("this endpoint has its secret already: make another endpoint for another webhook")
+        self._log.info("handshake took the secret", endpoint_id=endpoint.id)
+        return reply
+
+    async def _incoming(self, endpoint: Endpoint, course: _Course) -> _Accepted:
+        kind = content_type(course.headers)
+        read_incoming(kind, course.body)
+        delivery = idempotency_key(course.headers) or secrets.token_hex(16)
+        arrived = [Arrived("message", delivery, "", "", (), course.body, kind)]
+        fresh = await self._publish(endpoint, course, arrived)
         answer: dict[str, Any] = {
             "success": True,
-            "message_id": message_id_for(event_id),
+            "message_id": message_id_for(course.event_ids[0]),
             "channel_id": endpoint.channel_id,
             "timestamp": now(),
         }
-        return Accepted(200, orjson.dumps(answer), "duplicate" if duplicate else "accepted")
+        reply = Reply(200, (_JSON_HEADER,), orjson.dumps(answer))
+        return _Accepted(reply, "accepted" if fresh else "duplicate")
 
-    def _verify(
-        self, endpoint: Endpoint, provider: Provider, headers: Headers, raw: bytes, body: bytes
-    ) -> None:
-        """The signature over the body as the platform had it: before, or after, a proxy compressed it."""
-        verifier = provider.verifier
-        assert verifier is not None  # noqa: S101 -- see _webhook
-        keys = endpoint.valid_keys()
-        verdict = verifier.verify(headers, body, keys)
-        if verdict is Verdict.MISMATCH and raw is not body:
-            verdict = verifier.verify(headers, raw, keys)
-        if verdict is not Verdict.VERIFIED:
-            endpoint.rejected.take()
-            metrics.SIGNATURE_FAILURES.labels(provider.id, verdict.value).inc()
-            raise BadSignature(f"the signature header {verifier.header.decode()} is {_SAID[verdict]}")
+    async def _publish(self, endpoint: Endpoint, course: _Course, arrived: Sequence[Arrived]) -> list[int]:
+        """Put the events on Kafka that were not within the window; their positions."""
+        content_type(course.headers)  # too long a type fits no header
+        ids = [
+            event_id_for(endpoint.id, each.delivery_id)
+            if each.delivery_id and not course.test
+            else new_event_id()
+            for each in arrived
+        ]
+        course.arrived, course.event_ids = arrived, ids
+        traceparent = child_of(one(course.headers, b"traceparent"))
 
-    async def _publish(
-        self,
-        endpoint: Endpoint,
-        kind: str,
-        event_id: EventId,
-        body: bytes,
-        content_type: str,
-        headers: Headers,
-        **attributes: str,
-    ) -> bool:
-        """Put the event on Kafka unless it was within the window; True for a duplicate."""
-        attributes["endpoint_id"] = endpoint.id
-        if endpoint.channel_id:
-            attributes["channel_id"] = endpoint.channel_id
-        event = Event(
-            id=event_id,
-            type=kind,
-            source=f"/webhooks/{attributes['provider']}/{endpoint.id}",
-            workspace=endpoint.workspace,
-            time=now(),
-            data=body,
-            content_type=content_type,
-            traceparent=child_of(_one(headers, b"traceparent")),
-            attributes=attributes,
-        )
-        started = time()
-
-        async def put() -> None:
+        async def put(fresh: Sequence[int]) -> None:
             _check_rate(endpoint.accepted)  # again: others may have taken the last while this body came in
-            endpoint.accepted.take()
-            await self._producer.publish(
-                record_of(WEBHOOKS_RECEIVED, endpoint.id, event), within_s=ACK_WITHIN_S
-            )
+            records: list[Record] = []
+            for position in fresh:
+                endpoint.accepted.take()
+                event = _event(endpoint, arrived[position], ids[position], traceparent, test=course.test)
+                records.append(record_of(WEBHOOKS_RECEIVED, endpoint.id, event))
+            if len(records) == 1:
+                course.places[fresh[0]] = await self._producer.publish(records[0], within_s=ACK_WITHIN_S)
+                return
+            places = await self._producer.publish_all(records, within_s=ACK_WITHIN_S)
+            course.places.update(zip(fresh, places, strict=True))
 
-        first = await self._recent.once(event_id, put)
+        window = self._window_s if endpoint.dedupe_window_s is None else endpoint.dedupe_window_s
+        fresh = await self._recent.once(ids, put, window_s=window)
         self._log.info(
-            "webhook accepted" if first else "webhook repeated",
-            trace_id=event.trace_id,
-            event_id=event_id,
-            type=kind,
+            "webhook accepted" if fresh else "webhook repeated",
+            trace_id=traceparent[3:35],
+            event_id=ids[0],
+            events=len(ids),
+            type=f"{_provider(endpoint)}.{arrived[0].event}",
             endpoint_id=endpoint.id,
-            bytes=len(body),
-            ms=round((time() - started) * 1000, 1),
+            bytes=len(course.body),
+            ms=round((perf_counter() - course.started) * 1000, 1),
         )
-        return not first
+        return fresh
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        """The body, refused as soon as it is known to be too large or takes too long."""
-        limit = self._settings.max_body_bytes
-        declared = _one(headers, b"content-length")
-        if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
-            raise TooLarge(f"the body has more than {limit} bytes")
-        try:
-            with self._body_deadlines.each():
-                message = await receive()
-                body: bytes = message.get("body", b"")
-                if not message.get("more_body"):
-                    if message["type"] == "http.disconnect":
-                        _gone()
-                    return body if len(body) <= limit else _too_large(limit)
-                chunks = [body]
-                size = len(body)
-                while message.get("more_body"):
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        _gone()
-                    chunk = message.get("body", b"")
-                    size += len(chunk)
-                    if size > limit:
-                        _too_large(limit)
-                    chunks.append(chunk)
-        except TimeoutError:
-            raise TooSlow(f"the body did not arrive within {self._settings.body_timeout_s:.0f} s") from None
-        return b"".join(chunks)
+    def _note(self, endpoint: Endpoint, course: _Course, reply: Reply, outcome: str, detail: str) -> None:
+        refused = bool(detail)
+        self._executions.note(
+            Execution(
+                endpoint,
+                utcnow(),
+                outcome,
+                reply.status,
+                refused,
+                perf_counter() - course.started,
+                len(course.body),
+                course.verdict,
+                detail,
+                course.arrived,
+                course.event_ids,
+                course.places,
+                course.body if refused else b"",
+                one(course.headers, b"content-type")[:200] if refused else "",
+                course.refusal,
+                course.test,
+            )
+        )
 
 
-_SAID: Final = {
-    Verdict.MISSING: "missing",
-    Verdict.DOUBLED: "there more than once",
-    Verdict.UNREADABLE: "not of the expected form",
-    Verdict.MISMATCH: "wrong: another secret, or a changed body",
-}
+def _refused(endpoint: Endpoint | None, error: Rejected) -> Reply:
+    status = error.status
+    if isinstance(error, BadSignature) and endpoint and endpoint.door.refused_status:
+        status = endpoint.door.refused_status
+        if status < 300:
+            return Reply(status)
+    headers = [_PROBLEM_HEADER]
+    if isinstance(error, TooMany):
+        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    if isinstance(error, NotAllowed):
+        headers.append((b"allow", ", ".join(error.methods).encode()))
+    if status in (408, 413):
+        headers.append(_CLOSE)
+    return Reply(status, tuple(headers), problem(status, error.detail, errors=error.errors))
 
 
-def _check_address(endpoint: Endpoint, scope: Scope) -> None:
-    """Whether the caller may call this endpoint; `client` is already what a trusted proxy says it is."""
-    if not endpoint.networks:
-        return
-    try:
-        address = ip_address(scope["client"][0] if scope.get("client") else "")
-    except ValueError:
-        raise Forbidden("your address is not known") from None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped  # as a socket for both versions shows IPv4
-    if not any(address.version == network.version and address in network for network in endpoint.networks):
-        raise Forbidden("your address is not on this endpoint's list")
+def _provider(endpoint: Endpoint) -> str:
+    return endpoint.provider.id if endpoint.provider else INCOMING
 
 
-def _headers(scope: Scope) -> Headers:
-    headers: dict[bytes, list[bytes]] = {}
-    for name, value in scope["headers"]:
-        if name in headers:
-            headers[name].append(value)
-        else:
-            headers[name] = [value]
-    return headers
+def _event(endpoint: Endpoint, arrived: Arrived, event_id: EventId, traceparent: str, *, test: bool) -> Event:
+    provider = _provider(endpoint)
+    attributes = {
+        "provider": provider,
+        "event": arrived.event,
+        "delivery_id": arrived.delivery_id or event_id,
+        "endpoint_id": endpoint.id,
+    }
+    if endpoint.channel_id and arrived.event in endpoint.shown:
+        attributes["channel_id"] = endpoint.channel_id
+    if arrived.account:
+        attributes["account"] = arrived.account
+    if arrived.occurred_at:
+        attributes["occurred_at"] = arrived.occurred_at
+    if test:
+        attributes["test"] = "true"
+    if arrived.triggers:
+        attributes["triggers"] = ",".join(arrived.triggers)
+    return Event(
+        id=event_id,
+        type=f"{provider}.{arrived.event}",
+        source=f"/webhooks/{provider}/{endpoint.id}",
+        workspace=endpoint.workspace,
+        time=now(),
+        data=arrived.data,
+        content_type=arrived.content_type,
+        traceparent=traceparent,
+        attributes=attributes,
+    )
 
 
-def _one(headers: Headers, name: bytes) -> str:
-    """The first value of a header as printable text, or ''."""
-    values = headers.get(name)
-    if not values:
-        return ""
-    return values[0].decode("ascii", "replace").replace("\0", "").strip()
+def _told(ids: Sequence[EventId], *, duplicate: bool) -> bytes:
+    """The answer where the platform does not ask for another: what it became."""
+    if len(ids) == 1:
+        return b'{"accepted":true,"event_id":"%b"%b}' % (
+            ids[0].encode(),
+            b',"duplicate":true' if duplicate else b"",
+        )
+    said: dict[str, Any] = {"accepted": True, "events": len(ids), "event_ids": list(ids)}
+    return orjson.dumps({**said, "duplicate": True} if duplicate else said)
 
 
-def _content_type(headers: Headers) -> str:
-    """It travels in the envelope, where 1024 bytes is the most; JSON when there is none."""
-    text = _one(headers, b"content-type") or JSON
-    if len(text) > _LONGEST:
-        raise Malformed(f"the header content-type has more than {_LONGEST} characters")
-    return text
-
-
-def _idempotency_key(headers: Headers) -> str:
-    """The caller's key as it is: two keys that were made equal would lose a message."""
-    given = headers.get(b"idempotency-key", (b"",))[0]
-    if len(given) > _LONGEST or not given.isascii():
-        raise Malformed(f"the header idempotency-key has at most {_LONGEST} ASCII characters")
-    return given.decode("ascii")
-
-
-def _token(headers: Headers, name: str, longest: int) -> str:
-    """A required header that goes into ids and types: letters, digits and `_.:-` only."""
-    values = headers.get(name.encode())
-    if not values or not values[0]:
-        raise Malformed(f"the header {name} is missing")
-    try:
-        text = values[0].decode("ascii")
-    except UnicodeDecodeError:
-        text = ""
-    if len(values) > 1 or not 0 < len(text) <= longest or not _EVENT_CHARACTERS.issuperset(text):
-        raise Malformed(f"the header {name} must be one value of at most {longest} letters, digits and _.:-")
-    return text
+def _later(error: RetryLater) -> tuple[str, str]:
+    """The outcome of a request that has to come again, and what is told."""
+    if isinstance(error, NoSecretYet):
+        return "no_secret", str(error)
+    if isinstance(error, KeysUnavailable):
+        return "keys_unavailable", f"{error}: send the webhook again"
+    if isinstance(error, BusUnavailable):
+        return "bus_unavailable", "the event bus is not available: send the webhook again"
+    return "unavailable", f"{error}: send the webhook again"
 
 
 def _check_rate(bucket: Bucket) -> None:
     wait = bucket.wait()
     if wait > 0:
         raise TooMany(wait)
-
-
-def _too_large(limit: int) -> NoReturn:
-    raise TooLarge(f"the body has more than {limit} bytes")
-
-
-def _gone() -> NoReturn:
-    raise Malformed("the connection was closed before the body was complete")

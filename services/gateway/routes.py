@@ -1,12 +1,10 @@
-"""The gateway's management API: inbound endpoints, incoming webhooks, API keys, and the documents."""
+"""The gateway's management API: incoming webhooks, published events, API keys, and the documents."""
 
 import secrets
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from services.gateway.event_types import EventTypes
@@ -14,18 +12,13 @@ from services.gateway.forward import Forwarder, merge
 from services.gateway.publish import read_events
 from services.gateway.schemas import (
     AcceptedEvents,
-    EndpointChange,
     IncomingChange,
     NewApiKey,
-    NewEndpoint,
     NewIncoming,
-    Rotation,
     ShownApiKey,
-    ShownEndpoint,
     ShownIncoming,
 )
-from services.gateway.store import Endpoints, token_digest
-from shared.catalog.registry import providers
+from services.gateway.store import Endpoints, given, new_document, token_digest
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, Invalid, NotFound, UnsupportedMedia
 from shared.contracts.ids import new_endpoint_id
@@ -78,12 +71,6 @@ class ManagementApi:
         """Put every route on the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
-        add("/inbound-endpoints", self.create_endpoint, methods=["POST"], status_code=201)
-        add("/inbound-endpoints", self.list_endpoints, methods=["GET"])
-        add("/inbound-endpoints/{endpoint_id}", self.read_endpoint, methods=["GET"])
-        add("/inbound-endpoints/{endpoint_id}", self.change_endpoint, methods=["PATCH"])
-        add("/inbound-endpoints/{endpoint_id}", self.delete_endpoint, methods=["DELETE"], status_code=204)
-        add("/inbound-endpoints/{endpoint_id}/rotate-secret", self.rotate_secret, methods=["POST"])
         add("/incoming-webhooks", self.create_incoming, methods=["POST"], status_code=201)
         add("/incoming-webhooks", self.list_incoming, methods=["GET"])
         add("/incoming-webhooks/{endpoint_id}", self.read_incoming, methods=["GET"])
@@ -97,63 +84,16 @@ class ManagementApi:
         add("/openapi.json", self.openapi, methods=["GET"], include_in_schema=False)
         app.include_router(router)
 
-    # Inbound endpoints
-
-    async def create_endpoint(self, body: NewEndpoint, key: Writer) -> ShownEndpoint:
-        """Make the address that a platform sends its webhooks to. The secret is shown this once."""
-        provider = providers().get(body.provider)
-        if provider is None or provider.manifest.webhook is None:
-            known = ", ".join(sorted(providers()))
-            raise Invalid(
-                "some fields are not acceptable", errors=(FieldError("provider", f"one of: {known}"),)
-            )
-        endpoint, secret = new_endpoint_id(), body.secret or secrets.token_hex(32)
-        document = self._document(
-            endpoint, key, body.provider, body.name, body.channel_id, body.rate_limit, enabled=True
-        )
-        document |= {"secrets": [self._endpoints.keep(endpoint, secret)], "allow_ips": body.allow_ips}
-        await self._insert(document)
-        return self._show(document, secret)
-
-    async def list_endpoints(
-        self, key: Reader, limit: Limit = 50, cursor: Cursor = None
-    ) -> Page[ShownEndpoint]:
-        """The workspace's endpoints, newest first."""
-        query = {"workspace": key.workspace, "deleted_at": None, "provider": {"$ne": INCOMING}}
-        return await page(self._endpoints.collection, query, self._show, limit=limit, cursor=cursor)
-
-    async def read_endpoint(self, endpoint_id: str, key: Reader) -> ShownEndpoint:
-        """One endpoint."""
-        return self._show(await self._find(endpoint_id, key))
-
-    async def change_endpoint(self, endpoint_id: str, body: EndpointChange, key: Writer) -> ShownEndpoint:
-        """Change what is given."""
-        await self._find(endpoint_id, key)
-        return self._show(await self._change(endpoint_id, _given(body, nullable={"channel_id"})))
-
-    async def delete_endpoint(self, endpoint_id: str, key: Writer) -> Response:
-        """Remove an endpoint: from now on its address is unknown."""
-        await self._find(endpoint_id, key)
-        await self._change(endpoint_id, {"deleted_at": utcnow(), "secrets": []})
-        return Response(status_code=204)
-
-    async def rotate_secret(self, endpoint_id: str, body: Rotation, key: Writer) -> ShownEndpoint:
-        """Make or take a new secret; the old one is accepted for `overlap_hours` more."""
-        document = await self._find(endpoint_id, key)
-        secret = body.secret or secrets.token_hex(32)
-        rotated = self._endpoints.rotated(document, secret, timedelta(hours=body.overlap_hours))
-        return self._show(await self._change(endpoint_id, {"secrets": rotated}), secret)
-
     # Incoming webhooks
 
     async def create_incoming(self, body: NewIncoming, key: Writer) -> ShownIncoming:
         """Make an address that posts into a channel. Token and URL are shown this once."""
         endpoint, token = new_endpoint_id(), secrets.token_urlsafe(32)
-        document = self._document(
+        document = new_document(
             endpoint, key, INCOMING, body.name, body.target_channel_id, body.rate_limit, enabled=body.enabled
         )
         document |= {"secrets": [], "allow_ips": [], "token_digest": token_digest(token)}
-        await self._insert(document)
+        await self._endpoints.insert(document)
         shown = _incoming(document)
         return shown.model_copy(update={"token": token, "url": f"{self._base}/api/webhooks/incoming/{token}"})
 
@@ -166,20 +106,20 @@ class ManagementApi:
 
     async def read_incoming(self, endpoint_id: str, key: Reader) -> ShownIncoming:
         """One incoming webhook."""
-        return _incoming(await self._find(endpoint_id, key, incoming=True))
+        return _incoming(await self._endpoints.find(endpoint_id, key, incoming=True))
 
     async def change_incoming(self, endpoint_id: str, body: IncomingChange, key: Writer) -> ShownIncoming:
         """Change what is given."""
-        await self._find(endpoint_id, key, incoming=True)
-        change = _given(body)
+        await self._endpoints.find(endpoint_id, key, incoming=True)
+        change = given(body)
         if "target_channel_id" in change:
             change["channel_id"] = change.pop("target_channel_id")
-        return _incoming(await self._change(endpoint_id, change))
+        return _incoming(await self._endpoints.change(endpoint_id, change))
 
     async def delete_incoming(self, endpoint_id: str, key: Writer) -> Response:
         """Remove an incoming webhook: its token is unknown from now on."""
-        await self._find(endpoint_id, key, incoming=True)
-        await self._change(endpoint_id, {"deleted_at": utcnow()})
+        await self._endpoints.find(endpoint_id, key, incoming=True)
+        await self._endpoints.change(endpoint_id, {"deleted_at": utcnow()})
         return Response(status_code=204)
 
     # Events
@@ -239,84 +179,6 @@ class ManagementApi:
     async def openapi(self, request: Request) -> dict[str, Any]:
         """Every service's routes as one OpenAPI document."""
         return merge(request.app.openapi(), await self._forwarder.openapi())
-
-    # The store
-
-    def _document(
-        self,
-        endpoint: str,
-        key: ApiKey,
-        provider: str,
-        name: str,
-        channel: str | None,
-        rate_limit: int,
-        *,
-        enabled: bool,
-    ) -> Document:
-        now = utcnow()
-        return {
-            "_id": endpoint,
-            "workspace": key.workspace,
-            "provider": provider,
-            "name": name,
-            "channel_id": channel,
-            "rate_limit": rate_limit,
-            "enabled": enabled,
-            "created_at": now,
-            "changed_at": now,
-        }
-
-    async def _insert(self, document: Document) -> None:
-        with translated():
-            await self._endpoints.collection.insert_one(document)
-        self._endpoints.snapshot.put(document)
-
-    async def _find(self, endpoint_id: str, key: ApiKey, *, incoming: bool = False) -> Document:
-        with translated():
-            document = await self._endpoints.collection.find_one(
-                {"_id": endpoint_id, "workspace": key.workspace, "deleted_at": None}
-            )
-        if document is None or (document["provider"] == INCOMING) is not incoming:
-            raise NotFound("no such endpoint")
-        return document
-
-    async def _change(self, endpoint_id: str, change: Mapping[str, Any]) -> Document:
-        with translated():
-            document = await self._endpoints.collection.find_one_and_update(
-                {"_id": endpoint_id, "deleted_at": None},
-                {"$set": {**change, "changed_at": utcnow()}},
-                return_document=True,
-            )
-        if document is None:
-            raise NotFound("no such endpoint")
-        self._endpoints.snapshot.put(document)
-        return document
-
-    def _show(self, document: Document, secret: str | None = None) -> ShownEndpoint:
-        provider = providers().get(document["provider"])
-        url = f"{self._base}/api/webhooks/{document['provider']}/{document['_id']}"
-        webhook = provider.manifest.webhook if provider else None
-        return ShownEndpoint(
-            id=document["_id"],
-            provider=document["provider"],
-            name=document["name"],
-            url=url,
-            status="active" if document["enabled"] else "inactive",
-            channel_id=document["channel_id"],
-            allow_ips=document["allow_ips"],
-            rate_limit=document["rate_limit"],
-            trigger_types=provider.trigger_types if provider else [],
-            setup_steps=[step.replace("{url}", url) for step in webhook.setup_steps] if webhook else [],
-            created_at=rfc3339(document["created_at"]),
-            updated_at=rfc3339(document["changed_at"]),
-            secret=secret,
-        )
-
-
-def _given(body: BaseModel, nullable: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
-    """The fields that the caller sent; null only where it means something."""
-    sent = body.model_dump(exclude_unset=True)
-    return {name: value for name, value in sent.items() if value is not None or name in nullable}
 
 
 def _incoming(document: Document) -> ShownIncoming:

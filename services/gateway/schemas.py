@@ -1,6 +1,5 @@
 """The bodies of the gateway's management API: what a caller sends and sees."""
 
-from ipaddress import ip_network
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
@@ -9,70 +8,16 @@ from services.gateway.event_types import NAME, Source
 from shared.runtime.access import Scope
 from shared.runtime.problems import in_utc
 
-_ROTATION_OVERLAP_H: Final = 24
-_PROVIDER_PER_MINUTE: Final = 60_000
 _INCOMING_PER_MINUTE: Final = 60
 
 
-def _network(text: str) -> str:
-    return str(ip_network(text, strict=False))
-
-
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Secret = Annotated[str, Field(min_length=8, max_length=500)]
 Channel = Annotated[str, Field(min_length=1, max_length=200)]
 RateLimit = Annotated[int, Field(ge=1, le=100_000_000, description="Requests per minute.")]
-Networks = Annotated[list[Annotated[str, AfterValidator(_network)]], Field(max_length=100)]
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class NewEndpoint(_Body):
-    """`POST /api/inbound-endpoints`."""
-
-    provider: str
-    name: Name
-    secret: Secret | None = None
-    channel_id: Channel | None = None
-    allow_ips: Networks = []
-    rate_limit: RateLimit = _PROVIDER_PER_MINUTE
-
-
-class EndpointChange(_Body):
-    """`PATCH`: what is absent stays as it is; `channel_id: null` takes the channel away."""
-
-    name: Name | None = None
-    channel_id: Channel | None = None
-    allow_ips: Networks | None = None
-    rate_limit: RateLimit | None = None
-    enabled: bool | None = None
-
-
-class Rotation(_Body):
-    """`POST .../rotate-secret`: the old secret stays valid for `overlap_hours`."""
-
-    secret: Secret | None = None
-    overlap_hours: Annotated[int, Field(ge=0, le=168)] = _ROTATION_OVERLAP_H
-
-
-class ShownEndpoint(BaseModel):
-    """An endpoint as the API shows it; `secret` only when it was made or changed by this call."""
-
-    id: str
-    provider: str
-    name: str
-    url: str
-    status: str
-    channel_id: str | None
-    allow_ips: list[str]
-    rate_limit: int
-    trigger_types: list[str]
-    setup_steps: list[str]
-    created_at: str
-    updated_at: str
-    secret: str | None = None
 
 
 class NewIncoming(_Body):

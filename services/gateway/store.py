@@ -1,18 +1,27 @@
 """The gateway's collections: inbound endpoints (a platform's or an incoming webhook's)."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Final
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
 
 from services.gateway.limits import Bucket
+from shared.catalog.door import Door
+from shared.catalog.manifest import Webhook
 from shared.catalog.registry import Provider, providers
+from shared.catalog.source import described
+from shared.contracts.errors import NotFound
 from shared.contracts.ids import EndpointId, WorkspaceId
+from shared.runtime.access import ApiKey
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_S, Collection, Document, Index, Mongo, Snapshot
+from shared.runtime.mongo import TOMBSTONE_S, Collection, Document, Index, Mongo, Snapshot, translated, utcnow
 from shared.runtime.secrets import Kept, Vault, keep, opened, rotated, valid_now
+from shared.wire.incoming import INCOMING
+from shared.wire.requests import SECRET
 
 ENDPOINTS: Final = "inbound_endpoints"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -24,25 +33,52 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 }
 
 REJECTED_PER_MINUTE: Final = 600
+NOTED_PER_MINUTE: Final = 60
+"""Refused requests that are kept to be looked at; the others are only counted."""
 
 
 @dataclass(slots=True)
 class Endpoint:
-    """An endpoint as the hot path needs it."""
+    """An endpoint as the hot path needs it.
+
+    `address` is the one that the platform knows; `settings` what its owner entered beside the secret, and
+    the newest secret under its own name. `shown` says which events become messages of the channel.
+    """
 
     id: EndpointId
     workspace: WorkspaceId
     provider: Provider | None
+    door: Door
+    address: str
     channel_id: str
     enabled: bool
     keys: tuple[tuple[bytes, datetime | None], ...]
+    settings: Mapping[str, str]
+    require_signature: bool
     networks: tuple[IPv4Network | IPv6Network, ...]
+    body_limit: int | None
+    dedupe_window_s: float | None
+    shown: "Shown"
     accepted: Bucket
     rejected: Bucket
+    noted: Bucket
 
     def valid_keys(self) -> list[bytes]:
         """The secrets that verify now: the newest, and rotated ones until they end."""
         return valid_now(self.keys)
+
+
+class Shown:
+    """Which events of an endpoint become messages: names, or patterns that end in `*`."""
+
+    __slots__ = ("_names", "_prefixes")
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._names = frozenset(pattern for pattern in patterns if not pattern.endswith("*"))
+        self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
+
+    def __contains__(self, event: str) -> bool:
+        return event in self._names or event.startswith(self._prefixes)
 
 
 def token_digest(token: str) -> str:
@@ -50,13 +86,45 @@ def token_digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def new_document(
+    endpoint: str,
+    key: ApiKey,
+    provider: str,
+    name: str,
+    channel: str | None,
+    rate_limit: int,
+    *,
+    enabled: bool,
+) -> Document:
+    """What every endpoint has, whatever its kind."""
+    now = utcnow()
+    return {
+        "_id": endpoint,
+        "workspace": key.workspace,
+        "provider": provider,
+        "name": name,
+        "channel_id": channel,
+        "rate_limit": rate_limit,
+        "enabled": enabled,
+        "created_at": now,
+        "changed_at": now,
+    }
+
+
+def given(body: BaseModel, nullable: Container[str] = ()) -> dict[str, Any]:
+    """The fields that a caller sent; null only where it means something."""
+    sent = body.model_dump(exclude_unset=True)
+    return {name: value for name, value in sent.items() if value is not None or name in nullable}
+
+
 class Endpoints:
     """Every endpoint in memory, by id and by token."""
 
-    def __init__(self, mongo: Mongo, vault: Vault, log: Log) -> None:
+    def __init__(self, mongo: Mongo, vault: Vault, log: Log, *, public_base: str) -> None:
         self._vault = vault
         self._log = log
-        self._limits: dict[str, tuple[int, Bucket, Bucket]] = {}
+        self._base = public_base
+        self._limits: dict[str, tuple[int, Bucket, Bucket, Bucket]] = {}
         self.collection: Collection = mongo.collection(ENDPOINTS)
         self.by_token: dict[str, Endpoint] = {}
         self.snapshot: Snapshot[tuple[str | None, Endpoint]] = Snapshot(
@@ -73,6 +141,11 @@ class Endpoints:
         found = self.snapshot.items.get(endpoint)
         return found[1] if found else None
 
+    def address(self, document: Document) -> str:
+        """What the platform calls."""
+        base = document.get("public_url") or self._base
+        return f"{base}/api/webhooks/{document['provider']}/{document['_id']}"
+
     def keep(self, endpoint: str, secret: str) -> Kept:
         """A new endpoint's secret as it is stored."""
         return keep(self._vault, endpoint, secret)
@@ -81,27 +154,137 @@ class Endpoints:
         """The endpoint's secrets after a rotation."""
         return rotated(self._vault, document["_id"], document["secrets"], secret, overlap)
 
+    def newest_secret(self, document: Document) -> str | None:
+        """The secret in clear; for its owner, and only where the platform handed it over."""
+        kept = opened(self._vault, document["_id"], document["secrets"])
+        return kept[0][0] if kept else None
+
+    def sealed(self, endpoint: str, settings: Mapping[str, str], secret: Container[str]) -> Document:
+        """Settings as they are stored: those whose names are in `secret` sealed."""
+        return {
+            name: self._vault.seal(value, record=endpoint, field=f"settings.{name}")
+            if name in secret
+            else value
+            for name, value in settings.items()
+        }
+
+    async def insert(self, document: Document) -> None:
+        """Add one; this process knows it at once."""
+        with translated():
+            await self.collection.insert_one(document)
+        self.snapshot.put(document)
+
+    async def find(
+        self, endpoint: str, key: ApiKey, *, incoming: bool = False, any_kind: bool = False
+    ) -> Document:
+        """The caller's endpoint: a provider's, an incoming webhook, or either. Raises `NotFound`."""
+        with translated():
+            document: Document | None = await self.collection.find_one(
+                {"_id": endpoint, "workspace": key.workspace, "deleted_at": None}
+            )
+        if document is None or not (any_kind or (document["provider"] == INCOMING) is incoming):
+            raise NotFound("no such endpoint")
+        return document
+
+    async def change(self, endpoint: str, change: Mapping[str, Any]) -> Document:
+        """Set fields; this process knows it at once. Raises `NotFound`."""
+        with translated():
+            document: Document | None = await self.collection.find_one_and_update(
+                {"_id": endpoint, "deleted_at": None},
+                {"$set": {**change, "changed_at": utcnow()}},
+                return_document=True,
+            )
+        if document is None:
+            raise NotFound("no such endpoint")
+        self.snapshot.put(document)
+        return document
+
+    async def take_secret(self, endpoint: str, secret: str) -> bool:
+        """Keep what a handshake handed over, if the endpoint still waits for it; False if it does not."""
+        kept = {"secrets": [self.keep(endpoint, secret)], "handed_over": True, "changed_at": utcnow()}
+        with translated():
+            document: Document | None = await self.collection.find_one_and_update(
+                {"_id": endpoint, "deleted_at": None, "secrets": []}, {"$set": kept}, return_document=True
+            )
+        if document is None:
+            return False
+        self.snapshot.put(document)
+        return True
+
     def _parse(self, document: Document) -> tuple[str | None, Endpoint]:
         name = document["_id"]
-        per_minute = document["rate_limit"]
-        limits = self._limits.get(name)
-        if limits is None or limits[0] != per_minute:
-            limits = (per_minute, Bucket(per_minute), Bucket(REJECTED_PER_MINUTE))
-            self._limits[name] = limits
+        provider = providers().get(document["provider"])
+        keys = tuple(
+            (secret.encode(), ends) for secret, ends in opened(self._vault, name, document["secrets"])
+        )
+        settings = {
+            field: value
+            if isinstance(value, str)
+            else self._vault.open(value, record=name, field=f"settings.{field}")
+            for field, value in document.get("settings", {}).items()
+        }
+        accepted, rejected, noted = self._buckets(name, document["rate_limit"])
         endpoint = Endpoint(
             id=name,
             workspace=document["workspace"],
-            provider=providers().get(document["provider"]),
+            provider=provider,
+            door=_door(provider, document),
+            address=self.address(document),
             channel_id=document["channel_id"] or "",
             enabled=document["enabled"],
-            keys=tuple(
-                (secret.encode(), ends) for secret, ends in opened(self._vault, name, document["secrets"])
-            ),
+            keys=keys,
+            settings={**settings, **({SECRET: keys[0][0].decode()} if keys else {})},
+            require_signature=document.get("require_signature", True),
             networks=tuple(ip_network(text) for text in document["allow_ips"]),
-            accepted=limits[1],
-            rejected=limits[2],
+            body_limit=document.get("body_limit"),
+            dedupe_window_s=document.get("dedupe_window_s"),
+            shown=Shown(document.get("events", ["*"])),
+            accepted=accepted,
+            rejected=rejected,
+            noted=noted,
         )
         return document.get("token_digest"), endpoint
 
+    def _buckets(self, name: str, per_minute: int) -> tuple[Bucket, Bucket, Bucket]:
+        """They outlive a change of the endpoint, unless the limit itself was changed."""
+        limits = self._limits.get(name)
+        if limits is None or limits[0] != per_minute:
+            limits = (per_minute, Bucket(per_minute), Bucket(REJECTED_PER_MINUTE), Bucket(NOTED_PER_MINUTE))
+            self._limits[name] = limits
+        return limits[1:]
+
     def _reindex(self) -> None:
         self.by_token = {token: endpoint for token, endpoint in self.snapshot.items.values() if token}
+
+
+_NO_DOOR: Final = Door(
+    Webhook.model_validate(
+        {
+            "verification": [{"scheme": "token", "from": "{header:authorization}"}],
+            "secret": {"source": "none"},
+            "event": "none",
+            "setup_steps": [],
+            "handled": {},
+        }
+    )
+)
+"""Of incoming webhooks, and of a provider that is gone: nothing of it is used."""
+
+
+def _door(provider: Provider | None, document: Document) -> Door:
+    """The provider's, or the endpoint's own where its owner describes the sender."""
+    if provider is None or provider.door is None or provider.manifest.webhook is None:
+        return _NO_DOOR
+    source = document.get("source")
+    return Door(described(provider.manifest.webhook, source)) if source else provider.door
+
+
+ERROR_STREAK: Final = 5
+"""Requests refused in a row, with none accepted since, that make an endpoint's status `error`."""
+
+
+def status_of(document: Document) -> Literal["active", "inactive", "error"]:
+    """An endpoint's status as it is shown."""
+    if not document["enabled"]:
+        return "inactive"
+    return "error" if document.get("error_streak", 0) >= ERROR_STREAK else "active"

@@ -73,7 +73,7 @@ class Relay:
                     "event is in no manifest", trace_id=event.trace_id, event_id=event.id, type=event.type
                 )
                 return "unknown"
-            if kind in provider.ignored:
+            if kind not in provider.messages:
                 self._log.debug("event ignored", trace_id=event.trace_id, event_id=event.id, type=event.type)
                 return "ignored"
         return "relayed" if event.attributes.get("channel_id") else "no_channel"
@@ -112,7 +112,7 @@ def _shown(event: Event) -> tuple[Author, str, list[Embed], list[Attachment], st
         return author, given.text, given.embeds, given.attachments, given.thread_id
     provider = providers()[name]
     payload = parse_object(provider.payload(event.content_type, event.data))
-    shown = provider.handled[_attribute(event, "event")].message(payload)
+    shown = provider.messages[_attribute(event, "event")].message(payload)
     return shown.author, shown.text, shown.embeds, [], None
 
 

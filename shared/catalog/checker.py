@@ -1,83 +1,136 @@
 """The checker of provider folders: what CI and `interlink provider check` hold a provider to.
 
-A fixture is a folder below `fixtures/`: `headers.json` (the request's headers without the signature),
-`body.json` (the raw body) and `expected.json` (the message that it becomes). `vectors.json` beside the
-manifest has signatures that the platform, or its SDK's tests, published.
+Each rule has a name; a manifest's `exemptions` may switch one off for its provider, with the reason.
+`vectors.json` beside the manifest has signatures that the platform, or its SDK's tests, published.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from shared.catalog.manifest import Manifest, Part, Webhook
+from shared.catalog.fixtures import FIXTURES, Fixture, Signing, defaults, fixtures, settings_with, signings
+from shared.catalog.manifest import Catalogued, Manifest, Webhook
 from shared.catalog.mapping import calls
-from shared.catalog.registry import MANIFEST, Provider, read_manifest
-from shared.contracts.errors import Malformed, Misconfigured
+from shared.catalog.registry import MANIFEST, Provider, read_manifest, reader_of
+from shared.catalog.ways import Part
+from shared.contracts.errors import InterlinkError, Misconfigured, Rejected
 from shared.wire.bodies import parse_object
 from shared.wire.render import Unrenderable
-from shared.wire.signatures import Verdict
+from shared.wire.requests import Request
+from shared.wire.verification import Fetched, Verdict
 
-FIXTURES: Final = "fixtures"
 VECTORS: Final = "vectors.json"
+ICON: Final = "icon.svg"
 RESERVED: Final = frozenset({"incoming", "interlink"})
 """Ids that are not for providers: the route of incoming webhooks, and the hub itself."""
 
-_SECRET: Final = b"the secret of a fixture"
-_PLACEHOLDER: Final = re.compile(r"\{\w*\}")
+RULES: Final[Mapping[str, str]] = {
+    "vector": "the tier verified has a published signature in vectors.json",
+    "icon": "an integration has an icon",
+    "message": "a handled event makes a message, or is a trigger",
+    "fixture": "every handled event and every handshake has a fixture",
+    "way": "every way of signing is used by a fixture",
+}
+"""What a provider may be exempt from."""
+
+NOW: Final = 1_800_000_000.0
+"""When fixtures are sent, in Unix seconds: no clock in a check."""
+
+_SETTING: Final = re.compile(r"setting:([a-z][a-z0-9_]*)")
+_PLACEHOLDER: Final = re.compile(r"\{[\w:]*\}")
+_PLAIN_SVG: Final = re.compile(
+    r'<svg[^<>]* viewBox="0 0 24 24"[^<>]*>(<title>[^<>]*</title>)?(<path d="[^"<>]*"/>)+</svg>\s*'
+)
 
 
 class Vector(Part):
-    """A published signature: the proof that the manifest's scheme is the platform's."""
+    """A published signature: the proof that the manifest's scheme is the platform's.
+
+    `at` is when it was made, in Unix seconds, where the platform signs a time. `key` is what was published
+    at the address that the way fetches from.
+    """
 
     source: str
-    secret: str
+    secret: str = ""
+    method: str = "POST"
+    url: str = ""
     headers: dict[str, str]
-    body: str
+    body: str = ""
+    settings: dict[str, str] = Field(default_factory=dict)
+    at: float = NOW
+    key: str = ""
+
+    def verdict(self, provider: Provider) -> Verdict:
+        """What the provider's ways say of it."""
+        assert provider.door  # noqa: S101 -- only who has webhooks has vectors
+        address, _, query = (self.url or "https://hub.example.com/").partition("?")
+        headers = {name.lower().encode(): [value.encode()] for name, value in self.headers.items()}
+        given = {**defaults(provider), **self.settings}
+        request = provider.door.request(
+            self.method, address, query.encode(), headers, self.body.encode(), given
+        )
+        way = provider.door.way(request)
+        if way is None:
+            return Verdict.MISSING
+        url = way.wanted(request)
+        fetched = Fetched(url, self.key.encode()) if url else None
+        return way.verify(request, [self.secret.encode()] if self.secret else [], self.at, fetched)
 
 
 _VECTORS: Final = TypeAdapter(list[Vector])
 
 
-@dataclass(frozen=True, slots=True)
-class Fixture:
-    """A recorded webhook and the message it must become. Header names are lower case."""
+def observed(provider: Provider, fixture: Fixture, secret: str = "") -> dict[str, Any]:
+    """What `expected.json` has to say of a fixture. Raises `Malformed`, `Forbidden`, `Unrenderable`.
 
-    name: str
-    headers: Mapping[str, str]
-    body: bytes
-    expected: Any
+    `secret` is the endpoint's: some handshakes answer with something that is signed with it.
+    """
+    assert provider.door  # noqa: S101 -- see Fixture.request
+    request = fixture.request(provider, settings_with(secret, {}))
+    handshake = provider.door.handshake(request) or provider.door.verified_handshake(request)
+    if handshake:
+        reply = handshake.reply(request)
+        kept = handshake.kept(request)
+        return {
+            "handshake": handshake.about,
+            **({"keeps": kept} if kept else {}),
+            "answer": _answer(reply.status, reply.headers, reply.body),
+        }
+    said: dict[str, Any] = {"events": []}
+    for arrived in provider.door.events(request):
+        event: dict[str, Any] = {
+            "event": arrived.event,
+            "delivery_id": arrived.delivery_id,
+            "account": arrived.account,
+            "occurred_at": arrived.occurred_at,
+            "triggers": list(arrived.triggers),
+        }
+        templates = provider.messages.get(arrived.event)
+        if templates:
+            payload = parse_object(provider.payload(arrived.content_type, arrived.data))
+            event["message"] = templates.message(payload).model_dump(mode="json", exclude_defaults=True)
+        said["events"].append({name: value for name, value in event.items() if value})
+    answer = provider.door.answer(request)
+    if answer:
+        said["answer"] = _answer(answer.status, answer.headers, answer.body)
+    return said
 
-    def event(self, webhook: Webhook) -> str:
-        """The event's name, '' when the headers do not have it."""
-        return self.headers.get(webhook.event.header, "")
 
-    def payload(self, provider: Provider) -> dict[str, Any]:
-        """The body as an object. Raises `Malformed`."""
-        return parse_object(provider.payload(self.headers.get("content-type", ""), self.body))
-
-    def signed(self, provider: Provider, secret: bytes) -> dict[bytes, list[bytes]]:
-        """The headers as ASGI gives them, with the signature that the platform would send."""
-        headers = {name.encode(): [value.encode()] for name, value in self.headers.items()}
-        if provider.verifier:
-            headers[provider.verifier.header] = [provider.verifier.sign(self.body, secret)]
-        return headers
-
-
-def fixtures(folder: Path) -> list[Fixture]:
-    """The fixtures of a provider's folder, by name. Raises `Misconfigured` for one that cannot be read."""
-    cases = sorted(entry for entry in folder.joinpath(FIXTURES).glob("*") if entry.is_dir())
-    return [_read_fixture(case) for case in cases]
-
-
-def rendered(provider: Provider, fixture: Fixture, event: str) -> Any:
-    """What `expected.json` has to say. Raises `Malformed` or `Unrenderable`."""
-    message = provider.handled[event].message(fixture.payload(provider))
-    return message.model_dump(mode="json", exclude_defaults=True)
+def _answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> dict[str, Any]:
+    answer: dict[str, Any] = {"status": status}
+    shown = {
+        name.decode(): value.decode() for name, value in headers if not name.startswith(b"x-content-type")
+    }
+    if shown:
+        answer["headers"] = shown
+    if body:
+        answer["body"] = body.decode()
+    return answer
 
 
 def check(folder: Path) -> list[str]:
@@ -87,14 +140,16 @@ def check(folder: Path) -> list[str]:
         return [f"{where}/{MANIFEST}: missing: every provider has one"]
     try:
         manifest = read_manifest(folder)
-        provider = Provider(manifest)
+        provider = Provider(manifest, reader_of(manifest.id))
     except Misconfigured as error:
         return [" ".join(str(error).split())]
-    except Unrenderable as error:
+    except (Unrenderable, ValueError) as error:
         return [f"{where}/{MANIFEST}: webhook.{error}: correct the template"]
     faults = [*_about(folder, manifest)]
+    if manifest.integration:
+        faults += _integration(folder, manifest, manifest.integration)
     if manifest.webhook:
-        faults += _webhook(manifest.webhook)
+        faults += _webhook(manifest, manifest.webhook)
         faults += _vector_faults(folder, provider)
         faults += _fixture_faults(folder, provider, manifest.webhook)
     return [f"{where}/{fault}" for fault in faults]
@@ -105,39 +160,95 @@ def _about(folder: Path, manifest: Manifest) -> Iterator[str]:
     text = readme.read_text("utf-8", "replace") if readme.is_file() else ""
     if not text.strip():
         yield "README.md: missing: say how to connect the platform and what it sends"
-    if manifest.tier == "from-memory" and "from memory" not in text.lower():
-        yield "README.md: the tier is from-memory: say which facts are from memory"
+    if manifest.from_memory and "from memory" not in text.lower():
+        yield "README.md: the manifest has facts from memory: say which"
+    if manifest.tier == "from-memory" and not manifest.from_memory:
+        yield f"{MANIFEST}: from_memory: empty: the tier is from-memory, say which facts are"
     if manifest.id in RESERVED:
         yield f"{MANIFEST}: id: {manifest.id!r} is reserved: take another"
     if not any(source.strip() for source in manifest.sources):
         yield f"{MANIFEST}: sources: empty: name the documents that the facts come from"
+    for rule, why in manifest.exemptions.items():
+        if rule not in RULES:
+            yield f"{MANIFEST}: exemptions.{rule}: no such rule: one of {', '.join(RULES)}"
+        elif len(why.split()) < 3:
+            yield f"{MANIFEST}: exemptions.{rule}: say why"
 
 
-def _webhook(webhook: Webhook) -> Iterator[str]:
+def _integration(folder: Path, manifest: Manifest, entry: Catalogued) -> Iterator[str]:
+    webhook = manifest.webhook
+    brought = (
+        {trigger for event in webhook.handled.values() for trigger in event.triggers} if webhook else set()
+    )
+    if not (webhook or entry.setup_steps):
+        yield f"{MANIFEST}: integration.setup_steps: empty: say what to do on the platform, step by step"
+    for trigger in entry.triggers:
+        if trigger not in brought and trigger not in entry.polled and not entry.through:
+            yield f"{MANIFEST}: integration.triggers: nothing brings {trigger}: map an event, or poll for it"
+    for trigger in sorted(brought & set(entry.polled)):
+        yield f"{MANIFEST}: integration.polled: an event brings {trigger}: remove it"
+    for trigger in sorted(set(entry.polled) - set(entry.triggers)):
+        yield f"{MANIFEST}: integration.polled: {trigger} is not among the triggers"
+    icon = folder / ICON
+    if icon.is_file() and not _PLAIN_SVG.fullmatch(icon.read_text("utf-8", "replace")):
+        yield f"{ICON}: an icon is paths in a viewBox of 0 0 24 24 and nothing else"
+
+
+def _webhook(manifest: Manifest, webhook: Webhook) -> Iterator[str]:
     doubled = sorted({event for event in webhook.ignored if webhook.ignored.count(event) > 1})
     if doubled:
         yield f"{MANIFEST}: webhook.ignored: more than once: {', '.join(doubled)}"
     elif list(webhook.ignored) != sorted(webhook.ignored):
         yield f"{MANIFEST}: webhook.ignored: sort it, so that a missing event is seen"
-    if not webhook.actor_icon:
-        yield f"{MANIFEST}: webhook.actor_icon: missing: the picture that messages are shown with"
-    messages = [source for event in webhook.handled.values() for _, source in event.message]
-    for phrase in webhook.phrases:
-        if not any(calls(source, phrase) for source in messages):
-            yield f"{MANIFEST}: webhook.phrases.{phrase}: no message calls it: remove it"
+    yield from _messages(manifest, webhook)
+    yield from _secrets(webhook)
+    if not (webhook.handshakes or webhook.no_handshake):
+        yield f"{MANIFEST}: webhook.handshakes: empty: describe it, or say in no_handshake that there is none"
+    known = {"{url}", "{secret}"} | {f"{{setting:{name}}}" for name in webhook.settings}
     placeholders = {found for step in webhook.setup_steps for found in _PLACEHOLDER.findall(step)}
     if "{url}" not in placeholders:
         yield f"{MANIFEST}: webhook.setup_steps: one of them has to show the address: write {{url}}"
-    for other in sorted(placeholders - {"{url}"}):
-        yield f"{MANIFEST}: webhook.setup_steps: {other} is not filled in: only {{url}} is"
+    for other in sorted(placeholders - known):
+        yield f"{MANIFEST}: webhook.setup_steps: {other} is not filled in: only {', '.join(sorted(known))}"
+
+
+def _messages(manifest: Manifest, webhook: Webhook) -> Iterator[str]:
+    messages = [
+        source for event in webhook.handled.values() if event.message for _, source in event.message if source
+    ]
+    if messages and not (webhook.actor and webhook.actor_icon):
+        yield f"{MANIFEST}: webhook.actor, actor_icon: missing: who messages are shown as from"
+    for phrase in webhook.phrases:
+        if not any(calls(source, phrase) for source in messages):
+            yield f"{MANIFEST}: webhook.phrases.{phrase}: no message calls it: remove it"
+    if "message" in manifest.exemptions:
+        return
+    for name, event in webhook.handled.items():
+        if not (event.message or event.triggers):
+            yield f"{MANIFEST}: webhook.handled.{name}: neither a message nor a trigger: move it to ignored"
+
+
+def _secrets(webhook: Webhook) -> Iterator[str]:
+    secret = webhook.secret
+    if secret.source != "none" and not secret.about:
+        yield f"{MANIFEST}: webhook.secret.about: missing: say where it is found, or where it goes"
+    used = set(_SETTING.findall(webhook.model_dump_json(by_alias=True)))
+    for name in sorted(used - webhook.settings.keys()):
+        yield f"{MANIFEST}: webhook.settings: {name} is used and not declared"
+    for name in sorted(webhook.settings.keys() - used):
+        yield f"{MANIFEST}: webhook.settings.{name}: nothing uses it: remove it"
+    for name, setting in webhook.settings.items():
+        sample = setting.default or setting.example
+        if setting.pattern and not re.fullmatch(setting.pattern, sample):
+            yield f"{MANIFEST}: webhook.settings.{name}: give an example that fits the pattern"
 
 
 def _vector_faults(folder: Path, provider: Provider) -> Iterator[str]:
     """What the platform itself says a signature looks like is the proof that the scheme is right."""
     file = folder / VECTORS
     if not file.is_file():
-        if provider.manifest.tier == "verified":
-            yield f"{VECTORS}: missing: the tier verified needs a published signature, else it is from-memory"
+        if provider.manifest.tier == "verified" and "vector" not in provider.manifest.exemptions:
+            yield f"{VECTORS}: missing: the tier verified needs a published signature, else it is documented"
         return
     try:
         vectors = _VECTORS.validate_json(file.read_bytes())
@@ -146,10 +257,11 @@ def _vector_faults(folder: Path, provider: Provider) -> Iterator[str]:
         yield f"{VECTORS}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
         return
     for vector in vectors:
-        headers = {name.lower().encode(): [value.encode()] for name, value in vector.headers.items()}
-        verdict = provider.verifier and provider.verifier.verify(
-            headers, vector.body.encode(), [vector.secret.encode()]
-        )
+        try:
+            verdict = vector.verdict(provider)
+        except InterlinkError as error:
+            yield f"{VECTORS}: {vector.source}: it cannot be read: {error}"
+            continue
         if verdict is not Verdict.VERIFIED:
             yield f"{VECTORS}: {vector.source}: refused ({verdict}): correct webhook.verification"
 
@@ -160,75 +272,121 @@ def _fixture_faults(folder: Path, provider: Provider, webhook: Webhook) -> Itera
     except Misconfigured as error:
         yield str(error)
         return
-    covered: set[str] = set()
+    keys, others = signings(provider), signings(provider)
+    events: set[str] = set()
+    handshakes: set[str] = set()
+    used: set[int] = set()
     for fixture in found:
-        event = fixture.event(webhook)
-        covered.add(event)
-        for fault in _faults_of(provider, webhook, fixture, event):
+        trial = tried(provider, fixture, keys, others)
+        for fault in trial.faults:
             yield f"{FIXTURES}/{fixture.name}: {fault}"
-    for event in webhook.handled:
-        if event not in covered:
-            yield f"{FIXTURES}: none for the event {event!r}: add one, or move the event to ignored"
+        used |= trial.verdicts.keys()
+        handshakes.add(str(fixture.expected.get("handshake")))
+        events |= {str(each.get("event")) for each in fixture.expected.get("events", ())}
+    exempt = provider.manifest.exemptions
+    if "fixture" not in exempt:
+        for event in webhook.handled:
+            if event not in events:
+                yield f"{FIXTURES}: none for the event {event!r}: add one, or move the event to ignored"
+        for handshake in webhook.handshakes:
+            if handshake.about not in handshakes:
+                yield f"{FIXTURES}: none for the handshake {handshake.about!r}: add one"
+    if "way" not in exempt:
+        for position, declared in enumerate(webhook.verification):
+            if position not in used:
+                what = declared.name or declared.scheme
+                yield f"{FIXTURES}: none is signed in the way {position} ({what}): add one that it applies to"
 
 
-def _faults_of(provider: Provider, webhook: Webhook, fixture: Fixture, event: str) -> Iterator[str]:
-    for header in (webhook.event.header, webhook.delivery_id.header):
-        if not fixture.headers.get(header):
-            yield f"headers.json has no {header}: add it as the platform sends it"
-    if webhook.verification.header in fixture.headers:
-        yield f"headers.json has {webhook.verification.header}: leave it out, the check signs the body itself"
-    yield from _signature_faults(provider, fixture)
-    if event and event not in provider.handled:
-        yield f"the event {event!r} is not handled: remove the fixture, or handle the event"
-    if event not in provider.handled:
-        return
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of a fixture: what it makes, its verdict in each way that it is signed in, the faults.
+
+    `saw` is what `expected.json` has to say; empty when the fixture is refused. `verdicts` are by the
+    position of the way among those of the manifest.
+    """
+
+    saw: Mapping[str, Any]
+    verdicts: Mapping[int, Verdict]
+    faults: tuple[str, ...]
+
+
+def tried(provider: Provider, fixture: Fixture, keys: Sequence[Signing], others: Sequence[Signing]) -> Trial:
+    """Run a fixture: signed with `keys` in each way that applies to it, it has to be verified.
+
+    `others` are other keys, with which it must not be.
+    """
     try:
-        payload = fixture.payload(provider)
-        message = rendered(provider, fixture, event)
-    except (Malformed, Unrenderable) as error:
-        yield f"no message: {error}"
+        saw = observed(provider, fixture, _SECRET_OF_A_HANDSHAKE)
+    except InterlinkError as error:
+        return Trial({}, {}, (f"it is refused: {error}",))
+    faults: list[str] = []
+    own = provider.manifest.webhook is not None and provider.manifest.webhook.configurable
+    for event in saw.get("events", ()):
+        name = event["event"]
+        if not (own or name in provider.handled or name in provider.ignored):
+            faults.append(f"the event {name!r} is in no list: handle it, or move it to ignored")
+    faults += _hidden(provider, fixture)
+    if saw != fixture.expected:
+        faults.append(f"expected.json differs: {_difference(fixture.expected, saw)}")
+    verdicts: dict[int, Verdict] = {}
+    for position, signed in _signed(provider, fixture, keys):
+        verdicts[position] = verdict = _verdict(keys[position], signed)
+        if verdict is not Verdict.VERIFIED:
+            faults.append(f"signed with the manifest's scheme, it is {verdict}: correct webhook.verification")
+        other = others[position]
+        if not other.is_fixed and _verdict(other, signed) is Verdict.VERIFIED:
+            faults.append("signed with another secret, it is not refused: correct webhook.verification")
+    return Trial(saw, verdicts, tuple(faults))
+
+
+_SECRET_OF_A_HANDSHAKE: Final = "the secret of a handshake"  # noqa: S105 -- of fixtures only
+
+
+def _hidden(provider: Provider, fixture: Fixture) -> Iterator[str]:
+    webhook = provider.manifest.webhook
+    payload = fixture.request(provider).json()
+    if webhook and isinstance(payload, dict):
+        for phrase in sorted(set(webhook.phrases) & set(payload)):
+            yield f"the phrase {phrase!r} hides a field of the payload: give it another name"
+
+
+def _signed(provider: Provider, fixture: Fixture, keys: Sequence[Signing]) -> Iterator[tuple[int, Request]]:
+    """The fixture signed in each way that applies to it, by the way's position."""
+    assert provider.door  # noqa: S101 -- see Fixture.request
+    plain = fixture.request(provider)
+    if provider.door.handshake(plain):
         return
-    for phrase in sorted(set(webhook.phrases) & set(payload)):
-        yield f"the phrase {phrase!r} hides a field of the payload: give it another name"
-    if message != fixture.expected:
-        yield f"expected.json differs: {_difference(fixture.expected, message)}"
+    for position, signing in enumerate(keys):
+        try:
+            signed = signing.signed(plain, NOW)
+            if provider.door.way(signed) is signing.way:
+                yield position, signed
+        except Rejected:
+            continue  # it lacks what this way signs: it is of another way
 
 
-def _signature_faults(provider: Provider, fixture: Fixture) -> Iterator[str]:
-    if provider.verifier is None:
-        return
-    signed = fixture.signed(provider, _SECRET)
-    if provider.verifier.verify(signed, fixture.body, [_SECRET]) is not Verdict.VERIFIED:
-        yield "signed with the manifest's scheme, it is refused: correct webhook.verification"
-    if provider.verifier.verify(signed, fixture.body, [b"another secret"]) is not Verdict.MISMATCH:
-        yield "signed with another secret, it is not refused: correct webhook.verification"
+def _verdict(signing: Signing, signed: Request) -> Verdict:
+    return signing.way.verify(signed, signing.secrets, NOW, signing.fetched(signed))
 
 
-def _difference(expected: Any, message: Any) -> str:
+def _difference(expected: Mapping[str, Any], saw: Mapping[str, Any]) -> str:
     """The first part that is not as expected, on one line."""
-    if not isinstance(expected, dict):
-        return "it has to be an object with author, text and embeds"
-    for part in sorted(expected.keys() | message.keys()):
-        if expected.get(part) != message.get(part):
-            made = orjson.dumps(message.get(part)).decode()
-            return f"{part} is now {made[:500]}: correct the template or the fixture"
+    for part in sorted(expected.keys() | saw.keys()):
+        before, now = expected.get(part), saw.get(part)
+        if (
+            part == "events"
+            and isinstance(before, list)
+            and isinstance(now, list)
+            and len(before) == len(now)
+        ):
+            for position, (one, other) in enumerate(zip(before, now, strict=True)):
+                if one != other:
+                    what = next(key for key in sorted({*one, *other}) if one.get(key) != other.get(key))
+                    made = orjson.dumps(other.get(what)).decode()
+                    return (
+                        f"events.{position}.{what} is now {made[:600]}: correct the manifest or the fixture"
+                    )
+        if before != now:
+            return f"{part} is now {orjson.dumps(now).decode()[:600]}: correct the manifest or the fixture"
     return "it has parts that are null: leave them out"
-
-
-def _read_fixture(case: Path) -> Fixture:
-    name = f"{FIXTURES}/{case.name}"
-    try:
-        headers = orjson.loads(case.joinpath("headers.json").read_bytes())
-        body = case.joinpath("body.json").read_bytes()
-        expected = orjson.loads(case.joinpath("expected.json").read_bytes())
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        raise Misconfigured(
-            f"{name}: {missing} is missing: a fixture has headers, body and expected"
-        ) from None
-    except orjson.JSONDecodeError as error:
-        raise Misconfigured(f"{name}: headers.json or expected.json is not JSON: {error}") from None
-    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-        raise Misconfigured(f"{name}: headers.json has to be an object of texts")
-    lower = {header.lower(): value for header, value in headers.items()}
-    return Fixture(case.name, lower, body, expected)

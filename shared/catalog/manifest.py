@@ -1,40 +1,174 @@
-"""The manifest: what a provider's folder says about it as data, validated by `Manifest`."""
+"""The manifest: what a provider's folder says about it as data, validated by `Manifest`.
+
+Texts with sources in braces (`{json:event.type}`) are in the language of `shared/wire/requests.py`; the
+templates of messages are Liquid (`shared/wire/render.py`).
+"""
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, HttpUrl, StringConstraints, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    HttpUrl,
+    StringConstraints,
+    model_validator,
+)
 
-from shared.wire.signatures import Algorithm, Encoding, HmacScheme
+from shared.catalog.ways import Part, Rules, TemplateText, Way
 
 ProviderId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 PhraseName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,29}$")]
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,60}$")]
+SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+EventName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
+TriggerId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+(_[a-z0-9]+)+$")]
+Color = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$")]
+Status = Annotated[int, Field(ge=200, le=599)]
+
+Category = Literal[
+    "communication",
+    "productivity",
+    "social",
+    "developer",
+    "business",
+    "storage",
+    "crm",
+    "e-commerce",
+    "logic",
+    "ai",
+    "other",
+]
+Tier = Literal["verified", "documented", "from-memory"]
 
 
-class Part(BaseModel):
-    """A piece of a manifest: a field that the model does not know is a mistake, not an extension."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
-class Verification(Part):
-    """One way in which the platform signs: HMAC of the raw body in a header."""
-
-    scheme: Literal["hmac"]
-    header: HeaderName
-    algorithm: Algorithm = "sha256"
-    encoding: Encoding = "hex"
-    prefix: str = ""
-
-    def compile(self) -> HmacScheme:
-        """The pure verifier that the gateway calls."""
-        return HmacScheme(self.header.encode(), self.algorithm, self.encoding, self.prefix.encode())
+Alternatives = Annotated[tuple[TemplateText, ...], BeforeValidator(_listed)]
+"""Templates in order: the first whose sources are all there says it."""
 
 
-class Source(Part):
-    """Where in a request a value is: for now, always a header."""
+class Naming(Part):
+    """How an event is called: the first template that has all its sources, made into a name.
 
-    header: HeaderName
+    `strip` is taken from the front, `names` gives what is left another name. Then `/` is `.`, and every
+    other run of characters that a name cannot have is `_`.
+    """
+
+    source: Alternatives = Field(alias="from")
+    strip: str = ""
+    names: dict[str, EventName] = {}
+
+
+def naming(value: object) -> object:
+    """A text or list in place of a `Naming` is its `from`."""
+    return {"from": value} if isinstance(value, str | list) else value
+
+
+class Decoded(Part):
+    """A text in the payload that is JSON itself, put beside the payload's own fields under a new name."""
+
+    path: str
+    encoding: Literal["json", "base64_json"] = "json"
+
+
+class Bodies(Part):
+    """How a body becomes the payload. JSON always does; an empty body only where `empty` says so."""
+
+    form_field: str | None = None
+    """The field of a URL-encoded form that holds the JSON payload."""
+    form: Literal["flat", "brackets"] | None = None
+    """The fields of a URL-encoded form are the payload; `brackets` nests `data[merges][EMAIL]`."""
+    empty: bool = False
+    text: bool = False
+    """A body of another type is the payload `{"text": ...}`."""
+    decoded: dict[SettingName, Decoded] = {}
+
+
+class Occurred(Part):
+    """When the platform says that the event happened."""
+
+    source: Alternatives = Field(alias="from")
+    format: Literal["seconds", "milliseconds", "rfc3339"] = "rfc3339"
+
+
+class Answer(Part):
+    """What the platform is told: a status and a body, `text` or `json` (its texts are templates), or none."""
+
+    when: Rules = {}
+    status: Status = 200
+    type: str = ""
+    """The content type, where it is not the one that the body's kind has."""
+    headers: dict[str, TemplateText] = {}
+    text: TemplateText | None = None
+    json_: dict[str, TemplateText | int | bool | dict[str, TemplateText | int | bool]] | None = Field(
+        None, alias="json"
+    )
+
+    @model_validator(mode="after")
+    def _one_body(self) -> "Answer":
+        if self.text is not None and self.json_ is not None:
+            raise ValueError("text or json, not both")
+        return self
+
+
+class Handshake(Part):
+    """A request that proves to the platform that the address is ours. It is no event.
+
+    `require` has to hold too, else 403. `verified` asks for the signature first. `keeps` is the source of a
+    secret that the platform hands over: it is taken only while the endpoint waits for one.
+    """
+
+    about: str
+    when: Rules
+    require: Rules = {}
+    verified: bool = False
+    keeps: TemplateText | None = None
+    answer: Answer
+
+
+class Refusal(Part):
+    """What a request without a valid signature is answered where the platform asks for another than 401."""
+
+    status: Status
+    why: str
+
+
+class Secret(Part):
+    """The secret that verifies.
+
+    `ours`: we make it, and its owner enters it on the platform. `theirs`: the platform shows it, and its
+    owner enters it here (also after the endpoint was made). `handshake`: the platform hands it over. `none`:
+    keys are public or in the settings.
+    """
+
+    source: Literal["ours", "theirs", "handshake", "none"]
+    name: str = "Secret"
+    """As the platform calls it."""
+    about: str = ""
+    """Where it is found, or where it goes."""
+    pattern: str = ""
+    kind: Literal["hex", "token", "whsec", "basic"] = "hex"
+    """What we make: 64 hex digits, 43 characters of base64url, `whsec_` and base64, or user:password."""
+    public: bool = False
+    """A public key: whoever knows it cannot sign."""
+    min_length: int = 8
+    max_length: int = 500
+
+
+class Setting(Part):
+    """What else an endpoint needs to know, entered by its owner."""
+
+    name: str
+    about: str
+    pattern: str = ""
+    secret: bool = False
+    required: bool = False
+    generated: bool = False
+    """We make one when it is left out: a text of its owner's choice that goes to the platform."""
+    default: str = ""
+    example: str = ""
+    """A value that fits, for documents and fixtures."""
 
 
 class MessageTemplates(Part):
@@ -54,31 +188,70 @@ class MessageTemplates(Part):
 
 
 class HandledEvent(Part):
-    """An event that becomes a chat message. `triggers` are the catalogue's ids."""
+    """An event that we know: `triggers` of the catalogue with what has to match, and its chat message."""
 
     about: str
-    triggers: tuple[str, ...] = ()
-    message: MessageTemplates
+    triggers: dict[TriggerId, Rules] = {}
+    message: MessageTemplates | None = None
+
+
+class Limits(Part):
+    """How the platform sends: for the documents. What is not known is left out."""
+
+    within_s: float | None = None
+    """How long the platform waits for an answer."""
+    retries: str = ""
+    disables: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Template(Part):
+    """A ready-made endpoint with its mapping: which events become messages of a channel."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{3,60}$")]
+    name: str
+    about: str
+    events: tuple[str, ...] = ("*",)
+    """Event names, or patterns with `*` at the end."""
 
 
 class Webhook(Part):
     """How the platform's webhooks come in."""
 
-    verification: Verification
-    event: Source
-    delivery_id: Source
-    form_field: str | None = None
-    """With a URL-encoded body, the field that holds the JSON payload."""
-    actor: str
+    methods: tuple[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], ...] = ("POST",)
+    verification: tuple[Way, ...]
+    """The ways of signing, in order: the first that applies to a request decides."""
+    secret: Secret
+    settings: dict[SettingName, Setting] = {}
+    body: Bodies = Bodies()
+    batch: tuple[str, ...] = ()
+    """Paths of lists whose elements are events of their own: `entry[*].messaging[*]`, or `[*]`."""
+    event: Annotated[Naming, BeforeValidator(naming)]
+    delivery_id: Alternatives = ()
+    """What is the same when the platform sends the same again; empty: the platform gives nothing such."""
+    account: Alternatives = ()
+    """Which account (team, tenant, page) on the platform the event belongs to: the routing key."""
+    occurred: Occurred | None = None
+    handshakes: tuple[Handshake, ...] = ()
+    no_handshake: str = ""
+    """Why there is none to describe, where `handshakes` is empty."""
+    answers: tuple[Answer, ...] = ()
+    """To an accepted event: the first that matches; 202 with the event's id when there is none."""
+    refused: Refusal | None = None
+    limits: Limits = Limits()
+    actor: str = ""
     """Liquid template of the name that a message is shown as from."""
     actor_icon: str = ""
     setup_steps: tuple[str, ...]
-    """What a person does on the platform; `{url}` is filled in with the endpoint's address."""
+    """What a person does on the platform: `{url}`, `{secret}` and `{setting:...}` say where values go."""
     phrases: dict[PhraseName, str] = {}
     """Liquid templates of what several messages say; a message calls one as `{{ name }}`."""
-    handled: dict[str, HandledEvent]
-    ignored: tuple[str, ...] = ()
-    """Events that are accepted and delivered to subscribers, but are no chat message."""
+    handled: dict[EventName, HandledEvent]
+    ignored: tuple[EventName, ...] = ()
+    """Events that are accepted and delivered to subscribers, but are no chat message and no trigger."""
+    templates: tuple[Template, ...] = ()
+    configurable: bool = False
+    """An endpoint may describe its sender itself: see `shared.catalog.source`."""
 
     @model_validator(mode="after")
     def _one_place_per_event(self) -> "Webhook":
@@ -88,14 +261,49 @@ class Webhook(Part):
         return self
 
 
+class Polled(Part):
+    """A trigger that no webhook brings: what has to be asked for, and how often it makes sense."""
+
+    about: str
+    every_s: int = 300
+
+
+class Catalogued(Part):
+    """The provider as an integration of the catalogue."""
+
+    auth_type: Literal["oauth", "apiKey", "none"]
+    category: str = ""
+    """The catalogue's own, where it is another than the provider's."""
+    docs: str = ""
+    capabilities: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    triggers: tuple[TriggerId, ...] = ()
+    polled: dict[TriggerId, Polled] = {}
+    through: tuple[ProviderId, ...] = ()
+    """Providers whose webhooks bring this integration's triggers, where it has none of its own."""
+    setup_steps: tuple[str, ...] = ()
+    """For an integration without webhooks of its own."""
+
+
 class Manifest(Part):
     """A provider: its folder's name is its id."""
 
     id: ProviderId
     name: str
-    category: Literal["communication", "productivity", "social", "developer", "business", "storage"]
-    docs: HttpUrl
+    category: Category
+    color: Color = "#6B7280"
+    docs: HttpUrl | Literal[""]
     sources: tuple[str, ...]
     """Where the facts come from: document, SDK and version."""
-    tier: Literal["verified", "from-memory"]
+    tier: Tier
+    """`verified`: a published signature is reproduced; `documented`: from the platform's documents or
+    SDK; `from-memory`: likely, not certain."""
+    from_memory: tuple[str, ...] = ()
+    """The facts that no source was found for."""
+    exemptions: dict[str, str] = {}
+    """Rules of the checker that do not hold for this provider, each with the reason."""
+    aliases: tuple[str, ...] = ()
+    """Other names that people look for."""
+    integration: Catalogued | None = None
+    """Its entry in the catalogue of integrations."""
     webhook: Webhook | None = None

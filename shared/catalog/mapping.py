@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from shared.catalog.manifest import HandledEvent, Webhook
+from shared.catalog.manifest import MessageTemplates, Webhook
 from shared.contracts.messages import Author, Embed, Payload
 from shared.wire.render import MessageTemplate, Unrenderable
 
@@ -28,9 +28,9 @@ class EventTemplates:
 
     __slots__ = ("_actor", "_icon", "_parts", "_phrases")
 
-    def __init__(self, name: str, event: HandledEvent, webhook: Webhook) -> None:
+    def __init__(self, name: str, message: MessageTemplates, webhook: Webhook) -> None:
         """Raises `Unrenderable`, which names the template that is no Liquid."""
-        sources = {part: source for part, source in event.message if source}
+        sources = {part: source for part, source in message if source}
         self._parts = {
             part: MessageTemplate(source, f"handled.{name}.message.{part}")
             for part, source in sources.items()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any, Final
@@ -9,47 +10,53 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
+from shared.catalog.door import Door, Reader
 from shared.catalog.manifest import Manifest
 from shared.catalog.mapping import EventTemplates
 from shared.contracts.errors import Misconfigured
-from shared.wire.bodies import FORM, form_field, media_type
 from shared.wire.render import Unrenderable
 
 MANIFEST: Final = "manifest.yaml"
+_PACKAGE: Final = "shared.providers"
 
 
 class Provider:
     """A manifest, compiled: what a service needs of a provider at run time."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, reader: Reader | None = None) -> None:
         """Raises `Unrenderable`, which names the template that is no Liquid."""
         self.manifest = manifest
         self.id = manifest.id
         webhook = manifest.webhook
-        self.verifier = webhook.verification.compile() if webhook else None
-        self.handled: Mapping[str, EventTemplates] = (
-            {name: EventTemplates(name, event, webhook) for name, event in webhook.handled.items()}
+        self.door = Door(webhook, reader) if webhook else None
+        self.handled = frozenset(webhook.handled if webhook else ())
+        self.ignored = frozenset(webhook.ignored if webhook else ())
+        self.messages: Mapping[str, EventTemplates] = (
+            {
+                name: EventTemplates(name, event.message, webhook)
+                for name, event in webhook.handled.items()
+                if event.message
+            }
             if webhook
             else {}
         )
-        self.ignored = frozenset(webhook.ignored if webhook else ())
 
     @property
     def trigger_types(self) -> list[str]:
         """The event types that a subscriber can ask for by name."""
-        return [f"{self.id}.{name}" for name in (*self.handled, *sorted(self.ignored))]
+        webhook = self.manifest.webhook
+        return [
+            f"{self.id}.{name}" for name in (*(webhook.handled if webhook else ()), *sorted(self.ignored))
+        ]
 
-    def payload(self, content_type: str, body: bytes) -> bytes:
-        """The JSON text of a webhook's body. Raises `Malformed` when a form lacks its field."""
-        field = self.manifest.webhook.form_field if self.manifest.webhook else None
-        if field and media_type(content_type) == FORM:
-            return form_field(body, field)
-        return body
+    def payload(self, content_type: str, data: bytes) -> bytes:
+        """The payload of an event's data, as JSON text. Raises `Malformed`."""
+        return self.door.json(content_type, data) if self.door else data
 
 
 def folders() -> list[Traversable]:
     """The provider folders, sorted by name."""
-    root = files("shared.providers")
+    root = files(_PACKAGE)
     found = [entry for entry in root.iterdir() if entry.is_dir() and entry.joinpath(MANIFEST).is_file()]
     return sorted(found, key=lambda entry: entry.name)
 
@@ -69,6 +76,15 @@ def read_manifest(folder: Traversable) -> Manifest:
     return manifest
 
 
+def reader_of(provider: str) -> Reader | None:
+    """The `read` of the provider's own `body.py`, for bodies that are neither JSON nor a form."""
+    name = f"{_PACKAGE}.{provider}.body"
+    if not files(_PACKAGE).joinpath(provider, "body.py").is_file():
+        return None
+    reader: Reader = import_module(name).read
+    return reader
+
+
 @cache
 def providers() -> Mapping[str, Provider]:
     """Every provider by its id, loaded and compiled once. Raises `Misconfigured`."""
@@ -76,7 +92,7 @@ def providers() -> Mapping[str, Provider]:
     for folder in folders():
         manifest = read_manifest(folder)
         try:
-            loaded[manifest.id] = Provider(manifest)
+            loaded[manifest.id] = Provider(manifest, reader_of(manifest.id))
         except Unrenderable as error:
             raise Misconfigured(f"{folder.name}/{MANIFEST}: {error}") from None
     return loaded

@@ -15,6 +15,7 @@ EventId = NewType("EventId", str)
 DeliveryId = NewType("DeliveryId", str)
 MessageId = NewType("MessageId", str)
 ChannelId = NewType("ChannelId", str)
+ExecutionId = NewType("ExecutionId", str)
 ApiKeyId = NewType("ApiKeyId", str)
 
 
@@ -28,6 +29,10 @@ def new_webhook_id() -> WebhookId:
 
 def new_event_id() -> EventId:
     return EventId(f"evt_{secrets.token_hex(16)}")
+
+
+def new_execution_id() -> ExecutionId:
+    return ExecutionId(f"exe_{secrets.token_hex(16)}")
 
 
 def new_api_key_id() -> ApiKeyId:

@@ -26,6 +26,7 @@ from yarl import URL
 from shared.contracts.errors import Misconfigured
 from shared.runtime.certificates import ClientCertificate, authorities, tls_context, why_tls_failed
 from shared.runtime.deadlines import DeadlineLines
+from shared.runtime.settings import EgressSettings
 from shared.wire.addresses import is_loopback, is_public
 
 PrivateNetworks = Literal["none", "loopback", "all"]
@@ -66,6 +67,17 @@ class Answer:
     body: bytes
     seconds: float
     address: str | None
+
+
+def guarded_client(settings: EgressSettings, *, most_connections: int) -> "GuardedClient":
+    """The client that a service's settings ask for. Raises `Misconfigured`."""
+    return GuardedClient(
+        settings.allow_private_networks,
+        most_connections=most_connections,
+        ports=settings.ports,
+        proxy=settings.egress_proxy,
+        ca_file=settings.egress_ca_file,
+    )
 
 
 class AddressRefused(OSError):
@@ -153,6 +165,22 @@ class GuardedClient:
         certificate: ClientCertificate | None = None,
     ) -> Answer:
         """POST and read at most 64 KiB of the answer. Never raises for what the other side does."""
+        return await self._call("POST", url, headers, body, timeout_s=timeout_s, certificate=certificate)
+
+    async def get(self, url: str, *, timeout_s: float) -> Answer:
+        """GET and read at most 64 KiB of the answer. Never raises for what the other side does."""
+        return await self._call("GET", url, {}, None, timeout_s=timeout_s, certificate=None)
+
+    async def _call(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        timeout_s: float,
+        certificate: ClientCertificate | None,
+    ) -> Answer:
         assert self._session is not None  # noqa: S101 -- start() comes first
         started = perf_counter()
         address: str | None = None
@@ -164,8 +192,14 @@ class GuardedClient:
                 tls = self._trust if certificate is None else await self._context_of(certificate)
                 # The pool is keyed by the TLS context too: a connection made with one certificate
                 # never carries another's request.
-                async with self._session.post(
-                    target, data=body, headers=headers, allow_redirects=False, ssl=tls, proxy=self._proxy
+                async with self._session.request(
+                    method,
+                    target,
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    ssl=tls,
+                    proxy=self._proxy,
                 ) as response:
                     status = response.status
                     if self._proxy is None and isinstance(response, _Response):

@@ -17,6 +17,9 @@ REQUESTS: Final = Counter(
 SIGNATURE_FAILURES: Final = Counter(
     "interlink_signature_failures_total", "Webhooks refused for their signature.", ["provider", "reason"]
 )
+EXECUTIONS_DROPPED: Final = Counter(
+    "interlink_executions_dropped_total", "Requests at endpoints that are not in their executions."
+)
 PRODUCE_SECONDS: Final = Histogram(
     "interlink_produce_seconds",
     "From handing a record to the producer to the broker's ack.",

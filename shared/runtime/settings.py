@@ -1,14 +1,15 @@
 """Settings, one fragment per concern, read from the environment. Topics are code, not settings."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import Field, HttpUrl, SecretStr, ValidationError
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.contracts.errors import Misconfigured
 
 S = TypeVar("S", bound=BaseSettings)
+_WEB_PORTS: Final = "80,443"
 
 
 class KafkaSettings(BaseSettings):
@@ -61,6 +62,40 @@ class HubSettings(BaseSettings):
     @property
     def public_base(self) -> str:
         return str(self.public_url).rstrip("/")
+
+
+class EgressSettings(BaseSettings):
+    """`INTERLINK_*` of a service that calls addresses which others chose."""
+
+    model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
+
+    allow_private_networks: Literal["none", "loopback", "all"] = "none"
+    """Internal addresses that may be called; `loopback` is the embedded default's."""
+    egress_ports: str = _WEB_PORTS
+    """The ports that may be called, with commas between, or `any`, which is the embedded default."""
+    egress_proxy: Annotated[str | None, Field(pattern=r"^http://\S+$")] = None
+    """An HTTP proxy that every call goes through."""
+    egress_ca_file: str | None = None
+    """A PEM file of certificate authorities to trust beside the system's."""
+
+    @field_validator("egress_ports")
+    @classmethod
+    def _ports(cls, text: str) -> str:
+        if text != "any" and not all(_is_port(part) for part in text.split(",")):
+            raise ValueError("ports with commas between, as 80,443; or any")
+        return text
+
+    @property
+    def ports(self) -> frozenset[int] | None:
+        """The ports that may be called; None for any."""
+        if self.egress_ports == "any":
+            return None
+        return frozenset(int(part) for part in self.egress_ports.split(","))
+
+
+def _is_port(text: str) -> bool:
+    text = text.strip()
+    return text.isascii() and text.isdigit() and 0 < int(text) < 65536
 
 
 def load(kind: type[S]) -> S:

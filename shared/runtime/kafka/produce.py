@@ -40,6 +40,10 @@ class Record:
     headers: list[tuple[str, bytes]]
 
 
+Place = tuple[int, int]
+"""Where a record stands on its topic: partition and offset."""
+
+
 def record_of(topic: Topic, key: str, event: Event) -> Record:
     """An event, for a topic, in order with others of the same key."""
     return Record(topic, key.encode(), event.data, event.headers())
@@ -87,8 +91,8 @@ class Producer:
             self._client = None
         await asyncio.gather(*self._retiring, return_exceptions=True)
 
-    async def publish(self, record: Record, *, within_s: float) -> None:
-        """Put one record on its topic and wait for the ack.
+    async def publish(self, record: Record, *, within_s: float) -> Place:
+        """Put one record on its topic and wait for the ack: where it is now.
 
         Raises `BusUnavailable` when there is none within `within_s` seconds (at once while the broker
         is known to be away), `TooLarge` when the broker would refuse the record for its size.
@@ -100,12 +104,14 @@ class Producer:
         topic = record.topic.name
         try:
             with self._deadlines.within(within_s):
-                await (await client.send(topic, record.value, key=record.key, headers=record.headers))
+                ack = await client.send(topic, record.value, key=record.key, headers=record.headers)
+                put = await ack
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             raise self._failure(client, error, (topic,), within_s) from error
         metrics.produce_seconds(topic).observe(perf_counter() - started)
+        return put.partition, put.offset
 
-    async def publish_all(self, records: Sequence[Record], *, within_s: float) -> None:
+    async def publish_all(self, records: Sequence[Record], *, within_s: float) -> list[Place]:
         """Put records on their topics, in order, and wait until every one is acknowledged."""
         client = self._client
         if client is None:
@@ -117,14 +123,14 @@ class Producer:
                     await client.send(record.topic.name, record.value, key=record.key, headers=record.headers)
                     for record in records
                 ]
-                for ack in acks:
-                    await ack
+                places = [await ack for ack in acks]
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             topics = {record.topic.name for record in records}
             raise self._failure(client, error, topics, within_s) from error
         elapsed = perf_counter() - started
         for topic in {record.topic.name for record in records}:
             metrics.produce_seconds(topic).observe(elapsed)
+        return [(place.partition, place.offset) for place in places]
 
     def _failure(
         self, client: AIOKafkaProducer, error: Exception, topics: Iterable[str], within_s: float

@@ -1,5 +1,6 @@
 """Reading a topic as it stands, as an operator does: without a group, so nothing is taken from anybody."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from shared.contracts.envelope import Header
 from shared.contracts.errors import BusUnavailable, Misconfigured
 from shared.contracts.topics import Topic
 from shared.runtime.kafka.connection import connection
+from shared.runtime.kafka.produce import Place
 from shared.runtime.settings import KafkaSettings
 
 _HELD_MS: Final = 100
@@ -59,6 +61,42 @@ async def read_topic(settings: KafkaSettings, topic: Topic) -> AsyncIterator[Kep
         raise BusUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
     finally:
         await client.stop()
+
+
+async def read_record(settings: KafkaSettings, topic: Topic, place: Place, *, within_s: float) -> Kept | None:
+    """The record at a place; None when it is no longer there (retention, or a broker that forgot).
+
+    Raises `BusUnavailable` when there is no broker, or no answer within `within_s` seconds.
+    """
+    partition, offset = TopicPartition(topic.name, place[0]), place[1]
+    client = AIOKafkaConsumer(
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        fetch_max_wait_ms=_HELD_MS,
+        max_partition_fetch_bytes=8 * 1024 * 1024,
+        request_timeout_ms=10_000,
+        **connection(settings),
+    )
+    try:
+        async with asyncio.timeout(within_s):
+            await client.start()
+            client.assign([partition])
+            first = (await client.beginning_offsets([partition]))[partition]
+            end = (await client.end_offsets([partition]))[partition]
+            if not first <= offset < end:
+                return None
+            client.seek(partition, offset)
+            record = await client.getone(partition)
+    except TimeoutError:
+        raise BusUnavailable(f"Kafka did not give the record within {within_s:.0f} s") from None
+    except (KafkaError, OSError) as error:
+        raise BusUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+    finally:
+        await client.stop()
+    if record.offset != offset:
+        return None
+    return Kept(record.partition, record.offset, record.timestamp, record.key, record.value, record.headers)
 
 
 async def _until(client: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> AsyncIterator[Kept]:

@@ -1,0 +1,369 @@
+"""`/api/catalog` and `/api/integration-webhooks`: what can be connected, and what is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Final, Literal, get_args
+
+from fastapi import APIRouter, Depends, FastAPI, Query
+from pydantic import BaseModel
+
+from services.gateway.store import Endpoints, status_of
+from shared.catalog import listing
+from shared.catalog.listing import address, credentials, receiving, steps, triggers
+from shared.catalog.manifest import Category
+from shared.catalog.registry import Provider, folders, providers
+from shared.contracts.envelope import rfc3339
+from shared.contracts.errors import FieldError, Invalid
+from shared.runtime.access import ApiKey, requires
+from shared.runtime.mongo import Document, translated
+from shared.wire.incoming import INCOMING
+
+MOST_ENDPOINTS: Final = 500
+"""Of a workspace, in `/api/integration-webhooks`."""
+_CATEGORIES: Final[tuple[str, ...]] = get_args(Category)
+_LONGEST_QUERY: Final = 200
+
+Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
+Wanted = Annotated[str, Query(description=f"One of {', '.join(_CATEGORIES)}.")]
+Words = Annotated[
+    str,
+    Query(max_length=_LONGEST_QUERY, description="Words of name, id, aliases, capabilities or triggers."),
+]
+
+
+class Icon(BaseModel):
+    """`svg` is path data in a box of 24 by 24; `initials` are for a provider that has no icon."""
+
+    svg: str | None = None
+    initials: str | None = None
+
+
+class ShownTrigger(BaseModel):
+    """A trigger and what brings it: own webhooks, another `provider`'s, or asking the platform."""
+
+    id: str
+    by: listing.By
+    provider: str
+    events: list[str]
+    polled: str | None
+    every_s: int | None
+
+
+class ShownSecret(BaseModel):
+    """The secret that verifies webhooks: who makes it, what the platform calls it, where it goes."""
+
+    source: Literal["ours", "theirs", "handshake", "none"]
+    name: str
+    about: str
+    pattern: str
+
+
+class ShownSetting(BaseModel):
+    """What else an endpoint is told."""
+
+    id: str
+    name: str
+    about: str
+    pattern: str
+    secret: bool
+    required: bool
+    default: str
+
+
+class ShownWebhooks(BaseModel):
+    """Whether the platform sends webhooks itself (`supported`), or other providers bring them (`through`)."""
+
+    supported: bool
+    through: list[str]
+    url_template: str
+    event_types: list[str]
+    secret: ShownSecret | None
+    settings: list[ShownSetting]
+
+
+class ShownCredential(BaseModel):
+    """What somebody has to enter."""
+
+    name: str
+    type: Literal["text", "secret"]
+    pattern: str
+    required: bool
+    secret: bool
+    about: str
+
+
+class Entry(BaseModel):
+    """An integration, or a platform whose webhooks come in; `auth_type` is null for the latter."""
+
+    id: str
+    name: str
+    category: str
+    auth_type: Literal["oauth", "apiKey", "none"] | None
+    color: str
+    icon: Icon
+    docs: str
+    aliases: list[str]
+    capabilities: list[str]
+    scopes: list[str]
+    triggers: list[ShownTrigger]
+    webhooks: ShownWebhooks | None
+    credentials: list[ShownCredential]
+    setup_steps: list[str]
+    tier: str
+
+
+class Entries(BaseModel):
+    """The catalogue, by name."""
+
+    items: list[Entry]
+
+
+class External(BaseModel):
+    """What the platform's side of an integration's webhook needs."""
+
+    type: Literal["webhook", "polling", "none"]
+    setup_required: bool
+    instructions: str
+    integration_name: str
+    category: str
+    capabilities: list[str]
+
+
+class IntegrationWebhook(BaseModel):
+    """An endpoint, or, for an integration that has none yet, what its endpoint would be."""
+
+    id: str
+    user_id: str
+    provider_id: str
+    webhook_url: str
+    trigger_types: list[str]
+    integration_config: dict[str, Any]
+    external_config: External
+    status: Literal["active", "inactive", "error"]
+    last_triggered: str | None
+    trigger_count: int
+    error_count: int
+    created_at: str | None
+    updated_at: str | None
+
+
+class IntegrationWebhooks(BaseModel):
+    """The workspace's endpoints, newest first, then the other integrations by name."""
+
+    webhooks: list[IntegrationWebhook]
+
+
+class CatalogApi:
+    """The routes and what they need."""
+
+    def __init__(self, endpoints: Endpoints, public_base: str) -> None:
+        self._endpoints = endpoints
+        self._base = public_base
+
+    def mount(self, app: FastAPI) -> None:
+        """Put every route on the app."""
+        router = APIRouter(prefix="/api")
+        router.add_api_route("/catalog", self.catalog, methods=["GET"])
+        router.add_api_route("/integration-webhooks", self.integration_webhooks, methods=["GET"])
+        app.include_router(router)
+
+    async def catalog(self, key: Reader, category: Wanted = "", q: Words = "") -> Entries:
+        """Every integration, and every platform whose webhooks come in, by name."""
+        del key  # the catalogue is the same for everybody who may read it
+        if category and category not in _CATEGORIES:
+            fault = FieldError("category", f"one of {', '.join(_CATEGORIES)}")
+            raise Invalid("some fields are not acceptable", errors=(fault,))
+        words = q.casefold().split()
+        return Entries(
+            items=[
+                known.entry
+                for known in catalogue(self._base)
+                if category in ("", known.entry.category) and all(word in known.text for word in words)
+            ]
+        )
+
+    async def integration_webhooks(self, key: Reader) -> IntegrationWebhooks:
+        """The workspace's endpoints (the newest 500), and a generated entry for each other integration."""
+        query = {"workspace": key.workspace, "deleted_at": None, "provider": {"$ne": INCOMING}}
+        order = [("created_at", -1), ("_id", -1)]
+        with translated():
+            found: list[Document] = (
+                await self._endpoints.collection.find(query)
+                .sort(order)
+                .limit(MOST_ENDPOINTS)
+                .to_list(MOST_ENDPOINTS)
+            )
+        entries = {known.entry.id: known.entry for known in catalogue(self._base)}
+        made = [
+            self._endpoint(document, entries[document["provider"]])
+            for document in found
+            if document["provider"] in entries
+        ]
+        there = {document["provider"] for document in found}
+        return IntegrationWebhooks(
+            webhooks=made
+            + [
+                self._generated(entry, key.workspace)
+                for name, entry in entries.items()
+                if name not in there and entry.auth_type is not None
+            ]
+        )
+
+    def _endpoint(self, document: Document, entry: Entry) -> IntegrationWebhook:
+        last = document.get("last_triggered")
+        return IntegrationWebhook(
+            id=document["_id"],
+            user_id=document["workspace"],
+            provider_id=entry.id,
+            webhook_url=address(self._base, entry.id, document["_id"]),
+            trigger_types=_trigger_types(entry),
+            integration_config={
+                "name": document["name"],
+                "channel_id": document["channel_id"],
+                "enabled": document["enabled"],
+                "rate_limit": document["rate_limit"],
+                "allow_ips": document["allow_ips"],
+            },
+            external_config=self._external(entry, document["_id"], setup_required=last is None),
+            status=status_of(document),
+            last_triggered=rfc3339(last) if last else None,
+            trigger_count=document.get("trigger_count", 0),
+            error_count=document.get("error_count", 0),
+            created_at=rfc3339(document["created_at"]),
+            updated_at=rfc3339(document["changed_at"]),
+        )
+
+    def _generated(self, entry: Entry, workspace: str) -> IntegrationWebhook:
+        """What stands for an integration without an endpoint; the address is what its endpoint would have."""
+        return IntegrationWebhook(
+            id=f"int_{entry.id}",
+            user_id=workspace,
+            provider_id=entry.id,
+            webhook_url=address(self._base, receiving(providers()[entry.id].manifest)),
+            trigger_types=_trigger_types(entry),
+            integration_config={},
+            external_config=self._external(entry, listing.ENDPOINT, setup_required=entry.auth_type != "none"),
+            status="inactive",
+            last_triggered=None,
+            trigger_count=0,
+            error_count=0,
+            created_at=None,
+            updated_at=None,
+        )
+
+    def _external(self, entry: Entry, endpoint: str, *, setup_required: bool) -> External:
+        said = steps(providers()[entry.id].manifest, self._base, endpoint)
+        by_asking = any(trigger.by == "polling" for trigger in entry.triggers)
+        return External(
+            type="webhook" if entry.webhooks else "polling" if by_asking else "none",
+            setup_required=setup_required,
+            instructions="\n".join(f"{position}. {step}" for position, step in enumerate(said, 1)),
+            integration_name=entry.name,
+            category=entry.category,
+            capabilities=entry.capabilities,
+        )
+
+
+def _trigger_types(entry: Entry) -> list[str]:
+    """The ids of the catalogue; for a platform that is not in it, the types of its events."""
+    if entry.auth_type is None and entry.webhooks:
+        return entry.webhooks.event_types
+    return [trigger.id for trigger in entry.triggers]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An entry and the text that a search looks in."""
+
+    entry: Entry
+    text: str
+
+
+@cache
+def catalogue(base: str) -> Sequence[Known]:
+    """Every entry, by name, with addresses below `base`."""
+    known = providers()
+    icons = {folder.name: listing.icon(folder) for folder in folders()}
+    entries = [_entry(provider, known, icons.get(name), base) for name, provider in known.items()]
+    return [Known(entry, _text(entry)) for entry in sorted(entries, key=lambda each: each.name.casefold())]
+
+
+def _text(entry: Entry) -> str:
+    found = [entry.name, entry.id, *entry.aliases, *entry.capabilities]
+    return "\n".join([*found, *(trigger.id for trigger in entry.triggers)]).casefold()
+
+
+def _entry(provider: Provider, known: Mapping[str, Provider], icon: str | None, base: str) -> Entry:
+    manifest = provider.manifest
+    listed = manifest.integration
+    return Entry(
+        id=manifest.id,
+        name=manifest.name,
+        category=(listed and listed.category) or manifest.category,
+        auth_type=listed.auth_type if listed else None,
+        color=manifest.color,
+        icon=Icon(svg=icon) if icon else Icon(initials=listing.initials(manifest.name)),
+        docs=listed.docs if listed else str(manifest.docs),
+        aliases=list(manifest.aliases),
+        capabilities=list(listed.capabilities) if listed else [],
+        scopes=list(listed.scopes) if listed else [],
+        triggers=[
+            ShownTrigger(
+                id=each.id,
+                by=each.by,
+                provider=each.provider,
+                events=list(each.events),
+                polled=each.polled or None,
+                every_s=each.every_s,
+            )
+            for each in triggers(provider, known)
+        ],
+        webhooks=_webhooks(provider, base),
+        credentials=[
+            ShownCredential(
+                name=each.name,
+                type=each.type,
+                pattern=each.pattern,
+                required=each.required,
+                secret=each.type == "secret",
+                about=each.about,
+            )
+            for each in credentials(manifest)
+        ],
+        setup_steps=steps(manifest, base),
+        tier=manifest.tier,
+    )
+
+
+def _webhooks(provider: Provider, base: str) -> ShownWebhooks | None:
+    webhook, listed = provider.manifest.webhook, provider.manifest.integration
+    through = list(listed.through) if listed and not webhook else []
+    if not (webhook or through):
+        return None
+    return ShownWebhooks(
+        supported=webhook is not None,
+        through=through,
+        url_template=address(base, receiving(provider.manifest)),
+        event_types=provider.trigger_types,
+        secret=ShownSecret(
+            source=webhook.secret.source,
+            name=webhook.secret.name,
+            about=webhook.secret.about,
+            pattern=webhook.secret.pattern,
+        )
+        if webhook
+        else None,
+        settings=[
+            ShownSetting(
+                id=name,
+                name=each.name,
+                about=each.about,
+                pattern=each.pattern,
+                secret=each.secret,
+                required=each.required,
+                default=each.default,
+            )
+            for name, each in (webhook.settings if webhook else {}).items()
+        ],
+    )

@@ -1,0 +1,65 @@
+"""Why a signature does not verify, as far as that can be told: for people, after the answer was given."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from time import time
+from typing import Final
+
+import orjson
+
+from services.gateway.store import Endpoint
+from shared.contracts.errors import InterlinkError
+from shared.wire.requests import Request
+from shared.wire.verification import Verdict, Way
+
+_MOST: Final = 256 * 1024
+"""Bytes of a body that is looked into."""
+
+
+@dataclass(slots=True)
+class Refusal:
+    """A request whose signature was not accepted."""
+
+    verdict: Verdict
+    way: Way | None
+    request: Request
+
+
+def diagnosed(endpoint: Endpoint, refusal: Refusal) -> str:
+    """The verdict, or a more exact one.
+
+    `body_changed`: with one of the forms that proxies and frameworks give a JSON body, it verifies.
+    `old_secret`: it is signed with a secret that has been rotated out. `wrong_secret`: neither.
+    """
+    way, request = refusal.way, refusal.request
+    if refusal.verdict is not Verdict.MISMATCH or way is None:
+        return refusal.verdict.value
+    now = time()
+    with suppress(InterlinkError):
+        if way.verify(request, [key for key, _ in endpoint.keys], now) is Verdict.VERIFIED:
+            return "old_secret"
+        for body in _forms(request.body):
+            changed = way.verify(request.with_body(body), endpoint.valid_keys(), now)
+            if changed in (Verdict.VERIFIED, Verdict.STALE):
+                return "body_changed"
+    return "wrong_secret"
+
+
+def _forms(body: bytes) -> Iterator[bytes]:
+    """How the same JSON may have been written before something on the way wrote it anew."""
+    if len(body) > _MOST:
+        return
+    yield body.rstrip()
+    yield body.rstrip() + b"\n"
+    yield body.replace(b"\r\n", b"\n")
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return
+    for ascii_only in (False, True):
+        for separators in ((",", ":"), (", ", ": ")):
+            text = json.dumps(value, ensure_ascii=ascii_only, separators=separators)
+            yield text.encode("utf-8", "surrogatepass")
+            yield text.replace("/", "\\/").encode("utf-8", "surrogatepass")

@@ -1,0 +1,428 @@
+"""Inbound endpoints: where platforms send their webhooks to, with all that can be set on them."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Depends, FastAPI
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from services.gateway.endpoint_schemas import (
+    EndpointChange,
+    FromTemplate,
+    HandedOver,
+    NewEndpoint,
+    Rotation,
+    ShownEndpoint,
+    ShownTemplate,
+    ShownTest,
+    TestDelivery,
+)
+from services.gateway.receive import Receiver
+from services.gateway.store import Endpoints, given, new_document, status_of
+from shared.catalog.fixtures import FIXTURES, Fixture, fixtures, new_secret
+from shared.catalog.manifest import Template, Webhook
+from shared.catalog.registry import Provider, folders, providers
+from shared.catalog.source import described
+from shared.contracts.envelope import rfc3339
+from shared.contracts.errors import Conflict, FieldError, Invalid, NotFound, Rejected
+from shared.contracts.ids import new_endpoint_id
+from shared.runtime.access import ApiKey, requires
+from shared.runtime.mongo import Document, utcnow
+from shared.runtime.paging import Cursor, Limit, Page, page
+from shared.wire.incoming import INCOMING
+from shared.wire.requests import Request
+
+_NULLABLE: Final = frozenset({"channel_id", "body_limit", "dedupe_window_s", "public_url"})
+_KEPT_SECRET: Final = "the endpoint's secret (shown when it is made; rotate it to get another)"  # noqa: S105
+
+Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
+Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
+
+
+class EndpointsApi:
+    """The routes and what they need."""
+
+    def __init__(self, endpoints: Endpoints, receiver: Receiver) -> None:
+        self._endpoints = endpoints
+        self._receiver = receiver
+
+    def mount(self, app: FastAPI) -> None:
+        """Put every route on the app."""
+        router = APIRouter(prefix="/api")
+        add = router.add_api_route
+        one = "/inbound-endpoints/{endpoint_id}"
+        add("/inbound-endpoints", self.create, methods=["POST"], status_code=201)
+        add("/inbound-endpoints", self.list_all, methods=["GET"])
+        add(one, self.read, methods=["GET"])
+        add(one, self.change, methods=["PATCH"])
+        add(one, self.delete, methods=["DELETE"], status_code=204)
+        add(f"{one}/enable", self.enable, methods=["POST"])
+        add(f"{one}/disable", self.disable, methods=["POST"])
+        add(f"{one}/rotate-secret", self.rotate_secret, methods=["POST"])
+        add(f"{one}/handed-over-secret", self.handed_over_secret, methods=["POST"])
+        add(f"{one}/test", self.test, methods=["POST"])
+        add("/endpoint-templates", self.templates, methods=["GET"])
+        add("/endpoint-templates/{template_id}", self.create_from, methods=["POST"], status_code=201)
+        app.include_router(router)
+
+    async def create(self, body: NewEndpoint, key: Writer) -> ShownEndpoint:
+        """Make the address that a platform calls. A secret that we make is shown this once."""
+        provider, webhook = _with_webhooks(body.provider)
+        _check_source(webhook, body.source)
+        _check_unsigned(body.require_signature, body.unsigned_reason)
+        secret = _new_secret(webhook, body.secret)
+        endpoint = new_endpoint_id()
+        settings = _settings(webhook, body.settings, complete=True)
+        document = new_document(
+            endpoint, key, provider.id, body.name, body.channel_id, body.rate_limit, enabled=True
+        )
+        document |= {
+            "secrets": [self._endpoints.keep(endpoint, secret)] if secret else [],
+            "settings": self._endpoints.sealed(endpoint, settings, _secret_settings(webhook)),
+            "allow_ips": body.allow_ips,
+            "events": body.events,
+            "body_limit": body.body_limit,
+            "dedupe_window_s": body.dedupe_window_s,
+            "public_url": _base(body.public_url),
+            "require_signature": body.require_signature,
+            "unsigned_reason": body.unsigned_reason,
+            "source": body.source,
+        }
+        await self._endpoints.insert(document)
+        return self._show(document, secret, settings)
+
+    async def list_all(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[ShownEndpoint]:
+        """The workspace's endpoints, newest first."""
+        query = {"workspace": key.workspace, "deleted_at": None, "provider": {"$ne": INCOMING}}
+        return await page(self._endpoints.collection, query, self._show, limit=limit, cursor=cursor)
+
+    async def read(self, endpoint_id: str, key: Reader) -> ShownEndpoint:
+        """One endpoint."""
+        return self._show(await self._endpoints.find(endpoint_id, key))
+
+    async def change(self, endpoint_id: str, body: EndpointChange, key: Writer) -> ShownEndpoint:
+        """Change what is given. Settings are changed one by one: a name that is left out stays."""
+        document = await self._endpoints.find(endpoint_id, key)
+        _, webhook = _with_webhooks(document["provider"])
+        change = given(body, nullable=_NULLABLE)
+        if "require_signature" in change or "unsigned_reason" in change:
+            required = bool(change.get("require_signature", document.get("require_signature", True)))
+            reason = change.get("unsigned_reason") or document.get("unsigned_reason") or ""
+            _check_unsigned(required, str(reason))
+            if required:
+                change["unsigned_reason"] = ""
+        if "source" in change:
+            _check_source(webhook, change["source"])
+        if "settings" in change:
+            new = _settings(webhook, change["settings"], complete=False)
+            sealed = self._endpoints.sealed(endpoint_id, new, _secret_settings(webhook))
+            change["settings"] = {**document.get("settings", {}), **sealed}
+        if "public_url" in change:
+            change["public_url"] = _base(change["public_url"])
+        return self._show(await self._endpoints.change(endpoint_id, change))
+
+    async def delete(self, endpoint_id: str, key: Writer) -> Response:
+        """Remove an endpoint: from now on its address is unknown."""
+        await self._endpoints.find(endpoint_id, key)
+        gone = {"deleted_at": utcnow(), "secrets": [], "settings": {}}
+        await self._endpoints.change(endpoint_id, gone)
+        return Response(status_code=204)
+
+    async def enable(self, endpoint_id: str, key: Writer) -> ShownEndpoint:
+        """Accept requests again; what was counted against the endpoint is forgotten."""
+        await self._endpoints.find(endpoint_id, key)
+        return self._show(await self._endpoints.change(endpoint_id, {"enabled": True, "error_streak": 0}))
+
+    async def disable(self, endpoint_id: str, key: Writer) -> ShownEndpoint:
+        """Answer every request with 410 until the endpoint is enabled."""
+        await self._endpoints.find(endpoint_id, key)
+        return self._show(await self._endpoints.change(endpoint_id, {"enabled": False}))
+
+    async def rotate_secret(self, endpoint_id: str, body: Rotation, key: Writer) -> ShownEndpoint:
+        """Make or take a new secret; the old one is accepted for `overlap_hours` more."""
+        document = await self._endpoints.find(endpoint_id, key)
+        _, webhook = _with_webhooks(document["provider"])
+        if webhook.secret.source in ("theirs", "handshake") and body.secret is None:
+            raise _invalid("secret", f"{webhook.secret.name} comes from the platform: send it")
+        secret = _new_secret(webhook, body.secret)
+        if not secret:
+            raise _invalid("secret", "this provider's webhooks are verified without a secret")
+        rotated = self._endpoints.rotated(document, secret, timedelta(hours=body.overlap_hours))
+        changed = await self._endpoints.change(endpoint_id, {"secrets": rotated, "handed_over": False})
+        return self._show(changed, secret)
+
+    async def handed_over_secret(self, endpoint_id: str, key: Writer) -> HandedOver:
+        """The secret that the platform handed over in its handshake, this once: some want to see it again."""
+        document = await self._endpoints.find(endpoint_id, key)
+        secret = self._endpoints.newest_secret(document) if document.get("handed_over") else None
+        if secret is None:
+            raise Conflict("there is no secret that was handed over and not shown yet")
+        await self._endpoints.change(endpoint_id, {"handed_over": False})
+        return HandedOver(secret=secret)
+
+    async def test(self, endpoint_id: str, body: TestDelivery, key: Writer) -> ShownTest:
+        """Send a recorded webhook of the provider through the endpoint, signed with the endpoint's secret.
+
+        It takes the whole way, as the platform's would: its event is marked with `test`.
+        """
+        document = await self._endpoints.find(endpoint_id, key)
+        endpoint = self._endpoints.get(endpoint_id)
+        if endpoint is None or endpoint.provider is None:
+            raise NotFound("no such endpoint")
+        fixture = _fixture(endpoint.provider, body.event)
+        plain = fixture.request(
+            endpoint.provider, endpoint.settings, address=self._endpoints.address(document)
+        )
+        request = _signed(endpoint.door.ways, plain, endpoint.valid_keys())
+        reply = await self._receiver.receive(endpoint, "webhook", _scope(request), _body(request), test=True)
+        return ShownTest(
+            fixture=fixture.name, status=reply.status, answer=reply.body.decode("utf-8", "replace")
+        )
+
+    # Templates
+
+    async def templates(self, key: Reader) -> list[ShownTemplate]:
+        """Ready-made endpoints: a platform, and which of its events become messages of a channel."""
+        del key
+        return [_template(provider, each) for provider, each in _templates().values()]
+
+    async def create_from(self, template_id: str, body: FromTemplate, key: Writer) -> ShownEndpoint:
+        """Make an endpoint with its mapping from a template, in one call."""
+        found = _templates().get(template_id)
+        if found is None:
+            raise NotFound("no such template: see GET /api/endpoint-templates")
+        provider, template = found
+        new = NewEndpoint(
+            provider=provider.id,
+            name=body.name or template.name,
+            channel_id=body.channel_id,
+            secret=body.secret,
+            settings=body.settings,
+            events=list(template.events),
+        )
+        return await self.create(new, key)
+
+    def _show(
+        self, document: Document, secret: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> ShownEndpoint:
+        provider = providers().get(document["provider"])
+        webhook = provider.manifest.webhook if provider else None
+        url = self._endpoints.address(document)
+        shown = {
+            name: value if isinstance(value, str) else None
+            for name, value in document.get("settings", {}).items()
+        }
+        last = document.get("last_triggered")
+        return ShownEndpoint(
+            id=document["_id"],
+            provider=document["provider"],
+            name=document["name"],
+            url=url,
+            status=status_of(document),
+            awaits=_awaits(webhook, document),
+            channel_id=document["channel_id"],
+            events=document.get("events", ["*"]),
+            settings=shown,
+            allow_ips=document["allow_ips"],
+            rate_limit=document["rate_limit"],
+            body_limit=document.get("body_limit"),
+            dedupe_window_s=document.get("dedupe_window_s"),
+            public_url=document.get("public_url"),
+            require_signature=document.get("require_signature", True),
+            unsigned_reason=document.get("unsigned_reason") or "",
+            source=document.get("source"),
+            trigger_types=provider.trigger_types if provider else [],
+            setup_steps=_steps(webhook, url, secret, {**shown, **(settings or {})}),
+            last_triggered=rfc3339(last) if last else None,
+            trigger_count=document.get("trigger_count", 0),
+            error_count=document.get("error_count", 0),
+            created_at=rfc3339(document["created_at"]),
+            updated_at=rfc3339(document["changed_at"]),
+            secret=secret or None,
+        )
+
+
+def _with_webhooks(name: str) -> tuple[Provider, Webhook]:
+    provider = providers().get(name)
+    if provider is None or provider.manifest.webhook is None:
+        known = ", ".join(sorted(each.id for each in providers().values() if each.manifest.webhook))
+        raise _invalid("provider", f"one of: {known}")
+    return provider, provider.manifest.webhook
+
+
+def _invalid(field: str, message: str) -> Invalid:
+    return Invalid("some fields are not acceptable", errors=(FieldError(field, message),))
+
+
+def _new_secret(webhook: Webhook, secret: str | None) -> str:
+    """The endpoint's secret: what was given, what we make, or '' where it is not there yet."""
+    wanted = webhook.secret
+    if secret is None:
+        return new_secret(webhook) if wanted.source == "ours" else ""
+    if wanted.source == "none":
+        raise _invalid("secret", "this provider's webhooks are verified without a secret")
+    if not wanted.min_length <= len(secret) <= wanted.max_length:
+        raise _invalid("secret", f"{wanted.name} has {wanted.min_length} to {wanted.max_length} characters")
+    if wanted.pattern and not re.fullmatch(wanted.pattern, secret):
+        raise _invalid("secret", f"{wanted.name} looks different: {wanted.about or wanted.pattern}")
+    return secret
+
+
+def _secret_settings(webhook: Webhook) -> frozenset[str]:
+    return frozenset(name for name, setting in webhook.settings.items() if setting.secret)
+
+
+def _settings(webhook: Webhook, values: Mapping[str, str], *, complete: bool) -> dict[str, str]:
+    """What the owner entered, checked; when it has to be complete, with what we make and the defaults."""
+    faults: list[FieldError] = []
+    found: dict[str, str] = {}
+    for name in values.keys() - webhook.settings.keys():
+        known = ", ".join(sorted(webhook.settings)) or "none"
+        faults.append(FieldError(f"settings.{name}", f"no such setting: there is {known}"))
+    for name, setting in webhook.settings.items():
+        value = values.get(name)
+        if value is None and complete:
+            value = secrets.token_urlsafe(24) if setting.generated else setting.default
+            if not value and setting.required:
+                faults.append(FieldError(f"settings.{name}", f"required: {setting.name}. {setting.about}"))
+        if not value:
+            continue
+        if setting.pattern and not re.fullmatch(setting.pattern, value):
+            faults.append(FieldError(f"settings.{name}", f"{setting.name} looks different: {setting.about}"))
+        found[name] = value
+    if faults:
+        raise Invalid("some fields are not acceptable", errors=tuple(faults))
+    return found
+
+
+def _check_source(webhook: Webhook, source: Mapping[str, Any] | None) -> None:
+    if source is None:
+        return
+    if not webhook.configurable:
+        raise _invalid("source", "only a generic provider can be described: this one's folder does it")
+    try:
+        described(webhook, source)
+    except ValidationError as error:
+        faults = [
+            FieldError(".".join(("source", *map(str, fault["loc"]))), fault["msg"])
+            for fault in error.errors(include_input=False, include_url=False)[:20]
+        ]
+        raise Invalid("some fields are not acceptable", errors=tuple(faults)) from None
+
+
+def _check_unsigned(require_signature: bool, reason: str) -> None:
+    """A signature is never given up in passing: it takes a reason, which is shown with the endpoint."""
+    if not require_signature and len(reason.split()) < 3:
+        raise _invalid("unsigned_reason", "say in a few words why unsigned requests are accepted here")
+
+
+def _base(url: object) -> str | None:
+    """The scheme and host that the platform knows us by."""
+    if url is None:
+        return None
+    parts = urlsplit(str(url))
+    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
+        raise _invalid("public_url", "scheme and host only, as https://hooks.example.com")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _awaits(webhook: Webhook | None, document: Document) -> str | None:
+    """What the endpoint needs before it can verify anything."""
+    if webhook is None or document["secrets"] or webhook.secret.source == "none":
+        return None
+    return "handshake" if webhook.secret.source == "handshake" else "secret"
+
+
+def _steps(
+    webhook: Webhook | None, url: str, secret: str | None, settings: Mapping[str, str | None]
+) -> list[str]:
+    if webhook is None:
+        return []
+    values = {"{url}": url, "{secret}": secret or _KEPT_SECRET}
+    values |= {
+        f"{{setting:{name}}}": settings.get(name) or f"({each.name})"
+        for name, each in webhook.settings.items()
+    }
+    steps: list[str] = []
+    for step in webhook.setup_steps:
+        filled = step
+        for placeholder, value in values.items():
+            filled = filled.replace(placeholder, value)
+        steps.append(filled)
+    return steps
+
+
+def _templates() -> dict[str, tuple[Provider, Template]]:
+    return {
+        each.id: (provider, each)
+        for provider in providers().values()
+        if provider.manifest.webhook
+        for each in provider.manifest.webhook.templates
+    }
+
+
+def _template(provider: Provider, template: Template) -> ShownTemplate:
+    webhook = provider.manifest.webhook
+    required = [name for name, each in webhook.settings.items() if each.required] if webhook else []
+    return ShownTemplate(
+        id=template.id,
+        name=template.name,
+        about=template.about,
+        provider=provider.id,
+        provider_name=provider.manifest.name,
+        events=list(template.events),
+        required_settings=required,
+    )
+
+
+def _fixture(provider: Provider, event: str | None) -> Fixture:
+    """The first recorded request with this event; of any event when none is named."""
+    folder = next(folder for folder in folders() if folder.name == provider.id)
+    for fixture in fixtures(Path(str(folder))):
+        names = [str(each.get("event")) for each in fixture.expected.get("events", ())]
+        if names and event in (None, *names):
+            return fixture
+    raise _invalid(
+        "event", f"no recorded webhook of {provider.manifest.name} has it: see {FIXTURES} of its folder"
+    )
+
+
+def _signed(ways: Any, plain: Request, keys: list[bytes]) -> Request:
+    for way in ways:
+        for key in keys:
+            try:
+                signed: Request = way.sign(plain, key, utcnow().timestamp())
+            except (Rejected, ValueError, TypeError):
+                continue
+            if way.applies(signed):
+                return signed
+    raise Conflict(
+        "this cannot be signed here: only the platform has the key, or the endpoint has no secret yet"
+    )
+
+
+def _scope(request: Request) -> dict[str, Any]:
+    headers = [(name, value) for name, values in request.headers.items() for value in values]
+    path = urlsplit(request.address).path
+    return {
+        "type": "http",
+        "method": request.method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": request.query_string,
+        "headers": headers,
+        "client": None,
+    }
+
+
+def _body(request: Request) -> Any:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": request.body, "more_body": False}
+
+    return receive

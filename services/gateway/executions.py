@@ -1,0 +1,205 @@
+"""Executions: what arrived at an endpoint and what became of it. Written beside the hot path, twice a second.
+
+They are for people who look for what went wrong, not a ledger: the events themselves are on Kafka, and a
+process that is killed takes its last half second of executions with it. Of refused requests some are kept
+(60 a minute for an endpoint, with the start of their body), all are counted.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from services.gateway.diagnose import Refusal, diagnosed
+from services.gateway.settings import GatewaySettings
+from services.gateway.store import ENDPOINTS, Endpoint
+from shared.catalog.door import Arrived
+from shared.contracts.errors import InterlinkError
+from shared.contracts.ids import EventId, new_execution_id
+from shared.runtime import metrics
+from shared.runtime.kafka.produce import Place
+from shared.runtime.logs import Log
+from shared.runtime.mongo import Collection, Document, Index, Mongo, UpdateOne, translated, utcnow
+from shared.wire.verification import Verdict
+
+EXECUTIONS: Final = "webhook_executions"
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    EXECUTIONS: (
+        Index((("endpoint_id", 1), ("created_at", -1), ("_id", -1))),
+        Index((("endpoint_id", 1), ("event_ids", 1))),
+        Index((("expires_at", 1),), ttl_s=0),
+    )
+}
+
+_FLUSH_S: Final = 0.5
+_MOST_WAITING: Final = 20_000
+_REFUSED_DAYS: Final = 2
+_MOST_BODY: Final = 2_048
+_OURS: Final = (429, 503)
+"""Statuses that say nothing of the request: a limit, or a part of the hub that is away."""
+_MOST_NAMED: Final = 100
+"""Events of one request that are named in its execution."""
+
+
+@dataclass(slots=True)
+class Execution:
+    """One request at an endpoint. `seconds` is from its first byte to its answer."""
+
+    endpoint: Endpoint
+    at: datetime
+    outcome: str
+    status: int
+    refused: bool
+    seconds: float
+    size: int = 0
+    verdict: Verdict | None = None
+    detail: str = ""
+    arrived: Sequence[Arrived] = ()
+    event_ids: Sequence[EventId] = ()
+    places: Mapping[int, Place] | None = None
+    body: bytes = b""
+    content_type: str = ""
+    refusal: Refusal | None = None
+    test: bool = False
+
+
+@dataclass(slots=True)
+class _Count:
+    triggered: int = 0
+    refused: int = 0
+    streak: int = 0
+    was_reset: bool = False
+    last: datetime | None = None
+
+
+class Executions:
+    """Takes executions in memory and writes them."""
+
+    def __init__(self, mongo: Mongo, settings: GatewaySettings, log: Log) -> None:
+        self.collection: Collection = mongo.collection(EXECUTIONS)
+        self._endpoints: Collection = mongo.collection(ENDPOINTS)
+        self._days = settings.executions_days
+        self._log = log
+        self._waiting: list[Execution] = []
+        self._counts: dict[str, _Count] = {}
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Write what is there, once, and end."""
+        self._stopping.set()
+        if self._task:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def note(self, execution: Execution) -> None:
+        """Take one. For the hot path: no I/O, and bounded in memory."""
+        self._count(execution)
+        if execution.refused:
+            if execution.status in _OURS or execution.endpoint.noted.wait() > 0:
+                return
+            execution.endpoint.noted.take()
+        if len(self._waiting) >= _MOST_WAITING:
+            metrics.EXECUTIONS_DROPPED.inc()
+            return
+        self._waiting.append(execution)
+
+    def _count(self, execution: Execution) -> None:
+        name = execution.endpoint.id
+        count = self._counts.get(name)
+        if count is None:
+            count = self._counts[name] = _Count()
+        if not execution.refused:
+            count.triggered += len(execution.arrived)
+            count.streak, count.was_reset = 0, True
+            if execution.arrived:
+                count.last = execution.at
+        elif execution.status not in _OURS:
+            count.refused += 1
+            count.streak += 1
+
+    async def _follow(self) -> None:
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _FLUSH_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits. What the store does not take is dropped, and counted."""
+        waiting, self._waiting = self._waiting, []
+        counts, self._counts = self._counts, {}
+        try:
+            with translated():
+                if waiting:
+                    documents = [self._document(each) for each in waiting]
+                    await self.collection.insert_many(documents, ordered=False)
+                if counts:
+                    writes = [_counted(name, count) for name, count in counts.items()]
+                    await self._endpoints.bulk_write(writes, ordered=False)
+        except InterlinkError as error:
+            metrics.EXECUTIONS_DROPPED.inc(len(waiting))
+            self._log.warning("executions not written", count=len(waiting), error=str(error))
+
+    def _document(self, each: Execution) -> Document:
+        days = min(self._days, _REFUSED_DAYS) if each.refused else self._days
+        document: Document = {
+            "_id": new_execution_id(),
+            "endpoint_id": each.endpoint.id,
+            "workspace": each.endpoint.workspace,
+            "created_at": each.at,
+            "expires_at": each.at + timedelta(days=days),
+            "outcome": each.outcome,
+            "status": each.status,
+            "ms": round(each.seconds * 1000, 1),
+            "bytes": each.size,
+        }
+        if each.verdict:
+            document["verdict"] = each.verdict.value
+        if each.refusal:
+            document["verdict"] = diagnosed(each.endpoint, each.refusal)
+        if each.detail:
+            document["detail"] = each.detail[:500]
+        if each.test:
+            document["test"] = True
+        if each.arrived:
+            document |= _events(each)
+        if each.refused and each.body:
+            document |= {"body": each.body[:_MOST_BODY], "content_type": each.content_type}
+        return document
+
+
+def _events(each: Execution) -> Document:
+    named = each.arrived[:_MOST_NAMED]
+    document: Document = {
+        "events": len(each.arrived),
+        "types": sorted({arrived.event for arrived in named}),
+        "event_ids": list(each.event_ids[:_MOST_NAMED]),
+        "triggers": sorted({trigger for arrived in named for trigger in arrived.triggers}),
+    }
+    deliveries = sorted({arrived.delivery_id for arrived in named if arrived.delivery_id})
+    if deliveries:
+        document["delivery_ids"] = deliveries
+    if each.places:
+        document["places"] = [list(each.places.get(position, ())) for position in range(len(named))]
+    return document
+
+
+def _counted(name: str, count: _Count) -> UpdateOne:
+    increments: dict[str, Any] = {}
+    if count.triggered:
+        increments["trigger_count"] = count.triggered
+    if count.refused:
+        increments["error_count"] = count.refused
+    settings: dict[str, Any] = {}
+    if count.was_reset:
+        settings["error_streak"] = count.streak
+    elif count.streak:
+        increments["error_streak"] = count.streak
+    if count.last:
+        settings["last_triggered"] = count.last
+    update = {"$inc": increments, "$set": settings or {"counted_at": utcnow()}}
+    return UpdateOne({"_id": name}, {operator: what for operator, what in update.items() if what})

@@ -1,0 +1,77 @@
+"""Public keys that platforms publish at an address: fetched once, kept for an hour, asked for sparingly.
+
+The addresses are the manifests' own hosts. A request that names a key which is not there yet (a platform
+that rotated its keys) has the document fetched anew, but never more often than every half minute, so that
+forged requests cannot make the hub call a platform without end.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from shared.contracts.errors import RetryLater
+from shared.runtime.guarded import GuardedClient
+from shared.runtime.logs import Log
+from shared.wire.verification import Fetched
+
+_KEPT_S: Final = 3600.0
+_STALE_S: Final = 24 * 3600.0
+"""A document that is older is not used, also when the platform does not answer."""
+_AGAIN_S: Final = 30.0
+_TIMEOUT_S: Final = 5.0
+_MOST: Final = 1000
+
+
+class KeysUnavailable(RetryLater):
+    """The platform's keys could not be fetched, so nothing can be said of the signature."""
+
+
+@dataclass(slots=True)
+class _Known:
+    body: bytes
+    at: float
+    tried_at: float
+
+
+class RemoteKeys:
+    """The documents, by address."""
+
+    def __init__(self, client: GuardedClient, log: Log) -> None:
+        self._client = client
+        self._log = log
+        self._known: dict[str, _Known] = {}
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    async def get(self, url: str, *, anew: bool = False) -> Fetched:
+        """What is at the address. `anew` asks for it again, where that was not done a moment ago.
+
+        Raises `KeysUnavailable`.
+        """
+        known = self._known.get(url)
+        now = monotonic()
+        due = known is None or now - known.at > _KEPT_S or anew
+        if due and (known is None or now - known.tried_at > _AGAIN_S):
+            task = self._under_way.get(url)
+            if task is None:
+                task = self._under_way[url] = asyncio.create_task(self._fetch(url))
+                task.add_done_callback(lambda _: self._under_way.pop(url, None))
+            await asyncio.shield(task)
+            known = self._known.get(url)
+        if known is None or not known.body or monotonic() - known.at > _STALE_S:
+            raise KeysUnavailable("the keys that the platform signs with cannot be had now")
+        return Fetched(url, known.body)
+
+    async def _fetch(self, url: str) -> None:
+        answer = await self._client.get(url, timeout_s=_TIMEOUT_S)
+        now = monotonic()
+        while len(self._known) >= _MOST:
+            del self._known[next(iter(self._known))]
+        if answer.status == 200 and answer.body:
+            self._known[url] = _Known(answer.body, now, now)
+            return
+        before = self._known.get(url)
+        self._known[url] = _Known(before.body, before.at, now) if before else _Known(b"", 0.0, now)
+        self._log.warning(
+            "a platform's keys were not fetched", url=url, status=answer.status, failure=answer.failure
+        )

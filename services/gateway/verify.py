@@ -1,0 +1,77 @@
+"""Whether a webhook is from who it says: the manifest's ways, the endpoint's secrets, the platform's keys."""
+
+from contextlib import suppress
+from time import time
+from typing import Final
+
+from services.gateway.keys import RemoteKeys
+from services.gateway.store import Endpoint
+from shared.contracts.errors import Malformed, RetryLater, Unauthenticated
+from shared.wire.requests import Request
+from shared.wire.verification import Verdict, Way
+
+SAID: Final = {
+    Verdict.MISSING: "is missing",
+    Verdict.DOUBLED: "is there more than once",
+    Verdict.UNREADABLE: "is not of the expected form, or what goes with it is missing",
+    Verdict.STALE: "is too old, or from the future",
+    Verdict.MISMATCH: "is wrong: another secret, or a changed body",
+    Verdict.BODY_CHANGED: "is not of this body",
+}
+
+
+class BadSignature(Unauthenticated):
+    """The signature is missing, unreadable or wrong."""
+
+    reason = "signature"
+
+    def __init__(self, detail: str, verdict: Verdict, way: Way | None) -> None:
+        super().__init__(detail)
+        self.verdict = verdict
+        self.way = way
+
+
+class NoSecretYet(RetryLater):
+    """The endpoint has no secret that could verify this: its owner has to enter it first."""
+
+
+class Verifier:
+    """Verifies requests of any provider."""
+
+    def __init__(self, keys: RemoteKeys) -> None:
+        self._keys = keys
+
+    async def verify(self, endpoint: Endpoint, request: Request, raw: bytes) -> Verdict:
+        """The verdict of a request that is accepted. `raw` is its body before it was inflated.
+
+        Raises `BadSignature`, `NoSecretYet`, `KeysUnavailable`, and `Malformed` when what is signed cannot
+        be read.
+        """
+        door = endpoint.door
+        way = door.way(request)
+        if way is None:
+            verdict = Verdict.MISSING
+        else:
+            verdict = await self._verdict(endpoint, way, request)
+            if verdict is Verdict.MISMATCH and raw is not request.body:
+                # The platform signed the compressed body, or a proxy compressed what it had signed.
+                with suppress(Malformed):
+                    verdict = await self._verdict(endpoint, way, request.with_body(raw))
+        if verdict is Verdict.VERIFIED:
+            return verdict
+        if not endpoint.require_signature and verdict in (Verdict.MISSING, Verdict.NO_SECRET):
+            return Verdict.UNSIGNED
+        if verdict is Verdict.NO_SECRET:
+            raise NoSecretYet("this endpoint has no secret yet that verifies this: enter the platform's")
+        about = (way or door.ways[0]).about
+        raise BadSignature(f"{about} {SAID[verdict]}", verdict, way)
+
+    async def _verdict(self, endpoint: Endpoint, way: Way, request: Request) -> Verdict:
+        secrets = endpoint.valid_keys()
+        url = way.wanted(request)
+        if url is None:
+            return way.verify(request, secrets, time())
+        verdict = way.verify(request, secrets, time(), await self._keys.get(url))
+        if verdict is Verdict.MISMATCH:  # it may be signed with a key that is newer than what is known
+            verdict = way.verify(request, secrets, time(), await self._keys.get(url, anew=True))
+        return verdict

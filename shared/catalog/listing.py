@@ -1,0 +1,151 @@
+"""The catalogue as it is shown: what brings each trigger, what has to be entered, what to do. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from typing import Final, Literal
+
+from shared.catalog.manifest import Manifest
+from shared.catalog.registry import Provider
+
+ICON: Final = "icon.svg"
+ENDPOINT: Final = "{endpoint_id}"
+"""Stands in an address for the endpoint that is not there yet."""
+
+By = Literal["webhook", "polling", "through"]
+_PATH: Final = re.compile(r'<path d="([^"]*)"')
+_WORD: Final = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A trigger of the catalogue and what brings it.
+
+    `webhook`: events of the provider's own webhooks; `through`: events of another provider's; `polling`:
+    the platform has to be asked, `polled` says for what and `every_s` how often that makes sense.
+    """
+
+    id: str
+    by: By
+    provider: str
+    events: tuple[str, ...] = ()
+    polled: str = ""
+    every_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A value that somebody enters so that the hub and the platform know each other."""
+
+    name: str
+    type: Literal["text", "secret"]
+    pattern: str
+    required: bool
+    about: str
+
+
+def triggers(provider: Provider, known: Mapping[str, Provider]) -> list[Trigger]:
+    """The triggers of the provider's entry in the catalogue; without one, those that its events bring."""
+    entry = provider.manifest.integration
+    own = _brought(provider.manifest)
+    return [_trigger(provider, known, trigger, own) for trigger in (entry.triggers if entry else tuple(own))]
+
+
+def _trigger(
+    provider: Provider, known: Mapping[str, Provider], trigger: str, own: Mapping[str, Sequence[str]]
+) -> Trigger:
+    entry = provider.manifest.integration
+    if trigger in own or entry is None:
+        return Trigger(trigger, "webhook", provider.id, tuple(own[trigger]))
+    if trigger in entry.polled:
+        polled = entry.polled[trigger]
+        return Trigger(trigger, "polling", provider.id, polled=polled.about, every_s=polled.every_s)
+    for other in entry.through:
+        events = _brought(known[other].manifest).get(trigger, ()) if other in known else ()
+        if events:
+            return Trigger(trigger, "through", other, tuple(events))
+    return Trigger(trigger, "polling", provider.id)
+
+
+def _brought(manifest: Manifest) -> dict[str, list[str]]:
+    """The events that bring each trigger."""
+    found: dict[str, list[str]] = {}
+    for name, event in (manifest.webhook.handled if manifest.webhook else {}).items():
+        for trigger in event.triggers:
+            found.setdefault(trigger, []).append(name)
+    return found
+
+
+def credentials(manifest: Manifest) -> list[Credential]:
+    """What has to be entered: for the webhook, and for connecting accounts where it is an integration."""
+    found: list[Credential] = []
+    webhook = manifest.webhook
+    if webhook and webhook.secret.source in ("ours", "theirs"):
+        secret = webhook.secret
+        theirs = secret.source == "theirs"
+        made = "" if theirs else "We make one when none is given. "
+        kind: Literal["text", "secret"] = "text" if secret.public else "secret"
+        found.append(Credential(secret.name, kind, secret.pattern, theirs, made + secret.about))
+    for name, setting in (webhook.settings if webhook else {}).items():
+        kind = "secret" if setting.secret else "text"
+        about = f"{setting.name}. {setting.about}" if setting.about else setting.name
+        found.append(Credential(name, kind, setting.pattern, setting.required, about))
+    auth = manifest.integration.auth_type if manifest.integration else "none"
+    app = f"the app that you register with {manifest.name}, to connect accounts"
+    if auth == "oauth":
+        found.append(Credential("client_id", "text", "", True, f"The client id of {app}."))
+        found.append(Credential("client_secret", "secret", "", True, f"The client secret of {app}."))
+    elif auth == "apiKey":
+        about = f"The API key of your account at {manifest.name}, to connect it."
+        found.append(Credential("api_key", "secret", "", True, about))
+    return found
+
+
+def steps(manifest: Manifest, base: str, endpoint: str = ENDPOINT) -> list[str]:
+    """What a person does, step by step, with the address filled in; the secret is named, not shown."""
+    webhook, entry = manifest.webhook, manifest.integration
+    own = webhook.setup_steps if webhook else entry.setup_steps if entry else ()
+    values = {
+        "{url}": address(base, receiving(manifest), endpoint),
+        "{secret}": "the secret of the endpoint",
+        **{
+            f"{{setting:{name}}}": f"the endpoint's setting {name}"
+            for name in (webhook.settings if webhook else ())
+        },
+    }
+    return [_filled(step, values) for step in own]
+
+
+def _filled(step: str, values: Mapping[str, str]) -> str:
+    for placeholder, value in values.items():
+        step = step.replace(placeholder, value)
+    return step
+
+
+def receiving(manifest: Manifest) -> str:
+    """The provider whose endpoints get this one's webhooks: itself, or the first that it goes through."""
+    entry = manifest.integration
+    return entry.through[0] if entry and entry.through and not manifest.webhook else manifest.id
+
+
+def address(base: str, provider: str, endpoint: str = ENDPOINT) -> str:
+    """Where a platform sends the webhooks of an endpoint."""
+    return f"{base}/api/webhooks/{provider}/{endpoint}"
+
+
+def initials(name: str) -> str:
+    """What stands for a provider without an icon: two letters."""
+    words: list[str] = _WORD.findall(name)
+    capitals = [letter for letter in words[0] if letter.isupper()] if words else []
+    if len(words) > 1:
+        return (words[0][0] + words[1][0]).upper()
+    if len(capitals) > 1:
+        return "".join(capitals[:2])
+    return (words[0] if words else name)[:2].upper()
+
+
+def icon(folder: Traversable) -> str | None:
+    """The path data of the folder's icon, in a box of 24 by 24; None without one."""
+    file = folder.joinpath(ICON)
+    return " ".join(_PATH.findall(file.read_text("utf-8"))) if file.is_file() else None

@@ -1,0 +1,277 @@
+"""The ways of signing as a manifest writes them, each of which compiles to one of `shared/wire`."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from shared.wire import verification as wire
+from shared.wire.requests import Match, Signed, Template, Unreadable
+from shared.wire.verification import Algorithm, Encoding, Form, KeyForm, Moment
+
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,60}$")]
+
+
+class Part(BaseModel):
+    """A piece of a manifest: a field that the model does not know is a mistake, not an extension."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
+
+
+def _compiles(compile_it: Callable[[Any], object]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        try:
+            compile_it(value)
+        except Unreadable as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    return check
+
+
+TemplateText = Annotated[str, AfterValidator(_compiles(Template))]
+"""A text with sources in braces."""
+
+SignedText = Annotated[str, AfterValidator(_compiles(Signed))]
+"""As `TemplateText`, with `{body}` (raw) and `{secret}` besides."""
+
+Rules = Annotated[
+    dict[str, str | int | bool | list[str | int]],
+    AfterValidator(_compiles(Match)),
+]
+"""Sources and what each has to be; see `shared.wire.requests.Match`."""
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class Signatures(Part):
+    """Where signatures are: see `shared.wire.verification.Signature`."""
+
+    header: Annotated[tuple[HeaderName, ...], BeforeValidator(_listed)]
+    """One header, or several of which any may match."""
+    encoding: Encoding = "hex"
+    prefix: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("",)
+    """What stands before each signature; several are alternatives, the first is the platform's."""
+    separator: str = ""
+    """Between several signatures (or pairs) in one value."""
+    field: str = ""
+    """In a value of pairs (`t=1,v1=ab`), which are signatures."""
+    time_field: str = ""
+    """In a value of pairs, which one is the time."""
+
+    def compiled(self) -> wire.Signature:
+        return wire.Signature(
+            tuple(name.encode() for name in self.header),
+            self.encoding,
+            tuple(prefix.encode() for prefix in self.prefix),
+            self.separator.encode(),
+            self.field.encode(),
+            self.time_field.encode(),
+        )
+
+
+class Key(Part):
+    """How the secret becomes a key: see `shared.wire.verification.KeyForm`."""
+
+    form: Form = "text"
+    prefix: str = ""
+    otherwise: Form | None = None
+    except_prefix: str = ""
+
+    def compiled(self) -> KeyForm:
+        return KeyForm(self.form, self.prefix, self.otherwise, self.except_prefix)
+
+
+class Stamp(Part):
+    """When the request was sent; without `from` it is the `time_field` of the signature's header."""
+
+    source: TemplateText | None = Field(None, alias="from")
+    format: Moment = "seconds"
+    tolerance_s: float = 300.0
+    future_s: float = 300.0
+
+    def compiled(self) -> wire.Timestamp:
+        source = Template(self.source) if self.source else None
+        return wire.Timestamp(source, self.format, self.tolerance_s, self.future_s)
+
+
+class Digest(Part):
+    """A digest of the body in another part of the request."""
+
+    source: TemplateText = Field(alias="from")
+    algorithm: Algorithm = "sha256"
+    encoding: Encoding = "hex"
+
+
+class RemoteKey(Part):
+    """A key that has to be fetched: see `shared.wire.verification.KeySource`."""
+
+    url: TemplateText
+    hosts: tuple[str, ...]
+    path: str = "/"
+    json_: str = Field("", alias="json")
+    subject: str = ""
+
+    def compiled(self) -> wire.KeySource:
+        return wire.KeySource(Template(self.url), self.hosts, self.path, self.json_, self.subject)
+
+
+class _Way(Part):
+    name: str = ""
+    """As the platform calls it, where there are several."""
+    when: Rules = {}
+    """Which requests are signed in this way, beside having its header."""
+    require: Rules = {}
+    """What else has to hold, else the request is unreadable."""
+    example: str = ""
+    """A secret of this way that is not a real one, for its tests, where any random text will not do."""
+
+
+class HmacWay(_Way):
+    """HMAC over `signed`, which may be several alternatives."""
+
+    scheme: Literal["hmac"]
+    signature: Signatures
+    signed: Annotated[tuple[SignedText, ...], BeforeValidator(_listed)] = ("{body}",)
+    algorithm: Algorithm = "sha256"
+    key: Key = Key()
+    timestamp: Stamp | None = None
+    body_hash: Digest | None = None
+
+    def compiled(self) -> wire.Way:
+        return _mac(self, plain=False)
+
+
+class DigestWay(_Way):
+    """A plain digest of a text that has `{secret}` in it."""
+
+    scheme: Literal["digest"]
+    signature: Signatures
+    signed: Annotated[tuple[SignedText, ...], BeforeValidator(_listed)]
+    algorithm: Algorithm = "sha256"
+    key: Key = Key()
+    timestamp: Stamp | None = None
+    body_hash: Digest | None = None
+
+    def compiled(self) -> wire.Way:
+        return _mac(self, plain=True)
+
+
+class TokenWay(_Way):
+    """The secret itself in a header, the query, or the body (with `each`, in every element of a list)."""
+
+    scheme: Literal["token"]
+    source: TemplateText = Field(alias="from")
+    prefix: str = ""
+    each: str = ""
+    key: Key = Key()
+
+    def compiled(self) -> wire.Way:
+        return wire.Token(
+            Template(self.source),
+            self.prefix,
+            self.each,
+            self.key.compiled(),
+            Match(self.when),
+            Match(self.require),
+        )
+
+
+class BasicWay(_Way):
+    """HTTP Basic; the secret is `user:password`."""
+
+    scheme: Literal["basic"]
+
+    def compiled(self) -> wire.Way:
+        return wire.Basic(Match(self.when), Match(self.require))
+
+
+class KeyPairWay(_Way):
+    """A signature by the platform's private key; the public key is the secret, or is fetched."""
+
+    scheme: Literal["ed25519", "ecdsa", "rsa"]
+    signature: Signatures
+    signed: SignedText = "{body}"
+    algorithm: Algorithm = "sha256"
+    key: Key = Key()
+    keys: RemoteKey | None = None
+    timestamp: Stamp | None = None
+
+    def compiled(self) -> wire.Way:
+        return wire.KeyPair(
+            self.scheme,
+            self.signature.compiled(),
+            Signed(self.signed),
+            self.algorithm,
+            self.key.compiled(),
+            self.keys.compiled() if self.keys else None,
+            self.timestamp.compiled() if self.timestamp else None,
+            Match(self.when),
+            Match(self.require),
+        )
+
+
+class ClaimHash(Part):
+    """A claim with a digest of the body."""
+
+    claim: str
+    algorithm: Algorithm = "sha256"
+    encoding: Encoding = "hex"
+
+
+class JwtWay(_Way):
+    """A JSON Web Token in a header."""
+
+    scheme: Literal["jwt"]
+    header: HeaderName = "authorization"
+    prefix: str = "Bearer "
+    algorithms: tuple[Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "EdDSA"], ...]
+    keys: RemoteKey | None = None
+    """A JWKS document; without it the secret is the HMAC key."""
+    key: Key = Key()
+    issuer: tuple[str, ...] = ()
+    audience: TemplateText | None = None
+    claims: dict[str, TemplateText] = {}
+    body_hash: ClaimHash | None = None
+    query_hash: str = ""
+    leeway_s: float = 60.0
+
+    def compiled(self) -> wire.Way:
+        body = self.body_hash
+        return wire.Jwt(
+            self.header.encode(),
+            self.prefix,
+            self.algorithms,
+            self.keys.compiled() if self.keys else None,
+            self.key.compiled(),
+            self.issuer,
+            Template(self.audience) if self.audience else None,
+            tuple((name, Template(text)) for name, text in self.claims.items()),
+            (body.claim, body.algorithm, body.encoding) if body else None,
+            self.query_hash,
+            self.leeway_s,
+            Match(self.when),
+            Match(self.require),
+        )
+
+
+Way = Annotated[
+    HmacWay | DigestWay | TokenWay | BasicWay | KeyPairWay | JwtWay, Field(discriminator="scheme")
+]
+
+
+def _mac(way: HmacWay | DigestWay, *, plain: bool) -> wire.Way:
+    body = way.body_hash
+    return wire.Mac(
+        way.signature.compiled(),
+        tuple(Signed(text) for text in way.signed),
+        way.algorithm,
+        plain,
+        way.key.compiled(),
+        way.timestamp.compiled() if way.timestamp else None,
+        wire.BodyHash(Template(body.source), body.algorithm, body.encoding) if body else None,
+        Match(way.when),
+        Match(way.require),
+    )

@@ -1,0 +1,517 @@
+"""A platform's request as its verification sees it, and the small language that names parts of it.
+
+A *source* is one part: `header:x-github-event`, `query:challenge`, `json:event.type`, `body`. A *template*
+is a text with sources in braces: `v0:{timestamp}:{body}`. A *match* says what parts have to be. All three
+are compiled once, look at one request without changing it, and cannot loop. Pure: no clock, no network.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import orjson
+
+from shared.contracts.errors import InterlinkError, Malformed
+
+Headers = Mapping[bytes, Sequence[bytes]]
+"""Lower-case names, each with its values in order, as ASGI has them."""
+
+MOST_FIELDS: Final = 1000
+"""Of a form or a query string."""
+
+_BRACES: Final = re.compile(r"\{([^{}]*)\}")
+_PORTS: Final = {"https": 443, "http": 80}
+
+
+class Unreadable(InterlinkError):
+    """A template or source of a manifest is not in the language."""
+
+
+class Request:
+    """One request. `address` is the one that the platform knows: behind a proxy the server sees another.
+
+    `settings` are the endpoint's own. `timestamp` is what the verification found; `item` the event at
+    hand in a batch, else the payload. `reader` makes the payload of the body, once, when it is asked for.
+    """
+
+    __slots__ = (
+        "_form",
+        "_item",
+        "_payload",
+        "_query",
+        "_reader",
+        "address",
+        "body",
+        "headers",
+        "method",
+        "query_string",
+        "settings",
+        "timestamp",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        address: str,
+        query_string: bytes,
+        headers: Headers,
+        body: bytes,
+        settings: Mapping[str, str],
+        reader: "Callable[[Request], Any]",
+    ) -> None:
+        self.method = method
+        self.address = address
+        self.query_string = query_string
+        self.headers = headers
+        self.body = body
+        self.settings = settings
+        self.timestamp = ""
+        self._reader = reader
+        self._payload: Any = _UNREAD
+        self._item: Any = _UNREAD
+        self._form: list[tuple[str, str]] | None = None
+        self._query: list[tuple[str, str]] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address with the query string as it came."""
+        query = self.query_string.decode("latin-1")
+        return f"{self.address}?{query}" if query else self.address
+
+    @property
+    def payload(self) -> Any:
+        """The body as the provider reads it. Raises `Malformed`."""
+        if self._payload is _UNREAD:
+            self._payload = self._reader(self)
+        return self._payload
+
+    def json(self) -> "Any":
+        """The payload, None when the body is none that the provider reads."""
+        try:
+            return self.payload
+        except Malformed:
+            return None
+
+    @property
+    def item(self) -> Any:
+        """The event at hand: an element of a batch, or the payload."""
+        return self.payload if self._item is _UNREAD else self._item
+
+    def of(self, payload: Any, item: Any) -> "Request":
+        """The same request, as if this were all that it carried: one event of a batch."""
+        one = Request(
+            self.method,
+            self.address,
+            self.query_string,
+            self.headers,
+            self.body,
+            self.settings,
+            self._reader,
+        )
+        one.timestamp = self.timestamp
+        one._payload, one._item = payload, item
+        return one
+
+    def with_header(self, name: bytes, value: bytes) -> "Request":
+        """The same with one more header, or another value of it."""
+        return self._changed(headers={**self.headers, name: [value]})
+
+    def with_body(self, body: bytes) -> "Request":
+        """The same with another body."""
+        return self._changed(body=body)
+
+    def with_part(self, source: str, value: str) -> "Request":
+        """The same with another value of a source: a header, a parameter of the query, a value in the body.
+
+        For `sign`. A value in a JSON body is exchanged in its text, so that the rest stays as it is.
+        """
+        kind, _, argument = source.strip("{}").partition(":")
+        if kind == "header":
+            return self.with_header(argument.lower().encode(), value.encode())
+        if kind == "query":
+            pairs = [pair for pair in self.query if pair[0] != argument]
+            return self._changed(query_string=urlencode([*pairs, (argument, value)]).encode())
+        old = source_of(f"{kind}:{argument}")(self)
+        if old is None:
+            raise Malformed(f"the request has no {kind}:{argument}, which is signed")
+        return self._changed(body=self.body.replace(old.encode(), value.encode(), 1))
+
+    def _changed(
+        self,
+        *,
+        headers: Headers | None = None,
+        query_string: bytes | None = None,
+        body: bytes | None = None,
+    ) -> "Request":
+        changed = Request(
+            self.method,
+            self.address,
+            self.query_string if query_string is None else query_string,
+            self.headers if headers is None else headers,
+            self.body if body is None else body,
+            self.settings,
+            self._reader,
+        )
+        changed.timestamp = self.timestamp
+        return changed
+
+    @property
+    def query(self) -> list[tuple[str, str]]:
+        """The parameters of the query string, in order. Raises `Malformed`."""
+        if self._query is None:
+            self._query = _pairs(self.query_string, "query string")
+        return self._query
+
+    @property
+    def form(self) -> list[tuple[str, str]]:
+        """The fields of a URL-encoded body, in order. Raises `Malformed`."""
+        if self._form is None:
+            self._form = _pairs(self.body, "body")
+        return self._form
+
+    def header(self, name: bytes) -> str | None:
+        """A header's value, None when it is not there once. Bytes beyond ASCII stay apart (latin-1)."""
+        values = self.headers.get(name)
+        return values[0].decode("latin-1").strip() if values and len(values) == 1 else None
+
+
+_UNREAD: Final = object()
+
+
+def _pairs(raw: bytes, what: str) -> list[tuple[str, str]]:
+    try:
+        text = raw.decode("ascii")
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise Malformed(f"the {what} is not URL-encoded") from None
+
+
+Getter = Callable[[Request], str | None]
+"""The text of a source in a request; None when it is not there, or is no text or number."""
+
+Raw = Callable[[Request], bytes | None]
+"""As `Getter`, for what is signed: bytes as they came."""
+
+
+def text_of(value: Any) -> str | None:
+    """A JSON value as a source's text: texts, numbers and booleans; None for everything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else None
+
+
+def path_of(dotted: str) -> Callable[[Any], Any]:
+    """A reader of `a.b.0.c`: the value there, None when there is none. A key may not have a dot in it."""
+    steps = [(step, int(step) if step.isascii() and step.isdigit() else None) for step in dotted.split(".")]
+
+    def read(value: Any) -> Any:
+        for key, index in steps:
+            if isinstance(value, dict):
+                value = value.get(key)
+            elif isinstance(value, list) and index is not None and index < len(value):
+                value = value[index]
+            else:
+                return None
+        return value
+
+    return read
+
+
+def source_of(name: str) -> Getter:
+    """Compile one source. Raises `Unreadable`."""
+    kind, has_argument, argument = name.partition(":")
+    if has_argument and argument and kind in _WITH_ARGUMENT:
+        return _WITH_ARGUMENT[kind](argument)
+    if not has_argument and kind in _ALONE:
+        return _ALONE[kind]
+    raise Unreadable(f"no such source: {name!r}")
+
+
+class Template:
+    """A text with sources in braces. `{{` is not special: a template has no other syntax."""
+
+    __slots__ = ("_parts", "constant", "source")
+
+    def __init__(self, source: str) -> None:
+        """Raises `Unreadable` for a brace or a source that is none."""
+        self.source = source
+        pieces = _BRACES.split(source)
+        if any("{" in text or "}" in text for text in pieces[::2]):
+            raise Unreadable(f"a brace without its other half in {source!r}")
+        self._parts: list[str | Getter] = [
+            source_of(piece) if position % 2 else piece for position, piece in enumerate(pieces) if piece
+        ]
+        self.constant = not any(callable(part) for part in self._parts)
+
+    def text(self, request: Request) -> str | None:
+        """The text for this request; None as soon as one of the sources is not there, or is empty."""
+        if len(self._parts) == 1:
+            only = self._parts[0]
+            return only if isinstance(only, str) else (only(request) or None)
+        made: list[str] = []
+        for part in self._parts:
+            said = part if isinstance(part, str) else part(request)
+            if not said:
+                return None
+            made.append(said)
+        return "".join(made)
+
+
+class Signed:
+    """A template of bytes: what a platform signs. `{body}` is the body exactly as it came."""
+
+    __slots__ = ("_parts", "only_body", "source")
+
+    def __init__(self, source: str) -> None:
+        """Raises `Unreadable`."""
+        self.source = source
+        pieces = _BRACES.split(source)
+        if any("{" in text or "}" in text for text in pieces[::2]):
+            raise Unreadable(f"a brace without its other half in {source!r}")
+        self._parts: list[bytes | Raw] = [
+            _raw_of(piece) if position % 2 else piece.encode()
+            for position, piece in enumerate(pieces)
+            if piece
+        ]
+        self.only_body = source == "{body}"
+
+    def of(self, request: Request, secret: bytes = b"") -> bytes | None:
+        """The bytes that were signed; None when a part of them is missing. `{secret}` is `secret`."""
+        if self.only_body:
+            return request.body
+        made: list[bytes] = []
+        for part in self._parts:
+            if isinstance(part, bytes):
+                made.append(part)
+            elif part is _secret:
+                made.append(secret)
+            else:
+                found = part(request)
+                if found is None:
+                    return None
+                made.append(found)
+        return b"".join(made)
+
+
+def _raw_of(name: str) -> Raw:
+    if name in _RAW:
+        return _RAW[name]
+    getter = source_of(name)
+    encoding = "latin-1" if name.startswith("header:") else "utf-8"
+
+    def read(request: Request) -> bytes | None:
+        said = getter(request)
+        return None if said is None else said.encode(encoding, "surrogatepass")
+
+    return read
+
+
+def _body(request: Request) -> bytes:
+    return request.body
+
+
+def _secret(_request: Request) -> bytes:
+    """Stands for the key itself, which `Signed.of` puts in."""
+    raise AssertionError
+
+
+_RAW: Final[Mapping[str, Raw]] = {"body": _body, "secret": _secret}
+
+
+def _header(argument: str) -> Getter:
+    name = argument.lower().encode()
+    return lambda request: request.header(name)
+
+
+def _once(pairs: Sequence[tuple[str, str]], name: str) -> str | None:
+    """The value of a field that is there once: of two, a proxy and we might each read another."""
+    found = [value for field, value in pairs if field == name]
+    return found[0] if len(found) == 1 else None
+
+
+def _query(argument: str) -> Getter:
+    return lambda request: _once(request.query, argument)
+
+
+def _form(argument: str) -> Getter:
+    return lambda request: _once(request.form, argument)
+
+
+def _json(argument: str) -> Getter:
+    read = path_of(argument)
+    return lambda request: text_of(read(request.payload))
+
+
+def _item(argument: str) -> Getter:
+    read = path_of(argument)
+    return lambda request: text_of(read(request.item))
+
+
+def _key(argument: str) -> Getter:
+    names = argument.split("|")
+
+    def find(request: Request) -> str | None:
+        value = request.item
+        return next((name for name in names if name in value), None) if isinstance(value, dict) else None
+
+    return find
+
+
+def _setting(argument: str) -> Getter:
+    return lambda request: request.settings.get(argument)
+
+
+def _hmac(algorithm: str, encode: Callable[[bytes], str]) -> Callable[[str], Getter]:
+    def compiled(argument: str) -> Getter:
+        source = source_of(argument)
+
+        def sign(request: Request) -> str | None:
+            said = source(request)
+            secret = request.settings.get(SECRET)
+            if said is None or secret is None:
+                return None
+            return encode(hmac.digest(secret.encode(), said.encode("utf-8", "surrogatepass"), algorithm))
+
+        return sign
+
+    return compiled
+
+
+SECRET: Final = "secret"  # noqa: S105 -- a name
+"""The name among a request's settings of the endpoint's newest secret, as text: handshakes sign with it."""
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _path(request: Request) -> str:
+    return urlsplit(request.address).path
+
+
+def _with_port(request: Request) -> str | None:
+    parts = urlsplit(request.url)
+    port = _PORTS.get(parts.scheme)
+    if not parts.hostname or port is None:
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port or port}"))
+
+
+def _without_port(request: Request) -> str:
+    parts = urlsplit(request.url)
+    host = parts.hostname or ""
+    return urlunsplit(parts._replace(netloc=f"[{host}]" if ":" in host else host))
+
+
+def _sorted_form(request: Request) -> str:
+    """Each name with its value, sorted; of a name that is there more often, its different values sorted."""
+    return "".join(name + value for name, value in sorted(set(request.form)))
+
+
+def _canonical(value: Any) -> bytes:
+    """A document's text that does not change with the order of its keys."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+_ALONE: Final[Mapping[str, Getter]] = {
+    "method": lambda request: request.method,
+    "url": lambda request: request.url,
+    "url_without_query": lambda request: request.address,
+    "url_with_port": _with_port,
+    "url_without_port": _without_port,
+    "path": _path,
+    "timestamp": lambda request: request.timestamp or None,
+    "sorted_form": _sorted_form,
+    "crc32": lambda request: str(zlib.crc32(request.body)),
+    "sha256": lambda request: hashlib.sha256(request.body).hexdigest(),
+    "item_sha256": lambda request: hashlib.sha256(_canonical(request.item)).hexdigest(),
+}
+
+_WITH_ARGUMENT: Final[Mapping[str, Callable[[str], Getter]]] = {
+    "header": _header,
+    "query": _query,
+    "form": _form,
+    "json": _json,
+    "item": _item,
+    "key": _key,
+    "setting": _setting,
+    "hmac_sha256_hex": _hmac("sha256", bytes.hex),
+    "hmac_sha256_base64": _hmac("sha256", _base64),
+}
+
+Expected = str | int | bool | Sequence[str | int]
+"""What a match may ask for: a value, one of several, `present` or `absent`."""
+
+PRESENT: Final = "present"
+ABSENT: Final = "absent"
+
+
+class Match:
+    """Parts of a request and what each has to be: all of them, or it is no match. Empty always matches.
+
+    An expected value is compared as text (`true` and `1` as JSON writes them); a list means one of them;
+    `present` and `absent` ask whether the part is there at all. A text with a source in braces is compared
+    with that source, in constant time.
+    """
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, expected: Mapping[str, Expected]) -> None:
+        """Raises `Unreadable`."""
+        self._rules = [(_seen(name), _rule(value)) for name, value in expected.items()]
+
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
+    def holds(self, request: Request) -> bool:
+        """Whether every part is as expected. Raises `Malformed` for a query or form that cannot be read."""
+        return all(rule(seen(request), request) for seen, rule in self._rules)
+
+
+def _seen(name: str) -> Callable[[Request], Any]:
+    """As `source_of`, but an object or a list is there too, for `present` and `absent`."""
+    kind, _, argument = name.partition(":")
+    if kind not in ("json", "item") or not argument:
+        return source_of(name)
+    read = path_of(argument)
+    return (lambda request: read(request.payload)) if kind == "json" else (lambda request: read(request.item))
+
+
+def _rule(value: Expected) -> Callable[[Any, Request], bool]:
+    if value == PRESENT:
+        return lambda seen, _request: seen is not None
+    if value == ABSENT:
+        return lambda seen, _request: seen is None
+    if isinstance(value, str) and _BRACES.search(value):
+        template = Template(value)
+
+        def equal(seen: Any, request: Request) -> bool:
+            wanted, found = template.text(request), text_of(seen)
+            if wanted is None or found is None:
+                return False
+            return hmac.compare_digest(wanted.encode(), found.encode("utf-8", "surrogatepass"))
+
+        return equal
+    allowed = {text_of(each) for each in (value if isinstance(value, list | tuple) else (value,))}
+    return lambda seen, _request: seen is not None and text_of(seen) in allowed
+
+
+def decoded(text: str | bytes, encoding: str) -> bytes | None:
+    """Bytes that are written as `hex` or `base64` (standard or URL alphabet, padding optional)."""
+    raw = text.encode("latin-1", "replace") if isinstance(text, str) else text
+    try:
+        if encoding == "hex":
+            return binascii.unhexlify(raw)
+        raw = raw.replace(b"-", b"+").replace(b"_", b"/").rstrip(b"=")
+        return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+    except (ValueError, binascii.Error):
+        return None
