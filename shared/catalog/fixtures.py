@@ -27,8 +27,10 @@ from shared.catalog.registry import Provider
 from shared.catalog.ways import JwtWay, KeyPairWay
 from shared.contracts.errors import Malformed, Misconfigured
 from shared.wire import verification as wire
+from shared.wire.jwts import FIXTURE_KEY
+from shared.wire.keypairs import KeySource
 from shared.wire.requests import SECRET, Headers, Request
-from shared.wire.verification import FIXTURE_KEY, Fetched, KeySource
+from shared.wire.verification import Fetched
 
 FIXTURES: Final = "fixtures"
 ADDRESS: Final = "https://hub.example.com/api/webhooks/{provider}/ep_fixture"

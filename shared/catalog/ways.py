@@ -6,7 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from shared.wire import verification as wire
+from shared.wire.jwts import Jwt
+from shared.wire.keypairs import KeyPair, KeySource
+from shared.wire.macs import BodyHash, Mac
 from shared.wire.requests import Match, Signed, Template, Unreadable
+from shared.wire.tokens import Basic, Token
 from shared.wire.verification import Algorithm, Encoding, Form, KeyForm, Moment
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,60}$")]
@@ -114,8 +118,8 @@ class RemoteKey(Part):
     json_: str = Field("", alias="json")
     subject: str = ""
 
-    def compiled(self) -> wire.KeySource:
-        return wire.KeySource(Template(self.url), self.hosts, self.path, self.json_, self.subject)
+    def compiled(self) -> KeySource:
+        return KeySource(Template(self.url), self.hosts, self.path, self.json_, self.subject)
 
 
 class _Way(Part):
@@ -169,7 +173,7 @@ class TokenWay(_Way):
     key: Key = Key()
 
     def compiled(self) -> wire.Way:
-        return wire.Token(
+        return Token(
             Template(self.source),
             self.prefix,
             self.each,
@@ -185,7 +189,7 @@ class BasicWay(_Way):
     scheme: Literal["basic"]
 
     def compiled(self) -> wire.Way:
-        return wire.Basic(Match(self.when), Match(self.require))
+        return Basic(Match(self.when), Match(self.require))
 
 
 class KeyPairWay(_Way):
@@ -200,7 +204,7 @@ class KeyPairWay(_Way):
     timestamp: Stamp | None = None
 
     def compiled(self) -> wire.Way:
-        return wire.KeyPair(
+        return KeyPair(
             self.scheme,
             self.signature.compiled(),
             Signed(self.signed),
@@ -240,7 +244,7 @@ class JwtWay(_Way):
 
     def compiled(self) -> wire.Way:
         body = self.body_hash
-        return wire.Jwt(
+        return Jwt(
             self.header.encode(),
             self.prefix,
             self.algorithms,
@@ -264,14 +268,14 @@ Way = Annotated[
 
 def _mac(way: HmacWay | DigestWay, *, plain: bool) -> wire.Way:
     body = way.body_hash
-    return wire.Mac(
+    return Mac(
         way.signature.compiled(),
         tuple(Signed(text) for text in way.signed),
         way.algorithm,
         plain,
         way.key.compiled(),
         way.timestamp.compiled() if way.timestamp else None,
-        wire.BodyHash(Template(body.source), body.algorithm, body.encoding) if body else None,
+        BodyHash(Template(body.source), body.algorithm, body.encoding) if body else None,
         Match(way.when),
         Match(way.require),
     )

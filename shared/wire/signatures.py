@@ -1,7 +1,7 @@
-"""Signature schemes as pure functions: bytes in, a verdict or headers out.
+"""How outgoing webhooks are signed, as pure functions: bytes in, headers out.
 
-Inbound: `HmacScheme` is what a provider's manifest compiles to. Outbound: `PROFILES` are the ways
-an outgoing webhook can be signed. Comparison is in constant time, over the raw bytes of the body.
+`PROFILES` are the ways that an outgoing webhook can choose. How the hub verifies what comes in is in
+`verification`.
 """
 
 import base64
@@ -9,71 +9,12 @@ import binascii
 import hmac
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from typing import Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.contracts.errors import Malformed
-
-Encoding = Literal["hex", "base64"]
-Algorithm = Literal["sha1", "sha256", "sha512"]
-
-
-class Verdict(StrEnum):
-    """Why a signature was accepted or not; the value is the metric's label."""
-
-    VERIFIED = "verified"
-    MISSING = "missing"
-    DOUBLED = "doubled"
-    UNREADABLE = "unreadable"
-    MISMATCH = "mismatch"
-
-
-@dataclass(frozen=True, slots=True)
-class HmacScheme:
-    """HMAC over the raw body, in one header: `<prefix><digest>`.
-
-    `header` is lower case, as ASGI gives it. Several secrets may be valid at a time (rotation).
-    """
-
-    header: bytes
-    algorithm: Algorithm = "sha256"
-    encoding: Encoding = "hex"
-    prefix: bytes = b""
-
-    def verify(self, headers: Mapping[bytes, Sequence[bytes]], body: bytes, keys: Sequence[bytes]) -> Verdict:
-        """Whether one of `keys` made the signature over exactly these bytes."""
-        values = headers.get(self.header)
-        if not values:
-            return Verdict.MISSING
-        if len(values) > 1:
-            return Verdict.DOUBLED
-        value = values[0]
-        if not value.startswith(self.prefix):
-            return Verdict.UNREADABLE
-        try:
-            given = self._decode(value[len(self.prefix) :])
-        except (ValueError, binascii.Error):
-            return Verdict.UNREADABLE
-        verified = False
-        for key in keys:
-            verified |= hmac.compare_digest(hmac.digest(key, body, self.algorithm), given)
-        return Verdict.VERIFIED if verified else Verdict.MISMATCH
-
-    def sign(self, body: bytes, key: bytes) -> bytes:
-        """The header value that `verify` accepts; for test deliveries, fixtures and `curl` lines."""
-        digest = hmac.digest(key, body, self.algorithm)
-        text = digest.hex().encode() if self.encoding == "hex" else base64.b64encode(digest)
-        return self.prefix + text
-
-    def _decode(self, text: bytes) -> bytes:
-        if self.encoding == "hex":
-            return binascii.unhexlify(text)
-        return base64.b64decode(text, validate=True)
-
 
 STANDARD_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 -- a prefix, no secret
 PRIVATE_KEY_PREFIX: Final = "whsk_"

@@ -1,0 +1,205 @@
+"""JSON Web Tokens as the proof (RFC 7519), with keys that are shared, or published as a JWKS (RFC 7517)."""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import jwt
+
+from shared.contracts.errors import Malformed
+from shared.wire.bodies import parse_json
+from shared.wire.keypairs import KeySource
+from shared.wire.requests import Match, Request, Template, decoded, text_of
+from shared.wire.verification import (
+    ALWAYS,
+    AS_TEXT,
+    Algorithm,
+    Encoding,
+    Fetched,
+    KeyForm,
+    Verdict,
+    how_missing,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Jwt:
+    """A signed token in a header: who sent it, to whom, when; and of the body only what it has a hash of.
+
+    `claims` have to be as they say; `issuer` and `audience` too, where they are given. With `keys`, the
+    signing keys are a JWKS document that is fetched; else the secret is the HMAC key. `body_hash` is a claim
+    with a digest of the body, `query_hash` one with Atlassian's digest of method, path and query (`qsh`).
+    """
+
+    header: bytes
+    prefix: str
+    algorithms: tuple[str, ...]
+    keys: KeySource | None = None
+    key: KeyForm = AS_TEXT
+    issuers: tuple[str, ...] = ()
+    audience: Template | None = None
+    claims: tuple[tuple[str, Template], ...] = ()
+    body_hash: tuple[str, Algorithm, Encoding] | None = None
+    query_hash: str = ""
+    leeway_s: float = 60.0
+    when: Match = ALWAYS
+    require: Match = ALWAYS
+
+    @property
+    def about(self) -> str:
+        return f"the token in the header {self.header.decode()}"
+
+    def applies(self, request: Request) -> bool:
+        said = request.header(self.header) or ""
+        return said.lower().startswith(self.prefix.lower()) and self.when.holds(request)
+
+    def wanted(self, request: Request) -> str | None:
+        return self.keys.address(request) if self.keys else None
+
+    def verify(
+        self, request: Request, secrets: Sequence[bytes], now: float, fetched: Fetched | None = None
+    ) -> Verdict:
+        said = request.header(self.header)
+        if said is None:
+            return how_missing(request, self.header)
+        token = said[len(self.prefix) :].strip()
+        if not self.require.holds(request) or not token:
+            return Verdict.UNREADABLE
+        candidates: list[Any] = list(self.key.keys(secrets))
+        if self.keys:
+            try:
+                candidates = _from_jwks(token, fetched.body if fetched else b"")
+            except jwt.PyJWTError:
+                return Verdict.UNREADABLE
+        if not candidates:
+            return Verdict.MISMATCH if self.keys else Verdict.NO_SECRET
+        worst = Verdict.MISMATCH
+        for candidate in candidates:
+            verdict = self._verdict(request, token, candidate, now)
+            if verdict is not Verdict.MISMATCH:
+                worst = verdict
+            if verdict is Verdict.VERIFIED:
+                break
+        return worst
+
+    def _verdict(self, request: Request, token: str, key: Any, now: float) -> Verdict:
+        try:
+            claims = jwt.decode(token, key, algorithms=list(self.algorithms), options=_ONLY_SIGNATURE)
+        except jwt.InvalidSignatureError:
+            return Verdict.MISMATCH
+        except (jwt.PyJWTError, ValueError, TypeError):
+            return Verdict.UNREADABLE
+        if not self._is_for_us(request, claims):
+            return Verdict.MISMATCH
+        if not self._covers(request, claims):
+            return Verdict.BODY_CHANGED
+        return self._age(claims, now)
+
+    def _is_for_us(self, request: Request, claims: Mapping[str, Any]) -> bool:
+        if self.issuers and claims.get("iss") not in self.issuers:
+            return False
+        if self.audience:
+            wanted, given = self.audience.text(request), claims.get("aud")
+            if not wanted or wanted not in (given if isinstance(given, list) else [given]):
+                return False
+        for name, template in self.claims:
+            wanted = template.text(request)
+            if not wanted or text_of(claims.get(name)) != wanted:
+                return False
+        return True
+
+    def _covers(self, request: Request, claims: Mapping[str, Any]) -> bool:
+        if self.query_hash:
+            given = text_of(claims.get(self.query_hash)) or ""
+            if not hmac.compare_digest(given.encode(), query_string_hash(request).encode()):
+                return False
+        if self.body_hash is None:
+            return True
+        name, algorithm, encoding = self.body_hash
+        digest = decoded(text_of(claims.get(name)) or "", encoding) or b""
+        return hmac.compare_digest(digest, hashlib.new(algorithm, request.body).digest())
+
+    def _age(self, claims: Mapping[str, Any], now: float) -> Verdict:
+        """A token without an end is refused: it would be valid for good."""
+        ends, starts = claims.get("exp"), claims.get("nbf", claims.get("iat"))
+        if isinstance(ends, bool) or not isinstance(ends, int | float):
+            return Verdict.UNREADABLE
+        early = isinstance(starts, int | float) and starts > now + self.leeway_s
+        return Verdict.STALE if early or now > ends + self.leeway_s else Verdict.VERIFIED
+
+    def sign(self, request: Request, secret: bytes, now: float) -> Request:
+        """`secret` is the HMAC key, or the private key as PEM; its key id in a JWKS is `fixture`."""
+        claims: dict[str, Any] = {"iat": int(now), "exp": int(now) + 300}
+        if self.issuers:
+            claims["iss"] = self.issuers[0]
+        if self.audience:
+            claims["aud"] = self.audience.text(request)
+        for name, template in self.claims:
+            said = template.text(request)
+            claims[name] = {"true": True, "false": False}.get(said or "", said)
+        if self.query_hash:
+            claims[self.query_hash] = query_string_hash(request)
+        if self.body_hash:
+            name, algorithm, encoding = self.body_hash
+            digest = hashlib.new(algorithm, request.body).digest()
+            claims[name] = digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
+        key: Any = secret if self.keys else self.key.key(secret)
+        token = jwt.encode(claims, key, algorithm=self.algorithms[0], headers={"kid": FIXTURE_KEY})
+        return request.with_header(self.header, (self.prefix + token).encode())
+
+
+FIXTURE_KEY: Final = "fixture"
+_ONLY_SIGNATURE: Final[Any] = {
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+"""What a token claims is compared here, with the time as a parameter."""
+
+
+def _from_jwks(token: str, document: bytes) -> list[Any]:
+    """The key that the token names; every key when it names none."""
+    keys = _jwks(document)
+    name = jwt.get_unverified_header(token).get("kid")
+    return [key for key_id, key in keys if name is None or key_id == name]
+
+
+@lru_cache(maxsize=64)
+def _jwks(document: bytes) -> list[tuple[str | None, Any]]:
+    try:
+        found = parse_json(document).get("keys", [])
+    except (Malformed, AttributeError):
+        return []
+    keys: list[tuple[str | None, Any]] = []
+    for each in found[:100] if isinstance(found, list) else []:
+        try:
+            key = jwt.PyJWK(each)
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+            continue
+        if key.key_type != "oct":  # a public document has no use for a shared key
+            keys.append((key.key_id, key.key))
+    return keys
+
+
+def query_string_hash(request: Request) -> str:
+    """Atlassian's `qsh`: SHA-256 of method, path and the sorted query, each percent-encoded.
+
+    https://developer.atlassian.com/cloud/jira/platform/understanding-jwt-for-connect-apps/ ("Creating a
+    query string hash"): values of one name are joined by a comma, and the parameter `jwt` is left out.
+    """
+    values: dict[str, list[str]] = {}
+    for name, value in request.query:
+        if name != "jwt":
+            values.setdefault(quote(name, safe="-._~"), []).append(quote(value, safe="-._~"))
+    query = "&".join(f"{name}={','.join(sorted(each))}" for name, each in sorted(values.items()))
+    path = urlsplit(request.address).path.rstrip("/") or "/"
+    return hashlib.sha256(f"{request.method.upper()}&{path}&{query}".encode()).hexdigest()

@@ -1,0 +1,217 @@
+"""Signatures that only the platform can make: Ed25519, ECDSA and RSA, by keys entered or fetched."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from shared.contracts.errors import Malformed
+from shared.wire.bodies import parse_json
+from shared.wire.requests import Match, Request, Signed, Template, path_of, text_of
+from shared.wire.verification import (
+    ALWAYS,
+    AS_TEXT,
+    Algorithm,
+    Curve,
+    Fetched,
+    KeyForm,
+    Signature,
+    Timestamp,
+    Verdict,
+    in_time,
+    is_stamped,
+    stamped,
+)
+
+_LONGEST_URL: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a key is that neither the endpoint nor the request has: at `url`, on one of `hosts` only.
+
+    The address may come from the request (a certificate's) and then has to be https, on one of `hosts`,
+    below `path`, without user, port or query. `json` is the path of the key in a JSON document; `subject`
+    what the name of a certificate has to end with.
+    """
+
+    url: Template
+    hosts: tuple[str, ...] = ()
+    path: str = "/"
+    json: str = ""
+    subject: str = ""
+
+    def address(self, request: Request) -> str | None:
+        """Where to fetch from; None for an address that is not allowed."""
+        url = self.url.text(request)
+        if url is None or len(url) > _LONGEST_URL:
+            return None
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            return None
+        allowed = (
+            parts.scheme == "https" and parts.hostname in self.hosts and parts.path.startswith(self.path)
+        )
+        plain = parts.username is None and port is None and not parts.query and ".." not in parts.path
+        return url if allowed and plain else None
+
+    def pem(self, body: bytes) -> bytes | None:
+        """The key in what was fetched."""
+        if not self.json:
+            return body
+        said = text_of(path_of(self.json)(parse_json(body)))
+        return said.encode() if said else None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A signature that only the platform's private key can make: Ed25519, ECDSA (P-256) or RSA (PKCS #1).
+
+    The public key is the endpoint's secret (hex, base64 of DER, or PEM), or is fetched from `keys`: PEM, or
+    an X.509 certificate, which has to be valid now.
+    """
+
+    kind: Curve
+    signature: Signature
+    signed: Signed
+    algorithm: Algorithm = "sha256"
+    key: KeyForm = AS_TEXT
+    keys: KeySource | None = None
+    timestamp: Timestamp | None = None
+    when: Match = ALWAYS
+    require: Match = ALWAYS
+
+    @property
+    def about(self) -> str:
+        return f"the header {self.signature.headers[0].decode()}"
+
+    def applies(self, request: Request) -> bool:
+        return self.signature.there(request) and self.when.holds(request)
+
+    def wanted(self, request: Request) -> str | None:
+        return self.keys.address(request) if self.keys else None
+
+    def verify(
+        self, request: Request, secrets: Sequence[bytes], now: float, fetched: Fetched | None = None
+    ) -> Verdict:
+        found = self.signature.found(request)
+        if found.verdict is not Verdict.VERIFIED:
+            return found.verdict
+        if not is_stamped(self.timestamp, request, found.at) or not self.require.holds(request):
+            return Verdict.UNREADABLE
+        content = self.signed.of(request)
+        if content is None:
+            return Verdict.UNREADABLE
+        public = self._fetched(fetched, now) if self.keys else self._own(secrets)
+        if not public:
+            return Verdict.UNREADABLE if self.keys else Verdict.NO_SECRET
+        right = any(
+            _is_signed_by(key, signature, content, self.algorithm)
+            for key in public
+            for signature in found.signatures
+        )
+        return in_time(self.timestamp, request, now) if right else Verdict.MISMATCH
+
+    def _own(self, secrets: Sequence[bytes]) -> list["PublicKey"]:
+        found = (public_key(self.kind, key) for key in self.key.keys(secrets))
+        return [key for key in found if key is not None]
+
+    def _fetched(self, fetched: Fetched | None, now: float) -> list["PublicKey"]:
+        pem = self.keys.pem(fetched.body) if self.keys and fetched else None
+        if pem is None or self.keys is None:
+            return []
+        if b"BEGIN CERTIFICATE" in pem:
+            key = _certified(pem, self.keys.subject, now)
+        else:
+            key = public_key(self.kind, pem)
+        return [key] if key else []
+
+    def sign(self, request: Request, secret: bytes, now: float) -> Request:
+        """`secret` is the private key as PEM."""
+        request = stamped(self.timestamp, request, now)
+        content = self.signed.of(request)
+        if content is None:
+            raise Malformed("the request lacks a part that is signed")
+        private = serialization.load_pem_private_key(secret, None)
+        if isinstance(private, Ed25519PrivateKey):
+            made = private.sign(content)
+        elif isinstance(private, ec.EllipticCurvePrivateKey):
+            made = private.sign(content, ec.ECDSA(_HASHES[self.algorithm]))
+        elif isinstance(private, rsa.RSAPrivateKey):
+            made = private.sign(content, padding.PKCS1v15(), _HASHES[self.algorithm])
+        else:
+            raise Malformed("the key is neither Ed25519, nor ECDSA, nor RSA")
+        return self.signature.signed(request, made)
+
+
+PublicKey = Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+_HASHES: Final = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256(), "sha512": hashes.SHA512()}  # noqa: S303
+
+
+@lru_cache(maxsize=4096)
+def public_key(kind: Curve, raw: bytes) -> PublicKey | None:
+    """A key as platforms write it: 32 bytes (Ed25519), DER, or PEM; None when it is of another kind."""
+    try:
+        key: Any
+        if kind == "ed25519" and len(raw) == 32:
+            key = Ed25519PublicKey.from_public_bytes(raw)
+        elif b"-----BEGIN" in raw:
+            key = serialization.load_pem_public_key(raw)
+        else:
+            key = serialization.load_der_public_key(raw)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    if not isinstance(key, Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        return None
+    return key if isinstance(key, _KINDS[kind]) and not _is_short(key) else None
+
+
+def _is_short(key: Any) -> bool:
+    return isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048
+
+
+_KINDS: Final[Mapping[str, type]] = {
+    "ed25519": Ed25519PublicKey,
+    "ecdsa": ec.EllipticCurvePublicKey,
+    "rsa": rsa.RSAPublicKey,
+}
+
+
+def _is_signed_by(key: PublicKey, signature: bytes, content: bytes, algorithm: Algorithm) -> bool:
+    try:
+        if isinstance(key, Ed25519PublicKey):
+            key.verify(signature, content)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, content, ec.ECDSA(_HASHES[algorithm]))
+        else:
+            key.verify(signature, content, padding.PKCS1v15(), _HASHES[algorithm])
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _certified(pem: bytes, subject: str, now: float) -> PublicKey | None:
+    """The key of a certificate that is valid now and is made out to `subject`; the first of a chain counts.
+
+    Who issued it is not looked at: it came over TLS from a host that the manifest names.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificates(pem)[0]
+        key = certificate.public_key()
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except (ValueError, IndexError, UnsupportedAlgorithm):
+        return None
+    valid = certificate.not_valid_before_utc.timestamp() <= now <= certificate.not_valid_after_utc.timestamp()
+    ours = any(str(name.value).endswith(subject) for name in names)
+    if not (valid and ours) or _is_short(key):
+        return None
+    return key if isinstance(key, Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey) else None
