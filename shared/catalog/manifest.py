@@ -7,6 +7,7 @@ templates of messages are Liquid (`shared/wire/render.py`).
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     HttpUrl,
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from shared.catalog.ways import Part, Rules, TemplateText, Way
+from shared.wire.batches import Batch
 
 ProviderId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 PhraseName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,29}$")]
@@ -46,6 +48,15 @@ def _listed(value: object) -> object:
 
 Alternatives = Annotated[tuple[TemplateText, ...], BeforeValidator(_listed)]
 """Templates in order: the first whose sources are all there says it."""
+
+
+def _compiles(paths: tuple[str, ...]) -> tuple[str, ...]:
+    Batch(paths)
+    return paths
+
+
+BatchPaths = Annotated[tuple[Annotated[str, Field(max_length=200)], ...], AfterValidator(_compiles)]
+"""Paths of lists whose elements are events of their own: `entry[*].messaging[*]`, or `[*]`."""
 
 
 class Naming(Part):
@@ -224,8 +235,7 @@ class Webhook(Part):
     secret: Secret
     settings: dict[SettingName, Setting] = {}
     body: Bodies = Bodies()
-    batch: tuple[str, ...] = ()
-    """Paths of lists whose elements are events of their own: `entry[*].messaging[*]`, or `[*]`."""
+    batch: BatchPaths = ()
     event: Annotated[Naming, BeforeValidator(naming)]
     delivery_id: Alternatives = ()
     """What is the same when the platform sends the same again; empty: the platform gives nothing such."""

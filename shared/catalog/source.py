@@ -9,7 +9,17 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field
 
-from shared.catalog.manifest import Alternatives, Answer, Bodies, Handshake, Naming, Occurred, Webhook, naming
+from shared.catalog.manifest import (
+    Alternatives,
+    Answer,
+    BatchPaths,
+    Bodies,
+    Handshake,
+    Naming,
+    Occurred,
+    Webhook,
+    naming,
+)
 from shared.catalog.ways import Part, Way
 
 _MOST: Final = 5
@@ -21,7 +31,7 @@ class Source(Part):
     methods: Annotated[tuple[str, ...] | None, Field(max_length=_MOST)] = None
     verification: Annotated[tuple[Way, ...] | None, Field(min_length=1, max_length=_MOST)] = None
     body: Bodies | None = None
-    batch: Annotated[tuple[Annotated[str, Field(max_length=200)], ...] | None, Field(max_length=_MOST)] = None
+    batch: Annotated[BatchPaths | None, Field(max_length=_MOST)] = None
     event: Annotated[Naming | None, BeforeValidator(naming)] = None
     delivery_id: Annotated[Alternatives | None, Field(max_length=_MOST)] = None
     account: Annotated[Alternatives | None, Field(max_length=_MOST)] = None

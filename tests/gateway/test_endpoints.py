@@ -1,0 +1,467 @@
+"""Inbound endpoints over HTTP: what can be set on them, their executions, and senders described by hand."""
+
+import base64
+import gzip
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from secrets import token_hex
+from time import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.github import signed
+from tests.support.hub import Hub
+from tests.support.tap import Kept, Tap
+
+BODY = b'{"action":"opened","issue":{"number":1,"title":"gr\\u00fc\\u00df \\/ dich"}}'
+AGAIN = json.dumps(json.loads(BODY), ensure_ascii=False, separators=(",", ":")).encode()
+"""The same as BODY, written anew."""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """A gateway, in a workspace of its own."""
+    folder = tmp_path_factory.mktemp("hub")
+    started = Hub(folder, bus, store, services=("gateway",), workspace=f"endpoints-{token_hex(4)}")
+    try:
+        yield started.start()
+    finally:
+        started.stop()
+
+
+@pytest.fixture(autouse=True)
+def unbroken(hub: Hub) -> Iterator[None]:
+    """Nothing that a caller does is an error of ours."""
+    before = len(hub.log_text("gateway"))
+    yield
+    log = hub.log_text("gateway")[before:]
+    assert "Traceback" not in log, log
+
+
+@pytest.fixture(scope="module")
+def tap(hub: Hub, bus: Bus) -> Tap:
+    return Tap(bus, "webhooks.received")
+
+
+def put(tap: Tap, event_id: str) -> Kept:
+    """The record of an event."""
+    found: list[Kept] = []
+
+    def there() -> bool:
+        found[:] = [record for record in tap.look() if record.attributes["ce_id"] == event_id]
+        return bool(found)
+
+    eventually(there, 20)
+    [one] = found
+    return one
+
+
+def make(hub: Hub, provider: str = "github", **fields: Any) -> dict[str, Any]:
+    made: dict[str, Any] = hub.call(
+        "POST", "/api/inbound-endpoints", {"provider": provider, "name": "x", **fields}, expect=201
+    )
+    return made
+
+
+def post(hub: Hub, endpoint: dict[str, Any], body: bytes = BODY, **headers: str) -> httpx.Response:
+    """As GitHub would send it."""
+    given = signed(endpoint["secret"], "issues", body) | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    path = endpoint["url"].partition("/api/")[2]
+    return httpx.post(f"{hub.url('gateway')}/api/{path}", content=body, headers=given, timeout=10)
+
+
+def send(hub: Hub, endpoint: dict[str, Any], body: bytes = b"", **options: Any) -> httpx.Response:
+    path = endpoint["url"].partition("/api/")[2]
+    method = options.pop("method", "POST")
+    url = f"{hub.url('gateway')}/api/{path}"
+    return httpx.request(method, url, content=body, timeout=10, **options)
+
+
+def executions(hub: Hub, endpoint: dict[str, Any], count: int = 1) -> list[dict[str, Any]]:
+    """The newest first, once there are so many."""
+    path = f"/api/inbound-endpoints/{endpoint['id']}/events"
+    found: list[dict[str, Any]] = []
+
+    def there() -> bool:
+        found[:] = hub.call("GET", path)["items"]
+        return len(found) >= count
+
+    eventually(there, 10)
+    return found
+
+
+def read(hub: Hub, endpoint: dict[str, Any]) -> dict[str, Any]:
+    shown: dict[str, Any] = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}")
+    return shown
+
+
+def refused(hub: Hub, body: dict[str, Any], *, path: str = "/api/inbound-endpoints") -> dict[str, str]:
+    """The faults of a body that is not accepted."""
+    answer = hub.call("POST", path, {"name": "x", **body}, expect=422)
+    return {fault["field"]: fault["message"] for fault in answer["errors"]}
+
+
+# Executions
+
+
+def test_an_execution_says_what_arrived_and_what_it_became(hub: Hub) -> None:
+    endpoint = make(hub, channel_id="general")
+    answer = post(hub, endpoint, x_github_delivery="d-1")
+    assert answer.status_code == 202
+    [one] = executions(hub, endpoint)
+    assert one["outcome"] == "accepted"
+    assert one["verdict"] == "verified"
+    assert one["status"] == 202
+    assert one["types"] == ["issues"]
+    assert one["triggers"] == ["github_trigger_new_issue"]
+    assert one["event_ids"] == [answer.json()["event_id"]]
+    assert one["delivery_ids"] == ["d-1"]
+    assert one["bytes"] == len(BODY)
+    assert 0 <= one["duration_ms"] < 10_000
+    assert one["detail"] == ""
+    assert hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}") == one
+    shown = read(hub, endpoint)
+    assert (shown["trigger_count"], shown["error_count"], shown["status"]) == (1, 0, "active")
+    assert shown["last_triggered"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "verdict"),
+    [
+        ({"x_hub_signature_256": "sha256=" + "0" * 64}, BODY, "wrong_secret"),
+        ({"x_hub_signature_256": ""}, BODY, "unreadable"),
+        ({}, json.dumps(json.loads(BODY)).encode(), "body_changed"),
+        (
+            {},
+            json.dumps(json.loads(BODY), ensure_ascii=False, separators=(",", ":")).encode(),
+            "body_changed",
+        ),
+        ({}, BODY + b"\n", "body_changed"),
+        ({}, BODY.replace(b"opened", b"closed"), "wrong_secret"),
+    ],
+)
+def test_why_a_signature_was_refused(hub: Hub, headers: dict[str, str], body: bytes, verdict: str) -> None:
+    """A body that something on the way wrote anew is told from one that somebody else signed."""
+    endpoint = make(hub)
+    given = signed(endpoint["secret"], "issues", BODY)
+    given |= {name.replace("_", "-"): value for name, value in headers.items()}
+    assert send(hub, endpoint, body, headers=given).status_code == 401
+    [one] = executions(hub, endpoint)
+    assert one["verdict"] == verdict
+    assert one["outcome"] == "signature"
+    assert one["events"] == 0
+    shown = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}/payload")
+    assert shown["items"][0]["data"] == body.decode()
+    assert endpoint["secret"] not in json.dumps([one, shown])
+
+
+def test_missing_malformed_and_old(hub: Hub) -> None:
+    endpoint = make(hub)
+    assert send(hub, endpoint, BODY).status_code == 401
+    bad = b"{no json"
+    assert post(hub, endpoint, bad).status_code == 400
+    rotate = f"/api/inbound-endpoints/{endpoint['id']}/rotate-secret"
+    new = hub.call("POST", rotate, {"overlap_hours": 1})
+    assert post(hub, endpoint, x_github_delivery="a").status_code == 202
+    assert post(hub, new, x_github_delivery="b").status_code == 202
+    newest = hub.call("POST", rotate, {"overlap_hours": 0})
+    assert post(hub, endpoint).status_code == 401
+    assert post(hub, newest, x_github_delivery="c").status_code == 202
+    verdicts = [one["verdict"] for one in executions(hub, endpoint, 6)]
+    assert verdicts[1] in ("old_secret", "wrong_secret")
+    assert sorted(filter(None, [*verdicts[:1], *verdicts[2:]])) == ["missing", *["verified"] * 4]
+    malformed = next(one for one in executions(hub, endpoint) if one["outcome"] == "malformed")
+    assert malformed["verdict"] == "verified"
+    assert "not JSON" in malformed["detail"]
+
+
+def test_five_refused_in_a_row_are_an_error_until_one_is_accepted(hub: Hub) -> None:
+    endpoint = make(hub)
+    for _ in range(5):
+        assert send(hub, endpoint, BODY).status_code == 401
+    eventually(lambda: read(hub, endpoint)["status"] == "error", 10)
+    assert read(hub, endpoint)["error_count"] == 5
+    post(hub, endpoint)
+    eventually(lambda: read(hub, endpoint)["status"] == "active", 10)
+    hub.call("POST", f"/api/inbound-endpoints/{endpoint['id']}/disable")
+    assert read(hub, endpoint)["status"] == "inactive"
+    assert post(hub, endpoint).status_code == 410
+    hub.call("POST", f"/api/inbound-endpoints/{endpoint['id']}/enable")
+    assert post(hub, endpoint).status_code == 202
+
+
+def test_a_payload_is_read_from_its_topic_and_replayed(hub: Hub, tap: Tap) -> None:
+    endpoint = make(hub)
+    event_id = post(hub, endpoint, x_github_delivery="d-7").json()["event_id"]
+    assert post(hub, endpoint, x_github_delivery="d-7").json()["duplicate"] is True
+    repeat, first = executions(hub, endpoint, 2)
+    assert [repeat["outcome"], first["outcome"]] == ["duplicate", "accepted"]
+    for one in (repeat, first):
+        path = f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}"
+        [payload] = hub.call("GET", f"{path}/payload")["items"]
+        assert payload["event_id"] == event_id
+        assert payload["type"] == "github.issues"
+        assert payload["data"] == BODY.decode()
+    again = hub.call("POST", f"{path}/replay", expect=202)["accepted"]
+    once_more = hub.call("POST", f"{path}/replay", expect=202)["accepted"]
+    assert len({event_id, *again, *once_more}) == 3
+    replayed = put(tap, again[0])
+    assert replayed.value == BODY
+    assert replayed.attributes["replay_of"] == event_id
+    assert hub.call("GET", path)["replays"] == 2
+
+
+def test_what_is_no_event_has_nothing_to_replay(hub: Hub) -> None:
+    endpoint = make(hub)
+    send(hub, endpoint, BODY)
+    [one] = executions(hub, endpoint)
+    path = f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}"
+    hub.call("POST", f"{path}/replay", expect=409)
+    hub.call("GET", f"{path}x", expect=404)
+    other = make(hub)
+    hub.call("GET", f"/api/inbound-endpoints/{other['id']}/events/{one['id']}", expect=404)
+
+
+def test_refused_requests_are_all_counted_and_some_kept(hub: Hub) -> None:
+    endpoint = make(hub)
+    with httpx.Client(timeout=10) as client:
+        url = hub.url("gateway") + "/api/" + endpoint["url"].partition("/api/")[2]
+        for _ in range(100):
+            client.post(url, content=b"x" * 5000)
+    eventually(lambda: read(hub, endpoint)["error_count"] == 100, 10)
+    kept = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}/events?limit=500")["items"]
+    assert 50 <= len(kept) <= 65
+    path = f"/api/inbound-endpoints/{endpoint['id']}/events/{kept[0]['id']}/payload"
+    [shown] = hub.call("GET", path)["items"]
+    assert len(shown["data"]) < 5000
+    assert shown["truncated"] is True
+
+
+# What can be set
+
+
+def test_a_body_limit_of_its_own(hub: Hub) -> None:
+    endpoint = make(hub, body_limit=2048)
+    long = json.dumps({"x": "a" * 3000}).encode()
+    assert post(hub, endpoint, long).status_code == 413
+    packed = gzip.compress(long)
+    assert len(packed) < 2048
+    assert post(hub, endpoint, packed, content_encoding="gzip").status_code == 413
+    hub.call("PATCH", f"/api/inbound-endpoints/{endpoint['id']}", {"body_limit": None})
+    assert post(hub, endpoint, long).status_code == 202
+
+
+def test_a_dedupe_window_of_its_own(hub: Hub) -> None:
+    endpoint = make(hub, dedupe_window_s=0)
+    answers = [post(hub, endpoint, x_github_delivery="same").json() for _ in range(2)]
+    assert [answer.get("duplicate") for answer in answers] == [None, None]
+    assert answers[0]["event_id"] == answers[1]["event_id"]
+
+
+def test_only_the_events_that_are_asked_for_go_to_the_channel(hub: Hub, tap: Tap) -> None:
+    endpoint = make(hub, channel_id="general", events=["push", "pull_request*"])
+    for kind, shown in (("push", True), ("pull_request_review", True), ("issues", False)):
+        answer = post(hub, endpoint, x_github_event=kind)
+        event = put(tap, answer.json()["event_id"])
+        assert event.attributes.get("channel_id") == ("general" if shown else None)
+        assert event.attributes["endpoint_id"] == endpoint["id"]
+
+
+def test_unsigned_requests_need_a_reason(hub: Hub) -> None:
+    assert "unsigned_reason" in refused(hub, {"provider": "github", "require_signature": False})
+    endpoint = make(hub)
+    path = f"/api/inbound-endpoints/{endpoint['id']}"
+    hub.call("PATCH", path, {"require_signature": False}, expect=422)
+    why = "an old device that cannot sign"
+    shown = hub.call("PATCH", path, {"require_signature": False, "unsigned_reason": why})
+    assert (shown["require_signature"], shown["unsigned_reason"]) == (False, why)
+    headers = {"x-github-event": "issues"}
+    assert send(hub, endpoint, BODY, headers=headers).status_code == 202
+    wrong = headers | {"x-hub-signature-256": "sha256=" + "0" * 64}
+    assert send(hub, endpoint, BODY, headers=wrong).status_code == 401  # a wrong one is never accepted
+    assert {one["verdict"] for one in executions(hub, endpoint, 2)} == {"unsigned", "wrong_secret"}
+    shown = hub.call("PATCH", path, {"require_signature": True})
+    assert (shown["require_signature"], shown["unsigned_reason"]) == (True, "")
+    assert send(hub, endpoint, BODY, headers=headers).status_code == 401
+
+
+def test_what_cannot_be_set(hub: Hub) -> None:
+    assert "settings.nonsense" in refused(hub, {"provider": "github", "settings": {"nonsense": "x"}})
+    assert "source" in refused(hub, {"provider": "github", "source": {"event": "x"}})
+    assert "public_url" in refused(hub, {"provider": "github", "public_url": "https://a.example.com/path"})
+    assert "events.0" in refused(hub, {"provider": "github", "events": ["no blanks"]})
+    assert "provider" in refused(hub, {"provider": "nobody"})
+    endpoint = make(hub)
+    path = f"/api/inbound-endpoints/{endpoint['id']}"
+    hub.call("PATCH", path, {"settings": {"nonsense": "x"}}, expect=422)
+    hub.call("POST", f"{path}/handed-over-secret", expect=409)
+
+
+def test_a_test_delivery_takes_the_whole_way(hub: Hub, tap: Tap) -> None:
+    endpoint = make(hub, channel_id="general")
+    path = f"/api/inbound-endpoints/{endpoint['id']}/test"
+    for _ in range(2):  # never a repeat of itself
+        said = hub.call("POST", path, {"event": "push"})
+        assert said["status"] == 202
+        event = put(tap, json.loads(said["answer"])["event_id"])
+        assert event.attributes["ce_type"] == "github.push"
+        assert event.attributes["test"] == "true"
+        assert event.attributes["channel_id"] == "general"
+    assert [one["test"] for one in executions(hub, endpoint, 2)] == [True, True]
+    fault = hub.call("POST", path, {"event": "nothing.such"}, expect=422)
+    assert fault["errors"][0]["field"] == "event"
+
+
+def test_an_endpoint_from_a_template(hub: Hub) -> None:
+    templates = {each["id"]: each for each in hub.call("GET", "/api/endpoint-templates")}
+    template = templates["github-to-channel"]
+    assert template["provider"] == "github"
+    made = hub.call("POST", "/api/endpoint-templates/github-to-channel", {"channel_id": "dev"}, expect=201)
+    assert made["secret"]
+    assert (made["name"], made["channel_id"]) == (template["name"], "dev")
+    assert made["events"] == template["events"]
+    assert any(made["url"] in step for step in made["setup_steps"])
+    assert post(hub, made).status_code == 202
+    hub.call("POST", "/api/endpoint-templates/no-such", {"channel_id": "dev"}, expect=404)
+
+
+# A sender described by hand
+
+
+def test_a_generic_sender_as_it_is(hub: Hub, tap: Tap) -> None:
+    endpoint = make(hub, "generic")
+    body = '{"event":"build/finished now","text":"grün"}'.encode()
+    digest = hmac.new(endpoint["secret"].encode(), body, hashlib.sha256).hexdigest()
+    for value in (digest, f"sha256={digest}"):
+        answer = send(hub, endpoint, body, headers={"x-webhook-signature": value})
+        assert answer.status_code == 202, answer.text
+        event = put(tap, answer.json()["event_id"])
+        assert event.attributes["ce_type"] == "generic.build.finished_now"
+        assert event.value == body
+    assert send(hub, endpoint, body + b" ", headers={"x-webhook-signature": digest}).status_code == 401
+
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "token in a header": {"verification": [{"scheme": "token", "from": "{header:x-api-key}"}]},
+    "bearer": {"verification": [{"scheme": "token", "from": "{header:authorization}", "prefix": "Bearer "}]},
+    "token in the query": {"verification": [{"scheme": "token", "from": "{query:token}"}]},
+    "token in the body": {"verification": [{"scheme": "token", "from": "{json:token}"}]},
+    "basic": {"verification": [{"scheme": "basic"}]},
+    "base64 of SHA-512 over time and body": {
+        "verification": [
+            {
+                "scheme": "hmac",
+                "algorithm": "sha512",
+                "signature": {"header": "x-sign", "encoding": "base64"},
+                "signed": "{timestamp}.{body}",
+                "timestamp": {"from": "{header:x-time}"},
+            }
+        ]
+    },
+}
+
+
+def _sent(kind: str, secret: str) -> tuple[bytes, dict[str, Any]]:
+    body = json.dumps({"type": "alarm.raised", "id": token_hex(4), "token": secret}).encode()
+    at = str(int(time()))
+    by_kind: dict[str, dict[str, Any]] = {
+        "token in a header": {"headers": {"x-api-key": secret}},
+        "bearer": {"headers": {"authorization": f"Bearer {secret}"}},
+        "token in the query": {"params": {"token": secret}},
+        "token in the body": {},
+        "basic": {"headers": {"authorization": "Basic " + base64.b64encode(secret.encode()).decode()}},
+        "base64 of SHA-512 over time and body": {
+            "headers": {
+                "x-time": at,
+                "x-sign": base64.b64encode(
+                    hmac.new(secret.encode(), f"{at}.".encode() + body, "sha512").digest()
+                ).decode(),
+            }
+        },
+    }
+    return body, by_kind[kind]
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_sender_that_its_owner_describes(hub: Hub, kind: str) -> None:
+    secret = f"user:{token_hex(16)}"
+    endpoint = make(hub, "generic", secret=secret, source=SOURCES[kind])
+    assert endpoint["source"] == SOURCES[kind]
+    body, options = _sent(kind, secret)
+    assert send(hub, endpoint, body, **options).status_code == 202
+    body, options = _sent(kind, "user:another")
+    assert send(hub, endpoint, body, **options).status_code == 401
+    assert send(hub, endpoint, b'{"type":"alarm.raised"}').status_code == 401
+    verdicts = [one["verdict"] for one in executions(hub, endpoint, 3)]
+    assert verdicts == ["missing", "wrong_secret", "verified"]
+    assert executions(hub, endpoint)[-1]["types"] == ["alarm.raised"]
+
+
+def test_a_stale_time_is_refused_as_such(hub: Hub) -> None:
+    kind = "base64 of SHA-512 over time and body"
+    secret = token_hex(16)
+    endpoint = make(hub, "generic", secret=secret, source=SOURCES[kind])
+    for off in (-301, 302):
+        at = str(int(time()) + off)
+        sign = base64.b64encode(hmac.new(secret.encode(), f"{at}.{{}}".encode(), "sha512").digest()).decode()
+        answer = send(hub, endpoint, b"{}", headers={"x-time": at, "x-sign": sign})
+        assert answer.status_code == 401
+        assert "too old" in answer.json()["detail"]
+    assert [one["verdict"] for one in executions(hub, endpoint, 2)] == ["stale", "stale"]
+
+
+def test_a_described_batch_and_handshake(hub: Hub, tap: Tap) -> None:
+    source = {
+        "verification": [{"scheme": "token", "from": "{header:x-api-key}"}],
+        "batch": ["items[*]"],
+        "event": "{item:kind}",
+        "delivery_id": "{item:id}",
+        "handshakes": [
+            {
+                "about": "The sender asks for its challenge back.",
+                "when": {"method": "GET", "query:challenge": "present"},
+                "answer": {"status": 200, "text": "{query:challenge}"},
+            }
+        ],
+        "answers": [{"status": 200, "text": "ok"}],
+    }
+    endpoint = make(hub, "generic", secret="a token of ours", source=source)
+    shaken = send(hub, endpoint, method="GET", params={"challenge": "<b>c&1"})
+    assert (shaken.status_code, shaken.text) == (200, "<b>c&1")
+    assert shaken.headers["content-type"].startswith("text/plain")
+    assert shaken.headers["x-content-type-options"] == "nosniff"
+    assert send(hub, endpoint, method="GET").status_code == 405
+    body = json.dumps({"of": "x", "items": [{"kind": "a", "id": 1}, {"kind": "b", "id": 2}]}).encode()
+    answer = send(hub, endpoint, body, headers={"x-api-key": "a token of ours"})
+    assert (answer.status_code, answer.text) == (200, "ok")
+    arrived = executions(hub, endpoint, 3)[0]
+    assert arrived["events"] == 2
+    data = [put(tap, event_id).data for event_id in arrived["event_ids"]]
+    assert data == [
+        {"of": "x", "items": [{"kind": kind, "id": number}]} for kind, number in (("a", 1), ("b", 2))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "field"),
+    [
+        ({"verification": []}, "source.verification"),
+        ({"verification": [{"scheme": "none"}]}, "source.verification.0"),
+        ({"verification": [{"scheme": "token", "from": "{env:HOME}"}]}, "source.verification.0.token.from"),
+        ({"event": "{json:a"}, "source.event.from"),
+        ({"batch": ["items"]}, "source.batch"),
+        ({"nonsense": 1}, "source.nonsense"),
+        ({"handled": {}}, "source.handled"),
+    ],
+)
+def test_a_description_that_is_none(hub: Hub, source: dict[str, Any], field: str) -> None:
+    faults = refused(hub, {"provider": "generic", "source": source})
+    assert any(name.startswith(field) for name in faults), faults
