@@ -145,10 +145,16 @@ class EndpointsApi:
         return self._show(await self._endpoints.change(endpoint_id, {"enabled": False}))
 
     async def rotate_secret(self, endpoint_id: str, body: Rotation, key: Writer) -> ShownEndpoint:
-        """Make or take a new secret; the old one is accepted for `overlap_hours` more."""
+        """Make or take a new secret; the old one is accepted for `overlap_hours` more.
+
+        Where the platform hands it over, a call without one makes the endpoint wait for another handshake.
+        """
         document = await self._endpoints.find(endpoint_id, key)
         _, webhook = _with_webhooks(document["provider"])
-        if webhook.secret.source in ("theirs", "handshake") and body.secret is None:
+        if webhook.secret.source == "handshake" and body.secret is None:
+            waiting = {"secrets": [], "handed_over": False}
+            return self._show(await self._endpoints.change(endpoint_id, waiting))
+        if webhook.secret.source == "theirs" and body.secret is None:
             raise _invalid("secret", f"{webhook.secret.name} comes from the platform: send it")
         secret = _new_secret(webhook, body.secret)
         if not secret:

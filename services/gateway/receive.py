@@ -5,6 +5,7 @@ endpoint in memory, read the body under its limits, shake hands or verify the ra
 for the broker's ack, answer. No database call, but for a handshake that hands over a secret.
 """
 
+import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -248,6 +249,8 @@ class Receiver:
         secret = handshake.kept(request)
         if secret is None or not (_SHORTEST_SECRET <= len(secret) <= _LONGEST_SECRET) or not secret.isascii():
             raise Malformed("the handshake hands over no secret that can be kept")
+        if any(hmac.compare_digest(secret.encode(), key) for key in endpoint.valid_keys()):
+            return reply  # the platform did not hear the answer to the first
         if endpoint.keys or not await self._endpoints.take_secret(endpoint.id, secret):
             raise Conflict("this endpoint has its secret already: make another endpoint for another webhook")
         self._log.info("handshake took the secret", endpoint_id=endpoint.id)

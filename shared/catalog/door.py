@@ -224,7 +224,7 @@ class Door:
             ]
         if not isinstance(payload, dict):
             raise Malformed("the body is JSON, but not an object")
-        if self._reader:
+        if self._reader or self._bodies.headers or not request.body:
             return [self._arrived(request, orjson.dumps(payload), JSON)]
         return [self._arrived(request, request.body, request.header(b"content-type") or JSON)]
 
@@ -268,6 +268,9 @@ class Door:
 
     def _read(self, request: Request) -> Any:
         payload = self._value(request)
+        if self._bodies.headers and isinstance(payload, dict):
+            said = {name: request.header(header.encode()) for name, header in self._bodies.headers.items()}
+            payload = {**{name: value for name, value in said.items() if value}, **payload}
         for name, each in self._bodies.decoded.items():
             if isinstance(payload, dict) and name not in payload:
                 inner = _inner(each.path, each.encoding, payload)

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from shared.catalog.ways import Part, Rules, TemplateText, Way
+from shared.catalog.ways import HeaderName, Part, Rules, TemplateText, Way
 from shared.wire.batches import Batch
 
 ProviderId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
@@ -94,6 +94,8 @@ class Bodies(Part):
     text: bool = False
     """A body of another type is the payload `{"text": ...}`."""
     decoded: dict[SettingName, Decoded] = {}
+    headers: dict[SettingName, HeaderName] = {}
+    """Headers that say what happened, put beside the payload's own fields under new names."""
 
 
 class Occurred(Part):

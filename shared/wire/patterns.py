@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-PATTERN: Final = re.compile(r"\*|[a-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?")
+PATTERN: Final = re.compile(r"\*|[a-z0-9_-]+(\.[A-Za-z0-9_:-]+)*(\.\*)?")
 
 
 def is_pattern(text: str) -> bool:
