@@ -16,11 +16,12 @@ from bench.fanout import fanout
 from bench.isolation import isolation
 from bench.machine import cores, described
 from bench.remote import Failed
+from bench.schemes import schemes
 from bench.stages import Bench, Plan
 from bench.system import has_sync
 from bench.table import table
 
-STAGES: Final = ("gateway", "delivery", "flow", "isolation", "fanout", "backlog")
+STAGES: Final = ("gateway", "schemes", "delivery", "flow", "isolation", "fanout", "backlog")
 
 
 def main() -> int:
@@ -40,6 +41,7 @@ def main() -> int:
         bench = Bench(plan, cores(), Path(folder), lambda line: console.print(line, style="dim"))
         run: dict[str, Callable[[], Any]] = {
             "gateway": lambda: bench.gateway().document(),
+            "schemes": lambda: schemes(bench),
             "delivery": bench.delivery,
             "flow": bench.end_to_end,
             "isolation": lambda: isolation(bench),

@@ -19,6 +19,7 @@ def table(measured: dict[str, Any]) -> Table:
     shown = _Shown()
     for stage, show in (
         ("gateway", shown.gateway),
+        ("schemes", shown.schemes),
         ("delivery", shown.delivery),
         ("flow", shown.flow),
         ("isolation", shown.isolation),
@@ -38,6 +39,15 @@ class _Shown:
 
     def gateway(self, found: dict[str, Any]) -> None:
         self._row("gateway: CPU against bare ASGI", _GATEWAY_TIMES, "x", found["times_bare"], _sides(found))
+
+    def schemes(self, found: dict[str, Any]) -> None:
+        us = found["us"]
+        for name in sorted(us, key=lambda name: us[name]):
+            self._fact(f"verification: {name}", f"{us[name]:.1f} us", "1.5 KB")
+        through = found["gateway"]
+        cheap, dear = through["cheapest"], through["dearest"]
+        rates = f"{through['per_s'][dear]:,.0f}/s, with {cheap} {through['per_s'][cheap]:,.0f}/s"
+        self._fact(f"gateway: CPU with {dear} against {cheap}", f"{through['times']:.2f}x", rates)
 
     def delivery(self, found: dict[str, Any]) -> None:
         self._row(

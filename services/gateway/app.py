@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway import event_types, store
 from services.gateway import executions as executions_store
+from services.gateway.catalog_api import CatalogApi
 from services.gateway.endpoints_api import EndpointsApi
 from services.gateway.event_types import EventTypes
 from services.gateway.event_types_api import EventTypesApi
@@ -57,6 +58,7 @@ async def build(here: Runtime) -> Service:
     ).mount(management)
     EndpointsApi(endpoints, receiver).mount(management)
     ExecutionsApi(endpoints, executions, here.producer, here.kafka).mount(management)
+    CatalogApi(endpoints, here.hub.public_base).mount(management)
     EventTypesApi(types).mount(management)
     return Service(
         app=_route(receiver, management, forwarder),

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from services.gateway.store import Endpoints, status_of
 from shared.catalog import listing
-from shared.catalog.listing import address, credentials, receiving, steps, triggers
+from shared.catalog.listing import credentials, future_address, steps, triggers
 from shared.catalog.manifest import Category
 from shared.catalog.registry import Provider, folders, providers
 from shared.contracts.envelope import rfc3339
@@ -32,11 +32,16 @@ Words = Annotated[
 ]
 
 
-class Icon(BaseModel):
-    """`svg` is path data in a box of 24 by 24; `initials` are for a provider that has no icon."""
+class Drawn(BaseModel):
+    """An icon: path data in a box of 24 by 24."""
 
-    svg: str | None = None
-    initials: str | None = None
+    svg: str
+
+
+class Initials(BaseModel):
+    """What stands for a provider that has no icon."""
+
+    initials: str
 
 
 class ShownTrigger(BaseModel):
@@ -68,6 +73,7 @@ class ShownSetting(BaseModel):
     pattern: str
     secret: bool
     required: bool
+    generated: bool
     default: str
 
 
@@ -101,7 +107,7 @@ class Entry(BaseModel):
     category: str
     auth_type: Literal["oauth", "apiKey", "none"] | None
     color: str
-    icon: Icon
+    icon: Drawn | Initials
     docs: str
     aliases: list[str]
     capabilities: list[str]
@@ -216,16 +222,21 @@ class CatalogApi:
             id=document["_id"],
             user_id=document["workspace"],
             provider_id=entry.id,
-            webhook_url=address(self._base, entry.id, document["_id"]),
+            webhook_url=self._endpoints.address(document),
             trigger_types=_trigger_types(entry),
             integration_config={
                 "name": document["name"],
                 "channel_id": document["channel_id"],
+                "events": document.get("events", ["*"]),
+                "settings": {
+                    name: value if isinstance(value, str) else None
+                    for name, value in document.get("settings", {}).items()
+                },
                 "enabled": document["enabled"],
                 "rate_limit": document["rate_limit"],
                 "allow_ips": document["allow_ips"],
             },
-            external_config=self._external(entry, document["_id"], setup_required=last is None),
+            external_config=_external(entry, self._endpoints.address(document), setup_required=last is None),
             status=status_of(document),
             last_triggered=rfc3339(last) if last else None,
             trigger_count=document.get("trigger_count", 0),
@@ -236,14 +247,15 @@ class CatalogApi:
 
     def _generated(self, entry: Entry, workspace: str) -> IntegrationWebhook:
         """What stands for an integration without an endpoint; the address is what its endpoint would have."""
+        url = future_address(self._base, providers()[entry.id].manifest)
         return IntegrationWebhook(
             id=f"int_{entry.id}",
             user_id=workspace,
             provider_id=entry.id,
-            webhook_url=address(self._base, receiving(providers()[entry.id].manifest)),
+            webhook_url=url,
             trigger_types=_trigger_types(entry),
             integration_config={},
-            external_config=self._external(entry, listing.ENDPOINT, setup_required=entry.auth_type != "none"),
+            external_config=_external(entry, url, setup_required=entry.auth_type != "none"),
             status="inactive",
             last_triggered=None,
             trigger_count=0,
@@ -252,17 +264,18 @@ class CatalogApi:
             updated_at=None,
         )
 
-    def _external(self, entry: Entry, endpoint: str, *, setup_required: bool) -> External:
-        said = steps(providers()[entry.id].manifest, self._base, endpoint)
-        by_asking = any(trigger.by == "polling" for trigger in entry.triggers)
-        return External(
-            type="webhook" if entry.webhooks else "polling" if by_asking else "none",
-            setup_required=setup_required,
-            instructions="\n".join(f"{position}. {step}" for position, step in enumerate(said, 1)),
-            integration_name=entry.name,
-            category=entry.category,
-            capabilities=entry.capabilities,
-        )
+
+def _external(entry: Entry, url: str, *, setup_required: bool) -> External:
+    said = steps(providers()[entry.id].manifest, url)
+    by_asking = any(trigger.by == "polling" for trigger in entry.triggers)
+    return External(
+        type="webhook" if entry.webhooks else "polling" if by_asking else "none",
+        setup_required=setup_required,
+        instructions="\n".join(f"{position}. {step}" for position, step in enumerate(said, 1)),
+        integration_name=entry.name,
+        category=entry.category,
+        capabilities=entry.capabilities,
+    )
 
 
 def _trigger_types(entry: Entry) -> list[str]:
@@ -303,7 +316,7 @@ def _entry(provider: Provider, known: Mapping[str, Provider], icon: str | None, 
         category=(listed and listed.category) or manifest.category,
         auth_type=listed.auth_type if listed else None,
         color=manifest.color,
-        icon=Icon(svg=icon) if icon else Icon(initials=listing.initials(manifest.name)),
+        icon=Drawn(svg=icon) if icon else Initials(initials=listing.initials(manifest.name)),
         docs=listed.docs if listed else str(manifest.docs),
         aliases=list(manifest.aliases),
         capabilities=list(listed.capabilities) if listed else [],
@@ -331,7 +344,7 @@ def _entry(provider: Provider, known: Mapping[str, Provider], icon: str | None, 
             )
             for each in credentials(manifest)
         ],
-        setup_steps=steps(manifest, base),
+        setup_steps=steps(manifest, future_address(base, manifest)),
         tier=manifest.tier,
     )
 
@@ -344,7 +357,7 @@ def _webhooks(provider: Provider, base: str) -> ShownWebhooks | None:
     return ShownWebhooks(
         supported=webhook is not None,
         through=through,
-        url_template=address(base, receiving(provider.manifest)),
+        url_template=future_address(base, provider.manifest),
         event_types=provider.trigger_types,
         secret=ShownSecret(
             source=webhook.secret.source,
@@ -362,6 +375,7 @@ def _webhooks(provider: Provider, base: str) -> ShownWebhooks | None:
                 pattern=each.pattern,
                 secret=each.secret,
                 required=each.required,
+                generated=each.generated,
                 default=each.default,
             )
             for name, each in (webhook.settings if webhook else {}).items()

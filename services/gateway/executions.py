@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from services.gateway.diagnose import Refusal, diagnosed
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import ENDPOINTS, Endpoint
-from shared.catalog.door import Arrived
 from shared.contracts.errors import InterlinkError
 from shared.contracts.ids import EventId, new_execution_id
 from shared.runtime import metrics
@@ -36,11 +35,20 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 _FLUSH_S: Final = 0.5
 _MOST_WAITING: Final = 20_000
 _REFUSED_DAYS: Final = 2
-_MOST_BODY: Final = 2_048
+MOST_BODY: Final = 2_048
+"""Bytes of a refused body that are kept."""
 _OURS: Final = (429, 503)
 """Statuses that say nothing of the request: a limit, or a part of the hub that is away."""
 _MOST_NAMED: Final = 100
 """Events of one request that are named in its execution."""
+
+
+class Seen(NamedTuple):
+    """An event of a request, without its data."""
+
+    event: str
+    delivery_id: str
+    triggers: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -56,7 +64,7 @@ class Execution:
     size: int = 0
     verdict: Verdict | None = None
     detail: str = ""
-    arrived: Sequence[Arrived] = ()
+    seen: Sequence[Seen] = ()
     event_ids: Sequence[EventId] = ()
     places: Mapping[int, Place] | None = None
     body: bytes = b""
@@ -114,9 +122,9 @@ class Executions:
         if count is None:
             count = self._counts[name] = _Count()
         if not execution.refused:
-            count.triggered += len(execution.arrived)
+            count.triggered += len(execution.seen)
             count.streak, count.was_reset = 0, True
-            if execution.arrived:
+            if execution.seen:
                 count.last = execution.at
         elif execution.status not in _OURS:
             count.refused += 1
@@ -165,22 +173,22 @@ class Executions:
             document["detail"] = each.detail[:500]
         if each.test:
             document["test"] = True
-        if each.arrived:
+        if each.seen:
             document |= _events(each)
         if each.refused and each.body:
-            document |= {"body": each.body[:_MOST_BODY], "content_type": each.content_type}
+            document |= {"body": each.body, "content_type": each.content_type}
         return document
 
 
 def _events(each: Execution) -> Document:
-    named = each.arrived[:_MOST_NAMED]
+    named = each.seen[:_MOST_NAMED]
     document: Document = {
-        "events": len(each.arrived),
-        "types": sorted({arrived.event for arrived in named}),
+        "events": len(each.seen),
+        "types": sorted({seen.event for seen in named}),
         "event_ids": list(each.event_ids[:_MOST_NAMED]),
-        "triggers": sorted({trigger for arrived in named for trigger in arrived.triggers}),
+        "triggers": sorted({trigger for seen in named for trigger in seen.triggers}),
     }
-    deliveries = sorted({arrived.delivery_id for arrived in named if arrived.delivery_id})
+    deliveries = sorted({seen.delivery_id for seen in named if seen.delivery_id})
     if deliveries:
         document["delivery_ids"] = deliveries
     if each.places:

@@ -16,7 +16,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from services.gateway.diagnose import Refusal
-from services.gateway.executions import Execution, Executions
+from services.gateway.executions import MOST_BODY, Execution, Executions, Seen
 from services.gateway.keys import KeysUnavailable
 from services.gateway.limits import Bucket, Recent
 from services.gateway.read import (
@@ -323,10 +323,10 @@ class Receiver:
                 len(course.body),
                 course.verdict,
                 detail,
-                course.arrived,
+                [Seen(each.event, each.delivery_id, each.triggers) for each in course.arrived],
                 course.event_ids,
                 course.places,
-                course.body if refused else b"",
+                course.body[:MOST_BODY] if refused else b"",
                 one(course.headers, b"content-type")[:200] if refused else "",
                 course.refusal,
                 course.test,

@@ -80,16 +80,18 @@ def _brought(manifest: Manifest) -> dict[str, list[str]]:
 def credentials(manifest: Manifest) -> list[Credential]:
     """What has to be entered: for the webhook, and for connecting accounts where it is an integration."""
     found: list[Credential] = []
+    kind: Literal["text", "secret"]
     webhook = manifest.webhook
     if webhook and webhook.secret.source in ("ours", "theirs"):
         secret = webhook.secret
         theirs = secret.source == "theirs"
         made = "" if theirs else "We make one when none is given. "
-        kind: Literal["text", "secret"] = "text" if secret.public else "secret"
+        kind = "text" if secret.public else "secret"
         found.append(Credential(secret.name, kind, secret.pattern, theirs, made + secret.about))
     for name, setting in (webhook.settings if webhook else {}).items():
         kind = "secret" if setting.secret else "text"
-        about = f"{setting.name}. {setting.about}" if setting.about else setting.name
+        made = "We make one when none is given. " if setting.generated else ""
+        about = f"{setting.name}. {made}{setting.about}".rstrip()
         found.append(Credential(name, kind, setting.pattern, setting.required, about))
     auth = manifest.integration.auth_type if manifest.integration else "none"
     app = f"the app that you register with {manifest.name}, to connect accounts"
@@ -102,17 +104,15 @@ def credentials(manifest: Manifest) -> list[Credential]:
     return found
 
 
-def steps(manifest: Manifest, base: str, endpoint: str = ENDPOINT) -> list[str]:
-    """What a person does, step by step, with the address filled in; the secret is named, not shown."""
+def steps(manifest: Manifest, url: str) -> list[str]:
+    """What a person does, step by step, with this address; secret and settings are named, not shown."""
     webhook, entry = manifest.webhook, manifest.integration
+    settings = webhook.settings if webhook else {}
     own = webhook.setup_steps if webhook else entry.setup_steps if entry else ()
     values = {
-        "{url}": address(base, receiving(manifest), endpoint),
-        "{secret}": "the secret of the endpoint",
-        **{
-            f"{{setting:{name}}}": f"the endpoint's setting {name}"
-            for name in (webhook.settings if webhook else ())
-        },
+        "{url}": url,
+        "{secret}": "(the endpoint's secret)",
+        **{f"{{setting:{name}}}": f"({each.name})" for name, each in settings.items()},
     }
     return [_filled(step, values) for step in own]
 
@@ -129,9 +129,9 @@ def receiving(manifest: Manifest) -> str:
     return entry.through[0] if entry and entry.through and not manifest.webhook else manifest.id
 
 
-def address(base: str, provider: str, endpoint: str = ENDPOINT) -> str:
-    """Where a platform sends the webhooks of an endpoint."""
-    return f"{base}/api/webhooks/{provider}/{endpoint}"
+def future_address(base: str, manifest: Manifest) -> str:
+    """Where the platform will send webhooks, once there is an endpoint."""
+    return f"{base}/api/webhooks/{receiving(manifest)}/{ENDPOINT}"
 
 
 def initials(name: str) -> str:

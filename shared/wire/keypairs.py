@@ -141,7 +141,7 @@ class KeyPair:
         content = self.signed.of(request)
         if content is None:
             raise Malformed("the request lacks a part that is signed")
-        private = serialization.load_pem_private_key(secret, None)
+        private = _private_key(secret)
         if isinstance(private, Ed25519PrivateKey):
             made = private.sign(content)
         elif isinstance(private, ec.EllipticCurvePrivateKey):
@@ -151,6 +151,12 @@ class KeyPair:
         else:
             raise Malformed("the key is neither Ed25519, nor ECDSA, nor RSA")
         return self.signature.signed(request, made)
+
+
+@lru_cache(maxsize=16)
+def _private_key(pem: bytes) -> Any:
+    """Kept from one signature to the next: to check an RSA key takes a hundred times as long as to sign."""
+    return serialization.load_pem_private_key(pem, None)
 
 
 PublicKey = Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey

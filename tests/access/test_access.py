@@ -31,6 +31,18 @@ NEEDS: dict[ROW, str] = {
     ("PATCH", "/api/inbound-endpoints/{endpoint_id}"): "integrations:write",
     ("DELETE", "/api/inbound-endpoints/{endpoint_id}"): "integrations:write",
     ("POST", "/api/inbound-endpoints/{endpoint_id}/rotate-secret"): "integrations:write",
+    ("POST", "/api/inbound-endpoints/{endpoint_id}/enable"): "integrations:write",
+    ("POST", "/api/inbound-endpoints/{endpoint_id}/disable"): "integrations:write",
+    ("POST", "/api/inbound-endpoints/{endpoint_id}/handed-over-secret"): "integrations:write",
+    ("POST", "/api/inbound-endpoints/{endpoint_id}/test"): "integrations:write",
+    ("GET", "/api/inbound-endpoints/{endpoint_id}/events"): "integrations:read",
+    ("GET", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}"): "integrations:read",
+    ("GET", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/payload"): "integrations:read",
+    ("POST", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/replay"): "integrations:write",
+    ("GET", "/api/endpoint-templates"): "integrations:read",
+    ("POST", "/api/endpoint-templates/{template_id}"): "integrations:write",
+    ("GET", "/api/catalog"): "integrations:read",
+    ("GET", "/api/integration-webhooks"): "integrations:read",
     ("POST", "/api/incoming-webhooks"): "integrations:write",
     ("GET", "/api/incoming-webhooks"): "integrations:read",
     ("GET", "/api/incoming-webhooks/{endpoint_id}"): "integrations:read",
@@ -78,6 +90,10 @@ NEEDS: dict[ROW, str] = {
 }
 
 ROWS = sorted(NEEDS)
+WITH_NOTHING_TO_DO = frozenset(
+    row for row in ROWS if row[1].endswith(("/handed-over-secret", "/events/{execution_id}/replay"))
+)
+"""Who may call these is told, of the things here, that there is nothing to do: 409."""
 SINCE = {"since": "2020-01-01T00:00:00Z"}
 
 
@@ -100,9 +116,12 @@ def body_for(row: ROW) -> Any:
             "url": f"http://127.0.0.1:9/{token_hex(8)}",
             "events": ["never.sent"],
         },
+        ("POST", "/api/endpoint-templates/{template_id}"): {"channel_id": "general"},
     }
     if method in ("GET", "DELETE"):
         return None
+    if path.startswith("/api/inbound-endpoints/"):
+        return {} if method == "PATCH" or path.endswith(("rotate-secret", "/test")) else None
     if path.endswith("/erase"):
         return {"event_id": "evt_x"}
     if path.endswith("/preview"):
@@ -124,6 +143,7 @@ class Things:
     event_type: str = "own.x"
     dead_letter: str = "dlv_x"
     job: str = "job_x"
+    execution: str = "exe_x"
 
     def path(self, template: str) -> str:
         endpoint = self.incoming if "/incoming-webhooks/" in template else self.endpoint
@@ -135,6 +155,8 @@ class Things:
             .replace("{name}", self.event_type)
             .replace("{dead_letter_id}", self.dead_letter)
             .replace("{job_id}", self.job)
+            .replace("{execution_id}", self.execution)
+            .replace("{template_id}", "github-to-channel")
         )
 
 
@@ -161,6 +183,10 @@ def make_things(hub: Hub, key: str | None = None) -> Things:
         dead_letter=hub.call("POST", f"/api/outgoing-webhooks/{dying}/test", key=key)["delivery_id"],
         job=hub.call("POST", f"/api/outgoing-webhooks/{dying}/recover", SINCE, key=key)["job"]["id"],
     )
+    httpx.post(f"{hub.url('gateway')}/api/webhooks/github/{things.endpoint}", content=b"{}")
+    arrived = f"/api/inbound-endpoints/{things.endpoint}/events"
+    eventually(lambda: bool(hub.call("GET", arrived, key=key)["items"]), 20)
+    things.execution = hub.call("GET", arrived, key=key)["items"][0]["id"]
     eventually(lambda: len(hub.call("GET", "/api/deliveries", key=key)["items"]) == 2, 20)
     eventually(lambda: bool(hub.call("GET", "/api/dead-letters", key=key)["items"]), 20)
     return things
@@ -242,7 +268,7 @@ def test_each_scope(hub: Hub, scoped: dict[str, str], row: ROW) -> None:
         path = make_path(hub, row)
         status = ask(hub, row, path, bearer(key)).status_code
         if allows(scope, NEEDS[row]):
-            assert status < 400, (scope, status)
+            assert status < 400 or (status == 409 and row in WITH_NOTHING_TO_DO), (scope, status)
         else:
             assert status == 403, (scope, status)
 
@@ -267,7 +293,9 @@ def _mine(hub: Hub) -> Things:
     return _MINE[id(hub)]
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if "{" in row[1]], ids=" ".join)
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if "{" in row[1] and "{template_id}" not in row[1]], ids=" ".join
+)
 def test_another_workspaces_things_are_not_there(hub: Hub, others: Things, row: ROW) -> None:
     theirs = ask(hub, row, others.path(row[1]), bearer(hub.admin_key))
     nobodys = ask(
