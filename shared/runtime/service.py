@@ -35,7 +35,7 @@ from shared.runtime.protocol import BoundedHead
 from shared.runtime.secrets import Vault, open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 
-VERSION: Final = "0.2.0"
+VERSION: Final = "0.3.0"
 _STORE_WAIT_S: Final = 30.0
 _PING_EVERY_S: Final = 2.0
 
