@@ -4,11 +4,13 @@ In order: `handshake`, `way` and its `verify`, `verified_handshake`, `events`, `
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import quote_plus
 
 import orjson
 
@@ -16,12 +18,16 @@ from shared.catalog.manifest import Answer, Bodies, Handshake, Webhook
 from shared.contracts.envelope import JSON, rfc3339
 from shared.contracts.errors import Forbidden, Malformed
 from shared.wire.batches import Batch
-from shared.wire.bodies import FORM, media_type, parse_json
+from shared.wire.bodies import FORM, json_text, media_type, parse_json
 from shared.wire.requests import Headers, Match, Request, Template, decoded, path_of
+from shared.wire.tokens import Token
 from shared.wire.verification import Timestamp, Way
 
 Reader = Callable[[bytes], Any]
 """A provider's own `read(body)`: a body that is neither JSON nor a form, as a JSON value."""
+
+MASK: Final = b"***"
+"""In place of a secret."""
 
 LONGEST_ECHO: Final = 4096
 """Characters of what a handshake sends back."""
@@ -184,6 +190,7 @@ class Door:
             for name, event in webhook.handled.items()
             if event.triggers
         }
+        self._has_secret_in_body = any(isinstance(way, Token) and way.is_in_body for way in self.ways)
         self.refused_status = webhook.refused.status if webhook.refused else None
 
     def request(
@@ -225,7 +232,7 @@ class Door:
         if not isinstance(payload, dict):
             raise Malformed("the body is JSON, but not an object")
         if self._reader or self._bodies.headers or not request.body:
-            return [self._arrived(request, orjson.dumps(payload), JSON)]
+            return [self._arrived(request, json_text(payload), JSON)]
         return [self._arrived(request, request.body, request.header(b"content-type") or JSON)]
 
     def answer(self, request: Request) -> Reply | None:
@@ -233,12 +240,20 @@ class Door:
         found = next((each for each in self._answers if each.fits(request)), None)
         return found.reply(request) if found else None
 
+    def masked(self, data: bytes, secrets: Sequence[bytes]) -> bytes:
+        """What may go on to others: without the secret, where the platform sends it in the body."""
+        if self._has_secret_in_body:
+            for secret in secrets:
+                for written in _spellings(secret):
+                    data = data.replace(written, MASK)
+        return data
+
     def json(self, content_type: str, data: bytes) -> bytes:
         """The payload of an event's data, as JSON text. Raises `Malformed`."""
         if media_type(content_type) == JSON and not self._bodies.decoded:
             return data
         headers = {b"content-type": [content_type.encode("latin-1", "replace")]}
-        return orjson.dumps(self._read(self.request("POST", "", b"", headers, data, {})))
+        return json_text(self._read(self.request("POST", "", b"", headers, data, {})))
 
     def _arrived(self, one: Request, data: bytes, content_type: str) -> Arrived:
         event = self._name(_first(self._event, one) or _lacks(self._event))
@@ -289,6 +304,19 @@ class Door:
         if self._bodies.text and kind != JSON and not kind.endswith("+json"):
             return {"text": request.body.decode("utf-8", "replace")}
         return parse_json(request.body)
+
+
+def _spellings(secret: bytes) -> set[bytes]:
+    """How a secret may stand in a body."""
+    text = secret.decode()
+    escaped = json.dumps(text)[1:-1]
+    return {
+        secret,
+        quote_plus(text).encode(),
+        orjson.dumps(text)[1:-1],
+        escaped.encode(),
+        escaped.replace("/", "\\/").encode(),
+    }
 
 
 def _first(templates: Sequence[Template], request: Request) -> str | None:

@@ -25,6 +25,11 @@ class Token:
     require: Match = ALWAYS
 
     @property
+    def is_in_body(self) -> bool:
+        """Whether the secret is a part of the body, which goes on to others."""
+        return self.source.source.strip("{}").partition(":")[0] in ("json", "item", "form")
+
+    @property
     def about(self) -> str:
         return f"the token ({self.source.source.strip('{}').replace(':', ' ')})"
 

@@ -405,6 +405,21 @@ def test_a_sender_that_its_owner_describes(hub: Hub, kind: str) -> None:
     assert executions(hub, endpoint)[-1]["types"] == ["alarm.raised"]
 
 
+def test_a_secret_in_the_body_goes_no_further(hub: Hub, tap: Tap) -> None:
+    secret = f"user:{token_hex(16)}/\u00e4"
+    endpoint = make(hub, "generic", secret=secret, source=SOURCES["token in the body"])
+    body = json.dumps({"type": "alarm.raised", "token": secret}).encode()
+    answer = send(hub, endpoint, body)
+    assert answer.status_code == 202
+    kept = put(tap, answer.json()["event_id"])
+    assert kept.data == {"type": "alarm.raised", "token": "***"}
+    broken = body[:-1]
+    assert send(hub, endpoint, broken).status_code == 400
+    for one in executions(hub, endpoint, 2):
+        path = f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}/payload"
+        assert "user:" not in json.dumps(hub.call("GET", path))
+
+
 def test_a_stale_time_is_refused_as_such(hub: Hub) -> None:
     kind = "base64 of SHA-512 over time and body"
     secret = token_hex(16)

@@ -1,0 +1,290 @@
+"""The catalogue over HTTP: every integration with what brings its triggers, and a workspace's webhooks."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import httpx
+import pytest
+
+import shared.providers
+from interlink.provider.sign import Wanted, curl, sign
+from shared.catalog.registry import providers
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+
+FOLDERS = Path(next(iter(shared.providers.__path__)))
+INTEGRATIONS = {name for name, each in providers().items() if each.manifest.integration}
+SHOWN = {
+    *("id", "user_id", "provider_id", "webhook_url", "trigger_types", "integration_config"),
+    *("external_config", "status", "last_triggered", "trigger_count", "error_count"),
+    *("created_at", "updated_at"),
+}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """A gateway, in a workspace of its own."""
+    folder = tmp_path_factory.mktemp("hub")
+    started = Hub(folder, bus, store, services=("gateway",), workspace=f"catalog-{token_hex(4)}")
+    try:
+        yield started.start()
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def client(hub: Hub) -> Iterator[httpx.Client]:
+    headers = {"authorization": f"Bearer {hub.admin_key}"}
+    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def unbroken(hub: Hub) -> Iterator[None]:
+    """Nothing that a caller does is an error of ours."""
+    before = len(hub.log_text("gateway"))
+    yield
+    log = hub.log_text("gateway")[before:]
+    assert "Traceback" not in log, log
+
+
+@pytest.fixture
+def items(client: httpx.Client) -> dict[str, dict[str, Any]]:
+    """The whole catalogue, by id."""
+    answer = client.get("/api/catalog")
+    assert answer.status_code == 200, answer.text
+    assert answer.json().keys() == {"items"}
+    found: dict[str, dict[str, Any]] = {item["id"]: item for item in answer.json()["items"]}
+    assert len(found) == len(answer.json()["items"])
+    return found
+
+
+@pytest.fixture
+def workspace(hub: Hub, client: httpx.Client) -> Iterator[httpx.Client]:
+    """A client of another workspace, in which there is nothing yet."""
+    headers = {"authorization": f"Bearer {hub.other_workspace()}"}
+    with httpx.Client(base_url=client.base_url, headers=headers, timeout=30) as other:
+        eventually(lambda: other.get("/api/integration-webhooks").status_code == 200, 20)
+        yield other
+
+
+def webhooks(client: httpx.Client) -> list[dict[str, Any]]:
+    answer = client.get("/api/integration-webhooks")
+    assert answer.status_code == 200, answer.text
+    assert answer.json().keys() == {"webhooks"}
+    found: list[dict[str, Any]] = answer.json()["webhooks"]
+    assert all(each.keys() == SHOWN for each in found)
+    return found
+
+
+def made(client: httpx.Client, provider: str, **fields: Any) -> dict[str, Any]:
+    answer = client.post("/api/inbound-endpoints", json={"provider": provider, "name": "test", **fields})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+# The catalogue
+
+
+def test_everything_is_in_it_by_name(items: dict[str, dict[str, Any]]) -> None:
+    assert items.keys() == providers().keys()
+    names = [item["name"] for item in items.values()]
+    assert names == sorted(names, key=str.casefold)
+
+
+def test_an_entry_has_what_a_page_needs(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
+    for name, item in items.items():
+        manifest = providers()[name].manifest
+        assert re.fullmatch(r"#[0-9A-Fa-f]{6}", item["color"])
+        assert item["icon"].keys() in ({"svg"}, {"initials"})
+        assert item["tier"] in ("verified", "documented", "from-memory")
+        assert item["setup_steps"]
+        assert (item["auth_type"] is None) is (manifest.integration is None)
+        for trigger in item["triggers"]:
+            assert trigger["by"] in ("webhook", "polling", "through")
+            assert bool(trigger["events"]) is (trigger["by"] != "polling"), trigger
+            assert bool(trigger["polled"]) is (trigger["by"] == "polling"), trigger
+        if item["webhooks"]:
+            receiving = name if manifest.webhook else item["webhooks"]["through"][0]
+            url = f"{hub.url('gateway')}/api/webhooks/{receiving}/{{endpoint_id}}"
+            assert item["webhooks"]["url_template"] == url
+            assert item["webhooks"]["supported"] is (manifest.webhook is not None)
+
+
+def test_github(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
+    github = items["github"]
+    assert (github["name"], github["category"], github["auth_type"]) == ("GitHub", "developer", "oauth")
+    assert github["triggers"][0] == {
+        "id": "github_trigger_new_commit",
+        "by": "webhook",
+        "provider": "github",
+        "events": ["push"],
+        "polled": None,
+        "every_s": None,
+    }
+    assert github["scopes"] == ["repo", "gist"]
+    assert "github.push" in github["webhooks"]["event_types"]
+    assert github["webhooks"]["secret"]["source"] == "ours"
+    assert [each["name"] for each in github["credentials"]] == ["Secret", "client_id", "client_secret"]
+    assert [each["required"] for each in github["credentials"]] == [False, True, True]
+    assert [each["secret"] for each in github["credentials"]] == [True, False, True]
+    url = f"{hub.url('gateway')}/api/webhooks/github/{{endpoint_id}}"
+    assert f"Payload URL: {url}" in github["setup_steps"]
+
+
+def test_what_comes_through_another_provider(items: dict[str, dict[str, Any]]) -> None:
+    through = {
+        trigger["id"]: trigger["provider"]
+        for name, item in items.items()
+        for trigger in item["triggers"]
+        if trigger["by"] == "through" and trigger["provider"] != name
+    }
+    assert through["discord_trigger_slash_command"] == "discord_interactions"
+    assert items["discord"]["webhooks"]["supported"] is False
+
+
+@pytest.mark.parametrize(
+    ("query", "there"),
+    [
+        ("q=github", {"github"}),
+        ("q=GitHub", {"github"}),
+        ("q=github_trigger_new_issue", {"github"}),
+        ("q=gists", {"github"}),
+        ("q=pull%20git", {"github"}),
+        ("q=%20", {"github", "slack"}),
+        ("category=developer", {"github", "gitlab"}),
+        ("category=developer&q=hub", {"github"}),
+        ("category=crm", {"hubspot"}),
+    ],
+)
+def test_search(client: httpx.Client, query: str, there: set[str]) -> None:
+    found = {item["id"] for item in client.get(f"/api/catalog?{query}").json()["items"]}
+    assert there <= found
+    if "category=" in query:
+        assert "slack" not in found
+
+
+@pytest.mark.parametrize("query", ["q=no-such-thing", "q=.*", "q=%25", "category=logic&q=github"])
+def test_nothing_found_is_an_empty_list(client: httpx.Client, query: str) -> None:
+    assert client.get(f"/api/catalog?{query}").json() == {"items": []}
+
+
+def test_a_category_that_is_none(client: httpx.Client) -> None:
+    answer = client.get("/api/catalog?category=Developer")
+    assert answer.status_code == 422
+    error = answer.json()["errors"][0]
+    assert error["field"] == "category"
+    assert "developer" in error["message"]
+    assert client.get("/api/catalog?q=" + "x" * 201).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/api/catalog", "/api/integration-webhooks"])
+def test_who_may_read(hub: Hub, client: httpx.Client, path: str) -> None:
+    assert httpx.get(hub.url("gateway") + path).status_code == 401
+    for scope, status in (("integrations:read", 200), ("webhooks:write", 403)):
+        key = client.post("/api/api-keys", json={"name": scope, "scopes": [scope]}).json()["key"]
+        answer = httpx.get(hub.url("gateway") + path, headers={"authorization": f"Bearer {key}"})
+        assert answer.status_code == status
+
+
+def test_it_is_in_the_document_of_the_api(client: httpx.Client) -> None:
+    paths = client.get("/api/openapi.json").json()["paths"]
+    assert {"/api/catalog", "/api/integration-webhooks"} <= paths.keys()
+
+
+# A workspace's webhooks
+
+
+def test_without_endpoints_each_integration_is_generated(hub: Hub, workspace: httpx.Client) -> None:
+    found = webhooks(workspace)
+    assert {each["provider_id"] for each in found} == INTEGRATIONS
+    names = [each["external_config"]["integration_name"] for each in found]
+    assert names == sorted(names, key=str.casefold)
+    for each in found:
+        assert each["status"] == "inactive"
+        assert each["webhook_url"].startswith(f"{hub.url('gateway')}/api/webhooks/")
+        assert each["webhook_url"].endswith("/{endpoint_id}")
+        assert (each["trigger_count"], each["error_count"], each["last_triggered"]) == (0, 0, None)
+        assert each["external_config"]["instructions"].startswith("1. ")
+        assert each["user_id"].startswith("other-")
+    github = next(each for each in found if each["provider_id"] == "github")
+    assert github["trigger_types"] == [
+        "github_trigger_new_commit",
+        "github_trigger_new_issue",
+        "github_trigger_new_pull_request",
+    ]
+    assert github["external_config"]["type"] == "webhook"
+    assert github["external_config"]["category"] == "developer"
+    assert github["webhook_url"] in github["external_config"]["instructions"]
+    kinds = {each["provider_id"]: each["external_config"]["type"] for each in found}
+    assert kinds["discord"] == "webhook"
+    assert kinds["blackbaud"] == "polling"
+
+
+def test_an_endpoint_stands_in_place_of_its_integration(workspace: httpx.Client) -> None:
+    older = made(workspace, "github", channel_id="general")
+    newer = made(workspace, "github")
+    other = made(workspace, "generic")
+    made_by_hand = workspace.post("/api/incoming-webhooks", json={"name": "x", "target_channel_id": "c"})
+    assert made_by_hand.status_code == 201
+    found = webhooks(workspace)
+    assert [each["id"] for each in found[:3]] == [other["id"], newer["id"], older["id"]]
+    assert {each["provider_id"] for each in found[3:]} == INTEGRATIONS - {"github"}
+    shown = found[2]
+    assert shown["webhook_url"] == older["url"]
+    assert older["url"] in shown["external_config"]["instructions"]
+    assert shown["status"] == "active"
+    assert shown["external_config"]["setup_required"] is True
+    assert shown["integration_config"]["channel_id"] == "general"
+    assert (shown["created_at"], shown["updated_at"]) == (older["created_at"], older["updated_at"])
+    assert all(older["secret"] not in str(each) for each in found)
+    workspace.patch(f"/api/inbound-endpoints/{newer['id']}", json={"enabled": False})
+    assert webhooks(workspace)[1]["status"] == "inactive"
+    for each in (older, newer):
+        assert workspace.delete(f"/api/inbound-endpoints/{each['id']}").status_code == 204
+    assert {each["provider_id"] for each in webhooks(workspace)[1:]} == INTEGRATIONS
+
+
+def test_it_counts_what_came(workspace: httpx.Client) -> None:
+    """The request is the one that `interlink provider sign` prints."""
+    endpoint = made(workspace, "github")
+    case = FOLDERS / "github" / "fixtures" / "push"
+    wanted = Wanted(case, endpoint["secret"], url=endpoint["url"])
+    for secret, status in ((endpoint["secret"], "202"), ("another-secret", "401")):
+        command = curl(sign(providers()["github"], Wanted(case, secret, url=wanted.url), 0.0))
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+        assert done.stdout.split()[1] == status, done.stdout
+
+    def counted() -> bool:
+        shown = webhooks(workspace)[0]
+        return (shown["trigger_count"], shown["error_count"]) == (1, 1)
+
+    eventually(counted, 20)
+    shown = webhooks(workspace)[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", shown["last_triggered"])
+    assert shown["external_config"]["setup_required"] is False
+
+
+def test_secret_settings_are_not_shown(workspace: httpx.Client) -> None:
+    for name, provider in providers().items():
+        webhook = provider.manifest.webhook
+        declared = webhook.settings if webhook else {}
+        secret = {key: each.default or each.example for key, each in declared.items() if each.secret}
+        if secret and all(secret.values()):
+            values = {key: each.default or each.example for key, each in declared.items()}
+            made(workspace, name, settings={key: value for key, value in values.items() if value})
+            shown = webhooks(workspace)[0]
+            assert all(shown["integration_config"]["settings"][key] is None for key in secret)
+            return
+    pytest.skip("no provider has a setting that is secret")
+
+
+def test_what_others_have_is_not_shown(client: httpx.Client, workspace: httpx.Client) -> None:
+    endpoint = made(client, "gitlab")
+    assert endpoint["id"] in {each["id"] for each in webhooks(client)}
+    assert endpoint["id"] not in {each["id"] for each in webhooks(workspace)}
