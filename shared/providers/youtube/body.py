@@ -1,0 +1,127 @@
+"""The Atom feed that the hub of YouTube sends, as JSON.
+
+Expat alone reads it, and a document type ends the reading: without one there are no entities, so nothing
+grows and nothing is fetched. Depth, elements and texts are bounded. Pure.
+"""
+
+from datetime import datetime
+from typing import Any, Final
+from xml.parsers import expat
+
+from shared.contracts.errors import Malformed
+
+NEW_WITHIN_S: Final = 900.0
+"""A video whose entry changed at most this long after it was published is new. The feed itself does not
+tell a new video from one whose title or description was changed."""
+
+_DEEPEST: Final = 20
+_MOST_ELEMENTS: Final = 10_000
+_LONGEST_TEXT: Final = 5000
+
+_ATOM: Final = "http://www.w3.org/2005/Atom "
+_TOMBSTONES: Final = "http://purl.org/atompub/tombstones/1.0 "
+_YOUTUBE: Final = "http://www.youtube.com/xml/schemas/2015 "
+_FEED: Final = _ATOM + "feed"
+_KINDS: Final = {_ATOM + "entry": "video", _TOMBSTONES + "deleted-entry": "deleted"}
+_FIELDS: Final = {
+    (_YOUTUBE + "videoId",): "video_id",
+    (_YOUTUBE + "channelId",): "channel_id",
+    (_ATOM + "title",): "title",
+    (_ATOM + "published",): "published",
+    (_ATOM + "updated",): "updated",
+    (_ATOM + "author", _ATOM + "name"): "channel",
+    (_ATOM + "author", _ATOM + "uri"): "channel_url",
+    (_TOMBSTONES + "by", _ATOM + "name"): "channel",
+    (_TOMBSTONES + "by", _ATOM + "uri"): "channel_url",
+}
+"""Where a text stands inside an entry, and what it is called."""
+
+
+def read(body: bytes) -> Any:
+    """`{"events": [...]}`, one for each entry of the feed. Raises `Malformed`.
+
+    An event has `kind` (`published`, `updated` or `deleted`), `video_id`, and what the feed says of
+    `channel_id`, `channel`, `channel_url`, `title`, `link`, `published` and `updated`. `change` tells the
+    changes of a video apart: when it was updated or deleted, and `first` for all entries of its first
+    minutes.
+    """
+    feed = _Feed()
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.buffer_text = True
+    parser.StartDoctypeDeclHandler = _no_document_type
+    parser.StartElementHandler = feed.start
+    parser.EndElementHandler = feed.end
+    parser.CharacterDataHandler = feed.text
+    try:
+        parser.Parse(body, True)
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        raise Malformed(f"the body is not XML: {error}") from None
+    return {"events": [_event(entry) for entry in feed.entries]}
+
+
+def _no_document_type(*_declared: object) -> None:
+    raise Malformed("the body has a document type, which a feed does not need")
+
+
+class _Feed:
+    """What expat calls while it reads."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, str]] = []
+        self._path: list[str] = []
+        self._elements = 0
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        self._path.append(name)
+        self._elements += 1
+        if self._elements > _MOST_ELEMENTS or len(self._path) > _DEEPEST:
+            raise Malformed(f"the feed has over {_MOST_ELEMENTS} elements, or is over {_DEEPEST} deep")
+        if self._path[0] != _FEED:
+            raise Malformed("the body is XML, but not an Atom feed")
+        if len(self._path) == 2 and name in _KINDS:
+            entry = {"kind": _KINDS[name]}
+            for attribute in ("ref", "when"):
+                if attribute in attributes:
+                    entry[attribute] = attributes[attribute][:_LONGEST_TEXT]
+            self.entries.append(entry)
+        elif self._entry is not None and self._path[2:] == [_ATOM + "link"]:
+            self._entry.setdefault("link", attributes.get("href", "")[:_LONGEST_TEXT])
+
+    def end(self, _name: str) -> None:
+        self._path.pop()
+
+    def text(self, data: str) -> None:
+        field = _FIELDS.get(tuple(self._path[2:]))
+        if field and self._entry is not None:
+            self._entry[field] = (self._entry.get(field, "") + data)[:_LONGEST_TEXT]
+
+    @property
+    def _entry(self) -> dict[str, str] | None:
+        """The entry that is being read."""
+        return self.entries[-1] if len(self._path) >= 2 and self._path[1] in _KINDS else None
+
+
+def _event(entry: dict[str, str]) -> dict[str, str]:
+    """An entry as an event. Raises `Malformed` for one that does not say which video it is about."""
+    kind, reference, when = entry.pop("kind"), entry.pop("ref", ""), entry.pop("when", "")
+    said = {name: value.strip() for name, value in entry.items()}
+    if kind == "deleted":
+        said["video_id"] = reference.removeprefix("yt:video:")
+        said["channel_id"] = said.get("channel_url", "").rpartition("/channel/")[2]
+        said["change"] = when
+    elif _is_new(said):
+        kind, said["change"] = "published", "first"
+    else:
+        kind, said["change"] = "updated", said.get("updated", "")
+    if not said.get("video_id"):
+        raise Malformed("an entry of the feed has no yt:videoId")
+    return {"kind": kind, **{name: text for name, text in said.items() if text}}
+
+
+def _is_new(said: dict[str, str]) -> bool:
+    try:
+        published = datetime.fromisoformat(said.get("published", ""))
+        updated = datetime.fromisoformat(said.get("updated", ""))
+        return (updated - published).total_seconds() <= NEW_WITHIN_S
+    except (ValueError, TypeError):
+        return False
