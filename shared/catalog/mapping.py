@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, HttpUrl, StringConstraints, TypeAdapter, ValidationError
 
 from shared.catalog.manifest import MessageTemplates, Webhook
 from shared.contracts.messages import Author, Embed, Payload
 from shared.wire.render import MessageTemplate, Unrenderable
 
 MOST_TEXT: Final = 4000
+_URL: Final = TypeAdapter(HttpUrl)
 _MOST_TITLE: Final = 256
 _MOST_BODY: Final = 4000
 
@@ -54,7 +55,7 @@ class EventTemplates:
         try:
             return ShownMessage(
                 author=Author.model_validate(
-                    {"name": self._actor.render(payload), "icon_url": self._icon.render(payload) or None}
+                    {"name": self._actor.render(payload), "icon_url": _address(self._icon.render(payload))}
                 ),
                 text=_within(said.get("text", ""), MOST_TEXT),
                 embeds=[_embed(said)] if said.get("title") or said.get("body") else [],
@@ -74,10 +75,19 @@ def _embed(said: Mapping[str, str]) -> Embed:
         {
             "title": _cut(said.get("title", ""), _MOST_TITLE) or None,
             "description": _within(said.get("body", ""), _MOST_BODY) or None,
-            "url": said.get("url") or None,
+            "url": _address(said.get("url", "")),
             "color": said.get("color") or None,
         }
     )
+
+
+def _address(text: str) -> str | None:
+    """An address that can be followed: a payload's bad one costs the link, not the message."""
+    try:
+        _URL.validate_python(text)
+    except ValidationError:
+        return None
+    return text
 
 
 def _within(text: str, longest: int) -> str:
