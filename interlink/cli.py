@@ -35,6 +35,17 @@ class ServiceName(StrEnum):
     SYNC = "sync"
 
 
+class SchemeName(StrEnum):
+    """The ways of signing that a new provider's folder can begin with."""
+
+    HMAC = "hmac"
+    TOKEN = "token"  # noqa: S105 -- a word
+    BASIC = "basic"
+    ED25519 = "ed25519"
+    JWT = "jwt"
+
+
+ProviderName = Annotated[str, typer.Argument(metavar="ID", help="The provider.")]
 DataDir = Annotated[
     Path,
     typer.Option(
@@ -178,27 +189,126 @@ def send(
     typer.echo(event.id)
 
 
+@provider.command("new")
+def new_provider(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="The folder's name: a to z, 0 to 9, _ and -.")],
+    name: Annotated[str, typer.Option(help="What the platform is called.")] = "",
+    scheme: Annotated[SchemeName, typer.Option(help="How it signs.")] = SchemeName.HMAC,
+) -> None:
+    """Make the folder of a new provider. It passes the check as it is, and says what to replace."""
+    from interlink.provider import folder, new  # noqa: PLC0415
+
+    with _one_line():
+        made = new.create(folder.ROOT, id_, name, scheme.value)
+    typer.echo(f"{made}: replace what manifest.yaml says; CONTRIBUTING.md has the steps")
+
+
 @provider.command()
 def check(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="All by default.")] = None,
 ) -> None:
     """Check manifests, fixtures and documents of providers; status 1 when something is wrong."""
+    from interlink.provider.folder import folders_of  # noqa: PLC0415
     from shared.catalog.checker import check as faults_of  # noqa: PLC0415
-    from shared.catalog.registry import folders  # noqa: PLC0415
 
     with _one_line():
-        known = {folder.name: folder for folder in folders()}
-        unknown = sorted(set(ids or ()) - known.keys())
-        if unknown:
-            typer.echo(f"interlink: no such provider: {', '.join(unknown)}", err=True)
-            raise typer.Exit(_WRONG)
-        chosen = [known[name] for name in sorted(ids or known)]
-        faults = [fault for folder in chosen for fault in faults_of(Path(str(folder)))]
+        chosen = folders_of(ids or [])
+        faults = [fault for folder in chosen for fault in faults_of(folder)]
     for fault in faults:
         typer.echo(fault)
     if faults:
         raise typer.Exit(_FAILED)
     typer.echo(f"{len(chosen)} provider{'' if len(chosen) == 1 else 's'} checked, nothing to complain about")
+
+
+@provider.command("test")
+def run_fixtures(
+    id_: ProviderName,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write expected.json where it is missing or differs.")
+    ] = False,
+) -> None:
+    """Run the fixtures of a provider, a line each; status 1 when one is not as expected.
+
+    A line says how the fixture was verified in each way that it was signed in, its events with their
+    triggers, and the first line of the message.
+    """
+    from interlink.provider.folder import loaded  # noqa: PLC0415
+    from interlink.provider.trial import run  # noqa: PLC0415
+
+    with _one_line():
+        outcomes = list(run(*loaded(id_), write=write))
+    width = max((len(outcome.name) for outcome in outcomes), default=0)
+    for outcome in outcomes:
+        for line in outcome.lines(width):
+            typer.echo(line)
+    wrong = sum(1 for outcome in outcomes if outcome.faults)
+    counted = f"{len(outcomes)} fixture{'' if len(outcomes) == 1 else 's'}"
+    typer.echo(f"{counted}, {f'{wrong} wrong' if wrong else 'all as expected'}")
+    if wrong:
+        raise typer.Exit(_FAILED)
+
+
+@provider.command("sign")
+def sign_request(
+    id_: ProviderName,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The body, or the folder of a fixture.")],
+    secret: Annotated[
+        str,
+        typer.Option(
+            envvar="INTERLINK_SECRET",
+            help="The endpoint's secret, or @file; for key pairs the private key (PEM). Made if not given.",
+        ),
+    ] = "",
+    event: Annotated[str, typer.Option(help="The event, where a header or the query says it.")] = "",
+    header: Annotated[list[str] | None, typer.Option("--header", "-H", help="name: value")] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="A setting of the endpoint: name=value")] = None,
+    query: Annotated[str, typer.Option(help="The query string.")] = "",
+    url: Annotated[str, typer.Option(help="The endpoint's address, as the platform knows it.")] = "",
+    way: Annotated[str, typer.Option(help="The way of signing: its name, or its number from 0.")] = "",
+    method: Annotated[str, typer.Option(help="The method; the provider's first by default.")] = "",
+    http: Annotated[bool, typer.Option("--http", help="Print the raw request instead of a command.")] = False,
+) -> None:
+    """Print a request signed as the platform signs it: a curl command that a shell takes as it is."""
+    import time  # noqa: PLC0415
+
+    from interlink.provider import sign  # noqa: PLC0415
+    from interlink.provider.folder import loaded  # noqa: PLC0415
+
+    with _one_line():
+        wanted = sign.Wanted(file, secret, event, header or (), setting or (), query, url, way, method)
+        signed = sign.sign(loaded(id_)[1], wanted, time.time())
+    for note in signed.notes:
+        typer.echo(note, err=True)
+    typer.echo(sign.http(signed) if http else sign.curl(signed), nl=not http)
+
+
+@provider.command("docs")
+def write_docs(
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Write nothing; status 1 when a page is not what it would be.")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the pages are; docs/providers of the project by default.")
+    ] = None,
+) -> None:
+    """Make the pages of the providers from their manifests."""
+    from interlink.provider import pages  # noqa: PLC0415
+    from interlink.provider.folder import everything, pages_folder  # noqa: PLC0415
+
+    with _one_line():
+        there = folder or pages_folder()
+        made = pages.pages(*everything())
+        if not check_only:
+            typer.echo(f"{len(made)} pages in {there}, {pages.write(there, made)} of them changed")
+            return
+        stale = pages.stale(there, made)
+    for line in stale:
+        typer.echo(line)
+    if stale:
+        typer.echo("interlink: run 'interlink provider docs'", err=True)
+        raise typer.Exit(_FAILED)
+    typer.echo(f"{len(made)} pages, all current")
 
 
 @dead_letters.command("list")

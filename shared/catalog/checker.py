@@ -31,7 +31,6 @@ RESERVED: Final = frozenset({"incoming", "interlink"})
 
 RULES: Final[Mapping[str, str]] = {
     "vector": "the tier verified has a published signature in vectors.json",
-    "icon": "an integration has an icon",
     "message": "a handled event makes a message, or is a trigger",
     "fixture": "every handled event and every handshake has a fixture",
     "way": "every way of signing is used by a fixture",
@@ -44,7 +43,8 @@ NOW: Final = 1_800_000_000.0
 _SETTING: Final = re.compile(r"setting:([a-z][a-z0-9_]*)")
 _PLACEHOLDER: Final = re.compile(r"\{[\w:]*\}")
 _PLAIN_SVG: Final = re.compile(
-    r'<svg[^<>]* viewBox="0 0 24 24"[^<>]*>(<title>[^<>]*</title>)?(<path d="[^"<>]*"/>)+</svg>\s*'
+    r'<svg(?: xmlns="http://www\.w3\.org/2000/svg")? viewBox="0 0 24 24">(?:<title>[^<>]*</title>)?'
+    r'(?:<path d="[MmLlHhVvCcSsQqTtAaZz0-9 ,.eE-]+"/>)+</svg>\s*'
 )
 
 
@@ -141,6 +141,7 @@ def check(folder: Path) -> list[str]:
     try:
         manifest = read_manifest(folder)
         provider = Provider(manifest, reader_of(manifest.id))
+        provider.messages  # noqa: B018 -- compiles the templates
     except Misconfigured as error:
         return [" ".join(str(error).split())]
     except (Unrenderable, ValueError) as error:

@@ -233,7 +233,10 @@ class Door:
             raise Malformed("the body is JSON, but not an object")
         if self._reader or self._bodies.headers or not request.body:
             return [self._arrived(request, json_text(payload), JSON)]
-        return [self._arrived(request, request.body, request.header(b"content-type") or JSON)]
+        kind = request.header(b"content-type") or JSON
+        if self._bodies.decoded or media_type(kind) != JSON:
+            json_text(payload)  # whoever asks `json` for it needs it written anew: not later than here
+        return [self._arrived(request, request.body, kind)]
 
     def answer(self, request: Request) -> Reply | None:
         """What the platform wants to hear of accepted events; None when it does not care."""
@@ -277,7 +280,7 @@ class Door:
         for each in self._occurred:
             said = each.source.text(one) if each.source else None
             moment = each.unix(said) if said else None
-            if moment is not None and moment <= _LAST_MOMENT:
+            if moment is not None and 0 <= moment <= _LAST_MOMENT:
                 return rfc3339(datetime.fromtimestamp(moment, UTC))
         return ""
 

@@ -9,7 +9,7 @@ import base64
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,10 @@ from shared.wire.verification import Fetched
 FIXTURES: Final = "fixtures"
 ADDRESS: Final = "https://hub.example.com/api/webhooks/{provider}/ep_fixture"
 """Where fixtures are sent to, as their signatures see it."""
+
+_CERTIFIED_FROM: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_CERTIFIED_UNTIL: Final = datetime(2100, 1, 1, tzinfo=UTC)
+"""A certificate of a fixture is valid whenever its request is said to be sent."""
 
 
 class _Told(BaseModel):
@@ -204,15 +208,14 @@ def _document(keys: KeySource, private: Any) -> bytes:
     """The public key as it is fetched: a certificate where a subject is asked for, else PEM."""
     if keys.subject:
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "webhooks" + keys.subject)])
-        now = datetime.now(UTC)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
             .public_key(private.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(_CERTIFIED_FROM)
+            .not_valid_after(_CERTIFIED_UNTIL)
             .sign(private, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM)

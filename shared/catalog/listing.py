@@ -23,7 +23,8 @@ class Trigger:
     """A trigger of the catalogue and what brings it.
 
     `webhook`: events of the provider's own webhooks; `through`: events of another provider's; `polling`:
-    the platform has to be asked, `polled` says for what and `every_s` how often that makes sense.
+    the platform has to be asked, `polled` says for what and `every_s` how often that makes sense. Without
+    `every_s` there is no platform: the trigger is the hub's own.
     """
 
     id: str
@@ -60,7 +61,8 @@ def _trigger(
         return Trigger(trigger, "webhook", provider.id, tuple(own[trigger]))
     if trigger in entry.polled:
         polled = entry.polled[trigger]
-        return Trigger(trigger, "polling", provider.id, polled=polled.about, every_s=polled.every_s)
+        every = polled.every_s if entry.auth_type != "none" else None
+        return Trigger(trigger, "polling", provider.id, polled=polled.about, every_s=every)
     for other in entry.through:
         events = _brought(known[other].manifest).get(trigger, ()) if other in known else ()
         if events:

@@ -4,21 +4,30 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shared.providers
+from interlink.provider.new import create
 from shared.catalog.checker import check
 
-GOOD = Path(next(iter(shared.providers.__path__))) / "github"
+GITHUB = Path(next(iter(shared.providers.__path__))) / "github"
 Break = Callable[[Path], object]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    copy = tmp_path / GOOD.name
-    shutil.copytree(GOOD, copy)
+def github(tmp_path: Path) -> Path:
+    """A copy of a whole folder."""
+    copy = tmp_path / GITHUB.name
+    shutil.copytree(GITHUB, copy)
     return copy
+
+
+@pytest.fixture
+def acme(tmp_path: Path) -> Path:
+    """A new folder: small, and with a time in it."""
+    return create(tmp_path, "acme", "Acme", "hmac")
 
 
 def manifest(old: str, new: str) -> Break:
@@ -41,6 +50,14 @@ def fixture(case: str, file: str, change: Callable[[str], str]) -> Break:
     return rewrite
 
 
+def written(path: str, text: str | bytes) -> Break:
+    def write(folder: Path) -> None:
+        raw = text if isinstance(text, bytes) else text.encode()
+        folder.joinpath(path).write_bytes(raw)
+
+    return write
+
+
 def remove(path: str) -> Break:
     def delete(folder: Path) -> None:
         found = folder / path
@@ -49,16 +66,25 @@ def remove(path: str) -> Break:
     return delete
 
 
-def header(name: str, value: str | None) -> Callable[[str], str]:
-    def change(text: str) -> str:
-        headers = {key: kept for key, kept in json.loads(text).items() if key != name}
-        return json.dumps(headers | ({name: value} if value is not None else {}))
+def all_of(*breaks: Break) -> Break:
+    def change(folder: Path) -> None:
+        for each in breaks:
+            each(folder)
 
     return change
 
 
-def from_memory_without_saying_so(folder: Path) -> None:
-    manifest("tier: verified", "tier: from-memory")(folder)
+def request(**parts: Any) -> Callable[[str], str]:
+    return lambda text: json.dumps(json.loads(text) | parts)
+
+
+def header(name: str, value: str | None) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        told = json.loads(text)
+        headers = {key: kept for key, kept in told["headers"].items() if key != name}
+        return json.dumps(told | {"headers": headers | ({name: value} if value is not None else {})})
+
+    return change
 
 
 def another_folder_name(folder: Path) -> None:
@@ -75,29 +101,99 @@ def without_release_fixtures(folder: Path) -> None:
         shutil.rmtree(case)
 
 
-def test_a_good_folder_has_no_faults(folder: Path) -> None:
-    assert check(folder) == []
+def handshake(text: str = "{query:challenge}") -> Break:
+    """Describe a handshake; there is no fixture of it yet."""
+    described = f"""\
+  handshakes:
+    - about: It asks whether the address is ours.
+      when: {{ "query:challenge": present }}
+      answer: {{ text: "{text}" }}
+"""
+    return manifest("  no_handshake: The platform sends nothing before the first event.\n", described)
 
 
-FAULTS: list[tuple[str, Break, str]] = [
+def of_the_handshake(folder: Path) -> None:
+    case = folder / "fixtures" / "challenge"
+    case.mkdir()
+    case.joinpath("request.json").write_text('{"method": "GET", "query": "challenge=abc"}')
+    about = "It asks whether the address is ours."
+    answer = {"status": 200, "headers": {"content-type": "text/plain; charset=utf-8"}, "body": "abc"}
+    case.joinpath("expected.json").write_text(json.dumps({"handshake": about, "answer": answer}))
+
+
+def entry(triggers: str) -> Break:
+    """Make it an integration of the catalogue."""
+    return manifest("\nwebhook:\n", f"\nintegration:\n  auth_type: oauth\n  triggers: {triggers}\nwebhook:\n")
+
+
+VECTOR = {
+    "source": "the platform's documents",
+    "secret": "key",
+    "headers": {
+        "x-acme-signature": "sha256=d4ae3adc30f17caa50451e0a06f21e3b5f36f5b4a6f0a0c0f0c3a4f2a0d70b1f"
+    },
+    "body": "{}",
+}
+OLD_WAY = '    - { name: old, scheme: basic, when: { "header:x-old": present } }\n'
+NO_WEBHOOK = """\
+id: acme
+name: Acme
+category: other
+docs: ""
+sources: [the platform's documents]
+tier: documented
+"""
+
+
+def test_a_good_folder_has_no_faults(github: Path) -> None:
+    assert check(github) == []
+
+
+@pytest.mark.parametrize("scheme", ["hmac", "token", "basic", "ed25519", "jwt"])
+def test_a_new_folder_has_no_faults(tmp_path: Path, scheme: str) -> None:
+    assert check(create(tmp_path, "acme", "", scheme)) == []
+
+
+def test_a_handshake_with_its_fixture(acme: Path) -> None:
+    handshake()(acme)
+    of_the_handshake(acme)
+    assert check(acme) == []
+
+
+def test_an_integration_without_webhooks(acme: Path) -> None:
+    written("manifest.yaml", NO_WEBHOOK + "integration: { auth_type: none, setup_steps: [Do nothing.] }\n")(
+        acme
+    )
+    remove("fixtures")(acme)
+    assert check(acme) == []
+
+
+OF_GITHUB: list[tuple[str, Break, str]] = [
     ("no manifest", remove("manifest.yaml"), "manifest.yaml: missing"),
     ("no YAML", manifest("id: github", "id: [github"), "manifest.yaml: "),
-    ("not UTF-8", lambda folder: folder.joinpath("manifest.yaml").write_bytes(b"\xff"), "manifest.yaml: "),
+    ("not UTF-8", written("manifest.yaml", b"\xff"), "manifest.yaml: "),
     ("unknown field", manifest("tier: verified", "tier: verified\nlogo: x.png"), "logo: Extra inputs"),
     ("missing field", manifest("name: GitHub", ""), "name: Field required"),
     ("no docs", manifest("docs: https://docs.github.com/en/webhooks", ""), "docs: Field required"),
     ("another tier", manifest("tier: verified", "tier: gold"), "tier: Input should be"),
+    ("another category", manifest("category: developer", "category: tools"), "category: Input should be"),
     ("another id", another_folder_name, "id is 'github', the folder is 'gitlab'"),
     ("reserved id", reserved, "'incoming' is reserved"),
+    ("no sources", manifest("sources:\n", "sources: []\nolder:\n"), "older: Extra inputs"),
     ("handled and ignored", manifest("    - watch\n", "    - push\n"), "handled and ignored at once: push"),
     ("unsorted", manifest("    - watch\n", "    - aardvark\n"), "webhook.ignored: sort it"),
     ("doubled", manifest("    - watch\n", "    - watch\n    - watch\n"), "more than once: watch"),
     ("no icon", manifest('actor_icon: "{{ sender.avatar_url | url }}"', ""), "actor_icon: missing"),
     ("no address", manifest("Payload URL: {url}", "Payload URL"), "write {url}"),
-    ("unknown placeholder", manifest("Payload URL: {url}", "{url} {secret}"), "{secret} is not filled in"),
+    ("unknown placeholder", manifest("Payload URL: {url}", "{url} {token}"), "{token} is not filled in"),
     ("no README", remove("README.md"), "README.md: missing"),
-    ("empty README", lambda folder: folder.joinpath("README.md").write_text(" \n"), "README.md: missing"),
-    ("from memory", from_memory_without_saying_so, "say which facts are from memory"),
+    ("empty README", written("README.md", " \n"), "README.md: missing"),
+    ("from memory", manifest("tier: verified", "tier: from-memory"), "from_memory: empty"),
+    (
+        "facts from memory",
+        manifest("tier: verified", "tier: verified\nfrom_memory: [It is red.]"),
+        "README.md: the manifest has facts from memory",
+    ),
     ("no Liquid", manifest('body: "{{ review.body |', 'body: "{% review.body |'), "message.body: "),
     ("phrase no Liquid", manifest('| bold | default: "Someone" }}', "| bold"), "webhook.phrases.who: "),
     (
@@ -113,74 +209,299 @@ FAULTS: list[tuple[str, Break, str]] = [
     ("icon no Liquid", manifest("avatar_url | url }}", "avatar_url | url"), "webhook.actor_icon: "),
     ("hidden field", manifest("which_issue", "issue"), "the phrase 'issue' hides a field"),
     ("no vectors", remove("vectors.json"), "vectors.json: missing"),
-    ("broken vectors", lambda folder: folder.joinpath("vectors.json").write_text("[{}]"), "vectors.json: 0."),
-    ("wrong algorithm", manifest("algorithm: sha256", "algorithm: sha512"), "vectors.json: github/docs"),
+    ("broken vectors", written("vectors.json", "[{}]"), "vectors.json: 0."),
+    (
+        "wrong algorithm",
+        manifest("prefix: sha256= }", "prefix: sha256= }\n      algorithm: sha512"),
+        "vectors.json: github/docs validating-webhook-deliveries.md",
+    ),
     ("wrong prefix", manifest("prefix: sha256=", "prefix: v1="), "refused (unreadable)"),
+    ("wrong header", manifest("header: x-hub-signature-256", "header: x-hub-signature"), "refused (missing)"),
     ("event without fixture", without_release_fixtures, "none for the event 'release'"),
     ("no fixtures", remove("fixtures"), "none for the event 'ping'"),
-    ("no body", remove("fixtures/push/body.json"), "fixtures/push: body.json is missing"),
+    ("no way used", remove("fixtures"), "none is signed in the way 0 (hmac)"),
+    ("no request", remove("fixtures/push/request.json"), "fixtures/push: request.json is missing"),
     ("no expectation", remove("fixtures/push/expected.json"), "fixtures/push: expected.json is missing"),
-    (
-        "headers no JSON",
-        fixture("push", "headers.json", lambda _: "{"),
-        "headers.json or expected.json is not",
-    ),
-    ("headers no object", fixture("push", "headers.json", lambda _: "[]"), "an object of texts"),
+    ("request no JSON", fixture("push", "request.json", lambda _: "{"), "fixtures/push/request.json: "),
+    ("request more", fixture("push", "request.json", request(when=1)), "push/request.json: when: Extra"),
+    ("expected no JSON", fixture("push", "expected.json", lambda _: "{"), "push/expected.json is not JSON"),
+    ("two bodies", written("fixtures/push/body.txt", "x"), "fixtures/push: one body.* at most"),
     (
         "body no JSON",
         fixture("push", "body.json", lambda _: "{"),
-        "fixtures/push: no message: the body is not",
+        "fixtures/push: it is refused: the body is not",
     ),
     (
         "body no object",
         fixture("push", "body.json", lambda _: "[]"),
-        "fixtures/push: no message: the body is",
+        "fixtures/push: it is refused: the body is JSON, but not an object",
     ),
     (
         "no event header",
-        fixture("push", "headers.json", header("X-GitHub-Event", None)),
-        "fixtures/push: headers.json has no x-github-event",
+        fixture("push", "request.json", header("X-GitHub-Event", None)),
+        "fixtures/push: it is refused: the webhook lacks {header:x-github-event}",
     ),
     (
         "no delivery header",
-        fixture("push", "headers.json", header("X-GitHub-Delivery", None)),
-        "fixtures/push: headers.json has no x-github-delivery",
+        fixture("push", "request.json", header("X-GitHub-Delivery", None)),
+        "fixtures/push: expected.json differs: events.0.delivery_id is now null",
     ),
     (
-        "signature kept",
-        fixture("push", "headers.json", header("X-Hub-Signature-256", "sha256=00")),
-        "fixtures/push: headers.json has x-hub-signature-256: leave it out",
-    ),
-    (
-        "event not handled",
-        fixture("push", "headers.json", header("X-GitHub-Event", "star")),
-        "fixtures/push: the event 'star' is not handled",
+        "unknown event",
+        fixture("push", "request.json", header("X-GitHub-Event", "sneeze")),
+        "fixtures/push: the event 'sneeze' is in no list",
     ),
     (
         "another message",
         fixture("push", "expected.json", lambda text: text.replace("pushed", "threw")),
-        'fixtures/push: expected.json differs: text is now "**octocat** pushed',
+        'fixtures/push: expected.json differs: events.0.message is now {"author"',
     ),
-    ("no message expected", fixture("push", "expected.json", lambda _: "[]"), "has to be an object"),
+    (
+        "another trigger",
+        manifest(
+            'github_trigger_new_commit: { "json:head_commit": present }', "github_trigger_new_commit: {}"
+        ),
+        'expected.json differs: events.0.triggers is now ["github_trigger_new_commit"]',
+    ),
+    ("no object expected", fixture("push", "expected.json", lambda _: "[]"), "expected.json is an object"),
+    (
+        "no events expected",
+        fixture("push", "expected.json", lambda _: '{"events": ["push"]}'),
+        "expected.json: events is a list of objects",
+    ),
+    (
+        "fewer events expected",
+        fixture("push", "expected.json", lambda _: '{"events": []}'),
+        "expected.json differs: events is now [",
+    ),
     (
         "null expected",
         fixture("push", "expected.json", lambda text: json.dumps(json.loads(text) | {"x": None})),
         "parts that are null",
     ),
-    ("colour no colour", manifest('color: "#0969da"', 'color: "blue"'), "color: String should match pattern"),
+    (
+        "colour no colour",
+        manifest('color: "#0969da"', 'color: "blue"'),
+        "it is refused: the message is not valid",
+    ),
     (
         "no text",
         manifest('text: "{{ who }} {{ done }} {{ which_pull }} {{ how }} in {{ where }}"', 'text: ""'),
-        "no message: the message is not valid: text: ",
+        "it is refused: the message is not valid: text: ",
+    ),
+    (
+        "trigger not brought",
+        manifest(
+            "triggers: [github_trigger_new_commit",
+            "triggers: [github_trigger_new_star, github_trigger_new_commit",
+        ),
+        "nothing brings github_trigger_new_star",
+    ),
+    (
+        "brought and polled",
+        manifest(
+            "  auth_type: oauth", "  auth_type: oauth\n  polled: { github_trigger_new_issue: { about: x } }"
+        ),
+        "integration.polled: an event brings github_trigger_new_issue",
+    ),
+    (
+        "polled, not listed",
+        manifest(
+            "  auth_type: oauth", "  auth_type: oauth\n  polled: { github_trigger_new_star: { about: x } }"
+        ),
+        "integration.polled: github_trigger_new_star is not among the triggers",
+    ),
+    (
+        "drawing with a script",
+        written("icon.svg", '<svg viewBox="0 0 24 24"><script/></svg>'),
+        "icon.svg: an icon is",
+    ),
+    (
+        "drawing of another size",
+        written("icon.svg", '<svg viewBox="0 0 32 32"><path d="M0 0"/></svg>'),
+        "icon.svg: an icon is",
+    ),
+    (
+        "unknown exemption",
+        manifest("tier: verified", "tier: verified\nexemptions: { beauty: It is not beautiful. }"),
+        "exemptions.beauty: no such rule",
+    ),
+    (
+        "exemption without a reason",
+        manifest("tier: verified", "tier: verified\nexemptions: { fixture: none }"),
+        "exemptions.fixture: say why",
+    ),
+]
+
+OF_ACME: list[tuple[str, Break, str]] = [
+    (
+        "no such source",
+        manifest('account: "{json:account_id}"', 'account: "{jason:account_id}"'),
+        "webhook.account.0: Value error, no such source: 'jason:account_id'",
+    ),
+    (
+        "open brace",
+        manifest('account: "{json:account_id}"', 'account: "{json:account_id"'),
+        "a brace without its other half",
+    ),
+    ("no such scheme", manifest("scheme: hmac", "scheme: magic"), "does not match any of the expected tags"),
+    (
+        "secret without about",
+        manifest("    about: The field Secret of", "    # The field Secret of"),
+        "webhook.secret.about: missing",
+    ),
+    (
+        "setting not declared",
+        manifest('account: "{json:account_id}"', 'account: "{setting:team}"'),
+        "webhook.settings: team is used and not declared",
+    ),
+    (
+        "setting not used",
+        manifest(
+            '  event: "{json:type}"', '  settings: { team: { name: Team, about: x } }\n  event: "{json:type}"'
+        ),
+        "webhook.settings.team: nothing uses it",
+    ),
+    (
+        "setting without example",
+        manifest(
+            '  account: "{json:account_id}"',
+            '  settings: { team: { name: Team, about: x, pattern: "[0-9]+" } }\n  account: "{setting:team}"',
+        ),
+        "webhook.settings.team: give an example that fits the pattern",
+    ),
+    (
+        "setting with a wrong example",
+        manifest(
+            '  account: "{json:account_id}"',
+            '  settings: { team: { name: Team, about: x, pattern: "[0-9]+", example: x1 } }\n'
+            '  account: "{setting:team}"',
+        ),
+        "webhook.settings.team: give an example that fits the pattern",
+    ),
+    (
+        "handshakes not described",
+        manifest("  no_handshake: The platform", "  # The platform"),
+        "webhook.handshakes: empty: describe it, or say in no_handshake",
+    ),
+    (
+        "handshake without fixture",
+        handshake(),
+        "none for the handshake 'It asks whether the address is ours.'",
+    ),
+    (
+        "handshake answered in another way",
+        all_of(handshake("{query:challenge}!"), of_the_handshake),
+        'fixtures/challenge: expected.json differs: answer is now {"status":200',
+    ),
+    (
+        "handshake that lacks what it echoes",
+        all_of(handshake("{query:answer}"), of_the_handshake),
+        "fixtures/challenge: it is refused: the handshake lacks {query:answer}",
+    ),
+    (
+        "neither message nor trigger",
+        manifest("  # Events that are accepted", "    item.moved:\n      about: It was moved.\n  # Events"),
+        "webhook.handled.item.moved: neither a message nor a trigger",
+    ),
+    (
+        "way without fixture",
+        manifest("  secret:\n", OLD_WAY + "  secret:\n"),
+        "fixtures: none is signed in the way 1 (old)",
+    ),
+    (
+        "what is signed is not in the fixture",
+        manifest('signed: "{body}"', 'signed: "{header:x-nonce}{body}"'),
+        "none is signed in the way 0 (hmac)",
+    ),
+    (
+        "anybody's signature",
+        manifest("    - scheme: hmac", "    - scheme: digest"),
+        "signed with another secret, it is not refused",
+    ),
+    (
+        "verified without a vector",
+        manifest("tier: from-memory", "tier: verified"),
+        "vectors.json: missing: the tier verified needs a published signature",
+    ),
+    (
+        "vector of another key",
+        written("vectors.json", json.dumps([VECTOR])),
+        "vectors.json: the platform's documents: refused (mismatch)",
+    ),
+    (
+        "vector without its header",
+        written("vectors.json", json.dumps([VECTOR | {"headers": {}}])),
+        "vectors.json: the platform's documents: refused (missing)",
+    ),
+    ("colour", manifest('color: "#6B7280"', "color: grey"), "color: String should match pattern"),
+    (
+        "batch that is no list",
+        manifest('  event: "{json:type}"', '  batch: [items]\n  event: "{json:type}"'),
+        "the path of a batch ends with [*]",
+    ),
+    (
+        "text and json",
+        manifest("  no_handshake:", "  answers: [{ text: x, json: {} }]\n  no_handshake:"),
+        "text or json, not both",
+    ),
+    (
+        "trigger not brought",
+        entry(triggers="[acme_trigger_new_item]"),
+        "nothing brings acme_trigger_new_item",
+    ),
+    (
+        "integration without steps",
+        written("manifest.yaml", NO_WEBHOOK + "integration: { auth_type: none }\n"),
+        "integration.setup_steps: empty",
+    ),
+    (
+        "sources",
+        manifest("  - No document yet. Name", '  - ""\n# Name'),
+        "sources: empty: name the documents",
     ),
 ]
 
 
-@pytest.mark.parametrize(("breaking", "fault"), [pytest.param(*case[1:], id=case[0]) for case in FAULTS])
-def test_each_fault_is_one_line_that_says_what_is_wrong(folder: Path, breaking: Break, fault: str) -> None:
+def broken(folder: Path, breaking: Break) -> list[str]:
     breaking(folder)
-    folder = next(folder.parent.iterdir())
+    folder = next(each for each in folder.parent.iterdir() if each.is_dir())
     faults = check(folder)
     assert faults
     assert all(line.startswith(f"{folder.name}/") and "\n" not in line for line in faults)
+    return faults
+
+
+@pytest.mark.parametrize(("breaking", "fault"), [pytest.param(*case[1:], id=case[0]) for case in OF_GITHUB])
+def test_each_fault_is_one_line_that_says_what_is_wrong(github: Path, breaking: Break, fault: str) -> None:
+    faults = broken(github, breaking)
     assert any(fault in line for line in faults), faults
+
+
+@pytest.mark.parametrize(("breaking", "fault"), [pytest.param(*case[1:], id=case[0]) for case in OF_ACME])
+def test_each_fault_of_the_scheme_is_found(acme: Path, breaking: Break, fault: str) -> None:
+    faults = broken(acme, breaking)
+    assert any(fault in line for line in faults), faults
+
+
+@pytest.mark.parametrize(
+    ("rule", "breaking"),
+    [
+        ("vector", manifest("tier: from-memory", "tier: verified")),
+        ("fixture", handshake()),
+        ("way", manifest("  secret:\n", OLD_WAY + "  secret:\n")),
+        (
+            "message",
+            manifest(
+                "  # Events that are accepted", "    item.moved:\n      about: It was moved.\n  # Events"
+            ),
+        ),
+    ],
+)
+def test_an_exemption_with_a_reason_switches_a_rule_off(acme: Path, rule: str, breaking: Break) -> None:
+    breaking(acme)
+    before = check(acme)
+    assert before
+    manifest("\nwebhook:\n", f"\nexemptions: {{ {rule}: There is a good reason. }}\nwebhook:\n")(acme)
+    after = check(acme)
+    assert len(after) < len(before)

@@ -1,0 +1,57 @@
+"""Where providers' folders are, and one of them by its id."""
+
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from shared.catalog import registry
+from shared.catalog.registry import Provider, read_manifest, reader_of
+from shared.contracts.errors import Misconfigured
+from shared.wire.render import Unrenderable
+
+ROOT: Final = Path(str(files("shared.providers")))
+_PROJECT: Final = ROOT.parent.parent
+
+
+def folders_of(ids: list[str]) -> list[Path]:
+    """These folders, or all of them, by id. Raises `Misconfigured` for an id that nobody has."""
+    known = {folder.name: Path(str(folder)) for folder in registry.folders()}
+    unknown = sorted(set(ids) - known.keys())
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise Misconfigured(f"no such provider: {', '.join(unknown)}{hint}")
+    return [known[name] for name in sorted(set(ids) or known)]
+
+
+def loaded(name: str) -> tuple[Path, Provider]:
+    """A folder and what is in it. Raises `Misconfigured` for one that the checker would not accept either."""
+    folder = folders_of([name])[0]
+    manifest = read_manifest(folder)
+    try:
+        provider = Provider(manifest, reader_of(name))
+        provider.messages  # noqa: B018 -- compiles the templates
+    except (Unrenderable, ValueError) as error:
+        raise Misconfigured(f"{name}: {error}") from None
+    return folder, provider
+
+
+def everything() -> tuple[dict[str, Provider], dict[str, str]]:
+    """Every provider, and its README, by id. Raises `Misconfigured`."""
+    known: dict[str, Provider] = {}
+    readmes: dict[str, str] = {}
+    for folder in folders_of([]):
+        known[folder.name] = loaded(folder.name)[1]
+        try:
+            readmes[folder.name] = folder.joinpath("README.md").read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Misconfigured(f"{folder.name}/README.md: {error}") from None
+    return known, readmes
+
+
+def pages_folder() -> Path:
+    """`docs/providers` of the project that this runs from. Raises `Misconfigured` when there is none."""
+    if not _PROJECT.joinpath("pyproject.toml").is_file():
+        raise Misconfigured("there is no project around this installation: say where with --folder")
+    return _PROJECT / "docs" / "providers"

@@ -1,0 +1,288 @@
+"""A manifest's language in words, for the documents: sources, templates, matches, ways of signing."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from shared.catalog.manifest import Answer, Bodies, Naming
+from shared.catalog.ways import (
+    BasicWay,
+    Digest,
+    DigestWay,
+    HmacWay,
+    JwtWay,
+    Key,
+    KeyPairWay,
+    RemoteKey,
+    Signatures,
+    Stamp,
+    TokenWay,
+    Way,
+)
+from shared.wire.requests import ABSENT, PRESENT
+
+_BRACES: Final = re.compile(r"\{([^{}]*)\}")
+_ALONE: Final[Mapping[str, str]] = {
+    "body": "the body as it came",
+    "secret": "the secret",
+    "method": "the method",
+    "url": "the address with its query",
+    "url_without_query": "the address without its query",
+    "url_with_port": "the address with its port written out",
+    "url_without_port": "the address without its port",
+    "path": "the path of the address",
+    "timestamp": "the time",
+    "sorted_form": "the names and values of the form, sorted",
+    "crc32": "the CRC-32 of the body as a number",
+    "sha256": "the SHA-256 of the body",
+    "item_sha256": "the SHA-256 of the event",
+}
+_WITH_ARGUMENT: Final[Mapping[str, str]] = {
+    "header": "the header `{}`",
+    "query": "`{}` in the query",
+    "form": "`{}` in the form",
+    "json": "`{}` in the body",
+    "item": "`{}` of the event",
+    "setting": "the setting `{}`",
+}
+_DIGESTS: Final = {"sha1": "SHA-1", "sha256": "SHA-256", "sha512": "SHA-512"}
+_MOMENTS: Final = {"seconds": "Unix seconds", "milliseconds": "Unix milliseconds", "rfc3339": "RFC 3339"}
+_PAIRS: Final = {"ed25519": "Ed25519", "ecdsa": "ECDSA", "rsa": "RSA (PKCS #1 v1.5)"}
+SCHEMES: Final[Mapping[str, str]] = {
+    "hmac": "HMAC",
+    "digest": "digest with the secret in it",
+    "token": "shared token",
+    "basic": "HTTP Basic",
+    "ed25519": "Ed25519",
+    "ecdsa": "ECDSA",
+    "rsa": "RSA",
+    "jwt": "JSON Web Token",
+}
+
+
+def part(name: str) -> str:
+    """A source: `header:x` is "the header `x`"."""
+    kind, _, argument = name.partition(":")
+    if kind == "key":
+        return "which of " + ", ".join(f"`{each}`" for each in argument.split("|")) + " there is"
+    if kind in ("hmac_sha256_hex", "hmac_sha256_base64"):
+        return f"the HMAC-SHA256 ({kind.rpartition('_')[2]}) of {part(argument)} with the secret"
+    return _WITH_ARGUMENT[kind].format(argument) if argument else _ALONE[kind]
+
+
+def template(text: str) -> str:
+    """A text with sources: the pieces in order, joined by a plus."""
+    pieces = _BRACES.split(text)
+    said = [part(piece) if position % 2 else code(piece) for position, piece in enumerate(pieces) if piece]
+    return " + ".join(said) or "nothing"
+
+
+def code(text: str) -> str:
+    """A text as it is written, in Markdown."""
+    shown = text.replace("\n", "\\n").replace("\t", "\\t")
+    return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
+
+
+def any_of(texts: Sequence[str]) -> str:
+    """Alternatives, in order."""
+    return ", else ".join(map(template, texts))
+
+
+def listed(words: Sequence[str], last: str = "or") -> str:
+    """`a, b or c`."""
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
+
+
+def matches(rules: Mapping[str, Any]) -> str:
+    """What parts have to be: "`action` in the body is `opened`, and ..."."""
+    return ", and ".join(_rule(name, value) for name, value in rules.items())
+
+
+def _rule(name: str, value: Any) -> str:
+    if value == PRESENT:
+        return f"{part(name)} is there"
+    if value == ABSENT:
+        return f"{part(name)} is not there"
+    if isinstance(value, str) and _BRACES.search(value):
+        return f"{part(name)} is {template(value)}"
+    values = value if isinstance(value, list | tuple) else [value]
+    shown = [code(str(each).lower() if isinstance(each, bool) else str(each)) for each in values]
+    return f"{part(name)} is {listed(shown)}"
+
+
+def way(declared: Way) -> list[str]:
+    """A way of signing, a sentence each."""
+    said = [*_proof(declared)]
+    if declared.when:
+        said.append(f"It is for requests where {matches(declared.when)}.")
+    if declared.require:
+        said.append(f"Besides: {matches(declared.require)}.")
+    return said
+
+
+def _proof(declared: Way) -> Iterator[str]:
+    if isinstance(declared, HmacWay | DigestWay):
+        name = _DIGESTS[declared.algorithm]
+        kind = f"HMAC-{name.replace('-', '')}" if isinstance(declared, HmacWay) else name
+        texts = [template(text) for text in declared.signed]
+        where = _where(declared.signature)
+        if len(texts) == 1:
+            yield f"{kind} of {texts[0]}, {where}."
+        else:
+            yield f"{kind}, {where}, of one of these: {'; '.join(texts)}."
+        yield from _key(declared.key)
+        yield from _stamp(declared.timestamp, declared.signature)
+        yield from _body_hash(declared.body_hash)
+    elif isinstance(declared, TokenWay):
+        after = f" after {code(declared.prefix)}" if declared.prefix.strip() else ""
+        each = f", in every element of `{declared.each}`" if declared.each else ""
+        yield f"The secret itself is {template(declared.source)}{after}{each}."
+        yield from _key(declared.key)
+    elif isinstance(declared, BasicWay):
+        yield "HTTP Basic in the header `authorization`; the secret is `user:password`."
+    elif isinstance(declared, KeyPairWay):
+        with_digest = "" if declared.scheme == "ed25519" else f" with {_DIGESTS[declared.algorithm]}"
+        kind = _PAIRS[declared.scheme] + with_digest
+        yield f"{kind} over {template(declared.signed)}, {_where(declared.signature)}."
+        yield _remote(declared.keys, "The public key") if declared.keys else _public(declared.key)
+        yield from _stamp(declared.timestamp, declared.signature)
+    else:
+        yield from _token(declared)
+
+
+def _where(signature: Signatures) -> str:
+    header = "in the header " + listed([f"`{name}`" for name in signature.header])
+    prefixes = [code(prefix) for prefix in signature.prefix if prefix]
+    after = f" after {listed(prefixes)}" if prefixes else ""
+    said = f"in {signature.encoding} {header}{after}"
+    if signature.field:
+        return f"{said}, as {code(signature.field)} in pairs that {code(signature.separator)} separates"
+    if signature.separator:
+        return f"{said}; several may be there, separated by {code(signature.separator)}"
+    return said
+
+
+def _key(key: Key) -> Iterator[str]:
+    form = {"text": "the text", "base64": "the base64", "hex": "the hex"}[key.form]
+    if key.prefix:
+        yield f"The key is {form} after `{key.prefix}` in the secret."
+        if key.otherwise:
+            read = {"text": "as it is", "base64": "as base64", "hex": "as hex"}[key.otherwise]
+            yield f"A secret without `{key.prefix}` is read {read}."
+        else:
+            yield f"It is for secrets that start with `{key.prefix}` only."
+    elif key.form != "text":
+        yield f"The key is the secret, read as {key.form}."
+    if key.except_prefix:
+        yield f"It is not for secrets that start with `{key.except_prefix}`."
+
+
+def _public(key: Key) -> str:
+    form = {"text": "PEM", "base64": "base64 of its DER or its bytes", "hex": "hex"}[key.form]
+    return f"The endpoint's secret is the public key: {form}."
+
+
+def _remote(keys: RemoteKey, what: str) -> str:
+    where = code(keys.url) if "{" not in keys.url else template(keys.url)
+    said = f"{what} is fetched from {where}"
+    if keys.json_:
+        said += f", at `{keys.json_}` in the JSON"
+    said += f"; only from {listed([f'`{host}`' for host in keys.hosts])}"
+    return f"{said}, and made out to `{keys.subject}`." if keys.subject else f"{said}."
+
+
+def _stamp(stamp: Stamp | None, signature: Signatures) -> Iterator[str]:
+    if stamp is None:
+        return
+    where = template(stamp.source) if stamp.source else f"{code(signature.time_field)} in the same header"
+    ahead = "" if stamp.future_s == stamp.tolerance_s else f" (or {stamp.future_s:g} s ahead of our clock)"
+    yield (
+        f"The time is {where}, in {_MOMENTS[stamp.format]}; a request that is more than "
+        f"{stamp.tolerance_s:g} s off{ahead} is refused as stale."
+    )
+
+
+def _body_hash(digest: Digest | None) -> Iterator[str]:
+    if digest:
+        kind = f"{_DIGESTS[digest.algorithm]} of the body in {digest.encoding}"
+        yield f"The {kind} has to be {template(digest.source)}."
+
+
+def _token(declared: JwtWay) -> Iterator[str]:
+    after = f" after {code(declared.prefix.strip())}" if declared.prefix.strip() else ""
+    yield (
+        f"A JSON Web Token in the header `{declared.header}`{after}, signed with "
+        f"{listed([f'`{name}`' for name in declared.algorithms])}."
+    )
+    if declared.keys:
+        yield _remote(declared.keys, "The set of public keys")
+    else:
+        yield from _key(declared.key)
+    if declared.issuer:
+        yield f"Its issuer is {listed([code(name) for name in declared.issuer])}."
+    if declared.audience:
+        yield f"Its audience is {template(declared.audience)}."
+    for claim, text in declared.claims.items():
+        yield f"Its claim `{claim}` is {template(text)}."
+    if declared.body_hash:
+        body = declared.body_hash
+        yield f"Its claim `{body.claim}` is the {_DIGESTS[body.algorithm]} of the body in {body.encoding}."
+    if declared.query_hash:
+        yield f"Its claim `{declared.query_hash}` is the hash of method, path and query."
+    yield f"It has an end, and that is at most {declared.leeway_s:g} s past."
+
+
+def body(bodies: Bodies) -> str:
+    """What bodies are read."""
+    said = ["JSON"]
+    if bodies.form_field:
+        said.append(f"a form with JSON in the field `{bodies.form_field}`")
+    if bodies.form == "brackets":
+        said.append("a form, where `a[b]` is nested")
+    elif bodies.form:
+        said.append("a form")
+    if bodies.text:
+        said.append("other text")
+    if bodies.empty:
+        said.append("no body")
+    inner = "".join(
+        f"; `{each.path}` holds {'JSON' if each.encoding == 'json' else 'JSON in base64'}, read as `{name}`"
+        for name, each in bodies.decoded.items()
+    )
+    headers = "".join(f"; the header `{name}` is read as `{new}`" for new, name in bodies.headers.items())
+    return listed(said) + inner + headers
+
+
+def naming(event: Naming) -> str:
+    """How events are called."""
+    said = any_of(event.source)
+    if event.strip:
+        said += f", without {code(event.strip)}"
+    renamed = [f"{code(old)} is called `{new}`" for old, new in event.names.items()]
+    return f"{said}; {', '.join(renamed)}" if renamed else said
+
+
+def answer(said: Answer) -> str:
+    """What the platform is told."""
+    found = f"status {said.status}, "
+    if said.text is not None:
+        found += f"and {template(said.text)} as text"
+    elif said.json_ is not None:
+        fields = [f"`{name}` is {value}" for name, value in _fields(said.json_)]
+        found += f"and JSON where {listed(fields, 'and')}" if fields else "and an empty JSON object"
+    else:
+        found += "without a body"
+    for name, text in said.headers.items():
+        found += f", and in the header `{name}` {template(text)}"
+    return found
+
+
+def _fields(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        path = f"{above}{name}"
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{path}.")
+        elif isinstance(value, str):
+            yield path, template(value)
+        else:
+            yield path, code(str(value).lower() if isinstance(value, bool) else str(value))

@@ -1,0 +1,88 @@
+"""The catalogue of integrations is whole: `catalogue.json` is what callers rely on, entry by entry."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.catalog.listing import credentials, future_address, icon, initials, steps, triggers
+from shared.catalog.registry import folders, providers
+
+EXPECTED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
+each_entry = pytest.mark.parametrize("expected", EXPECTED, ids=lambda entry: entry["id"])
+each_provider = pytest.mark.parametrize("name", providers())
+
+
+def test_it_has_these_integrations_and_no_other() -> None:
+    assert len(EXPECTED) == 37
+    listed = {name for name, provider in providers().items() if provider.manifest.integration}
+    assert listed == {entry["id"] for entry in EXPECTED}
+
+
+@each_entry
+def test_an_entry_is_as_callers_know_it(expected: dict[str, Any]) -> None:
+    manifest = providers()[expected["id"]].manifest
+    entry = manifest.integration
+    assert entry
+    assert {
+        "id": manifest.id,
+        "name": manifest.name,
+        "category": entry.category or manifest.category,
+        "auth_type": entry.auth_type,
+        "color": manifest.color.upper(),
+        "docs": entry.docs,
+        "capabilities": list(entry.capabilities),
+        "scopes": list(entry.scopes),
+        "triggers": list(entry.triggers),
+    } == expected | {"color": expected["color"].upper()}
+
+
+@each_entry
+def test_something_brings_each_of_its_triggers(expected: dict[str, Any]) -> None:
+    found = triggers(providers()[expected["id"]], providers())
+    assert [trigger.id for trigger in found] == expected["triggers"]
+    for trigger in found:
+        if trigger.by == "polling":
+            assert trigger.polled, f"{trigger.id}: neither an event nor a question brings it"
+            assert bool(trigger.every_s) is (expected["auth_type"] != "none")
+        else:
+            assert set(trigger.events) <= providers()[trigger.provider].handled
+            assert trigger.events
+
+
+@each_provider
+def test_it_says_what_to_do_and_with_which_address(name: str) -> None:
+    manifest = providers()[name].manifest
+    url = future_address("https://hub.example.com", manifest)
+    said = steps(manifest, url)
+    assert said
+    assert not [step for step in said if re.search(r"\{(url|secret|setting:)", step)]
+    if manifest.webhook:
+        assert any(url in step for step in said)
+
+
+@each_provider
+def test_its_credentials_have_patterns_that_can_be_used(name: str) -> None:
+    found = credentials(providers()[name].manifest)
+    assert len({each.name for each in found}) == len(found)
+    for each in found:
+        re.compile(each.pattern)
+        assert each.about.strip()
+
+
+@pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
+def test_its_icon_is_a_path_or_two_letters(folder: Any) -> None:
+    found = icon(folder)
+    if found is not None:
+        assert re.fullmatch(r"[Mm][0-9MmLlHhVvCcSsQqTtAaZz ,.eE-]+", found)
+    assert re.fullmatch(r"\w{1,2}", initials(providers()[folder.name].manifest.name))
+
+
+@pytest.mark.parametrize(
+    ("name", "letters"),
+    [("GitHub", "GH"), ("Slack", "SL"), ("Microsoft Teams", "MT"), ("X (Twitter)", "XT"), ("beehiiv", "BE")],
+)
+def test_initials(name: str, letters: str) -> None:
+    assert initials(name) == letters
