@@ -233,7 +233,7 @@ def _contents(webhook: Webhook) -> Iterator[str]:
     if webhook.account:
         rows.append(("account", words.any_of(webhook.account)))
     if webhook.occurred:
-        rows.append(("when it happened", words.any_of(webhook.occurred.source)))
+        rows.append(("when it happened", words.any_of(webhook.occurred)))
     yield "\n".join(_table(("", ""), rows))
 
 

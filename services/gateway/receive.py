@@ -229,6 +229,9 @@ class Receiver:
             name = endpoint.provider.id if endpoint.provider else ""
             metrics.SIGNATURE_FAILURES.labels(name, error.verdict.value).inc()
             raise
+        except KeysUnavailable:
+            endpoint.rejected.take()  # forgeries that name ever new keys make us call the platform each time
+            raise
         handshake = door.verified_handshake(request)
         if handshake:
             return _Accepted(await self._shake(endpoint, handshake, request), "handshake")

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote_plus
 
@@ -19,9 +18,10 @@ from shared.contracts.envelope import JSON, rfc3339
 from shared.contracts.errors import Forbidden, Malformed
 from shared.wire.batches import Batch
 from shared.wire.bodies import FORM, json_text, media_type, parse_json
+from shared.wire.moments import moment_of
 from shared.wire.requests import Headers, Match, Request, Template, decoded, path_of
 from shared.wire.tokens import Token
-from shared.wire.verification import Timestamp, Way
+from shared.wire.verification import Way
 
 Reader = Callable[[bytes], Any]
 """A provider's own `read(body)`: a body that is neither JSON nor a form, as a JSON value."""
@@ -39,8 +39,6 @@ _NOT_IN_AN_ID: Final = re.compile(r"[^\x21-\x7e]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _BRACKETS: Final = re.compile(r"\[([^\[\]]*)\]")
 _DEEPEST: Final = 10
-_LAST_MOMENT: Final = 253_402_300_799
-"""The end of the year 9999, in Unix seconds."""
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
@@ -180,11 +178,7 @@ class Door:
         self._names = webhook.event.names
         self._delivery_id = [Template(text) for text in webhook.delivery_id]
         self._account = [Template(text) for text in webhook.account]
-        self._occurred = (
-            [Timestamp(Template(text), webhook.occurred.format) for text in webhook.occurred.source]
-            if webhook.occurred
-            else []
-        )
+        self._occurred = [Template(text) for text in webhook.occurred]
         self._triggers = {
             name: [(trigger, Match(rules)) for trigger, rules in event.triggers.items()]
             for name, event in webhook.handled.items()
@@ -277,11 +271,11 @@ class Door:
         return said[:_LONGEST_EVENT]
 
     def _occurred_at(self, one: Request) -> str:
-        for each in self._occurred:
-            said = each.source.text(one) if each.source else None
-            moment = each.unix(said) if said else None
-            if moment is not None and 0 <= moment <= _LAST_MOMENT:
-                return rfc3339(datetime.fromtimestamp(moment, UTC))
+        for template in self._occurred:
+            said = template.text(one)
+            moment = moment_of(said) if said else None
+            if moment:
+                return rfc3339(moment)
         return ""
 
     def _read(self, request: Request) -> Any:

@@ -98,13 +98,6 @@ class Bodies(Part):
     """Headers that say what happened, put beside the payload's own fields under new names."""
 
 
-class Occurred(Part):
-    """When the platform says that the event happened."""
-
-    source: Alternatives = Field(alias="from")
-    format: Literal["seconds", "milliseconds", "rfc3339"] = "rfc3339"
-
-
 class Answer(Part):
     """What the platform is told: a status and a body, `text` or `json` (its texts are templates), or none."""
 
@@ -243,7 +236,8 @@ class Webhook(Part):
     """What is the same when the platform sends the same again; empty: the platform gives nothing such."""
     account: Alternatives = ()
     """Which account (team, tenant, page) on the platform the event belongs to: the routing key."""
-    occurred: Occurred | None = None
+    occurred: Alternatives = ()
+    """When it happened, as the platform writes it: see `shared.wire.moments`."""
     handshakes: tuple[Handshake, ...] = ()
     no_handshake: str = ""
     """Why there is none to describe, where `handshakes` is empty."""

@@ -16,7 +16,6 @@ from shared.catalog.manifest import (
     Bodies,
     Handshake,
     Naming,
-    Occurred,
     Webhook,
     naming,
 )
@@ -35,7 +34,7 @@ class Source(Part):
     event: Annotated[Naming | None, BeforeValidator(naming)] = None
     delivery_id: Annotated[Alternatives | None, Field(max_length=_MOST)] = None
     account: Annotated[Alternatives | None, Field(max_length=_MOST)] = None
-    occurred: Occurred | None = None
+    occurred: Annotated[Alternatives | None, Field(max_length=_MOST)] = None
     handshakes: Annotated[tuple[Handshake, ...] | None, Field(max_length=_MOST)] = None
     answers: Annotated[tuple[Answer, ...] | None, Field(max_length=_MOST)] = None
 

@@ -8,9 +8,8 @@ of a body that is a list is a document by itself. What no path reaches into stay
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import orjson
-
 from shared.contracts.errors import Malformed, TooLarge
+from shared.wire.bodies import json_text
 
 MOST_EVENTS: Final = 2000
 """Of one request."""
@@ -44,14 +43,14 @@ class Batch:
     def documents(self, payload: Any) -> list[tuple[bytes, Any, Any]]:
         """Each event as JSON text, as a value, and its element.
 
-        Raises `Malformed` for an element that is no object, `TooLarge` over the bounds.
+        Raises `Malformed` for an element that is no object or too deep, `TooLarge` over the bounds.
         """
         found: list[tuple[bytes, Any, Any]] = []
         size = 0
         for document, element in _pieces(payload, self._tree):
             if not isinstance(document, dict) or not isinstance(element, dict):
                 raise Malformed("an element of the batch is not an object")
-            text = orjson.dumps(document)
+            text = json_text(document)
             size += len(text)
             if len(found) >= MOST_EVENTS or size > MOST_BYTES:
                 raise TooLarge(f"the batch has more than {MOST_EVENTS} events or {MOST_BYTES} bytes of them")

@@ -47,6 +47,14 @@ def parse_json(body: bytes) -> Any:
         raise Malformed(f"the body is not JSON: {error}") from None
 
 
+def json_text(value: Any, option: int | None = None) -> bytes:
+    """A parsed value as JSON again. Raises `Malformed`: what can be read may be too deep to be written."""
+    try:
+        return orjson.dumps(value, option=option)
+    except orjson.JSONEncodeError as error:
+        raise Malformed(f"the body cannot be written as JSON again: {error}") from None
+
+
 def parse_object(body: bytes) -> dict[str, Any]:
     """As `parse_json`, for a body that has to be an object."""
     value = parse_json(body)

@@ -68,7 +68,7 @@ class Jwt:
         if said is None:
             return how_missing(request, self.header)
         token = said[len(self.prefix) :].strip()
-        if not self.require.holds(request) or not token:
+        if not (said.lower().startswith(self.prefix.lower()) and self.require.holds(request) and token):
             return Verdict.UNREADABLE
         candidates: list[Any] = list(self.key.keys(secrets))
         if self.keys:
@@ -126,10 +126,10 @@ class Jwt:
 
     def _age(self, claims: Mapping[str, Any], now: float) -> Verdict:
         """A token without an end is refused: it would be valid for good."""
-        ends, starts = claims.get("exp"), claims.get("nbf", claims.get("iat"))
-        if isinstance(ends, bool) or not isinstance(ends, int | float):
+        ends, starts = _moment(claims.get("exp")), _moment(claims.get("nbf", claims.get("iat", 0)))
+        if ends is None or starts is None:
             return Verdict.UNREADABLE
-        early = isinstance(starts, int | float) and starts > now + self.leeway_s
+        early = starts > now + self.leeway_s
         return Verdict.STALE if early or now > ends + self.leeway_s else Verdict.VERIFIED
 
     def sign(self, request: Request, secret: bytes, now: float) -> Request:
@@ -151,6 +151,13 @@ class Jwt:
         key: Any = secret if self.keys else self.key.key(secret)
         token = jwt.encode(claims, key, algorithm=self.algorithms[0], headers={"kid": FIXTURE_KEY})
         return request.with_header(self.header, (self.prefix + token).encode())
+
+
+def _moment(value: Any) -> float | None:
+    """A claim as a time in Unix seconds; None when it is none, or is after the year 9999."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 253_402_300_800:
+        return None
+    return float(value)
 
 
 FIXTURE_KEY: Final = "fixture"
@@ -201,5 +208,5 @@ def query_string_hash(request: Request) -> str:
         if name != "jwt":
             values.setdefault(quote(name, safe="-._~"), []).append(quote(value, safe="-._~"))
     query = "&".join(f"{name}={','.join(sorted(each))}" for name, each in sorted(values.items()))
-    path = urlsplit(request.address).path.rstrip("/") or "/"
+    path = urlsplit(request.address).path.rstrip("/").replace("&", "%26") or "/"
     return hashlib.sha256(f"{request.method.upper()}&{path}&{query}".encode()).hexdigest()

@@ -1,10 +1,10 @@
 """Signatures that only the platform can make: Ed25519, ECDSA and RSA, by keys entered or fetched."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -31,6 +31,8 @@ from shared.wire.verification import (
 )
 
 _LONGEST_URL: Final = 500
+_PLAIN_URL: Final = re.compile(r"https://([a-z0-9.-]+)(/[A-Za-z0-9._~/-]*)")
+"""Host and path; what is not in it (escapes, a port, a user, other letters) might be read in two ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class KeySource:
     """Where a key is that neither the endpoint nor the request has: at `url`, on one of `hosts` only.
 
     The address may come from the request (a certificate's) and then has to be https, on one of `hosts`,
-    below `path`, without user, port or query. `json` is the path of the key in a JSON document; `subject`
-    what the name of a certificate has to end with.
+    below `path`, without user, port, query, fragment or escapes. `json` is the path of the key in a JSON
+    document; `subject` what the name of a certificate has to end with.
     """
 
     url: Template
@@ -51,24 +53,19 @@ class KeySource:
     def address(self, request: Request) -> str | None:
         """Where to fetch from; None for an address that is not allowed."""
         url = self.url.text(request)
-        if url is None or len(url) > _LONGEST_URL:
+        found = _PLAIN_URL.fullmatch(url) if url and len(url) <= _LONGEST_URL else None
+        if found is None or found[1] not in self.hosts:
             return None
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            return None
-        allowed = (
-            parts.scheme == "https" and parts.hostname in self.hosts and parts.path.startswith(self.path)
-        )
-        plain = parts.username is None and port is None and not parts.query and ".." not in parts.path
-        return url if allowed and plain else None
+        return url if found[2].startswith(self.path) and ".." not in found[2] else None
 
     def pem(self, body: bytes) -> bytes | None:
         """The key in what was fetched."""
         if not self.json:
             return body
-        said = text_of(path_of(self.json)(parse_json(body)))
+        try:
+            said = text_of(path_of(self.json)(parse_json(body)))
+        except Malformed:
+            return None
         return said.encode() if said else None
 
 

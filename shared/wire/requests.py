@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import orjson
 
 from shared.contracts.errors import InterlinkError, Malformed
+from shared.wire.bodies import json_text
 
 Headers = Mapping[bytes, Sequence[bytes]]
 """Lower-case names, each with its values in order, as ASGI has them."""
@@ -26,6 +27,7 @@ MOST_FIELDS: Final = 1000
 """Of a form or a query string."""
 
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
+_DOT: Final = re.compile(r"(?<!\\)\.")
 _PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -209,8 +211,9 @@ def text_of(value: Any) -> str | None:
 
 
 def path_of(dotted: str) -> Callable[[Any], Any]:
-    """A reader of `a.b.0.c`: the value there, None when there is none. A key may not have a dot in it."""
-    steps = [(step, int(step) if step.isascii() and step.isdigit() else None) for step in dotted.split(".")]
+    r"""A reader of `a.b.0.c`: the value there, None when there is none. `\.` is a dot in a key's name."""
+    names = [step.replace("\\.", ".") for step in _DOT.split(dotted)]
+    steps = [(name, int(name) if name.isascii() and name.isdigit() else None) for name in names]
 
     def read(value: Any) -> Any:
         for key, index in steps:
@@ -247,7 +250,9 @@ class Template:
         if any("{" in text or "}" in text for text in pieces[::2]):
             raise Unreadable(f"a brace without its other half in {source!r}")
         self._parts: list[str | Getter] = [
-            source_of(piece) if position % 2 else piece for position, piece in enumerate(pieces) if piece
+            source_of(piece) if position % 2 else piece
+            for position, piece in enumerate(pieces)
+            if piece or position % 2
         ]
         self.constant = not any(callable(part) for part in self._parts)
 
@@ -279,7 +284,7 @@ class Signed:
         self._parts: list[bytes | Raw] = [
             _raw_of(piece) if position % 2 else piece.encode()
             for position, piece in enumerate(pieces)
-            if piece
+            if piece or position % 2
         ]
         self.only_body = source == "{body}"
 
@@ -369,6 +374,14 @@ def _setting(argument: str) -> Getter:
     return lambda request: request.settings.get(argument)
 
 
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_+/-]{1,200}={0,2}")
+"""What a handshake may have signed: the key is the one of webhooks, and a stranger chooses the text.
+
+So it must be no body (no brace, bracket, quote, angle or `=` inside), no text that is signed around a body
+(no colon, blank or dot), and no JSON Web Token (no dot).
+"""
+
+
 def _hmac(algorithm: str, encode: Callable[[bytes], str]) -> Callable[[str], Getter]:
     def compiled(argument: str) -> Getter:
         source = source_of(argument)
@@ -376,9 +389,9 @@ def _hmac(algorithm: str, encode: Callable[[bytes], str]) -> Callable[[str], Get
         def sign(request: Request) -> str | None:
             said = source(request)
             secret = request.settings.get(SECRET)
-            if said is None or secret is None:
+            if said is None or secret is None or not _TOKEN.fullmatch(said):
                 return None
-            return encode(hmac.digest(secret.encode(), said.encode("utf-8", "surrogatepass"), algorithm))
+            return encode(hmac.digest(secret.encode(), said.encode(), algorithm))
 
         return sign
 
@@ -419,7 +432,7 @@ def _sorted_form(request: Request) -> str:
 
 def _canonical(value: Any) -> bytes:
     """A document's text that does not change with the order of its keys."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return json_text(value, orjson.OPT_SORT_KEYS)
 
 
 _ALONE: Final[Mapping[str, Getter]] = {

@@ -111,7 +111,7 @@ class Basic:
         if said is None:
             return how_missing(request, b"authorization")
         given = decoded(said.partition(" ")[2].strip(), "base64")
-        if given is None or b":" not in given:
+        if _scheme(request) != "basic" or given is None or b":" not in given:
             return Verdict.UNREADABLE
         if not secrets:
             return Verdict.NO_SECRET

@@ -21,7 +21,6 @@ SECTIONS: dict[type[Part], str] = {
     manifest.Bodies: "body",
     manifest.Decoded: "decoded",
     manifest.Naming: "event",
-    manifest.Occurred: "occurred",
     manifest.Handshake: "handshakes",
     manifest.Answer: "answers",
     manifest.Refusal: "refused",

@@ -8,6 +8,7 @@ from typing import Any
 from shared.catalog.mapping import ShownMessage
 
 _TARGET = re.compile(r"\]\([^)\s]*\)")
+_BOLD = re.compile(r"\*\*(?! )((?:[^*]|(?<=\\)\*)+)(?<! )\*\*")
 _FLAWS = re.compile(
     r"\b(?:None|Undefined|nil|null|True|False)\b"  # a value that was not there
     r"|  |\t| \n|\n\n"  # gaps of the layout
@@ -19,7 +20,7 @@ _FLAWS = re.compile(
 
 def flaws(message: ShownMessage) -> list[str]:
     """What is wrong with the wording; link targets are not looked at."""
-    text = _TARGET.sub("]", message.text)
+    text = _BOLD.sub(r"\1", _TARGET.sub("]", message.text))
     found = [f"{match[0]!r} in {text!r}" for match in _FLAWS.finditer(text.replace("\\#", "#"))]
     if not text:
         found.append("no text")
