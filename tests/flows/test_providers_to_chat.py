@@ -1,0 +1,93 @@
+"""Every provider's webhook becomes a chat message: over HTTP and Kafka, by the endpoint's test delivery."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.catalog.fixtures import Fixture, defaults, fixtures, signings
+from shared.catalog.registry import Provider, folders, providers
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+from tests.support.tap import Tap
+
+KEYS_OF_THE_PLATFORM = frozenset(
+    {"discord_interactions", "discord_webhook_events", "dyte", "gmail", "paypal", "sendgrid"}
+)
+"""Their webhooks are signed with a private key, which only the platform has."""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    folder = tmp_path_factory.mktemp("hub")
+    started = Hub(folder, bus, store, services=("gateway", "sync"), workspace=f"flow-{token_hex(4)}")
+    try:
+        yield started.start()
+    finally:
+        started.stop()
+
+
+def test_the_first_message_of_each(hub: Hub, bus: Bus) -> None:
+    tap = Tap(bus, "chat.inbound")
+    shown = [each for each in providers().values() if each.messages]
+    assert len(shown) > 30
+    wanted: dict[str, list[str]] = {}
+    unsigned: set[str] = set()
+    for provider in shown:
+        cases = {case.name: _texts(case) for case in fixtures(_folder(provider))}
+        event = next(event for texts in cases.values() for event, text in texts if text)
+        endpoint = _endpoint(hub, provider)
+        answer = httpx.post(
+            f"{hub.url('gateway')}/api/inbound-endpoints/{endpoint}/test",
+            json={"event": event},
+            headers={"authorization": f"Bearer {hub.admin_key}"},
+            timeout=30,
+        )
+        if answer.status_code == 409:
+            unsigned.add(provider.id)
+            continue
+        said = answer.json()
+        assert said["status"] < 300, (provider.id, said)
+        wanted[endpoint] = [text for _, text in cases[said["fixture"]] if text]
+    assert unsigned <= KEYS_OF_THE_PLATFORM
+    assert len(wanted) > 25
+
+    def messages() -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for record in tap.look():
+            found.setdefault(record.data["origin"]["endpoint_id"], []).append(record.data["text"])
+        return {endpoint: texts for endpoint, texts in found.items() if endpoint in wanted}
+
+    eventually(lambda: sum(map(len, messages().values())) >= sum(map(len, wanted.values())), 30)
+    assert messages() == wanted
+
+
+def _folder(provider: Provider) -> Path:
+    return next(Path(str(folder)) for folder in folders() if folder.name == provider.id)
+
+
+def _texts(case: Fixture) -> list[tuple[str, str]]:
+    """Each event of a recorded webhook with the text of its message, '' where it makes none."""
+    return [
+        (each["event"], each.get("message", {}).get("text", "")) for each in case.expected.get("events", ())
+    ]
+
+
+def _endpoint(hub: Hub, provider: Provider) -> str:
+    """A new endpoint with a channel, and with a secret where it is the platform's."""
+    webhook = provider.manifest.webhook
+    assert webhook
+    body: dict[str, Any] = {
+        "provider": provider.id,
+        "name": provider.id,
+        "channel_id": "general",
+        "settings": defaults(provider),
+    }
+    shared = [each.secret for each in signings(provider) if each.key == each.secret.encode()]
+    if webhook.secret.source in ("theirs", "handshake") and shared:
+        body["secret"] = shared[0]
+    return str(hub.call("POST", "/api/inbound-endpoints", body, expect=201)["id"])
