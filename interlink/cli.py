@@ -1,5 +1,6 @@
 """The commands. Each imports what it needs when it runs, so that `interlink --help` answers at once."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from shared.contracts.errors import InterlinkError
+from shared.contracts.errors import InterlinkError, Misconfigured
 
 _WRONG: Final = 2
 _FAILED: Final = 1
@@ -237,7 +238,14 @@ def run_fixtures(
     from interlink.provider.trial import run  # noqa: PLC0415
 
     with _one_line():
-        outcomes = list(run(*loaded(id_), write=write))
+        folder, known = loaded(id_)
+        outcomes = list(run(folder, known, write=write))
+    if not outcomes:
+        if known.door:
+            typer.echo(f"{id_} has no fixtures: CONTRIBUTING.md says how to add one")
+            raise typer.Exit(_FAILED)
+        typer.echo(f"{id_} has no webhooks, and so no fixtures")
+        return
     width = max((len(outcome.name) for outcome in outcomes), default=0)
     for outcome in outcomes:
         for line in outcome.lines(width):
@@ -254,12 +262,12 @@ def sign_request(
     id_: ProviderName,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The body, or the folder of a fixture.")],
     secret: Annotated[
-        str,
+        str | None,
         typer.Option(
             envvar="INTERLINK_SECRET",
             help="The endpoint's secret, or @file; for key pairs the private key (PEM). Made if not given.",
         ),
-    ] = "",
+    ] = None,
     event: Annotated[str, typer.Option(help="The event, where a header or the query says it.")] = "",
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="name: value")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="A setting of the endpoint: name=value")] = None,
@@ -276,7 +284,11 @@ def sign_request(
     from interlink.provider.folder import loaded  # noqa: PLC0415
 
     with _one_line():
-        wanted = sign.Wanted(file, secret, event, header or (), setting or (), query, url, way, method)
+        if secret is None and os.environ.get("INTERLINK_SECRET") == "":
+            secret = ""  # which typer takes for one that is not there
+        if secret == "":
+            raise Misconfigured("--secret, or INTERLINK_SECRET: it is empty: leave it out to have one made")
+        wanted = sign.Wanted(file, secret or "", event, header or (), setting or (), query, url, way, method)
         signed = sign.sign(loaded(id_)[1], wanted, time.time())
     for note in signed.notes:
         typer.echo(note, err=True)

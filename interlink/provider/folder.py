@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from shared.catalog import registry
-from shared.catalog.registry import Provider, read_manifest, reader_of
+from shared.catalog.checker import watched
+from shared.catalog.registry import MANIFEST, Provider, read_manifest, reader_of
 from shared.contracts.errors import Misconfigured
 from shared.wire.render import Unrenderable
 
@@ -14,9 +15,20 @@ ROOT: Final = Path(str(files("shared.providers")))
 _PROJECT: Final = ROOT.parent.parent
 
 
+def _lacks_its_manifest(entry: Path) -> bool:
+    """Whether it is a folder that should have one. What a removed provider left to Python is none."""
+    if not entry.is_dir() or entry.name.startswith(("_", ".")) or entry.joinpath(MANIFEST).is_file():
+        return False
+    return [inner.name for inner in entry.iterdir()] != ["__pycache__"]
+
+
 def folders_of(ids: list[str]) -> list[Path]:
-    """These folders, or all of them, by id. Raises `Misconfigured` for an id that nobody has."""
-    known = {folder.name: Path(str(folder)) for folder in registry.folders()}
+    """These folders, or all of them, by id, also those that lack their manifest.
+
+    Raises `Misconfigured` for an id that nobody has.
+    """
+    known = {entry.name: entry for entry in ROOT.iterdir() if _lacks_its_manifest(entry)}
+    known |= {folder.name: Path(str(folder)) for folder in registry.folders()}
     unknown = sorted(set(ids) - known.keys())
     if unknown:
         near = get_close_matches(unknown[0], known, n=1)
@@ -30,7 +42,7 @@ def loaded(name: str) -> tuple[Path, Provider]:
     folder = folders_of([name])[0]
     manifest = read_manifest(folder)
     try:
-        provider = Provider(manifest, reader_of(name))
+        provider = Provider(manifest, watched(reader_of(name)))
         provider.messages  # noqa: B018 -- compiles the templates
     except (Unrenderable, ValueError) as error:
         raise Misconfigured(f"{name}: {error}") from None
@@ -42,6 +54,8 @@ def everything() -> tuple[dict[str, Provider], dict[str, str]]:
     known: dict[str, Provider] = {}
     readmes: dict[str, str] = {}
     for folder in folders_of([]):
+        if not folder.joinpath(MANIFEST).is_file():
+            continue
         known[folder.name] = loaded(folder.name)[1]
         try:
             readmes[folder.name] = folder.joinpath("README.md").read_text("utf-8")

@@ -244,9 +244,12 @@ def _read_secret(given: str) -> str:
         return given
     raw = _read(Path(given[1:]))
     try:
-        return raw.decode().strip()
+        secret = raw.decode().strip()
     except UnicodeDecodeError:
         raise Misconfigured(f"--secret {given}: it is not text") from None
+    if not secret:
+        raise Misconfigured(f"--secret {given}: it is empty")
+    return secret
 
 
 def _read(file: Path) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from shared.catalog.checker import Trial, tried
+from shared.catalog.checker import Trial, tried, unread
 from shared.catalog.fixtures import Fixture, cases, read_fixture, signings
 from shared.catalog.registry import Provider
 from shared.contracts.errors import Misconfigured
@@ -45,7 +45,7 @@ def run(folder: Path, provider: Provider, *, write: bool = False) -> Iterator[Ou
         try:
             fixture = read_fixture(case, expected_later=write)
         except Misconfigured as error:
-            yield Outcome(case.name, "", (str(error),))
+            yield Outcome(case.name, "", (unread(folder, case, error),))
             continue
         trial = tried(provider, fixture, keys, others)
         wrote = write and bool(trial.saw) and _kept(case, fixture, trial.saw)

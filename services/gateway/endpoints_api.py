@@ -25,7 +25,8 @@ from services.gateway.endpoint_schemas import (
 )
 from services.gateway.receive import Receiver
 from services.gateway.store import Endpoints, given, new_document, status_of
-from shared.catalog.fixtures import FIXTURES, Fixture, fixtures, new_secret
+from shared.catalog.door import Door
+from shared.catalog.fixtures import FIXTURES, Fixture, fixtures, new_basic_secret, new_secret
 from shared.catalog.manifest import Template, Webhook
 from shared.catalog.registry import Provider, folders, providers
 from shared.catalog.source import described
@@ -39,6 +40,7 @@ from shared.wire.incoming import INCOMING
 from shared.wire.requests import Request
 
 _NULLABLE: Final = frozenset({"channel_id", "body_limit", "dedupe_window_s", "public_url"})
+_OWN_STEP: Final = "Send webhooks to {url}, signed as the endpoint's source says."
 _KEPT_SECRET: Final = "the endpoint's secret (shown when it is made; rotate it to get another)"  # noqa: S105
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
@@ -74,9 +76,9 @@ class EndpointsApi:
     async def create(self, body: NewEndpoint, key: Writer) -> ShownEndpoint:
         """Make the address that a platform calls. A secret that we make is shown this once."""
         provider, webhook = _with_webhooks(body.provider)
-        _check_source(webhook, body.source)
+        door = _door_of(webhook, body.source)
         _check_unsigned(body.require_signature, body.unsigned_reason)
-        secret = _new_secret(webhook, body.secret)
+        secret = _new_secret(webhook, door, body.secret)
         endpoint = new_endpoint_id()
         settings = _settings(webhook, body.settings, complete=True)
         document = new_document(
@@ -118,7 +120,7 @@ class EndpointsApi:
             if required:
                 change["unsigned_reason"] = ""
         if "source" in change:
-            _check_source(webhook, change["source"])
+            _door_of(webhook, change["source"])
         if "settings" in change:
             new = _settings(webhook, change["settings"], complete=False)
             sealed = self._endpoints.sealed(endpoint_id, new, _secret_settings(webhook))
@@ -156,9 +158,9 @@ class EndpointsApi:
             return self._show(await self._endpoints.change(endpoint_id, waiting))
         if webhook.secret.source == "theirs" and body.secret is None:
             raise _invalid("secret", f"{webhook.secret.name} comes from the platform: send it")
-        secret = _new_secret(webhook, body.secret)
+        secret = _new_secret(webhook, _door_of(webhook, document.get("source")), body.secret)
         if not secret:
-            raise _invalid("secret", "this provider's webhooks are verified without a secret")
+            raise _invalid("secret", "send the secret: there is none that could be made here")
         rotated = self._endpoints.rotated(document, secret, timedelta(hours=body.overlap_hours))
         changed = await self._endpoints.change(endpoint_id, {"secrets": rotated, "handed_over": False})
         return self._show(changed, secret)
@@ -172,7 +174,12 @@ class EndpointsApi:
         await self._endpoints.change(endpoint_id, {"handed_over": False})
         return HandedOver(secret=secret)
 
-    async def test(self, endpoint_id: str, body: TestDelivery, key: Writer) -> ShownTest:
+    async def test(
+        self,
+        endpoint_id: str,
+        key: Writer,
+        body: TestDelivery = TestDelivery(),  # noqa: B008 -- it is frozen
+    ) -> ShownTest:
         """Send a recorded webhook of the provider through the endpoint, signed with the endpoint's secret.
 
         It takes the whole way, as the platform's would: its event is marked with `test`.
@@ -244,7 +251,9 @@ class EndpointsApi:
             unsigned_reason=document.get("unsigned_reason") or "",
             source=document.get("source"),
             trigger_types=provider.trigger_types if provider else [],
-            setup_steps=_steps(webhook, url, secret, {**shown, **(settings or {})}),
+            setup_steps=[_OWN_STEP.format(url=url)]
+            if document.get("source")
+            else _steps(webhook, url, secret, {**shown, **(settings or {})}),
             last_triggered=rfc3339(last) if last else None,
             trigger_count=document.get("trigger_count", 0),
             error_count=document.get("error_count", 0),
@@ -266,17 +275,22 @@ def _invalid(field: str, message: str) -> Invalid:
     return Invalid("some fields are not acceptable", errors=(FieldError(field, message),))
 
 
-def _new_secret(webhook: Webhook, secret: str | None) -> str:
+def _new_secret(webhook: Webhook, door: Door, secret: str | None) -> str:
     """The endpoint's secret: what was given, what we make, or '' where it is not there yet."""
     wanted = webhook.secret
     if secret is None:
-        return new_secret(webhook) if wanted.source == "ours" else ""
+        made = (new_secret(webhook), new_basic_secret()) if wanted.source == "ours" else ()
+        return next((each for each in made if door.can_use(each.encode(), made_here=True)), "")
     if wanted.source == "none":
         raise _invalid("secret", "this provider's webhooks are verified without a secret")
+    if secret != secret.strip() and "-----BEGIN" not in secret:
+        raise _invalid("secret", f"{wanted.name} has a blank or a line break at one of its ends")
     if not wanted.min_length <= len(secret) <= wanted.max_length:
         raise _invalid("secret", f"{wanted.name} has {wanted.min_length} to {wanted.max_length} characters")
     if wanted.pattern and not re.fullmatch(wanted.pattern, secret):
         raise _invalid("secret", f"{wanted.name} looks different: {wanted.about or wanted.pattern}")
+    if not door.can_use(secret.encode()):
+        raise _invalid("secret", f"{wanted.name} cannot be read as its way of signing needs it")
     return secret
 
 
@@ -307,13 +321,14 @@ def _settings(webhook: Webhook, values: Mapping[str, str], *, complete: bool) ->
     return found
 
 
-def _check_source(webhook: Webhook, source: Mapping[str, Any] | None) -> None:
+def _door_of(webhook: Webhook, source: Mapping[str, Any] | None) -> Door:
+    """What the endpoint verifies with: its own description of the sender, or the provider's."""
     if source is None:
-        return
+        return Door(webhook)
     if not webhook.configurable:
         raise _invalid("source", "only a generic provider can be described: this one's folder does it")
     try:
-        described(webhook, source)
+        return Door(described(webhook, source))
     except ValidationError as error:
         faults = [
             FieldError(".".join(("source", *map(str, fault["loc"]))), fault["msg"])

@@ -37,8 +37,8 @@ _MOST_WAITING: Final = 20_000
 _REFUSED_DAYS: Final = 2
 MOST_BODY: Final = 2_048
 """Bytes of a refused body that are kept."""
-_OURS: Final = (429, 503)
-"""Statuses that say nothing of the request: a limit, or a part of the hub that is away."""
+_OURS: Final = frozenset({"rate_limited", "bus_unavailable", "unavailable"})
+"""Outcomes that say nothing of the request: a limit, or a part of the hub that is away."""
 _MOST_NAMED: Final = 100
 """Events of one request that are named in its execution."""
 
@@ -108,7 +108,7 @@ class Executions:
         """Take one. For the hot path: no I/O, and bounded in memory."""
         self._count(execution)
         if execution.refused:
-            if execution.status in _OURS or execution.endpoint.noted.wait() > 0:
+            if execution.outcome in _OURS or execution.endpoint.noted.wait() > 0:
                 return
             execution.endpoint.noted.take()
         if len(self._waiting) >= _MOST_WAITING:
@@ -126,7 +126,7 @@ class Executions:
             count.streak, count.was_reset = 0, True
             if execution.seen:
                 count.last = execution.at
-        elif execution.status not in _OURS:
+        elif execution.outcome not in _OURS:
             count.refused += 1
             count.streak += 1
 

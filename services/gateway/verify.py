@@ -17,6 +17,7 @@ SAID: Final = {
     Verdict.STALE: "is too old, or from the future",
     Verdict.MISMATCH: "is wrong: another secret, or a changed body",
     Verdict.BODY_CHANGED: "is not of this body",
+    Verdict.CLAIMS: "has an issuer, audience or other claim that is wrong, or has no end (exp)",
 }
 
 

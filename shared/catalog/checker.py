@@ -13,9 +13,19 @@ from typing import Any, Final
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
-from shared.catalog.fixtures import FIXTURES, Fixture, Signing, defaults, fixtures, settings_with, signings
+from shared.catalog.door import Reader
+from shared.catalog.fixtures import (
+    FIXTURES,
+    Fixture,
+    Signing,
+    cases,
+    defaults,
+    read_fixture,
+    settings_with,
+    signings,
+)
 from shared.catalog.manifest import Catalogued, Manifest, Webhook
-from shared.catalog.mapping import calls
+from shared.catalog.mapping import EventTemplates, calls
 from shared.catalog.registry import MANIFEST, Provider, read_manifest, reader_of
 from shared.catalog.ways import Part
 from shared.contracts.errors import InterlinkError, Misconfigured, Rejected
@@ -136,11 +146,9 @@ def _answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) ->
 def check(folder: Path) -> list[str]:
     """The faults of one provider folder, a line each, with what to do. Empty when all is well."""
     where = folder.name
-    if not folder.joinpath(MANIFEST).is_file():
-        return [f"{where}/{MANIFEST}: missing: every provider has one"]
     try:
         manifest = read_manifest(folder)
-        provider = Provider(manifest, reader_of(manifest.id))
+        provider = Provider(manifest, watched(reader_of(manifest.id)))
         provider.messages  # noqa: B018 -- compiles the templates
     except Misconfigured as error:
         return [" ".join(str(error).split())]
@@ -148,12 +156,40 @@ def check(folder: Path) -> list[str]:
         return [f"{where}/{MANIFEST}: webhook.{error}: correct the template"]
     faults = [*_about(folder, manifest)]
     if manifest.integration:
-        faults += _integration(folder, manifest, manifest.integration)
+        faults += _integration(manifest, manifest.integration)
     if manifest.webhook:
         faults += _webhook(manifest, manifest.webhook)
         faults += _vector_faults(folder, provider)
         faults += _fixture_faults(folder, provider, manifest.webhook)
     return [f"{where}/{fault}" for fault in faults]
+
+
+def watched(reader: Reader | None) -> Reader | None:
+    """The reader; what it raises that is no error of ours is a `Misconfigured`, which says so."""
+    if reader is None:
+        return None
+    read = reader
+
+    def watch(body: bytes) -> Any:
+        try:
+            return read(body)
+        except InterlinkError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise Misconfigured(f"body.py raises {what}: raise Malformed for what cannot be read") from error
+
+    return watch
+
+
+def unread(folder: Path, case: Path, error: Misconfigured) -> str:
+    """Why a fixture cannot be read, with what to do where only `expected.json` is missing."""
+    if case.joinpath("request.json").is_file() and not case.joinpath("expected.json").exists():
+        return (
+            f"{FIXTURES}/{case.name}: expected.json is missing: "
+            f"run 'interlink provider test {folder.name} --write'"
+        )
+    return str(error)
 
 
 def _about(folder: Path, manifest: Manifest) -> Iterator[str]:
@@ -169,6 +205,9 @@ def _about(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{MANIFEST}: id: {manifest.id!r} is reserved: take another"
     if not any(source.strip() for source in manifest.sources):
         yield f"{MANIFEST}: sources: empty: name the documents that the facts come from"
+    icon = folder / ICON
+    if icon.is_file() and not _PLAIN_SVG.fullmatch(icon.read_text("utf-8", "replace")):
+        yield f"{ICON}: an icon is paths in a viewBox of 0 0 24 24 and nothing else"
     for rule, why in manifest.exemptions.items():
         if rule not in RULES:
             yield f"{MANIFEST}: exemptions.{rule}: no such rule: one of {', '.join(RULES)}"
@@ -176,7 +215,7 @@ def _about(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{MANIFEST}: exemptions.{rule}: say why"
 
 
-def _integration(folder: Path, manifest: Manifest, entry: Catalogued) -> Iterator[str]:
+def _integration(manifest: Manifest, entry: Catalogued) -> Iterator[str]:
     webhook = manifest.webhook
     brought = (
         {trigger for event in webhook.handled.values() for trigger in event.triggers} if webhook else set()
@@ -190,9 +229,6 @@ def _integration(folder: Path, manifest: Manifest, entry: Catalogued) -> Iterato
         yield f"{MANIFEST}: integration.polled: an event brings {trigger}: remove it"
     for trigger in sorted(set(entry.polled) - set(entry.triggers)):
         yield f"{MANIFEST}: integration.polled: {trigger} is not among the triggers"
-    icon = folder / ICON
-    if icon.is_file() and not _PLAIN_SVG.fullmatch(icon.read_text("utf-8", "replace")):
-        yield f"{ICON}: an icon is paths in a viewBox of 0 0 24 24 and nothing else"
 
 
 def _webhook(manifest: Manifest, webhook: Webhook) -> Iterator[str]:
@@ -257,22 +293,29 @@ def _vector_faults(folder: Path, provider: Provider) -> Iterator[str]:
         fault = error.errors()[0]
         yield f"{VECTORS}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
         return
-    for vector in vectors:
+    for position, vector in enumerate(vectors):
+        where = f"{VECTORS}: {position} ({vector.source})"
         try:
             verdict = vector.verdict(provider)
         except InterlinkError as error:
-            yield f"{VECTORS}: {vector.source}: it cannot be read: {error}"
+            yield f"{where}: it cannot be read: {error}"
             continue
         if verdict is not Verdict.VERIFIED:
-            yield f"{VECTORS}: {vector.source}: refused ({verdict}): correct webhook.verification"
+            yield f"{where}: refused ({verdict}): correct webhook.verification"
 
 
 def _fixture_faults(folder: Path, provider: Provider, webhook: Webhook) -> Iterator[str]:
-    try:
-        found = fixtures(folder)
-    except Misconfigured as error:
-        yield str(error)
+    found: list[Fixture] = []
+    faults: list[str] = []
+    for case in cases(folder):
+        try:
+            found.append(read_fixture(case))
+        except Misconfigured as error:
+            faults.append(unread(folder, case, error))
+    if faults:
+        yield from faults
         return
+    yield from _unescaped(provider, webhook, found)
     keys, others = signings(provider), signings(provider)
     events: set[str] = set()
     handshakes: set[str] = set()
@@ -284,6 +327,13 @@ def _fixture_faults(folder: Path, provider: Provider, webhook: Webhook) -> Itera
         used |= trial.verdicts.keys()
         handshakes.add(str(fixture.expected.get("handshake")))
         events |= {str(each.get("event")) for each in fixture.expected.get("events", ())}
+    yield from _unused(provider, webhook, events, handshakes, used)
+
+
+def _unused(
+    provider: Provider, webhook: Webhook, events: set[str], handshakes: set[str], used: set[int]
+) -> Iterator[str]:
+    """What no fixture is of: the fixtures have these events and handshakes, and are signed in these ways."""
     exempt = provider.manifest.exemptions
     if "fixture" not in exempt:
         for event in webhook.handled:
@@ -297,6 +347,131 @@ def _fixture_faults(folder: Path, provider: Provider, webhook: Webhook) -> Itera
             if position not in used:
                 what = declared.name or declared.scheme
                 yield f"{FIXTURES}: none is signed in the way {position} ({what}): add one that it applies to"
+
+
+_MARK: Final = "@*[{}("
+"""Behind a value of the payload. What `md` makes of it has backslashes, and `url` writes `(` as `%28`."""
+_MARKED: Final = re.compile(r"@\*\[(\d+)\(")
+_COMPARED: Final = re.compile(r"{%-?\s*(?:if|elsif|unless|case|when|assign)\b(.*?)%}", re.DOTALL)
+_NAME: Final = re.compile(r"[A-Za-z_][\w-]*")
+_MOST_MARKED: Final = 60
+"""Fields of a payload that are marked one at a time, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A text in a payload: the object or list that has it, under which key, its path and its value."""
+
+    owner: Any
+    key: str | int
+    path: tuple[str | int, ...]
+    value: str
+
+    @property
+    def alike(self) -> tuple[str | int, ...]:
+        """The path with all elements of a list as one."""
+        return tuple(0 if isinstance(step, int) else step for step in self.path)
+
+    @property
+    def name(self) -> str:
+        """The last name in the path."""
+        return next((step for step in reversed(self.path) if isinstance(step, str)), "")
+
+    def is_named(self, sources: str) -> bool:
+        """Whether templates may mean this text: they have the first and the last name of its path."""
+        return str(self.path[0]) in sources and self.name in sources
+
+    def mark(self, number: int) -> None:
+        self.owner[self.key] = self.value + _MARK.format(number)
+
+    def restore(self) -> None:
+        self.owner[self.key] = self.value
+
+
+def _unescaped(provider: Provider, webhook: Webhook, found: Iterable[Fixture]) -> Iterator[str]:
+    """Texts of a payload that stand in a message as they came, and so could forge links and mentions.
+
+    They are marked all at once; without those that may decide what the message says; and each of these alone.
+    """
+    said: set[tuple[str, tuple[str | int, ...], str]] = set()
+    seen: set[tuple[str, tuple[str | int, ...]]] = set()
+    for fixture in found:
+        for event, payload in _payloads(provider, fixture):
+            templates = provider.messages[event]
+            texts = list(_texts(payload, ()))
+            sources = _sources(webhook, event)
+            compared = set(_NAME.findall(" ".join(_COMPARED.findall(sources))))
+            leaks = _leaks(templates, payload, texts)
+            plain = [text for text in texts if text.value and text.name not in compared]
+            leaks += _leaks(templates, payload, plain)
+            alone = [
+                text for text in texts if (not text.value or text.name in compared) and text.is_named(sources)
+            ]
+            for text in alone[:_MOST_MARKED]:
+                if (event, text.alike) not in seen:
+                    seen.add((event, text.alike))
+                    leaks += _leaks(templates, payload, [text])
+            for text, part in leaks:
+                where = "webhook.actor" if part == "actor" else f"webhook.handled.{event}"
+                if (where, text.alike, part) not in said:
+                    said.add((where, text.alike, part))
+                    yield (
+                        f"{MANIFEST}: {where}: {'.'.join(map(str, text.path))} goes into {part} as it is: "
+                        "put it through md, bold, link, excerpt, subject or url"
+                    )
+
+
+def _payloads(provider: Provider, fixture: Fixture) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The payload of each event of a fixture that makes a message. What cannot be read has faults already."""
+    assert provider.door  # noqa: S101 -- see Fixture.request
+    request = fixture.request(provider, settings_with(_SECRET_OF_A_HANDSHAKE, {}))
+    try:
+        if provider.door.handshake(request) or provider.door.verified_handshake(request):
+            return
+        for arrived in provider.door.events(request):
+            if arrived.event in provider.messages:
+                yield arrived.event, parse_object(provider.payload(arrived.content_type, arrived.data))
+    except InterlinkError:
+        return
+
+
+def _texts(value: Any, path: tuple[str | int, ...]) -> Iterator[_Text]:
+    inside: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict):
+        inside = value.items()
+    elif isinstance(value, list):
+        inside = enumerate(value)
+    for key, inner in inside:
+        if isinstance(inner, str):
+            yield _Text(value, key, (*path, key), inner)
+        else:
+            yield from _texts(inner, (*path, key))
+
+
+def _sources(webhook: Webhook, event: str) -> str:
+    """All templates that an event's message may be made with."""
+    message = webhook.handled[event].message
+    parts = [source for _, source in message] if message else []
+    return "\n".join([webhook.actor, *webhook.phrases.values(), *parts])
+
+
+def _leaks(
+    templates: EventTemplates, payload: Mapping[str, Any], texts: Sequence[_Text]
+) -> list[tuple[_Text, str]]:
+    """Those of `texts`, marked all at once, that stand in a part of the message as they are."""
+    for number, text in enumerate(texts):
+        text.mark(number)
+    try:
+        message = templates.message(payload)
+    except Unrenderable:
+        return []  # a colour or the like that is none with the mark
+    finally:
+        for text in texts:
+            text.restore()
+    parts = {"actor": message.author.name, "text": message.text}
+    for card in message.embeds:
+        parts |= {"title": card.title or "", "body": card.description or "", "url": str(card.url or "")}
+    return [(texts[int(number)], part) for part, made in parts.items() for number in _MARKED.findall(made)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +494,8 @@ def tried(provider: Provider, fixture: Fixture, keys: Sequence[Signing], others:
     """
     try:
         saw = observed(provider, fixture, _SECRET_OF_A_HANDSHAKE)
+    except Misconfigured as error:
+        return Trial({}, {}, (str(error),))
     except InterlinkError as error:
         return Trial({}, {}, (f"it is refused: {error}",))
     faults: list[str] = []

@@ -18,6 +18,7 @@ from shared.contracts.envelope import JSON, rfc3339
 from shared.contracts.errors import Forbidden, Malformed
 from shared.wire.batches import Batch
 from shared.wire.bodies import FORM, json_text, media_type, parse_json
+from shared.wire.keypairs import KeyPair
 from shared.wire.moments import moment_of
 from shared.wire.requests import Headers, Match, Request, Template, decoded, path_of
 from shared.wire.tokens import Token
@@ -210,6 +211,10 @@ class Door:
     def way(self, request: Request) -> Way | None:
         """The way in which a request is signed; None when it is not. Raises `Malformed`."""
         return next((way for way in self.ways if way.applies(request)), None)
+
+    def can_use(self, secret: bytes, *, made_here: bool = False) -> bool:
+        """Whether one of the ways could verify with this secret. A public key is never made here."""
+        return any(way.usable(secret) for way in self.ways if not (made_here and isinstance(way, KeyPair)))
 
     def events(self, request: Request) -> list[Arrived]:
         """The events of a request, in its order: none for an empty batch.

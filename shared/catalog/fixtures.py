@@ -120,8 +120,13 @@ def new_secret(webhook: Webhook) -> str:
     if kind == "whsec":
         return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     if kind == "basic":
-        return f"interlink:{secrets.token_urlsafe(32)}"
+        return new_basic_secret()
     return secrets.token_hex(32)
+
+
+def new_basic_secret() -> str:
+    """A fresh user and password, as HTTP Basic has them."""
+    return f"interlink:{secrets.token_urlsafe(32)}"
 
 
 def signings(provider: Provider) -> list[Signing]:

@@ -1,14 +1,16 @@
 """The registry: the only place that loads providers, by the name of their folder."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from shared.catalog.door import Door, Reader
 from shared.catalog.manifest import Manifest
@@ -16,9 +18,30 @@ from shared.catalog.mapping import EventTemplates
 from shared.contracts.errors import Misconfigured
 
 MANIFEST: Final = "manifest.yaml"
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The one in C where it is there: sixty manifests take it a tenth of the time."""
 _PACKAGE: Final = "shared.providers"
+_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C where it is there: sixty manifests take it a tenth of the time."""
+
+
+class _Once(_LOADER):  # type: ignore[misc]
+    """Refuses a key that is there twice, of which YAML would keep the last."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._seen: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """The first that is done with a mapping; once it is done, merged keys are among its own."""
+        if id(node) not in self._seen:
+            self._seen.add(id(node))
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    line = key.start_mark.line + 1
+                    if key.value in lines:
+                        raise yaml.YAMLError(f"{key.value}: twice, in lines {lines[key.value]} and {line}")
+                    lines[key.value] = line
+        super().flatten_mapping(node)
 
 
 class Provider:
@@ -69,26 +92,83 @@ def folders() -> list[Traversable]:
 
 
 def read_manifest(folder: Traversable) -> Manifest:
-    """One folder's manifest. Raises `Misconfigured` with every fault, one a line."""
+    """One folder's manifest. Raises `Misconfigured` with every fault."""
     try:
-        data: Any = yaml.load(folder.joinpath(MANIFEST).read_text("utf-8"), _LOADER)  # noqa: S506 -- is safe
+        data: Any = yaml.load(folder.joinpath(MANIFEST).read_text("utf-8"), _Once)  # noqa: S506 -- is safe
+        if data is None:
+            raise Misconfigured(f"{folder.name}/{MANIFEST}: is empty")
         manifest = Manifest.model_validate(data)
+    except FileNotFoundError:
+        raise Misconfigured(f"{folder.name}/{MANIFEST}: missing: every provider has one") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{folder.name}/{MANIFEST}: {error}") from None
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        lines = [_said(fault) for fault in error.errors()]
         raise Misconfigured(f"{folder.name}/{MANIFEST}: " + "; ".join(lines)) from None
     if manifest.id != folder.name:
         raise Misconfigured(f"{folder.name}/{MANIFEST}: id is {manifest.id!r}, the folder is {folder.name!r}")
     return manifest
 
 
+def _said(fault: ErrorDetails) -> str:
+    """A fault of a manifest in words for who wrote it."""
+    where = ".".join(map(str, fault["loc"])) or "it"
+    if fault["type"] == "extra_forbidden":
+        near = get_close_matches(str(fault["loc"][-1]), _fields(fault["loc"][:-1]), n=1)
+        return f"{where}: no such field" + (f" (did you mean {near[0]}?)" if near else "")
+    hint = ""
+    if fault["type"] in ("string_type", "tuple_type"):
+        braces = fault["input"] is None or isinstance(fault["input"], dict)
+        hint = ": a text with braces or # goes in quotes" if braces else ""
+        if isinstance(fault["input"], int | float) and fault["type"] == "string_type":
+            hint = ": a text that looks like a number, or is true or false, goes in quotes"
+    return f"{where}: {fault['msg']}{hint}"
+
+
+def _fields(place: tuple[int | str, ...]) -> list[str]:
+    """The names of the fields that a manifest can have at a place, as a fault gives it."""
+    models: set[type[BaseModel]] = {Manifest}
+    for step in place:
+        fields = [each.model_fields for each in models]
+        found = [
+            field.annotation
+            for each in fields
+            for name, field in each.items()
+            if step in (name, field.alias) and field.annotation
+        ]
+        within = {model for annotation in found for model in _models(annotation)}
+        of_scheme = {
+            model
+            for model in models
+            if "scheme" in model.model_fields and step in get_args(model.model_fields["scheme"].annotation)
+        }
+        models = within or of_scheme or models
+    return sorted({field.alias or name for each in models for name, field in each.model_fields.items()})
+
+
+def _models(annotation: Any) -> set[type[BaseModel]]:
+    """The models in an annotation, however they are wrapped."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {model for part in get_args(annotation) for model in _models(part)}
+
+
 def reader_of(provider: str) -> Reader | None:
-    """The `read` of the provider's own `body.py`, for bodies that are neither JSON nor a form."""
+    """The `read` of the provider's own `body.py`, for bodies that are neither JSON nor a form.
+
+    Raises `Misconfigured` for a file that is no Python, fails, or has no `read`.
+    """
     name = f"{_PACKAGE}.{provider}.body"
     if not files(_PACKAGE).joinpath(provider, "body.py").is_file():
         return None
-    reader: Reader = import_module(name).read
+    try:
+        reader: Reader | None = getattr(import_module(name), "read", None)
+    except SyntaxError as error:
+        raise Misconfigured(f"{provider}/body.py: line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise Misconfigured(f"{provider}/body.py: {type(error).__name__}: {error}") from error
+    if not callable(reader):
+        raise Misconfigured(f"{provider}/body.py: no function read: write def read(body: bytes) -> Any")
     return reader
 
 

@@ -7,7 +7,7 @@ can be verified without a folder.
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from shared.catalog.manifest import (
     Alternatives,
@@ -37,6 +37,16 @@ class Source(Part):
     occurred: Annotated[Alternatives | None, Field(max_length=_MOST)] = None
     handshakes: Annotated[tuple[Handshake, ...] | None, Field(max_length=_MOST)] = None
     answers: Annotated[tuple[Answer, ...] | None, Field(max_length=_MOST)] = None
+
+    @field_validator("handshakes")
+    @classmethod
+    def _are_told_apart(cls, handshakes: tuple[Handshake, ...] | None) -> tuple[Handshake, ...] | None:
+        for handshake in handshakes or ():
+            if not handshake.when:
+                raise ValueError("when: says nothing: every request would be this handshake")
+            if "setting:secret" in handshake.answer.model_dump_json():
+                raise ValueError("answer: must not tell the secret")
+        return handshakes
 
 
 def described(webhook: Webhook, source: Mapping[str, Any]) -> Webhook:

@@ -1,19 +1,35 @@
 """The ways of signing as a manifest writes them, each of which compiles to one of `shared/wire`."""
 
+import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from shared.wire import verification as wire
 from shared.wire.jwts import Jwt
 from shared.wire.keypairs import KeyPair, KeySource
 from shared.wire.macs import BodyHash, Mac
-from shared.wire.requests import Match, Signed, Template, Unreadable
+from shared.wire.requests import Match, Request, Signed, Template, Unreadable
 from shared.wire.tokens import Basic, Token
 from shared.wire.verification import Algorithm, Encoding, Form, KeyForm, Moment
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,60}$")]
+
+
+_WEEK_S: Final = 7 * 24 * 3600
+_OF_THE_BODY: Final = ("{body}", "{sha256}", "{crc32}", "{sorted_form}")
+_TOKEN_SOURCE: Final = re.compile(r"\{(?:header|query|form|json|item):[^{}]+\}")
+_NOTHING: Final = Request("POST", "", b"", {}, b"", {}, lambda _: None)
 
 
 class Part(BaseModel):
@@ -93,8 +109,8 @@ class Stamp(Part):
 
     source: TemplateText | None = Field(None, alias="from")
     format: Moment = "seconds"
-    tolerance_s: float = 300.0
-    future_s: float = 300.0
+    tolerance_s: Annotated[float, Field(gt=0, le=_WEEK_S)] = 300.0
+    future_s: Annotated[float, Field(ge=0, le=_WEEK_S)] = 300.0
 
     def compiled(self) -> wire.Timestamp:
         source = Template(self.source) if self.source else None
@@ -118,6 +134,13 @@ class RemoteKey(Part):
     json_: str = Field("", alias="json")
     subject: str = ""
 
+    @model_validator(mode="after")
+    def _may_be_fetched(self) -> "RemoteKey":
+        source = self.compiled()
+        if source.url.constant and source.address(_NOTHING) is None:
+            raise ValueError("url: https, on one of hosts (in lower case), without user, port and query")
+        return self
+
     def compiled(self) -> KeySource:
         return KeySource(Template(self.url), self.hosts, self.path, self.json_, self.subject)
 
@@ -133,6 +156,11 @@ class _Way(Part):
     """A secret of this way that is not a real one, for its tests, where any random text will not do."""
 
 
+def _covers_the_body(signed: tuple[str, ...], body_hash: object) -> bool:
+    """Whether a signature over these texts is of this request and no other."""
+    return body_hash is not None or all(any(part in text for part in _OF_THE_BODY) for text in signed)
+
+
 class HmacWay(_Way):
     """HMAC over `signed`, which may be several alternatives."""
 
@@ -143,6 +171,12 @@ class HmacWay(_Way):
     key: Key = Key()
     timestamp: Stamp | None = None
     body_hash: Digest | None = None
+
+    @model_validator(mode="after")
+    def _signs_the_body(self) -> "HmacWay":
+        if not _covers_the_body(self.signed, self.body_hash):
+            raise ValueError(f"signed: has nothing of the body: one of {', '.join(_OF_THE_BODY)}")
+        return self
 
     def compiled(self) -> wire.Way:
         return _mac(self, plain=False)
@@ -159,6 +193,14 @@ class DigestWay(_Way):
     timestamp: Stamp | None = None
     body_hash: Digest | None = None
 
+    @model_validator(mode="after")
+    def _signs_the_body(self) -> "DigestWay":
+        if not all("{secret}" in text for text in self.signed):
+            raise ValueError("signed: without {secret} anybody can make the digest")
+        if not _covers_the_body(self.signed, self.body_hash):
+            raise ValueError(f"signed: has nothing of the body: one of {', '.join(_OF_THE_BODY)}")
+        return self
+
     def compiled(self) -> wire.Way:
         return _mac(self, plain=True)
 
@@ -171,6 +213,15 @@ class TokenWay(_Way):
     prefix: str = ""
     each: str = ""
     key: Key = Key()
+
+    @field_validator("source")
+    @classmethod
+    def _of_the_request(cls, text: str) -> str:
+        if not _TOKEN_SOURCE.fullmatch(text):
+            raise ValueError(
+                "from: one source of the request, in braces: {header:x-token}, {json:token}"
+            )
+        return text
 
     def compiled(self) -> wire.Way:
         return Token(
@@ -240,7 +291,18 @@ class JwtWay(_Way):
     claims: dict[str, TemplateText] = {}
     body_hash: ClaimHash | None = None
     query_hash: str = ""
-    leeway_s: float = 60.0
+    leeway_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    expires: bool = True
+    """The platform's tokens have an end (`exp`); where they have none, a token is valid for good."""
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> "JwtWay":
+        shared = {name for name in self.algorithms if name.startswith("HS")}
+        if self.keys and shared:
+            raise ValueError("keys that are published sign with RS, ES or EdDSA, not with HS")
+        if not self.keys and len(shared) < len(self.algorithms):
+            raise ValueError("RS, ES and EdDSA need keys: the address of a JWKS document")
+        return self
 
     def compiled(self) -> wire.Way:
         body = self.body_hash
@@ -256,6 +318,7 @@ class JwtWay(_Way):
             (body.claim, body.algorithm, body.encoding) if body else None,
             self.query_hash,
             self.leeway_s,
+            self.expires,
             Match(self.when),
             Match(self.require),
         )

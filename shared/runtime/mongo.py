@@ -166,6 +166,8 @@ class Snapshot(Generic[T]):
         self._seen: dict[str, tuple[datetime, int]] = {}
         self._latest = datetime.fromtimestamp(0, UTC)
         self._task: asyncio.Task[None] | None = None
+        self._put: dict[str, int] = {}
+        self._puts = 0
         self.items: dict[str, T] = {}
 
     async def start(self) -> None:
@@ -180,6 +182,8 @@ class Snapshot(Generic[T]):
 
     def put(self, document: Document) -> None:
         """Take in one document now: what this process wrote itself."""
+        self._puts += 1
+        self._put[document["_id"]] = self._puts
         self._take(document)
         self._changed()
 
@@ -190,14 +194,18 @@ class Snapshot(Generic[T]):
     async def _load(self, query: Mapping[str, Any]) -> None:
         changed = False
         alive: set[str] = set()
+        before = self._puts
         with translated():
             async for document in self._collection.find(query):
                 alive.add(document["_id"])
-                changed |= self._take(document)
+                # What was put meanwhile is newer than what is read here.
+                if self._put.get(document["_id"], 0) <= before:
+                    changed |= self._take(document)
         if not query:
             for gone in self.items.keys() - alive:
-                del self.items[gone]
-                changed = True
+                if self._put.get(gone, 0) <= before:
+                    del self.items[gone]
+                    changed = True
         if changed:
             self._changed()
 

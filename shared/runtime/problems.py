@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem details; the same bytes for FastAPI routes and the bare webhook path."""
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -42,9 +43,18 @@ def problem_response(
 def field_errors(faults: list[Any]) -> tuple[FieldError, ...]:
     """Pydantic's faults as ours, the first 50; the input itself is never repeated, it may hold a secret."""
     return tuple(
-        FieldError(_path(fault["loc"])[:_LONGEST_FIELD], fault["msg"][:_LONGEST_FIELD])
+        FieldError(_path(fault["loc"])[:_LONGEST_FIELD], _said(fault)[:_LONGEST_FIELD])
         for fault in faults[:_MOST_FAULTS]
     )
+
+
+def _said(fault: Mapping[str, Any]) -> str:
+    """What is wrong; what a framework says of its own types, as the caller would say it."""
+    if fault["type"] == "model_attributes_type":
+        return "send a JSON object, with the header Content-Type: application/json"
+    if fault["type"] == "extra_forbidden":
+        return "no such field"
+    return str(fault["msg"])
 
 
 def _path(loc: tuple[str | int, ...]) -> str:

@@ -10,10 +10,11 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from shared.contracts.errors import Malformed
 from shared.wire.bodies import parse_json
-from shared.wire.keypairs import KeySource
+from shared.wire.keypairs import SHORTEST_RSA, KeySource
 from shared.wire.requests import Match, Request, Template, decoded, text_of
 from shared.wire.verification import (
     ALWAYS,
@@ -34,6 +35,7 @@ class Jwt:
     `claims` have to be as they say; `issuer` and `audience` too, where they are given. With `keys`, the
     signing keys are a JWKS document that is fetched; else the secret is the HMAC key. `body_hash` is a claim
     with a digest of the body, `query_hash` one with Atlassian's digest of method, path and query (`qsh`).
+    Without `expires` a token may lack its end, and is then valid for good.
     """
 
     header: bytes
@@ -47,6 +49,7 @@ class Jwt:
     body_hash: tuple[str, Algorithm, Encoding] | None = None
     query_hash: str = ""
     leeway_s: float = 60.0
+    expires: bool = True
     when: Match = ALWAYS
     require: Match = ALWAYS
 
@@ -95,7 +98,7 @@ class Jwt:
         except (jwt.PyJWTError, ValueError, TypeError):
             return Verdict.UNREADABLE
         if not self._is_for_us(request, claims):
-            return Verdict.MISMATCH
+            return Verdict.CLAIMS
         if not self._covers(request, claims):
             return Verdict.BODY_CHANGED
         return self._age(claims, now)
@@ -125,16 +128,24 @@ class Jwt:
         return hmac.compare_digest(digest, hashlib.new(algorithm, request.body).digest())
 
     def _age(self, claims: Mapping[str, Any], now: float) -> Verdict:
-        """A token without an end is refused: it would be valid for good."""
         ends, starts = _moment(claims.get("exp")), _moment(claims.get("nbf", claims.get("iat", 0)))
+        if ends is None and "exp" not in claims:
+            if self.expires:
+                return Verdict.CLAIMS
+            ends = now
         if ends is None or starts is None:
             return Verdict.UNREADABLE
         early = starts > now + self.leeway_s
         return Verdict.STALE if early or now > ends + self.leeway_s else Verdict.VERIFIED
 
+    def usable(self, secret: bytes) -> bool:
+        return self.keys is None and bool(self.key.key(secret))
+
     def sign(self, request: Request, secret: bytes, now: float) -> Request:
         """`secret` is the HMAC key, or the private key as PEM; its key id in a JWKS is `fixture`."""
-        claims: dict[str, Any] = {"iat": int(now), "exp": int(now) + 300}
+        claims: dict[str, Any] = {"iat": int(now)}
+        if self.expires:
+            claims["exp"] = int(now) + 300
         if self.issuers:
             claims["iss"] = self.issuers[0]
         if self.audience:
@@ -191,6 +202,8 @@ def _jwks(document: bytes) -> list[tuple[str | None, Any]]:
         try:
             key = jwt.PyJWK(each)
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+            continue
+        if isinstance(key.key, RSAPublicKey) and key.key.key_size < SHORTEST_RSA:
             continue
         if key.key_type != "oct":  # a public document has no use for a shared key
             keys.append((key.key_id, key.key))

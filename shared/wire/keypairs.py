@@ -30,6 +30,9 @@ from shared.wire.verification import (
     stamped,
 )
 
+SHORTEST_RSA: Final = 2048
+"""Bits: a shorter key can be broken."""
+
 _LONGEST_URL: Final = 500
 _PLAIN_URL: Final = re.compile(r"https://([a-z0-9.-]+)(/[A-Za-z0-9._~/-]*)")
 """Host and path; what is not in it (escapes, a port, a user, other letters) might be read in two ways."""
@@ -118,6 +121,10 @@ class KeyPair:
         )
         return in_time(self.timestamp, request, now) if right else Verdict.MISMATCH
 
+    def usable(self, secret: bytes) -> bool:
+        key = self.key.key(secret)
+        return self.keys is None and bool(key) and public_key(self.kind, key or b"") is not None
+
     def _own(self, secrets: Sequence[bytes]) -> list["PublicKey"]:
         found = (public_key(self.kind, key) for key in self.key.keys(secrets))
         return [key for key in found if key is not None]
@@ -179,7 +186,7 @@ def public_key(kind: Curve, raw: bytes) -> PublicKey | None:
 
 
 def _is_short(key: Any) -> bool:
-    return isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048
+    return isinstance(key, rsa.RSAPublicKey) and key.key_size < SHORTEST_RSA
 
 
 _KINDS: Final[Mapping[str, type]] = {

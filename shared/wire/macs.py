@@ -100,6 +100,9 @@ class Mac:
             return Verdict.BODY_CHANGED
         return in_time(self.timestamp, request, now)
 
+    def usable(self, secret: bytes) -> bool:
+        return bool(self.key.key(secret))
+
     def sign(self, request: Request, secret: bytes, now: float) -> Request:
         request = stamped(self.timestamp, request, now)
         if self.body_hash:

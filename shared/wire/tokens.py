@@ -72,6 +72,9 @@ class Token:
         given = [self.source.text(request.of(request.payload, element)) for element in elements]
         return None if None in given else [token for token in given if token]
 
+    def usable(self, secret: bytes) -> bool:
+        return bool(self.key.key(secret))
+
     def sign(self, request: Request, secret: bytes, now: float) -> Request:
         del now
         if not self.each:
@@ -119,6 +122,9 @@ class Basic:
         for secret in secrets:
             verified |= hmac.compare_digest(given, secret)
         return Verdict.VERIFIED if verified else Verdict.MISMATCH
+
+    def usable(self, secret: bytes) -> bool:
+        return b":" in secret
 
     def sign(self, request: Request, secret: bytes, now: float) -> Request:
         del now

@@ -33,6 +33,8 @@ class Verdict(StrEnum):
     STALE = "stale"
     MISMATCH = "mismatch"
     BODY_CHANGED = "body_changed"
+    CLAIMS = "claims"
+    """A token that is rightly signed, and is from another issuer, for somebody else, or has no end."""
     NO_SECRET = "no_secret"  # noqa: S105 -- a word
     """The endpoint has no secret yet that this way of signing could use."""
 
@@ -225,6 +227,9 @@ class Way(Protocol):
 
         Raises `Malformed` when a part that is signed cannot be read.
         """
+
+    def usable(self, secret: bytes) -> bool:
+        """Whether an endpoint's secret is one that this way could verify with."""
 
     def sign(self, request: Request, secret: bytes, now: float) -> Request:
         """The request as the platform would send it. For key pairs `secret` is the private key as PEM."""

@@ -11,6 +11,7 @@ import pytest
 import shared.providers
 from interlink.provider.new import create
 from shared.catalog.checker import check
+from shared.catalog.registry import read_manifest
 
 GITHUB = Path(next(iter(shared.providers.__path__))) / "github"
 Break = Callable[[Path], object]
@@ -172,14 +173,47 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     ("no manifest", remove("manifest.yaml"), "manifest.yaml: missing"),
     ("no YAML", manifest("id: github", "id: [github"), "manifest.yaml: "),
     ("not UTF-8", written("manifest.yaml", b"\xff"), "manifest.yaml: "),
-    ("unknown field", manifest("tier: verified", "tier: verified\nlogo: x.png"), "logo: Extra inputs"),
+    ("unknown field", manifest("tier: verified", "tier: verified\nlogo: x.png"), "logo: no such field"),
+    (
+        "near a field",
+        manifest("tier: verified", "teir: verified"),
+        "teir: no such field (did you mean tier?)",
+    ),
+    (
+        "near a field of a way",
+        manifest("      signature:", "      signatur:"),
+        "signatur: no such field (did you mean signature?)",
+    ),
+    ("empty", written("manifest.yaml", "# nothing\n"), "github/manifest.yaml: is empty"),
+    ("a text without quotes", manifest("name: GitHub", "name: #1"), "a text with braces or # goes in quotes"),
+    ("a number", manifest("name: GitHub", "name: 1"), "a text that looks like a number"),
+    (
+        "a field twice",
+        manifest("tier: verified", "tier: verified\ntier: documented"),
+        "tier: twice, in lines ",
+    ),
+    (
+        "an event twice",
+        manifest("  handled:\n", "  handled:\n    push: { about: x }\n"),
+        "push: twice, in lines ",
+    ),
+    (
+        "a text as it came, in a list",
+        manifest("label.name | bold", "label.name"),
+        "webhook.handled.issues: label.name goes into text as it is: put it through md",
+    ),
+    (
+        "a text as it came, in the card",
+        manifest("{{ review.body | excerpt: 5, 500 }}", "{{ review.body }}"),
+        "webhook.handled.pull_request_review: review.body goes into body as it is",
+    ),
     ("missing field", manifest("name: GitHub", ""), "name: Field required"),
     ("no docs", manifest("docs: https://docs.github.com/en/webhooks", ""), "docs: Field required"),
     ("another tier", manifest("tier: verified", "tier: gold"), "tier: Input should be"),
     ("another category", manifest("category: developer", "category: tools"), "category: Input should be"),
     ("another id", another_folder_name, "id is 'github', the folder is 'gitlab'"),
     ("reserved id", reserved, "'incoming' is reserved"),
-    ("no sources", manifest("sources:\n", "sources: []\nolder:\n"), "older: Extra inputs"),
+    ("no sources", manifest("sources:\n", "sources: []\nolder:\n"), "older: no such field"),
     ("handled and ignored", manifest("    - watch\n", "    - push\n"), "handled and ignored at once: push"),
     ("unsorted", manifest("    - watch\n", "    - aardvark\n"), "webhook.ignored: sort it"),
     ("doubled", manifest("    - watch\n", "    - watch\n    - watch\n"), "more than once: watch"),
@@ -213,7 +247,7 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     (
         "wrong algorithm",
         manifest("prefix: sha256= }", "prefix: sha256= }\n      algorithm: sha512"),
-        "vectors.json: github/docs validating-webhook-deliveries.md",
+        "vectors.json: 0 (github/docs validating-webhook-deliveries.md",
     ),
     ("wrong prefix", manifest("prefix: sha256=", "prefix: v1="), "refused (unreadable)"),
     ("wrong header", manifest("header: x-hub-signature-256", "header: x-hub-signature"), "refused (missing)"),
@@ -221,7 +255,7 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     ("no fixtures", remove("fixtures"), "none for the event 'ping'"),
     ("no way used", remove("fixtures"), "none is signed in the way 0 (hmac)"),
     ("no request", remove("fixtures/push/request.json"), "fixtures/push: request.json is missing"),
-    ("no expectation", remove("fixtures/push/expected.json"), "fixtures/push: expected.json is missing"),
+    ("no expectation", remove("fixtures/push/expected.json"), "run 'interlink provider test github --write'"),
     ("request no JSON", fixture("push", "request.json", lambda _: "{"), "fixtures/push/request.json: "),
     ("request more", fixture("push", "request.json", request(when=1)), "push/request.json: when: Extra"),
     ("expected no JSON", fixture("push", "expected.json", lambda _: "{"), "push/expected.json is not JSON"),
@@ -335,6 +369,21 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
 
 OF_ACME: list[tuple[str, Break, str]] = [
     (
+        "a list without quotes",
+        manifest('account: "{json:account_id}"', "account: {json:account_id}"),
+        "webhook.account: Input should be a valid tuple: a text with braces or # goes in quotes",
+    ),
+    (
+        "an actor as it came",
+        manifest('actor: "Acme"', 'actor: "{{ user.name }}"'),
+        "webhook.actor: user.name goes into actor as it is",
+    ),
+    (
+        "an icon outside the catalogue",
+        written("icon.svg", '<svg viewBox="0 0 24 24"><script/></svg>'),
+        "icon.svg: an icon is",
+    ),
+    (
         "no such source",
         manifest('account: "{json:account_id}"', 'account: "{jason:account_id}"'),
         "webhook.account.0: Value error, no such source: 'jason:account_id'",
@@ -417,7 +466,7 @@ OF_ACME: list[tuple[str, Break, str]] = [
     (
         "anybody's signature",
         manifest("    - scheme: hmac", "    - scheme: digest"),
-        "signed with another secret, it is not refused",
+        "signed: without {secret} anybody can make the digest",
     ),
     (
         "verified without a vector",
@@ -427,12 +476,12 @@ OF_ACME: list[tuple[str, Break, str]] = [
     (
         "vector of another key",
         written("vectors.json", json.dumps([VECTOR])),
-        "vectors.json: the platform's documents: refused (mismatch)",
+        "vectors.json: 0 (the platform's documents): refused (mismatch)",
     ),
     (
         "vector without its header",
         written("vectors.json", json.dumps([VECTOR | {"headers": {}}])),
-        "vectors.json: the platform's documents: refused (missing)",
+        "vectors.json: 0 (the platform's documents): refused (missing)",
     ),
     ("colour", manifest('color: "#6B7280"', "color: grey"), "color: String should match pattern"),
     (
@@ -461,6 +510,76 @@ OF_ACME: list[tuple[str, Break, str]] = [
         "sources: empty: name the documents",
     ),
 ]
+
+
+def of_events(folder: Path, texts: list[str]) -> None:
+    """A batch of events, each with one of these texts as its title."""
+    case = folder / "fixtures" / "item_created"
+    whole = json.loads(case.joinpath("body.json").read_text())
+    whole["items"] = [{"id": str(at), "name": text} for at, text in enumerate(texts)]
+    case.joinpath("body.json").write_text(json.dumps(whole))
+
+
+def test_a_text_of_a_batch_as_it_came(acme: Path) -> None:
+    of_events(acme, ["one", "two"])
+    manifest('  event: "{json:type}"', '  batch: ["items[*]"]\n  event: "{json:type}"')(acme)
+    manifest("{{ title | link: item.url }}", "{% for each in items %}{{ each.name }}{% endfor %}")(acme)
+    found = [fault for fault in check(acme) if "as it is" in fault]
+    where = "acme/manifest.yaml: webhook.handled.item.created: items.0.name goes into text as it is"
+    assert found == [f"{where}: put it through md, bold, link, excerpt, subject or url"]
+
+
+def test_a_text_in_a_branch_that_a_comparison_leads_to(acme: Path) -> None:
+    manifest("{{ title | link: item.url }}", '{% if type == "item.created" %}{{ item.title }}{% endif %}')(
+        acme
+    )
+    assert any("item.title goes into text as it is" in fault for fault in check(acme))
+
+
+def test_anchors_and_merges_are_no_doubles(acme: Path) -> None:
+    manifest(
+        "    item.created:\n",
+        "    item.copied: &copied\n"
+        "      about: It was copied.\n"
+        "      triggers: {}\n"
+        "    item.cloned:\n"
+        "      <<: *copied\n"
+        "      about: It was cloned.\n"
+        "    item.created:\n",
+    )(acme)
+    webhook = read_manifest(acme).webhook
+    assert webhook
+    assert webhook.handled["item.cloned"].about == "It was cloned."
+    assert webhook.handled["item.copied"].about == "It was copied."
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("def read(", "acme/body.py: line 1: "),
+        ("1 / 0", "acme/body.py: ZeroDivisionError: division by zero"),
+        ("reads = 1", "acme/body.py: no function read"),
+        ("read = 1", "acme/body.py: no function read"),
+        ("def read(body):\n    return {}['x']\n", "item_created: body.py raises KeyError: 'x'"),
+    ],
+)
+def test_a_reader_that_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, fault: str
+) -> None:
+    package = f"readers_{tmp_path.name.replace('-', '_')}"
+    root = tmp_path / package
+    root.mkdir()
+    root.joinpath("__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("shared.catalog.registry._PACKAGE", package)
+    folder = create(root, "acme", "Acme", "hmac")
+    folder.joinpath("body.py").write_text(code)
+    case = folder / "fixtures" / "item_created"
+    case.joinpath("body.json").rename(case / "body.xml")
+    case.joinpath("request.json").write_text('{"headers": {"content-type": "application/xml"}}')
+    faults = check(folder)
+    assert any(fault in line for line in faults), faults
+    assert all("\n" not in line for line in faults)
 
 
 def broken(folder: Path, breaking: Break) -> list[str]:

@@ -42,7 +42,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place.mkdir()
     monkeypatch.setattr("interlink.provider.folder.ROOT", place)
     monkeypatch.setattr(
-        registry, "folders", lambda: sorted(each for each in place.iterdir() if each.is_dir())
+        registry, "folders", lambda: sorted(file.parent for file in place.glob("*/manifest.yaml"))
     )
     return place
 
@@ -157,7 +157,34 @@ class TestNew:
         assert "No such file or directory" in complaint(invoked("provider", "new", "acme"))
 
 
+class TestCheck:
+    def test_a_folder_without_a_manifest(self, root: Path) -> None:
+        create(root, "acme", "Acme", "hmac")
+        (root / "bare").mkdir()
+        for name in ("__pycache__", "_old", ".git", "gone"):
+            (root / name).mkdir()
+        (root / "gone" / "__pycache__").mkdir()
+        for arguments in ((), ("bare",), ("acme", "bare")):
+            done = invoked("provider", "check", *arguments)
+            assert done.returncode == 1
+            assert done.stdout == "bare/manifest.yaml: missing: every provider has one\n"
+        assert "_old" in complaint(invoked("provider", "check", "_old"))
+        assert "bare/manifest.yaml: missing" in complaint(invoked("provider", "test", "bare"))
+
+
 class TestTest:
+    def test_without_fixtures(self, root: Path) -> None:
+        shutil.rmtree(create(root, "acme", "Acme", "hmac") / "fixtures")
+        done = invoked("provider", "test", "acme")
+        assert done.returncode == 1
+        assert done.stdout == "acme has no fixtures: CONTRIBUTING.md says how to add one\n"
+
+    def test_without_webhooks(self) -> None:
+        name = next(each for each, known in providers().items() if known.door is None)
+        done = invoked("provider", "test", name)
+        assert done.returncode == 0
+        assert done.stdout == f"{name} has no webhooks, and so no fixtures\n"
+
     def test_what_is_shipped_is_as_expected(self) -> None:
         done = invoked("provider", "test", "github")
         assert done.returncode == 0
@@ -189,7 +216,8 @@ class TestTest:
         file = folder / "fixtures" / "item_created" / "expected.json"
         right = file.read_bytes()
         file.unlink()
-        assert "expected.json is missing" in invoked("provider", "test", "acme").stdout
+        said = invoked("provider", "test", "acme").stdout
+        assert "expected.json is missing: run 'interlink provider test acme --write'" in said
         assert invoked("provider", "test", "acme", "--write").returncode == 0
         assert file.read_bytes() == right
 
@@ -287,6 +315,17 @@ class TestSign:
         assert secret not in done.stdout + done.stderr
         assert "-H 'x-github-event: push'" in done.stdout
         assert "the event github.push, signed in the way hmac" in done.stderr
+
+    def test_an_empty_secret(self, tmp_path: Path) -> None:
+        file = tmp_path / "body.json"
+        file.write_text("{}")
+        empty = tmp_path / "empty"
+        empty.write_text("\n")
+        command = ("provider", "sign", "github", str(file), "--event", "push")
+        assert "it is empty" in complaint(invoked(*command, "--secret", ""))
+        assert "it is empty" in complaint(invoked(*command, INTERLINK_SECRET=""))
+        assert "it is empty" in complaint(invoked(*command, "--secret", f"@{empty}"))
+        assert invoked(*command, "--secret", "a secret", INTERLINK_SECRET="").returncode == 0
 
     def test_the_raw_request(self, tmp_path: Path) -> None:
         file = tmp_path / "body.json"

@@ -11,6 +11,7 @@ from time import time
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 
 from tests.support.backends import Bus, Store
@@ -465,6 +466,11 @@ def test_a_described_batch_and_handshake(hub: Hub, tap: Tap) -> None:
     ]
 
 
+SIGNED = {"signature": {"header": "x-sign"}}
+INSECURE = {"url": "http://keys.example.com/key.pem", "hosts": ["keys.example.com"]}
+TELLING = {"about": "x", "when": {"method": "GET"}, "answer": {"text": "{setting:secret}"}}
+
+
 @pytest.mark.parametrize(
     ("source", "field"),
     [
@@ -475,8 +481,68 @@ def test_a_described_batch_and_handshake(hub: Hub, tap: Tap) -> None:
         ({"batch": ["items"]}, "source.batch"),
         ({"nonsense": 1}, "source.nonsense"),
         ({"handled": {}}, "source.handled"),
+        # What anybody could pass, and what could never work.
+        ({"verification": [{"scheme": "token", "from": "{setting:secret}"}]}, "source.verification.0"),
+        ({"verification": [{"scheme": "token", "from": "X-Token"}]}, "source.verification.0"),
+        ({"verification": [{"scheme": "digest", **SIGNED, "signed": "{body}"}]}, "source.verification.0"),
+        ({"verification": [{"scheme": "hmac", **SIGNED, "signed": "fixed"}]}, "source.verification.0"),
+        ({"verification": [{"scheme": "jwt", "algorithms": ["RS256"]}]}, "source.verification.0"),
+        ({"verification": [{"scheme": "rsa", **SIGNED, "keys": INSECURE}]}, "source.verification.0"),
+        ({"handshakes": [{"about": "x", "when": {}, "answer": {}}]}, "source.handshakes"),
+        ({"handshakes": [TELLING]}, "source.handshakes"),
     ],
 )
 def test_a_description_that_is_none(hub: Hub, source: dict[str, Any], field: str) -> None:
     faults = refused(hub, {"provider": "generic", "source": source})
     assert any(name.startswith(field) for name in faults), faults
+
+
+def test_a_secret_fits_its_way_of_signing(hub: Hub) -> None:
+    basic = {"verification": [{"scheme": "basic"}]}
+    assert ":" in make(hub, "generic", source=basic)["secret"]
+    assert "secret" in refused(hub, {"provider": "generic", "secret": "without a colon", "source": basic})
+    public = {"verification": [{"scheme": "ed25519", **SIGNED, "key": {"form": "hex"}}]}
+    waiting = make(hub, "generic", source=public)
+    assert (waiting["secret"], waiting["awaits"]) == (None, "secret")
+    assert "secret" in refused(hub, {"provider": "generic", "secret": "not a key at all", "source": public})
+    for secret in ("a good secret\n", " a good secret", "        "):
+        assert "secret" in refused(hub, {"provider": "github", "secret": secret})
+
+
+def test_without_its_secret_an_endpoint_asks_for_patience(hub: Hub) -> None:
+    """Platforms show the secret after the address was entered: what comes before is sent again."""
+    public = {"verification": [{"scheme": "ed25519", **SIGNED, "key": {"form": "hex"}}]}
+    endpoint = make(hub, "generic", source=public)
+    answer = send(hub, endpoint, b"{}", headers={"x-sign": "00" * 64})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "60"
+    [one] = executions(hub, endpoint)
+    assert (one["outcome"], one["status"]) == ("no_secret", 503)
+
+
+def test_tokens_without_an_end(hub: Hub) -> None:
+    """As Netlify signs: a token with its name and the digest of the body, and no time."""
+    way = {
+        "scheme": "jwt",
+        "header": "x-webhook-signature",
+        "prefix": "",
+        "algorithms": ["HS256"],
+        "issuer": ["netlify"],
+        "body_hash": {"claim": "sha256"},
+        "expires": False,
+    }
+    secret = token_hex(32)
+    endpoint = make(hub, "generic", secret=secret, source={"verification": [way]})
+    body = b'{"state":"ready"}'
+    verdicts: list[str] = []
+    claims = {"iss": "netlify", "sha256": hashlib.sha256(body).hexdigest()}
+    for changed, status, verdict in (
+        ({}, 202, "verified"),
+        ({"iss": "other"}, 401, "claims"),
+        ({"sha256": "00" * 32}, 401, "body_changed"),
+    ):
+        token = jwt.encode({**claims, **changed}, secret)
+        answer = send(hub, endpoint, body, headers={"x-webhook-signature": token})
+        assert answer.status_code == status, answer.text
+        verdicts.append(verdict)
+    eventually(lambda: [one["verdict"] for one in reversed(executions(hub, endpoint, 3))] == verdicts, 10)

@@ -30,7 +30,7 @@ from tests.providers.recorded import (
     with_headers,
 )
 
-_MOST_CHANGES = 300
+_MOST_CHANGES = 150
 """Payloads with one field changed that are rendered for one provider: a sample where there are more."""
 _ODD: Sequence[Any] = ("", 0, True, [], {}, ["x"], {"x": {}}, "x" * 30_000, "\0\n* # `", 1e300, "{{ x }}")
 

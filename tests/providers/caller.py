@@ -1,0 +1,135 @@
+"""A platform that sends to a running gateway: one connection that is kept, and endpoints over the API."""
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final, Self
+
+from shared.wire.requests import Request
+from tests.support.backends import Bus, Store
+from tests.support.hub import Hub
+from tests.support.platform_keys import NAMES, PlatformKeys
+
+PUBLIC: Final = "8.8.8.8"
+"""What the platforms' names resolve to: an address that may be called, and never is."""
+INTERNAL: Final = "keys.internal.example"
+"""A host whose name resolves to an internal address."""
+_OF_THE_CONNECTION = (b"content-length", b"connection", b"transfer-encoding", b"host")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the gateway said; of a header that is there twice, the last."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint as the API made it."""
+
+    id: str
+    url: str
+    secret: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+class Caller:
+    """Calls a gateway, as a platform and as the owner of endpoints."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._key = hub.admin_key
+        self._connection = http.client.HTTPConnection("127.0.0.1", hub.ports["gateway"], timeout=30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def send(self, request: Request) -> Answer:
+        """One request exactly as it is: with every header as often as it is there."""
+        path = "/" + request.url.split("/", 3)[3]
+        headers = [
+            (name.decode("latin-1"), value)
+            for name, values in request.headers.items()
+            if name not in _OF_THE_CONNECTION
+            for value in values
+        ]
+        return self._ask(request.method, path, headers, request.body)
+
+    def call(self, method: str, path: str, body: Any = None, *, expect: int = 200) -> Any:
+        """A management call; the JSON of the answer."""
+        headers = [("authorization", f"Bearer {self._key}"), ("content-type", "application/json")]
+        raw = b"" if body is None else json.dumps(body).encode()
+        answer = self._ask(method, "/api" + path, headers, raw)
+        assert answer.status == expect, f"{method} {path} {body}: {answer.status} {answer.body.decode()}"
+        return answer.json if answer.body else None
+
+    def endpoint(
+        self,
+        provider: str,
+        *,
+        secret: str = "",
+        settings: Mapping[str, str] | None = None,
+        require_signature: bool = True,
+    ) -> Endpoint:
+        """A new endpoint; its secret is the one that was given, or that the hub has made."""
+        body: dict[str, Any] = {"provider": provider, "name": "test", "settings": dict(settings or {})}
+        if secret:
+            body["secret"] = secret
+        if not require_signature:
+            body |= {"require_signature": False, "unsigned_reason": "a test of what is not signed"}
+        made = self.call("POST", "/inbound-endpoints", body, expect=201)
+        return Endpoint(made["id"], made["url"], made["secret"] or "", settings or {})
+
+    def _ask(self, method: str, path: str, headers: list[tuple[str, Any]], body: bytes) -> Answer:
+        connection = self._connection
+        connection.putrequest(method, path, skip_accept_encoding=True)
+        for name, value in headers:
+            connection.putheader(name, value)
+        connection.putheader("content-length", str(len(body)))
+        connection.endheaders(body)
+        response = connection.getresponse()
+        said = response.read()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, found, said)
+
+
+@contextmanager
+def gateway_with_platforms(
+    folder: Path, bus: Bus, store: Store, hosts: Sequence[str]
+) -> Iterator[tuple[Hub, PlatformKeys]]:
+    """A gateway alone, which calls no internal address and all others through the platforms' proxy.
+
+    Afterwards nothing may have gone wrong in it that nobody expected.
+    """
+    with PlatformKeys(hosts) as platforms:
+        env = {
+            "INTERLINK_ALLOW_PRIVATE_NETWORKS": "none",
+            "INTERLINK_EGRESS_PORTS": "443",
+            "INTERLINK_EGRESS_PROXY": platforms.proxy,
+            "INTERLINK_EGRESS_CA_FILE": str(platforms.authority(folder)),
+            NAMES: json.dumps(dict.fromkeys(hosts, PUBLIC) | {INTERNAL: "10.0.0.1"}),
+        }
+        workspace = f"platforms-{token_hex(4)}"
+        hub = Hub(folder, bus, store, services=("gateway",), env=env, workspace=workspace)
+        try:
+            hub.init(workspace)
+            hub.start_service("gateway", module=("tests.support.platform_keys",))
+            hub.wait_ready("gateway")
+            yield hub, platforms
+            log = hub.log_text("gateway")
+            assert "Traceback" not in log, log[-5000:]
+        finally:
+            hub.stop()

@@ -1,0 +1,530 @@
+"""Every provider at a running gateway: what the platform signs is accepted, and nothing else is.
+
+The gateway verifies with its own clock and its own endpoints; the keys that a platform publishes come over
+TLS, through an egress proxy, from hosts of `tests/support/platform_keys.py`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from secrets import token_hex
+from time import time
+from typing import Any
+
+import pytest
+
+from shared.catalog.checker import observed
+from shared.catalog.fixtures import Fixture, Signing, defaults
+from shared.catalog.ways import JwtWay, KeyPairWay
+from shared.wire.bodies import FORM, media_type
+from shared.wire.requests import Request, Template
+from shared.wire.verification import Verdict
+from tests.providers.caller import INTERNAL, Answer, Caller, Endpoint, gateway_with_platforms
+from tests.providers.recorded import (
+    WITH_WEBHOOKS,
+    Keyed,
+    having,
+    keyed,
+    provider,
+    recorded,
+    signed,
+    webhook_of,
+    with_changed_body,
+    with_headers,
+)
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+from tests.support.platform_keys import PlatformKeys
+
+each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store
+) -> Iterator[tuple[Hub, PlatformKeys]]:
+    hosts = sorted({host for name in WITH_WEBHOOKS for case in keyed(name) for host in case.hosts})
+    with gateway_with_platforms(tmp_path_factory.mktemp("hub"), bus, store, hosts) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def platforms(gateway: tuple[Hub, PlatformKeys]) -> PlatformKeys:
+    return gateway[1]
+
+
+@pytest.fixture(scope="module")
+def caller(gateway: tuple[Hub, PlatformKeys]) -> Iterator[Caller]:
+    with Caller(gateway[0]) as connected:
+        yield connected
+
+
+@dataclass
+class Sent:
+    """What was sent to an endpoint: the events and triggers of what it has to accept, how much to refuse."""
+
+    name: str
+    accepted: list[tuple[str, int, list[str], list[str]]] = field(default_factory=list)
+    refused: int = 0
+
+
+class Conversation:
+    """One provider's platform and its endpoints. `faults` says what was not as it should be, a line each."""
+
+    def __init__(self, name: str, caller: Caller, platforms: PlatformKeys, log: dict[str, Sent]) -> None:
+        self.name = name
+        self.own = provider(name)
+        self.webhook = webhook_of(name)
+        self.faults: list[str] = []
+        self.cases = [_published(case, platforms) for case in keyed(name)]
+        self._caller = caller
+        self._platforms = platforms
+        self._log = log
+        self._endpoints: dict[tuple[int, str], Endpoint] = {}
+
+    def endpoint(self, case: Keyed, fixture: Fixture) -> Endpoint:
+        """The endpoint for a way and the settings of a fixture: made once."""
+        settings = {**defaults(self.own), **fixture.settings}
+        key = (case.position, json.dumps(settings, sort_keys=True))
+        if key not in self._endpoints:
+            self._endpoints[key] = self.made(case.signing.secret, settings)
+        return self._endpoints[key]
+
+    def made(self, secret: str, settings: Mapping[str, str]) -> Endpoint:
+        made = self._caller.endpoint(self.name, secret=secret, settings=settings)
+        self._log[made.id] = Sent(self.name)
+        return made
+
+    def signed(
+        self, case: Keyed, fixture: Fixture, endpoint: Endpoint, at: float | None = None
+    ) -> Request | None:
+        """The recorded request as the platform would send it to this endpoint now."""
+        request = signed(case, fixture, time() if at is None else at, address=endpoint.url)
+        if request is not None and (url := case.signing.way.wanted(request)):
+            self._platforms.documents[url] = case.signing.document
+        return request
+
+    def accepts(self, what: str, endpoint: Endpoint, fixture: Fixture, request: Request) -> Answer:
+        """Send what has to be accepted, and look at the answer."""
+        answer = self._caller.send(request)
+        wanted = fixture.expected.get("answer")
+        events = fixture.expected.get("events", [])
+        types = sorted({each["event"] for each in events})
+        triggers = sorted({trigger for each in events for trigger in each.get("triggers", [])})
+        self._log[endpoint.id].accepted.append((fixture.name, len(events), types, triggers))
+        if wanted is None:
+            told = answer.json if answer.status == 202 else {}
+            count = told.get("events", 1 if "event_id" in told else None)
+            if count != len(events):
+                self.faults.append(
+                    f"{what}: {answer.status} {answer.body!r}, not 202 with {len(events)} events"
+                )
+        else:
+            self.answers(what, answer, wanted)
+        return answer
+
+    def answers(self, what: str, answer: Answer, wanted: Mapping[str, Any]) -> None:
+        """An answer has to have this status, these headers and this body."""
+        headers = {name: answer.headers.get(name) for name in wanted.get("headers", {})}
+        saw = {"status": answer.status, "headers": headers, "body": answer.body.decode("utf-8", "replace")}
+        if saw != {"headers": {}, "body": "", **wanted}:
+            self.faults.append(f"{what}: {saw}, not {dict(wanted)}")
+
+    def refuses(self, what: str, endpoint: Endpoint, request: Request, *statuses: int) -> Answer:
+        """Send what must not be accepted, and look at the answer."""
+        answer = self._caller.send(request)
+        own = self.webhook.refused.status if self.webhook.refused else 401
+        if answer.status not in (statuses or (own,)):
+            self.faults.append(f"{what}: {answer.status} {answer.body[:200]!r}, not {own}")
+        if answer.status != 429:
+            self._log[endpoint.id].refused += 1
+        return answer
+
+    def first(self, case: Keyed) -> tuple[Fixture, Endpoint, Request] | None:
+        """The first recorded request that is signed in this way, and has an event."""
+        for fixture in recorded(self.name):
+            if not fixture.expected.get("events"):
+                continue
+            endpoint = self.endpoint(case, fixture)
+            request = self.signed(case, fixture, endpoint)
+            if request is not None:
+                return fixture, endpoint, request
+        return None
+
+    def finish(self) -> None:
+        assert not self.faults, "\n".join(self.faults)
+
+
+_SHARED: dict[str, Signing] = {}
+"""Keys by the address where they are published: several ways, of several providers, have the same."""
+
+
+def _published(case: Keyed, platforms: PlatformKeys) -> Keyed:
+    """The way with the keys that are published at its address."""
+    declared = case.declared
+    if not isinstance(declared, KeyPairWay | JwtWay) or declared.keys is None:
+        return case
+    source = declared.keys.compiled()
+    if not source.url.constant:
+        return case
+    url = source.url.source
+    known = _SHARED.setdefault(url, case.signing)
+    platforms.documents[url] = known.document
+    return replace(case, signing=replace(case.signing, key=known.key, document=known.document))
+
+
+@pytest.fixture(scope="module")
+def log() -> dict[str, Sent]:
+    """What was sent to each endpoint, for the last test."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def conversations() -> dict[str, Conversation]:
+    return {}
+
+
+@pytest.fixture
+def conversation(
+    name: str,
+    caller: Caller,
+    platforms: PlatformKeys,
+    log: dict[str, Sent],
+    conversations: dict[str, Conversation],
+) -> Conversation:
+    if name not in conversations:
+        conversations[name] = Conversation(name, caller, platforms, log)
+    talk = conversations[name]
+    talk.faults.clear()
+    return talk
+
+
+@each_provider
+def test_every_recorded_webhook_is_accepted(name: str, conversation: Conversation) -> None:
+    """In each way that it can be signed in, with the answer that the platform wants."""
+    used: set[int] = set()
+    for case in conversation.cases:
+        for fixture in recorded(name):
+            if "handshake" in fixture.expected:
+                continue
+            endpoint = conversation.endpoint(case, fixture)
+            request = conversation.signed(case, fixture, endpoint)
+            if request is not None:
+                conversation.accepts(f"{case.name}: {fixture.name}", endpoint, fixture, request)
+                used.add(case.position)
+    assert used
+    conversation.finish()
+
+
+@each_provider
+def test_what_is_not_the_platforms_is_refused(name: str, conversation: Conversation) -> None:
+    for case in conversation.cases:
+        found = conversation.first(case)
+        if found is None:
+            continue
+        fixture, endpoint, request = found
+        door = case.provider.door
+        assert door
+        plain = fixture.request(case.provider, address=endpoint.url)
+        tries = {
+            "not signed": plain,
+            "with another key": _signed_with(case.other, plain),
+            **_spoiled(case, request),
+        }
+        for what, tried in tries.items():
+            conversation.refuses(f"{case.name}: {what}", endpoint, tried)
+        if case.window:
+            past, future = case.window
+            for what, at in (("stale", time() - past - 30), ("from the future", time() + future + 30)):
+                late = conversation.signed(case, fixture, endpoint, at)
+                assert late is not None
+                conversation.refuses(f"{case.name}: {what}", endpoint, late)
+        other = next(
+            method
+            for method in ("PATCH", "PUT", "DELETE", "POST", "GET", "OPTIONS")
+            if method not in door.methods
+        )
+        moved = Request(
+            other, request.address, request.query_string, request.headers, request.body, {}, lambda _: None
+        )
+        conversation.refuses(f"{case.name}: with {other}", endpoint, moved, 405)
+        conversation.accepts(f"{case.name}: after all that", endpoint, fixture, request)
+    conversation.finish()
+
+
+def _signed_with(signing: Signing, plain: Request) -> Request:
+    return signing.signed(plain, time())
+
+
+def _spoiled(case: Keyed, request: Request) -> dict[str, Request]:
+    found: dict[str, Request] = {}
+    if case.covers_body:
+        found["with a changed body"] = with_changed_body(request)
+        again = _as_another_writer_would(request)
+        if again is not None:
+            found["with a body that was written anew"] = request.with_body(again)
+    names = [name for name in case.headers if name in request.headers]
+    if names:
+        found["without its header"] = with_headers(request, {name: [] for name in names})
+    for name in names:
+        value = request.headers[name][0]
+        found[f"with {name.decode()} twice"] = with_headers(request, {name: [value, value]})
+        found[f"with {name.decode()} of garbage"] = with_headers(request, {name: [b"\xff garbage"]})
+        found[f"with {name.decode()} empty"] = with_headers(request, {name: [b""]})
+    return found
+
+
+def _as_another_writer_would(request: Request) -> bytes | None:
+    """The same JSON from a proxy or framework that parsed it: other blanks, other escapes."""
+    try:
+        value = json.loads(request.body)
+    except ValueError:
+        return None
+    for blanks in ((", ", ": "), (",", ":")):
+        text = json.dumps(value, separators=blanks).encode()
+        if text != request.body:
+            return text
+    return None
+
+
+@each_provider
+def test_unicode_and_escapes_are_signed_as_they_were_sent(name: str, conversation: Conversation) -> None:
+    for case in conversation.cases:
+        found = conversation.first(case)
+        if found is None:
+            continue
+        fixture, endpoint, request = found
+        body = _with_odd_text(request)
+        if body is None:
+            continue
+        odd = replace(fixture, body=body)
+        again = conversation.signed(case, odd, endpoint)
+        assert again is not None, case.name
+        answer = conversation.accepts(f"{case.name}: with {body[:90]!r}", endpoint, fixture, again)
+        if case.covers_body and b"\\u00e4" in again.body:
+            changed = again.with_body(again.body.replace(b"\\u00e4", "ä".encode()))
+            conversation.refuses(f"{case.name}: without its escapes", endpoint, changed)
+        assert answer.status < 300
+    conversation.finish()
+
+
+def _with_odd_text(request: Request) -> bytes | None:
+    r"""The body with one more field, in which the same letter is written in several ways, and `\/`."""
+    kind = media_type(request.header(b"content-type") or "application/json")
+    if kind == FORM:
+        return request.body + b"&odd=%C3%A4+%F0%9F%98%80%2F%5C"
+    start, brace, rest = request.body.partition(b"{")
+    if not brace or start.strip() not in (b"", b"["):
+        return None
+    text = r'"odd_text":"\u00e4 \/ \ud83d\ude00 ä 😀 \\ \" \u0000",'.encode()
+    return start + brace + (text if rest.strip() != b"}" else text.rstrip(b",")) + rest
+
+
+@each_provider
+def test_a_rotated_secret_is_accepted_beside_the_new_one(
+    name: str, conversation: Conversation, caller: Caller
+) -> None:
+    for case in conversation.cases:
+        found = conversation.first(case)
+        if found is None or not case.signing.secret:
+            continue
+        fixture, _, _ = found
+        settings = {**defaults(case.provider), **fixture.settings}
+        endpoint = conversation.made(case.signing.secret, settings)
+        plain = fixture.request(case.provider, address=endpoint.url)
+        new = case.other
+        path = f"/inbound-endpoints/{endpoint.id}/rotate-secret"
+        conversation.refuses(f"{case.name}: with the new one, before", endpoint, _signed_with(new, plain))
+        caller.call("POST", path, {"secret": new.secret})
+        for what, signing in (("the new", new), ("the old", case.signing)):
+            conversation.accepts(
+                f"{case.name}: with {what} one", endpoint, fixture, _signed_with(signing, plain)
+            )
+        caller.call("POST", path, {"secret": new.secret, "overlap_hours": 0})
+        conversation.refuses(f"{case.name}: with the old, after", endpoint, _signed_with(case.signing, plain))
+    conversation.finish()
+
+
+@pytest.mark.parametrize("name", having("source: ours"))
+def test_a_secret_that_we_make_is_one_that_verifies(name: str, conversation: Conversation) -> None:
+    verified = 0
+    for case in conversation.cases:
+        found = conversation.first(case)
+        if found is None or not case.signing.secret:
+            continue
+        fixture, _, _ = found
+        endpoint = conversation.made("", {**defaults(case.provider), **fixture.settings})
+        assert endpoint.secret
+        own = Signing(case.signing.way, endpoint.secret, endpoint.secret.encode())
+        theirs = _signed_with(case.signing, fixture.request(case.provider))
+        if case.verdict(theirs, [endpoint.secret], time()) is Verdict.NO_SECRET:
+            continue  # a secret of another form belongs to this way
+        plain = fixture.request(case.provider, address=endpoint.url)
+        conversation.accepts(f"{case.name}: ours", endpoint, fixture, _signed_with(own, plain))
+        verified += 1
+    assert verified
+    conversation.finish()
+
+
+@pytest.mark.parametrize("name", having("\n  handshakes:"))
+def test_handshakes(name: str, conversation: Conversation, caller: Caller) -> None:
+    own = provider(name)
+    door = own.door
+    assert door
+    shaken = [fixture for fixture in recorded(name) if "handshake" in fixture.expected]
+    assert shaken
+    for fixture in shaken:
+        declared = next(
+            each for each in webhook_of(name).handshakes if each.about == fixture.expected["handshake"]
+        )
+        settings = {**defaults(own), **fixture.settings}
+        if declared.keeps:
+            _hands_over(conversation, caller, fixture, Template(declared.keeps), settings)
+            continue
+        case = _of_the_handshake(conversation, fixture) if declared.verified else conversation.cases[0]
+        endpoint = conversation.made(case.signing.secret, settings)
+        request = fixture.request(own, address=endpoint.url)
+        expected = observed(own, fixture, endpoint.secret)["answer"]
+        if declared.verified:
+            conversation.refuses(f"{fixture.name}: not signed", endpoint, request)
+            request = _signed_with(case.signing, request)
+        answer = caller.send(request)
+        conversation.answers(f"{fixture.name}", answer, expected)
+        if declared.require:
+            _requires(conversation, caller, fixture, endpoint, request)
+    conversation.finish()
+
+
+def _of_the_handshake(conversation: Conversation, fixture: Fixture) -> Keyed:
+    """The way in which a handshake that has to be verified is signed."""
+    return next(case for case in conversation.cases if signed(case, fixture) is not None)
+
+
+def _requires(
+    conversation: Conversation, caller: Caller, fixture: Fixture, endpoint: Endpoint, request: Request
+) -> None:
+    """An endpoint that expects another value refuses the handshake."""
+    others = {name: f"another-{token_hex(8)}" for name in defaults(conversation.own)}
+    caller.call("PATCH", f"/inbound-endpoints/{endpoint.id}", {"settings": others})
+    conversation.refuses(f"{fixture.name}: with another value", endpoint, request, 403)
+
+
+def _hands_over(
+    conversation: Conversation, caller: Caller, fixture: Fixture, keeps: Template, settings: Mapping[str, str]
+) -> None:
+    """The secret in the handshake is kept once, verifies from then on, and is shown to the owner once."""
+    own = conversation.own
+    endpoint = conversation.made("", settings)
+    path = f"/inbound-endpoints/{endpoint.id}"
+    assert caller.call("GET", path)["awaits"] == "handshake"
+    [case] = conversation.cases
+    found = conversation.first(case)
+    assert found
+    event = found[0]
+    early = case.signing.signed(event.request(own, address=endpoint.url), time())
+    conversation.refuses("before the handshake", endpoint, early, 503)
+    request = fixture.request(own, address=endpoint.url)
+    conversation.answers(fixture.name, caller.send(request), fixture.expected["answer"])
+    secret = keeps.text(request)
+    assert secret
+    assert secret == fixture.expected["keeps"]
+    assert caller.call("GET", path)["awaits"] is None
+    kept = Signing(case.signing.way, secret, secret.encode())
+    webhook = _signed_with(kept, event.request(own, address=endpoint.url))
+    conversation.accepts("with the secret of the handshake", endpoint, event, webhook)
+    conversation.refuses("with another", endpoint, early)
+    another = request.with_part(keeps.source, token_hex(len(secret) // 2))
+    conversation.refuses("a second handshake", endpoint, another, 409)
+    conversation.accepts("after a second handshake", endpoint, event, webhook)
+    assert caller.call("POST", path + "/handed-over-secret") == {"secret": secret}
+    caller.call("POST", path + "/handed-over-secret", expect=409)
+    entered = conversation.made(case.signing.secret, settings)
+    late = fixture.request(own, address=entered.url)
+    conversation.refuses("a handshake at an endpoint with a secret", entered, late, 409)
+
+
+def test_a_key_at_an_internal_address_is_not_fetched(caller: Caller, platforms: PlatformKeys) -> None:
+    """The name is one that the owner entered; what it resolves to is looked at all the same."""
+    keys = {"url": f"https://{INTERNAL}/key.pem", "hosts": [INTERNAL]}
+    way = {"scheme": "rsa", "signature": {"header": "x-signature"}, "keys": keys}
+    body = {"provider": "generic", "name": "test", "source": {"verification": [way]}}
+    made = caller.call("POST", "/inbound-endpoints", body, expect=201)
+    request = Request("POST", made["url"], b"", {b"x-signature": [b"00" * 256]}, b"{}", {}, lambda _: None)
+    answer = caller.send(request)
+    assert (answer.status, answer.headers.get("retry-after")) == (503, "30")
+    assert INTERNAL not in platforms.connected
+    assert not platforms.faults
+
+
+def test_keys_that_cannot_be_had_are_a_503_and_asked_for_sparingly(
+    caller: Caller, platforms: PlatformKeys
+) -> None:
+    """Whoever sends forgeries with ever new addresses is slowed down before the platform is flooded."""
+    [case] = keyed("paypal")
+    fixture = next(each for each in recorded("paypal") if each.expected.get("events"))
+    endpoint = caller.endpoint("paypal", settings=defaults(case.provider))
+    request = fixture.request(case.provider, address=endpoint.url)
+    gone = "https://api.paypal.com/v1/notifications/certs/GONE"
+    tried = _signed_with(case.signing, request.with_header(b"paypal-cert-url", gone.encode()))
+    before = len(platforms.asked)
+    statuses = [caller.send(tried).status]
+    while statuses[-1] == 503 and len(statuses) < 1000:
+        statuses.append(caller.send(tried).status)
+    assert statuses[-1] == 429
+    assert 500 < len(statuses) < 1000
+    assert platforms.asked[before:] == [gone]
+
+
+def test_the_executions_say_what_became_of_each(caller: Caller, log: dict[str, Sent]) -> None:
+    """For every endpoint of the tests above: nothing was lost on the way, and nothing came in beside."""
+    faults: list[str] = []
+    shown = eventually(lambda: _all_counted(caller, log), 20)
+    assert shown
+    for endpoint, sent in log.items():
+        events = sum(count for _, count, _, _ in sent.accepted)
+        counts = (shown[endpoint]["trigger_count"], shown[endpoint]["error_count"])
+        if counts != (events, sent.refused):
+            faults.append(f"{sent.name}: {counts} triggered and refused, not {(events, sent.refused)}")
+        if sent.accepted:
+            faults += _differences(caller, endpoint, sent)
+    assert not faults, "\n".join(faults)
+
+
+def _all_counted(caller: Caller, log: dict[str, Sent]) -> dict[str, Any] | None:
+    """The endpoints as the API shows them, when the last half second of counters is written."""
+    found: dict[str, Any] = {}
+    cursor = ""
+    while True:
+        page = caller.call("GET", f"/inbound-endpoints?limit=500{cursor}")
+        found |= {each["id"]: each for each in page["items"]}
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    sums = (
+        sum(each["trigger_count"] for each in found.values()),
+        sum(each["error_count"] for each in found.values()),
+    )
+    wanted = (
+        sum(count for sent in log.values() for _, count, _, _ in sent.accepted),
+        sum(sent.refused for sent in log.values()),
+    )
+    return found if all(one >= other for one, other in zip(sums, wanted, strict=True)) else None
+
+
+def _differences(caller: Caller, endpoint: str, sent: Sent) -> Iterator[str]:
+    """What the executions say otherwise; those of one millisecond have no order."""
+    page = caller.call("GET", f"/inbound-endpoints/{endpoint}/events?limit=500")
+    said = Counter(
+        (each["events"], tuple(each["types"]), tuple(each["triggers"]), each["verdict"])
+        for each in page["items"]
+        if each["outcome"] in ("accepted", "duplicate")
+    )
+    wanted = Counter(
+        (count, tuple(types), tuple(triggers), "verified") for _, count, types, triggers in sent.accepted
+    )
+    for execution, times in (said - wanted).items():
+        yield f"{sent.name}: {times} times too often: {execution}"
+    for execution, times in (wanted - said).items():
+        yield f"{sent.name}: {times} times missing: {execution}"

@@ -1,0 +1,77 @@
+"""Requests and ways of signing for the tests of this folder, as a manifest and a platform write them."""
+
+import base64
+import hmac
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from pydantic import TypeAdapter
+
+from shared.catalog.ways import Way as Declared
+from shared.wire.bodies import parse_json
+from shared.wire.requests import Headers, Request
+from shared.wire.verification import Fetched, Verdict, Way
+
+NOW = 1_800_000_000.0
+ADDRESS = "https://hub.example.com/api/webhooks/x/ep_1"
+BODY = b'{"type":"a"}'
+SECRET = b"a secret of 32 bytes, as is right"
+
+_WAYS: TypeAdapter[Any] = TypeAdapter(Declared)
+
+
+def way(**declared: Any) -> Way:
+    """A way as a manifest writes it."""
+    compiled: Way = _WAYS.validate_python(declared).compiled()
+    return compiled
+
+
+def request(
+    headers: Mapping[str, str | Sequence[str]] | None = None,
+    body: bytes = BODY,
+    *,
+    method: str = "POST",
+    query: bytes = b"",
+    address: str = ADDRESS,
+    settings: Mapping[str, str] | None = None,
+) -> Request:
+    raw: Headers = {
+        name.encode(): [each.encode() for each in ([value] if isinstance(value, str) else value)]
+        for name, value in (headers or {}).items()
+    }
+    return Request(method, address, query, raw, body, settings or {}, lambda asked: parse_json(asked.body))
+
+
+def said(
+    checked: Way,
+    asked: Request,
+    *secrets: bytes,
+    now: float = NOW,
+    document: bytes | None = None,
+) -> Verdict:
+    fetched = Fetched("https://keys.example.com/", document) if document is not None else None
+    return checked.verify(asked, secrets, now, fetched)
+
+
+def hexed(key: bytes, content: bytes, algorithm: str = "sha256") -> str:
+    return hmac.new(key, content, algorithm).hexdigest()
+
+
+def pem_of(private: Any) -> bytes:
+    return bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def public_pem(private: Any) -> bytes:
+    return bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+def b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+EDWARDS = Ed25519PrivateKey.generate()
+CURVE = ec.generate_private_key(ec.SECP256R1())
+RSA = rsa.generate_private_key(65537, 2048)

@@ -1,0 +1,281 @@
+"""Signatures by key pairs: the forms of public keys, certificates, and where keys are fetched from."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from shared.wire.keypairs import KeySource
+from shared.wire.requests import Template
+from shared.wire.verification import Verdict
+from tests.wire.asked import BODY, CURVE, EDWARDS, NOW, RSA, b64, pem_of, public_pem, request, said, way
+
+SHORT = rsa.generate_private_key(65537, 1024)  # noqa: S505 -- it has to be refused
+OTHERS = {
+    "ed25519": Ed25519PrivateKey.generate(),
+    "ecdsa": ec.generate_private_key(ec.SECP256R1()),
+    "rsa": rsa.generate_private_key(65537, 2048),
+}
+SIGNATURE = {"header": "x-sig", "encoding": "base64"}
+AT = {"url": "https://keys.example.com/", "hosts": ["keys.example.com"]}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "private", "signature"),
+    [
+        ("ed25519", EDWARDS, EDWARDS.sign(BODY)),
+        ("ecdsa", CURVE, CURVE.sign(BODY, ec.ECDSA(hashes.SHA256()))),
+        ("rsa", RSA, RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256())),
+    ],
+    ids=["ed25519", "ecdsa", "rsa"],
+)
+def test_a_key_pair(scheme: str, private: Any, signature: bytes) -> None:
+    checked = way(scheme=scheme, signature=SIGNATURE)
+    own, other = public_pem(private), public_pem(OTHERS[scheme])
+    asked = request({"x-sig": b64(signature)})
+    assert said(checked, asked, own) is Verdict.VERIFIED
+    assert said(checked, asked, other, own) is Verdict.VERIFIED
+    assert said(checked, asked, other) is Verdict.MISMATCH
+    assert said(checked, request({"x-sig": b64(signature)}, BODY + b" "), own) is Verdict.MISMATCH
+    for broken in (
+        signature[:-1],
+        signature + b"\0",
+        bytes(len(signature)),
+        b"",
+        b"\x30\x06\x02\x01\x00\x02\x01\x00",
+    ):
+        assert said(checked, request({"x-sig": b64(broken)}), own) in {Verdict.MISMATCH, Verdict.UNREADABLE}
+    again = checked.sign(request(), pem_of(private), NOW)
+    assert said(checked, again, own) is Verdict.VERIFIED
+
+
+def test_a_public_key_in_the_forms_that_platforms_show() -> None:
+    raw = EDWARDS.public_key().public_bytes_raw()
+    asked = request({"x-sig": EDWARDS.sign(BODY).hex()})
+    discord = way(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
+    assert said(discord, asked, raw.hex().encode()) is Verdict.VERIFIED
+    der = CURVE.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    sendgrid = way(scheme="ecdsa", signature=SIGNATURE, key={"form": "base64"})
+    asked = request({"x-sig": b64(CURVE.sign(BODY, ec.ECDSA(hashes.SHA256())))})
+    assert said(sendgrid, asked, b64(der).encode()) is Verdict.VERIFIED
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        b"",
+        b"00",
+        bytes(31).hex().encode(),
+        bytes(33).hex().encode(),
+        b"zz" * 32,
+        b"not a key",
+        b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+        public_pem(CURVE).hex().encode(),
+        pem_of(EDWARDS).hex().encode(),
+    ],
+)
+def test_a_malformed_public_key_is_as_none(secret: bytes) -> None:
+    discord = way(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
+    assert said(discord, request({"x-sig": EDWARDS.sign(BODY).hex()}), secret) is Verdict.NO_SECRET
+
+
+def test_a_public_key_of_no_order_signs_nothing() -> None:
+    """Keys of small order verify a signature of zeros over anything: the neutral element is one."""
+    discord = way(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
+    neutral = b"01" + b"00" * 31
+    for point in (neutral.decode(), "00" * 32):
+        forged = request({"x-sig": point + "00" * 32})
+        assert (
+            said(discord, forged, EDWARDS.public_key().public_bytes_raw().hex().encode()) is Verdict.MISMATCH
+        )
+
+
+def test_a_key_of_another_kind_or_too_short_is_none() -> None:
+    checked = way(scheme="rsa", signature=SIGNATURE)
+    short = request({"x-sig": b64(SHORT.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
+    assert said(checked, short, public_pem(SHORT)) is Verdict.NO_SECRET
+    assert said(checked, short, public_pem(CURVE)) is Verdict.NO_SECRET
+    assert said(checked, short, pem_of(RSA)) is Verdict.NO_SECRET
+    fetched = way(
+        scheme="rsa",
+        signature=SIGNATURE,
+        keys={"url": "https://keys.example.com/", "hosts": ["keys.example.com"]},
+    )
+    assert said(fetched, short, document=public_pem(SHORT)) is Verdict.UNREADABLE
+
+
+def test_a_secret_is_no_replacement_for_a_key_that_is_fetched() -> None:
+    checked = way(
+        scheme="rsa",
+        signature=SIGNATURE,
+        keys={"url": "https://keys.example.com/", "hosts": ["keys.example.com"]},
+    )
+    asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
+    assert said(checked, asked, document=public_pem(RSA)) is Verdict.VERIFIED
+    assert said(checked, asked, public_pem(RSA)) is Verdict.UNREADABLE
+    for document in (b"", b"<html>", b"{}", pem_of(RSA)):
+        assert said(checked, asked, public_pem(RSA), document=document) is Verdict.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    ("document", "verdict"),
+    [
+        ({"data": {"publicKey": "PEM"}}, Verdict.VERIFIED),
+        ({"data": {"publicKey": ""}}, Verdict.UNREADABLE),
+        ({"data": {"publicKey": ["PEM"]}}, Verdict.UNREADABLE),
+        ({"data": None}, Verdict.UNREADABLE),
+        ({"publicKey": "PEM"}, Verdict.UNREADABLE),
+        ([], Verdict.UNREADABLE),
+        (None, Verdict.UNREADABLE),
+    ],
+)
+def test_a_key_in_a_document(document: Any, verdict: Verdict) -> None:
+    keys = {"url": "https://keys.example.com/", "hosts": ["keys.example.com"], "json": "data.publicKey"}
+    checked = way(scheme="rsa", signature=SIGNATURE, keys=keys)
+    asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
+    text = orjson.dumps(document).replace(b'"PEM"', orjson.dumps(public_pem(RSA).decode()))
+    assert said(checked, asked, document=text) is verdict
+    assert said(checked, asked, document=b"no JSON") is Verdict.UNREADABLE
+
+
+def certificate(
+    private: Any, name: str, *, starts: int = -1, ends: int = 1, other: str | None = None
+) -> bytes:
+    now = datetime.fromtimestamp(NOW, UTC)
+    attributes = [x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]
+    if other is not None:
+        attributes.append(x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, other))
+    subject = x509.Name(attributes)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(1)
+        .not_valid_before(now + timedelta(days=starts))
+        .not_valid_after(now + timedelta(days=ends))
+        .sign(RSA, hashes.SHA256())
+    )
+    return made.public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    ("document", "verdict"),
+    [
+        (certificate(RSA, "webhooks.example.com"), Verdict.VERIFIED),
+        (certificate(RSA, "webhooks.example.com") + certificate(SHORT, "other"), Verdict.VERIFIED),
+        (certificate(SHORT, "webhooks.example.com") + certificate(RSA, "x.example.com"), Verdict.UNREADABLE),
+        (certificate(RSA, "webhooks.example.com", starts=-9, ends=-1), Verdict.UNREADABLE),
+        (certificate(RSA, "webhooks.example.com", starts=1, ends=9), Verdict.UNREADABLE),
+        (certificate(RSA, "webhooks.example.org"), Verdict.UNREADABLE),
+        (certificate(RSA, "example.com.evil.example"), Verdict.UNREADABLE),
+        (certificate(RSA, "evil.example", other="webhooks.example.com"), Verdict.UNREADABLE),
+        (certificate(SHORT, "webhooks.example.com"), Verdict.UNREADABLE),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", Verdict.UNREADABLE),
+        (b"-----BEGIN CERTIFICATE-----", Verdict.UNREADABLE),
+    ],
+    ids=[
+        "good",
+        "chain",
+        "short first",
+        "expired",
+        "early",
+        "another",
+        "end",
+        "field",
+        "short",
+        "bad",
+        "cut",
+    ],
+)
+def test_a_certificate(document: bytes, verdict: Verdict) -> None:
+    keys = {"url": "https://keys.example.com/", "hosts": ["keys.example.com"], "subject": ".example.com"}
+    paypal = way(scheme="rsa", signature=SIGNATURE, keys=keys)
+    asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
+    assert said(paypal, asked, document=document) is verdict
+
+
+HOST, PATH = "api.example.com", "/v1/certs/"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [f"https://{HOST}{PATH}CERT-1", f"https://{HOST}{PATH}a/b_c~d.pem", f"https://{HOST}{PATH}"],
+)
+def test_an_address_of_a_key(url: str) -> None:
+    source = KeySource(Template("{header:x-url}"), (HOST,), PATH)
+    assert source.address(request({"x-url": url})) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "CERT-1",
+        PATH + "CERT-1",
+        f"//{HOST}{PATH}CERT-1",
+        f"http://{HOST}{PATH}CERT-1",
+        f"ftp://{HOST}{PATH}CERT-1",
+        f"https:{HOST}{PATH}CERT-1",
+        f"https:///{HOST}{PATH}CERT-1",
+        f"https://evil.example{PATH}CERT-1",
+        f"https://evil.{HOST}{PATH}CERT-1",
+        f"https://{HOST}.evil.example{PATH}CERT-1",
+        f"https://{HOST}evil{PATH}CERT-1",
+        f"https://{HOST}.{PATH}CERT-1",
+        f"https://user@{HOST}{PATH}CERT-1",
+        f"https://user:pass@{HOST}{PATH}CERT-1",
+        f"https://{HOST}@evil.example{PATH}CERT-1",
+        f"https://{HOST}\\@evil.example{PATH}CERT-1",
+        f"https://evil.example\\{HOST}{PATH}CERT-1",
+        f"https://evil.example#{HOST}{PATH}CERT-1",
+        f"https://evil.example?{HOST}{PATH}CERT-1",
+        f"https://{HOST}:443{PATH}CERT-1",
+        f"https://{HOST}:8443{PATH}CERT-1",
+        f"https://{HOST}:{PATH}CERT-1",
+        f"https://{HOST}{PATH}../secrets",
+        f"https://{HOST}{PATH}%2e%2e/secrets",
+        f"https://{HOST}{PATH}..%2fsecrets",
+        f"https://{HOST}{PATH}CERT-1?x=1",
+        f"https://{HOST}{PATH}CERT-1?",
+        f"https://{HOST}{PATH}CERT-1#1",
+        f"https://{HOST}{PATH}CERT-1;x",
+        f"https://{HOST}{PATH}CERT\\1",
+        f"https://{HOST}{PATH}CERT 1",
+        f"https://{HOST}{PATH}CERT\t1",
+        f"https://api.exa\tmple.com{PATH}CERT-1",
+        f"https://{HOST}/other/CERT-1",
+        f"https://{HOST}",
+        f"https://{HOST}/v1/certs",
+        f"https://{HOST}//v1/certs/CERT-1",
+        f"https://127.0.0.1{PATH}CERT-1",
+        f"https://[::1]{PATH}CERT-1",
+        f"https://2130706433{PATH}CERT-1",
+        f"https://аpi.example.com{PATH}CERT-1",  # noqa: RUF001 -- a Cyrillic letter
+        f"https://api。example.com{PATH}CERT-1",
+        f"https://ａpi.example.com{PATH}CERT-1",  # noqa: RUF001 -- a full-width letter
+        f"https://{HOST}{PATH}" + "x" * 500,
+        f"https://[{HOST}{PATH}CERT-1",
+        f"https://{HOST}:99999999{PATH}CERT-1",
+        f"https://{HOST}{PATH}CERT-1, https://{HOST}{PATH}CERT-2",
+        "javascript:alert(1)",
+        "file:///etc/passwd",
+    ],
+)
+def test_an_address_that_is_not_the_platforms(url: str) -> None:
+    source = KeySource(Template("{setting:url}"), (HOST,), PATH)
+    assert source.address(request(settings={"url": url})) is None
+
+
+def test_without_an_address_nothing_is_verified() -> None:
+    keys = {"url": "{header:x-url}", "hosts": [HOST], "path": PATH}
+    checked = way(scheme="rsa", signature=SIGNATURE, keys=keys)
+    asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256())), "x-url": "http://x"})
+    assert checked.wanted(asked) is None
+    assert said(checked, asked) is Verdict.UNREADABLE

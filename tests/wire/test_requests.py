@@ -1,0 +1,536 @@
+"""The language that names parts of a request: each source, templates, what is signed, and matches."""
+
+import base64
+import hashlib
+import hmac
+import zlib
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.contracts.errors import Malformed, Rejected
+from shared.wire.bodies import parse_json
+from shared.wire.requests import (
+    MOST_FIELDS,
+    SECRET,
+    Headers,
+    Match,
+    Request,
+    Signed,
+    Template,
+    Unreadable,
+    decoded,
+    path_of,
+    source_of,
+)
+
+ADDRESS = "https://hub.example.com/api/webhooks/x/ep_1"
+BODY = b'{"a":{"b":[10,{"c":"deep"}]},"n":1.50,"t":true,"f":false,"z":null,"e":"","list":[],"k":"v"}'
+
+
+def request(
+    *,
+    method: str = "POST",
+    address: str = ADDRESS,
+    query: bytes = b"",
+    headers: Headers | None = None,
+    body: bytes = BODY,
+    settings: Mapping[str, str] | None = None,
+) -> Request:
+    return Request(
+        method, address, query, headers or {}, body, settings or {}, lambda asked: parse_json(asked.body)
+    )
+
+
+def read(source: str, asked: Request) -> str | None:
+    return source_of(source)(asked)
+
+
+# Sources
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("method", "POST"),
+        ("url", ADDRESS + "?a=1&b=%20"),
+        ("url_without_query", ADDRESS),
+        ("path", "/api/webhooks/x/ep_1"),
+        ("query:a", "1"),
+        ("query:b", " "),
+        ("query:c", None),
+        ("header:x-one", "value"),
+        ("header:X-One", "value"),
+        ("header:x-two", None),
+        ("header:x-none", None),
+        ("json:a.b.0", "10"),
+        ("json:a.b.1.c", "deep"),
+        ("json:a.b.2", None),
+        ("json:a.b.-1", None),
+        ("json:a.b", None),
+        ("json:a", None),
+        ("json:n", "1.5"),
+        ("json:t", "true"),
+        ("json:f", "false"),
+        ("json:z", None),
+        ("json:e", ""),
+        ("json:k.0", None),
+        ("json:none.of.this", None),
+        ("item:k", "v"),
+        ("key:x|k|a", "k"),
+        ("key:x|y", None),
+        ("setting:team", "T1"),
+        ("setting:none", None),
+        ("crc32", str(zlib.crc32(BODY))),
+        ("sha256", hashlib.sha256(BODY).hexdigest()),
+    ],
+)
+def test_a_source(source: str, text: str | None) -> None:
+    headers = {b"x-one": [b" value "], b"x-two": [b"1", b"2"]}
+    asked = request(query=b"a=1&b=%20", headers=headers, settings={"team": "T1"})
+    assert read(source, asked) == text
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "headers:x",
+        "header:",
+        "header",
+        "body:x",
+        "method:x",
+        "json",
+        "JSON:a",
+        "hmac_sha256_hex:",
+        "a:b:c",
+    ],
+)
+def test_a_source_that_is_none(source: str) -> None:
+    with pytest.raises(Unreadable):
+        source_of(source)
+    with pytest.raises(Unreadable):
+        Template("{" + source + "}")
+
+
+@pytest.mark.parametrize("source", ["hmac_sha256_hex:nothing", "hmac_sha256_base64:header:"])
+def test_a_source_in_a_source_that_is_none(source: str) -> None:
+    with pytest.raises(Unreadable):
+        source_of(source)
+
+
+def test_what_is_there_twice_is_not_there() -> None:
+    """Of two values, a proxy and we might each read another one."""
+    asked = request(
+        query=b"a=1&a=2", body=b"x=1&x=2&y=1", headers={b"h": [b"1", b"2"], b"one": [b"1"], b"none": []}
+    )
+    for source in ("query:a", "form:x", "header:h", "header:none"):
+        assert read(source, asked) is None, source
+    assert (read("form:y", asked), read("header:one", asked)) == ("1", "1")
+
+
+def test_bytes_of_a_header_stay_apart() -> None:
+    """What cannot be told apart could be exchanged: nothing is decoded with replacement characters."""
+    first, second = (request(headers={b"h": [value]}) for value in (b"caf\xe9", b"caf\xe8"))
+    assert read("header:h", first) != read("header:h", second)
+
+
+def test_a_query_or_form_that_cannot_be_read() -> None:
+    for raw in (b"\xff", b"a=%ff", b"&".join(b"a=1" for _ in range(MOST_FIELDS + 1)), "ü=1".encode()):
+        with pytest.raises(Malformed):
+            read("query:a", request(query=raw))
+        with pytest.raises(Malformed):
+            read("form:a", request(body=raw))
+    assert len(request(query=b"&".join(b"a=1" for _ in range(MOST_FIELDS))).query) == MOST_FIELDS
+
+
+def test_a_body_that_cannot_be_read() -> None:
+    asked = request(body=b"no JSON")
+    assert asked.json() is None
+    for source in ("json:a", "item:a", "item_sha256", "key:a"):
+        with pytest.raises(Malformed):
+            read(source, asked)
+
+
+def test_the_payload_is_read_once() -> None:
+    read_times = 0
+
+    def reader(_: Request) -> Any:
+        nonlocal read_times
+        read_times += 1
+        return {"a": "1"}
+
+    asked = Request("POST", ADDRESS, b"", {}, b"", {}, reader)
+    assert [read("json:a", asked), read("item:a", asked), asked.payload] == ["1", "1", {"a": "1"}]
+    assert read_times == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "with_port", "without"),
+    [
+        ("https://h.example/p", "https://h.example:443/p?q=1", "https://h.example/p?q=1"),
+        ("http://h.example/p", "http://h.example:80/p?q=1", "http://h.example/p?q=1"),
+        ("https://h.example:8443/p", "https://h.example:8443/p?q=1", "https://h.example/p?q=1"),
+        ("https://[2001:db8::1]/p", "https://[2001:db8::1]:443/p?q=1", "https://[2001:db8::1]/p?q=1"),
+        ("https://[2001:db8::1]:8443/p", "https://[2001:db8::1]:8443/p?q=1", "https://[2001:db8::1]/p?q=1"),
+    ],
+)
+def test_the_address_with_and_without_its_port(address: str, with_port: str, without: str) -> None:
+    """Twilio signs either, whatever the address says."""
+    asked = request(address=address, query=b"q=1")
+    assert read("url_with_port", asked) == with_port
+    assert read("url_without_port", asked) == without
+
+
+def test_the_sorted_fields_of_a_form() -> None:
+    asked = request(body=b"b=2&a=1&B=3&c=&b=1&b=2&%C3%A4=%F0%9F%98%80")
+    assert read("sorted_form", asked) == "B3" + "a1" + "b1b2" + "c" + "ä😀"
+
+
+def test_the_digest_of_an_item_does_not_change_with_the_order_of_its_keys() -> None:
+    one, other, third = (
+        request(body=body)
+        for body in (b'{"a":1,"b":{"c":2,"d":3}}', b'{ "b":{"d":3,"c":2},"a":1}', b'{"a":2}')
+    )
+    assert read("item_sha256", one) == read("item_sha256", other) != read("item_sha256", third)
+    batch = request(body=b'[{"a":1},{"a":2}]')
+    first, second = (batch.of(batch.payload, item) for item in batch.payload)
+    assert read("item_sha256", second) == read("item_sha256", third) != read("item_sha256", first)
+    assert (read("json:0.a", second), read("item:a", second)) == ("1", "2")
+
+
+def test_numbers_are_as_json_writes_them_and_nothing_else() -> None:
+    asked = request(body=b'{"a":12345678901234567890123,"b":1e3,"c":-0,"d":0.1}')
+    assert read("json:b", asked) == "1000.0"
+    assert [read(f"json:{name}", asked) for name in "cd"] == ["0", "0.1"]
+
+
+@given(st.text(max_size=30))
+def test_a_path_of_anything_reads_anything(dotted: str) -> None:
+    for value in ({"a": [1]}, [1], "x", 1, None, {dotted: 1}):
+        path_of(dotted)(value)
+
+
+# Templates
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("plain", "plain"),
+        ("{query:a}", "1"),
+        ("v0:{query:a}:{method}", "v0:1:POST"),
+        ("{query:a}{query:a}", "11"),
+        ("{query:none}", None),
+        ("x{query:none}", None),
+        ("x{query:empty}", None),
+        ("{query:empty}", None),
+        ("", ""),
+        ("$[0]", "$[0]"),
+    ],
+)
+def test_a_template(template: str, text: str | None) -> None:
+    assert Template(template).text(request(query=b"a=1&empty=")) == text
+
+
+@pytest.mark.parametrize(
+    "template", ["{", "}", "{method", "method}", "{{method}}", "{}", "{method}}", "a{b{c}}"]
+)
+def test_a_template_with_a_brace_too_many(template: str) -> None:
+    for kind in (Template, Signed):
+        with pytest.raises(Unreadable):
+            kind(template)
+
+
+def test_what_a_template_puts_in_is_not_read_again() -> None:
+    """A sender that puts a source into its data gets the text of it, not what it names."""
+    asked = request(query=b"a=%7Bsetting%3Asecret%7D", settings={SECRET: "hidden"})
+    assert Template("{query:a}").text(asked) == "{setting:secret}"
+    assert Signed("{query:a}").of(asked) == b"{setting:secret}"
+
+
+def test_constant_templates_say_so() -> None:
+    assert Template("https://example.com/keys").constant
+    assert not Template("https://example.com/{query:a}").constant
+
+
+# What is signed
+
+
+def test_what_is_signed() -> None:
+    raw = b"\xff\xfe not text at all \x00"
+    asked = request(body=raw, query=b"a=%C3%A4", headers={b"h": [b"caf\xe9"]})
+    asked.timestamp = "17"
+    assert Signed("{body}").of(asked) == raw
+    assert Signed("v0:{timestamp}:{body}").of(asked) == b"v0:17:" + raw
+    assert Signed("{method}{url}{body}").of(asked) == b"POST" + ADDRESS.encode() + b"?a=%C3%A4" + raw
+    assert Signed("{query:a}|{header:h}").of(asked) == "ä".encode() + b"|caf\xe9"
+    assert Signed("{body}{secret}").of(asked, b"s3") == raw + b"s3"
+    assert Signed("x{query:none}{body}").of(asked) is None
+    assert Signed("{timestamp}{body}").of(request()) is None
+
+
+def test_the_empty_body_is_signed_too() -> None:
+    assert Signed("{body}").of(request(body=b"")) == b""
+    assert Signed("a{body}").of(request(body=b"")) == b"a"
+
+
+@pytest.mark.parametrize("source", ["body", "secret"])
+def test_body_and_secret_are_in_no_answer(source: str) -> None:
+    """They are for signed texts only: an answer or a match cannot name them."""
+    with pytest.raises(Unreadable):
+        Template("{" + source + "}")
+    with pytest.raises(Unreadable):
+        Match({source: "x"})
+
+
+# Matches
+
+
+@pytest.mark.parametrize(
+    ("rules", "holds"),
+    [
+        ({}, True),
+        ({"json:k": "v"}, True),
+        ({"json:k": "V"}, False),
+        ({"json:k": ["w", "v"]}, True),
+        ({"json:k": ["w"]}, False),
+        ({"json:a.b.0": 10}, True),
+        ({"json:a.b.0": "10"}, True),
+        ({"json:t": True}, True),
+        ({"json:t": "true"}, True),
+        ({"json:t": 1}, False),
+        ({"json:f": False}, True),
+        ({"json:k": "v", "json:t": False}, False),
+        ({"json:k": "present"}, True),
+        ({"json:a": "present"}, True),
+        ({"json:list": "present"}, True),
+        ({"json:e": "present"}, True),
+        ({"json:z": "present"}, False),
+        ({"json:z": "absent"}, True),
+        ({"json:none": "absent"}, True),
+        ({"json:a": "absent"}, False),
+        ({"header:h": "present"}, True),
+        ({"header:none": "absent"}, True),
+        ({"method": ["POST", "GET"]}, True),
+        ({"query:q": "{setting:q}"}, True),
+        ({"query:q": "{setting:other}"}, False),
+        ({"query:q": "{setting:none}"}, False),
+        ({"query:none": "{setting:none}"}, False),
+        ({"query:none": "{setting:q}"}, False),
+        ({"query:q": "x{setting:q}"}, False),
+        ({"json:a": "{setting:q}"}, False),
+    ],
+)
+def test_a_match(rules: Mapping[str, Any], holds: bool) -> None:
+    asked = request(query=b"q=1", headers={b"h": [b"1"]}, settings={"q": "1", "other": "2"})
+    assert Match(rules).holds(asked) is holds
+
+
+def test_a_match_without_rules_is_false_as_a_value() -> None:
+    assert not Match({})
+    assert Match({"method": "GET"})
+
+
+def test_a_setting_that_is_empty_matches_nothing() -> None:
+    """Else an endpoint whose owner left a setting out would accept requests that leave it out too."""
+    for query in (b"", b"q=", b"q=1"):
+        asked = request(query=query, settings={"q": ""})
+        assert not Match({"query:q": "{setting:q}"}).holds(asked)
+
+
+def test_a_match_with_text_that_is_not_ascii() -> None:
+    asked = request(body='{"k":"ä😀"}'.encode(), settings={"k": "ä😀"})
+    assert Match({"json:k": "{setting:k}"}).holds(asked)
+
+
+# Exchanging parts
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        ("{header:X-Time}", request()),
+        ("{query:t}", request(query=b"t=old&other=1")),
+        ("{json:k}", request()),
+        ("{form:t}", request(body=b"a=1&t=old")),
+    ],
+)
+def test_a_part_is_exchanged_and_the_rest_stays(source: str, asked: Request) -> None:
+    changed = asked.with_part(source, "new")
+    assert Template(source).text(changed) == "new"
+    assert changed.method == asked.method
+    assert len(changed.body) <= len(asked.body) + 3
+    assert asked.body == request(body=asked.body).body
+
+
+def test_a_part_that_is_not_there_cannot_be_exchanged() -> None:
+    with pytest.raises(Malformed):
+        request().with_part("{json:none}", "new")
+
+
+# Answers that are signed
+
+HMACS: Mapping[str, Callable[[bytes], str]] = {
+    "hmac_sha256_hex:query:token": lambda digest: digest.hex(),
+    "hmac_sha256_base64:query:token": lambda digest: base64.b64encode(digest).decode(),
+}
+
+
+@pytest.mark.parametrize("source", HMACS)
+@pytest.mark.parametrize(
+    "token",
+    [
+        "890e4665-4dfe-4ab1-b689-ed553bceeed0",  # LinkedIn's documented challengeCode
+        "qgg8vlvZRS6UYooatFL8Aw",  # Zoom's documented plainToken
+        "MDYxY2I4ZmItY2Q1OC00YTcwLTk4OGYtOTI0YTk3Y2NiMjEx",
+        "a+b/c_d==",
+        "x" * 200,
+    ],
+)
+def test_a_token_is_signed(source: str, token: str) -> None:
+    asked = request(query=b"token=" + token.replace("+", "%2B").encode(), settings={SECRET: "key"})
+    digest = hmac.new(b"key", token.encode(), hashlib.sha256).digest()
+    assert read(source, asked) == HMACS[source](digest)
+
+
+@pytest.mark.parametrize("source", HMACS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"for_user_id":"1","tweet_create_events":[]}',
+        "[]",
+        '"x"',
+        "a=b",
+        "a=1&b=2",
+        "v0:1700000000:x",
+        "1700000000.x",
+        "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9",
+        "<feed/>",
+        "https://hub.example.com/",
+        "two words",
+        "line\nbreak",
+        "ä",
+        "x" * 201,
+        "a=b=",
+        "===",
+        "",
+    ],
+)
+def test_a_stranger_gets_nothing_signed_that_could_be_a_webhook(source: str, text: str) -> None:
+    """A handshake signs with the key of webhooks: it must not sign a body, or any text around one."""
+    asked = Request("GET", ADDRESS, b"", {}, b"", {SECRET: "key"}, lambda _: None)
+    asked._query = [("token", text)]
+    assert read(source, asked) is None
+    assert Template("sha256={" + source + "}").text(asked) is None
+
+
+def test_without_a_secret_nothing_is_signed() -> None:
+    assert read("hmac_sha256_hex:query:t", request(query=b"t=abc")) is None
+
+
+# Texts that stand for bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "raw"),
+    [
+        ("00ff", "hex", b"\x00\xff"),
+        ("00FF", "hex", b"\x00\xff"),
+        ("0", "hex", None),
+        ("zz", "hex", None),
+        ("00 ff", "hex", None),
+        ("", "hex", b""),
+        ("+/8=", "base64", b"\xfb\xff"),
+        ("-_8=", "base64", b"\xfb\xff"),
+        ("+/8", "base64", b"\xfb\xff"),
+        ("a", "base64", None),
+        ("a b=", "base64", None),
+        ("a\nb=", "base64", None),
+        ("ä", "base64", None),
+        ("\ud800", "hex", None),
+        ("aa=a", "base64", None),
+    ],
+)
+def test_decoding(text: str, encoding: str, raw: bytes | None) -> None:
+    assert decoded(text, encoding) == raw
+
+
+@given(st.binary(max_size=60), st.sampled_from(["hex", "base64"]))
+def test_decoding_never_raises(raw: bytes, encoding: str) -> None:
+    decoded(raw, encoding)
+    decoded(raw.decode("latin-1"), encoding)
+
+
+# Anything
+
+_SOURCES = st.sampled_from(
+    [
+        "method",
+        "url",
+        "url_with_port",
+        "url_without_port",
+        "path",
+        "sorted_form",
+        "crc32",
+        "sha256",
+        "item_sha256",
+        "query:a",
+        "form:a",
+        "json:a",
+        "item:a.0",
+        "key:a|b",
+        "header:a",
+        "timestamp",
+        "setting:a",
+        "hmac_sha256_hex:query:a",
+        "hmac_sha256_base64:json:a",
+    ]
+)
+
+
+@given(
+    _SOURCES,
+    st.binary(max_size=80),
+    st.binary(max_size=80) | st.sampled_from([b"a=1&a=2", b'{"a":"x"}', b'{"a":[1]}', b"[1]", b"1"]),
+    st.lists(st.binary(max_size=20), max_size=2),
+)
+def test_a_source_of_anything_is_a_text_or_a_refusal(
+    source: str, query: bytes, body: bytes, values: list[bytes]
+) -> None:
+    asked = request(query=query, body=body, headers={b"a": values}, settings={SECRET: "key"})
+    try:
+        said = read(source, asked)
+    except Rejected:
+        return
+    assert said is None or isinstance(said, str)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 1_000_000,
+        b'{"a":' * 300_000,
+        b"[" * 1000 + b"]" * 1000,
+        b'{"a":' * 900 + b"1" + b"}" * 900,
+        b"&".join(b"a[%d]=x" % number for number in range(100_000)),
+        b"a=" + b"%41" * 340_000,
+        b"a" * 1_048_576,
+        b"1" * 1_048_576,
+        b"\xf0\x9f\x98\x80" * 260_000,
+        b'{"a":"' + b"\\u0000" * 170_000 + b'"}',
+    ],
+    ids=range(10),
+)
+def test_a_megabyte_takes_no_time(body: bytes) -> None:
+    started = perf_counter()
+    for source in ("sorted_form", "item_sha256", "json:a", "key:a", "sha256", "crc32"):
+        try:
+            read(source, request(body=body))
+        except Rejected:
+            continue
+    assert perf_counter() - started < 1
