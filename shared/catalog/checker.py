@@ -176,7 +176,7 @@ def watched(reader: Reader | None) -> Reader | None:
         except InterlinkError:
             raise
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"
+            what = " ".join(f"{type(error).__name__}: {error}".split())
             raise Misconfigured(f"body.py raises {what}: raise Malformed for what cannot be read") from error
 
     return watch
