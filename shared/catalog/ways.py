@@ -218,9 +218,7 @@ class TokenWay(_Way):
     @classmethod
     def _of_the_request(cls, text: str) -> str:
         if not _TOKEN_SOURCE.fullmatch(text):
-            raise ValueError(
-                "from: one source of the request, in braces: {header:x-token}, {json:token}"
-            )
+            raise ValueError("from: one source of the request, in braces: {header:x-token}, {json:token}")
         return text
 
     def compiled(self) -> wire.Way:
