@@ -1,8 +1,8 @@
 """Executions: what arrived at an endpoint and what became of it. Written beside the hot path, twice a second.
 
 They are for people who look for what went wrong, not a ledger: the events themselves are on Kafka, and a
-process that is killed takes its last half second of executions with it. Of refused requests some are kept
-(60 a minute for an endpoint, with the start of their body), all are counted.
+process that is killed takes its last half second of executions with it. All requests are counted. Kept are
+up to 200 accepted ones a second for an endpoint, and 60 refused ones a minute, with the start of their body.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from services.gateway.diagnose import Refusal, diagnosed
@@ -34,6 +35,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 
 _FLUSH_S: Final = 0.5
 _MOST_WAITING: Final = 20_000
+_MOST_ACCEPTED: Final = 100
+"""Of one endpoint, in one flush: writing down every request of a flood would cost as much as taking it."""
 _REFUSED_DAYS: Final = 2
 MOST_BODY: Final = 2_048
 """Bytes of a refused body that are kept."""
@@ -76,10 +79,21 @@ class Execution:
 @dataclass(slots=True)
 class _Count:
     triggered: int = 0
+    kept: int = 0
     refused: int = 0
     streak: int = 0
     was_reset: bool = False
-    last: datetime | None = None
+    last: float = 0.0
+    """When an event was last accepted, on the monotonic clock."""
+
+    def add(self, later: "_Count") -> None:
+        """Count in what came after."""
+        self.triggered += later.triggered
+        self.refused += later.refused
+        self.kept = max(self.kept, later.kept)
+        self.streak = later.streak if later.was_reset else self.streak + later.streak
+        self.was_reset |= later.was_reset
+        self.last = later.last or self.last
 
 
 class Executions:
@@ -104,31 +118,33 @@ class Executions:
         if self._task:
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def note(self, execution: Execution) -> None:
-        """Take one. For the hot path: no I/O, and bounded in memory."""
-        self._count(execution)
-        if execution.refused:
-            if execution.outcome in _OURS or execution.endpoint.noted.wait() > 0:
-                return
-            execution.endpoint.noted.take()
+    def count(self, endpoint: Endpoint, outcome: str, events: int, *, refused: bool) -> bool:
+        """Count a request; whether it is to be kept too, with `keep`. For the hot path: no I/O."""
+        count = self._counts.get(endpoint.id)
+        if count is None:
+            count = self._counts[endpoint.id] = _Count()
+        if not refused:
+            count.triggered += events
+            count.streak, count.was_reset = 0, True
+            if events:
+                count.last = monotonic()
+            count.kept += 1
+            return count.kept <= _MOST_ACCEPTED
+        if outcome in _OURS:
+            return False
+        count.refused += 1
+        count.streak += 1
+        if endpoint.noted.wait() > 0:
+            return False
+        endpoint.noted.take()
+        return True
+
+    def keep(self, execution: Execution) -> None:
+        """Take one that is to be written. Bounded in memory."""
         if len(self._waiting) >= _MOST_WAITING:
             metrics.EXECUTIONS_DROPPED.inc()
-            return
-        self._waiting.append(execution)
-
-    def _count(self, execution: Execution) -> None:
-        name = execution.endpoint.id
-        count = self._counts.get(name)
-        if count is None:
-            count = self._counts[name] = _Count()
-        if not execution.refused:
-            count.triggered += len(execution.seen)
-            count.streak, count.was_reset = 0, True
-            if execution.seen:
-                count.last = execution.at
-        elif execution.outcome not in _OURS:
-            count.refused += 1
-            count.streak += 1
+        else:
+            self._waiting.append(execution)
 
     async def _follow(self) -> None:
         while not self._stopping.is_set():
@@ -137,7 +153,7 @@ class Executions:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits. What the store does not take is dropped, and counted."""
+        """Write what waits. Executions that the store does not take are dropped; their counts are not."""
         waiting, self._waiting = self._waiting, []
         counts, self._counts = self._counts, {}
         try:
@@ -151,6 +167,9 @@ class Executions:
         except InterlinkError as error:
             metrics.EXECUTIONS_DROPPED.inc(len(waiting))
             self._log.warning("executions not written", count=len(waiting), error=str(error))
+            for name, later in self._counts.items():
+                counts.setdefault(name, _Count()).add(later)
+            self._counts = counts  # for the next time
 
     def _document(self, each: Execution) -> Document:
         days = min(self._days, _REFUSED_DAYS) if each.refused else self._days
@@ -208,6 +227,6 @@ def _counted(name: str, count: _Count) -> UpdateOne:
     elif count.streak:
         increments["error_streak"] = count.streak
     if count.last:
-        settings["last_triggered"] = count.last
+        settings["last_triggered"] = utcnow() - timedelta(seconds=monotonic() - count.last)
     update = {"$inc": increments, "$set": settings or {"counted_at": utcnow()}}
     return UpdateOne({"_id": name}, {operator: what for operator, what in update.items() if what})

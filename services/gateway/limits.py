@@ -1,6 +1,7 @@
 """What keeps one endpoint from drowning the rest: token buckets, and the memory of delivery ids."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from time import monotonic
@@ -39,7 +40,8 @@ class Recent:
 
     def __init__(self, most: int = 50_000) -> None:
         self._most = most
-        self._seen: dict[str, float | asyncio.Future[bool]] = {}
+        # Ordered: to look for the oldest of a dict whose oldest were deleted walks over all that were.
+        self._seen: OrderedDict[str, float | asyncio.Future[bool]] = OrderedDict()
 
     async def once(
         self, keys: Sequence[str], publish: Callable[[Sequence[int]], Awaitable[None]], *, window_s: float

@@ -315,7 +315,9 @@ class Receiver:
 
     def _note(self, endpoint: Endpoint, course: _Course, reply: Reply, outcome: str, detail: str) -> None:
         refused = bool(detail)
-        self._executions.note(
+        if not self._executions.count(endpoint, outcome, len(course.arrived), refused=refused):
+            return
+        self._executions.keep(
             Execution(
                 endpoint,
                 utcnow(),

@@ -169,7 +169,9 @@ class Door:
         """`reader` is the provider's own, for bodies that are neither JSON nor a form."""
         self.methods = frozenset(webhook.methods)
         self.ways: Sequence[Way] = [way.compiled() for way in webhook.verification]
-        self._handshakes = [Agreed(each) for each in webhook.handshakes]
+        handshakes = [Agreed(each) for each in webhook.handshakes]
+        self._unsigned_handshakes = [each for each in handshakes if not each.verified]
+        self._signed_handshakes = [each for each in handshakes if each.verified]
         self._answers = [Replier(each) for each in webhook.answers]
         self._bodies = webhook.body
         self._reader = reader
@@ -202,11 +204,11 @@ class Door:
 
     def handshake(self, request: Request) -> Agreed | None:
         """The handshake that this request is, of those that are not signed."""
-        return next((each for each in self._handshakes if not each.verified and each.is_asked(request)), None)
+        return _asked(self._unsigned_handshakes, request) if self._unsigned_handshakes else None
 
     def verified_handshake(self, request: Request) -> Agreed | None:
         """The handshake that this request is, now that its signature is known to be right."""
-        return next((each for each in self._handshakes if each.verified and each.is_asked(request)), None)
+        return _asked(self._signed_handshakes, request) if self._signed_handshakes else None
 
     def way(self, request: Request) -> Way | None:
         """The way in which a request is signed; None when it is not. Raises `Malformed`."""
@@ -306,6 +308,10 @@ class Door:
         if self._bodies.text and kind != JSON and not kind.endswith("+json"):
             return {"text": request.body.decode("utf-8", "replace")}
         return parse_json(request.body)
+
+
+def _asked(handshakes: Sequence[Agreed], request: Request) -> Agreed | None:
+    return next((each for each in handshakes if each.is_asked(request)), None)
 
 
 def _spellings(secret: bytes) -> set[bytes]:

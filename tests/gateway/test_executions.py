@@ -1,0 +1,85 @@
+"""Executions in process, over the real store: what is kept of a flood, and of a store that was away."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from secrets import token_hex
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from services.gateway.executions import Execution, Executions, Seen
+from services.gateway.limits import Bucket
+from services.gateway.settings import GatewaySettings
+from services.gateway.store import ENDPOINTS
+from shared.runtime.logs import configure
+from shared.runtime.mongo import Mongo
+from shared.runtime.settings import MongoSettings
+from tests.support.backends import Store
+
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
+
+
+@pytest.fixture
+async def mongo(store: Store) -> AsyncIterator[Mongo]:
+    opened = Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def executions(mongo: Mongo) -> Executions:
+    return Executions(mongo, GatewaySettings(), configure("test", "error"))
+
+
+async def _endpoint(mongo: Mongo) -> Any:
+    name = f"ep_{token_hex(8)}"
+    await mongo.collection(ENDPOINTS).insert_one({"_id": name})
+    return SimpleNamespace(id=name, workspace="default", noted=Bucket(60), keys=(), valid_keys=list)
+
+
+def _note(executions: Executions, endpoint: Any, *, refused: bool = False, outcome: str = "") -> None:
+    seen = [] if refused else [Seen("push", "", ())]
+    outcome = outcome or ("signature" if refused else "accepted")
+    if executions.count(endpoint, outcome, len(seen), refused=refused):
+        status = 401 if refused else 202
+        executions.keep(Execution(endpoint, NOW, outcome, status, refused, 0.001, seen=seen))
+
+
+async def test_a_flood_is_counted_whole_and_kept_in_part(mongo: Mongo, executions: Executions) -> None:
+    loud, quiet = await _endpoint(mongo), await _endpoint(mongo)
+    for _ in range(1000):
+        _note(executions, loud)
+        _note(executions, loud, refused=True)
+    _note(executions, quiet)
+    _note(executions, quiet, refused=True, outcome="bus_unavailable")
+    await executions.flush()
+    counted = {each["_id"]: each async for each in mongo.collection(ENDPOINTS).find({})}
+    assert counted[loud.id]["trigger_count"] == counted[loud.id]["error_count"] == 1000
+    assert counted[loud.id]["error_streak"] == 1
+    assert counted[quiet.id]["trigger_count"] == 1
+    assert "error_count" not in counted[quiet.id]
+    kept = [each async for each in executions.collection.find({"endpoint_id": loud.id})]
+    assert sum(each["status"] == 202 for each in kept) == 100
+    assert sum(each["status"] == 401 for each in kept) == 60
+    assert await executions.collection.count_documents({"endpoint_id": quiet.id}) == 1
+
+
+async def test_counts_outlive_a_store_that_is_away(mongo: Mongo) -> None:
+    nowhere = Mongo(MongoSettings(uri=SecretStr("mongodb://127.0.0.1:9/x"), timeout_ms=200), app="test")
+    executions = Executions(nowhere, GatewaySettings(), configure("test", "error"))
+    endpoint = await _endpoint(mongo)
+    _note(executions, endpoint)
+    _note(executions, endpoint, refused=True)
+    await executions.flush()
+    _note(executions, endpoint, refused=True)
+    await executions.flush()
+    nowhere.close()
+    again = Executions(mongo, GatewaySettings(), configure("test", "error"))
+    again._counts = executions._counts
+    await again.flush()
+    counted = await mongo.collection(ENDPOINTS).find_one({"_id": endpoint.id})
+    assert counted
+    assert (counted["trigger_count"], counted["error_count"], counted["error_streak"]) == (1, 2, 2)
+    assert abs((datetime.now(UTC) - counted["last_triggered"]).total_seconds()) < 60
