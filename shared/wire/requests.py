@@ -93,7 +93,7 @@ class Request:
             self._payload = self._reader(self)
         return self._payload
 
-    def json(self) -> "Any":
+    def json(self) -> Any:
         """The payload, None when the body is none that the provider reads."""
         try:
             return self.payload
@@ -107,16 +107,7 @@ class Request:
 
     def of(self, payload: Any, item: Any) -> "Request":
         """The same request, as if this were all that it carried: one event of a batch."""
-        one = Request(
-            self.method,
-            self.address,
-            self.query_string,
-            self.headers,
-            self.body,
-            self.settings,
-            self._reader,
-        )
-        one.timestamp = self.timestamp
+        one = self._changed()
         one._payload, one._item = payload, item
         return one
 
@@ -481,9 +472,6 @@ class Match:
     def __init__(self, expected: Mapping[str, Expected]) -> None:
         """Raises `Unreadable`."""
         self._rules = [(_seen(name), _rule(value)) for name, value in expected.items()]
-
-    def __bool__(self) -> bool:
-        return bool(self._rules)
 
     def holds(self, request: Request) -> bool:
         """Whether every part is as expected. Raises `Malformed` for a query or form that cannot be read."""

@@ -331,11 +331,6 @@ def test_a_match(rules: Mapping[str, Any], holds: bool) -> None:
     assert Match(rules).holds(asked) is holds
 
 
-def test_a_match_without_rules_is_false_as_a_value() -> None:
-    assert not Match({})
-    assert Match({"method": "GET"})
-
-
 def test_a_setting_that_is_empty_matches_nothing() -> None:
     """Else an endpoint whose owner left a setting out would accept requests that leave it out too."""
     for query in (b"", b"q=", b"q=1"):
