@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -38,8 +38,9 @@ from shared.runtime.mongo import Document, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
 from shared.wire.incoming import INCOMING
 from shared.wire.requests import Request
+from shared.wire.verification import Way
 
-_NULLABLE: Final = frozenset({"channel_id", "body_limit", "dedupe_window_s", "public_url"})
+_NULLABLE: Final = frozenset({"channel_id", "body_limit", "dedupe_window_s", "public_url", "source"})
 _OWN_STEP: Final = "Send webhooks to {url}, signed as the endpoint's source says."
 _KEPT_SECRET: Final = "the endpoint's secret (shown when it is made; rotate it to get another)"  # noqa: S105
 
@@ -186,7 +187,7 @@ class EndpointsApi:
         """
         document = await self._endpoints.find(endpoint_id, key)
         endpoint = self._endpoints.get(endpoint_id)
-        if endpoint is None or endpoint.provider is None:
+        if endpoint is None or endpoint.provider is None or endpoint.door is None:
             raise NotFound("no such endpoint")
         fixture = _fixture(endpoint.provider, body.event)
         plain = fixture.request(
@@ -414,11 +415,11 @@ def _fixture(provider: Provider, event: str | None) -> Fixture:
     )
 
 
-def _signed(ways: Any, plain: Request, keys: list[bytes]) -> Request:
+def _signed(ways: Sequence[Way], plain: Request, keys: list[bytes]) -> Request:
     for way in ways:
         for key in keys:
             try:
-                signed: Request = way.sign(plain, key, utcnow().timestamp())
+                signed = way.sign(plain, key, utcnow().timestamp())
             except (Rejected, ValueError, TypeError):
                 continue
             if way.applies(signed):

@@ -421,6 +421,17 @@ def test_a_secret_in_the_body_goes_no_further(hub: Hub, tap: Tap) -> None:
         assert "user:" not in json.dumps(hub.call("GET", path))
 
 
+def test_a_description_can_be_taken_away(hub: Hub) -> None:
+    secret = token_hex(16)
+    endpoint = make(hub, "generic", secret=secret, source=SOURCES["token in a header"])
+    path = f"/api/inbound-endpoints/{endpoint['id']}"
+    assert send(hub, endpoint, b"{}", headers={"x-api-key": secret}).status_code == 202
+    assert hub.call("PATCH", path, {"source": None})["source"] is None
+    assert send(hub, endpoint, b"{}", headers={"x-api-key": secret}).status_code == 401
+    digest = hmac.new(secret.encode(), b"{}", hashlib.sha256).hexdigest()
+    assert send(hub, endpoint, b"{}", headers={"x-webhook-signature": digest}).status_code == 202
+
+
 def test_a_stale_time_is_refused_as_such(hub: Hub) -> None:
     kind = "base64 of SHA-512 over time and body"
     secret = token_hex(16)
