@@ -31,7 +31,7 @@ from services.gateway.read import (
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Endpoint, Endpoints, token_digest
 from services.gateway.verify import BadSignature, NoSecretYet, Verifier
-from shared.catalog.door import Agreed, Arrived, Reply
+from shared.catalog.door import Agreed, Arrived, Door, Reply
 from shared.contracts.envelope import Event, now
 from shared.contracts.errors import BusUnavailable, Conflict, Malformed, NotFound, Rejected, RetryLater
 from shared.contracts.ids import EventId, event_id_for, message_id_for, new_event_id
@@ -189,7 +189,8 @@ class Receiver:
     ) -> _Accepted:
         if endpoint is None:
             raise NotFound(_NOT_FOUND)
-        if endpoint.provider is None and scope["method"] != "POST":
+        door = endpoint.door
+        if door is None and scope["method"] != "POST":
             raise NotAllowed(("POST",))
         if not endpoint.enabled:
             raise Gone("this endpoint is disabled")
@@ -202,9 +203,9 @@ class Receiver:
         limit = min(endpoint.body_limit or self._most_body, self._most_body)
         raw = await self._bodies.read(headers, receive, limit)
         body = course.body = inflate(raw, one(headers, b"content-encoding").lower(), limit)
-        if endpoint.provider is None:
+        if door is None:
             return await self._incoming(endpoint, course)
-        request = endpoint.door.request(
+        request = door.request(
             scope["method"],
             endpoint.address,
             scope["query_string"],
@@ -212,17 +213,18 @@ class Receiver:
             body,
             endpoint.settings,
         )
-        return await self._webhook(endpoint, course, request, raw)
+        return await self._webhook(endpoint, door, course, request, raw)
 
-    async def _webhook(self, endpoint: Endpoint, course: _Course, request: Request, raw: bytes) -> _Accepted:
-        door = endpoint.door
+    async def _webhook(
+        self, endpoint: Endpoint, door: Door, course: _Course, request: Request, raw: bytes
+    ) -> _Accepted:
         handshake = door.handshake(request)
         if handshake:
             return _Accepted(await self._shake(endpoint, handshake, request), "handshake")
         if request.method not in door.methods:
             raise NotAllowed(sorted(door.methods))
         try:
-            course.verdict = await self._verifier.verify(endpoint, request, raw)
+            course.verdict = await self._verifier.verify(endpoint, door, request, raw)
         except BadSignature as error:
             course.verdict, course.refusal = error.verdict, Refusal(error.verdict, error.way, request)
             endpoint.rejected.take()
@@ -331,7 +333,7 @@ class Receiver:
                 [Seen(each.event, each.delivery_id, each.triggers) for each in course.arrived],
                 course.event_ids,
                 course.places,
-                endpoint.door.masked(course.body, endpoint.valid_keys())[:MOST_BODY] if refused else b"",
+                _masked(endpoint, course.body)[:MOST_BODY] if refused else b"",
                 one(course.headers, b"content-type")[:200] if refused else "",
                 course.refusal,
                 course.test,
@@ -341,7 +343,7 @@ class Receiver:
 
 def _refused(endpoint: Endpoint | None, error: Rejected) -> Reply:
     status = error.status
-    if isinstance(error, BadSignature) and endpoint and endpoint.door.refused_status:
+    if isinstance(error, BadSignature) and endpoint and endpoint.door and endpoint.door.refused_status:
         status = endpoint.door.refused_status
         if status < 300:
             return Reply(status)
@@ -353,6 +355,11 @@ def _refused(endpoint: Endpoint | None, error: Rejected) -> Reply:
     if status in (408, 413):
         headers.append(_CLOSE)
     return Reply(status, tuple(headers), problem(status, error.detail, errors=error.errors))
+
+
+def _masked(endpoint: Endpoint, data: bytes) -> bytes:
+    """What may go on to others."""
+    return endpoint.door.masked(data, endpoint.valid_keys()) if endpoint.door else data
 
 
 def _provider(endpoint: Endpoint) -> str:
@@ -383,7 +390,7 @@ def _event(endpoint: Endpoint, arrived: Arrived, event_id: EventId, traceparent:
         source=f"/webhooks/{provider}/{endpoint.id}",
         workspace=endpoint.workspace,
         time=now(),
-        data=endpoint.door.masked(arrived.data, endpoint.valid_keys()),
+        data=_masked(endpoint, arrived.data),
         content_type=arrived.content_type,
         traceparent=traceparent,
         attributes=attributes,

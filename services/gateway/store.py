@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from services.gateway.limits import Bucket
 from shared.catalog.door import Door
-from shared.catalog.manifest import Webhook
 from shared.catalog.registry import Provider, providers
 from shared.catalog.source import described
 from shared.contracts.errors import NotFound
@@ -41,14 +40,15 @@ NOTED_PER_MINUTE: Final = 60
 class Endpoint:
     """An endpoint as the hot path needs it.
 
-    `address` is the one that the platform knows; `settings` what its owner entered beside the secret, and
+    `provider` and `door` are None of an incoming webhook, which has no platform. `address` is the one that
+    the platform knows; `settings` what its owner entered beside the secret, and
     the newest secret under its own name. `shown` says which events become messages of the channel.
     """
 
     id: EndpointId
     workspace: WorkspaceId
     provider: Provider | None
-    door: Door
+    door: Door | None
     address: str
     channel_id: str
     enabled: bool
@@ -257,24 +257,10 @@ class Endpoints:
         self.by_token = {token: endpoint for token, endpoint in self.snapshot.items.values() if token}
 
 
-_NO_DOOR: Final = Door(
-    Webhook.model_validate(
-        {
-            "verification": [{"scheme": "token", "from": "{header:authorization}"}],
-            "secret": {"source": "none"},
-            "event": "none",
-            "setup_steps": [],
-            "handled": {},
-        }
-    )
-)
-"""Of incoming webhooks, and of a provider that is gone: nothing of it is used."""
-
-
-def _door(provider: Provider | None, document: Document) -> Door:
+def _door(provider: Provider | None, document: Document) -> Door | None:
     """The provider's, or the endpoint's own where its owner describes the sender."""
-    if provider is None or provider.door is None or provider.manifest.webhook is None:
-        return _NO_DOOR
+    if provider is None or provider.manifest.webhook is None:
+        return None
     source = document.get("source")
     return Door(described(provider.manifest.webhook, source)) if source else provider.door
 

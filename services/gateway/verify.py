@@ -6,6 +6,7 @@ from typing import Final
 
 from services.gateway.keys import RemoteKeys
 from services.gateway.store import Endpoint
+from shared.catalog.door import Door
 from shared.contracts.errors import Malformed, RetryLater, Unauthenticated
 from shared.wire.requests import Request
 from shared.wire.verification import Verdict, Way
@@ -42,13 +43,12 @@ class Verifier:
     def __init__(self, keys: RemoteKeys) -> None:
         self._keys = keys
 
-    async def verify(self, endpoint: Endpoint, request: Request, raw: bytes) -> Verdict:
+    async def verify(self, endpoint: Endpoint, door: Door, request: Request, raw: bytes) -> Verdict:
         """The verdict of a request that is accepted. `raw` is its body before it was inflated.
 
         Raises `BadSignature`, `NoSecretYet`, `KeysUnavailable`, and `Malformed` when what is signed cannot
         be read.
         """
-        door = endpoint.door
         way = door.way(request)
         if way is None:
             verdict = Verdict.MISSING
