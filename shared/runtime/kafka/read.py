@@ -39,16 +39,7 @@ async def read_topic(settings: KafkaSettings, topic: Topic) -> AsyncIterator[Kep
     Raises `BusUnavailable` when there is no broker or it stops answering, `Misconfigured` when there is no
     such topic.
     """
-    client = AIOKafkaConsumer(
-        topic.name,
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        fetch_max_wait_ms=_HELD_MS,
-        max_partition_fetch_bytes=8 * 1024 * 1024,
-        request_timeout_ms=10_000,
-        **connection(settings),
-    )
+    client = _client(settings, topic.name, beginning_at="earliest")
     try:
         await client.start()
         partitions = client.assignment()
@@ -69,15 +60,7 @@ async def read_record(settings: KafkaSettings, topic: Topic, place: Place, *, wi
     Raises `BusUnavailable` when there is no broker, or no answer within `within_s` seconds.
     """
     partition, offset = TopicPartition(topic.name, place[0]), place[1]
-    client = AIOKafkaConsumer(
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        fetch_max_wait_ms=_HELD_MS,
-        max_partition_fetch_bytes=8 * 1024 * 1024,
-        request_timeout_ms=10_000,
-        **connection(settings),
-    )
+    client = _client(settings, beginning_at="none")
     try:
         async with asyncio.timeout(within_s):
             await client.start()
@@ -97,6 +80,20 @@ async def read_record(settings: KafkaSettings, topic: Topic, place: Place, *, wi
     if record.offset != offset:
         return None
     return Kept(record.partition, record.offset, record.timestamp, record.key, record.value, record.headers)
+
+
+def _client(settings: KafkaSettings, *topics: str, beginning_at: str) -> AIOKafkaConsumer:
+    """A consumer of no group."""
+    return AIOKafkaConsumer(
+        *topics,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset=beginning_at,
+        fetch_max_wait_ms=_HELD_MS,
+        max_partition_fetch_bytes=8 * 1024 * 1024,
+        request_timeout_ms=10_000,
+        **connection(settings),
+    )
 
 
 async def _until(client: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> AsyncIterator[Kept]:
