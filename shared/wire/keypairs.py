@@ -26,7 +26,7 @@ from shared.wire.verification import (
     Timestamp,
     Verdict,
     in_time,
-    is_stamped,
+    opened,
     stamped,
 )
 
@@ -103,11 +103,9 @@ class KeyPair:
     def verify(
         self, request: Request, secrets: Sequence[bytes], now: float, fetched: Fetched | None = None
     ) -> Verdict:
-        found = self.signature.found(request)
+        found = opened(self.signature, self.timestamp, self.require, request)
         if found.verdict is not Verdict.VERIFIED:
             return found.verdict
-        if not is_stamped(self.timestamp, request, found.at) or not self.require.holds(request):
-            return Verdict.UNREADABLE
         content = self.signed.of(request)
         if content is None:
             return Verdict.UNREADABLE

@@ -15,11 +15,12 @@ from shared.wire.verification import (
     Encoding,
     Fetched,
     KeyForm,
+    NothingFetched,
     Signature,
     Timestamp,
     Verdict,
     in_time,
-    is_stamped,
+    opened,
     stamped,
 )
 
@@ -48,7 +49,7 @@ class BodyHash:
 
 
 @dataclass(frozen=True, slots=True)
-class Mac:
+class Mac(NothingFetched):
     """HMAC of `signed`, or, with `plain`, a bare digest of a text that has `{secret}` in it.
 
     Several `signed` are alternatives: one of them has to match.
@@ -71,19 +72,13 @@ class Mac:
     def applies(self, request: Request) -> bool:
         return self.signature.there(request) and self.when.holds(request)
 
-    def wanted(self, request: Request) -> str | None:
-        del request
-        return None
-
     def verify(
         self, request: Request, secrets: Sequence[bytes], now: float, fetched: Fetched | None = None
     ) -> Verdict:
         del fetched
-        found = self.signature.found(request)
+        found = opened(self.signature, self.timestamp, self.require, request)
         if found.verdict is not Verdict.VERIFIED:
             return found.verdict
-        if not is_stamped(self.timestamp, request, found.at) or not self.require.holds(request):
-            return Verdict.UNREADABLE
         keys = self.key.keys(secrets)
         if not keys:
             return Verdict.NO_SECRET

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from shared.contracts.errors import Malformed
 from shared.wire.requests import Match, Request, Template, decoded, path_of
-from shared.wire.verification import ALWAYS, AS_TEXT, Fetched, KeyForm, Verdict, how_missing
+from shared.wire.verification import ALWAYS, AS_TEXT, Fetched, KeyForm, NothingFetched, Verdict, how_missing
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class Token(NothingFetched):
     """The secret itself, in a part of the request, or in every element of a batch.
 
     `each` is the path of the batch (`value`) whose elements each carry it at `source`.
@@ -35,10 +35,6 @@ class Token:
 
     def applies(self, request: Request) -> bool:
         return (bool(self.each) or self.source.text(request) is not None) and self.when.holds(request)
-
-    def wanted(self, request: Request) -> str | None:
-        del request
-        return None
 
     def verify(
         self, request: Request, secrets: Sequence[bytes], now: float, fetched: Fetched | None = None
@@ -89,7 +85,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Basic:
+class Basic(NothingFetched):
     """HTTP Basic: the secret is `user:password`."""
 
     when: Match = ALWAYS
@@ -101,10 +97,6 @@ class Basic:
 
     def applies(self, request: Request) -> bool:
         return _scheme(request) == "basic" and self.when.holds(request)
-
-    def wanted(self, request: Request) -> str | None:
-        del request
-        return None
 
     def verify(
         self, request: Request, secrets: Sequence[bytes], now: float, fetched: Fetched | None = None

@@ -235,6 +235,17 @@ class Way(Protocol):
         """The request as the platform would send it. For key pairs `secret` is the private key as PEM."""
 
 
+class NothingFetched:
+    """What a way inherits that verifies with the endpoint's secrets alone."""
+
+    __slots__ = ()
+
+    def wanted(self, request: Request) -> str | None:
+        """None: there is nothing to fetch."""
+        del request
+        return None
+
+
 ALWAYS: Final = Match({})
 """Of a way that is every request's which carries its proof."""
 
@@ -244,13 +255,19 @@ def how_missing(request: Request, header: bytes) -> Verdict:
     return Verdict.DOUBLED if len(request.headers.get(header, ())) > 1 else Verdict.MISSING
 
 
-def is_stamped(timestamp: Timestamp | None, request: Request, in_signature: str) -> bool:
-    """Note the request's time, as it is written, in the request: signatures cover that text."""
-    if timestamp is None:
-        return True
-    said = in_signature or (timestamp.source.text(request) if timestamp.source else None)
-    request.timestamp = said or ""
-    return bool(said)
+def opened(signature: Signature, timestamp: Timestamp | None, require: Match, request: Request) -> Found:
+    """The signatures of a request that has what goes with them, or why it has not.
+
+    The request's time is noted in it as it is written: signatures cover that text.
+    """
+    found = signature.found(request)
+    if found.verdict is not Verdict.VERIFIED:
+        return found
+    if timestamp:
+        request.timestamp = found.at or (timestamp.source and timestamp.source.text(request)) or ""
+        if not request.timestamp:
+            return Found(Verdict.UNREADABLE)
+    return found if require.holds(request) else Found(Verdict.UNREADABLE)
 
 
 def in_time(timestamp: Timestamp | None, request: Request, now: float) -> Verdict:
