@@ -60,6 +60,9 @@ def _forms(body: bytes) -> Iterator[bytes]:
         return
     for ascii_only in (False, True):
         for separators in ((",", ":"), (", ", ": ")):
-            text = json.dumps(value, ensure_ascii=ascii_only, separators=separators)
+            try:
+                text = json.dumps(value, ensure_ascii=ascii_only, separators=separators)
+            except RecursionError:  # it can be read deeper than it can be written
+                return
             yield text.encode("utf-8", "surrogatepass")
             yield text.replace("/", "\\/").encode("utf-8", "surrogatepass")

@@ -164,6 +164,16 @@ def test_why_a_signature_was_refused(hub: Hub, headers: dict[str, str], body: by
     assert endpoint["secret"] not in json.dumps([one, shown])
 
 
+def test_a_body_that_is_too_deep_to_be_written_anew_stops_nothing(hub: Hub) -> None:
+    endpoint = make(hub)
+    deep = b'{"a":' + b"[" * 990 + b"]" * 990 + b"}"
+    given = signed(endpoint["secret"], "issues", BODY)
+    assert send(hub, endpoint, deep, headers=given).status_code == 401
+    assert executions(hub, endpoint)[0]["verdict"] == "wrong_secret"
+    assert post(hub, endpoint).status_code == 202
+    assert executions(hub, endpoint, 2)[0]["verdict"] == "verified"
+
+
 def test_missing_malformed_and_old(hub: Hub) -> None:
     endpoint = make(hub)
     assert send(hub, endpoint, BODY).status_code == 401
