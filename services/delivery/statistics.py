@@ -5,10 +5,8 @@ counts of this moment, not a ledger: a process that is killed takes its last sec
 of the store that gets lost may count its second twice.
 """
 
-import asyncio
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
@@ -17,6 +15,7 @@ from typing import Any, Final, Literal, Self
 from shared.contracts.errors import InterlinkError
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Document, Duplicate, Mongo, UpdateOne, Write, translated, utcnow
+from shared.runtime.periodic import Periodic
 
 Outcome = Literal["delivered", "retrying", "dead_letter"]
 
@@ -99,17 +98,14 @@ class Statistics:
         self._tallies: dict[tuple[str, str, datetime], Tally] = {}
         self._hour = datetime.min.replace(tzinfo=UTC)
         self._next_hour = self._hour
-        self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._writing = Periodic(self.flush, _FLUSH_S, log)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._follow())
+        await self._writing.start()
 
     async def stop(self) -> None:
         """Write what is there, once, and end."""
-        self._stopping.set()
-        if self._task:
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._writing.stop()
 
     def record(self, webhook_id: str, workspace: str, outcome: Outcome, seconds: float, at: datetime) -> None:
         """Count one attempt that ended at this time. For the hot path: about a microsecond, and no I/O."""
@@ -185,13 +181,6 @@ class Statistics:
                 del tallies[name]
             self._log.warning("statistics dropped: the store is away", tallies=len(oldest) - _MOST_TALLIES)
         self._tallies = tallies
-
-    async def _follow(self) -> None:
-        while not self._stopping.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_FLUSH_S):
-                    await self._stopping.wait()
-            await self.flush()
 
 
 def hour_of(moment: datetime) -> datetime:

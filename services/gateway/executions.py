@@ -5,9 +5,7 @@ process that is killed takes its last half second of executions with it. All req
 up to 200 accepted ones a second for an endpoint, and 60 refused ones a minute, with the start of their body.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
@@ -22,6 +20,7 @@ from shared.runtime import metrics
 from shared.runtime.kafka.produce import Place
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Document, Index, Mongo, UpdateOne, translated, utcnow
+from shared.runtime.periodic import Periodic
 from shared.wire.verification import Verdict
 
 EXECUTIONS: Final = "webhook_executions"
@@ -106,17 +105,14 @@ class Executions:
         self._log = log
         self._waiting: list[Execution] = []
         self._counts: dict[str, _Count] = {}
-        self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._writing = Periodic(self.flush, _FLUSH_S, log)
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._follow())
+        await self._writing.start()
 
     async def stop(self) -> None:
         """Write what is there, once, and end."""
-        self._stopping.set()
-        if self._task:
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._writing.stop()
 
     def count(self, endpoint: Endpoint, outcome: str, events: int, *, refused: bool) -> bool:
         """Count a request; whether it is to be kept too, with `keep`. For the hot path: no I/O."""
@@ -145,12 +141,6 @@ class Executions:
             metrics.EXECUTIONS_DROPPED.inc()
         else:
             self._waiting.append(execution)
-
-    async def _follow(self) -> None:
-        while not self._stopping.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), _FLUSH_S)
-            await self.flush()
 
     async def flush(self) -> None:
         """Write what waits. Executions that the store does not take are dropped; their counts are not."""
