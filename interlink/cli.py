@@ -26,6 +26,8 @@ provider = typer.Typer(help="The providers' folders.", no_args_is_help=True)
 app.add_typer(provider, name="provider")
 dead_letters = typer.Typer(help="Records that no retry could help.", no_args_is_help=True)
 app.add_typer(dead_letters, name="dead-letters")
+keys = typer.Typer(help="The keys that secrets are sealed with.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 
 class ServiceName(StrEnum):
@@ -34,6 +36,7 @@ class ServiceName(StrEnum):
     GATEWAY = "gateway"
     DELIVERY = "delivery"
     SYNC = "sync"
+    OAUTH = "oauth"
 
 
 class SchemeName(StrEnum):
@@ -94,7 +97,7 @@ def up(
     port: Annotated[
         int,
         typer.Option(
-            min=1, max=65525, help="The hub's port; the next two and the one ten above are used too."
+            min=1, max=65525, help="The hub's port; the next three and the one ten above are used too."
         ),
     ] = 8080,
     data_dir: DataDir = _DATA_DIR,
@@ -383,6 +386,45 @@ def replay_dead_letters(
     typer.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     if counts["skipped"] or missing > 0:
         raise typer.Exit(_FAILED)
+
+
+@keys.command("status")
+def keys_status(data_dir: DataDir = _DATA_DIR) -> None:
+    """Count what is sealed with each key; status 1 when one of the keys is not there."""
+    import asyncio  # noqa: PLC0415
+
+    from interlink.datadir import join_running  # noqa: PLC0415
+    from interlink.keys import status  # noqa: PLC0415
+
+    with _one_line():
+        join_running(data_dir)
+        complete = asyncio.run(status(list(ServiceName), _say))
+    if not complete:
+        raise typer.Exit(_FAILED)
+
+
+@keys.command("rotate")
+def keys_rotate(data_dir: DataDir = _DATA_DIR) -> None:
+    """Bring everything sealed under the first key, while services run; status 1 when something is left.
+
+    The keys are those of INTERLINK_ENCRYPTION_KEY or INTERLINK_ENCRYPTION_KEY_FILE, as the services have
+    them. It can be stopped and repeated at any time.
+    """
+    import asyncio  # noqa: PLC0415
+
+    from interlink.datadir import join_running  # noqa: PLC0415
+    from interlink.keys import rotate  # noqa: PLC0415
+
+    with _one_line():
+        join_running(data_dir)
+        complete = asyncio.run(rotate(list(ServiceName), _say))
+    if not complete:
+        raise typer.Exit(_FAILED)
+
+
+def _say(line: str, *, wrong: bool = False) -> None:
+    """Print a line at once, without what would move a terminal's cursor."""
+    typer.echo("".join(char if char.isprintable() else "?" for char in line), err=wrong)
 
 
 if __name__ == "__main__":

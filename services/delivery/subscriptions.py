@@ -110,21 +110,22 @@ class Subscriptions:
             webhook = self.snapshot.items.get(webhook_id)
         return webhook
 
-    def keep(self, webhook_id: str, secret: str) -> Kept:
+    def keep(self, workspace: str, webhook_id: str, secret: str) -> Kept:
         """A new webhook's secret as it is stored."""
-        return keep(self._vault, webhook_id, secret)
+        return keep(self._vault, workspace, webhook_id, secret)
 
     def rotated(self, document: Document, secret: str, overlap: timedelta) -> list[Kept]:
         """The webhook's secrets after a rotation."""
-        return rotated(self._vault, document["_id"], document["secrets"], secret, overlap)
+        return rotated(self._vault, document, secret, overlap)
 
     def secrets(self, document: Document) -> tuple[tuple[str, datetime | None], ...]:
         """The webhook's secrets in clear, with their ends."""
-        return opened(self._vault, document["_id"], document["secrets"])
+        return opened(self._vault, document)
 
-    def sealed(self, webhook_id: str, field: str, value: Mapping[str, Any]) -> Sealed:
+    def sealed(self, workspace: str, webhook_id: str, field: str, value: Mapping[str, Any]) -> Sealed:
         """Headers or auth as they are stored."""
-        return self._vault.seal(orjson.dumps(value).decode(), record=webhook_id, field=field)
+        text = orjson.dumps(value).decode()
+        return self._vault.seal(text, workspace=workspace, record=webhook_id, field=field)
 
     def parse(self, document: Document) -> Webhook:
         """The webhook that a document means. Raises `Malformed`, `Misconfigured`."""
@@ -169,7 +170,8 @@ class Subscriptions:
         sealed: Sealed | None = document.get(field)
         if sealed is None:
             return {}
-        value: dict[str, Any] = orjson.loads(self._vault.open(sealed, record=document["_id"], field=field))
+        text = self._vault.open(sealed, workspace=document["workspace"], record=document["_id"], field=field)
+        value: dict[str, Any] = orjson.loads(text)
         return value
 
     def _reindex(self) -> None:

@@ -120,8 +120,10 @@ class WebhooksApi:
             "_id": webhook_id,
             "workspace": key.workspace,
             **_stored(body.model_dump(exclude={"secret", "headers", "auth"}, exclude_none=True)),
-            **self._sealed(webhook_id, {"headers": body.headers, "auth": body.auth.model_dump()}),
-            "secrets": [self._subscriptions.keep(webhook_id, secret)] if secret else [],
+            **self._sealed(
+                key.workspace, webhook_id, {"headers": body.headers, "auth": body.auth.model_dump()}
+            ),
+            "secrets": [self._subscriptions.keep(key.workspace, webhook_id, secret)] if secret else [],
             "claims_url": not force,
             "paused": False,
             "created_at": moment,
@@ -168,7 +170,7 @@ class WebhooksApi:
             name: value for name, value in _stored(given).items() if value is not None or name in CLEARABLE
         }
         secret: Document = {name: change.pop(name) for name in ("headers", "auth") if name in change}
-        change |= self._sealed(webhook_id, secret)
+        change |= self._sealed(key.workspace, webhook_id, secret)
         if body.url:
             self._check_url(body.url)
             beside = body.url == document["url"] and not document.get("claims_url", False)
@@ -326,16 +328,16 @@ class WebhooksApi:
         except Malformed as error:
             raise _invalid("secret", error.detail) from None
 
-    def _sealed(self, webhook_id: str, values: Mapping[str, Any]) -> Document:
+    def _sealed(self, workspace: str, webhook_id: str, values: Mapping[str, Any]) -> Document:
         """Headers and auth, each sealed, with what of them is no secret beside it."""
         sealed: Document = {}
         if "headers" in values:
             headers = values["headers"]
-            sealed |= {"headers": self._subscriptions.sealed(webhook_id, "headers", headers)}
+            sealed |= {"headers": self._subscriptions.sealed(workspace, webhook_id, "headers", headers)}
             sealed |= {"header_names": sorted(headers)}
         if "auth" in values:
             auth = values["auth"]
-            sealed |= {"auth": self._subscriptions.sealed(webhook_id, "auth", auth)}
+            sealed |= {"auth": self._subscriptions.sealed(workspace, webhook_id, "auth", auth)}
             shown = {name: auth[name] for name in ("type", "username", "name") if name in auth}
             sealed |= {"auth_shown": shown}
         return sealed

@@ -86,8 +86,8 @@ class EndpointsApi:
             endpoint, key, provider.id, body.name, body.channel_id, body.rate_limit, enabled=True
         )
         document |= {
-            "secrets": [self._endpoints.keep(endpoint, secret)] if secret else [],
-            "settings": self._endpoints.sealed(endpoint, settings, _secret_settings(webhook)),
+            "secrets": [self._endpoints.keep(key.workspace, endpoint, secret)] if secret else [],
+            "settings": self._endpoints.sealed(key.workspace, endpoint, settings, _secret_settings(webhook)),
             "allow_ips": body.allow_ips,
             "events": body.events,
             "body_limit": body.body_limit,
@@ -124,7 +124,7 @@ class EndpointsApi:
             _door_of(webhook, change["source"])
         if "settings" in change:
             new = _settings(webhook, change["settings"], complete=False)
-            sealed = self._endpoints.sealed(endpoint_id, new, _secret_settings(webhook))
+            sealed = self._endpoints.sealed(key.workspace, endpoint_id, new, _secret_settings(webhook))
             change["settings"] = {**document.get("settings", {}), **sealed}
         if "public_url" in change:
             change["public_url"] = _base(change["public_url"])

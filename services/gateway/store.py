@@ -146,23 +146,25 @@ class Endpoints:
         base = document.get("public_url") or self._base
         return f"{base}/api/webhooks/{document['provider']}/{document['_id']}"
 
-    def keep(self, endpoint: str, secret: str) -> Kept:
+    def keep(self, workspace: str, endpoint: str, secret: str) -> Kept:
         """A new endpoint's secret as it is stored."""
-        return keep(self._vault, endpoint, secret)
+        return keep(self._vault, workspace, endpoint, secret)
 
     def rotated(self, document: Document, secret: str, overlap: timedelta) -> list[Kept]:
         """The endpoint's secrets after a rotation."""
-        return rotated(self._vault, document["_id"], document["secrets"], secret, overlap)
+        return rotated(self._vault, document, secret, overlap)
 
     def newest_secret(self, document: Document) -> str | None:
         """The secret in clear; for its owner, and only where the platform handed it over."""
-        kept = opened(self._vault, document["_id"], document["secrets"])
+        kept = opened(self._vault, document)
         return kept[0][0] if kept else None
 
-    def sealed(self, endpoint: str, settings: Mapping[str, str], secret: Container[str]) -> Document:
+    def sealed(
+        self, workspace: str, endpoint: str, settings: Mapping[str, str], secret: Container[str]
+    ) -> Document:
         """Settings as they are stored: those whose names are in `secret` sealed."""
         return {
-            name: self._vault.seal(value, record=endpoint, field=f"settings.{name}")
+            name: self._vault.seal(value, workspace=workspace, record=endpoint, field=f"settings.{name}")
             if name in secret
             else value
             for name, value in settings.items()
@@ -201,7 +203,14 @@ class Endpoints:
 
     async def take_secret(self, endpoint: str, secret: str) -> bool:
         """Keep what a handshake handed over, if the endpoint still waits for it; False if it does not."""
-        kept = {"secrets": [self.keep(endpoint, secret)], "handed_over": True, "changed_at": utcnow()}
+        known = self.get(endpoint)
+        if known is None:
+            return False
+        kept = {
+            "secrets": [self.keep(known.workspace, endpoint, secret)],
+            "handed_over": True,
+            "changed_at": utcnow(),
+        }
         with translated():
             document: Document | None = await self.collection.find_one_and_update(
                 {"_id": endpoint, "deleted_at": None, "secrets": []}, {"$set": kept}, return_document=True
@@ -212,21 +221,19 @@ class Endpoints:
         return True
 
     def _parse(self, document: Document) -> tuple[str | None, Endpoint]:
-        name = document["_id"]
+        name, workspace = document["_id"], document["workspace"]
         provider = providers().get(document["provider"])
-        keys = tuple(
-            (secret.encode(), ends) for secret, ends in opened(self._vault, name, document["secrets"])
-        )
+        keys = tuple((secret.encode(), ends) for secret, ends in opened(self._vault, document))
         settings = {
             field: value
             if isinstance(value, str)
-            else self._vault.open(value, record=name, field=f"settings.{field}")
+            else self._vault.open(value, workspace=workspace, record=name, field=f"settings.{field}")
             for field, value in document.get("settings", {}).items()
         }
         accepted, rejected, noted = self._buckets(name, document["rate_limit"])
         endpoint = Endpoint(
             id=name,
-            workspace=document["workspace"],
+            workspace=workspace,
             provider=provider,
             door=_door(provider, document),
             address=self.address(document),

@@ -1,6 +1,6 @@
 """`Idempotency-Key`: a mutating call that is repeated gets the first answer again (IETF httpapi draft 07).
 
-The answer is kept for a day, sealed: it may hold a secret that is shown only once.
+The answer is kept for a day, sealed with its headers: it may hold a secret that is shown only once.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import hashlib
 from datetime import timedelta
 from typing import Any, Final
 
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.contracts.errors import Rejected, StoreUnavailable
@@ -57,7 +58,7 @@ class Idempotency:
         except StoreUnavailable as error:
             return await problem_response(503, str(error), headers={"Retry-After": "1"})(scope, receive, send)
         if earlier is None:
-            return await self._first(record, scope, replay(body, receive), send)
+            return await self._first(key.workspace, record, scope, replay(body, receive), send)
         if earlier["fingerprint"] != fingerprint:
             response = problem_response(422, "this Idempotency-Key was used for another call")
         elif earlier["answer"] is None:
@@ -65,11 +66,10 @@ class Idempotency:
                 409, "a call with this Idempotency-Key is under way", headers={"Retry-After": "1"}
             )
         else:
-            text = self._vault.open(earlier["answer"], record=record, field="answer")
-            await send(
-                {"type": "http.response.start", "status": earlier["status"], "headers": earlier["headers"]}
-            )
-            return await send({"type": "http.response.body", "body": text.encode("latin-1")})
+            text = self._vault.open(earlier["answer"], workspace=key.workspace, record=record, field="answer")
+            head, kept = _answer_of(text, earlier)
+            await send({"type": "http.response.start", "status": earlier["status"], "headers": head})
+            return await send({"type": "http.response.body", "body": kept})
         return await response(scope, receive, send)
 
     async def _reserve(self, record: str, fingerprint: str) -> Document | None:
@@ -89,7 +89,7 @@ class Idempotency:
                 return await self._collection.find_one({"_id": record}) or document
         return None
 
-    async def _first(self, record: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _first(self, workspace: str, record: str, scope: Scope, receive: Receive, send: Send) -> None:
         status, headers, chunks = 500, [], list[bytes]()
 
         async def listen(message: Message) -> None:
@@ -103,13 +103,23 @@ class Idempotency:
         try:
             await self._app(scope, receive, listen)
         finally:
-            await asyncio.shield(self._keep(record, status, headers, b"".join(chunks)))
+            await asyncio.shield(self._keep(workspace, record, status, headers, b"".join(chunks)))
 
-    async def _keep(self, record: str, status: int, headers: list[Any], body: bytes) -> None:
+    async def _keep(self, workspace: str, record: str, status: int, headers: list[Any], body: bytes) -> None:
         with translated():
             if status >= 500:
                 await self._collection.delete_one({"_id": record})  # the caller may try again
                 return
-            sealed = self._vault.seal(body.decode("latin-1"), record=record, field="answer")
-            change = {"answer": sealed, "status": status, "headers": headers, "expires_at": utcnow() + _KEPT}
+            head = [[part.decode("latin-1") for part in pair] for pair in headers]
+            text = orjson.dumps([head, body.decode("latin-1")]).decode()
+            sealed = self._vault.seal(text, workspace=workspace, record=record, field="answer")
+            change = {"answer": sealed, "status": status, "expires_at": utcnow() + _KEPT}
             await self._collection.update_one({"_id": record}, {"$set": change})
+
+
+def _answer_of(text: str, document: Document) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body; one of version 0.3.0 has its headers beside it."""
+    if "headers" in document:
+        return document["headers"], text.encode("latin-1")
+    head, body = orjson.loads(text)
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head], body.encode("latin-1")

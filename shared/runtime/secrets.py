@@ -1,17 +1,21 @@
-"""Secrets at rest: AES-256-GCM with a key id, bound to the record and field that they belong to.
+"""Secrets at rest: envelope encryption with AES-256-GCM, bound to workspace, record and field.
 
-A sealed value is `{k: key id, n: nonce, c: ciphertext}`; copied to another record or field it does
-not open, because the associated data is part of the authentication (NIST SP 800-38D).
+A sealed value is `{k: key id, w: wrapped data key, n: nonce, c: ciphertext}`. Every value has a data key
+of its own, which the encryption key wraps: a new encryption key costs one new `w` for each value, and the
+values stay as they are. Copied to another record, field or workspace a value does not open, because these
+are its associated data (NIST SP 800-38D). A value without `w` is one of version 0.3.0, which the
+encryption key sealed itself, bound to record and field.
 """
 
 import base64
 import binascii
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Any, Final, NotRequired, Protocol, TypedDict, TypeGuard
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,43 +24,141 @@ from shared.contracts.errors import Misconfigured
 from shared.runtime.settings import HubSettings
 
 _KEY_BYTES: Final = 32
+_NONCE_BYTES: Final = 12
 _MOST_OLD: Final = 4
+_KEY: Final = "INTERLINK_ENCRYPTION_KEY"
+_KEY_FILE: Final = "INTERLINK_ENCRYPTION_KEY_FILE"
+_DATA_KEY: Final = b"interlink data key"
+"""The associated data of a wrapped data key. It has no `/`, which that of a value of 0.3.0 always has."""
+_FORM: Final = frozenset("kwnc")
+_FORM_OF_0_3: Final = frozenset("knc")
 
 
 class Sealed(TypedDict):
     """A secret as it is stored."""
 
     k: str
+    w: NotRequired[bytes]
     n: bytes
     c: bytes
 
 
-class Vault:
-    """Seals with the first key, opens with any."""
+def is_sealed(value: Any) -> TypeGuard[Sealed]:
+    """Whether it has the form of a sealed value. What came as JSON never has: JSON has no bytes."""
+    return (
+        isinstance(value, dict)
+        and len(value) in (3, 4)
+        and value.keys() in (_FORM, _FORM_OF_0_3)
+        and isinstance(value["k"], str)
+        and all(isinstance(value[name], bytes) for name in value if name != "k")
+    )
 
-    def __init__(self, keys: list[bytes]) -> None:
+
+class UnknownKey(Exception):
+    """The key is not there."""
+
+
+class Keys(Protocol):
+    """What holds the encryption keys: this process, or a key management service.
+
+    `unwrap` is called for every value that is opened, in the event loop: what asks over a network keeps
+    what it has unwrapped. `current` does not change while a vault uses it.
+    """
+
+    @property
+    def current(self) -> str:
+        """The id of the key that wraps."""
+
+    def wrap(self, data_key: bytes) -> bytes:
+        """The data key as it may be stored, wrapped by the current key."""
+
+    def unwrap(self, key: str, wrapped: bytes) -> bytes:
+        """The data key. Raises `UnknownKey`, or `ValueError` when this key did not wrap it."""
+
+
+class LocalKeys:
+    """Keys in memory: the first wraps, any unwraps."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
         self._ciphers: Mapping[str, AESGCM] = {_key_id(key): AESGCM(key) for key in keys}
-        self._current = _key_id(keys[0])
+        self.ids: Sequence[str] = tuple(self._ciphers)
+        self.current: str = self.ids[0]
 
-    def seal(self, plain: str, *, record: str, field: str) -> Sealed:
-        nonce = os.urandom(12)
-        cipher = self._ciphers[self._current].encrypt(nonce, plain.encode(), _bound(record, field))
-        return {"k": self._current, "n": nonce, "c": cipher}
+    def wrap(self, data_key: bytes) -> bytes:
+        """The nonce and the wrapped key in one. Nonces are random: good for 2^32 values of one key."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._ciphers[self.current].encrypt(nonce, data_key, _DATA_KEY)
 
-    def open(self, sealed: Sealed, *, record: str, field: str) -> str:
-        """The secret. Raises `Misconfigured` when its key is not there or it was tampered with."""
-        cipher = self._ciphers.get(sealed["k"])
-        if cipher is None:
-            raise Misconfigured(
-                f"a secret of {record} was sealed with key {sealed['k']}, "
-                "which INTERLINK_ENCRYPTION_KEY does not have"
-            )
+    def unwrap(self, key: str, wrapped: bytes) -> bytes:
+        """The data key. Raises `UnknownKey`, `ValueError`."""
+        return self.decrypt(key, wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], _DATA_KEY)
+
+    def decrypt(self, key: str, nonce: bytes, cipher: bytes, bound: bytes) -> bytes:
+        """What this key encrypted itself. Raises `UnknownKey`, `ValueError`."""
+        found = self._ciphers.get(key)
+        if found is None:
+            raise UnknownKey
         try:
-            return cipher.decrypt(sealed["n"], sealed["c"], _bound(record, field)).decode()
+            return found.decrypt(nonce, cipher, bound)
+        except InvalidTag:
+            raise ValueError("not encrypted so by this key") from None
+
+
+class Vault:
+    """Seals with a new data key for each value, which the current encryption key wraps.
+
+    `direct` are the keys that values of version 0.3.0 were sealed with.
+    """
+
+    def __init__(self, keys: Keys, *, direct: LocalKeys | None = None) -> None:
+        self._keys = keys
+        self._direct = direct
+
+    @property
+    def current(self) -> str:
+        """The id of the key that what is sealed now depends on."""
+        return self._keys.current
+
+    def seal(self, plain: str, *, workspace: str, record: str, field: str) -> Sealed:
+        data_key, nonce = os.urandom(_KEY_BYTES), os.urandom(_NONCE_BYTES)
+        cipher = AESGCM(data_key).encrypt(nonce, plain.encode(), _bound(workspace, record, field))
+        return {"k": self._keys.current, "w": self._keys.wrap(data_key), "n": nonce, "c": cipher}
+
+    def open(self, sealed: Sealed, *, workspace: str, record: str, field: str) -> str:
+        """The secret. Raises `Misconfigured` when its key is not there or it was changed or moved."""
+        try:
+            return self._decrypted(sealed, workspace, record, field).decode()
+        except UnknownKey:
+            raise _no_key(sealed, record) from None
         except (InvalidTag, ValueError, TypeError, KeyError):
             raise Misconfigured(
-                f"the secret {field!r} of {record} was changed or moved in the store"
+                f"the secret {field!r} of {record} was changed or moved in the store: enter it again"
             ) from None
+
+    def _decrypted(self, sealed: Sealed, workspace: str, record: str, field: str) -> bytes:
+        if "w" in sealed:
+            cipher = AESGCM(self._keys.unwrap(sealed["k"], sealed["w"]))
+            return cipher.decrypt(sealed["n"], sealed["c"], _bound(workspace, record, field))
+        if self._direct is None:
+            raise UnknownKey
+        return self._direct.decrypt(sealed["k"], sealed["n"], sealed["c"], f"{record}/{field}".encode())
+
+    def rewrapped(self, sealed: Sealed, *, record: str) -> Sealed:
+        """The same value with its data key wrapped by the current key. Raises `Misconfigured`."""
+        try:
+            data_key = self._keys.unwrap(sealed["k"], sealed["w"])
+        except UnknownKey:
+            raise _no_key(sealed, record) from None
+        except (ValueError, TypeError, KeyError):
+            raise Misconfigured(f"a secret of {record} was changed in the store: enter it again") from None
+        return {**sealed, "k": self._keys.current, "w": self._keys.wrap(data_key)}
+
+
+def _no_key(sealed: Sealed, record: str) -> Misconfigured:
+    return Misconfigured(
+        f"a secret of {record} was sealed with key {sealed['k']}, which {_KEY} "
+        f"(or {_KEY_FILE}) does not have: add that key, or enter the secret again"
+    )
 
 
 class Kept(TypedDict):
@@ -66,27 +168,31 @@ class Kept(TypedDict):
     expires_at: datetime | None
 
 
-def keep(vault: Vault, record: str, secret: str) -> Kept:
+def keep(vault: Vault, workspace: str, record: str, secret: str) -> Kept:
     """A secret as it is kept in the record's `secrets`, without an end."""
-    return {"sealed": vault.seal(secret, record=record, field="secret"), "expires_at": None}
+    sealed = vault.seal(secret, workspace=workspace, record=record, field="secret")
+    return {"sealed": sealed, "expires_at": None}
 
 
-def rotated(vault: Vault, record: str, kept: Sequence[Kept], secret: str, overlap: timedelta) -> list[Kept]:
-    """The secrets after a rotation: the new one first, those before it valid for `overlap` more."""
+def rotated(vault: Vault, document: Mapping[str, Any], secret: str, overlap: timedelta) -> list[Kept]:
+    """A record's `secrets` after a rotation: the new one first, those before it valid for `overlap` more."""
     now = datetime.now(UTC)
     until = now + overlap
+    kept: Sequence[Kept] = document["secrets"]
     old: list[Kept] = [
         {"sealed": each["sealed"], "expires_at": min(until, each["expires_at"] or until)}
         for each in kept
         if each["expires_at"] is None or each["expires_at"] > now
     ]
-    return [keep(vault, record, secret), *old[:_MOST_OLD]]
+    return [keep(vault, document["workspace"], document["_id"], secret), *old[:_MOST_OLD]]
 
 
-def opened(vault: Vault, record: str, kept: Sequence[Kept]) -> tuple[tuple[str, datetime | None], ...]:
-    """The secrets in clear with their ends. Raises `Misconfigured`."""
+def opened(vault: Vault, document: Mapping[str, Any]) -> tuple[tuple[str, datetime | None], ...]:
+    """A record's `secrets` in clear, with their ends. Raises `Misconfigured`."""
+    workspace, record = document["workspace"], document["_id"]
     return tuple(
-        (vault.open(each["sealed"], record=record, field="secret"), each["expires_at"]) for each in kept
+        (vault.open(each["sealed"], workspace=workspace, record=record, field="secret"), each["expires_at"])
+        for each in document["secrets"]
     )
 
 
@@ -99,22 +205,54 @@ def valid_now(keys: Sequence[tuple[bytes, datetime | None]]) -> list[bytes]:
 
 
 def open_vault(settings: HubSettings) -> Vault:
-    """The vault with the keys of `INTERLINK_ENCRYPTION_KEY`. Raises `Misconfigured`: absent or wrong."""
-    if settings.encryption_key is None:
-        raise Misconfigured(
-            "INTERLINK_ENCRYPTION_KEY is not set: "
-            "make one with 'openssl rand -base64 32' and give every service the same"
-        )
+    """The vault with the keys of the settings. Raises `Misconfigured`: absent or wrong."""
+    keys = local_keys(settings)
+    return Vault(keys, direct=keys)
+
+
+def local_keys(settings: HubSettings) -> LocalKeys:
+    """The keys of `INTERLINK_ENCRYPTION_KEY`, or of the file that `INTERLINK_ENCRYPTION_KEY_FILE` names.
+
+    Who else may read the file is not judged: what mounts secrets makes them readable for all in the
+    container (Kubernetes 0644, Docker 0444), and who gets into the container is decided elsewhere.
+    Raises `Misconfigured`.
+    """
+    given = settings.encryption_key.get_secret_value() if settings.encryption_key else ""
+    file = settings.encryption_key_file
+    if given and file:
+        raise Misconfigured(f"{_KEY} and {_KEY_FILE} are both set: leave one of them out")
+    if file:
+        return LocalKeys(_decoded(_KEY_FILE, filter(None, re.split(r"[,\s]+", _text(file)))))
+    if given:
+        return LocalKeys(_decoded(_KEY, given.split(",")))
+    raise Misconfigured(
+        f"{_KEY} is not set: make one with 'openssl rand -base64 32' and give every service the same, "
+        f"or name a file that holds it in {_KEY_FILE}"
+    )
+
+
+def _text(file: str) -> str:
+    try:
+        return Path(file).read_text("utf-8")
+    except OSError as error:
+        raise Misconfigured(f"{_KEY_FILE}: {file} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise Misconfigured(f"{_KEY_FILE}: {file} is not a file of text") from None
+
+
+def _decoded(variable: str, texts: Iterable[str]) -> list[bytes]:
     keys: list[bytes] = []
-    for text in settings.encryption_key.get_secret_value().split(","):
+    for text in texts:
         try:
             key = base64.b64decode(text.strip(), validate=True)
         except (ValueError, binascii.Error):
             key = b""
         if len(key) != _KEY_BYTES:
-            raise Misconfigured("INTERLINK_ENCRYPTION_KEY: each key is 32 bytes in base64")
+            raise Misconfigured(f"{variable}: each key is 32 bytes in base64")
         keys.append(key)
-    return Vault(keys)
+    if not keys:
+        raise Misconfigured(f"{variable}: there is no key in it")
+    return keys
 
 
 def local_key(folder: Path) -> str:
@@ -138,5 +276,6 @@ def _key_id(key: bytes) -> str:
     return hashlib.sha256(b"interlink key id" + key).hexdigest()[:8]
 
 
-def _bound(record: str, field: str) -> bytes:
-    return f"{record}/{field}".encode()
+def _bound(*parts: str) -> bytes:
+    """Each part after its length, so that no two places read the same."""
+    return b"".join(len(raw).to_bytes(4) + raw for raw in (part.encode() for part in parts))

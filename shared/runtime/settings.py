@@ -56,6 +56,8 @@ class HubSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     encryption_key: SecretStr | None = None
     """32 bytes in base64; several, comma separated, while a rotation is under way (the first one seals)."""
+    encryption_key_file: str | None = None
+    """A file that holds the keys instead, with commas or line breaks between: a mounted secret."""
     drain_seconds: Annotated[float, Field(ge=0, le=300)] = 20.0
     """How long a stop may take: half of it for requests, half for the batches at hand."""
 
