@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from interlink.provider.trial import run
 from shared.catalog.checker import RESERVED
-from shared.catalog.manifest import ProviderId
+from shared.catalog.connect import ProviderId
 from shared.catalog.registry import MANIFEST, Provider, read_manifest
 from shared.contracts.errors import Misconfigured
 

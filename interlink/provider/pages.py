@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Final
 
 from interlink.provider import words
-from shared.catalog.listing import Trigger, credentials, future_address, receiving, steps, triggers
+from shared.catalog.connector import Connector
+from shared.catalog.listing import (
+    CALLBACK,
+    Trigger,
+    account_steps,
+    credentials,
+    future_address,
+    receiving,
+    steps,
+    triggers,
+)
 from shared.catalog.manifest import Catalogued, Limits, Manifest, Webhook
 from shared.catalog.registry import Provider
 from shared.contracts.errors import Misconfigured
@@ -96,23 +106,45 @@ def _index(known: Mapping[str, Provider]) -> str:
         ]
         name = f"[{_text(manifest.name)}]({manifest.id}.md)"
         category = (entry and entry.category) or manifest.category
+        accounts = _connects(manifest)
         rows.append(
-            (name, f"`{manifest.id}`", category, how, ", ".join(ways), manifest.tier, " ".join(found))
+            (
+                *(name, f"`{manifest.id}`", category, how, ", ".join(ways)),
+                *(accounts, manifest.tier, " ".join(found)),
+            )
         )
     with_own = sum(1 for each in known.values() if each.manifest.webhook)
     listed = sum(1 for each in known.values() if each.manifest.integration)
+    connecting = sum(1 for each in known.values() if each.manifest.connect)
+    counted = (
+        f"{len(known)} platforms: {with_own} send webhooks of their own, {connecting} connect accounts, "
+        f"{listed} are in the catalogue."
+    )
     return "\n".join(
         [
             f"{_MADE} -->",
             "# Providers",
             "",
-            f"{len(known)} platforms: {with_own} send webhooks of their own, {listed} are in the catalogue.",
+            counted,
             _ABOUT,
             "",
-            *_table(("name", "id", "category", "webhooks", "signed by", "tier", "triggers"), rows),
+            *_table(
+                ("name", "id", "category", "webhooks", "signed by", "accounts", "tier", "triggers"), rows
+            ),
             "",
         ]
     )
+
+
+def _connects(manifest: Manifest) -> str:
+    connect = manifest.connect
+    if connect is None:
+        return ""
+    flows = {"OAuth 2.0": connect.oauth2, "OAuth 1.0a": connect.oauth1}
+    ways = [name for name, flow in flows.items() if flow]
+    if connect.through:
+        ways.append(f"through {connect.through}")
+    return ", ".join([*ways, *(f"`{kind.id}`" for kind in connect.entered)])
 
 
 def _page(provider: Provider, known: Mapping[str, Provider], readme: str) -> str:
@@ -132,6 +164,8 @@ def _page(provider: Provider, known: Mapping[str, Provider], readme: str) -> str
     parts += _triggers(triggers(provider, known))
     if webhook:
         parts += _answers(webhook)
+    parts += _accounts(manifest, known)
+    parts += _watches(manifest)
     parts += _credentials(manifest)
     parts += _setup(manifest)
     if webhook and webhook.templates:
@@ -294,6 +328,90 @@ def _limits(limits: Limits) -> Iterator[str]:
     yield from limits.notes
 
 
+def _accounts(manifest: Manifest, known: Mapping[str, Provider]) -> Iterator[str]:
+    connect = manifest.connect
+    if connect is None:
+        return
+    yield "## Connecting accounts"
+    through = known.get(connect.through) if connect.through else None
+    connector = Connector(manifest.id, connect, through.manifest.connect if through else None)
+    if connector.oauth2 or connector.oauth1:
+        yield "\n".join(_table(("", ""), _flow(connector, through)))
+    if connect.app_steps:
+        yield "An operator registers an app once:"
+        yield _numbered(account_steps(connect, HUB + CALLBACK))
+    if connect.entered:
+        either = "These can be entered too" if connector.oauth2 or connector.oauth1 else "These are entered"
+        yield f"{either}, and are tried out before they are kept:"
+        rows = [
+            (
+                f"`{kind.id}`",
+                _text(f"{kind.name}. {kind.about}".strip()),
+                ", ".join(f"`{name}`" for name in kind.fields),
+                ", ".join(f"`{name}`" for name in kind.presets),
+            )
+            for kind in connect.entered
+        ]
+        yield "\n".join(_table(("kind", "what it is", "fields", "presets"), rows))
+
+
+def _flow(connector: Connector, through: Provider | None) -> Iterator[tuple[str, str]]:
+    flow = connector.oauth2
+    if through:
+        yield "with the app of", f"[{_text(through.manifest.name)}]({through.id}.md)"
+    if flow is None:
+        yield "way", "OAuth 1.0a, signed with HMAC-SHA1"
+    else:
+        yield "way", "OAuth 2.0" + (", with PKCE (S256)" if flow.pkce == "S256" else "")
+    scopes = " ".join(f"`{scope}`" for scope in connector.scopes)
+    yield "scopes that are asked for", scopes or "none: the platform has no scopes, or the app has them"
+    for name, settings in (
+        ("asked of the person", connector.params),
+        ("settings of the app", connector.settings),
+    ):
+        if settings:
+            yield name, ", ".join(f"`{each}` ({_text(setting.name)})" for each, setting in settings.items())
+    if connector.choices:
+        yield "a person chooses", _text(connector.choices.about)
+    if flow:
+        if flow.lifetime_s:
+            yield "an access token lives", f"{words.span(flow.lifetime_s)}, unless its answer says otherwise"
+        yield "a token is made anew", words.refresh(flow.refresh)
+    revoke = flow.revoke if flow else connector.oauth1.revoke if connector.oauth1 else None
+    yield (
+        "disconnecting",
+        "ends it at the platform too" if revoke else "the platform has no address to end it at",
+    )
+
+
+def _watches(manifest: Manifest) -> Iterator[str]:
+    if not manifest.watches:
+        return
+    yield "## Watches"
+    yield (
+        "The platform sends these webhooks only while it is asked to. The hub asks, renews that before it "
+        "ends, and takes it back when the account is disconnected. `POST /api/integrations/{id}/watches` "
+        "makes more of them."
+    )
+    rows = []
+    for watch in manifest.watches:
+        target = watch.endpoint or manifest.id
+        whose = f"[{target}]({target}.md)" if watch.endpoint else f"`{target}`"
+        where = f"its own, of {whose}" if watch.own_endpoint else f"one of {whose} that is there already"
+        of = ", ".join(
+            f"`{name}` ({_text(each.name)}" + (f", `{each.default}` without it)" if each.default else ")")
+            for name, each in watch.resource.items()
+        )
+        rows.append(
+            (
+                *(f"`{watch.id}`", _text(watch.about), of, words.watch_made(watch)),
+                *(words.watch_lasts(watch), where),
+            )
+        )
+    head = ("watch", "what is watched", "resource", "made", "lives", "endpoint")
+    yield "\n".join(_table(head, rows))
+
+
 def _credentials(manifest: Manifest) -> Iterator[str]:
     found = credentials(manifest)
     if not found:
@@ -313,16 +431,21 @@ def _credentials(manifest: Manifest) -> Iterator[str]:
 
 
 def _setup(manifest: Manifest) -> Iterator[str]:
-    found = steps(manifest, future_address(HUB, manifest))
-    if not found:
+    entry = manifest.integration
+    if not (manifest.webhook or (entry and entry.setup_steps)):
         return
+    found = steps(manifest, future_address(HUB, manifest))
     yield "## Setup"
     if manifest.webhook or receiving(manifest) != manifest.id:
         create = (
             f'`POST /api/inbound-endpoints` with `{{"provider": "{receiving(manifest)}", "name": "..."}}`'
         )
         found = [f"Create an endpoint: {create}. The answer has its address.", *found]
-    yield "\n".join(f"{position}. {_text(step)}" for position, step in enumerate(found, 1))
+    yield _numbered(found)
+
+
+def _numbered(lines: Iterable[str]) -> str:
+    return "\n".join(f"{position}. {_text(line)}" for position, line in enumerate(lines, 1))
 
 
 def _first_paragraph(readme: str) -> str:

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from shared.catalog.connect import Refresh
 from shared.catalog.manifest import Answer, Bodies, Naming
+from shared.catalog.watches import Watch
 from shared.catalog.ways import (
     BasicWay,
     Digest,
@@ -230,6 +232,59 @@ def _token(declared: JwtWay) -> Iterator[str]:
     if declared.query_hash:
         yield f"Its claim `{declared.query_hash}` is the hash of method, path and query."
     yield f"It has an end, and that is at most {declared.leeway_s:g} s past."
+
+
+_SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+
+def span(seconds: int) -> str:
+    """A time in the largest unit that it is a whole number of: `90 days`, `5 minutes`."""
+    size, unit = next(each for each in _SPANS if seconds % each[0] == 0)
+    count = seconds // size
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+
+
+_ROTATIONS: Final = {
+    "none": "The refresh token stays the same.",
+    "replaced": "A new refresh token comes each time, and the old one stays good.",
+    "single-use": "A new refresh token comes each time; each works once.",
+}
+
+
+def refresh(declared: Refresh) -> str:
+    """How a token is made anew, and how long that is possible."""
+    if declared.by == "none":
+        return "never: the token is used as long as it lives"
+    ahead = f"{span(declared.ahead_s)} before its end" if declared.ahead_s else "at its end"
+    if declared.by == "request":
+        return f"{ahead}, by the access token itself while it lives"
+    said = [f"{ahead}. {_ROTATIONS[declared.rotation]}"]
+    if declared.lifetime_s:
+        since = "from the consent on" if declared.fixed else "without use"
+        said.append(f"It lives {span(declared.lifetime_s)} {since}.")
+    return " ".join(said)
+
+
+def watch_made(declared: Watch) -> str:
+    """When a watch is made, and what it depends on."""
+    said = "when an account is connected" if declared.automatic else "when somebody asks for it"
+    needs = [f"`{name.partition(':')[2]}`" for name in declared.needs]
+    if needs:
+        said += f", where the app has {listed(needs, 'and')}"
+    if declared.scopes:
+        said += f"; with the scope {listed([f'`{scope}`' for scope in declared.scopes], 'and')}"
+    return said
+
+
+def watch_lasts(declared: Watch) -> str:
+    """How long a watch lives, and what is done before it ends."""
+    if declared.lifetime_s is None:
+        return "until it is ended"
+    how = "it is renewed" if declared.renew else "another one is made, and this one is ended"
+    early = declared.ahead_s > declared.lifetime_s / 2
+    when = f"after {span(declared.lifetime_s - declared.ahead_s)}"
+    when = when if early else f"{span(declared.ahead_s)} before its end"
+    return f"{span(declared.lifetime_s)}; {when} {how}"
 
 
 def body(bodies: Bodies) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
+from shared.catalog.connect_checks import CONNECT_RULES, connect_faults
 from shared.catalog.door import Reader
 from shared.catalog.fixtures import (
     FIXTURES,
@@ -44,6 +45,7 @@ RULES: Final[Mapping[str, str]] = {
     "message": "a handled event makes a message, or is a trigger",
     "fixture": "every handled event and every handshake has a fixture",
     "way": "every way of signing is used by a fixture",
+    **CONNECT_RULES,
 }
 """What a provider may be exempt from."""
 
@@ -161,6 +163,7 @@ def check(folder: Path) -> list[str]:
         faults += _webhook(manifest, manifest.webhook)
         faults += _vector_faults(folder, provider)
         faults += _fixture_faults(folder, provider, manifest.webhook)
+    faults += connect_faults(folder, manifest)
     return [f"{where}/{fault}" for fault in faults]
 
 

@@ -1,19 +1,23 @@
 """The catalogue as it is shown: what brings each trigger, what has to be entered, what to do. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
 from typing import Final, Literal
 
+from shared.catalog.connect import Connect, Setting
 from shared.catalog.manifest import Manifest
 from shared.catalog.registry import Provider
 
 ICON: Final = "icon.svg"
 ENDPOINT: Final = "{endpoint_id}"
 """Stands in an address for the endpoint that is not there yet."""
+CALLBACK: Final = "/api/auth/oauth/callback"
+"""Where platforms send people back to, behind the hub's own address."""
 
 By = Literal["webhook", "polling", "through"]
+_WEBHOOKS: Final = "/api/webhooks/"
 _PATH: Final = re.compile(r'<path d="([^"]*)"')
 _WORD: Final = re.compile(r"\w+")
 
@@ -80,7 +84,10 @@ def _brought(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def credentials(manifest: Manifest) -> list[Credential]:
-    """What has to be entered: for the webhook, and for connecting accounts where it is an integration."""
+    """What has to be entered: for the webhook, and for connecting accounts.
+
+    The fields of a kind of credential bear its id: `bot_token.access_token`.
+    """
     found: list[Credential] = []
     kind: Literal["text", "secret"]
     webhook = manifest.webhook
@@ -91,19 +98,35 @@ def credentials(manifest: Manifest) -> list[Credential]:
         kind = "text" if secret.public else "secret"
         found.append(Credential(secret.name, kind, secret.pattern, theirs, made + secret.about))
     for name, setting in (webhook.settings if webhook else {}).items():
-        kind = "secret" if setting.secret else "text"
-        made = "We make one when none is given. " if setting.generated else ""
-        about = f"{setting.name}. {made}{setting.about}".rstrip()
-        found.append(Credential(name, kind, setting.pattern, setting.required, about))
-    auth = manifest.integration.auth_type if manifest.integration else "none"
-    app = f"the app that you register with {manifest.name}, to connect accounts"
-    if auth == "oauth":
-        found.append(Credential("client_id", "text", "", True, f"The client id of {app}."))
-        found.append(Credential("client_secret", "secret", "", True, f"The client secret of {app}."))
-    elif auth == "apiKey":
-        about = f"The API key of your account at {manifest.name}, to connect it."
-        found.append(Credential("api_key", "secret", "", True, about))
+        found.append(_entered(name, setting, setting.required))
+    if manifest.connect:
+        found += _of_accounts(manifest, manifest.connect)
     return found
+
+
+def _of_accounts(manifest: Manifest, connect: Connect) -> Iterator[Credential]:
+    """Of the registered app, of a person who connects, and of what is entered in place of OAuth."""
+    app = f"the app that you register with {manifest.name}, to connect accounts"
+    if connect.through:
+        app = f"the app of the provider {connect.through}, to connect accounts"
+    by_app = bool(connect.through or connect.oauth2 or connect.oauth1)
+    if by_app:
+        yield Credential("client_id", "text", "", True, f"The client id of {app}.")
+        yield Credential("client_secret", "secret", "", True, f"The client secret of {app}.")
+    for name, setting in {**connect.settings, **connect.params}.items():
+        yield _entered(name, setting, setting.required)
+    other = by_app or len(connect.entered) > 1
+    for kind in connect.entered:
+        for name, field in kind.fields.items():
+            shown = _entered(f"{kind.id}.{name}", field, field.required and not other)
+            yield replace(shown, about=f"{kind.name}: {shown.about}")
+
+
+def _entered(name: str, setting: Setting, required: bool) -> Credential:
+    kind: Literal["text", "secret"] = "secret" if setting.secret else "text"
+    made = "We make one when none is given. " if setting.generated else ""
+    about = f"{setting.name}. {made}{setting.about}".rstrip()
+    return Credential(name, kind, setting.pattern, required, about)
 
 
 def steps(manifest: Manifest, url: str) -> list[str]:
@@ -111,12 +134,25 @@ def steps(manifest: Manifest, url: str) -> list[str]:
     webhook, entry = manifest.webhook, manifest.integration
     settings = webhook.settings if webhook else {}
     own = webhook.setup_steps if webhook else entry.setup_steps if entry else ()
+    if not own and manifest.connect:
+        return account_steps(manifest.connect, url.partition(_WEBHOOKS)[0] + CALLBACK)
     values = {
         "{url}": url,
         "{secret}": "(the endpoint's secret)",
         **{f"{{setting:{name}}}": f"({each.name})" for name, each in settings.items()},
     }
     return [_filled(step, values) for step in own]
+
+
+def account_steps(connect: Connect, redirect_uri: str) -> list[str]:
+    """What an operator does so that accounts can be connected; without an app, what a person enters."""
+    values = {
+        "{redirect_uri}": redirect_uri,
+        **{f"{{setting:{name}}}": f"({each.name})" for name, each in connect.settings.items()},
+    }
+    if connect.app_steps:
+        return [_filled(step, values) for step in connect.app_steps]
+    return [f"{kind.name}: {kind.about}" if kind.about else kind.name for kind in connect.entered]
 
 
 def _filled(step: str, values: Mapping[str, str]) -> str:
@@ -133,7 +169,7 @@ def receiving(manifest: Manifest) -> str:
 
 def future_address(base: str, manifest: Manifest) -> str:
     """Where the platform will send webhooks, once there is an endpoint."""
-    return f"{base}/api/webhooks/{receiving(manifest)}/{ENDPOINT}"
+    return f"{base}{_WEBHOOKS}{receiving(manifest)}/{ENDPOINT}"
 
 
 def initials(name: str) -> str:

@@ -15,12 +15,12 @@ from pydantic import (
     model_validator,
 )
 
+from shared.catalog.connect import Connect, ProviderId, Setting, SettingName
+from shared.catalog.watches import Watch
 from shared.catalog.ways import HeaderName, Part, Rules, TemplateText, Way
 from shared.wire.batches import Batch
 
-ProviderId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 PhraseName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,29}$")]
-SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 EventName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
 TriggerId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+(_[a-z0-9]+)+$")]
 Color = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$")]
@@ -162,21 +162,6 @@ class Secret(Part):
     max_length: int = 500
 
 
-class Setting(Part):
-    """What else an endpoint needs to know, entered by its owner."""
-
-    name: str
-    about: str
-    pattern: str = ""
-    secret: bool = False
-    required: bool = False
-    generated: bool = False
-    """We make one when it is left out: a text of its owner's choice that goes to the platform."""
-    default: str = ""
-    example: str = ""
-    """A value that fits, for documents and fixtures."""
-
-
 class MessageTemplates(Part):
     """Liquid templates over the payload and the phrases that make a chat message.
 
@@ -313,3 +298,7 @@ class Manifest(Part):
     integration: Catalogued | None = None
     """Its entry in the catalogue of integrations."""
     webhook: Webhook | None = None
+    connect: Connect | None = None
+    """How accounts are connected."""
+    watches: tuple[Watch, ...] = ()
+    """Subscriptions that a connected account needs at the platform, for its webhooks to come."""

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from shared.catalog.connector import Connector
 from shared.catalog.door import Door, Reader
 from shared.catalog.manifest import Manifest
 from shared.catalog.mapping import EventTemplates
@@ -42,6 +43,11 @@ class _Once(_LOADER):  # type: ignore[misc]
                         raise yaml.YAMLError(f"{key.value}: twice, in lines {lines[key.value]} and {line}")
                     lines[key.value] = line
         super().flatten_mapping(node)
+
+
+def loaded(text: str) -> Any:
+    """What a YAML file of a folder says. Raises `yaml.YAMLError`, also for a key that is there twice."""
+    return yaml.load(text, _Once)  # noqa: S506 -- is safe
 
 
 class Provider:
@@ -94,7 +100,7 @@ def folders() -> list[Traversable]:
 def read_manifest(folder: Traversable) -> Manifest:
     """One folder's manifest. Raises `Misconfigured` with every fault."""
     try:
-        data: Any = yaml.load(folder.joinpath(MANIFEST).read_text("utf-8"), _Once)  # noqa: S506 -- is safe
+        data = loaded(folder.joinpath(MANIFEST).read_text("utf-8"))
         if data is None:
             raise Misconfigured(f"{folder.name}/{MANIFEST}: is empty")
         manifest = Manifest.model_validate(data)
@@ -180,3 +186,20 @@ def providers() -> Mapping[str, Provider]:
         manifest = read_manifest(folder)
         loaded[manifest.id] = Provider(manifest, reader_of(manifest.id))
     return loaded
+
+
+@cache
+def connectors() -> Mapping[str, Connector]:
+    """How accounts are connected, by provider, where the manifest says it. Raises `Misconfigured`."""
+    known = providers()
+    found: dict[str, Connector] = {}
+    for name, provider in known.items():
+        connect = provider.manifest.connect
+        if connect is None:
+            continue
+        base = known.get(connect.through) if connect.through else None
+        through = base.manifest.connect if base else None
+        if connect.through and (through is None or through.through):
+            raise Misconfigured(f"{name}: connect.through: {connect.through} has no way of its own")
+        found[name] = Connector(name, connect, through)
+    return found

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from interlink.provider import words
-from shared.catalog import manifest, source, ways
+from shared.catalog import connect, manifest, source, watches, ways
 from shared.catalog.ways import Part
 from shared.wire import requests
 
@@ -17,7 +18,7 @@ SECTIONS: dict[type[Part], str] = {
     manifest.Catalogued: "integration",
     manifest.Polled: "polled",
     manifest.Secret: "secret",
-    manifest.Setting: "settings",
+    connect.Setting: "settings",
     manifest.Bodies: "body",
     manifest.Decoded: "decoded",
     manifest.Naming: "event",
@@ -29,6 +30,24 @@ SECTIONS: dict[type[Part], str] = {
     manifest.MessageTemplates: "message",
     manifest.Template: "templates",
     source.Source: "source",
+    connect.Connect: "connect",
+    connect.OAuth2: "oauth2",
+    connect.OAuth1: "oauth1",
+    connect.ClientForm: "client",
+    connect.TokenAnswer: "answer",
+    connect.Grant: "grant",
+    connect.Callback: "callback",
+    connect.Refresh: "refresh",
+    connect.Revoke: "revoke",
+    connect.Request: "request",
+    connect.Api: "api",
+    connect.Account: "account",
+    connect.Choices: "choices",
+    connect.Entered: "entered",
+    connect.Preset: "presets",
+    watches.Watch: "watches",
+    watches.Before: "before",
+    watches.Made: "made",
     ways.HmacWay: "hmac",
     ways.DigestWay: "digest",
     ways.TokenWay: "token",
@@ -45,10 +64,15 @@ SECTIONS: dict[type[Part], str] = {
 }
 
 
+WRITTEN_OUT = {connect.Kept}
+"""Bases whose fields stand in the tables of the models that have them."""
+
+
 def fields_of(model: type[Part]) -> set[str]:
-    inherited = (
-        set(ways._Way.model_fields) if issubclass(model, ways._Way) and model is not ways._Way else set()
-    )
+    """The fields of its own table: those of a base with a table stand there."""
+    inherited = {
+        name for base in SECTIONS if base in model.__mro__ and base is not model for name in base.model_fields
+    }
     return {field.alias or name for name, field in model.model_fields.items() if name not in inherited}
 
 
@@ -63,11 +87,11 @@ def table_of(heading: str) -> set[str]:
 def test_no_model_is_left_out() -> None:
     models = {
         each
-        for module in (manifest, source, ways)
+        for module in (connect, manifest, source, watches, ways)
         for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, Part) and each is not Part
     }
-    assert models == SECTIONS.keys()
+    assert models == SECTIONS.keys() | WRITTEN_OUT
 
 
 @pytest.mark.parametrize("model", SECTIONS, ids=lambda model: model.__name__)
@@ -84,6 +108,15 @@ def test_every_source_is_there_and_has_words() -> None:
         assert name in written
         argument = "sha256" if name.startswith("hmac") else "x"
         assert argument in words.template(f"{{{name}:{argument}}}").replace("SHA-256", "sha256")
+
+
+@pytest.mark.parametrize(("heading", "model"), [("connect", connect.Connect), ("watches", watches.Watch)])
+def test_its_example_is_right(heading: str, model: type[Part]) -> None:
+    found = re.search(rf"^## {heading}\n.*?```yaml\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
+    assert found
+    said = yaml.safe_load(found[1])[heading]
+    for each in said if isinstance(said, list) else [said]:
+        model.model_validate(each)
 
 
 def test_every_link_leads_to_a_heading() -> None:

@@ -12,10 +12,8 @@ from typing import Any, Final, Self
 from shared.wire.requests import Request
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
-from tests.support.platform_keys import NAMES, PlatformKeys
+from tests.support.platform_keys import PlatformKeys
 
-PUBLIC: Final = "8.8.8.8"
-"""What the platforms' names resolve to: an address that may be called, and never is."""
 INTERNAL: Final = "keys.internal.example"
 """A host whose name resolves to an internal address."""
 _OF_THE_CONNECTION = (b"content-length", b"connection", b"transfer-encoding", b"host")
@@ -118,15 +116,13 @@ def gateway_with_platforms(
         env = {
             "INTERLINK_ALLOW_PRIVATE_NETWORKS": "none",
             "INTERLINK_EGRESS_PORTS": "443",
-            "INTERLINK_EGRESS_PROXY": platforms.proxy,
-            "INTERLINK_EGRESS_CA_FILE": str(platforms.authority(folder)),
-            NAMES: json.dumps(dict.fromkeys(hosts, PUBLIC) | {INTERNAL: "10.0.0.1"}),
+            **platforms.env(folder, {INTERNAL: "10.0.0.1"}),
         }
         workspace = f"platforms-{token_hex(4)}"
         hub = Hub(folder, bus, store, services=("gateway",), env=env, workspace=workspace)
         try:
             hub.init(workspace)
-            hub.start_service("gateway", module=("tests.support.platform_keys",))
+            hub.start_service("gateway", module=("tests.support.platforms", "gateway"))
             hub.wait_ready("gateway")
             yield hub, platforms
             log = hub.log_text("gateway")

@@ -1,0 +1,201 @@
+"""The checker's rules for a manifest's `connect`: `connect_faults` is what `check` asks.
+
+The samples in `connect.yaml` are run by `connect_samples` and `watch_samples`; rules of `watches` are in
+`watch_checks`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from shared.catalog.connect import Connect, Entered, Preset
+from shared.catalog.connect_samples import sample_faults
+from shared.catalog.connect_texts import (
+    CONNECT_RULES,
+    entries,
+    parts_of,
+    setting_faults,
+    text_faults,
+    texts_of,
+    texts_of_api,
+    texts_of_request,
+)
+from shared.catalog.connector import Connector
+from shared.catalog.manifest import Manifest
+from shared.catalog.registry import MANIFEST, folders, read_manifest
+from shared.catalog.samples import SAMPLES, TOKENS, VALUES, read_sample
+from shared.catalog.watch_checks import watch_faults
+from shared.catalog.watch_samples import watch_sample_faults
+from shared.contracts.errors import Misconfigured
+from shared.wire.fills import Fill
+
+__all__ = ["CONNECT_RULES", "HEADING", "connect_faults", "rules"]
+
+HEADING: Final = "## Connecting accounts"
+"""The part of a provider's README that is about accounts."""
+
+_PLACEHOLDER: Final = re.compile(r"\{[\w:]*\}")
+
+
+def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """The faults of a folder's `connect` and its samples, a line each. Nothing for one without `connect`."""
+    connect = manifest.connect
+    if connect is None:
+        if (folder / SAMPLES).exists():
+            yield f"{SAMPLES}: the manifest has no connect: remove it"
+        if manifest.watches:
+            yield f"{MANIFEST}: watches: they are made with an account: write connect"
+        return
+    base: Connect | None = None
+    if connect.through:
+        other = _neighbour(folder, connect.through)
+        base = other.connect if other else None
+        if base is None or base.through:
+            yield f"{MANIFEST}: connect.through: {connect.through} has no way to connect of its own"
+            return
+    yield from (f"{MANIFEST}: connect.{fault}" for fault in rules(connect, base, manifest.exemptions))
+    yield from (f"{MANIFEST}: connect.{fault}" for fault in _unused(folder, connect))
+    connector = Connector(manifest.id, connect, base)
+    targets = {
+        name: _neighbour(folder, name) for name in {each.endpoint for each in manifest.watches} if name
+    }
+    known = values_of(connect, base)
+    yield from (f"{MANIFEST}: watches.{fault}" for fault in watch_faults(manifest, connector, targets, known))
+    readme = folder / "README.md"
+    if readme.is_file() and HEADING not in readme.read_text("utf-8", "replace"):
+        yield f"README.md: the manifest has connect: write a part '{HEADING}'"
+    if not (folder / SAMPLES).is_file():
+        yield f"{SAMPLES}: missing: what is said in connect is proved by samples"
+        return
+    try:
+        sample = read_sample(folder)
+    except Misconfigured as error:
+        yield str(error)
+        return
+    yield from (f"{SAMPLES}: {fault}" for fault in sample_faults(connector, sample))
+    watched = watch_sample_faults(connector, sample, manifest.watches)
+    yield from (f"{SAMPLES}: {fault}" for fault in watched)
+
+
+def _neighbour(folder: Path, name: str) -> Manifest | None:
+    """Another provider's manifest: of a folder beside this one, or of one that comes with us."""
+    for place in (folder.parent / name, *(each for each in folders() if each.name == name)):
+        if place.joinpath(MANIFEST).is_file():
+            try:
+                return read_manifest(place)
+            except Misconfigured:
+                return None
+    return None
+
+
+# The rules
+
+
+def rules(connect: Connect, base: Connect | None, exemptions: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with `connect` itself; `base` is the one that it goes through."""
+    source = base or connect
+    settings, params = source.settings, {**source.params, **connect.params}
+    known = values_of(connect, base)
+    yield from _scopes(connect, base)
+    if connect.through and connect.settings:
+        yield f"settings: the app is that of {connect.through}: its settings stand there"
+    for place, given in (("settings", connect.settings), ("params", connect.params)):
+        yield from setting_faults(place, given)
+    yield from _app_steps(connect, set(settings))
+    entered = {**entries("setting", settings), **entries("param", params)}
+    for text in texts_of(connect):
+        yield from text_faults(text, known | {"token"}, entered, exemptions)
+    for kind in connect.entered:
+        yield from (f"entered.{kind.id}.{fault}" for fault in _entered(connect, kind, exemptions))
+    doubled = [kind.id for kind in connect.entered]
+    if len(set(doubled)) < len(doubled):
+        yield "entered: two have the same id"
+
+
+def values_of(connect: Connect, base: Connect | None) -> set[str]:
+    """The names of what is known of an account that is connected: its app's, its own, and its tokens."""
+    source = base or connect
+    known = {*VALUES, *TOKENS, *(f"setting:{name}" for name in source.settings)}
+    known |= {f"param:{name}" for name in (*source.params, *connect.params)}
+    return known | {f"account:{name}" for name in _kept_names(connect, base)}
+
+
+def _unused(folder: Path, connect: Connect) -> Iterator[str]:
+    """Settings and params that are in no text: of this provider, and of those that go through it."""
+    used = {name for _, text, _ in texts_of(connect) for name in Fill(text).names}
+    left = [(place, name) for place in ("settings", "params") for name in getattr(connect, place)]
+    left = [(place, name) for place, name in left if f"{place[:-1]}:{name}" not in used]
+    if not left:
+        return
+    files = folder.parent.glob(f"*/{MANIFEST}")
+    texts = [(file.parent.name, file.read_text("utf-8", "replace")) for file in files]
+    others = "".join(text for name, text in texts if name == folder.name or f"through: {folder.name}" in text)
+    for place, name in left:
+        if f"{place[:-1]}:{name}" not in others:
+            yield f"{place}.{name}: nothing uses it: remove it"
+
+
+def _kept_names(connect: Connect, base: Connect | None) -> set[str]:
+    """What may stand beside an account: `{account:...}`."""
+    found: set[str] = set()
+    account, choices = connect.account or (base and base.account), connect.choices or (base and base.choices)
+    for kept in (account, choices):
+        found |= set(kept.keep) if kept else set()
+    flow = (base or connect).oauth2
+    return found | set(flow.callback.keep if flow else ())
+
+
+def _scopes(connect: Connect, base: Connect | None) -> Iterator[str]:
+    flows = (connect.oauth2, connect.oauth1, base and base.oauth2, base and base.oauth1)
+    found = [scope for flow in flows if flow for scope in flow.scopes] + list(connect.scopes)
+    for scope in sorted({scope for scope in found if found.count(scope) > 1}):
+        yield f"scopes: {scope} is there twice"
+
+
+def _app_steps(connect: Connect, settings: set[str]) -> Iterator[str]:
+    if not (connect.oauth2 or connect.oauth1):
+        if connect.app_steps:
+            yield "app_steps: there is no app to register: remove them"
+        return
+    placeholders = {found for step in connect.app_steps for found in _PLACEHOLDER.findall(step)}
+    if "{redirect_uri}" not in placeholders:
+        yield "app_steps: one of them has to show where the address goes: write {redirect_uri}"
+    for other in sorted(placeholders - {"{redirect_uri}"} - {f"{{setting:{name}}}" for name in settings}):
+        yield f"app_steps: {other} is not filled in"
+
+
+def _entered(connect: Connect, kind: Entered, exemptions: Mapping[str, str]) -> Iterator[str]:
+    yield from setting_faults("fields", kind.fields)
+    fields = entries("field", kind.fields)
+    known = {*fields, *(f"account:{name}" for name in (kind.account.keep if kind.account else ()))}
+    known |= {"access_token"} if "access_token" in kind.fields else set()
+    used: set[str] = set()
+    texts = [*texts_of_request("account.call", kind.account.call if kind.account else None)]
+    texts += () if kind.login else texts_of_api("api", kind.api or connect.api)
+    if kind.account:
+        texts += [("account.id_text", kind.account.id_text, False)]
+        texts += [("account.label_text", kind.account.label_text, False)]
+    for text in texts:
+        used |= set(Fill(text[1]).names)
+        yield from text_faults(text, known, fields, exemptions)
+    if kind.login:
+        wanted = {"host", "port", "security", "username", "password"}
+        if not wanted <= kind.fields.keys():
+            yield f"fields: a login needs {', '.join(sorted(wanted))}"
+    for name, field in kind.fields.items():
+        spoken = {f"field:{each}" for each in (name, *parts_of(field))}
+        spoken |= {"access_token"} if name == "access_token" else set()
+        if not kind.login and not spoken & used:
+            yield f"fields.{name}: nothing uses it: remove it"
+    for preset, chosen in kind.presets.items():
+        yield from (f"presets.{preset}.{fault}" for fault in _preset(kind, chosen))
+
+
+def _preset(kind: Entered, preset: Preset) -> Iterator[str]:
+    for name, value in preset.values.items():
+        field = kind.fields.get(name)
+        if field is None:
+            yield f"{name}: there is no such field"
+        elif field.secret or (field.pattern and not re.fullmatch(field.pattern, value)):
+            yield f"{name}: {value} does not fit"

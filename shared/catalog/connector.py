@@ -1,0 +1,560 @@
+"""A manifest's `connect`, compiled: requests that connect an account, and what their answers mean. No I/O."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hmac import compare_digest
+from math import isfinite
+from typing import Any, Final
+
+from shared.catalog.connect import (
+    Account,
+    Api,
+    Choices,
+    Connect,
+    Entered,
+    FillText,
+    Grant,
+    Kept,
+    OAuth2,
+    Refresh,
+    Request,
+    Selection,
+)
+from shared.contracts.errors import InterlinkError, Malformed, RetryLater
+from shared.wire.backoff import retry_after
+from shared.wire.bodies import parse_json
+from shared.wire.expressions import Expression, Unusable
+from shared.wire.fills import Fill, Unfillable
+from shared.wire.oauth import (
+    FORM,
+    JSON,
+    Answered,
+    Call,
+    Client,
+    authorization_url,
+    basic,
+    challenge_of,
+    form_of,
+    sorted_query_hmac,
+    with_body,
+)
+
+_NO_ERROR: Final = (None, False, 0, "", "0", "ok", "OK", "success")
+_CLIENT_REFUSED: Final = frozenset({"invalid_client", "unauthorized_client"})
+_CONSENT_GONE: Final = "invalid_grant"
+_LONGEST_LIFE_S: Final = 20 * 365 * 24 * 3600.0
+_LONGEST_TOKEN: Final = 16 * 1024
+_LONGEST_TOLD: Final = 200
+_LONGEST_KEPT: Final = 1024
+_MOST_CHOICES: Final = 500
+
+
+class Refused(InterlinkError):
+    """The platform says no. `code` is its word for it; `detail` may be shown, no secret is in it."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail
+
+
+class ConsentGone(Refused):
+    """The grant has ended: only the person can give another one."""
+
+
+class ClientRefused(Refused):
+    """The platform does not take the app's own id and secret: an operator has to mend them."""
+
+
+class PlatformBusy(RetryLater):
+    """The platform could not answer; the same request may succeed after `retry_after` seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of one grant; lifetimes are seconds from the answer, None where there is no known end."""
+
+    access_token: str
+    refresh_token: str = ""
+    expires_in: float | None = None
+    refresh_expires_in: float | None = None
+    scopes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a token endpoint gave. `others` are further tokens of the same consent, by name."""
+
+    tokens: Tokens | None
+    others: Mapping[str, Tokens]
+    document: Any
+    """The whole answer: it has secrets in it, and is not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """The account that was connected."""
+
+    id: str
+    label: str
+    url: str = ""
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One place of an account that a connection can be of."""
+
+    id: str
+    label: str
+    kept: Mapping[str, str]
+
+
+def entered_values(kind: Entered, given: Mapping[str, str]) -> dict[str, str]:
+    """What requests are filled with for a credential that somebody entered.
+
+    Raises `Refused`: the first field that is missing or does not fit its pattern.
+    """
+    values: dict[str, str] = {}
+    for name, setting in kind.fields.items():
+        text = given.get(name) or setting.default
+        if not text:
+            if setting.required:
+                raise Refused("missing", f"{setting.name} is missing")
+            continue
+        fits = re.fullmatch(setting.pattern, text) if setting.pattern else None
+        if setting.pattern and not fits:
+            raise Refused("malformed", f"{setting.name} does not look like one")
+        values[f"field:{name}"] = text
+        found = fits.groupdict() if fits else {}
+        values |= {f"field:{part}": value for part, value in found.items() if value}
+        if name == "access_token":
+            values[name] = text
+    return values
+
+
+class Connector:
+    """How accounts of one provider are connected.
+
+    `app` is the provider whose registered app is used: another one where `through` says so.
+    """
+
+    def __init__(self, provider: str, connect: Connect, base: Connect | None = None) -> None:
+        self.provider = provider
+        self.app = connect.through or provider
+        source = base or connect
+        own = connect.model_fields_set
+        self.connect = connect
+        self.oauth2 = source.oauth2
+        self.oauth1 = source.oauth1
+        self.params = {**source.params, **connect.params}
+        self.settings = source.settings
+        self.api: Api = connect.api if "api" in own else source.api
+        self.account: Account | None = connect.account or source.account
+        self.choices: Choices | None = connect.choices or source.choices
+        account = self.account
+        self.probe: Request | None = (account and account.call) or connect.probe or source.probe
+        """A request that shows whether a token works."""
+        self.entered: Mapping[str, Entered] = {each.id: each for each in connect.entered}
+        flow = source.oauth2 or source.oauth1
+        self.scopes = tuple(dict.fromkeys((*(flow.scopes if flow else ()), *connect.scopes)))
+        """What is asked for when nobody says otherwise."""
+
+    @property
+    def ends_everything(self) -> bool:
+        """Whether revoking ends all that the app may do for the account, not only the grant."""
+        revoke = self.oauth2.revoke if self.oauth2 else self.oauth1.revoke if self.oauth1 else None
+        return revoke is not None and revoke.everything
+
+    @property
+    def revokes_by_access_token(self) -> bool:
+        """Whether the platform wants a living access token to end the grant."""
+        revoke = self.oauth2.revoke if self.oauth2 else None
+        return revoke is not None and revoke.by == "access_token"
+
+    @property
+    def refresh(self) -> Refresh:
+        return self.oauth2.refresh if self.oauth2 else _NEVER
+
+    def api_of(self, kind: str) -> Api:
+        """How the API is called with a credential of this kind."""
+        way = self.entered.get(kind)
+        return way.api if way is not None and way.api is not None else self.api
+
+    # The dance
+
+    def authorize(
+        self, values: Mapping[str, str], *, state: str, verifier: str, scopes: Sequence[str]
+    ) -> str:
+        """Where the person is sent; `values` has `client_id`, `redirect_uri`, settings and params.
+
+        Raises `Unfillable`.
+        """
+        flow = self._flow()
+        parameters = {
+            flow.client.id_name: values["client_id"],
+            "redirect_uri": values["redirect_uri"],
+            "state": state,
+        }
+        if scopes:
+            parameters["scope"] = flow.scope_separator.join(scopes)
+        if flow.pkce == "S256":
+            parameters |= {"code_challenge": challenge_of(verifier), "code_challenge_method": "S256"}
+        url = Fill(flow.authorize_url).url(values)
+        return authorization_url(url, parameters | _filled(flow.authorize, values))
+
+    def check_callback(self, query: Sequence[tuple[str, str]], values: Mapping[str, str]) -> dict[str, str]:
+        """What to keep of the parameters that came back. Raises `Refused`: they are not the platform's."""
+        flow = self._flow()
+        got = dict(query)
+        wanted = flow.callback
+        issuer = Fill(wanted.issuer).maybe(values)
+        if issuer and got.get("iss") != issuer:
+            raise Refused("wrong_issuer", "the answer is not from the platform that was asked")
+        for name, text in wanted.same.items():
+            if got.get(name) != Fill(text)(values):
+                raise Refused("wrong_answer", f"{name} is not what was asked for")
+        if wanted.hmac:
+            secret = values.get("client_secret", "")
+            if not secret:
+                raise Refused("no_secret", "what came back cannot be checked: the app has no client secret")
+            expected = sorted_query_hmac(query, wanted.hmac, secret)
+            if not compare_digest(expected.encode(), got.get(wanted.hmac, "").encode()):
+                raise Refused("wrong_signature", f"the answer's {wanted.hmac} is wrong")
+        return {name: got[name][:_LONGEST_KEPT] for name in wanted.keep if got.get(name)}
+
+    def exchange(self, values: Mapping[str, str], *, code: str, verifier: str) -> Call:
+        """The request that makes tokens of a code. Raises `Unfillable`."""
+        flow = self._flow()
+        strip = flow.callback.strip
+        pairs = {
+            "grant_type": "authorization_code",
+            "code": code.removesuffix(strip) if strip else code,
+        }
+        if flow.redirect_uri:
+            pairs["redirect_uri"] = values["redirect_uri"]
+        if flow.pkce == "S256":
+            pairs["code_verifier"] = verifier
+        return self._asked(flow.token_url, pairs | _filled(flow.exchange, values), values)
+
+    def longer(self, values: Mapping[str, str]) -> Call | None:
+        """The request that makes a token that lives longer of the first one, where the platform has it."""
+        flow = self._flow()
+        return self.request(flow.longer, values) if flow.longer else None
+
+    def refreshing(self, values: Mapping[str, str]) -> Call | None:
+        """The request that makes the tokens anew; None where there is no such thing. Raises `Unfillable`."""
+        flow = self._flow()
+        refresh = flow.refresh
+        if refresh.by == "none":
+            return None
+        if refresh.request is not None:
+            return self.request(refresh.request, values)
+        if not values.get("refresh_token"):
+            return None
+        pairs = {"grant_type": "refresh_token", "refresh_token": values["refresh_token"]}
+        if refresh.redirect_uri:
+            pairs["redirect_uri"] = values["redirect_uri"]
+        return self._asked(refresh.url or flow.token_url, pairs | _filled(refresh.parameters, values), values)
+
+    def revoking(self, values: Mapping[str, str]) -> Call | None:
+        """The request that ends the grant; None where the platform has none."""
+        revoke = self.oauth2.revoke if self.oauth2 else self.oauth1.revoke if self.oauth1 else None
+        if revoke is None:
+            return None
+        wanted = values.get(revoke.by) or values.get("access_token", "")
+        return self.request(revoke.request, {**values, "token": wanted})
+
+    def request(self, request: Request, values: Mapping[str, str], api: Api | None = None) -> Call:
+        """A request of the manifest with its values. Raises `Unfillable`."""
+        api = api or self.api
+        headers = {"Accept": JSON}
+        query: dict[str, str] = {}
+        if request.token:
+            headers |= _filled(api.headers, values)
+            query |= _filled(api.query, values)
+            if api.basic:
+                headers["Authorization"] = basic(*(Fill(text).maybe(values) for text in api.basic))
+        headers |= _filled(request.headers, values)
+        query |= _filled(request.query, values)
+        if request.basic:
+            name, password = request.basic
+            headers["Authorization"] = basic(
+                Fill(name).maybe(values),
+                Fill(password).maybe(values),
+                form_encoded=self._form_encoded and "client_id" in Fill(name).names,
+            )
+        url = Fill(request.url).url(values)
+        if query:
+            url = with_body("GET", url, {}, list(query.items()), "form").url
+        if request.graphql:
+            return with_body(request.method, url, headers, [("query", request.graphql)], "json")
+        if request.json_ is not None:
+            return _json_call(request, url, headers, values)
+        if request.form is not None:
+            return with_body(
+                request.method, url, headers, list(_filled(request.form, values).items()), "form"
+            )
+        return Call(request.method, url, headers)
+
+    # What came back
+
+    def granted(self, answer: Answered) -> Granted:
+        """The tokens of a token endpoint's answer. Raises `Refused` (and its kinds), `PlatformBusy`."""
+        flow = self._flow()
+        document = _document(answer)
+        said = flow.answer
+        code = _code(_select(said.error, document))
+        if code or answer.status >= 400:
+            raise self._refusal(code or f"http_{answer.status}", document, answer)
+        others = {
+            name: tokens for name, grant in said.others.items() if (tokens := _tokens(grant, document, flow))
+        }
+        tokens = _tokens(said, document, flow)
+        if tokens is None and not others:
+            raise Refused("no_token", "the platform's answer has no token")
+        return Granted(tokens, others, document)
+
+    def failure(self, answer: Answered, api: Api | None = None) -> str:
+        """The code of a failure of the platform's API; empty when there is none."""
+        api = api or self.api
+        code = ""
+        with suppress(Refused, PlatformBusy):  # no JSON: its status tells
+            code = _code(_select(api.error, _document(answer)))
+        return code or (f"http_{answer.status}" if answer.status >= 400 else "")
+
+    def token_refused(self, answer: Answered, api: Api | None = None) -> bool:
+        """Whether the platform does not take the token any more: it has to be made anew, once."""
+        api = api or self.api
+        code = self.failure(answer, api)
+        return code in api.expired or (answer.status == 401 and code not in api.forbidden)
+
+    def not_revoked(self, answer: Answered) -> str:
+        """The code of a refusal to end the grant, by the API or the token endpoint; empty when it is done."""
+        code = self.failure(answer)
+        if not code and self.oauth2:
+            with suppress(Refused, PlatformBusy):  # no JSON: its status has told
+                code = _code(_select(self.oauth2.answer.error, _document(answer)))
+        return code
+
+    def missing(self, asked: Iterable[str], granted: Iterable[str]) -> list[str]:
+        """The scopes that were asked for and not granted; none when the platform does not say what it did."""
+        found = set(granted)
+        if not found or self.oauth2 is None:
+            return []
+        for scope in tuple(found):
+            for pattern, meant in self.oauth2.scope_means.items():
+                if match := re.fullmatch(pattern, scope):
+                    found.update(match.expand(each) for each in meant)
+        found.update(self.oauth2.scope_untold)
+        return [scope for scope in asked if scope not in found]
+
+    def whose(self, kept: Kept, document: Any, values: Mapping[str, str] | None = None) -> Whose:
+        """The account that an answer is about; `values` are what was entered, where it was.
+
+        Raises `Refused`: nothing says whose account it is.
+        """
+        values = values or {}
+        name = _text(_selected(kept.id, document)) or Fill(kept.id_text).maybe(values)
+        if not name:
+            raise Refused("no_account", "the platform does not say whose account it is")
+        return Whose(
+            id=name,
+            label=_text(_selected(kept.label, document)) or Fill(kept.label_text).maybe(values) or name,
+            url=_text(_selected(kept.url, document)),
+            kept=_kept(kept.keep, document),
+        )
+
+    def read(self, answer: Answered, api: Api | None = None) -> Any:
+        """The JSON of an API's answer. Raises `Refused`, `PlatformBusy`."""
+        api = api or self.api
+        code = self.failure(answer, api)
+        if answer.status == 429 or answer.status >= 500 or code in api.busy:
+            raise _busy(answer)
+        if code:
+            raise Refused(code)
+        return _document(answer)
+
+    def choices_of(self, document: Any) -> list[Choice]:
+        """What a person may choose of. Raises `Refused`: nothing."""
+        wanted = self.choices
+        assert wanted is not None  # noqa: S101 -- the caller has looked
+        items = _select(wanted.items, document)
+        if not isinstance(items, list) or not items:
+            raise Refused("nothing_to_choose", f"the account has none: {wanted.about}")
+        found = []
+        for item in items[:_MOST_CHOICES]:
+            name = _text(_select(wanted.id, item))
+            if name:
+                label = _text(_select(wanted.label, item)) or name
+                found.append(Choice(name, label, _kept(wanted.keep, item)))
+        return found
+
+    # The parts
+
+    @property
+    def _form_encoded(self) -> bool:
+        """Whether the app's id and secret are form-encoded in HTTP Basic."""
+        return self.oauth2 is not None and self.oauth2.client.form_encoded
+
+    def _flow(self) -> OAuth2:
+        if self.oauth2 is None:
+            raise Unfillable(f"{self.provider} is not connected by OAuth 2")
+        return self.oauth2
+
+    def _asked(self, url: FillText, pairs: Mapping[str, str], values: Mapping[str, str]) -> Call:
+        flow = self._flow()
+        form = flow.client
+        headers = _filled(flow.headers, values)
+        fields = dict(pairs)
+        client = Client(values["client_id"], values.get("client_secret", ""))
+        if form.auth == "basic":
+            headers["Authorization"] = basic(client.id, client.secret, form_encoded=self._form_encoded)
+        else:
+            fields[form.id_name] = client.id
+            if form.secret_header:
+                headers[form.secret_header] = client.secret
+            elif form.auth == "body":
+                fields[form.secret_name] = client.secret
+        return with_body("POST", Fill(url).url(values), headers, list(fields.items()), form.encoding)
+
+    def _refusal(self, code: str, document: Any, answer: Answered) -> InterlinkError:
+        flow = self._flow()
+        detail = _text(_select(flow.answer.description, document))[:_LONGEST_TOLD]
+        if answer.status == 429 or answer.status >= 500 or code == "temporarily_unavailable":
+            return _busy(answer)
+        if code in _CLIENT_REFUSED or code in flow.client.refused:
+            return ClientRefused(code, detail)
+        gone = flow.refresh.reconnect
+        if code in (_CONSENT_GONE, *flow.code_refused, *gone) or detail.startswith(gone):
+            return ConsentGone(code, detail)
+        return Refused(code, detail)
+
+
+_NEVER: Final = Refresh(by="none")
+
+
+def _busy(answer: Answered) -> PlatformBusy:
+    said = answer.headers.get("retry-after", "")
+    try:
+        wait = float(said)
+    except ValueError:
+        wait = retry_after(said, datetime.now(UTC)) or 0.0  # a date
+    wait = wait if isfinite(wait) else 0.0
+    return PlatformBusy(f"the platform answered {answer.status}", retry_after=min(max(wait, 1.0), 3600.0))
+
+
+def _filled(texts: Mapping[str, FillText], values: Mapping[str, str]) -> dict[str, str]:
+    """The texts whose values are there."""
+    made = ((name, Fill(text).maybe(values)) for name, text in texts.items())
+    return {name: text for name, text in made if text}
+
+
+def _json_call(request: Request, url: str, headers: dict[str, str], values: Mapping[str, str]) -> Call:
+    fields = _deep(request.json_, values)
+    return with_body(request.method, url, headers, list(fields.items()), "json")
+
+
+def _deep(value: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return Fill(value).maybe(values)
+    if isinstance(value, dict):
+        return {name: _deep(each, values) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_deep(each, values) for each in value]
+    return value
+
+
+def _document(answer: Answered) -> Any:
+    """JSON, or a form where the platform says so. Raises `Refused`, or `PlatformBusy` for an error page."""
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == FORM:
+        return form_of(answer.body)
+    if not answer.body.strip():
+        return {}
+    try:
+        return parse_json(answer.body)
+    except Malformed:
+        if answer.status >= 500 or answer.status == 429:
+            raise _busy(answer) from None
+        if answer.status >= 400:
+            raise Refused(f"http_{answer.status}") from None
+        raise Refused("not_json", "the platform's answer is not JSON") from None
+
+
+def _select(selection: Selection, document: Any) -> Any:
+    try:
+        return Expression(selection).apply(document)
+    except Unusable:
+        return None
+
+
+def _selected(selection: Selection, document: Any) -> Any:
+    """The same; nothing for no selection."""
+    return _select(selection, document) if selection else None
+
+
+def _code(value: Any) -> str:
+    """A platform's error code as text; empty for what means that all is well."""
+    if value in _NO_ERROR:
+        return ""
+    if value is True:
+        return "error"
+    return _text(value)[:100] or "error"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return ""
+    if isinstance(value, int | float):
+        return str(value)
+    return value[:_LONGEST_KEPT] if isinstance(value, str) else ""
+
+
+def _kept(selections: Mapping[str, Selection], document: Any) -> dict[str, str]:
+    found = ((name, _text(_select(selection, document))) for name, selection in selections.items())
+    return {name: text for name, text in found if text}
+
+
+def _tokens(grant: Grant, document: Any, flow: OAuth2) -> Tokens | None:
+    access = _token(_select(grant.access_token, document))
+    if not access:
+        return None
+    said = _seconds(_select(grant.expires_in, document))
+    lifetime = flow.lifetime_s if said is None else said
+    return Tokens(
+        access_token=access,
+        refresh_token=_token(_select(grant.refresh_token, document)),
+        expires_in=lifetime or None,
+        refresh_expires_in=_seconds(_select(grant.refresh_expires_in, document)) or None,
+        scopes=_scopes(_select(grant.scope, document), flow.scope_separator),
+    )
+
+
+def _token(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) <= _LONGEST_TOKEN and value.isprintable() else ""
+
+
+def _seconds(value: Any) -> float | None:
+    """Zero is for ever; None when it is not said, or is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return min(seconds, _LONGEST_LIFE_S) if isfinite(seconds) and seconds >= 0 else None
+
+
+def _scopes(value: Any, separator: str) -> tuple[str, ...] | None:
+    """Platforms answer with other separators than they are asked with."""
+    if isinstance(value, str):
+        words: Iterable[Any] = value.replace(",", " ").replace(separator, " ").split()
+    elif isinstance(value, list):
+        words = value
+    else:
+        return None
+    return tuple(dict.fromkeys(str(word)[:200] for word in words if word))

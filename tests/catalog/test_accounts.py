@@ -1,0 +1,99 @@
+"""What the catalogue and the documents say of accounts: credentials, steps, pages."""
+
+import pytest
+
+from interlink.provider.pages import pages
+from interlink.provider.words import refresh, span, watch_lasts, watch_made
+from shared.catalog.connect import Refresh, Request
+from shared.catalog.listing import Credential, account_steps, credentials, future_address, steps
+from shared.catalog.registry import providers
+
+
+def entered(name: str) -> dict[str, Credential]:
+    return {each.name: each for each in credentials(providers()[name].manifest)}
+
+
+def test_an_app_has_an_id_a_secret_and_its_settings() -> None:
+    found = entered("microsoft")
+    assert list(found) == ["client_id", "client_secret", "tenant"]
+    assert [each.required for each in found.values()] == [True, True, False]
+    assert found["client_secret"].type == "secret"
+    assert "register with Microsoft" in found["client_id"].about
+
+
+def test_who_goes_through_another_provider_says_whose_app_it_is() -> None:
+    assert "the provider google" in entered("gmail")["client_id"].about
+
+
+def test_what_the_person_gives_is_there_too() -> None:
+    assert entered("shopify")["shop"].required
+
+
+def test_the_only_kind_of_credential_is_required_and_one_of_several_is_not() -> None:
+    token = entered("telegram")["bot_token.access_token"]
+    assert (token.type, token.required) == ("secret", True)
+    assert not entered("github")["personal_token.access_token"].required
+    assert not entered("email")["smtp.password"].required
+
+
+def test_a_provider_without_webhooks_says_how_its_app_is_registered() -> None:
+    manifest = providers()["google"].manifest
+    said = steps(manifest, future_address("https://hub.example.com", manifest))
+    assert any("https://hub.example.com/api/auth/oauth/callback" in step for step in said)
+    assert not any("{" in step for step in said)
+
+
+def test_without_an_app_the_steps_are_what_is_entered() -> None:
+    connect = providers()["email"].manifest.connect
+    assert connect
+    assert [step.partition(":")[0] for step in account_steps(connect, "")] == [
+        "Sending mail (SMTP)",
+        "Reading mail (IMAP)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(1, "1 second"), (300, "5 minutes"), (3600, "1 hour"), (7776000, "90 days")]
+)
+def test_a_time_is_said_in_its_largest_unit(seconds: int, said: str) -> None:
+    assert span(seconds) == said
+
+
+def test_how_a_token_is_made_anew_is_said() -> None:
+    assert refresh(Refresh(by="none")).startswith("never")
+    longer = Refresh(by="request", request=Request(url="https://example.com"), ahead_s=86400)
+    assert refresh(longer) == "1 day before its end, by the access token itself while it lives"
+    single = Refresh(rotation="single-use", lifetime_s=86400, fixed=True)
+    assert refresh(single).endswith("each works once. It lives 1 day from the consent on.")
+
+
+def test_how_a_watch_is_made_and_how_long_it_lasts_is_said() -> None:
+    [mailbox] = providers()["gmail"].manifest.watches
+    assert watch_made(mailbox).startswith(
+        "when an account is connected, where the app has `pubsub_topic`; with"
+    )
+    assert watch_lasts(mailbox) == "7 days; after 1 day it is renewed"
+    [events] = providers()["google-calendar"].manifest.watches
+    assert watch_lasts(events).endswith("1 day before its end another one is made, and this one is ended")
+    [base] = providers()["airtable"].manifest.watches
+    assert watch_made(base) == "when somebody asks for it; with the scope `webhook:manage`"
+
+
+def test_a_page_has_what_is_watched() -> None:
+    made = pages(providers(), dict.fromkeys(providers(), "# X\n\nFirst.\n"))
+    part = made["onedrive.md"].partition("## Watches")[2].partition("## ")[0]
+    assert "| `drive` |" in part
+    assert "its own, of [microsoft-graph](microsoft-graph.md)" in part
+    assert "## Watches" not in made["slack.md"]
+
+
+def test_a_page_has_what_is_asked_for_and_what_may_be_entered() -> None:
+    made = pages(providers(), dict.fromkeys(providers(), "# X\n\nFirst.\n"))
+    slack = made["slack.md"]
+    part = slack[slack.index("## Connecting accounts") : slack.index("## Credentials")]
+    assert "`channels:read`" in part
+    assert "https://hub.example.com/api/auth/oauth/callback" in part
+    assert "| `bot_token` |" in part
+    assert "[Google](google.md)" in made["gmail.md"]
+    assert "`gmail`" in made["email.md"]
+    assert "through google" in made["README.md"]

@@ -1,0 +1,173 @@
+"""Accounts: what each provider's manifest says of `connect` is what its `connect.yaml` proves."""
+
+from pathlib import Path
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+import pytest
+
+import shared.providers
+from shared.catalog.connect_checks import connect_faults
+from shared.catalog.connector import ClientRefused, Connector, ConsentGone, Refused
+from shared.catalog.registry import connectors, providers
+from shared.catalog.samples import SAMPLES, TOKENS
+from shared.wire.oauth import Answered, Call, new_verifier
+from tests.support.fakes.atlassian import Atlassian
+from tests.support.fakes.fake import Fake
+from tests.support.fakes.github import GitHub
+from tests.support.fakes.google import Google
+from tests.support.fakes.mailchimp import Mailchimp
+from tests.support.fakes.microsoft import Microsoft
+from tests.support.fakes.notion import Notion
+from tests.support.fakes.shopify import Shopify
+from tests.support.fakes.slack import Slack
+from tests.support.fakes.tiktok import TikTok
+from tests.support.fakes.zalo import Zalo
+from tests.support.platforms import Asked
+
+FOLDERS = Path(next(iter(shared.providers.__path__)))
+WITH_SAMPLES = sorted(file.parent.name for file in FOLDERS.glob(f"*/{SAMPLES}"))
+OAUTH = {name for name, each in connectors().items() if each.oauth2 or each.oauth1}
+ENTERED = {name for name, each in connectors().items() if each.entered}
+
+
+@pytest.mark.parametrize("name", WITH_SAMPLES)
+def test_requests_and_answers_are_as_its_samples_say(name: str) -> None:
+    assert list(connect_faults(FOLDERS / name, providers()[name].manifest)) == []
+
+
+def test_every_provider_with_accounts_has_samples() -> None:
+    assert set(WITH_SAMPLES) == set(connectors())
+
+
+def test_every_integration_that_is_connected_by_oauth_or_a_key_can_be() -> None:
+    entries = {name: each.manifest.integration for name, each in providers().items()}
+    by_oauth = {name for name, entry in entries.items() if entry and entry.auth_type == "oauth"}
+    by_key = {name for name, entry in entries.items() if entry and entry.auth_type == "apiKey"}
+    assert by_oauth <= OAUTH
+    assert by_key <= OAUTH | ENTERED
+
+
+@pytest.mark.parametrize("name", sorted(OAUTH))
+def test_it_asks_at_least_for_what_the_facts_say(name: str) -> None:
+    """Scopes without which there is no refresh token, or no answer to whose account it is."""
+    wanted = {
+        "jira": {"offline_access", "read:me"},
+        "microsoft": {"offline_access", "User.Read"},
+        "oidc": {"openid", "offline_access"},
+        "twitter": {"offline.access", "users.read"},
+        "linear": {"read"},
+        "gitlab": {"read_user"},
+        "discord": {"identify"},
+        "google": {"openid", "email"},
+    }
+    connector = connectors()[name]
+    assert wanted.get(connector.app, set()) <= set(connector.scopes)
+
+
+# Against the strict fakes, which were written from the platforms' documents and not from the manifests
+
+VALUES = {
+    "client_id": "the-client",
+    "client_secret": "the-secret",
+    "redirect_uri": "https://hub.example.com/api/auth/oauth/callback",
+}
+STATE = "s" * 43
+FAKES: dict[str, type[Fake]] = {
+    "slack": Slack,
+    "github": GitHub,
+    "jira": Atlassian,
+    "google": Google,
+    "gmail": Google,
+    "microsoft": Microsoft,
+    "onedrive": Microsoft,
+    "notion": Notion,
+    "shopify": Shopify,
+    "zalo": Zalo,
+    "tiktok": TikTok,
+    "mailchimp": Mailchimp,
+}
+
+
+def answered(fake: Fake, call: Call) -> Answered:
+    """What the fake's handler answers, without a network between."""
+    url = urlsplit(call.url)
+    handler = fake.hosts.get(url.netloc) or fake.hosts["*." + url.netloc.partition(".")[2]]
+    headers = {name.lower(): value for name, value in call.headers.items()} | {"user-agent": "test"}
+    query = parse_qs(url.query, keep_blank_values=True)
+    reply = handler(Asked(call.method, url.netloc, url.path, query, headers, call.body))
+    return Answered(reply.status, {name.lower(): value for name, value in reply.fields}, reply.body)
+
+
+def new_fake(name: str) -> Fake:
+    return FAKES[name](VALUES["client_id"], VALUES["client_secret"], VALUES["redirect_uri"])
+
+
+def values_of(connector: Connector) -> dict[str, str]:
+    settings = {f"setting:{key}": each.default for key, each in connector.settings.items() if each.default}
+    params = {f"param:{key}": each.example for key, each in connector.params.items()}
+    return {**VALUES, **settings, **params}
+
+
+def consented(connector: Connector, fake: Fake, values: dict[str, str]) -> Call:
+    """A person goes to the platform and comes back: the exchange of the code. What is kept joins `values`."""
+    verifier = new_verifier()
+    page = connector.authorize(values, state=STATE, verifier=verifier, scopes=connector.scopes)
+    sent_back = answered(fake, Call("GET", page))
+    assert sent_back.status == 302
+    query = parse_qsl(urlsplit(sent_back.headers["location"]).query, keep_blank_values=True)
+    assert dict(query)["state"] == STATE
+    kept = connector.check_callback(query, values)
+    values |= {f"account:{key}": value for key, value in kept.items()}
+    return connector.exchange(values, code=dict(query)["code"], verifier=verifier)
+
+
+@pytest.mark.parametrize("name", sorted(FAKES))
+def test_a_strict_platform_takes_what_the_manifest_makes(name: str) -> None:
+    connector, fake = connectors()[name], new_fake(name)
+    values = values_of(connector)
+    answer = answered(fake, consented(connector, fake, values))
+    tokens = connector.granted(answer).tokens
+    assert tokens
+    values |= {"access_token": tokens.access_token, "refresh_token": tokens.refresh_token}
+
+    account, choices = connector.account, connector.choices
+    assert account
+    asked = answered(fake, connector.request(account.call, values)) if account.call else answer
+    whose = connector.whose(account, connector.read(asked))
+    assert whose.id
+    assert whose.label != whose.id
+    if choices:
+        assert connector.choices_of(connector.read(answered(fake, connector.request(choices.call, values))))
+
+    refreshing = connector.refreshing(values)
+    assert bool(refreshing) is (connector.refresh.by != "none")
+    if refreshing:
+        anew = connector.granted(answered(fake, refreshing)).tokens
+        assert anew
+        assert anew.access_token != tokens.access_token
+        assert bool(anew.refresh_token) is (connector.refresh.rotation != "none")
+        values |= {"access_token": anew.access_token}
+        values |= {"refresh_token": anew.refresh_token} if anew.refresh_token else {}
+
+    revoking = connector.revoking(values)
+    if revoking:
+        assert not connector.failure(answered(fake, revoking))
+        if account.call:
+            assert connector.token_refused(answered(fake, connector.request(account.call, values)))
+
+
+@pytest.mark.parametrize("name", sorted(FAKES))
+def test_what_a_strict_platform_refuses_is_understood(name: str) -> None:
+    connector, fake = connectors()[name], new_fake(name)
+    values = values_of(connector)
+    exchange = consented(connector, fake, values)
+    assert connector.granted(answered(fake, exchange)).tokens
+    with pytest.raises(Refused):  # a code is good for once
+        connector.granted(answered(fake, exchange))
+    wrong = {**values, "client_secret": "another"}
+    with pytest.raises(ClientRefused):
+        connector.granted(answered(fake, connector.exchange(wrong, code="code", verifier=new_verifier())))
+    refreshing = connector.refreshing({**values, **TOKENS})
+    if refreshing:
+        with pytest.raises(ConsentGone):
+            connector.granted(answered(fake, refreshing))
