@@ -86,7 +86,7 @@ def join_running(path: Path) -> None:
     if "KAFKA_BOOTSTRAP_SERVERS" in settings and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         settings |= BROKER_SETTINGS
     key = path / "encryption.key"
-    if key.is_file():
+    if key.is_file() and not os.environ.get("INTERLINK_ENCRYPTION_KEY_FILE"):
         settings["INTERLINK_ENCRYPTION_KEY"] = key.read_text("utf-8").strip()
     for name, value in settings.items():
         if not os.environ.get(name):

@@ -14,7 +14,9 @@ from pydantic_settings import BaseSettings
 from interlink.datadir import FORMAT, in_use, join_running, shown
 from interlink.prepare import indexes
 from shared.contracts.errors import InterlinkError, Misconfigured
+from shared.contracts.routes import OWNERS
 from shared.runtime import idempotency
+from shared.runtime.apps import given_apps
 from shared.runtime.kafka.admin import missing_topics
 from shared.runtime.mongo import Index, Mongo, translated, utcnow
 from shared.runtime.secrets import open_vault
@@ -81,6 +83,18 @@ def _settings() -> Iterator[Finding]:
     for kind, name in ((HubSettings, "hub"), (KafkaSettings, "Kafka"), (MongoSettings, "MongoDB")):
         yield _tried(f"settings: {name}", partial(load, kind))
     yield _tried("encryption key", lambda: open_vault(load(HubSettings)))
+    yield _apps()
+
+
+def _apps() -> Finding:
+    """The apps that environment and files say, and the address that each has to be registered with."""
+    hub = _loaded(HubSettings)
+    where = f"; redirect URI: {hub.public_base}{OWNERS['oauth'][0]}/callback" if hub else ""
+    try:
+        found = [f"{name} ({app.source})" for name, app in sorted(given_apps().items())]
+    except Misconfigured as error:
+        return Finding("apps", False, str(error))
+    return Finding("apps", True, (", ".join(found) or "none but those that the API was told") + where)
 
 
 def _tried(about: str, action: Callable[[], object]) -> Finding:

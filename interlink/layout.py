@@ -82,7 +82,7 @@ class Layout:
         env |= self._bus()
         if self._store:
             env["MONGODB_URI"] = mongodb_uri(self._store.port)
-        if not env.get("INTERLINK_ENCRYPTION_KEY"):
+        if not (env.get("INTERLINK_ENCRYPTION_KEY") or env.get("INTERLINK_ENCRYPTION_KEY_FILE")):
             env["INTERLINK_ENCRYPTION_KEY"] = local_key(self._folder.path)
         if self._broker and self._store:
             env = {**_LENIENT, **env}
@@ -95,6 +95,7 @@ class Layout:
         env.pop("INTERLINK_BOOTSTRAP_ADMIN_KEY", None)
         env["INTERLINK_HOST"] = self._plan.host(name)
         env["INTERLINK_PORT"] = str(ports[name])
+        env.setdefault("INTERLINK_GATEWAY_URL", f"http://{HOST}:{self._plan.port}")
         if name == self._plan.services[0]:
             peers = {owner: f"http://{HOST}:{ports[owner]}" for owner in OWNERS if owner in ports}
             env.setdefault("INTERLINK_PEERS", json.dumps(peers))

@@ -33,7 +33,7 @@ class Forwarder:
 
     def __init__(self, peers: Mapping[str, str]) -> None:
         self._peers = {name: url.rstrip("/") for name, url in peers.items()}
-        self._client = ApiClient(timeout_s=30)
+        self._client = ApiClient(timeout_s=60)
 
     async def start(self) -> None:
         """Nothing to prepare: connections are made when they are needed."""

@@ -212,6 +212,18 @@ _CHAT: Final = (
         {"integrationId": "int_1", "provider": "example"},
     ),
     EventType(
+        "integration.refreshed",
+        "An integration got new tokens; they are not in the event.",
+        IntegrationRef,
+        {"integrationId": "int_1", "provider": "example"},
+    ),
+    EventType(
+        "integration.reauth_required",
+        "An integration's consent has ended: its owner has to connect it again.",
+        IntegrationRef,
+        {"integrationId": "int_1", "provider": "example", "reason": "invalid_grant"},
+    ),
+    EventType(
         "integration.disconnected",
         "An integration was disconnected.",
         IntegrationRef | IntegrationInside,

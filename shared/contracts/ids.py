@@ -17,6 +17,8 @@ MessageId = NewType("MessageId", str)
 ChannelId = NewType("ChannelId", str)
 ExecutionId = NewType("ExecutionId", str)
 ApiKeyId = NewType("ApiKeyId", str)
+IntegrationId = NewType("IntegrationId", str)
+WatchId = NewType("WatchId", str)
 
 
 def new_endpoint_id() -> EndpointId:
@@ -29,6 +31,15 @@ def new_webhook_id() -> WebhookId:
 
 def new_event_id() -> EventId:
     return EventId(f"evt_{secrets.token_hex(16)}")
+
+
+def new_integration_id() -> IntegrationId:
+    return IntegrationId(f"int_{secrets.token_hex(16)}")
+
+
+def watch_id_for(integration: str, watch: str, *resource: str) -> WatchId:
+    """One watch of a kind for a resource of an integration."""
+    return WatchId(f"wch_{derive(integration, watch, *resource)}")
 
 
 def new_execution_id() -> ExecutionId:

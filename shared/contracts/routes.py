@@ -10,6 +10,7 @@ OWNERS: Final[dict[str, tuple[str, ...]]] = {
         "/api/queue",
         "/api/dead-letters",
     ),
+    "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials"),
 }
 """Path prefixes by service; everything else below `/api` is the gateway's."""
 

@@ -43,8 +43,8 @@ CHAT_EVENTS = Topic(
 INTEGRATION_EVENTS = Topic(
     name="integration.events",
     key="integration id",
-    about="What happened to an integration: connected, disconnected, webhook failing, webhook disabled.",
-    producers=("internal services", "delivery"),
+    about="What happened to an integration: connected, refreshed, disconnected, webhook failing.",
+    producers=("internal services", "delivery", "oauth"),
     consumers=("delivery",),
 )
 DELIVERY_REQUESTED = Topic(

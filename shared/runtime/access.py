@@ -1,22 +1,27 @@
 """API keys of a workspace: prefix and 256 bits, stored hashed, with scopes, expiry and last use.
 
-Every service checks keys the same way, from a snapshot of the `api_keys` collection.
+Every service checks keys the same way, from a snapshot of the `api_keys` collection. Services call one
+another with service keys, which are in no store: sealed by the installation's own encryption key, for one
+workspace and a minute.
 """
 
 import asyncio
+import base64
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final, Literal
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
 
+import orjson
 from fastapi import Request
 
-from shared.contracts.errors import Forbidden, StoreUnavailable, Unauthenticated
+from shared.contracts.errors import Forbidden, InterlinkError, StoreUnavailable, Unauthenticated
 from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_S, Document, Index, Mongo, Snapshot, UpdateOne, translated, utcnow
+from shared.runtime.secrets import Vault
 
 Scope = Literal[
     "events:write",
@@ -38,6 +43,10 @@ INDEXES: Final = {
         Index((("deleted_at", 1),), ttl_s=TOMBSTONE_S),
     )
 }
+SERVICE_PREFIX: Final = "ils_"
+_SERVICE_KEY: Final = timedelta(seconds=90)
+"""A minute, and the 30 s that clocks may differ."""
+_SERVICE_RECORD: Final = "service key"
 _LAST_USE_S: Final = 30.0
 
 
@@ -89,11 +98,42 @@ def key_document(
     }
 
 
+def service_key(vault: Vault, service: str, workspace: str, scopes: Iterable[Scope]) -> str:
+    """A key with which a service calls another one on behalf of a workspace, for the next minute."""
+    until = (utcnow() + _SERVICE_KEY).isoformat()
+    text = orjson.dumps([service, workspace, sorted(scopes), until]).decode()
+    sealed = vault.seal(text, workspace="", record=_SERVICE_RECORD, field="key")
+    parts = {
+        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        for name, value in sealed.items()
+    }
+    return SERVICE_PREFIX + base64.urlsafe_b64encode(orjson.dumps(parts)).decode()
+
+
+def _service(vault: Vault, key: str) -> ApiKey:
+    try:
+        parts = orjson.loads(base64.urlsafe_b64decode(key.removeprefix(SERVICE_PREFIX)))
+        sealed: Any = {
+            name: base64.b64decode(value, validate=True) if name != "k" else value
+            for name, value in parts.items()
+        }
+        wanted: Any = {"k": sealed["k"], "w": sealed["w"], "n": sealed["n"], "c": sealed["c"]}
+        text = vault.open(wanted, workspace="", record=_SERVICE_RECORD, field="key")
+        service, workspace, scopes, until = orjson.loads(text)
+        ends = datetime.fromisoformat(until)
+    except (InterlinkError, ValueError, TypeError, KeyError, AttributeError):
+        raise Unauthenticated("the API key is unknown, expired or revoked") from None
+    if ends <= utcnow():
+        raise Unauthenticated("the API key is unknown, expired or revoked")
+    return ApiKey(ApiKeyId(f"service:{service}"), WorkspaceId(workspace), frozenset(scopes), ends)
+
+
 class Keyring:
     """The API keys in memory, and when each was last used."""
 
-    def __init__(self, mongo: Mongo, log: Log) -> None:
+    def __init__(self, mongo: Mongo, vault: Vault, log: Log) -> None:
         self._collection = mongo.collection(COLLECTION)
+        self._vault = vault
         self._log = log
         self._by_digest: dict[str, ApiKey] = {}
         self._used: dict[str, datetime] = {}
@@ -118,6 +158,8 @@ class Keyring:
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented:
             raise Unauthenticated("send an API key: 'Authorization: Bearer <key>'")
+        if presented.startswith(SERVICE_PREFIX):
+            return _service(self._vault, presented.strip())
         key = self._by_digest.get(digest(presented.strip()))
         if key is None or (key.expires_at and key.expires_at <= utcnow()):
             raise Unauthenticated("the API key is unknown, expired or revoked")

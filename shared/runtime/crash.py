@@ -25,6 +25,9 @@ CRASH_POINTS: Final[Mapping[str, str]] = {
     "schedule.claimed": "due work is claimed, nothing of it is sent",
     "schedule.sent": "an answer is here, nothing of it is written",
     "schedule.written": "the result is written, what comes after it is not done",
+    "refresh.claimed": "a credential is claimed, the platform is not asked for new tokens",
+    "refresh.answered": "the platform has answered with new tokens, nothing of them is written",
+    "refresh.committed": "the new tokens are written, nobody has got them from this process",
 }
 """Every crash point, and what has happened by the time that a process dies there."""
 

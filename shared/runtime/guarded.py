@@ -165,13 +165,13 @@ class GuardedClient:
         certificate: ClientCertificate | None = None,
     ) -> Answer:
         """POST and read at most 64 KiB of the answer. Never raises for what the other side does."""
-        return await self._call("POST", url, headers, body, timeout_s=timeout_s, certificate=certificate)
+        return await self.call("POST", url, headers, body, timeout_s=timeout_s, certificate=certificate)
 
     async def get(self, url: str, *, timeout_s: float) -> Answer:
         """GET and read at most 64 KiB of the answer. Never raises for what the other side does."""
-        return await self._call("GET", url, {}, None, timeout_s=timeout_s, certificate=None)
+        return await self.call("GET", url, {}, None, timeout_s=timeout_s)
 
-    async def _call(
+    async def call(
         self,
         method: str,
         url: str,
@@ -179,8 +179,9 @@ class GuardedClient:
         body: bytes | None,
         *,
         timeout_s: float,
-        certificate: ClientCertificate | None,
+        certificate: ClientCertificate | None = None,
     ) -> Answer:
+        """Any request, and at most 64 KiB of the answer. Never raises for what the other side does."""
         assert self._session is not None  # noqa: S101 -- start() comes first
         started = perf_counter()
         address: str | None = None

@@ -4,6 +4,7 @@ For URLs that strangers chose see `guarded`.
 """
 
 from collections.abc import Sequence
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
 import httpx
@@ -20,10 +21,16 @@ class Unreachable(RetryLater):
 
 
 class ApiClient:
-    """A pooled client without redirects and without the environment's proxies."""
+    """A pooled client without redirects, without the environment's proxies, and without a memory for cookies.
+
+    It carries many people's requests: what one is given must not go out with another's.
+    """
 
     def __init__(self, *, timeout_s: float) -> None:
-        self._client = httpx.AsyncClient(timeout=timeout_s, trust_env=False, follow_redirects=False)
+        nobody = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx.AsyncClient(
+            timeout=timeout_s, trust_env=False, follow_redirects=False, cookies=nobody
+        )
 
     async def call(self, method: str, url: str, headers: Pairs, body: bytes) -> tuple[int, Pairs, bytes]:
         """Status, headers and body. Raises `Unreachable`."""

@@ -42,6 +42,15 @@ ATTEMPT_SECONDS: Final = Histogram("interlink_attempt_seconds", "Duration of one
 EVENT_AGE_SECONDS: Final = Histogram(
     "interlink_event_age_seconds", "Age of an event at its first delivery attempt.", buckets=_SLOW
 )
+CONNECTIONS: Final = Counter(
+    "interlink_connections_total", "People back from a platform, by outcome.", ["provider", "outcome"]
+)
+WATCHES: Final = Counter(
+    "interlink_watches_total", "Watches at platforms made or renewed, by outcome.", ["provider", "outcome"]
+)
+REFRESHES: Final = Counter(
+    "interlink_token_refreshes_total", "Tokens made anew, by what became of it.", ["provider", "outcome"]
+)
 IN_FLIGHT: Final = Gauge("interlink_attempts_in_flight", "Attempts under way.")
 
 

@@ -35,7 +35,7 @@ from shared.runtime.protocol import BoundedHead
 from shared.runtime.secrets import Vault, open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 
-VERSION: Final = "0.3.0"
+VERSION: Final = "0.4.0"
 _STORE_WAIT_S: Final = 30.0
 _PING_EVERY_S: Final = 2.0
 
@@ -114,7 +114,7 @@ async def runtime(name: str) -> AsyncIterator[Runtime]:
     vault = open_vault(hub)
     mongo = Mongo(mongo_settings, app=f"interlink-{name}")
     producer = Producer(kafka, log, client_id=f"interlink-{name}")
-    keyring = Keyring(mongo, log)
+    keyring = Keyring(mongo, vault, log)
     try:
         await _store_answers(mongo)
         await keyring.start()

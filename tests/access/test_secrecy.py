@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from time import monotonic, sleep
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import bson
 import httpx
@@ -22,19 +23,23 @@ from tests.support.hub import Hub
 from tests.support.subscriber import Subscriber
 from tests.support.tap import Tap
 
-SERVICES = ("gateway", "delivery")
+SERVICES = ("gateway", "delivery", "oauth")
+CALLBACK = "/api/auth/oauth/callback"
+"""The one route that takes no key."""
 LISTS = (
     "/api/inbound-endpoints",
     "/api/incoming-webhooks",
     "/api/api-keys",
     "/api/outgoing-webhooks",
     "/api/deliveries",
+    "/api/integrations",
+    "/api/platform-credentials",
 )
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, in a workspace of their own."""
+    """The services with an API, in a workspace of their own."""
     folder = tmp_path_factory.mktemp("hub")
     started = Hub(folder, bus, store, services=SERVICES, workspace=f"secrecy-{token_hex(4)}")
     try:
@@ -51,21 +56,22 @@ def client() -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def routes(hub: Hub, client: httpx.Client) -> list[tuple[str, str]]:
-    """Every route of both services with something in the place of its parameters."""
+    """Every route that takes a key, with something in the place of its parameters."""
     found: list[tuple[str, str]] = []
     for service in SERVICES:
         document = client.get(f"{hub.url(service)}/openapi/{service}.json").json()
         for path, operations in document["paths"].items():
             assert owner_of(path) == service
             concrete = "/".join("x" if part.startswith("{") else part for part in path.split("/"))
-            found += [(method.upper(), hub.url(service) + concrete) for method in operations]
+            if path != CALLBACK:
+                found += [(method.upper(), hub.url(service) + concrete) for method in operations]
     assert len(found) > 20
     return found
 
 
 @pytest.fixture(scope="module")
 def stranger(hub: Hub) -> str:
-    """The admin key of another workspace, known to both services."""
+    """The admin key of another workspace, known to every service."""
     key = hub.other_workspace()
     for service in SERVICES:
         _until_known(hub, service, key)
@@ -73,7 +79,8 @@ def stranger(hub: Hub) -> str:
 
 
 def _known(hub: Hub, service: str, key: str) -> bool:
-    path = {"gateway": "/api/api-keys", "delivery": "/api/queue/stats"}[service]
+    paths = {"gateway": "/api/api-keys", "delivery": "/api/queue/stats", "oauth": "/api/integrations"}
+    path = paths[service]
     answer = httpx.get(hub.url(service) + path, headers={"authorization": f"Bearer {key}"}, timeout=10)
     return answer.status_code == 200
 
@@ -90,7 +97,7 @@ def _until_known(hub: Hub, service: str, key: str) -> None:
 
 @pytest.fixture(scope="module")
 def ended(hub: Hub) -> dict[str, str]:
-    """A key that expired and one that was revoked; both were known to both services before."""
+    """A key that expired and one that was revoked; both were known to every service before."""
     soon = datetime.now(UTC) + timedelta(seconds=3)
     expiring = {"name": "expiring", "scopes": ["admin"], "expires_at": soon.isoformat()}
     expired = hub.call("POST", "/api/api-keys", expiring, expect=201)
@@ -101,7 +108,7 @@ def ended(hub: Hub) -> dict[str, str]:
     hub.call("DELETE", f"/api/api-keys/{revoked['id']}", expect=204)
     assert not _known(hub, "gateway", revoked["key"]), "it is refused at once where it was revoked"
     since = monotonic()
-    eventually(lambda: not _known(hub, "delivery", revoked["key"]), 5)
+    eventually(lambda: not any(_known(hub, service, revoked["key"]) for service in SERVICES), 5)
     assert monotonic() - since < 5
     sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
     return {"expired": expired["key"], "revoked": revoked["key"]}
@@ -245,6 +252,29 @@ def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, clien
     body: dict[str, Any] = {"provider": "github", "name": "kept"}
     kept = client.post(hub.url("gateway") + "/api/inbound-endpoints", json=body, headers=once)
     secrets |= {"kept answer's secret": kept.json()["secret"], "idempotency key": once["idempotency-key"]}
+    app: dict[str, Any] = {
+        "client_id": "x",
+        "client_secret": f"client-{token_hex(12)}",
+        "signing_secret": f"signing-{token_hex(12)}",
+        "settings": {"subscription_key": token_hex(16)},
+        "verified": True,
+    }
+    hub.call("PUT", "/api/platform-credentials/blackbaud", app)
+    secrets |= {name: app[name] for name in ("client_secret", "signing_secret")} | app["settings"]
+    once["idempotency-key"] = f"once-{token_hex(8)}"
+    begun = [
+        client.post(
+            hub.url("oauth") + "/api/auth/oauth/connect", json={"provider": "blackbaud"}, headers=once
+        )
+        for _ in range(2)
+    ]
+    assert begun[0].headers["set-cookie"] == begun[1].headers["set-cookie"], "the same answer again"
+    query = parse_qs(urlsplit(begun[0].json()["authorization_url"]).query)
+    [cookie] = begun[0].cookies.values()
+    client.cookies.clear()
+    secrets |= {"state": query["state"][0], "cookie": cookie}
+    gone = client.get(hub.url("oauth") + CALLBACK, params={"state": secrets["state"], "code": given})
+    assert gone.status_code == 403, "another browser"
     with Subscriber() as subscriber:
         webhook = hub.outgoing_webhook(subscriber.url)
         nchat = hub.outgoing_webhook(subscriber.url, profile="nchat")
@@ -273,6 +303,9 @@ def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, clien
         "outgoing_webhooks",
         "webhook_deliveries",
         "idempotency_keys",
+        "integrations",
+        "oauth_states",
+        "platform_credentials",
     }
     for service in SERVICES:
         _absent(raw, hub.log_text(service).encode(), f"the log of {service}")
@@ -288,6 +321,8 @@ def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, clien
         f"/api/incoming-webhooks/{incoming['id']}",
         f"/api/outgoing-webhooks/{webhook['id']}",
         f"/api/outgoing-webhooks/{nchat['id']}",
+        f"/api/integrations/{begun[0].json()['integration_id']}",
+        "/api/platform-credentials/blackbaud",
     )
     for path in (*(f"{path}?limit=500" for path in LISTS), *shown, *deliveries):
         _absent(raw, repr(hub.call("GET", path)).encode(), path)

@@ -75,12 +75,16 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0].removeprefix("interlink: ")
 
 
+PORTS = (0, 1, 2, 3, 10)
+"""Those of `interlink up`, above its own."""
+
+
 def port_block() -> int:
-    """A port P such that P, P+1, P+2 and P+10 are free."""
+    """A port such that all that `up` takes with it are free."""
     return next(
         port
-        for port in range(30_000 + os.getpid() % 500 * 2, 32_000, 3)
-        if all(is_free(HOST, port + offset) for offset in (0, 1, 2, 10))
+        for port in range(30_000 + os.getpid() % 500 * 2, 32_000, 4)
+        if all(is_free(HOST, port + offset) for offset in PORTS)
     )
 
 

@@ -44,7 +44,7 @@ class TestAtOnce:
     def test_help_names_every_command_and_loads_nothing_heavy(self, tmp_path: Path) -> None:
         shown = interlink("--help", cwd=tmp_path)
         assert shown.returncode == 0
-        for command in ("up", "serve", "init", "doctor", "send", "provider"):
+        for command in ("up", "serve", "init", "doctor", "send", "provider", "keys"):
             assert f" {command} " in shown.stdout
         heavy = "{'aiokafka', 'motor', 'fastapi', 'pydantic'}"
         loaded = f"import sys, interlink.cli; print({heavy} & set(sys.modules))"
@@ -174,8 +174,20 @@ class TestDoctor:
         done = invoked("doctor", **settings)
         assert done.returncode == 0, done.stdout
         assert "wrong" not in done.stdout
-        for about in ("Python", "bus", "store", "indexes", "clock", "encryption key", "data folder"):
+        for about in ("Python", "bus", "store", "indexes", "clock", "encryption key", "data folder", "apps"):
             assert about in done.stdout
+
+    def test_apps_and_where_platforms_send_people_back_to(self, settings: dict[str, str]) -> None:
+        settings["INTERLINK_PUBLIC_URL"] = "https://hub.example.com/"
+        app = {"INTERLINK_APP_GITHUB_CLIENT_ID": "Iv1.x", "INTERLINK_APP_GITHUB_CLIENT_SECRET": "not-shown"}
+        said = invoked("doctor", COLUMNS="300", **settings, **app).stdout
+        assert "github (environment); redirect URI: https://hub.example.com/api/auth/oauth/callback" in said
+        assert "not-shown" not in said
+        del app["INTERLINK_APP_GITHUB_CLIENT_ID"]
+        done = invoked("doctor", COLUMNS="300", **settings, **app)
+        assert done.returncode == 1
+        assert "the app of github that the environment says has no client id" in done.stdout
+        assert "not-shown" not in done.stdout
 
     def test_it_says_what_to_do(self, settings: dict[str, str]) -> None:
         done = invoked("doctor", COLUMNS="300", **settings)  # nobody has run init
@@ -266,12 +278,13 @@ class TestProviderCheck:
 class TestUpRefuses:
     """What keeps `up` from starting: one line each, before anything runs."""
 
-    def test_a_taken_port(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("above", "name"), [(2, "sync"), (3, "oauth")])
+    def test_a_taken_port(self, tmp_path: Path, above: int, name: str) -> None:
         port = port_block()
-        with socket.create_server(("127.0.0.1", port + 2)):
+        with socket.create_server(("127.0.0.1", port + above)):
             done = interlink("up", "--port", str(port), cwd=tmp_path)
         said = complaint(done)
-        assert f"port {port + 2} (for sync) is taken" in said
+        assert f"port {port + above} (for {name}) is taken" in said
         assert "--port" in said
 
     def test_a_folder_in_use(self, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from shared.contracts.messages import MessageCreated
 from shared.contracts.topics import CHAT_EVENTS, CHAT_INBOUND
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.settings import KafkaSettings
-from tests.cli.browser import CHROMIUM, Tab, opened
 from tests.cli.commands import clean_env, environment_of
+from tests.support.browser import CHROMIUM, Tab, opened
 from tests.support.eventually import eventually
 from tests.support.ports import free_port
 

@@ -15,6 +15,7 @@ import pytest
 
 from interlink.embedded import HOST, Embedded, is_free
 from tests.cli.commands import (
+    PORTS,
     Up,
     complaint,
     gone_within,
@@ -91,6 +92,7 @@ class TestRunning:
 
     def test_one_entrance_for_every_service(self, up: Up) -> None:
         assert call(up, "GET", "/api/outgoing-webhooks")["items"] == []  # delivery's
+        assert call(up, "GET", "/api/integrations")["items"] == []  # oauth's
         assert call(up, "GET", "/api/inbound-endpoints")["items"] == []  # the gateway's own
 
     def test_a_message_comes_to_the_chat(self, up: Up) -> None:
@@ -148,14 +150,14 @@ class TestRunning:
     def test_ctrl_c_ends_it_all(self, up: Up) -> None:
         assert up.end(signal.SIGINT, STOP_S) == 0
         assert up.said().endswith("stopped\n")
-        assert all(is_free(HOST, up.port + offset) for offset in (0, 1, 2, 10))
+        assert all(is_free(HOST, up.port + offset) for offset in PORTS)
 
 
 def test_a_killed_supervisor_leaves_nobody_behind_and_its_folder_goes_on(folder: Path) -> None:
     key = (folder / "admin.key").read_text().strip()
     with running(folder) as up:
         children = up.children()
-        assert len(children) >= 7
+        assert len(children) >= 8
         up.process.kill()
         up.process.wait(10)
         gone_within(children, 5)
@@ -231,4 +233,4 @@ def test_a_service_that_cannot_start_is_one_line_and_leaves_nobody(tmp_path: Pat
     lines = up.said().splitlines()
     assert len(lines) == 1
     assert "INTERLINK_LOG_LEVEL" in lines[0]
-    assert all(is_free(HOST, up.port + offset) for offset in (0, 1, 2, 10))
+    assert all(is_free(HOST, up.port + offset) for offset in PORTS)

@@ -24,7 +24,20 @@ SUPPORT = (
     *("conversation_typing_on", "conversation_typing_off", "message_created", "message_updated"),
     *("contact_created", "contact_updated", "inbox_created", "inbox_updated", "webwidget_triggered"),
 )
-OWN = ("webhook.failing", "webhook.disabled", "incoming.message")
+OWN = (
+    *("webhook.failing", "webhook.disabled", "incoming.message"),
+    *("integration.refreshed", "integration.reauth_required"),
+)
+
+ACCOUNT = {
+    "integrationId": "int_1",
+    "provider": "github",
+    "status": "connected",
+    "reason": None,
+    "account": {"id": "1", "label": "octocat"},
+    "scopes": ["repo"],
+    "expiresAt": "2026-01-01T00:00:00.000Z",
+}
 
 CONTACT = {
     "account": {"id": 1, "name": "Support"},
@@ -122,6 +135,11 @@ REAL: list[tuple[str, dict[str, Any]]] = [
     ("channel.updated", {"channel": {"id": "2", "name": "x", "type": "public"}, "actor": {"id": "3"}}),
     ("user.joined", {"user": {"id": "3", "username": "a"}, "channel": {"id": "2", "name": "x"}}),
     ("file.uploaded", {"file": {"id": "1", "name": "x", "type": "y", "size": 1}, "user": {"id": "3"}}),
+    # as the hub tells of accounts
+    ("integration.connected", ACCOUNT),
+    ("integration.refreshed", ACCOUNT),
+    ("integration.reauth_required", ACCOUNT | {"status": "reauth_required", "reason": "invalid_grant"}),
+    ("integration.disconnected", ACCOUNT | {"status": "disconnected", "account": None, "expiresAt": None}),
 ]
 
 

@@ -29,7 +29,10 @@ from packaging.utils import canonicalize_name
 from interlink.prepare import BOOTSTRAP
 from services.delivery.settings import DeliverySettings
 from services.gateway.settings import GatewaySettings
+from services.oauth.settings import OAuthSettings
 from shared.contracts.routes import OWNERS, owner_of
+from shared.runtime.apps import FOLDER as APPS_FOLDER
+from shared.runtime.apps import given_apps
 from shared.runtime.secrets import open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 
@@ -274,7 +277,7 @@ def compose() -> dict[str, Any]:
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
 HUB = {name for name, service in SERVICES.items() if service["image"].startswith("interlink:")}
-OWN = ("gateway", "delivery", "sync")
+OWN = ("gateway", "delivery", "sync", "oauth")
 ONE_SHOT = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
 
 
@@ -311,10 +314,11 @@ def test_there_is_one_container_per_service_and_one_image_for_all() -> None:
     assert commands["gateway"] == ["serve", "gateway"]
     assert commands["delivery"] == ["serve", "delivery"]
     assert commands["sync"] == ["serve", "sync"]
+    assert commands["oauth"] == ["serve", "oauth"]
     assert commands["init"] == ["init"]
     assert {SERVICES[name]["image"] for name in HUB} == {SERVICES["gateway"]["image"]}
     assert all(ROOT / SERVICES[name]["build"]["dockerfile"] == DOCKERFILE for name in HUB)
-    assert [environment(name)["INTERLINK_PORT"] for name in OWN] == ["8080", "8081", "8082"]
+    assert [environment(name)["INTERLINK_PORT"] for name in OWN] == ["8080", "8081", "8082", "8083"]
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["minichat"]
 
 
@@ -419,7 +423,7 @@ def test_a_key_is_asked_for_before_anything_starts() -> None:
 def test_the_settings_accept_what_the_containers_are_given(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds = (HubSettings, KafkaSettings, MongoSettings, GatewaySettings, DeliverySettings)
+    kinds = (HubSettings, KafkaSettings, MongoSettings, GatewaySettings, DeliverySettings, OAuthSettings)
     fields = {
         f"{kind.model_config.get('env_prefix', '')}{field}".upper()
         for kind in kinds
@@ -437,12 +441,31 @@ def test_the_settings_accept_what_the_containers_are_given(
         load(GatewaySettings),
     )
     load(DeliverySettings)
+    oauth = load(OAuthSettings)
     open_vault(hub)
     assert hub.host == "0.0.0.0"  # noqa: S104 -- inside its own container
     assert kafka.bootstrap_servers == "kafka:9092"
     assert re.fullmatch(r"mongodb://mongo:27017/interlink\?replicaSet=rs0", mongo.uri.get_secret_value())
     assert gateway.peers.keys() == (OWNERS.keys() if name == "gateway" else set())
-    assert given.keys() - fields <= {"FORWARDED_ALLOW_IPS"}, "no variable that nobody reads"
+    if name == "oauth":
+        assert str(oauth.gateway_url) == f"http://gateway:{environment('gateway')['INTERLINK_PORT']}/"
+    assert given.keys() - fields <= {"FORWARDED_ALLOW_IPS", APPS_FOLDER}, "no variable that nobody reads"
+
+
+def test_apps_are_files_that_one_service_may_read() -> None:
+    mounted = {
+        name: [volume for volume in service.get("volumes", ()) if "apps" in str(volume)]
+        for name, service in SERVICES.items()
+    }
+    [volume] = mounted.pop("oauth")
+    assert not any(mounted.values())
+    assert (volume["type"], volume["read_only"]) == ("bind", True)
+    assert volume["target"] == environment("oauth")[APPS_FOLDER]
+    folder = ROOT / interpolated(volume["source"], {})
+    assert [path.name for path in folder.iterdir() if path.name == ".gitignore"], "there is a folder to mount"
+    kept_out = run("git", "check-ignore", folder / "github" / "client_secret")
+    assert "client_secret" in kept_out
+    given_apps({APPS_FOLDER: str(folder)})  # does not refuse it as it is
 
 
 def test_the_first_admin_key_is_passed_on_only_to_what_makes_it() -> None:
@@ -553,7 +576,7 @@ class Upstream:
 
 @dataclass
 class Proxy:
-    """Caddy with the project's Caddyfile in front of two upstreams, on this machine only."""
+    """Caddy with the project's Caddyfile in front of its upstreams, on this machine only."""
 
     port: int
     health: int
@@ -561,6 +584,7 @@ class Proxy:
     example: int
     gateway: Upstream
     delivery: Upstream
+    oauth: Upstream
     minichat: Upstream
 
     def ask(
@@ -597,7 +621,7 @@ def answers(port: int) -> bool:
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxy]:
     assert _CADDY
-    upstreams = [Upstream(name) for name in ("gateway", "delivery", "minichat")]
+    upstreams = [Upstream(name) for name in ("gateway", "delivery", "oauth", "minichat")]
     here = Proxy(free_port(), free_port(), tmp_path / "log", free_port(), *upstreams)
     text = CADDYFILE.read_text(encoding="utf-8")
     for fixed, free in {"http://:2020 {": here.health, "http://:8090 {": here.example}.items():
@@ -649,7 +673,8 @@ def test_caddy_accepts_the_caddyfile_with_its_defaults(tmp_path: Path) -> None:
 @needs_caddy
 def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -> None:
     paths = ["/api/webhooks/github/ep_1?x=1", "/api/events", "/integrations/slack/webhook", "/api/queuex"]
-    for prefix in OWNERS["delivery"]:
+    paths += ["/api/integration-webhooks", "/api/auth/oauth/callback?code=c&state=s"]
+    for prefix in (prefix for prefixes in OWNERS.values() for prefix in prefixes):
         paths += [prefix, f"{prefix}/a/b", f"{prefix}?limit=1", f"{prefix}x"]
     for path in paths:
         status, _, text = proxy.ask("GET", path)
@@ -660,7 +685,9 @@ def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -
         assert json.loads(text)["status"] == 404
     assert proxy.ask("GET", "/", port=proxy.example)[::2] == (200, "minichat 0")
     assert proxy.ask("GET", "/api/events", port=proxy.example)[::2] == (200, "minichat 0")
-    reached = [path for upstream in (proxy.gateway, proxy.delivery) for _, path, _ in upstream.seen]
+    reached = [
+        path for upstream in (proxy.gateway, proxy.delivery, proxy.oauth) for _, path, _ in upstream.seen
+    ]
     assert sorted(reached) == sorted(paths), "queries are kept, nothing else got through"
     assert proxy.ask("GET", "/healthz")[::2] == (200, "ok")
     assert proxy.ask("GET", "/healthz", port=proxy.health)[::2] == (200, "ok")
@@ -728,16 +755,22 @@ def test_a_webhook_that_was_cut_off_is_not_sent_a_second_time(proxy: Proxy) -> N
 @needs_caddy
 def test_the_log_of_the_proxy_says_what_failed_and_no_secret(proxy: Proxy) -> None:
     proxy.gateway.close()
-    path = "/api/webhooks/incoming/TOKEN-of-it?code=CODE-of-it"
-    assert (
-        proxy.ask("POST", path, b"{}", {"Authorization": "Bearer KEY-of-it", "X-Gitlab-Token": "KEY-of-it"})[
-            0
-        ]
-        == 502
-    )
+    proxy.oauth.close()
+    headers = {
+        "Authorization": "Bearer KEY-of-it",
+        "X-Gitlab-Token": "KEY-of-it",
+        "Cookie": "interlink_oauth_x=COOKIE-of-it",
+        "Referer": "https://platform.example/?code=CODE-of-it",
+    }
+    for method, path in (
+        ("POST", "/api/webhooks/incoming/TOKEN-of-it?code=CODE-of-it"),
+        ("GET", "/api/auth/oauth/callback?code=CODE-of-it&state=STATE-of-it"),
+    ):
+        assert proxy.ask(method, path, b"{}", headers)[0] == 502
     deadline = time.monotonic() + 10
-    while '"status":502' not in (log := proxy.log.read_text(encoding="utf-8")):
+    while (log := proxy.log.read_text(encoding="utf-8")).count('"status":502') < 2:
         assert time.monotonic() < deadline, log
         time.sleep(0.05)
+    assert "/api/auth/oauth/callback" in log
     assert "/api/webhooks/incoming/" in log
     assert "-of-it" not in log

@@ -131,9 +131,10 @@ def test_github(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
     assert github["scopes"] == ["repo", "gist"]
     assert "github.push" in github["webhooks"]["event_types"]
     assert github["webhooks"]["secret"]["source"] == "ours"
-    assert [each["name"] for each in github["credentials"]] == ["Secret", "client_id", "client_secret"]
-    assert [each["required"] for each in github["credentials"]] == [False, True, True]
-    assert [each["secret"] for each in github["credentials"]] == [True, False, True]
+    names = ["Secret", "client_id", "client_secret", "personal_token.access_token"]
+    assert [each["name"] for each in github["credentials"]] == names
+    assert [each["required"] for each in github["credentials"]] == [False, True, True, False]
+    assert [each["secret"] for each in github["credentials"]] == [True, False, True, True]
     url = f"{hub.url('gateway')}/api/webhooks/github/{{endpoint_id}}"
     assert f"Payload URL: {url}" in github["setup_steps"]
 

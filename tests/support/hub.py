@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 
-from shared.contracts.routes import owner_of
+from shared.contracts.routes import OWNERS, owner_of
 from tests.support.backends import Bus, Store
 from tests.support.ports import free_port
 
-SERVICES = ("gateway", "delivery", "sync")
+SERVICES = ("gateway", "delivery", "sync", "oauth")
 _READY_S = 60.0
 
 
@@ -35,7 +35,9 @@ class Hub:
         services: Sequence[str] = SERVICES,
         env: Mapping[str, str] | None = None,
         workspace: str = "default",
+        entrance: bool = False,
     ) -> None:
+        """With `entrance`, the gateway passes on calls of the others' paths, as with `interlink up`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.services = tuple(services)
@@ -58,9 +60,13 @@ class Hub:
             "INTERLINK_EGRESS_PORTS": "any",
             "INTERLINK_BREAKER_FAILURES": "10000",  # endpoints that only fail are what many tests are about
             "INTERLINK_DRAIN_SECONDS": "10",
+            "INTERLINK_GATEWAY_URL": self.url("gateway") if "gateway" in services else "http://127.0.0.1:1",
             "INTERLINK_PUBLIC_URL": self.url("gateway") if "gateway" in services else "http://127.0.0.1:1",
             **(env or {}),
         }
+        if entrance:
+            peers = {name: self.url(name) for name in services if name in OWNERS}
+            self._env["INTERLINK_PEERS"] = json.dumps(peers)
 
     @property
     def env(self) -> dict[str, str]:

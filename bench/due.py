@@ -1,0 +1,143 @@
+"""`python -m bench.due`: how long it takes to find the integrations that something is due for, at size.
+
+The embedded store, or the one of MONGODB_URI. It is filled with integrations of which none is due for days;
+then Upkeep's own query is timed with none due and with three hundred due, and the store's plan is read.
+"""
+
+import argparse
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from statistics import median
+from time import monotonic, perf_counter
+from typing import Any, Final
+
+from bson import encode
+from bson.raw_bson import RawBSONDocument
+from pydantic import SecretStr
+from pymongo import MongoClient, UpdateMany
+from rich.console import Console
+
+from bench.machine import described
+from interlink import embedded
+from interlink.supervise import Leash
+from services.oauth.upkeep import due
+from shared.runtime.integrations import COLLECTION, INDEXES, OPEN
+from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.settings import MongoSettings
+
+_BATCH: Final = 5_000
+_FILL_S: Final = 900.0
+_REPEATS: Final = 30
+_PAGE: Final = 200
+_DUE: Final = 300
+
+
+def filling(first: int, last: int, now: datetime) -> Iterator[Document]:
+    """Connected integrations, due between a day and fifty days from now."""
+    for number in range(first, last):
+        at = now - timedelta(seconds=number)
+        yield {
+            "_id": f"int_{number:032x}",
+            "workspace": f"ws_{number % 1000}",
+            "provider": ("github", "google", "slack", "jira")[number % 4],
+            "kind": "oauth2",
+            "name": "bench",
+            "status": "connected",
+            "reason": "",
+            "account": {"id": str(number), "label": f"ada{number}@example.com", "url": "", "kept": {}},
+            "params": {},
+            "asked": ["read", "write"],
+            "scopes": ["read", "write"],
+            "created_by": "key",
+            "created_at": at,
+            "changed_at": at,
+            "deleted_at": None,
+            "version": 1,
+            "fence": 0,
+            "settled_fence": 0,
+            "credential": {"k": "00000000", "w": os.urandom(60), "n": os.urandom(12), "c": os.urandom(300)},
+            "expires_at": now + timedelta(hours=1),
+            "refreshable": True,
+            "open": True,
+            "due_at": now + timedelta(days=1 + number % 50, seconds=number % 86_400),
+            "events": [],
+            "untold": False,
+        }
+
+
+async def timed(mongo: Mongo) -> tuple[int, list[float]]:
+    """How many were found, and how long each of thirty looks took, in milliseconds."""
+    took, found = [], 0
+    for _ in range(_REPEATS):
+        began = perf_counter()
+        found = len(await due(mongo.collection(COLLECTION), _PAGE))
+        took.append((perf_counter() - began) * 1000)
+    return found, took
+
+
+def examined(database: Any) -> str:
+    """What the store says that it looked at: for the same query, with its own plan."""
+    query = {"filter": {**OPEN, "due_at": {"$lte": utcnow()}}, "projection": {"_id": 1, "due_at": 1}}
+    command = {"find": COLLECTION, **query, "sort": {"due_at": 1, "_id": 1}, "limit": _PAGE}
+    told = database.command("explain", command, verbosity="executionStats")
+    stats, plan = told["executionStats"], str(told["queryPlanner"]["winningPlan"])
+    stages = [stage for stage in ("COLLSCAN", "FETCH", "SORT", "IXSCAN") if stage in plan]
+    return f"{stats['totalKeysExamined']} keys, {stats['totalDocsExamined']} documents, {'+'.join(stages)}"
+
+
+async def measured(uri: str, counts: list[int], console: Console) -> None:
+    """Fill to each count in turn, and measure."""
+    client: MongoClient[Any] = MongoClient(uri, tz_aware=True)
+    mongo = Mongo(MongoSettings(uri=SecretStr(uri)), app="bench")
+    wanted = [index for index in INDEXES[COLLECTION] if index.where == OPEN]
+    await mongo.ensure({COLLECTION: wanted})  # others have no part in it, and cost time
+    database, now, filled = client.get_default_database(), utcnow(), 0
+    collection = database[COLLECTION]
+    for count in counts:
+        began = monotonic()
+        while filled < count and monotonic() - began < _FILL_S:
+            last = min(filled + _BATCH, count)
+            batch = [RawBSONDocument(encode(each)) for each in filling(filled, last, now)]
+            collection.insert_many(batch, ordered=False)
+            filled = last
+        console.print(f"{filled} integrations, filled in {monotonic() - began:.0f} s")
+        some = {"_id": {"$in": [f"int_{number * filled // _DUE:032x}" for number in range(_DUE)]}}
+        for what, moment in (("none due", now + timedelta(days=2)), (f"{_DUE} due", now)):
+            collection.bulk_write([UpdateMany(some, {"$set": {"due_at": moment}})])
+            found, took = await timed(mongo)
+            console.print(
+                f"  {what}: {found} found, median {median(took):.2f} ms, most {max(took):.1f} ms; "
+                f"{examined(database)}",
+                soft_wrap=True,
+            )
+        collection.update_many(some, {"$set": {"due_at": now + timedelta(days=2)}})
+    mongo.close()
+    client.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("counts", type=int, nargs="*", default=[100_000, 1_000_000])
+    console = Console(highlight=False)
+    for name, value in described().items():
+        console.print(f"{name}: {value}", soft_wrap=True)
+    with ExitStack() as stack:
+        uri = os.environ.get("MONGODB_URI")
+        if uri is None:
+            leash = Leash()
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="interlink-bench-"))
+            store = embedded.store(Path(folder), leash)
+            stack.callback(leash.close)
+            stack.callback(store.stop)
+            store.start()
+            uri = embedded.mongodb_uri(store.port)
+        asyncio.run(measured(uri, parser.parse_args().counts, console))
+
+
+if __name__ == "__main__":
+    main()

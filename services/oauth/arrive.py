@@ -1,0 +1,411 @@
+"""Taking a person back from a platform: what came with him is made an integration.
+
+Nothing of what a platform gave is kept before it is known whose account it is; what cannot be kept is given
+back (revoked).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from services.oauth.flows import app_for, flow_of, server_of
+from services.oauth.sharing import shared
+from services.oauth.states import States, UsedCode
+from services.oauth.watch import Watching
+from shared.catalog.connector import (
+    Choice,
+    ClientRefused,
+    Connector,
+    ConsentGone,
+    Granted,
+    PlatformBusy,
+    Refused,
+    Whose,
+)
+from shared.catalog.three_legged import RequestToken, ThreeLegged
+from shared.contracts.errors import (
+    InterlinkError,
+    Misconfigured,
+    NotFound,
+    Rejected,
+    RetryLater,
+    StoreUnavailable,
+)
+from shared.runtime.apps import Apps
+from shared.runtime.integrations import Integrations
+from shared.runtime.logs import Log
+from shared.runtime.mongo import Document, translated, utcnow
+from shared.runtime.tokens import TokenSource, merged, schedule, values_of
+from shared.wire.fills import Unfillable
+from shared.wire.oauth import unsaid
+
+_MOST_CODE: Final = 4096
+_MOST_SAID: Final = 100
+_TRIES: Final = 5
+_DENIED: Final = frozenset(
+    {"access_denied", "user_denied", "user_cancelled_login", "user_cancelled_authorize"}
+)
+_GONE: Final = "the integration is not there any more: begin anew"
+
+
+class NotFinished(Exception):
+    """The dance has ended without a connection. `code` is a stable word, `why` a sentence for people."""
+
+    def __init__(self, code: str, why: str, *, status: int = 400, note: str = "") -> None:
+        super().__init__(why)
+        self.code = code
+        self.why = why
+        self.status = status
+        self.note = note or why
+        """What may stand in a log: `why` may name accounts."""
+        self.begun: Document = {}
+        """What the state was made for: where to send the person back to."""
+
+
+class Arriving:
+    """Finishes dances."""
+
+    def __init__(
+        self,
+        states: States,
+        integrations: Integrations,
+        apps: Apps,
+        tokens: TokenSource,
+        watching: Watching,
+        log: Log,
+    ) -> None:
+        self._states = states
+        self._integrations = integrations
+        self._apps = apps
+        self._tokens = tokens
+        self._watching = watching
+        self._log = log
+
+    async def finish(self, query: Sequence[tuple[str, str]], cookie: str | None) -> tuple[Document, Document]:
+        """What the state was made for, and the integration that was connected.
+
+        Raises `NotFinished`, or what `States.use` raises: nobody is sent on then, and nothing was done.
+        """
+        begun, verifier = await self._states.use(dict(query).get("state", ""), cookie)
+        try:
+            return begun, await self._finished(begun, verifier, query)
+        except NotFinished as error:
+            error.begun = begun
+            raise
+        except (NotFound, StoreUnavailable) as error:
+            away = isinstance(error, StoreUnavailable)
+            why = "something is not available: begin anew in a moment" if away else _GONE
+            ended = NotFinished("unavailable" if away else "gone", why, status=503 if away else 410)
+            ended.begun = begun
+            raise ended from error
+
+    async def _finished(self, begun: Document, verifier: str, query: Sequence[tuple[str, str]]) -> Document:
+        document = await self._integrations.find(begun["integration_id"], begun["workspace"])
+        connector, values = self._known(begun, document)
+        _check_enabled(document)
+        kept = await self._answered(begun, document, connector, values, query)
+        code = dict(query).get("oauth_verifier" if connector.oauth1 else "code", "")
+        if not code or len(code) > _MOST_CODE:
+            raise NotFinished("no_code", "the platform sent no code")
+        granted = await self._granted(begun, connector, values, code, verifier)
+        whose: Whose | None = None
+        try:
+            granted = await self._longer(connector, values, granted)
+            whose, choices = await self._whose(connector, values, granted, kept)
+            async with self._states.alone(begun["workspace"], begun["provider"], whose.id):
+                return await self._connected(begun, document["_id"], connector, granted, whose, choices)
+        except StoreUnavailable:
+            raise  # it may have been written after all
+        except (NotFinished, InterlinkError) as error:
+            await self._give_back(document, values, granted, whose)
+            if isinstance(error, NotFinished | NotFound):
+                raise
+            if isinstance(error, Refused) and error.code == "nothing_to_choose":
+                raise NotFinished(error.code, error.detail) from error
+            given = [values.get("client_secret", ""), *_tokens_of(granted)]
+            raise NotFinished(
+                "no_account",
+                "the platform did not say whose account it is: try again",
+                note=unsaid(f"not known whose account it is: {error}", given),
+            ) from error
+
+    def _known(self, begun: Document, document: Document) -> tuple[Connector, dict[str, str]]:
+        """How the answer is to be read, which has to be as it was when the person set out."""
+        try:
+            connector = flow_of(begun["provider"])
+            app = app_for(self._apps, connector, begun["workspace"])
+        except Rejected as error:
+            raise NotFinished(
+                "app_gone", f"the app of {begun['provider']} is not registered here any more, or not verified"
+            ) from error
+        values = values_of({**document, "params": begun["params"]}, app, begun["redirect_uri"])
+        if server_of(connector, app, values) != begun["server"]:
+            raise NotFinished("app_changed", f"the app of {begun['provider']} was changed: begin anew")
+        return connector, values
+
+    async def _answered(
+        self,
+        begun: Document,
+        document: Document,
+        connector: Connector,
+        values: Mapping[str, str],
+        query: Sequence[tuple[str, str]],
+    ) -> Mapping[str, str]:
+        """What to keep of an answer, which is checked to be the platform's, also when it is an error."""
+        got = dict(query)
+        said = got.get("error")
+        if connector.oauth1 is not None:
+            try:
+                ThreeLegged(connector.oauth1).verifier(got, RequestToken(**begun["request"]))
+            except Refused as error:
+                if error.code != "access_denied":
+                    raise NotFinished(
+                        error.code, "the answer is not from the platform that was asked"
+                    ) from error
+                said = said or error.code
+        try:
+            kept = connector.check_callback(query, values) if connector.oauth2 else {}
+        except (Refused, Unfillable) as error:
+            code = error.code if isinstance(error, Refused) else "wrong_answer"
+            if not said or code == "wrong_issuer":  # errors need not have what else answers have
+                raise NotFinished(code, "the answer is not from the platform that was asked") from error
+            kept = {}
+        if not said:
+            return kept
+        if said not in _DENIED:
+            raise NotFinished("platform_error", f"the platform said: {said[:_MOST_SAID]}")
+        if not begun["again"] and document["status"] == "pending" and document["credential"] is None:
+            await self._integrations.change(document, {"deleted_at": utcnow(), "open": False})
+        raise NotFinished("access_denied", "the platform was told not to allow it")
+
+    async def _granted(
+        self, begun: Document, connector: Connector, values: Mapping[str, str], code: str, verifier: str
+    ) -> Granted:
+        """The tokens for the code, which is brought to the platform once."""
+        try:
+            await self._states.spend(code)
+            if connector.oauth1 is not None:
+                flow = ThreeLegged(connector.oauth1)
+                third = flow.third(values, RequestToken(**begun["request"]), code)
+                return flow.granted(await self._tokens.ask(third))
+            return connector.granted(
+                await self._tokens.ask(connector.exchange(values, code=code, verifier=verifier))
+            )
+        except (ConsentGone, UsedCode) as error:
+            raise NotFinished("code_refused", "the platform does not take the code (any more)") from error
+        except Refused as error:
+            request = begun.get("request") or {}
+            hidden = (code, verifier, values.get("client_secret", ""), *request.values())
+            word, detail = unsaid(error.code, hidden), unsaid(error.detail, hidden)
+            if isinstance(error, ClientRefused):
+                await self._apps.alarm(connector.app, begun["workspace"], word, detail)
+                self._log.error(
+                    "the platform refuses the app's own credentials", provider=connector.app, code=word
+                )
+                raise NotFinished(
+                    "app_refused", "the platform refuses the app's client id or secret"
+                ) from error
+            why = f"{word} ({detail})" if detail else word
+            raise NotFinished("platform_error", f"the platform refused: {why}") from error
+        except (PlatformBusy, Unfillable) as error:
+            raise NotFinished("platform_unavailable", "the platform could not be asked: try again") from error
+
+    async def _longer(self, connector: Connector, values: Mapping[str, str], granted: Granted) -> Granted:
+        """The grant with tokens that live longer, where the platform has them."""
+        if granted.tokens is None or connector.oauth2 is None:
+            return granted
+        longer = connector.longer({**values, "access_token": granted.tokens.access_token})
+        if longer is None:
+            return granted
+        better = connector.granted(await self._tokens.ask(longer))
+        if better.tokens and better.tokens.scopes is None:
+            better = replace(better, tokens=replace(better.tokens, scopes=granted.tokens.scopes))
+        return replace(better, document=granted.document)
+
+    async def _whose(
+        self, connector: Connector, values: Mapping[str, str], granted: Granted, kept: Mapping[str, str]
+    ) -> tuple[Whose, list[Choice]]:
+        account = connector.account
+        assert account is not None  # noqa: S101 -- the manifest has one for every flow
+        tokens = granted.tokens or next(iter(granted.others.values()))
+        values = {**values, "access_token": tokens.access_token} | {
+            f"account:{name}": value for name, value in kept.items()
+        }
+        document = granted.document
+        if account.call is not None:
+            document = connector.read(await self._tokens.ask(connector.request(account.call, values)))
+        whose = connector.whose(account, document)
+        whose = replace(whose, kept={**kept, **whose.kept})
+        if connector.choices is None:
+            return whose, []
+        values |= {f"account:{name}": value for name, value in whose.kept.items()}
+        found = await self._tokens.ask(connector.request(connector.choices.call, values))
+        return whose, connector.choices_of(connector.read(found))
+
+    async def _connected(
+        self,
+        begun: Document,
+        name: str,
+        connector: Connector,
+        granted: Granted,
+        whose: Whose,
+        choices: list[Choice],
+    ) -> Document:
+        """Write it: into the integration that has this account already, or into the one that set out."""
+        for _ in range(_TRIES):
+            document = await self._integrations.find(name, begun["workspace"])
+            target = await self._target(begun, document, whose)
+            change = _change(begun, target, connector, granted, whose, choices)
+            change["credential"] = self._integrations.seal(target, merged({}, granted))
+            await self._watching.expect(target)
+            changed = await self._integrations.change(
+                target, change, tell="integration.connected" if change["status"] == "connected" else None
+            )
+            if changed is not None:
+                break
+        else:
+            raise NotFinished("overtaken", "the integration is changing all the time: try again")
+        self._tokens.forget(changed["_id"])
+        await self._given_up(target, whose)
+        if changed["_id"] != document["_id"]:
+            gone = {"deleted_at": utcnow(), "open": False, "merged_into": changed["_id"]}
+            await self._integrations.change(document, gone)
+        await self._watching.wake(changed["_id"])
+        return changed
+
+    async def _target(self, begun: Document, document: Document, whose: Whose) -> Document:
+        """Which integration it is written into. Raises `NotFinished`: it is not what was to be connected."""
+        before = document.get("account")
+        if before and before["id"] == whose.id:
+            _check_enabled(document)
+            return document
+        if before and not begun["any_account"]:
+            raise NotFinished(
+                "other_account",
+                f"that is {whose.label}; this integration is of {before['label']}. Sign in there as "
+                f"{before['label']}, or reconnect with any_account",
+                note="another account signed in",
+            )
+        same = await self._same_account(document, whose)
+        if before and same is not None:
+            raise NotFinished(
+                "connected_already",
+                f"{whose.label} is connected already: {same['name']}",
+                note=f"the account is that of {same['_id']}",
+            )
+        target = same or document
+        _check_enabled(target)
+        return target
+
+    async def _same_account(self, document: Document, whose: Whose) -> Document | None:
+        """The workspace's integration that has this account: connecting it again makes no second one."""
+        query = {
+            "provider": document["provider"],
+            "account.id": whose.id,
+            "workspace": document["workspace"],
+            "deleted_at": None,
+            "kind": document["kind"],
+        }
+        with translated():
+            return await self._integrations.collection.find_one(query)
+
+    async def _give_back(
+        self, document: Document, values: Mapping[str, str], granted: Granted, whose: Whose | None
+    ) -> None:
+        """Revoke what will not be kept."""
+        await self._revoke(document, values, merged({}, granted), whose.id if whose else None)
+
+    async def _given_up(self, before: Document, whose: Whose) -> None:
+        """Revoke what an integration had of another account than the one that it has now."""
+        account = before.get("account")
+        if not account or account["id"] == whose.id or not before["credential"]:
+            return
+        try:
+            secrets = self._integrations.open(before)
+        except Misconfigured:
+            return
+        await self._revoke(before, self._tokens.values(before), secrets, account["id"])
+
+    async def _revoke(
+        self, document: Document, values: Mapping[str, str], secrets: Mapping[str, Any], account: str | None
+    ) -> None:
+        """End a grant, unless it is what others live on; what the platform answers changes nothing.
+
+        Where it ends everything and the account is not known, it may be what others live on.
+        """
+        connector = flow_of(document["provider"])
+        try:
+            if connector.ends_everything and (
+                account is None or await shared(self._integrations, self._tokens, document, account)
+            ):
+                return
+            for tokens in (secrets, *secrets.get("others", {}).values()):
+                texts = {name: value for name, value in tokens.items() if isinstance(value, str)}
+                call = connector.revoking({**values, **texts}) if texts.get("access_token") else None
+                if call is not None:
+                    await self._tokens.ask(call)
+        except (RetryLater, Unfillable) as error:
+            self._log.warning("not revoked", integration_id=document["_id"], error=type(error).__name__)
+
+
+def _tokens_of(granted: Granted) -> list[str]:
+    every = [each for each in (granted.tokens, *granted.others.values()) if each is not None]
+    return [token for each in every for token in (each.access_token, each.refresh_token)]
+
+
+def _check_enabled(document: Mapping[str, Any]) -> None:
+    """Somebody has disabled it: connecting it is not enabling it."""
+    if document["status"] == "disabled":
+        raise NotFinished("disabled", "the integration is disabled: enable it first")
+
+
+def _change(
+    begun: Document,
+    target: Document,
+    connector: Connector,
+    granted: Granted,
+    whose: Whose,
+    choices: Sequence[Choice],
+) -> dict[str, Any]:
+    """What connecting changes, but for the credential."""
+    choice = _chosen(choices, target)
+    account: dict[str, Any] = {
+        "id": whose.id,
+        "label": whose.label,
+        "url": whose.url,
+        "kept": dict(whose.kept),
+    }
+    if choice is not None:
+        account |= {"choice": {"id": choice.id, "label": choice.label}}
+        account["kept"] = {**whose.kept, **choice.kept}
+    whole = choice is not None or not choices
+    scopes = granted.tokens.scopes if granted.tokens else None
+    return {
+        "status": "connected" if whole else "pending",
+        "reason": "" if whole else "choice_required",
+        "choices": [{"id": each.id, "label": each.label, "kept": dict(each.kept)} for each in choices],
+        "account": account,
+        "params": begun["params"],
+        "app": begun["server"][:2],
+        "asked": begun["asked"],
+        "scopes": list(begun["asked"] if scopes is None else scopes),
+        "version": target["version"] + 1,
+        "connected_at": utcnow(),
+        "connected_by": begun["user"],
+        "retry_at": None,
+        "failures": 0,
+        "forced_at": None,
+        "lease_until": None,
+        "settled_fence": target["fence"],
+        "last_error": None,
+        "refresh_expires_at": None,
+        **schedule(connector, granted, {}),
+    }
+
+
+def _chosen(choices: Sequence[Choice], before: Mapping[str, Any]) -> Choice | None:
+    """The only one, or the one that was chosen before."""
+    if len(choices) == 1:
+        return choices[0]
+    earlier = ((before.get("account") or {}).get("choice") or {}).get("id")
+    return next((each for each in choices if each.id == earlier), None)

@@ -1,0 +1,182 @@
+"""`/api/auth/oauth/*`: sending a person to a platform, and taking him back."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from starlette.responses import RedirectResponse
+
+from services.oauth.arrive import Arriving, NotFinished
+from services.oauth.connect import Connecting, Sent, Wish
+from services.oauth.flows import BY_OAUTH
+from services.oauth.pages import SECURE, page
+from services.oauth.return_to import with_outcome
+from services.oauth.schemas import NewConnection, Reconnection, ShownConnection
+from services.oauth.states import LIFETIME, OtherBrowser, UnknownState, UsedState, cookie_of
+from shared.catalog.listing import CALLBACK
+from shared.contracts.envelope import rfc3339
+from shared.contracts.errors import Conflict, RetryLater
+from shared.runtime.access import ApiKey, requires
+from shared.runtime.integrations import Integrations
+from shared.runtime.logs import Log
+from shared.runtime.metrics import CONNECTIONS
+
+_COOKIE_PATH: Final = "/api/auth/oauth"
+_MOST_FIELDS: Final = 50
+
+Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
+
+
+class ConnectApi:
+    """The routes and what they need."""
+
+    def __init__(
+        self,
+        connecting: Connecting,
+        arriving: Arriving,
+        integrations: Integrations,
+        log: Log,
+        *,
+        public_base: str,
+    ) -> None:
+        self._connecting = connecting
+        self._arriving = arriving
+        self._integrations = integrations
+        self._log = log
+        base = urlsplit(public_base)
+        self._https = base.scheme == "https"
+        # No sibling host can plant a cookie of this name; the price is that every path of the host gets it
+        # (RFC 6265bis, 4.1.3.2). It needs TLS.
+        self._prefix = "__Host-" if self._https else ""
+        self._path = "/" if self._https else base.path + _COOKIE_PATH
+
+    def mount(self, app: FastAPI) -> None:
+        """Put every route on the app."""
+        router = APIRouter(prefix="/api")
+        add = router.add_api_route
+        add("/auth/oauth/connect", self.connect, methods=["POST"], status_code=201)
+        add(CALLBACK.removeprefix("/api"), self.callback, methods=["GET"], response_class=Response)
+        add("/integrations/{integration_id}/reconnect", self.reconnect, methods=["POST"])
+        app.include_router(router)
+
+    async def connect(self, body: NewConnection, key: Writer, response: Response) -> ShownConnection:
+        """Begin to connect an account: the address to send the person to.
+
+        The answer's cookie belongs to the browser of that person: pass it on when a server makes this call.
+        """
+        wish = Wish(
+            provider=body.provider,
+            workspace=key.workspace,
+            user=body.user or key.id,
+            scopes=body.scopes,
+            params=body.params,
+            return_to=body.return_to,
+            name=body.name,
+        )
+        return self._sent(await self._connecting.begin(wish), response)
+
+    async def reconnect(
+        self, integration_id: str, body: Reconnection, key: Writer, response: Response
+    ) -> ShownConnection:
+        """Begin to connect an integration anew: it keeps its id, and refuses another account unless told."""
+        document = await self._integrations.find(integration_id, key.workspace)
+        if document["status"] == "disabled":
+            raise Conflict("the integration is disabled: enable it first")
+        if document["kind"] not in BY_OAUTH:
+            raise Conflict("this account was entered: send its fields to POST /api/integrations/{id}/fields")
+        wish = Wish(
+            provider=document["provider"],
+            workspace=key.workspace,
+            user=body.user or key.id,
+            scopes=body.scopes,
+            params=body.params,
+            return_to=body.return_to,
+        )
+        sent = await self._connecting.again(document, wish, any_account=body.any_account)
+        return self._sent(sent, response)
+
+    def _sent(self, sent: Sent, response: Response) -> ShownConnection:
+        begun = sent.begun
+        response.set_cookie(
+            self._prefix + begun.cookie,
+            begun.binding,
+            max_age=int(LIFETIME.total_seconds()),
+            path=self._path,
+            secure=self._https,
+            httponly=True,
+            samesite="lax",
+        )
+        response.headers["Cache-Control"] = "no-store"
+        return ShownConnection(
+            authorization_url=sent.url,
+            integration_id=sent.integration,
+            expires_at=rfc3339(begun.expires_at),
+        )
+
+    async def callback(self, request: Request) -> Response:
+        """Where platforms send people back to: a page, or the way on to `return_to`."""
+        text = request.scope["query_string"].decode("ascii", "replace")
+        query = parse_qsl(text, keep_blank_values=True)
+        got = dict(query)
+        if len(got) != len(query):
+            return self._refused("doubled", 400, "This address has a parameter twice.")
+        if len(query) > _MOST_FIELDS:
+            return self._refused("too_many", 400, "This address has too many parameters.")
+        state = got.get("state", "")
+        if not state:
+            return self._refused("no_state", 400, "Platforms send people here when they connect an account.")
+        cookie = self._prefix + cookie_of(state)
+        try:
+            begun, document = await self._arriving.finish(query, request.cookies.get(cookie))
+        except NotFinished as error:
+            answer = self._not_finished(error)
+        except OtherBrowser:
+            return self._refused(
+                "other_browser", 403, "Go on in the browser that you began in, or begin anew."
+            )
+        except UsedState:
+            return self._refused(
+                "used", 410, "This address was used, or its ten minutes are over: begin anew."
+            )
+        except UnknownState as error:
+            if error.__cause__ is not None:
+                self._log.error("a state was changed in the store", why=str(error.__cause__))
+            return self._refused("unknown_state", 404, "This address is not known here: begin anew.")
+        except RetryLater:
+            return self._refused("unavailable", 503, "Something is not available: try again in a moment.")
+        else:
+            CONNECTIONS.labels(document["provider"], document["status"]).inc()
+            outcome = {"integration_id": document["_id"], "status": document["status"]}
+            answer = _way_back(begun, outcome) or page(
+                200, "Connected", f"{document['account']['label']} is connected. You can close this window."
+            )
+        answer.delete_cookie(cookie, path=self._path, secure=self._https, httponly=True, samesite="lax")
+        return answer
+
+    def _not_finished(self, error: NotFinished) -> Response:
+        begun = error.begun
+        CONNECTIONS.labels(begun["provider"], error.code).inc()
+        self._log.info(
+            "connection not finished",
+            code=error.code,
+            why=error.note,
+            provider=begun["provider"],
+            integration_id=begun["integration_id"],
+        )
+        outcome = {"error": error.code, "integration_id": begun["integration_id"]}
+        return _way_back(begun, outcome) or page(
+            error.status, "Not connected", error.why[:1].upper() + error.why[1:] + ".", error.code
+        )
+
+    def _refused(self, code: str, status: int, why: str) -> Response:
+        """Neither state nor code is logged: whoever reads logs must not be able to use them."""
+        CONNECTIONS.labels("", code).inc()
+        self._log.info("connection not finished", code=code)
+        return page(status, "Not connected", why, code)
+
+
+def _way_back(begun: Mapping[str, Any], outcome: Mapping[str, str]) -> Response | None:
+    if not begun["return_to"]:
+        return None
+    return RedirectResponse(with_outcome(begun["return_to"], outcome), status_code=303, headers=dict(SECURE))

@@ -1,0 +1,191 @@
+"""Logging in to a mail server to see whether what somebody entered is right. Nothing is sent or read.
+
+The server is a stranger's choice: its name is resolved and judged before anything is connected to, and
+connected to by an address that was judged. What it says is bounded in length, number of lines and time.
+What is said is in `mail_dialogues`; why no library says it: those for IMAP have neither STARTTLS nor bounds,
+nor take a connection that was checked, and of SMTP beside it four commands are needed.
+"""
+
+import asyncio
+import os
+import re
+import ssl
+from base64 import b64encode
+from collections.abc import Mapping
+from socket import SOCK_STREAM, gaierror
+from typing import Final, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from services.oauth.mail_dialogues import LONGEST_LINE, Login, Wire, imap, smtp
+from shared.catalog.connector import PlatformBusy, Refused
+from shared.runtime.certificates import why_tls_failed
+from shared.wire.addresses import is_loopback, is_public
+
+Protocol = Literal["smtp", "imap"]
+
+_WITHIN_S: Final = 15.0
+_CONNECT_S: Final = 5.0
+_MOST_AT_ONCE: Final = 20
+_MOST_ADDRESSES: Final = 4
+_PORTS: Final[Mapping[str, frozenset[int]]] = {
+    "smtp": frozenset({25, 465, 587, 2525}),
+    "imap": frozenset({143, 993}),
+}
+_WEB: Final = frozenset({80, 443})
+_TLS_AT_ONCE: Final = frozenset({465, 993})
+_HOST: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
+
+
+class MailLogins:
+    """Tries logins, some at a time.
+
+    `ports` may be called beside those of the protocols, None for any; `authorities` (PEM) are trusted beside
+    the system's. With a `proxy` every connection goes through it, by CONNECT; the name is judged here too.
+    """
+
+    def __init__(
+        self,
+        allow: Literal["none", "loopback", "all"],
+        ports: frozenset[int] | None,
+        *,
+        authorities: str | None = None,
+        proxy: str | None = None,
+        within_s: float = _WITHIN_S,
+    ) -> None:
+        self._allow = allow
+        self._ports = ports
+        # Not the context of HTTP: mail servers break off when they are offered its protocol (ALPN).
+        self._tls = ssl.create_default_context()
+        if authorities is not None:
+            self._tls.load_verify_locations(cadata=authorities)
+        self._proxy = proxy
+        self._within_s = within_s
+        self._gate = asyncio.Semaphore(_MOST_AT_ONCE)
+
+    async def check(self, protocol: Protocol, fields: Mapping[str, str]) -> None:
+        """Log in with host, port, security, username and password, and out again.
+
+        Raises `ConsentGone`: the server does not take user name and password; `Refused`: it may not be
+        called, or cannot do what is needed; `PlatformBusy`: no answer, or another one at another time.
+        """
+        login = Login(
+            _host(fields["host"]),
+            self._port(protocol, fields["port"]),
+            fields["security"],
+            fields["username"],
+            fields["password"],
+        )
+        try:
+            async with asyncio.timeout(self._within_s), self._gate:
+                await self._try(protocol, login)
+        except TimeoutError:
+            raise PlatformBusy(f"{login.place} did not answer in time{_hint(login)}") from None
+        except gaierror:
+            raise Refused("unknown_host", f"the name {login.host} does not resolve") from None
+        except ssl.SSLError as error:
+            why = why_tls_failed(error)
+            raise Refused("tls", f"no TLS with {login.place}: {why}{_hint(login)}") from None
+        except (OSError, EOFError) as error:
+            number = getattr(error, "errno", None)
+            why = os.strerror(number).lower() if number else "it closed the connection"
+            raise PlatformBusy(f"{login.place} cannot be reached: {why}{_hint(login)}") from None
+
+    async def _try(self, protocol: Protocol, login: Login) -> None:
+        addresses = await self._addresses(login)
+        if login.security not in ("tls", "starttls") and any(map(is_public, addresses)):
+            raise Refused("insecure", "without TLS anybody on the way reads the password: tls or starttls")
+        if self._proxy is not None:
+            wire = await self._through(self._proxy, login)
+        else:
+            wire = await self._connected(addresses, login)
+        try:
+            if login.security == "tls":
+                await wire.encrypt(self._tls, login.host)
+            await (smtp if protocol == "smtp" else imap)(wire, login, self._tls)
+        finally:
+            wire.close()
+
+    async def _addresses(self, login: Login) -> list[str]:
+        """What the name resolves to. Raises `Refused` when one of it is internal, `gaierror`, `OSError`."""
+        try:
+            answers = await asyncio.get_running_loop().getaddrinfo(login.host, login.port, type=SOCK_STREAM)
+        except UnicodeError:  # a label that is empty, or too long
+            raise gaierror from None
+        found = [str(answer[4][0]) for answer in answers]
+        for address in found:
+            allowed = is_public(address) or self._allow == "all"
+            if not (allowed or (self._allow == "loopback" and is_loopback(address))):
+                raise Refused("address_refused", f"{login.host} is an internal address")
+        return found[:_MOST_ADDRESSES]
+
+    async def _connected(self, addresses: list[str], login: Login) -> Wire:
+        """The first that answers. Raises the last one's `OSError`."""
+        failure: OSError = ConnectionRefusedError()
+        for address in addresses:
+            try:
+                async with asyncio.timeout(min(_CONNECT_S, self._within_s)):
+                    return Wire(*await asyncio.open_connection(address, login.port, limit=LONGEST_LINE))
+            except OSError as error:  # TimeoutError too
+                failure = error
+        raise failure
+
+    async def _through(self, proxy: str, login: Login) -> Wire:
+        """A connection that an HTTP proxy has made. Raises `Refused`, `PlatformBusy`."""
+        url = urlsplit(proxy)
+        try:
+            streams = await asyncio.open_connection(url.hostname, url.port or 80, limit=LONGEST_LINE)
+        except OSError:
+            raise PlatformBusy("the egress proxy cannot be reached") from None
+        wire = Wire(*streams)
+        try:
+            await _ask(wire, url, f"[{login.host}]:{login.port}" if ":" in login.host else login.place)
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    def _port(self, protocol: Protocol, text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not 0 < int(text[:6]) < 65536:
+            raise Refused("port_refused", "the port is a number from 1 to 65535")
+        port = int(text[:6])
+        usual = _PORTS[protocol]
+        if self._ports is None or port in usual or port in self._ports - _WEB:
+            return port
+        raise Refused("port_refused", f"servers of mail are called at {', '.join(map(str, sorted(usual)))}")
+
+
+async def _ask(wire: Wire, url: SplitResult, place: str) -> None:
+    """Have the proxy connect (RFC 9110, 9.3.6). Raises `PlatformBusy`, `Refused`, `OSError`, `EOFError`."""
+    head = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
+    if url.username is not None:
+        user = f"{unquote(url.username)}:{unquote(url.password or '')}"
+        head.append(f"Proxy-Authorization: Basic {b64encode(user.encode()).decode()}")
+    await wire.send("\r\n".join(head).encode() + b"\r\n")
+    status = _STATUS.match(await wire.line())
+    while await wire.line():
+        pass
+    if status is None or not status[1].startswith(b"2"):
+        said = status[1].decode() if status else "no HTTP"
+        raise PlatformBusy(f"the egress proxy does not lead to {place}: it answered {said}")
+
+
+def _host(text: str) -> str:
+    """A name or address as it can be resolved, and stand in a line. Raises `Refused`."""
+    host = text.strip().removesuffix(".").lower()
+    try:
+        host = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        host = ""
+    if not _HOST.fullmatch(host):
+        raise Refused("unknown_host", "the host is a name, as mail.example.com")
+    return host
+
+
+def _hint(login: Login) -> str:
+    """Port and security that do not go together are the usual reason for a talk that does not begin."""
+    if login.port in _TLS_AT_ONCE and login.security != "tls":
+        return f" (at port {login.port}, security is usually tls)"
+    if login.port in (25, 143, 587) and login.security == "tls":
+        return f" (at port {login.port}, security is usually starttls)"
+    return ""

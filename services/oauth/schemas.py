@@ -1,0 +1,236 @@
+"""What callers of the oauth service send and see. No secret is ever shown."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.catalog.registry import connectors
+from shared.contracts.envelope import rfc3339
+from shared.runtime.integrations import Status
+from shared.runtime.mongo import Document
+
+Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Entry = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$")]
+Entries = Annotated[dict[Annotated[str, Field(max_length=40)], Entry], Field(max_length=30)]
+Scopes = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]],
+    Field(max_length=100, description="What is asked for; without it, what the provider's manifest says."),
+]
+ReturnTo = Annotated[
+    str,
+    Field(max_length=2000, description="Where the person is sent in the end: an allowed origin's address."),
+]
+User = Annotated[
+    str,
+    Field(max_length=200, description="Who connects, as the chat knows him; by default the API key's id."),
+]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewConnection(_Body):
+    """`POST /api/auth/oauth/connect`."""
+
+    provider: Annotated[str, Field(max_length=40)]
+    scopes: Scopes | None = None
+    params: Entries = {}
+    return_to: ReturnTo | None = None
+    user: User | None = None
+    name: Name | None = None
+
+
+class Reconnection(_Body):
+    """`POST /api/integrations/{id}/reconnect`."""
+
+    scopes: Scopes | None = None
+    params: Entries = {}
+    return_to: ReturnTo | None = None
+    user: User | None = None
+    any_account: Annotated[
+        bool, Field(description="Take another account than the one that was connected, too.")
+    ] = False
+
+
+class ShownConnection(BaseModel):
+    """Where to send the person; the answer's cookie has to reach the browser that goes there."""
+
+    authorization_url: str
+    integration_id: str
+    expires_at: str
+
+
+class NewIntegration(_Body):
+    """`POST /api/integrations`: an account by what somebody enters."""
+
+    provider: Annotated[str, Field(max_length=40)]
+    kind: Annotated[str | None, Field(max_length=40)] = None
+    fields: Entries
+    preset: Annotated[str | None, Field(max_length=40)] = None
+    name: Name | None = None
+
+
+class Reentered(_Body):
+    """`POST /api/integrations/{id}/fields`: new secrets of the same account."""
+
+    fields: Entries
+    any_account: bool = False
+
+
+class Renamed(_Body):
+    """`PATCH /api/integrations/{id}`."""
+
+    name: Name
+
+
+class Chosen(_Body):
+    """`POST /api/integrations/{id}/choose`."""
+
+    choice: Text
+
+
+class ShownAccount(BaseModel):
+    """The account on the platform."""
+
+    id: str
+    label: str
+    url: str
+    choice: str | None
+
+
+class ShownChoice(BaseModel):
+    """One of several places of the account."""
+
+    id: str
+    label: str
+
+
+class LastError(BaseModel):
+    """What went wrong last."""
+
+    at: str
+    code: str
+    detail: str
+
+
+class ShownIntegration(BaseModel):
+    """An integration. `health` is for people: well, at risk (it works, something is wrong), or broken."""
+
+    id: str
+    provider: str
+    kind: str
+    name: str
+    status: Status
+    reason: str | None
+    health: Literal["ok", "at_risk", "broken", "none"]
+    account: ShownAccount | None
+    choices: list[ShownChoice]
+    scopes: list[str]
+    missing_scopes: list[str]
+    params: dict[str, str]
+    expires_at: str | None
+    refresh_expires_at: str | None
+    refreshed_at: str | None
+    last_used_at: str | None
+    last_error: LastError | None
+    retry_at: str | None
+    created_at: str
+    created_by: str
+    connected_at: str | None
+    connected_by: str | None
+    updated_at: str
+
+
+class NewApp(_Body):
+    """`PUT /api/platform-credentials/{provider}`: what is left out of an app that is there stays."""
+
+    client_id: Annotated[str | None, Field(min_length=1, max_length=1000, pattern=r"^[\x21-\x7e]+$")] = None
+    client_secret: Annotated[str | None, Field(min_length=1, max_length=8000, pattern=r"^[\x20-\x7e]+$")] = (
+        None
+    )
+    signing_secret: Annotated[str | None, Field(min_length=1, max_length=8000, pattern=r"^[\x20-\x7e]+$")] = (
+        None
+    )
+    settings: Entries | None = None
+    scope: Annotated[
+        Literal["workspace", "installation"], Field(description="Whose accounts are connected with it.")
+    ] = "workspace"
+    verified: Annotated[
+        bool | None,
+        Field(
+            description="true: it is right, the platform need not be asked. Left out: the platform is asked."
+        ),
+    ] = None
+
+
+class ShownApp(BaseModel):
+    """A platform credential. Secrets are named, never shown."""
+
+    provider: str
+    scope: Literal["workspace", "installation"]
+    source: Literal["api", "environment", "file"]
+    client_id: str
+    secrets: list[str]
+    settings: dict[str, str | None]
+    verified: bool
+    reason: str | None
+    redirect_uri: str
+    updated_at: str | None
+
+
+def shown(document: Document) -> ShownIntegration:
+    """An integration's document as it is shown."""
+    account = document.get("account")
+    error = document.get("last_error")
+    asked, granted = document.get("asked", []), document.get("scopes", [])
+    connector = connectors().get(document["provider"])
+    return ShownIntegration(
+        id=document["_id"],
+        provider=document["provider"],
+        kind=document["kind"],
+        name=document["name"],
+        status=document["status"],
+        reason=document.get("reason") or None,
+        health=_health(document),
+        account=ShownAccount(
+            id=account["id"],
+            label=account["label"],
+            url=account.get("url", ""),
+            choice=(account.get("choice") or {}).get("label"),
+        )
+        if account
+        else None,
+        choices=[ShownChoice(id=each["id"], label=each["label"]) for each in document.get("choices", [])],
+        scopes=granted,
+        missing_scopes=connector.missing(asked, granted) if connector else [],
+        params=document.get("params", {}),
+        expires_at=_time(document, "expires_at"),
+        refresh_expires_at=_time(document, "refresh_expires_at"),
+        refreshed_at=_time(document, "refreshed_at"),
+        last_used_at=_time(document, "last_used_at"),
+        last_error=LastError(at=rfc3339(error["at"]), code=error["code"], detail=error["detail"])
+        if error
+        else None,
+        retry_at=_time(document, "retry_at"),
+        created_at=rfc3339(document["created_at"]),
+        created_by=document["created_by"],
+        connected_at=_time(document, "connected_at"),
+        connected_by=document.get("connected_by"),
+        updated_at=rfc3339(document["changed_at"]),
+    )
+
+
+def _health(document: Document) -> Literal["ok", "at_risk", "broken", "none"]:
+    status = document["status"]
+    if status in ("pending", "disabled", "disconnected"):
+        return "none"
+    if status != "connected":
+        return "broken"
+    return "at_risk" if document.get("failures") else "ok"
+
+
+def _time(document: Document, field: str) -> str | None:
+    value: Any = document.get(field)
+    return rfc3339(value) if value else None

@@ -1,0 +1,173 @@
+"""OAuth states: one for each time that somebody is sent to a platform, used once, for ten minutes.
+
+A state is 256 random bits; the store has its SHA-256, and what it was made for is sealed under that. It
+belongs to the browser that holds its cookie: whoever else comes back with it is refused, and does not use
+it up. Codes that came back are kept as digests: one that was seen is never brought to a platform again,
+whatever state it comes with.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hmac import compare_digest
+from time import monotonic
+from typing import Any, Final
+
+import orjson
+
+from shared.contracts.errors import Forbidden, Misconfigured, NotFound, StoreUnavailable
+from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translated, utcnow
+from shared.runtime.secrets import Vault
+from shared.wire.oauth import new_state, new_verifier
+
+COLLECTION: Final = "oauth_states"
+LIFETIME: Final = timedelta(minutes=10)
+_KEPT: Final = timedelta(hours=1)
+_ALONE: Final = timedelta(seconds=30)
+_ALONE_WAIT_S: Final = 10.0
+_LOOK_S: Final = 0.05
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {COLLECTION: (Index((("gone_at", 1),), ttl_s=0),)}
+
+
+class UnknownState(NotFound):
+    """No such state: never made, long over, or changed in the store."""
+
+
+class UsedState(NotFound):
+    """The state was used before, or its ten minutes are over."""
+
+
+class OtherBrowser(Forbidden):
+    """The browser that comes back is not the one that set out."""
+
+
+class UsedCode(Forbidden):
+    """The code came back before, with this state or another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A state on its way: what the platform, the browser and we need to know."""
+
+    state: str
+    cookie: str
+    """Its name; its value is `binding`."""
+    binding: str
+    verifier: str
+    expires_at: datetime
+    document: Document
+
+
+class States:
+    """The collection."""
+
+    def __init__(self, mongo: Mongo, vault: Vault) -> None:
+        self.collection = mongo.collection(COLLECTION)
+        self._vault = vault
+
+    def new(self, workspace: str, about: Mapping[str, Any], state: str) -> Begun:
+        """A new state, of `new_state()`, for something that is JSON; it counts once it is `save`d."""
+        binding, verifier = new_state(), new_verifier()
+        name, now = _digest(state), utcnow()
+        inside = {"about": about, "binding": _digest(binding), "verifier": verifier}
+        document = {
+            "_id": name,
+            "workspace": workspace,
+            "sealed": self._vault.seal(
+                orjson.dumps(inside).decode(), workspace=workspace, record=name, field="state"
+            ),
+            "created_at": now,
+            "expires_at": now + LIFETIME,
+            "gone_at": now + _KEPT,
+            "used_at": None,
+        }
+        return Begun(state, cookie_of(state), binding, verifier, now + LIFETIME, document)
+
+    async def save(self, begun: Begun) -> None:
+        """Raises `StoreUnavailable`."""
+        with translated():
+            await self.collection.insert_one(begun.document)
+
+    async def use(self, state: str, binding: str | None) -> tuple[Document, str]:
+        """What the state was made for, with its workspace, and its PKCE verifier; it cannot be used again.
+
+        Raises `UnknownState`, `OtherBrowser`, `UsedState`, `StoreUnavailable`.
+        """
+        name = _digest(state)
+        with translated():
+            document = await self.collection.find_one({"_id": name})
+        if document is None:
+            raise UnknownState("this address was not made by us, or is long over")
+        inside = self._opened(document)
+        if not compare_digest(_digest(binding or ""), inside["binding"]):
+            raise OtherBrowser("the browser that comes back is not the one that set out")
+        with translated():
+            taken = await self.collection.find_one_and_update(
+                {"_id": name, "used_at": None, "expires_at": {"$gt": utcnow()}},
+                {"$set": {"used_at": utcnow()}},
+            )
+        if taken is None:
+            raise UsedState("this address was used before, or its ten minutes are over")
+        return {**inside["about"], "workspace": document["workspace"]}, inside["verifier"]
+
+    def _opened(self, document: Document) -> dict[str, Any]:
+        try:
+            text = self._vault.open(
+                document["sealed"], workspace=document["workspace"], record=document["_id"], field="state"
+            )
+        except (Misconfigured, KeyError) as error:
+            raise UnknownState("this address is not known any more") from error
+        found: dict[str, Any] = orjson.loads(text)
+        return found
+
+    async def spend(self, code: str) -> None:
+        """Note that a code came back, before it is brought to the platform.
+
+        A server that is not honest may have sent the person on to an honest one, and be given that one's code
+        by us: only we can make tokens of it, with a state whose challenge it was made for. Raises `UsedCode`,
+        `StoreUnavailable`.
+        """
+        try:
+            with translated():
+                await self.collection.insert_one(
+                    {"_id": _digest(f"code {code}"), "gone_at": utcnow() + _KEPT}
+                )
+        except Duplicate:
+            raise UsedCode("the code came back before") from None
+
+    @asynccontextmanager
+    async def alone(self, *about: str) -> AsyncIterator[None]:
+        """Nobody else does the same thing meanwhile, in any process. Raises `StoreUnavailable`."""
+        name, until = _digest(repr(("alone", *about))), monotonic() + _ALONE_WAIT_S
+        mine = {"_id": name, "gone_at": utcnow() + _ALONE}
+        while not await self._took(mine):
+            if monotonic() > until:
+                raise StoreUnavailable("another one is at it")
+            await asyncio.sleep(_LOOK_S)
+        try:
+            yield
+        finally:
+            with suppress(StoreUnavailable), translated():
+                await self.collection.delete_one(mine)
+
+    async def _took(self, mine: Document) -> bool:
+        with translated():
+            await self.collection.delete_one({"_id": mine["_id"], "gone_at": {"$lt": utcnow()}})
+            try:
+                with translated():
+                    await self.collection.insert_one(mine)
+            except Duplicate:
+                return False
+        return True
+
+
+def cookie_of(state: str) -> str:
+    """The name of a state's cookie: several can be under way in one browser."""
+    return f"interlink_oauth_{_digest(state)[:16]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,431 @@
+"""Platform credentials: the apps that an installation, or one workspace of it, has registered with platforms.
+
+They come from the environment (`INTERLINK_APP_<PROVIDER>_CLIENT_ID`, `_CLIENT_SECRET`, `_SIGNING_SECRET`,
+`_SETTING_<NAME>`), from files of the same fields below `INTERLINK_APPS_DIR/<provider>/` (`client_id`,
+`setting_<name>`), or from the API, sealed in the store. A workspace's own app goes before the installation's,
+and what environment or files say of the installation's before what the API was told.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from shared.catalog.connector import Connector
+from shared.catalog.entering import entered
+from shared.catalog.registry import connectors
+from shared.contracts.errors import Invalid, Misconfigured
+from shared.contracts.ids import derive
+from shared.runtime.logs import Log
+from shared.runtime.mongo import (
+    TOMBSTONE_S,
+    Document,
+    Duplicate,
+    Index,
+    Mongo,
+    Snapshot,
+    translated,
+    utcnow,
+)
+from shared.runtime.secrets import Sealed, Vault
+from shared.wire.oauth import unsaid
+
+COLLECTION: Final = "platform_credentials"
+INDEXES: Final = {
+    COLLECTION: (
+        Index((("changed_at", 1),)),
+        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_S),
+    )
+}
+INSTALLATION: Final = ""
+"""In place of a workspace: of the whole installation."""
+SECRETS: Final = ("client_secret", "signing_secret")
+FOLDER: Final = "INTERLINK_APPS_DIR"
+_PREFIX: Final = "INTERLINK_APP_"
+_SETTING: Final = "setting_"
+_FORMS: Final = {
+    "client_id": re.compile(r"[\x21-\x7e]{1,1000}"),
+    **dict.fromkeys(SECRETS, re.compile(r"[\x20-\x7e]{1,8000}")),
+}
+_FIELDS: Final = "client_id, client_secret, signing_secret, setting_<name>"
+_MOST: Final = 16 * 1024
+_MOST_TOLD: Final = 300
+
+Source = Literal["api", "environment", "file"]
+Registered = Sequence[str]
+"""Whose an app is (`INSTALLATION`, or the workspace) and its client id: what an integration keeps of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """An app registered with a platform; `secrets` has those of `SECRETS` that are known."""
+
+    provider: str
+    workspace: str
+    client_id: str
+    secrets: Mapping[str, str] = field(repr=False)
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    verified: bool = False
+    """The platform has taken it, or its operator says that it is right: accounts may be connected with it."""
+    source: Source = "api"
+    reason: str = ""
+    """What the platform said to it, or why it was not asked."""
+    created_at: datetime | None = None
+    changed_at: datetime | None = None
+    revision: str = ""
+    """Another one after each change of id, secrets or settings: what was found out is of this one only."""
+    readable: bool = True
+    """Whether everything that is sealed opens: with half of its secrets an app is not used."""
+
+
+class Apps:
+    """The apps in memory. A part of every service that has them. Raises `Misconfigured`, as `given_apps`."""
+
+    def __init__(self, mongo: Mongo, vault: Vault, log: Log) -> None:
+        self._vault = vault
+        self._log = log
+        self._collection = mongo.collection(COLLECTION)
+        self._snapshot: Snapshot[App] = Snapshot(self._collection, self._parse, log)
+        self.given: Mapping[str, App] = given_apps()
+        """By provider: the installation's apps that the environment or files say."""
+
+    async def start(self) -> None:
+        await self._snapshot.start()
+
+    async def stop(self) -> None:
+        await self._snapshot.stop()
+
+    def find(self, provider: str, workspace: str, registered: Registered | None = None) -> App | None:
+        """The app that a workspace's accounts of a provider are connected with, now or (`registered`) once.
+
+        None also when it cannot be read or is not there any more: another one in its place would be given
+        this one's codes and tokens.
+        """
+        if registered is None:
+            app = self.known(provider, workspace)
+        else:
+            every = self._all(provider, workspace)
+            app = next((each for each in every if list(registered_as(each)) == list(registered)), None)
+        return app if app is not None and app.readable else None
+
+    def known(self, provider: str, workspace: str) -> App | None:
+        """The app for accounts that are connected now, whether it can be read or not."""
+        return next(self._all(provider, workspace), None)
+
+    def _all(self, provider: str, workspace: str) -> Iterator[App]:
+        """The workspace's own and the installation's: the first is used for what is connected now."""
+        items = self._snapshot.items
+        own, told = items.get(record_of(provider, workspace)), items.get(record_of(provider, INSTALLATION))
+        return (each for each in (own, self.given.get(provider), told) if each is not None)
+
+    async def alarm(
+        self, provider: str, workspace: str, code: str, detail: str, *, registered: Registered | None = None
+    ) -> None:
+        """The platform refuses the app: what the API was told is not verified any more.
+
+        Raises `StoreUnavailable`.
+        """
+        app = self.find(provider, workspace, registered)
+        if app is not None and app.source == "api":
+            await self.judge(app, verified=False, reason=f"{code}: {detail}" if detail else code)
+
+    # In the store
+
+    async def read(self, provider: str, workspace: str) -> App | None:
+        """The app that the API was told, as it is in the store now. Raises `StoreUnavailable`."""
+        with translated():
+            document = await self._collection.find_one(
+                {"_id": record_of(provider, workspace), "deleted_at": None}
+            )
+        return None if document is None else self._parse(document)
+
+    async def write(self, app: App, before: App | None) -> App | None:
+        """Keep an app in place of what was `read`; None when that is not what is there any more.
+
+        Raises `StoreUnavailable`.
+        """
+        now = utcnow()
+        app = replace(app, changed_at=now, created_at=app.created_at or now, revision=secrets.token_hex(8))
+        document = self._document(app)
+        found = {"_id": document["_id"]}
+        try:
+            with translated():
+                if before is not None:
+                    query = {**found, "revision": before.revision, "deleted_at": None}
+                else:
+                    query = {**found, "deleted_at": {"$ne": None}}
+                done = await self._collection.replace_one(query, document)
+                if not done.modified_count:
+                    if before is not None:
+                        return None
+                    await self._collection.insert_one(document)
+        except Duplicate:
+            return None
+        self._snapshot.put(document)
+        return app
+
+    async def judge(self, app: App, *, verified: bool, reason: str) -> App | None:
+        """Note what was found out about an app; None when it has been changed since.
+
+        Should a platform repeat the app's secrets, they are left out. Raises `StoreUnavailable`.
+        """
+        change = {"verified": verified, "reason": _told(app, reason), "changed_at": utcnow()}
+        return await self._change(app, change)
+
+    async def remove(self, app: App) -> App | None:
+        """Remove an app and its secrets; None when it has been changed since. Raises `StoreUnavailable`."""
+        return await self._change(app, {"deleted_at": utcnow(), "changed_at": utcnow(), "secrets": {}})
+
+    async def _change(self, app: App, change: Document) -> App | None:
+        wanted = {
+            "_id": record_of(app.provider, app.workspace),
+            "revision": app.revision,
+            "deleted_at": None,
+        }
+        with translated():
+            return self._taken(
+                await self._collection.find_one_and_update(wanted, {"$set": change}, return_document=True)
+            )
+
+    def _taken(self, document: Document | None) -> App | None:
+        if document is None:
+            return None
+        self._snapshot.put(document)
+        return self._parse(document)
+
+    def _document(self, app: App) -> Document:
+        name = record_of(app.provider, app.workspace)
+        hidden = secret_settings(app.provider)
+        sealed = dict(app.secrets) | {
+            _SETTING + key: value for key, value in app.settings.items() if key in hidden
+        }
+        return {
+            "_id": name,
+            "provider": app.provider,
+            "workspace": app.workspace,
+            "client_id": app.client_id,
+            "secrets": {
+                key: self._vault.seal(value, workspace=app.workspace, record=name, field=key)
+                for key, value in sealed.items()
+            },
+            "settings": {key: value for key, value in app.settings.items() if key not in hidden},
+            "verified": app.verified,
+            "reason": app.reason,
+            "revision": app.revision,
+            "created_at": app.created_at,
+            "changed_at": app.changed_at,
+            "deleted_at": None,
+        }
+
+    def _parse(self, document: Document) -> App:
+        name, workspace = document["_id"], document["workspace"]
+        kept: dict[str, str] = {}
+        readable = True
+        sealed: Mapping[str, Sealed] = document["secrets"]
+        for key, value in sealed.items():
+            try:
+                kept[key] = self._vault.open(value, workspace=workspace, record=name, field=key)
+            except Misconfigured as error:
+                readable = False
+                self._log.error(
+                    "platform credential not used", provider=document["provider"], error=str(error)
+                )
+        hidden = {
+            key.removeprefix(_SETTING): value for key, value in kept.items() if key.startswith(_SETTING)
+        }
+        return App(
+            provider=document["provider"],
+            workspace=workspace,
+            client_id=document["client_id"],
+            secrets={key: value for key, value in kept.items() if key in SECRETS},
+            settings={**document["settings"], **hidden},
+            verified=document["verified"] and readable,
+            reason=document["reason"]
+            if readable
+            else "unreadable: its secrets cannot be opened: enter them again",
+            created_at=document["created_at"],
+            changed_at=document["changed_at"],
+            revision=document["revision"],
+            readable=readable,
+        )
+
+
+def registered_as(app: App) -> Registered:
+    """What an integration keeps of the app that it is connected with."""
+    return app.workspace, app.client_id
+
+
+def record_of(provider: str, workspace: str) -> str:
+    """The id of a platform credential: there is one for each provider and workspace."""
+    return f"pcr_{derive('platform credential', provider, workspace)}"
+
+
+def secret_settings(provider: str) -> frozenset[str]:
+    """The settings of a provider's app that are never shown."""
+    connector = connectors().get(provider)
+    return frozenset(
+        name for name, setting in (connector.settings if connector else {}).items() if setting.secret
+    )
+
+
+def takes_app(connector: Connector) -> bool:
+    """Whether accounts of the provider are connected with an app of its own."""
+    return bool(connector.oauth2 or connector.oauth1) and connector.app == connector.provider
+
+
+def needs_secret(connector: Connector) -> bool:
+    """Whether an app without a client secret is of no use."""
+    return connector.oauth1 is not None or (
+        connector.oauth2 is not None and connector.oauth2.client.auth != "none"
+    )
+
+
+def _told(app: App, text: str) -> str:
+    hidden = secret_settings(app.provider)
+    of_settings = (value for name, value in app.settings.items() if name in hidden)
+    return unsaid(text, [*app.secrets.values(), *of_settings])[:_MOST_TOLD]
+
+
+# Environment and files
+
+
+def given_apps(environment: Mapping[str, str] = os.environ) -> dict[str, App]:
+    """The installation's apps that environment and files say, by provider.
+
+    Raises `Misconfigured`, which names the variable or file: no such provider or field, a field that is
+    missing, empty or has the wrong form, an app that is in both.
+    """
+    told = _in_environment(environment)
+    filed = _in_files(environment.get(FOLDER, ""))
+    for provider in told.keys() & filed.keys():
+        raise Misconfigured(
+            f"the app of {provider} is in the environment and in {FOLDER}: leave one of them out"
+        )
+    return {
+        **{provider: _app(provider, fields, "environment") for provider, fields in told.items()},
+        **{provider: _app(provider, fields, "file") for provider, fields in filed.items()},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A field's value, and the variable or file that says it."""
+
+    value: str = field(repr=False)
+    where: str
+
+
+def _in_environment(environment: Mapping[str, str]) -> dict[str, dict[str, _Said]]:
+    """The fields by provider; a variable that is empty is one that is not set."""
+    found: dict[str, dict[str, _Said]] = {}
+    known = {name.replace("-", "_"): name for name in connectors()}
+    for variable, value in environment.items():
+        if not variable.startswith(_PREFIX) or not value:
+            continue
+        name, key = _split(variable.removeprefix(_PREFIX).lower())
+        if not key:
+            raise Misconfigured(
+                f"{variable}: ends in none of _CLIENT_ID, _CLIENT_SECRET, _SIGNING_SECRET, _SETTING_<NAME>"
+            )
+        provider = known.get(name, name)
+        _check(provider, variable)
+        found.setdefault(provider, {})[key] = _Said(value, variable)
+    return found
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Provider and field of a variable's name; without a field when there is none."""
+    provider, found, setting = name.partition(f"_{_SETTING}")
+    if found:
+        return provider, _SETTING + setting if setting else ""
+    for key in _FORMS:
+        if name.endswith(f"_{key}"):
+            return name.removesuffix(f"_{key}"), key
+    return name, ""
+
+
+def _in_files(folder: str) -> dict[str, dict[str, _Said]]:
+    if not folder:
+        return {}
+    found: dict[str, dict[str, _Said]] = {}
+    for place in _listed(Path(folder)):
+        if not place.is_dir():
+            raise Misconfigured(f"{place}: in {FOLDER} stands a folder for each provider, with files in it")
+        _check(place.name, str(place))
+        said = {file.name: _Said(_read(file), str(file)) for file in _listed(place)}
+        if said:
+            found[place.name] = said
+    return found
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in it, but for hidden names: Kubernetes mounts a secret as links into a folder `..data`."""
+    try:
+        return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    except OSError as error:
+        raise Misconfigured(f"{FOLDER}: {folder} cannot be read: {error.strerror}") from None
+
+
+def _read(file: Path) -> str:
+    """The text without blanks and line breaks at its end, which editors and `echo` leave there."""
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(_MOST + 1)
+        if len(raw) > _MOST:
+            raise Misconfigured(f"{file}: has more than {_MOST} bytes")
+        text = raw.decode().strip()
+    except OSError as error:
+        raise Misconfigured(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise Misconfigured(f"{file}: is not text") from None
+    if not text:
+        raise Misconfigured(f"{file}: is empty")
+    return text
+
+
+def _check(provider: str, where: str) -> None:
+    connector = connectors().get(provider)
+    if connector is None:
+        raise Misconfigured(f"{where}: no accounts are connected with an app of {provider!r}")
+    if connector.app != provider:
+        raise Misconfigured(
+            f"{where}: accounts of {provider} are connected with the app of {connector.app}: set that one"
+        )
+    if not takes_app(connector):
+        raise Misconfigured(f"{where}: accounts of {provider} are connected without an app")
+
+
+def _app(provider: str, said: Mapping[str, _Said], source: Source) -> App:
+    connector = connectors()[provider]
+    settings: dict[str, str] = {}
+    for key, each in said.items():
+        if key.startswith(_SETTING):
+            settings[key.removeprefix(_SETTING)] = each.value
+        elif key not in _FORMS:
+            raise Misconfigured(f"{each.where}: no such field: there are {_FIELDS}")
+        elif not _FORMS[key].fullmatch(each.value):
+            raise Misconfigured(f"{each.where}: {key} is printable ASCII in one line, and not that long")
+    wanted = ["client_id", *(["client_secret"] if needs_secret(connector) else [])]
+    for key in wanted:
+        if key not in said:
+            raise Misconfigured(
+                f"the app of {provider} that the {source} says has no {key.replace('_', ' ')}"
+            )
+    try:
+        settings = entered(connector.settings, settings, place="setting")
+    except Invalid as error:
+        faults = "; ".join(f"{each.field}: {each.message}" for each in error.errors)
+        raise Misconfigured(f"the app of {provider} that the {source} says: {faults}") from None
+    return App(
+        provider=provider,
+        workspace=INSTALLATION,
+        client_id=said["client_id"].value,
+        secrets={key: said[key].value for key in SECRETS if key in said},
+        settings=settings,
+        verified=True,
+        source=source,
+    )

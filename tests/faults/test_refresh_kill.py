@@ -1,0 +1,290 @@
+"""kill -9 and SIGSTOP of whoever makes a token anew, at each step, and a store that goes away meanwhile.
+
+Several processes use one account's token. The one that is to die has the lease first; the others, with
+`USERS` users each, go on. What the platform is asked is counted by the platform.
+"""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+
+import pytest
+
+from interlink.embedded import HOST, Half
+from interlink.embedded import store as embedded_store
+from interlink.supervise import Leash
+from shared.runtime.crash import VARIABLE
+from tests.support.accounts import SECRET, Accounts, accounts, app_at, oidc_settings
+from tests.support.auth_servers import OidcProvider
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.npm import Unavailable
+from tests.support.rotating import Rotating
+from tests.support.token_users import SETTLE_S, TokenUsers, Used
+
+SURVIVORS = 3
+USERS = 50
+FEW = 5
+CALL_S = 1.0
+"""Of who dies or stands still: its lease is a second longer."""
+PATIENCE_S = 20.0
+LOOKS = 500
+
+DOOMED = {
+    "claimed": "refresh.claimed",
+    "committed": "refresh.committed",
+    "answered": "refresh.answered",
+    "answered-again": "refresh.answered",
+}
+"""Accounts whose refresher is killed, and where."""
+ASLEEP = {"late": "refresh.claimed", "fence": "refresh.answered"}
+"""Accounts whose refresher stands still, and where."""
+LENIENT = ("answered-again", "fence")
+"""Those at the lenient server; the others are at the strict one."""
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Half]:
+    """A store that is ours to kill."""
+    leash = Leash()
+    made = embedded_store(tmp_path_factory.mktemp("store"), leash)
+    made.start()
+    yield made
+    made.kill()
+    leash.close()
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, half: Half) -> Iterator[Accounts]:
+    store = Store("an embedded store of its own", f"mongodb://{HOST}:{half.port}")
+    with accounts(tmp_path_factory.mktemp("hub"), bus, store) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def strict(there: Accounts) -> Iterator[OidcProvider]:
+    """It ends the grant when a refresh token is used twice."""
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(OidcProvider([app_at(there)]))
+        except Unavailable as error:
+            pytest.skip(str(error))
+        there.register(oidc_settings(made), "hub")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def lenient(there: Accounts) -> Iterator[Rotating]:
+    """It takes a refresh token again for a while; only the access token that it gave last is good."""
+    with Rotating("app", SECRET, there.redirect_uri) as made:
+        made.grace_s = 600
+        made.latest_only = True
+        yield made
+        assert made.faults == []
+
+
+@pytest.fixture(scope="module")
+def own(there: Accounts, lenient: Rotating) -> Accounts:
+    """The accounts at the lenient server."""
+    return there.at(lenient.settings, "app")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """All are started at once, which takes the time of two."""
+
+    survivors: list[TokenUsers]
+    sleepers: Mapping[str, TokenUsers]
+    """By the crash point where they stand still, once."""
+    patient: TokenUsers
+    """It leaves a lease that ended alone for longer."""
+    doomed: Mapping[str, TokenUsers]
+    """By what they die of."""
+
+
+@pytest.fixture(scope="module")
+def processes(own: Accounts, strict: OidcProvider) -> Iterator[Processes]:
+    env = {**own.hub.env, "MONGODB_TIMEOUT_MS": "2000"}
+    with ExitStack() as stack:
+        survivors = [stack.enter_context(TokenUsers(env)) for _ in range(SURVIVORS)]
+        sleepers = {point: stack.enter_context(TokenUsers(env, call_s=CALL_S)) for point in ASLEEP.values()}
+        patient = stack.enter_context(TokenUsers(env, settle_s=PATIENCE_S))
+        doomed = {
+            name: stack.enter_context(TokenUsers({**env, VARIABLE: point}, call_s=CALL_S))
+            for name, point in DOOMED.items()
+        }
+        for each in (*survivors, patient, *sleepers.values(), *doomed.values()):
+            each.ready()
+        yield Processes(survivors, sleepers, patient, doomed)
+
+
+@pytest.fixture
+def survivors(processes: Processes) -> list[TokenUsers]:
+    return processes.survivors
+
+
+@pytest.fixture(scope="module")
+def stricken(there: Accounts, own: Accounts, lenient: Rotating, processes: Processes) -> Mapping[str, str]:
+    """Accounts whose token has ended and whose refresher is dead or stands still, by how.
+
+    All at once: the time until their leases end passes but once.
+    """
+    made: dict[str, str] = {}
+    for name in (*DOOMED, *ASLEEP):
+        lenient.login(name)
+        accounts = own if name in LENIENT else there
+        made[name] = accounts.connect(name)
+        accounts.move(made[name], expires_at=-1, renew_at=-60)
+    for name, point in ASLEEP.items():
+        processes.sleepers[point].stop_at(point)
+        processes.sleepers[point].begin(made[name], FEW)
+    for name, each in processes.doomed.items():
+        each.begin(made[name], USERS)
+    assert [each.died() for each in processes.doomed.values()] == [-signal.SIGKILL] * len(DOOMED)
+    for each in processes.sleepers.values():
+        eventually(each.stands_still, every_s=0.02)
+    return made
+
+
+def go_on(survivors: list[TokenUsers], integration: str) -> list[Used]:
+    """What comes of the users of the other processes."""
+    for each in survivors:
+        each.begin(integration, USERS, calls=2)
+    return [each.used() for each in survivors]
+
+
+def all_good(runs: list[Used], version: int) -> bool:
+    return all(run.statuses == {"200": 2 * USERS} and run.versions == [version] for run in runs)
+
+
+def test_killed_before_it_asks_another_asks(
+    there: Accounts, strict: OidcProvider, stricken: Mapping[str, str], survivors: list[TokenUsers]
+) -> None:
+    integration = stricken["claimed"]
+    before, lease = strict.stats(), there.kept(integration)["lease_until"]
+    runs = go_on(survivors, integration)
+    assert all_good(runs, 2), runs
+    done = strict.stats().since(before)
+    assert (done.granted, done.refused) == ({"refresh_token": 1}, {})
+    assert there.told(integration) == ["connected", "refreshed"]
+    assert (there.kept(integration)["refreshed_at"] - lease).total_seconds() > SETTLE_S
+
+
+def test_killed_after_it_wrote_nobody_asks_again(
+    there: Accounts, strict: OidcProvider, stricken: Mapping[str, str], survivors: list[TokenUsers]
+) -> None:
+    integration = stricken["committed"]
+    before = strict.stats()
+    runs = go_on(survivors, integration)
+    assert all_good(runs, 2), runs
+    assert strict.stats().since(before).called == {}
+    assert there.told(integration) == ["connected", "refreshed"]
+
+
+def test_killed_with_the_answer_a_strict_platform_ends_the_grant_and_it_is_said(
+    there: Accounts, strict: OidcProvider, stricken: Mapping[str, str], survivors: list[TokenUsers]
+) -> None:
+    integration = stricken["answered"]
+    before = strict.stats()
+    runs = go_on(survivors, integration)
+    assert [run.errors for run in runs] == [{"NotConnected reauth_required": 2 * USERS}] * SURVIVORS
+    done = strict.stats().since(before)
+    assert (done.granted, done.refused) == ({}, {"refresh_token": {"invalid_grant": 1}})
+    shown = there.shown(integration)
+    assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
+    assert there.told(integration) == ["connected", "reauth_required"]
+
+
+def test_killed_with_the_answer_a_lenient_platform_is_asked_again(
+    own: Accounts, lenient: Rotating, stricken: Mapping[str, str], survivors: list[TokenUsers]
+) -> None:
+    integration = stricken["answered-again"]
+    before = lenient.refreshes
+    runs = go_on(survivors, integration)
+    assert all_good(runs, 2), runs
+    assert (lenient.refreshes - before, lenient.refused) == (1, [])
+    assert own.told(integration) == ["connected", "refreshed"]
+
+
+def test_who_stood_still_before_asking_does_not_ask_after_its_lease(
+    there: Accounts, strict: OidcProvider, stricken: Mapping[str, str], processes: Processes
+) -> None:
+    integration, sleeper = stricken["late"], processes.sleepers["refresh.claimed"]
+    before = strict.stats()
+    runs = go_on(processes.survivors, integration)
+    assert all_good(runs, 2), runs
+    sleeper.go_on()
+    late = sleeper.used()
+    assert (late.statuses, late.versions) == ({"200": FEW}, [2]), late
+    done = strict.stats().since(before)
+    assert (done.granted, done.refused) == ({"refresh_token": 1}, {})
+    assert "grant.revoked" not in done.events
+
+
+def test_who_stood_still_with_the_answer_overwrites_nothing(
+    own: Accounts, lenient: Rotating, stricken: Mapping[str, str], processes: Processes
+) -> None:
+    integration, sleeper = stricken["fence"], processes.sleepers["refresh.answered"]
+    first = own.kept(integration)
+    lenient.hold()
+    for each in processes.survivors:
+        each.begin(integration, USERS)
+    eventually(lambda: lenient.waiting == 1)
+    sleeper.go_on()  # another has the lease now, and its answer is the one that counts
+    eventually(lambda: "not saved" in sleeper.log)
+    assert own.kept(integration)["credential"] == first["credential"]
+    lenient.let_go()
+    runs = [each.used() for each in (sleeper, *processes.survivors)]
+    assert [run.versions for run in runs] == [[2]] * 4, runs
+    assert [run.statuses for run in runs] == [{"200": FEW}, *[{"200": USERS}] * 3], runs
+
+
+def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_back(
+    own: Accounts,
+    lenient: Rotating,
+    half: Half,
+    processes: Processes,
+    note: Callable[[str], None],
+) -> None:
+    """Also when the lease has ended meanwhile, and somebody else is there first."""
+    sleeper, patient = processes.sleepers["refresh.claimed"], processes.patient
+    lenient.login("unsaved")
+    integration = own.connect("unsaved")
+    own.move(integration, expires_at=-1, renew_at=-60)
+    refreshes = lenient.refreshes
+    lenient.grace_s = 0  # the old refresh token is worth nothing once it was used
+    lenient.hold()
+    sleeper.begin(integration, FEW)
+    eventually(lambda: lenient.waiting == 1)
+    claimed = own.kept(integration)
+    half.kill()
+    lenient.let_go()
+    eventually(lambda: "cannot be saved yet" in sleeper.log, within_s=30)
+    sleeper.stand_still()
+    eventually(lambda: datetime.now(UTC) > claimed["lease_until"])
+    half.start()
+    patient.begin(integration, USERS)
+    for _ in range(LOOKS):  # it finds a lease that has ended, and does not take it at once
+        assert own.kept(integration)["fence"] == claimed["fence"]
+    sleeper.go_on()
+    back = monotonic()
+    eventually(lambda: own.kept(integration)["version"] == 2, every_s=0.01)
+    note(f"store back: the tokens were saved {monotonic() - back:.1f} s later")
+    runs = [each.used() for each in (sleeper, patient)]
+    assert [(run.statuses, run.versions) for run in runs] == [({"200": FEW}, [2]), ({"200": USERS}, [2])], (
+        runs
+    )
+    assert (lenient.refreshes - refreshes, lenient.refused) == (1, [])
+    assert own.told(integration) == ["connected", "refreshed"]
+
+
+def test_no_secret_is_in_a_log_or_an_event(
+    there: Accounts, lenient: Rotating, strict: OidcProvider, survivors: list[TokenUsers]
+) -> None:
+    secrets = {*lenient.tokens_seen, *strict.stats().secrets, SECRET}
+    seen = there.hub.log_text("oauth") + "".join(each.log for each in survivors)
+    seen += "".join(f"{record.value!r} {record.headers}" for record in there.tap.look())
+    assert [text for text in secrets if text in seen] == []

@@ -1,0 +1,656 @@
+"""The ten platforms whose OAuth has habits of its own: the hub does with each what that platform wants.
+
+The platforms are strict fakes written from their documents (`tests/support/fakes`). Whatever they would not
+take, or show a page for, is a fault, and fails the test.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from time import time
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+import httpx
+import pytest
+
+from shared.runtime.tokens import Access, NotConnected
+from tests.support.auth_servers import MockServer
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.fakes.atlassian import Atlassian
+from tests.support.fakes.fake import Fake
+from tests.support.fakes.github import GitHub
+from tests.support.fakes.google import Google
+from tests.support.fakes.mailchimp import Mailchimp
+from tests.support.fakes.microsoft import Microsoft
+from tests.support.fakes.notion import Notion
+from tests.support.fakes.shopify import Shopify
+from tests.support.fakes.slack import Slack
+from tests.support.fakes.stage import FAKES, Stage
+from tests.support.fakes.tiktok import TikTok
+from tests.support.fakes.tokens import Account
+from tests.support.npm import Unavailable
+from tests.support.platforms import Forward, Handler, Reply
+from tests.support.tap import Tap
+
+F = TypeVar("F", bound=Fake)
+MOCK = "login.example.com"
+
+
+@dataclass(frozen=True)
+class Way:
+    """What is expected of one platform."""
+
+    account: Callable[[Account], tuple[str, str]]
+    """Its id and label."""
+    who: tuple[str, str]
+    """A call of the API that says whose token it is, below the API's base or as a whole address."""
+    named: str
+    """Where in the answer the account's id stands."""
+    refreshes: bool = True
+    revokes: bool = True
+    code_refused: str = "code_refused"
+    tells: bool = True
+    """Whether it can be asked if it takes the app."""
+
+
+WAYS = {
+    "slack": Way(lambda it: (it.place.id, it.place.name), ("POST", "auth.test"), "team_id"),
+    "github": Way(lambda it: (it.id, it.email.partition("@")[0]), ("GET", "/user"), "id"),
+    "jira": Way(lambda it: (it.id, it.name), ("GET", "/rest/api/3/myself"), "accountId", revokes=False),
+    "google": Way(
+        lambda it: (it.id, it.email), ("GET", "https://openidconnect.googleapis.com/v1/userinfo"), "sub"
+    ),
+    "microsoft": Way(lambda it: (it.id, it.email), ("GET", "/me"), "id", revokes=False),
+    "shopify": Way(
+        lambda it: (f"shop-{it.place.id}.myshopify.com", f"Shop-{it.place.id}"),
+        ("GET", "/shop.json"),
+        "shop.myshopify_domain",
+        tells=False,
+    ),
+    "zalo": Way(
+        lambda it: (it.place.id, it.place.name),
+        ("GET", "/v2.0/oa/getoa"),
+        "data.oa_id",
+        revokes=False,
+        code_refused="platform_error",
+        tells=False,
+    ),
+    "tiktok": Way(lambda it: (it.id, it.name), ("GET", "/user/info/?fields=open_id"), "data.user.open_id"),
+    "mailchimp": Way(
+        lambda it: (it.place.id, it.place.name), ("GET", "/"), "account_id", refreshes=False, revokes=False
+    ),
+    "notion": Way(lambda it: ("", it.place.name), ("GET", "/v1/users/me"), "id"),
+    "trello": Way(
+        lambda it: (it.id, it.name),
+        ("GET", "/members/me?fields=id,username,fullName,url"),
+        "id",
+        refreshes=False,
+    ),
+}
+every = pytest.mark.parametrize("name", WAYS)
+refreshing = pytest.mark.parametrize("name", [name for name, way in WAYS.items() if way.refreshes])
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[MockServer | None]:
+    try:
+        with MockServer() as server:
+            yield server
+    except Unavailable:
+        yield None
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store, mock: MockServer | None
+) -> Iterator[Stage]:
+    more: dict[str, Handler] = {MOCK: Forward(mock.port)} if mock else {}
+    with Stage(tmp_path_factory.mktemp("stage"), bus, store, more) as stage:
+        yield stage
+
+
+@pytest.fixture
+def stage(whole: Stage) -> Iterator[Stage]:
+    yield whole
+    faults, whole.platforms.faults[:] = list(whole.platforms.faults), []
+    assert faults == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def events(whole: Stage, bus: Bus) -> Tap:
+    """What is told from the beginning."""
+    return Tap(bus, "integration.events")
+
+
+def play(stage: Stage, name: str, kind: type[F]) -> F:
+    fake = stage.play(name)
+    assert isinstance(fake, kind)
+    return fake
+
+
+def fields(fake: Fake) -> dict[str, Any]:
+    """What has to be said beside the provider."""
+    return {"params": {"shop": f"shop-{fake.accounts[0].place.id}"}} if isinstance(fake, Shopify) else {}
+
+
+def call(stage: Stage, access: Access, name: str) -> httpx.Response:
+    """Ask the platform whose token it is, as another service would."""
+    method, path = WAYS[name].who
+    with stage.person() as somebody:
+        url = path if "://" in path else access.base + path
+        return somebody.client.request(method, url, headers=access.headers)
+
+
+def said(answer: httpx.Response, path: str) -> Any:
+    value = answer.json()
+    for part in path.split("."):
+        value = value[part]
+    return value
+
+
+def seconds_until(moment: str) -> float:
+    return (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()
+
+
+def ended(page: httpx.Response) -> str:
+    """The stable word on the page of somebody whose account was not connected."""
+    found = re.search(r'<p class="code">([^<]*)</p>', page.text)
+    assert page.status_code == 400, page.text
+    assert found, page.text
+    return found[1]
+
+
+def told(events: Tap, integration: str) -> list[str]:
+    """What was told about an integration, in order."""
+    found = [each for each in events.look() if (each.key or b"").decode() == integration]
+    return [each.attributes["ce_type"].rpartition("integration.")[2] for each in found]
+
+
+# What is the same for all.
+
+
+@every
+def test_an_account_is_connected_used_refreshed_and_disconnected(stage: Stage, name: str) -> None:
+    way, fake = WAYS[name], stage.play(name)
+    fake.grace_s = 0
+    account = fake.accounts[0]
+    shown = stage.connect(name, **fields(fake))
+    assert (shown["status"], shown["health"], fake.exchanges) == ("connected", "ok", 1)
+    expected = way.account(account)
+    if isinstance(fake, Notion):
+        expected = fake.bot_id(fake.grants_of(account.id)[0]), expected[1]
+    assert (shown["account"]["id"], shown["account"]["label"]) == expected
+    assert shown["missing_scopes"] == []
+    if fake.lifetime_s is None:
+        assert shown["expires_at"] is None
+    else:
+        assert fake.lifetime_s - 30 < seconds_until(shown["expires_at"]) <= fake.lifetime_s
+    first = stage.access(shown["id"])
+    assert str(said(call(stage, first, name), way.named)) == expected[0]
+    assert stage.do(shown["id"], "check")["last_error"] is None
+    for count in (1, 2) if way.refreshes else ():
+        assert stage.do(shown["id"], "refresh")["refreshed_at"]
+        assert (fake.refreshes, fake.refused) == (count, [])
+    if not way.refreshes:
+        stage.do(shown["id"], "refresh", expect=409)
+    last = stage.access(shown["id"])
+    assert (last.token != first.token) is way.refreshes
+    assert str(said(call(stage, last, name), way.named)) == expected[0]
+    gone = stage.do(shown["id"], "disconnect")
+    assert (gone["status"], gone["expires_at"], fake.revocations) == ("disconnected", None, way.revokes)
+    if way.revokes:
+        with pytest.raises((KeyError, TypeError, AssertionError, ValueError)):
+            assert str(said(call(stage, last, name), way.named)) == expected[0]
+    with pytest.raises(NotConnected):
+        stage.access(shown["id"])
+
+
+@refreshing
+def test_a_token_that_ended_before_its_time_is_made_anew_once(stage: Stage, name: str) -> None:
+    fake = stage.play(name)
+    fake.lifetime_s = fake.lifetime_s or 3600
+    shown = stage.connect(name, **fields(fake))
+    later = fake.lifetime_s + 60
+    fake.now = lambda: time() + later
+    for _ in "ab":
+        checked = stage.do(shown["id"], "check")
+        assert (checked["status"], checked["last_error"], fake.refreshes) == ("connected", None, 1)
+    assert fake.refused == []
+
+
+@every
+def test_a_consent_that_was_taken_back_is_told_once_and_connected_anew(
+    stage: Stage, events: Tap, name: str
+) -> None:
+    fake = stage.play(name)
+    shown = stage.connect(name, **fields(fake))
+    fake.withdraw()
+    for _ in "ab":
+        stage.do(shown["id"], "check", expect=409)
+    assert fake.refused == (["revoked refresh"] if WAYS[name].refreshes else [])
+    broken = stage.shown(shown["id"])
+    assert (broken["status"], broken["health"]) == ("reauth_required", "broken")
+    assert broken["last_error"]["code"] == broken["reason"] != ""
+    with stage.person() as ada:
+        page = ada.go(ada.reconnect(shown["id"])["authorization_url"])
+    assert page.status_code == 200, page.text
+    again = stage.shown(shown["id"])
+    assert (again["status"], again["health"], again["reason"]) == ("connected", "ok", None)
+    assert again["account"] == shown["account"]
+    assert stage.do(shown["id"], "check")["status"] == "connected"
+    assert told(events, shown["id"]) == ["connected", "reauth_required", "connected"]
+
+
+@every
+def test_who_denies_has_no_integration(stage: Stage, name: str) -> None:
+    fake = stage.play(name)
+    fake.denies = True
+    with stage.person() as ada:
+        begun = ada.connect(name, **fields(fake))
+        assert ended(ada.go(begun["authorization_url"])) == "access_denied"
+    stage.ask("GET", f"/api/integrations/{begun['integration_id']}", expect=404)
+
+
+@every
+def test_a_code_that_the_platform_does_not_take(stage: Stage, name: str) -> None:
+    way, fake = WAYS[name], stage.play(name)
+    fake.fail_next = [fake.refusal("used code")]
+    with stage.person() as ada:
+        begun = ada.connect(name, **fields(fake))
+        assert ended(ada.go(begun["authorization_url"])) == way.code_refused
+    assert stage.shown(begun["integration_id"])["status"] == "pending"
+    assert stage.ask("GET", f"/api/platform-credentials/{name}")["verified"]
+
+
+@pytest.mark.parametrize("name", [name for name in WAYS if name != "trello"])
+def test_an_app_that_the_platform_does_not_take_is_no_longer_verified(stage: Stage, name: str) -> None:
+    fake = stage.play(name)
+    fake.fail_next = [fake.refusal("secret")]
+    try:
+        with stage.person() as ada:
+            begun = ada.connect(name, **fields(fake))
+            assert ended(ada.go(begun["authorization_url"])) == "app_refused"
+            assert not stage.ask("GET", f"/api/platform-credentials/{name}")["verified"]
+            ada.connect(name, expect=409, **fields(fake))
+    finally:
+        stage.register(name)
+
+
+def test_an_app_that_is_refused_before_anybody_is_sent_is_said_at_once(stage: Stage) -> None:
+    stage.play("trello")
+    try:
+        stage.register("trello", client_secret="not-the-secret-of-the-app")
+        with stage.person() as ada:
+            assert "refuses: invalid_client" in ada.connect("trello", expect=409)["detail"]
+    finally:
+        stage.register("trello")
+
+
+@every
+def test_the_platform_is_asked_whether_it_takes_the_app(stage: Stage, name: str) -> None:
+    way = WAYS[name]
+    fake = stage.play(name)
+    try:
+        shown = stage.register(name, verified=None)
+        assert (shown["verified"], shown["reason"] is None) == (way.tells, way.tells), shown
+        wrong = stage.register(name, client_secret="not-the-secret-of-the-app", verified=None)
+        assert not wrong["verified"]
+        assert fake.refused == {"shopify": [], "trello": ["secret"]}.get(name, ["code", "secret"])
+    finally:
+        stage.register(name)
+
+
+@refreshing
+def test_an_app_that_is_refused_later_is_no_fault_of_its_accounts(stage: Stage, name: str) -> None:
+    fake = stage.play(name)
+    shown = stage.connect(name, **fields(fake))
+    fake.fail_next = [fake.refusal("secret")]
+    try:
+        stage.do(shown["id"], "refresh", expect=503)
+        assert not stage.ask("GET", f"/api/platform-credentials/{name}")["verified"]
+        after = stage.shown(shown["id"])
+        assert (after["status"], after["health"]) == ("connected", "at_risk")
+    finally:
+        stage.register(name)
+
+
+def test_what_ended_is_revoked_with_a_living_token(stage: Stage) -> None:
+    """The access token of an idle account has ended by the time that somebody disconnects it."""
+    idle: list[tuple[Fake, str, str]] = []
+    began = time()
+    for name in ("slack", "github", "shopify", "tiktok"):
+        fake = stage.play(name)
+        fake.lifetime_s, fake.now = 1, lambda: began
+        shown = stage.connect(name, **fields(fake))
+        idle.append((fake, shown["id"], shown["expires_at"]))
+    eventually(lambda: all(seconds_until(ends) < 0 for _, _, ends in idle))
+    for fake, integration, _ in idle:
+        fake.now = lambda: began + 60
+        assert stage.do(integration, "disconnect")["status"] == "disconnected"
+        assert (fake.refreshes, fake.revocations) == (1, 1), fake.name
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "code"),
+    [
+        ("slack", Reply.json({"ok": False, "error": "fatal_error"}), "fatal_error"),
+        ("tiktok", Reply.json({"error": "invalid_request", "log_id": "1"}), "invalid_request"),
+        ("google", Reply.json({"error": "invalid_token"}, 400), "invalid_token"),
+        ("github", Reply.json({"message": "Not Found"}, 404), "http_404"),
+        ("notion", Reply.gone(), "NoAnswer"),
+    ],
+)
+def test_a_revocation_that_fails_is_logged_and_holds_nothing_up(
+    stage: Stage, name: str, reply: Reply, code: str
+) -> None:
+    fake = stage.play(name)
+    shown = stage.connect(name)
+    fake.fail_calls = [reply]
+    assert stage.do(shown["id"], "disconnect")["status"] == "disconnected"
+    assert (fake.revocations, fake.fail_calls) == (0, [])
+    logged = [line for line in stage.hub.log_lines("oauth") if line.get("integration_id") == shown["id"]]
+    assert [line["event"] for line in logged if line["level"] == "warning"] == ["not revoked"]
+    assert code in logged[-1]["why"]
+
+
+# What one platform does.
+
+
+def test_slack_gives_the_bot_and_the_person_tokens_of_their_own(stage: Stage) -> None:
+    fake = play(stage, "slack", Slack)
+    fake.user_lifetime_s = 600
+    stage.register("slack", settings={"user_scope": "search:read"})
+    try:
+        shown = stage.connect("slack")
+        assert 570 < seconds_until(shown["expires_at"]) <= 600  # the one that ends first
+        bot, person = stage.access(shown["id"]), stage.access(shown["id"], "user")
+        assert call(stage, bot, "slack").json()["bot_id"]
+        assert call(stage, person, "slack").json()["user_id"] == fake.accounts[0].id
+        assert seconds_until(stage.do(shown["id"], "refresh")["expires_at"]) <= 600
+        assert (fake.refreshes, fake.refused) == (2, [])
+        renewed = [stage.access(shown["id"], other).token for other in ("", "user")]
+        assert not {bot.token, person.token} & set(renewed)
+        stage.do(shown["id"], "disconnect")
+        assert fake.revocations == 2
+    finally:
+        stage.register("slack", settings={"user_scope": ""})
+
+
+def test_slack_for_a_person_only_has_no_bot(stage: Stage) -> None:
+    fake = play(stage, "slack", Slack)
+    stage.register("slack", settings={"user_scope": "search:read"})
+    try:
+        shown = stage.connect("slack", scopes=[])
+        assert (shown["status"], shown["scopes"], shown["missing_scopes"]) == ("connected", [], [])
+        assert stage.do(shown["id"], "check")["last_error"] is None
+        stage.do(shown["id"], "refresh")
+        assert call(stage, stage.access(shown["id"]), "slack").json()["user_id"] == fake.accounts[0].id
+        with stage.person() as ada:
+            page = ada.go(ada.reconnect(shown["id"])["authorization_url"])
+            assert page.status_code == 200, page.text
+        assert {key for each in fake.grants_of(fake.accounts[0].id) for key in each.query} & {
+            "scope"
+        } == set()
+        stage.do(shown["id"], "disconnect")
+        assert (fake.refreshes, fake.revocations) == (1, 1)
+    finally:
+        stage.register("slack", settings={"user_scope": ""})
+
+
+def test_slack_without_rotation_gives_one_token_that_workspaces_of_the_hub_share(stage: Stage) -> None:
+    fake = play(stage, "slack", Slack)
+    fake.lifetime_s = None
+    first = stage.connect("slack")
+    assert first["expires_at"] is None
+    stage.do(first["id"], "refresh", expect=409)
+    other = stage.hub.other_workspace()
+    stage.register("slack", scope="installation")
+    try:
+        second = stage.connect("slack", key=other)
+        stage.ask("POST", f"/api/integrations/{second['id']}/disconnect", key=other)
+        assert fake.revocations == 0
+        assert stage.do(first["id"], "check")["status"] == "connected"
+        stage.do(first["id"], "disconnect")
+        assert fake.revocations == 1
+    finally:
+        stage.ask("DELETE", "/api/platform-credentials/slack?scope=installation", expect=204)
+
+
+def test_github_leaves_out_scopes_that_others_include(stage: Stage) -> None:
+    fake = play(stage, "github", GitHub)
+    fake.lifetime_s = None
+    shown = stage.connect("github", scopes=["user", "user:email", "repo", "public_repo"])
+    assert (shown["scopes"], shown["missing_scopes"]) == (["user", "repo"], [])
+    assert shown["expires_at"] is None
+    stage.do(shown["id"], "refresh", expect=409)
+
+
+def test_jira_of_several_sites_is_of_the_one_that_is_chosen(stage: Stage, events: Tap) -> None:
+    fake = play(stage, "jira", Atlassian)
+    fake.accounts = [fake.account(stage.number(), places=3)]
+    first, second, third = fake.accounts[0].places
+    shown = stage.connect("jira")
+    integration = shown["id"]
+    assert (shown["status"], shown["reason"]) == ("pending", "choice_required")
+    assert [each["id"] for each in shown["choices"]] == [first.id, second.id, third.id]
+    with pytest.raises(NotConnected):
+        stage.access(integration)
+    stage.do(integration, "choose", {"choice": "another"}, expect=422)
+    chosen = stage.do(integration, "choose", {"choice": second.id})
+    assert (chosen["status"], chosen["account"]["choice"]) == ("connected", second.name)
+    access = stage.access(integration)
+    assert access.base.endswith(f"/ex/jira/{second.id}")
+    assert call(stage, access, "jira").json()["accountId"] == fake.accounts[0].id
+    with stage.person() as ada:
+        assert ada.go(ada.reconnect(integration)["authorization_url"]).status_code == 200
+        assert stage.shown(integration)["account"]["choice"] == second.name
+        fake.withdraw()
+        fake.accounts = [replace(fake.accounts[0], places=(first, third))]
+        assert ada.go(ada.reconnect(integration)["authorization_url"]).status_code == 200
+    assert stage.shown(integration)["reason"] == "choice_required"
+    stage.do(integration, "choose", {"choice": third.id})
+    assert stage.access(integration).base.endswith(third.id)
+    assert told(events, integration) == ["connected", "connected", "connected"]
+
+
+def test_jira_of_no_site_is_not_connected(stage: Stage) -> None:
+    fake = play(stage, "jira", Atlassian)
+    fake.accounts = [replace(fake.accounts[0], places=())]
+    with stage.person() as ada:
+        page = ada.go(ada.connect("jira")["authorization_url"])
+        assert (ended(page), "the Jira site" in page.text) == ("nothing_to_choose", True)
+
+
+def test_google_names_scopes_otherwise_and_people_untick_them(stage: Stage) -> None:
+    fake = play(stage, "google", Google)
+    fake.unticked = {"email", "https://www.googleapis.com/auth/gmail.send"}
+    shown = stage.connect("gmail")
+    assert "https://www.googleapis.com/auth/userinfo.profile" in shown["scopes"]
+    assert shown["missing_scopes"] == ["email", "https://www.googleapis.com/auth/gmail.send"]
+    assert shown["account"]["label"] == fake.accounts[0].name
+
+
+def test_google_ends_all_of_an_account_so_only_the_last_integration_revokes(stage: Stage) -> None:
+    fake = play(stage, "google", Google)
+    ada = fake.accounts[0]
+    mail, sheets = stage.connect("gmail"), stage.connect("google-sheets")
+    assert mail["id"] != sheets["id"]
+    fake.accounts = [fake.account(stage.number())]
+    elses = stage.connect("gmail")
+    with stage.person() as wrong:  # signs in as somebody whose account is connected already
+        fake.accounts = [ada]
+        assert ended(wrong.go(wrong.reconnect(elses["id"])["authorization_url"])) == "other_account"
+        fake.fail_calls = [Reply(503)]
+        assert ended(wrong.go(wrong.reconnect(mail["id"])["authorization_url"])) == "no_account"
+    stage.do(mail["id"], "disconnect")
+    assert fake.revocations == 0
+    for each in (sheets, elses):
+        assert stage.do(each["id"], "refresh")["status"] == "connected"
+    stage.do(sheets["id"], "disconnect")
+    assert fake.revocations == 1
+    assert stage.do(elses["id"], "check")["status"] == "connected"
+
+
+def test_microsoft_of_one_tenant_names_its_errors_by_number(stage: Stage) -> None:
+    tenant = "33333333-0000-4000-8000-000000000000"
+    fake = stage.play("microsoft", tenant=tenant)
+    assert isinstance(fake, Microsoft)
+    stage.register("microsoft", settings={"tenant": tenant})
+    try:
+        shown = stage.connect("microsoft-outlook")
+        assert ("offline_access" in shown["scopes"], shown["missing_scopes"]) == (False, [])
+        fake.secret_expired = True
+        stage.do(shown["id"], "refresh", expect=503)
+        app = stage.ask("GET", "/api/platform-credentials/microsoft")
+        assert (app["verified"], "AADSTS7000222" in app["reason"]) == (False, True)
+        assert stage.shown(shown["id"])["status"] == "connected"
+        fake.secret_expired = False
+        stage.register("microsoft", settings={"tenant": tenant})
+        with stage.person() as ada:
+            assert ada.go(ada.reconnect(shown["id"])["authorization_url"]).status_code == 200
+        fake.fail_next = [fake.error(50076)]
+        stage.do(shown["id"], "refresh", expect=409)
+        after = stage.shown(shown["id"])
+        assert (after["status"], after["reason"]) == ("reauth_required", "interaction_required")
+        assert "AADSTS50076" in after["last_error"]["detail"]
+    finally:
+        stage.register("microsoft", settings={"tenant": ""})
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"hmac": "0" * 64}, "wrong_signature"),
+        ({"hmac": None}, "wrong_signature"),
+        ({"timestamp": "1"}, "wrong_signature"),
+        ({"shop": "another.myshopify.com"}, "wrong_answer"),
+        ({"shop": None}, "wrong_answer"),
+    ],
+)
+def test_shopify_signs_what_comes_back(stage: Stage, change: dict[str, str | None], code: str) -> None:
+    fake = play(stage, "shopify", Shopify)
+    with stage.person() as ada:
+        begun = ada.connect("shopify", **fields(fake))
+        back = urlsplit(ada.client.get(begun["authorization_url"]).headers["location"])
+        query = {**dict(parse_qsl(back.query)), **change}
+        query = {name: value for name, value in query.items() if value is not None}
+        assert ended(ada.go(back._replace(query=urlencode(query)).geturl())) == code
+    assert (fake.exchanges, fake.refused) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "shop", ["", "evil.example/", "one.two", "a@b", "-one", "One", "one\n", "one#", "öne", "a" * 61]
+)
+def test_shopify_has_shops_and_no_other_hosts(stage: Stage, shop: str) -> None:
+    stage.play("shopify")
+    before = len(stage.platforms.asked)
+    with stage.person() as ada:
+        ada.connect("shopify", expect=422, params={"shop": shop})
+    assert len(stage.platforms.asked) == before
+
+
+def test_shopify_shops_are_integrations_of_their_own(stage: Stage) -> None:
+    fake = play(stage, "shopify", Shopify)
+    shops = [f"shop-{stage.number()}" for _ in "ab"]
+    scopes = ["write_products", "read_products", "read_orders"]
+    found = [stage.connect("shopify", params={"shop": shop}, scopes=scopes) for shop in shops]
+    assert [each["account"]["id"] for each in found] == [f"{shop}.myshopify.com" for shop in shops]
+    assert all((len(each["scopes"]), each["missing_scopes"]) == (2, []) for each in found)
+    for each, shop in zip(found, shops, strict=True):
+        assert call(stage, stage.access(each["id"]), "shopify").json()["shop"]["domain"].startswith(shop)
+    stage.do(found[0]["id"], "disconnect")
+    assert fake.revocations == 1
+    assert stage.do(found[1]["id"], "check")["status"] == "connected"
+
+
+def test_tiktok_people_allow_some_of_it(stage: Stage) -> None:
+    fake = play(stage, "tiktok", TikTok)
+    fake.unticked = {"video.list"}
+    shown = stage.connect("tiktok")
+    assert shown["missing_scopes"] == ["video.list"]
+    fake.unticked = {"user.info.basic"}
+    fake.accounts = [fake.account(stage.number())]
+    with stage.person() as ada:
+        assert ended(ada.go(ada.connect("tiktok")["authorization_url"])) == "no_account"
+
+
+def test_mailchimp_is_in_a_data_center(stage: Stage) -> None:
+    fake = play(stage, "mailchimp", Mailchimp)
+    fake.dc = "us7"
+    access = stage.access(stage.connect("mailchimp")["id"])
+    assert access.base == "https://us7.api.mailchimp.com/3.0"
+    assert call(stage, access, "mailchimp").json()["account_id"] == fake.accounts[0].place.id
+
+
+def test_notion_has_one_bot_in_a_workspace(stage: Stage) -> None:
+    fake = play(stage, "notion", Notion)
+    place = fake.accounts[0].place
+    fake.accounts += [replace(fake.account(stage.number()), places=(place,)), fake.account(stage.number())]
+    first = stage.connect("notion")
+    with stage.person() as colleague:
+        begun = colleague.connect("notion")
+        assert colleague.go(begun["authorization_url"]).status_code == 200
+    assert stage.shown(begun["integration_id"])["id"] == first["id"]
+    assert stage.connect("notion")["account"]["id"] != first["account"]["id"]
+    again = stage.shown(first["id"])
+    assert (again["account"], again["status"]) == (first["account"], "connected")
+    assert again["connected_at"] > first["connected_at"]
+
+
+def test_a_server_that_takes_everything(stage: Stage, mock: MockServer | None) -> None:
+    """npm's oauth2-mock-server by TLS: no rotation, and a refresh token for whoever asks."""
+    if mock is None:
+        pytest.skip("node or npm is not here")
+    at = f"https://{MOCK}"
+    settings = {
+        "authorize_url": at + mock.authorize_path,
+        "token_url": at + mock.token_path,
+        "userinfo_url": at + mock.userinfo_path,
+        "revoke_url": at + mock.revoke_path,
+    }
+    body = {
+        "client_id": "hub",
+        "client_secret": "a-secret-for-the-mock",
+        "settings": settings,
+        "verified": True,
+    }
+    stage.ask("PUT", "/api/platform-credentials/oidc", body)
+    before = mock.stats()
+    shown = stage.connect("oidc")
+    assert (shown["status"], shown["account"]["id"]) == ("connected", "johndoe")
+    assert stage.do(shown["id"], "refresh")["refreshed_at"] > shown["connected_at"]
+    mock.fail_next(500)
+    stage.do(shown["id"], "refresh", expect=503)
+    assert stage.shown(shown["id"])["health"] == "at_risk"
+    assert stage.do(shown["id"], "check")["status"] == "connected"
+    stage.do(shown["id"], "disconnect")
+    done = mock.stats().since(before)
+    assert (done.granted, done.revoked) == ({"authorization_code": 1, "refresh_token": 1}, 1)
+    stage.seen(done.secrets)
+
+
+# And nothing of it is seen.
+
+
+def test_no_secret_stands_in_logs_answers_or_events(stage: Stage, events: Tap) -> None:
+    for name in FAKES:
+        fake = stage.play(name)
+        shown = stage.connect(name, **fields(fake))
+        if WAYS[name].refreshes:
+            stage.do(shown["id"], "refresh")
+    secrets = stage.secrets()
+    assert len(secrets) > 3 * len(FAKES)
+    assert min(map(len, secrets)) >= 16
+    published = [f"{each.key!r} {each.headers!r} {each.value!r}" for each in events.look()]
+    places = {
+        "logs": [stage.hub.log_text("oauth")],
+        "answers": stage.answers(),
+        "events": published,
+    }
+    assert all(len("".join(texts)) > 1000 for texts in places.values())
+    for where, texts in places.items():
+        text = "\n".join(texts)
+        assert not [secret for secret in secrets if secret in text or quote(secret) in text], where

@@ -1,0 +1,623 @@
+"""Tokens that end: one refresh for everybody, none lost, and a status that says how it is."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from interlink.embedded import Half
+from shared.catalog.connector import Granted, Tokens
+from shared.catalog.registry import connectors
+from shared.runtime.tokens import schedule
+from shared.wire.moments import moment_of
+from tests.support.accounts import SECRET, Accounts, accounts, app_at, oidc_settings
+from tests.support.auth_servers import OidcProvider
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.npm import Unavailable
+from tests.support.person import Person
+from tests.support.platforms import Reply
+from tests.support.rotating import Rotating
+from tests.support.token_users import TokenUsers
+
+ACCESS_TOKEN_S = 2
+PROCESSES = 4
+USERS = 50
+"""In each process."""
+ROUNDS = 3
+STEADY_S = 3
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Accounts]:
+    with accounts(tmp_path_factory.mktemp("hub"), bus, store) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def oidc(there: Accounts) -> Iterator[OidcProvider]:
+    """Strict; its tokens live for an hour."""
+    with at_npm(there, 3600) as made:
+        there.register(oidc_settings(made), "hub")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hasty(there: Accounts) -> Iterator[tuple[Accounts, OidcProvider]]:
+    """The same with tokens of two seconds, and the accounts there."""
+    with at_npm(there, ACCESS_TOKEN_S) as made:
+        yield there.at(oidc_settings(made), "hub"), made
+
+
+@contextmanager
+def at_npm(there: Accounts, access_token_s: int) -> Iterator[OidcProvider]:
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(OidcProvider([app_at(there)], access_token_s=access_token_s))
+        except Unavailable as error:
+            pytest.skip(str(error))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(there: Accounts) -> Iterator[Rotating]:
+    with Rotating("app", SECRET, there.redirect_uri) as made:
+        yield made
+        assert made.faults == []
+
+
+@pytest.fixture(scope="module")
+def own(there: Accounts, server: Rotating) -> Accounts:
+    """The accounts at the rotating server."""
+    return there.at(server.settings, "app")
+
+
+@pytest.fixture(scope="module")
+def users(
+    own: Accounts, oidc: OidcProvider, hasty: tuple[Accounts, OidcProvider]
+) -> Iterator[list[TokenUsers]]:
+    """Processes that use tokens, as other services do; they know the apps from their start on."""
+    with ExitStack() as stack:
+        made = [stack.enter_context(TokenUsers(own.hub.env)) for _ in range(PROCESSES)]
+        yield [each.ready() for each in made]
+
+
+@pytest.fixture
+def ada(own: Accounts, server: Rotating, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An account of this test alone, at a server that has no habits yet."""
+    name = re.sub(r"\W", "-", request.node.name.removeprefix("test_"))
+    server.login(name)
+    integration = own.connect(name)
+    yield integration
+    # Upkeep has nothing to do with it any more: what the server is asked from now on is the next test's.
+    own.database.integrations.update_one({"_id": integration}, {"$set": {"open": False}})
+    server.says, server.fail_next, server.slow_s = {}, [], 0
+    server.lose_next, server.grace_s = 0, 0
+    server.latest_only = server.refuse_all = False
+    server.let_go()
+    own.register(server.settings, "app")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the rotating server did."""
+
+    refreshes: int
+    refused: int
+
+    @classmethod
+    def of(cls, server: Rotating) -> "Counts":
+        return cls(server.refreshes, len(server.refused))
+
+    def since(self, before: "Counts") -> tuple[int, int]:
+        return self.refreshes - before.refreshes, self.refused - before.refused
+
+
+def later(do: Callable[[], Any]) -> Future[Any]:
+    """Do it beside the test."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(do())
+        except BaseException as error:  # noqa: BLE001 -- it is the waiting test's
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
+
+
+def test_two_hundred_users_of_an_expired_token_cause_one_refresh(
+    there: Accounts, oidc: OidcProvider, users: list[TokenUsers], note: Callable[[str], None]
+) -> None:
+    integration = there.connect("many")
+    for version in range(1, ROUNDS + 1):
+        there.move(integration, expires_at=-1, renew_at=-60)
+        before = oidc.stats()
+        for each in users:
+            each.begin(integration, USERS, beyond=version, pause_s=0.5)
+        runs = [each.used() for each in users]
+        assert all(run.errors == {} and run.statuses.keys() == {"200"} for run in runs), runs
+        done = oidc.stats().since(before)
+        assert (done.granted, done.refused) == ({"refresh_token": 1}, {})
+        assert {run.versions[-1] for run in runs} == {version + 1}
+        if version == 1:
+            note(f"200 users of an expired token: one refresh, {max(run.seconds for run in runs):.2f} s")
+    assert there.told(integration) == ["connected", *["refreshed"] * ROUNDS]
+
+
+def test_users_who_go_on_and_on_see_no_end_of_a_token(
+    hasty: tuple[Accounts, OidcProvider], users: list[TokenUsers], note: Callable[[str], None]
+) -> None:
+    there, server = hasty
+    integration = there.connect("steady")
+    before, version = server.stats(), there.kept(integration)["version"]
+    for each in users:
+        each.begin(integration, USERS, seconds=STEADY_S, pause_s=1)
+    runs = [each.used() for each in users]
+    done, made = server.stats().since(before), there.kept(integration)["version"] - version
+    calls, seconds = sum(run.calls for run in runs), max(run.seconds for run in runs)
+    assert sum(run.statuses.get("200", 0) for run in runs) == calls, runs
+    # Each is made anew when half of its life is over, at the latest when it ends.
+    assert 1 <= made <= 2 * seconds / ACCESS_TOKEN_S + 1
+    assert (done.granted, done.refused) == ({"refresh_token": made}, {})
+    assert "grant.revoked" not in done.events
+    note(f"200 users of a token of {ACCESS_TOKEN_S} s: {calls} calls, none failed, {made} refreshes")
+
+
+# What the platform answers
+
+
+def test_invalid_grant_ends_it_at_once_and_nobody_asks_again(
+    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+) -> None:
+    server.withdraw()
+    own.move(ada, expires_at=-1, renew_at=-1)
+    before = Counts.of(server)
+    for each in users:
+        each.begin(ada, USERS, calls=3)
+    runs = [each.used() for each in users]
+    assert [run.errors for run in runs] == [{"NotConnected reauth_required": 3 * USERS}] * PROCESSES
+    shown = own.shown(ada)
+    assert (shown["status"], shown["reason"], shown["health"]) == (
+        "reauth_required",
+        "invalid_grant",
+        "broken",
+    )
+    assert shown["last_error"]["detail"] == "the token: revoked refresh"
+    own.call(ada, "refresh", expect=409)
+    own.call(ada, "check", expect=409)
+    assert Counts.of(server).since(before) == (0, 1)
+    assert own.told(ada) == ["connected", "reauth_required"]
+
+
+def test_invalid_grant_of_a_token_that_was_replaced_meanwhile_ends_nothing(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    server.withdraw()
+    server.hold()
+    asked = later(lambda: own.call(ada, "refresh"))
+    eventually(lambda: server.waiting == 1)
+    with Person(own.hub, "ada") as person:
+        person.go(person.reconnect(ada)["authorization_url"])
+    server.let_go()
+    assert asked.result(20)["status"] == "connected"
+    assert own.shown(ada)["status"] == "connected"
+    own.call(ada, "check")
+    assert own.told(ada) == ["connected", "connected"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "least_s", "most_s"),
+    [
+        (Reply(503), 1, 3),
+        (Reply.json({"error": "temporarily_unavailable"}, 400), 1, 3),
+        (Reply.html("<h1>Bad gateway</h1>", 502), 1, 3),
+        (Reply(429, headers={"retry-after": "120"}), 119, 121),
+        (Reply(429, headers={"retry-after": "Fri, 01 Jan 2100 00:00:00 GMT"}), 3599, 3601),
+        (Reply.gone(), 1, 3),
+    ],
+    ids=["503", "temporarily-unavailable", "a-page", "429", "429-until-a-day", "no-answer"],
+)
+def test_a_platform_that_cannot_answer_is_left_alone_for_a_while(
+    own: Accounts, server: Rotating, ada: str, answer: Reply, least_s: float, most_s: float
+) -> None:
+    server.fail_next = [answer] * 2
+    began = datetime.now(UTC)
+    own.call(ada, "refresh", expect=503)
+    own.call(ada, "refresh", expect=503)
+    assert len(server.fail_next) == 1, "it was asked again at once"
+    own.call(ada, "check")  # the old token goes on
+    shown = own.shown(ada)
+    assert (shown["status"], shown["health"]) == ("connected", "at_risk")
+    assert shown["last_error"]["code"] == "unavailable"
+    retry_at = moment_of(shown["retry_at"])
+    assert retry_at
+    assert least_s <= (retry_at - began).total_seconds() <= most_s + 2
+    own.move(ada, retry_at=-1)
+    own.call(ada, "refresh", expect=503)
+    again = moment_of(own.shown(ada)["retry_at"])
+    assert again
+    assert (again - datetime.now(UTC)).total_seconds() > 2.5, "the second pause is longer"
+    own.move(ada, retry_at=-1)
+    assert own.call(ada, "refresh")["health"] == "ok"
+    assert own.told(ada) == ["connected", "refreshed"]
+
+
+def test_a_token_that_ended_while_the_platform_is_away_is_an_error_until_it_is_back(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    server.fail_next = [Reply(503)] * 2
+    own.move(ada, expires_at=-1, renew_at=-60)
+    own.call(ada, "check", expect=503)
+    shown = own.shown(ada)
+    assert (shown["status"], shown["reason"], shown["health"]) == ("error", "unavailable", "broken")
+    before = Counts.of(server)
+    own.move(ada, retry_at=-1, due_at=-1)
+
+    def found_well() -> bool:
+        """By itself: nobody uses it."""
+        if server.fail_next == []:
+            own.move(ada, retry_at=-1, due_at=-1)
+        return bool(own.shown(ada)["status"] == "connected")
+
+    eventually(found_well)
+    assert Counts.of(server).since(before) == (1, 0)
+    assert own.told(ada) == ["connected", "refreshed"]
+
+
+@pytest.mark.parametrize("grace_s", [0, 600], ids=["strict", "lenient"])
+def test_an_answer_that_is_lost_is_asked_for_again_and_said_when_it_was_the_only_one(
+    own: Accounts, server: Rotating, ada: str, grace_s: float
+) -> None:
+    server.grace_s, server.lose_next = grace_s, 1
+    own.call(ada, "refresh", expect=503)
+    assert own.shown(ada)["status"] == "connected"
+    own.move(ada, retry_at=-1)
+    own.call(ada, "refresh", expect=200 if grace_s else 409)
+    shown = own.shown(ada)
+    if grace_s:
+        assert (shown["status"], shown["health"]) == ("connected", "ok")
+    else:
+        assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
+
+
+def test_a_platform_that_does_not_answer_in_time_is_an_error_too(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    server.slow_s, server.grace_s = 2, 600
+    own.move(ada, expires_at=-1, renew_at=-60)
+    with TokenUsers(own.hub.env, call_s=0.5) as impatient:
+        assert impatient.ready().use(ada, USERS).errors == {"NoAnswer": USERS}
+    shown = own.shown(ada)
+    assert (shown["status"], shown["reason"]) == ("error", "unavailable")
+    assert "timeout" in shown["last_error"]["detail"]
+
+
+def test_an_app_that_is_refused_alarms_its_operator_and_ends_no_account(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    own.register(server.settings, "app", "another secret")
+    own.call(ada, "refresh", expect=503)
+    shown = own.shown(ada)
+    assert (shown["status"], shown["last_error"]["code"]) == ("connected", "invalid_client")
+    app = own.hub.call("GET", "/api/platform-credentials/oidc")
+    assert not app["verified"]
+    assert "invalid_client" in app["reason"]
+    alarms = [line for line in own.hub.log_lines("oauth") if "refuses the app" in line["event"]]
+    assert [line["provider"] for line in alarms] == ["oidc"]
+    own.register(server.settings, "app")
+    own.move(ada, retry_at=-1)
+    assert own.call(ada, "refresh")["health"] == "ok"
+    assert own.told(ada) == ["connected", "refreshed"]
+
+
+def test_what_a_platform_repeats_of_our_secrets_is_hidden(own: Accounts, server: Rotating, ada: str) -> None:
+    before = set(server.tokens_seen)
+    own.call(ada, "refresh")
+    (refresh,) = [text for text in server.tokens_seen - before if text.startswith("rt-")]
+    said = f"cannot use {refresh} with {SECRET}"
+    server.fail_next = [Reply.json({"error": "server_says_no", "error_description": said}, 400)]
+    own.call(ada, "refresh", expect=503)
+    error = own.shown(ada)["last_error"]
+    assert (error["code"], error["detail"]) == ("server_says_no", "cannot use [hidden] with [hidden]")
+
+
+def test_a_refresh_token_that_the_answer_leaves_out_stays(own: Accounts, server: Rotating, ada: str) -> None:
+    server.says = {"refresh_token": None}
+    server.single_use = False  # type: ignore[misc]
+    for _ in range(3):
+        own.call(ada, "refresh")
+    server.single_use = True  # type: ignore[misc]
+    server.says = {}
+    own.call(ada, "refresh", expect=409)  # used before: that is what was asked with, every time
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (None, None),
+        (0, None),
+        ("600", 600),
+        (600.5, 600.5),
+        (-600, None),
+        ("soon", None),
+        (10**30, 20 * 365 * 24 * 3600),
+        ({"in": 600}, None),
+    ],
+    ids=["absent", "zero", "text", "fraction", "negative", "a-word", "huge", "an-object"],
+)
+def test_how_long_a_token_lives_is_read_as_platforms_say_it(
+    own: Accounts, server: Rotating, ada: str, said: Any, seconds: float | None
+) -> None:
+    server.says = {"expires_in": said}
+    shown = own.call(ada, "refresh")
+    if seconds is None:
+        assert shown["expires_at"] is None
+    else:
+        ends = moment_of(shown["expires_at"])
+        assert ends
+        assert (ends - datetime.now(UTC)).total_seconds() == pytest.approx(seconds, abs=3)
+    server.spoil(server.accounts[0].id)  # and without an end that is known, too, it is made anew when refused
+    before = Counts.of(server)
+    own.call(ada, "check")
+    assert Counts.of(server).since(before) == (1, 0)
+
+
+def test_a_token_of_a_minute_is_not_made_anew_at_every_call(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    server.says = {"expires_in": 60}
+    own.call(ada, "refresh")
+    before = Counts.of(server)
+    for _ in range(10):
+        own.call(ada, "check")
+    assert Counts.of(server).since(before) == (0, 0)
+    own.move(ada, renew_at=-1)
+    eventually(lambda: own.call(ada, "check") and Counts.of(server).since(before) == (1, 0))
+
+
+# Calls that are refused
+
+
+def test_a_hundred_calls_that_are_refused_cause_one_refresh(
+    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+) -> None:
+    server.spoil(server.accounts[0].id)
+    server.together(2 * USERS)
+    before = Counts.of(server)
+    for each in users[:2]:
+        each.begin(ada, USERS)
+    runs = [each.used() for each in users[:2]]
+    assert [run.statuses for run in runs] == [{"200": USERS}] * 2, runs
+    assert Counts.of(server).since(before) == (1, 0)
+    assert own.told(ada) == ["connected", "refreshed"]
+
+
+def test_a_platform_that_refuses_what_it_just_gave_causes_one_refresh_and_no_loop(
+    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+) -> None:
+    server.refuse_all = True
+    before = Counts.of(server)
+    assert users[0].use(ada, USERS).statuses == {"401": USERS}
+    assert own.shown(ada)["status"] == "connected"
+    runs = [each.use(ada, USERS) for each in users[:2]]
+    assert [run.errors for run in runs] == [{"NotConnected reauth_required": USERS}] * 2
+    assert Counts.of(server).since(before) == (1, 0)
+    assert (own.shown(ada)["status"], own.shown(ada)["reason"]) == ("reauth_required", "token_refused")
+    assert own.told(ada) == ["connected", "refreshed", "reauth_required"]
+
+
+def test_a_token_that_cannot_be_made_anew_is_refused_once_and_told_once(
+    own: Accounts, server: Rotating, users: list[TokenUsers]
+) -> None:
+    server.login("short")
+    server.says = {"refresh_token": None}
+    short = own.connect("short")
+    server.says = {}
+    assert users[0].use(short, 1).statuses == {"200": 1}
+    server.spoil("short")
+    server.together(PROCESSES * USERS)
+    for each in users:
+        each.begin(short, USERS)
+    for each in users:
+        assert each.used().errors == {"NotConnected reauth_required": USERS}
+    assert own.told(short) == ["connected", "reauth_required"]
+
+
+# What happens meanwhile
+
+
+def test_what_is_disabled_while_it_is_refreshed_stays_so_and_has_the_new_tokens(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    server.hold()
+    asked = later(lambda: own.call(ada, "refresh"))
+    eventually(lambda: server.waiting == 1)
+    own.call(ada, "disable")
+    server.let_go()
+    assert asked.result(20)["status"] == "disabled"
+    own.call(ada, "check", expect=409)
+    own.call(ada, "enable")
+    own.call(ada, "check")
+    own.call(ada, "refresh")  # with the refresh token of before, the grant would have ended
+
+
+def test_what_is_disconnected_while_it_is_refreshed_is_ended_at_the_platform_too(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    server.slow_s = 1  # it has made the new tokens by then
+    name, revoked, before = server.accounts[0].id, server.revocations, Counts.of(server)
+    asked = later(lambda: own.call(ada, "refresh", expect=409))
+    eventually(lambda: Counts.of(server).since(before) == (1, 0), every_s=0.02)
+    own.call(ada, "disconnect")
+    assert len(server.grants_of(name)) == 1, (
+        "it was ended with a token that the platform does not know any more"
+    )
+    asked.result(20)
+    assert own.shown(ada)["status"] == "disconnected"
+    assert own.kept(ada)["credential"] is None
+    eventually(lambda: not server.grants_of(name))
+    assert server.revocations == revoked + 1
+    assert own.told(ada) == ["connected", "disconnected"]
+
+
+# By itself
+
+
+def test_an_idle_refresh_token_is_used_before_it_dies(own: Accounts, server: Rotating) -> None:
+    server.login("idle")
+    server.says = {"refresh_token_expires_in": 1000}
+    idle = own.connect("idle")
+    for version in (1, 2):
+        kept, now = own.kept(idle), datetime.now(UTC)
+        assert kept["version"] == version
+        assert (kept["refresh_expires_at"] - now).total_seconds() == pytest.approx(1000, abs=5)
+        assert (kept["due_at"] - now).total_seconds() == pytest.approx(800, abs=5)
+        own.move(idle, due_at=-1)
+        eventually(lambda: own.kept(idle)["version"] > version)  # noqa: B023
+    assert own.told(idle) == ["connected", "refreshed", "refreshed"]
+    assert own.shown(idle)["last_used_at"] is None
+    server.says = {}
+    own.call(idle, "check")
+    eventually(lambda: own.shown(idle)["last_used_at"])
+
+
+def test_a_token_that_cannot_be_made_anew_is_noted_when_it_ends(own: Accounts, server: Rotating) -> None:
+    server.login("brief")
+    server.says = {"refresh_token": None, "expires_in": 1}
+    brief = own.connect("brief")
+    server.says = {}
+    eventually(lambda: own.shown(brief)["status"] == "reauth_required")
+    assert own.shown(brief)["reason"] == "expired"
+    assert own.told(brief) == ["connected", "reauth_required"]
+
+
+def test_what_was_begun_and_never_finished_vanishes(own: Accounts, server: Rotating) -> None:
+    with Person(own.hub, "nobody") as person:
+        begun = person.connect("oidc")
+        integration = begun["integration_id"]
+        assert own.shown(integration)["status"] == "pending"
+        own.move(integration, due_at=-1)
+        eventually(lambda: own.kept(integration)["deleted_at"])
+        own.hub.call("GET", f"/api/integrations/{integration}", expect=404)
+        assert person.go(begun["authorization_url"]).status_code == 410
+    assert own.told(integration) == []
+
+
+def test_one_that_cannot_be_opened_is_an_error_and_keeps_nobody_waiting(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    server.login("whole")
+    whole = own.connect("whole")
+    sealed = own.kept(ada)["credential"]
+    broken = {**sealed, "c": sealed["c"][:-1] + bytes([sealed["c"][-1] ^ 1])}
+    own.database.integrations.update_one({"_id": ada}, {"$set": {"credential": broken, "open": True}})
+    own.database.integrations.update_one({"_id": whole}, {"$set": {"open": True}})
+    own.move(ada, due_at=-2)
+    own.move(whole, due_at=-1)
+    before = Counts.of(server)
+    eventually(lambda: own.kept(whole)["version"] == 2)
+    eventually(lambda: own.shown(ada)["status"] == "error")
+    assert own.shown(ada)["reason"] == "unreadable"
+    assert own.kept(ada)["due_at"] > datetime.now(UTC)
+    own.call(ada, "check", expect=409)
+    assert Counts.of(server).since(before) == (1, 0)
+
+
+def test_one_whose_provider_is_gone_is_put_off(own: Accounts, ada: str) -> None:
+    own.database.integrations.update_one({"_id": ada}, {"$set": {"provider": "gone", "open": True}})
+    own.move(ada, due_at=-1)
+    eventually(lambda: own.kept(ada)["due_at"] > datetime.now(UTC))
+
+
+AT = datetime(2026, 11, 21, tzinfo=UTC)
+HOUR, DAY = 3600.0, 24 * 3600.0
+
+
+def due(provider: str, tokens: Tokens, before: dict[str, Any]) -> dict[str, float | None]:
+    """What is to be done when, in seconds from `AT`."""
+    made = schedule(connectors()[provider], Granted(tokens, {}, None), before, at=AT)
+    names = ("expires_at", "renew_at", "refresh_expires_at", "due_at")
+    return {name: made[name] and (made[name] - AT).total_seconds() for name in names}
+
+
+def test_when_what_is_due() -> None:
+    # Ahead as the manifest says; a refresh token with a known life is used by itself before its end.
+    assert due("microsoft", Tokens("a", "r", HOUR), {}) == {
+        "expires_at": HOUR,
+        "renew_at": HOUR - 300,
+        "refresh_expires_at": 90 * DAY,
+        "due_at": 72 * DAY,
+    }
+    # An access token that is its own refresh token has to be made anew while it lives.
+    assert due("facebook", Tokens("a", expires_in=60 * DAY), {})["due_at"] == 30 * DAY
+    # What cannot be made anew is looked at when it ends.
+    assert due("oidc", Tokens("a", expires_in=HOUR), {})["due_at"] == HOUR
+    # Nothing ends: nothing is due.
+    assert set(due("github", Tokens("a"), {}).values()) == {None}
+
+
+def test_the_life_of_a_refresh_token_that_counts_from_the_consent_is_not_longer_for_using_it() -> None:
+    tokens = Tokens("a", "r", HOUR)
+    first = due("linkedin", tokens, {})
+    assert (first["refresh_expires_at"], first["due_at"]) == (365 * DAY, 365 * DAY)
+    known = {"refreshable": True, "refresh_expires_at": AT + timedelta(days=2)}
+    assert due("linkedin", tokens, known)["due_at"] == 2 * DAY
+    over = {"refreshable": True, "refresh_expires_at": AT - timedelta(days=1)}
+    assert due("linkedin", tokens, over)["due_at"] == 300  # the platform still takes it: not at every turn
+
+
+def test_an_answer_that_does_not_say_the_end_of_a_refresh_token_leaves_what_is_known() -> None:
+    known = {"refreshable": True, "refresh_expires_at": AT + timedelta(days=10)}
+    assert due("oidc", Tokens("a", expires_in=HOUR), known)["refresh_expires_at"] == 10 * DAY
+
+
+# What is told
+
+
+def test_what_happens_while_the_bus_is_away_is_told_when_it_is_back(
+    own: Accounts, bus: Bus, server: Rotating, ada: str
+) -> None:
+    assert isinstance(bus.broker, Half)
+    broker = bus.broker.child.pid
+    assert broker
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        own.call(ada, "refresh")
+        own.call(ada, "refresh")
+        server.withdraw()
+        own.call(ada, "refresh", expect=409)
+        assert own.kept(ada)["untold"]
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    own.move(ada, changed_at=-60)  # whoever has changed it had time to tell it himself
+    eventually(lambda: not own.kept(ada)["untold"], within_s=30)
+    assert own.told(ada) == ["connected", "refreshed", "refreshed", "reauth_required"]
+    assert own.kept(ada)["events"] == []
+
+
+def test_no_secret_is_in_a_log_an_event_or_an_answer(
+    there: Accounts,
+    own: Accounts,
+    server: Rotating,
+    oidc: OidcProvider,
+    hasty: tuple[Accounts, OidcProvider],
+    users: list[TokenUsers],
+) -> None:
+    secrets = {*server.tokens_seen, *oidc.stats().secrets, *hasty[1].stats().secrets, SECRET}
+    assert len(secrets) > 100
+    seen = there.hub.log_text("oauth") + "".join(each.log for each in users)
+    seen += "".join(f"{record.value!r} {record.headers}" for record in there.tap.look())
+    pages = [each.hub.call("GET", "/api/integrations?limit=500") for each in (there, own)]
+    seen += str(pages)
+    stored = str(list(there.database.integrations.find()))
+    assert [text for text in secrets if text in seen or text in stored] == []

@@ -1,0 +1,123 @@
+"""Subscriptions at platforms: made on connect, renewed before they end, cancelled with the integration."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.fakes.channels import GoogleChannels, GraphSubscriptions
+from tests.support.fakes.google import Google
+from tests.support.fakes.microsoft import Microsoft
+from tests.support.hub import Hub
+from tests.support.person import Person
+from tests.support.platforms import Platforms
+
+CALLBACK = "/api/auth/oauth/callback"
+SHORT_S = 6.0
+
+
+@dataclass
+class World:
+    """A hub, and the platforms that it finds."""
+
+    hub: Hub
+    platforms: Platforms
+    calendar: GoogleChannels
+    graph: GraphSubscriptions
+
+    def watches(self, integration: str) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = self.hub.call("GET", f"/api/integrations/{integration}/watches")[
+            "items"
+        ]
+        return found
+
+    def connected(self, provider: str) -> str:
+        """Where the platform sends the browser at once, the browser goes: it has no page."""
+        with Person(self.hub, "ada") as ada:
+            begun = ada.connect(provider)
+            ada.through(self.platforms, begun["authorization_url"])
+            return str(begun["integration_id"])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("hub")
+    env = {"INTERLINK_UPKEEP_EVERY_S": "0.3"}
+    hub = Hub(folder, bus, store, services=("gateway", "oauth"), env=env, entrance=True)
+    redirect = hub.url("gateway") + CALLBACK
+    google, microsoft = Google("g-id", "g-secret", redirect), Microsoft("m-id", "m-secret", redirect)
+    calendar, graph = GoogleChannels(google, SHORT_S), GraphSubscriptions(microsoft, SHORT_S)
+    hosts = {**google.hosts, **microsoft.hosts}
+    hosts |= {"www.googleapis.com": calendar.handler(), "graph.microsoft.com": graph.handle}
+    with Platforms(hosts) as platforms:
+        try:
+            hub.init(hub.workspace)
+            hub.start_service("gateway")
+            hub.start_service("oauth", module=("tests.support.platforms", "oauth"), **platforms.env(folder))
+            hub.wait_ready("gateway")
+            hub.wait_ready("oauth")
+            for provider, fake in (("google", google), ("microsoft", microsoft)):
+                app = {"client_id": fake.client_id, "client_secret": fake.client_secret, "verified": True}
+                hub.call("PUT", f"/api/platform-credentials/{provider}", app)
+            yield World(hub, platforms, calendar, graph)
+            assert not platforms.faults
+        finally:
+            hub.stop()
+
+
+def test_a_channel_is_made_on_connect_brings_webhooks_is_made_anew_and_stopped(world: World) -> None:
+    hub, calendar = world.hub, world.calendar
+    integration = world.connected("google-calendar")
+    [watch] = eventually(lambda: [one for one in world.watches(integration) if one["status"] == "active"])
+    [channel] = calendar.live.values()
+    assert watch["endpoint_url"] == channel.address
+    assert calendar.notify(channel, "exists") == 202
+    endpoint = hub.call("GET", f"/api/inbound-endpoints/{watch['endpoint_id']}")
+    assert endpoint["provider"] == "google-calendar"
+    first = channel.id
+    eventually(lambda: first not in calendar.live and calendar.live)
+    assert calendar.made >= 2
+    [channel] = calendar.live.values()
+    assert calendar.notify(channel, "exists") == 202, "through the same endpoint, with the same secret"
+    assert channel.address == watch["endpoint_url"]
+    hub.call("POST", f"/api/integrations/{integration}/disconnect")
+    assert not calendar.live
+    assert world.watches(integration) == []
+    hub.call("GET", f"/api/inbound-endpoints/{watch['endpoint_id']}", expect=404)
+
+
+def test_subscriptions_are_renewed_and_removed(world: World) -> None:
+    hub, graph = world.hub, world.graph
+    integration = world.connected("microsoft-outlook")
+    eventually(lambda: [one["status"] for one in world.watches(integration)] == ["active", "active"])
+    assert {one.resource for one in graph.live.values()} == {
+        "/me/mailFolders('inbox')/messages",
+        "/me/events",
+    }
+    [inbox] = [one for one in graph.live.values() if "inbox" in one.resource]
+    assert graph.notify(inbox, "created") in (200, 202)
+    ends = inbox.ends_at
+    eventually(lambda: graph.live[inbox.id].ends_at > ends)
+    assert graph.made == 2, "renewed, not made anew"
+    del graph.live[inbox.id]  # the platform has lost it
+    eventually(lambda: graph.made == 3)
+    for each in world.watches(integration):
+        hub.call("DELETE", f"/api/integrations/{integration}/watches/{each['id']}", expect=204)
+    assert not graph.live
+    hub.call("POST", f"/api/integrations/{integration}/disconnect")
+
+
+def test_what_can_be_watched_is_said_and_nothing_else_is_taken(world: World) -> None:
+    hub = world.hub
+    integration = world.connected("google-calendar")
+    path = f"/api/integrations/{integration}/watches"
+    shown = hub.call("GET", path)
+    assert [each["watch"] for each in shown["available"]] == ["events"]
+    refused = hub.call("POST", path, {"watch": "nothing"}, expect=422)
+    assert refused["errors"][0]["message"] == "there is events"
+    bad = {"watch": "events", "resource": {"calendar_id": "a/../b"}}
+    assert hub.call("POST", path, bad, expect=422)["errors"][0]["field"] == "resource.calendar_id"
+    hub.call("GET", path, key=hub.other_workspace(), expect=404)
+    hub.call("POST", f"/api/integrations/{integration}/disconnect")

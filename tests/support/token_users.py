@@ -1,0 +1,258 @@
+"""Processes that use one account's token: many users in each, all through the hub's own `TokenSource`.
+
+They are forked from one process that has imported everything, because a test needs many. Each has the
+environment of a service, takes commands until its end, and is killed when the test is over.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, Self
+
+from shared.catalog.registry import connectors
+from shared.contracts.errors import InterlinkError
+from shared.runtime import refresh
+from shared.runtime.apps import Apps
+from shared.runtime.crash import VARIABLE, crash_point_for
+from shared.runtime.guarded import guarded_client
+from shared.runtime.integrations import Integrations
+from shared.runtime.service import Runtime, runtime
+from shared.runtime.settings import EgressSettings, load
+from shared.runtime.tokens import Access, NotConnected, Timing, TokenSource
+from shared.wire.oauth import Call
+
+SETTLE_S: Final = 0.7
+"""How long a lease that ended without a word is left alone, unless told otherwise."""
+_WAIT_S: Final = 30.0
+_MORE_S: Final = 1.0
+"""A lease is longer than a request by this."""
+_ANSWER_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Used:
+    """What came of a run: calls by status, errors by class (and state), versions of the tokens used."""
+
+    statuses: Mapping[str, int]
+    errors: Mapping[str, int]
+    versions: list[int]
+    seconds: float
+
+    @property
+    def calls(self) -> int:
+        return sum(self.statuses.values()) + sum(self.errors.values())
+
+
+class TokenUsers:
+    """One such process."""
+
+    def __init__(self, env: Mapping[str, str], *, call_s: float = 10, settle_s: float = SETTLE_S) -> None:
+        """`call_s` is how long a request may take."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "pytest"])
+        handle, log = tempfile.mkstemp()
+        os.close(handle)
+        self._log = Path(log)
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_run, args=(theirs, dict(env), log, call_s, settle_s), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Killed: how processes end in peace is others' business, and takes its time."""
+        self._process.kill()
+        self._process.join()
+        self._ours.close()
+        self._log.unlink()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return self._log.read_text()
+
+    def ready(self) -> Self:
+        """Wait until it takes commands."""
+        assert self._answer() == "ready"
+        return self
+
+    def begin(
+        self,
+        integration: str,
+        users: int,
+        *,
+        calls: int = 1,
+        seconds: float = 0,
+        beyond: int = 0,
+        pause_s: float = 0,
+    ) -> None:
+        """Let users call who-am-i at once: so often each, or for so long, with pauses up to `pause_s`.
+
+        In any case until each has used newer tokens than those of the version `beyond`.
+        """
+        self._ours.send(
+            {
+                "integration": integration,
+                "users": users,
+                "calls": calls,
+                "seconds": seconds,
+                "beyond": beyond,
+                "pause_s": pause_s,
+            }
+        )
+
+    def used(self) -> Used:
+        """What came of what was begun."""
+        return Used(**self._answer())
+
+    def use(self, integration: str, users: int, **how: Any) -> Used:
+        """Begin, and wait for what comes of it."""
+        self.begin(integration, users, **how)
+        return self.used()
+
+    def stop_at(self, point: str) -> None:
+        """Stand still (SIGSTOP) when it gets to this crash point; once."""
+        self._ours.send({"stop_at": point})
+        assert self._answer() == "ok"
+
+    def stand_still(self) -> None:
+        """SIGSTOP."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def stands_still(self) -> bool:
+        """Whether it has stopped."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def died(self, within_s: float = 30) -> int | None:
+        """How it ended by itself: minus the signal's number."""
+        self._process.join(within_s)
+        return self._process.exitcode
+
+    def _answer(self) -> Any:
+        if not self._ours.poll(_ANSWER_S):
+            raise AssertionError(f"no answer of a user of tokens:\n{self.log[-3000:]}")
+        try:
+            return self._ours.recv()
+        except EOFError:
+            raise AssertionError(f"a user of tokens ended:\n{self.log[-3000:]}") from None
+
+
+# The process
+
+
+def _run(commands: Connection, env: Mapping[str, str], log: str, call_s: float, settle_s: float) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    out = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(out, stream.fileno())
+    vars(refresh)["crash_point"] = crash_point_for(env.get(VARIABLE))
+    asyncio.run(_main(commands, Timing(call_s, call_s + _MORE_S, settle_s, _WAIT_S)))
+
+
+async def _main(commands: Connection, timing: Timing) -> None:
+    async with runtime("token-users") as here:
+        await _serve(here, commands, timing)
+
+
+async def _serve(here: Runtime, commands: Connection, timing: Timing) -> None:
+    client = guarded_client(load(EgressSettings), most_connections=200)
+    apps = Apps(here.mongo, here.vault, here.log)
+    integrations = Integrations(here.mongo, here.vault, here.producer, here.log)
+    tokens = TokenSource(integrations, apps, client, here.log, redirect_uri="", timing=timing)
+    for part in (client, apps, tokens):
+        await part.start()
+    await here.producer.wait_ready(30)
+    commands.send("ready")
+    while True:
+        try:
+            command = await asyncio.to_thread(commands.recv)
+        except EOFError:  # the test is over, without a farewell
+            return
+        if "stop_at" in command:
+            _stop_at(command["stop_at"])
+            commands.send("ok")
+        else:
+            commands.send(await _Users(tokens).run(**command))
+
+
+def _stop_at(wanted: str) -> None:
+    usual = vars(refresh)["crash_point"]
+
+    def reached(point: str) -> None:
+        if point == wanted:
+            vars(refresh)["crash_point"] = usual
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    vars(refresh)["crash_point"] = reached
+
+
+class _Users:
+    def __init__(self, tokens: TokenSource) -> None:
+        self._tokens = tokens
+        self._statuses: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._versions: set[int] = set()
+
+    async def run(self, integration: str, users: int, **how: Any) -> dict[str, Any]:
+        started = monotonic()
+        await asyncio.gather(*(self._user(integration, **how) for _ in range(users)))
+        return {
+            "statuses": dict(self._statuses),
+            "errors": dict(self._errors),
+            "versions": sorted(self._versions),
+            "seconds": monotonic() - started,
+        }
+
+    async def _user(self, integration: str, calls: int, seconds: float, beyond: int, pause_s: float) -> None:
+        until, done, used = monotonic() + seconds, 0, 0
+
+        def call(access: Access) -> Call:
+            nonlocal used
+            used = access.version
+            self._versions.add(used)
+            return _who_am_i(access)
+
+        while 0 < beyond >= used or (monotonic() < until if seconds else done < calls):
+            done += 1
+            try:
+                answer = await self._tokens.call(integration, call)
+            except NotConnected as error:
+                self._errors[f"NotConnected {error.state}"] += 1
+                beyond = 0  # there will be none
+            except InterlinkError as error:
+                self._errors[type(error).__name__] += 1
+            else:
+                self._statuses[str(answer.status)] += 1
+            if pause_s:
+                await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311 -- only to spread
+
+
+def _who_am_i(access: Access) -> Call:
+    connector = connectors()[access.provider]
+    assert connector.account
+    assert connector.account.call
+    return connector.request(connector.account.call, access.values)
