@@ -224,9 +224,12 @@ class Watching:
 
         async def one(name: str) -> None:
             async with gate:
-                claimed = await self._claim(name)
-                if claimed is not None:
-                    await self._work(claimed)
+                try:
+                    claimed = await self._claim(name)
+                    if claimed is not None:
+                        await self._work(claimed)
+                except Exception as error:  # noqa: BLE001 -- it is due again when its lease ends; others go on
+                    self._log.error("watch not looked after", watch_id=name, error=repr(error)[:200])
 
         await asyncio.gather(*(one(document["_id"]) for document in due))
 
