@@ -6,6 +6,7 @@ They come from the environment (`INTERLINK_APP_<PROVIDER>_CLIENT_ID`, `_CLIENT_S
 and what environment or files say of the installation's before what the API was told.
 """
 
+import asyncio
 import os
 import re
 import secrets
@@ -89,6 +90,8 @@ class Apps:
         self._vault = vault
         self._log = log
         self._collection = mongo.collection(COLLECTION)
+        self._writing = asyncio.Lock()
+        """What this process writes, it knows in the order in which it was written."""
         self._snapshot: Snapshot[App] = Snapshot(self._collection, self._parse, log)
         self.given: Mapping[str, App] = given_apps()
         """By provider: the installation's apps that the environment or files say."""
@@ -152,20 +155,21 @@ class Apps:
         app = replace(app, changed_at=now, created_at=app.created_at or now, revision=secrets.token_hex(8))
         document = self._document(app)
         found = {"_id": document["_id"]}
-        try:
-            with translated():
-                if before is not None:
-                    query = {**found, "revision": before.revision, "deleted_at": None}
-                else:
-                    query = {**found, "deleted_at": {"$ne": None}}
-                done = await self._collection.replace_one(query, document)
-                if not done.modified_count:
+        async with self._writing:
+            try:
+                with translated():
                     if before is not None:
-                        return None
-                    await self._collection.insert_one(document)
-        except Duplicate:
-            return None
-        self._snapshot.put(document)
+                        query = {**found, "revision": before.revision, "deleted_at": None}
+                    else:
+                        query = {**found, "deleted_at": {"$ne": None}}
+                    done = await self._collection.replace_one(query, document)
+                    if not done.modified_count:
+                        if before is not None:
+                            return None
+                        await self._collection.insert_one(document)
+            except Duplicate:
+                return None
+            self._snapshot.put(document)
         return app
 
     async def judge(self, app: App, *, verified: bool, reason: str) -> App | None:
@@ -186,10 +190,11 @@ class Apps:
             "revision": app.revision,
             "deleted_at": None,
         }
-        with translated():
-            return self._taken(
-                await self._collection.find_one_and_update(wanted, {"$set": change}, return_document=True)
-            )
+        async with self._writing:
+            with translated():
+                return self._taken(
+                    await self._collection.find_one_and_update(wanted, {"$set": change}, return_document=True)
+                )
 
     def _taken(self, document: Document | None) -> App | None:
         if document is None:
