@@ -29,12 +29,12 @@ from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.github_payloads import (
     Example,
-    Unavailable,
     octokit_examples,
     repository_of,
     shared_examples,
 )
 from tests.support.hub import Hub
+from tests.support.npm import Unavailable
 from tests.support.subscriber import Subscriber
 from tests.support.tap import Kept, Tap
 

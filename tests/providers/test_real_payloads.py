@@ -20,7 +20,8 @@ from shared.catalog.fixtures import defaults
 from shared.wire.bodies import FORM
 from tests.providers.prose import flaws, without_each
 from tests.providers.recorded import WITH_WEBHOOKS, provider
-from tests.support.github_payloads import Example, Unavailable, octokit_examples, shared_examples
+from tests.support.github_payloads import Example, octokit_examples, shared_examples
+from tests.support.npm import Unavailable
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "webhooks"
 _ADDRESS = re.compile(r"[\w.+-]+\\?@[\w.-]+\.\w+")
