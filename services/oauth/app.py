@@ -5,6 +5,7 @@ from typing import Final
 
 from services.oauth import states, watch
 from services.oauth.arrive import Arriving
+from services.oauth.choose import Choosing
 from services.oauth.connect import Connecting
 from services.oauth.connect_api import ConnectApi
 from services.oauth.disconnect import Disconnecting
@@ -13,6 +14,7 @@ from services.oauth.enter import Entering
 from services.oauth.integrations_api import IntegrationsApi
 from services.oauth.mail import MailLogins
 from services.oauth.platform_api import PlatformApi
+from services.oauth.revoke import Revoking
 from services.oauth.settings import OAuthSettings
 from services.oauth.states import States
 from services.oauth.upkeep import Upkeep
@@ -65,7 +67,8 @@ async def build(here: Runtime) -> Service:
         public_base=base,
         origins=settings.origins,
     )
-    arriving = Arriving(dances, known, registered, tokens, watching, here.log)
+    revoking = Revoking(known, tokens, here.log)
+    arriving = Arriving(dances, known, registered, tokens, watching, revoking, here.log)
     mail = MailLogins(
         settings.allow_private_networks,
         settings.ports,
@@ -74,9 +77,10 @@ async def build(here: Runtime) -> Service:
     )
     management = here.management_app("Interlink accounts")
     ConnectApi(connecting, arriving, known, here.log, public_base=base).mount(management)
-    IntegrationsApi(
-        known, tokens, Entering(known, tokens, mail), Disconnecting(known, tokens, watching, here.log)
-    ).mount(management)
+    disconnecting = Disconnecting(known, tokens, watching, revoking, here.log)
+    choosing = Choosing(known, tokens, dances, watching)
+    entering = Entering(known, tokens, mail)
+    IntegrationsApi(known, tokens, entering, choosing, disconnecting).mount(management)
     PlatformApi(
         registered,
         tokens,

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from services.oauth.choose import same_place
 from services.oauth.flows import app_for, flow_of, server_of
-from services.oauth.sharing import shared
+from services.oauth.revoke import Revoking
 from services.oauth.states import States, UsedCode
 from services.oauth.watch import Watching
 from shared.catalog.connector import (
@@ -28,14 +29,14 @@ from shared.contracts.errors import (
     Misconfigured,
     NotFound,
     Rejected,
-    RetryLater,
     StoreUnavailable,
 )
 from shared.runtime.apps import Apps
+from shared.runtime.credentials import merged, refresh_tokens, schedule, values_of
 from shared.runtime.integrations import Integrations
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, translated, utcnow
-from shared.runtime.tokens import TokenSource, merged, schedule, values_of
+from shared.runtime.mongo import Document, utcnow
+from shared.runtime.tokens import TokenSource
 from shared.wire.fills import Unfillable
 from shared.wire.oauth import unsaid
 
@@ -72,6 +73,7 @@ class Arriving:
         apps: Apps,
         tokens: TokenSource,
         watching: Watching,
+        revoking: Revoking,
         log: Log,
     ) -> None:
         self._states = states
@@ -79,6 +81,7 @@ class Arriving:
         self._apps = apps
         self._tokens = tokens
         self._watching = watching
+        self._revoking = revoking
         self._log = log
 
     async def finish(self, query: Sequence[tuple[str, str]], cookie: str | None) -> tuple[Document, Document]:
@@ -254,10 +257,12 @@ class Arriving:
         """Write it: into the integration that has this account already, or into the one that set out."""
         for _ in range(_TRIES):
             document = await self._integrations.find(name, begun["workspace"])
-            target = await self._target(begun, document, whose)
-            change = _change(begun, target, connector, granted, whose, choices)
-            change["credential"] = self._integrations.seal(target, merged({}, granted))
-            await self._watching.expect(target)
+            target = await self._target(begun, document, whose, choices)
+            kept = self._kept(begun, target, granted, whose)
+            change = _change(begun, target, connector, granted, whose, choices, kept)
+            change["credential"] = self._integrations.seal(target, merged(kept, granted))
+            if change["status"] == "connected":
+                await self._watching.expect(target)
             changed = await self._integrations.change(
                 target, change, tell="integration.connected" if change["status"] == "connected" else None
             )
@@ -273,47 +278,63 @@ class Arriving:
         await self._watching.wake(changed["_id"])
         return changed
 
-    async def _target(self, begun: Document, document: Document, whose: Whose) -> Document:
+    async def _target(
+        self, begun: Document, document: Document, whose: Whose, choices: Sequence[Choice]
+    ) -> Document:
         """Which integration it is written into. Raises `NotFinished`: it is not what was to be connected."""
         before = document.get("account")
-        if before and before["id"] == whose.id:
+        choice = _chosen(choices, document)
+        # Of an account with several places, each may be connected: which one this is, may not be known yet.
+        known = choice is not None or not choices
+        same = await same_place(self._integrations, document, whose.id, choice) if known else None
+        if before and before["id"] == whose.id and (same is None or choice is None):
             _check_enabled(document)
             return document
-        if before and not begun["any_account"]:
+        if before and before["id"] != whose.id and not begun["any_account"]:
             raise NotFinished(
                 "other_account",
                 f"that is {whose.label}; this integration is of {before['label']}. Sign in there as "
                 f"{before['label']}, or reconnect with any_account",
                 note="another account signed in",
             )
-        same = await self._same_account(document, whose)
         if before and same is not None:
+            label = choice.label if choice else whose.label
             raise NotFinished(
                 "connected_already",
-                f"{whose.label} is connected already: {same['name']}",
+                f"{label} is connected already: {same['name']}",
                 note=f"the account is that of {same['_id']}",
             )
         target = same or document
         _check_enabled(target)
         return target
 
-    async def _same_account(self, document: Document, whose: Whose) -> Document | None:
-        """The workspace's integration that has this account: connecting it again makes no second one."""
-        query = {
-            "provider": document["provider"],
-            "account.id": whose.id,
-            "workspace": document["workspace"],
-            "deleted_at": None,
-            "kind": document["kind"],
-        }
-        with translated():
-            return await self._integrations.collection.find_one(query)
+    def _kept(self, begun: Document, target: Document, granted: Granted, whose: Whose) -> dict[str, Any]:
+        """The refresh tokens that the platform left out, as it gave them before for the same consent."""
+        was = target.get("account")
+        same = (
+            was
+            and was["id"] == whose.id
+            and target["status"] in ("connected", "error")
+            and list(target.get("app") or ()) == list(begun["server"][:2])
+            and target["params"] == begun["params"]
+        )
+        scopes = _scopes(begun, granted)
+        if not same or not set(target["scopes"]) <= set(
+            scopes
+        ):  # what it makes may do no more than is allowed now
+            return {}
+        try:
+            before = self._integrations.open(target)
+        except Misconfigured:
+            return {}
+        return refresh_tokens(before, granted)
 
     async def _give_back(
         self, document: Document, values: Mapping[str, str], granted: Granted, whose: Whose | None
     ) -> None:
         """Revoke what will not be kept."""
-        await self._revoke(document, values, merged({}, granted), whose.id if whose else None)
+        account = whose.id if whose else None
+        await self._revoking.revoke(document, values, merged({}, granted), account)
 
     async def _given_up(self, before: Document, whose: Whose) -> None:
         """Revoke what an integration had of another account than the one that it has now."""
@@ -324,28 +345,7 @@ class Arriving:
             secrets = self._integrations.open(before)
         except Misconfigured:
             return
-        await self._revoke(before, self._tokens.values(before), secrets, account["id"])
-
-    async def _revoke(
-        self, document: Document, values: Mapping[str, str], secrets: Mapping[str, Any], account: str | None
-    ) -> None:
-        """End a grant, unless it is what others live on; what the platform answers changes nothing.
-
-        Where it ends everything and the account is not known, it may be what others live on.
-        """
-        connector = flow_of(document["provider"])
-        try:
-            if connector.ends_everything and (
-                account is None or await shared(self._integrations, self._tokens, document, account)
-            ):
-                return
-            for tokens in (secrets, *secrets.get("others", {}).values()):
-                texts = {name: value for name, value in tokens.items() if isinstance(value, str)}
-                call = connector.revoking({**values, **texts}) if texts.get("access_token") else None
-                if call is not None:
-                    await self._tokens.ask(call)
-        except (RetryLater, Unfillable) as error:
-            self._log.warning("not revoked", integration_id=document["_id"], error=type(error).__name__)
+        await self._revoking.revoke(before, self._tokens.values(before), secrets, account["id"])
 
 
 def _tokens_of(granted: Granted) -> list[str]:
@@ -366,8 +366,9 @@ def _change(
     granted: Granted,
     whose: Whose,
     choices: Sequence[Choice],
+    kept: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What connecting changes, but for the credential."""
+    """What connecting changes, but for the credential; `kept` are refresh tokens from before."""
     choice = _chosen(choices, target)
     account: dict[str, Any] = {
         "id": whose.id,
@@ -379,7 +380,7 @@ def _change(
         account |= {"choice": {"id": choice.id, "label": choice.label}}
         account["kept"] = {**whose.kept, **choice.kept}
     whole = choice is not None or not choices
-    scopes = granted.tokens.scopes if granted.tokens else None
+    before = {"refreshable": True, "refresh_expires_at": target["refresh_expires_at"]} if kept else {}
     return {
         "status": "connected" if whole else "pending",
         "reason": "" if whole else "choice_required",
@@ -388,7 +389,7 @@ def _change(
         "params": begun["params"],
         "app": begun["server"][:2],
         "asked": begun["asked"],
-        "scopes": list(begun["asked"] if scopes is None else scopes),
+        "scopes": _scopes(begun, granted),
         "version": target["version"] + 1,
         "connected_at": utcnow(),
         "connected_by": begun["user"],
@@ -399,8 +400,14 @@ def _change(
         "settled_fence": target["fence"],
         "last_error": None,
         "refresh_expires_at": None,
-        **schedule(connector, granted, {}),
+        **schedule(connector, granted, before),
     }
+
+
+def _scopes(begun: Mapping[str, Any], granted: Granted) -> list[str]:
+    """What was granted; what was asked for, where the platform does not say."""
+    said = granted.tokens.scopes if granted.tokens else None
+    return list(begun["asked"] if said is None else said)
 
 
 def _chosen(choices: Sequence[Choice], before: Mapping[str, Any]) -> Choice | None:

@@ -17,9 +17,10 @@ from shared.catalog.three_legged import RequestToken, ThreeLegged
 from shared.contracts.errors import Conflict
 from shared.contracts.ids import new_integration_id
 from shared.runtime.apps import Apps
+from shared.runtime.credentials import values_of
 from shared.runtime.integrations import Integrations
 from shared.runtime.mongo import Document, translated, utcnow
-from shared.runtime.tokens import TokenSource, values_of
+from shared.runtime.tokens import TokenSource
 from shared.wire.fills import Unfillable
 from shared.wire.oauth import new_state, unsaid
 

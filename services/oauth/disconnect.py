@@ -3,16 +3,14 @@
 import asyncio
 from contextlib import suppress
 
-from services.oauth.sharing import shared
+from services.oauth.revoke import Revoking
 from services.oauth.watch import Watching
 from shared.catalog.registry import connectors
-from shared.contracts.errors import Conflict, InterlinkError, NotFound, RetryLater
+from shared.contracts.errors import Conflict, Misconfigured, NotFound, RetryLater
 from shared.runtime.integrations import Integrations
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.tokens import TokenSource
-from shared.wire.fills import Unfillable
-from shared.wire.oauth import Call
 
 _TRIES = 5
 _FRESH_S = 15.0
@@ -21,10 +19,18 @@ _FRESH_S = 15.0
 class Disconnecting:
     """Ends integrations."""
 
-    def __init__(self, integrations: Integrations, tokens: TokenSource, watching: Watching, log: Log) -> None:
+    def __init__(
+        self,
+        integrations: Integrations,
+        tokens: TokenSource,
+        watching: Watching,
+        revoking: Revoking,
+        log: Log,
+    ) -> None:
         self._integrations = integrations
         self._tokens = tokens
         self._watching = watching
+        self._revoking = revoking
         self._log = log
 
     async def end(self, document: Document) -> Document:
@@ -64,35 +70,16 @@ class Disconnecting:
 
     async def _revoke(self, document: Document) -> bool:
         """Whether the platform said that the grant is revoked."""
-        connector = connectors().get(document["provider"])
-        if connector is None or not document.get("credential"):
+        if not document.get("credential"):
             return False
         try:
-            account = (document.get("account") or {}).get("id", "")
-            if await shared(self._integrations, self._tokens, document, account, but=document["_id"]):
-                self._log.info("not revoked: others need it", integration_id=document["_id"])
-                return False
             secrets = self._integrations.open(document)
-            values = self._tokens.values(document, self._tokens.app_of(document))
-            grants = [secrets, *secrets.get("others", {}).values()]
-            calls: list[Call] = []
-            for grant in grants:
-                texts = {name: value for name, value in grant.items() if isinstance(value, str)}
-                if not texts.get("access_token"):
-                    continue
-                call = connector.revoking({**values, **texts})
-                if call is not None:
-                    calls.append(call)
-            answers = [await self._tokens.ask(call) for call in calls]
-        except (RetryLater, Unfillable, InterlinkError) as error:
-            self._log.warning("not revoked", integration_id=document["_id"], why=type(error).__name__)
+        except Misconfigured as error:
+            self._log.warning("not revoked", integration_id=document["_id"], why=str(error))
             return False
-        refusals = [code for answer in answers if (code := connector.not_revoked(answer))]
-        for code in refusals:
-            self._log.warning(
-                "not revoked", integration_id=document["_id"], why=f"the platform answered {code}"
-            )
-        return bool(answers) and not refusals
+        account = (document.get("account") or {}).get("id", "")
+        values = self._tokens.values(document)
+        return await self._revoking.revoke(document, values, secrets, account, but=document["_id"])
 
     async def _fresh(self, document: Document) -> Document:
         """With a living access token, where the platform wants one to revoke the grant."""

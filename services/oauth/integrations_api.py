@@ -6,15 +6,16 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, FastAPI, Query
 from starlette.responses import Response
 
+from services.oauth.choose import Choosing
 from services.oauth.disconnect import Disconnecting
 from services.oauth.enter import Entering
 from services.oauth.flows import BY_OAUTH
 from services.oauth.schemas import Chosen, NewIntegration, Reentered, Renamed, ShownIntegration, shown
 from shared.catalog.connector import Refused
 from shared.catalog.registry import connectors
-from shared.contracts.errors import Conflict, FieldError, Invalid
+from shared.contracts.errors import Conflict
 from shared.runtime.access import ApiKey, requires
-from shared.runtime.integrations import Integrations, Status, Told
+from shared.runtime.integrations import Integrations, Status
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
 from shared.runtime.refresh import without
@@ -36,11 +37,13 @@ class IntegrationsApi:
         integrations: Integrations,
         tokens: TokenSource,
         entering: Entering,
+        choosing: Choosing,
         disconnecting: Disconnecting,
     ) -> None:
         self._integrations = integrations
         self._tokens = tokens
         self._entering = entering
+        self._choosing = choosing
         self._disconnecting = disconnecting
 
     def mount(self, app: FastAPI) -> None:
@@ -131,21 +134,11 @@ class IntegrationsApi:
         )
 
     async def choose(self, integration_id: str, body: Chosen, key: Writer) -> ShownIntegration:
-        """Which of several places of the account the integration is of: one of `choices`, by id."""
+        """Which of several places of the account the integration is of: one of `choices`, by id.
 
-        def chosen(document: Document) -> dict[str, Any]:
-            choices = document.get("choices", [])
-            found = next((each for each in choices if each["id"] == body.choice), None)
-            if found is None:
-                known = ", ".join(each["id"] for each in choices[:20]) or "there is none"
-                raise Invalid("no such choice", errors=(FieldError("choice", known),))
-            account = dict(document["account"])
-            account["kept"] = {**account["kept"], **found["kept"]}
-            account["choice"] = {"id": found["id"], "label": found["label"]}
-            connected = {"status": "connected", "reason": ""} if document["status"] == "pending" else {}
-            return {"account": account, **connected}
-
-        return await self._changed(integration_id, key, chosen)
+        A place that was connected before keeps its integration, which is answered, with the new grant.
+        """
+        return shown(await self._choosing.choose(integration_id, key.workspace, body.choice))
 
     async def check(self, integration_id: str, key: Writer) -> ShownIntegration:
         """Ask the platform whose account it is: whether the connection works now."""
@@ -199,31 +192,28 @@ class IntegrationsApi:
     ) -> ShownIntegration:
         """The integration with what is `wanted` of it as it is; of one that changes meanwhile, once more.
 
-        One that is connected by it is told. Raises `Conflict`: it changes all the time.
+        Raises `Conflict`: it changes all the time.
         """
         for _ in range(_TRIES):
             document = await self._mine(integration_id, key)
             change = wanted(document)
             if not change:
                 return shown(document)
-            begins = document["status"] == "pending" and change.get("status") == "connected"
-            changed = await self._change(document, change, "integration.connected" if begins else None)
+            changed = await self._change(document, change)
             if changed is not None:
                 return shown(changed)
         raise Conflict(_CHANGING)
 
-    async def _change(
-        self, document: Document, change: dict[str, Any], tell: Told | None = None
-    ) -> Document | None:
+    async def _change(self, document: Document, change: dict[str, Any]) -> Document | None:
         """None when credential or status are not what was read."""
         only = {"status": document["status"]}
-        changed = await self._integrations.change(document, change, tell=tell, only=only)
+        changed = await self._integrations.change(document, change, only=only)
         self._tokens.forget(document["_id"])
         return changed
 
     async def _ask_who(self, document: Document) -> None:
         connector = connectors().get(document["provider"])
-        probe = connector.probe if connector else None
+        probe = connector.probe_of(document["kind"]) if connector else None
         if connector is None or probe is None:
             raise Conflict("the platform has no way to ask")
         hidden: list[str] = []

@@ -17,7 +17,8 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from shared.runtime.access import ApiKey, requires
 from shared.runtime.apps import INSTALLATION, SECRETS, App, Apps, needs_secret, secret_settings, takes_app
-from shared.runtime.tokens import TokenSource, values_of
+from shared.runtime.credentials import values_of
+from shared.runtime.tokens import TokenSource
 from shared.wire.fills import Unfillable
 from shared.wire.oauth import new_state, new_verifier
 

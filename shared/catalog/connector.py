@@ -156,8 +156,7 @@ class Connector:
         self.account: Account | None = connect.account or source.account
         self.choices: Choices | None = connect.choices or source.choices
         account = self.account
-        self.probe: Request | None = (account and account.call) or connect.probe or source.probe
-        """A request that shows whether a token works."""
+        self._probe: Request | None = (account and account.call) or connect.probe or source.probe
         self.entered: Mapping[str, Entered] = {each.id: each for each in connect.entered}
         flow = source.oauth2 or source.oauth1
         self.scopes = tuple(dict.fromkeys((*(flow.scopes if flow else ()), *connect.scopes)))
@@ -183,6 +182,13 @@ class Connector:
         """How the API is called with a credential of this kind."""
         way = self.entered.get(kind)
         return way.api if way is not None and way.api is not None else self.api
+
+    def probe_of(self, kind: str) -> Request | None:
+        """A request that shows whether a credential of this kind works; None where there is none."""
+        way = self.entered.get(kind)
+        if way is None:
+            return self._probe
+        return way.account.call if way.account else None
 
     # The dance
 

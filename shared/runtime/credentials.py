@@ -53,6 +53,19 @@ def _secrets(tokens: Tokens) -> dict[str, str]:
     return {name: value for name, value in both.items() if value}
 
 
+def refresh_tokens(before: Mapping[str, Any], granted: Granted) -> dict[str, Any]:
+    """Those of a credential from before that an answer, which has such grants, leaves out."""
+
+    def left_out(tokens: Tokens | None, old: Mapping[str, Any]) -> dict[str, str]:
+        kept = old.get("refresh_token", "")
+        return {"refresh_token": kept} if tokens and kept and not tokens.refresh_token else {}
+
+    old = before.get("others", {})
+    others = {name: left_out(tokens, old.get(name, {})) for name, tokens in granted.others.items()}
+    others = {name: kept for name, kept in others.items() if kept}
+    return {**left_out(granted.tokens, before), **({"others": others} if others else {})}
+
+
 def slots_of(secrets: Mapping[str, Any]) -> list[str]:
     """The grants of a credential that are made anew: its own, and others with refresh tokens."""
     others = [name for name, tokens in secrets.get("others", {}).items() if tokens.get("refresh_token")]

@@ -180,8 +180,9 @@ class GuardedClient:
         *,
         timeout_s: float,
         certificate: ClientCertificate | None = None,
+        most: int = MAX_RESPONSE,
     ) -> Answer:
-        """Any request, and at most 64 KiB of the answer. Never raises for what the other side does."""
+        """Any request, and at most `most` bytes of the answer. Never raises for what the other side does."""
         assert self._session is not None  # noqa: S101 -- start() comes first
         started = perf_counter()
         address: str | None = None
@@ -205,7 +206,7 @@ class GuardedClient:
                     status = response.status
                     if self._proxy is None and isinstance(response, _Response):
                         address = response.address
-                    text = await _read(response)
+                    text = await _read(response, most)
                     return Answer(
                         status, None, "", dict(response.headers), text, perf_counter() - started, address
                     )
@@ -329,16 +330,16 @@ def _proxy_url(text: str) -> URL:
     return url
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    while chunk := await response.content.read(MAX_RESPONSE + 1 - size):
+    while chunk := await response.content.read(most + 1 - size):
         chunks.append(chunk)
         size += len(chunk)
-        if size > MAX_RESPONSE:
+        if size > most:
             response.close()
             break
-    return b"".join(chunks)[:MAX_RESPONSE]
+    return b"".join(chunks)[:most]
 
 
 def _classify(error: BaseException, *, answered: bool, proxied: bool) -> tuple[Failure, str]:

@@ -7,6 +7,7 @@ it met. How it is made anew is in `refresh.py`.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
@@ -16,7 +17,7 @@ from shared.catalog.connector import PlatformBusy, Refused, entered_values
 from shared.catalog.registry import connectors
 from shared.contracts.errors import Conflict, InterlinkError, RetryLater, StoreUnavailable
 from shared.runtime.apps import App, Apps
-from shared.runtime.credentials import MAIN, merged, schedule, texts_of, values_of
+from shared.runtime.credentials import MAIN, texts_of
 from shared.runtime.guarded import GuardedClient
 from shared.runtime.integrations import Integrations
 from shared.runtime.logs import Log
@@ -26,20 +27,10 @@ from shared.runtime.service import VERSION
 from shared.wire.fills import Fill
 from shared.wire.oauth import Answered, Call, basic
 
-__all__ = [
-    "MAIN",
-    "Access",
-    "NoAnswer",
-    "NotConnected",
-    "Timing",
-    "TokenSource",
-    "merged",
-    "schedule",
-    "values_of",
-]
+__all__ = ["MAIN", "Access", "NoAnswer", "NotConnected", "Timing", "TokenSource"]
 
 _USER_AGENT: Final = f"Interlink/{VERSION}"
-"""GitHub refuses requests without one."""
+"""Some platforms refuse requests without one."""
 _KEPT_S: Final = 2.0
 _MOST_KEPT: Final = 10_000
 _SOON: Final = timedelta(seconds=5)
@@ -47,6 +38,9 @@ _SOON: Final = timedelta(seconds=5)
 _FORCED_AGAIN: Final = timedelta(seconds=60)
 _LOOKS: Final = 5
 _USE_NOTED_S: Final = 600.0
+_GOOD_S: Final = 60.0
+"""A token that the platform took is taken to be good for so long, whatever one call is answered."""
+_MOST_ANSWER: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +93,6 @@ class TokenSource:
         self._integrations = integrations
         self._client = client
         self._log = log
-        self._redirect_uri = redirect_uri
         self._timing = timing
         self._refresher = Refresher(
             integrations, apps, log, self.ask, redirect_uri=redirect_uri, timing=timing
@@ -107,6 +100,7 @@ class TokenSource:
         self._kept: dict[str, tuple[float, Document]] = {}
         self._renewing: dict[str, asyncio.Task[Document]] = {}
         self._noted: dict[str, float] = {}
+        self._good: dict[tuple[str, str, int], float] = {}
         self._noting: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -153,18 +147,28 @@ class TokenSource:
     async def refused(self, access: Access) -> Access:
         """After a 401: tokens newer than those that the platform refused, made once for everybody.
 
-        Raises `NotConnected` when the platform refuses what was made just now, too; else as `access`.
+        Where they are new already, or cannot be made anew, the platform is asked whose they are: when it
+        answers, the 401 was about the call, and they come back as they are. Raises `NotConnected` when it
+        does not take them there either; else as `access`.
         """
         for _ in range(_LOOKS):
             document = await self._integrations.find(access.integration)
             check(document)
             if document["version"] > access.version:
                 return self._access(document, access.other)
+            named = (access.integration, access.other, access.version)
+            if self._good.get(named, 0.0) > monotonic():
+                return access
             made, lease = document.get("forced_at"), document.get("lease_until")
             fresh = made is not None and made > utcnow() - _FORCED_AGAIN
             if document.get("refreshable") and (not fresh or (lease is not None and lease > utcnow())):
                 document = await self._newer(access.integration, than=access.version, forced=True)
                 return self._access(document, access.other)
+            if await self._taken(access):
+                if len(self._good) >= _MOST_KEPT:
+                    self._good.clear()
+                self._good[named] = monotonic() + _GOOD_S
+                return access
             self.forget(access.integration)
             if await self._refresher.end(document, "token_refused", "the platform does not take the token"):
                 break
@@ -182,11 +186,29 @@ class TokenSource:
             answer = await self.ask(make(await self.refused(access)))
         return answer
 
+    async def _taken(self, access: Access) -> bool:
+        """Whether the platform takes the token when it is asked whose it is. Raises `PlatformBusy`."""
+        connector = connectors()[access.provider]
+        api, probe = connector.api_of(access.kind), connector.probe_of(access.kind)
+        if probe is None:
+            return False
+        answer = await self.ask(connector.request(probe, access.values, api))
+        if connector.token_refused(answer, api):
+            return False
+        with suppress(Refused):  # it is the answer to somebody that the platform knows
+            connector.read(answer, api)
+        return True
+
     async def ask(self, call: Call) -> Answered:
         """A request without token of ours. Raises `NoAnswer`."""
         headers = {"User-Agent": _USER_AGENT, **call.headers}
         answer = await self._client.call(
-            call.method, call.url, headers, call.body or None, timeout_s=self._timing.call_s
+            call.method,
+            call.url,
+            headers,
+            call.body or None,
+            timeout_s=self._timing.call_s,
+            most=_MOST_ANSWER,
         )
         if answer.status is None:
             raise NoAnswer(answer.failure or "connection", answer.detail)
@@ -199,14 +221,9 @@ class TokenSource:
         """Make an integration's tokens anew, or wait for who does. Raises as `access`."""
         return await self._newer(name, than=than)
 
-    def values(self, document: Mapping[str, Any], app: App | None = None) -> dict[str, str]:
-        """What requests of the manifest are filled with, but for the tokens.
-
-        With the integration's own app, unless another one is given or the document is of no workspace.
-        """
-        if app is None and "workspace" in document:
-            app = self.app_of(document)
-        return values_of(document, app, self._redirect_uri)
+    def values(self, document: Mapping[str, Any]) -> dict[str, str]:
+        """What requests of the manifest are filled with, but for the tokens."""
+        return self._refresher.values(document)
 
     def app_of(self, document: Mapping[str, Any]) -> App | None:
         """The app that an integration is connected with."""

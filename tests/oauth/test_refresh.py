@@ -16,7 +16,7 @@ import pytest
 from interlink.embedded import Half
 from shared.catalog.connector import Granted, Tokens
 from shared.catalog.registry import connectors
-from shared.runtime.tokens import schedule
+from shared.runtime.credentials import schedule
 from shared.wire.moments import moment_of
 from tests.support.accounts import SECRET, Accounts, accounts, app_at, oidc_settings
 from tests.support.auth_servers import OidcProvider

@@ -1,0 +1,149 @@
+"""Choosing which of an account's places (sites, pages) an integration is of: each has one of its own."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from services.oauth.states import States
+from services.oauth.watch import Watching
+from shared.catalog.connector import Choice
+from shared.contracts.errors import Conflict, FieldError, Invalid
+from shared.runtime.integrations import Integrations
+from shared.runtime.mongo import Document, translated, utcnow
+from shared.runtime.tokens import TokenSource
+
+_TRIES: Final = 5
+_GRANT: Final = (
+    "params",
+    "app",
+    "asked",
+    "scopes",
+    "choices",
+    "connected_at",
+    "connected_by",
+    "expires_at",
+    "renew_at",
+    "refresh_expires_at",
+    "refreshable",
+    "open",
+    "due_at",
+)
+"""What an integration knows of its grant, beside the credential."""
+
+
+class Choosing:
+    """Writes down what was chosen."""
+
+    def __init__(
+        self, integrations: Integrations, tokens: TokenSource, states: States, watching: Watching
+    ) -> None:
+        self._integrations = integrations
+        self._tokens = tokens
+        self._states = states
+        self._watching = watching
+
+    async def choose(self, name: str, workspace: str, choice: str) -> Document:
+        """The integration of the place: this one, or the one that it had, with the new grant.
+
+        Raises `NotFound`, `Invalid`: there is no such choice; `Conflict`, `StoreUnavailable`.
+        """
+        for _ in range(_TRIES):
+            document = await self._integrations.find(name, workspace)
+            place = _place(document, choice)
+            account = document["account"]
+            async with self._states.alone(workspace, document["provider"], account["id"]):
+                same = await same_place(self._integrations, document, account["id"], place)
+                if same is None:
+                    changed = await self._chosen(document, place)
+                else:
+                    changed = await self._moved(document, place, same)
+            if changed is not None:
+                await self._watching.wake(changed["_id"])
+                return changed
+        raise Conflict("the integration is changing all the time: try again")
+
+    async def _chosen(self, document: Document, place: Choice) -> Document | None:
+        change: dict[str, Any] = {"account": _account(document, place)}
+        begins = document["status"] == "pending"
+        if begins:
+            change |= {"status": "connected", "reason": ""}
+            await self._watching.expect(document)
+        changed = await self._integrations.change(
+            document,
+            change,
+            tell="integration.connected" if begins else None,
+            only={"status": document["status"]},
+        )
+        self._tokens.forget(document["_id"])
+        return changed
+
+    async def _moved(self, document: Document, place: Choice, same: Document) -> Document | None:
+        """The place's own integration, with the grant of one that was only begun."""
+        if document["status"] != "pending":
+            raise Conflict(f"{place.label} is connected already: {same['name']}")
+        if same["status"] == "disabled":
+            raise Conflict(f"the integration of {place.label} is disabled: enable {same['_id']} first")
+        change = {name: document[name] for name in _GRANT} | {
+            "status": "connected",
+            "reason": "",
+            "account": _account(document, place),
+            "credential": self._integrations.seal(same, self._integrations.open(document)),
+            "version": same["version"] + 1,
+            "retry_at": None,
+            "failures": 0,
+            "forced_at": None,
+            "lease_until": None,
+            "settled_fence": same["fence"],
+            "last_error": None,
+        }
+        await self._watching.expect(same)
+        changed = await self._integrations.change(same, change, tell="integration.connected")
+        self._tokens.forget(same["_id"])
+        if changed is not None:
+            gone = {
+                "deleted_at": utcnow(),
+                "open": False,
+                "credential": None,
+                "merged_into": same["_id"],
+            }
+            await self._integrations.change(document, gone)
+        return changed
+
+
+async def same_place(
+    integrations: Integrations, document: Mapping[str, Any], account: str, place: Choice | None
+) -> Document | None:
+    """Another integration of the workspace that has this account, and this place of it where it has places.
+
+    Raises `StoreUnavailable`.
+    """
+    query: dict[str, Any] = {
+        "provider": document["provider"],
+        "account.id": account,
+        "workspace": document["workspace"],
+        "deleted_at": None,
+        "kind": document["kind"],
+        "_id": {"$ne": document["_id"]},
+    }
+    if place is not None:
+        query["account.choice.id"] = place.id
+    with translated():
+        return await integrations.collection.find_one(query)
+
+
+def _place(document: Mapping[str, Any], choice: str) -> Choice:
+    """Raises `Invalid`."""
+    choices = document.get("choices", [])
+    found = next((each for each in choices if each["id"] == choice), None)
+    if found is None:
+        known = ", ".join(each["id"] for each in choices[:20]) or "there is none"
+        raise Invalid("no such choice", errors=(FieldError("choice", known),))
+    return Choice(found["id"], found["label"], found["kept"])
+
+
+def _account(document: Mapping[str, Any], place: Choice) -> dict[str, Any]:
+    account = document["account"]
+    return {
+        **account,
+        "kept": {**account["kept"], **place.kept},
+        "choice": {"id": place.id, "label": place.label},
+    }

@@ -1,0 +1,101 @@
+"""Ending a grant at the platform, unless others live on it.
+
+Some platforms end all that an account ever allowed the app, so it is looked first whom else that concerns.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from shared.catalog.connector import Connector
+from shared.catalog.registry import connectors
+from shared.contracts.errors import InterlinkError
+from shared.runtime.credentials import texts_of
+from shared.runtime.integrations import Integrations
+from shared.runtime.logs import Log
+from shared.runtime.mongo import translated
+from shared.runtime.tokens import TokenSource
+
+_MOST: Final = 200
+_FIELDS: Final = {"provider": 1, "workspace": 1, "app": 1}
+
+
+class Revoking:
+    """Ends grants. What the platform answers changes nothing here, and is logged."""
+
+    def __init__(self, integrations: Integrations, tokens: TokenSource, log: Log) -> None:
+        self._integrations = integrations
+        self._tokens = tokens
+        self._log = log
+
+    async def revoke(
+        self,
+        document: Mapping[str, Any],
+        values: Mapping[str, str],
+        secrets: Mapping[str, Any],
+        account: str | None,
+        *,
+        but: str = "",
+    ) -> bool:
+        """Whether the platform said of each grant of a credential that it has ended.
+
+        `but` is the integration that ends. Where the platform would end everything and the account is not
+        known, it may be what others live on.
+        """
+        connector = connectors().get(document["provider"])
+        if connector is None:
+            return False
+        name = document["_id"]
+        try:
+            if connector.ends_everything and (
+                account is None or await self._others(connector, document, account, but)
+            ):
+                self._log.info("not revoked: others need it", integration_id=name)
+                return False
+        except InterlinkError as error:
+            self._log.warning("not revoked", integration_id=name, why=type(error).__name__)
+            return False
+        grants = [texts_of(each) for each in (secrets, *secrets.get("others", {}).values())]
+        ended = [
+            await self._one(connector, {**values, **grant}, name)
+            for grant in grants
+            if grant.get("access_token")
+        ]
+        return bool(ended) and all(ended)
+
+    async def _one(self, connector: Connector, values: Mapping[str, str], name: str) -> bool:
+        try:
+            call = connector.revoking(values)
+            if call is None:  # the platform has no way
+                return False
+            code = connector.not_revoked(await self._tokens.ask(call))
+        except InterlinkError as error:
+            self._log.warning("not revoked", integration_id=name, why=type(error).__name__)
+            return False
+        if code:
+            self._log.warning("not revoked", integration_id=name, why=f"the platform answered {code}")
+        return not code
+
+    async def _others(
+        self, connector: Connector, document: Mapping[str, Any], account: str, but: str
+    ) -> bool:
+        """Whether other integrations than `but` would end with a grant of this account.
+
+        Where another provider of the same app names accounts otherwise, that of the same workspace counts as
+        the same account. Raises `StoreUnavailable`.
+        """
+        family = {name: each for name, each in connectors().items() if each.app == connector.app}
+        alike = [name for name, each in family.items() if each.account == connector.account]
+        unlike = [name for name in family if name not in alike]
+        alive = {"deleted_at": None, "credential": {"$ne": None}, "_id": {"$ne": but}}
+        same = {"provider": {"$in": alike}, "account.id": account, **alive}
+        perhaps = {"provider": {"$in": unlike}, "workspace": document["workspace"], **alive}
+        own = self._tokens.app_of(document)
+        found = self._integrations.collection.find
+        with translated():
+            for query in (same, perhaps) if unlike else (same,):
+                others = await found(query, _FIELDS).limit(_MOST).to_list(_MOST)
+                apps = [self._tokens.app_of(other) for other in others]
+                alike_app = [app is None or own is None or app.client_id == own.client_id for app in apps]
+                if any(alike_app) or len(others) == _MOST:
+                    return True
+        return False
