@@ -379,6 +379,18 @@ def test_slack_gives_the_bot_and_the_person_tokens_of_their_own(stage: Stage) ->
         stage.register("slack", settings={"user_scope": ""})
 
 
+def test_slack_tokens_are_revoked_each_whatever_becomes_of_the_others(stage: Stage) -> None:
+    fake = play(stage, "slack", Slack)
+    stage.register("slack", settings={"user_scope": "search:read"})
+    try:
+        shown = stage.connect("slack")
+        fake.fail_calls = [Reply.gone()]
+        assert stage.do(shown["id"], "disconnect")["status"] == "disconnected"
+        assert fake.revocations == 1
+    finally:
+        stage.register("slack", settings={"user_scope": ""})
+
+
 def test_slack_for_a_person_only_has_no_bot(stage: Stage) -> None:
     fake = play(stage, "slack", Slack)
     stage.register("slack", settings={"user_scope": "search:read"})
@@ -454,6 +466,39 @@ def test_jira_of_several_sites_is_of_the_one_that_is_chosen(stage: Stage, events
     stage.do(integration, "choose", {"choice": third.id})
     assert stage.access(integration).base.endswith(third.id)
     assert told(events, integration) == ["connected", "connected", "connected"]
+
+
+def test_jira_sites_of_one_person_are_integrations_of_their_own(stage: Stage, events: Tap) -> None:
+    fake = play(stage, "jira", Atlassian)
+    fake.accounts = [fake.account(stage.number(), places=2)]
+    places = fake.accounts[0].places
+    first, second = (stage.connect("jira")["id"] for _ in places)
+    assert first != second
+    for integration, place in zip((first, second), places, strict=True):
+        assert stage.do(integration, "choose", {"choice": place.id})["id"] == integration
+    refused = stage.do(first, "choose", {"choice": places[1].id}, expect=409)
+    assert f"{places[1].name} is connected already" in refused["detail"]
+    again, before = stage.connect("jira")["id"], stage.access(first).token
+    assert again not in {first, second}
+    assert stage.do(again, "choose", {"choice": places[0].id})["id"] == first
+    assert stage.shown(again)["id"] == first, "its id answers for it"
+    assert stage.access(first).token != before, "with the new grant"
+    for integration, place in zip((first, second), places, strict=True):
+        assert stage.access(integration).base.endswith(place.id)
+        assert stage.do(integration, "refresh")["status"] == "connected"
+        assert stage.do(integration, "check")["last_error"] is None
+    assert told(events, first) == ["connected", "connected", "refreshed"]
+    assert told(events, again) == []
+    stage.do(first, "disable")
+    late = stage.connect("jira")["id"]
+    stage.do(late, "choose", {"choice": places[0].id}, expect=409)
+    assert stage.shown(late)["status"] == "pending"
+
+
+def test_jira_of_hundreds_of_sites_is_read_whole(stage: Stage) -> None:
+    fake = play(stage, "jira", Atlassian)
+    fake.accounts = [fake.account(stage.number(), places=400)]
+    assert len(stage.connect("jira")["choices"]) == 400
 
 
 def test_jira_of_no_site_is_not_connected(stage: Stage) -> None:

@@ -433,6 +433,38 @@ def test_a_token_that_cannot_be_made_anew_is_refused_once_and_told_once(
     assert own.told(short) == ["connected", "reauth_required"]
 
 
+def test_a_call_that_is_refused_with_a_good_token_ends_nothing(
+    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+) -> None:
+    before = Counts.of(server)
+    for _ in range(3):
+        assert users[0].use(ada, USERS, at=f"{server.url}/closed").statuses == {"401": USERS}
+    assert Counts.of(server).since(before) == (1, 0), "once for all, because the token might have ended"
+    server.says = {"refresh_token": None}
+    server.login("closed-and-short")
+    short = own.connect("closed-and-short")
+    assert users[0].use(short, USERS, at=f"{server.url}/closed").statuses == {"401": USERS}
+    for each in (ada, short):
+        assert users[0].use(each, 1).statuses == {"200": 1}
+        assert own.shown(each)["status"] == "connected"
+    assert own.told(short) == ["connected"]
+
+
+@pytest.mark.parametrize(("scopes", "kept"), [(None, True), (["openid"], False)], ids=["same", "fewer"])
+def test_a_refresh_token_that_connecting_again_leaves_out_stays(
+    own: Accounts, server: Rotating, ada: str, scopes: list[str] | None, kept: bool
+) -> None:
+    """Unless less is allowed now: what the earlier one gives may do more."""
+    server.says = {"refresh_token": None}
+    with Person(own.hub, server.accounts[0].id) as person:
+        begun = person.reconnect(ada, scopes=scopes)
+        assert person.go(begun["authorization_url"]).status_code == 200
+    assert own.kept(ada)["refreshable"] is kept
+    before = Counts.of(server)
+    own.call(ada, "refresh", expect=200 if kept else 409)
+    assert Counts.of(server).since(before) == (int(kept), 0)
+
+
 # What happens meanwhile
 
 

@@ -44,6 +44,7 @@ class Rotating(Fake):
                 "POST /token": self.token,
                 "POST /revoke": self.revoke,
                 "GET /me": self.me,
+                "GET /closed": self.closed,
             }
         )
         self._server = _server(self)
@@ -141,6 +142,11 @@ class Rotating(Fake):
             return Reply.json({"error": "invalid_token"}, 401)
         account = token.grant.account
         return Reply.json({"sub": account.id, "name": account.name, "email": account.email})
+
+    def closed(self, asked: Asked) -> Reply:
+        """What no token opens; 401 where others say 403."""
+        assert self.known(bearer(asked), "access"), "that is no token of ours"
+        return Reply.json({"error": "not_for_you"}, 401)
 
     def revoke(self, asked: Asked) -> Reply:
         """RFC 7009: 200 also for a token that is not known."""

@@ -104,10 +104,12 @@ class TokenUsers:
         seconds: float = 0,
         beyond: int = 0,
         pause_s: float = 0,
+        at: str = "",
     ) -> None:
         """Let users call who-am-i at once: so often each, or for so long, with pauses up to `pause_s`.
 
-        In any case until each has used newer tokens than those of the version `beyond`.
+        In any case until each has used newer tokens than those of the version `beyond`. With `at`, they call
+        this address instead.
         """
         self._ours.send(
             {
@@ -117,6 +119,7 @@ class TokenUsers:
                 "seconds": seconds,
                 "beyond": beyond,
                 "pause_s": pause_s,
+                "at": at,
             }
         )
 
@@ -227,14 +230,16 @@ class _Users:
             "seconds": monotonic() - started,
         }
 
-    async def _user(self, integration: str, calls: int, seconds: float, beyond: int, pause_s: float) -> None:
+    async def _user(
+        self, integration: str, calls: int, seconds: float, beyond: int, pause_s: float, at: str
+    ) -> None:
         until, done, used = monotonic() + seconds, 0, 0
 
         def call(access: Access) -> Call:
             nonlocal used
             used = access.version
             self._versions.add(used)
-            return _who_am_i(access)
+            return Call("GET", at, dict(access.headers)) if at else _who_am_i(access)
 
         while 0 < beyond >= used or (monotonic() < until if seconds else done < calls):
             done += 1
