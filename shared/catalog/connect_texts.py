@@ -101,6 +101,8 @@ def setting_faults(place: str, settings: Mapping[str, Setting]) -> Iterator[str]
             continue
         if not fits:
             yield f"{place}.{name}: give an example that fits the pattern"
+        if setting.generated:
+            yield f"{place}.{name}.generated: nobody but the platform, or the person, knows it"
         if not setting.about:
             yield f"{place}.{name}.about: empty: say what it is and where it is found"
 

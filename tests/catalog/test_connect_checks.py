@@ -80,6 +80,11 @@ RULES: list[tuple[str, Break, str]] = [
         "settings.permissions.pattern: unterminated",
     ),
     ("discord", manifest("pattern: '[0-9]{1,20}'", "pattern: '[0-9]{1,2}'"), "give an example that fits"),
+    (
+        "discord",
+        manifest("pattern: '[0-9]{1,20}'", "generated: true"),
+        "settings.permissions.generated: nobody but the platform",
+    ),
     ("discord", manifest("{setting:permissions}", "8"), "connect.settings.permissions: nothing uses it"),
     ("gitlab", manifest('"Redirect URI: {redirect_uri}"', "Save."), "app_steps: one of them has to show"),
     ("gitlab", manifest("Save application.", "Save application. {url}"), "app_steps: {url} is not filled in"),
