@@ -15,12 +15,14 @@ from services.oauth.return_to import with_outcome
 from services.oauth.schemas import NewConnection, Reconnection, ShownConnection
 from services.oauth.states import LIFETIME, OtherBrowser, UnknownState, UsedState, cookie_of
 from shared.catalog.listing import CALLBACK
+from shared.catalog.registry import connectors
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, RetryLater
 from shared.runtime.access import ApiKey, requires
 from shared.runtime.integrations import Integrations
 from shared.runtime.logs import Log
 from shared.runtime.metrics import CONNECTIONS
+from shared.runtime.mongo import Document
 
 _COOKIE_PATH: Final = "/api/auth/oauth"
 _MOST_FIELDS: Final = 50
@@ -148,9 +150,7 @@ class ConnectApi:
         else:
             CONNECTIONS.labels(document["provider"], document["status"]).inc()
             outcome = {"integration_id": document["_id"], "status": document["status"]}
-            answer = _way_back(begun, outcome) or page(
-                200, "Connected", f"{document['account']['label']} is connected. You can close this window."
-            )
+            answer = _way_back(begun, outcome) or _arrived(document)
         answer.delete_cookie(cookie, path=self._path, secure=self._https, httponly=True, samesite="lax")
         return answer
 
@@ -174,6 +174,17 @@ class ConnectApi:
         CONNECTIONS.labels("", code).inc()
         self._log.info("connection not finished", code=code)
         return page(status, "Not connected", why, code)
+
+
+def _arrived(document: Document) -> Response:
+    label = document["account"]["label"]
+    if document["status"] == "connected":
+        return page(200, "Connected", f"{label} is connected. You can close this window.")
+    choices = connectors()[document["provider"]].choices
+    about = choices.about if choices else "its place"
+    return page(
+        200, "One choice is left", f"{label} has several: choose {about} there where you began to connect it."
+    )
 
 
 def _way_back(begun: Mapping[str, Any], outcome: Mapping[str, str]) -> Response | None:

@@ -3,11 +3,16 @@
 A watch is worked on by whoever takes its lease, which is its due time: a process that dies leaves it due. Its
 id is derived from what is watched, and the endpoint is made under an idempotency key, so a repeat finds what
 was there. What the platform made in a turn that was not written down ends by itself.
+
+A watch that belongs to an app is one for all accounts of a workspace that are connected with this app: each
+joins it, and it is cancelled when the last one leaves. One that lacks a setting of the app is pending, and due
+when the app is changed.
 """
 
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Final
@@ -18,11 +23,21 @@ from shared.catalog.connect import Request
 from shared.catalog.connector import Connector, PlatformBusy, Refused
 from shared.catalog.entering import entered
 from shared.catalog.registry import connectors, providers
-from shared.catalog.watch_calls import asked_first, end_of, kept_of, new_watch, watch_values
+from shared.catalog.watch_calls import (
+    asked_first,
+    end_of,
+    kept_of,
+    made_with,
+    needs_account,
+    new_watch,
+    watch_values,
+)
 from shared.catalog.watches import Watch
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, FieldError, InterlinkError, Invalid, NotFound, RetryLater
 from shared.contracts.ids import watch_id_for
+from shared.runtime.apps import COLLECTION as APPS
+from shared.runtime.apps import registered_as
 from shared.runtime.integrations import Integrations
 from shared.runtime.logs import Log
 from shared.runtime.metrics import WATCHES
@@ -31,14 +46,15 @@ from shared.runtime.periodic import Periodic
 from shared.runtime.secrets import Vault
 from shared.runtime.tokens import Access, NotConnected, TokenSource
 from shared.wire.fills import Fill, Unfillable
-from shared.wire.oauth import Call
+from shared.wire.oauth import Answered, Call
 
 COLLECTION: Final = "watches"
 _OPEN: Final = {"open": True}
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
-        Index((("integration_id", 1), ("created_at", -1), ("_id", -1))),
+        Index((("integrations", 1), ("created_at", -1), ("_id", -1))),
         Index((("open", 1), ("due_at", 1), ("_id", 1)), where=_OPEN),
+        Index((("provider", 1), ("status", 1)), where=_OPEN),
     )
 }
 MOST: Final = 100
@@ -52,6 +68,30 @@ _FIRST_PAUSE_S: Final = 30.0
 _LONGEST_PAUSE_S: Final = 6 * 3600.0
 _WAITS: Final = timedelta(seconds=30)
 _ASLEEP: Final = timedelta(hours=1)
+_SKEW: Final = timedelta(minutes=1)
+"""How far clocks may differ."""
+_TOLD: Final = timedelta(seconds=2)
+"""After so long every process knows an app as it is now."""
+_TRIES: Final = 5
+_LIVE: Final = ("connected", "error")
+_NEW: Final[Mapping[str, Any]] = {
+    "status": "pending",
+    "endpoint_id": None,
+    "endpoint_url": None,
+    "endpoint_secret": None,
+    "made": None,
+    "expires_at": None,
+    "open": True,
+    "working": False,
+    "failures": 0,
+    "last_error": None,
+    "renewed_at": None,
+}
+"""What a watch is before it is made."""
+
+
+class _Lacking(InterlinkError):
+    """Something that the watch needs is not there (yet): a setting of the app."""
 
 
 class Watching:
@@ -69,6 +109,10 @@ class Watching:
         every_s: float,
     ) -> None:
         self.collection: Collection = mongo.collection(COLLECTION)
+        self._apps: Collection = mongo.collection(APPS)
+        self._revisions: dict[str, str] = {}
+        """Of the apps as they were when it was looked last, at `_looked`."""
+        self._looked: datetime | None = None
         self._vault = vault
         self._integrations = integrations
         self._tokens = tokens
@@ -94,22 +138,25 @@ class Watching:
         watch = _kind(integration["provider"], kind)
         values = entered(watch.resource, resource, place="resource")
         with translated():
-            there = await self.collection.count_documents({"integration_id": integration["_id"]}, limit=MOST)
+            there = await self.collection.count_documents({"integrations": integration["_id"]}, limit=MOST)
         if there >= MOST:
             raise Conflict(f"an integration has {MOST} watches at most")
         return await self._ensure(integration, watch, values, channel)
 
     async def expect(self, integration: Document) -> None:
         """An account is about to be connected: note its automatic watches, to be made once it is."""
-        known = self._tokens.values(integration)
+        connecting = {
+            **integration,
+            "app": None,
+        }  # with the app of now, whatever it was connected with before
         for watch in kinds(integration["provider"]):
-            if watch.automatic and all(known.get(name) for name in watch.needs):
+            if watch.automatic:
                 defaults = entered(watch.resource, {}, place="resource")
-                await self._ensure(integration, watch, defaults, None)
+                await self._ensure(connecting, watch, defaults, None)
 
     async def wake(self, integration: str) -> None:
         """An account is connected (again): what waits for it is due now."""
-        waiting = {"integration_id": integration, "status": {"$in": ["pending", "stopped", "failing"]}}
+        waiting = {"integrations": integration, "status": {"$in": ["pending", "stopped", "failing"]}}
         with translated():
             await self.collection.update_many(waiting, {"$set": {"due_at": utcnow(), "failures": 0}})
 
@@ -117,7 +164,7 @@ class Watching:
         """The watches of an integration, newest first."""
         with translated():
             return (
-                await self.collection.find({"integration_id": integration})
+                await self.collection.find({"integrations": integration})
                 .sort([("created_at", -1), ("_id", -1)])
                 .to_list(MOST)
             )
@@ -125,28 +172,49 @@ class Watching:
     async def find(self, integration: str, name: str) -> Document:
         """One of an integration's. Raises `NotFound`."""
         with translated():
-            found = await self.collection.find_one({"_id": name, "integration_id": integration})
+            found = await self.collection.find_one({"_id": name, "integrations": integration})
         if found is None:
             raise NotFound("no such watch")
         return found
 
-    async def end(self, document: Document) -> None:
-        """Cancel it at the platform and remove its endpoint, as far as they let us; then it is gone."""
-        await self._remove(await self._taken(document))
+    async def end(self, document: Document, integration: str) -> None:
+        """An account has no use for it any more. Where others share it, it goes on for them.
+
+        Else it is cancelled at the platform and its endpoint removed, as far as they let us; then it is gone.
+        """
+        shared_by_others = {"_id": document["_id"], "integrations": {"$ne": [integration]}}
+        with translated():
+            left = await self.collection.update_one(
+                shared_by_others, {"$pull": {"integrations": integration}}
+            )
+        if not left.matched_count:
+            await self._remove(await self._taken(document))
 
     async def _remove(self, document: Document) -> None:
-        try:
-            access = await self._tokens.access(document["integration_id"])
-            await self._cancel(access, document)
-        except (InterlinkError, Unfillable) as error:
-            self._log.warning("watch not cancelled", watch_id=document["_id"], why=str(error)[:200])
+        account = await self._account(document, every=True)
+        if account is not None:
+            await self._cancel(document, account)
+        elif document["made"]:
+            self._log.warning(
+                "watch not cancelled", watch_id=document["_id"], why="there is no account of it"
+            )
         if document.get("endpoint_id"):
             try:
                 await self._endpoints.remove(document["workspace"], document["endpoint_id"])
             except InterlinkError as error:
                 self._log.warning("endpoint not removed", watch_id=document["_id"], why=str(error)[:200])
+        alone = {"_id": document["_id"], "integrations": document["integrations"]}
         with translated():
-            await self.collection.delete_one({"_id": document["_id"]})
+            gone = await self.collection.delete_one(alone)
+            if not gone.deleted_count:  # an account has joined it meanwhile: it is made anew for that one
+                now = utcnow()  # also when it was created: another endpoint is another request
+                await self.collection.update_one(
+                    {"_id": document["_id"]},
+                    {
+                        "$pull": {"integrations": {"$in": document["integrations"]}},
+                        "$set": {**_NEW, "due_at": now, "created_at": now},
+                    },
+                )
 
     async def _taken(self, document: Document) -> Document:
         """The watch, out of the hands of whoever is working on it: he is waited for, a while."""
@@ -172,47 +240,53 @@ class Watching:
         """The integration ends."""
         while found := await self.of(integration):
             for document in found:
-                await self.end(document)
+                await self.end(document, integration)
 
     async def _ensure(
         self, integration: Document, watch: Watch, values: Mapping[str, str], channel: str | None
     ) -> Document:
         pairs = [f"{name}={value}" for name, value in sorted(values.items())]
-        name, now = watch_id_for(integration["_id"], watch.id, *pairs), utcnow()
+        app = self._tokens.app_of(integration) if watch.of_app else None
+        whose = (
+            integration["_id"] if app is None else " ".join((integration["workspace"], *registered_as(app)))
+        )
+        name, now = watch_id_for(whose, watch.id, *pairs), utcnow()
         document: Document = {
+            **_NEW,
             "_id": name,
             "workspace": integration["workspace"],
-            "integration_id": integration["_id"],
+            "integrations": [integration["_id"]],
+            "app": None if app is None else list(registered_as(app)),
             "provider": integration["provider"],
             "watch": watch.id,
             "resource": dict(values),
             "channel_id": channel,
-            "status": "pending",
-            "endpoint_id": None,
-            "endpoint_url": None,
-            "endpoint_secret": None,
-            "made": None,
-            "expires_at": None,
-            "open": True,
             "due_at": now,
-            "working": False,
             "fence": 0,
-            "failures": 0,
-            "last_error": None,
             "created_at": now,
-            "renewed_at": None,
         }
-        try:
-            with translated():
-                await self.collection.insert_one(document)
-        except Duplicate:
-            return await self.find(integration["_id"], name)
-        return document
+        for _ in range(_TRIES):
+            try:
+                with translated():
+                    await self.collection.insert_one(document)
+            except Duplicate:
+                with translated():
+                    joined: Document | None = await self.collection.find_one_and_update(
+                        {"_id": name},
+                        {"$addToSet": {"integrations": integration["_id"]}},
+                        return_document=True,
+                    )
+                if joined is not None:
+                    return joined
+            else:
+                return document
+        raise Conflict("the watch is made and ended all the time: try again")
 
     # By itself
 
     async def turn(self) -> None:
         """Make and renew what is due."""
+        await self._notice()
         with translated():
             due = (
                 await self.collection.find({**_OPEN, "due_at": {"$lte": utcnow()}}, {"_id": 1, "due_at": 1})
@@ -233,6 +307,38 @@ class Watching:
 
         await asyncio.gather(*(one(document["_id"]) for document in due))
 
+    async def _notice(self) -> None:
+        """What depends on an app that was changed is due, once this process knows the app as it is now.
+
+        At the start also what waits, or failed: an app of the environment or of files may be another one.
+        """
+        since = self._looked and {"changed_at": {"$gte": self._looked - _SKEW}}
+        looked = utcnow()
+        with translated():
+            found = await self._apps.find(
+                since or {}, {"provider": 1, "workspace": 1, "revision": 1}
+            ).to_list(None)
+        changed = [app for app in found if self._revisions.get(app["_id"]) != app["revision"]]
+        if self._looked is None:
+            await self._due({"status": {"$in": ["pending", "failing"]}})
+        else:
+            for app in changed:
+                for provider, names in dependent(app["provider"]).items():
+                    whose = {"workspace": app["workspace"]} if app["workspace"] else {}
+                    status = {"$in": ["pending", "failing", "active"]}
+                    await self._due(
+                        {"provider": provider, "status": status, "watch": {"$in": names}, **whose}
+                    )
+        self._revisions |= {app["_id"]: app["revision"] for app in changed}
+        self._looked = looked
+
+    async def _due(self, which: Mapping[str, Any]) -> None:
+        """Soon, but for what is being worked on."""
+        with translated():
+            await self.collection.update_many(
+                {**which, **_OPEN, "working": False}, {"$set": {"due_at": utcnow() + _TOLD}}
+            )
+
     async def _claim(self, name: str) -> Document | None:
         now = utcnow()
         with translated():
@@ -243,19 +349,20 @@ class Watching:
             )
 
     async def _work(self, document: Document) -> None:
-        try:
-            integration = await self._integrations.find(document["integration_id"])
-        except NotFound:
+        account = await self._account(document)
+        if account is None:
             await self._remove(document)
             return
-        if integration["status"] == "pending":
+        if account["status"] == "pending":
             await self._write(document, {"due_at": utcnow() + _WAITS})
             return
-        if integration["status"] not in ("connected", "error"):
+        if account["status"] not in _LIVE:
             await self._write(document, {"status": "stopped", "due_at": utcnow() + _ASLEEP})
             return
         try:
-            change = await self._renewed(document, integration)
+            change = await self._renewed(document, account)
+        except _Lacking as error:
+            await self._waits(document, str(error))
         except (RetryLater, NotConnected) as error:
             await self._failed(document, "unavailable", str(error))
         except Refused as error:
@@ -266,55 +373,111 @@ class Watching:
             WATCHES.labels(document["provider"], "renewed").inc()
             await self._write(document, change)
 
-    async def _renewed(self, document: Document, integration: Document) -> dict[str, Any]:
+    async def _account(self, document: Document, *, every: bool = False) -> Document | None:
+        """The account that its requests are made for: a connected one, else one that may come to be.
+
+        An account that is connected with another app by now does not count, but for `every`.
+        """
+        found: list[Document] = []
+        for name in document["integrations"]:
+            try:
+                account = await self._integrations.find(name)
+            except NotFound:
+                continue
+            live = account["status"] in _LIVE
+            if live and document["app"] not in (None, account["app"]) and not every:
+                continue
+            if live:
+                return account
+            found.append(account)
+        return next((each for each in found if each["status"] == "pending"), found[0] if found else None)
+
+    async def _renewed(self, document: Document, account: Document) -> dict[str, Any]:
         """Make it, or make it last; what to write. What is replaced is cancelled afterwards."""
         watch = _kind(document["provider"], document["watch"])
         connector = connectors()[document["provider"]]
-        missing = connector.missing(watch.scopes, integration.get("scopes", []))
+        missing = connector.missing(watch.scopes, account.get("scopes", []))
         if missing:
             raise Refused("missing_scope", f"the person did not grant {', '.join(missing)}")
-        endpoint = await self._endpoint(document, integration, watch)
+        known = self._tokens.values(account)
+        _check(watch, connector, known)
+        endpoint = await self._endpoint(document, account, watch, known)
         ends = utcnow() + timedelta(seconds=watch.lifetime_s) if watch.lifetime_s else None
         values = self._values(document, endpoint, ends)
-        if document["made"] and watch.renew is not None:
+        before, basis = document["made"], made_with(watch, known)
+        one_only = watch.renew == watch.create
+        if before and watch.renew is not None and (not one_only or before.get("of", basis) == basis):
             try:
-                found = await self._read(document, connector, watch.renew, values)
+                found = await self._read(account, watch.renew, values)
             except Refused:  # it is not there any more: another one is made
-                found = None
-            if found is not None:
-                made = await self._kept(document, endpoint, watch, found)
-                return self._change(watch, document["made"] | made, ends)
+                if one_only:
+                    raise
+            else:
+                made = await self._kept(document, account, endpoint, watch, found)
+                return self._change(watch, before | made, ends)
+        elif before and one_only:  # made with something else, and there cannot be two
+            await self._cancel(document, account)
         first: dict[str, str] = {}
         if watch.before is not None:
-            first = asked_first(
-                watch.before, await self._read(document, connector, watch.before.request, values)
-            )
+            first = asked_first(watch.before, await self._read(account, watch.before.request, values))
         values |= new_watch(str(uuid4()), first)
-        found = await self._read(document, connector, watch.create, values)
-        made = {"asked_id": values["watch:id"], **await self._kept(document, endpoint, watch, found)}
-        if document["made"]:
-            access = await self._tokens.access(document["integration_id"])
-            await self._cancel(access, document)
+        found = await self._read(account, watch.create, values)
+        made = {"asked_id": values["watch:id"], "of": basis}
+        made |= await self._kept(document, account, endpoint, watch, found, new=made)
+        if before and not one_only:
+            await self._cancel(document, account)
         return self._change(watch, made, ends)
 
-    async def _read(
-        self, document: Document, connector: Connector, request: Request, values: Mapping[str, str]
-    ) -> Any:
-        """What the platform answers. A 401 is about the account's token only where the request has it."""
-        name = document["integration_id"]
+    async def _ask(
+        self, account: Document, request: Request, values: Mapping[str, str], *, again: bool
+    ) -> Answered:
+        """Send a request; `again` with a new token when the platform refuses the account's.
 
-        def made(access: Access) -> Call:
-            return connector.request(request, {**access.values, **values})
+        What needs nothing of the account's credential is sent whatever became of that.
+        """
+        name, connector = account["_id"], connectors()[account["provider"]]
+        api = connector.api_of(account["kind"])
 
-        if request.token:
-            return connector.read(await self._tokens.call(name, made))
-        return connector.read(await self._tokens.ask(made(await self._tokens.access(name))))
+        def made(known: Mapping[str, str]) -> Call:
+            return connector.request(request, {**known, **values}, api)
 
-    async def _kept(self, document: Document, endpoint: Endpoint, watch: Watch, found: Any) -> dict[str, str]:
-        """What is kept of an answer; a secret in it goes to the endpoint, and nowhere else."""
+        def of(access: Access) -> Call:
+            return made(access.values)
+
+        if not needs_account(request):
+            return await self._tokens.ask(made(self._tokens.values(account)))
+        if request.token and again:  # only then a 401 is about the account's token
+            return await self._tokens.call(name, of)
+        return await self._tokens.ask(of(await self._tokens.access(name)))
+
+    async def _read(self, account: Document, request: Request, values: Mapping[str, str]) -> Any:
+        """What the platform answers."""
+        connector = connectors()[account["provider"]]
+        answer = await self._ask(account, request, values, again=True)
+        return connector.read(answer, connector.api_of(account["kind"]))
+
+    async def _kept(
+        self,
+        document: Document,
+        account: Document,
+        endpoint: Endpoint,
+        watch: Watch,
+        found: Any,
+        *,
+        new: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
+        """What is kept of an answer; a secret in it goes to the endpoint, and nowhere else.
+
+        What is `new` and whose secret cannot be handed on is cancelled: nobody could read what it sends.
+        """
         kept = kept_of(watch.made, found)
         if secret := kept.pop("secret", ""):
-            await self._endpoints.set_secret(document["workspace"], endpoint.id, secret)
+            try:
+                await self._endpoints.set_secret(document["workspace"], endpoint.id, secret)
+            except (RetryLater, Invalid):
+                if new is not None:
+                    await self._cancel({**document, "made": {**new, **kept}}, account)
+                raise
         return kept
 
     def _change(self, watch: Watch, made: Mapping[str, Any], ends: datetime | None) -> dict[str, Any]:
@@ -334,30 +497,50 @@ class Watching:
             "last_error": None,
         }
 
-    async def _endpoint(self, document: Document, integration: Document, watch: Watch) -> Endpoint:
-        """The watch's own inbound endpoint, made at the first turn."""
+    async def _endpoint(
+        self, document: Document, account: Document, watch: Watch, known: Mapping[str, str]
+    ) -> Endpoint:
+        """The watch's own inbound endpoint, made at the first turn; with the secret that it has to have now."""
         if not watch.own_endpoint:
             return Endpoint("", "", "")
-        if document["endpoint_id"]:
-            secret = document["endpoint_secret"]
-            if secret:
-                secret = self._vault.open(
-                    secret, workspace=document["workspace"], record=document["_id"], field="endpoint_secret"
-                )
-            return Endpoint(document["endpoint_id"], document["endpoint_url"], secret or "")
-        values = self._tokens.values(integration)
-        values |= {f"watch:{name}": text for name, text in document["resource"].items()}
+        values = {**known, **{f"watch:{name}": text for name, text in document["resource"].items()}}
         values["watch:name"] = document["_id"]
+        wanted = Fill(watch.endpoint_secret).maybe(values)
+        if document["endpoint_id"]:
+            secret = self._opened(document)
+            endpoint = Endpoint(document["endpoint_id"], document["endpoint_url"], secret)
+            if wanted and wanted != secret:
+                await self._endpoints.set_secret(document["workspace"], endpoint.id, wanted)
+                endpoint = replace(endpoint, secret=wanted)
+                await self._note(document, endpoint)
+            return endpoint
         settings = {name: Fill(text).maybe(values) for name, text in watch.endpoint_settings.items()}
+        whose = account["_id"] if document["app"] is None else "the app"
         endpoint = await self._endpoints.make(
             document["workspace"],
             f"{document['_id']} {rfc3339(document['created_at'])}",
             watch.endpoint or document["provider"],
-            f"{watch.id} of {document['integration_id']}",
+            f"{watch.id} of {whose}",
             {name: text for name, text in settings.items() if text},
-            Fill(watch.endpoint_secret).maybe(values),
+            wanted,
             document["channel_id"],
         )
+        await self._note(document, endpoint)
+        return endpoint
+
+    def _opened(self, document: Document) -> str:
+        """The endpoint's secret."""
+        if not document["endpoint_secret"]:
+            return ""
+        return self._vault.open(
+            document["endpoint_secret"],
+            workspace=document["workspace"],
+            record=document["_id"],
+            field="endpoint_secret",
+        )
+
+    async def _note(self, document: Document, endpoint: Endpoint) -> None:
+        """Write the endpoint down, its secret sealed."""
         sealed = None
         if endpoint.secret:
             sealed = self._vault.seal(
@@ -369,7 +552,6 @@ class Watching:
         kept = {"endpoint_id": endpoint.id, "endpoint_url": endpoint.url, "endpoint_secret": sealed}
         await self._write(document, {**kept, "working": True})
         document |= kept
-        return endpoint
 
     def _values(self, document: Document, endpoint: Endpoint, ends: datetime | None) -> dict[str, str]:
         return watch_values(
@@ -381,23 +563,36 @@ class Watching:
             ends=ends,
         )
 
-    async def _cancel(self, access: Access, document: Document) -> None:
+    async def _cancel(self, document: Document, account: Document) -> None:
         """At the platform; what it answers changes nothing."""
-        watch = _kind(document["provider"], document["watch"])
-        if watch.cancel is None or not document["made"]:
+        if not document["made"]:
             return
         endpoint = Endpoint(document["endpoint_id"] or "", document["endpoint_url"] or "", "")
         values = self._values(document, endpoint, None)
-        connector = connectors()[document["provider"]]
         try:
-            answer = await self._tokens.ask(connector.request(watch.cancel, {**access.values, **values}))
-        except (PlatformBusy, Unfillable) as error:
+            watch = _kind(document["provider"], document["watch"])
+            if watch.cancel is None:
+                return
+            _check(watch, connectors()[document["provider"]], self._tokens.values(account))
+            answer = await self._ask(account, watch.cancel, values, again=False)
+        except (InterlinkError, Unfillable) as error:
             self._log.warning("watch not cancelled", watch_id=document["_id"], why=str(error)[:200])
             return
         if answer.status >= 400:
             self._log.warning(
                 "watch not cancelled", watch_id=document["_id"], why=f"answered {answer.status}"
             )
+
+    async def _waits(self, document: Document, detail: str) -> None:
+        """For what it lacks: due again when an app is changed, and now and then."""
+        change: dict[str, Any] = {
+            "failures": 0,
+            "due_at": utcnow() + _ASLEEP,
+            "last_error": {"at": utcnow(), "code": "missing_setting", "detail": detail[:300]},
+        }
+        if _over(document):
+            change["status"] = "pending"
+        await self._write(document, change)
 
     async def _failed(self, document: Document, code: str, detail: str) -> None:
         failures = document["failures"] + 1
@@ -409,8 +604,7 @@ class Watching:
             "due_at": utcnow() + pause,
             "last_error": {"at": utcnow(), "code": code, "detail": detail[:300]},
         }
-        ends = document["expires_at"]
-        if ends is None or ends <= utcnow():
+        if _over(document):
             change["status"] = "failing"
         await self._write(document, change)
 
@@ -425,6 +619,33 @@ class Watching:
 def kinds(provider: str) -> Sequence[Watch]:
     """What can be watched with accounts of a provider."""
     return providers()[provider].manifest.watches if provider in providers() else ()
+
+
+def dependent(app: str) -> dict[str, list[str]]:
+    """What is watched with the help of an app's settings or secrets, by provider; `app` is the app's own."""
+    found = {
+        provider: [watch.id for watch in kinds(provider) if watch.needs or watch.endpoint_secret]
+        for provider, connector in connectors().items()
+        if connector.app == app
+    }
+    return {provider: names for provider, names in found.items() if names}
+
+
+def _check(watch: Watch, connector: Connector, known: Mapping[str, str]) -> None:
+    """Raises `_Lacking`: what has to be entered before it can be made."""
+    for name in watch.needs:
+        if not known.get(name):
+            short = name.partition(":")[2]
+            if name.startswith("setting:"):
+                title = connector.settings[short].name
+                raise _Lacking(f"the app of {connector.app} has no {title}: enter it as its setting {short}")
+            raise _Lacking(f"the account has no {short}")
+
+
+def _over(document: Document) -> bool:
+    """Whether nothing of it is at the platform (any more)."""
+    ends = document["expires_at"]
+    return ends is None or ends <= utcnow()
 
 
 def _kind(provider: str, name: str) -> Watch:

@@ -30,13 +30,20 @@ class NewWatch(BaseModel):
 
 
 class ShownWatch(BaseModel):
-    """A watch. `status`: pending, active, failing (it is tried again), or stopped with its integration."""
+    """A watch. `status`: pending, active, failing (it is tried again), or stopped with its integration.
+
+    One that lacks a setting of the app is pending with the error `missing_setting`, which says what is to be
+    entered; it is made when that was done.
+    """
 
     id: str
     watch: str
     about: str
     resource: dict[str, str]
     status: str
+    shared: Annotated[
+        bool, Field(description="It belongs to the app: accounts of the workspace have it together.")
+    ]
     endpoint_id: str | None
     endpoint_url: str | None
     channel_id: str | None
@@ -104,9 +111,9 @@ class WatchesApi:
         return _shown(made)
 
     async def delete(self, integration_id: str, watch_id: str, key: Writer) -> Response:
-        """Cancel it at the platform, and remove its endpoint."""
+        """Cancel it at the platform, and remove its endpoint, unless other accounts share it."""
         document = await self._integrations.find(integration_id, key.workspace)
-        await self._watching.end(await self._watching.find(document["_id"], watch_id))
+        await self._watching.end(await self._watching.find(document["_id"], watch_id), document["_id"])
         return Response(status_code=204)
 
 
@@ -119,6 +126,7 @@ def _shown(document: Document) -> ShownWatch:
         about=about,
         resource=document["resource"],
         status=document["status"],
+        shared=document["app"] is not None,
         endpoint_id=document["endpoint_id"],
         endpoint_url=document["endpoint_url"],
         channel_id=document["channel_id"],

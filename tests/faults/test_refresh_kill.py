@@ -6,6 +6,7 @@ Several processes use one account's token. The one that is to die has the lease 
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from tests.support.auth_servers import OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.npm import Unavailable
+from tests.support.person import Person
 from tests.support.rotating import Rotating
 from tests.support.token_users import SETTLE_S, TokenUsers, Used
 
@@ -279,6 +281,43 @@ def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_b
     )
     assert (lenient.refreshes - refreshes, lenient.refused) == (1, [])
     assert own.told(integration) == ["connected", "refreshed"]
+
+
+def test_a_store_that_is_away_while_somebody_connects_costs_nothing_but_another_try(
+    own: Accounts, lenient: Rotating, half: Half
+) -> None:
+    """Before the state is used, the same address goes on later; after it, the person begins anew."""
+    lenient.login("early")
+    with Person(own.hub, "early") as early:
+        begun = early.connect("oidc")
+        back = early.consent(begun["authorization_url"])
+        half.kill()
+        try:
+            refused = early.client.get(back)
+        finally:
+            half.start()
+        assert (refused.status_code, "try again in a moment" in refused.text) == (503, True)
+        eventually(lambda: early.client.get(back).status_code == 200, within_s=30)
+    assert own.shown(begun["integration_id"])["status"] == "connected"
+
+    lenient.login("late")
+    exchanges, lenient.slow_s = lenient.exchanges, 1.5
+    with Person(own.hub, "late") as late:
+        begun = late.connect("oidc")
+        back = late.consent(begun["authorization_url"])
+        with ThreadPoolExecutor(1) as beside:
+            coming = beside.submit(late.client.get, back)
+            eventually(lambda: lenient.exchanges == exchanges + 1)
+            half.kill()
+            refused = coming.result(60)
+            lenient.slow_s = 0
+            half.start()
+        assert (refused.status_code, "begin anew in a moment" in refused.text) == (503, True)
+        eventually(lambda: own.shown(begun["integration_id"])["status"] == "pending", within_s=30)
+        again = late.reconnect(begun["integration_id"])
+        assert late.go(again["authorization_url"]).status_code == 200
+    assert own.shown(begun["integration_id"])["status"] == "connected"
+    assert own.told(begun["integration_id"]) == ["connected"]
 
 
 def test_no_secret_is_in_a_log_or_an_event(

@@ -444,8 +444,11 @@ def test_jira_of_several_sites_is_of_the_one_that_is_chosen(stage: Stage, events
     fake = play(stage, "jira", Atlassian)
     fake.accounts = [fake.account(stage.number(), places=3)]
     first, second, third = fake.accounts[0].places
-    shown = stage.connect("jira")
-    integration = shown["id"]
+    with stage.person() as ada:
+        begun = ada.connect("jira")
+        assert "choose the Jira site" in ada.go(begun["authorization_url"]).text
+    integration = begun["integration_id"]
+    shown = stage.shown(integration)
     assert (shown["status"], shown["reason"]) == ("pending", "choice_required")
     assert [each["id"] for each in shown["choices"]] == [first.id, second.id, third.id]
     with pytest.raises(NotConnected):
