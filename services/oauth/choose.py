@@ -8,7 +8,7 @@ from services.oauth.watch import Watching
 from shared.catalog.connector import Choice
 from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.runtime.integrations import Integrations
-from shared.runtime.mongo import Document, translated, utcnow
+from shared.runtime.mongo import Document, utcnow
 from shared.runtime.tokens import TokenSource
 
 _TRIES: Final = 5
@@ -106,6 +106,7 @@ class Choosing:
                 "merged_into": same["_id"],
             }
             await self._integrations.change(document, gone)
+            await self._watching.end_all(document["_id"])
         return changed
 
 
@@ -116,18 +117,13 @@ async def same_place(
 
     Raises `StoreUnavailable`.
     """
-    query: dict[str, Any] = {
-        "provider": document["provider"],
-        "account.id": account,
-        "workspace": document["workspace"],
-        "deleted_at": None,
-        "kind": document["kind"],
-        "_id": {"$ne": document["_id"]},
-    }
-    if place is not None:
-        query["account.choice.id"] = place.id
-    with translated():
-        return await integrations.collection.find_one(query)
+    provider, workspace, wanted = document["provider"], document["workspace"], place and place.id
+    for other in await integrations.of_account(provider, account, workspace):
+        there = (other["account"].get("choice") or {}).get("id")
+        alike = other["kind"] == document["kind"] and wanted in (None, there)
+        if alike and other["_id"] != document["_id"]:
+            return other
+    return None
 
 
 def _place(document: Mapping[str, Any], choice: str) -> Choice:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from services.oauth.mail import MailLogins
+from services.oauth.watch import Watching
 from shared.catalog.connect import Entered
 from shared.catalog.connector import Connector, ConsentGone, Refused, Whose, entered_values
 from shared.catalog.entering import entered
@@ -14,7 +15,7 @@ from shared.catalog.registry import connectors
 from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.contracts.ids import new_integration_id
 from shared.runtime.integrations import Integrations
-from shared.runtime.mongo import Document, Duplicate, translated, utcnow
+from shared.runtime.mongo import Document, Duplicate, utcnow
 from shared.runtime.refresh import NoAnswer, without
 from shared.runtime.tokens import TokenSource
 from shared.wire.fills import Unfillable
@@ -39,10 +40,13 @@ _NOT_A_PLATFORM: Final = frozenset({"dns", "tls", "address_refused", "bad_url"})
 class Entering:
     """Takes, tries out and keeps entered credentials."""
 
-    def __init__(self, integrations: Integrations, tokens: TokenSource, mail: MailLogins) -> None:
+    def __init__(
+        self, integrations: Integrations, tokens: TokenSource, mail: MailLogins, watching: Watching
+    ) -> None:
         self._integrations = integrations
         self._tokens = tokens
         self._mail = mail
+        self._watching = watching
 
     async def add(
         self,
@@ -92,11 +96,13 @@ class Entering:
                 "due_at": None,
             }
             try:
-                return await self._integrations.add(
+                added = await self._integrations.add(
                     document | self._change(document, whose, values, user), tell="integration.connected"
                 )
             except Duplicate:  # the same account is being saved beside this
                 continue
+            await self._watching.expect(added)
+            return added
         raise Conflict("the integration is changing all the time: try again")
 
     async def again(
@@ -174,6 +180,8 @@ class Entering:
             only={"status": document["status"]},
         )
         self._tokens.forget(document["_id"])
+        if changed is not None:
+            await self._watching.wake(changed["_id"])
         return changed
 
     def _change(
@@ -223,15 +231,8 @@ class Entering:
         return connector.whose(account, connector.read(answer, api), filled)
 
     async def _same_account(self, provider: str, kind: str, whose: Whose, workspace: str) -> Document | None:
-        query = {
-            "provider": provider,
-            "account.id": whose.id,
-            "workspace": workspace,
-            "kind": kind,
-            "deleted_at": None,
-        }
-        with translated():
-            return await self._integrations.collection.find_one(query)
+        found = await self._integrations.of_account(provider, whose.id, workspace)
+        return next((document for document in found if document["kind"] == kind), None)
 
 
 def _way(provider: str, kind: str | None) -> tuple[Connector, Entered]:

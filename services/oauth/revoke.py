@@ -15,8 +15,7 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import translated
 from shared.runtime.tokens import TokenSource
 
-_MOST: Final = 200
-_FIELDS: Final = {"provider": 1, "workspace": 1, "app": 1}
+_MOST: Final = 1000
 
 
 class Revoking:
@@ -85,17 +84,18 @@ class Revoking:
         """
         family = {name: each for name, each in connectors().items() if each.app == connector.app}
         alike = [name for name, each in family.items() if each.account == connector.account]
-        unlike = [name for name in family if name not in alike]
-        alive = {"deleted_at": None, "credential": {"$ne": None}, "_id": {"$ne": but}}
-        same = {"provider": {"$in": alike}, "account.id": account, **alive}
-        perhaps = {"provider": {"$in": unlike}, "workspace": document["workspace"], **alive}
+        unlike = {"$in": [name for name in family if name not in alike]}
+        found = [other for name in alike for other in await self._integrations.of_account(name, account)]
+        if unlike["$in"]:
+            query = {"workspace": document["workspace"], "provider": unlike}
+            with translated():
+                found += await self._integrations.collection.find(query).to_list(_MOST)
+        if len(found) >= _MOST:
+            return True  # there may be more
         own = self._tokens.app_of(document)
-        found = self._integrations.collection.find
-        with translated():
-            for query in (same, perhaps) if unlike else (same,):
-                others = await found(query, _FIELDS).limit(_MOST).to_list(_MOST)
-                apps = [self._tokens.app_of(other) for other in others]
-                alike_app = [app is None or own is None or app.client_id == own.client_id for app in apps]
-                if any(alike_app) or len(others) == _MOST:
+        for other in found:
+            if other["deleted_at"] is None and other["credential"] is not None and other["_id"] != but:
+                app = self._tokens.app_of(other)
+                if app is None or own is None or app.client_id == own.client_id:
                     return True
         return False

@@ -5,36 +5,24 @@ id is derived from what is watched, and the endpoint is made under an idempotenc
 was there. What the platform made in a turn that was not written down ends by itself.
 
 A watch that belongs to an app is one for all accounts of a workspace that are connected with this app: each
-joins it, and it is cancelled when the last one leaves. One that lacks a setting of the app is pending, and due
-when the app is changed.
+joins it, and it is cancelled when the last one leaves. One that lacks a setting of the app is pending, and it
+is due when the app is changed. What is asked of the platform is in `watch_making.py`.
 """
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Final
-from uuid import uuid4
 
-from services.oauth.endpoints import Endpoint, Endpoints
-from shared.catalog.connect import Request
-from shared.catalog.connector import Connector, PlatformBusy, Refused
+from services.oauth.endpoints import Endpoints
+from services.oauth.watch_making import Lacking, Making, kind_of, kinds
+from shared.catalog.connector import Refused
 from shared.catalog.entering import entered
-from shared.catalog.registry import connectors, providers
-from shared.catalog.watch_calls import (
-    asked_first,
-    end_of,
-    kept_of,
-    made_with,
-    needs_account,
-    new_watch,
-    watch_values,
-)
+from shared.catalog.registry import connectors
 from shared.catalog.watches import Watch
-from shared.contracts.envelope import rfc3339
-from shared.contracts.errors import Conflict, FieldError, InterlinkError, Invalid, NotFound, RetryLater
+from shared.contracts.errors import Conflict, InterlinkError, Invalid, NotFound, RetryLater
 from shared.contracts.ids import watch_id_for
 from shared.runtime.apps import COLLECTION as APPS
 from shared.runtime.apps import registered_as
@@ -44,9 +32,8 @@ from shared.runtime.metrics import WATCHES
 from shared.runtime.mongo import Collection, Document, Duplicate, Index, Mongo, translated, utcnow
 from shared.runtime.periodic import Periodic
 from shared.runtime.secrets import Vault
-from shared.runtime.tokens import Access, NotConnected, TokenSource
-from shared.wire.fills import Fill, Unfillable
-from shared.wire.oauth import Answered, Call
+from shared.runtime.tokens import NotConnected, TokenSource
+from shared.wire.fills import Unfillable
 
 COLLECTION: Final = "watches"
 _OPEN: Final = {"open": True}
@@ -90,10 +77,6 @@ _NEW: Final[Mapping[str, Any]] = {
 """What a watch is before it is made."""
 
 
-class _Lacking(InterlinkError):
-    """Something that the watch needs is not there (yet): a setting of the app."""
-
-
 class Watching:
     """The watches of all integrations. A part of the service."""
 
@@ -113,10 +96,10 @@ class Watching:
         self._revisions: dict[str, str] = {}
         """Of the apps as they were when it was looked last, at `_looked`."""
         self._looked: datetime | None = None
-        self._vault = vault
         self._integrations = integrations
         self._tokens = tokens
         self._endpoints = endpoints
+        self._making = Making(self.collection, vault, tokens, endpoints, log)
         self._log = log
         self._turn = Periodic(self.turn, every_s, log)
 
@@ -135,7 +118,7 @@ class Watching:
 
         Raises `Invalid`, `Conflict`, `StoreUnavailable`.
         """
-        watch = _kind(integration["provider"], kind)
+        watch = kind_of(integration["provider"], kind)
         values = entered(watch.resource, resource, place="resource")
         with translated():
             there = await self.collection.count_documents({"integrations": integration["_id"]}, limit=MOST)
@@ -145,10 +128,7 @@ class Watching:
 
     async def expect(self, integration: Document) -> None:
         """An account is about to be connected: note its automatic watches, to be made once it is."""
-        connecting = {
-            **integration,
-            "app": None,
-        }  # with the app of now, whatever it was connected with before
+        connecting = {**integration, "app": None}  # with the app of now, whatever the one before was
         for watch in kinds(integration["provider"]):
             if watch.automatic:
                 defaults = entered(watch.resource, {}, place="resource")
@@ -182,22 +162,26 @@ class Watching:
 
         Else it is cancelled at the platform and its endpoint removed, as far as they let us; then it is gone.
         """
-        shared_by_others = {"_id": document["_id"], "integrations": {"$ne": [integration]}}
+        leave = {"$pull": {"integrations": integration}}
+        others = {"_id": document["_id"], "integrations": {"$ne": [integration]}}
         with translated():
-            left = await self.collection.update_one(
-                shared_by_others, {"$pull": {"integrations": integration}}
-            )
-        if not left.matched_count:
-            await self._remove(await self._taken(document))
+            left = await self.collection.update_one(others, leave)
+        if left.matched_count:
+            return
+        taken = await self._taken(document)
+        if taken["integrations"] == [integration]:
+            await self._remove(taken)
+            return
+        free = {"open": True, "working": False, "due_at": utcnow()}
+        with translated():  # an account has joined it just now
+            await self.collection.update_one({"_id": document["_id"]}, {**leave, "$set": free})
 
     async def _remove(self, document: Document) -> None:
         account = await self._account(document, every=True)
         if account is not None:
-            await self._cancel(document, account)
+            await self._making.cancel(document, account)
         elif document["made"]:
-            self._log.warning(
-                "watch not cancelled", watch_id=document["_id"], why="there is no account of it"
-            )
+            self._log.warning("watch not cancelled", watch_id=document["_id"], why="it has no account")
         if document.get("endpoint_id"):
             try:
                 await self._endpoints.remove(document["workspace"], document["endpoint_id"])
@@ -247,9 +231,9 @@ class Watching:
     ) -> Document:
         pairs = [f"{name}={value}" for name, value in sorted(values.items())]
         app = self._tokens.app_of(integration) if watch.of_app else None
-        whose = (
-            integration["_id"] if app is None else " ".join((integration["workspace"], *registered_as(app)))
-        )
+        whose = integration["_id"]
+        if app is not None:
+            whose = " ".join((integration["workspace"], *registered_as(app)))
         name, now = watch_id_for(whose, watch.id, *pairs), utcnow()
         document: Document = {
             **_NEW,
@@ -354,14 +338,14 @@ class Watching:
             await self._remove(document)
             return
         if account["status"] == "pending":
-            await self._write(document, {"due_at": utcnow() + _WAITS})
+            await self._making.write(document, {"due_at": utcnow() + _WAITS})
             return
         if account["status"] not in _LIVE:
-            await self._write(document, {"status": "stopped", "due_at": utcnow() + _ASLEEP})
+            await self._making.write(document, {"status": "stopped", "due_at": utcnow() + _ASLEEP})
             return
         try:
-            change = await self._renewed(document, account)
-        except _Lacking as error:
+            change = await self._making.renewed(document, account)
+        except Lacking as error:
             await self._waits(document, str(error))
         except (RetryLater, NotConnected) as error:
             await self._failed(document, "unavailable", str(error))
@@ -371,7 +355,7 @@ class Watching:
             await self._failed(document, "not_made", str(error))
         else:
             WATCHES.labels(document["provider"], "renewed").inc()
-            await self._write(document, change)
+            await self._making.write(document, change)
 
     async def _account(self, document: Document, *, every: bool = False) -> Document | None:
         """The account that its requests are made for: a connected one, else one that may come to be.
@@ -385,203 +369,12 @@ class Watching:
             except NotFound:
                 continue
             live = account["status"] in _LIVE
-            if live and document["app"] not in (None, account["app"]) and not every:
+            if live and document["app"] not in (None, account.get("app")) and not every:
                 continue
             if live:
                 return account
             found.append(account)
         return next((each for each in found if each["status"] == "pending"), found[0] if found else None)
-
-    async def _renewed(self, document: Document, account: Document) -> dict[str, Any]:
-        """Make it, or make it last; what to write. What is replaced is cancelled afterwards."""
-        watch = _kind(document["provider"], document["watch"])
-        connector = connectors()[document["provider"]]
-        missing = connector.missing(watch.scopes, account.get("scopes", []))
-        if missing:
-            raise Refused("missing_scope", f"the person did not grant {', '.join(missing)}")
-        known = self._tokens.values(account)
-        _check(watch, connector, known)
-        endpoint = await self._endpoint(document, account, watch, known)
-        ends = utcnow() + timedelta(seconds=watch.lifetime_s) if watch.lifetime_s else None
-        values = self._values(document, endpoint, ends)
-        before, basis = document["made"], made_with(watch, known)
-        one_only = watch.renew == watch.create
-        if before and watch.renew is not None and (not one_only or before.get("of", basis) == basis):
-            try:
-                found = await self._read(account, watch.renew, values)
-            except Refused:  # it is not there any more: another one is made
-                if one_only:
-                    raise
-            else:
-                made = await self._kept(document, account, endpoint, watch, found)
-                return self._change(watch, before | made, ends)
-        elif before and one_only:  # made with something else, and there cannot be two
-            await self._cancel(document, account)
-        first: dict[str, str] = {}
-        if watch.before is not None:
-            first = asked_first(watch.before, await self._read(account, watch.before.request, values))
-        values |= new_watch(str(uuid4()), first)
-        found = await self._read(account, watch.create, values)
-        made = {"asked_id": values["watch:id"], "of": basis}
-        made |= await self._kept(document, account, endpoint, watch, found, new=made)
-        if before and not one_only:
-            await self._cancel(document, account)
-        return self._change(watch, made, ends)
-
-    async def _ask(
-        self, account: Document, request: Request, values: Mapping[str, str], *, again: bool
-    ) -> Answered:
-        """Send a request; `again` with a new token when the platform refuses the account's.
-
-        What needs nothing of the account's credential is sent whatever became of that.
-        """
-        name, connector = account["_id"], connectors()[account["provider"]]
-        api = connector.api_of(account["kind"])
-
-        def made(known: Mapping[str, str]) -> Call:
-            return connector.request(request, {**known, **values}, api)
-
-        def of(access: Access) -> Call:
-            return made(access.values)
-
-        if not needs_account(request):
-            return await self._tokens.ask(made(self._tokens.values(account)))
-        if request.token and again:  # only then a 401 is about the account's token
-            return await self._tokens.call(name, of)
-        return await self._tokens.ask(of(await self._tokens.access(name)))
-
-    async def _read(self, account: Document, request: Request, values: Mapping[str, str]) -> Any:
-        """What the platform answers."""
-        connector = connectors()[account["provider"]]
-        answer = await self._ask(account, request, values, again=True)
-        return connector.read(answer, connector.api_of(account["kind"]))
-
-    async def _kept(
-        self,
-        document: Document,
-        account: Document,
-        endpoint: Endpoint,
-        watch: Watch,
-        found: Any,
-        *,
-        new: Mapping[str, str] | None = None,
-    ) -> dict[str, str]:
-        """What is kept of an answer; a secret in it goes to the endpoint, and nowhere else.
-
-        What is `new` and whose secret cannot be handed on is cancelled: nobody could read what it sends.
-        """
-        kept = kept_of(watch.made, found)
-        if secret := kept.pop("secret", ""):
-            try:
-                await self._endpoints.set_secret(document["workspace"], endpoint.id, secret)
-            except (RetryLater, Invalid):
-                if new is not None:
-                    await self._cancel({**document, "made": {**new, **kept}}, account)
-                raise
-        return kept
-
-    def _change(self, watch: Watch, made: Mapping[str, Any], ends: datetime | None) -> dict[str, Any]:
-        ends = end_of(made) or ends
-        due = None
-        if ends is not None:
-            left, ahead = ends - utcnow(), timedelta(seconds=watch.ahead_s)
-            due = utcnow() + (left - ahead if left > ahead else left / 2)
-        return {
-            "status": "active",
-            "made": dict(made),
-            "expires_at": ends,
-            "renewed_at": utcnow(),
-            "open": due is not None,
-            "due_at": due,
-            "failures": 0,
-            "last_error": None,
-        }
-
-    async def _endpoint(
-        self, document: Document, account: Document, watch: Watch, known: Mapping[str, str]
-    ) -> Endpoint:
-        """The watch's own inbound endpoint, made at the first turn; with the secret that it has to have now."""
-        if not watch.own_endpoint:
-            return Endpoint("", "", "")
-        values = {**known, **{f"watch:{name}": text for name, text in document["resource"].items()}}
-        values["watch:name"] = document["_id"]
-        wanted = Fill(watch.endpoint_secret).maybe(values)
-        if document["endpoint_id"]:
-            secret = self._opened(document)
-            endpoint = Endpoint(document["endpoint_id"], document["endpoint_url"], secret)
-            if wanted and wanted != secret:
-                await self._endpoints.set_secret(document["workspace"], endpoint.id, wanted)
-                endpoint = replace(endpoint, secret=wanted)
-                await self._note(document, endpoint)
-            return endpoint
-        settings = {name: Fill(text).maybe(values) for name, text in watch.endpoint_settings.items()}
-        whose = account["_id"] if document["app"] is None else "the app"
-        endpoint = await self._endpoints.make(
-            document["workspace"],
-            f"{document['_id']} {rfc3339(document['created_at'])}",
-            watch.endpoint or document["provider"],
-            f"{watch.id} of {whose}",
-            {name: text for name, text in settings.items() if text},
-            wanted,
-            document["channel_id"],
-        )
-        await self._note(document, endpoint)
-        return endpoint
-
-    def _opened(self, document: Document) -> str:
-        """The endpoint's secret."""
-        if not document["endpoint_secret"]:
-            return ""
-        return self._vault.open(
-            document["endpoint_secret"],
-            workspace=document["workspace"],
-            record=document["_id"],
-            field="endpoint_secret",
-        )
-
-    async def _note(self, document: Document, endpoint: Endpoint) -> None:
-        """Write the endpoint down, its secret sealed."""
-        sealed = None
-        if endpoint.secret:
-            sealed = self._vault.seal(
-                endpoint.secret,
-                workspace=document["workspace"],
-                record=document["_id"],
-                field="endpoint_secret",
-            )
-        kept = {"endpoint_id": endpoint.id, "endpoint_url": endpoint.url, "endpoint_secret": sealed}
-        await self._write(document, {**kept, "working": True})
-        document |= kept
-
-    def _values(self, document: Document, endpoint: Endpoint, ends: datetime | None) -> dict[str, str]:
-        return watch_values(
-            document["_id"],
-            document["resource"],
-            url=endpoint.url,
-            secret=endpoint.secret,
-            made=document["made"] or {},
-            ends=ends,
-        )
-
-    async def _cancel(self, document: Document, account: Document) -> None:
-        """At the platform; what it answers changes nothing."""
-        if not document["made"]:
-            return
-        endpoint = Endpoint(document["endpoint_id"] or "", document["endpoint_url"] or "", "")
-        values = self._values(document, endpoint, None)
-        try:
-            watch = _kind(document["provider"], document["watch"])
-            if watch.cancel is None:
-                return
-            _check(watch, connectors()[document["provider"]], self._tokens.values(account))
-            answer = await self._ask(account, watch.cancel, values, again=False)
-        except (InterlinkError, Unfillable) as error:
-            self._log.warning("watch not cancelled", watch_id=document["_id"], why=str(error)[:200])
-            return
-        if answer.status >= 400:
-            self._log.warning(
-                "watch not cancelled", watch_id=document["_id"], why=f"answered {answer.status}"
-            )
 
     async def _waits(self, document: Document, detail: str) -> None:
         """For what it lacks: due again when an app is changed, and now and then."""
@@ -592,7 +385,7 @@ class Watching:
         }
         if _over(document):
             change["status"] = "pending"
-        await self._write(document, change)
+        await self._making.write(document, change)
 
     async def _failed(self, document: Document, code: str, detail: str) -> None:
         failures = document["failures"] + 1
@@ -606,19 +399,7 @@ class Watching:
         }
         if _over(document):
             change["status"] = "failing"
-        await self._write(document, change)
-
-    async def _write(self, document: Document, change: Mapping[str, Any]) -> None:
-        """Unless another process has taken it over."""
-        with translated():
-            await self.collection.update_one(
-                {"_id": document["_id"], "fence": document["fence"]}, {"$set": {"working": False, **change}}
-            )
-
-
-def kinds(provider: str) -> Sequence[Watch]:
-    """What can be watched with accounts of a provider."""
-    return providers()[provider].manifest.watches if provider in providers() else ()
+        await self._making.write(document, change)
 
 
 def dependent(app: str) -> dict[str, list[str]]:
@@ -631,26 +412,7 @@ def dependent(app: str) -> dict[str, list[str]]:
     return {provider: names for provider, names in found.items() if names}
 
 
-def _check(watch: Watch, connector: Connector, known: Mapping[str, str]) -> None:
-    """Raises `_Lacking`: what has to be entered before it can be made."""
-    for name in watch.needs:
-        if not known.get(name):
-            short = name.partition(":")[2]
-            if name.startswith("setting:"):
-                title = connector.settings[short].name
-                raise _Lacking(f"the app of {connector.app} has no {title}: enter it as its setting {short}")
-            raise _Lacking(f"the account has no {short}")
-
-
 def _over(document: Document) -> bool:
     """Whether nothing of it is at the platform (any more)."""
     ends = document["expires_at"]
     return ends is None or ends <= utcnow()
-
-
-def _kind(provider: str, name: str) -> Watch:
-    found = next((watch for watch in kinds(provider) if watch.id == name), None)
-    if found is None:
-        known = ", ".join(watch.id for watch in kinds(provider)) or "none"
-        raise Invalid("no such kind of watch", errors=(FieldError("watch", f"there is {known}"),))
-    return found

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from services.oauth.schemas import Entries, LastError
-from services.oauth.watch import Watching, kinds
+from services.oauth.watch import Watching
+from services.oauth.watch_making import kinds
 from shared.contracts.envelope import rfc3339
 from shared.runtime.access import ApiKey, requires
 from shared.runtime.integrations import Integrations

@@ -13,7 +13,7 @@ from shared.wire.fills import Fill
 _ENDPOINT: Final = frozenset({"endpoint:url", "endpoint:secret"})
 _TAKEN: Final = {
     "watch": {"name", "id", "expires_at", "expires_ms"},
-    "made": {"id", "expires", "secret", "asked_id"},
+    "made": {"id", "expires", "secret", "asked_id", "of"},
 }
 """Names of values that there are anyway."""
 _ENDS: Final = frozenset({"watch:expires_at", "watch:expires_ms"})
@@ -63,8 +63,21 @@ def _itself(watch: Watch, connector: Connector, known: set[str]) -> Iterator[str
     for name, setting in watch.resource.items():
         if watch.automatic and setting.required and not (setting.default or setting.generated):
             yield f"resource.{name}: nobody enters it for a watch that is made by itself: give a default"
+    if watch.of_app and (of_account := sorted(_of_account(watch))):
+        yield f"of_app: accounts share it, and {of_account[0]} is of one"
     if watch.lifetime_s is not None and watch.ahead_s >= watch.lifetime_s:
         yield f"ahead_s: {watch.ahead_s} s before its end is before a life of {watch.lifetime_s} s begins"
+
+
+def _of_account(watch: Watch) -> Iterator[str]:
+    """What its requests and its endpoint have of a single account."""
+    if any(request is not None and request.token for request in (watch.create, watch.renew, watch.cancel)):
+        yield "the token"
+    texts = [text for _, text, _ in _of_requests(watch)]
+    for text in (*texts, *watch.endpoint_settings.values(), watch.endpoint_secret):
+        for name in Fill(text).names:
+            if name in TOKENS or name.startswith(("account:", "param:", "field:")):
+                yield f"{{{name}}}"
 
 
 def _endpoint(watch: Watch, webhook: Webhook) -> Iterator[str]:

@@ -32,7 +32,10 @@ class Before(Part):
 
 
 class Watch(Part):
-    """A kind of watch. Without `renew` another one is made before it ends, and the old one is cancelled."""
+    """A kind of watch. Without `renew` another one is made before it ends, and the old one is cancelled.
+
+    Where `renew` is the same request as `create`, the platform has one at a time: making it again renews it.
+    """
 
     id: SettingName
     about: str
@@ -46,7 +49,9 @@ class Watch(Part):
     automatic: bool = False
     """Made when an account is connected; others are made when somebody asks for them."""
     needs: tuple[str, ...] = ()
-    """Without these values (`setting:pubsub_topic`) it is not made by itself."""
+    """Without these values (`setting:pubsub_topic`) it is not made: it waits for them."""
+    of_app: bool = False
+    """It belongs to the app, not to the account: a workspace's accounts of the same app have one together."""
     resource: dict[SettingName, Setting] = {}
     """What is watched."""
     before: Before | None = None

@@ -50,6 +50,7 @@ Told = Literal[
     "integration.disconnected",
 ]
 
+_MOST_ALIKE: Final = 1000
 _WITHIN_S: Final = 2.0
 _LOOK_S: Final = 1.0
 _PAGE: Final = 200
@@ -82,6 +83,19 @@ class Integrations:
         if document is None or document["deleted_at"] is not None:
             raise NotFound("no such integration")
         return document
+
+    async def of_account(self, provider: str, account: str, workspace: str | None = None) -> list[Document]:
+        """Those of an account of a provider, of one workspace or of all, at most 1,000.
+
+        Asked for is only what the index has: for more, the embedded store would read all documents. Raises
+        `StoreUnavailable`.
+        """
+        query = {"provider": provider, "account.id": account}
+        if workspace is not None:
+            query["workspace"] = workspace
+        with translated():
+            found = await self.collection.find(query).limit(_MOST_ALIKE).to_list(_MOST_ALIKE)
+        return [document for document in found if document["deleted_at"] is None]
 
     def seal(self, document: Mapping[str, Any], secrets: Mapping[str, Any]) -> Any:
         """A credential as it is stored, bound to its integration and workspace."""

@@ -12,9 +12,11 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
+from shared.catalog.registry import connectors, providers
+from shared.catalog.watch_checks import watch_faults
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.fakes.x import X
+from tests.support.fakes.x import Webhook, X
 from tests.support.hub import Hub
 from tests.support.person import Person
 from tests.support.platforms import Platforms
@@ -30,11 +32,15 @@ class World:
     platforms: Platforms
     x: X
 
-    def connected(self) -> str:
+    def connected(self, number: int = 1) -> str:
+        """The account of a person, each number is somebody else."""
+        self.x.accounts = [self.x.account(number)]
         with Person(self.hub, "ada") as ada:
             begun = ada.connect("twitter")
             ada.through(self.platforms, begun["authorization_url"])
-            return str(begun["integration_id"])
+        # an account that was connected before keeps its integration
+        found: str = self.hub.call("GET", f"/api/integrations/{begun['integration_id']}")["id"]
+        return found
 
     def watches(self, integration: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.hub.call("GET", f"/api/integrations/{integration}/watches")[
@@ -80,12 +86,29 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
             hub.stop()
 
 
-def test_without_the_apps_token_there_is_no_webhook(world: World) -> None:
+def signed(webhook: Webhook, secret: str) -> int:
+    """The status that an event is answered with, signed with this secret."""
+    body = b'{"data":{"event_type":"profile.update.bio","event_uuid":"1"}}'
+    proof = base64.b64encode(hmac.digest(secret.encode(), body, hashlib.sha256)).decode()
+    headers = {"x-twitter-webhooks-signature-oauth2": f"sha256={proof}", "content-type": "application/json"}
+    return httpx.post(webhook.url, content=body, headers=headers).status_code
+
+
+def test_without_the_apps_token_there_is_no_webhook_until_it_is_entered(world: World) -> None:
     world.app()
     integration = world.connected()
-    assert world.watches(integration) == []
-    assert world.x.webhooks == {}
+    [watch] = eventually(lambda: [one for one in world.watches(integration) if one["last_error"]])
+    assert (watch["status"], watch["last_error"]["code"]) == ("pending", "missing_setting")
+    said = "the app of twitter has no Bearer token: enter it as its setting bearer_token"
+    assert watch["last_error"]["detail"] == said
+    assert (watch["endpoint_id"], world.x.webhooks) == (None, {}), "nothing is made in vain"
+    world.app(bearer_token=world.x.bearer_token)
+    assert world.active(integration)["last_error"] is None
+    assert len(world.x.webhooks) == 1
+    world.app()  # it cannot be cancelled without the token, which changes nothing about disconnecting
     world.hub.call("POST", f"/api/integrations/{integration}/disconnect")
+    assert world.watches(integration) == []
+    world.x.webhooks.clear()
 
 
 def test_the_webhook_is_made_checked_once_a_day_and_deleted(world: World) -> None:
@@ -94,15 +117,12 @@ def test_the_webhook_is_made_checked_once_a_day_and_deleted(world: World) -> Non
     integration = world.connected()
     watch = world.active(integration)
     [webhook] = x.webhooks.values()
-    assert (webhook.url, webhook.asked) == (watch["endpoint_url"], 1)
-    body = b'{"data":{"event_type":"profile.update.bio","event_uuid":"1"}}'
-    proof = base64.b64encode(hmac.digest(x.client_secret.encode(), body, hashlib.sha256)).decode()
-    signed = {"x-twitter-webhooks-signature-oauth2": f"sha256={proof}", "content-type": "application/json"}
-    assert httpx.post(webhook.url, content=body, headers=signed).status_code == 200
+    assert webhook.url == watch["endpoint_url"]
+    assert signed(webhook, x.client_secret) == 200
+    assert signed(webhook, "another-secret-of-another-app") == 401
     webhook.valid = False  # it did not answer X
     world.now(watch["id"])
     eventually(lambda: webhook.valid)
-    assert webhook.asked == 2
     assert list(x.webhooks.values()) == [webhook], "checked, not made anew"
     hub.call("POST", f"/api/integrations/{integration}/disconnect")
     assert x.webhooks == {}
@@ -120,6 +140,85 @@ def test_a_webhook_that_is_gone_is_made_anew(world: World) -> None:
     world.hub.call("POST", f"/api/integrations/{integration}/disconnect")
 
 
+def test_two_accounts_share_the_only_webhook_that_the_app_may_have(world: World) -> None:
+    hub, x = world.hub, world.x
+    world.app(bearer_token=x.bearer_token)
+    one = world.connected()
+    watch = world.active(one)
+    two = world.connected(2)
+    assert two != one
+    assert world.active(two) == watch
+    assert watch["shared"]
+    [webhook] = x.webhooks.values()
+    hub.call("POST", f"/api/integrations/{one}/disconnect")
+    assert world.watches(one) == []
+    assert list(x.webhooks.values()) == [webhook], "the other one's webhook is there"
+    assert signed(webhook, x.client_secret) == 200
+    webhook.valid = False
+    world.now(watch["id"])
+    eventually(lambda: webhook.valid)
+    one = world.connected()
+    hub.call("DELETE", f"/api/integrations/{two}/watches/{watch['id']}", expect=204)
+    assert world.watches(two) == []
+    assert world.active(one)["endpoint_url"] == webhook.url
+    assert signed(webhook, x.client_secret) == 200
+    hub.call("POST", f"/api/integrations/{one}/disconnect")
+    assert x.webhooks == {}
+    hub.call("GET", f"/api/inbound-endpoints/{watch['endpoint_id']}", expect=404)
+    hub.call("POST", f"/api/integrations/{two}/disconnect")
+
+
+def test_an_account_that_joins_while_the_webhook_is_deleted_gets_another_one(world: World) -> None:
+    hub, x = world.hub, world.x
+    world.app(bearer_token=x.bearer_token)
+    one, two = world.connected(), world.connected(2)
+    watch = world.active(one)
+    hub.call("DELETE", f"/api/integrations/{two}/watches/{watch['id']}", expect=204)
+
+    def joins() -> None:
+        with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"]) as mongo:
+            watches = mongo.get_default_database()["watches"]
+            watches.update_one({"_id": watch["id"]}, {"$addToSet": {"integrations": two}})
+
+    x.meanwhile = joins
+    hub.call("POST", f"/api/integrations/{one}/disconnect")
+    x.meanwhile = lambda: None
+    again = world.active(two)
+    [webhook] = x.webhooks.values()
+    assert again["endpoint_id"] != watch["endpoint_id"]
+    assert webhook.url == again["endpoint_url"]
+    assert signed(webhook, x.client_secret) == 200
+    hub.call("POST", f"/api/integrations/{two}/disconnect")
+    assert x.webhooks == {}
+
+
+def test_a_new_secret_of_the_app_is_the_endpoints_secret_too(world: World) -> None:
+    x = world.x
+    world.app(bearer_token=x.bearer_token)
+    integration = world.connected()
+    world.active(integration)
+    [webhook] = x.webhooks.values()
+    x.client_secret = "another-secret-that-is-long-enough"
+    world.app(bearer_token=x.bearer_token)
+    asked = webhook.asked
+    eventually(lambda: webhook.asked > asked and webhook.valid)
+    assert signed(webhook, x.client_secret) == 200
+    world.hub.call("POST", f"/api/integrations/{integration}/disconnect")
+    assert x.webhooks == {}
+
+
+def test_the_webhook_is_deleted_for_an_account_whose_token_is_dead(world: World) -> None:
+    hub, x = world.hub, world.x
+    world.app(bearer_token=x.bearer_token)
+    integration = world.connected()
+    world.active(integration)
+    x.withdraw()
+    hub.call("POST", f"/api/integrations/{integration}/refresh", expect=409)
+    assert hub.call("GET", f"/api/integrations/{integration}")["status"] == "reauth_required"
+    hub.call("POST", f"/api/integrations/{integration}/disconnect")
+    assert x.webhooks == {}
+
+
 def test_an_app_token_that_x_does_not_take_harms_no_account(world: World) -> None:
     world.app(bearer_token="no-such-token-of-the-app")
     integration = world.connected()
@@ -128,3 +227,17 @@ def test_an_app_token_that_x_does_not_take_harms_no_account(world: World) -> Non
     assert world.hub.call("GET", f"/api/integrations/{integration}")["status"] == "connected"
     assert world.x.refreshes == 0
     world.hub.call("POST", f"/api/integrations/{integration}/disconnect")
+
+
+def test_a_watch_of_an_app_has_nothing_of_one_account() -> None:
+    manifest, connector = providers()["twitter"].manifest, connectors()["twitter"]
+    [watch] = manifest.watches
+    known = {"client_secret", "setting:bearer_token", "account:username"}
+    assert list(watch_faults(manifest, connector, {}, known)) == []
+    for wrong, fault in (
+        ({"token": True}, "the token"),
+        ({"json_": {"url": "{endpoint:url}", "of": "{account:username}"}}, "{account:username}"),
+    ):
+        other = watch.model_copy(update={"create": watch.create.model_copy(update=wrong)})
+        found = watch_faults(manifest.model_copy(update={"watches": (other,)}), connector, {}, known)
+        assert list(found) == [f"webhook.of_app: accounts share it, and {fault} is of one"]

@@ -50,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
     google, microsoft = Google("g-id", "g-secret", redirect), Microsoft("m-id", "m-secret", redirect)
     calendar, graph = GoogleChannels(google, SHORT_S), GraphSubscriptions(microsoft, SHORT_S)
     hosts = {**google.hosts, **microsoft.hosts}
-    hosts |= {"www.googleapis.com": calendar.handler(), "graph.microsoft.com": graph.handle}
+    hosts |= {"www.googleapis.com": google.on(calendar.routes()), "graph.microsoft.com": graph.handle}
     with Platforms(hosts) as platforms:
         try:
             hub.init(hub.workspace)

@@ -1,21 +1,37 @@
 """Subscriptions of Google (channels) and Microsoft Graph, strict about addresses and ends.
 
 https://developers.google.com/workspace/calendar/api/guides/push
+https://developers.google.com/workspace/drive/api/guides/push and the reference of changes/watch (scopes)
 https://learn.microsoft.com/graph/change-notifications-delivery-webhooks
+https://learn.microsoft.com/graph/api/subscription-post-subscriptions and resources/subscription (permissions,
+longest lifetimes; a drive knows `updated` only)
 """
 
+import re
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import httpx
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import bearer
-from tests.support.platforms import Asked, Reply
+from tests.support.platforms import Asked, Handler, Reply
+
+_GOOGLE: Final = "https://www.googleapis.com"
+_GRAPH: Final[Mapping[str, tuple[set[str], int, set[str]]]] = {
+    "/me/mailFolders('inbox')/messages": (
+        {"created", "updated", "deleted"},
+        10_080,
+        {"Mail.Read", "Mail.ReadWrite"},
+    ),
+    "/me/events": ({"created", "updated", "deleted"}, 10_080, {"Calendars.Read", "Calendars.ReadWrite"}),
+    "/me/drive/root": ({"updated"}, 42_300, {"Files.ReadWrite", "Files.ReadWrite.All"}),
+}
+"""The changes that a resource tells, the longest life of a subscription in minutes, and what permits it."""
 
 
 @dataclass
@@ -42,6 +58,10 @@ class Subscriptions:
     def _person(self, asked: Asked) -> bool:
         return self.fake.access(bearer(asked)) is not None
 
+    def _may(self, asked: Asked, scopes: set[str]) -> bool:
+        token = self.fake.access(bearer(asked))
+        return token is not None and bool(scopes & set(token.grant.scopes))
+
     def _end_of(self, wanted: float) -> float:
         now = self.fake.now()
         assert wanted > now, "an end in the past"
@@ -51,26 +71,29 @@ class Subscriptions:
 class GoogleChannels(Subscriptions):
     """`events/watch` and `channels/stop` of Google Calendar."""
 
-    def handler(self) -> Callable[[Asked], Reply]:
-        return self.fake.on(
-            {
-                "POST /calendar/v3/calendars/primary/events/watch": self.watch,
-                "POST /calendar/v3/channels/stop": self.stop,
-            }
-        )
+    api: ClassVar[str] = "/calendar/v3"
+    watched: ClassVar[str] = "/calendar/v3/calendars/primary/events"
+    scopes: ClassVar[set[str]] = {
+        f"{_GOOGLE}/auth/calendar{name}" for name in ("", ".readonly", ".events", ".events.readonly")
+    }
+
+    def routes(self) -> dict[str, Handler]:
+        """What there is at `www.googleapis.com`."""
+        return {f"POST {self.watched}/watch": self.watch, f"POST {self.api}/channels/stop": self.stop}
 
     def watch(self, asked: Asked) -> Reply:
-        if not self._person(asked):
-            return Reply.json({"error": {"code": 401, "status": "UNAUTHENTICATED"}}, 401)
+        """Another channel; it begins with a sync message."""
+        if (refused := self._refused(asked)) is not None:
+            return refused
+        self.asked_for(asked)
         body = asked.json()
-        assert set(body) <= {"id", "type", "address", "token", "expiration", "params"}, f"unknown: {body}"
+        known = {"id", "type", "address", "token", "expiration", "params", "payload", "kind"}
+        self.fake.check(body, {"id", "type", "address"}, known, "the channel")
         assert body["type"] == "web_hook"
-        uuid.UUID(body["id"])
+        assert re.fullmatch(r"[A-Za-z0-9_+/=-]{1,64}", body["id"]), f"the id is {body['id']}"
+        assert len(body.get("token", "")) <= 256, "the token is too long"
         if body["id"] in self.live:
-            said = {
-                "error": {"code": 400, "status": "channelIdNotUnique", "message": "Channel id not unique"}
-            }
-            return Reply.json(said, 400)
+            return _google_error(400, "channelIdNotUnique", f"Channel id {body['id']} not unique")
         ends = self._end_of(int(body["expiration"]) / 1000)
         channel = Channel(body["id"], secrets.token_urlsafe(12), body["address"], body["token"], ends)
         self.live[channel.id] = channel
@@ -81,35 +104,85 @@ class GoogleChannels(Subscriptions):
                 "kind": "api#channel",
                 "id": channel.id,
                 "resourceId": channel.resource,
-                "resourceUri": "https://www.googleapis.com/calendar/v3/calendars/primary/events",
+                "resourceUri": f"{_GOOGLE}{self.watched}?alt=json",
                 "token": channel.token,
                 "expiration": str(int(ends * 1000)),
             }
         )
 
+    def asked_for(self, asked: Asked) -> None:
+        """What the query has to be: a fault else."""
+        assert not asked.query, "there is a query"
+
     def stop(self, asked: Asked) -> Reply:
-        if not self._person(asked):
-            return Reply.json({"error": {"code": 401, "status": "UNAUTHENTICATED"}}, 401)
+        """No more of a channel, which is named by its resource too."""
+        if (refused := self._refused(asked)) is not None:
+            return refused
         body = asked.json()
+        self.fake.check(body, {"id", "resourceId"}, (), "the channel")
         channel = self.live.get(body["id"])
         if channel is None or channel.resource != body["resourceId"]:
-            return Reply.json({"error": {"code": 404, "status": "NOT_FOUND"}}, 404)
+            return _google_error(404, "notFound", f"Channel '{body['id']}' not found for project")
         del self.live[channel.id]
         self.ended += 1
         return Reply(204, b"", {})
 
-    def notify(self, channel: Channel, state: str) -> int:
-        """The status that a notification is answered with."""
+    def notify(self, channel: Channel, state: str, *, token: str = "") -> int:
+        """The status that a notification is answered with; with another `token`, where there is one."""
         channel.number += 1
+        ends = datetime.fromtimestamp(channel.ends_at, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
         headers = {
             "X-Goog-Channel-ID": channel.id,
-            "X-Goog-Channel-Token": channel.token,
+            "X-Goog-Channel-Token": token or channel.token,
+            "X-Goog-Channel-Expiration": ends,
             "X-Goog-Resource-ID": channel.resource,
             "X-Goog-Resource-State": state,
             "X-Goog-Message-Number": str(channel.number),
-            "X-Goog-Resource-URI": "https://www.googleapis.com/calendar/v3/calendars/primary/events",
+            "X-Goog-Resource-URI": f"{_GOOGLE}{self.watched}?alt=json",
         }
         return httpx.post(channel.address, headers=headers, timeout=10).status_code
+
+    def _refused(self, asked: Asked) -> Reply | None:
+        if not self._person(asked):
+            return Reply.json({"error": {"code": 401, "status": "UNAUTHENTICATED"}}, 401)
+        if not self._may(asked, self.scopes):
+            return Reply.json({"error": {"code": 403, "status": "PERMISSION_DENIED"}}, 403)
+        return None
+
+
+class DriveChannels(GoogleChannels):
+    """`changes/startPageToken`, `changes/watch` and `channels/stop` of Google Drive.
+
+    A channel for changes begins at a page token that was asked for.
+    """
+
+    api: ClassVar[str] = "/drive/v3"
+    watched: ClassVar[str] = "/drive/v3/changes"
+    scopes: ClassVar[set[str]] = {
+        f"{_GOOGLE}/auth/drive{name}"
+        for name in ("", ".appdata", ".file", ".metadata", ".metadata.readonly", ".readonly")
+    }
+
+    def __init__(self, fake: Fake, lifetime_s: float) -> None:
+        super().__init__(fake, lifetime_s)
+        self.pages: set[str] = set()
+
+    def routes(self) -> dict[str, Handler]:
+        return {**super().routes(), "GET /drive/v3/changes/startPageToken": self.start}
+
+    def start(self, asked: Asked) -> Reply:
+        """Where changes begin from now on."""
+        if (refused := self._refused(asked)) is not None:
+            return refused
+        assert not asked.query, "there is a query"
+        page = str(secrets.randbelow(10**6))
+        self.pages.add(page)
+        return Reply.json({"kind": "drive#startPageToken", "startPageToken": page})
+
+    def asked_for(self, asked: Asked) -> None:
+        query = asked.params()
+        self.fake.check(query, {"pageToken"}, (), "the query")
+        assert query["pageToken"] in self.pages, "Drive did not give this page token"
 
 
 class GraphSubscriptions(Subscriptions):
@@ -125,27 +198,36 @@ class GraphSubscriptions(Subscriptions):
         if not self._person(asked):
             return Reply.json({"error": {"code": "InvalidAuthenticationToken", "message": "expired"}}, 401)
         name = asked.path.removeprefix("/v1.0/subscriptions").strip("/")
+        assert not asked.query, "there is a query"
         if asked.method == "POST" and not name:
-            return self._make(asked.json())
+            return self._make(asked)
         channel = self.live.get(name)
         if channel is None:
             return Reply.json({"error": {"code": "ResourceNotFound", "message": "gone"}}, 404)
         if asked.method == "DELETE":
+            assert not asked.body, "there is a body"
             del self.live[name]
             self.ended += 1
             return Reply(204, b"", {})
         assert asked.method == "PATCH", f"{asked.method} of a subscription"
         body = asked.json()
         assert set(body) == {"expirationDateTime"}, f"unknown: {body}"
-        channel.ends_at = self._end_of(_seconds(body["expirationDateTime"]))
+        channel.ends_at = self._end_at(channel.resource, body["expirationDateTime"])
         self.renewed += 1
         return Reply.json(self._shown(channel))
 
-    def _make(self, body: dict[str, Any]) -> Reply:
+    def _make(self, asked: Asked) -> Reply:
+        body = asked.json()
         known = {"changeType", "resource", "notificationUrl", "lifecycleNotificationUrl", "clientState"}
         assert set(body) == known | {"expirationDateTime"}, f"fields: {sorted(body)}"
-        assert set(body["changeType"].split(",")) <= {"created", "updated", "deleted"}
+        resource = body["resource"]
+        assert resource in _GRAPH, f"nobody knows {resource}"
+        changes, _, scopes = _GRAPH[resource]
+        assert set(body["changeType"].split(",")) <= changes, f"{resource} does not tell {body['changeType']}"
         assert len(body["clientState"]) <= 128
+        ends = self._end_at(resource, body["expirationDateTime"])
+        if not self._may(asked, scopes):
+            return Reply.json({"error": {"code": "ExtensionError", "message": "Operation: Create"}}, 403)
         for address in (body["notificationUrl"], body["lifecycleNotificationUrl"]):
             asked_for = secrets.token_urlsafe(20)
             answer = httpx.post(address, params={"validationToken": asked_for}, timeout=10)
@@ -153,30 +235,38 @@ class GraphSubscriptions(Subscriptions):
                 said = {"code": "InvalidRequest", "message": "Subscription validation request failed."}
                 return Reply.json({"error": said}, 400)
             assert answer.headers["content-type"].startswith("text/plain")
-        ends = self._end_of(_seconds(body["expirationDateTime"]))
-        channel = Channel(
-            str(uuid.uuid4()), body["resource"], body["notificationUrl"], body["clientState"], ends
-        )
+        channel = Channel(str(uuid.uuid4()), resource, body["notificationUrl"], body["clientState"], ends)
         self.live[channel.id] = channel
         self.made += 1
         return Reply.json(self._shown(channel), 201)
+
+    def _end_at(self, resource: str, wanted: str) -> float:
+        ends, most = _seconds(wanted), _GRAPH[resource][1]
+        assert ends <= self.fake.now() + most * 60, f"{wanted} is more than {most} minutes ahead"
+        return self._end_of(ends)
 
     def _shown(self, channel: Channel) -> dict[str, Any]:
         ends = datetime.fromtimestamp(channel.ends_at, UTC).isoformat().replace("+00:00", "Z")
         return {"id": channel.id, "resource": channel.resource, "expirationDateTime": ends}
 
-    def notify(self, channel: Channel, change: str) -> int:
-        """The status that a notification is answered with."""
+    def notify(self, channel: Channel, change: str, *, state: str = "") -> int:
+        """The status that a notification is answered with; with another `state`, where there is one."""
         one = {
             "id": str(uuid.uuid4()),
             "subscriptionId": channel.id,
-            "clientState": channel.token,
+            "subscriptionExpirationDateTime": self._shown(channel)["expirationDateTime"],
+            "clientState": state or channel.token,
             "changeType": change,
-            "resource": channel.resource,
+            "resource": channel.resource.removeprefix("/"),
             "tenantId": str(uuid.uuid4()),
             "resourceData": {"id": "AAMk"},
         }
         return httpx.post(channel.address, json={"value": [one]}, timeout=10).status_code
+
+
+def _google_error(status: int, reason: str, message: str) -> Reply:
+    error = {"errors": [{"domain": "global", "reason": reason, "message": message}]}
+    return Reply.json({"error": {**error, "code": status, "message": message}}, status)
 
 
 def _seconds(text: str) -> float:

@@ -1,6 +1,7 @@
 """X: OAuth 2.0 of a person, and the webhooks of an app.
 
-xdevplatform/docs: fundamentals/authentication/oauth-2-0 and x-api/webhooks/quickstart.mdx. From memory: the
+xdevplatform/docs: fundamentals/authentication/oauth-2-0 and x-api/webhooks/quickstart.mdx;
+https://docs.x.com/x-api/webhooks/introduction (one webhook, five and more for enterprises). From memory: the
 form of errors of webhooks.
 
 - PKCE with S256 is required. A confidential client names itself by HTTP Basic.
@@ -13,6 +14,7 @@ import base64
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -53,6 +55,8 @@ class X(Fake):
         self.most = most
         self.bearer_token = f"AAAA%2B{secrets.token_hex(30)}"
         self.webhooks: dict[str, Webhook] = {}
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens while a webhook is being deleted."""
         self.hosts = {
             "x.com": self.on({"GET /i/oauth2/authorize": self.authorize}),
             "api.x.com": self.on(
@@ -145,6 +149,7 @@ class X(Fake):
         if isinstance(found, Reply):
             return found
         del self.webhooks[found.id]
+        self.meanwhile()
         return Reply.json({"data": {"deleted": True}})
 
     def _app(self, asked: Asked) -> bool:

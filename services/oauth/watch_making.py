@@ -1,0 +1,265 @@
+"""What a watch is at its platform: made, renewed and cancelled there, and the endpoint for its webhooks.
+
+When it is time for that, and for whom, is in `watch.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from services.oauth.endpoints import Endpoint, Endpoints
+from shared.catalog.connect import Request
+from shared.catalog.connector import Refused
+from shared.catalog.registry import connectors, providers
+from shared.catalog.watch_calls import (
+    asked_first,
+    end_of,
+    kept_of,
+    lacking,
+    made_with,
+    needs_account,
+    new_watch,
+    watch_values,
+)
+from shared.catalog.watches import Watch
+from shared.contracts.envelope import rfc3339
+from shared.contracts.errors import FieldError, InterlinkError, Invalid, RetryLater
+from shared.runtime.logs import Log
+from shared.runtime.mongo import Collection, Document, translated, utcnow
+from shared.runtime.secrets import Vault
+from shared.runtime.tokens import Access, TokenSource
+from shared.wire.fills import Fill
+from shared.wire.oauth import Answered, Call
+
+
+class Lacking(InterlinkError):
+    """Something that the watch needs is not there (yet): a setting of the app."""
+
+
+class Making:
+    """Makes, renews and cancels watches."""
+
+    def __init__(
+        self, collection: Collection, vault: Vault, tokens: TokenSource, endpoints: Endpoints, log: Log
+    ) -> None:
+        self._collection = collection
+        self._vault = vault
+        self._tokens = tokens
+        self._endpoints = endpoints
+        self._log = log
+
+    async def renewed(self, document: Document, account: Document) -> dict[str, Any]:
+        """Make it, or make it last; what to write. What is replaced is cancelled afterwards."""
+        watch = kind_of(document["provider"], document["watch"])
+        connector = connectors()[document["provider"]]
+        missing = connector.missing(watch.scopes, account.get("scopes", []))
+        if missing:
+            raise Refused("missing_scope", f"the person did not grant {', '.join(missing)}")
+        known = self._tokens.values(account)
+        if said := lacking(watch, connector, known):
+            raise Lacking(said)
+        endpoint = await self._endpoint(document, account, watch, known)
+        ends = utcnow() + timedelta(seconds=watch.lifetime_s) if watch.lifetime_s else None
+        values = self._values(document, endpoint, ends)
+        before, basis = document["made"], made_with(watch, known)
+        one_only = watch.renew == watch.create
+        if before and watch.renew is not None and (not one_only or before.get("of", basis) == basis):
+            try:
+                found = await self._read(account, watch.renew, values)
+            except Refused:  # it is not there any more: another one is made
+                if one_only:
+                    raise
+            else:
+                made = await self._kept(document, account, endpoint, watch, found)
+                return self._change(watch, before | made, ends)
+        elif before and one_only:  # made with something else, and there cannot be two
+            await self.cancel(document, account)
+        first: dict[str, str] = {}
+        if watch.before is not None:
+            first = asked_first(watch.before, await self._read(account, watch.before.request, values))
+        values |= new_watch(str(uuid4()), first)
+        found = await self._read(account, watch.create, values)
+        made = {"asked_id": values["watch:id"], "of": basis}
+        made |= await self._kept(document, account, endpoint, watch, found, new=made)
+        if before and not one_only:
+            await self.cancel(document, account)
+        return self._change(watch, made, ends)
+
+    async def _ask(
+        self, account: Document, request: Request, values: Mapping[str, str], *, again: bool
+    ) -> Answered:
+        """Send a request; `again` with a new token when the platform refuses the account's.
+
+        What needs nothing of the account's credential is sent whatever became of that.
+        """
+        name, connector = account["_id"], connectors()[account["provider"]]
+        api = connector.api_of(account["kind"])
+
+        def made(known: Mapping[str, str]) -> Call:
+            return connector.request(request, {**known, **values}, api)
+
+        def of(access: Access) -> Call:
+            return made(access.values)
+
+        if not needs_account(request):
+            return await self._tokens.ask(made(self._tokens.values(account)))
+        if request.token and again:  # only then a 401 is about the account's token
+            return await self._tokens.call(name, of)
+        return await self._tokens.ask(of(await self._tokens.access(name)))
+
+    async def _read(self, account: Document, request: Request, values: Mapping[str, str]) -> Any:
+        """What the platform answers."""
+        connector = connectors()[account["provider"]]
+        answer = await self._ask(account, request, values, again=True)
+        return connector.read(answer, connector.api_of(account["kind"]))
+
+    async def _kept(
+        self,
+        document: Document,
+        account: Document,
+        endpoint: Endpoint,
+        watch: Watch,
+        found: Any,
+        *,
+        new: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
+        """What is kept of an answer; a secret in it goes to the endpoint, and nowhere else.
+
+        What is `new` and whose secret cannot be handed on is cancelled: nobody could read what it sends.
+        """
+        kept = kept_of(watch.made, found)
+        if secret := kept.pop("secret", ""):
+            try:
+                await self._endpoints.set_secret(document["workspace"], endpoint.id, secret)
+            except (RetryLater, Invalid):
+                if new is not None:
+                    await self.cancel({**document, "made": {**new, **kept}}, account)
+                raise
+        return kept
+
+    def _change(self, watch: Watch, made: Mapping[str, Any], ends: datetime | None) -> dict[str, Any]:
+        ends = end_of(made) or ends
+        due = None
+        if ends is not None:
+            left, ahead = ends - utcnow(), timedelta(seconds=watch.ahead_s)
+            due = utcnow() + (left - ahead if left > ahead else left / 2)
+        return {
+            "status": "active",
+            "made": dict(made),
+            "expires_at": ends,
+            "renewed_at": utcnow(),
+            "open": due is not None,
+            "due_at": due,
+            "failures": 0,
+            "last_error": None,
+        }
+
+    async def _endpoint(
+        self, document: Document, account: Document, watch: Watch, known: Mapping[str, str]
+    ) -> Endpoint:
+        """The watch's own inbound endpoint, made at the first turn; with the secret that it has to have."""
+        if not watch.own_endpoint:
+            return Endpoint("", "", "")
+        values = {**known, **{f"watch:{name}": text for name, text in document["resource"].items()}}
+        values["watch:name"] = document["_id"]
+        wanted = Fill(watch.endpoint_secret).maybe(values)
+        if document["endpoint_id"]:
+            secret = self._opened(document)
+            endpoint = Endpoint(document["endpoint_id"], document["endpoint_url"], secret)
+            if wanted and wanted != secret:
+                await self._endpoints.set_secret(document["workspace"], endpoint.id, wanted)
+                endpoint = replace(endpoint, secret=wanted)
+                await self._note(document, endpoint)
+            return endpoint
+        settings = {name: Fill(text).maybe(values) for name, text in watch.endpoint_settings.items()}
+        whose = account["_id"] if document["app"] is None else "the app"
+        endpoint = await self._endpoints.make(
+            document["workspace"],
+            f"{document['_id']} {rfc3339(document['created_at'])}",
+            watch.endpoint or document["provider"],
+            f"{watch.id} of {whose}",
+            {name: text for name, text in settings.items() if text},
+            wanted,
+            document["channel_id"],
+        )
+        await self._note(document, endpoint)
+        return endpoint
+
+    def _opened(self, document: Document) -> str:
+        """The endpoint's secret."""
+        if not document["endpoint_secret"]:
+            return ""
+        return self._vault.open(
+            document["endpoint_secret"],
+            workspace=document["workspace"],
+            record=document["_id"],
+            field="endpoint_secret",
+        )
+
+    async def _note(self, document: Document, endpoint: Endpoint) -> None:
+        """Write the endpoint down, its secret sealed."""
+        sealed = None
+        if endpoint.secret:
+            sealed = self._vault.seal(
+                endpoint.secret,
+                workspace=document["workspace"],
+                record=document["_id"],
+                field="endpoint_secret",
+            )
+        kept = {"endpoint_id": endpoint.id, "endpoint_url": endpoint.url, "endpoint_secret": sealed}
+        await self.write(document, {**kept, "working": True})
+        document |= kept
+
+    def _values(self, document: Document, endpoint: Endpoint, ends: datetime | None) -> dict[str, str]:
+        return watch_values(
+            document["_id"],
+            document["resource"],
+            url=endpoint.url,
+            secret=endpoint.secret,
+            made=document["made"] or {},
+            ends=ends,
+        )
+
+    async def cancel(self, document: Document, account: Document) -> None:
+        """At the platform; what it answers changes nothing."""
+        if not document["made"]:
+            return
+        endpoint = Endpoint(document["endpoint_id"] or "", document["endpoint_url"] or "", "")
+        values = self._values(document, endpoint, None)
+        try:
+            watch = kind_of(document["provider"], document["watch"])
+            if watch.cancel is None:
+                return
+            known = self._tokens.values(account)
+            if said := lacking(watch, connectors()[document["provider"]], known, of=watch.cancel):
+                raise Lacking(said)
+            answer = await self._ask(account, watch.cancel, values, again=False)
+        except InterlinkError as error:
+            self._log.warning("watch not cancelled", watch_id=document["_id"], why=str(error)[:200])
+            return
+        if answer.status >= 400:
+            self._log.warning(
+                "watch not cancelled", watch_id=document["_id"], why=f"answered {answer.status}"
+            )
+
+    async def write(self, document: Document, change: Mapping[str, Any]) -> None:
+        """Unless another process has taken it over."""
+        with translated():
+            await self._collection.update_one(
+                {"_id": document["_id"], "fence": document["fence"]}, {"$set": {"working": False, **change}}
+            )
+
+
+def kinds(provider: str) -> Sequence[Watch]:
+    """What can be watched with accounts of a provider."""
+    return providers()[provider].manifest.watches if provider in providers() else ()
+
+
+def kind_of(provider: str, name: str) -> Watch:
+    found = next((watch for watch in kinds(provider) if watch.id == name), None)
+    if found is None:
+        known = ", ".join(watch.id for watch in kinds(provider)) or "none"
+        raise Invalid("no such kind of watch", errors=(FieldError("watch", f"there is {known}"),))
+    return found

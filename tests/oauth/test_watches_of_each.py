@@ -1,0 +1,274 @@
+"""Every other kind of watch against its platform: made, renewed, found again, signed for, and ended."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from pymongo import MongoClient
+
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.fakes.airtable import Airtable
+from tests.support.fakes.channels import DriveChannels, GraphSubscriptions
+from tests.support.fakes.gmail import Gmail, PubSub
+from tests.support.fakes.google import Google
+from tests.support.fakes.microsoft import Microsoft
+from tests.support.fakes.tokens import bearer
+from tests.support.fakes.websub import Hub as FeedHub
+from tests.support.hub import Hub
+from tests.support.person import Person
+from tests.support.platforms import Asked, Platforms, Reply
+
+CALLBACK: Final = "/api/auth/oauth/callback"
+SHORT_S: Final = 4.0
+"""How long all that ends lives here."""
+TOPIC: Final = "projects/example-project/topics/gmail"
+OTHER_TOPIC: Final = "projects/example-project/topics/other"
+CHANNEL: Final = "UC_x5XG1OV2P6uZZ5FSM9Ttw"
+
+
+@dataclass
+class World:
+    """A hub, and the platforms that it finds."""
+
+    hub: Hub
+    platforms: Platforms
+    google: Google
+    drive: DriveChannels
+    gmail: Gmail
+    graph: GraphSubscriptions
+    airtable: Airtable
+    feeds: FeedHub
+
+    def app(self, **settings: str) -> None:
+        """Google's app, with these settings."""
+        google = self.google
+        app = {"client_id": google.client_id, "client_secret": google.client_secret, "verified": True}
+        self.hub.call("PUT", "/api/platform-credentials/google", {**app, "settings": settings})
+
+    def connected(self, provider: str) -> str:
+        with Person(self.hub, "ada") as ada:
+            begun = ada.connect(provider)
+            ada.through(self.platforms, begun["authorization_url"])
+            return str(begun["integration_id"])
+
+    def disconnect(self, integration: str) -> None:
+        """Nothing of it stays, and it is not spoken of any more."""
+        watches = self.watches(integration)
+        self.hub.call("POST", f"/api/integrations/{integration}/disconnect")
+        assert self.watches(integration) == []
+        for each in watches:
+            if each["endpoint_id"]:
+                self.hub.call("GET", f"/api/inbound-endpoints/{each['endpoint_id']}", expect=404)
+
+    def watches(self, integration: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.hub.call("GET", f"/api/integrations/{integration}/watches")[
+            "items"
+        ]
+        return found
+
+    def active(self, integration: str) -> dict[str, Any]:
+        """The only watch, once it is."""
+        [found] = eventually(lambda: [one for one in self.watches(integration) if one["status"] == "active"])
+        return found
+
+    def now(self, watch: str) -> None:
+        """Days are over."""
+        with MongoClient[dict[str, Any]](self.hub.env["MONGODB_URI"]) as mongo:
+            watches = mongo.get_default_database()["watches"]
+            assert watches.update_one({"_id": watch}, {"$set": {"due_at": datetime.now(UTC)}}).matched_count
+
+    def outcomes(self, endpoint: str) -> list[str]:
+        """What became of an endpoint's requests, the last first."""
+        return [
+            one["outcome"]
+            for one in self.hub.call("GET", f"/api/inbound-endpoints/{endpoint}/events")["items"]
+        ]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("hub")
+    env = {"INTERLINK_UPKEEP_EVERY_S": "0.3"}
+    hub = Hub(folder, bus, store, services=("gateway", "oauth"), env=env, entrance=True)
+    redirect = hub.url("gateway") + CALLBACK
+    google, microsoft = Google("g-id", "g-secret", redirect), Microsoft("m-id", "m-secret", redirect)
+    airtable = Airtable("a-id", "a-secret-that-is-long-enough", redirect, week_s=SHORT_S)
+    pubsub = PubSub("example-project", "gmail-push@example-project.iam.gserviceaccount.com")
+    drive, graph, feeds = DriveChannels(google, SHORT_S), GraphSubscriptions(microsoft, SHORT_S), FeedHub()
+    gmail = Gmail(google, pubsub, SHORT_S)
+
+    def channels(asked: Asked) -> Reply:
+        """The person's channel at YouTube."""
+        token = google.access(bearer(asked))
+        assert token is not None
+        assert asked.params() == {"part": "snippet", "mine": "true"}
+        return Reply.json({"items": [{"id": CHANNEL, "snippet": {"title": token.grant.account.name}}]})
+
+    apis = google.on({**drive.routes(), "GET /youtube/v3/channels": channels})
+
+    def www(asked: Asked) -> Reply:
+        return pubsub.keys(asked) if asked.path == "/oauth2/v3/certs" else apis(asked)
+
+    hosts = {**google.hosts, **microsoft.hosts, **airtable.hosts, "www.googleapis.com": www}
+    hosts |= {"gmail.googleapis.com": gmail.handler(), "graph.microsoft.com": graph.handle}
+    with Platforms({**hosts, "pubsubhubbub.appspot.com": feeds.handle}) as platforms:
+        try:
+            hub.init(hub.workspace)
+            for service in ("gateway", "oauth"):
+                module = ("tests.support.platforms", service)
+                hub.start_service(service, module=module, **platforms.env(folder))
+            hub.wait_ready("gateway")
+            hub.wait_ready("oauth")
+            for provider, fake in (("google", google), ("microsoft", microsoft), ("airtable", airtable)):
+                app = {"client_id": fake.client_id, "client_secret": fake.client_secret, "verified": True}
+                hub.call("PUT", f"/api/platform-credentials/{provider}", app)
+            yield World(hub, platforms, google, drive, gmail, graph, airtable, feeds)
+            assert not platforms.faults
+        finally:
+            hub.stop()
+
+
+def test_gmail_waits_for_the_topic_is_pushed_to_renewed_moved_and_stopped(world: World) -> None:
+    hub, gmail, pubsub = world.hub, world.gmail, world.gmail.pubsub
+    integration = world.connected("gmail")
+    [watch] = eventually(lambda: [one for one in world.watches(integration) if one["last_error"]])
+    assert (watch["status"], watch["last_error"]["code"]) == ("pending", "missing_setting")
+    said = "the app of google has no Pub/Sub topic: enter it as its setting pubsub_topic"
+    assert watch["last_error"]["detail"] == said
+    assert (watch["next_at"] > watch["last_error"]["at"], gmail.made) == (True, 0)
+
+    settings = {"service_account": pubsub.service_account}
+    endpoint = {"provider": "gmail", "name": "mail", "settings": settings}
+    endpoint = hub.call("POST", "/api/inbound-endpoints", endpoint, expect=201)
+    pubsub.topics = {TOPIC: endpoint["url"], OTHER_TOPIC: endpoint["url"]}
+    world.app(pubsub_topic=TOPIC)
+    watch = world.active(integration)
+    assert (watch["last_error"], watch["endpoint_id"]) == (None, None)
+    assert eventually(lambda: pubsub.answered)[0] in (200, 202, 204), "the message that comes at once"
+    [mailbox] = gmail.live.values()
+    assert gmail.changed(mailbox) in (200, 202, 204)
+    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    assert gmail.changed(mailbox, key=stranger) == 401
+    assert gmail.changed(mailbox, email="other@example-project.iam.gserviceaccount.com") == 401
+    assert gmail.changed(mailbox, aud="https://hub.example.com/") == 401
+
+    eventually(lambda: gmail.renewed)
+    assert (gmail.made, gmail.stopped) == (1, 0)
+    world.app(pubsub_topic=OTHER_TOPIC)
+    eventually(lambda: [one for one in gmail.live.values() if one.topic == OTHER_TOPIC])
+    assert gmail.stopped == 1
+    gmail.live.clear()  # the platform has lost it
+    eventually(lambda: gmail.live)
+    world.disconnect(integration)
+    assert (gmail.live, gmail.stopped) == ({}, 2)
+    hub.call("DELETE", f"/api/inbound-endpoints/{endpoint['id']}", expect=204)
+
+
+def test_the_changes_of_a_drive_are_watched_from_a_page_on_and_over_again(world: World) -> None:
+    drive = world.drive
+    integration = world.connected("google-drive")
+    watch = world.active(integration)
+    [channel] = drive.live.values()
+    assert channel.address == watch["endpoint_url"]
+    assert drive.notify(channel, "change") == 202
+    assert drive.notify(channel, "change", token="no-token-of-this-channel") == 401
+    first = channel.id
+    eventually(lambda: first not in drive.live and drive.live)
+    assert len(drive.pages) >= 2, "each channel begins at a page that was asked for"
+    [channel] = drive.live.values()
+    assert drive.notify(channel, "change") == 202, "through the same endpoint, with the same secret"
+    drive.live.clear()  # the platform has lost it
+    eventually(lambda: drive.live)
+    world.disconnect(integration)
+    assert not drive.live
+
+
+def test_a_drive_of_microsoft_is_asked_for_its_address_renewed_and_deleted(world: World) -> None:
+    graph = world.graph
+    integration = world.connected("onedrive")
+    watch = world.active(integration)
+    [subscription] = graph.live.values()
+    assert subscription.address == watch["endpoint_url"] + "?kind=driveItem"
+    assert graph.notify(subscription, "updated") in (200, 202)
+    assert graph.notify(subscription, "updated", state="no-state-of-this-subscription") == 401
+    eventually(lambda: graph.renewed)
+    assert graph.made == 1, "renewed, not made anew"
+    graph.live.clear()  # the platform has lost it
+    [subscription] = eventually(lambda: list(graph.live.values()))
+    assert graph.notify(subscription, "updated") in (200, 202)
+    world.disconnect(integration)
+    assert not graph.live
+
+
+def test_a_base_is_watched_when_somebody_asks_and_its_secret_goes_to_the_endpoint(world: World) -> None:
+    hub, airtable = world.hub, world.airtable
+    integration = world.connected("airtable")
+    assert world.watches(integration) == []
+    path = f"/api/integrations/{integration}/watches"
+    made = hub.call(
+        "POST", path, {"watch": "base", "resource": {"base_id": "appExampleExample1"}}, expect=201
+    )
+    watch = world.active(integration)
+    assert watch["id"] == made["id"]
+    [webhook] = airtable.webhooks.values()
+    assert (webhook.address, webhook.data) == (watch["endpoint_url"], ("tableData",))
+    assert airtable.notify(webhook) == 204
+    forged = "AAAA" * 20
+    assert airtable.notify(webhook, secret=forged) == 401
+    eventually(lambda: airtable.refreshed)
+    assert airtable.made == 1, "refreshed, not made anew"
+    old = webhook.secret
+    airtable.webhooks.clear()  # the platform has lost it
+    [webhook] = eventually(lambda: list(airtable.webhooks.values()))
+    assert webhook.secret != old
+    eventually(lambda: airtable.notify(webhook) == 204, within_s=5)
+
+    other = hub.call("POST", path, {"watch": "base", "resource": {"base_id": "appNobodyNobody1"}}, expect=201)
+    [refused] = eventually(
+        lambda: [one for one in world.watches(integration) if one["id"] == other["id"] and one["last_error"]]
+    )
+    assert refused["status"] == "failing"
+    assert refused["last_error"]["code"] == "INVALID_PERMISSIONS_OR_MODEL_NOT_FOUND"
+    world.disconnect(integration)
+    assert not airtable.webhooks
+
+
+def test_a_channel_is_subscribed_to_asked_of_its_address_and_left(world: World) -> None:
+    feeds = world.feeds
+    integration = world.connected("youtube")
+    watch = world.active(integration)
+    [feed] = feeds.live.values()
+    assert (feed.address, feed.topic.rpartition("=")[2]) == (watch["endpoint_url"], CHANNEL)
+    assert feed.leased_s == 432_000, "as long as the hub believes that it is"
+    assert feeds.publish(feed, "dQw4w9WgXcQ") == (200, "")
+    assert feeds.publish(feed, "anotherVid1", secret="no-secret-of-this-subscription") == (200, "")
+    eventually(lambda: len(world.outcomes(watch["endpoint_id"])) >= 3)
+    outcomes = world.outcomes(watch["endpoint_id"])
+    assert "accepted" in outcomes
+    assert "signature" in outcomes, "what is forged is acknowledged, and no event"
+    assert feeds.asks(feed.address, feed.topic, token="somebody-else-asked").status_code == 403
+    world.now(watch["id"])
+    eventually(lambda: next(iter(feeds.live.values())).verified == 2)
+    feeds.live.clear()  # the platform has lost it
+    world.now(watch["id"])
+    [feed] = eventually(lambda: list(feeds.live.values()))
+    assert feeds.publish(feed, "dQw4w9WgXcQ") == (200, "")
+    world.disconnect(integration)
+    assert not feeds.live
+
+
+def test_what_needs_no_token_is_cancelled_for_an_account_whose_token_is_dead(world: World) -> None:
+    hub, feeds = world.hub, world.feeds
+    integration = world.connected("youtube")
+    watch = world.active(integration)
+    world.google.withdraw()
+    hub.call("POST", f"/api/integrations/{integration}/refresh", expect=409)
+    assert hub.call("GET", f"/api/integrations/{integration}")["status"] == "reauth_required"
+    assert len(feeds.live) == 1
+    hub.call("DELETE", f"/api/integrations/{integration}/watches/{watch['id']}", expect=204)
+    assert not feeds.live
+    world.disconnect(integration)
