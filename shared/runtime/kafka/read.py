@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from shared.contracts.envelope import Header
 from shared.contracts.errors import BusUnavailable, Misconfigured
@@ -17,6 +17,11 @@ from shared.runtime.settings import KafkaSettings
 
 _HELD_MS: Final = 100
 _POLL_MS: Final = 1_000
+_LATE_S: Final = 1.0
+"""How long a record is waited for that stands behind the end which the broker tells.
+
+The embedded broker tells the place behind the first record of the last batch, whatever the batch has.
+"""
 _SILENT: Final = 10
 """Polls without a record, one after the other, until the broker is taken to be away."""
 
@@ -35,6 +40,8 @@ class Kept:
 
 async def read_topic(settings: KafkaSettings, topic: Topic) -> AsyncIterator[Kept]:
     """Every record from the topic's beginning to its end at the time of the call, each partition in order.
+
+    The batch that is the last one comes whole, also where the broker tells an end in the middle of it.
 
     Raises `BusUnavailable` when there is no broker or it stops answering, `Misconfigured` when there is no
     such topic.
@@ -67,19 +74,28 @@ async def read_record(settings: KafkaSettings, topic: Topic, place: Place, *, wi
             client.assign([partition])
             first = (await client.beginning_offsets([partition]))[partition]
             end = (await client.end_offsets([partition]))[partition]
-            if not first <= offset < end:
+            if offset < first:
                 return None
             client.seek(partition, offset)
-            record = await client.getone(partition)
+            record = await (client.getone(partition) if offset < end else _late(client, partition))
     except TimeoutError:
         raise BusUnavailable(f"Kafka did not give the record within {within_s:.0f} s") from None
     except (KafkaError, OSError) as error:
         raise BusUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
     finally:
         await client.stop()
-    if record.offset != offset:
+    if record is None or record.offset != offset:
         return None
     return Kept(record.partition, record.offset, record.timestamp, record.key, record.value, record.headers)
+
+
+async def _late(client: AIOKafkaConsumer, partition: TopicPartition) -> Any:
+    """The next record, behind the end; None when there is none."""
+    try:
+        async with asyncio.timeout(_LATE_S):
+            return await client.getone(partition)
+    except (TimeoutError, OffsetOutOfRangeError):
+        return None
 
 
 def _client(settings: KafkaSettings, *topics: str, beginning_at: str) -> AIOKafkaConsumer:
@@ -103,14 +119,13 @@ async def _until(client: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> A
         silent = 0 if polled else silent + 1
         if silent == _SILENT:
             raise BusUnavailable("Kafka stopped answering in the middle of the topic")
-        for partition, records in polled.items():
+        for records in polled.values():
             for record in records:
-                if record.offset < ends[partition]:
-                    yield Kept(
-                        record.partition,
-                        record.offset,
-                        record.timestamp,
-                        record.key,
-                        record.value,
-                        record.headers,
-                    )
+                yield Kept(
+                    record.partition,
+                    record.offset,
+                    record.timestamp,
+                    record.key,
+                    record.value,
+                    record.headers,
+                )

@@ -1,0 +1,73 @@
+"""Reading a topic as it stands, where the broker tells its end wrongly, and where it tells it well."""
+
+import asyncio
+from collections.abc import Sequence
+from secrets import token_hex
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from shared.contracts.topics import Topic
+from shared.runtime.kafka.read import Kept, read_record, read_topic
+from shared.runtime.settings import KafkaSettings
+from tests.support.backends import Bus
+
+BATCHES = (3, 1, 5)
+
+
+@pytest.fixture(params=["bus", "kafka"])
+def broker(request: pytest.FixtureRequest) -> Bus:
+    """The embedded one, and the most real one that is to be had."""
+    found: Bus = request.getfixturevalue(request.param)
+    return found
+
+
+def _settings(broker: Bus) -> KafkaSettings:
+    return KafkaSettings(bootstrap_servers=broker.env["KAFKA_BOOTSTRAP_SERVERS"])
+
+
+def _topic(name: str) -> Topic:
+    return Topic(name=name, key="", about="", producers=(), consumers=())
+
+
+async def _written(broker: Bus, name: str, batches: Sequence[int]) -> None:
+    """A topic of one partition with batches of so many records, whose values are their offsets."""
+    servers = broker.env["KAFKA_BOOTSTRAP_SERVERS"]
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await admin.start()
+    await admin.create_topics([NewTopic(name, 1, 1)])
+    await admin.close()
+    async with AIOKafkaProducer(bootstrap_servers=servers) as producer:
+        number = 0
+        for size in batches:
+            batch = producer.create_batch()
+            for _ in range(size):
+                batch.append(key=None, value=b"%d" % number, timestamp=None)
+                number += 1
+            await (await producer.send_batch(batch, name, partition=0))
+
+
+def test_a_topic_is_read_to_the_end_of_its_last_batch(broker: Bus) -> None:
+    name = f"read-{token_hex(4)}"
+
+    async def read() -> list[Kept]:
+        await _written(broker, name, BATCHES)
+        return [kept async for kept in read_topic(_settings(broker), _topic(name))]
+
+    found = asyncio.run(read())
+    assert [(kept.offset, kept.value) for kept in found] == [(n, b"%d" % n) for n in range(sum(BATCHES))]
+
+
+def test_each_record_is_found_at_its_place_and_nothing_beyond_the_end(broker: Bus) -> None:
+    name = f"read-{token_hex(4)}"
+
+    async def read() -> list[bytes | None]:
+        await _written(broker, name, BATCHES)
+        found: list[bytes | None] = []
+        for offset in (0, 2, 3, 4, 6, 8, 9, 1000):
+            kept = await read_record(_settings(broker), _topic(name), (0, offset), within_s=10)
+            found.append(kept.value if kept else None)
+        return found
+
+    assert asyncio.run(read()) == [b"0", b"2", b"3", b"4", b"6", b"8", None, None]
