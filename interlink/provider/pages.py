@@ -168,6 +168,7 @@ def _page(provider: Provider, known: Mapping[str, Provider], readme: str) -> str
     parts += _watches(manifest)
     parts += _credentials(manifest)
     parts += _setup(manifest)
+    parts += _setup_of_app(manifest, known)
     if webhook and webhook.templates:
         rows = [
             (f"`{each.id}`", _text(each.name), _events_of(each.events), _text(each.about))
@@ -442,6 +443,34 @@ def _setup(manifest: Manifest) -> Iterator[str]:
         )
         found = [f"Create an endpoint: {create}. The answer has its address.", *found]
     yield _numbered(found)
+
+
+def _setup_of_app(manifest: Manifest, known: Mapping[str, Provider]) -> Iterator[str]:
+    """The address of a whole app, where the platform has one."""
+    webhook, connect = manifest.webhook, manifest.connect
+    if webhook is None or webhook.app is None or connect is None:
+        return
+    app = connect.through or manifest.id
+    base = known[app].manifest.connect
+    url = f"{HUB}/api/webhooks/{manifest.id}"
+    secrets = words.listed([f"`{name}`" for name in webhook.app.secrets])
+    account = words.any_of(webhook.app.account or webhook.account)
+    yield "## Setup for a whole app"
+    yield (
+        f"The webhooks of all accounts may come to one address, `{url}`. They are verified with the "
+        f"{secrets} of the app (`PUT /api/platform-credentials/{app}`). Each event goes to the workspaces "
+        f"that have connected its account with this app. The account is {account}."
+    )
+    if webhook.app.choice:
+        yield (
+            "Where a place of the account was chosen, the event goes by its place: "
+            f"{words.any_of(webhook.app.choice)}."
+        )
+    names = {name: each.name for name, each in (base.settings if base else {}).items()}
+    filled = [step.replace("{url}", url) for step in webhook.app.setup_steps]
+    for name, shown in names.items():
+        filled = [step.replace(f"{{setting:{name}}}", f"({shown})") for step in filled]
+    yield _numbered(filled)
 
 
 def _numbered(lines: Iterable[str]) -> str:

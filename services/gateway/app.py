@@ -5,9 +5,10 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway import event_types, store
+from services.gateway import connected, event_types, store
 from services.gateway import executions as executions_store
 from services.gateway.catalog_api import CatalogApi
+from services.gateway.connected import Accounts
 from services.gateway.endpoints_api import EndpointsApi
 from services.gateway.event_types import EventTypes
 from services.gateway.event_types_api import EventTypesApi
@@ -15,12 +16,14 @@ from services.gateway.executions import Executions
 from services.gateway.executions_api import ExecutionsApi
 from services.gateway.forward import Forwarder
 from services.gateway.keys import RemoteKeys
-from services.gateway.receive import PREFIX, Receiver
+from services.gateway.receive import Receiver
+from services.gateway.registered import PREFIX, aliased, app_addresses
 from services.gateway.routes import MOST_BODY, ManagementApi
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Endpoints
 from services.gateway.verify import Verifier
 from shared.runtime import access
+from shared.runtime.apps import Apps
 from shared.runtime.bounds import BoundedBody
 from shared.runtime.guarded import guarded_client
 from shared.runtime.mongo import Index
@@ -29,6 +32,7 @@ from shared.runtime.settings import load
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **store.INDEXES,
+    **connected.INDEXES,
     **executions_store.INDEXES,
     **event_types.INDEXES,
 }
@@ -43,7 +47,12 @@ async def build(here: Runtime) -> Service:
     endpoints = Endpoints(here.mongo, here.vault, here.log, public_base=here.hub.public_base)
     executions = Executions(here.mongo, settings, here.log)
     verifier = Verifier(RemoteKeys(client, here.log))
-    receiver = Receiver(settings, endpoints, verifier, executions, here.producer, here.log)
+    apps = Apps(here.mongo, here.vault, here.log)
+    accounts = Accounts(here.mongo)
+    addresses = app_addresses(apps, here.hub.public_base)
+    receiver = Receiver(
+        settings, endpoints, addresses, accounts, verifier, executions, here.producer, here.log
+    )
     types = EventTypes(here.mongo, here.log)
     forwarder = Forwarder({name: str(url) for name, url in settings.peers.items()})
     management = here.management_app("Interlink gateway", most_body=MOST_BODY)
@@ -57,12 +66,12 @@ async def build(here: Runtime) -> Service:
         forwarder=forwarder,
     ).mount(management)
     EndpointsApi(endpoints, receiver).mount(management)
-    ExecutionsApi(endpoints, executions, here.producer, here.kafka).mount(management)
+    ExecutionsApi(endpoints, accounts, executions, here.producer, here.kafka).mount(management)
     CatalogApi(endpoints, here.hub.public_base).mount(management)
     EventTypesApi(types).mount(management)
     return Service(
         app=_route(receiver, management, forwarder),
-        parts=[client, endpoints, executions, types, forwarder],
+        parts=[client, endpoints, apps, executions, types, forwarder],
     )
 
 
@@ -76,6 +85,8 @@ def _route(receiver: Receiver, management: ASGIApp, forwarder: Forwarder) -> ASG
                 return await receiver(scope, receive, send)
             if forwarder.owns(path):
                 return await forward(scope, receive, send)
+            if aliased(path):
+                return await receiver.alias(scope, receive, send)
         return await management(scope, receive, send)
 
     return app

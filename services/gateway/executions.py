@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from services.gateway.diagnose import Refusal, diagnosed
 from services.gateway.settings import GatewaySettings
-from services.gateway.store import ENDPOINTS, Endpoint
+from services.gateway.store import ENDPOINTS, INTEGRATION, Endpoint
 from shared.contracts.errors import InterlinkError
 from shared.contracts.ids import EventId, new_execution_id
 from shared.runtime import metrics
@@ -151,8 +151,12 @@ class Executions:
                 if waiting:
                     documents = [self._document(each) for each in waiting]
                     await self.collection.insert_many(documents, ordered=False)
-                if counts:
-                    writes = [_counted(name, count) for name, count in counts.items()]
+                writes = [
+                    _counted(name, count)
+                    for name, count in counts.items()
+                    if not name.startswith(INTEGRATION)
+                ]
+                if writes:
                     await self._endpoints.bulk_write(writes, ordered=False)
         except InterlinkError as error:
             metrics.EXECUTIONS_DROPPED.inc(len(waiting))

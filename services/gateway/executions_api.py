@@ -6,10 +6,11 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, FastAPI
 
+from services.gateway.connected import Accounts
 from services.gateway.endpoint_schemas import ShownExecution, ShownPayload, ShownPayloads
 from services.gateway.executions import Executions
 from services.gateway.schemas import AcceptedEvents
-from services.gateway.store import Endpoints
+from services.gateway.store import INTEGRATION, Endpoints
 from shared.contracts.envelope import Event, event_of, now, rfc3339
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import derive
@@ -35,9 +36,15 @@ class ExecutionsApi:
     """The routes and what they need."""
 
     def __init__(
-        self, endpoints: Endpoints, executions: Executions, producer: Producer, kafka: KafkaSettings
+        self,
+        endpoints: Endpoints,
+        accounts: Accounts,
+        executions: Executions,
+        producer: Producer,
+        kafka: KafkaSettings,
     ) -> None:
         self._endpoints = endpoints
+        self._accounts = accounts
         self._executions = executions.collection
         self._producer = producer
         self._kafka = kafka
@@ -55,8 +62,11 @@ class ExecutionsApi:
     async def list_all(
         self, endpoint_id: str, key: Reader, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[ShownExecution]:
-        """What arrived at the endpoint, newest first; it takes about half a second to appear."""
-        await self._endpoints.find(endpoint_id, key, any_kind=True)
+        """What arrived at the endpoint, newest first; it takes about half a second to appear.
+
+        With an integration's id: what came for its account to the address of its app.
+        """
+        await self._check(endpoint_id, key)
         return await page(self._executions, {"endpoint_id": endpoint_id}, _show, limit=limit, cursor=cursor)
 
     async def read(self, endpoint_id: str, execution_id: str, key: Reader) -> ShownExecution:
@@ -88,8 +98,15 @@ class ExecutionsApi:
         await self._producer.publish_all(records, within_s=_ACK_WITHIN_S)
         return AcceptedEvents(accepted=[each.id for each in again])
 
+    async def _check(self, endpoint_id: str, key: ApiKey) -> None:
+        """Raises `NotFound`: it is not the caller's."""
+        if endpoint_id.startswith(INTEGRATION):
+            await self._accounts.check(endpoint_id, key.workspace)
+        else:
+            await self._endpoints.find(endpoint_id, key, any_kind=True)
+
     async def _find(self, endpoint_id: str, execution_id: str, key: ApiKey) -> Document:
-        await self._endpoints.find(endpoint_id, key, any_kind=True)
+        await self._check(endpoint_id, key)
         with translated():
             document: Document | None = await self._executions.find_one(
                 {"_id": execution_id, "endpoint_id": endpoint_id}

@@ -1,4 +1,4 @@
-"""What keeps one endpoint from drowning the rest: token buckets, and the memory of delivery ids."""
+"""What keeps one sender from drowning the rest: token buckets, and the memory of delivery ids."""
 
 import asyncio
 from collections import OrderedDict
@@ -27,8 +27,27 @@ class Bucket:
         self._at = now
         return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._rate
 
-    def take(self) -> None:
-        self._tokens -= 1
+    def take(self, tokens: float = 1.0) -> None:
+        self._tokens -= tokens
+
+
+class Buckets:
+    """A bucket for each name, of the names that were used last."""
+
+    def __init__(self, per_minute: int, most: int = 20_000) -> None:
+        self._per_minute = per_minute
+        self._most = most
+        self._known: OrderedDict[str, Bucket] = OrderedDict()
+
+    def of(self, name: str) -> Bucket:
+        """The bucket of a name; a full one for a name that was not used lately."""
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = Bucket(self._per_minute)
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+        self._known.move_to_end(name)
+        return found
 
 
 class Recent:

@@ -74,6 +74,19 @@ def check_address(networks: Sequence[IPv4Network | IPv6Network], scope: Scope) -
         raise Forbidden("your address is not on this endpoint's list")
 
 
+def caller(scope: Scope) -> str:
+    """Who calls, for a limit of each caller: the IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        address = ip_address(scope["client"][0] if scope.get("client") else "")
+    except ValueError:
+        return ""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(IPv6Network((int(address), 64), strict=False))
+        address = address.ipv4_mapped
+    return str(address)
+
+
 class BodyReader:
     """Reads bodies, each within `timeout_s` seconds."""
 

@@ -2,34 +2,38 @@
 
 Bare ASGI on purpose (a framework's route costs more than the whole of the work here): find the
 endpoint in memory, read the body under its limits, shake hands or verify the raw bytes, publish, wait
-for the broker's ack, answer. No database call, but for a handshake that hands over a secret.
+for the broker's ack, answer. No database call, but for a handshake that hands over a secret, and at the
+address of an app for whose account it is.
 """
 
 import hmac
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Final
 
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from services.gateway.connected import Accounts
 from services.gateway.diagnose import Refusal
 from services.gateway.executions import MOST_BODY, Execution, Executions, Seen
 from services.gateway.keys import KeysUnavailable
-from services.gateway.limits import Bucket, Recent
+from services.gateway.limits import Bucket, Buckets, Recent
 from services.gateway.read import (
     BodyReader,
     Headers,
+    caller,
     check_address,
     content_type,
     headers_of,
     idempotency_key,
     one,
 )
+from services.gateway.registered import PREFIX, AppAddress, AppSecret, aliased
 from services.gateway.settings import GatewaySettings
-from services.gateway.store import Endpoint, Endpoints, token_digest
+from services.gateway.store import REJECTED_PER_MINUTE, Endpoint, Endpoints, token_digest
 from services.gateway.verify import BadSignature, NoSecretYet, Verifier
 from shared.catalog.door import Agreed, Arrived, Door, Reply
 from shared.contracts.envelope import Event, now
@@ -47,8 +51,9 @@ from shared.wire.requests import Request
 from shared.wire.tracing import child_of
 from shared.wire.verification import Verdict
 
-PREFIX: Final = "/api/webhooks/"
 ACK_WITHIN_S: Final = 1.5
+APP_WITHIN_S: Final = 1.9
+"""For whose account it is and the ack together, at the address of an app."""
 MOST_IN_FLIGHT: Final = 2000
 
 _JSON_HEADER: Final = (b"content-type", b"application/json")
@@ -57,6 +62,9 @@ _CLOSE: Final = (b"connection", b"close")
 _NOT_FOUND: Final = "no such endpoint"
 _LONGEST_SECRET: Final = 500
 _SHORTEST_SECRET: Final = 8
+_MB: Final = 1024 * 1024
+_ACCEPTED: Final = b'{"accepted":true}'
+_LOOKS: Final = ("GET", "HEAD")
 _RETRY_S: Final = {
     "bus_unavailable": b"2",
     "no_secret": b"60",
@@ -104,34 +112,44 @@ class _Course:
     body: bytes = b""
     verdict: Verdict | None = None
     refusal: Refusal | None = None
+    to: Sequence[Endpoint] = ()
+    """Where each that arrived came to."""
     arrived: Sequence[Arrived] = ()
     event_ids: Sequence[EventId] = ()
     places: dict[int, Place] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class _Accepted:
+class _Answer:
     """What the caller is told, and the outcome in metrics and executions."""
 
     reply: Reply
     outcome: str
+    detail: str = ""
+    """Why it was refused after all."""
 
 
 class Receiver:
-    """The ASGI app of `/api/webhooks/...`."""
+    """The ASGI app of `/api/webhooks/...` and `/integrations/{provider}/webhook`."""
 
     def __init__(
         self,
         settings: GatewaySettings,
         endpoints: Endpoints,
+        addresses: Mapping[str, AppAddress],
+        accounts: Accounts,
         verifier: Verifier,
         executions: Executions,
         producer: Producer,
         log: Log,
     ) -> None:
+        """`addresses` are those of whole apps, by provider."""
         self._most_body = settings.max_body_bytes
         self._window_s = settings.dedupe_window_s
         self._endpoints = endpoints
+        self._addresses = addresses
+        self._accounts = accounts
+        self._callers = Buckets(REJECTED_PER_MINUTE)
         self._verifier = verifier
         self._executions = executions
         self._producer = producer
@@ -142,41 +160,72 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every refusal is a problem document and a metric."""
-        kind, _, name = scope["path"][len(PREFIX) :].partition("/")
-        endpoint = self._find(kind, name)
-        reply = await self.receive(endpoint, INCOMING if kind == INCOMING else "webhook", scope, receive)
-        headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        body = b"" if scope["method"] == "HEAD" else reply.body
-        await send({"type": "http.response.body", "body": body})
+        kind, has_name, name = scope["path"][len(PREFIX) :].partition("/")
+        if has_name:
+            endpoint = self._find(kind, name)
+            reply = await self.receive(endpoint, INCOMING if kind == INCOMING else "webhook", scope, receive)
+        else:
+            reply = await self._receive_for_app(kind, scope, receive)
+        for message in _messages(reply, scope["method"]):
+            await send(message)
+
+    async def alias(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same at the other address of an app."""
+        reply = await self._receive_for_app(aliased(scope["path"]), scope, receive)
+        for message in _messages(reply, scope["method"]):
+            await send(message)
 
     async def receive(
         self, endpoint: Endpoint | None, route: str, scope: Scope, receive: Receive, *, test: bool = False
     ) -> Reply:
         """Take one request in. `test` marks one that the hub makes itself, to try the endpoint."""
         course = _Course(perf_counter(), test)
-        detail = ""
         self._in_flight += 1
         try:
-            accepted = await self._accept(endpoint, course, scope, receive)
-            reply, outcome = accepted.reply, accepted.outcome
-        except Rejected as error:
-            reply, outcome, detail = _refused(endpoint, error), error.reason, error.detail
-            # Never the path: in an incoming webhook's it is the token, all that it takes to post.
-            where = endpoint.id if endpoint else None
-            self._log.info(
-                "webhook refused", route=route, endpoint_id=where, status=error.status, reason=outcome
-            )
-        except RetryLater as error:
-            outcome, detail = _later(error)
-            headers = (_PROBLEM_HEADER, (b"retry-after", _RETRY_S[outcome]))
-            reply = Reply(503, headers, problem(503, detail))
+            told = await self._accept(endpoint, course, scope, receive)
+        except (Rejected, RetryLater) as error:
+            door, where = (endpoint.door, endpoint.id) if endpoint else (None, None)
+            told = self._refuse(error, route, door, where)
         finally:
             self._in_flight -= 1
-        metrics.requests(route, outcome).inc()
+        metrics.requests(route, told.outcome).inc()
         if endpoint:
-            self._note(endpoint, course, reply, outcome, detail)
-        return reply
+            self._note(endpoint, course, told)
+        return told.reply
+
+    async def _receive_for_app(self, name: str, scope: Scope, receive: Receive) -> Reply:
+        """Take one request in at the address of a provider's apps.
+
+        It is in the executions of each account that it is for, once it is accepted: before, nobody knows
+        whose it is.
+        """
+        place = self._addresses.get(name)
+        course = _Course(perf_counter())
+        self._in_flight += 1
+        try:
+            told = await self._accept_for_app(place, course, scope, receive)
+        except (Rejected, RetryLater) as error:
+            door, where = (place.door, name) if place else (None, None)
+            told = self._refuse(error, "app", door, where)
+        finally:
+            self._in_flight -= 1
+        metrics.requests("app", told.outcome).inc()
+        for endpoint in _each(course.to):
+            self._note(endpoint, _part_of(course, endpoint), told)
+        return told.reply
+
+    def _refuse(
+        self, error: Rejected | RetryLater, route: str, door: Door | None, where: str | None
+    ) -> _Answer:
+        if isinstance(error, RetryLater):
+            outcome, detail = _later(error)
+            headers = (_PROBLEM_HEADER, (b"retry-after", _RETRY_S[outcome]))
+            return _Answer(Reply(503, headers, problem(503, detail)), outcome, detail)
+        # Never the path: in an incoming webhook's it is the token, all that it takes to post.
+        self._log.info(
+            "webhook refused", route=route, endpoint_id=where, status=error.status, reason=error.reason
+        )
+        return _Answer(_refused(door, error), error.reason, error.detail)
 
     def _find(self, kind: str, name: str) -> Endpoint | None:
         if kind == INCOMING:
@@ -186,7 +235,7 @@ class Receiver:
 
     async def _accept(
         self, endpoint: Endpoint | None, course: _Course, scope: Scope, receive: Receive
-    ) -> _Accepted:
+    ) -> _Answer:
         if endpoint is None:
             raise NotFound(_NOT_FOUND)
         door = endpoint.door
@@ -217,10 +266,10 @@ class Receiver:
 
     async def _webhook(
         self, endpoint: Endpoint, door: Door, course: _Course, request: Request, raw: bytes
-    ) -> _Accepted:
+    ) -> _Answer:
         handshake = door.handshake(request)
         if handshake:
-            return _Accepted(await self._shake(endpoint, handshake, request), "handshake")
+            return _Answer(await self._shake(endpoint, handshake, request), "handshake")
         if request.method not in door.methods:
             raise NotAllowed(sorted(door.methods))
         try:
@@ -228,22 +277,97 @@ class Receiver:
         except BadSignature as error:
             course.verdict, course.refusal = error.verdict, Refusal(error.verdict, error.way, request)
             endpoint.rejected.take()
-            name = endpoint.provider.id if endpoint.provider else ""
-            metrics.SIGNATURE_FAILURES.labels(name, error.verdict.value).inc()
+            metrics.SIGNATURE_FAILURES.labels(_provider(endpoint), error.verdict.value).inc()
             raise
         except KeysUnavailable:
             endpoint.rejected.take()  # forgeries that name ever new keys make us call the platform each time
             raise
         handshake = door.verified_handshake(request)
         if handshake:
-            return _Accepted(await self._shake(endpoint, handshake, request), "handshake")
+            return _Answer(await self._shake(endpoint, handshake, request), "handshake")
         arrived = door.events(request)
-        fresh = await self._publish(endpoint, course, arrived) if arrived else []
+        to = [endpoint] * len(arrived)
+        fresh = await self._publish(to, course, arrived, ACK_WITHIN_S) if arrived else []
         duplicate = bool(arrived) and not fresh
         reply = door.answer(request) or Reply(
             202, (_JSON_HEADER,), _told(course.event_ids, duplicate=duplicate)
         )
-        return _Accepted(reply, "duplicate" if duplicate else "accepted")
+        return _Answer(reply, "duplicate" if duplicate else "accepted")
+
+    async def _accept_for_app(
+        self, place: AppAddress | None, course: _Course, scope: Scope, receive: Receive
+    ) -> _Answer:
+        if place is None:
+            raise NotFound(_NOT_FOUND)
+        door = place.door
+        if self._in_flight > MOST_IN_FLIGHT:
+            raise BusUnavailable("too many requests wait for Kafka")
+        headers = course.headers = headers_of(scope)
+        # Of each caller: everybody knows this address, so what one refuses himself must not keep others out.
+        refused = self._callers.of(caller(scope))
+        _check_rate(refused)
+        limit = self._most_body
+        raw = await self._bodies.read(headers, receive, limit)
+        body = course.body = inflate(raw, one(headers, b"content-encoding").lower(), limit)
+        request = door.request(
+            scope["method"],
+            place.address(scope["path"]),
+            scope["query_string"],
+            headers,
+            body,
+            place.settings,
+        )
+        handshake = door.handshake(request)
+        if handshake:
+            refused.take()
+            return _Answer(place.shake(handshake, request), "handshake")
+        if request.method in _LOOKS:
+            refused.take()
+            return _Answer(Reply(200, (_JSON_HEADER,), orjson.dumps(place.setup())), "setup")
+        if request.method not in door.methods:
+            raise NotAllowed(sorted(door.methods))
+        try:
+            app = await self._verifier.which(place.secrets, door, request, raw)
+        except BadSignature as error:
+            refused.take(1 + len(raw) * len(place.secrets) / _MB)
+            metrics.SIGNATURE_FAILURES.labels(place.provider.id, error.verdict.value).inc()
+            raise
+        except KeysUnavailable:
+            refused.take()
+            raise
+        course.verdict = Verdict.VERIFIED
+        handshake = door.verified_handshake(request)
+        if handshake:
+            return _Answer(handshake.reply(request), "handshake")
+        outcome = await self._to_accounts(place, app, course, door.events(request, owned=True))
+        return _Answer(door.answer(request) or Reply(202, (_JSON_HEADER,), _ACCEPTED), outcome)
+
+    async def _to_accounts(
+        self, place: AppAddress, app: AppSecret, course: _Course, arrived: Sequence[Arrived]
+    ) -> str:
+        """Put each event on Kafka for every workspace that has connected its account; the outcome.
+
+        What is told to the caller is the same, whoever has connected what.
+        """
+        began = perf_counter()
+        owners = {each.owner for each in arrived if each.owner}
+        connected = await self._accounts.of(place.provider.id, app, owners)
+        made: dict[str, Endpoint] = {}
+        to: list[Endpoint] = []
+        sent: list[Arrived] = []
+        for each in arrived:
+            found = connected.get(each.owner, ()) if each.owner else ()
+            if not found:
+                metrics.UNCONNECTED.labels(place.provider.id).inc()
+            for one_of_them in found:
+                if one_of_them.id not in made:
+                    made[one_of_them.id] = self._accounts.endpoint(place, app, one_of_them)
+                to.append(made[one_of_them.id])
+                sent.append(each)
+        if not sent:
+            return "unconnected" if arrived else "accepted"
+        within_s = min(ACK_WITHIN_S, APP_WITHIN_S - (perf_counter() - began))
+        return "accepted" if await self._publish(to, course, sent, within_s) else "duplicate"
 
     async def _shake(self, endpoint: Endpoint, handshake: Agreed, request: Request) -> Reply:
         """Answer a handshake; one that hands over a secret counts only while the endpoint waits for it."""
@@ -261,12 +385,12 @@ class Receiver:
         self._log.info("handshake took the secret", endpoint_id=endpoint.id)
         return reply
 
-    async def _incoming(self, endpoint: Endpoint, course: _Course) -> _Accepted:
+    async def _incoming(self, endpoint: Endpoint, course: _Course) -> _Answer:
         kind = content_type(course.headers)
         read_incoming(kind, course.body)
         delivery = idempotency_key(course.headers) or secrets.token_hex(16)
         arrived = [Arrived("message", delivery, "", "", (), course.body, kind)]
-        fresh = await self._publish(endpoint, course, arrived)
+        fresh = await self._publish([endpoint], course, arrived, ACK_WITHIN_S)
         answer: dict[str, Any] = {
             "success": True,
             "message_id": message_id_for(course.event_ids[0]),
@@ -274,62 +398,67 @@ class Receiver:
             "timestamp": now(),
         }
         reply = Reply(200, (_JSON_HEADER,), orjson.dumps(answer))
-        return _Accepted(reply, "accepted" if fresh else "duplicate")
+        return _Answer(reply, "accepted" if fresh else "duplicate")
 
-    async def _publish(self, endpoint: Endpoint, course: _Course, arrived: Sequence[Arrived]) -> list[int]:
-        """Put the events on Kafka that were not within the window; their positions."""
+    async def _publish(
+        self, to: Sequence[Endpoint], course: _Course, arrived: Sequence[Arrived], within_s: float
+    ) -> list[int]:
+        """Put the events on Kafka, each to its endpoint, that were not within the window; their positions."""
         content_type(course.headers)  # too long a type fits no header
         ids = [
             event_id_for(endpoint.id, each.delivery_id)
             if each.delivery_id and not course.test
             else new_event_id()
-            for each in arrived
+            for endpoint, each in zip(to, arrived, strict=True)
         ]
-        course.arrived, course.event_ids = arrived, ids
+        course.to, course.arrived, course.event_ids = to, arrived, ids
         traceparent = child_of(one(course.headers, b"traceparent"))
 
         async def put(fresh: Sequence[int]) -> None:
-            _check_rate(endpoint.accepted)  # again: others may have taken the last while this body came in
+            for endpoint in _each(to):
+                _check_rate(endpoint.accepted)  # again: others may have taken the last while this came in
             records: list[Record] = []
             for position in fresh:
+                endpoint = to[position]
                 endpoint.accepted.take()
                 event = _event(endpoint, arrived[position], ids[position], traceparent, test=course.test)
                 records.append(record_of(WEBHOOKS_RECEIVED, endpoint.id, event))
             if len(records) == 1:
-                course.places[fresh[0]] = await self._producer.publish(records[0], within_s=ACK_WITHIN_S)
+                course.places[fresh[0]] = await self._producer.publish(records[0], within_s=within_s)
                 return
-            places = await self._producer.publish_all(records, within_s=ACK_WITHIN_S)
+            places = await self._producer.publish_all(records, within_s=within_s)
             course.places.update(zip(fresh, places, strict=True))
 
-        window = self._window_s if endpoint.dedupe_window_s is None else endpoint.dedupe_window_s
+        first = to[0]
+        window = self._window_s if first.dedupe_window_s is None else first.dedupe_window_s
         fresh = await self._recent.once(ids, put, window_s=window)
         self._log.info(
             "webhook accepted" if fresh else "webhook repeated",
             trace_id=traceparent[3:35],
             event_id=ids[0],
             events=len(ids),
-            type=f"{_provider(endpoint)}.{arrived[0].event}",
-            endpoint_id=endpoint.id,
+            type=f"{_provider(first)}.{arrived[0].event}",
+            endpoint_id=first.id,
             bytes=len(course.body),
             ms=round((perf_counter() - course.started) * 1000, 1),
         )
         return fresh
 
-    def _note(self, endpoint: Endpoint, course: _Course, reply: Reply, outcome: str, detail: str) -> None:
-        refused = bool(detail)
-        if not self._executions.count(endpoint, outcome, len(course.arrived), refused=refused):
+    def _note(self, endpoint: Endpoint, course: _Course, told: _Answer) -> None:
+        refused = bool(told.detail)
+        if not self._executions.count(endpoint, told.outcome, len(course.arrived), refused=refused):
             return
         self._executions.keep(
             Execution(
                 endpoint,
                 utcnow(),
-                outcome,
-                reply.status,
+                told.outcome,
+                told.reply.status,
                 refused,
                 perf_counter() - course.started,
                 len(course.body),
                 course.verdict,
-                detail,
+                told.detail,
                 [Seen(each.event, each.delivery_id, each.triggers) for each in course.arrived],
                 course.event_ids,
                 course.places,
@@ -341,10 +470,40 @@ class Receiver:
         )
 
 
-def _refused(endpoint: Endpoint | None, error: Rejected) -> Reply:
+def _messages(reply: Reply, method: str) -> tuple[Message, Message]:
+    headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+    return (
+        {"type": "http.response.start", "status": reply.status, "headers": headers},
+        {"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body},
+    )
+
+
+def _each(to: Sequence[Endpoint]) -> Iterable[Endpoint]:
+    """Every endpoint once."""
+    return to if len(to) == 1 else {each.id: each for each in to}.values()
+
+
+def _part_of(course: _Course, endpoint: Endpoint) -> _Course:
+    """What is of one endpoint in a request that was for several: nothing in it is of the others."""
+    own = [position for position, each in enumerate(course.to) if each is endpoint]
+    arrived = [course.arrived[position] for position in own]
+    return replace(
+        course,
+        body=b"".join(each.data for each in arrived),
+        arrived=arrived,
+        event_ids=[course.event_ids[position] for position in own],
+        places={
+            number: course.places[position]
+            for number, position in enumerate(own)
+            if position in course.places
+        },
+    )
+
+
+def _refused(door: Door | None, error: Rejected) -> Reply:
     status = error.status
-    if isinstance(error, BadSignature) and endpoint and endpoint.door and endpoint.door.refused_status:
-        status = endpoint.door.refused_status
+    if isinstance(error, BadSignature) and door and door.refused_status:
+        status = door.refused_status
         if status < 300:
             return Reply(status)
     headers = [_PROBLEM_HEADER]

@@ -31,6 +31,9 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     )
 }
 
+INTEGRATION: Final = "int_"
+"""What an endpoint's id begins with that stands for a connected account: it is in no collection of ours."""
+
 REJECTED_PER_MINUTE: Final = 600
 NOTED_PER_MINUTE: Final = 60
 """Refused requests that are kept to be looked at; the others are only counted."""
@@ -43,6 +46,7 @@ class Endpoint:
     `provider` and `door` are None of an incoming webhook, which has no platform. `address` is the one that
     the platform knows; `settings` what its owner entered beside the secret, and
     the newest secret under its own name. `shown` says which events become messages of the channel.
+    A connected account that gets events from the address of an app is one too, under its integration's id.
     """
 
     id: EndpointId

@@ -1,10 +1,14 @@
 """Whether a webhook is from who it says: the manifest's ways, the endpoint's secrets, the platform's keys."""
 
+import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
+from secrets import token_hex
 from time import time
 from typing import Final
 
 from services.gateway.keys import RemoteKeys
+from services.gateway.registered import AppSecret
 from services.gateway.store import Endpoint
 from shared.catalog.door import Door
 from shared.contracts.errors import Malformed, RetryLater, Unauthenticated
@@ -20,6 +24,14 @@ SAID: Final = {
     Verdict.BODY_CHANGED: "is not of this body",
     Verdict.CLAIMS: "has an issuer, audience or other claim that is wrong, or has no end (exp)",
 }
+
+
+_BREATH: Final = 256 * 1024
+"""Bytes that are hashed, before others have their turn."""
+_A_TRY: Final = 1024
+"""What a try costs beside its bytes, in bytes that could be hashed meanwhile."""
+_NOBODY: Final = AppSecret(token_hex(32).encode(), {}, frozenset())
+"""In place of no app at all: nothing is signed with it, and a request finds out nothing by it."""
 
 
 class BadSignature(Unauthenticated):
@@ -53,26 +65,60 @@ class Verifier:
         if way is None:
             verdict = Verdict.MISSING
         else:
-            verdict = await self._verdict(endpoint, way, request)
-            if verdict is Verdict.MISMATCH and raw is not request.body:
-                # The platform signed the compressed body, or a proxy compressed what it had signed.
-                with suppress(Malformed):
-                    verdict = await self._verdict(endpoint, way, request.with_body(raw))
+            verdict = await self._verdict(endpoint.valid_keys(), way, request, raw)
         if verdict is Verdict.VERIFIED:
             return verdict
         if not endpoint.require_signature and verdict in (Verdict.MISSING, Verdict.NO_SECRET):
             return Verdict.UNSIGNED
         if verdict is Verdict.NO_SECRET:
             raise NoSecretYet("this endpoint has no secret yet that verifies this: enter the platform's")
-        about = (way or door.ways[0]).about
-        raise BadSignature(f"{about} {SAID[verdict]}", verdict, way)
+        raise _bad(door, way, verdict)
 
-    async def _verdict(self, endpoint: Endpoint, way: Way, request: Request) -> Verdict:
-        secrets = endpoint.valid_keys()
+    async def which(self, apps: Sequence[AppSecret], door: Door, request: Request, raw: bytes) -> AppSecret:
+        """The one of several apps whose secret verifies; the request has its settings then.
+
+        The work is that of one app after another, and others have their turn in between. Raises
+        `BadSignature`, `KeysUnavailable`, `Malformed`.
+        """
+        way = door.way(request)
+        if way is None:
+            raise _bad(door, way, Verdict.MISSING)
+        worst = Verdict.MISMATCH
+        done = 0
+        for app in apps or (_NOBODY,):
+            request.settings = app.settings
+            verdict = await self._verdict([app.key], way, request, raw)
+            if verdict is Verdict.VERIFIED:
+                return app
+            if verdict not in (Verdict.MISMATCH, Verdict.NO_SECRET):
+                worst = verdict
+            done += len(raw) + _A_TRY
+            if done > _BREATH:
+                done = 0
+                await asyncio.sleep(0)
+        raise _bad(door, way, worst)
+
+    async def _verdict(self, secrets: Sequence[bytes], way: Way, request: Request, raw: bytes) -> Verdict:
         url = way.wanted(request)
         if url is None:
-            return way.verify(request, secrets, time())
+            verdict = way.verify(request, secrets, time())
+        else:
+            verdict = await self._by_published_keys(url, secrets, way, request)
+        if verdict is Verdict.MISMATCH and raw is not request.body:
+            # The platform signed the compressed body, or a proxy compressed what it had signed.
+            with suppress(Malformed):
+                verdict = await self._verdict(secrets, way, request.with_body(raw), raw)
+        return verdict
+
+    async def _by_published_keys(
+        self, url: str, secrets: Sequence[bytes], way: Way, request: Request
+    ) -> Verdict:
         verdict = way.verify(request, secrets, time(), await self._keys.get(url))
         if verdict is Verdict.MISMATCH:  # it may be signed with a key that is newer than what is known
             verdict = way.verify(request, secrets, time(), await self._keys.get(url, anew=True))
         return verdict
+
+
+def _bad(door: Door, way: Way | None, verdict: Verdict) -> BadSignature:
+    about = (way or door.ways[0]).about
+    return BadSignature(f"{about} {SAID[verdict]}", verdict, way)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
-from shared.catalog.connect_checks import CONNECT_RULES, connect_faults
+from shared.catalog.connect_checks import CONNECT_RULES, connect_faults, neighbour
 from shared.catalog.door import Reader
 from shared.catalog.fixtures import (
     FIXTURES,
@@ -25,7 +25,7 @@ from shared.catalog.fixtures import (
     settings_with,
     signings,
 )
-from shared.catalog.manifest import Catalogued, Manifest, Webhook
+from shared.catalog.manifest import AppWebhook, Catalogued, Manifest, Webhook
 from shared.catalog.mapping import EventTemplates, calls
 from shared.catalog.registry import MANIFEST, Provider, read_manifest, reader_of
 from shared.catalog.ways import Part
@@ -161,6 +161,9 @@ def check(folder: Path) -> list[str]:
         faults += _integration(manifest, manifest.integration)
     if manifest.webhook:
         faults += _webhook(manifest, manifest.webhook)
+        if manifest.webhook.app:
+            said = _app(folder, manifest, manifest.webhook, manifest.webhook.app)
+            faults += (f"{MANIFEST}: webhook.app{fault}" for fault in said)
         faults += _vector_faults(folder, provider)
         faults += _fixture_faults(folder, provider, manifest.webhook)
     faults += connect_faults(folder, manifest)
@@ -272,7 +275,7 @@ def _secrets(webhook: Webhook) -> Iterator[str]:
     secret = webhook.secret
     if secret.source != "none" and not secret.about:
         yield f"{MANIFEST}: webhook.secret.about: missing: say where it is found, or where it goes"
-    used = set(_SETTING.findall(webhook.model_dump_json(by_alias=True)))
+    used = _settings_used(webhook)
     for name in sorted(used - webhook.settings.keys()):
         yield f"{MANIFEST}: webhook.settings: {name} is used and not declared"
     for name in sorted(webhook.settings.keys() - used):
@@ -281,6 +284,38 @@ def _secrets(webhook: Webhook) -> Iterator[str]:
         sample = setting.default or setting.example
         if setting.pattern and not re.fullmatch(setting.pattern, sample):
             yield f"{MANIFEST}: webhook.settings.{name}: give an example that fits the pattern"
+
+
+def _settings_used(webhook: Webhook) -> set[str]:
+    """The settings that are in its texts; those of an app's steps are the app's."""
+    return set(_SETTING.findall(webhook.model_dump_json(by_alias=True, exclude={"app"})))
+
+
+def _app(folder: Path, manifest: Manifest, webhook: Webhook, app: AppWebhook) -> Iterator[str]:
+    """What an address for a whole app lacks: the app, its settings, and what says whose an event is."""
+    connect = manifest.connect
+    other = neighbour(folder, connect.through) if connect and connect.through else None
+    base = other.connect if other else connect
+    if connect is None or base is None or not (base.oauth2 or base.oauth1):
+        yield ": accounts are connected without an app: remove it"
+        return
+    if not (app.account or webhook.account):
+        yield ".account: nothing says whose an event is: write it"
+    if app.choice and not (connect.choices or base.choices):
+        yield ".choice: connect has no choices: remove it"
+    if webhook.secret.public:
+        yield ".secrets: a public key tells no app from another: remove app"
+    if any(handshake.keeps for handshake in webhook.handshakes):
+        yield ": a handshake hands a secret over, and an app has nowhere to keep it: remove app"
+    for name in sorted(_settings_used(webhook) - base.settings.keys()):
+        if name in webhook.settings and not webhook.settings[name].default:
+            yield f": {{setting:{name}}} has no default: an app needs it in connect.settings"
+    known = {"{url}"} | {f"{{setting:{name}}}" for name in base.settings}
+    placeholders = {found for step in app.setup_steps for found in _PLACEHOLDER.findall(step)}
+    if "{url}" not in placeholders:
+        yield ".setup_steps: one of them has to show the address: write {url}"
+    for unknown in sorted(placeholders - known):
+        yield f".setup_steps: {unknown} is not filled in: only {', '.join(sorted(known))}"
 
 
 def _vector_faults(folder: Path, provider: Provider) -> Iterator[str]:

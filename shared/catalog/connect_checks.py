@@ -30,7 +30,7 @@ from shared.catalog.watch_samples import watch_sample_faults
 from shared.contracts.errors import Misconfigured
 from shared.wire.fills import Fill
 
-__all__ = ["CONNECT_RULES", "HEADING", "connect_faults", "rules"]
+__all__ = ["CONNECT_RULES", "HEADING", "connect_faults", "neighbour", "rules"]
 
 HEADING: Final = "## Connecting accounts"
 """The part of a provider's README that is about accounts."""
@@ -49,7 +49,7 @@ def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
         return
     base: Connect | None = None
     if connect.through:
-        other = _neighbour(folder, connect.through)
+        other = neighbour(folder, connect.through)
         base = other.connect if other else None
         if base is None or base.through:
             yield f"{MANIFEST}: connect.through: {connect.through} has no way to connect of its own"
@@ -57,9 +57,7 @@ def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     yield from (f"{MANIFEST}: connect.{fault}" for fault in rules(connect, base, manifest.exemptions))
     yield from (f"{MANIFEST}: connect.{fault}" for fault in _unused(folder, connect))
     connector = Connector(manifest.id, connect, base)
-    targets = {
-        name: _neighbour(folder, name) for name in {each.endpoint for each in manifest.watches} if name
-    }
+    targets = {name: neighbour(folder, name) for name in {each.endpoint for each in manifest.watches} if name}
     known = values_of(connect, base)
     yield from (f"{MANIFEST}: watches.{fault}" for fault in watch_faults(manifest, connector, targets, known))
     readme = folder / "README.md"
@@ -78,7 +76,7 @@ def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     yield from (f"{SAMPLES}: {fault}" for fault in watched)
 
 
-def _neighbour(folder: Path, name: str) -> Manifest | None:
+def neighbour(folder: Path, name: str) -> Manifest | None:
     """Another provider's manifest: of a folder beside this one, or of one that comes with us."""
     for place in (folder.parent / name, *(each for each in folders() if each.name == name)):
         if place.joinpath(MANIFEST).is_file():

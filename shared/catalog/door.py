@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus
 
 import orjson
@@ -30,6 +30,9 @@ Reader = Callable[[bytes], Any]
 MASK: Final = b"***"
 """In place of a secret."""
 
+LONGEST_OWNER: Final = 200
+"""Characters of what names an account."""
+
 LONGEST_ECHO: Final = 4096
 """Characters of what a handshake sends back."""
 
@@ -43,11 +46,19 @@ _DEEPEST: Final = 10
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
+class Owner(NamedTuple):
+    """Whose an event is, as the platform says it: the account, and its place. '' where it does not."""
+
+    account: str
+    choice: str
+
+
 @dataclass(frozen=True, slots=True)
 class Arrived:
     """One event of a request, ready for its topic. `delivery_id` is '' where the request has none.
 
     `data` is the body as it came, or, for one of several events (and for what is no JSON or form), JSON.
+    `owner` is known of events at the address of an app.
     """
 
     event: str
@@ -57,6 +68,7 @@ class Arrived:
     triggers: tuple[str, ...]
     data: bytes
     content_type: str
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +193,8 @@ class Door:
         self._names = webhook.event.names
         self._delivery_id = [Template(text) for text in webhook.delivery_id]
         self._account = [Template(text) for text in webhook.account]
+        self._owner = [Template(text) for text in (webhook.app and webhook.app.account) or webhook.account]
+        self._choice = [Template(text) for text in webhook.app.choice] if webhook.app else []
         self._occurred = [Template(text) for text in webhook.occurred]
         self._triggers = {
             name: [(trigger, Match(rules)) for trigger, rules in event.triggers.items()]
@@ -218,8 +232,8 @@ class Door:
         """Whether one of the ways could verify with this secret. A public key is never made here."""
         return any(way.usable(secret) for way in self.ways if not (made_here and isinstance(way, KeyPair)))
 
-    def events(self, request: Request) -> list[Arrived]:
-        """The events of a request, in its order: none for an empty batch.
+    def events(self, request: Request, *, owned: bool = False) -> list[Arrived]:
+        """The events of a request, in its order: none for an empty batch. With their owners when asked.
 
         Raises `Malformed` for a body that cannot be read, or one that lacks what every webhook has;
         `TooLarge` for a batch over its bounds.
@@ -227,17 +241,17 @@ class Door:
         payload = request.payload
         if self._batch:
             return [
-                self._arrived(request.of(document, element), text, JSON)
+                self._arrived(request.of(document, element), text, JSON, owned=owned)
                 for text, document, element in self._batch.documents(payload)
             ]
         if not isinstance(payload, dict):
             raise Malformed("the body is JSON, but not an object")
         if self._reader or self._bodies.headers or not request.body:
-            return [self._arrived(request, json_text(payload), JSON)]
+            return [self._arrived(request, json_text(payload), JSON, owned=owned)]
         kind = request.header(b"content-type") or JSON
         if self._bodies.decoded or media_type(kind) != JSON:
             json_text(payload)  # whoever asks `json` for it needs it written anew: not later than here
-        return [self._arrived(request, request.body, kind)]
+        return [self._arrived(request, request.body, kind, owned=owned)]
 
     def answer(self, request: Request) -> Reply | None:
         """What the platform wants to hear of accepted events; None when it does not care."""
@@ -259,7 +273,7 @@ class Door:
         headers = {b"content-type": [content_type.encode("latin-1", "replace")]}
         return json_text(self._read(self.request("POST", "", b"", headers, data, {})))
 
-    def _arrived(self, one: Request, data: bytes, content_type: str) -> Arrived:
+    def _arrived(self, one: Request, data: bytes, content_type: str, *, owned: bool) -> Arrived:
         event = self._name(_first(self._event, one) or _lacks(self._event))
         delivery = _first(self._delivery_id, one) or ""
         return Arrived(
@@ -270,6 +284,7 @@ class Door:
             tuple(trigger for trigger, rules in self._triggers.get(event, ()) if rules.holds(one)),
             data,
             content_type,
+            Owner(_named(self._owner, one), _named(self._choice, one)) if owned else None,
         )
 
     def _name(self, said: str) -> str:
@@ -333,6 +348,12 @@ def _first(templates: Sequence[Template], request: Request) -> str | None:
         if said:
             return said
     return None
+
+
+def _named(templates: Sequence[Template], request: Request) -> str:
+    """What names an account, as it is; '' for what is so long, or not printable, that it names none."""
+    said = _first(templates, request) or ""
+    return said if len(said) <= LONGEST_OWNER and said.isprintable() else ""
 
 
 def _lacks(templates: Sequence[Template]) -> str:

@@ -113,8 +113,10 @@ def _of_accounts(manifest: Manifest, connect: Connect) -> Iterator[Credential]:
     if by_app:
         yield Credential("client_id", "text", "", True, f"The client id of {app}.")
         yield Credential("client_secret", "secret", "", True, f"The client secret of {app}.")
+    listed = manifest.webhook.settings if manifest.webhook else {}
     for name, setting in {**connect.settings, **connect.params}.items():
-        yield _entered(name, setting, setting.required)
+        if name not in listed:  # what the address of an app needs, an endpoint needs by the same name
+            yield _entered(name, setting, setting.required)
     other = by_app or len(connect.entered) > 1
     for kind in connect.entered:
         for name, field in kind.fields.items():

@@ -206,6 +206,24 @@ class Template(Part):
     """Event names, or patterns with `*` at the end."""
 
 
+class AppWebhook(Part):
+    """The one address that an app registered with the platform has, for the webhooks of all its accounts.
+
+    Each event goes to the workspaces that have connected its account with the same app.
+    """
+
+    secrets: tuple[Literal["signing_secret", "client_secret"], ...] = Field(min_length=1)
+    """Which of the app's secrets sign: every one that it has verifies."""
+    account: Alternatives = ()
+    """What names the connected account in an event; without it, the webhook's `account`."""
+    choice: Alternatives = ()
+    """The same for an account's chosen place: an account that has one gets only what is of this place, and
+    what is of no place."""
+    setup_steps: tuple[str, ...] = Field(min_length=1)
+    """What an operator does on the platform: `{url}` says where the address goes, `{setting:...}` the app's
+    settings."""
+
+
 class Webhook(Part):
     """How the platform's webhooks come in."""
 
@@ -243,6 +261,8 @@ class Webhook(Part):
     templates: tuple[Template, ...] = ()
     configurable: bool = False
     """An endpoint may describe its sender itself: see `shared.catalog.source`."""
+    app: AppWebhook | None = None
+    """The address of a whole app; None where webhooks come to addresses of single endpoints only."""
 
     @model_validator(mode="after")
     def _one_place_per_event(self) -> "Webhook":

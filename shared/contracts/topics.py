@@ -27,7 +27,7 @@ class Topic:
 
 WEBHOOKS_RECEIVED = Topic(
     name="webhooks.received",
-    key="endpoint id",
+    key="endpoint id, or integration id",
     about="A verified webhook: the body as the platform sent it, type <provider>.<event>.",
     producers=("gateway",),
     consumers=("sync", "delivery"),

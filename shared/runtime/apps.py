@@ -92,7 +92,10 @@ class Apps:
         self._collection = mongo.collection(COLLECTION)
         self._writing = asyncio.Lock()
         """What this process writes, it knows in the order in which it was written."""
-        self._snapshot: Snapshot[App] = Snapshot(self._collection, self._parse, log)
+        self._by_provider: dict[str, Sequence[App]] = {}
+        self._snapshot: Snapshot[App] = Snapshot(
+            self._collection, self._parse, log, on_change=self._by_provider.clear
+        )
         self.given: Mapping[str, App] = given_apps()
         """By provider: the installation's apps that the environment or files say."""
 
@@ -118,6 +121,19 @@ class Apps:
     def known(self, provider: str, workspace: str) -> App | None:
         """The app for accounts that are connected now, whether it can be read or not."""
         return next(self._all(provider, workspace), None)
+
+    def every(self, provider: str) -> Sequence[App]:
+        """All apps of a provider that can be read, of whomever, the installation's first.
+
+        The same object until one of them changes.
+        """
+        found = self._by_provider.get(provider)
+        if found is None:
+            told = sorted(self._snapshot.items.values(), key=lambda each: each.workspace)
+            given = self.given.get(provider)
+            apps = [*([given] if given else []), *(each for each in told if each.provider == provider)]
+            found = self._by_provider[provider] = tuple(each for each in apps if each.readable)
+        return found
 
     def _all(self, provider: str, workspace: str) -> Iterator[App]:
         """The workspace's own and the installation's: the first is used for what is connected now."""

@@ -17,6 +17,11 @@ REQUESTS: Final = Counter(
 SIGNATURE_FAILURES: Final = Counter(
     "interlink_signature_failures_total", "Webhooks refused for their signature.", ["provider", "reason"]
 )
+UNCONNECTED: Final = Counter(
+    "interlink_unconnected_events_total",
+    "Events at the address of an app whose account nobody has connected.",
+    ["provider"],
+)
 EXECUTIONS_DROPPED: Final = Counter(
     "interlink_executions_dropped_total", "Requests at endpoints that are not in their executions."
 )

@@ -29,6 +29,7 @@ SECTIONS: dict[type[Part], str] = {
     manifest.HandledEvent: "handled",
     manifest.MessageTemplates: "message",
     manifest.Template: "templates",
+    manifest.AppWebhook: "app",
     source.Source: "source",
     connect.Connect: "connect",
     connect.OAuth2: "oauth2",

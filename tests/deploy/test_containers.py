@@ -452,15 +452,17 @@ def test_the_settings_accept_what_the_containers_are_given(
     assert given.keys() - fields <= {"FORWARDED_ALLOW_IPS", APPS_FOLDER}, "no variable that nobody reads"
 
 
-def test_apps_are_files_that_one_service_may_read() -> None:
+def test_apps_are_files_that_those_may_read_who_need_them() -> None:
+    """The oauth service, and the gateway, which verifies the webhooks of a whole app."""
     mounted = {
         name: [volume for volume in service.get("volumes", ()) if "apps" in str(volume)]
         for name, service in SERVICES.items()
     }
     [volume] = mounted.pop("oauth")
+    assert mounted.pop("gateway") == [volume]
     assert not any(mounted.values())
     assert (volume["type"], volume["read_only"]) == ("bind", True)
-    assert volume["target"] == environment("oauth")[APPS_FOLDER]
+    assert volume["target"] == environment("oauth")[APPS_FOLDER] == environment("gateway")[APPS_FOLDER]
     folder = ROOT / interpolated(volume["source"], {})
     assert [path.name for path in folder.iterdir() if path.name == ".gitignore"], "there is a folder to mount"
     kept_out = run("git", "check-ignore", folder / "github" / "client_secret")
@@ -567,7 +569,7 @@ class Upstream:
 
         self.server = Server(("127.0.0.1", 0), Handler)
         self.address = f"127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         self.server.shutdown()

@@ -1,0 +1,188 @@
+"""Which connected accounts the events at the address of an app are for: one lookup for a request.
+
+An account that was connected with a workspace's own app gets what that app's secret verified, and no other;
+one that was connected with the installation's app, what the installation's app verified. So whoever knows the
+secret of his own app can send events to accounts of his own workspace, and to nobody else's.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from time import monotonic
+from typing import Final, NamedTuple
+
+from services.gateway.limits import Bucket, Buckets
+from services.gateway.registered import AppAddress, AppSecret, Registration
+from services.gateway.store import NOTED_PER_MINUTE, REJECTED_PER_MINUTE, Endpoint, Shown
+from shared.catalog.door import Owner
+from shared.contracts.errors import NotFound, StoreUnavailable
+from shared.contracts.ids import EndpointId, WorkspaceId
+from shared.runtime import integrations
+from shared.runtime.apps import INSTALLATION
+from shared.runtime.mongo import Document, Index, Mongo, translated
+
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    integrations.COLLECTION: (Index((("provider", 1), ("account.choice.id", 1), ("workspace", 1))),)
+}
+"""By `account.id` there is one already."""
+
+LOOKUP_WITHIN_S: Final = 1.0
+_KEPT_S: Final = 2.0
+"""How long it is remembered who is connected, and that nobody is: so long may a change take to be seen."""
+_MOST_KEPT: Final = 20_000
+_AT_ONCE: Final = 50
+"""Accounts in a query: many times as many cost the embedded store the square of it."""
+_PER_MINUTE: Final = 60_000
+"""Events of one connected account, as of an endpoint whose owner says nothing else."""
+_ALIVE: Final = ("connected", "error")
+_FIELDS: Final = {
+    "workspace": 1,
+    "status": 1,
+    "app": 1,
+    "created_at": 1,
+    "deleted_at": 1,
+    "account.id": 1,
+    "account.choice.id": 1,
+}
+
+
+class Connected(NamedTuple):
+    """An integration whose account an event is of."""
+
+    id: str
+    workspace: str
+
+
+_Key = tuple[str, Owner, frozenset[Registration]]
+
+
+class Accounts:
+    """Looks accounts up, and remembers them for a moment."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._collection = mongo.collection(integrations.COLLECTION)
+        self._known: OrderedDict[_Key, tuple[float, Sequence[Connected]]] = OrderedDict()
+        self._accepted = Buckets(_PER_MINUTE)
+        self._spare = Bucket(REJECTED_PER_MINUTE), Bucket(NOTED_PER_MINUTE)
+
+    async def of(
+        self, provider: str, app: AppSecret, owners: Collection[Owner]
+    ) -> Mapping[Owner, Sequence[Connected]]:
+        """For each owner the integrations, one of a workspace. Raises `StoreUnavailable`."""
+        now = monotonic()
+        found: dict[Owner, Sequence[Connected]] = {}
+        for owner in owners:
+            kept = self._known.get((provider, owner, app.registrations))
+            if kept is not None and kept[0] > now:
+                found[owner] = kept[1]
+        missing = [owner for owner in dict.fromkeys(owners) if owner not in found]
+        if missing:
+            documents = _Documents(await self._read(provider, missing), app.registrations)
+            for owner in missing:
+                found[owner] = documents.of(owner)
+                self._keep((provider, owner, app.registrations), found[owner], now + _KEPT_S)
+        return found
+
+    def endpoint(self, place: AppAddress, app: AppSecret, one: Connected) -> Endpoint:
+        """A connected account as the endpoint that its events come to."""
+        rejected, noted = self._spare
+        return Endpoint(
+            id=EndpointId(one.id),
+            workspace=WorkspaceId(one.workspace),
+            provider=place.provider,
+            door=place.door,
+            address="",
+            channel_id="",
+            enabled=True,
+            keys=((app.key, None),),
+            settings=app.settings,
+            require_signature=True,
+            networks=(),
+            body_limit=None,
+            dedupe_window_s=None,
+            shown=_NOTHING,
+            accepted=self._accepted.of(one.id),
+            rejected=rejected,
+            noted=noted,
+        )
+
+    async def check(self, integration: str, workspace: str) -> None:
+        """Raises `NotFound` for an integration that the workspace does not have."""
+        query = {"_id": integration, "workspace": workspace, "deleted_at": None}
+        with translated():
+            if await self._collection.find_one(query, {"_id": 1}) is None:
+                raise NotFound("no such endpoint")
+
+    async def _read(self, provider: str, owners: Iterable[Owner]) -> list[Document]:
+        """Every integration that may be meant. Two queries rather than one `$or`: each has its own index."""
+        accounts = sorted({each.account for each in owners if each.account})
+        choices = sorted({each.choice for each in owners if each.choice})
+        documents: dict[str, Document] = {}
+        try:
+            async with asyncio.timeout(LOOKUP_WITHIN_S):
+                for name, values in (("account.id", accounts), ("account.choice.id", choices)):
+                    for first in range(0, len(values), _AT_ONCE):
+                        for each in await self._find(provider, name, values[first : first + _AT_ONCE]):
+                            documents[each["_id"]] = each
+        except TimeoutError:
+            raise StoreUnavailable("the store did not say in time whose account it is") from None
+        return list(documents.values())
+
+    async def _find(self, provider: str, name: str, values: Sequence[str]) -> list[Document]:
+        """Asked for is only what the index has: for more, the embedded store would read all documents."""
+        query = {"provider": provider, name: {"$in": values}}
+        with translated():
+            found = await self._collection.find(query, _FIELDS).to_list(None)
+        return [each for each in found if each["deleted_at"] is None and each["status"] in _ALIVE]
+
+    def _keep(self, key: _Key, found: Sequence[Connected], until: float) -> None:
+        self._known[key] = until, found
+        self._known.move_to_end(key)
+        if len(self._known) > _MOST_KEPT:
+            self._known.popitem(last=False)
+
+
+_NOTHING: Final = Shown(())
+
+
+class _Documents:
+    """What was read, by account and by place: an owner's need not be looked for among all."""
+
+    def __init__(self, documents: Iterable[Document], registrations: Collection[Registration]) -> None:
+        self._by_account: dict[str, list[Document]] = {}
+        self._by_choice: dict[str, list[Document]] = {}
+        for each in documents:
+            if _was_connected_with(each, registrations):
+                self._by_account.setdefault(each["account"]["id"], []).append(each)
+                self._by_choice.setdefault(_choice(each), []).append(each)
+
+    def of(self, owner: Owner) -> Sequence[Connected]:
+        """The first integration of each workspace: two ways to the same account are one event.
+
+        An account is the owner by its place, where it has one and the event names one.
+        """
+        found = self._by_choice.get(owner.choice, []) if owner.choice else []
+        same = self._by_account.get(owner.account, []) if owner.account else []
+        found = found + [each for each in same if not (owner.choice and _choice(each))]
+        first: dict[str, Connected] = {}
+        for each in sorted(found, key=lambda one: (one["created_at"], one["_id"])):
+            first.setdefault(each["workspace"], Connected(each["_id"], each["workspace"]))
+        return tuple(first.values())
+
+
+def _choice(document: Document) -> str:
+    """The place of an account, '' without one."""
+    found: str = (document["account"].get("choice") or {}).get("id") or ""
+    return found
+
+
+def _was_connected_with(document: Document, registrations: Collection[Registration]) -> bool:
+    """Whether the app that verified is the account's own.
+
+    What somebody entered (a bot's token) was connected with no app: it is of an app of its workspace's own.
+    """
+    app, workspace = document.get("app"), document["workspace"]
+    if app:
+        owner, client = app
+        return owner in (INSTALLATION, workspace) and (owner, client) in registrations
+    return any(owner == workspace for owner, _ in registrations)
