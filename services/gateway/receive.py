@@ -462,7 +462,7 @@ class Receiver:
                 [Seen(each.event, each.delivery_id, each.triggers) for each in course.arrived],
                 course.event_ids,
                 course.places,
-                _masked(endpoint, course.body)[:MOST_BODY] if refused else b"",
+                _refused_body(endpoint, course)[:MOST_BODY] if refused else b"",
                 one(course.headers, b"content-type")[:200] if refused else "",
                 course.refusal,
                 course.test,
@@ -519,6 +519,14 @@ def _refused(door: Door | None, error: Rejected) -> Reply:
 def _masked(endpoint: Endpoint, data: bytes) -> bytes:
     """What may go on to others."""
     return endpoint.door.masked(data, endpoint.valid_keys()) if endpoint.door else data
+
+
+def _refused_body(endpoint: Endpoint, course: _Course) -> bytes:
+    """What may be kept of it."""
+    if endpoint.door is None:
+        return course.body
+    request = endpoint.door.request("POST", "", b"", course.headers, course.body, endpoint.settings)
+    return endpoint.door.masked_refused(request, endpoint.valid_keys())
 
 
 def _provider(endpoint: Endpoint) -> str:

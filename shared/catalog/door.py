@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus
@@ -43,6 +44,7 @@ _NOT_IN_AN_ID: Final = re.compile(r"[^\x21-\x7e]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _BRACKETS: Final = re.compile(r"\[([^\[\]]*)\]")
 _DEEPEST: Final = 10
+_LEAST_SECRET: Final = 4
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
@@ -260,11 +262,21 @@ class Door:
 
     def masked(self, data: bytes, secrets: Sequence[bytes]) -> bytes:
         """What may go on to others: without the secret, where the platform sends it in the body."""
-        if self._has_secret_in_body:
-            for secret in secrets:
-                for written in _spellings(secret):
-                    data = data.replace(written, MASK)
-        return data
+        return _without(data, secrets) if self._has_secret_in_body else data
+
+    def masked_refused(self, request: Request, secrets: Sequence[bytes]) -> bytes:
+        """What of a refused body may be kept: also without what stands where the platform sends secrets.
+
+        It may be the secret of somebody else, sent to the wrong address.
+        """
+        said: list[str | None] = []
+        with suppress(Malformed):
+            for way in self.ways:
+                if isinstance(way, Token) and way.is_in_body:
+                    said += way.said(request)
+            said += [each.kept(request) for each in (*self._unsigned_handshakes, *self._signed_handshakes)]
+        found = [text.encode("utf-8", "replace") for text in said if text and len(text) >= _LEAST_SECRET]
+        return _without(request.body, [*secrets, *found])
 
     def json(self, content_type: str, data: bytes) -> bytes:
         """The payload of an event's data, as JSON text. Raises `Malformed`."""
@@ -327,6 +339,13 @@ class Door:
 
 def _asked(handshakes: Sequence[Agreed], request: Request) -> Agreed | None:
     return next((each for each in handshakes if each.is_asked(request)), None)
+
+
+def _without(data: bytes, secrets: Sequence[bytes]) -> bytes:
+    for secret in secrets:
+        for written in _spellings(secret):
+            data = data.replace(written, MASK)
+    return data
 
 
 def _spellings(secret: bytes) -> set[bytes]:

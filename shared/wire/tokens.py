@@ -57,16 +57,19 @@ class Token(NothingFetched):
             verified &= same and token.startswith(self.prefix)
         return Verdict.VERIFIED if verified else Verdict.MISMATCH
 
+    def said(self, request: Request) -> list[str | None]:
+        """What stands where the token should, right or not: of a batch, of every element."""
+        if not self.each:
+            return [self.source.text(request)]
+        elements = path_of(self.each)(request.payload)
+        if not isinstance(elements, list):
+            return []
+        return [self.source.text(request.of(request.payload, element)) for element in elements]
+
     def _given(self, request: Request) -> list[str] | None:
         """Every token of the request; None when one is missing: an element without it would ride along."""
-        if not self.each:
-            token = self.source.text(request)
-            return None if token is None else [token]
-        elements = path_of(self.each)(request.payload)
-        if not isinstance(elements, list) or not elements:
-            return None
-        given = [self.source.text(request.of(request.payload, element)) for element in elements]
-        return None if None in given else [token for token in given if token]
+        given = self.said(request)
+        return None if not given or None in given else [token for token in given if token is not None]
 
     def usable(self, secret: bytes) -> bool:
         return bool(self.key.key(secret))

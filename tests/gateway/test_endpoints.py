@@ -381,7 +381,8 @@ SOURCES: dict[str, dict[str, Any]] = {
 
 
 def _sent(kind: str, secret: str) -> tuple[bytes, dict[str, Any]]:
-    body = json.dumps({"type": "alarm.raised", "id": token_hex(4), "token": secret}).encode()
+    token = secret if kind == "token in the body" else "of no meaning"
+    body = json.dumps({"type": "alarm.raised", "id": token_hex(4), "token": token}).encode()
     at = str(int(time()))
     by_kind: dict[str, dict[str, Any]] = {
         "token in a header": {"headers": {"x-api-key": secret}},
@@ -429,6 +430,19 @@ def test_a_secret_in_the_body_goes_no_further(hub: Hub, tap: Tap) -> None:
     for one in executions(hub, endpoint, 2):
         path = f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}/payload"
         assert "user:" not in json.dumps(hub.call("GET", path))
+
+
+def test_a_secret_of_somebody_else_is_not_kept_either(hub: Hub) -> None:
+    """It came to the wrong address: in the body as a token, or handed over to whoever has one already."""
+    theirs = f"theirs-{token_hex(16)}"
+    described = make(hub, "generic", secret=f"ours-{token_hex(16)}", source=SOURCES["token in the body"])
+    assert send(hub, described, json.dumps({"type": "x", "token": theirs}).encode()).status_code == 401
+    handed = make(hub, "notion", secret=f"ours-{token_hex(16)}")
+    assert send(hub, handed, json.dumps({"verification_token": theirs}).encode()).status_code == 409
+    for endpoint in (described, handed):
+        [one] = executions(hub, endpoint, 1)
+        path = f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}/payload"
+        assert '"***"' in json.dumps(hub.call("GET", path)).replace("\\", "")
 
 
 def test_a_description_can_be_taken_away(hub: Hub) -> None:
