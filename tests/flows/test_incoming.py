@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from shared.contracts.topics import CHAT_INBOUND
-from tests.support.backends import Bus
+from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.subscriber import Got, Subscriber
@@ -66,6 +66,16 @@ class Incoming:
 
     def _mine(self) -> list[Kept]:
         return [kept for kept in self.tap.look() if kept.key == self.channel.encode()]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """All but the accounts' service, which has no part in this."""
+    started = Hub(tmp_path_factory.mktemp("hub"), bus, store, services=("gateway", "delivery", "sync"))
+    try:
+        yield started.start()
+    finally:
+        started.stop()
 
 
 @pytest.fixture

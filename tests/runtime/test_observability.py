@@ -339,16 +339,6 @@ def test_a_taken_port_is_said(hub: Hub) -> None:
     assert f"cannot listen on 127.0.0.1:{hub.ports['gateway']}" in done.stderr.decode()
 
 
-def test_sigterm_drains(tmp_path: Path, bus: Bus, store: Store) -> None:
-    hub = Hub(tmp_path, bus, store).start()
-    try:
-        for service in hub.services:
-            assert hub.stop_service(service) == 0
-            assert hub.log_lines(service)[-1]["event"] == "stopped"
-    finally:
-        hub.stop()
-
-
 @contextmanager
 def _half_sent(gateway: Hub, endpoint: Mapping[str, str], body: bytes) -> Iterator[socket.socket]:
     """A request whose last byte is still to come."""
@@ -391,6 +381,13 @@ def _listens(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_sigterm_drains(hub: Hub) -> None:
+    """The last test that the hub of this module is for."""
+    for service in hub.services:
+        assert hub.stop_service(service) == 0
+        assert hub.log_lines(service)[-1]["event"] == "stopped"
 
 
 def test_a_store_that_is_not_there_stops_the_start_with_one_line(nowhere: subprocess.Popen[bytes]) -> None:
