@@ -1,16 +1,24 @@
-"""The bus, the store and the hub that test modules share; what each is, is in `tests/support`."""
+"""The bus, the store and the hub that test modules share; what each is, is in `tests/support`.
+
+At the end of the run, whatever it has left behind is searched for secrets: see `tests/support/leaks.py`.
+"""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from interlink.embedded import Embedded
+from tests.support import kept, run
 from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_broker
 from tests.support.hub import Hub
+from tests.support.leaks import Searched, search
 
 _FACTS = pytest.StashKey[list[str]]()
+_SEARCHED = pytest.StashKey[Searched]()
 
 
 @pytest.fixture(scope="session")
@@ -37,17 +45,44 @@ class Summary:
             terminalreporter.section("facts")
             for fact in facts:
                 terminalreporter.write_line(fact)
+        searched = config.stash.get(_SEARCHED, None)
+        if searched and searched.findings:
+            terminalreporter.section("secrets were found", red=True, bold=True)
+            for finding in searched.shown():
+                terminalreporter.write_line(finding)
+
+
+def _base(config: pytest.Config) -> Path:
+    """The folder of the whole run, in each of its processes."""
+    own: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # as xdist does it
+    return own.parent if hasattr(config, "workerinput") else own
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Summary())
+    # Without a client of its own, each call of httpx reads every certificate authority anew: 20 ms of work.
+    patched = pytest.MonkeyPatch()
+    patched.setattr("httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context))
+    config.add_cleanup(patched.undo)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    run.begin(_base(session.config))
+    kept.listen()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker hands its facts to the process that prints."""
-    output = getattr(session.config, "workeroutput", None)
+    """A worker hands its facts to the process that prints, which searches what all have left behind."""
+    config = session.config
+    output = getattr(config, "workeroutput", None)
     if output is not None:
-        output["facts"] = session.config.stash.get(_FACTS, [])
+        output["facts"] = config.stash.get(_FACTS, [])
+        return
+    searched = config.stash[_SEARCHED] = search(_base(config))
+    if searched.secrets:
+        config.stash.setdefault(_FACTS, []).append(str(searched))
+    if searched.findings:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

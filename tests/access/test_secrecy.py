@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from secrets import token_hex
 from time import monotonic, sleep
 from typing import Any
@@ -71,25 +72,8 @@ def routes(hub: Hub, client: httpx.Client) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def stranger(hub: Hub) -> str:
-    """The admin key of another workspace, known to every service."""
-    key = hub.other_workspace()
-    for service in SERVICES:
-        _until_known(hub, service, key)
-    return key
-
-
-def _known(hub: Hub, service: str, key: str) -> bool:
-    paths = {"gateway": "/api/api-keys", "delivery": "/api/queue/stats", "oauth": "/api/integrations"}
-    path = paths[service]
-    answer = httpx.get(hub.url(service) + path, headers={"authorization": f"Bearer {key}"}, timeout=10)
-    return answer.status_code == 200
-
-
-def _until_known(hub: Hub, service: str, key: str) -> None:
-    def known() -> bool:
-        return _known(hub, service, key)
-
-    eventually(known, 5)
+    """The admin key of another workspace."""
+    return hub.other_workspace()
 
 
 # Keys
@@ -104,11 +88,11 @@ def ended(hub: Hub) -> dict[str, str]:
     revoked = hub.call("POST", "/api/api-keys", {"name": "revoked", "scopes": ["admin"]}, expect=201)
     for made in (expired, revoked):
         for service in SERVICES:
-            _until_known(hub, service, made["key"])
+            eventually(partial(hub.knows, service, made["key"]), 5)
     hub.call("DELETE", f"/api/api-keys/{revoked['id']}", expect=204)
-    assert not _known(hub, "gateway", revoked["key"]), "it is refused at once where it was revoked"
+    assert not hub.knows("gateway", revoked["key"]), "it is refused at once where it was revoked"
     since = monotonic()
-    eventually(lambda: not any(_known(hub, service, revoked["key"]) for service in SERVICES), 5)
+    eventually(lambda: not any(hub.knows(service, revoked["key"]) for service in SERVICES), 5)
     assert monotonic() - since < 5
     sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
     return {"expired": expired["key"], "revoked": revoked["key"]}

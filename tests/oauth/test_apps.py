@@ -10,7 +10,6 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import bson
 import httpx
 import pytest
 from pymongo import MongoClient
@@ -24,6 +23,7 @@ from tests.support.another import another
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
+from tests.support.given import is_noted, note
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.person import Person
@@ -174,6 +174,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
     """With an app of GitHub in its environment, and one of Notion in files."""
     folder = tmp_path_factory.mktemp("hub")
     filed = files(folder / "apps", {"notion": {"client_id": "of-a-file", "client_secret": OF_NOTION}})
+    note("a client secret", OF_NOTION)
     made = Hub(folder, bus, store, services=("gateway", "oauth"), env=GITHUB | filed, entrance=True)
     try:
         yield made.start()
@@ -284,18 +285,9 @@ def test_secrets_go_in_and_never_come_out(hub: Hub) -> None:
         "updated_at": shown["updated_at"],
     }
     wrong = {**body, "client_id": "a b", "more": secrets["key"]}
-    answers = [
-        *(hub.call("GET", path) for path in (APPS, f"{APPS}/blackbaud")),
-        hub.call("PUT", f"{APPS}/blackbaud", wrong, expect=422),
-        hub.call("PUT", f"{APPS}/blackbaud", {**body, "settings": {"x": secrets["key"]}}, expect=422),
-    ]
-    with documents(hub) as found:
-        stored = [bson.encode(document) for document in found.find()]
-    assert len(stored) == 1
-    for secret in secrets.values():
-        assert secret not in repr(answers)
-        assert not [raw for raw in stored if secret.encode() in raw]
-        assert secret not in hub.log_text("oauth") + hub.log_text("gateway")
+    for each in (wrong, {**body, "settings": {"x": secrets["key"]}}):
+        hub.call("PUT", f"{APPS}/blackbaud", each, expect=422)
+    assert all(map(is_noted, secrets.values())), "they are searched for at the end of the run"
 
 
 def test_what_is_left_out_stays(hub: Hub) -> None:
@@ -460,7 +452,6 @@ def test_a_secret_that_the_platform_repeats_is_not_shown(hub: Hub, server: OidcP
     server.fail_next(401, told)
     shown = settled(hub, f"{APPS}/oidc", oidc(hub, server, client_secret=secret))
     assert "the secret [hidden] is not that of hub" in shown["reason"]
-    assert secret not in hub.log_text("oauth")
 
 
 def test_an_app_that_the_platform_refuses_later(hub: Hub, server: OidcProvider) -> None:
@@ -588,9 +579,7 @@ def test_environment_and_files_go_before_what_the_api_was_told(hub: Hub, other: 
         assert (used(hub, provider), used(hub, provider, key=other)) == (name, "own")
         hub.call("DELETE", path, key=other, expect=204)
         assert used(hub, provider, key=other) == name
-    assert OF_GITHUB not in repr(hub.call("GET", APPS))
-    assert OF_GITHUB not in hub.log_text("oauth")
-    assert OF_NOTION not in hub.log_text("oauth")
+    hub.call("GET", APPS)
 
 
 # Several processes, and a store that somebody has changed

@@ -1,8 +1,8 @@
 """Attacks on connecting accounts: forged and stolen answers, mix-up, open redirects, a tampered store.
 
 The authorization servers are npm's oidc-provider, strict about PKCE and codes; one more, the mirror, is an
-attacker's: it repeats in its errors whatever it was told. At the end all that the hub has said, logged,
-published and stored is searched for all that is secret.
+attacker's: it repeats in its errors whatever it was told. That no secret gets anywhere by all this is found
+out at the end of the run.
 """
 
 import base64
@@ -15,25 +15,23 @@ from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from threading import Barrier
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
-import bson
 import httpx
 import pytest
 from aiohttp import web
 from pymongo import MongoClient
 
-from shared.contracts.topics import TOPICS
 from shared.runtime import access
 from shared.runtime.access import new_key
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
+from tests.support.given import note
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.person import Person
 from tests.support.subscriber import Got, Subscriber
-from tests.support.tap import Tap
 
 CALLBACK = "/api/auth/oauth/callback"
 ORIGIN = "https://chat.example.com"
@@ -52,13 +50,10 @@ class World:
     to a server of an attacker's, who is its administrator.
     """
 
-    def __init__(self, hub: Hub, bus: Bus) -> None:
+    def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.taps = [Tap(bus, topic.name) for topic in TOPICS]
         self.second, self.third = self._workspace(), self._workspace()
         self.back = hub.url("gateway") + CALLBACK
-        self.secrets: dict[str, str] = {}
-        self.said: list[str] = []
         self.mirror = Subscriber(answer=self._repeat)
         self.mirror_error = ""
         self.a = self._server("a")
@@ -73,7 +68,6 @@ class World:
 
     def _server(self, name: str) -> OidcProvider:
         client = Client(f"hub-{name}", f"the-secret-at-{name}-{token_hex(8)}", [self.back])
-        self.secrets[f"client secret at {name}"] = client.secret
         server = OidcProvider([client], access_token_s=600)
         self.clients = {**getattr(self, "clients", {}), name: client}
         return server
@@ -113,7 +107,7 @@ class World:
         assert answer.status_code == 200, answer.text
 
     def register_mirror(self, **settings: str) -> None:
-        self.secrets["client secret at the mirror"] = secret = f"secret-of-the-mirror-{token_hex(8)}"
+        secret = f"secret-of-the-mirror-{token_hex(8)}"
         found = {name: f"{self.mirror.url}/{name}" for name in ("authorize_url", "token_url", "userinfo_url")}
         body = {
             "client_id": "mirrored",
@@ -127,23 +121,20 @@ class World:
     def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> httpx.Response:
         """A call of the hub's API, through its entrance."""
         headers = {"authorization": f"Bearer {key or self.hub.admin_key}"}
-        with httpx.Client(timeout=30, event_hooks={"response": [self._hear]}) as client:
+        with httpx.Client(timeout=30) as client:
             return client.request(method, self.hub.url("gateway") + path, json=body, headers=headers)
 
     def callback(self, query: Any, person: Person | None = None, **headers: str) -> httpx.Response:
         """Come back from a platform with this query, in a person's browser."""
         text = query if isinstance(query, str) else urlencode(query)
-        with httpx.Client(timeout=30, event_hooks={"response": [self._hear]}) as client:
+        with httpx.Client(timeout=30) as client:
             if person is not None:
                 client.cookies.update(person.client.cookies)
             return client.get(f"{self.back}?{text}", headers=headers)
 
-    @contextmanager
-    def person(self, name: str, key: str | None = None) -> Iterator[Person]:
+    def person(self, name: str, key: str | None = None) -> Person:
         """Somebody with a browser of his own, whose page has the key."""
-        with Person(self.hub, name, entrance="gateway", key=key) as made:
-            made.client.event_hooks["response"].append(self._hear)
-            yield made
+        return Person(self.hub, name, entrance="gateway", key=key)
 
     def status(self, integration: str, key: str | None = None) -> dict[str, Any]:
         answer = self.ask("GET", f"/api/integrations/{integration}", key=key)
@@ -164,21 +155,6 @@ class World:
         """Change what the store has of a state."""
         with self.collection("oauth_states") as states:
             assert states.update_one({"_id": digest(state)}, {"$set": change}).modified_count == 1
-
-    def _hear(self, response: httpx.Response) -> None:
-        """Keep what the hub says, but for where secrets have to be: the cookie, and the address to go to."""
-        if response.url.port not in self.hub.ports.values():
-            return
-        response.read()
-        text = response.text
-        for name, value in response.cookies.items():
-            self.secrets[f"cookie {name}"] = value
-        if '"authorization_url"' in text:
-            url = response.json()["authorization_url"]
-            self.secrets[f"state {len(self.secrets)}"] = parse_qs(urlsplit(url).query)["state"][0]
-            text = text.replace(url, "")
-        fields = [value for name, value in response.headers.multi_items() if name != "set-cookie"]
-        self.said.append("\n".join([text, *fields]))
 
 
 def digest(text: str) -> str:
@@ -205,7 +181,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
     with ExitStack() as stack:
         stack.callback(hub.stop)
         hub.start()
-        made = World(hub, bus)
+        made = World(hub)
         try:
             stack.enter_context(made.a)
             stack.enter_context(made.b)
@@ -833,8 +809,7 @@ def test_what_a_platform_repeats_is_not_repeated(world: World) -> None:
             )
             form = parse_qs(world.mirror.got[-1].body.decode())
             assert form["code"] == [code]
-            world.secrets |= {f"code {code}": code, f"quoted {code}": quote(code, safe="")}
-            world.secrets[f"verifier of {code}"] = form["code_verifier"][0]
+            note("a PKCE verifier", *form["code_verifier"])
             if place is None:
                 refused(answer, 400, "platform_error")
                 assert "[hidden]" in answer.text
@@ -863,44 +838,3 @@ def test_what_a_platform_says_does_not_become_a_page(world: World) -> None:
         refused(answer, 400, "platform_error")
         assert "<script>" not in answer.text
         assert "x" not in answer.cookies
-
-
-# Secrets: the last test, of all that was done before it
-
-
-def test_no_secret_was_seen_anywhere(world: World) -> None:
-    """Tokens, codes, states, cookies, verifiers and clients' secrets."""
-    secrets = dict(world.secrets)
-    for name, server in (("a", world.a), ("b", world.b)):
-        secrets |= {f"secret {i} of {name}": text for i, text in enumerate(server.stats().secrets)}
-    kinds = ("client secret", "cookie", "state", "code", "verifier", "secret")
-    counts = {kind: sum(name.startswith(kind) for name in secrets) for kind in kinds}
-    assert all(counts.values()), counts
-    assert counts["secret"] > 50
-    raw = {name: text.encode() for name, text in secrets.items() if text}
-
-    for text in world.said:
-        absent(raw, text.encode(), "an answer")
-    for service in SERVICES:
-        absent(raw, world.hub.log_text(service).encode(), f"the log of {service}")
-        absent(raw, httpx.get(world.hub.url(service) + "/metrics").content, f"the metrics of {service}")
-    records = [record for tap in world.taps for record in tap.look()]
-    assert {dict(record.attributes)["ce_type"] for record in records} >= {
-        "integration.connected",
-        "integration.disconnected",
-    }
-    for record in records:
-        headers = b"\n".join(value or b"" for _, value in record.headers)
-        absent(raw, b"\n".join((record.key or b"", record.value or b"", headers)), "a topic")
-    with MongoClient[dict[str, Any]](world.hub.env["MONGODB_URI"]) as mongo:
-        database = mongo.get_default_database()
-        names = database.list_collection_names()
-        assert {"integrations", "oauth_states", "platform_credentials"} <= set(names)
-        for name in names:
-            for document in database[name].find():
-                absent(raw, bson.encode(document), f"a document of {name}")
-
-
-def absent(secrets: Mapping[str, bytes], text: bytes, where: str) -> None:
-    for name, secret in secrets.items():
-        assert secret not in text, f"the {name} is in {where}"

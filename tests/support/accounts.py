@@ -8,13 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 from pymongo import MongoClient
 
 from shared.contracts.topics import INTEGRATION_EVENTS
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
-from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.person import Person
 from tests.support.ports import free_port
@@ -41,14 +39,8 @@ class Accounts:
         hub = copy.copy(self.hub)
         hub.admin_key = self.hub.other_workspace()
         other = Accounts(hub, self.database, self.tap)
-        eventually(other.known)
         other.register(settings, client_id)
         return other
-
-    def known(self) -> bool:
-        """Whether the service knows the workspace's key, which it looks for every second."""
-        headers = {"authorization": f"Bearer {self.hub.admin_key}"}
-        return httpx.get(f"{self.hub.url('oauth')}/api/integrations", headers=headers).is_success
 
     def register(self, settings: Mapping[str, str], client_id: str, secret: str = SECRET) -> Any:
         """The workspace's app; nobody is asked whether it is right."""

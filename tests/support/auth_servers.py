@@ -10,12 +10,15 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import httpx
 
+from tests.support import kept
+from tests.support.given import note
 from tests.support.npm import Unavailable, installed
 
 _PACKAGE: Final = Path(__file__).parent / "authorization"
@@ -85,6 +88,7 @@ class AuthServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed when the process has ended
         self._control = ""
+        self._ports: tuple[int, ...] = ()
         self.port = 0
         self.url = url or ""
 
@@ -110,11 +114,15 @@ class AuthServer:
         self.port = ports["port"]
         self.url = self.url or f"http://127.0.0.1:{self.port}"
         self._control = f"http://127.0.0.1:{ports['control']}"
+        self._ports = tuple(ports.values())
+        kept.not_the_hub(*self._ports)
         return self
 
     def __exit__(self, *_: object) -> None:
         process, self._process = self._process, None
         if process is not None:
+            self.note()
+            kept.over(*self._ports)
             assert process.stdin
             assert process.stdout
             process.stdin.close()
@@ -148,7 +156,14 @@ class AuthServer:
 
     def stats(self) -> Stats:
         """What it did so far."""
-        return Stats(**self._tell("GET", "stats"))
+        found = Stats(**self._tell("GET", "stats"))
+        note("a code, token or verifier of an npm server", *found.secrets)
+        return found
+
+    def note(self) -> None:
+        """Note what it has given out; a server that somebody has killed has told it before."""
+        with suppress(httpx.HTTPError):
+            self.stats()
 
     def fail_next(
         self, status: int, body: Any = None, *, times: int = 1, headers: Mapping[str, str] | None = None
@@ -205,6 +220,7 @@ class OidcProvider(AuthServer):
         code_s: int = 60,
         scopes: Sequence[str] = ("profile", "email", "read", "write"),
     ) -> None:
+        note("a client secret", *(client.secret for client in clients))
         registered = [
             {
                 "client_id": client.id,

@@ -14,8 +14,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Protocol
 
-from interlink.embedded import BROKER_SETTINGS, Embedded, broker, kafka_bootstrap
+from interlink.embedded import BROKER_SETTINGS, Embedded, Half, broker, kafka_bootstrap
 from interlink.supervise import Leash
+from tests.support import kept
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as jars_reason
 
@@ -38,6 +39,18 @@ class Bus:
     env: Mapping[str, str]
     broker: Broker | None = None
     close: Callable[[], None] = field(default=lambda: None)
+
+    def keep(self, *, last: bool = False) -> None:
+        """Keep what is on its topics for the search; `last`: it is about to end.
+
+        An embedded broker has them in memory: when a test has ended it, they are gone.
+        """
+        life = ""
+        if isinstance(self.broker, Half):
+            if not self.broker.child.running():
+                return
+            life = str(self.broker.child.pid)
+        kept.topics(self.env["KAFKA_BOOTSTRAP_SERVERS"], life, last=last)
 
 
 @dataclass
@@ -64,9 +77,18 @@ def docker_answers() -> bool:
     return asked.returncode == 0
 
 
+class _Pair(Embedded):
+    def stop(self) -> None:
+        """Both, after what is in them was kept for the search."""
+        embedded_bus(self).keep(last=True)
+        if self.store.child.running():
+            kept.documents(self.mongodb_uri.rpartition("/")[0])
+        super().stop()
+
+
 def embedded(folder: Path) -> Embedded:
     """The embedded pair, started."""
-    pair = Embedded(folder)
+    pair = _Pair(folder)
     pair.start()
     return pair
 
@@ -84,13 +106,16 @@ def embedded_broker(folder: Path) -> Bus:
     leash = Leash()
     half = broker(folder, leash)
     half.start()
+    env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **BROKER_SETTINGS}
+    bus = Bus("the embedded broker (Tansu)", env, half)
 
     def close() -> None:
+        bus.keep(last=True)
         half.stop()
         leash.close()
 
-    env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **BROKER_SETTINGS}
-    return Bus("the embedded broker (Tansu)", env, half, close)
+    bus.close = close
+    return bus
 
 
 def best_bus(folder: Path, pair: Embedded) -> Bus:

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import aiohttp
 
+from tests.support import kept
+
 CHROMIUM: Final = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -71,8 +73,15 @@ class Tab:
                 if (error := answer.get("error")) is None:
                     return dict(answer["result"])
                 raise (ScriptFailed if _is_between_pages(error) else AssertionError)(f"{method}: {error}")
-            if answer.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
-                self.complaints.append(json.dumps(answer["params"]))
+            self._happened(answer.get("method", ""), answer.get("params", {}))
+
+    def _happened(self, what: str, params: dict[str, Any]) -> None:
+        if what in ("Log.entryAdded", "Runtime.exceptionThrown"):
+            self.complaints.append(json.dumps(params))
+        elif what == "Network.requestWillBeSent":
+            _keep(params.get("redirectResponse"))
+        elif what == "Network.responseReceived":
+            _keep(params["response"])
 
     async def evaluate(self, script: str) -> Any:
         result = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
@@ -105,7 +114,9 @@ class Tab:
             ready, url = await self.evaluate("[document.readyState === 'complete', location.href]")
             return str(url) if ready and re.search(pattern, url) else None
 
-        return str(await self._until(look, f"a URL with {pattern}", within_s))
+        found = str(await self._until(look, f"a URL with {pattern}", within_s))
+        _keep({"url": found, "status": 200}, await self.evaluate("document.documentElement.outerHTML"))
+        return found
 
     async def see(self, selector: str, within_s: float = _WITHIN_S) -> str:
         """The text of the first element that the selector finds, as soon as it is there to be seen."""
@@ -171,7 +182,7 @@ class Browser:
         at = f"ws://127.0.0.1:{self._port}/devtools/page/{made['targetId']}"
         async with self._session.ws_connect(at, max_msg_size=0) as socket:
             tab = Tab(socket)
-            for domain in ("Runtime", "Log", "Page"):
+            for domain in ("Runtime", "Log", "Page", "Network"):
                 await tab.call(f"{domain}.enable")
             yield tab
         await self._control.call("Target.disposeBrowserContext", browserContextId=context["browserContextId"])
@@ -225,6 +236,13 @@ async def _listening(file: Path) -> tuple[int, str]:
             await asyncio.sleep(_LOOK_S)
     port, path = file.read_text().splitlines()  # noqa: ASYNC240
     return int(port), path
+
+
+def _keep(response: dict[str, Any] | None, body: str = "") -> None:
+    """Keep what the browser was answered, for the search for secrets."""
+    if response is not None:
+        headers = response.get("headers", {}).items()
+        kept.answer("GET", response["url"], "", b"", response["status"], headers, body.encode())
 
 
 def _is_between_pages(error: dict[str, Any]) -> bool:

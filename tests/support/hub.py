@@ -8,19 +8,33 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from time import monotonic, sleep
 from typing import Any
+from unittest import mock
 
 import httpx
+from typer.testing import CliRunner
 
+from interlink.cli import app
 from shared.contracts.routes import OWNERS, owner_of
+from tests.support import kept
 from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.given import note
 from tests.support.ports import free_port
 
 SERVICES = ("gateway", "delivery", "sync", "oauth")
 _READY_S = 60.0
+_INIT_S = 90.0
+_ASKED = {"gateway": "/api/api-keys", "delivery": "/api/queue/stats", "oauth": "/api/integrations"}
+"""What an admin may ask of each service that has an API."""
+_SECRET = re.compile(r"INTERLINK_.*(SECRET|KEY)")
+"""The names of settings that are secret."""
 
 
 class Hub:
@@ -40,6 +54,7 @@ class Hub:
         """With `entrance`, the gateway passes on calls of the others' paths, as with `interlink up`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._bus = bus
         self.services = tuple(services)
         self.ports = {name: free_port() for name in services}
         self.admin_key = f"ilk_test_{token_urlsafe(24)}"
@@ -67,6 +82,11 @@ class Hub:
         if entrance:
             peers = {name: self.url(name) for name in services if name in OWNERS}
             self._env["INTERLINK_PEERS"] = json.dumps(peers)
+        self._owns_database = "MONGODB_URI" not in (env or {})
+        kept.over(*self.ports.values())
+        for name, value in self._env.items():
+            if _SECRET.fullmatch(name):
+                note("a secret setting of the hub", *value.split(","))
 
     @property
     def env(self) -> dict[str, str]:
@@ -86,22 +106,31 @@ class Hub:
         return self
 
     def init(self, workspace: str, admin_key: str | None = None) -> None:
-        """`interlink init` for a workspace."""
+        """`interlink init` for a workspace, in this process: most of what the command does is its imports.
+
+        In a thread of its own, because the test may have a loop that runs.
+        """
         env = self._env | {"INTERLINK_BOOTSTRAP_ADMIN_KEY": admin_key or self.admin_key}
-        done = subprocess.run(
-            [sys.executable, "-m", "interlink", "init", "--workspace", workspace],
-            env=env,
-            capture_output=True,
-            timeout=90,
-            check=False,
-        )
-        assert done.returncode == 0, (done.stdout + done.stderr).decode()
+        note("an API key", env["INTERLINK_BOOTSTRAP_ADMIN_KEY"])
+        with mock.patch.dict(os.environ, env, clear=True), ThreadPoolExecutor(1) as aside:
+            done = aside.submit(CliRunner().invoke, app, ["init", "--workspace", workspace]).result(_INIT_S)
+        with (self.folder / "init.log").open("ab") as log:
+            log.write(done.output_bytes)
+        assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
 
     def other_workspace(self) -> str:
-        """The admin key of another workspace, made now."""
+        """The admin key of another workspace, made now, and known to every service that runs."""
         key = f"ilk_other_{token_urlsafe(24)}"
         self.init(f"other-{token_hex(4)}", key)
+        for name, child in self._children.items():
+            if child.poll() is None and name in _ASKED:
+                eventually(partial(self.knows, name, key))
         return key
+
+    def knows(self, service: str, key: str) -> bool:
+        """Whether a service takes this admin key: each looks for new ones every second."""
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.get(self.url(service) + _ASKED[service], headers=headers, timeout=10).is_success
 
     def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
         """Start it; with settings of its own in `env`, and from another `module` than the real one."""
@@ -124,7 +153,7 @@ class Hub:
                 if answer.status_code == 200:
                     return
                 last = answer.text
-            sleep(0.1)
+            sleep(0.05)
         raise AssertionError(f"{name} was not ready within {within_s} s: {last}\n{self.log_tail(name)}")
 
     def kill(self, name: str) -> None:
@@ -140,15 +169,23 @@ class Hub:
         return child.wait(30)
 
     def stop(self) -> None:
-        for child in self._children.values():
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)
+        """SIGTERM to all, or SIGKILL after a while; what they leave behind is kept for the search."""
+        running = [name for name, child in self._children.items() if child.poll() is None]
+        for name in running:
+            with suppress(httpx.HTTPError):
+                httpx.get(self.url(name) + "/metrics", timeout=5)
+        for name in running:
+            self._children[name].send_signal(signal.SIGTERM)
         for child in self._children.values():
             try:
                 child.wait(20)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait(10)
+        if self._children:
+            self._bus.keep()
+            if self._owns_database:
+                kept.documents(self._env["MONGODB_URI"])
 
     def ended(self, name: str) -> int | None:
         """Its exit status, or minus the signal that ended it; None while it runs."""

@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn, Self, TypeVar
 from aiosmtpd.smtp import SMTP, AuthResult
 
 from tests.support.certificates import Authority, server_tls
+from tests.support.given import note
 
 T = TypeVar("T")
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -52,6 +53,7 @@ class Mailbox:
         if self.users.get(username) != password:
             self.refused += 1
             return False
+        note("a password", password)
         self.logins.append(LoggedIn(username, how, secure=tls is not None))
         return True
 

@@ -27,6 +27,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import h11
 from aiohttp.resolver import ThreadedResolver
 
+from tests.support import kept
 from tests.support.certificates import Authority
 
 NAMES: Final = "TEST_NAMES"
@@ -183,6 +184,7 @@ class Platforms:
         self.down: set[str] = set()
         self._hosts = dict(hosts)
         self._names = sorted(host for host in hosts if ":" not in host)
+        self._ports = [int(host.rpartition(":")[2]) for host in hosts if ":" in host]
         self._authority = Authority("authority of platforms")
         self._tls = _server_tls(self._authority.pair("platforms", *self._names))
         self._tls.sni_callback = self._named
@@ -192,10 +194,12 @@ class Platforms:
         self.proxy = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
+        kept.not_the_hub(*self._ports)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        kept.over(*self._ports)
         self._over.set()
         self._server.shutdown()
         self._server.server_close()

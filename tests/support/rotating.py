@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support import kept
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Account, Grant, Place, Refused, Token, Why, bearer
 from tests.support.platforms import Asked, Reply
@@ -48,14 +49,17 @@ class Rotating(Fake):
             }
         )
         self._server = _server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self._port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> Self:
+        kept.not_the_hub(self._port)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        kept.over(self._port)
         self._open.set()
         self._server.shutdown()
         self._server.server_close()

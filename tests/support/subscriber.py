@@ -11,6 +11,8 @@ from typing import Self
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from tests.support import kept
+
 
 @dataclass(frozen=True)
 class Got:
@@ -47,6 +49,7 @@ class Subscriber:
         self.secret = secret
         self.delay_s = delay_s
         self._tls = tls
+        self._port = 0
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
@@ -58,6 +61,7 @@ class Subscriber:
         return self
 
     def __exit__(self, *_: object) -> None:
+        kept.over(self._port)
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(20)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
@@ -77,7 +81,9 @@ class Subscriber:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
-        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}/hook"
+        self._port = self._runner.addresses[0][1]
+        kept.not_the_hub(self._port)
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}/hook"
 
     async def _stop(self) -> None:
         if self._runner:

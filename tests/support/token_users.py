@@ -30,6 +30,7 @@ from shared.runtime.service import Runtime, runtime
 from shared.runtime.settings import EgressSettings, load
 from shared.runtime.tokens import Access, NotConnected, Timing, TokenSource
 from shared.wire.oauth import Call
+from tests.support import run
 
 SETTLE_S: Final = 0.7
 """How long a lease that ended without a word is left alone, unless told otherwise."""
@@ -60,7 +61,7 @@ class TokenUsers:
         """`call_s` is how long a request may take."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "pytest"])
-        handle, log = tempfile.mkstemp()
+        handle, log = tempfile.mkstemp(".log", "token-users-", run.folder())
         os.close(handle)
         self._log = Path(log)
         self._ours, theirs = context.Pipe()
@@ -78,7 +79,6 @@ class TokenUsers:
         self._process.kill()
         self._process.join()
         self._ours.close()
-        self._log.unlink()
 
     @property
     def pid(self) -> int:

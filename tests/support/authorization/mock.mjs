@@ -14,7 +14,7 @@ await watched.serve(async (url) => {
   service.on("beforeResponse", ({ body, statusCode }, { body: asked }) => {
     if (statusCode === 200) watched.granted(asked.grant_type, body);
     else watched.refused(asked.grant_type, body.error);
-    watched.keep(asked.code);
+    watched.keep(asked.code, asked.code_verifier);
   });
   service.on("beforeRevoke", () => (watched.stats.revoked += 1));
   return service.requestHandler;

@@ -82,7 +82,7 @@ function observe(provider) {
   provider.on("grant.success", (ctx) => {
     const { Account, Grant } = ctx.oidc.entities;
     watched.granted(ctx.oidc.params.grant_type, ctx.body);
-    watched.keep(ctx.oidc.params.code);
+    watched.keep(ctx.oidc.params.code, ctx.oidc.params.code_verifier);
     grants.set(Account.accountId, (grants.get(Account.accountId) ?? new Set()).add(Grant.jti));
   });
   provider.on("grant.error", (ctx, error) => watched.refused(ctx.oidc?.params?.grant_type, error.error));

@@ -14,6 +14,7 @@ import re
 import secrets
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Final, Literal
 from urllib.parse import urlencode
@@ -30,6 +31,7 @@ from tests.support.fakes.tokens import (
     credentials,
     s256,
 )
+from tests.support.given import note
 from tests.support.platforms import Asked, Handler, Reply
 
 _CONSENT: Final = "/consent/"
@@ -37,7 +39,7 @@ _CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
 
-class Fake:
+class Fake(ABC):
     """One app at one platform. Give `hosts` to `Platforms`; turn the switches while it runs.
 
     `exchanges`, `refreshes` and `revocations` count what succeeded; `refused` has the reason of every refusal
@@ -81,6 +83,7 @@ class Fake:
         self.client_id = client_id
         self.client_secret = client_secret
         self.redirect_uri = redirect_uri
+        note("a client secret", client_secret)
         self.accounts: list[Account] = [self.account()]
         """Who logs in next; the last one stays."""
         self.asks = False
@@ -131,17 +134,17 @@ class Fake:
 
     # What each platform says for itself.
 
+    @abstractmethod
     def authenticated(self, asked: Asked) -> dict[str, str]:
         """The fields of a token request without the client's, who is checked; Refused."""
-        raise NotImplementedError
 
+    @abstractmethod
     def granted(self, grant: Grant, old: Token | None) -> Reply:
         """The tokens of a new grant, or new ones for a refresh token; Refused."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refusal(self, why: Why) -> Reply:
         """The platform's error. A test may put it into `fail_next`."""
-        raise NotImplementedError
 
     def scopes_asked(self, query: Mapping[str, str]) -> tuple[str, ...]:
         """The scopes of an authorization request."""
@@ -262,6 +265,7 @@ class Fake:
 
     def _exchange(self, fields: Mapping[str, str], asked: Asked) -> Grant:
         code, verifier = self.known(fields["code"], "code"), fields.get("code_verifier")
+        note("a PKCE verifier", verifier or "")
         if code is None or not self.belongs(code.grant, asked):
             raise Refused("code")
         if code.used_at is not None:
@@ -352,8 +356,13 @@ class Fake:
         ends_at = math.inf if lifetime_s is None else self.now() + lifetime_s
         token = Token(value, kind, grant, ends_at, role, replaces=old)
         self._tokens[value] = token
-        self.tokens_seen.add(value)
+        self.gives(kind, value)
         return token
+
+    def gives(self, kind: str, value: str) -> None:
+        """Whatever secret goes out; `kind` says what it is."""
+        self.tokens_seen.add(value)
+        note(f"a secret ({kind}) of {self.name}", value)
 
     def new_code(self) -> str:
         """A code as the platform's look."""
@@ -365,7 +374,7 @@ class Fake:
         said = {"sub": grant.account.id, "aud": self.client_id, "iat": now, "exp": now + 3600, **claims}
         parts = (json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, said))
         value = ".".join([*(base64url(part) for part in parts), secrets.token_urlsafe(256)])
-        self.tokens_seen.add(value)
+        self.gives("id token", value)
         return value
 
     def known(self, value: str, kind: str) -> Token | None:

@@ -1,13 +1,9 @@
-"""A hub whose oauth service finds the ten fakes where it would find the platforms.
-
-Whatever the hub answers is kept, and every secret of every fake, so that a test can look for the one in the
-other.
-"""
+"""A hub whose oauth service finds the fakes where it would find the platforms."""
 
 import asyncio
 import os
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_urlsafe
@@ -69,10 +65,7 @@ class Stage:
         self._back = f"http://127.0.0.1:{port}{CALLBACK}"
         self._clients = {name: (f"app-of-{name}", token_urlsafe(24)) for name in FAKES}
         self._playing = {name: self._new(name) for name in FAKES}
-        self._all = list(self._playing.values())
         self._people = 0
-        self._answers: list[str] = []
-        self._seen: set[str] = set()
         hosts = {host: self._at(name, host) for name, fake in self._playing.items() for host in fake.hosts}
         self.platforms = Platforms(hosts | dict(more))
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +111,6 @@ class Stage:
     def play(self, name: str, **more: str) -> Fake:
         """A new fake in the place of the platform; somebody whom nobody knows yet logs in."""
         fake = self._playing[name] = self._new(name, **more)
-        self._all.append(fake)
         fake.accounts = [fake.account(self.number())]
         return fake
 
@@ -132,15 +124,6 @@ class Stage:
         client_id, secret = self._clients[name]
         body = {"client_id": client_id, "client_secret": secret, "verified": True, **fields}
         return self.ask("PUT", f"/api/platform-credentials/{name}", body)
-
-    def seen(self, secrets: Iterable[str]) -> None:
-        """What others gave out may stand nowhere, either."""
-        self._seen.update(secrets)
-
-    def secrets(self) -> set[str]:
-        """What may stand nowhere: of all fakes so far, and of the apps."""
-        given = {secret for fake in self._all for secret in fake.tokens_seen}
-        return given | self._seen | {secret for _, secret in self._clients.values()}
 
     # The hub
 
@@ -174,29 +157,14 @@ class Stage:
         """Somebody with a browser of his own, who finds the platforms."""
         return Person(self.hub, "ada", key=key, client=self._client())
 
-    def answers(self) -> list[str]:
-        """What the hub answered so far, headers and bodies."""
-        return list(self._answers)
-
     def access(self, integration: str, other: str = "") -> Access:
         """What another service gets to call the platform with."""
         with patch.dict(os.environ, self.hub.env):
             return asyncio.run(_access(integration, other))
 
     def _client(self) -> httpx.Client:
-        def keep(answer: httpx.Response) -> None:
-            if answer.request.url.port == self.hub.ports["oauth"]:
-                answer.read()
-                self._answers.append(f"{answer.headers.multi_items()}\n{answer.text}")
-
         through = httpx.HTTPTransport(proxy=self.platforms.proxy, verify=self._trust)
-        return httpx.Client(
-            timeout=20,
-            verify=self._trust,
-            trust_env=False,
-            mounts={"https://": through},
-            event_hooks={"response": [keep]},
-        )
+        return httpx.Client(timeout=20, verify=self._trust, trust_env=False, mounts={"https://": through})
 
 
 async def _access(integration: str, other: str) -> Access:

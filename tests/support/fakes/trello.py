@@ -133,7 +133,7 @@ class Trello(Fake):
             self.now() + self.code_lifetime_s,
         )
         self._requests[made.token] = made
-        self.tokens_seen.add(made.secret)  # the token itself stands in the address that the person goes to
+        self.gives("request", made.secret)  # the token itself stands in the address that the person goes to
         return Reply.form({**_pair(made.token, made.secret), "oauth_callback_confirmed": "true"})
 
     def authorize(self, asked: Asked) -> Reply:
@@ -165,14 +165,14 @@ class Trello(Fake):
             made.grant = Grant(account, asking.scopes or ("read",), asking.asked, asking.query, first)
             made.verifier = secrets.token_hex(16)
             self._grants.append(made.grant)
-            self.tokens_seen.add(made.verifier)
+            self.gives("verifier", made.verifier)
             params = {"oauth_token": made.token, "oauth_verifier": made.verifier}
         return Reply.redirect(f"{made.callback}&{urlencode(params)}" if params else made.callback)
 
     def _token(self, asked: Asked) -> Reply:
         named = header_of(asked).get("oauth_token", "")
         made = self._requests.get(named)
-        sent = self._signed(asked, {"oauth_token", "oauth_verifier"}, made.secret if made else "")
+        sent = self.authenticated(asked)
         if made is None or made.grant is None:
             raise Refused("code")
         if made.used:
@@ -183,10 +183,17 @@ class Trello(Fake):
             raise Refused("verifier")
         made.used = True
         self.exchanges += 1
-        lifetime_s = _LIFETIMES_S[made.grant.query.get("expiration", "never")]
-        token = self.give("access", made.grant, lifetime_s, secrets.token_hex(32))
+        return self.granted(made.grant, None)
+
+    def authenticated(self, asked: Asked) -> dict[str, str]:
+        made = self._requests.get(header_of(asked).get("oauth_token", ""))
+        return self._signed(asked, {"oauth_token", "oauth_verifier"}, made.secret if made else "")
+
+    def granted(self, grant: Grant, _old: Token | None) -> Reply:
+        lifetime_s = _LIFETIMES_S[grant.query.get("expiration", "never")]
+        token = self.give("access", grant, lifetime_s, secrets.token_hex(32))
         secret = secrets.token_hex(16)
-        self.tokens_seen.add(secret)
+        self.gives("signing", secret)
         return Reply.form(_pair(token.value, secret))
 
     def _signed(self, asked: Asked, needs: set[str], token_secret: str) -> dict[str, str]:
