@@ -23,6 +23,7 @@ from shared.runtime.secrets import open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 
 _SKEW: Final = timedelta(seconds=5)
+_MOST_NAMED: Final = 4
 _PROBE: Final = "interlink-doctor"
 
 S = TypeVar("S", bound=BaseSettings)
@@ -119,7 +120,7 @@ async def _bus(settings: KafkaSettings) -> Finding:
     except InterlinkError as error:
         return Finding("bus", False, f"{error}: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?")
     if missing:
-        return Finding("bus", False, f"topics are missing ({', '.join(missing)}): run 'interlink init'")
+        return Finding("bus", False, f"topics are missing ({_some(missing)}): run 'interlink init'")
     return Finding("bus", True, f"{settings.bootstrap_servers} answers, every topic is there")
 
 
@@ -150,8 +151,14 @@ async def _indexes(mongo: Mongo, services: Sequence[str]) -> Finding:
             present = {tuple((key, int(way)) for key, way in index["key"]) for index in there.values()}
             missing += [_named(name, index) for index in wanted if tuple(index.keys) not in present]
     if missing:
-        return Finding("indexes", False, f"missing: {', '.join(missing)}: run 'interlink init'")
+        return Finding("indexes", False, f"missing: {_some(missing)}: run 'interlink init'")
     return Finding("indexes", True, "all there")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _named(collection: str, index: Index) -> str:

@@ -697,7 +697,7 @@ def test_the_queue_is_counted_at_each_stage(hub: Hub) -> None:
     with Subscriber(Script(500, 204), delay_s=1) as subscriber:
         kind = new_type()
         webhook = hub.outgoing_webhook(
-            subscriber.url, events=[kind], max_in_flight=1, retry={"schedule": [0, 2.8]}
+            subscriber.url, events=[kind], max_in_flight=1, retry={"schedule": [0, 4]}
         )
         stage()
         publish(hub, kind, 3)
