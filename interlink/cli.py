@@ -401,7 +401,7 @@ def keys_status(data_dir: DataDir = _DATA_DIR) -> None:
     from interlink.keys import status  # noqa: PLC0415
 
     with _one_line():
-        join_running(data_dir)
+        join_running(data_dir, needs_it=True)
         complete = asyncio.run(status(list(ServiceName), _say))
     if not complete:
         raise typer.Exit(_FAILED)
@@ -420,7 +420,7 @@ def keys_rotate(data_dir: DataDir = _DATA_DIR) -> None:
     from interlink.keys import rotate  # noqa: PLC0415
 
     with _one_line():
-        join_running(data_dir)
+        join_running(data_dir, needs_it=True)
         complete = asyncio.run(rotate(list(ServiceName), _say))
     if not complete:
         raise typer.Exit(_FAILED)

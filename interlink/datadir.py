@@ -26,6 +26,8 @@ class DataFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.admin_key = self.path / "admin.key"
+        self.address = self.path / "address"
+        """Where people find the hub that runs, or ran last."""
         self.logs = self.path / "logs"
 
 
@@ -75,16 +77,25 @@ def in_use(path: Path) -> bool:
     return False
 
 
-def join_running(path: Path) -> None:
+def join_running(path: Path, *, needs_it: bool = False) -> None:
     """Let a command that is run beside `interlink up` find the embedded pair and the local key.
 
-    Sets what is unset in this process's environment; variables that the user has set win.
+    Sets what is unset in this process's environment; variables that the user has set win. Raises
+    `Misconfigured` when it `needs_it`, and the environment does not say what to use instead.
     """
     if not in_use(path):
+        if needs_it and not os.environ.get("MONGODB_URI"):
+            raise Misconfigured(
+                f"no 'interlink up' runs on {shown(path)}: start it, or set MONGODB_URI and "
+                "INTERLINK_ENCRYPTION_KEY to what your services have"
+            )
         return
     settings = remembered(path)
     if "KAFKA_BOOTSTRAP_SERVERS" in settings and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         settings |= BROKER_SETTINGS
+    address = DataFolder(path).address
+    if address.is_file():
+        settings["INTERLINK_PUBLIC_URL"] = address.read_text("utf-8").strip()
     key = path / "encryption.key"
     if key.is_file() and not os.environ.get("INTERLINK_ENCRYPTION_KEY_FILE"):
         settings["INTERLINK_ENCRYPTION_KEY"] = key.read_text("utf-8").strip()

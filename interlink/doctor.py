@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,10 +22,11 @@ from shared.runtime.apps import given_apps
 from shared.runtime.kafka.admin import missing_topics
 from shared.runtime.mongo import Index, Mongo, translated, utcnow
 from shared.runtime.secrets import open_vault
-from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
+from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings, load
 
 _SKEW: Final = timedelta(seconds=5)
 _MOST_NAMED: Final = 4
+_NOT_GIVEN: Final = "Field required"
 _PROBE: Final = "interlink-doctor"
 
 S = TypeVar("S", bound=BaseSettings)
@@ -41,7 +44,7 @@ class Finding:
 async def examine(data_dir: Path, services: Sequence[str]) -> list[Finding]:
     """Look at everything; what cannot work because of an earlier finding is left out."""
     join_running(data_dir)
-    findings = [*_python(), _data_folder(data_dir), *_settings()]
+    findings = [*_python(), _data_folder(data_dir), *_settings(services)]
     kafka, mongo = _loaded(KafkaSettings), _loaded(MongoSettings)
     if kafka:
         findings.append(await _bus(kafka))
@@ -80,11 +83,24 @@ def _data_folder(path: Path) -> Finding:
     return Finding("data folder", True, f"{shown(path)}, format {FORMAT}, {state}")
 
 
-def _settings() -> Iterator[Finding]:
+def _settings(services: Sequence[str]) -> Iterator[Finding]:
     for kind, name in ((HubSettings, "hub"), (KafkaSettings, "Kafka"), (MongoSettings, "MongoDB")):
         yield _tried(f"settings: {name}", partial(load, kind))
+    for name, own in _own_settings(services):
+        found = _tried(f"settings: {name}", partial(load, own))
+        if _NOT_GIVEN not in found.detail:  # 'interlink up' gives what only one service needs
+            yield found
     yield _tried("encryption key", lambda: open_vault(load(HubSettings)))
     yield _apps()
+
+
+def _own_settings(services: Sequence[str]) -> Iterator[tuple[str, type[EgressSettings]]]:
+    """What single services read."""
+    for service in services:
+        if find_spec(f"services.{service}.settings"):
+            known = vars(import_module(f"services.{service}.settings")).values()
+            own = [each for each in known if isinstance(each, type) and issubclass(each, EgressSettings)]
+            yield from ((service, each) for each in own if each is not EgressSettings)
 
 
 def _apps() -> Finding:
@@ -102,7 +118,7 @@ def _tried(about: str, action: Callable[[], object]) -> Finding:
     try:
         action()
     except Misconfigured as error:
-        hint = "; or run 'interlink up', which brings its own" if "Field required" in str(error) else ""
+        hint = "; or run 'interlink up', which brings its own" if _NOT_GIVEN in str(error) else ""
         return Finding(about, False, f"{error}{hint}")
     return Finding(about, True, "")
 

@@ -12,6 +12,7 @@ from typing import Final
 from interlink.datadir import DataFolder, shown
 from interlink.embedded import BROKER_SETTINGS, HOST, Half, kafka_bootstrap, mongodb_uri, plain_environment
 from interlink.supervise import Spec
+from shared.contracts.errors import Misconfigured
 from shared.contracts.routes import OWNERS
 from shared.runtime.secrets import local_key
 
@@ -52,10 +53,18 @@ class Layout:
     """The commands and environments of one run; `broker` and `store` are None where the user has one."""
 
     def __init__(self, plan: Plan, folder: DataFolder, broker: Half | None, store: Half | None) -> None:
+        """Raises `Misconfigured`: the folder's secrets have another key than there is."""
         self._plan = plan
         self._folder = folder
         self._broker = broker
         self._store = store
+        given = os.environ.get("INTERLINK_ENCRYPTION_KEY") or os.environ.get("INTERLINK_ENCRYPTION_KEY_FILE")
+        self._own_key = "" if given else self._key()
+
+    @property
+    def public_url(self) -> str:
+        """Where people and platforms find the hub, unless the user says so otherwise: here."""
+        return os.environ.get("INTERLINK_PUBLIC_URL") or f"http://{HOST}:{self._plan.port}"
 
     def init(self) -> tuple[Sequence[str], dict[str, str]]:
         """Command and environment of `interlink init`."""
@@ -82,13 +91,24 @@ class Layout:
         env |= self._bus()
         if self._store:
             env["MONGODB_URI"] = mongodb_uri(self._store.port)
-        if not (env.get("INTERLINK_ENCRYPTION_KEY") or env.get("INTERLINK_ENCRYPTION_KEY_FILE")):
-            env["INTERLINK_ENCRYPTION_KEY"] = local_key(self._folder.path)
+        if self._own_key:
+            env["INTERLINK_ENCRYPTION_KEY"] = self._own_key
         if self._broker and self._store:
             env = {**_LENIENT, **env}
-        env.setdefault("INTERLINK_PUBLIC_URL", f"http://{HOST}:{self._plan.port}")
+        env["INTERLINK_PUBLIC_URL"] = self.public_url
         env["INTERLINK_DATA_DIR"] = str(self._folder.path)
         return env
+
+    def _key(self) -> str:
+        """The folder's own key. Raises `Misconfigured`: it was begun with one that was given."""
+        folder = self._folder
+        if folder.admin_key.exists() and not (folder.path / "encryption.key").exists():
+            raise Misconfigured(
+                f"{shown(folder.path)} was begun with an encryption key that was given: set "
+                "INTERLINK_ENCRYPTION_KEY (or _FILE) to it again, because nothing else opens its secrets; "
+                "or begin anew in another folder with --data-dir"
+            )
+        return local_key(folder.path)
 
     def _service(self, name: str) -> dict[str, str]:
         env, ports = self._environment(), self._plan.ports()

@@ -100,6 +100,7 @@ class Hub:
         """Start everything, say that it is ready, and keep it so. Raises `InterlinkError`."""
         await self._ports_are_free()
         self._layout = layout = self._make_pair()
+        self._folder.address.write_text(layout.public_url + "\n", encoding="utf-8")
         await self._start(list(self._parts.values()))
         await self._prepare(layout)
         services = {

@@ -29,7 +29,7 @@ from services.delivery.webhook_schemas import (
     WebhookChange,
 )
 from shared.contracts.envelope import Event, now, rfc3339
-from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, NotFound
+from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, Misconfigured, NotFound
 from shared.contracts.event_types import canonical
 from shared.contracts.ids import delivery_id_for, new_event_id, new_webhook_id
 from shared.contracts.topics import DELIVERY_REQUESTED
@@ -371,18 +371,13 @@ class WebhooksApi:
         return self._show(document, health.get(document["_id"], {}), secret)
 
     def _show(self, document: Document, health: Document, secret: str | None = None) -> ShownWebhook:
-        since, moment = health.get("since"), utcnow()
+        since = health.get("since")
         shown = _DEFAULTS | document
-        profile = document["profile"]
         return ShownWebhook(
             **{name: shown[name] for name in _AS_STORED},
             id=document["_id"],
             disabled_reason=None if document["enabled"] else document.get("disabled_reason"),
-            public_keys=[
-                public
-                for text, ends in self._subscriptions.secrets(document)
-                if (ends is None or ends > moment) and (public := public_key(profile, text))
-            ],
+            public_keys=self._public_keys(document),
             headers=shown["header_names"],
             auth=ShownAuth(**shown["auth_shown"]),
             retry=Retry(**{name: shown[name] for name in ("schedule", "jitter", "client_errors")}),
@@ -393,6 +388,15 @@ class WebhooksApi:
             updated_at=rfc3339(document["changed_at"]),
             secret=secret or None,
         )
+
+    def _public_keys(self, document: Document) -> list[str]:
+        """Of the secrets that are valid now; none when they cannot be opened, which the log says."""
+        try:
+            secrets, now = self._subscriptions.secrets(document), utcnow()
+        except Misconfigured:
+            return []
+        valid = [text for text, ends in secrets if ends is None or ends > now]
+        return [public for text in valid if (public := public_key(document["profile"], text))]
 
 
 def _stored(given: dict[str, Any]) -> dict[str, Any]:

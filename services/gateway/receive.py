@@ -34,7 +34,7 @@ from services.gateway.read import (
 from services.gateway.registered import PREFIX, AppAddress, AppSecret, aliased
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import REJECTED_PER_MINUTE, Endpoint, Endpoints, token_digest
-from services.gateway.verify import BadSignature, NoSecretYet, Verifier
+from services.gateway.verify import BadSignature, NoSecretYet, Verifier, work_of
 from shared.catalog.door import Agreed, Arrived, Door, Reply
 from shared.contracts.envelope import Event, now
 from shared.contracts.errors import BusUnavailable, Conflict, Malformed, NotFound, Rejected, RetryLater
@@ -62,7 +62,9 @@ _CLOSE: Final = (b"connection", b"close")
 _NOT_FOUND: Final = "no such endpoint"
 _LONGEST_SECRET: Final = 500
 _SHORTEST_SECRET: Final = 8
-_MB: Final = 1024 * 1024
+_A_TOKEN: Final = 1024 * 1024
+"""Bytes hashed in vain that count as one refused request. Only the work counts: a platform sends what is of
+somebody else's app from the same addresses, and few small ones of those must not keep ours out."""
 _ACCEPTED: Final = b'{"accepted":true}'
 _LOOKS: Final = ("GET", "HEAD")
 _RETRY_S: Final = {
@@ -210,8 +212,8 @@ class Receiver:
         finally:
             self._in_flight -= 1
         metrics.requests("app", told.outcome).inc()
-        for endpoint in _each(course.to):
-            self._note(endpoint, _part_of(course, endpoint), told)
+        for endpoint, positions in _positions(course.to):
+            self._note(endpoint, _part_of(course, positions), told)
         return told.reply
 
     def _refuse(
@@ -304,7 +306,7 @@ class Receiver:
             raise BusUnavailable("too many requests wait for Kafka")
         headers = course.headers = headers_of(scope)
         # Of each caller: everybody knows this address, so what one refuses himself must not keep others out.
-        refused = self._callers.of(caller(scope))
+        refused = self._callers.of(f"{place.provider.id} {caller(scope)}")
         _check_rate(refused)
         limit = self._most_body
         raw = await self._bodies.read(headers, receive, limit)
@@ -326,15 +328,16 @@ class Receiver:
             return _Answer(Reply(200, (_JSON_HEADER,), orjson.dumps(place.setup())), "setup")
         if request.method not in door.methods:
             raise NotAllowed(sorted(door.methods))
+        # Taken before it is done: who sends many at once has them all refused, not all tried.
+        work = work_of(request, raw) * max(1, len(place.secrets)) / _A_TOKEN
+        _check_rate(refused)
+        refused.take(work)
         try:
             app = await self._verifier.which(place.secrets, door, request, raw)
         except BadSignature as error:
-            refused.take(1 + len(raw) * len(place.secrets) / _MB)
             metrics.SIGNATURE_FAILURES.labels(place.provider.id, error.verdict.value).inc()
             raise
-        except KeysUnavailable:
-            refused.take()
-            raise
+        refused.take(-work)
         course.verdict = Verdict.VERIFIED
         handshake = door.verified_handshake(request)
         if handshake:
@@ -366,7 +369,8 @@ class Receiver:
                 sent.append(each)
         if not sent:
             return "unconnected" if arrived else "accepted"
-        within_s = min(ACK_WITHIN_S, APP_WITHIN_S - (perf_counter() - began))
+        # In steps: each length of a wait has a line of its own in the producer, for good.
+        within_s = min(ACK_WITHIN_S, max(0.1, round(APP_WITHIN_S - (perf_counter() - began), 1)))
         return "accepted" if await self._publish(to, course, sent, within_s) else "duplicate"
 
     async def _shake(self, endpoint: Endpoint, handshake: Agreed, request: Request) -> Reply:
@@ -462,7 +466,7 @@ class Receiver:
                 [Seen(each.event, each.delivery_id, each.triggers) for each in course.arrived],
                 course.event_ids,
                 course.places,
-                _refused_body(endpoint, course)[:MOST_BODY] if refused else b"",
+                _refused_body(endpoint, course) if refused else b"",
                 one(course.headers, b"content-type")[:200] if refused else "",
                 course.refusal,
                 course.test,
@@ -483,9 +487,16 @@ def _each(to: Sequence[Endpoint]) -> Iterable[Endpoint]:
     return to if len(to) == 1 else {each.id: each for each in to}.values()
 
 
-def _part_of(course: _Course, endpoint: Endpoint) -> _Course:
+def _positions(to: Sequence[Endpoint]) -> Iterable[tuple[Endpoint, Sequence[int]]]:
+    """Every endpoint once, with where it stands."""
+    found: dict[str, tuple[Endpoint, list[int]]] = {}
+    for position, each in enumerate(to):
+        found.setdefault(each.id, (each, []))[1].append(position)
+    return found.values()
+
+
+def _part_of(course: _Course, own: Sequence[int]) -> _Course:
     """What is of one endpoint in a request that was for several: nothing in it is of the others."""
-    own = [position for position, each in enumerate(course.to) if each is endpoint]
     arrived = [course.arrived[position] for position in own]
     return replace(
         course,
@@ -524,9 +535,9 @@ def _masked(endpoint: Endpoint, data: bytes) -> bytes:
 def _refused_body(endpoint: Endpoint, course: _Course) -> bytes:
     """What may be kept of it."""
     if endpoint.door is None:
-        return course.body
+        return course.body[:MOST_BODY]
     request = endpoint.door.request("POST", "", b"", course.headers, course.body, endpoint.settings)
-    return endpoint.door.masked_refused(request, endpoint.valid_keys())
+    return endpoint.door.masked_refused(request, endpoint.valid_keys(), MOST_BODY)
 
 
 def _provider(endpoint: Endpoint) -> str:

@@ -13,7 +13,7 @@ from services.gateway.limits import Bucket
 from shared.catalog.door import Door
 from shared.catalog.registry import Provider, providers
 from shared.catalog.source import described
-from shared.contracts.errors import NotFound
+from shared.contracts.errors import Misconfigured, NotFound
 from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.runtime.access import ApiKey
 from shared.runtime.logs import Log
@@ -227,13 +227,7 @@ class Endpoints:
     def _parse(self, document: Document) -> tuple[str | None, Endpoint]:
         name, workspace = document["_id"], document["workspace"]
         provider = providers().get(document["provider"])
-        keys = tuple((secret.encode(), ends) for secret, ends in opened(self._vault, document))
-        settings = {
-            field: value
-            if isinstance(value, str)
-            else self._vault.open(value, workspace=workspace, record=name, field=f"settings.{field}")
-            for field, value in document.get("settings", {}).items()
-        }
+        keys, settings = self._secrets(document)
         accepted, rejected, noted = self._buckets(name, document["rate_limit"])
         endpoint = Endpoint(
             id=name,
@@ -255,6 +249,23 @@ class Endpoints:
             noted=noted,
         )
         return document.get("token_digest"), endpoint
+
+    def _secrets(
+        self, document: Document
+    ) -> tuple[tuple[tuple[bytes, datetime | None], ...], dict[str, str]]:
+        """Keys and settings. None where they cannot be opened: the platform is asked to send it again."""
+        name, workspace = document["_id"], document["workspace"]
+        try:
+            keys = tuple((secret.encode(), ends) for secret, ends in opened(self._vault, document))
+            return keys, {
+                field: value
+                if isinstance(value, str)
+                else self._vault.open(value, workspace=workspace, record=name, field=f"settings.{field}")
+                for field, value in document.get("settings", {}).items()
+            }
+        except Misconfigured as error:
+            self._log.error("an endpoint's secrets do not open", endpoint_id=name, error=str(error))
+            return (), {}
 
     def _buckets(self, name: str, per_minute: int) -> tuple[Bucket, Bucket, Bucket]:
         """They outlive a change of the endpoint, unless the limit itself was changed."""

@@ -264,7 +264,10 @@ class Arriving:
             if change["status"] == "connected":
                 await self._watching.expect(target)
             changed = await self._integrations.change(
-                target, change, tell="integration.connected" if change["status"] == "connected" else None
+                target,
+                change,
+                tell="integration.connected" if change["status"] == "connected" else None,
+                only={"status": target["status"]},  # disabled, or ended, meanwhile: look again
             )
             if changed is not None:
                 break

@@ -51,8 +51,12 @@ class Choosing:
             place = _place(document, choice)
             account = document["account"]
             async with self._states.alone(workspace, document["provider"], account["id"]):
+                taker = await self._taker(document, account["id"])
                 same = await same_place(self._integrations, document, account["id"], place)
-                if same is None:
+                if taker is not None:  # who died before it was written down
+                    changed: Document | None = taker
+                    await self._merged(document, taker)
+                elif same is None:
                     changed = await self._chosen(document, place)
                 else:
                     changed = await self._moved(document, place, same)
@@ -86,6 +90,7 @@ class Choosing:
             "status": "connected",
             "reason": "",
             "account": _account(document, place),
+            "grant_of": [document["_id"], document["version"]],
             "credential": self._integrations.seal(same, self._integrations.open(document)),
             "version": same["version"] + 1,
             "retry_at": None,
@@ -96,18 +101,24 @@ class Choosing:
             "last_error": None,
         }
         await self._watching.expect(same)
-        changed = await self._integrations.change(same, change, tell="integration.connected")
+        changed = await self._integrations.change(
+            same, change, tell="integration.connected", only={"status": same["status"]}
+        )
         self._tokens.forget(same["_id"])
         if changed is not None:
-            gone = {
-                "deleted_at": utcnow(),
-                "open": False,
-                "credential": None,
-                "merged_into": same["_id"],
-            }
-            await self._integrations.change(document, gone)
-            await self._watching.end_all(document["_id"])
+            await self._merged(document, same)
         return changed
+
+    async def _taker(self, document: Document, account: str) -> Document | None:
+        """The integration that has this one's grant already."""
+        found = await self._integrations.of_account(document["provider"], account, document["workspace"])
+        mine = [document["_id"], document["version"]]
+        return next((other for other in found if other.get("grant_of") == mine), None)
+
+    async def _merged(self, document: Document, same: Document) -> None:
+        gone = {"deleted_at": utcnow(), "open": False, "credential": None, "merged_into": same["_id"]}
+        await self._integrations.change(document, gone)
+        await self._watching.end_all(document["_id"])
 
 
 async def same_place(

@@ -79,9 +79,10 @@ class ConnectApi:
         return self._sent(await self._connecting.begin(wish), response)
 
     async def reconnect(
-        self, integration_id: str, body: Reconnection, key: Writer, response: Response
+        self, integration_id: str, key: Writer, response: Response, body: Reconnection | None = None
     ) -> ShownConnection:
         """Begin to connect an integration anew: it keeps its id, and refuses another account unless told."""
+        body = body or Reconnection()
         document = await self._integrations.find(integration_id, key.workspace)
         if document["status"] == "disabled":
             raise Conflict("the integration is disabled: enable it first")

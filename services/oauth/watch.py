@@ -137,8 +137,10 @@ class Watching:
     async def wake(self, integration: str) -> None:
         """An account is connected (again): what waits for it is due now."""
         waiting = {"integrations": integration, "status": {"$in": ["pending", "stopped", "failing"]}}
-        with translated():
-            await self.collection.update_many(waiting, {"$set": {"due_at": utcnow(), "failures": 0}})
+        with translated():  # whoever works on one keeps its lease
+            await self.collection.update_many(
+                {**waiting, "working": False}, {"$set": {"due_at": utcnow(), "failures": 0}}
+            )
 
     async def of(self, integration: str) -> list[Document]:
         """The watches of an integration, newest first."""
@@ -178,10 +180,18 @@ class Watching:
 
     async def _remove(self, document: Document) -> None:
         account = await self._account(document, every=True)
-        if account is not None:
+        if account is not None and await self._lives_on(document, account):
+            self._log.info("watch not cancelled: others need it", watch_id=document["_id"])
+        elif account is not None:
             await self._making.cancel(document, account)
         elif document["made"]:
             self._log.warning("watch not cancelled", watch_id=document["_id"], why="it has no account")
+        now = utcnow()  # should this process die from here on, it is made anew, with another endpoint
+        forgotten = {**_NEW, "working": True, "due_at": now + _LEASE, "created_at": now}
+        with translated():
+            await self.collection.update_one(
+                {"_id": document["_id"], "fence": document["fence"]}, {"$set": forgotten}
+            )
         if document.get("endpoint_id"):
             try:
                 await self._endpoints.remove(document["workspace"], document["endpoint_id"])
@@ -200,6 +210,27 @@ class Watching:
                     },
                 )
 
+    async def _lives_on(self, document: Document, account: Document) -> bool:
+        """Whether the platform has one for an account and an app, which other integrations watch by."""
+        watch = next((each for each in kinds(document["provider"]) if each.id == document["watch"]), None)
+        whose = account.get("account")
+        if watch is None or watch.of_app or watch.renew is None or watch.renew != watch.create or not whose:
+            return False
+        alike = [
+            other["_id"]
+            for other in await self._integrations.of_account(document["provider"], whose["id"])
+            if other["_id"] != account["_id"]
+            and other["status"] in _LIVE
+            and other.get("app") == account.get("app")
+        ]
+        with translated():
+            return any(
+                [
+                    await self.collection.count_documents({"integrations": name, "watch": watch.id}, limit=1)
+                    for name in alike
+                ]
+            )
+
     async def _taken(self, document: Document) -> Document:
         """The watch, out of the hands of whoever is working on it: he is waited for, a while."""
         deadline = monotonic() + _PATIENCE_S
@@ -212,7 +243,11 @@ class Watching:
             with translated():
                 taken: Document | None = await self.collection.find_one_and_update(
                     free,
-                    {"$set": {"open": False, "working": True}, "$inc": {"fence": 1}},
+                    # Its lease: should this process die here, the watch is looked after again.
+                    {
+                        "$set": {"open": True, "working": True, "due_at": utcnow() + _LEASE},
+                        "$inc": {"fence": 1},
+                    },
                     return_document=True,
                 )
             if taken is not None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus
 
@@ -45,6 +46,9 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _BRACKETS: Final = re.compile(r"\[([^\[\]]*)\]")
 _DEEPEST: Final = 10
 _LEAST_SECRET: Final = 4
+_MOST_SAID: Final = 200
+"""Secrets that are looked for in a refused body: more than can stand in its beginning, which is kept."""
+_LONGEST_SAID: Final = 4096
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
@@ -264,8 +268,8 @@ class Door:
         """What may go on to others: without the secret, where the platform sends it in the body."""
         return _without(data, secrets) if self._has_secret_in_body else data
 
-    def masked_refused(self, request: Request, secrets: Sequence[bytes]) -> bytes:
-        """What of a refused body may be kept: also without what stands where the platform sends secrets.
+    def masked_refused(self, request: Request, secrets: Sequence[bytes], most: int) -> bytes:
+        """The beginning of a refused body, without what stands where the platform sends secrets, too.
 
         It may be the secret of somebody else, sent to the wrong address.
         """
@@ -275,8 +279,12 @@ class Door:
                 if isinstance(way, Token) and way.is_in_body:
                     said += way.said(request)
             said += [each.kept(request) for each in (*self._unsigned_handshakes, *self._signed_handshakes)]
-        found = [text.encode("utf-8", "replace") for text in said if text and len(text) >= _LEAST_SECRET]
-        return _without(request.body, [*secrets, *found])
+        texts = dict.fromkeys(text for text in said if text and len(text) >= _LEAST_SECRET)
+        found = [text.encode("utf-8", "replace") for text in islice(texts, _MOST_SAID)]
+        begin = _without(request.body[: most + _LONGEST_SAID], [*secrets, *found])
+        if len(request.body) > most + _LONGEST_SAID:  # the cut may have gone through one
+            begin = begin[:-_LONGEST_SAID]
+        return begin[:most]
 
     def json(self, content_type: str, data: bytes) -> bytes:
         """The payload of an event's data, as JSON text. Raises `Malformed`."""

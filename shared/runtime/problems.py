@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from shared.contracts.errors import FieldError, Rejected, RetryLater
+from shared.contracts.errors import FieldError, Misconfigured, Rejected, RetryLater
 from shared.runtime.logs import Log
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -85,6 +85,10 @@ def install(app: FastAPI, log: Log) -> None:
             503, str(error), headers={"Retry-After": str(max(1, round(error.retry_after)))}
         )
 
+    async def misconfigured(request: Request, error: Exception) -> Response:
+        log.error("request failed", route=request.url.path, error=str(error))
+        return problem_response(503, str(error))
+
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         errors = field_errors(list(error.errors()))
@@ -102,6 +106,7 @@ def install(app: FastAPI, log: Log) -> None:
 
     app.add_exception_handler(Rejected, rejected)
     app.add_exception_handler(RetryLater, later)
+    app.add_exception_handler(Misconfigured, misconfigured)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)

@@ -175,16 +175,27 @@ def keep(vault: Vault, workspace: str, record: str, secret: str) -> Kept:
 
 
 def rotated(vault: Vault, document: Mapping[str, Any], secret: str, overlap: timedelta) -> list[Kept]:
-    """A record's `secrets` after a rotation: the new one first, those before it valid for `overlap` more."""
+    """A record's `secrets` after a rotation: the new one first, those before it valid for `overlap` more.
+
+    Those that cannot be opened any more are left out.
+    """
     now = datetime.now(UTC)
     until = now + overlap
     kept: Sequence[Kept] = document["secrets"]
     old: list[Kept] = [
         {"sealed": each["sealed"], "expires_at": min(until, each["expires_at"] or until)}
         for each in kept
-        if each["expires_at"] is None or each["expires_at"] > now
+        if (each["expires_at"] is None or each["expires_at"] > now) and _opens(vault, document, each)
     ]
     return [keep(vault, document["workspace"], document["_id"], secret), *old[:_MOST_OLD]]
+
+
+def _opens(vault: Vault, document: Mapping[str, Any], kept: Kept) -> bool:
+    try:
+        opened(vault, {**document, "secrets": [kept]})
+    except Misconfigured:
+        return False
+    return True
 
 
 def opened(vault: Vault, document: Mapping[str, Any]) -> tuple[tuple[str, datetime | None], ...]:

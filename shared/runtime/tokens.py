@@ -192,6 +192,9 @@ class TokenSource:
         api, probe = connector.api_of(access.kind), connector.probe_of(access.kind)
         if probe is None:
             return False
+        by_app = not probe.token and access.kind not in connector.entered
+        if by_app and "client_id" not in access.values:  # nobody can ask now
+            raise PlatformBusy("the app's credentials are not there", retry_after=60)
         answer = await self.ask(connector.request(probe, access.values, api))
         if connector.token_refused(answer, api):
             return False

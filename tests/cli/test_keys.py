@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from interlink import keys as rotation
 from interlink.datadir import opened
 from interlink.layout import Layout, Plan
+from shared.contracts.errors import Misconfigured
 from shared.runtime.secrets import LocalKeys, Sealed, Vault, keep
 from tests.cli.commands import clean_env, complaint, invoked
 from tests.support.backends import Store
@@ -412,3 +413,15 @@ def test_up_makes_a_key_only_where_none_is_given(
             assert bool(env.get("INTERLINK_ENCRYPTION_KEY")) is (made or "k" in given.values())
             assert env.get("INTERLINK_ENCRYPTION_KEY_FILE") == given.get("INTERLINK_ENCRYPTION_KEY_FILE")
         assert (folder.path / "encryption.key").exists() is made
+
+
+def test_up_makes_no_key_where_another_one_has_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("INTERLINK_ENCRYPTION_KEY", "INTERLINK_ENCRYPTION_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with opened(tmp_path / "data") as folder:
+        folder.admin_key.write_text("ilk_of_a_first_start")
+        with pytest.raises(Misconfigured, match="set INTERLINK_ENCRYPTION_KEY"):
+            Layout(Plan(8080, tmp_path / "data", minichat=False, services=["gateway"]), folder, None, None)
+        assert not (folder.path / "encryption.key").exists()

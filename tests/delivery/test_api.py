@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from secrets import token_hex
 from threading import Barrier
 from time import sleep
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
+from pymongo import MongoClient
 
 from shared.wire.filters import FilterSettings
 from shared.wire.signatures import new_standard_secret
@@ -52,6 +54,23 @@ def unbroken(hub: Hub) -> Iterator[None]:
     yield
     log = hub.log_text("delivery")[before:]
     assert "Traceback" not in log, log
+
+
+def test_a_webhook_whose_secret_does_not_open_is_shown_and_takes_a_new_one(
+    hub: Hub, client: httpx.Client
+) -> None:
+    made = client.post(CREATE, json={**WEBHOOK, "profile": "standard_v1a"}).json()
+    path = f"{PATH}/{made['id']}"
+    with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"]) as mongo:
+        webhooks = mongo.get_default_database()["outgoing_webhooks"]
+        gone = {"secrets.0.sealed.k": "00000000", "changed_at": datetime.now(UTC)}
+        assert webhooks.update_one({"_id": made["id"]}, {"$set": gone}).modified_count == 1
+    assert client.get(path).json()["public_keys"] == []
+    assert client.get(PATH).status_code == 200
+    eventually(lambda: client.post(f"{path}/test").status_code == 503)
+    assert client.post(f"{path}/rotate-secret", json={}).status_code == 200
+    assert len(client.get(path).json()["public_keys"]) == 1
+    assert client.delete(path).status_code == 204
 
 
 def _problem(answer: httpx.Response, status: int, *fields: str) -> None:

@@ -427,6 +427,19 @@ def test_a_bots_token_is_of_the_workspaces_own_app(world: World, slack: str, b: 
     assert routes(world.put(1)) == {(b, entered)}
 
 
+def test_what_a_stranger_has_a_platform_send_keeps_nobody_elses_events_out(
+    world: World, slack: str, a: str
+) -> None:
+    """It comes from the same addresses, and anybody may have his own app send to this one."""
+    team, stranger = f"T{token_hex(5)}", new_secret()
+    world.connected(a, "slack", team, app=OF_ALL)
+    body, headers = of_slack(stranger, "T1")
+    with httpx.Client(headers={"content-type": "application/json", **headers}) as client:
+        assert {client.post(world.url("slack"), content=body).status_code for _ in range(700)} == {401}
+    assert world.send("slack", *of_slack(slack, team)).status_code == 200
+    world.put(1)
+
+
 def test_one_app_that_two_workspaces_have_registered_is_for_both(world: World, a: str, b: str) -> None:
     team, secret = f"T{token_hex(5)}", new_secret()
     for each in (a, b):

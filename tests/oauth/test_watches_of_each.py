@@ -272,3 +272,33 @@ def test_what_needs_no_token_is_cancelled_for_an_account_whose_token_is_dead(wor
     hub.call("DELETE", f"/api/integrations/{integration}/watches/{watch['id']}", expect=204)
     assert not feeds.live
     world.disconnect(integration)
+
+
+def test_a_mailbox_that_two_workspaces_watch_is_stopped_with_the_last(world: World) -> None:
+    """The platform has one watch of it for the app that both of them share."""
+    hub, gmail, google = world.hub, world.gmail, world.google
+    settings = {"service_account": gmail.pubsub.service_account}
+    body = {"provider": "gmail", "name": "mail", "settings": settings}
+    endpoint = hub.call("POST", "/api/inbound-endpoints", body, expect=201)
+    gmail.pubsub.topics = {TOPIC: endpoint["url"]}
+    app = {"client_id": google.client_id, "client_secret": google.client_secret, "verified": True}
+    hub.call("DELETE", "/api/platform-credentials/google", expect=204)
+    whole = {"scope": "installation", "settings": {"pubsub_topic": TOPIC}}
+    hub.call("PUT", "/api/platform-credentials/google", app | whole)
+    other, stopped = hub.other_workspace(), gmail.stopped
+    first = world.connected("gmail")
+    world.active(first)
+    with Person(hub, "ada", key=other) as ada:
+        begun = ada.connect("gmail")
+        ada.through(world.platforms, begun["authorization_url"])
+    path = f"/api/integrations/{begun['integration_id']}"
+
+    def active() -> bool:
+        return [one["status"] for one in hub.call("GET", f"{path}/watches", key=other)["items"]] == ["active"]
+
+    eventually(active)
+    world.disconnect(first)
+    assert active()
+    assert (len(gmail.live), gmail.stopped) == (1, stopped)
+    hub.call("POST", f"{path}/disconnect", key=other)
+    assert (gmail.live, gmail.stopped) == ({}, stopped + 1)
