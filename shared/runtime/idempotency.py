@@ -90,7 +90,8 @@ class Idempotency:
         return None
 
     async def _first(self, workspace: str, record: str, scope: Scope, receive: Receive, send: Send) -> None:
-        status, headers, chunks = 500, [], list[bytes]()
+        """Do it. The answer is kept before it is given: whoever repeats the call at once gets the same."""
+        status, headers, chunks, messages = 500, [], list[bytes](), list[Message]()
 
         async def listen(message: Message) -> None:
             nonlocal status, headers
@@ -98,12 +99,16 @@ class Idempotency:
                 status, headers = message["status"], [list(pair) for pair in message["headers"]]
             elif message["type"] == "http.response.body":
                 chunks.append(message.get("body", b""))
-            await send(message)
+            messages.append(message)
 
         try:
             await self._app(scope, receive, listen)
         finally:
-            await asyncio.shield(self._keep(workspace, record, status, headers, b"".join(chunks)))
+            try:
+                await asyncio.shield(self._keep(workspace, record, status, headers, b"".join(chunks)))
+            finally:
+                for message in messages:
+                    await send(message)
 
     async def _keep(self, workspace: str, record: str, status: int, headers: list[Any], body: bytes) -> None:
         with translated():
