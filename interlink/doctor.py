@@ -15,8 +15,8 @@ from pydantic_settings import BaseSettings
 
 from interlink.datadir import FORMAT, in_use, join_running, shown
 from interlink.prepare import indexes
+from shared.catalog.listing import CALLBACK
 from shared.contracts.errors import InterlinkError, Misconfigured
-from shared.contracts.routes import OWNERS
 from shared.runtime import idempotency
 from shared.runtime.apps import given_apps
 from shared.runtime.kafka.admin import missing_topics
@@ -106,7 +106,7 @@ def _own_settings(services: Sequence[str]) -> Iterator[tuple[str, type[EgressSet
 def _apps() -> Finding:
     """The apps that environment and files say, and the address that each has to be registered with."""
     hub = _loaded(HubSettings)
-    where = f"; redirect URI: {hub.public_base}{OWNERS['oauth'][0]}/callback" if hub else ""
+    where = f"; redirect URI: {hub.public_base}{CALLBACK}" if hub else ""
     try:
         found = [f"{name} ({app.source})" for name, app in sorted(given_apps().items())]
     except Misconfigured as error:
