@@ -11,6 +11,7 @@ from typing import Final
 
 from interlink.embedded import BROKER_SETTINGS, remembered
 from shared.contracts.errors import Misconfigured
+from shared.runtime.secrets import LOCAL_KEY
 
 FORMAT: Final = 1
 """Counts up when a version writes what an older one cannot read."""
@@ -26,6 +27,8 @@ class DataFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.admin_key = self.path / "admin.key"
+        self.encryption_key = self.path / LOCAL_KEY
+        """There, unless a key is given."""
         self.address = self.path / "address"
         """Where people find the hub that runs, or ran last."""
         self.logs = self.path / "logs"
@@ -93,10 +96,10 @@ def join_running(path: Path, *, needs_it: bool = False) -> None:
     settings = remembered(path)
     if "KAFKA_BOOTSTRAP_SERVERS" in settings and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         settings |= BROKER_SETTINGS
-    address = DataFolder(path).address
-    if address.is_file():
-        settings["INTERLINK_PUBLIC_URL"] = address.read_text("utf-8").strip()
-    key = path / "encryption.key"
+    folder = DataFolder(path)
+    if folder.address.is_file():
+        settings["INTERLINK_PUBLIC_URL"] = folder.address.read_text("utf-8").strip()
+    key = folder.encryption_key
     if key.is_file() and not os.environ.get("INTERLINK_ENCRYPTION_KEY_FILE"):
         settings["INTERLINK_ENCRYPTION_KEY"] = key.read_text("utf-8").strip()
     for name, value in settings.items():

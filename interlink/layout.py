@@ -102,7 +102,7 @@ class Layout:
     def _key(self) -> str:
         """The folder's own key. Raises `Misconfigured`: it was begun with one that was given."""
         folder = self._folder
-        if folder.admin_key.exists() and not (folder.path / "encryption.key").exists():
+        if folder.admin_key.exists() and not folder.encryption_key.exists():
             raise Misconfigured(
                 f"{shown(folder.path)} was begun with an encryption key that was given: set "
                 "INTERLINK_ENCRYPTION_KEY (or _FILE) to it again, because nothing else opens its secrets; "

@@ -266,9 +266,13 @@ def _decoded(variable: str, texts: Iterable[str]) -> list[bytes]:
     return keys
 
 
+LOCAL_KEY: Final = "encryption.key"
+"""The file of the embedded default's key in its data folder."""
+
+
 def local_key(folder: Path) -> str:
     """The embedded default's key: made at first start in the data folder, readable by its owner only."""
-    path = folder / "encryption.key"
+    path = folder / LOCAL_KEY
     if not path.exists():
         write_private(path, base64.b64encode(os.urandom(_KEY_BYTES)).decode())
     return path.read_text().strip()
