@@ -89,9 +89,10 @@ class Revoking:
         if unlike["$in"]:
             query = {"workspace": document["workspace"], "provider": unlike}
             with translated():
-                found += await self._integrations.collection.find(query).to_list(_MOST)
-        if len(found) >= _MOST:
-            return True  # there may be more
+                more = await self._integrations.collection.find(query).limit(_MOST).to_list(_MOST)
+            if len(more) == _MOST:
+                return True  # one that was not looked at may be such a one
+            found += more
         own = self._tokens.app_of(document)
         for other in found:
             if other["deleted_at"] is None and other["credential"] is not None and other["_id"] != but:
