@@ -1,8 +1,8 @@
 """Executions: what arrived at an endpoint and what became of it. Written beside the hot path, twice a second.
 
 They are for people who look for what went wrong, not a ledger: the events themselves are on Kafka, and a
-process that is killed takes its last half second of executions with it. All requests of endpoints are counted,
-not those at the address of a whole app. Kept are up to 200 accepted ones a second for an endpoint, and 60
+process that is killed takes its last half second of executions with it. Of endpoints all requests are
+counted, not those at the address of a whole app. Kept are up to 200 accepted ones a second for an endpoint, and 60
 refused ones a minute, with the start of their body.
 """
 
