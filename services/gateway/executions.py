@@ -2,8 +2,8 @@
 
 They are for people who look for what went wrong, not a ledger: the events themselves are on Kafka, and a
 process that is killed takes its last half second of executions with it. Of endpoints all requests are
-counted, not those at the address of a whole app. Kept are up to 200 accepted ones a second for an endpoint, and 60
-refused ones a minute, with the start of their body.
+counted, not those at the address of a whole app. Kept are up to 200 accepted ones a second for an
+endpoint, and 60 refused ones a minute, with the start of their body.
 """
 
 from collections.abc import Mapping, Sequence
