@@ -77,7 +77,8 @@ class Tab:
 
     def _happened(self, what: str, params: dict[str, Any]) -> None:
         if what in ("Log.entryAdded", "Runtime.exceptionThrown"):
-            self.complaints.append(json.dumps(params))
+            if not params.get("entry", {}).get("url", "").endswith("/favicon.ico"):  # its own idea
+                self.complaints.append(json.dumps(params))
         elif what == "Network.requestWillBeSent":
             _keep(params.get("redirectResponse"))
         elif what == "Network.responseReceived":
@@ -136,10 +137,19 @@ class Tab:
             await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     async def fill(self, selector: str, text: str, within_s: float = _WITHIN_S) -> None:
-        """Type a text into a field, in place of what is in it."""
-        await self.press(selector, within_s)
-        await self.evaluate(f"document.querySelector({json.dumps(selector)}).select()")
-        await self.call("Input.insertText", text=text)
+        """Type a text into a field, in place of what is in it; again while the field does not show it.
+
+        Where the page was not painted yet, a click does not always lead into the field.
+        """
+        field = f"document.querySelector({json.dumps(selector)})"
+
+        async def typed() -> bool:
+            await self.press(selector, within_s)
+            await self.evaluate(f"{field}.select()")
+            await self.call("Input.insertText", text=text)
+            return bool(await self.evaluate(f"{field}.value") == text)
+
+        await self._until(typed, f"{text!r} in {selector}", within_s)
 
     async def cookies(self) -> list[dict[str, Any]]:
         """The cookies that the browser would send to the page's URL, with `name`, `value`, `httpOnly`, ..."""
