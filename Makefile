@@ -19,7 +19,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@touch $@
 
 test: setup check
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

@@ -5,14 +5,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
+from subprocess import TimeoutExpired
 from time import monotonic, sleep
 from typing import Any
 from unittest import mock
@@ -27,6 +26,7 @@ from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.given import note
 from tests.support.ports import free_port
+from tests.support.services import Child
 
 SERVICES = ("gateway", "delivery", "sync", "oauth")
 _READY_S = 60.0
@@ -59,7 +59,7 @@ class Hub:
         self.ports = {name: free_port() for name in services}
         self.admin_key = f"ilk_test_{token_urlsafe(24)}"
         self.workspace = workspace
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, Child] = {}
         self._env = {
             **{
                 name: value
@@ -135,9 +135,8 @@ class Hub:
     def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
         """Start it; with settings of its own in `env`, and from another `module` than the real one."""
         env = self._env | {"INTERLINK_PORT": str(self.ports[name])} | env
-        command = [sys.executable, "-m", *(module or ("interlink", "serve", name))]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        command = module or ("interlink", "serve", name)
+        self._children[name] = Child(command, env, self.folder / f"{name}.log")
 
     def wait_ready(self, name: str, within_s: float = _READY_S) -> None:
         """Until `/readyz` says 200; fails with the end of the service's log."""
@@ -179,7 +178,7 @@ class Hub:
         for child in self._children.values():
             try:
                 child.wait(20)
-            except subprocess.TimeoutExpired:
+            except TimeoutExpired:
                 child.kill()
                 child.wait(10)
         if self._children:
