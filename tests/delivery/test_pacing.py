@@ -183,10 +183,19 @@ def test_a_huge_retry_after_is_bounded_and_another_url_does_not_wait_for_it(hub:
 # Limits
 
 
-def most_within(times: list[float], period_s: float) -> int:
-    """The most arrivals in any period."""
-    times = sorted(times)
-    return max(sum(start <= at < start + period_s for at in times) for start in times)
+LATE_S = 0.5
+"""How late an arrival may be seen on a busy machine: what follows it then seems to come early."""
+
+
+def too_fast(subscriber: Subscriber, requests: int, period_s: float = 1) -> list[tuple[int, float]]:
+    """Runs of arrivals that were more than the limit allows in their time: how many in how many seconds."""
+    times = sorted(one.at for one in subscriber.got)
+    runs = [
+        (last - first + 1, times[last] - times[first])
+        for first in range(len(times))
+        for last in range(first, len(times))
+    ]
+    return [run for run in runs if run[0] > requests * (1 + (run[1] + LATE_S) // period_s)]
 
 
 @pytest.mark.parametrize("backlog", [False, True], ids=["as they come", "from the backlog"])
@@ -210,7 +219,7 @@ def test_a_rate_limit_holds_in_any_period_and_is_used(hub: Hub, ordering: str, b
         got = subscriber.wait_for(22)
         finished(hub, webhook["id"], 22)
     times = [one.at for one in got]
-    assert most_within(times, 0.85) <= 5, "what starts together may arrive a little apart"
+    assert too_fast(subscriber, 5) == []
     assert 3.5 <= max(times) - min(times) <= 9, "22 need four periods more than the first"
     assert sorted(map(n_of, got)) == list(range(22)), "each once"
     if ordering == "strict":
@@ -236,9 +245,8 @@ def test_no_more_are_under_way_than_may_be(hub: Hub, ordering: str, most: int) -
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], ordering=ordering, max_in_flight=3)
         numbered(hub, kind, 10)
-        got = subscriber.wait_for(10)
         finished(hub, webhook["id"], 10)
-    assert most_within([one.at for one in got], 0.29) == most
+    assert (len(subscriber.got), subscriber.most_under_way) == (10, most)
 
 
 # Pause and resume
@@ -388,4 +396,4 @@ def _across(hub: Hub, second: Hub, subscribers: list[Subscriber]) -> None:
         done = finished(hub, webhook["id"], 5, within_s=30)
         assert {(each["status"], each["attempt_count"]) for each in done} == {("delivered", 2)}
         assert len(subscriber.got) == 10
-        assert most_within([one.at for one in subscriber.got], 0.85) <= 2
+        assert too_fast(subscriber, 2) == []

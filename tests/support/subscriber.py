@@ -48,6 +48,9 @@ class Subscriber:
         self.answer = answer
         self.secret = secret
         self.delay_s = delay_s
+        self.under_way = 0
+        self.most_under_way = 0
+        """Of requests that were taken and not answered yet, with `delay_s`."""
         self._tls = tls
         self._port = 0
         self.url = ""
@@ -105,7 +108,12 @@ class Subscriber:
                 return web.Response(status=401)
         self.got.append(got)
         if self.delay_s:
-            await asyncio.sleep(self.delay_s)
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+            try:
+                await asyncio.sleep(self.delay_s)
+            finally:
+                self.under_way -= 1
         return (self.answer(got) if self.answer else None) or web.Response(status=204)
 
 
