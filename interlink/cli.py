@@ -131,6 +131,14 @@ def serve(service: ServiceName) -> None:
 
 
 @app.command()
+def settings() -> None:
+    """Print every environment variable that services read, as docs/settings.md has it."""
+    from interlink.settings import page  # noqa: PLC0415
+
+    typer.echo(page([name.value for name in ServiceName]), nl=False)
+
+
+@app.command()
 def init(
     workspace: Workspace = "default",
     key_file: Annotated[

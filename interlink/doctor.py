@@ -86,7 +86,7 @@ def _data_folder(path: Path) -> Finding:
 def _settings(services: Sequence[str]) -> Iterator[Finding]:
     for kind, name in ((HubSettings, "hub"), (KafkaSettings, "Kafka"), (MongoSettings, "MongoDB")):
         yield _tried(f"settings: {name}", partial(load, kind))
-    for name, own in _own_settings(services):
+    for name, own in own_settings(services):
         found = _tried(f"settings: {name}", partial(load, own))
         if _NOT_GIVEN not in found.detail:  # 'interlink up' gives what only one service needs
             yield found
@@ -94,7 +94,7 @@ def _settings(services: Sequence[str]) -> Iterator[Finding]:
     yield _apps()
 
 
-def _own_settings(services: Sequence[str]) -> Iterator[tuple[str, type[EgressSettings]]]:
+def own_settings(services: Sequence[str]) -> Iterator[tuple[str, type[EgressSettings]]]:
     """What single services read."""
     for service in services:
         if find_spec(f"services.{service}.settings"):

@@ -13,6 +13,7 @@ class DeliverySettings(EgressSettings):
     allow_http: bool = False
     """Whether an outgoing webhook may have a URL without TLS; true in the embedded default."""
     webhooks_per_workspace: Annotated[int, Field(ge=1, le=100_000)] = 500
+    """Outgoing webhooks that a workspace may have."""
     most_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     """Attempts under way at a time in this process, over all outgoing webhooks."""
     breaker_failures: Annotated[int, Field(ge=1, le=10_000)] = 10
@@ -20,4 +21,6 @@ class DeliverySettings(EgressSettings):
     breaker_open_s: Annotated[float, Field(ge=0.1, le=3600)] = 30
     """Seconds before the first probe; each later pause is twice as long, up to ten times."""
     delivered_days: Annotated[int, Field(ge=1, le=365)] = 7
+    """How long the log keeps a delivery that succeeded."""
     dead_letter_days: Annotated[int, Field(ge=1, le=365)] = 30
+    """How long it keeps one that did not."""

@@ -11,6 +11,7 @@ class GatewaySettings(EgressSettings):
     """`INTERLINK_*` that the gateway reads."""
 
     max_body_bytes: Annotated[int, Field(ge=1024, le=8 * 1024 * 1024)] = 1024 * 1024
+    """The largest body that is taken, in bytes, before and after it is inflated."""
     body_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
     """How long a request's body may take to arrive."""
     dedupe_window_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0

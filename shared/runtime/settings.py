@@ -18,13 +18,19 @@ class KafkaSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="KAFKA_", frozen=True)
 
     bootstrap_servers: str
+    """Brokers to begin with, as `host:port`, with commas between."""
     enable_idempotence: bool = True
     """Off only for the embedded broker, which cannot do it."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How the brokers are spoken to: with or without TLS, with or without a login."""
     ssl_cafile: Path | None = None
+    """A PEM file of the authorities that sign the brokers' certificates; by default the system's."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """How the login goes, with `SASL_...`."""
     sasl_username: str | None = None
+    """Whose login."""
     sasl_password: SecretStr | None = None
+    """Its password."""
     answers_held_fetches: bool = True
     """Whether the broker answers a fetch that it holds as soon as something arrives. The embedded one
     does not: with it, a consumer asks more often while there is traffic."""
@@ -40,7 +46,9 @@ class MongoSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MONGODB_", frozen=True)
 
     uri: SecretStr
+    """The connection string, with login and options; the database is its path."""
     timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5_000
+    """Milliseconds until the store counts as away, when no server is found or none connects."""
 
 
 class HubSettings(BaseSettings):
@@ -49,11 +57,13 @@ class HubSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
 
     host: str = "127.0.0.1"
+    """The address to listen on; `0.0.0.0` for every one."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    """The port to listen on, also for `/healthz`, `/readyz` and `/metrics`."""
     public_url: HttpUrl = HttpUrl("http://127.0.0.1:8080")
     """What platforms call: the scheme and host in front of `/api/webhooks/...`."""
-    data_dir: Path = Path(".interlink")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
     encryption_key: SecretStr | None = None
     """32 bytes in base64; several, comma separated, while a rotation is under way (the first one seals)."""
     encryption_key_file: str | None = None

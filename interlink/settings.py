@@ -1,0 +1,89 @@
+"""`interlink settings`: every environment variable that services read, as a page (`docs/settings.md`).
+
+What a setting means is the docstring behind its field, so that page and code cannot differ.
+"""
+
+import ast
+import inspect
+from collections.abc import Mapping, Sequence
+from textwrap import dedent
+from typing import Any, Final, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from interlink.doctor import own_settings
+from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings
+
+_ABOUT: Final = """\
+# Settings
+
+Environment variables, as `interlink settings` prints them. `interlink doctor` checks them, and a service
+whose settings are wrong says which and does not start. `interlink up` brings what is required, and allows
+what a trial on one machine needs. `interlink init` takes the first admin key from
+`INTERLINK_BOOTSTRAP_ADMIN_KEY`, else it makes one. The apps of platforms have variables of their own, which
+the README tells under "Connect accounts".
+"""
+
+
+def page(services: Sequence[str]) -> str:
+    """The settings of these services, as Markdown."""
+    own = dict(own_settings(services))
+    groups: dict[str, type[BaseSettings]] = {
+        "Kafka": KafkaSettings,
+        "MongoDB": MongoSettings,
+        "Every service": HubSettings,
+        f"Services that call others: {', '.join(own)}": EgressSettings,
+        **{f"Only {name}": kind for name, kind in own.items()},
+    }
+    return _ABOUT + "".join(f"\n## {title}\n\n{_table(kind)}" for title, kind in groups.items())
+
+
+def _table(kind: type[BaseSettings]) -> str:
+    prefix, meanings = str(kind.model_config.get("env_prefix", "")), _meanings(kind)
+    rows = [
+        f"| `{prefix}{name.upper()}` | {_default(field)} | {_values(field)} | {meaning} |\n"
+        for name, field in kind.model_fields.items()
+        if (meaning := meanings.get(name)) is not None  # what it has from its parent is told with that
+    ]
+    return "| variable | default | values | |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value: Any = field.get_default(call_default_factory=True)
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if value or value == 0 else ""
+
+
+def _values(field: FieldInfo) -> str:
+    """What it may be, where that is few words."""
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{each}`" for each in get_args(kind))
+    if kind is bool:
+        return "`true`, `false`"
+    parts = [field, *(FieldInfo.from_annotation(part) for part in get_args(kind))]
+    words = {"gt": "more than", "ge": "from", "le": "to"}
+    return " ".join(
+        f"{word} {getattr(bound, name)}"
+        for bound in (each for part in parts for each in part.metadata)
+        for name, word in words.items()
+        if hasattr(bound, name)
+    )
+
+
+def _meanings(kind: type[BaseSettings]) -> Mapping[str, str]:
+    """The docstring behind each field that the class itself has."""
+    [defined] = ast.parse(dedent(inspect.getsource(kind))).body
+    assert isinstance(defined, ast.ClassDef)  # noqa: S101 -- it is the source of a class
+    found: dict[str, str] = {}
+    for field, behind in zip(defined.body, [*defined.body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            text = behind.value if isinstance(behind, ast.Expr) else None
+            found[field.target.id] = (
+                " ".join(str(text.value).split()) if isinstance(text, ast.Constant) else ""
+            )
+    return found
