@@ -1,7 +1,7 @@
 """Batches: every element of every list that a path names is an event of its own, and none is dropped."""
 
 import json
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import orjson
@@ -148,10 +148,10 @@ def test_what_is_repeated_around_elements_is_bounded() -> None:
     around = "x" * 500_000
     payload = {"around": around, "entry": [{"n": number} for number in range(1000)]}
     assert len(json.dumps(payload)) < 1024 * 1024
-    started = perf_counter()
+    started = process_time()
     with pytest.raises(TooLarge):
         Batch(["entry[*]"]).documents(payload)
-    assert perf_counter() - started < 1
+    assert process_time() - started < 1
     few = {"around": around, "entry": [{}] * (MOST_BYTES // 500_100)}
     assert len(documents(["entry[*]"], few)) == len(few["entry"])
 

@@ -1,7 +1,7 @@
 """Incoming webhooks: our own body and the shapes that scripts already send, one normal form out."""
 
 import json
-from time import perf_counter
+from time import process_time
 from typing import Any
 from urllib.parse import urlencode
 
@@ -370,7 +370,7 @@ def test_any_object_is_read_or_refused_without_repeating_it(body: dict[str, Any]
 )
 def test_no_body_takes_long(given: Any) -> None:
     body = json.dumps(given).encode()
-    started = perf_counter()
+    started = process_time()
     with pytest.raises(Invalid):
         read(body)
-    assert perf_counter() - started < 1
+    assert process_time() - started < 1

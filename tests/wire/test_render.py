@@ -1,7 +1,7 @@
 """Templates from anybody, payloads from strangers: bounds hold, and nothing forges a link or a mention."""
 
 import re
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -46,10 +46,10 @@ def render(source: str, **payload: Any) -> str:
     ],
 )
 def test_a_hostile_template_is_refused_at_once(source: str) -> None:
-    started = perf_counter()
+    started = process_time()
     with pytest.raises(Unrenderable) as refused:
         render(source, long="x" * 5000, a=[1])
-    assert perf_counter() - started < 1
+    assert process_time() - started < 1
     assert "\n" not in str(refused.value)
 
 
@@ -66,7 +66,7 @@ def test_a_hostile_template_is_refused_at_once(source: str) -> None:
     ],
 )
 def test_a_costly_template_is_bounded(source: str) -> None:
-    started = perf_counter()
+    started = process_time()
     text = render(
         source,
         huge="http://" + "a" * 3_000_000,
@@ -76,7 +76,7 @@ def test_a_costly_template_is_bounded(source: str) -> None:
         stars="**a" * 500_000,
         a={"x": 1},
     )
-    assert perf_counter() - started < 3
+    assert process_time() - started < 3
     assert len(text) <= MOST_CHARACTERS
     assert "object" not in text
 

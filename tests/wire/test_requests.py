@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import zlib
 from collections.abc import Callable, Mapping
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -522,10 +522,10 @@ def test_a_source_of_anything_is_a_text_or_a_refusal(
     ids=range(10),
 )
 def test_a_megabyte_takes_no_time(body: bytes) -> None:
-    started = perf_counter()
+    started = process_time()
     for source in ("sorted_form", "item_sha256", "json:a", "key:a", "sha256", "crc32"):
         try:
             read(source, request(body=body))
         except Rejected:
             continue
-    assert perf_counter() - started < 1
+    assert process_time() - started < 1

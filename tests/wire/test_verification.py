@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import hmac
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -428,7 +428,7 @@ def test_verifying_anything_is_a_verdict_or_a_refusal(
 
 
 def test_many_signatures_in_a_header_take_no_time() -> None:
-    started = perf_counter()
+    started = process_time()
     flood = ",".join(["t=1800000000", *(f"v1={'ab' * 32}" for _ in range(900))])
     for _ in range(3):
         assert said(STRIPE, request({"x-sig": flood}, b"x" * 1_000_000), *([SECRET] * 5)) is Verdict.MISMATCH
@@ -436,4 +436,4 @@ def test_many_signatures_in_a_header_take_no_time() -> None:
     checked = way(scheme="ed25519", signature={**SIGNATURE, "separator": " "})
     flood = " ".join(b64(bytes(64)) for _ in range(700))
     assert said(checked, request({"x-sig": flood}), *keys) is Verdict.MISMATCH
-    assert perf_counter() - started < 1
+    assert process_time() - started < 1
