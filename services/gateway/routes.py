@@ -19,6 +19,7 @@ from services.gateway.schemas import (
     ShownIncoming,
 )
 from services.gateway.store import Endpoints, given, new_document, token_digest
+from services.gateway.webhook_paths import PATHS
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, Invalid, NotFound, UnsupportedMedia
 from shared.contracts.ids import new_endpoint_id
@@ -177,8 +178,9 @@ class ManagementApi:
         return asyncapi(VERSION)
 
     async def openapi(self, request: Request) -> dict[str, Any]:
-        """Every service's routes as one OpenAPI document."""
-        return merge(request.app.openapi(), await self._forwarder.openapi())
+        """Every service's routes as one OpenAPI document, and the addresses that strangers call."""
+        strangers = {"webhooks": {"paths": PATHS}}
+        return merge(request.app.openapi(), strangers | await self._forwarder.openapi())
 
 
 def _incoming(document: Document) -> ShownIncoming:

@@ -1,0 +1,74 @@
+"""The addresses that strangers call, as OpenAPI has them: no routes of the framework (see `receive.py`)."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from services.gateway.registered import PREFIX
+from shared.runtime.problems import MEDIA_TYPE
+
+_ANY: Final = {"schema": {"type": "string", "format": "binary"}}
+_REFUSALS: Final = {
+    400: "Malformed.",
+    401: "The signature is missing or wrong. Some platforms want another status.",
+    403: "The address is not on the endpoint's list.",
+    404: "No such endpoint, token or provider.",
+    405: "Not this method.",
+    408: "The body took too long.",
+    410: "The endpoint is disabled.",
+    413: "The body is too large.",
+    415: "Not this type or encoding.",
+    429: "Too many requests; `Retry-After` says when again.",
+    503: "Not on Kafka, or it cannot be verified yet: send it again.",
+}
+_JSON: Final = "application/json"
+
+
+def _operation(name: str, summary: str, tokens: Sequence[str], accepted: dict[int, str]) -> dict[str, Any]:
+    answers = {
+        **{status: {"description": said, "content": {_JSON: {}}} for status, said in accepted.items()},
+        **{status: {"description": said, "content": {MEDIA_TYPE: {}}} for status, said in _REFUSALS.items()},
+    }
+    return {
+        "operationId": name,
+        "summary": summary,
+        "parameters": [
+            {"name": each, "in": "path", "required": True, "schema": {"type": "string"}} for each in tokens
+        ],
+        "responses": {str(status): answer for status, answer in answers.items()},
+    }
+
+
+def _takes(name: str, summary: str, tokens: Sequence[str], accepted: dict[int, str]) -> dict[str, Any]:
+    body = {"content": {"*/*": _ANY}}
+    return {**_operation(name, summary, tokens, accepted), "requestBody": body}
+
+
+_ACCEPTED: Final = {
+    200: "What the platform wants to be answered, or the answer to its handshake.",
+    202: "On Kafka, or it was before.",
+}
+_SETUP: Final = {200: "How to set it up on the platform, or the answer to its handshake."}
+_MESSAGE: Final = {200: "The message is on Kafka: `success`, `message_id`, `channel_id`, `timestamp`."}
+
+
+def _of_app(name: str) -> dict[str, Any]:
+    return {
+        "get": _operation(f"look_at_{name}", "How to set up the webhook of an app", ["provider"], _SETUP),
+        "post": _takes(f"receive_at_{name}", "A webhook for a whole app", ["provider"], _ACCEPTED),
+    }
+
+
+PATHS: Final[dict[str, Any]] = {
+    f"{PREFIX}{{provider}}/{{endpoint_id}}": {
+        "get": _operation(
+            "look_at_webhook", "A platform's handshake", ["provider", "endpoint_id"], {200: _ACCEPTED[200]}
+        ),
+        "post": _takes("receive_webhook", "A platform's webhook", ["provider", "endpoint_id"], _ACCEPTED),
+    },
+    f"{PREFIX}{{provider}}": _of_app("app"),
+    "/integrations/{provider}/webhook": _of_app("integration"),
+    f"{PREFIX}incoming/{{token}}": {
+        "post": _takes("receive_incoming", "A message into a channel", ["token"], _MESSAGE)
+    },
+}
+"""Methods beside these are those that a provider's manifest names."""
