@@ -5,7 +5,6 @@ import hashlib
 import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -17,73 +16,33 @@ from shared.catalog.watch_checks import watch_faults
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.fakes.x import Webhook, X
-from tests.support.hub import Hub
-from tests.support.person import Person
-from tests.support.platforms import Platforms
-
-CALLBACK = "/api/auth/oauth/callback"
+from tests.support.watched import CALLBACK, Watched, among, watching_hub
 
 
 @dataclass
-class World:
+class World(Watched):
     """A hub, and X."""
 
-    hub: Hub
-    platforms: Platforms
     x: X
 
-    def connected(self, number: int = 1) -> str:
-        """The account of a person, each number is somebody else."""
+    def account(self, number: int = 1) -> str:
+        """The account of a person is connected; each number is somebody else."""
         self.x.accounts = [self.x.account(number)]
-        with Person(self.hub, "ada") as ada:
-            begun = ada.connect("twitter")
-            ada.through(self.platforms, begun["authorization_url"])
-        # an account that was connected before keeps its integration
-        found: str = self.hub.call("GET", f"/api/integrations/{begun['integration_id']}")["id"]
-        return found
+        return self.connected("twitter")
 
-    def watches(self, integration: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.hub.call("GET", f"/api/integrations/{integration}/watches")[
-            "items"
-        ]
-        return found
-
-    def active(self, integration: str) -> dict[str, Any]:
-        """The only watch, once it is."""
-        [found] = eventually(lambda: [one for one in self.watches(integration) if one["status"] == "active"])
-        return found
-
-    def now(self, watch: str) -> None:
-        """A day is over."""
-        with MongoClient[dict[str, Any]](self.hub.env["MONGODB_URI"]) as mongo:
-            watches = mongo.get_default_database()["watches"]
-            changed = watches.update_one({"_id": watch}, {"$set": {"due_at": datetime.now(UTC)}})
-            assert changed.modified_count == 1
-
-    def app(self, **settings: str) -> None:
-        app = {"client_id": self.x.client_id, "client_secret": self.x.client_secret, "verified": True}
-        self.hub.call("PUT", "/api/platform-credentials/twitter", {**app, "settings": settings})
+    def settings(self, **settings: str) -> None:
+        """Enter the app, with these settings."""
+        self.app("twitter", self.x, **settings)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("hub")
-    env = {"INTERLINK_UPKEEP_EVERY_S": "0.3"}
-    hub = Hub(folder, bus, store, services=("gateway", "oauth"), env=env, entrance=True)
+    hub = watching_hub(tmp_path_factory.mktemp("hub"), bus, store)
     x = X("x-id", "x-secret-that-is-long-enough", hub.url("gateway") + CALLBACK)
-    with Platforms(x.hosts) as platforms:
-        try:
-            hub.init(hub.workspace)
-            hub.start_service("gateway")
-            hub.start_service("oauth", module=("tests.support.platforms", "oauth"), **platforms.env(folder))
-            hub.wait_ready("gateway")
-            hub.wait_ready("oauth")
-            yield World(hub, platforms, x)
-            assert not platforms.faults
-            logs = b"".join(file.read_bytes() for file in folder.rglob("*.log"))
-            assert x.bearer_token.encode() not in logs
-        finally:
-            hub.stop()
+    with among(hub, x.hosts) as platforms:
+        yield World(hub, platforms, x)
+    logs = b"".join(file.read_bytes() for file in hub.folder.rglob("*.log"))
+    assert x.bearer_token.encode() not in logs
 
 
 def signed(webhook: Webhook, secret: str) -> int:
@@ -95,17 +54,17 @@ def signed(webhook: Webhook, secret: str) -> int:
 
 
 def test_without_the_apps_token_there_is_no_webhook_until_it_is_entered(world: World) -> None:
-    world.app()
-    integration = world.connected()
+    world.settings()
+    integration = world.account()
     [watch] = eventually(lambda: [one for one in world.watches(integration) if one["last_error"]])
     assert (watch["status"], watch["last_error"]["code"]) == ("pending", "missing_setting")
     said = "the app of twitter has no Bearer token: enter it as its setting bearer_token"
     assert watch["last_error"]["detail"] == said
     assert (watch["endpoint_id"], world.x.webhooks) == (None, {}), "nothing is made in vain"
-    world.app(bearer_token=world.x.bearer_token)
+    world.settings(bearer_token=world.x.bearer_token)
     assert world.active(integration)["last_error"] is None
     assert len(world.x.webhooks) == 1
-    world.app()  # it cannot be cancelled without the token, which changes nothing about disconnecting
+    world.settings()  # it cannot be cancelled without the token, which changes nothing about disconnecting
     world.hub.call("POST", f"/api/integrations/{integration}/disconnect")
     assert world.watches(integration) == []
     world.x.webhooks.clear()
@@ -113,8 +72,8 @@ def test_without_the_apps_token_there_is_no_webhook_until_it_is_entered(world: W
 
 def test_the_webhook_is_made_checked_once_a_day_and_deleted(world: World) -> None:
     hub, x = world.hub, world.x
-    world.app(bearer_token=x.bearer_token)
-    integration = world.connected()
+    world.settings(bearer_token=x.bearer_token)
+    integration = world.account()
     watch = world.active(integration)
     [webhook] = x.webhooks.values()
     assert webhook.url == watch["endpoint_url"]
@@ -130,8 +89,8 @@ def test_the_webhook_is_made_checked_once_a_day_and_deleted(world: World) -> Non
 
 
 def test_a_webhook_that_is_gone_is_made_anew(world: World) -> None:
-    world.app(bearer_token=world.x.bearer_token)
-    integration = world.connected()
+    world.settings(bearer_token=world.x.bearer_token)
+    integration = world.account()
     watch = world.active(integration)
     world.x.webhooks.clear()
     world.now(watch["id"])
@@ -142,10 +101,10 @@ def test_a_webhook_that_is_gone_is_made_anew(world: World) -> None:
 
 def test_two_accounts_share_the_only_webhook_that_the_app_may_have(world: World) -> None:
     hub, x = world.hub, world.x
-    world.app(bearer_token=x.bearer_token)
-    one = world.connected()
+    world.settings(bearer_token=x.bearer_token)
+    one = world.account()
     watch = world.active(one)
-    two = world.connected(2)
+    two = world.account(2)
     assert two != one
     assert world.active(two) == watch
     assert watch["shared"]
@@ -157,7 +116,7 @@ def test_two_accounts_share_the_only_webhook_that_the_app_may_have(world: World)
     webhook.valid = False
     world.now(watch["id"])
     eventually(lambda: webhook.valid)
-    one = world.connected()
+    one = world.account()
     hub.call("DELETE", f"/api/integrations/{two}/watches/{watch['id']}", expect=204)
     assert world.watches(two) == []
     assert world.active(one)["endpoint_url"] == webhook.url
@@ -170,8 +129,8 @@ def test_two_accounts_share_the_only_webhook_that_the_app_may_have(world: World)
 
 def test_an_account_that_joins_while_the_webhook_is_deleted_gets_another_one(world: World) -> None:
     hub, x = world.hub, world.x
-    world.app(bearer_token=x.bearer_token)
-    one, two = world.connected(), world.connected(2)
+    world.settings(bearer_token=x.bearer_token)
+    one, two = world.account(), world.account(2)
     watch = world.active(one)
     hub.call("DELETE", f"/api/integrations/{two}/watches/{watch['id']}", expect=204)
 
@@ -194,12 +153,12 @@ def test_an_account_that_joins_while_the_webhook_is_deleted_gets_another_one(wor
 
 def test_a_new_secret_of_the_app_is_the_endpoints_secret_too(world: World) -> None:
     x = world.x
-    world.app(bearer_token=x.bearer_token)
-    integration = world.connected()
+    world.settings(bearer_token=x.bearer_token)
+    integration = world.account()
     world.active(integration)
     [webhook] = x.webhooks.values()
     x.client_secret = "another-secret-that-is-long-enough"
-    world.app(bearer_token=x.bearer_token)
+    world.settings(bearer_token=x.bearer_token)
     asked = webhook.asked
     eventually(lambda: webhook.asked > asked and webhook.valid)
     assert signed(webhook, x.client_secret) == 200
@@ -209,8 +168,8 @@ def test_a_new_secret_of_the_app_is_the_endpoints_secret_too(world: World) -> No
 
 def test_the_webhook_is_deleted_for_an_account_whose_token_is_dead(world: World) -> None:
     hub, x = world.hub, world.x
-    world.app(bearer_token=x.bearer_token)
-    integration = world.connected()
+    world.settings(bearer_token=x.bearer_token)
+    integration = world.account()
     world.active(integration)
     x.withdraw()
     hub.call("POST", f"/api/integrations/{integration}/refresh", expect=409)
@@ -220,8 +179,8 @@ def test_the_webhook_is_deleted_for_an_account_whose_token_is_dead(world: World)
 
 
 def test_an_app_token_that_x_does_not_take_harms_no_account(world: World) -> None:
-    world.app(bearer_token="no-such-token-of-the-app")
-    integration = world.connected()
+    world.settings(bearer_token="no-such-token-of-the-app")
+    integration = world.account()
     [watch] = eventually(lambda: [one for one in world.watches(integration) if one["last_error"]])
     assert watch["status"] == "failing"
     assert world.hub.call("GET", f"/api/integrations/{integration}")["status"] == "connected"

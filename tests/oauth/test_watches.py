@@ -10,67 +10,38 @@ from tests.support.eventually import eventually
 from tests.support.fakes.channels import GoogleChannels, GraphSubscriptions
 from tests.support.fakes.google import Google
 from tests.support.fakes.microsoft import Microsoft
-from tests.support.hub import Hub
-from tests.support.person import Person
-from tests.support.platforms import Platforms
+from tests.support.watched import CALLBACK, Watched, among, watching_hub
 
-CALLBACK = "/api/auth/oauth/callback"
 SHORT_S = 6.0
 
 
 @dataclass
-class World:
+class World(Watched):
     """A hub, and the platforms that it finds."""
 
-    hub: Hub
-    platforms: Platforms
     calendar: GoogleChannels
     graph: GraphSubscriptions
-
-    def watches(self, integration: str) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = self.hub.call("GET", f"/api/integrations/{integration}/watches")[
-            "items"
-        ]
-        return found
-
-    def connected(self, provider: str) -> str:
-        """Where the platform sends the browser at once, the browser goes: it has no page."""
-        with Person(self.hub, "ada") as ada:
-            begun = ada.connect(provider)
-            ada.through(self.platforms, begun["authorization_url"])
-            return str(begun["integration_id"])
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("hub")
-    env = {"INTERLINK_UPKEEP_EVERY_S": "0.3"}
-    hub = Hub(folder, bus, store, services=("gateway", "oauth"), env=env, entrance=True)
+    hub = watching_hub(tmp_path_factory.mktemp("hub"), bus, store)
     redirect = hub.url("gateway") + CALLBACK
     google, microsoft = Google("g-id", "g-secret", redirect), Microsoft("m-id", "m-secret", redirect)
     calendar, graph = GoogleChannels(google, SHORT_S), GraphSubscriptions(microsoft, SHORT_S)
     hosts = {**google.hosts, **microsoft.hosts}
     hosts |= {"www.googleapis.com": google.on(calendar.routes()), "graph.microsoft.com": graph.handle}
-    with Platforms(hosts) as platforms:
-        try:
-            hub.init(hub.workspace)
-            hub.start_service("gateway")
-            hub.start_service("oauth", module=("tests.support.platforms", "oauth"), **platforms.env(folder))
-            hub.wait_ready("gateway")
-            hub.wait_ready("oauth")
-            for provider, fake in (("google", google), ("microsoft", microsoft)):
-                app = {"client_id": fake.client_id, "client_secret": fake.client_secret, "verified": True}
-                hub.call("PUT", f"/api/platform-credentials/{provider}", app)
-            yield World(hub, platforms, calendar, graph)
-            assert not platforms.faults
-        finally:
-            hub.stop()
+    with among(hub, hosts) as platforms:
+        world = World(hub, platforms, calendar, graph)
+        world.app("google", google)
+        world.app("microsoft", microsoft)
+        yield world
 
 
 def test_a_channel_is_made_on_connect_brings_webhooks_is_made_anew_and_stopped(world: World) -> None:
     hub, calendar = world.hub, world.calendar
     integration = world.connected("google-calendar")
-    [watch] = eventually(lambda: [one for one in world.watches(integration) if one["status"] == "active"])
+    watch = world.active(integration)
     [channel] = calendar.live.values()
     assert watch["endpoint_url"] == channel.address
     assert calendar.notify(channel, "exists") == 202

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from pymongo import MongoClient
 
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -18,11 +16,10 @@ from tests.support.fakes.google import Google
 from tests.support.fakes.microsoft import Microsoft
 from tests.support.fakes.tokens import bearer
 from tests.support.fakes.websub import Hub as FeedHub
-from tests.support.hub import Hub
 from tests.support.person import Person
-from tests.support.platforms import Asked, Platforms, Reply
+from tests.support.platforms import Asked, Reply
+from tests.support.watched import CALLBACK, Watched, among, watching_hub
 
-CALLBACK: Final = "/api/auth/oauth/callback"
 SHORT_S: Final = 4.0
 """How long all that ends lives here."""
 TOPIC: Final = "projects/example-project/topics/gmail"
@@ -31,29 +28,15 @@ CHANNEL: Final = "UC_x5XG1OV2P6uZZ5FSM9Ttw"
 
 
 @dataclass
-class World:
+class World(Watched):
     """A hub, and the platforms that it finds."""
 
-    hub: Hub
-    platforms: Platforms
     google: Google
     drive: DriveChannels
     gmail: Gmail
     graph: GraphSubscriptions
     airtable: Airtable
     feeds: FeedHub
-
-    def app(self, **settings: str) -> None:
-        """Google's app, with these settings."""
-        google = self.google
-        app = {"client_id": google.client_id, "client_secret": google.client_secret, "verified": True}
-        self.hub.call("PUT", "/api/platform-credentials/google", {**app, "settings": settings})
-
-    def connected(self, provider: str) -> str:
-        with Person(self.hub, "ada") as ada:
-            begun = ada.connect(provider)
-            ada.through(self.platforms, begun["authorization_url"])
-            return str(begun["integration_id"])
 
     def disconnect(self, integration: str) -> None:
         """Nothing of it stays, and it is not spoken of any more."""
@@ -63,23 +46,6 @@ class World:
         for each in watches:
             if each["endpoint_id"]:
                 self.hub.call("GET", f"/api/inbound-endpoints/{each['endpoint_id']}", expect=404)
-
-    def watches(self, integration: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.hub.call("GET", f"/api/integrations/{integration}/watches")[
-            "items"
-        ]
-        return found
-
-    def active(self, integration: str) -> dict[str, Any]:
-        """The only watch, once it is."""
-        [found] = eventually(lambda: [one for one in self.watches(integration) if one["status"] == "active"])
-        return found
-
-    def now(self, watch: str) -> None:
-        """Days are over."""
-        with MongoClient[dict[str, Any]](self.hub.env["MONGODB_URI"]) as mongo:
-            watches = mongo.get_default_database()["watches"]
-            assert watches.update_one({"_id": watch}, {"$set": {"due_at": datetime.now(UTC)}}).matched_count
 
     def outcomes(self, endpoint: str) -> list[str]:
         """What became of an endpoint's requests, the last first."""
@@ -91,9 +57,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("hub")
-    env = {"INTERLINK_UPKEEP_EVERY_S": "0.3"}
-    hub = Hub(folder, bus, store, services=("gateway", "oauth"), env=env, entrance=True)
+    hub = watching_hub(tmp_path_factory.mktemp("hub"), bus, store)
     redirect = hub.url("gateway") + CALLBACK
     google, microsoft = Google("g-id", "g-secret", redirect), Microsoft("m-id", "m-secret", redirect)
     airtable = Airtable("a-id", "a-secret-that-is-long-enough", redirect, week_s=SHORT_S)
@@ -115,21 +79,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
 
     hosts = {**google.hosts, **microsoft.hosts, **airtable.hosts, "www.googleapis.com": www}
     hosts |= {"gmail.googleapis.com": gmail.handler(), "graph.microsoft.com": graph.handle}
-    with Platforms({**hosts, "pubsubhubbub.appspot.com": feeds.handle}) as platforms:
-        try:
-            hub.init(hub.workspace)
-            for service in ("gateway", "oauth"):
-                module = ("tests.support.platforms", service)
-                hub.start_service(service, module=module, **platforms.env(folder))
-            hub.wait_ready("gateway")
-            hub.wait_ready("oauth")
-            for provider, fake in (("google", google), ("microsoft", microsoft), ("airtable", airtable)):
-                app = {"client_id": fake.client_id, "client_secret": fake.client_secret, "verified": True}
-                hub.call("PUT", f"/api/platform-credentials/{provider}", app)
-            yield World(hub, platforms, google, drive, gmail, graph, airtable, feeds)
-            assert not platforms.faults
-        finally:
-            hub.stop()
+    hosts |= {"pubsubhubbub.appspot.com": feeds.handle}
+    with among(hub, hosts, gateway_too=True) as platforms:
+        world = World(hub, platforms, google, drive, gmail, graph, airtable, feeds)
+        for provider, fake in (("google", google), ("microsoft", microsoft), ("airtable", airtable)):
+            world.app(provider, fake)
+        yield world
 
 
 def test_gmail_waits_for_the_topic_is_pushed_to_renewed_moved_and_stopped(world: World) -> None:
@@ -145,7 +100,7 @@ def test_gmail_waits_for_the_topic_is_pushed_to_renewed_moved_and_stopped(world:
     endpoint = {"provider": "gmail", "name": "mail", "settings": settings}
     endpoint = hub.call("POST", "/api/inbound-endpoints", endpoint, expect=201)
     pubsub.topics = {TOPIC: endpoint["url"], OTHER_TOPIC: endpoint["url"]}
-    world.app(pubsub_topic=TOPIC)
+    world.app("google", world.google, pubsub_topic=TOPIC)
     watch = world.active(integration)
     assert (watch["last_error"], watch["endpoint_id"]) == (None, None)
     assert eventually(lambda: pubsub.answered)[0] in (200, 202, 204), "the message that comes at once"
@@ -158,7 +113,7 @@ def test_gmail_waits_for_the_topic_is_pushed_to_renewed_moved_and_stopped(world:
 
     eventually(lambda: gmail.renewed)
     assert (gmail.made, gmail.stopped) == (1, 0)
-    world.app(pubsub_topic=OTHER_TOPIC)
+    world.app("google", world.google, pubsub_topic=OTHER_TOPIC)
     eventually(lambda: [one for one in gmail.live.values() if one.topic == OTHER_TOPIC])
     assert gmail.stopped == 1
     gmail.live.clear()  # the platform has lost it
