@@ -42,18 +42,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
 @pytest.fixture(scope="module")
 def client(hub: Hub) -> Iterator[httpx.Client]:
     """Calls delivery with the admin key."""
-    headers = {"authorization": f"Bearer {hub.admin_key}"}
-    with httpx.Client(base_url=hub.url("delivery"), headers=headers, timeout=30) as client:
+    with hub.client("delivery") as client:
         yield client
 
 
 @pytest.fixture(autouse=True)
 def unbroken(hub: Hub) -> Iterator[None]:
-    """Nothing that a caller does is an error of ours."""
-    before = len(hub.log_text("delivery"))
-    yield
-    log = hub.log_text("delivery")[before:]
-    assert "Traceback" not in log, log
+    with hub.unbroken("delivery"):
+        yield
 
 
 def test_a_webhook_whose_secret_does_not_open_is_shown_and_takes_a_new_one(
@@ -418,8 +414,7 @@ def test_an_id_that_is_none(client: httpx.Client, name: str) -> None:
 def many(hub: Hub) -> tuple[str, list[str]]:
     """A workspace with 120 webhooks and their ids, newest first; some made in the same millisecond."""
     key = hub.other_workspace()
-    headers = {"authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=hub.url("delivery"), headers=headers, timeout=30) as client:
+    with hub.client("delivery", key) as client:
         eventually(lambda: client.get(PATH).status_code == 200)
         with ThreadPoolExecutor(8) as pool:
             made = list(pool.map(lambda _: client.post(CREATE, json=WEBHOOK).json(), range(120)))

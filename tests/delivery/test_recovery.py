@@ -554,8 +554,7 @@ def test_a_workspace_has_so_many_jobs_at_a_time(hub: Hub) -> None:
         publish(hub, kind, 200)
         counted(hub, webhook, 200, status="delivered")
         path = f"/api/outgoing-webhooks/{webhook}/replay"
-        headers = {"authorization": f"Bearer {hub.admin_key}"}
-        with httpx.Client(base_url=hub.url("delivery"), headers=headers, timeout=30) as client:
+        with hub.client("delivery") as client:
             refused = None
             jobs = []
             for _ in range(MOST_RUNNING * 10):

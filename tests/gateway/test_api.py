@@ -54,18 +54,14 @@ def entrance(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def client(hub: Hub) -> Iterator[httpx.Client]:
     """Calls the gateway with the admin key."""
-    headers = {"authorization": f"Bearer {hub.admin_key}"}
-    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as client:
+    with hub.client("gateway") as client:
         yield client
 
 
 @pytest.fixture(autouse=True)
 def unbroken(hub: Hub) -> Iterator[None]:
-    """Nothing that a caller does is an error of ours."""
-    before = len(hub.log_text("gateway"))
-    yield
-    log = hub.log_text("gateway")[before:]
-    assert "Traceback" not in log, log
+    with hub.unbroken("gateway"):
+        yield
 
 
 def _problem(answer: httpx.Response, status: int, *fields: str) -> None:
@@ -452,8 +448,7 @@ def test_what_is_no_route(client: httpx.Client) -> None:
 def many(hub: Hub) -> tuple[str, list[str]]:
     """A workspace with 120 endpoints and their ids, some made in the same millisecond."""
     key = hub.other_workspace()
-    headers = {"authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as client:
+    with hub.client("gateway", key) as client:
         eventually(lambda: client.get("/api/inbound-endpoints").status_code == 200)
         with ThreadPoolExecutor(8) as pool:
             made = list(

@@ -202,10 +202,8 @@ def unbroken(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     world: World = request.getfixturevalue("world")
-    before = len(world.hub.log_text("gateway"))
-    yield
-    log = world.hub.log_text("gateway")[before:]
-    assert "Traceback" not in log, log
+    with world.hub.unbroken("gateway"):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -40,18 +40,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
 
 @pytest.fixture(scope="module")
 def client(hub: Hub) -> Iterator[httpx.Client]:
-    headers = {"authorization": f"Bearer {hub.admin_key}"}
-    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as client:
+    with hub.client("gateway") as client:
         yield client
 
 
 @pytest.fixture(autouse=True)
 def unbroken(hub: Hub) -> Iterator[None]:
-    """Nothing that a caller does is an error of ours."""
-    before = len(hub.log_text("gateway"))
-    yield
-    log = hub.log_text("gateway")[before:]
-    assert "Traceback" not in log, log
+    with hub.unbroken("gateway"):
+        yield
 
 
 @pytest.fixture

@@ -46,18 +46,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
 
 @pytest.fixture(scope="module")
 def client(hub: Hub) -> Iterator[httpx.Client]:
-    headers = {"authorization": f"Bearer {hub.admin_key}"}
-    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as client:
+    with hub.client("gateway") as client:
         yield client
 
 
 @pytest.fixture(autouse=True)
 def unbroken(hub: Hub) -> Iterator[None]:
-    """Nothing that a caller does is an error of ours."""
-    before = len(hub.log_text("gateway"))
-    yield
-    log = hub.log_text("gateway")[before:]
-    assert "Traceback" not in log, log
+    with hub.unbroken("gateway"):
+        yield
 
 
 @pytest.fixture
@@ -178,8 +174,7 @@ def test_an_own_types_life(client: httpx.Client, name: str) -> None:
 def test_another_workspace_has_types_of_its_own(hub: Hub, client: httpx.Client, name: str) -> None:
     client.post("/api/event-types", json={"name": name, "about": "Ours.", "schema": ORDER})
     key = hub.other_workspace()
-    headers = {"authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as theirs:
+    with hub.client("gateway", key) as theirs:
         assert eventually(lambda: theirs.get("/api/event-types").status_code == 200, 10)
         assert theirs.get(f"/api/event-types/{name}").status_code == 404
         assert _publish(theirs, name, {"anything": 1}).status_code == 202
@@ -397,8 +392,7 @@ def test_a_check_cannot_hold_the_gateway_up(client: httpx.Client, name: str) -> 
 def test_most_types(client: httpx.Client, hub: Hub) -> None:
     """The 201st is refused, in a workspace of its own."""
     key = hub.other_workspace()
-    headers = {"authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=hub.url("gateway"), headers=headers, timeout=30) as theirs:
+    with hub.client("gateway", key) as theirs:
         assert eventually(lambda: theirs.get("/api/event-types").status_code == 200, 10)
 
         def make(number: int) -> httpx.Response:

@@ -5,9 +5,9 @@ import json
 import os
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
@@ -203,6 +203,19 @@ class Hub:
 
     def log_tail(self, name: str) -> str:
         return self.log_text(name)[-3000:]
+
+    @contextmanager
+    def unbroken(self, service: str) -> Iterator[None]:
+        """Nothing that a caller does meanwhile is an error of ours."""
+        before = len(self.log_text(service))
+        yield
+        log = self.log_text(service)[before:]
+        assert "Traceback" not in log, log
+
+    def client(self, service: str, key: str | None = None) -> httpx.Client:
+        """Calls a service with an API key, the admin key when none is given."""
+        headers = {"authorization": f"Bearer {key or self.admin_key}"}
+        return httpx.Client(base_url=self.url(service), headers=headers, timeout=30)
 
     def metric(self, service: str, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
