@@ -201,13 +201,12 @@ class Arriving:
             hidden = (code, verifier, values.get("client_secret", ""), *request.values())
             word, detail = unsaid(error.code, hidden), unsaid(error.detail, hidden)
             if isinstance(error, ClientRefused):
-                await self._apps.alarm(connector.app, begun["workspace"], word, detail)
-                self._log.error(
-                    "the platform refuses the app's own credentials", provider=connector.app, code=word
-                )
-                raise NotFinished(
-                    "app_refused", "the platform refuses the app's client id or secret"
-                ) from error
+                workspace, said = begun["workspace"], ClientRefused(word, detail)
+                app = self._apps.find(connector.app, workspace)
+                if await self._tokens.trial.suspect(app, connector, workspace, said):
+                    raise NotFinished(
+                        "app_refused", "the platform refuses the app's client id or secret"
+                    ) from error
             why = f"{word} ({detail})" if detail else word
             raise NotFinished("platform_error", f"the platform refused: {why}") from error
         except (PlatformBusy, Unfillable) as error:

@@ -1,7 +1,7 @@
 """`/api/platform-credentials`: the apps registered with platforms. Secrets go in and never come out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query
@@ -9,21 +9,15 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from services.oauth.schemas import NewApp, ShownApp
-from shared.catalog.connector import ClientRefused, Connector, ConsentGone, PlatformBusy, Refused
+from shared.catalog.connector import Connector
 from shared.catalog.entering import entered
 from shared.catalog.registry import connectors
-from shared.catalog.three_legged import ThreeLegged
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from shared.runtime.access import ApiKey, requires
+from shared.runtime.app_trial import AppTrial
 from shared.runtime.apps import INSTALLATION, SECRETS, App, Apps, needs_secret, secret_settings, takes_app
-from shared.runtime.credentials import values_of
-from shared.runtime.tokens import TokenSource
-from shared.wire.fills import Unfillable
-from shared.wire.oauth import new_state, new_verifier
 
-_NO_CODE: Final = "interlink-checks-its-client-credentials"
-"""A code that no platform has given: what it answers says whether it takes the app itself."""
 _TRIES: Final = 5
 _NOT_ASKED: Final = "not_asked"
 
@@ -38,24 +32,12 @@ class ShownApps(BaseModel):
     items: list[ShownApp]
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What a platform says to an app: it takes it, it does not, or (None) it does not tell."""
-
-    takes_it: bool | None
-    reason: str = ""
-    busy: PlatformBusy | None = None
-    """It could not be asked now."""
-
-
 class PlatformApi:
     """The routes and what they need."""
 
-    def __init__(
-        self, apps: Apps, tokens: TokenSource, *, redirect_uri: str, operator_workspace: str
-    ) -> None:
+    def __init__(self, apps: Apps, trial: AppTrial, *, redirect_uri: str, operator_workspace: str) -> None:
         self._apps = apps
-        self._tokens = tokens
+        self._trial = trial
         self._redirect_uri = redirect_uri
         self._operator = operator_workspace
 
@@ -136,37 +118,17 @@ class PlatformApi:
 
     async def _verified(self, connector: Connector, app: App, *, insist: bool = False) -> App:
         """The app with what the platform says to it. Raises `PlatformBusy` when asked to insist."""
-        verdict = await self._asked(connector, app)
+        verdict = await self._trial.verdict(app, connector)
         if insist and verdict.busy is not None:
             raise verdict.busy
-        verified = app.verified if verdict.takes_it is None else verdict.takes_it
-        judged = await self._apps.judge(app, verified=verified, reason=verdict.reason)
+        verified, reason = verdict.takes_it, verdict.reason
+        if verified is None:
+            verified = app.verified
+            reason = f"{_NOT_ASKED}: {reason}: send verified: true when it is right"
+        judged = await self._apps.judge(app, verified=verified, reason=reason)
         if judged is None:
             raise Conflict(f"the app of {app.provider} was changed meanwhile: verify it again")
         return judged
-
-    async def _asked(self, connector: Connector, app: App) -> _Verdict:
-        params = {name: setting.default for name, setting in connector.params.items() if setting.default}
-        values = values_of({"provider": connector.provider, "params": params}, app, self._redirect_uri)
-        try:
-            if connector.oauth1 is not None:
-                flow = ThreeLegged(connector.oauth1)
-                flow.request_token(await self._tokens.ask(flow.first(values, state=new_state())))
-                return _Verdict(takes_it=True)
-            if connector.oauth2 is None:
-                return _silent("it cannot be tried out")
-            call = connector.exchange(values, code=_NO_CODE, verifier=new_verifier())
-            connector.granted(await self._tokens.ask(call))
-        except ConsentGone:
-            return _Verdict(takes_it=True)  # it took the app, and refused the code
-        except ClientRefused as error:
-            detail = error.detail or "the platform refuses client id or secret"
-            return _Verdict(takes_it=False, reason=f"{error.code}: {detail}")
-        except PlatformBusy as error:
-            return replace(_silent(f"it could not be asked: {error}"), busy=error)
-        except (Refused, Unfillable) as error:
-            return _silent(f"the platform does not tell: {error}")
-        return _silent("the platform gave a token for a code that does not exist")
 
     def _show(self, app: App) -> ShownApp:
         known, hidden = _connector(app.provider).settings, secret_settings(app.provider)
@@ -186,10 +148,6 @@ class PlatformApi:
             redirect_uri=self._redirect_uri,
             updated_at=rfc3339(app.changed_at) if app.changed_at else None,
         )
-
-
-def _silent(why: str) -> _Verdict:
-    return _Verdict(None, f"{_NOT_ASKED}: {why}: send verified: true when it is right")
 
 
 def _changed(connector: Connector, workspace: str, body: NewApp, before: App | None) -> App:

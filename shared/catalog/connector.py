@@ -432,11 +432,11 @@ class Connector:
         detail = _text(_select(flow.answer.description, document))[:_LONGEST_TOLD]
         if answer.status == 429 or answer.status >= 500 or code == "temporarily_unavailable":
             return _busy(answer)
-        if code in _CLIENT_REFUSED or code in flow.client.refused:
-            return ClientRefused(code, detail)
         gone = flow.refresh.reconnect
         if code in (_CONSENT_GONE, *flow.code_refused, *gone) or detail.startswith(gone):
-            return ConsentGone(code, detail)
+            return ConsentGone(code, detail)  # whatever the code says in general
+        if code in _CLIENT_REFUSED or code in flow.client.refused:
+            return ClientRefused(code, detail)
         return Refused(code, detail)
 
 

@@ -141,17 +141,6 @@ class Apps:
         own, told = items.get(record_of(provider, workspace)), items.get(record_of(provider, INSTALLATION))
         return (each for each in (own, self.given.get(provider), told) if each is not None)
 
-    async def alarm(
-        self, provider: str, workspace: str, code: str, detail: str, *, registered: Registered | None = None
-    ) -> None:
-        """The platform refuses the app: what the API was told is not verified any more.
-
-        Raises `StoreUnavailable`.
-        """
-        app = self.find(provider, workspace, registered)
-        if app is not None and app.source == "api":
-            await self.judge(app, verified=False, reason=f"{code}: {detail}" if detail else code)
-
     # In the store
 
     async def read(self, provider: str, workspace: str) -> App | None:

@@ -24,6 +24,7 @@ from shared.catalog.connector import (
 )
 from shared.catalog.registry import connectors
 from shared.contracts.errors import Conflict, InterlinkError, Misconfigured, NotFound, StoreUnavailable
+from shared.runtime.app_trial import AppTrial
 from shared.runtime.apps import App, Apps
 from shared.runtime.crash import crash_point
 from shared.runtime.credentials import MAIN, merged, schedule, slots_of, texts_of, values_of
@@ -96,6 +97,7 @@ class Refresher:
         self,
         integrations: Integrations,
         apps: Apps,
+        trial: AppTrial,
         log: Log,
         ask: Callable[[Call], Awaitable[Answered]],
         *,
@@ -104,6 +106,7 @@ class Refresher:
     ) -> None:
         self._integrations = integrations
         self._apps = apps
+        self._trial = trial
         self._log = log
         self._ask = ask
         self._redirect_uri = redirect_uri
@@ -275,19 +278,11 @@ class Refresher:
         if not isinstance(error, ClientRefused):
             await self._failed(claimed, error.code, error.detail, _pause(claimed))
             raise PlatformBusy(f"the platform gave no new token: {error.code}")
-        # Every account of the app stops: that is for whoever runs the installation, not for the accounts.
-        self._log.error(
-            "the platform refuses the app's own credentials: every account of it will stop",
-            provider=claimed["provider"],
-            workspace=claimed["workspace"],
-            code=error.code,
-        )
         await self._failed(claimed, error.code, error.detail, _CLIENT_PAUSE_S)
-        app = connectors()[claimed["provider"]].app
-        await self._apps.alarm(
-            app, claimed["workspace"], error.code, error.detail, registered=claimed.get("app")
-        )
-        raise PlatformBusy("the platform refuses the app's credentials", retry_after=60)
+        connector = connectors()[claimed["provider"]]
+        if await self._trial.suspect(self.app_of(claimed), connector, claimed["workspace"], error):
+            raise PlatformBusy("the platform refuses the app's credentials", retry_after=60)
+        raise PlatformBusy(f"the platform gave no new token: {error.code}", retry_after=60)
 
     async def _gone(self, claimed: Document, code: str, detail: str) -> None:
         """The consent has ended. Raises `NotConnected`, unless somebody else was first."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 from shared.catalog.connector import PlatformBusy, Refused, entered_values
 from shared.catalog.registry import connectors
 from shared.contracts.errors import Conflict, InterlinkError, RetryLater, StoreUnavailable
+from shared.runtime.app_trial import AppTrial
 from shared.runtime.apps import App, Apps
 from shared.runtime.credentials import MAIN, texts_of
 from shared.runtime.guarded import GuardedClient
@@ -94,8 +95,10 @@ class TokenSource:
         self._client = client
         self._log = log
         self._timing = timing
+        self.trial = AppTrial(apps, log, self.ask, redirect_uri=redirect_uri)
+        """Whether platforms take apps."""
         self._refresher = Refresher(
-            integrations, apps, log, self.ask, redirect_uri=redirect_uri, timing=timing
+            integrations, apps, self.trial, log, self.ask, redirect_uri=redirect_uri, timing=timing
         )
         self._kept: dict[str, tuple[float, Document]] = {}
         self._renewing: dict[str, asyncio.Task[Document]] = {}

@@ -269,15 +269,28 @@ def test_a_code_that_the_platform_does_not_take(stage: Stage, name: str) -> None
 @pytest.mark.parametrize("name", [name for name in WAYS if name != "trello"])
 def test_an_app_that_the_platform_does_not_take_is_no_longer_verified(stage: Stage, name: str) -> None:
     fake = stage.play(name)
-    fake.fail_next = [fake.refusal("secret")]
+    fake.fail_next = refused_twice(fake)
     try:
         with stage.person() as ada:
             begun = ada.connect(name, **fields(fake))
             assert ended(ada.go(begun["authorization_url"])) == "app_refused"
-            assert not stage.ask("GET", f"/api/platform-credentials/{name}")["verified"]
-            ada.connect(name, expect=409, **fields(fake))
+            assert verified(stage, name) == (name == "shopify")
+            if name != "shopify":
+                ada.connect(name, expect=409, **fields(fake))
     finally:
         stage.register(name)
+
+
+def refused_twice(fake: Fake) -> list[Reply]:
+    """By the account's request, and when it is asked about the app itself; Shopify is a host of each shop."""
+    return [fake.refusal("secret")] * (1 if isinstance(fake, Shopify) else 2)
+
+
+def verified(stage: Stage, name: str) -> bool:
+    """Whether the app still is; that it was refused is said."""
+    shown = stage.ask("GET", f"/api/platform-credentials/{name}")
+    assert shown["reason"]
+    return bool(shown["verified"])
 
 
 def test_an_app_that_is_refused_before_anybody_is_sent_is_said_at_once(stage: Stage) -> None:
@@ -308,10 +321,10 @@ def test_the_platform_is_asked_whether_it_takes_the_app(stage: Stage, name: str)
 def test_an_app_that_is_refused_later_is_no_fault_of_its_accounts(stage: Stage, name: str) -> None:
     fake = stage.play(name)
     shown = stage.connect(name, **fields(fake))
-    fake.fail_next = [fake.refusal("secret")]
+    fake.fail_next = refused_twice(fake)
     try:
         stage.do(shown["id"], "refresh", expect=503)
-        assert not stage.ask("GET", f"/api/platform-credentials/{name}")["verified"]
+        assert verified(stage, name) == (name == "shopify")
         after = stage.shown(shown["id"])
         assert (after["status"], after["health"]) == ("connected", "at_risk")
     finally:
@@ -567,6 +580,22 @@ def test_microsoft_of_one_tenant_names_its_errors_by_number(stage: Stage) -> Non
         assert "AADSTS50076" in after["last_error"]["detail"]
     finally:
         stage.register("microsoft", settings={"tenant": ""})
+
+
+def test_microsoft_without_the_app_in_one_tenant_is_not_without_it_everywhere(stage: Stage) -> None:
+    """Its administrator has removed the app: that is about his people, and others go on connecting."""
+    fake = play(stage, "microsoft", Microsoft)
+    shown = stage.connect("microsoft-outlook")
+    fake.fail_next = [fake.error(700016)]
+    stage.do(shown["id"], "refresh", expect=503)
+    after = stage.shown(shown["id"])
+    assert (after["status"], after["last_error"]["code"]) == ("connected", "unauthorized_client")
+    assert stage.ask("GET", "/api/platform-credentials/microsoft")["verified"]
+    fake.fail_next = [fake.error(700016)]
+    with stage.person() as ada:
+        page = ada.go(ada.connect("microsoft-outlook")["authorization_url"])
+        assert (ended(page), "AADSTS700016" in page.text) == ("platform_error", True)
+    assert stage.ask("GET", "/api/platform-credentials/microsoft")["verified"]
 
 
 @pytest.mark.parametrize(
