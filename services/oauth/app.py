@@ -40,7 +40,9 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **apps.INDEXES,
 }
 _GATEWAY_S: Final = 15.0
-_MOST_CALLS: Final = 100
+_MOST_CALLS: Final = 200
+_MOST_FOR_ONE: Final = 50
+"""A platform, or somebody's own server, that does not answer must not hold up the tokens of the others."""
 
 
 async def build(here: Runtime) -> Service:
@@ -49,7 +51,7 @@ async def build(here: Runtime) -> Service:
     connectors()  # a manifest that cannot be read is said now, not when somebody connects
     base = here.hub.public_base
     redirect_uri = base + CALLBACK
-    client = guarded_client(settings, most_connections=_MOST_CALLS)
+    client = guarded_client(settings, most_connections=_MOST_CALLS, most_for_one=_MOST_FOR_ONE)
     known = Integrations(here.mongo, here.vault, here.producer, here.log)
     registered = Apps(here.mongo, here.vault, here.log)
     tokens = TokenSource(known, registered, client, here.log, redirect_uri=redirect_uri)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from services.oauth.choose import same_place
 from services.oauth.flows import app_for, flow_of, server_of
 from services.oauth.revoke import Revoking
-from services.oauth.states import States, UsedCode
+from services.oauth.states import Occupied, States, UsedCode
 from services.oauth.watch import Watching
 from shared.catalog.connector import (
     Choice,
@@ -95,8 +95,10 @@ class Arriving:
         except NotFinished as error:
             error.begun = begun
             raise
-        except (NotFound, StoreUnavailable) as error:
-            away = isinstance(error, StoreUnavailable)
+        except (NotFound, StoreUnavailable, Misconfigured) as error:
+            away = not isinstance(error, NotFound)
+            if isinstance(error, Misconfigured):
+                self._log.error("connection not finished", why=str(error), provider=begun["provider"])
             why = "something is not available: begin anew in a moment" if away else _GONE
             ended = NotFinished("unavailable" if away else "gone", why, status=503 if away else 410)
             ended.begun = begun
@@ -117,7 +119,11 @@ class Arriving:
             whose, choices = await self._whose(connector, values, granted, kept)
             async with self._states.alone(begun["workspace"], begun["provider"], whose.id):
                 return await self._connected(begun, document["_id"], connector, granted, whose, choices)
-        except StoreUnavailable:
+        except Occupied:
+            if not connector.ends_everything:  # else the other one's grant, which is just made, would end too
+                await self._give_back(document, values, granted, whose)
+            raise
+        except (StoreUnavailable, Misconfigured):
             raise  # it may have been written after all
         except (NotFinished, InterlinkError) as error:
             await self._give_back(document, values, granted, whose)
@@ -398,6 +404,7 @@ def _change(
         "retry_at": None,
         "failures": 0,
         "forced_at": None,
+        "halfway": False,
         "lease_until": None,
         "settled_fence": target["fence"],
         "last_error": None,

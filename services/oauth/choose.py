@@ -96,6 +96,7 @@ class Choosing:
             "retry_at": None,
             "failures": 0,
             "forced_at": None,
+            "halfway": False,
             "lease_until": None,
             "settled_fence": same["fence"],
             "last_error": None,

@@ -17,7 +17,7 @@ from services.oauth.states import LIFETIME, OtherBrowser, UnknownState, UsedStat
 from shared.catalog.listing import CALLBACK
 from shared.catalog.registry import connectors
 from shared.contracts.envelope import rfc3339
-from shared.contracts.errors import Conflict, RetryLater
+from shared.contracts.errors import Conflict, Misconfigured, RetryLater
 from shared.runtime.access import ApiKey, requires
 from shared.runtime.integrations import Integrations
 from shared.runtime.logs import Log
@@ -146,7 +146,9 @@ class ConnectApi:
             if error.__cause__ is not None:
                 self._log.error("a state was changed in the store", why=str(error.__cause__))
             return self._refused("unknown_state", 404, "This address is not known here: begin anew.")
-        except RetryLater:
+        except (RetryLater, Misconfigured) as error:
+            if isinstance(error, Misconfigured):
+                self._log.error("connection not finished", why=str(error))
             return self._refused("unavailable", 503, "Something is not available: try again in a moment.")
         else:
             CONNECTIONS.labels(document["provider"], document["status"]).inc()

@@ -16,9 +16,10 @@ from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.contracts.ids import new_integration_id
 from shared.runtime.integrations import Integrations
 from shared.runtime.mongo import Document, Duplicate, utcnow
-from shared.runtime.refresh import NoAnswer, without
+from shared.runtime.refresh import NoAnswer
 from shared.runtime.tokens import TokenSource
 from shared.wire.fills import Unfillable
+from shared.wire.oauth import unsaid
 
 _TRIES: Final = 20
 _PAUSE_S: Final = 0.05
@@ -267,4 +268,4 @@ def _told(error: Refused, way: Entered, values: Mapping[str, str]) -> str:
 
 def _clean(text: str, way: Entered, values: Mapping[str, str]) -> str:
     secrets = [values[name] for name, setting in way.fields.items() if setting.secret and name in values]
-    return without(text, secrets)
+    return unsaid(text, secrets)

@@ -18,9 +18,8 @@ from shared.runtime.access import ApiKey, requires
 from shared.runtime.integrations import Integrations, Status
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
-from shared.runtime.refresh import without
 from shared.runtime.tokens import Access, TokenSource
-from shared.wire.oauth import Call
+from shared.wire.oauth import Call, unsaid
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
@@ -227,7 +226,7 @@ class IntegrationsApi:
         try:
             connector.read(answer)
         except Refused as error:
-            code, detail = without(error.code, hidden), without(error.detail, hidden)
+            code, detail = unsaid(error.code, hidden), unsaid(error.detail, hidden)
             fault = {"at": utcnow(), "code": code, "detail": detail}
         current = await self._integrations.find(document["_id"])
         if fault or not current.get("retry_at"):  # of a refresh that fails, the check knows nothing

@@ -6,7 +6,7 @@ When it is time for that, and for whom, is in `watch.py`.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 from services.oauth.endpoints import Endpoint, Endpoints
@@ -31,7 +31,9 @@ from shared.runtime.mongo import Collection, Document, translated, utcnow
 from shared.runtime.secrets import Vault
 from shared.runtime.tokens import Access, TokenSource
 from shared.wire.fills import Fill
-from shared.wire.oauth import Answered, Call
+from shared.wire.oauth import Answered, Call, unsaid
+
+_SECRETS: Final = ("access_token", "client_secret", "signing_secret", "endpoint:secret")
 
 
 class Lacking(InterlinkError):
@@ -88,17 +90,27 @@ class Making:
         return self._change(watch, made, ends)
 
     async def _ask(
-        self, account: Document, request: Request, values: Mapping[str, str], *, again: bool
+        self,
+        account: Document,
+        request: Request,
+        values: Mapping[str, str],
+        *,
+        again: bool,
+        said: set[str] | None = None,
     ) -> Answered:
         """Send a request; `again` with a new token when the platform refuses the account's.
 
-        What needs nothing of the account's credential is sent whatever became of that.
+        What needs nothing of the account's credential is sent whatever became of that. `said` is given the
+        secrets that were sent.
         """
         name, connector = account["_id"], connectors()[account["provider"]]
         api = connector.api_of(account["kind"])
 
         def made(known: Mapping[str, str]) -> Call:
-            return connector.request(request, {**known, **values}, api)
+            filled = {**known, **values}
+            if said is not None:
+                said.update(filled[part] for part in _SECRETS if filled.get(part))
+            return connector.request(request, filled, api)
 
         def of(access: Access) -> Call:
             return made(access.values)
@@ -110,10 +122,14 @@ class Making:
         return await self._tokens.ask(of(await self._tokens.access(name)))
 
     async def _read(self, account: Document, request: Request, values: Mapping[str, str]) -> Any:
-        """What the platform answers."""
+        """What the platform answers. A refusal repeats no secret that was sent."""
         connector = connectors()[account["provider"]]
-        answer = await self._ask(account, request, values, again=True)
-        return connector.read(answer, connector.api_of(account["kind"]))
+        said: set[str] = set()
+        answer = await self._ask(account, request, values, again=True, said=said)
+        try:
+            return connector.read(answer, connector.api_of(account["kind"]))
+        except Refused as error:
+            raise Refused(unsaid(error.code, said), unsaid(error.detail, said)) from None
 
     async def _kept(
         self,

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hmac import compare_digest
+from itertools import islice
 from math import isfinite
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ _LONGEST_TOKEN: Final = 16 * 1024
 _LONGEST_TOLD: Final = 200
 _LONGEST_KEPT: Final = 1024
 _MOST_CHOICES: Final = 500
+_MOST_SCOPES: Final = 500
 
 
 class Refused(InterlinkError):
@@ -563,4 +565,4 @@ def _scopes(value: Any, separator: str) -> tuple[str, ...] | None:
         words = value
     else:
         return None
-    return tuple(dict.fromkeys(str(word)[:200] for word in words if word))
+    return tuple(islice(dict.fromkeys(str(word)[:200] for word in words if word), _MOST_SCOPES))

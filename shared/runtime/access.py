@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import orjson
 from fastapi import Request
 
-from shared.contracts.errors import Forbidden, InterlinkError, StoreUnavailable, Unauthenticated
+from shared.contracts.errors import Forbidden, InterlinkError, Unauthenticated
 from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_S, Document, Index, Mongo, Snapshot, UpdateOne, translated, utcnow
@@ -182,7 +182,7 @@ class Keyring:
         try:
             with translated():
                 await self._collection.bulk_write(writes, ordered=False)
-        except StoreUnavailable as error:
+        except InterlinkError as error:
             self._log.warning("last use of API keys not noted", error=str(error))
 
 

@@ -69,11 +69,14 @@ class Answer:
     address: str | None
 
 
-def guarded_client(settings: EgressSettings, *, most_connections: int) -> "GuardedClient":
+def guarded_client(
+    settings: EgressSettings, *, most_connections: int, most_for_one: int = 0
+) -> "GuardedClient":
     """The client that a service's settings ask for. Raises `Misconfigured`."""
     return GuardedClient(
         settings.allow_private_networks,
         most_connections=most_connections,
+        most_for_one=most_for_one,
         ports=settings.ports,
         proxy=settings.egress_proxy,
         ca_file=settings.egress_ca_file,
@@ -91,6 +94,9 @@ class _BadUrl(ValueError):
 class GuardedClient:
     """A pooled client for outgoing webhooks.
 
+    `most_for_one`: connections to one host and port, 0 for no such bound; what waits for one waits within its
+    own time.
+
     `ports`: those that may be called, None for any. `ca_file`: authorities to trust beside the system's.
 
     `proxy`: every request goes through it, over CONNECT where the URL is https, and only its address is
@@ -105,12 +111,14 @@ class GuardedClient:
         allow: PrivateNetworks,
         *,
         most_connections: int,
+        most_for_one: int = 0,
         ports: frozenset[int] | None = None,
         proxy: str | None = None,
         ca_file: Path | str | None = None,
     ) -> None:
         self._allowed = _allowed(allow)
         self._most = most_connections
+        self._most_for_one = most_for_one
         self._ports = ports
         self._proxy = None if proxy is None else _proxy_url(proxy)
         self._authorities = None if ca_file is None else authorities(ca_file)
@@ -129,7 +137,7 @@ class GuardedClient:
             resolver=resolver if self._proxy is None else ThreadedResolver(),
             socket_factory=self._socket if self._proxy is None else None,
             limit=self._most,
-            limit_per_host=0,
+            limit_per_host=self._most_for_one,
             ttl_dns_cache=_DNS_KEPT_S,
             keepalive_timeout=30,
         )

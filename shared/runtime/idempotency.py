@@ -51,6 +51,8 @@ class Idempotency:
             return await response(scope, receive, send)
         body = (await receive()).get("body", b"")  # whole: BoundedBody is in front
         call = f"{self._service} {scope['method']} {scope['path']}".encode()
+        if scope["query_string"]:
+            call += b"?" + scope["query_string"]
         record = hashlib.sha256(b"\0".join((key.workspace.encode(), key.id.encode(), given))).hexdigest()
         fingerprint = hashlib.sha256(call + b"\0" + body).hexdigest()
         try:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from shared.contracts.envelope import Event, rfc3339
-from shared.contracts.errors import NotFound, RetryLater
+from shared.contracts.errors import Misconfigured, NotFound, Rejected, RetryLater
 from shared.contracts.ids import EventId, derive
 from shared.contracts.topics import INTEGRATION_EVENTS
 from shared.runtime.kafka.produce import Producer, record_of
@@ -158,15 +158,13 @@ class Integrations:
         """Publish what is untold, in order: whether that is done.
 
         Without the bus it stays untold, and is told later. Without the store it may be told again, as the
-        same event. Neither is the business of whoever has made the change.
+        same event. One that Kafka never takes is left out. None of this is the business of whoever has made
+        the change, which is written by now.
         """
         events: Sequence[Document] = document.get("events") or []
         try:
             for event in events:
-                await self._producer.publish(
-                    record_of(INTEGRATION_EVENTS, document["_id"], _published(document, event)),
-                    within_s=_WITHIN_S,
-                )
+                await self._told(document, event)
             with translated():
                 await self.collection.update_one(
                     {"_id": document["_id"]},
@@ -175,10 +173,22 @@ class Integrations:
                 await self.collection.update_one(
                     {"_id": document["_id"], "events": []}, {"$set": {"untold": False}}
                 )
-        except RetryLater as error:
+        except (RetryLater, Misconfigured) as error:
             self._log.warning("event not told yet", integration_id=document["_id"], error=str(error))
             return False
         return True
+
+    async def _told(self, document: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        record = record_of(INTEGRATION_EVENTS, document["_id"], _published(document, event))
+        try:
+            await self._producer.publish(record, within_s=_WITHIN_S)
+        except Rejected as error:
+            self._log.error(
+                "event dropped: it cannot be told",
+                integration_id=document["_id"],
+                type=event["type"],
+                error=str(error),
+            )
 
     async def tell_all(self) -> None:
         """What others left untold, the oldest first, as long as bus and store take it."""

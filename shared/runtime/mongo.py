@@ -215,7 +215,8 @@ class Snapshot(Generic[T]):
         if self._seen.get(key) == mark:
             return False
         self._seen[key] = mark
-        self._latest = max(self._latest, stamp)
+        # A clock that was wrong once must not hide what others write from then on.
+        self._latest = max(self._latest, min(stamp, utcnow()))
         if document.get("deleted_at"):
             self.items.pop(key, None)
         else:
@@ -242,7 +243,8 @@ class Snapshot(Generic[T]):
                     full_at = loop.time() + _FULL_RELOAD_S
                 else:
                     await self.refresh()
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001 -- one bad look must not be the last
+                told = str(error) if isinstance(error, InterlinkError) else type(error).__name__
                 self._log.warning(
-                    "settings in memory may be old", collection=self._collection.name, error=str(error)
+                    "settings in memory may be old", collection=self._collection.name, error=told
                 )

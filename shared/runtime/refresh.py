@@ -34,11 +34,13 @@ from shared.runtime.logs import Log
 from shared.runtime.metrics import REFRESHES
 from shared.runtime.mongo import Document, translated, utcnow
 from shared.wire.fills import Unfillable
-from shared.wire.oauth import Answered, Call
+from shared.wire.oauth import Answered, Call, unsaid
 
 _CALL_S: Final = 10.0
 _LEASE_S: Final = 45.0
 """A request, and the 30 s that two clocks may differ."""
+_SKEW_S: Final = 30.0
+"""How far two clocks may differ."""
 _SETTLE_S: Final = 2.0
 _WAIT_S: Final = 60.0
 _LOOK_S: Final = (0.05, 0.5)
@@ -48,7 +50,6 @@ _FIRST_PAUSE_S: Final = 2.0
 _LONGEST_PAUSE_S: Final = 900.0
 _CLIENT_PAUSE_S: Final = 300.0
 _LONGEST_TOLD: Final = 300
-_SHORTEST_SECRET: Final = 6
 _USABLE: Final = ("connected", "error")
 _OURS: Final = ("expired", "token_refused")
 """Ends that no answer about a refresh token says."""
@@ -146,7 +147,7 @@ class Refresher:
         while True:
             document = await self._integrations.find(name)
             check(document)
-            if document["version"] > than:
+            if document["version"] > than and not document.get("halfway"):
                 return document
             now = utcnow()
             if not may_try(document):
@@ -224,7 +225,11 @@ class Refresher:
                 return None
             whole = Granted(granted.tokens or whole.tokens, {**whole.others, **granted.others}, None)
             secrets = merged(secrets, granted)
-            change: dict[str, Any] = {"lease_until": utcnow() + timedelta(seconds=self._timing.lease_s)}
+            # Its other grants are as they were: who waits for new tokens goes on waiting.
+            change: dict[str, Any] = {
+                "lease_until": utcnow() + timedelta(seconds=self._timing.lease_s),
+                "halfway": True,
+            }
             if slot == slots[-1]:
                 change = self._settled(connector, whole, claimed, at, forced=forced)
             saved = await self._save(document, secrets, change, told=slot == slots[-1])
@@ -250,8 +255,14 @@ class Refresher:
             await self._gone(claimed, "expired", "the token has ended and cannot be made anew")
             return None
         crash_point("refresh.claimed")
-        if utcnow() > claimed["lease_until"] - timedelta(seconds=self._timing.call_s):
-            return None  # this process stood still: by the time of an answer, the lease may be another's
+        spare = self._timing.lease_s - self._timing.call_s
+        asked_within = min(spare, max(spare - _SKEW_S, self._timing.call_s / 2))
+        if utcnow() > claimed["lease_until"] - timedelta(seconds=self._timing.lease_s - asked_within):
+            # This process stood still: by the time of an answer, the lease may be another's, whose clock is
+            # ahead. Nothing was asked, so nobody need wait for its end; an earlier lease may be open still.
+            free = {"lease_until": None, "settled_fence": claimed["settled_fence"] + 1}
+            await self._integrations.change(claimed, free, only={"fence": claimed["fence"]})
+            return None
         try:
             answer = await self._ask(call)
             crash_point("refresh.answered")
@@ -264,7 +275,8 @@ class Refresher:
         except Refused as error:
             app = self.app_of(claimed)
             hidden = [*tokens.values(), *(app.secrets.values() if app else ())]
-            await self._refused(claimed, type(error)(error.code, without(error.detail, hidden)))
+            code, detail = unsaid(error.code, hidden), unsaid(error.detail, hidden)
+            await self._refused(claimed, type(error)(code, detail))
             return None
         if slot == MAIN or granted.tokens is None:
             return granted
@@ -295,6 +307,7 @@ class Refresher:
         """What the document says once all tokens are new."""
         change: dict[str, Any] = {
             "lease_until": None,
+            "halfway": False,
             "retry_at": None,
             "failures": 0,
             "settled_fence": claimed["fence"],
@@ -438,14 +451,6 @@ def _status(current: Mapping[str, Any]) -> dict[str, Any]:
 def _same_seal(one: Any, other: Any) -> bool:
     """Whether it is the same sealed value; a rotation of keys may have wrapped it anew."""
     return isinstance(one, dict) and all(one.get(part) == other.get(part) for part in ("n", "c"))
-
-
-def without(text: str, secrets: list[str]) -> str:
-    """What a platform says, without secrets of ours that it repeats."""
-    for secret in secrets:
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "[hidden]")
-    return text
 
 
 def _pause(document: Mapping[str, Any]) -> float:

@@ -157,14 +157,15 @@ class TokenSource:
         for _ in range(_LOOKS):
             document = await self._integrations.find(access.integration)
             check(document)
-            if document["version"] > access.version:
+            if document["version"] > access.version and not document.get("halfway"):
                 return self._access(document, access.other)
             named = (access.integration, access.other, access.version)
             if self._good.get(named, 0.0) > monotonic():
                 return access
             made, lease = document.get("forced_at"), document.get("lease_until")
             fresh = made is not None and made > utcnow() - _FORCED_AGAIN
-            if document.get("refreshable") and (not fresh or (lease is not None and lease > utcnow())):
+            under_way = document.get("halfway") or (lease is not None and lease > utcnow())
+            if document.get("refreshable") and (not fresh or under_way):
                 document = await self._newer(access.integration, than=access.version, forced=True)
                 return self._access(document, access.other)
             if await self._taken(access):

@@ -24,6 +24,7 @@ Encoding = Literal["form", "json"]
 FORM: Final = "application/x-www-form-urlencoded"
 JSON: Final = "application/json"
 _SHORTEST_SECRET: Final = 6
+_HIDDEN: Final = "[hidden]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +125,27 @@ def sorted_query_hmac(pairs: Iterable[tuple[str, str]], without: str, secret: st
 
 
 def form_of(body: bytes) -> dict[str, str]:
-    """A form-encoded answer's fields; the last of doubled ones."""
-    return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=200))
+    """A form-encoded answer's fields; the last of doubled ones, and none of more than 200."""
+    try:
+        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=200))
+    except ValueError:
+        return {}
 
 
 def unsaid(text: str, secrets: Iterable[str]) -> str:
-    """What a platform says, without secrets of ours that it repeats, as they are or percent-encoded."""
+    """What a platform says, without secrets of ours that it repeats, as they are or percent-encoded.
+
+    What a platform says is cut off somewhere, so the beginning of a secret at its end is one as well.
+    """
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
-            for form in (secret, quote(secret, safe=""), quote(secret)):
-                text = text.replace(form, "[hidden]")
+            for form in dict.fromkeys((secret, quote(secret, safe=""), quote(secret))):
+                text = _uncut(text.replace(form, _HIDDEN), form)
+    return text
+
+
+def _uncut(text: str, secret: str) -> str:
+    for length in range(min(len(secret) - 1, len(text)), _SHORTEST_SECRET - 1, -1):
+        if text.endswith(secret[:length]):
+            return text[:-length] + _HIDDEN
     return text

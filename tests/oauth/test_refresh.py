@@ -1,5 +1,6 @@
 """Tokens that end: one refresh for everybody, none lost, and a status that says how it is."""
 
+import hashlib
 import os
 import re
 import signal
@@ -329,6 +330,55 @@ def test_what_a_platform_repeats_of_our_secrets_is_hidden(own: Accounts, server:
     own.call(ada, "refresh", expect=503)
     error = own.shown(ada)["last_error"]
     assert (error["code"], error["detail"]) == ("server_says_no", "cannot use [hidden] with [hidden]")
+
+
+def test_a_secret_that_a_platform_repeats_at_the_edge_of_what_is_kept_is_hidden_too(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    before = set(server.tokens_seen)
+    own.call(ada, "refresh")
+    (refresh,) = [text for text in server.tokens_seen - before if text.startswith("rt-")]
+    said = f"{'x' * (200 - len(refresh) // 2)}{refresh}"
+    code = f"{'y' * (100 - len(refresh) // 2)}{refresh}"
+    server.fail_next = [Reply.json({"error": code, "error_description": said}, 400)]
+    problem = own.call(ada, "refresh", expect=503)
+    error = own.shown(ada)["last_error"]
+    for text in (problem["detail"], error["code"], error["detail"]):
+        assert refresh[:8] not in text
+
+
+def test_an_answer_that_is_a_form_without_an_end_is_a_failure_like_others(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    server.fail_next = [
+        Reply(200, b"a=1&" * 1000, {"content-type": "application/x-www-form-urlencoded"}),
+    ]
+    own.call(ada, "refresh", expect=503)
+    assert own.shown(ada)["last_error"]["code"] == "no_token"
+    own.move(ada, retry_at=-1)
+    assert own.call(ada, "refresh")["health"] == "ok"
+
+
+def test_what_cannot_be_written_because_another_one_is_at_it_is_given_back(
+    own: Accounts, server: Rotating
+) -> None:
+    """Who connects the same account died in the middle of it: his lock is there for a minute."""
+    server.login("crowd")
+    with Person(own.hub, "crowd") as person:
+        begun = person.connect("oidc")
+        mine = own.kept(begun["integration_id"])["workspace"]
+        lock = hashlib.sha256(repr(("alone", mine, "oidc", "crowd")).encode()).hexdigest()
+        states = own.database.oauth_states
+        states.insert_one({"_id": lock, "gone_at": datetime.now(UTC) + timedelta(minutes=1)})
+        before = server.revocations
+        try:
+            came = person.consent(begun["authorization_url"])
+            answer = person.client.get(came, follow_redirects=False)
+        finally:
+            states.delete_one({"_id": lock})
+    assert answer.status_code == 503
+    assert server.revocations == before + 1
+    assert server.grants_of("crowd") == []
 
 
 def test_a_refresh_token_that_the_answer_leaves_out_stays(own: Accounts, server: Rotating, ada: str) -> None:

@@ -1,0 +1,90 @@
+"""What is followed in memory goes on being followed, whatever one look meets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+import structlog
+from pymongo.errors import OperationFailure
+
+from shared.runtime import access, mongo
+from shared.runtime.access import Keyring
+from shared.runtime.mongo import Collection, Document, Mongo, Snapshot
+from shared.runtime.secrets import LocalKeys, Vault
+
+
+class Refusing:
+    """A collection that, as long as it is told to, is not allowed to be read or written."""
+
+    name = "api_keys"
+
+    def __init__(self) -> None:
+        self.refuses = False
+        self.documents: list[Document] = []
+        self.asked: list[Document] = []
+
+    def collection(self, _name: str) -> "Refusing":
+        return self
+
+    async def find_all(self) -> AsyncIterator[Document]:
+        for document in list(self.documents):
+            yield document
+
+    def find(self, query: Document) -> AsyncIterator[Document]:
+        self.asked.append(query)
+        self._check()
+        return self.find_all()
+
+    async def bulk_write(self, _writes: list[Any], *, ordered: bool) -> None:
+        assert not ordered
+        self._check()
+
+    def _check(self) -> None:
+        if self.refuses:
+            raise OperationFailure("not authorized", 13, {"errmsg": "not authorized"})
+
+
+async def test_a_store_that_refuses_for_a_moment_ends_no_following(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while an operator changes the store's user: a key that is revoked afterwards is refused here too."""
+    monkeypatch.setattr(mongo, "_POLL_S", 0.01)
+    now, store = datetime.now(UTC), Refusing()
+    store.documents = [{"_id": "old", "changed_at": now}]
+    known = Snapshot(cast("Collection", store), lambda document: document, structlog.get_logger())
+    await known.start()
+    try:
+        store.refuses = True
+        await asyncio.sleep(0.05)
+        store.refuses = False
+        store.documents = [
+            {"_id": "old", "changed_at": now, "deleted_at": now},
+            {"_id": "new", "changed_at": now},
+        ]
+        await asyncio.sleep(0.05)
+        assert list(known.items) == ["new"]
+    finally:
+        await known.stop()
+
+
+async def test_a_clock_that_was_wrong_once_hides_nothing() -> None:
+    now, store = datetime.now(UTC), Refusing()
+    known = Snapshot(cast("Collection", store), lambda document: document, structlog.get_logger())
+    store.documents = [{"_id": "early", "changed_at": now + timedelta(hours=1)}]
+    await known.start()
+    await known.stop()
+    await known.refresh()
+    assert store.asked[-1]["changed_at"]["$gte"] <= datetime.now(UTC)
+
+
+async def test_last_uses_of_keys_are_noted_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "_LAST_USE_S", 0.01)
+    store = Refusing()
+    keyring = Keyring(cast("Mongo", store), Vault(LocalKeys([b"k" * 32])), structlog.get_logger())
+    await keyring.start()
+    store.refuses = True
+    keyring._used["key_1"] = datetime.now(UTC)
+    await asyncio.sleep(0.05)
+    assert keyring._task is not None
+    assert not keyring._task.done()
+    await keyring.stop()

@@ -1,0 +1,39 @@
+"""A host that does not answer holds up its own calls, and nobody else's."""
+
+import asyncio
+
+import pytest
+
+from shared.runtime.guarded import GuardedClient
+
+
+async def _serve(answer: bool) -> asyncio.Server:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if not answer:
+            await asyncio.sleep(30)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        writer.close()
+
+    return await asyncio.start_server(talk, "127.0.0.1", 0)
+
+
+def _url(server: asyncio.Server) -> str:
+    return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+@pytest.mark.parametrize("most_for_one", [5])
+async def test_a_host_that_does_not_answer_leaves_connections_for_others(most_for_one: int) -> None:
+    client = GuardedClient("loopback", most_connections=20, most_for_one=most_for_one)
+    await client.start()
+    slow, quick = await _serve(answer=False), await _serve(answer=True)
+    try:
+        waiting = [asyncio.create_task(client.get(_url(slow), timeout_s=2)) for _ in range(40)]
+        await asyncio.sleep(0.2)
+        answer = await client.get(_url(quick), timeout_s=1)
+        assert answer.status == 200
+        assert {each.failure for each in await asyncio.gather(*waiting)} == {"timeout"}
+    finally:
+        await client.stop()
+        for server in (slow, quick):
+            server.close()
