@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, timedelta
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,11 +15,14 @@ from typing import Any, Final, TypeVar
 from pydantic_settings import BaseSettings
 
 from interlink.datadir import FORMAT, in_use, join_running, shown
-from interlink.prepare import indexes
+from interlink.keys import unknown
+from interlink.prepare import BOOTSTRAP, indexes
 from shared.catalog.listing import CALLBACK
 from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.runtime import idempotency
+from shared.runtime.apps import FOLDER as APPS_DIR
 from shared.runtime.apps import given_apps
+from shared.runtime.crash import VARIABLE as CRASH_AT
 from shared.runtime.kafka.admin import missing_topics
 from shared.runtime.mongo import Index, Mongo, translated, utcnow
 from shared.runtime.secrets import open_vault
@@ -28,6 +32,8 @@ _SKEW: Final = timedelta(seconds=5)
 _MOST_NAMED: Final = 4
 _NOT_GIVEN: Final = "Field required"
 _PROBE: Final = "interlink-doctor"
+_BESIDE: Final = frozenset({"INTERLINK_SECRET", "INTERLINK_DATA_DIR", BOOTSTRAP, CRASH_AT, APPS_DIR})
+"""Variables that are no settings of a service."""
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -92,6 +98,22 @@ def _settings(services: Sequence[str]) -> Iterator[Finding]:
             yield found
     yield _tried("encryption key", lambda: open_vault(load(HubSettings)))
     yield _apps()
+    yield _variables(services)
+
+
+def _variables(services: Sequence[str]) -> Finding:
+    """Variables that begin as ours do and that nobody reads: it may be a slip."""
+    kinds: list[type[BaseSettings]] = [HubSettings, *(kind for _, kind in own_settings(services))]
+    known = {f"INTERLINK_{name}".upper() for kind in kinds for name in kind.model_fields}
+    known |= _BESIDE
+    strangers = [
+        f"{name} (did you mean {near[0]}?)" if (near := get_close_matches(name, known, 1)) else name
+        for name in sorted(os.environ)
+        if name.startswith("INTERLINK_") and not name.startswith("INTERLINK_APP_") and name not in known
+    ]
+    if strangers:
+        return Finding("variables", None, f"nobody reads {_some(strangers)}: see 'interlink settings'")
+    return Finding("variables", True, "all are known")
 
 
 def own_settings(services: Sequence[str]) -> Iterator[tuple[str, type[EgressSettings]]]:
@@ -152,6 +174,7 @@ async def _store(settings: MongoSettings, services: Sequence[str]) -> AsyncItera
         yield await _indexes(mongo, services)
         yield await _writable(mongo)
         yield await _clock(mongo)
+        yield await _opens(mongo, services)
     except InterlinkError as error:
         yield Finding("store", False, f"{error}: is it running, and is MONGODB_URI right?")
     finally:
@@ -169,6 +192,23 @@ async def _indexes(mongo: Mongo, services: Sequence[str]) -> Finding:
     if missing:
         return Finding("indexes", False, f"missing: {_some(missing)}: run 'interlink init'")
     return Finding("indexes", True, "all there")
+
+
+async def _opens(mongo: Mongo, services: Sequence[str]) -> Finding:
+    """Whether the keys that there are open what the store has."""
+    try:
+        missing = await unknown(mongo, services)
+    except Misconfigured:
+        return Finding("sealed secrets", None, "there is no encryption key to open them with")
+    if missing:
+        keys = ", ".join(f"{count} with key {key}" for key, count in sorted(missing.items()))
+        return Finding(
+            "sealed secrets",
+            False,
+            f"sealed with a key that is not there: {keys}. Nothing that needs them is sent or called: "
+            "put that key behind the first one and restart; 'interlink keys status' counts all of them",
+        )
+    return Finding("sealed secrets", True, "the keys open them")
 
 
 def _some(names: Sequence[str]) -> str:

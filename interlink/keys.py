@@ -87,6 +87,20 @@ async def rotate(services: Iterable[str], say: Say) -> bool:
     return not changed and used.keys() <= {keys.current}
 
 
+async def unknown(mongo: Mongo, services: Iterable[str]) -> dict[str, int]:
+    """How much is sealed with which key that is not there, among the newest documents of each collection.
+
+    A look for `interlink doctor`: it reads no more than a page of each. Raises `Misconfigured`,
+    `StoreUnavailable`.
+    """
+    known, found = local_keys(load(HubSettings)).ids, Counter[str]()
+    for name in {name for each in indexes(services) for name in each}:
+        with translated():
+            async for document in mongo.collection(name).find().sort("_id", -1).limit(_PAGE):
+                found.update(value["k"] for _, value in sealed_in(document) if value["k"] not in known)
+    return dict(found)
+
+
 def sealed_in(value: Any, path: Place = ()) -> Iterator[tuple[Place, Sealed]]:
     """Every sealed value in a document, at any depth, with where it stands."""
     if is_sealed(value):

@@ -14,7 +14,8 @@ from interlink.embedded import BROKER_SETTINGS, HOST, Half, kafka_bootstrap, mon
 from interlink.supervise import Spec
 from shared.contracts.errors import Misconfigured
 from shared.contracts.routes import OWNERS
-from shared.runtime.secrets import local_key
+from shared.runtime.secrets import keys_in, local_key, local_keys
+from shared.runtime.settings import HubSettings, load
 
 MINICHAT: Final = "minichat"
 _MINICHAT_ABOVE: Final = 10
@@ -60,6 +61,8 @@ class Layout:
         self._store = store
         given = os.environ.get("INTERLINK_ENCRYPTION_KEY") or os.environ.get("INTERLINK_ENCRYPTION_KEY_FILE")
         self._own_key = "" if given else self._key()
+        if given and store:
+            self._refuse_another_key()
 
     @property
     def public_url(self) -> str:
@@ -109,6 +112,18 @@ class Layout:
                 "or begin anew in another folder with --data-dir"
             )
         return local_key(folder.path)
+
+    def _refuse_another_key(self) -> None:
+        """Raises `Misconfigured`: the keys that are given do not have the folder's own."""
+        own = self._folder.encryption_key
+        if not own.is_file():
+            return
+        if not set(keys_in(own, shown(own)).ids) <= set(local_keys(load(HubSettings)).ids):
+            raise Misconfigured(
+                f"INTERLINK_ENCRYPTION_KEY (or _FILE) does not have the key in {shown(own)}, which "
+                f"{shown(self._folder.path)} is sealed with: put it behind the new one (README, Keys), or "
+                "remove that file when 'interlink keys status' says that nothing is sealed with it"
+            )
 
     def _service(self, name: str) -> dict[str, str]:
         env, ports = self._environment(), self._plan.ports()

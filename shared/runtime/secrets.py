@@ -233,36 +233,42 @@ def local_keys(settings: HubSettings) -> LocalKeys:
     if given and file:
         raise Misconfigured(f"{_KEY} and {_KEY_FILE} are both set: leave one of them out")
     if file:
-        return LocalKeys(_decoded(_KEY_FILE, filter(None, re.split(r"[,\s]+", _text(file)))))
+        return keys_in(Path(file), _KEY_FILE)
     if given:
-        return LocalKeys(_decoded(_KEY, given.split(",")))
+        # Strict: with nothing behind a comma, the variable of the other key was not set.
+        return LocalKeys(_decoded(_KEY, re.split(r"\s*,\s*|\s+", given.strip())))
     raise Misconfigured(
         f"{_KEY} is not set: make one with 'openssl rand -base64 32' and give every service the same, "
         f"or name a file that holds it in {_KEY_FILE}"
     )
 
 
-def _text(file: str) -> str:
+def keys_in(file: Path, about: str) -> LocalKeys:
+    """The keys in a file, with commas or white space between.
+
+    Raises `Misconfigured`, which says what it is `about`.
+    """
     try:
-        return Path(file).read_text("utf-8")
+        text = file.read_text("utf-8")
     except OSError as error:
-        raise Misconfigured(f"{_KEY_FILE}: {file} cannot be read: {error.strerror}") from None
+        raise Misconfigured(f"{about}: {file} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise Misconfigured(f"{_KEY_FILE}: {file} is not a file of text") from None
+        raise Misconfigured(f"{about}: {file} is not a file of text") from None
+    return LocalKeys(_decoded(about, filter(None, re.split(r"[,\s]+", text))))
 
 
-def _decoded(variable: str, texts: Iterable[str]) -> list[bytes]:
+def _decoded(about: str, texts: Iterable[str]) -> list[bytes]:
     keys: list[bytes] = []
     for text in texts:
         try:
-            key = base64.b64decode(text.strip(), validate=True)
+            key = base64.b64decode(text, validate=True)
         except (ValueError, binascii.Error):
             key = b""
         if len(key) != _KEY_BYTES:
-            raise Misconfigured(f"{variable}: each key is 32 bytes in base64")
+            raise Misconfigured(f"{about}: each key is 32 bytes in base64")
         keys.append(key)
     if not keys:
-        raise Misconfigured(f"{variable}: there is no key in it")
+        raise Misconfigured(f"{about}: there is no key in it")
     return keys
 
 

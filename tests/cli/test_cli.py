@@ -201,6 +201,14 @@ class TestDoctor:
         for name in ("KAFKA_BOOTSTRAP_SERVERS", "MONGODB_URI", "INTERLINK_ENCRYPTION_KEY"):
             assert name in done.stdout
 
+    def test_a_variable_that_nobody_reads(self, settings: dict[str, str]) -> None:
+        invoked("init", **settings)
+        slips = {"INTERLINK_PUBLIC_URLL": "x", "INTERLINK_APP_GITHUB_CLIENT_ID": "", "INTERLINK_APPS_DIR": ""}
+        done = invoked("doctor", COLUMNS="300", **settings | slips)
+        assert "INTERLINK_PUBLIC_URLL (did you mean INTERLINK_PUBLIC_URL?)" in done.stdout
+        assert "INTERLINK_APP" not in done.stdout
+        assert done.returncode == 0, "it does not stand in the way"
+
     def test_when_nobody_answers(self, settings: dict[str, str]) -> None:
         away = {
             "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",

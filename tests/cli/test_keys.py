@@ -10,6 +10,7 @@ from pathlib import Path
 from secrets import choice, token_hex
 from threading import Event, Thread
 from typing import Any
+from unittest.mock import Mock
 
 import pymongo
 import pytest
@@ -148,6 +149,16 @@ def test_everything_comes_under_the_first_key(database: Database, settings: dict
     assert run("rotate", settings).returncode == 0
     assert {name: list(database[name].find()) for name in before} == after
     assert run("status", settings | {"INTERLINK_ENCRYPTION_KEY": text_of(NEW)}).returncode == 0
+
+
+def test_the_doctor_knows_what_no_key_opens(database: Database, settings: dict[str, str]) -> None:
+    values = [vault_of(key).seal("x", workspace="default", record="ep_1", field="s") for key in (LOST, OLD)]
+    database[ENDPOINTS].insert_one({"_id": "ep_1", "workspace": "default", "secrets": values})
+    said = invoked("doctor", COLUMNS="300", **settings).stdout
+    assert f"sealed with a key that is not there: 1 with key {LOST_ID}." in said
+    keys = {"INTERLINK_ENCRYPTION_KEY": text_of(NEW, OLD, LOST)}
+    said = invoked("doctor", COLUMNS="300", **settings | keys).stdout
+    assert "the keys open them" in said
 
 
 def test_values_of_0_3_are_sealed_anew(database: Database, settings: dict[str, str]) -> None:
@@ -425,3 +436,24 @@ def test_up_makes_no_key_where_another_one_has_sealed(
         with pytest.raises(Misconfigured, match="set INTERLINK_ENCRYPTION_KEY"):
             Layout(Plan(8080, tmp_path / "data", minichat=False, services=["gateway"]), folder, None, None)
         assert not (folder.path / "encryption.key").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "embedded", "refused"),
+    [((NEW,), True, True), ((NEW, OLD), True, False), ((OLD,), True, False), ((NEW,), False, False)],
+    ids=["another", "one more", "the same", "another, for another store"],
+)
+def test_up_takes_no_key_that_does_not_open_what_its_folder_has_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: tuple[bytes, ...], embedded: bool, refused: bool
+) -> None:
+    monkeypatch.delenv("INTERLINK_ENCRYPTION_KEY_FILE", raising=False)
+    monkeypatch.setenv("INTERLINK_ENCRYPTION_KEY", text_of(*keys))
+    with opened(tmp_path / "data") as folder:
+        folder.encryption_key.write_text(text_of(OLD) + "\n")
+        store = Mock() if embedded else None
+        plan = Plan(8080, tmp_path / "data", minichat=False, services=["gateway"])
+        if refused:
+            with pytest.raises(Misconfigured, match=r"does not have the key in .*put it behind the new one"):
+                Layout(plan, folder, None, store)
+        else:
+            Layout(plan, folder, None, store)

@@ -287,8 +287,9 @@ def _open(monkeypatch: pytest.MonkeyPatch, value: str | None, file: Path | str |
 NEW_TEXT, OLD_TEXT = (base64.b64encode(key).decode() for key in (NEW, OLD))
 
 
-def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    vault = _open(monkeypatch, f"{NEW_TEXT}, {OLD_TEXT}", "")
+@pytest.mark.parametrize("between", [",", ", ", "\n", ",\n"], ids=repr)
+def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch, between: str) -> None:
+    vault = _open(monkeypatch, f"{NEW_TEXT}{between}{OLD_TEXT}\n", "")
     assert vault.open(_sealed(vault_of(OLD)), **PLACE) == SECRET
     assert vault.open(OF_0_3, **PLACE) == SECRET
     assert vault.current == vault_of(NEW).current
