@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from shared.contracts.errors import Misconfigured, StoreUnavailable
+from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
 from shared.contracts.ids import derive
 from shared.runtime import access, idempotency
 from shared.runtime.kafka.admin import ensure_topics
@@ -50,6 +50,8 @@ async def prepare(services: Iterable[str], workspace: str, key_file: Path | None
 async def _answers(mongo: Mongo, settings: MongoSettings) -> None:
     try:
         await mongo.ping()
+    except StoreRefuses:
+        raise
     except StoreUnavailable as error:
         where = settings.uri.get_secret_value().rpartition("@")[2].rpartition("//")[2].partition("/")[0]
         raise Misconfigured(f"no store at {where} (MONGODB_URI): {error}") from None

@@ -90,5 +90,5 @@ async def build(here: Runtime) -> Service:
         operator_workspace=settings.operator_workspace,
     ).mount(management)
     WatchesApi(known, watching).mount(management)
-    upkeep = Upkeep(known, tokens, here.log, every_s=settings.upkeep_every_s)
+    upkeep = Upkeep(known, tokens, disconnecting, here.log, every_s=settings.upkeep_every_s)
     return Service(app=management, parts=[client, endpoints, registered, tokens, upkeep, watching])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from services.oauth.choose import same_place
+from services.oauth.choose import CHOICE, same_place
 from services.oauth.flows import app_for, flow_of, server_of
 from services.oauth.revoke import Revoking
 from services.oauth.states import Occupied, States, UsedCode
@@ -389,6 +389,9 @@ def _change(
         account["kept"] = {**whose.kept, **choice.kept}
     whole = choice is not None or not choices
     before = {"refreshable": True, "refresh_expires_at": target["refresh_expires_at"]} if kept else {}
+    times = schedule(connector, granted, before)
+    if not whole:
+        times |= {"open": True, "due_at": utcnow() + CHOICE, "due_once_chosen": times["due_at"]}
     return {
         "status": "connected" if whole else "pending",
         "reason": "" if whole else "choice_required",
@@ -409,7 +412,7 @@ def _change(
         "settled_fence": target["fence"],
         "last_error": None,
         "refresh_expires_at": None,
-        **schedule(connector, granted, before),
+        **times,
     }
 
 

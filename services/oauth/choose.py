@@ -1,6 +1,7 @@
 """Choosing which of an account's places (sites, pages) an integration is of: each has one of its own."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 from services.oauth.states import States
@@ -11,6 +12,8 @@ from shared.runtime.integrations import Integrations
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.tokens import TokenSource
 
+CHOICE: Final = timedelta(days=7)
+"""How long a grant waits for somebody to choose what it is of."""
 _TRIES: Final = 5
 _GRANT: Final = (
     "params",
@@ -24,8 +27,6 @@ _GRANT: Final = (
     "renew_at",
     "refresh_expires_at",
     "refreshable",
-    "open",
-    "due_at",
 )
 """What an integration knows of its grant, beside the credential."""
 
@@ -69,7 +70,7 @@ class Choosing:
         change: dict[str, Any] = {"account": _account(document, place)}
         begins = document["status"] == "pending"
         if begins:
-            change |= {"status": "connected", "reason": ""}
+            change |= {"status": "connected", "reason": "", **_due(document)}
             await self._watching.expect(document)
         changed = await self._integrations.change(
             document,
@@ -86,21 +87,25 @@ class Choosing:
             raise Conflict(f"{place.label} is connected already: {same['name']}")
         if same["status"] == "disabled":
             raise Conflict(f"the integration of {place.label} is disabled: enable {same['_id']} first")
-        change = {name: document[name] for name in _GRANT} | {
-            "status": "connected",
-            "reason": "",
-            "account": _account(document, place),
-            "grant_of": [document["_id"], document["version"]],
-            "credential": self._integrations.seal(same, self._integrations.open(document)),
-            "version": same["version"] + 1,
-            "retry_at": None,
-            "failures": 0,
-            "forced_at": None,
-            "halfway": False,
-            "lease_until": None,
-            "settled_fence": same["fence"],
-            "last_error": None,
-        }
+        change = (
+            {name: document[name] for name in _GRANT}
+            | _due(document)
+            | {
+                "status": "connected",
+                "reason": "",
+                "account": _account(document, place),
+                "grant_of": [document["_id"], document["version"]],
+                "credential": self._integrations.seal(same, self._integrations.open(document)),
+                "version": same["version"] + 1,
+                "retry_at": None,
+                "failures": 0,
+                "forced_at": None,
+                "halfway": False,
+                "lease_until": None,
+                "settled_fence": same["fence"],
+                "last_error": None,
+            }
+        )
         await self._watching.expect(same)
         changed = await self._integrations.change(
             same, change, tell="integration.connected", only={"status": same["status"]}
@@ -136,6 +141,12 @@ async def same_place(
         if alike and other["_id"] != document["_id"]:
             return other
     return None
+
+
+def _due(document: Mapping[str, Any]) -> dict[str, Any]:
+    """When something is to be done by itself for a grant, now that it is chosen what it is of."""
+    at = document.get("due_once_chosen", document["due_at"])
+    return {"open": at is not None, "due_at": at}
 
 
 def _place(document: Mapping[str, Any], choice: str) -> Choice:

@@ -9,10 +9,12 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
+from services.oauth.choose import CHOICE
+from services.oauth.disconnect import Disconnecting
 from shared.contracts.errors import Conflict, NotFound, RetryLater, StoreUnavailable
 from shared.runtime.integrations import OPEN, Integrations
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, translated, utcnow
+from shared.runtime.mongo import Collection, Document, translated, utcnow
 from shared.runtime.periodic import Periodic
 from shared.runtime.tokens import TokenSource
 
@@ -25,9 +27,18 @@ _MUCH_LATER: Final = timedelta(hours=1)
 class Upkeep:
     """A part of the service."""
 
-    def __init__(self, integrations: Integrations, tokens: TokenSource, log: Log, *, every_s: float) -> None:
+    def __init__(
+        self,
+        integrations: Integrations,
+        tokens: TokenSource,
+        disconnecting: Disconnecting,
+        log: Log,
+        *,
+        every_s: float,
+    ) -> None:
         self._integrations = integrations
         self._tokens = tokens
+        self._disconnecting = disconnecting
         self._log = log
         self._turn = Periodic(self.turn, every_s, log)
         self._stopping = False
@@ -60,6 +71,8 @@ class Upkeep:
                 return
             if document["status"] == "pending" and document["credential"] is None:
                 await self._integrations.change(document, {"deleted_at": utcnow(), "open": False})
+            elif document["status"] == "pending" and document["connected_at"] <= utcnow() - CHOICE:
+                await self._not_chosen(document)
             elif document["status"] in ("connected", "error"):
                 await self._tokens.renew(name, than=document["version"])
             elif document["status"] in ("disabled", "pending"):  # due again once it is enabled, or chosen
@@ -74,6 +87,14 @@ class Upkeep:
         except Exception as error:  # noqa: BLE001 -- one that cannot be done must not stop the others
             self._log.error("not done, and put off", integration_id=name, error=repr(error)[:200])
             await self._put_off(name, _MUCH_LATER)
+
+    async def _not_chosen(self, document: Document) -> None:
+        """Nobody has said what the grant is of: it is given back."""
+        nothing = {"choices": [], "version": document["version"] + 1}
+        taken = await self._integrations.change(document, nothing, only={"status": "pending"})
+        if taken is not None:
+            ended = await self._disconnecting.end(taken)
+            await self._integrations.change(ended, {"deleted_at": utcnow(), "open": False})
 
     async def _put_off(self, name: str, pause: timedelta) -> None:
         """Later, so that one that cannot be done now does not stand before the others."""

@@ -27,6 +27,10 @@ class StoreUnavailable(RetryLater):
     """MongoDB did not answer in time."""
 
 
+class StoreRefuses(StoreUnavailable):
+    """MongoDB answers, and takes nothing until somebody mends its settings: that may be done while we run."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One wrong field of a request body; `field` is a dotted path."""

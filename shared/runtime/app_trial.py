@@ -25,8 +25,6 @@ class Verdict:
 
     takes_it: bool | None
     reason: str = ""
-    asked: bool = True
-    """Whether there is an answer at all."""
     busy: PlatformBusy | None = None
     """There may be one later."""
 
@@ -53,7 +51,7 @@ class AppTrial:
             elif connector.oauth2 is not None:
                 call = connector.exchange(values, code=_NO_CODE, verifier=new_verifier())
             else:
-                return Verdict(None, "it cannot be tried out", asked=False)
+                return Verdict(None, "it cannot be tried out")
             answer = await self._ask(call)
             if flow is not None:
                 flow.request_token(answer)
@@ -65,10 +63,8 @@ class AppTrial:
             detail = error.detail or "the platform refuses client id or secret"
             return Verdict(takes_it=False, reason=f"{error.code}: {detail}")
         except PlatformBusy as error:
-            return Verdict(None, f"it could not be asked: {error}", asked=False, busy=error)
-        except Unfillable as error:
-            return Verdict(None, f"the platform does not tell: {error}", asked=False)
-        except Refused as error:
+            return Verdict(None, f"it could not be asked: {error}", busy=error)
+        except (Refused, Unfillable) as error:
             return Verdict(None, f"the platform does not tell: {error}")
         return Verdict(None, "the platform gave a token for a code that does not exist")
 
@@ -76,8 +72,9 @@ class AppTrial:
         """An account's request was answered as if the app were refused (`said`): whether it seems to be so.
 
         That is for whoever runs the installation. What the API was told is not verified any more when the
-        platform refuses it here, too; where it cannot be asked, only the reason is noted: the answer may be
-        one of a server that the account's owner has named. Raises `StoreUnavailable`.
+        platform refuses it here, too. Where it cannot be asked or does not tell, only the reason is noted:
+        the answer may be about one account, or of a server that the account's owner has named. Raises
+        `StoreUnavailable`.
         """
         verdict = Verdict(None) if app is None else await self.verdict(app, connector)
         about = {"provider": connector.app, "workspace": workspace, "code": said.code}
@@ -87,5 +84,6 @@ class AppTrial:
         self._log.error("the platform refuses the app's own credentials", **about)
         if app is not None and app.source == "api":
             reason = f"{said.code}: {said.detail}" if said.detail else said.code
-            await self._apps.judge(app, verified=app.verified and not verdict.asked, reason=reason)
+            refused = verdict.takes_it is False
+            await self._apps.judge(app, verified=app.verified and not refused, reason=reason)
         return True

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from shared.contracts.envelope import Event, rfc3339
-from shared.contracts.errors import Misconfigured, NotFound, Rejected, RetryLater
+from shared.contracts.errors import NotFound, Rejected, RetryLater
 from shared.contracts.ids import EventId, derive
 from shared.contracts.topics import INTEGRATION_EVENTS
 from shared.runtime.kafka.produce import Producer, record_of
@@ -173,7 +173,7 @@ class Integrations:
                 await self.collection.update_one(
                     {"_id": document["_id"], "events": []}, {"$set": {"untold": False}}
                 )
-        except (RetryLater, Misconfigured) as error:
+        except RetryLater as error:
             self._log.warning("event not told yet", integration_id=document["_id"], error=str(error))
             return False
         return True

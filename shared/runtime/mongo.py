@@ -19,7 +19,7 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from shared.contracts.errors import InterlinkError, Misconfigured, StoreUnavailable
+from shared.contracts.errors import InterlinkError, Misconfigured, StoreRefuses, StoreUnavailable
 from shared.runtime.logs import Log
 from shared.runtime.settings import MongoSettings
 
@@ -42,8 +42,13 @@ __all__ = [
     "Write",
 ]
 
-_OPERATORS: Final = frozenset({13, 18, 85, 86})
-"""Not allowed, wrong login, index conflicts: no retry helps, a person does."""
+_REFUSALS: Final[Mapping[int, str]] = {
+    13: "its user has not the rights that the hub needs: readWrite on the database",
+    18: "it does not take the user and the password",
+    85: "an index is there with other options: remove that",
+    86: "an index is there with other options: remove that",
+}
+"""What no retry helps against, and a person does."""
 _DEFAULT_DATABASE: Final = "interlink"
 _POLL_S: Final = 1.0
 _FULL_RELOAD_S: Final = 600.0
@@ -121,7 +126,7 @@ class Mongo:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """The driver's errors as ours: `Duplicate` for a unique index, else `StoreUnavailable`."""
+    """The driver's errors as ours: `Duplicate` (a unique index), `StoreRefuses`, else `StoreUnavailable`."""
     try:
         yield
     except DuplicateKeyError:
@@ -132,9 +137,8 @@ def translated() -> Iterator[None]:
             raise Duplicate from None
         raise StoreUnavailable(f"the store refused a bulk write: {faults[:1]}") from error
     except OperationFailure as error:
-        if error.code in _OPERATORS:
-            reason = (error.details or {}).get("errmsg", f"code {error.code}")
-            raise Misconfigured(f"MONGODB_URI: the store refuses: {reason}") from None
+        if refusal := _REFUSALS.get(error.code or 0):
+            raise StoreRefuses(f"MONGODB_URI: the store refuses: {refusal}") from error
         raise StoreUnavailable(f"the store refused: {type(error).__name__} {error.code}") from error
     except PyMongoError as error:
         raise StoreUnavailable(f"the store did not answer: {type(error).__name__}") from error

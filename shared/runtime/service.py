@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.contracts.errors import Misconfigured, StoreUnavailable
+from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
 from shared.contracts.topics import Topic
 from shared.runtime import metrics, problems
 from shared.runtime.access import Keyring
@@ -257,6 +257,8 @@ async def _store_answers(mongo: Mongo) -> None:
     while True:
         try:
             return await mongo.ping()
+        except StoreRefuses as error:
+            raise Misconfigured(str(error)) from None
         except StoreUnavailable as error:
             if monotonic() > deadline:
                 raise Misconfigured(

@@ -7,13 +7,14 @@ take, or show a page for, is a fault, and fails the test.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import time
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 import pytest
+from pymongo import MongoClient
 
 from shared.runtime.tokens import Access, NotConnected
 from tests.support.auth_servers import MockServer
@@ -30,7 +31,7 @@ from tests.support.fakes.shopify import Shopify
 from tests.support.fakes.slack import Slack
 from tests.support.fakes.stage import FAKES, Stage
 from tests.support.fakes.tiktok import TikTok
-from tests.support.fakes.tokens import Account
+from tests.support.fakes.tokens import Account, Place
 from tests.support.given import is_noted
 from tests.support.npm import Unavailable
 from tests.support.platforms import Forward, Handler, Reply
@@ -721,3 +722,24 @@ def test_what_the_platforms_gave_out_is_searched_for(stage: Stage) -> None:
             stage.do(shown["id"], "refresh")
         assert len(fake.tokens_seen) >= 2
         assert all(map(is_noted, fake.tokens_seen)), f"a secret of {name} is too short"
+
+
+def test_a_grant_that_nobody_chose_a_place_for_does_not_stay(stage: Stage) -> None:
+    """Its tokens would be kept for good, and nobody could use them."""
+    fake = play(stage, "jira", Atlassian)
+    account = fake.accounts[0]
+    fake.accounts = [replace(account, places=(*account.places, Place("second-site", "Second")))]
+    with stage.person() as person:
+        begun = person.connect("jira")
+        person.go(begun["authorization_url"])
+    shown = stage.shown(begun["integration_id"])
+    assert (shown["status"], len(shown["choices"])) == ("pending", 2)
+    week = timedelta(days=7, minutes=1)
+    with MongoClient[dict[str, Any]](stage.hub.env["MONGODB_URI"], tz_aware=True) as mongo:
+        found = mongo.get_default_database()["integrations"]
+        kept = found.find_one({"_id": shown["id"]})
+        assert kept
+        earlier = {name: kept[name] - week for name in ("connected_at", "due_at") if kept[name]}
+        found.update_one({"_id": shown["id"]}, {"$set": earlier})
+        eventually(lambda: found.find_one({"_id": shown["id"], "credential": None}))
+    stage.ask("GET", f"/api/integrations/{shown['id']}", expect=404)

@@ -9,10 +9,12 @@ import pytest
 import structlog
 from pymongo.errors import OperationFailure
 
+from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
 from shared.runtime import access, mongo
 from shared.runtime.access import Keyring
-from shared.runtime.mongo import Collection, Document, Mongo, Snapshot
+from shared.runtime.mongo import Collection, Document, Mongo, Snapshot, translated
 from shared.runtime.secrets import LocalKeys, Vault
+from shared.runtime.service import _store_answers
 
 
 class Refusing:
@@ -88,3 +90,23 @@ async def test_last_uses_of_keys_are_noted_after_a_refusal(monkeypatch: pytest.M
     assert keyring._task is not None
     assert not keyring._task.done()
     await keyring.stop()
+
+
+@pytest.mark.parametrize("code", [13, 18, 85, 86])
+def test_a_store_that_refuses_is_one_that_may_take_it_later(code: int) -> None:
+    """What runs goes on looking; callers are told to come again, and nothing of the store's words."""
+    refusal = OperationFailure("not authorized on interlink to execute", code, {"errmsg": "secret words"})
+    with pytest.raises(StoreRefuses, match=r"^MONGODB_URI: the store refuses: ") as refused, translated():
+        raise refusal
+    assert isinstance(refused.value, StoreUnavailable)
+    assert not {"authorized", "secret"} & set(str(refused.value).split())
+
+
+async def test_a_store_that_refuses_is_not_waited_for_at_the_start() -> None:
+    class Refusal:
+        async def ping(self) -> None:
+            with translated():
+                raise OperationFailure("no", 18, {})
+
+    with pytest.raises(Misconfigured, match="does not take the user and the password"):
+        await asyncio.wait_for(_store_answers(cast("Mongo", Refusal())), 5)

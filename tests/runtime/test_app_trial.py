@@ -1,0 +1,47 @@
+"""One account's refusal, and what the platform says to the app itself."""
+
+from typing import cast
+
+import orjson
+import pytest
+import structlog
+
+from shared.catalog.connector import ClientRefused
+from shared.catalog.registry import connectors
+from shared.runtime.app_trial import AppTrial
+from shared.runtime.apps import App, Apps
+from shared.wire.oauth import JSON, Answered, Call
+
+
+class Judged:
+    """Notes what is found out about an app."""
+
+    def __init__(self) -> None:
+        self.verified: list[bool] = []
+
+    async def judge(self, _app: App, *, verified: bool, reason: str) -> None:
+        assert reason
+        self.verified.append(verified)
+
+
+@pytest.mark.parametrize(
+    ("code", "verified"),
+    [
+        (100, True),  # about the code: it neither takes nor refuses the app, as far as the manifest knows
+        (101, False),
+    ],
+)
+async def test_only_a_refusal_of_the_app_itself_puts_it_aside(code: int, verified: bool) -> None:
+    """Facebook answers 1 to an account for a moment ("possibly a temporary issue")."""
+    apps = Judged()
+
+    async def ask(_call: Call) -> Answered:
+        body = orjson.dumps({"error": {"message": "no", "type": "OAuthException", "code": code}})
+        return Answered(400, {"content-type": JSON}, body)
+
+    trial = AppTrial(
+        cast("Apps", apps), structlog.get_logger(), ask, redirect_uri="https://hub.example.com/back"
+    )
+    app = App("facebook", "ws_1", "app", {"client_secret": "the-secret-of-it"}, verified=True)
+    assert await trial.suspect(app, connectors()["facebook"], "ws_1", ClientRefused("1", "An unknown error"))
+    assert apps.verified == [verified]
