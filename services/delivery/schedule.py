@@ -86,6 +86,9 @@ class Schedule:
             while not (self._stopping or lane.lost):
                 webhook = await self._subscriptions.find(lane.webhook_id)
                 if webhook is None:
+                    if not await self._subscriptions.is_gone(lane.webhook_id):
+                        lane.sleep(_STILL_S)
+                        return
                     await self._deliveries.drop(lane.webhook_id)
                     lane.next_due = None
                     return

@@ -1,9 +1,15 @@
-"""Outgoing webhooks in memory: which of them want an event, and how each is signed and sent."""
+"""Outgoing webhooks in memory: which of them want an event, and how each is signed and sent.
 
-from collections.abc import Mapping, Sequence
+What is sealed of a webhook (its signing secrets, header values, auth) may not open: its encryption key is not
+there. Such a webhook wants events as before, so they wait in the log; nothing is sent until all of it opens.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from itertools import islice
+from typing import Any, Final, Literal, TypeVar
 
 import orjson
 
@@ -11,9 +17,10 @@ from services.delivery.auth import Auth, auth_of
 from services.delivery.pacing import RateLimit
 from services.delivery.retry import Policy
 from services.delivery.store import QUEUES, WEBHOOKS
+from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.contracts.ids import WebhookId, WorkspaceId
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Document, Mongo, Snapshot
+from shared.runtime.mongo import Collection, Document, Mongo, Snapshot, translated, utcnow
 from shared.runtime.secrets import Kept, Sealed, Vault, keep, opened, rotated, valid_now
 from shared.wire.backoff import SCHEDULES
 from shared.wire.expressions import Expression
@@ -23,8 +30,15 @@ from shared.wire.patterns import matches
 from shared.wire.signatures import Profile, signing_key
 
 Ordering = Literal["none", "strict"]
+Sealable = Literal["secret", "headers", "auth"]
+"""What of a webhook is sealed: the secrets it signs with, the values of its headers, its auth."""
+Keys = tuple[tuple[bytes, datetime | None], ...]
+P = TypeVar("P")
 
 _MOST_REMEMBERED: Final = 10_000
+_OPEN_AGAIN_S: Final = 5.0
+_MOST_OPENED: Final = 100
+_NO_AUTH: Final = {"type": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +58,11 @@ class Webhook:
     format: Format
     transform: Expression | None
     profile: Profile
-    keys: tuple[tuple[bytes, datetime | None], ...]
+    keys: Keys
     headers: Mapping[str, str]
     auth: Auth
+    unreadable: bool
+    """Some of `keys`, `headers` and `auth` does not open, and is empty here: nothing may be sent."""
     policy: Policy
     rate_limit: RateLimit | None
     ordering: Ordering
@@ -63,24 +79,47 @@ class Webhook:
         return valid_now(self.keys)
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What is sealed of a webhook, in clear; what is in `faults` did not open, and is empty."""
+
+    keys: Keys
+    headers: Mapping[str, str]
+    auth: Auth
+    faults: Mapping[Sealable, Exception]
+
+    def reasons(self) -> dict[Sealable, str]:
+        """Why each part that did not open did not, without anything secret."""
+        return {
+            part: str(fault) if isinstance(fault, InterlinkError) else type(fault).__name__
+            for part, fault in self.faults.items()
+        }
+
+
 class Subscriptions:
     """Every outgoing webhook in memory, by workspace and by id, and the workspaces that are paused."""
 
     def __init__(self, mongo: Mongo, vault: Vault, log: Log) -> None:
         self._vault = vault
+        self._log = log
+        self._task: asyncio.Task[None] | None = None
         self._by_workspace: dict[str, list[Webhook]] = {}
         self._matched: dict[tuple[str, str], Sequence[Webhook]] = {}
         self.collection: Collection = mongo.collection(WEBHOOKS)
         self.snapshot: Snapshot[Webhook] = Snapshot(
-            self.collection, self._parse, log, on_change=self._reindex
+            self.collection, self._follow, log, on_change=self._reindex
         )
         self.queues: Snapshot[bool] = Snapshot(mongo.collection(QUEUES), _is_paused, log)
 
     async def start(self) -> None:
         await self.snapshot.start()
         await self.queues.start()
+        self._task = asyncio.create_task(self._look_again())
 
     async def stop(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         await self.queues.stop()
         await self.snapshot.stop()
 
@@ -99,8 +138,13 @@ class Subscriptions:
         return found
 
     def sends(self, webhook: Webhook) -> bool:
-        """Whether attempts may be made now: enabled, and neither it nor its workspace is paused."""
-        return webhook.enabled and not webhook.paused and not self.queues.items.get(webhook.workspace, False)
+        """Whether attempts may be made now: enabled, readable, and neither it nor its workspace is paused."""
+        return (
+            webhook.enabled
+            and not webhook.unreadable
+            and not webhook.paused
+            and not self.queues.items.get(webhook.workspace, False)
+        )
 
     async def find(self, webhook_id: str) -> Webhook | None:
         """A webhook by id; looks at the store once for one that another process has just made."""
@@ -118,9 +162,19 @@ class Subscriptions:
         """The webhook's secrets after a rotation."""
         return rotated(self._vault, document, secret, overlap)
 
+    async def is_gone(self, webhook_id: str) -> bool:
+        """Whether the store has it no more, as opposed to one that cannot be read. Raises `StoreUnavailable`."""
+        with translated():
+            found = await self.collection.find_one({"_id": webhook_id, "deleted_at": None}, {"_id": 1})
+        return found is None
+
     def secrets(self, document: Document) -> tuple[tuple[str, datetime | None], ...]:
-        """The webhook's secrets in clear, with their ends."""
-        return opened(self._vault, document)
+        """The webhook's secrets that have not ended, in clear, with their ends. Raises `Misconfigured`."""
+        now = utcnow()
+        valid = [
+            each for each in document["secrets"] if each["expires_at"] is None or each["expires_at"] > now
+        ]
+        return opened(self._vault, {**document, "secrets": valid})
 
     def sealed(self, workspace: str, webhook_id: str, field: str, value: Mapping[str, Any]) -> Sealed:
         """Headers or auth as they are stored."""
@@ -128,10 +182,69 @@ class Subscriptions:
         return self._vault.seal(text, workspace=workspace, record=webhook_id, field=field)
 
     def parse(self, document: Document) -> Webhook:
-        """The webhook that a document means. Raises `Malformed`, `Misconfigured`."""
-        return self._parse(document)
+        """The webhook that a document means. Raises `Malformed`, and `Misconfigured` when it does not open."""
+        found = self._opened(document)
+        for fault in found.faults.values():
+            raise fault
+        return self._webhook(document, found)
 
-    def _parse(self, document: Document) -> Webhook:
+    def check(self, document: Document) -> None:
+        """That it can be used, but for what does not open. Raises `Malformed`: a certificate that is none."""
+        found = self._opened(document)
+        for fault in found.faults.values():
+            if not isinstance(fault, Misconfigured):
+                raise fault
+        self._webhook(document, found)
+
+    def unreadable(self, document: Document) -> dict[Sealable, str]:
+        """What of a webhook does not open with the keys of this process, and why."""
+        return self._opened(document).reasons()
+
+    def _follow(self, document: Document) -> Webhook:
+        """The webhook as it is kept in memory; that it does not open is told once, and once that it does."""
+        found = self._opened(document)
+        webhook = self._webhook(document, found)
+        before = self.snapshot.items.get(webhook.id)
+        told = before is not None and before.unreadable
+        if webhook.unreadable and not told:
+            self._log.error(
+                "an outgoing webhook's secrets do not open: its deliveries wait",
+                webhook_id=webhook.id,
+                parts=list(found.faults),
+                error="; ".join(dict.fromkeys(found.reasons().values())),
+            )
+        elif told and not webhook.unreadable:
+            self._log.info("an outgoing webhook's secrets open again", webhook_id=webhook.id)
+        return webhook
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(_OPEN_AGAIN_S)
+            try:
+                await self._open_again()
+            except Exception as error:  # noqa: BLE001 -- one bad look must not be the last
+                told = str(error) if isinstance(error, InterlinkError) else type(error).__name__
+                self._log.warning("secrets that do not open were not looked at", error=told)
+
+    async def _open_again(self) -> None:
+        """Take in webhooks that open by now. Raises `StoreUnavailable`.
+
+        Their documents need not say so: the key came where keys are held, `interlink keys` put the values
+        under another key, or a backup was played in. None of it sets `changed_at`.
+        """
+        left = iter([(name, webhook) for name, webhook in self.snapshot.items.items() if webhook.unreadable])
+        while some := dict(islice(left, _MOST_OPENED)):
+            query = {"_id": {"$in": list(some)}, "deleted_at": None}
+            with translated():
+                documents = await self.collection.find(query).to_list(len(some))
+            for document in documents:
+                name = document["_id"]
+                # What was taken in meanwhile is newer than what was read here.
+                if self.snapshot.items.get(name) is some[name] and not self._opened(document).faults:
+                    self.snapshot.put(document)
+                await asyncio.sleep(0)
+
+    def _webhook(self, document: Document, found: _Opened) -> Webhook:
         schedule, limit = document["schedule"], document.get("rate_limit")
         after_days = document.get("disable_after_days", 5)
         transform = document.get("transform")
@@ -149,11 +262,10 @@ class Subscriptions:
             format=document.get("format", "envelope"),
             transform=Expression(transform, "transform") if transform else None,
             profile=document["profile"],
-            keys=tuple(
-                (signing_key(document["profile"], secret), ends) for secret, ends in self.secrets(document)
-            ),
-            headers=self._open(document, "headers"),
-            auth=auth_of(self._open(document, "auth")),
+            keys=found.keys,
+            headers=found.headers,
+            auth=found.auth,
+            unreadable=bool(found.faults),
             policy=Policy(
                 SCHEDULES[schedule] if isinstance(schedule, str) else tuple(schedule),
                 document.get("jitter", 0.0),
@@ -165,6 +277,34 @@ class Subscriptions:
             timeout_s=document["timeout_s"],
             disable_after=timedelta(days=after_days) if after_days else None,
         )
+
+    def _opened(self, document: Document) -> _Opened:
+        """What is sealed, each part on its own. What the webhook does not have needs no key."""
+        faults: dict[Sealable, Exception] = {}
+
+        def read(part: Sealable, of: Callable[[Document], P], otherwise: P) -> P:
+            try:
+                return of(document)
+            except Exception as error:  # noqa: BLE001 -- whatever is wrong with it, no event is lost for it
+                faults[part] = error
+                return otherwise
+
+        return _Opened(
+            keys=read("secret", self._keys, ()),
+            headers=read("headers", self._headers, {}),
+            auth=read("auth", self._auth, Auth()),
+            faults=faults,
+        )
+
+    def _keys(self, document: Document) -> Keys:
+        profile = document["profile"]
+        return tuple((signing_key(profile, secret), ends) for secret, ends in self.secrets(document))
+
+    def _headers(self, document: Document) -> Mapping[str, str]:
+        return {} if document.get("header_names") == [] else self._open(document, "headers")
+
+    def _auth(self, document: Document) -> Auth:
+        return Auth() if document.get("auth_shown") == _NO_AUTH else auth_of(self._open(document, "auth"))
 
     def _open(self, document: Document, field: str) -> dict[str, Any]:
         sealed: Sealed | None = document.get(field)

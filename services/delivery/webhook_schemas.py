@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.delivery.pacing import Circuit
 from services.delivery.retry import ClientErrors
-from services.delivery.subscriptions import Ordering
+from services.delivery.subscriptions import Ordering, Sealable
 from shared.contracts.event_types import canonical
 from shared.wire.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES
 from shared.wire.expressions import Expression, Unusable
@@ -274,11 +274,18 @@ class ShownHealth(BaseModel):
     failing_since: str | None = None
 
 
+class Unreadable(BaseModel):
+    """A part that is stored encrypted and does not open, and why: add its key, or enter it again."""
+
+    part: Sealable
+    reason: str
+
+
 class ShownWebhook(BaseModel):
     """An outgoing webhook; `secret` only when it was made or changed by this call.
 
     `headers` are names alone: values are secret. `public_keys` are what receivers verify `standard_v1a`
-    with, the newest first.
+    with, the newest first. While anything is in `unreadable`, nothing is sent and every event waits.
     """
 
     id: str
@@ -304,6 +311,7 @@ class ShownWebhook(BaseModel):
     timeout_s: float
     disable_after_days: float
     health: ShownHealth
+    unreadable: list[Unreadable]
     created_at: str
     updated_at: str
     secret: str | None = None

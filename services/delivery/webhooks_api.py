@@ -26,6 +26,7 @@ from services.delivery.webhook_schemas import (
     ShownWebhook,
     TestDelivery,
     Trial,
+    Unreadable,
     WebhookChange,
 )
 from shared.contracts.envelope import Event, now, rfc3339
@@ -50,7 +51,7 @@ _TEST_WITHIN_S: Final = 1.8
 _AS_STORED: Final = tuple(
     ShownWebhook.model_fields.keys()
     - {"id", "disabled_reason", "public_keys", "headers", "auth", "retry", "health", "secret"}
-    - {"created_at", "updated_at"}
+    - {"unreadable", "created_at", "updated_at"}
 )
 _DEFAULTS: Final[Document] = {
     **{name: field.default for name, field in NewWebhook.model_fields.items() if not field.is_required()},
@@ -317,7 +318,7 @@ class WebhooksApi:
     def _check(self, document: Document) -> None:
         """That the webhook can be read back: what a field alone does not show (a certificate and its key)."""
         try:
-            self._subscriptions.parse(document)
+            self._subscriptions.check(document)
         except Malformed as error:
             raise _invalid("auth", error.detail) from None
 
@@ -384,13 +385,17 @@ class WebhooksApi:
             health=ShownHealth(
                 circuit=health.get("circuit", "closed"), failing_since=rfc3339(since) if since else None
             ),
+            unreadable=[
+                Unreadable(part=part, reason=reason)
+                for part, reason in self._subscriptions.unreadable(document).items()
+            ],
             created_at=rfc3339(document["created_at"]),
             updated_at=rfc3339(document["changed_at"]),
             secret=secret or None,
         )
 
     def _public_keys(self, document: Document) -> list[str]:
-        """Of the secrets that are valid now; none when they cannot be opened, which the log says."""
+        """Of the secrets that are valid now; none when they cannot be opened, which `unreadable` says."""
         try:
             secrets, now = self._subscriptions.secrets(document), utcnow()
         except Misconfigured:

@@ -185,8 +185,9 @@ class Snapshot(Generic[T]):
             await asyncio.gather(self._task, return_exceptions=True)
 
     def put(self, document: Document) -> None:
-        """Take in one document now: what this process wrote itself."""
+        """Take in one document now, also one that did not change: what this process wrote, or reads otherwise."""
         self._puts += 1
+        self._seen.pop(document["_id"], None)
         self._put[document["_id"]] = self._puts
         self._take(document)
         self._changed()
