@@ -67,7 +67,7 @@ async def build(here: Runtime) -> Service:
     ).mount(management)
     EndpointsApi(endpoints, receiver).mount(management)
     ExecutionsApi(endpoints, accounts, executions, here.producer, here.kafka).mount(management)
-    CatalogApi(endpoints, here.hub.public_base).mount(management)
+    CatalogApi(endpoints, apps, here.hub.public_base).mount(management)
     EventTypesApi(types).mount(management)
     return Service(
         app=_route(receiver, management, forwarder),

@@ -1,7 +1,7 @@
 """`/api/catalog` and `/api/integration-webhooks`: what can be connected, and what is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -12,10 +12,12 @@ from services.gateway.store import Endpoints, status_of
 from shared.catalog import listing
 from shared.catalog.listing import credentials, future_address, steps, triggers
 from shared.catalog.manifest import Category
-from shared.catalog.registry import Provider, folders, providers
+from shared.catalog.offered import ConnectWay, ways
+from shared.catalog.registry import Provider, connectors, folders, providers
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, Invalid
 from shared.runtime.access import ApiKey, requires
+from shared.runtime.apps import Apps
 from shared.runtime.mongo import Document, translated
 from shared.wire.incoming import INCOMING
 
@@ -100,7 +102,11 @@ class ShownCredential(BaseModel):
 
 
 class Entry(BaseModel):
-    """An integration, or a platform whose webhooks come in; `auth_type` is null for the latter."""
+    """An integration, or a platform that webhooks come from or accounts are connected with.
+
+    `connect` says each way to connect an account. `auth_type` is null for what is no integration, and
+    `credentials` is the endpoint's secret and all that is entered in any of the ways, in one list.
+    """
 
     id: str
     name: str
@@ -114,6 +120,7 @@ class Entry(BaseModel):
     scopes: list[str]
     triggers: list[ShownTrigger]
     webhooks: ShownWebhooks | None
+    connect: list[ConnectWay]
     credentials: list[ShownCredential]
     setup_steps: list[str]
     tier: str
@@ -163,8 +170,9 @@ class IntegrationWebhooks(BaseModel):
 class CatalogApi:
     """The routes and what they need."""
 
-    def __init__(self, endpoints: Endpoints, public_base: str) -> None:
+    def __init__(self, endpoints: Endpoints, apps: Apps, public_base: str) -> None:
         self._endpoints = endpoints
+        self._apps = apps
         self._base = public_base
 
     def mount(self, app: FastAPI) -> None:
@@ -175,19 +183,32 @@ class CatalogApi:
         app.include_router(router)
 
     async def catalog(self, key: Reader, category: Wanted = "", q: Words = "") -> Entries:
-        """Every integration, and every platform whose webhooks come in, by name."""
-        del key  # the catalogue is the same for everybody who may read it
+        """Every integration, and every platform that webhooks come from or accounts are connected with.
+
+        It is by name, and the same for everybody but for `app_registered`.
+        """
         if category and category not in _CATEGORIES:
             fault = FieldError("category", f"one of {', '.join(_CATEGORIES)}")
             raise Invalid("some fields are not acceptable", errors=(fault,))
         words = q.casefold().split()
         return Entries(
             items=[
-                known.entry
+                self._for(key.workspace, known.entry)
                 for known in catalogue(self._base)
                 if category in ("", known.entry.category) and all(word in known.text for word in words)
             ]
         )
+
+    def _for(self, workspace: str, entry: Entry) -> Entry:
+        """The entry with what apps the workspace's accounts may be connected with."""
+        there = {
+            way.kind: replace(way, app_registered=True)
+            for way in entry.connect
+            if way.app and (app := self._apps.find(way.app.provider, workspace)) and app.verified
+        }
+        if not there:
+            return entry
+        return entry.model_copy(update={"connect": [there.get(way.kind, way) for way in entry.connect]})
 
     async def integration_webhooks(self, key: Reader) -> IntegrationWebhooks:
         """The workspace's endpoints (the newest 500), and a generated entry for each other integration."""
@@ -333,6 +354,7 @@ def _entry(provider: Provider, known: Mapping[str, Provider], icon: str | None, 
             for each in triggers(provider, known)
         ],
         webhooks=_webhooks(provider, base),
+        connect=list(ways(provider.id, known, connectors(), base)),
         credentials=[
             ShownCredential(
                 name=each.name,

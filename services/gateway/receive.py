@@ -31,7 +31,7 @@ from services.gateway.read import (
     idempotency_key,
     one,
 )
-from services.gateway.registered import PREFIX, AppAddress, AppSecret, aliased
+from services.gateway.registered import PREFIX, AppAddress, AppSecret, aliased, no_address
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import REJECTED_PER_MINUTE, Endpoint, Endpoints, token_digest
 from services.gateway.verify import BadSignature, NoSecretYet, Verifier, work_of
@@ -205,6 +205,8 @@ class Receiver:
         course = _Course(perf_counter())
         self._in_flight += 1
         try:
+            if place is None:
+                raise NotFound(no_address(name) or _NOT_FOUND)
             told = await self._accept_for_app(place, course, scope, receive)
         except (Rejected, RetryLater) as error:
             door, where = (place.door, name) if place else (None, None)
@@ -297,10 +299,8 @@ class Receiver:
         return _Answer(reply, "duplicate" if duplicate else "accepted")
 
     async def _accept_for_app(
-        self, place: AppAddress | None, course: _Course, scope: Scope, receive: Receive
+        self, place: AppAddress, course: _Course, scope: Scope, receive: Receive
     ) -> _Answer:
-        if place is None:
-            raise NotFound(_NOT_FOUND)
         door = place.door
         if self._in_flight > MOST_IN_FLIGHT:
             raise BusUnavailable("too many requests wait for Kafka")

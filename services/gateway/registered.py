@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from shared.catalog.connect import Setting
 from shared.catalog.door import Agreed, Door, Reply
+from shared.catalog.listing import receiving
 from shared.catalog.manifest import AppWebhook
 from shared.catalog.registry import Provider, connectors, providers
 from shared.contracts.errors import Forbidden, Malformed
@@ -139,6 +140,21 @@ def app_addresses(apps: Apps, base: str, known: Iterable[Provider] | None = None
         if takes_app(connectors()[connector.app]):
             found[provider.id] = AppAddress(provider, provider.door, webhook.app, apps, base)
     return found
+
+
+def no_address(name: str) -> str:
+    """What is told where a provider has no address for its apps; '' for what is no provider.
+
+    Which providers there are is no secret; which endpoints there are, is.
+    """
+    provider = providers().get(name)
+    if provider is None:
+        return ""
+    by = receiving(provider.manifest)
+    if by not in providers() or providers()[by].manifest.webhook is None:
+        return f"{name} sends no webhooks"
+    endpoint = "an endpoint" if by == name else f"an endpoint of {by}"
+    return f"{name} has no address for an app: make {endpoint} with POST /api/inbound-endpoints"
 
 
 def aliased(path: str) -> str:

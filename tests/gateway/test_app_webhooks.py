@@ -536,12 +536,34 @@ def test_without_an_app_it_is_the_same_as_with_a_wrong_secret(world: World, slac
     assert missing.json()["status"] == 401
 
 
-@pytest.mark.parametrize("name", ["github", "telegram", "incoming", "nobody", "", "slack/", "slack/events"])
+@pytest.mark.parametrize(
+    "name", ["incoming", "nobody", "GitHub", "", "slack/", "slack/events", "github/nothing"]
+)
 def test_who_has_no_such_address_has_nothing_there(world: World, name: str) -> None:
     for method in ("GET", "POST"):
         answer = world.send(name, b"{}", {}, method=method)
         assert answer.status_code == 404, (method, name)
         assert answer.json()["detail"] == "no such endpoint"
+
+
+NO_ADDRESS = "{} has no address for an app: make {} with POST /api/inbound-endpoints"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("github", NO_ADDRESS.format("github", "an endpoint")),
+        ("discord", NO_ADDRESS.format("discord", "an endpoint of discord_interactions")),
+        ("email", "email sends no webhooks"),
+    ],
+)
+def test_a_provider_without_such_an_address_says_what_to_do(world: World, name: str, said: str) -> None:
+    """Which providers there are is in the documents: it tells nothing of what anybody has here."""
+    for path in (f"/api/webhooks/{name}", f"/integrations/{name}/webhook"):
+        for method in ("GET", "POST"):
+            answer = world.send(name, b"{}", {}, url=world.hub.url("gateway") + path, method=method)
+            assert (answer.status_code, answer.json()["detail"]) == (404, said), (method, path)
+            assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_other_methods_and_bodies_are_refused_as_at_an_endpoint(world: World, slack: str) -> None:
@@ -655,6 +677,23 @@ def test_the_address_says_how_it_is_set_up_and_nothing_of_anybody(
         assert meta["settings"]["verify_token"] not in str(each)
         assert meta["client_id"] not in str(each)
         assert a not in str(each)
+
+
+def test_an_app_is_registered_there_once_it_has_the_secret_that_signs(world: World) -> None:
+    """The gateway looks for changes every second."""
+
+    def registered() -> bool:
+        shown: bool = httpx.get(world.url("stripe")).json()["registered"]
+        return shown
+
+    assert httpx.get(world.url("stripe")).json()["credentials"]["secrets"] == ["signing_secret"]
+    world.register("stripe")
+    sleep(SEEN_S)
+    assert not registered()
+    world.register("stripe", signing_secret=new_secret())
+    eventually(registered)
+    world.hub.call("DELETE", "/api/platform-credentials/stripe?scope=installation", expect=204)
+    eventually(lambda: not registered())
 
 
 @pytest.mark.parametrize(

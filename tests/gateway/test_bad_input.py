@@ -801,7 +801,7 @@ NOWHERE = (
     "/api/webhooks/github/%ff%fe",
     "/api/webhooks/github/..%2f..%2fhealthz",
     "/api/webhooks/github/",
-    "/api/webhooks/github",
+    "/api/webhooks/nobody",
     "/api/webhooks/nobody/ep_" + "0" * 32,
     "/api/webhooks/",
     "/api/webhooks//",

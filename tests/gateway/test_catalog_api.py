@@ -13,7 +13,7 @@ import pytest
 import shared.providers
 from interlink.provider.sign import Wanted, curl, sign
 from shared.catalog.fixtures import defaults
-from shared.catalog.registry import providers
+from shared.catalog.registry import connectors, providers
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -29,9 +29,15 @@ SHOWN = {
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """A gateway, in a workspace of its own."""
+    """A gateway, in a workspace of its own, with the service that is told of apps."""
     folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=("gateway",), workspace=f"catalog-{token_hex(4)}")
+    workspace = f"catalog-{token_hex(4)}"
+    env = {
+        "INTERLINK_OPERATOR_WORKSPACE": workspace,
+        "INTERLINK_APP_LINEAR_CLIENT_ID": "of-the-environment",
+        "INTERLINK_APP_LINEAR_CLIENT_SECRET": token_hex(20),
+    }
+    started = Hub(folder, bus, store, services=("gateway", "oauth"), workspace=workspace, env=env)
     try:
         yield started.start()
     finally:
@@ -133,6 +139,82 @@ def test_github(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
     assert [each["secret"] for each in github["credentials"]] == [True, False, True, True]
     url = f"{hub.url('gateway')}/api/webhooks/github/{{endpoint_id}}"
     assert f"Payload URL: {url}" in github["setup_steps"]
+
+
+# How accounts are connected
+
+
+def oauth_of(client: httpx.Client, provider: str) -> dict[str, Any]:
+    """The way by OAuth of a provider."""
+    [item] = [each for each in client.get("/api/catalog").json()["items"] if each["id"] == provider]
+    way: dict[str, Any] = item["connect"][0]
+    assert way["kind"] in ("oauth2", "oauth1")
+    return way
+
+
+def test_each_entry_says_how_accounts_are_connected(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
+    kinds = {name: [way["kind"] for way in item["connect"]] for name, item in items.items()}
+    assert kinds["github"] == ["oauth2", "personal_token"]
+    assert kinds["oidc"] == ["oauth2"]
+    assert kinds["email"] == ["smtp", "imap"]
+    assert kinds["telegram"] == ["bot_token"]
+    assert kinds["trello"] == ["oauth1", "key_and_token"]
+    assert kinds["generic"] == []
+    assert {name for name, found in kinds.items() if found} == connectors().keys()
+    [shop] = items["shopify"]["connect"][0]["params"]
+    assert shop == {
+        "id": "shop",
+        "name": "Shop",
+        "about": shop["about"],
+        "required": True,
+        "secret": False,
+        "pattern": "[a-z0-9][a-z0-9-]{0,59}",
+        "options": [],
+        "default": "",
+        "generated": False,
+        "example": "example-shop",
+    }
+    gmail = items["email"]["connect"][0]["presets"][0]
+    assert gmail.keys() == {"id", "name", "values"}
+    app = items["gmail"]["connect"][0]["app"]
+    assert (app["provider"], app["path"]) == ("google", "/api/platform-credentials/google")
+    assert app["redirect_uri"] == f"{hub.url('gateway')}/api/auth/oauth/callback"
+
+
+def test_an_entered_kind_needs_no_app(items: dict[str, dict[str, Any]]) -> None:
+    for item in items.values():
+        for way in item["connect"]:
+            by_oauth = way["kind"] in ("oauth2", "oauth1")
+            assert (way["app"] is not None, way["app_registered"] is not None) == (by_oauth, by_oauth)
+
+
+def test_an_app_is_there_for_whom_it_is_registered(
+    hub: Hub, client: httpx.Client, workspace: httpx.Client
+) -> None:
+    """The installation's for everybody, a workspace's own for that one; one for all that share it."""
+
+    def put(provider: str, scope: str, *, verified: bool) -> None:
+        body = {"client_id": "an-id", "client_secret": token_hex(20), "scope": scope, "verified": verified}
+        hub.call("PUT", f"/api/platform-credentials/{provider}", body)
+
+    def there(provider: str) -> tuple[bool, bool]:
+        found = (oauth_of(each, provider)["app_registered"] for each in (client, workspace))
+        return next(found), next(found)
+
+    assert there("linear") == (True, True)  # of the environment
+    assert there("google-drive") == there("github") == (False, False)
+    put("google", "installation", verified=True)
+    put("github", "workspace", verified=True)
+    put("asana", "workspace", verified=False)
+    eventually(lambda: there("github") == (True, False))
+    eventually(lambda: there("google-drive") == (True, True))
+    assert there("gmail") == there("google") == (True, True)
+    assert there("asana") == (False, False)
+    put("asana", "workspace", verified=True)
+    eventually(lambda: there("asana") == (True, False))
+    assert "an-id" not in client.get("/api/catalog").text
+    hub.call("DELETE", "/api/platform-credentials/github", expect=204)
+    eventually(lambda: there("github") == (False, False))
 
 
 def test_what_comes_through_another_provider(items: dict[str, dict[str, Any]]) -> None:
