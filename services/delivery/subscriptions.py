@@ -20,6 +20,7 @@ from services.delivery.store import QUEUES, WEBHOOKS
 from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.contracts.ids import WebhookId, WorkspaceId
 from shared.runtime.logs import Log
+from shared.runtime.metrics import UNREADABLE_WEBHOOKS
 from shared.runtime.mongo import Collection, Document, Mongo, Snapshot, translated, utcnow
 from shared.runtime.secrets import Kept, Sealed, Vault, keep, opened, rotated, valid_now
 from shared.wire.backoff import SCHEDULES
@@ -36,7 +37,7 @@ Keys = tuple[tuple[bytes, datetime | None], ...]
 P = TypeVar("P")
 
 _MOST_REMEMBERED: Final = 10_000
-_OPEN_AGAIN_S: Final = 5.0
+_OPEN_AGAIN_S: Final = 10.0
 _MOST_OPENED: Final = 100
 _NO_AUTH: Final = {"type": "none"}
 
@@ -61,8 +62,8 @@ class Webhook:
     keys: Keys
     headers: Mapping[str, str]
     auth: Auth
-    unreadable: bool
-    """Some of `keys`, `headers` and `auth` does not open, and is empty here: nothing may be sent."""
+    unreadable: Mapping[Sealable, str]
+    """What of it does not open, so is empty here, and why: nothing is sent while there is any."""
     policy: Policy
     rate_limit: RateLimit | None
     ordering: Ordering
@@ -163,7 +164,7 @@ class Subscriptions:
         return rotated(self._vault, document, secret, overlap)
 
     async def is_gone(self, webhook_id: str) -> bool:
-        """Whether the store has it no more, as opposed to one that cannot be read. Raises `StoreUnavailable`."""
+        """Whether the store has it no more, unlike one that cannot be read. Raises `StoreUnavailable`."""
         with translated():
             found = await self.collection.find_one({"_id": webhook_id, "deleted_at": None}, {"_id": 1})
         return found is None
@@ -182,7 +183,7 @@ class Subscriptions:
         return self._vault.seal(text, workspace=workspace, record=webhook_id, field=field)
 
     def parse(self, document: Document) -> Webhook:
-        """The webhook that a document means. Raises `Malformed`, and `Misconfigured` when it does not open."""
+        """The webhook that a document means. Raises `Malformed`; `Misconfigured`: it does not open."""
         found = self._opened(document)
         for fault in found.faults.values():
             raise fault
@@ -196,9 +197,10 @@ class Subscriptions:
                 raise fault
         self._webhook(document, found)
 
-    def unreadable(self, document: Document) -> dict[Sealable, str]:
+    def unreadable(self, webhook_id: str) -> Mapping[Sealable, str]:
         """What of a webhook does not open with the keys of this process, and why."""
-        return self._opened(document).reasons()
+        webhook = self.snapshot.items.get(webhook_id)
+        return webhook.unreadable if webhook else {}
 
     def _follow(self, document: Document) -> Webhook:
         """The webhook as it is kept in memory; that it does not open is told once, and once that it does."""
@@ -210,8 +212,8 @@ class Subscriptions:
             self._log.error(
                 "an outgoing webhook's secrets do not open: its deliveries wait",
                 webhook_id=webhook.id,
-                parts=list(found.faults),
-                error="; ".join(dict.fromkeys(found.reasons().values())),
+                parts=list(webhook.unreadable),
+                error="; ".join(dict.fromkeys(webhook.unreadable.values())),
             )
         elif told and not webhook.unreadable:
             self._log.info("an outgoing webhook's secrets open again", webhook_id=webhook.id)
@@ -265,7 +267,7 @@ class Subscriptions:
             keys=found.keys,
             headers=found.headers,
             auth=found.auth,
-            unreadable=bool(found.faults),
+            unreadable=found.reasons(),
             policy=Policy(
                 SCHEDULES[schedule] if isinstance(schedule, str) else tuple(schedule),
                 document.get("jitter", 0.0),
@@ -320,6 +322,7 @@ class Subscriptions:
         for webhook in self.snapshot.items.values():
             by_workspace.setdefault(webhook.workspace, []).append(webhook)
         self._by_workspace = by_workspace
+        UNREADABLE_WEBHOOKS.set(sum(bool(each.unreadable) for each in self.snapshot.items.values()))
 
 
 def _is_paused(document: Document) -> bool:

@@ -387,7 +387,7 @@ class WebhooksApi:
             ),
             unreadable=[
                 Unreadable(part=part, reason=reason)
-                for part, reason in self._subscriptions.unreadable(document).items()
+                for part, reason in self._subscriptions.unreadable(document["_id"]).items()
             ],
             created_at=rfc3339(document["created_at"]),
             updated_at=rfc3339(document["changed_at"]),

@@ -57,6 +57,9 @@ REFRESHES: Final = Counter(
     "interlink_token_refreshes_total", "Tokens made anew, by what became of it.", ["provider", "outcome"]
 )
 IN_FLIGHT: Final = Gauge("interlink_attempts_in_flight", "Attempts under way.")
+UNREADABLE_WEBHOOKS: Final = Gauge(
+    "interlink_webhooks_unreadable", "Outgoing webhooks whose secrets do not open: their deliveries wait."
+)
 
 
 @cache

@@ -185,7 +185,7 @@ class Snapshot(Generic[T]):
             await asyncio.gather(self._task, return_exceptions=True)
 
     def put(self, document: Document) -> None:
-        """Take in one document now, also one that did not change: what this process wrote, or reads otherwise."""
+        """Take in one document now, changed or not: what this process wrote, or can read by now."""
         self._puts += 1
         self._seen.pop(document["_id"], None)
         self._put[document["_id"]] = self._puts

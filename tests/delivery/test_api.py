@@ -63,8 +63,12 @@ def test_a_webhook_whose_secret_does_not_open_is_shown_and_takes_a_new_one(
         assert webhooks.update_one({"_id": made["id"]}, {"$set": gone}).modified_count == 1
     assert client.get(path).json()["public_keys"] == []
     assert client.get(PATH).status_code == 200
-    eventually(lambda: client.post(f"{path}/test").status_code == 503)
+    eventually(lambda: client.get(path).json()["unreadable"])
+    [fault] = client.get(path).json()["unreadable"]
+    assert fault["part"] == "secret"
+    assert client.post(f"{path}/test").json()["detail"] == fault["reason"]
     assert client.post(f"{path}/rotate-secret", json={}).status_code == 200
+    assert client.get(path).json()["unreadable"] == []
     assert len(client.get(path).json()["public_keys"]) == 1
     assert client.delete(path).status_code == 204
 
@@ -126,6 +130,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         "paused": False,
         "public_keys": [],
         "health": {"circuit": "closed", "failing_since": None},
+        "unreadable": [],
     }
     path = f"{PATH}/{made['id']}"
     shown = {**made, "secret": None}

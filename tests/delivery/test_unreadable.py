@@ -1,0 +1,319 @@
+"""An outgoing webhook whose secrets do not open: its events wait, nothing is sent, and nothing is lost."""
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from secrets import token_hex
+from time import sleep
+from typing import Any
+
+import pytest
+import structlog
+from pydantic import SecretStr
+from pymongo import MongoClient
+from pymongo.collection import Collection
+from standardwebhooks import Webhook
+
+from services.delivery import subscriptions
+from services.delivery.subscriptions import Subscriptions
+from shared.runtime.mongo import Mongo
+from shared.runtime.secrets import LocalKeys, UnknownKey, Vault
+from shared.runtime.settings import MongoSettings
+from tests.support.backends import Bus, Store
+from tests.support.certificates import Authority
+from tests.support.eventually import eventually
+from tests.support.given import note
+from tests.support.hub import Hub
+from tests.support.outgoing import Moody, finished, n_of, new_type, numbered, path_of, read, stats
+from tests.support.subscriber import Subscriber
+
+TOLD = "an outgoing webhook's secrets do not open: its deliveries wait"
+LOST = "00000000"
+"""The id of a key that is nowhere."""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """Gateway and delivery, in a workspace of their own."""
+    folder = tmp_path_factory.mktemp("hub")
+    workspace = f"unreadable-{token_hex(4)}"
+    started = Hub(folder, bus, store, services=("gateway", "delivery"), workspace=workspace)
+    try:
+        yield started.start()
+    finally:
+        started.stop()
+
+
+@pytest.fixture(autouse=True)
+def unbroken(hub: Hub) -> Iterator[None]:
+    with hub.unbroken("delivery"):
+        yield
+
+
+def again_with(hub: Hub, **env: str) -> None:
+    """Delivery, started anew."""
+    assert hub.stop_service("delivery") == 0
+    hub.start_service("delivery", **env)
+    hub.wait_ready("delivery")
+
+
+def parts(hub: Hub, webhook: dict[str, Any]) -> list[str]:
+    """What of a webhook does not open."""
+    return [each["part"] for each in hub.call("GET", path_of(webhook))["unreadable"]]
+
+
+def told(hub: Hub, webhook: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the log says of the webhook's secrets."""
+    lines = [line for line in hub.log_lines("delivery") if line["event"] == TOLD]
+    return [line for line in lines if line["webhook_id"] == webhook["id"]]
+
+
+@contextmanager
+def stored(hub: Hub) -> Iterator[Collection[dict[str, Any]]]:
+    """The outgoing webhooks as they are in the store."""
+    with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"]) as mongo:
+        yield mongo.get_default_database()["outgoing_webhooks"]
+
+
+def set_fields(
+    hub: Hub, webhook: dict[str, Any], fields: dict[str, Any], changed_at: datetime | None = None
+) -> None:
+    """Write into a webhook's document, as if it was changed just now, or then."""
+    stamp = {"changed_at": changed_at or datetime.now(UTC)}
+    with stored(hub) as webhooks:
+        assert webhooks.update_one({"_id": webhook["id"]}, {"$set": fields | stamp}).matched_count == 1
+
+
+def waits(hub: Hub, webhook: dict[str, Any], count: int) -> None:
+    """Until so many of the webhook's deliveries wait for their first attempt."""
+    eventually(lambda: stats(hub, webhook)["pending"] == count)
+
+
+def test_with_another_key_everything_waits_and_goes_out_when_the_key_is_back(hub: Hub) -> None:
+    certificate, private_key = Authority("clients").pair("client")
+    note("a private key", private_key.splitlines()[1])
+    secret: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "strict": {"ordering": "strict"},
+        "bearer": {"auth": {"type": "bearer", "token": f"bearer-{token_hex(16)}"}},
+        "headers": {"profile": "none", "headers": {"X-Team": f"team-{token_hex(16)}"}},
+        "mtls": {"auth": {"type": "mtls", "certificate": certificate, "private_key": private_key}},
+        "later": {"retry": {"schedule": [0, 4], "jitter": 0}},
+        "open": {"profile": "none"},
+    }
+    lost = {
+        "plain": ["secret"],
+        "strict": ["secret"],
+        "bearer": ["secret", "auth"],
+        "headers": ["headers"],
+        "mtls": ["secret", "auth"],
+        "later": ["secret"],
+        "open": [],
+    }
+    mood = Moody(500)
+    with Subscriber() as subscriber, Subscriber(mood) as moody:
+        kind, early = new_type(), new_type()
+        webhooks = {
+            name: hub.outgoing_webhook(
+                f"{(moody if name == 'later' else subscriber).url}/{name}",
+                events=[early, kind] if name == "later" else [kind],
+                **fields,
+            )
+            for name, fields in secret.items()
+        }
+        later = webhooks["later"]
+        numbered(hub, early)
+        eventually(lambda: stats(hub, later)["delayed"] == 1)
+        [tried] = hub.deliveries(webhook_id=later["id"])
+        mood.status = 204
+
+        # An operator takes the key away.
+        other = base64.b64encode(os.urandom(32)).decode()
+        note("a secret setting of the hub", other)
+        again_with(hub, INTERLINK_ENCRYPTION_KEY=other)
+        numbered(hub, kind, 6)
+        for name, webhook in webhooks.items():
+            if lost[name]:
+                waits(hub, webhook, 6)
+        finished(hub, webhooks["open"]["id"], 6)
+        sleep(4.5)  # what was tried before is due by now, and stays
+        assert {one.path for one in subscriber.got} == {"/hook/open"}
+        assert len(moody.got) == 1
+        shown = {one["id"]: one for one in hub.call("GET", "/api/outgoing-webhooks")["items"]}
+        for name, webhook in webhooks.items():
+            here = shown[webhook["id"]]
+            assert [each["part"] for each in here["unreadable"]] == lost[name]
+            assert all("INTERLINK_ENCRYPTION_KEY" in each["reason"] for each in here["unreadable"])
+            assert here["enabled"]
+            assert here["health"] == {"circuit": "closed", "failing_since": None}
+            lines = told(hub, webhook)
+            assert [line["level"] for line in lines] == ["error"] * bool(lost[name])
+            assert [line["parts"] for line in lines] == [lost[name]] * bool(lost[name])
+            if lost[name]:
+                waiting = hub.deliveries(webhook_id=webhook["id"], status="pending")
+                assert [one["attempt_count"] for one in waiting] == [0] * 6
+                assert stats(hub, webhook)["failed"] == 0
+        assert read(hub, tried["id"])["status"] == "retrying"
+        assert read(hub, tried["id"])["attempt_count"] == 1
+
+        # The key is back.
+        again_with(hub)
+        for name, webhook in webhooks.items():
+            ended = finished(hub, webhook["id"], 7 if name == "later" else 6)
+            assert {one["status"] for one in ended} == {"delivered"}
+            assert parts(hub, webhook) == []
+            assert len(told(hub, webhook)) == bool(lost[name])
+        assert read(hub, tried["id"])["attempt_count"] == 2
+        got = {name: [one for one in subscriber.got if one.path == f"/hook/{name}"] for name in secret}
+        assert [n_of(one) for one in got["strict"]] == list(range(6))
+        for one in got["plain"]:
+            Webhook(webhooks["plain"]["secret"]).verify(one.body, one.headers)
+        bearer, team = secret["bearer"]["auth"]["token"], secret["headers"]["headers"]["X-Team"]
+        assert [one.headers["authorization"] for one in got["bearer"]] == [f"Bearer {bearer}"] * 6
+        assert [one.headers["x-team"] for one in got["headers"]] == [team] * 6
+
+
+def test_a_process_that_runs_on_finds_out_by_itself(hub: Hub) -> None:
+    """As `interlink keys` and a backup do it: the values open again, and `changed_at` says nothing of it."""
+    with Subscriber() as subscriber:
+        kind = new_type()
+        webhook = hub.outgoing_webhook(subscriber.url, events=[kind], ordering="strict")
+        with stored(hub) as webhooks:
+            found = webhooks.find_one({"_id": webhook["id"]})
+        assert found is not None
+        key = found["secrets"][0]["sealed"]["k"]
+        set_fields(hub, webhook, {"secrets.0.sealed.k": LOST})
+        eventually(lambda: parts(hub, webhook) == ["secret"])
+        numbered(hub, kind, 3)
+        waits(hub, webhook, 3)
+        assert hub.call("PATCH", path_of(webhook), {"name": "Renamed"})["unreadable"] != []
+        assert subscriber.got == []
+        set_fields(hub, webhook, {"secrets.0.sealed.k": key}, datetime.now(UTC) - timedelta(hours=1))
+        got = subscriber.wait_for(3)
+    assert [n_of(one) for one in got] == [0, 1, 2]
+    assert parts(hub, webhook) == []
+    assert len(told(hub, webhook)) == 1, "once, whatever else of it was changed"
+
+
+def test_what_is_entered_again_is_used_for_what_waited(hub: Hub) -> None:
+    with Subscriber() as subscriber:
+        kind = new_type()
+        auth = {"type": "bearer", "token": f"old-{token_hex(16)}"}
+        webhook = hub.outgoing_webhook(subscriber.url, events=[kind], auth=auth)
+        path, token = path_of(webhook), f"new-{token_hex(16)}"
+        set_fields(hub, webhook, dict.fromkeys(("secrets.0.sealed.k", "headers.k", "auth.k"), LOST))
+        eventually(lambda: parts(hub, webhook) == ["secret", "auth"])
+        numbered(hub, kind, 2)
+        waits(hub, webhook, 2)
+        bad = {"auth": {"type": "mtls", "certificate": "x", "private_key": "y"}}
+        hub.call("PATCH", path, bad, expect=422)
+        changed = hub.call("PATCH", path, {"auth": {"type": "bearer", "token": token}})
+        assert [each["part"] for each in changed["unreadable"]] == ["secret"]
+        assert subscriber.got == []
+        rotated = hub.call("POST", f"{path}/rotate-secret", {})
+        assert rotated["unreadable"] == []
+        got = subscriber.wait_for(2)
+        for one in got:
+            Webhook(rotated["secret"]).verify(one.body, one.headers)
+            assert one.headers["authorization"] == f"Bearer {token}"
+        finished(hub, webhook["id"], 2)
+
+
+def test_a_secret_that_has_ended_need_not_open(hub: Hub) -> None:
+    with Subscriber() as subscriber:
+        kind = new_type()
+        webhook = hub.outgoing_webhook(subscriber.url, events=[kind])
+        hub.call("POST", f"{path_of(webhook)}/rotate-secret", {"overlap_hours": 0})
+        set_fields(hub, webhook, {"secrets.1.sealed.k": LOST, "name": "Renamed"})
+        sleep(2.5)  # by then every process has seen it
+        assert parts(hub, webhook) == []
+        numbered(hub, kind)
+        subscriber.wait_for(1)
+
+
+def test_what_waits_for_a_webhook_that_cannot_be_read_at_all_is_not_cancelled(hub: Hub) -> None:
+    with Subscriber() as subscriber:
+        kind = new_type()
+        webhook = hub.outgoing_webhook(subscriber.url, events=[kind])
+        hub.call("POST", f"{path_of(webhook)}/pause")
+        numbered(hub, kind, 2)
+        waits(hub, webhook, 2)
+        set_fields(hub, webhook, {"transform": "[", "paused": False})
+        eventually(lambda: [x for x in hub.log_lines("delivery") if x.get("id") == webhook["id"]])
+        sleep(2.5)
+        assert stats(hub, webhook)["pending"] == 2
+        set_fields(hub, webhook, {"transform": None})
+        subscriber.wait_for(2)
+        assert {one["status"] for one in finished(hub, webhook["id"], 2)} == {"delivered"}
+
+
+class Service:
+    """Keys that another process holds, as a key management service does."""
+
+    current = "theirs"
+
+    def __init__(self) -> None:
+        self.answers = True
+        self.asked = 0
+        self._own = LocalKeys([os.urandom(32)])
+
+    def wrap(self, data_key: bytes) -> bytes:
+        return self._own.wrap(data_key)
+
+    def unwrap(self, _key: str, wrapped: bytes) -> bytes:
+        self.asked += 1
+        if not self.answers:
+            raise UnknownKey
+        return self._own.unwrap(self._own.current, wrapped)
+
+
+async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "_OPEN_AGAIN_S", 0.05)
+    keys, mongo = Service(), Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
+    known = Subscriptions(mongo, Vault(keys), structlog.get_logger())
+    moment = datetime.now(UTC) - timedelta(days=1)
+    document: dict[str, Any] = {
+        "_id": "wh_1",
+        "workspace": "w",
+        "name": "x",
+        "url": "https://example.com/",
+        "events": ["message.*"],
+        "filter": {"condition": "data.n == `1`"},
+        "enabled": True,
+        "profile": "nchat",
+        "secrets": [known.keep("w", "wh_1", "secret-of-the-test")],
+        "schedule": [0],
+        "ordering": "none",
+        "max_in_flight": 1,
+        "timeout_s": 1,
+        "created_at": moment,
+        "changed_at": moment,
+    }
+    await known.collection.insert_one(document)
+    keys.answers = False
+    await known.start()
+    try:
+        [webhook] = known.wanting("w", "message.created")
+        assert webhook.filter is not None
+        assert not known.sends(webhook)
+        assert json.dumps(dict(known.unreadable("wh_1"))).startswith('{"secret": ')
+        keys.answers = True
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if known.sends(known.wanting("w", "message.created")[0]):
+                break
+        [webhook] = known.wanting("w", "message.created")
+        assert known.sends(webhook)
+        assert webhook.valid_keys() == [b"secret-of-the-test"]
+        asked = keys.asked
+        await asyncio.sleep(0.2)
+        assert keys.asked == asked, "what opens is not opened again"
+    finally:
+        await known.stop()
+        mongo.close()
