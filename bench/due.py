@@ -53,7 +53,7 @@ def filling(first: int, last: int, now: datetime) -> Iterator[Document]:
             "params": {},
             "asked": ["read", "write"],
             "scopes": ["read", "write"],
-            "created_by": "key",
+            "user": f"usr_{number % 5000}",
             "created_at": at,
             "changed_at": at,
             "deleted_at": None,

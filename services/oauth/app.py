@@ -81,7 +81,7 @@ async def build(here: Runtime) -> Service:
     ConnectApi(connecting, arriving, known, here.log, public_base=base).mount(management)
     disconnecting = Disconnecting(known, tokens, watching, revoking, here.log)
     choosing = Choosing(known, tokens, dances, watching)
-    entering = Entering(known, tokens, mail, watching)
+    entering = Entering(known, tokens, mail, watching, here.log)
     IntegrationsApi(known, tokens, entering, choosing, disconnecting).mount(management)
     PlatformApi(
         registered,

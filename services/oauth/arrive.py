@@ -145,7 +145,7 @@ class Arriving:
             app = app_for(self._apps, connector, begun["workspace"])
         except Rejected as error:
             raise NotFinished(
-                "app_gone", f"the app of {begun['provider']} is not registered here any more, or not verified"
+                "app_gone", f"the app of {begun['provider']} cannot be used here any more", note=error.detail
             ) from error
         values = values_of({**document, "params": begun["params"]}, app, begun["redirect_uri"])
         if server_of(connector, app, values) != begun["server"]:
@@ -302,14 +302,15 @@ class Arriving:
             raise NotFinished(
                 "other_account",
                 f"that is {whose.label}; this integration is of {before['label']}. Sign in there as "
-                f"{before['label']}, or reconnect with any_account",
+                f"{before['label']}, or connect {whose.label} as an account of its own",
                 note="another account signed in",
             )
         if before and same is not None:
             label = choice.label if choice else whose.label
+            called = f": {same['name']}" if same["name"] else ""
             raise NotFinished(
                 "connected_already",
-                f"{label} is connected already: {same['name']}",
+                f"{label} is connected already{called}",
                 note=f"the account is that of {same['_id']}",
             )
         target = same or document
@@ -403,7 +404,7 @@ def _change(
         "scopes": _scopes(begun, granted),
         "version": target["version"] + 1,
         "connected_at": utcnow(),
-        "connected_by": begun["user"],
+        "user": begun["user"] or target.get("user"),
         "retry_at": None,
         "failures": 0,
         "forced_at": None,

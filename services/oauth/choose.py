@@ -8,7 +8,7 @@ from services.oauth.states import States
 from services.oauth.watch import Watching
 from shared.catalog.connector import Choice
 from shared.contracts.errors import Conflict, FieldError, Invalid
-from shared.runtime.integrations import Integrations
+from shared.runtime.integrations import Integrations, name_of
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.tokens import TokenSource
 
@@ -22,7 +22,6 @@ _GRANT: Final = (
     "scopes",
     "choices",
     "connected_at",
-    "connected_by",
     "expires_at",
     "renew_at",
     "refresh_expires_at",
@@ -84,7 +83,7 @@ class Choosing:
     async def _moved(self, document: Document, place: Choice, same: Document) -> Document | None:
         """The place's own integration, with the grant of one that was only begun."""
         if document["status"] != "pending":
-            raise Conflict(f"{place.label} is connected already: {same['name']}")
+            raise Conflict(f"{place.label} is connected already: {name_of(same)}")
         if same["status"] == "disabled":
             raise Conflict(f"the integration of {place.label} is disabled: enable {same['_id']} first")
         change = (
@@ -93,6 +92,7 @@ class Choosing:
             | {
                 "status": "connected",
                 "reason": "",
+                "user": document.get("user") or same.get("user"),
                 "account": _account(document, place),
                 "grant_of": [document["_id"], document["version"]],
                 "credential": self._integrations.seal(same, self._integrations.open(document)),

@@ -34,7 +34,8 @@ class Wish:
 
     provider: str
     workspace: str
-    user: str
+    user: str | None = None
+    """Whose account it is; None leaves that as it is."""
     scopes: Sequence[str] | None = None
     params: Mapping[str, str] | None = None
     return_to: str | None = None
@@ -85,13 +86,13 @@ class Connecting:
             "workspace": wish.workspace,
             "provider": wish.provider,
             "kind": kind_of(connector),
-            "name": wish.name or connector.provider,
+            "name": wish.name or "",
             "status": "pending",
             "reason": "",
             "account": None,
             "params": params,
             "scopes": [],
-            "created_by": wish.user,
+            "user": wish.user,
             "created_at": now,
             "changed_at": now,
             "deleted_at": None,

@@ -70,7 +70,7 @@ class ConnectApi:
         wish = Wish(
             provider=body.provider,
             workspace=key.workspace,
-            user=body.user or key.id,
+            user=body.user,
             scopes=body.scopes,
             params=body.params,
             return_to=body.return_to,
@@ -91,7 +91,7 @@ class ConnectApi:
         wish = Wish(
             provider=document["provider"],
             workspace=key.workspace,
-            user=body.user or key.id,
+            user=body.user,
             scopes=body.scopes,
             params=body.params,
             return_to=body.return_to,

@@ -12,9 +12,10 @@ from shared.catalog.connect import Entered
 from shared.catalog.connector import Connector, ConsentGone, Refused, Whose, entered_values
 from shared.catalog.entering import entered
 from shared.catalog.registry import connectors
-from shared.contracts.errors import Conflict, FieldError, Invalid
+from shared.contracts.errors import Conflict, FieldError, Invalid, Misconfigured
 from shared.contracts.ids import new_integration_id
 from shared.runtime.integrations import Integrations
+from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, utcnow
 from shared.runtime.refresh import NoAnswer
 from shared.runtime.tokens import TokenSource
@@ -23,7 +24,6 @@ from shared.wire.oauth import unsaid
 
 _TRIES: Final = 20
 _PAUSE_S: Final = 0.05
-_LONGEST_NAME: Final = 100
 _PLATFORM: Final = "the platform does not take it"
 _PLACES: Final[Mapping[str, str]] = {
     "unknown_host": "fields.host",
@@ -42,12 +42,18 @@ class Entering:
     """Takes, tries out and keeps entered credentials."""
 
     def __init__(
-        self, integrations: Integrations, tokens: TokenSource, mail: MailLogins, watching: Watching
+        self,
+        integrations: Integrations,
+        tokens: TokenSource,
+        mail: MailLogins,
+        watching: Watching,
+        log: Log,
     ) -> None:
         self._integrations = integrations
         self._tokens = tokens
         self._mail = mail
         self._watching = watching
+        self._log = log
 
     async def add(
         self,
@@ -58,10 +64,11 @@ class Entering:
         preset: str | None,
         name: str | None,
         workspace: str,
-        user: str,
+        user: str | None,
     ) -> Document:
         """A new integration, or the one that this account has already, with new secrets.
 
+        `user` is whose account it is; None leaves that as it is.
         Raises `Invalid` (also when the platform does not take it), `Conflict`, `PlatformBusy`,
         `StoreUnavailable`.
         """
@@ -81,11 +88,10 @@ class Entering:
                 "workspace": workspace,
                 "provider": provider,
                 "kind": way.id,
-                "name": name or whose.label[:_LONGEST_NAME],
+                "name": name or "",
                 "sole": True,
                 "params": {},
                 "scopes": [],
-                "created_by": user,
                 "created_at": utcnow(),
                 "deleted_at": None,
                 "version": 0,
@@ -107,14 +113,19 @@ class Entering:
         raise Conflict("the integration is changing all the time: try again")
 
     async def again(
-        self, document: Document, fields: Mapping[str, str], *, any_account: bool, user: str
+        self, document: Document, fields: Mapping[str, str], *, any_account: bool, user: str | None
     ) -> Document:
         """New secrets of an integration; fields that are left out stay as they are.
 
+        Where what was entered before cannot be opened, nothing may be left out.
         Raises as `add`, and `Conflict` for another account's.
         """
         connector, way = _way(document["provider"], document["kind"])
-        before = self._kept(document, way) if document.get("credential") else {}
+        try:
+            before = self._kept(document, way) if document.get("credential") else {}
+        except Misconfigured as error:
+            self._log.error("credential not opened", integration_id=document["_id"], error=str(error))
+            before = {}
         values = entered(way.fields, {**before, **fields}, place="fields")
         whose = await self._saved(connector, way, values)
         account = document.get("account")
@@ -137,7 +148,13 @@ class Entering:
         Raises `Invalid`: there is no such kind any more; `PlatformBusy`, which changes nothing; `Conflict`.
         """
         connector, way = _way(document["provider"], document["kind"])
-        values = self._kept(document, way)
+        try:
+            values = self._kept(document, way)
+        except Misconfigured as error:
+            self._log.error("credential not opened", integration_id=document["_id"], error=str(error))
+            raise Conflict(
+                "the account's credential cannot be opened: the log of the service says why"
+            ) from None
         change: dict[str, Any] = {"status": "connected", "reason": "", "last_error": None, "failures": 0}
         tell: Literal["integration.reauth_required"] | None = None
         try:
@@ -162,22 +179,26 @@ class Entering:
         return changed
 
     def _kept(self, document: Document, way: Entered) -> dict[str, str]:
-        """What was entered before; without fields that the kind does not have any more."""
+        """What was entered before; without fields that the kind does not have any more.
+
+        Raises `Misconfigured`: it cannot be opened.
+        """
         kept = self._integrations.open(document)["fields"]
         return {name: value for name, value in kept.items() if name in way.fields}
 
     async def _save(
-        self, document: Document, whose: Whose, values: Mapping[str, str], user: str
+        self, document: Document, whose: Whose, values: Mapping[str, str], user: str | None
     ) -> Document | None:
         """None when it was changed meanwhile. Raises `Conflict`, `Duplicate`."""
         if document["status"] == "disabled":
             raise Conflict(f"the integration {document['_id']} of this account is disabled: enable it first")
         change = self._change(document, whose, values, user)
-        connected = document["status"] == "connected"
+        known = all(document.get(field) == change[field] for field in ("status", "user"))
+        known = known and (document.get("account") or {}).get("id") == whose.id
         changed = await self._integrations.change(
             document,
             change,
-            tell=None if connected else "integration.connected",
+            tell=None if known else "integration.connected",
             only={"status": document["status"]},
         )
         self._tokens.forget(document["_id"])
@@ -186,7 +207,7 @@ class Entering:
         return changed
 
     def _change(
-        self, document: Document, whose: Whose, values: Mapping[str, str], user: str
+        self, document: Document, whose: Whose, values: Mapping[str, str], user: str | None
     ) -> dict[str, Any]:
         return {
             "status": "connected",
@@ -195,7 +216,7 @@ class Entering:
             "credential": self._integrations.seal(document, {"fields": dict(values)}),
             "version": document["version"] + 1,
             "connected_at": utcnow(),
-            "connected_by": user,
+            "user": user or document.get("user"),
             "last_error": None,
             "failures": 0,
         }

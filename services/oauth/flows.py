@@ -32,12 +32,20 @@ def flow_of(provider: str) -> Connector:
 
 
 def app_for(apps: Apps, connector: Connector, workspace: str) -> App:
-    """The app that a workspace's accounts are connected with. Raises `Conflict`: none, or not verified."""
-    app = apps.find(connector.app, workspace)
+    """The app that a workspace's accounts are connected with.
+
+    Raises `Conflict`: there is none, or it cannot be opened, or it is not verified.
+    """
+    app = apps.known(connector.app, workspace)
     there = f"/api/platform-credentials/{connector.app}"
     if app is None:
         raise Conflict(
             f"no app is registered for {connector.app}: PUT {there} with client_id and client_secret"
+        )
+    if not app.readable:
+        raise Conflict(
+            f"the app of {connector.app} cannot be opened: bring back the encryption key of its secrets, "
+            f"or PUT {there} with client_id and client_secret"
         )
     if not app.verified:
         raise Conflict(

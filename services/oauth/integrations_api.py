@@ -77,7 +77,7 @@ class IntegrationsApi:
             preset=body.preset,
             name=body.name,
             workspace=key.workspace,
-            user=key.id,
+            user=body.user,
         )
         return shown(document)
 
@@ -86,6 +86,7 @@ class IntegrationsApi:
         key: Reader,
         status: Status | None = None,
         provider: Annotated[str | None, Query(max_length=40)] = None,
+        user: Annotated[str | None, Query(min_length=1, max_length=200, description="Whose.")] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[ShownIntegration]:
@@ -95,6 +96,8 @@ class IntegrationsApi:
             query["status"] = status
         if provider:
             query["provider"] = provider
+        if user:
+            query["user"] = user
         fields = {"credential": 0, "events": 0}
         return await page(
             self._integrations.collection, query, shown, limit=limit, cursor=cursor, fields=fields
@@ -129,7 +132,7 @@ class IntegrationsApi:
         if document["kind"] in BY_OAUTH:
             raise Conflict("this account is connected by OAuth: POST /api/integrations/{id}/reconnect")
         return shown(
-            await self._entering.again(document, body.fields, any_account=body.any_account, user=key.id)
+            await self._entering.again(document, body.fields, any_account=body.any_account, user=body.user)
         )
 
     async def choose(self, integration_id: str, body: Chosen, key: Writer) -> ShownIntegration:
@@ -175,7 +178,10 @@ class IntegrationsApi:
         """Let it be used again."""
 
         def enabled(document: Document) -> dict[str, Any]:
-            return {"status": document["disabled_from"]} if document["status"] == "disabled" else {}
+            status = document["status"]
+            if status in ("pending", "disconnected"):
+                raise Conflict(f"the integration is {status}: connect the account")
+            return {"status": document["disabled_from"]} if status == "disabled" else {}
 
         return await self._changed(integration_id, key, enabled)
 
@@ -229,5 +235,10 @@ class IntegrationsApi:
             code, detail = unsaid(error.code, hidden), unsaid(error.detail, hidden)
             fault = {"at": utcnow(), "code": code, "detail": detail}
         current = await self._integrations.find(document["_id"])
-        if fault or not current.get("retry_at"):  # of a refresh that fails, the check knows nothing
-            await self._change(current, {"last_error": fault, "failures": 1 if fault else 0})
+        change: dict[str, Any] = {"last_error": fault, "failures": 1 if fault else 0}
+        ends = current.get("expires_at")
+        if not fault and current["status"] == "error" and (ends is None or ends > utcnow()):
+            change |= {"status": "connected", "reason": "", "retry_at": None}
+        elif not fault and current.get("retry_at"):  # of a refresh that fails, the check knows nothing
+            return
+        await self._change(current, change)

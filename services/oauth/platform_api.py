@@ -92,7 +92,9 @@ class PlatformApi:
         connector = _own(provider)
         app = await self._there(provider, scope, key)
         if not app.readable:
-            raise Conflict("the app's secrets cannot be opened: enter them again")
+            raise Conflict(
+                "the app's secrets cannot be opened: bring back their encryption key, or enter them again"
+            )
         return self._show(await self._verified(connector, app, insist=True))
 
     async def delete(self, provider: str, key: Admin, scope: Scope = "workspace") -> Response:

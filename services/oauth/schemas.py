@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.catalog.registry import connectors
 from shared.contracts.envelope import rfc3339
-from shared.runtime.integrations import Status
+from shared.runtime.integrations import Status, name_of
 from shared.runtime.mongo import Document
 
 Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -23,7 +23,12 @@ ReturnTo = Annotated[
 ]
 User = Annotated[
     str,
-    Field(max_length=200, description="Who connects, as the chat knows him; by default the API key's id."),
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Whose account it is, by the chat's own id of the person. Left out: as it was.",
+    ),
 ]
 
 
@@ -69,6 +74,7 @@ class NewIntegration(_Body):
     kind: Annotated[str | None, Field(max_length=40)] = None
     fields: Entries
     preset: Annotated[str | None, Field(max_length=40)] = None
+    user: User | None = None
     name: Name | None = None
 
 
@@ -76,6 +82,7 @@ class Reentered(_Body):
     """`POST /api/integrations/{id}/fields`: new secrets of the same account."""
 
     fields: Entries
+    user: User | None = None
     any_account: bool = False
 
 
@@ -116,12 +123,17 @@ class LastError(BaseModel):
 
 
 class ShownIntegration(BaseModel):
-    """An integration. `health` is for people: well, at risk (it works, something is wrong), or broken."""
+    """An integration. `health` is for people: well, at risk (it works, something is wrong), or broken.
+
+    `user` is who was named last when it was connected: the chat's own id of the person whose account it is.
+    `name` is the account's label, unless another was given.
+    """
 
     id: str
     provider: str
     kind: str
     name: str
+    user: str | None
     status: Status
     reason: str | None
     health: Literal["ok", "at_risk", "broken", "none"]
@@ -137,9 +149,7 @@ class ShownIntegration(BaseModel):
     last_error: LastError | None
     retry_at: str | None
     created_at: str
-    created_by: str
     connected_at: str | None
-    connected_by: str | None
     updated_at: str
 
 
@@ -190,7 +200,8 @@ def shown(document: Document) -> ShownIntegration:
         id=document["_id"],
         provider=document["provider"],
         kind=document["kind"],
-        name=document["name"],
+        name=name_of(document),
+        user=document.get("user"),
         status=document["status"],
         reason=document.get("reason") or None,
         health=_health(document),
@@ -215,9 +226,7 @@ def shown(document: Document) -> ShownIntegration:
         else None,
         retry_at=_time(document, "retry_at"),
         created_at=rfc3339(document["created_at"]),
-        created_by=document["created_by"],
         connected_at=_time(document, "connected_at"),
-        connected_by=document.get("connected_by"),
         updated_at=rfc3339(document["changed_at"]),
     )
 

@@ -209,25 +209,25 @@ _CHAT: Final = (
         "integration.connected",
         "An integration was connected.",
         IntegrationRef | IntegrationInside,
-        {"integrationId": "int_1", "provider": "example"},
+        {"integrationId": "int_1", "provider": "example", "user": "usr_1"},
     ),
     EventType(
         "integration.refreshed",
         "An integration got new tokens; they are not in the event.",
         IntegrationRef,
-        {"integrationId": "int_1", "provider": "example"},
+        {"integrationId": "int_1", "provider": "example", "user": "usr_1"},
     ),
     EventType(
         "integration.reauth_required",
         "An integration's consent has ended: its owner has to connect it again.",
         IntegrationRef,
-        {"integrationId": "int_1", "provider": "example", "reason": "invalid_grant"},
+        {"integrationId": "int_1", "provider": "example", "user": "usr_1", "reason": "invalid_grant"},
     ),
     EventType(
         "integration.disconnected",
         "An integration was disconnected.",
         IntegrationRef | IntegrationInside,
-        {"integrationId": "int_1", "provider": "example"},
+        {"integrationId": "int_1", "provider": "example", "user": "usr_1"},
     ),
 )
 

@@ -153,8 +153,11 @@ class ParticipantInside(_Camel):
 
 
 class IntegrationRef(_Camel):
+    """An integration, by id; `user` is the chat's own id of the person whose account it is."""
+
     integration_id: Id
     provider: str | None = None
+    user: Id | None = None
 
 
 class IntegrationInside(_Camel):

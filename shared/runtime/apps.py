@@ -111,12 +111,19 @@ class Apps:
         None also when it cannot be read or is not there any more: another one in its place would be given
         this one's codes and tokens.
         """
-        if registered is None:
-            app = self.known(provider, workspace)
-        else:
-            every = self._all(provider, workspace)
-            app = next((each for each in every if list(registered_as(each)) == list(registered)), None)
+        app = self._found(provider, workspace, registered)
         return app if app is not None and app.readable else None
+
+    def lost(self, provider: str, workspace: str, registered: Registered | None = None) -> bool:
+        """Whether the app that `find` is asked for is there, and cannot be opened."""
+        app = self._found(provider, workspace, registered)
+        return app is not None and not app.readable
+
+    def _found(self, provider: str, workspace: str, registered: Registered | None) -> App | None:
+        if registered is None:
+            return self.known(provider, workspace)
+        every = self._all(provider, workspace)
+        return next((each for each in every if list(registered_as(each)) == list(registered)), None)
 
     def known(self, provider: str, workspace: str) -> App | None:
         """The app for accounts that are connected now, whether it can be read or not."""
@@ -256,7 +263,7 @@ class Apps:
             verified=document["verified"] and readable,
             reason=document["reason"]
             if readable
-            else "unreadable: its secrets cannot be opened: enter them again",
+            else "unreadable: its secrets cannot be opened: bring back their key, or enter them again",
             created_at=document["created_at"],
             changed_at=document["changed_at"],
             revision=document["revision"],

@@ -28,11 +28,17 @@ SOLE: Final = {"sole": True}
 """It is the only integration of its account in the workspace: nobody can save the account a second time."""
 UNTOLD: Final = {"untold": True}
 """Events are kept in `events` until they are on Kafka."""
+_OF_USER: Final = (("workspace", 1), ("user", 1), ("deleted_at", 1))
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
         Index((("workspace", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
         Index((("workspace", 1), ("provider", 1), ("created_at", -1), ("_id", -1))),
+        # A user's, all or of a provider or status: with everything that the list asks for, because the
+        # embedded store reads the whole collection for a field that the index lacks.
+        Index((*_OF_USER, ("created_at", -1), ("_id", -1))),
+        Index((*_OF_USER, ("status", 1), ("created_at", -1), ("_id", -1))),
+        Index((*_OF_USER, ("provider", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
         Index((("provider", 1), ("account.id", 1), ("workspace", 1))),
         Index((("workspace", 1), ("provider", 1), ("kind", 1), ("account.id", 1)), unique=True, where=SOLE),
         # `open` is a key, too: a query that asks for it is answered from the index alone.
@@ -55,6 +61,7 @@ _WITHIN_S: Final = 2.0
 _LOOK_S: Final = 1.0
 _PAGE: Final = 200
 _MOST_UNTOLD: Final = 20
+_LONGEST_NAME: Final = 100
 _PATIENCE: Final = timedelta(seconds=5)
 """Who wrote an event tells it himself within this time; after that, anybody does."""
 
@@ -201,12 +208,25 @@ class Integrations:
                 return
 
 
+def name_of(document: Mapping[str, Any]) -> str:
+    """What people call an integration: its own name, else the label of its account, else the provider.
+
+    Where the account has several places, the place is said too: each has an integration of its own.
+    """
+    if document["name"]:
+        return str(document["name"])
+    account = document.get("account") or {}
+    parts = (account.get("label"), (account.get("choice") or {}).get("label"))
+    return ": ".join(filter(None, parts))[:_LONGEST_NAME] or str(document["provider"])
+
+
 def _event(document: Mapping[str, Any], kind: Told, moment: datetime) -> Document:
     """What is told; its id depends on integration, kind and moment: told twice, it is one event."""
     account = document.get("account") or {}
     data = {
         "integrationId": document["_id"],
         "provider": document["provider"],
+        "user": document.get("user"),
         "status": document["status"],
         "reason": document.get("reason") or None,
         "account": {"id": account["id"], "label": account["label"]} if account else None,

@@ -23,6 +23,7 @@ from shared.catalog.connector import (
     Refused,
 )
 from shared.catalog.registry import connectors
+from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, InterlinkError, Misconfigured, NotFound, StoreUnavailable
 from shared.runtime.app_trial import AppTrial
 from shared.runtime.apps import App, Apps
@@ -51,6 +52,8 @@ _LONGEST_PAUSE_S: Final = 900.0
 _CLIENT_PAUSE_S: Final = 300.0
 _LONGEST_TOLD: Final = 300
 _USABLE: Final = ("connected", "error")
+_UNREADABLE: Final = "unreadable"
+"""The reason of an error that is not the platform's: the credential does not open."""
 _OURS: Final = ("expired", "token_refused")
 """Ends that no answer about a refresh token says."""
 _MAYBE_DONE: Final = frozenset({"timeout", "closed_mid_response"})
@@ -150,9 +153,7 @@ class Refresher:
             if document["version"] > than and not document.get("halfway"):
                 return document
             now = utcnow()
-            if not may_try(document):
-                wait = (document["retry_at"] - now).total_seconds()
-                raise PlatformBusy("the platform did not give a new token", retry_after=max(1.0, wait))
+            self._check_pause(document, now)
             lease = document.get("lease_until")
             if lease is not None and lease <= now and document["fence"] != watched:
                 watched, since = document["fence"], monotonic()
@@ -165,6 +166,23 @@ class Refresher:
                 raise PlatformBusy("the token is being made anew by another process", retry_after=2.0)
             await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 -- only to spread
             pause = min(pause * 1.5, _LOOK_S[1])
+
+    def _check_pause(self, document: Mapping[str, Any], now: datetime) -> None:
+        """Raises `PlatformBusy` in the pause after a failure.
+
+        A credential that did not open is tried again at once: its key may be back, and no platform is asked.
+        Raises `NotConnected` while it does not open.
+        """
+        if may_try(document):
+            return
+        if document.get("reason") == _UNREADABLE:
+            self.opened(document)
+            return
+        code = (document.get("last_error") or {}).get("code", "no_token")
+        raise PlatformBusy(
+            f"no new token is asked for before {rfc3339(document['retry_at'])}: the last try failed ({code})",
+            retry_after=max(1.0, (document["retry_at"] - now).total_seconds()),
+        )
 
     async def end(self, document: Mapping[str, Any], code: str, detail: str) -> bool:
         """The consent has ended, and it is told; False when the document is not what was read."""
@@ -214,7 +232,7 @@ class Refresher:
         try:
             secrets = self.opened(claimed)
         except NotConnected as error:
-            await self._failed(claimed, "unreadable", error.detail, _LONGEST_PAUSE_S, broken=True)
+            await self._failed(claimed, _UNREADABLE, error.detail, _LONGEST_PAUSE_S, broken=True)
             raise
         slots = slots_of(secrets) or [MAIN]
         document, at = claimed, utcnow()
@@ -249,8 +267,11 @@ class Refresher:
         try:
             call = connector.refreshing(values | tokens)
         except (Unfillable, KeyError) as error:
-            await self._failed(claimed, "app_missing", f"no app for it: {error}", _pause(claimed))
-            raise PlatformBusy("the app's credentials are not there", retry_after=60) from None
+            lost = self._apps.lost(connector.app, claimed["workspace"], claimed.get("app"))
+            code, why = ("app_unreadable", "cannot be opened") if lost else ("app_missing", "are not there")
+            told = f"the app's credentials {why}"
+            await self._failed(claimed, code, f"{told}: {error}", _pause(claimed))
+            raise PlatformBusy(told, retry_after=60) from None
         if call is None:
             await self._gone(claimed, "expired", "the token has ended and cannot be made anew")
             return None
@@ -402,7 +423,10 @@ class Refresher:
         settled: bool = True,
         broken: bool = False,
     ) -> None:
-        """Let go of the lease and wait before the next try; without a good token it is an error."""
+        """Let go of the lease and wait before the next try; without a good token it is an error.
+
+        `broken`: the credential did not open. One that opens again, with a token that is good, is no error.
+        """
         now = utcnow()
         ends = claimed.get("expires_at")
         retry_at = now + timedelta(seconds=pause_s)
@@ -418,10 +442,14 @@ class Refresher:
             change["due_at"] = max(claimed["due_at"], retry_at)
         REFRESHES.labels(claimed["provider"], "failed").inc()
         fence = {"fence": claimed["fence"]}
+        state: dict[str, Any] = {}
         if broken or (ends is not None and ends <= now):  # tried again by itself, so that it is found well
-            over = {"status": "error", "reason": code, "open": True, "due_at": retry_at}
+            state = {"status": "error", "reason": code, "open": True, "due_at": retry_at}
+        elif claimed["status"] == "error":
+            state = {"status": "connected", "reason": ""}
+        if state:
             only = {**fence, "status": {"$in": _USABLE}}
-            if await self._integrations.change(claimed, change | over, only=only) is not None:
+            if await self._integrations.change(claimed, change | state, only=only) is not None:
                 return
         await self._integrations.change(claimed, change, only=fence)
 

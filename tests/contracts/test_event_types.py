@@ -32,6 +32,7 @@ OWN = (
 ACCOUNT = {
     "integrationId": "int_1",
     "provider": "github",
+    "user": "usr_1",
     "status": "connected",
     "reason": None,
     "account": {"id": "1", "label": "octocat"},

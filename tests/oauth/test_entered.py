@@ -365,6 +365,34 @@ def test_entering_anew_keeps_the_id(world: World, mailbox: Mailbox, account: Acc
     assert world.told(integration) == ["connected"], "nothing of it changed what the others see"
 
 
+def test_whose_it_is_is_who_was_named_last(world: World, account: Account) -> None:
+    integration, fields = account
+    assert world.shown(integration)["user"] is None
+    for user, then in (("usr_1", "usr_1"), (None, "usr_1"), ("usr_2", "usr_2")):
+        named: dict[str, Any] = {"user": user} if user else {}
+        assert world.enter("email", fields, kind="imap", **named)["user"] == then
+    assert world.do(integration, "fields", {"fields": {}, "user": "usr_3"})["user"] == "usr_3"
+    assert world.do(integration, "fields", {"fields": {}})["user"] == "usr_3"
+    found = world.ask("GET", "/api/integrations?user=usr_3&provider=email", expect=200)["items"]
+    assert [each["id"] for each in found] == [integration]
+    eventually(lambda: world.told(integration) == ["connected"] * 4)
+
+
+def test_what_cannot_be_opened_is_entered_anew_as_a_whole(
+    world: World, mailbox: Mailbox, account: Account
+) -> None:
+    """Its encryption key is gone, or it was changed in the store."""
+    integration, fields = account
+    with world.database() as database:
+        database.integrations.update_one({"_id": integration}, {"$set": {"credential.k": "00000000"}})
+    assert "cannot be opened" in world.do(integration, "check", expect=409)["detail"]
+    part = {"fields": {"password": fields["password"]}}
+    missing = world.do(integration, "fields", part, expect=422)
+    assert [fault["field"] for fault in missing["errors"]] == ["fields.host", "fields.username"]
+    assert world.do(integration, "fields", {"fields": fields})["id"] == integration
+    assert world.do(integration, "check")["status"] == "connected"
+
+
 def test_another_account_is_refused_unless_told(world: World, mailbox: Mailbox, account: Account) -> None:
     integration, fields = account
     other = {"username": user(), "password": secret()}
@@ -374,6 +402,8 @@ def test_another_account_is_refused_unless_told(world: World, mailbox: Mailbox, 
     assert world.shown(integration)["account"]["id"] == f"{fields['username']}@localhost"
     shown = world.do(integration, "fields", {"fields": other, "any_account": True})
     assert (shown["id"], shown["account"]["id"]) == (integration, f"{other['username']}@localhost")
+    assert shown["name"] == f"{other['username']} at localhost"
+    eventually(lambda: world.told(integration) == ["connected"] * 2)
     first = world.enter("email", fields, kind="imap")["id"]
     assert first != integration
     taken = {"fields": other, "any_account": True}
