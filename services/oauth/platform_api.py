@@ -16,7 +16,7 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from shared.runtime.access import ApiKey, requires
 from shared.runtime.app_trial import AppTrial
-from shared.runtime.apps import INSTALLATION, SECRETS, App, Apps, needs_secret, secret_settings, takes_app
+from shared.runtime.apps import INSTALLATION, SECRETS, App, Apps, secret_settings, takes_app
 
 _TRIES: Final = 5
 _NOT_ASKED: Final = "not_asked"
@@ -165,7 +165,7 @@ def _changed(connector: Connector, workspace: str, body: NewApp, before: App | N
     if moved and "client_secret" in old.secrets and "client_secret" not in given:
         raise _wrong("client_secret", "send it again with another client id or other settings")
     secrets: Mapping[str, str] = {**old.secrets, **given}
-    if needs_secret(connector) and "client_secret" not in secrets:
+    if connector.needs_secret and "client_secret" not in secrets:
         raise _wrong("client_secret", "required")
     return replace(
         old,

@@ -165,6 +165,11 @@ class Connector:
         """What is asked for when nobody says otherwise."""
 
     @property
+    def needs_secret(self) -> bool:
+        """Whether an app without a client secret is of no use."""
+        return self.oauth1 is not None or (self.oauth2 is not None and self.oauth2.client.auth != "none")
+
+    @property
     def ends_everything(self) -> bool:
         """Whether revoking ends all that the app may do for the account, not only the grant."""
         revoke = self.oauth2.revoke if self.oauth2 else self.oauth1.revoke if self.oauth1 else None

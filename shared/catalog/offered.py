@@ -128,11 +128,10 @@ def _app(
     manifest = known[connector.app].manifest
     steps = account_steps(manifest.connect, base + CALLBACK) if manifest.connect else []
     whose = f"the app that you register with {manifest.name}"
-    by_itself = connector.oauth2 is not None and connector.oauth2.client.auth == "none"
     fields = {
         "client_id": Setting(name="Client ID", about=f"Of {whose}.", required=True),
         "client_secret": Setting(
-            name="Client secret", about=f"Of {whose}.", required=not by_itself, secret=True
+            name="Client secret", about=f"Of {whose}.", required=connector.needs_secret, secret=True
         ),
     }
     if any(

@@ -294,13 +294,6 @@ def takes_app(connector: Connector) -> bool:
     return bool(connector.oauth2 or connector.oauth1) and connector.app == connector.provider
 
 
-def needs_secret(connector: Connector) -> bool:
-    """Whether an app without a client secret is of no use."""
-    return connector.oauth1 is not None or (
-        connector.oauth2 is not None and connector.oauth2.client.auth != "none"
-    )
-
-
 def _told(app: App, text: str) -> str:
     hidden = secret_settings(app.provider)
     of_settings = (value for name, value in app.settings.items() if name in hidden)
@@ -426,7 +419,7 @@ def _app(provider: str, said: Mapping[str, _Said], source: Source) -> App:
             raise Misconfigured(f"{each.where}: no such field: there are {_FIELDS}")
         elif not _FORMS[key].fullmatch(each.value):
             raise Misconfigured(f"{each.where}: {key} is printable ASCII in one line, and not that long")
-    wanted = ["client_id", *(["client_secret"] if needs_secret(connector) else [])]
+    wanted = ["client_id", *(["client_secret"] if connector.needs_secret else [])]
     for key in wanted:
         if key not in said:
             raise Misconfigured(

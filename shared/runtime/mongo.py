@@ -200,19 +200,21 @@ class Snapshot(Generic[T]):
         changed = False
         alive: set[str] = set()
         before = self._puts
-        with translated():
-            async for document in self._collection.find(query):
-                alive.add(document["_id"])
-                # What was put meanwhile is newer than what is read here.
-                if self._put.get(document["_id"], 0) <= before:
-                    changed |= self._take(document)
-        if not query:
-            for gone in self.items.keys() - alive:
-                if self._put.get(gone, 0) <= before:
-                    del self.items[gone]
-                    changed = True
-        if changed:
-            self._changed()
+        try:
+            with translated():
+                async for document in self._collection.find(query):
+                    alive.add(document["_id"])
+                    # What was put meanwhile is newer than what is read here.
+                    if self._put.get(document["_id"], 0) <= before:
+                        changed |= self._take(document)
+            if not query:
+                for gone in self.items.keys() - alive:
+                    if self._put.get(gone, 0) <= before:
+                        del self.items[gone]
+                        changed = True
+        finally:  # also when the store went away in the middle
+            if changed:
+                self._changed()
 
     def _take(self, document: Document) -> bool:
         key, stamp = document["_id"], document["changed_at"]

@@ -7,7 +7,6 @@ import pytest
 from shared.catalog.entering import entered
 from shared.catalog.offered import ConnectField, ConnectWay, ways
 from shared.catalog.registry import connectors, providers
-from shared.runtime.apps import needs_secret
 
 BASE = "https://hub.example.com"
 CALLBACK = f"{BASE}/api/auth/oauth/callback"
@@ -131,7 +130,7 @@ def test_an_app_is_described_whole_and_once_for_all_that_share_it(name: str) -> 
         assert app.redirect_uri == CALLBACK
         assert any(CALLBACK in step for step in app.setup_steps)
         assert not [step for step in app.setup_steps if "{" in step]
-        assert by_id(app.fields)["client_secret"].required is needs_secret(connector)
+        assert by_id(app.fields)["client_secret"].required is connector.needs_secret
         assert list(by_id(app.settings)) == list(connector.settings)
         [shared] = [each.app for each in offered(connector.app).values() if each.app]
         assert app == shared
