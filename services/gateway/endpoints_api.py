@@ -68,10 +68,21 @@ class EndpointsApi:
         add(f"{one}/enable", self.enable, methods=["POST"])
         add(f"{one}/disable", self.disable, methods=["POST"])
         add(f"{one}/rotate-secret", self.rotate_secret, methods=["POST"])
-        add(f"{one}/handed-over-secret", self.handed_over_secret, methods=["POST"])
+        add(
+            f"{one}/handed-over-secret",
+            self.handed_over_secret,
+            methods=["POST"],
+            operation_id="reveal_inbound_endpoint_secret",
+        )
         add(f"{one}/test", self.test, methods=["POST"])
         add("/endpoint-templates", self.templates, methods=["GET"])
-        add("/endpoint-templates/{template_id}", self.create_from, methods=["POST"], status_code=201)
+        add(
+            "/endpoint-templates/{template_id}",
+            self.create_from,
+            methods=["POST"],
+            status_code=201,
+            operation_id="create_inbound_endpoint_from_template",
+        )
         app.include_router(router)
 
     async def create(self, body: NewEndpoint, key: Writer) -> ShownEndpoint:

@@ -9,10 +9,9 @@ from starlette.types import Receive, Scope, Send
 
 from shared.contracts.routes import owner_of
 from shared.runtime.http import ApiClient, Unreachable
-from shared.runtime.problems import problem_response
+from shared.runtime.problems import REFERENCE, problem_response
 
 _MOST_ADDRESS: Final = 16 * 1024
-_REFERENCE: Final = "#/components/schemas/"
 _HOP_BY_HOP: Final = frozenset(
     {
         b"date",
@@ -96,9 +95,9 @@ def merge(own: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) -> dic
         text = orjson.dumps([document.get("paths", {}), theirs]).decode()
         renamed: dict[str, str] = {}
         for name, schema in theirs.items():
-            if name in schemas and (schemas[name] != schema or _REFERENCE in repr(schema)):
+            if name in schemas and (schemas[name] != schema or REFERENCE in repr(schema)):
                 renamed[name] = service.capitalize() + name
-                text = text.replace(f'"{_REFERENCE}{name}"', f'"{_REFERENCE}{renamed[name]}"')
+                text = text.replace(f'"{REFERENCE}{name}"', f'"{REFERENCE}{renamed[name]}"')
         more_paths, more_schemas = orjson.loads(text)
         paths |= more_paths
         schemas |= {renamed.get(name, name): schema for name, schema in more_schemas.items()}

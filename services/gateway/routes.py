@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from services.gateway.event_types import EventTypes
 from services.gateway.forward import Forwarder, merge
-from services.gateway.publish import read_events
+from services.gateway.publish import MOST_EVENTS, CloudEvent, read_events
 from services.gateway.schemas import (
     AcceptedEvents,
     IncomingChange,
@@ -19,16 +19,18 @@ from services.gateway.schemas import (
     ShownIncoming,
 )
 from services.gateway.store import Endpoints, given, new_document, token_digest
-from services.gateway.webhook_paths import PATHS
+from services.gateway.webhook_paths import PATHS, SCHEMAS
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, Invalid, NotFound, UnsupportedMedia
 from shared.contracts.ids import new_endpoint_id
 from shared.contracts.topics import CHAT_EVENTS, asyncapi
 from shared.runtime import access
 from shared.runtime.access import ApiKey, Keyring, requires
+from shared.runtime.documents import shape
 from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.mongo import Collection, Document, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
+from shared.runtime.problems import refusal
 from shared.runtime.service import VERSION
 from shared.wire.bodies import inflate, media_type
 from shared.wire.incoming import INCOMING
@@ -77,7 +79,14 @@ class ManagementApi:
         add("/incoming-webhooks/{endpoint_id}", self.read_incoming, methods=["GET"])
         add("/incoming-webhooks/{endpoint_id}", self.change_incoming, methods=["PATCH"])
         add("/incoming-webhooks/{endpoint_id}", self.delete_incoming, methods=["DELETE"], status_code=204)
-        add("/events", self.publish_events, methods=["POST"], status_code=202, openapi_extra=_EVENTS_BODY)
+        add(
+            "/events",
+            self.publish_events,
+            methods=["POST"],
+            status_code=202,
+            responses={415: refusal("The body is of another type.")},
+            openapi_extra=_EVENTS_BODY,
+        )
         add("/api-keys", self.create_key, methods=["POST"], status_code=201)
         add("/api-keys", self.list_keys, methods=["GET"])
         add("/api-keys/{key_id}", self.revoke_key, methods=["DELETE"], status_code=204)
@@ -179,8 +188,9 @@ class ManagementApi:
 
     async def openapi(self, request: Request) -> dict[str, Any]:
         """Every service's routes as one OpenAPI document, and the addresses that strangers call."""
-        strangers = {"webhooks": {"paths": PATHS}}
-        return merge(request.app.openapi(), strangers | await self._forwarder.openapi())
+        strangers = {"webhooks": {"paths": PATHS, "components": {"schemas": SCHEMAS}}}
+        merged = merge(request.app.openapi(), strangers | await self._forwarder.openapi())
+        return {**merged, "info": {**merged["info"], "title": "Interlink"}}
 
 
 def _incoming(document: Document) -> ShownIncoming:
@@ -210,15 +220,16 @@ def _api_key(document: Document) -> ShownApiKey:
     )
 
 
+_EVENT: Final = shape(CloudEvent.model_json_schema())
 _EVENTS_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "description": "One CloudEvent in structured mode, or a list of up to 500.",
         "content": {
-            "application/cloudevents+json": {
-                "schema": {"type": "object", "required": ["specversion", "id", "type", "source"]}
+            "application/cloudevents+json": {"schema": _EVENT},
+            "application/cloudevents-batch+json": {
+                "schema": {"type": "array", "items": _EVENT, "minItems": 1, "maxItems": MOST_EVENTS}
             },
-            "application/cloudevents-batch+json": {"schema": {"type": "array", "maxItems": 500}},
         },
     }
 }

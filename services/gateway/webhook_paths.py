@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from services.gateway.registered import PREFIX
-from shared.runtime.problems import MEDIA_TYPE
+from shared.runtime.documents import shape
+from shared.runtime.problems import REFERENCE, refusal
+from shared.wire.incoming import IncomingMessage
 
 _ANY: Final = {"schema": {"type": "string", "format": "binary"}}
 _REFUSALS: Final = {
@@ -20,21 +22,24 @@ _REFUSALS: Final = {
     429: "Too many requests; `Retry-After` says when again.",
     503: "Not on Kafka, or it cannot be verified yet: send it again.",
 }
+_AGAIN: Final = (429, 503)
 _JSON: Final = "application/json"
 
 
 def _operation(name: str, summary: str, tokens: Sequence[str], accepted: dict[int, str]) -> dict[str, Any]:
     answers = {
         **{status: {"description": said, "content": {_JSON: {}}} for status, said in accepted.items()},
-        **{status: {"description": said, "content": {MEDIA_TYPE: {}}} for status, said in _REFUSALS.items()},
+        **{status: refusal(said, again=status in _AGAIN) for status, said in _REFUSALS.items()},
     }
     return {
         "operationId": name,
+        "tags": ["webhooks"],
         "summary": summary,
         "parameters": [
             {"name": each, "in": "path", "required": True, "schema": {"type": "string"}} for each in tokens
         ],
         "responses": {str(status): answer for status, answer in answers.items()},
+        "security": [],
     }
 
 
@@ -48,7 +53,34 @@ _ACCEPTED: Final = {
     202: "On Kafka, or it was before.",
 }
 _SETUP: Final = {200: "How to set it up on the platform, or the answer to its handshake."}
-_MESSAGE: Final = {200: "The message is on Kafka: `success`, `message_id`, `channel_id`, `timestamp`."}
+_MESSAGE: Final = IncomingMessage.model_json_schema(ref_template=REFERENCE + "{model}")
+SCHEMAS: Final = {
+    IncomingMessage.__name__: shape({name: part for name, part in _MESSAGE.items() if name != "$defs"}),
+    **{name: shape(schema) for name, schema in _MESSAGE["$defs"].items()},
+}
+"""What `PATHS` refers to, beside the schemas of every document."""
+_TEXT: Final = {"type": "string"}
+_POSTED: Final = {
+    "type": "object",
+    "required": ["success", "message_id", "channel_id", "timestamp"],
+    "properties": {
+        "success": {"type": "boolean"},
+        "message_id": _TEXT,
+        "channel_id": _TEXT,
+        "timestamp": {"type": "string", "format": "date-time"},
+    },
+}
+
+
+def _posts() -> dict[str, Any]:
+    posts = _operation("receive_incoming", "A message into a channel", ["token"], {200: "It is on Kafka."})
+    posts["responses"]["200"]["content"] = {_JSON: {"schema": _POSTED}}
+    body = {
+        "required": True,
+        "description": "Or what Slack's and Discord's take, or a form with the JSON in its field `payload`.",
+        "content": {_JSON: {"schema": {"$ref": REFERENCE + IncomingMessage.__name__}}},
+    }
+    return {**posts, "requestBody": body}
 
 
 def _of_app(name: str) -> dict[str, Any]:
@@ -67,8 +99,6 @@ PATHS: Final[dict[str, Any]] = {
     },
     f"{PREFIX}{{provider}}": _of_app("app"),
     "/integrations/{provider}/webhook": _of_app("integration"),
-    f"{PREFIX}incoming/{{token}}": {
-        "post": _takes("receive_incoming", "A message into a channel", ["token"], _MESSAGE)
-    },
+    f"{PREFIX}incoming/{{token}}": {"post": _posts()},
 }
 """Methods beside these are those that a provider's manifest names."""

@@ -12,15 +12,17 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import orjson
-from fastapi import Request
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
 
 from shared.contracts.errors import Forbidden, InterlinkError, Unauthenticated
 from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_S, Document, Index, Mongo, Snapshot, UpdateOne, translated, utcnow
+from shared.runtime.parameters import refuse_unknown
 from shared.runtime.secrets import Vault
 
 Scope = Literal[
@@ -196,18 +198,23 @@ def _parse(document: Document) -> tuple[str, ApiKey]:
     return document["digest"], key
 
 
-def requires(scope: Scope) -> Callable[[Request], Awaitable[ApiKey]]:
+_BEARER: Final = HTTPBearer(scheme_name="ApiKey", description="An API key of a workspace.", auto_error=False)
+"""For the OpenAPI document; the keyring reads the header itself."""
+
+
+def requires(scope: Scope) -> Callable[..., Awaitable[ApiKey]]:
     """A FastAPI dependency: the caller's key, which must have this scope.
 
-    The app keeps its `Keyring` in `app.state.keyring`. Raises `Unauthenticated` or `Forbidden`.
+    Then the call may have no query parameters that its route does not know. The app keeps its `Keyring` in
+    `app.state.keyring`. Raises `Unauthenticated`, `Forbidden` or `Invalid`.
     """
 
-    async def check(request: Request) -> ApiKey:
+    async def check(request: Request, _: Annotated[object, Security(_BEARER, scopes=[scope])]) -> ApiKey:
         keyring: Keyring = request.app.state.keyring
         key = keyring.authenticate(request.headers.get("authorization"))
         if not key.allows(scope):
             raise Forbidden(f"this API key lacks the scope {scope}")
+        refuse_unknown(request)
         return key
 
-    check.scope = scope  # type: ignore[attr-defined]  # the table test of routes and scopes reads it
     return check

@@ -20,6 +20,37 @@ _MOST_FAULTS: Final = 50
 _LONGEST_FIELD: Final = 200
 _ALTERNATIVE: Final = re.compile(r"(function-[a-z]+|constrained-[a-z]+|nullable|list)\[.+\]")
 
+REFERENCE: Final = "#/components/schemas/"
+NAME: Final = "Problem"
+SCHEMA: Final[dict[str, Any]] = {
+    "description": "Why a call was refused, or could not be done (RFC 9457).",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": "Always `about:blank`: `status` says it all."},
+        "title": {"type": "string", "description": "The words of the status."},
+        "status": {"type": "integer", "description": "The HTTP status."},
+        "detail": {"type": "string", "description": "What is wrong, and what to do where that is known."},
+        "errors": {
+            "type": "array",
+            "description": "The fields and parameters that are not acceptable.",
+            "items": {
+                "type": "object",
+                "required": ["field", "message"],
+                "properties": {
+                    "field": {
+                        "type": "string",
+                        "description": "A dotted path into the body, or a parameter's place and name.",
+                    },
+                    "message": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+"""What `problem` makes, for OpenAPI; without references, so that the documents of all services merge."""
+_AGAIN: Final = {"Retry-After": {"description": "In how many seconds.", "schema": {"type": "integer"}}}
+
 
 def problem(status: int, detail: str, *, errors: tuple[FieldError, ...] = ()) -> bytes:
     """The body of a problem: type, title, status, detail and, for a bad body, the wrong fields."""
@@ -38,6 +69,15 @@ def problem_response(
     status: int, detail: str, *, errors: tuple[FieldError, ...] = (), headers: dict[str, str] | None = None
 ) -> Response:
     return Response(problem(status, detail, errors=errors), status, headers, MEDIA_TYPE)
+
+
+def refusal(said: str, *, again: bool = False) -> dict[str, Any]:
+    """A response of OpenAPI that is a problem; `again`: one with `Retry-After`."""
+    response: dict[str, Any] = {
+        "description": said,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": REFERENCE + NAME}}},
+    }
+    return response | {"headers": _AGAIN} if again else response
 
 
 def field_errors(faults: list[Any]) -> tuple[FieldError, ...]:

@@ -25,6 +25,7 @@ from shared.contracts.topics import Topic
 from shared.runtime import metrics, problems
 from shared.runtime.access import Keyring
 from shared.runtime.bounds import BoundedBody
+from shared.runtime.documents import Documented, operation_id
 from shared.runtime.idempotency import Idempotency
 from shared.runtime.kafka.connection import connection
 from shared.runtime.kafka.consume import Consumer, Handler
@@ -77,9 +78,11 @@ class Runtime:
 
     def management_app(self, title: str, *, most_body: int = 1024 * 1024) -> FastAPI:
         """A FastAPI app with problem details, bounded bodies, API keys and idempotency keys in place."""
-        app = FastAPI(
+        app = Documented(
             title=title,
             version=VERSION,
+            servers=[{"url": self.hub.public_base}],
+            generate_unique_id_function=operation_id,
             docs_url=None,
             redoc_url=None,
             openapi_url=f"/openapi/{self.name}.json",

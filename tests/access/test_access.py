@@ -126,6 +126,7 @@ TOLD: dict[ROW, int] = {
     ("POST", "/api/integrations/{integration_id}/check"): 409,
     ("POST", "/api/integrations/{integration_id}/refresh"): 409,
     ("POST", "/api/integrations/{integration_id}/disable"): 409,
+    ("POST", "/api/integrations/{integration_id}/enable"): 409,
     ("POST", "/api/integrations/{integration_id}/watches"): 422,
     ("DELETE", "/api/integrations/{integration_id}/watches/{watch_id}"): 404,
     ("POST", "/api/platform-credentials/{provider}/verify"): 503,
@@ -265,7 +266,8 @@ def make_things(hub: Hub, key: str | None = None) -> Things:
 
 
 def ask(hub: Hub, row: ROW, path: str, headers: dict[str, str]) -> httpx.Response:
-    return CLIENT.request(row[0], hub.url(owner_of(path)) + path, json=body_for(row), headers=headers)
+    base = hub.url(owner_of(path.partition("?")[0]))
+    return CLIENT.request(row[0], base + path, json=body_for(row), headers=headers)
 
 
 WHERE = {
@@ -320,6 +322,16 @@ def test_every_route_has_a_row(hub: Hub) -> None:
     assert routes == NEEDS.keys() | OPEN
 
 
+def test_the_documents_name_the_scopes(hub: Hub) -> None:
+    named: dict[ROW, Any] = {}
+    for service in WHERE:
+        document = httpx.get(f"{hub.url(service)}/openapi/{service}.json").json()
+        assert document["components"]["securitySchemes"].keys() == {"ApiKey"}
+        for path, methods in document["paths"].items():
+            named |= {(method.upper(), path): call["security"] for method, call in methods.items()}
+    assert named == {row: [{"ApiKey": [scope]}] for row, scope in NEEDS.items()} | {row: [] for row in OPEN}
+
+
 @pytest.mark.parametrize("row", sorted(OPEN), ids=" ".join)
 def test_a_key_changes_nothing_where_none_is_needed(hub: Hub, row: ROW) -> None:
     answers = [ask(hub, row, row[1], headers) for headers in ({}, bearer("ilk_wrong"), bearer(hub.admin_key))]
@@ -342,6 +354,18 @@ def test_without_a_key(hub: Hub, row: ROW) -> None:
         assert answer.status_code == 401, (headers, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=" ".join)
+def test_an_unknown_parameter_is_refused_of_who_may_call(hub: Hub, scoped: dict[str, str], row: ROW) -> None:
+    path = Things("ep_x", "ep_x", "wh_x", "dlv_x", "key_x").path(row[1]) + "?no_such=hidden"
+    refused = ask(hub, row, path, bearer(hub.admin_key))
+    assert refused.status_code == 422, refused.text
+    assert [error["field"] for error in refused.json()["errors"]] == ["query.no_such"]
+    assert "hidden" not in refused.text
+    assert ask(hub, row, path, {}).status_code == 401
+    unfit = next(scope for scope in SCOPES if not allows(scope, NEEDS[row]))
+    assert ask(hub, row, path, bearer(scoped[unfit])).status_code == 403
 
 
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)

@@ -973,7 +973,12 @@ def test_openapi_of_one_gateway(hub: Hub) -> None:
     assert document["paths"].keys() == own["paths"].keys() | STRANGERS
     called = document["paths"]["/api/webhooks/{provider}/{endpoint_id}"]
     assert called.keys() == {"get", "post"}
-    assert {"200", "202", "401", "410", "429", "503"} <= called["post"]["responses"].keys()
+    answers = called["post"]["responses"]
+    assert {"200", "202", "401", "410", "429", "503"} <= answers.keys()
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert all(answer["content"] == problem for status, answer in answers.items() if status >= "300")
+    assert "Retry-After" in answers["429"]["headers"]
+    assert all(each["security"] == [] for path in STRANGERS for each in document["paths"][path].values())
 
 
 def test_openapi_is_merged_over_the_services(hub: Hub, entrance: Hub) -> None:
