@@ -34,8 +34,8 @@ for its whole wait even when something arrives."""
 
 _PORTS: Final = "embedded.json"
 _CACHE: Final = "512M"
-"""At most; half of SecantusDB's default. At 128M it stood still once, in a search that waited for room for good:
-what is changed is evicted only when no connection reads from before the change any more."""
+"""At most; half of SecantusDB's default. At 128M it stood still once, in a search that waited for room for
+good: what is changed is evicted only when no connection reads from before the change any more."""
 # SecantusDB leaves its journal in its own memory for seconds, so that a kill takes what it has
 # acknowledged. WiredTiger reads this variable: at each commit the journal is handed to the system.
 _JOURNAL: Final = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
