@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from secrets import token_hex
 from time import perf_counter, process_time, time
 from typing import Any, TypeVar
 
@@ -290,6 +289,6 @@ def test_a_gateway_has_an_answer_to_everything(name: str, hub: Hub, caller: Call
 
 
 def test_the_gateway_goes_on(hub: Hub, caller: Caller) -> None:
-    assert caller.call("GET", f"/inbound-endpoints?limit=1&x={token_hex(2)}")["items"]
+    assert caller.call("GET", "/inbound-endpoints?limit=1")["items"]
     log = hub.log_text("gateway")
     assert "Traceback" not in log
