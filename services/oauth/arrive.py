@@ -32,7 +32,7 @@ from shared.contracts.errors import (
     StoreUnavailable,
 )
 from shared.runtime.apps import Apps
-from shared.runtime.credentials import merged, refresh_tokens, schedule, values_of
+from shared.runtime.credentials import merged, of_new_tokens, refresh_tokens, schedule, values_of
 from shared.runtime.integrations import Integrations
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, utcnow
@@ -405,14 +405,7 @@ def _change(
         "version": target["version"] + 1,
         "connected_at": utcnow(),
         "user": begun["user"] or target.get("user"),
-        "retry_at": None,
-        "failures": 0,
-        "forced_at": None,
-        "halfway": False,
-        "lease_until": None,
-        "settled_fence": target["fence"],
-        "last_error": None,
-        "refresh_expires_at": None,
+        **of_new_tokens(target),
         **times,
     }
 

@@ -8,6 +8,7 @@ from services.oauth.states import States
 from services.oauth.watch import Watching
 from shared.catalog.connector import Choice
 from shared.contracts.errors import Conflict, FieldError, Invalid
+from shared.runtime.credentials import of_new_tokens
 from shared.runtime.integrations import Integrations, name_of
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.tokens import TokenSource
@@ -86,26 +87,18 @@ class Choosing:
             raise Conflict(f"{place.label} is connected already: {name_of(same)}")
         if same["status"] == "disabled":
             raise Conflict(f"the integration of {place.label} is disabled: enable {same['_id']} first")
-        change = (
-            {name: document[name] for name in _GRANT}
-            | _due(document)
-            | {
-                "status": "connected",
-                "reason": "",
-                "user": document.get("user") or same.get("user"),
-                "account": _account(document, place),
-                "grant_of": [document["_id"], document["version"]],
-                "credential": self._integrations.seal(same, self._integrations.open(document)),
-                "version": same["version"] + 1,
-                "retry_at": None,
-                "failures": 0,
-                "forced_at": None,
-                "halfway": False,
-                "lease_until": None,
-                "settled_fence": same["fence"],
-                "last_error": None,
-            }
-        )
+        change = {
+            **{name: document[name] for name in _GRANT},
+            **_due(document),
+            **of_new_tokens(same),
+            "status": "connected",
+            "reason": "",
+            "user": document.get("user") or same.get("user"),
+            "account": _account(document, place),
+            "grant_of": [document["_id"], document["version"]],
+            "credential": self._integrations.seal(same, self._integrations.open(document)),
+            "version": same["version"] + 1,
+        }
         await self._watching.expect(same)
         changed = await self._integrations.change(
             same, change, tell="integration.connected", only={"status": same["status"]}

@@ -78,6 +78,19 @@ def texts_of(secrets: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in secrets.items() if isinstance(value, str)}
 
 
+def of_new_tokens(document: Mapping[str, Any]) -> dict[str, Any]:
+    """With new tokens, nothing counts of what was under way or failed before: fields of the document."""
+    return {
+        "lease_until": None,
+        "settled_fence": document["fence"],
+        "halfway": False,
+        "forced_at": None,
+        "retry_at": None,
+        "failures": 0,
+        "last_error": None,
+    }
+
+
 def schedule(
     connector: Connector, granted: Granted, before: Mapping[str, Any], *, at: datetime | None = None
 ) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from shared.contracts.errors import Conflict, InterlinkError, Misconfigured, Not
 from shared.runtime.app_trial import AppTrial
 from shared.runtime.apps import App, Apps
 from shared.runtime.crash import crash_point
-from shared.runtime.credentials import MAIN, merged, schedule, slots_of, texts_of, values_of
+from shared.runtime.credentials import MAIN, merged, of_new_tokens, schedule, slots_of, texts_of, values_of
 from shared.runtime.guarded import Failure
 from shared.runtime.integrations import Integrations
 from shared.runtime.logs import Log
@@ -327,15 +327,10 @@ class Refresher:
     ) -> dict[str, Any]:
         """What the document says once all tokens are new."""
         change: dict[str, Any] = {
-            "lease_until": None,
-            "halfway": False,
-            "retry_at": None,
-            "failures": 0,
-            "settled_fence": claimed["fence"],
+            **of_new_tokens(claimed),
+            **schedule(connector, granted, claimed, at=at),
             "refreshed_at": utcnow(),
             "forced_at": utcnow() if forced else None,
-            "last_error": None,
-            **schedule(connector, granted, claimed, at=at),
         }
         if granted.tokens and granted.tokens.scopes is not None:
             change["scopes"] = list(granted.tokens.scopes)
