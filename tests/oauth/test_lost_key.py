@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from shared.wire.moments import moment_of
-from tests.support.accounts import SECRET, Accounts, accounts
-from tests.support.backends import Bus, Store
+from tests.support.accounts import Accounts
 from tests.support.eventually import eventually
 from tests.support.given import note
 from tests.support.person import Person
@@ -42,38 +41,26 @@ class Keys:
         self.start(self.own)
 
 
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Accounts]:
-    with accounts(tmp_path_factory.mktemp("hub"), bus, store) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def server(there: Accounts) -> Iterator[Rotating]:
-    with Rotating("app", SECRET, there.redirect_uri) as made:
-        there.register(made.settings, "app")
-        yield made
-        assert made.faults == []
-
-
 @pytest.fixture
-def keys(there: Accounts, server: Rotating) -> Iterator[Keys]:
+def keys(there: Accounts, rotating: Rotating) -> Iterator[Keys]:
     made = Keys(there, there.hub.env[KEY])
     yield made
     made.bring_back()
 
 
-def connect(there: Accounts, server: Rotating, name: str) -> str:
-    server.login(name)
+def connect(there: Accounts, rotating: Rotating, name: str) -> str:
+    rotating.login(name)
     return there.connect(name)
 
 
-def test_an_account_is_well_as_soon_as_its_key_is_back(there: Accounts, server: Rotating, keys: Keys) -> None:
+def test_an_account_is_well_as_soon_as_its_key_is_back(
+    there: Accounts, rotating: Rotating, keys: Keys
+) -> None:
     checked, refreshed, ended = (
-        connect(there, server, f"key-{name}") for name in ("check", "refresh", "ended")
+        connect(there, rotating, f"key-{name}") for name in ("check", "refresh", "ended")
     )
     keys.lose()
-    asked = server.refreshes
+    asked = rotating.refreshes
     for integration in (checked, refreshed, ended):
         for what in ("refresh", "refresh", "check"):
             said = there.call(integration, what, expect=409)["detail"]
@@ -82,7 +69,7 @@ def test_an_account_is_well_as_soon_as_its_key_is_back(there: Accounts, server: 
         assert (shown["status"], shown["reason"]) == ("error", "unreadable")
         assert shown["retry_at"]
     there.move(ended, expires_at=-1, renew_at=-60)
-    assert server.refreshes == asked
+    assert rotating.refreshes == asked
     keys.bring_back()
     shown = there.call(checked, "check")
     assert (shown["status"], shown["reason"], shown["health"]) == ("connected", None, "ok")
@@ -90,34 +77,34 @@ def test_an_account_is_well_as_soon_as_its_key_is_back(there: Accounts, server: 
     for integration, what in ((refreshed, "refresh"), (ended, "check")):
         shown = there.call(integration, what)
         assert (shown["status"], shown["health"], shown["retry_at"]) == ("connected", "ok", None)
-    assert server.refreshes == asked + 2
+    assert rotating.refreshes == asked + 2
     there.move(checked, due_at=-1)
-    eventually(lambda: server.refreshes == asked + 3)
+    eventually(lambda: rotating.refreshes == asked + 3)
     shown = there.shown(checked)
     assert shown["status"] == "connected", "what it left undone is done by itself"
 
 
 def test_once_it_opens_again_the_platforms_own_pause_holds(
-    there: Accounts, server: Rotating, keys: Keys
+    there: Accounts, rotating: Rotating, keys: Keys
 ) -> None:
-    integration = connect(there, server, "key-busy")
+    integration = connect(there, rotating, "key-busy")
     keys.lose()
     there.call(integration, "refresh", expect=409)
     keys.bring_back()
-    server.fail_next = [Reply(429, headers={"retry-after": "120"}), Reply(503)]
+    rotating.fail_next = [Reply(429, headers={"retry-after": "120"}), Reply(503)]
     there.call(integration, "refresh", expect=503)
     shown = there.shown(integration)
     assert (shown["status"], shown["reason"], shown["health"]) == ("connected", None, "at_risk")
     there.call(integration, "refresh", expect=503)
-    assert len(server.fail_next) == 1, "it was asked again at once"
-    server.fail_next = []
+    assert len(rotating.fail_next) == 1, "it was asked again at once"
+    rotating.fail_next = []
     assert there.call(integration, "check")["retry_at"] == shown["retry_at"]
 
 
 def test_an_app_that_does_not_open_is_not_one_that_is_not_there(
-    there: Accounts, server: Rotating, keys: Keys
+    there: Accounts, rotating: Rotating, keys: Keys
 ) -> None:
-    integration = connect(there, server, "key-app")
+    integration = connect(there, rotating, "key-app")
     keys.lose()
     with Person(there.hub, "key-late") as person:
         said = person.connect("oidc", expect=409)["detail"]
@@ -129,9 +116,9 @@ def test_an_app_that_does_not_open_is_not_one_that_is_not_there(
         assert client.post(f"/api/integrations/{integration}/check").is_success
 
 
-def test_an_account_whose_app_does_not_open_says_so(there: Accounts, server: Rotating, keys: Keys) -> None:
+def test_an_account_whose_app_does_not_open_says_so(there: Accounts, rotating: Rotating, keys: Keys) -> None:
     """The app alone was sealed with another key."""
-    integration = connect(there, server, "key-of-the-app")
+    integration = connect(there, rotating, "key-of-the-app")
     kept = there.database.platform_credentials.find_one({"provider": "oidc"})
     broken = {name: {**sealed, "k": "00000000"} for name, sealed in kept["secrets"].items()}
     collection = there.database.platform_credentials
@@ -143,9 +130,9 @@ def test_an_account_whose_app_does_not_open_says_so(there: Accounts, server: Rot
     collection.update_one({"_id": kept["_id"]}, {"$set": {"secrets": kept["secrets"]}})
 
 
-def test_a_refresh_in_the_pause_says_when_the_next_is(there: Accounts, server: Rotating) -> None:
-    integration = connect(there, server, "paused")
-    server.fail_next = [Reply(429, headers={"retry-after": "120"})]
+def test_a_refresh_in_the_pause_says_when_the_next_is(there: Accounts, rotating: Rotating) -> None:
+    integration = connect(there, rotating, "paused")
+    rotating.fail_next = [Reply(429, headers={"retry-after": "120"})]
     there.call(integration, "refresh", expect=503)
     said = there.call(integration, "refresh", expect=503)["detail"]
     when = there.shown(integration)["retry_at"]

@@ -19,9 +19,9 @@ from shared.catalog.connector import Granted, Tokens
 from shared.catalog.registry import connectors
 from shared.runtime.credentials import schedule
 from shared.wire.moments import moment_of
-from tests.support.accounts import SECRET, Accounts, accounts, app_at, oidc_settings
+from tests.support.accounts import SECRET, Accounts, app_at, oidc_settings
 from tests.support.auth_servers import OidcProvider
-from tests.support.backends import Bus, Store
+from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.npm import Unavailable
 from tests.support.person import Person
@@ -35,12 +35,6 @@ USERS = 50
 """In each process."""
 ROUNDS = 3
 STEADY_S = 3
-
-
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Accounts]:
-    with accounts(tmp_path_factory.mktemp("hub"), bus, store) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

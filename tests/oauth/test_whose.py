@@ -1,6 +1,5 @@
 """Whose account it is, what it is called, and that a list of one person's accounts costs only those."""
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -9,31 +8,16 @@ import pytest
 
 from shared.wire.facts import Facts
 from shared.wire.filters import Filter
-from tests.support.accounts import SECRET, Accounts, accounts
-from tests.support.backends import Bus, Store
+from tests.support.accounts import Accounts
 from tests.support.person import Person
 from tests.support.rotating import Rotating
 
 ADA, BOB = "usr_ada", "7"
 
 
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Accounts]:
-    with accounts(tmp_path_factory.mktemp("hub"), bus, store) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def server(there: Accounts) -> Iterator[Rotating]:
-    with Rotating("app", SECRET, there.redirect_uri) as made:
-        there.register(made.settings, "app")
-        yield made
-        assert made.faults == []
-
-
-def connected(there: Accounts, server: Rotating, login: str, **fields: Any) -> dict[str, Any]:
+def connected(there: Accounts, rotating: Rotating, login: str, **fields: Any) -> dict[str, Any]:
     """An account of this login, connected with these fields of the call; as the API shows it."""
-    server.login(login)
+    rotating.login(login)
     with Person(there.hub, login) as person:
         return there.shown(person.connected("oidc", **fields))
 
@@ -52,10 +36,10 @@ def told(there: Accounts, integration: str) -> list[dict[str, Any]]:
     return list(once.values())
 
 
-def test_the_user_is_shown_told_and_asked_for(there: Accounts, server: Rotating) -> None:
-    of_ada = connected(there, server, "asked-ada", user=ADA)["id"]
-    of_bob = connected(there, server, "asked-bob", user=BOB)["id"]
-    of_nobody = connected(there, server, "asked-nobody")
+def test_the_user_is_shown_told_and_asked_for(there: Accounts, rotating: Rotating) -> None:
+    of_ada = connected(there, rotating, "asked-ada", user=ADA)["id"]
+    of_bob = connected(there, rotating, "asked-bob", user=BOB)["id"]
+    of_nobody = connected(there, rotating, "asked-nobody")
     assert (there.shown(of_ada)["user"], of_nobody["user"]) == (ADA, None)
     assert listed(there, f"user={ADA}") == {of_ada}
     assert listed(there, f"user={BOB}&provider=oidc&status=connected") == {of_bob}
@@ -72,8 +56,8 @@ def test_the_user_is_shown_told_and_asked_for(there: Accounts, server: Rotating)
     assert [data["user"] for data in told(there, of_nobody["id"])] == [None]
 
 
-def test_an_outgoing_webhook_can_ask_for_a_users_events(there: Accounts, server: Rotating) -> None:
-    integration = connected(there, server, "filtered", user=ADA)["id"]
+def test_an_outgoing_webhook_can_ask_for_a_users_events(there: Accounts, rotating: Rotating) -> None:
+    integration = connected(there, rotating, "filtered", user=ADA)["id"]
     (data,) = told(there, integration)
     raw = orjson.dumps(data)
     facts = Facts("evt_1", "integration.connected", "default", "", integration, "1", raw, data)
@@ -83,12 +67,12 @@ def test_an_outgoing_webhook_can_ask_for_a_users_events(there: Accounts, server:
         assert found.passes(facts, "") is wanted
 
 
-def test_who_is_named_last_has_it(there: Accounts, server: Rotating) -> None:
+def test_who_is_named_last_has_it(there: Accounts, rotating: Rotating) -> None:
     """Connected again, by whichever call: another user takes it over, and nobody named leaves it."""
-    first = connected(there, server, "shared", user=ADA)["id"]
-    assert connected(there, server, "shared")["user"] == ADA
+    first = connected(there, rotating, "shared", user=ADA)["id"]
+    assert connected(there, rotating, "shared")["user"] == ADA
     assert first not in listed(there, f"user={BOB}")
-    assert connected(there, server, "shared", user=BOB)["user"] == BOB
+    assert connected(there, rotating, "shared", user=BOB)["user"] == BOB
     assert first in listed(there, f"user={BOB}")
     assert first not in listed(there, f"user={ADA}")
     with Person(there.hub, "shared") as person:
@@ -102,7 +86,7 @@ def test_who_is_named_last_has_it(there: Accounts, server: Rotating) -> None:
 
 
 @pytest.mark.parametrize("user", ["", "x" * 201, "a\nb", 7], ids=["empty", "long", "two-lines", "number"])
-def test_a_user_that_is_refused(there: Accounts, server: Rotating, user: Any) -> None:
+def test_a_user_that_is_refused(there: Accounts, rotating: Rotating, user: Any) -> None:
     calls: list[tuple[str, dict[str, Any]]] = [("auth/oauth/connect", {}), ("integrations", {"fields": {}})]
     for path, body in calls:
         said = there.hub.call("POST", f"/api/{path}", {"provider": "oidc", **body, "user": user}, expect=422)
@@ -110,24 +94,24 @@ def test_a_user_that_is_refused(there: Accounts, server: Rotating, user: Any) ->
 
 
 def test_an_account_is_called_by_its_label_unless_it_was_given_a_name(
-    there: Accounts, server: Rotating
+    there: Accounts, rotating: Rotating
 ) -> None:
-    server.login("called")
+    rotating.login("called")
     with Person(there.hub, "called") as person:
         begun = person.connect("oidc")
         integration = begun["integration_id"]
         assert there.shown(integration)["name"] == "oidc", "it is not known yet whose it is"
         person.go(begun["authorization_url"])
     assert there.shown(integration)["name"] == "called@example.com"
-    assert connected(there, server, "named", name="Of the team")["name"] == "Of the team"
-    assert connected(there, server, "named")["name"] == "Of the team"
+    assert connected(there, rotating, "named", name="Of the team")["name"] == "Of the team"
+    assert connected(there, rotating, "named")["name"] == "Of the team"
     there.hub.call("PATCH", f"/api/integrations/{integration}", {"name": "Mine"})
-    assert connected(there, server, "called")["name"] == "Mine"
+    assert connected(there, rotating, "called")["name"] == "Mine"
 
 
-def test_people_are_told_what_they_can_do(there: Accounts, server: Rotating) -> None:
-    mine = connected(there, server, "mine")["id"]
-    other = connected(there, server, "other")["id"]
+def test_people_are_told_what_they_can_do(there: Accounts, rotating: Rotating) -> None:
+    mine = connected(there, rotating, "mine")["id"]
+    other = connected(there, rotating, "other")["id"]
     with Person(there.hub, "other") as person:
         page = person.go(person.reconnect(mine)["authorization_url"])
         assert "or connect other@example.com as an account of its own" in page.text
@@ -137,8 +121,8 @@ def test_people_are_told_what_they_can_do(there: Accounts, server: Rotating) -> 
     assert there.shown(other)["status"] == "connected"
 
 
-def test_what_is_not_connected_is_not_enabled(there: Accounts, server: Rotating) -> None:
-    integration = connected(there, server, "ended")["id"]
+def test_what_is_not_connected_is_not_enabled(there: Accounts, rotating: Rotating) -> None:
+    integration = connected(there, rotating, "ended")["id"]
     there.call(integration, "enable")
     there.call(integration, "disconnect")
     assert "is disconnected" in there.call(integration, "enable", expect=409)["detail"]
@@ -147,8 +131,8 @@ def test_what_is_not_connected_is_not_enabled(there: Accounts, server: Rotating)
     assert "is pending" in there.call(begun, "enable", expect=409)["detail"]
 
 
-def test_a_list_of_a_users_accounts_is_answered_from_an_index(there: Accounts, server: Rotating) -> None:
-    connected(there, server, "indexed", user=ADA)
+def test_a_list_of_a_users_accounts_is_answered_from_an_index(there: Accounts, rotating: Rotating) -> None:
+    connected(there, rotating, "indexed", user=ADA)
     own = {"workspace": there.hub.workspace, "user": ADA, "deleted_at": None}
     for provider, status in product((None, "oidc"), (None, "connected")):
         more = {"provider": provider, "status": status}

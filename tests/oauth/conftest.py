@@ -1,0 +1,24 @@
+"""A hub with accounts, and a server that rotates refresh tokens, for the modules that ask for them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.accounts import SECRET, Accounts, accounts
+from tests.support.backends import Bus, Store
+from tests.support.rotating import Rotating
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Accounts]:
+    with accounts(tmp_path_factory.mktemp("hub"), bus, store) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def rotating(there: Accounts) -> Iterator[Rotating]:
+    """Accounts are connected at it as `oidc`."""
+    with Rotating("app", SECRET, there.redirect_uri) as made:
+        there.register(made.settings, "app")
+        yield made
+        assert made.faults == []
