@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
 from shared.contracts.ids import derive
-from shared.runtime import access, idempotency
+from shared.runtime import access, configuration, idempotency
 from shared.runtime.kafka.admin import ensure_topics
-from shared.runtime.mongo import Collection, Document, Duplicate, Index, Mongo, translated, utcnow
+from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translated, utcnow
 from shared.runtime.secrets import write_private
 from shared.runtime.settings import KafkaSettings, MongoSettings, load
 
@@ -38,7 +38,7 @@ async def prepare(services: Iterable[str], workspace: str, key_file: Path | None
         topics = await ensure_topics(kafka)
         for each in wanted:
             await mongo.ensure(each)
-        keys = AdminKeys(mongo.collection(access.COLLECTION), workspace)
+        keys = AdminKeys(mongo, workspace)
         if key_file:
             return Prepared(topics, notes=await keys.ensure_in_file(key_file))
         key, notes = await keys.ensure()
@@ -66,8 +66,9 @@ def indexes(services: Iterable[str]) -> list[Mapping[str, Sequence[Index]]]:
 class AdminKeys:
     """The keys with scope `admin` of one workspace."""
 
-    def __init__(self, collection: Collection, workspace: str) -> None:
-        self._collection = collection
+    def __init__(self, mongo: Mongo, workspace: str) -> None:
+        self._mongo = mongo
+        self._collection = mongo.collection(access.COLLECTION)
         self._workspace = workspace
         # The same for everybody, so that of two that start at once, one makes the first key.
         self._first = f"key_{derive('first admin key', workspace)[:16]}"
@@ -119,16 +120,18 @@ class AdminKeys:
         revoked = {"_id": self._first, "deleted_at": {"$ne": None}}
         try:
             with translated():
-                if (await self._collection.replace_one(revoked, document)).modified_count:
-                    return True
-                await self._collection.insert_one(document)
+                if not (await self._collection.replace_one(revoked, document)).modified_count:
+                    await self._collection.insert_one(document)
         except Duplicate:
             return False
+        await configuration.record(self._mongo, access.COLLECTION, self._first)
         return True
 
     async def _insert(self, key: str) -> None:
+        document = self._document(key)
         with translated():
-            await self._collection.insert_one(self._document(key))
+            await self._collection.insert_one(document)
+        await configuration.record(self._mongo, access.COLLECTION, document["_id"])
 
     def _document(self, key: str) -> Document:
         return access.key_document(key, self._workspace, "first admin key", ["admin"])

@@ -36,9 +36,9 @@ async def build(here: Runtime) -> Service:
     """The delivery service of this process."""
     settings = load(DeliverySettings)
     client = guarded_client(settings, most_connections=settings.most_in_flight)
-    subscriptions = Subscriptions(here.mongo, here.vault, here.log)
+    subscriptions = Subscriptions(here.mongo, here.configuration, here.vault, here.log)
     deliveries = Deliveries(here.mongo, settings, here.log)
-    erasures = Erasures(here.mongo, settings, here.log)
+    erasures = Erasures(here.mongo, here.configuration, settings, here.log)
     statistics = Statistics(here.mongo, here.log)
     lanes = Lanes(deliveries, settings)
     attempter = Attempter(client, statistics, here.log)

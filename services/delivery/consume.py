@@ -98,7 +98,7 @@ class FirstAttempts:
             if each.event.type == DUE and each.event.subject:
                 self._lanes.lane(each.event.subject, each.partition).changed()
                 self._results.wake.set()
-        known = await self._deliveries.known(list(requests))
+        known, _ = await asyncio.gather(self._deliveries.known(list(requests)), self._subscriptions.current())
         by_webhook: dict[str, list[Request]] = {}
         for request in requests.values():
             if request.delivery_id in known or self._erasures.is_erased(request.workspace, request.event_id):

@@ -15,8 +15,9 @@ from services.delivery.settings import DeliverySettings
 from services.delivery.store import DELIVERIES
 from shared.contracts.errors import StoreUnavailable
 from shared.contracts.ids import derive
+from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Mongo, Snapshot, translated, utcnow
+from shared.runtime.mongo import Collection, Mongo, translated, utcnow
 
 ERASED_EVENTS: Final = "erased_events"
 
@@ -39,11 +40,13 @@ class Erased:
 class Erasures:
     """Erases, and goes through the log again for what was under way."""
 
-    def __init__(self, mongo: Mongo, settings: DeliverySettings, log: Log) -> None:
+    def __init__(
+        self, mongo: Mongo, configuration: Configuration, settings: DeliverySettings, log: Log
+    ) -> None:
         self._deliveries: Collection = mongo.collection(DELIVERIES)
         self._marks: Collection = mongo.collection(ERASED_EVENTS)
         self._kept = timedelta(days=settings.dead_letter_days)
-        self._known: Snapshot[bool] = Snapshot(self._marks, lambda _mark: True, log)
+        self._known: Snapshot[bool] = Snapshot(configuration, self._marks, lambda _mark: True, log)
         self._log = log
         self._task: asyncio.Task[None] | None = None
 
@@ -76,11 +79,11 @@ class Erasures:
         }
         with translated():
             await self._marks.replace_one({"_id": mark["_id"]}, mark, upsert=True)
-        self._known.put(mark)
+        await self._known.record(str(mark["_id"]))
         return await self._pass(workspace, event_id)
 
     def is_erased(self, workspace: str, event_id: str) -> bool:
-        """Whether an event is marked, as far as is known here: another process's mark takes a second."""
+        """Return whether an event is marked, as of the last check of the configuration."""
         return bool(self._known.items) and _id(workspace, event_id) in self._known.items
 
     async def again(self, now: datetime) -> None:

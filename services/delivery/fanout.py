@@ -32,8 +32,12 @@ class Fanout:
         self._producer = producer
 
     async def handle(self, batch: Sequence[Received]) -> None:
-        """Put the requests of a batch on Kafka, in order. Raises `BusUnavailable`, `Malformed`."""
+        """Put the requests of a batch on Kafka, in order.
+
+        Raises `BusUnavailable`, `StoreUnavailable`, `Malformed`.
+        """
         crash_point("fanout.read")
+        await self._subscriptions.current()
         records = [record for received in batch for record in self._requests(received)]
         if records:
             await self._producer.publish_all(records, within_s=_WITHIN_S)

@@ -141,7 +141,7 @@ class Health:
                 return_document=True,
             )
         if document is not None:
-            self._subscriptions.snapshot.put(document)
+            await self._subscriptions.snapshot.record(webhook.id)
             self._log.warning("webhook disabled", webhook_id=webhook.id, reason=reason)
 
     async def _tell(

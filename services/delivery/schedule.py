@@ -84,6 +84,7 @@ class Schedule:
         under_way: set[asyncio.Task[None]] = set()
         try:
             while not (self._stopping or lane.lost):
+                await self._subscriptions.current()
                 webhook = await self._subscriptions.find(lane.webhook_id)
                 if webhook is None:
                     if not await self._subscriptions.is_gone(lane.webhook_id):

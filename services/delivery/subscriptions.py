@@ -17,11 +17,12 @@ from services.delivery.auth import Auth, auth_of
 from services.delivery.pacing import RateLimit
 from services.delivery.retry import Policy
 from services.delivery.store import QUEUES, WEBHOOKS
-from shared.contracts.errors import InterlinkError, Misconfigured
+from shared.contracts.errors import InterlinkError, Misconfigured, StoreUnavailable
 from shared.contracts.ids import WebhookId, WorkspaceId
+from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
 from shared.runtime.metrics import UNREADABLE_WEBHOOKS
-from shared.runtime.mongo import Collection, Document, Mongo, Snapshot, translated, utcnow
+from shared.runtime.mongo import Collection, Document, Mongo, translated, utcnow
 from shared.runtime.secrets import Kept, Sealed, Vault, keep, opened, rotated, valid_now
 from shared.wire.backoff import SCHEDULES
 from shared.wire.expressions import Expression
@@ -100,17 +101,21 @@ class _Opened:
 class Subscriptions:
     """Every outgoing webhook in memory, by workspace and by id, and the workspaces that are paused."""
 
-    def __init__(self, mongo: Mongo, vault: Vault, log: Log) -> None:
+    def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
+        self._configuration = configuration
         self._vault = vault
         self._log = log
         self._task: asyncio.Task[None] | None = None
-        self._by_workspace: dict[str, list[Webhook]] = {}
-        self._matched: dict[tuple[str, str], Sequence[Webhook]] = {}
+        self._by_workspace: dict[str, dict[str, Webhook]] = {}
+        self._matched: dict[str, dict[str, Sequence[Webhook]]] = {}
+        """By workspace and type of event."""
+        self._remembered = 0
+        self._unreadable: set[str] = set()
         self.collection: Collection = mongo.collection(WEBHOOKS)
         self.snapshot: Snapshot[Webhook] = Snapshot(
-            self.collection, self._follow, log, on_change=self._reindex
+            configuration, self.collection, self._follow, log, on_change=self._index
         )
-        self.queues: Snapshot[bool] = Snapshot(mongo.collection(QUEUES), _is_paused, log)
+        self.queues: Snapshot[bool] = Snapshot(configuration, mongo.collection(QUEUES), _is_paused, log)
 
     async def start(self) -> None:
         await self.snapshot.start()
@@ -126,16 +131,21 @@ class Subscriptions:
 
     def wanting(self, workspace: str, event_type: str) -> Sequence[Webhook]:
         """The enabled webhooks of a workspace whose patterns cover this type; filters come later."""
-        found = self._matched.get((workspace, event_type))
+        webhooks = self._by_workspace.get(workspace)
+        if not webhooks:
+            return ()
+        found = self._matched.get(workspace, {}).get(event_type)
         if found is None:
             found = [
                 webhook
-                for webhook in self._by_workspace.get(workspace, ())
+                for webhook in webhooks.values()
                 if webhook.enabled and matches(webhook.patterns, event_type)
             ]
-            if len(self._matched) >= _MOST_REMEMBERED:
+            if self._remembered >= _MOST_REMEMBERED:
                 self._matched.clear()
-            self._matched[workspace, event_type] = found
+                self._remembered = 0
+            self._matched.setdefault(workspace, {})[event_type] = found
+            self._remembered += 1
         return found
 
     def sends(self, webhook: Webhook) -> bool:
@@ -147,13 +157,22 @@ class Subscriptions:
             and not self.queues.items.get(webhook.workspace, False)
         )
 
+    async def current(self) -> None:
+        """Bring webhooks, paused queues and erasure marks up to date. Raises `StoreUnavailable`.
+
+        Deliveries wait until MongoDB answers: what is decided by old settings cannot be made good.
+        """
+        if not await self._configuration.current():
+            raise StoreUnavailable("MongoDB does not say whether the webhooks in memory are up to date")
+
     async def find(self, webhook_id: str) -> Webhook | None:
-        """A webhook by id; looks at the store once for one that another process has just made."""
-        webhook = self.snapshot.items.get(webhook_id)
-        if webhook is None:
-            await self.snapshot.refresh()
-            webhook = self.snapshot.items.get(webhook_id)
-        return webhook
+        """Return a webhook by id, as of the last `current`. Raises `StoreUnavailable`.
+
+        One that is not known is read: its writer may have died before it said so.
+        """
+        if webhook_id not in self.snapshot.items:
+            await self.snapshot.load((webhook_id,))
+        return self.snapshot.items.get(webhook_id)
 
     def keep(self, workspace: str, webhook_id: str, secret: str) -> Kept:
         """A new webhook's secret as it is stored."""
@@ -243,7 +262,7 @@ class Subscriptions:
                 name = document["_id"]
                 # What was taken in meanwhile is newer than what was read here.
                 if self.snapshot.items.get(name) is some[name] and not self._opened(document).faults:
-                    self.snapshot.put(document)
+                    await self.snapshot.load((name,), again=True)
                 await asyncio.sleep(0)
 
     def _webhook(self, document: Document, found: _Opened) -> Webhook:
@@ -316,13 +335,22 @@ class Subscriptions:
         value: dict[str, Any] = orjson.loads(text)
         return value
 
-    def _reindex(self) -> None:
-        self._matched.clear()
-        by_workspace: dict[str, list[Webhook]] = {}
-        for webhook in self.snapshot.items.values():
-            by_workspace.setdefault(webhook.workspace, []).append(webhook)
-        self._by_workspace = by_workspace
-        UNREADABLE_WEBHOOKS.set(sum(bool(each.unreadable) for each in self.snapshot.items.values()))
+    def _index(self, before: Webhook | None, after: Webhook | None) -> None:
+        """Follow one change; the cost must not grow with the webhooks of others."""
+        for webhook in (before, after):
+            if webhook:
+                self._remembered -= len(self._matched.pop(webhook.workspace, ()))
+        if before:
+            own = self._by_workspace[before.workspace]
+            del own[before.id]
+            if not own:
+                del self._by_workspace[before.workspace]
+            self._unreadable.discard(before.id)
+        if after:
+            self._by_workspace.setdefault(after.workspace, {})[after.id] = after
+            if after.unreadable:
+                self._unreadable.add(after.id)
+        UNREADABLE_WEBHOOKS.set(len(self._unreadable))
 
 
 def _is_paused(document: Document) -> bool:

@@ -142,7 +142,7 @@ class WebhooksApi:
         if await self._is_full(key.workspace, self._settings.webhooks_per_workspace + 1):
             await self._change(webhook_id, _gone())  # others were made at the same moment
             raise self._no_room()
-        self._subscriptions.snapshot.put(document)
+        await self._subscriptions.snapshot.record(document["_id"])
         return self._show(document, {}, secret)
 
     async def list_webhooks(
@@ -278,7 +278,7 @@ class WebhooksApi:
         document = {"_id": key.workspace, "paused": paused, "changed_at": utcnow()}
         with translated():
             await self._queues.replace_one({"_id": key.workspace}, document, upsert=True)
-        self._subscriptions.queues.put(document)
+        await self._subscriptions.queues.record(key.workspace)
         return QueueState(paused=paused)
 
     def _check_url(self, url: str) -> None:
@@ -364,7 +364,7 @@ class WebhooksApi:
             raise _url_taken() from None
         if document is None:
             raise NotFound("no such outgoing webhook")
-        self._subscriptions.snapshot.put(document)
+        await self._subscriptions.snapshot.record(document["_id"])
         return document
 
     async def _shown(self, document: Document, secret: str | None = None) -> ShownWebhook:

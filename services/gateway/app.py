@@ -44,16 +44,26 @@ async def build(here: Runtime) -> Service:
     """The gateway of this process."""
     settings = load(GatewaySettings)
     client = guarded_client(settings, most_connections=_MOST_KEY_FETCHES)
-    endpoints = Endpoints(here.mongo, here.vault, here.log, public_base=here.hub.public_base)
+    endpoints = Endpoints(
+        here.mongo, here.configuration, here.vault, here.log, public_base=here.hub.public_base
+    )
     executions = Executions(here.mongo, settings, here.log)
     verifier = Verifier(RemoteKeys(client, here.log))
-    apps = Apps(here.mongo, here.vault, here.log)
-    accounts = Accounts(here.mongo)
+    apps = Apps(here.mongo, here.configuration, here.vault, here.log)
+    accounts = Accounts(here.mongo, here.configuration)
     addresses = app_addresses(apps, here.hub.public_base)
     receiver = Receiver(
-        settings, endpoints, addresses, accounts, verifier, executions, here.producer, here.log
+        settings,
+        here.configuration,
+        endpoints,
+        addresses,
+        accounts,
+        verifier,
+        executions,
+        here.producer,
+        here.log,
     )
-    types = EventTypes(here.mongo, here.log)
+    types = EventTypes(here.mongo, here.configuration, here.log)
     forwarder = Forwarder({name: str(url) for name, url in settings.peers.items()})
     management = here.management_app("Interlink gateway", most_body=MOST_BODY)
     ManagementApi(

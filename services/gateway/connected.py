@@ -19,6 +19,7 @@ from shared.contracts.errors import NotFound, StoreUnavailable
 from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.runtime import integrations
 from shared.runtime.apps import INSTALLATION
+from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Document, Index, Mongo, translated
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -28,7 +29,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 
 LOOKUP_WITHIN_S: Final = 1.0
 _KEPT_S: Final = 2.0
-"""How long it is remembered who is connected, and that nobody is: so long may a change take to be seen."""
+"""How long it is remembered who is connected, and that nobody is, unless a change is recorded sooner."""
 _MOST_KEPT: Final = 20_000
 _AT_ONCE: Final = 50
 """Accounts in a query: many times as many cost the embedded store the square of it."""
@@ -59,11 +60,14 @@ _Key = tuple[str, Owner, frozenset[Registration]]
 class Accounts:
     """Looks accounts up, and remembers them for a moment."""
 
-    def __init__(self, mongo: Mongo) -> None:
+    def __init__(self, mongo: Mongo, configuration: Configuration) -> None:
         self._collection = mongo.collection(integrations.COLLECTION)
         self._known: OrderedDict[_Key, tuple[float, Sequence[Connected]]] = OrderedDict()
         self._accepted = Buckets(_PER_MINUTE)
         self._spare = Bucket(REJECTED_PER_MINUTE), Bucket(NOTED_PER_MINUTE)
+        self._changes = 0
+        """How often something was connected or disconnected: what was read before that is not kept."""
+        configuration.follow(integrations.COLLECTION, self._forget)
 
     async def of(
         self, provider: str, app: AppSecret, owners: Collection[Owner]
@@ -77,11 +81,18 @@ class Accounts:
                 found[owner] = kept[1]
         missing = [owner for owner in dict.fromkeys(owners) if owner not in found]
         if missing:
+            changes = self._changes
             documents = _Documents(await self._read(provider, missing), app.registrations)
             for owner in missing:
                 found[owner] = documents.of(owner)
-                self._keep((provider, owner, app.registrations), found[owner], now + _KEPT_S)
+                if changes == self._changes:
+                    self._keep((provider, owner, app.registrations), found[owner], now + _KEPT_S)
         return found
+
+    async def _forget(self, _ids: Collection[str] | None) -> None:
+        """Look accounts up again: one of them was connected or disconnected."""
+        self._changes += 1
+        self._known.clear()
 
     def endpoint(self, place: AppAddress, app: AppSecret, one: Connected) -> Endpoint:
         """A connected account as the endpoint that its events come to."""

@@ -12,8 +12,9 @@ from shared.catalog.registry import providers
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError
 from shared.contracts.event_types import EVENT_TYPES, canonical
+from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_S, Collection, Document, Index, Mongo, Snapshot
+from shared.runtime.mongo import TOMBSTONE_S, Collection, Document, Index, Mongo
 from shared.wire.incoming import INCOMING
 from shared.wire.schemas import Schema
 
@@ -96,9 +97,9 @@ def own_id(workspace: str, name: str) -> str:
 class EventTypes:
     """The types that workspaces added, in memory, compiled once."""
 
-    def __init__(self, mongo: Mongo, log: Log) -> None:
+    def __init__(self, mongo: Mongo, configuration: Configuration, log: Log) -> None:
         self.collection: Collection = mongo.collection(COLLECTION)
-        self.snapshot: Snapshot[Schema | None] = Snapshot(self.collection, _compiled, log)
+        self.snapshot: Snapshot[Schema | None] = Snapshot(configuration, self.collection, _compiled, log)
 
     async def start(self) -> None:
         _built_in_schemas()

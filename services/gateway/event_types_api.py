@@ -43,7 +43,7 @@ class EventTypesApi:
         app.include_router(router)
 
     async def create(self, body: NewEventType, key: Writer) -> ShownEventType:
-        """Add a type of this workspace. Its events are checked at once, by other processes in a second."""
+        """Add a type of this workspace. From now on its events are checked."""
         if reason := taken(body.name):
             raise _invalid(FieldError("name", reason))
         schema, example = _checked(body.schema_, body.example)
@@ -67,7 +67,7 @@ class EventTypesApi:
                 )
         except Duplicate:
             raise Conflict("this type is there already: change it with PATCH") from None
-        self._types.snapshot.put(document)
+        await self._types.snapshot.record(document["_id"])
         return _show(own_type(document))
 
     async def list_types(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[ShownEventType]:
@@ -132,7 +132,7 @@ class EventTypesApi:
             )
         if document is None:
             raise Conflict("somebody else changed this type at the same time: look at it and try again")
-        self._types.snapshot.put(document)
+        await self._types.snapshot.record(document["_id"])
         return document
 
 

@@ -41,6 +41,7 @@ from shared.contracts.errors import BusUnavailable, Conflict, Malformed, NotFoun
 from shared.contracts.ids import EventId, event_id_for, message_id_for, new_event_id
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime import metrics
+from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.produce import Place, Producer, Record, record_of
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
@@ -137,6 +138,7 @@ class Receiver:
     def __init__(
         self,
         settings: GatewaySettings,
+        configuration: Configuration,
         endpoints: Endpoints,
         addresses: Mapping[str, AppAddress],
         accounts: Accounts,
@@ -148,6 +150,7 @@ class Receiver:
         """`addresses` are those of whole apps, by provider."""
         self._most_body = settings.max_body_bytes
         self._window_s = settings.dedupe_window_s
+        self._configuration = configuration
         self._endpoints = endpoints
         self._addresses = addresses
         self._accounts = accounts
@@ -162,6 +165,7 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every refusal is a problem document and a metric."""
+        await self._configuration.current()
         kind, has_name, name = scope["path"][len(PREFIX) :].partition("/")
         if has_name:
             endpoint = self._find(kind, name)
@@ -173,6 +177,7 @@ class Receiver:
 
     async def alias(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The same at the other address of an app."""
+        await self._configuration.current()
         reply = await self._receive_for_app(aliased(scope["path"]), scope, receive)
         for message in _messages(reply, scope["method"]):
             await send(message)

@@ -158,7 +158,7 @@ class ManagementApi:
         secret, document = access.new_key(key.workspace, body.name, body.scopes, body.expires_at)
         with translated():
             await self._keys.insert_one(document)
-        self._keyring.snapshot.put(document)
+        await self._keyring.snapshot.record(document["_id"])
         return _api_key(document).model_copy(update={"key": secret})
 
     async def list_keys(self, key: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[ShownApiKey]:
@@ -167,7 +167,7 @@ class ManagementApi:
         return await page(self._keys, query, _api_key, limit=limit, cursor=cursor)
 
     async def revoke_key(self, key_id: str, key: Admin) -> Response:
-        """Revoke a key: no service accepts it within seconds."""
+        """Revoke a key: from now on no service accepts it."""
         now = utcnow()
         with translated():
             document = await self._keys.find_one_and_update(
@@ -177,7 +177,7 @@ class ManagementApi:
             )
         if document is None:
             raise NotFound("no such API key")
-        self._keyring.snapshot.put(document)
+        await self._keyring.snapshot.record(document["_id"])
         return Response(status_code=204)
 
     # Documents

@@ -16,8 +16,9 @@ from shared.catalog.source import described
 from shared.contracts.errors import Misconfigured, NotFound
 from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.runtime.access import ApiKey
+from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_S, Collection, Document, Index, Mongo, Snapshot, translated, utcnow
+from shared.runtime.mongo import TOMBSTONE_S, Collection, Document, Index, Mongo, translated, utcnow
 from shared.runtime.secrets import Kept, Vault, keep, opened, rotated, valid_now
 from shared.wire.incoming import INCOMING
 from shared.wire.requests import SECRET
@@ -124,7 +125,9 @@ def given(body: BaseModel, nullable: Container[str] = ()) -> dict[str, Any]:
 class Endpoints:
     """Every endpoint in memory, by id and by token."""
 
-    def __init__(self, mongo: Mongo, vault: Vault, log: Log, *, public_base: str) -> None:
+    def __init__(
+        self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log, *, public_base: str
+    ) -> None:
         self._vault = vault
         self._log = log
         self._base = public_base
@@ -132,7 +135,7 @@ class Endpoints:
         self.collection: Collection = mongo.collection(ENDPOINTS)
         self.by_token: dict[str, Endpoint] = {}
         self.snapshot: Snapshot[tuple[str | None, Endpoint]] = Snapshot(
-            self.collection, self._parse, log, on_change=self._reindex
+            configuration, self.collection, self._parse, log, on_change=self._index
         )
 
     async def start(self) -> None:
@@ -175,10 +178,10 @@ class Endpoints:
         }
 
     async def insert(self, document: Document) -> None:
-        """Add one; this process knows it at once."""
+        """Add one; every process knows it when this returns."""
         with translated():
             await self.collection.insert_one(document)
-        self.snapshot.put(document)
+        await self.snapshot.record(document["_id"])
 
     async def find(
         self, endpoint: str, key: ApiKey, *, incoming: bool = False, any_kind: bool = False
@@ -193,7 +196,7 @@ class Endpoints:
         return document
 
     async def change(self, endpoint: str, change: Mapping[str, Any]) -> Document:
-        """Set fields; this process knows it at once. Raises `NotFound`."""
+        """Set fields; every process knows it when this returns. Raises `NotFound`."""
         with translated():
             document: Document | None = await self.collection.find_one_and_update(
                 {"_id": endpoint, "deleted_at": None},
@@ -202,7 +205,7 @@ class Endpoints:
             )
         if document is None:
             raise NotFound("no such endpoint")
-        self.snapshot.put(document)
+        await self.snapshot.record(endpoint)
         return document
 
     async def take_secret(self, endpoint: str, secret: str) -> bool:
@@ -221,7 +224,7 @@ class Endpoints:
             )
         if document is None:
             return False
-        self.snapshot.put(document)
+        await self.snapshot.record(endpoint)
         return True
 
     def _parse(self, document: Document) -> tuple[str | None, Endpoint]:
@@ -275,8 +278,13 @@ class Endpoints:
             self._limits[name] = limits
         return limits[1:]
 
-    def _reindex(self) -> None:
-        self.by_token = {token: endpoint for token, endpoint in self.snapshot.items.values() if token}
+    def _index(
+        self, before: tuple[str | None, Endpoint] | None, after: tuple[str | None, Endpoint] | None
+    ) -> None:
+        if before and before[0]:
+            self.by_token.pop(before[0], None)
+        if after and after[0]:
+            self.by_token[after[0]] = after[1]
 
 
 def _door(provider: Provider | None, document: Document) -> Door | None:

@@ -53,8 +53,8 @@ async def build(here: Runtime) -> Service:
     redirect_uri = base + CALLBACK
     client = guarded_client(settings, most_connections=_MOST_CALLS, most_for_one=_MOST_FOR_ONE)
     known = Integrations(here.mongo, here.vault, here.producer, here.log)
-    registered = Apps(here.mongo, here.vault, here.log)
-    tokens = TokenSource(known, registered, client, here.log, redirect_uri=redirect_uri)
+    registered = Apps(here.mongo, here.configuration, here.vault, here.log)
+    tokens = TokenSource(known, registered, here.configuration, client, here.log, redirect_uri=redirect_uri)
     endpoints = Endpoints(ApiClient(timeout_s=_GATEWAY_S), here.vault, url=str(settings.gateway_url))
     watching = Watching(
         here.mongo, here.vault, known, tokens, endpoints, here.log, every_s=settings.upkeep_every_s

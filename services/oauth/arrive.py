@@ -89,6 +89,7 @@ class Arriving:
 
         Raises `NotFinished`, or what `States.use` raises: nobody is sent on then, and nothing was done.
         """
+        await self._apps.current()
         begun, verifier = await self._states.use(dict(query).get("state", ""), cookie)
         try:
             return begun, await self._finished(begun, verifier, query)

@@ -20,8 +20,9 @@ from fastapi.security import HTTPBearer
 
 from shared.contracts.errors import Forbidden, InterlinkError, Unauthenticated
 from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
+from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_S, Document, Index, Mongo, Snapshot, UpdateOne, translated, utcnow
+from shared.runtime.mongo import TOMBSTONE_S, Document, Index, Mongo, UpdateOne, translated, utcnow
 from shared.runtime.parameters import refuse_unknown
 from shared.runtime.secrets import Vault
 
@@ -133,15 +134,16 @@ def _service(vault: Vault, key: str) -> ApiKey:
 class Keyring:
     """The API keys in memory, and when each was last used."""
 
-    def __init__(self, mongo: Mongo, vault: Vault, log: Log) -> None:
+    def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
         self._collection = mongo.collection(COLLECTION)
+        self._configuration = configuration
         self._vault = vault
         self._log = log
         self._by_digest: dict[str, ApiKey] = {}
         self._used: dict[str, datetime] = {}
         self._task: asyncio.Task[None] | None = None
         self.snapshot: Snapshot[tuple[str, ApiKey]] = Snapshot(
-            self._collection, _parse, log, on_change=self._reindex
+            configuration, self._collection, _parse, log, on_change=self._index
         )
 
     async def start(self) -> None:
@@ -155,8 +157,12 @@ class Keyring:
             await asyncio.gather(self._task, return_exceptions=True)
             await self._flush_use()
 
-    def authenticate(self, authorization: str | None) -> ApiKey:
-        """The key behind an `Authorization` header. Raises `Unauthenticated`."""
+    async def authenticate(self, authorization: str | None) -> ApiKey:
+        """Return the key behind an `Authorization` header, as it is now. Raises `Unauthenticated`.
+
+        Everything else that this process has in memory is up to date then, too.
+        """
+        await self._configuration.current()
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented:
             raise Unauthenticated("send an API key: 'Authorization: Bearer <key>'")
@@ -168,8 +174,11 @@ class Keyring:
         self._used[key.id] = utcnow()
         return key
 
-    def _reindex(self) -> None:
-        self._by_digest = dict(self.snapshot.items.values())
+    def _index(self, before: tuple[str, ApiKey] | None, after: tuple[str, ApiKey] | None) -> None:
+        if before:
+            self._by_digest.pop(before[0], None)
+        if after:
+            self._by_digest[after[0]] = after[1]
 
     async def _note_use(self) -> None:
         while True:
@@ -211,7 +220,7 @@ def requires(scope: Scope) -> Callable[..., Awaitable[ApiKey]]:
 
     async def check(request: Request, _: Annotated[object, Security(_BEARER, scopes=[scope])]) -> ApiKey:
         keyring: Keyring = request.app.state.keyring
-        key = keyring.authenticate(request.headers.get("authorization"))
+        key = await keyring.authenticate(request.headers.get("authorization"))
         if not key.allows(scope):
             raise Forbidden(f"this API key lacks the scope {scope}")
         refuse_unknown(request)

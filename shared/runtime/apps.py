@@ -6,7 +6,6 @@ They come from the environment (`INTERLINK_APP_<PROVIDER>_CLIENT_ID`, `_CLIENT_S
 and what environment or files say of the installation's before what the API was told.
 """
 
-import asyncio
 import os
 import re
 import secrets
@@ -21,17 +20,9 @@ from shared.catalog.entering import entered
 from shared.catalog.registry import connectors
 from shared.contracts.errors import Invalid, Misconfigured
 from shared.contracts.ids import derive
+from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
-from shared.runtime.mongo import (
-    TOMBSTONE_S,
-    Document,
-    Duplicate,
-    Index,
-    Mongo,
-    Snapshot,
-    translated,
-    utcnow,
-)
+from shared.runtime.mongo import TOMBSTONE_S, Document, Duplicate, Index, Mongo, translated, utcnow
 from shared.runtime.secrets import Sealed, Vault
 from shared.wire.oauth import unsaid
 
@@ -86,15 +77,14 @@ class App:
 class Apps:
     """The apps in memory. A part of every service that has them. Raises `Misconfigured`, as `given_apps`."""
 
-    def __init__(self, mongo: Mongo, vault: Vault, log: Log) -> None:
+    def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
         self._vault = vault
         self._log = log
         self._collection = mongo.collection(COLLECTION)
-        self._writing = asyncio.Lock()
-        """What this process writes, it knows in the order in which it was written."""
+        self._configuration = configuration
         self._by_provider: dict[str, Sequence[App]] = {}
         self._snapshot: Snapshot[App] = Snapshot(
-            self._collection, self._parse, log, on_change=self._by_provider.clear
+            configuration, self._collection, self._parse, log, on_change=self._forget
         )
         self.given: Mapping[str, App] = given_apps()
         """By provider: the installation's apps that the environment or files say."""
@@ -104,6 +94,10 @@ class Apps:
 
     async def stop(self) -> None:
         await self._snapshot.stop()
+
+    async def current(self) -> None:
+        """Bring the apps up to date, where no API key was checked: see `Configuration.current`."""
+        await self._configuration.current()
 
     def find(self, provider: str, workspace: str, registered: Registered | None = None) -> App | None:
         """The app that a workspace's accounts of a provider are connected with, now or (`registered`) once.
@@ -167,21 +161,20 @@ class Apps:
         app = replace(app, changed_at=now, created_at=app.created_at or now, revision=secrets.token_hex(8))
         document = self._document(app)
         found = {"_id": document["_id"]}
-        async with self._writing:
-            try:
-                with translated():
+        try:
+            with translated():
+                if before is not None:
+                    query = {**found, "revision": before.revision, "deleted_at": None}
+                else:
+                    query = {**found, "deleted_at": {"$ne": None}}
+                done = await self._collection.replace_one(query, document)
+                if not done.modified_count:
                     if before is not None:
-                        query = {**found, "revision": before.revision, "deleted_at": None}
-                    else:
-                        query = {**found, "deleted_at": {"$ne": None}}
-                    done = await self._collection.replace_one(query, document)
-                    if not done.modified_count:
-                        if before is not None:
-                            return None
-                        await self._collection.insert_one(document)
-            except Duplicate:
-                return None
-            self._snapshot.put(document)
+                        return None
+                    await self._collection.insert_one(document)
+        except Duplicate:
+            return None
+        await self._snapshot.record(document["_id"])
         return app
 
     async def judge(self, app: App, *, verified: bool, reason: str) -> App | None:
@@ -202,17 +195,19 @@ class Apps:
             "revision": app.revision,
             "deleted_at": None,
         }
-        async with self._writing:
-            with translated():
-                return self._taken(
-                    await self._collection.find_one_and_update(wanted, {"$set": change}, return_document=True)
-                )
-
-    def _taken(self, document: Document | None) -> App | None:
+        with translated():
+            document: Document | None = await self._collection.find_one_and_update(
+                wanted, {"$set": change}, return_document=True
+            )
         if document is None:
             return None
-        self._snapshot.put(document)
+        await self._snapshot.record(document["_id"])
         return self._parse(document)
+
+    def _forget(self, before: App | None, after: App | None) -> None:
+        for app in (before, after):
+            if app:
+                self._by_provider.pop(app.provider, None)
 
     def _document(self, app: App) -> Document:
         name = record_of(app.provider, app.workspace)

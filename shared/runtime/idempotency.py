@@ -43,7 +43,7 @@ class Idempotency:
         if given is None:
             return await self._app(scope, receive, send)
         try:
-            key = self._keyring.authenticate(headers.get(b"authorization", b"").decode("latin-1"))
+            key = await self._keyring.authenticate(headers.get(b"authorization", b"").decode("latin-1"))
         except Rejected:
             return await self._app(scope, receive, send)  # the route answers it as always
         if not 1 <= len(given) <= _MAX_KEY:

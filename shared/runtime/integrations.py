@@ -15,6 +15,7 @@ from shared.contracts.envelope import Event, rfc3339
 from shared.contracts.errors import NotFound, Rejected, RetryLater
 from shared.contracts.ids import EventId, derive
 from shared.contracts.topics import INTEGRATION_EVENTS
+from shared.runtime import configuration
 from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_S, Document, Index, Mongo, translated, utcnow
@@ -56,6 +57,8 @@ Told = Literal[
     "integration.disconnected",
 ]
 
+_JUDGED_BY: Final = ("status", "account", "app", "deleted_at")
+"""What decides whose the events of an account are: other processes are told when it changes."""
 _MOST_ALIKE: Final = 1000
 _WITHIN_S: Final = 2.0
 _LOOK_S: Final = 1.0
@@ -70,6 +73,7 @@ class Integrations:
     """The collection, its credentials, and the telling of its events. A part of every service that has it."""
 
     def __init__(self, mongo: Mongo, vault: Vault, producer: Producer, log: Log) -> None:
+        self._mongo = mongo
         self.collection = mongo.collection(COLLECTION)
         self._vault = vault
         self._producer = producer
@@ -133,6 +137,7 @@ class Integrations:
         added = {**document, "changed_at": moment, "events": [_event(document, tell, moment)], "untold": True}
         with translated():
             await self.collection.insert_one(added)
+        await configuration.record(self._mongo, COLLECTION, added["_id"])
         await self.tell(added)
         return added
 
@@ -157,6 +162,10 @@ class Integrations:
         query = {"_id": document["_id"], "version": document["version"], "deleted_at": None, **(only or {})}
         with translated():
             changed = await self.collection.find_one_and_update(query, update, return_document=True)
+        if changed is not None and any(
+            name in change and change[name] != document.get(name) for name in _JUDGED_BY
+        ):
+            await configuration.record(self._mongo, COLLECTION, changed["_id"])
         if changed is not None and tell:
             await self.tell(changed)
         return changed

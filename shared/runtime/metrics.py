@@ -56,6 +56,10 @@ WATCHES: Final = Counter(
 REFRESHES: Final = Counter(
     "interlink_token_refreshes_total", "Tokens made anew, by what became of it.", ["provider", "outcome"]
 )
+CONFIGURATION_UNCHECKED: Final = Gauge(
+    "interlink_configuration_unchecked",
+    "1 while MongoDB does not say whether the configuration in memory is up to date.",
+)
 IN_FLIGHT: Final = Gauge("interlink_attempts_in_flight", "Attempts under way.")
 UNREADABLE_WEBHOOKS: Final = Gauge(
     "interlink_webhooks_unreadable", "Outgoing webhooks whose secrets do not open: their deliveries wait."

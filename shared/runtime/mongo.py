@@ -1,12 +1,11 @@
-"""The MongoDB seam: one client, its errors as ours, indexes, and collections kept in memory."""
+"""The MongoDB seam: one client, its errors as ours, and indexes."""
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from time import time_ns
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
@@ -19,8 +18,7 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from shared.contracts.errors import InterlinkError, Misconfigured, StoreRefuses, StoreUnavailable
-from shared.runtime.logs import Log
+from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
 from shared.runtime.settings import MongoSettings
 
 Document = dict[str, Any]
@@ -36,7 +34,6 @@ __all__ = [
     "InsertOne",
     "Mongo",
     "ReplaceOne",
-    "Snapshot",
     "UpdateMany",
     "UpdateOne",
     "Write",
@@ -50,9 +47,6 @@ _REFUSALS: Final[Mapping[int, str]] = {
 }
 """What no retry helps against, and a person does."""
 _DEFAULT_DATABASE: Final = "interlink"
-_POLL_S: Final = 1.0
-_FULL_RELOAD_S: Final = 600.0
-_SKEW: Final = timedelta(seconds=30)
 TOMBSTONE_S: Final = 24 * 3600
 
 
@@ -142,116 +136,3 @@ def translated() -> Iterator[None]:
         raise StoreUnavailable(f"the store refused: {type(error).__name__} {error.code}") from error
     except PyMongoError as error:
         raise StoreUnavailable(f"the store did not answer: {type(error).__name__}") from error
-
-
-T = TypeVar("T")
-
-
-class Snapshot(Generic[T]):
-    """A small collection kept in memory: what a hot path needs without asking the store.
-
-    Documents carry `changed_at`, set by every writer, and `deleted_at` once they are gone. The
-    snapshot reads what changed every second (with overlap, so that clocks may differ by 30 s) and
-    everything every ten minutes. The writing process puts its own change in at once.
-    """
-
-    def __init__(
-        self,
-        collection: Collection,
-        parse: Callable[[Document], T],
-        log: Log,
-        *,
-        on_change: Callable[[], None] | None = None,
-    ) -> None:
-        self._collection = collection
-        self._parse = parse
-        self._log = log
-        self._on_change = on_change
-        self._seen: dict[str, tuple[datetime, int]] = {}
-        self._latest = datetime.fromtimestamp(0, UTC)
-        self._task: asyncio.Task[None] | None = None
-        self._put: dict[str, int] = {}
-        self._puts = 0
-        self.items: dict[str, T] = {}
-
-    async def start(self) -> None:
-        """Load everything and keep it fresh. Raises `StoreUnavailable`."""
-        await self._load({})
-        self._task = asyncio.create_task(self._follow())
-
-    async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    def put(self, document: Document) -> None:
-        """Take in one document now, changed or not: what this process wrote, or can read by now."""
-        self._puts += 1
-        self._seen.pop(document["_id"], None)
-        self._put[document["_id"]] = self._puts
-        self._take(document)
-        self._changed()
-
-    async def refresh(self) -> None:
-        """Take in what others wrote, without waiting for the next look."""
-        await self._load({"changed_at": {"$gte": self._latest - _SKEW}})
-
-    async def _load(self, query: Mapping[str, Any]) -> None:
-        changed = False
-        alive: set[str] = set()
-        before = self._puts
-        try:
-            with translated():
-                async for document in self._collection.find(query):
-                    alive.add(document["_id"])
-                    # What was put meanwhile is newer than what is read here.
-                    if self._put.get(document["_id"], 0) <= before:
-                        changed |= self._take(document)
-            if not query:
-                for gone in self.items.keys() - alive:
-                    if self._put.get(gone, 0) <= before:
-                        del self.items[gone]
-                        changed = True
-        finally:  # also when the store went away in the middle
-            if changed:
-                self._changed()
-
-    def _take(self, document: Document) -> bool:
-        key, stamp = document["_id"], document["changed_at"]
-        mark = stamp, hash(repr(document))  # two changes may bear the same millisecond
-        if self._seen.get(key) == mark:
-            return False
-        self._seen[key] = mark
-        # A clock that was wrong once must not hide what others write from then on.
-        self._latest = max(self._latest, min(stamp, utcnow()))
-        if document.get("deleted_at"):
-            self.items.pop(key, None)
-        else:
-            try:
-                self.items[key] = self._parse(document)
-            except Exception as error:  # noqa: BLE001 -- one that cannot be read must not blind it to the others
-                self.items.pop(key, None)
-                told = str(error) if isinstance(error, InterlinkError) else type(error).__name__
-                self._log.error("document skipped", collection=self._collection.name, id=key, error=told)
-        return True
-
-    def _changed(self) -> None:
-        if self._on_change:
-            self._on_change()
-
-    async def _follow(self) -> None:
-        loop = asyncio.get_running_loop()
-        full_at = loop.time() + _FULL_RELOAD_S
-        while True:
-            await asyncio.sleep(_POLL_S)
-            try:
-                if loop.time() >= full_at:
-                    await self._load({})
-                    full_at = loop.time() + _FULL_RELOAD_S
-                else:
-                    await self.refresh()
-            except Exception as error:  # noqa: BLE001 -- one bad look must not be the last
-                told = str(error) if isinstance(error, InterlinkError) else type(error).__name__
-                self._log.warning(
-                    "settings in memory may be old", collection=self._collection.name, error=told
-                )

@@ -144,6 +144,7 @@ class Refresher:
 
         Raises `NotFound`, `NotConnected`, `PlatformBusy`, `StoreUnavailable`.
         """
+        await self._apps.current()
         deadline = monotonic() + self._timing.wait_s
         pause = _LOOK_S[0]
         watched, since = -1, 0.0

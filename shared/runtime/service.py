@@ -25,6 +25,7 @@ from shared.contracts.topics import Topic
 from shared.runtime import metrics, problems
 from shared.runtime.access import Keyring
 from shared.runtime.bounds import BoundedBody
+from shared.runtime.configuration import Configuration
 from shared.runtime.documents import Documented, operation_id
 from shared.runtime.idempotency import Idempotency
 from shared.runtime.kafka.connection import connection
@@ -58,6 +59,7 @@ class Runtime:
     kafka: KafkaSettings
     log: Log
     mongo: Mongo
+    configuration: Configuration
     producer: Producer
     keyring: Keyring
     vault: Vault
@@ -117,14 +119,17 @@ async def runtime(name: str) -> AsyncIterator[Runtime]:
     vault = open_vault(hub)
     mongo = Mongo(mongo_settings, app=f"interlink-{name}")
     producer = Producer(kafka, log, client_id=f"interlink-{name}")
-    keyring = Keyring(mongo, vault, log)
+    configuration = Configuration(mongo, log)
+    keyring = Keyring(mongo, configuration, vault, log)
     try:
         await _store_answers(mongo)
+        await configuration.start()
         await keyring.start()
         producer.start()
-        yield Runtime(name, hub, kafka, log, mongo, producer, keyring, vault)
+        yield Runtime(name, hub, kafka, log, mongo, configuration, producer, keyring, vault)
     finally:
         await keyring.stop()
+        await configuration.stop()
         await producer.stop()
         mongo.close()
 

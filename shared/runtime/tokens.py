@@ -6,7 +6,7 @@ it met. How it is made anew is in `refresh.py`.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,9 +18,10 @@ from shared.catalog.registry import connectors
 from shared.contracts.errors import Conflict, InterlinkError, RetryLater, StoreUnavailable
 from shared.runtime.app_trial import AppTrial
 from shared.runtime.apps import App, Apps
+from shared.runtime.configuration import Configuration
 from shared.runtime.credentials import MAIN, texts_of
 from shared.runtime.guarded import GuardedClient
-from shared.runtime.integrations import Integrations
+from shared.runtime.integrations import COLLECTION, Integrations
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, translated, utcnow
 from shared.runtime.refresh import USUAL, NoAnswer, NotConnected, Refresher, Timing, check, may_try
@@ -85,6 +86,7 @@ class TokenSource:
         self,
         integrations: Integrations,
         apps: Apps,
+        configuration: Configuration,
         client: GuardedClient,
         log: Log,
         *,
@@ -92,6 +94,7 @@ class TokenSource:
         timing: Timing = USUAL,
     ) -> None:
         self._integrations = integrations
+        self._configuration = configuration
         self._client = client
         self._log = log
         self._timing = timing
@@ -105,6 +108,7 @@ class TokenSource:
         self._noted: dict[str, float] = {}
         self._good: dict[tuple[str, str, int], float] = {}
         self._noting: set[asyncio.Task[None]] = set()
+        configuration.follow(COLLECTION, self._changed)
 
     async def start(self) -> None:
         """Nothing to prepare."""
@@ -242,7 +246,16 @@ class TokenSource:
 
     # Reading
 
+    async def _changed(self, names: Collection[str] | None) -> None:
+        """Forget integrations that were connected or disconnected."""
+        if names is None:
+            self._kept.clear()
+        for name in names or ():
+            self.forget(name)
+
     async def _known(self, name: str) -> Document:
+        if name in self._kept:
+            await self._configuration.current()
         kept = self._kept.get(name)
         if kept and kept[0] > monotonic():
             return kept[1]

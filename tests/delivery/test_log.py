@@ -37,6 +37,7 @@ from services.delivery.settings import DeliverySettings
 from services.delivery.statistics import STATISTICS, Statistics, hour_of
 from services.delivery.store import DELIVERIES
 from shared.contracts.errors import Malformed
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Document, Mongo, utcnow
 from tests.support.backends import Bus, Store
@@ -407,7 +408,7 @@ def test_what_was_under_way_is_erased_afterwards(store: Store, log: Log) -> None
     )
 
     async def late(mongo: Mongo) -> None:
-        erasures = Erasures(mongo, DeliverySettings(), log)
+        erasures = Erasures(mongo, Configuration(mongo, log), DeliverySettings(), log)
         deliveries = mongo.collection(DELIVERIES)
         assert (await erasures.erase("w", event_id)).erased == 0
         assert erasures.is_erased("w", event_id)

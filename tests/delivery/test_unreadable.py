@@ -20,6 +20,7 @@ from standardwebhooks import Webhook
 
 from services.delivery import subscriptions
 from services.delivery.subscriptions import Subscriptions
+from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Mongo
 from shared.runtime.secrets import LocalKeys, UnknownKey, Vault
 from shared.runtime.settings import MongoSettings
@@ -276,7 +277,8 @@ async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change
 ) -> None:
     monkeypatch.setattr(subscriptions, "_OPEN_AGAIN_S", 0.05)
     keys, mongo = Service(), Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
-    known = Subscriptions(mongo, Vault(keys), structlog.get_logger())
+    log = structlog.get_logger()
+    known = Subscriptions(mongo, Configuration(mongo, log), Vault(keys), log)
     moment = datetime.now(UTC) - timedelta(days=1)
     document: dict[str, Any] = {
         "_id": "wh_1",

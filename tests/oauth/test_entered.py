@@ -704,9 +704,9 @@ async def another_service(hub: Hub) -> AsyncIterator[TokenSource]:
             patch.setenv(name, value)
         async with runtime("test") as here, AsyncExitStack() as parts:
             client = guarded_client(load(EgressSettings), most_connections=10)
-            apps = Apps(here.mongo, here.vault, here.log)
+            apps = Apps(here.mongo, here.configuration, here.vault, here.log)
             known = Integrations(here.mongo, here.vault, here.producer, here.log)
-            tokens = TokenSource(known, apps, client, here.log, redirect_uri="")
+            tokens = TokenSource(known, apps, here.configuration, client, here.log, redirect_uri="")
             for part in (client, apps, tokens):
                 await part.start()
                 parts.push_async_callback(part.stop)

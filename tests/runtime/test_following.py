@@ -10,9 +10,10 @@ import structlog
 from pymongo.errors import OperationFailure
 
 from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
-from shared.runtime import access, mongo
+from shared.runtime import access, configuration
 from shared.runtime.access import Keyring
-from shared.runtime.mongo import Collection, Document, Mongo, Snapshot, translated
+from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.mongo import Collection, Document, Mongo, translated
 from shared.runtime.secrets import LocalKeys, Vault
 from shared.runtime.service import _store_answers
 
@@ -48,12 +49,18 @@ class Refusing:
             raise OperationFailure("not authorized", 13, {"errmsg": "not authorized"})
 
 
+def _snapshot(store: Refusing) -> Snapshot[Document]:
+    log = structlog.get_logger()
+    followed = Configuration(cast("Mongo", store), log)
+    return Snapshot(followed, cast("Collection", store), lambda document: document, log)
+
+
 async def test_a_store_that_refuses_for_a_moment_ends_no_following(monkeypatch: pytest.MonkeyPatch) -> None:
     """As while an operator changes the store's user: a key that is revoked afterwards is refused here too."""
-    monkeypatch.setattr(mongo, "_POLL_S", 0.01)
+    monkeypatch.setattr(configuration, "_LOOK_INTERVAL_S", 0.01)
     now, store = datetime.now(UTC), Refusing()
     store.documents = [{"_id": "old", "changed_at": now}]
-    known = Snapshot(cast("Collection", store), lambda document: document, structlog.get_logger())
+    known = _snapshot(store)
     await known.start()
     try:
         store.refuses = True
@@ -69,20 +76,22 @@ async def test_a_store_that_refuses_for_a_moment_ends_no_following(monkeypatch: 
         await known.stop()
 
 
-async def test_a_clock_that_was_wrong_once_hides_nothing() -> None:
+async def test_a_clock_that_was_wrong_once_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "_LOOK_INTERVAL_S", 0.01)
     now, store = datetime.now(UTC), Refusing()
-    known = Snapshot(cast("Collection", store), lambda document: document, structlog.get_logger())
+    known = _snapshot(store)
     store.documents = [{"_id": "early", "changed_at": now + timedelta(hours=1)}]
     await known.start()
+    await asyncio.sleep(0.05)
     await known.stop()
-    await known.refresh()
     assert store.asked[-1]["changed_at"]["$gte"] <= datetime.now(UTC)
 
 
 async def test_last_uses_of_keys_are_noted_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "_LAST_USE_S", 0.01)
-    store = Refusing()
-    keyring = Keyring(cast("Mongo", store), Vault(LocalKeys([b"k" * 32])), structlog.get_logger())
+    store, log = Refusing(), structlog.get_logger()
+    mongo = cast("Mongo", store)
+    keyring = Keyring(mongo, Configuration(mongo, log), Vault(LocalKeys([b"k" * 32])), log)
     await keyring.start()
     store.refuses = True
     keyring._used["key_1"] = datetime.now(UTC)

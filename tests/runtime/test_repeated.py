@@ -37,7 +37,7 @@ class Store:
 
 
 class OneKey:
-    def authenticate(self, _authorization: str) -> ApiKey:
+    async def authenticate(self, _authorization: str) -> ApiKey:
         return ApiKey(ApiKeyId("key_1"), WorkspaceId("ws_1"), frozenset({"admin"}), None)
 
 

@@ -183,9 +183,11 @@ async def _main(commands: Connection, timing: Timing) -> None:
 
 async def _serve(here: Runtime, commands: Connection, timing: Timing) -> None:
     client = guarded_client(load(EgressSettings), most_connections=200)
-    apps = Apps(here.mongo, here.vault, here.log)
+    apps = Apps(here.mongo, here.configuration, here.vault, here.log)
     integrations = Integrations(here.mongo, here.vault, here.producer, here.log)
-    tokens = TokenSource(integrations, apps, client, here.log, redirect_uri="", timing=timing)
+    tokens = TokenSource(
+        integrations, apps, here.configuration, client, here.log, redirect_uri="", timing=timing
+    )
     for part in (client, apps, tokens):
         await part.start()
     await here.producer.wait_ready(30)

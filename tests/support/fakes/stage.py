@@ -13,6 +13,7 @@ from unittest.mock import patch
 import httpx
 
 from shared.runtime.apps import Apps
+from shared.runtime.configuration import Configuration
 from shared.runtime.guarded import GuardedClient
 from shared.runtime.integrations import Integrations
 from shared.runtime.kafka.produce import Producer
@@ -171,12 +172,18 @@ async def _access(integration: str, other: str) -> Access:
     log = configure("test", "warning")
     vault, mongo = open_vault(load(HubSettings)), Mongo(load(MongoSettings), app="test")
     producer = Producer(load(KafkaSettings), log, client_id="test")
-    apps = Apps(mongo, vault, log)
+    configuration = Configuration(mongo, log)
+    apps = Apps(mongo, configuration, vault, log)
     await apps.start()
     try:
         integrations = Integrations(mongo, vault, producer, log)
         tokens = TokenSource(
-            integrations, apps, GuardedClient("none", most_connections=1), log, redirect_uri=CALLBACK
+            integrations,
+            apps,
+            configuration,
+            GuardedClient("none", most_connections=1),
+            log,
+            redirect_uri=CALLBACK,
         )
         return await tokens.access(integration, other=other)
     finally:

@@ -1,0 +1,330 @@
+"""Configuration in memory that is checked on use: what one process was answered counts in every process.
+
+Webhooks, endpoints, API keys, apps, event types, queue states and erasure marks are kept in memory by every
+process that needs them. One small document holds a version number and the ids of the latest changes. Whoever
+writes configuration calls `record` after the write and before the answer; whoever is about to use it awaits
+`current`, which reads the version once for all callers that wait, and loads what has changed. No clocks are
+compared, and a change costs one read of what was changed.
+
+A process that dies between its write and `record` has given no answer; such a change, and one that was made
+past the hub, is found by a look at `changed_at` every ten seconds, or by the full reload.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, Generic, TypeVar
+
+import pymongo
+
+from shared.contracts.errors import InterlinkError
+from shared.runtime import metrics
+from shared.runtime import mongo as store
+from shared.runtime.logs import Log
+from shared.runtime.mongo import Document, Duplicate, Mongo, translated, utcnow
+
+COLLECTION: Final = "configuration_version"
+
+_RECENT: Final = 1000
+"""Changes that the document lists. A process that missed more reloads everything that it follows."""
+_WAIT_S: Final = 1.0
+"""How long a caller waits for MongoDB before it goes on with what is in memory."""
+_READ_TIMEOUT_S: Final = 2.0
+_IDLE_INTERVAL_S: Final = 2.0
+_RETRY_INTERVAL_S: Final = 0.25
+_LOOK_INTERVAL_S: Final = 10.0
+_RELOAD_INTERVAL_S: Final = 600.0
+_SKEW: Final = timedelta(seconds=30)
+_MAX_IDS: Final = 50
+"""Ids in a query: many times as many cost the embedded store the square of it."""
+
+Load = Callable[[Collection[str] | None], Awaitable[None]]
+"""Loads the documents with these ids, or all of a collection."""
+T = TypeVar("T")
+
+
+async def record(mongo: Mongo, collection: str, *ids: str) -> None:
+    """Note that these documents were written: see `Configuration.record`."""
+    entries = [f"{collection}/{each}" for each in ids]
+    change = {
+        "$inc": {"version": len(entries)},
+        "$push": {"recent": {"$each": entries, "$slice": -_RECENT}},
+    }
+    version = mongo.collection(COLLECTION)
+    with translated():
+        try:
+            with translated():
+                await version.update_one({"_id": COLLECTION}, change, upsert=True)
+        except Duplicate:  # two made the document at the same time
+            await version.update_one({"_id": COLLECTION}, change, upsert=True)
+
+
+class SharedCall(Generic[T]):
+    """Runs one function for many callers: each gets the result of a run that started after its call.
+
+    At most one run is under way; all who call meanwhile share the next one.
+    """
+
+    def __init__(self, run: Callable[[], Awaitable[T]]) -> None:
+        self._run = run
+        self._running: asyncio.Task[T] | None = None
+        self._next: asyncio.Task[T] | None = None
+
+    def __call__(self) -> "asyncio.Task[T]":
+        """Return the run to wait for. Whoever may be cancelled must not await it without a shield."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._after(self._running))
+        return self._next
+
+    async def _after(self, previous: "asyncio.Task[T] | None") -> T:
+        if previous is not None and not previous.done():
+            await asyncio.wait((previous,))
+        self._running, self._next = self._next, None
+        return await self._run()
+
+    async def stop(self) -> None:
+        """Cancel what is under way."""
+        tasks = [task for task in (self._running, self._next) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Configuration:
+    """The version of all configuration, and who follows which collection in this process."""
+
+    def __init__(self, mongo: Mongo, log: Log) -> None:
+        self._mongo = mongo
+        self._collection = mongo.collection(COLLECTION)
+        self._log = log
+        self._version = 0
+        self._followers: dict[str, list[Load]] = {}
+        self._check = SharedCall(self._checked)
+        self._away = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to follow. Raises `StoreUnavailable`."""
+        self._version = await self._read_version()
+        self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._check.stop()
+
+    def follow(self, collection: str, load: Load) -> None:
+        """Call `load` with the ids of a collection that have changed, before `current` returns."""
+        self._followers.setdefault(collection, []).append(load)
+
+    async def record(self, collection: str, *ids: str) -> None:
+        """Note that these documents were written: to be called after the write and before the answer.
+
+        Raises `StoreUnavailable`; then no success may be answered.
+        """
+        await record(self._mongo, collection, *ids)
+
+    async def current(self) -> bool:
+        """Bring what this process follows up to date with every change answered before this call.
+
+        Returns False when MongoDB did not answer within a second, and at once while it stays away: what is
+        in memory may be old then.
+        """
+        if self._away:
+            return False
+        check = self._check()
+        done, _ = await asyncio.wait((check,), timeout=_WAIT_S)
+        if not done:
+            self._lost(f"MongoDB did not answer within {_WAIT_S:.0f} s")
+            return False
+        return check.result()
+
+    async def _checked(self) -> bool:
+        try:
+            await self._catch_up()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, callers go on with what is in memory
+            self._lost(str(error) if isinstance(error, InterlinkError) else type(error).__name__)
+            return False
+        if self._away:
+            self._away = False
+            metrics.CONFIGURATION_UNCHECKED.set(0)
+            self._log.info("configuration.check_recovered")
+        return True
+
+    async def _catch_up(self) -> None:
+        version = await self._read_version()
+        if version == self._version:
+            return
+        with translated():
+            found = await self._collection.find_one({"_id": COLLECTION})
+        version, recent = (found["version"], found["recent"]) if found else (0, [])
+        missed = version - self._version
+        if 0 < missed <= len(recent):
+            changed: dict[str, dict[str, None]] = {}
+            for entry in recent[-missed:]:
+                collection, _, name = entry.partition("/")
+                changed.setdefault(collection, {})[name] = None
+            for collection, ids in changed.items():
+                await self._load(collection, ids)
+        else:  # too many, or the database went back to an earlier state
+            for collection in self._followers:
+                await self._load(collection, None)
+        self._version = version
+
+    async def _load(self, collection: str, ids: Collection[str] | None) -> None:
+        for load in self._followers.get(collection, ()):
+            await load(ids)
+
+    async def _read_version(self) -> int:
+        with translated(), pymongo.timeout(_READ_TIMEOUT_S):
+            found = await self._collection.find_one({"_id": COLLECTION}, {"version": 1})
+        return int(found["version"]) if found else 0
+
+    def _lost(self, reason: str) -> None:
+        if not self._away:
+            self._away = True
+            metrics.CONFIGURATION_UNCHECKED.set(1)
+            self._log.warning("configuration.check_failed", error=reason)
+
+    async def _follow(self) -> None:
+        """Check now and then without a caller, so that the list of changes is rarely too short."""
+        while True:
+            await asyncio.sleep(_RETRY_INTERVAL_S if self._away else _IDLE_INTERVAL_S)
+            await asyncio.shield(self._check())
+
+
+class Snapshot(Generic[T]):
+    """A collection kept in memory: what a hot path needs without asking MongoDB for it.
+
+    Documents carry `changed_at`, set by every writer, and `deleted_at` once they are gone. Every writer
+    awaits `record` after its write. `items` is as of the last `Configuration.current`, or newer.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        collection: store.Collection,
+        parse: Callable[[Document], T],
+        log: Log,
+        *,
+        on_change: Callable[[T | None, T | None], None] | None = None,
+    ) -> None:
+        """`on_change` gets an item as it was and as it is now; None where there is none."""
+        self._configuration = configuration
+        self._collection = collection
+        self._parse = parse
+        self._log = log
+        self._on_change = on_change
+        self._seen: dict[str, tuple[datetime, int]] = {}
+        self._latest = utcnow() - _SKEW
+        self._loading = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._loaded: set[str] = set()
+        """Loaded by id since the look that is under way began: what that look has read may be older."""
+        self._task: asyncio.Task[None] | None = None
+        self.items: dict[str, T] = {}
+
+    async def start(self) -> None:
+        """Load everything and keep it fresh. Raises `StoreUnavailable`."""
+        self._configuration.follow(self._collection.name, self.load)
+        await self._look({})
+        self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def record(self, *ids: str) -> None:
+        """Tell every process that these documents were written, and take them in here.
+
+        To be awaited after the write and before the answer. Raises `StoreUnavailable`.
+        """
+        await self._configuration.record(self._collection.name, *ids)
+        await self.load(ids)
+
+    async def load(self, ids: Collection[str] | None, *, again: bool = False) -> None:
+        """Read these documents, or all, and take them in; with `again` also those that have not changed.
+
+        Raises `StoreUnavailable`.
+        """
+        if ids is None:
+            await self._look({})
+            return
+        wanted = list(ids)
+        for start in range(0, len(wanted), _MAX_IDS):
+            some = wanted[start : start + _MAX_IDS]
+            async with self._loading:  # what is read later is taken in later
+                with translated():
+                    documents = await self._collection.find({"_id": {"$in": some}}).to_list(None)
+                self._loaded.update(some)
+                for document in documents:
+                    self._take(document, again=again)
+                for gone in {*some} - {document["_id"] for document in documents}:
+                    self._drop(gone)
+
+    async def _look(self, query: Mapping[str, Any]) -> None:
+        async with self._looking:
+            self._loaded.clear()
+            alive: set[str] = set()
+            with translated():
+                async for document in self._collection.find(query):
+                    alive.add(document["_id"])
+                    if document["_id"] not in self._loaded:
+                        self._take(document)
+            if not query:
+                for gone in self.items.keys() - alive - self._loaded:
+                    self._drop(gone)
+
+    def _take(self, document: Document, *, again: bool = False) -> None:
+        key, changed_at = document["_id"], document["changed_at"]
+        mark = changed_at, hash(repr(document))  # two changes may bear the same millisecond
+        if self._seen.get(key) == mark and not again:
+            return
+        self._seen[key] = mark
+        # A clock that was wrong once must not hide what others write from then on.
+        self._latest = max(self._latest, min(changed_at, utcnow()))
+        if document.get("deleted_at"):
+            self._put(key, None)
+            return
+        try:
+            item = self._parse(document)
+        except Exception as error:  # noqa: BLE001 -- one that cannot be read must not blind it to the others
+            self._put(key, None)
+            self._log.error(
+                "document skipped", collection=self._collection.name, id=key, error=_text_of(error)
+            )
+        else:
+            self._put(key, item)
+
+    def _drop(self, key: str) -> None:
+        self._seen.pop(key, None)
+        self._put(key, None)
+
+    def _put(self, key: str, item: T | None) -> None:
+        before = self.items.pop(key, None) if item is None else self.items.get(key)
+        if item is not None:
+            self.items[key] = item
+        if self._on_change and not (before is None and item is None):
+            self._on_change(before, item)
+
+    async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
+        reload_at = loop.time() + _RELOAD_INTERVAL_S
+        while True:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+            try:
+                if loop.time() >= reload_at:
+                    await self._look({})
+                    reload_at = loop.time() + _RELOAD_INTERVAL_S
+                else:
+                    await self._look({"changed_at": {"$gte": self._latest - _SKEW}})
+            except Exception as error:  # noqa: BLE001 -- one bad look must not be the last
+                self._log.warning(
+                    "settings in memory may be old", collection=self._collection.name, error=_text_of(error)
+                )
+
+
+def _text_of(error: Exception) -> str:
+    return str(error) if isinstance(error, InterlinkError) else type(error).__name__
