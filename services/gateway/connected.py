@@ -62,6 +62,7 @@ class Accounts:
 
     def __init__(self, mongo: Mongo, configuration: Configuration) -> None:
         self._collection = mongo.collection(integrations.COLLECTION)
+        self._configuration = configuration
         self._known: OrderedDict[_Key, tuple[float, Sequence[Connected]]] = OrderedDict()
         self._accepted = Buckets(_PER_MINUTE)
         self._spare = Bucket(REJECTED_PER_MINUTE), Bucket(NOTED_PER_MINUTE)
@@ -80,6 +81,8 @@ class Accounts:
             if kept is not None and kept[0] > now:
                 found[owner] = kept[1]
         missing = [owner for owner in dict.fromkeys(owners) if owner not in found]
+        if missing and self._configuration.away:  # its caller has waited for MongoDB already
+            raise StoreUnavailable("the store did not say in time whose account it is")
         if missing:
             changes = self._changes
             documents = _Documents(await self._read(provider, missing), app.registrations)

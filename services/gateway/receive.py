@@ -53,6 +53,8 @@ from shared.wire.tracing import child_of
 from shared.wire.verification import Verdict
 
 ACK_WITHIN_S: Final = 1.5
+_ACK_AFTER_WAIT_S: Final = 0.9
+"""While MongoDB is away: a request may have waited a second for it, and is answered within two."""
 APP_WITHIN_S: Final = 1.9
 """For whose account it is and the ack together, at the address of an app."""
 MOST_IN_FLIGHT: Final = 2000
@@ -296,7 +298,7 @@ class Receiver:
             return _Answer(await self._shake(endpoint, handshake, request), "handshake")
         arrived = door.events(request)
         to = [endpoint] * len(arrived)
-        fresh = await self._publish(to, course, arrived, ACK_WITHIN_S) if arrived else []
+        fresh = await self._publish(to, course, arrived, self._ack_within_s) if arrived else []
         duplicate = bool(arrived) and not fresh
         reply = door.answer(request) or Reply(
             202, (_JSON_HEADER,), _told(course.event_ids, duplicate=duplicate)
@@ -375,7 +377,7 @@ class Receiver:
         if not sent:
             return "unconnected" if arrived else "accepted"
         # In steps: each length of a wait has a line of its own in the producer, for good.
-        within_s = min(ACK_WITHIN_S, max(0.1, round(APP_WITHIN_S - (perf_counter() - began), 1)))
+        within_s = min(self._ack_within_s, max(0.1, round(APP_WITHIN_S - (perf_counter() - began), 1)))
         return "accepted" if await self._publish(to, course, sent, within_s) else "duplicate"
 
     async def _shake(self, endpoint: Endpoint, handshake: Agreed, request: Request) -> Reply:
@@ -399,7 +401,7 @@ class Receiver:
         read_incoming(kind, course.body)
         delivery = idempotency_key(course.headers) or secrets.token_hex(16)
         arrived = [Arrived("message", delivery, "", "", (), course.body, kind)]
-        fresh = await self._publish([endpoint], course, arrived, ACK_WITHIN_S)
+        fresh = await self._publish([endpoint], course, arrived, self._ack_within_s)
         answer: dict[str, Any] = {
             "success": True,
             "message_id": message_id_for(course.event_ids[0]),
@@ -408,6 +410,10 @@ class Receiver:
         }
         reply = Reply(200, (_JSON_HEADER,), orjson.dumps(answer))
         return _Answer(reply, "accepted" if fresh else "duplicate")
+
+    @property
+    def _ack_within_s(self) -> float:
+        return _ACK_AFTER_WAIT_S if self._configuration.away else ACK_WITHIN_S
 
     async def _publish(
         self, to: Sequence[Endpoint], course: _Course, arrived: Sequence[Arrived], within_s: float

@@ -125,6 +125,11 @@ class Configuration:
         """
         await record(self._mongo, collection, *ids)
 
+    @property
+    def away(self) -> bool:
+        """Whether MongoDB did not answer lately: what is in memory may be old."""
+        return self._away
+
     async def current(self) -> bool:
         """Bring what this process follows up to date with every change answered before this call.
 

@@ -471,7 +471,7 @@ async def test_the_secret_of_an_app_counts_at_every_gateway(two: Two) -> None:
         for number in range(20):
             here, there = number % 2, 1 - number % 2
             path = "/api/platform-credentials/slack"
-            body = {
+            body: dict[str, Any] = {
                 "client_id": f"client-{number}",
                 "client_secret": token_hex(20),
                 "signing_secret": token_hex(20),
