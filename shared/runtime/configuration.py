@@ -11,11 +11,12 @@ past the hub, is found by a look at `changed_at` every ten seconds, or by the fu
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
-import pymongo
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
 
 from shared.contracts.errors import InterlinkError
 from shared.runtime import metrics
@@ -59,35 +60,56 @@ async def record(mongo: Mongo, collection: str, *ids: str) -> None:
             await version.update_one({"_id": COLLECTION}, change, upsert=True)
 
 
-class SharedCall(Generic[T]):
-    """Runs one function for many callers: each gets the result of a run that started after its call.
+class SharedCheck:
+    """Runs one check for many callers: each gets the result of a run that started after its call.
 
-    At most one run is under way; all who call meanwhile share the next one.
+    At most one run is under way; all who call meanwhile share the next one. Who waits longer than `wait_s`
+    gets False, and `late` is called. No task, timer or thread for each caller: this is on every hot path.
     """
 
-    def __init__(self, run: Callable[[], Awaitable[T]]) -> None:
+    def __init__(
+        self, run: Callable[[], Awaitable[bool]], *, wait_s: float, late: Callable[[], None]
+    ) -> None:
+        """`run` must not raise."""
         self._run = run
-        self._running: asyncio.Task[T] | None = None
-        self._next: asyncio.Task[T] | None = None
+        self._wait_s = wait_s
+        self._late = late
+        self._waiting: list[asyncio.Future[bool]] = []
+        self._task: asyncio.Task[None] | None = None
 
-    def __call__(self) -> "asyncio.Task[T]":
-        """Return the run to wait for. Whoever may be cancelled must not await it without a shield."""
-        if self._next is None:
-            self._next = asyncio.create_task(self._after(self._running))
-        return self._next
-
-    async def _after(self, previous: "asyncio.Task[T] | None") -> T:
-        if previous is not None and not previous.done():
-            await asyncio.wait((previous,))
-        self._running, self._next = self._next, None
-        return await self._run()
+    async def __call__(self) -> bool:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(waiter)
+        if len(self._waiting) == 1:
+            loop.call_later(self._wait_s, self._give_up, self._waiting)
+        if self._task is None:
+            self._task = asyncio.create_task(self._serve())
+        return await waiter
 
     async def stop(self) -> None:
         """Cancel what is under way."""
-        tasks = [task for task in (self._running, self._next) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                result = await self._run()
+                for waiter in waiting:
+                    if not waiter.done():
+                        waiter.set_result(result)
+        finally:
+            self._task = None
+
+    def _give_up(self, waiting: Sequence["asyncio.Future[bool]"]) -> None:
+        late = [waiter for waiter in waiting if not waiter.done()]
+        if late:
+            self._late()
+        for waiter in late:
+            waiter.set_result(False)
 
 
 class Configuration:
@@ -95,11 +117,15 @@ class Configuration:
 
     def __init__(self, mongo: Mongo, log: Log) -> None:
         self._mongo = mongo
-        self._collection = mongo.collection(COLLECTION)
+        self._database: AsyncDatabase[Document] | None = None
         self._log = log
         self._version = 0
         self._followers: dict[str, list[Load]] = {}
-        self._check = SharedCall(self._checked)
+        self._check = SharedCheck(
+            self._checked,
+            wait_s=_WAIT_S,
+            late=lambda: self._lost(f"MongoDB did not answer within {_WAIT_S:.0f} s"),
+        )
         self._away = False
         self._task: asyncio.Task[None] | None = None
 
@@ -113,6 +139,17 @@ class Configuration:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._check.stop()
+        if self._database is not None:
+            await self._database.client.close()
+
+    def collection(self, name: str) -> AsyncCollection[Document]:
+        """Return a collection to read configuration from.
+
+        Its client needs no threads: those of Motor stand still for up to seconds while the loop is busy.
+        """
+        if self._database is None:
+            self._database = self._mongo.without_threads()
+        return self._database[name]
 
     def follow(self, collection: str, load: Load) -> None:
         """Call `load` with the ids of a collection that have changed, before `current` returns."""
@@ -138,12 +175,7 @@ class Configuration:
         """
         if self._away:
             return False
-        check = self._check()
-        done, _ = await asyncio.wait((check,), timeout=_WAIT_S)
-        if not done:
-            self._lost(f"MongoDB did not answer within {_WAIT_S:.0f} s")
-            return False
-        return check.result()
+        return await self._check()
 
     async def _checked(self) -> bool:
         try:
@@ -162,7 +194,7 @@ class Configuration:
         if version == self._version:
             return
         with translated():
-            found = await self._collection.find_one({"_id": COLLECTION})
+            found = await self.collection(COLLECTION).find_one({"_id": COLLECTION})
         version, recent = (found["version"], found["recent"]) if found else (0, [])
         missed = version - self._version
         if 0 < missed <= len(recent):
@@ -182,8 +214,9 @@ class Configuration:
             await load(ids)
 
     async def _read_version(self) -> int:
-        with translated(), pymongo.timeout(_READ_TIMEOUT_S):
-            found = await self._collection.find_one({"_id": COLLECTION}, {"version": 1})
+        with translated():
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                found = await self.collection(COLLECTION).find_one({"_id": COLLECTION}, {"version": 1})
         return int(found["version"]) if found else 0
 
     def _lost(self, reason: str) -> None:
@@ -196,7 +229,7 @@ class Configuration:
         """Check now and then without a caller, so that the list of changes is rarely too short."""
         while True:
             await asyncio.sleep(_RETRY_INTERVAL_S if self._away else _IDLE_INTERVAL_S)
-            await asyncio.shield(self._check())
+            await self._check()
 
 
 class Snapshot(Generic[T]):
@@ -262,19 +295,23 @@ class Snapshot(Generic[T]):
             some = wanted[start : start + _MAX_IDS]
             async with self._loading:  # what is read later is taken in later
                 with translated():
-                    documents = await self._collection.find({"_id": {"$in": some}}).to_list(None)
+                    documents = await self._documents.find({"_id": {"$in": some}}).to_list(None)
                 self._loaded.update(some)
                 for document in documents:
                     self._take(document, again=again)
                 for gone in {*some} - {document["_id"] for document in documents}:
                     self._drop(gone)
 
+    @property
+    def _documents(self) -> AsyncCollection[Document]:
+        return self._configuration.collection(self._collection.name)
+
     async def _look(self, query: Mapping[str, Any]) -> None:
         async with self._looking:
             self._loaded.clear()
             alive: set[str] = set()
             with translated():
-                async for document in self._collection.find(query):
+                async for document in self._documents.find(query):
                     alive.add(document["_id"])
                     if document["_id"] not in self._loaded:
                         self._take(document)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
-from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateMany, UpdateOne
+from pymongo import AsyncMongoClient, DeleteMany, InsertOne, ReplaceOne, UpdateMany, UpdateOne
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
@@ -73,19 +74,13 @@ class Mongo:
     """The store. Every call that fails for the store's sake raises `StoreUnavailable`."""
 
     def __init__(self, settings: MongoSettings, *, app: str) -> None:
+        self._settings = settings
+        self._app = app
         uri = settings.uri.get_secret_value()
         if not uri.startswith(("mongodb://", "mongodb+srv://")):
             raise Misconfigured("MONGODB_URI must start with mongodb:// or mongodb+srv://")
         try:
-            self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
-                uri,
-                appname=app,
-                serverSelectionTimeoutMS=settings.timeout_ms,
-                connectTimeoutMS=settings.timeout_ms,
-                socketTimeoutMS=max(20_000, settings.timeout_ms),
-                retryWrites=True,
-                tz_aware=True,
-            )
+            self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(uri, **self._options())
             self._database: AsyncIOMotorDatabase[Document] = self._client.get_default_database(
                 _DEFAULT_DATABASE
             ).with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
@@ -94,6 +89,30 @@ class Mongo:
 
     def collection(self, name: str) -> Collection:
         return self._database[name]
+
+    def without_threads(self) -> AsyncDatabase[Document]:
+        """Return the database over a client of its own, for this loop, without Motor's threads.
+
+        While the loop is busy, a thread waits for the interpreter's lock again and again: a read that takes
+        0.4 ms was measured at more than a second. To be closed by its owner.
+        """
+        client: AsyncMongoClient[Document] = AsyncMongoClient(
+            self._settings.uri.get_secret_value(), **self._options()
+        )
+        return client.get_default_database(_DEFAULT_DATABASE).with_options(
+            CodecOptions(tz_aware=True, tzinfo=UTC)
+        )
+
+    def _options(self) -> dict[str, Any]:
+        timeout_ms = self._settings.timeout_ms
+        return {
+            "appname": self._app,
+            "serverSelectionTimeoutMS": timeout_ms,
+            "connectTimeoutMS": timeout_ms,
+            "socketTimeoutMS": max(20_000, timeout_ms),
+            "retryWrites": True,
+            "tz_aware": True,
+        }
 
     async def ping(self) -> None:
         """Raises `StoreUnavailable` when the store does not answer."""

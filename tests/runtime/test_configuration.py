@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from interlink.embedded import Embedded
 from shared.runtime import configuration
-from shared.runtime.configuration import COLLECTION, Configuration, SharedCall, Snapshot
+from shared.runtime.configuration import COLLECTION, Configuration, SharedCheck, Snapshot
 from shared.runtime.metrics import CONFIGURATION_UNCHECKED
 from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.settings import MongoSettings
@@ -94,28 +94,44 @@ async def test_a_change_is_told_with_what_was_before(store: Store) -> None:
 
 async def test_readers_share_a_read_that_started_after_they_asked() -> None:
     """As many as ask meanwhile get one run; nobody gets one that had begun."""
-    started = 0
+    began, ended = 0, 0
 
-    async def run() -> int:
-        nonlocal started
-        started += 1
-        number = started
+    async def run() -> bool:
+        nonlocal began, ended
+        began += 1
         await asyncio.sleep(0.005)
-        return number
+        ended += 1
+        return True
 
-    shared = SharedCall(run)
+    shared = SharedCheck(run, wait_s=5, late=lambda: None)
     calls = 0
 
     async def ask(pause: float) -> None:
         nonlocal calls
         await asyncio.sleep(pause)
-        before = started
-        assert await asyncio.shield(shared()) > before
+        before = began
+        assert await shared()
+        assert ended > before
         calls += 1
 
     await asyncio.gather(*(ask(number / 5000) for number in range(500)))
     assert calls == 500
-    assert started <= 25
+    assert began <= 25
+    await shared.stop()
+
+
+async def test_a_caller_that_goes_away_leaves_the_others_their_answer() -> None:
+    async def run() -> bool:
+        await asyncio.sleep(0.02)
+        return True
+
+    shared = SharedCheck(run, wait_s=5, late=lambda: None)
+    callers = [asyncio.create_task(shared()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    callers[1].cancel()
+    found = await asyncio.gather(*callers, return_exceptions=True)
+    assert [found[0], found[2]] == [True, True]
+    assert isinstance(found[1], asyncio.CancelledError)
 
 
 async def test_a_process_that_missed_too_much_reads_everything(

@@ -31,6 +31,9 @@ class Refusing:
     def collection(self, _name: str) -> "Refusing":
         return self
 
+    def without_threads(self) -> dict[str, "Refusing"]:
+        return {self.name: self}
+
     async def find_all(self) -> AsyncIterator[Document]:
         for document in list(self.documents):
             yield document

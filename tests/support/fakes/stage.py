@@ -188,4 +188,5 @@ async def _access(integration: str, other: str) -> Access:
         return await tokens.access(integration, other=other)
     finally:
         await apps.stop()
+        await configuration.stop()
         mongo.close()
