@@ -44,7 +44,7 @@ from shared.runtime import metrics
 from shared.runtime.kafka.produce import Place, Producer, Record, record_of
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
-from shared.runtime.problems import MEDIA_TYPE, problem
+from shared.runtime.problems import MEDIA_TYPE, NEVER_A_PAGE, problem
 from shared.wire.bodies import inflate
 from shared.wire.incoming import INCOMING, read_incoming
 from shared.wire.requests import Request
@@ -59,10 +59,7 @@ MOST_IN_FLIGHT: Final = 2000
 _JSON_HEADER: Final = (b"content-type", b"application/json")
 _PROBLEM_HEADER: Final = (b"content-type", MEDIA_TYPE.encode())
 _CLOSE: Final = (b"connection", b"close")
-_NEVER_A_PAGE: Final = (
-    (b"content-security-policy", b"sandbox; default-src 'none'"),
-    (b"x-content-type-options", b"nosniff"),
-)
+_NEVER_A_PAGE: Final = tuple((name.lower().encode(), text.encode()) for name, text in NEVER_A_PAGE.items())
 """On every answer: what a caller, a platform or an endpoint's owner wrote runs in no browser."""
 _NOT_FOUND: Final = "no such endpoint"
 _LONGEST_SECRET: Final = 500

@@ -224,21 +224,27 @@ class Request:
     @property
     def sha256(self) -> str:
         """The digest of the body, in hex."""
-        digest: str = self._once("sha256", lambda: hashlib.sha256(self.body).hexdigest())
+        digest: str = self._once("sha256", lambda: hashlib.sha256(self._hashed(self.body)).hexdigest())
         return digest
 
     @property
     def crc32(self) -> str:
         """The checksum of the body, as a number."""
-        checksum: str = self._once("crc32", lambda: str(zlib.crc32(self.body)))
+        checksum: str = self._once("crc32", lambda: str(zlib.crc32(self._hashed(self.body))))
         return checksum
 
     @property
     def item_sha256(self) -> str:
         """The digest of the event at hand, whatever the order of its keys. Raises `Malformed`."""
         if not self._item_digest:
-            self._item_digest = hashlib.sha256(json_text(self.item, orjson.OPT_SORT_KEYS)).hexdigest()
+            text = json_text(self.item, orjson.OPT_SORT_KEYS)
+            self.work.parsed += len(text)
+            self._item_digest = hashlib.sha256(self._hashed(text)).hexdigest()
         return self._item_digest
+
+    def _hashed(self, raw: bytes) -> bytes:
+        self.work.hashed += len(raw)
+        return raw
 
     def header(self, name: bytes) -> str | None:
         """A header's value, None when it is not there once. Bytes beyond ASCII stay apart (latin-1)."""

@@ -24,8 +24,8 @@ class TooCostly(InterlinkError):
 class Work:
     """Counts what one request costs. Without `limit` it only counts.
 
-    `hashed` are bytes that went into a digest for a signature, `parsed` bytes that were read as JSON, as a
-    form or as a query string, `public_key_checks` signatures of public keys.
+    `hashed` are bytes that went into a digest, `parsed` bytes that were read as JSON, as a form or as a query
+    string (or written as JSON again), `public_key_checks` signatures of public keys.
     """
 
     __slots__ = ("_most_hashed", "_most_public_key_checks", "hashed", "parsed", "public_key_checks")
