@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.catalog.registry import providers
 from shared.contracts.errors import Malformed, Rejected
 from shared.wire.bodies import MOST_FIELDS, parse_json
 from shared.wire.requests import (
@@ -529,3 +530,36 @@ def test_a_megabyte_takes_no_time(body: bytes) -> None:
         except Rejected:
             continue
     assert process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"update_id":1,"story_posted":{}}', "story_posted"),
+        (b'{"story_posted":1}', "story_posted"),
+        (b'{"update_id":1}', None),
+        (b'{"update_id":1,"one":{},"two":{}}', None),
+        (b'{"update_id":1,"with a blank":{}}', None),
+        (b'{"update_id":1,"":{}}', None),
+        (b'{"update_id":1,"%s":{}}' % (b"x" * 101), None),
+        (b"[1]", None),
+        (b"null", None),
+    ],
+)
+def test_the_only_other_key(body: bytes, name: str | None) -> None:
+    assert read("other_key:update_id", request(body=body)) == name
+    assert read("other_key:x|update_id", request(body=body)) == name
+
+
+def test_an_update_of_telegram_always_has_a_name() -> None:
+    """Telegram holds back whatever comes after an update that is refused."""
+    door = providers()["telegram"].door
+    assert door
+    for body, event in (
+        (b'{"update_id":1,"message":{"date":1}}', "message"),
+        (b'{"update_id":1,"story_posted":{}}', "story_posted"),
+        (b'{"update_id":1,"one":{},"two":{}}', "update"),
+        (b'{"update_id":1}', "update"),
+    ):
+        [arrived] = door.events(door.request("POST", ADDRESS, b"", {}, body, {}))
+        assert (arrived.event, arrived.delivery_id) == (event, "1")
