@@ -41,8 +41,8 @@ _MOST_ACCEPTED: Final = 100
 _REFUSED_DAYS: Final = 2
 MOST_BODY: Final = 2_048
 """Bytes of a refused body that are kept."""
-_OURS: Final = frozenset({"rate_limited", "bus_unavailable", "unavailable"})
-"""Outcomes that say nothing of the request: a limit, or a part of the hub that is away."""
+_OURS: Final = frozenset({"rate_limited", "bus_unavailable", "unavailable", "source_refused"})
+"""Outcomes that say nothing of the request: a limit, or a part of the hub that is away or cannot be used."""
 _MOST_LOOKED_INTO: Final = 2 * MOST_DIAGNOSED
 """Bytes of refused bodies that are looked into in one flush; of others it is not found out what is wrong."""
 _MOST_NAMED: Final = 100
