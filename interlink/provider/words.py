@@ -67,6 +67,9 @@ def part(name: str) -> str:
     kind, _, argument = name.partition(":")
     if kind == "key":
         return "which of " + ", ".join(f"`{each}`" for each in argument.split("|")) + " there is"
+    if kind == "other_key":
+        besides = ", ".join(f"`{each}`" for each in argument.split("|"))
+        return f"the name of the only field besides {besides}"
     if kind in ("hmac_sha256_hex", "hmac_sha256_base64"):
         return f"the HMAC-SHA256 ({kind.rpartition('_')[2]}) of {part(argument)} with the secret"
     return _WITH_ARGUMENT[kind].format(argument) if argument else _ALONE[kind]

@@ -258,7 +258,7 @@ class CatalogApi:
                 "allow_ips": document["allow_ips"],
             },
             external_config=_external(entry, self._endpoints.address(document), setup_required=last is None),
-            status=status_of(document),
+            status=status_of(document, self._endpoints.fault(document["_id"])),
             last_triggered=rfc3339(last) if last else None,
             trigger_count=document.get("trigger_count", 0),
             error_count=document.get("error_count", 0),

@@ -13,9 +13,10 @@ from services.gateway.store import Endpoint
 from shared.contracts.errors import InterlinkError
 from shared.wire.requests import Request
 from shared.wire.verification import Verdict, Way
+from shared.wire.work import Work
 
-_MOST: Final = 256 * 1024
-"""Bytes of a body that is looked into."""
+MOST_DIAGNOSED: Final = 64 * 1024
+"""Bytes of a body that is looked into: it is tried in a dozen forms."""
 
 
 @dataclass(slots=True)
@@ -27,21 +28,30 @@ class Refusal:
     request: Request
 
 
-def diagnosed(endpoint: Endpoint, refusal: Refusal) -> str:
+def diagnosed(endpoint: Endpoint, refusal: Refusal, *, thorough: bool = True) -> str:
     """The verdict, or a more exact one.
 
     `body_changed`: with one of the forms that proxies and frameworks give a JSON body, it verifies.
-    `old_secret`: it is signed with a secret that has been rotated out. `wrong_secret`: neither.
+    `old_secret`: it is signed with a secret that has been rotated out. `wrong_secret`: neither, or
+    it was not tried out: not `thorough`, or more work than one request may cost.
     """
     way, request = refusal.way, refusal.request
     if refusal.verdict is not Verdict.MISMATCH or way is None:
         return refusal.verdict.value
+    if not thorough:
+        return "wrong_secret"
     now = time()
+    work = Work()
+    work.limit()
     with suppress(InterlinkError):
-        if way.verify(request, [key for key, _ in endpoint.keys], now) is Verdict.VERIFIED:
+        again = request.with_body(request.body)
+        again.work = work
+        if way.verify(again, [key for key, _ in endpoint.keys], now) is Verdict.VERIFIED:
             return "old_secret"
         for body in _forms(request.body):
-            changed = way.verify(request.with_body(body), endpoint.valid_keys(), now)
+            written = request.with_body(body)
+            written.work = work
+            changed = way.verify(written, endpoint.valid_keys(), now)
             if changed in (Verdict.VERIFIED, Verdict.STALE):
                 return "body_changed"
     return "wrong_secret"
@@ -49,7 +59,7 @@ def diagnosed(endpoint: Endpoint, refusal: Refusal) -> str:
 
 def _forms(body: bytes) -> Iterator[bytes]:
     """How the same JSON may have been written before something on the way wrote it anew."""
-    if len(body) > _MOST:
+    if len(body) > MOST_DIAGNOSED:
         return
     yield body.rstrip()
     yield body.rstrip() + b"\n"

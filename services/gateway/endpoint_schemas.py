@@ -32,7 +32,10 @@ Window = Annotated[
 ]
 Source = Annotated[
     dict[str, Any] | None,
-    Field(description="Of a generic provider: how its sender signs and what its webhooks look like."),
+    Field(
+        description="Of a generic provider: how its sender signs and what its webhooks look like. "
+        "At most 16 KB as JSON."
+    ),
 ]
 Reason = Annotated[str, Field(max_length=500)]
 
@@ -91,6 +94,7 @@ class ShownEndpoint(BaseModel):
     """An endpoint as the API shows it; `secret` only when it was made or changed by this call.
 
     `awaits`: what is missing before it can verify anything. A setting that is secret is null.
+    `disabled_reason`: why its `source` cannot be used and what to change; until then it accepts nothing.
     """
 
     id: str
@@ -99,6 +103,7 @@ class ShownEndpoint(BaseModel):
     url: str
     status: Literal["active", "inactive", "error"]
     awaits: Literal["secret", "handshake"] | None
+    disabled_reason: str | None
     channel_id: str | None
     events: list[str]
     settings: dict[str, str | None]

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI
-from pydantic import ValidationError
 from starlette.responses import Response
 
 from services.gateway.endpoint_schemas import (
@@ -198,6 +197,8 @@ class EndpointsApi:
         """
         document = await self._endpoints.find(endpoint_id, key)
         endpoint = self._endpoints.get(endpoint_id)
+        if endpoint and endpoint.fault:
+            raise Conflict(f"this endpoint accepts nothing: {endpoint.fault}")
         if endpoint is None or endpoint.provider is None or endpoint.door is None:
             raise NotFound("no such endpoint")
         fixture = _fixture(endpoint.provider, body.event)
@@ -244,13 +245,15 @@ class EndpointsApi:
             for name, value in document.get("settings", {}).items()
         }
         last = document.get("last_triggered")
+        fault = self._endpoints.fault(document["_id"])
         return ShownEndpoint(
             id=document["_id"],
             provider=document["provider"],
             name=document["name"],
             url=url,
-            status=status_of(document),
+            status=status_of(document, fault),
             awaits=_awaits(webhook, document),
+            disabled_reason=fault or None,
             channel_id=document["channel_id"],
             events=document.get("events", ["*"]),
             settings=shown,
@@ -339,14 +342,7 @@ def _door_of(webhook: Webhook, source: Mapping[str, Any] | None) -> Door:
         return Door(webhook)
     if not webhook.configurable:
         raise _invalid("source", "only a generic provider can be described: this one's folder does it")
-    try:
-        return Door(described(webhook, source))
-    except ValidationError as error:
-        faults = [
-            FieldError(".".join(("source", *map(str, fault["loc"]))), fault["msg"])
-            for fault in error.errors(include_input=False, include_url=False)[:20]
-        ]
-        raise Invalid("some fields are not acceptable", errors=tuple(faults)) from None
+    return Door(described(webhook, source))
 
 
 def _check_unsigned(require_signature: bool, reason: str) -> None:

@@ -6,13 +6,14 @@ counted, not those at the address of a whole app. Kept are up to 200 accepted on
 endpoint, and 60 refused ones a minute, with the start of their body.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from services.gateway.diagnose import Refusal, diagnosed
+from services.gateway.diagnose import MOST_DIAGNOSED, Refusal, diagnosed
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import ENDPOINTS, INTEGRATION, Endpoint
 from shared.contracts.errors import InterlinkError
@@ -40,8 +41,10 @@ _MOST_ACCEPTED: Final = 100
 _REFUSED_DAYS: Final = 2
 MOST_BODY: Final = 2_048
 """Bytes of a refused body that are kept."""
-_OURS: Final = frozenset({"rate_limited", "bus_unavailable", "unavailable"})
-"""Outcomes that say nothing of the request: a limit, or a part of the hub that is away."""
+_OURS: Final = frozenset({"rate_limited", "bus_unavailable", "unavailable", "source_refused"})
+"""Outcomes that say nothing of the request: a limit, or a part of the hub that is away or cannot be used."""
+_MOST_LOOKED_INTO: Final = 2 * MOST_DIAGNOSED
+"""Bytes of refused bodies that are looked into in one flush; of others it is not found out what is wrong."""
 _MOST_NAMED: Final = 100
 """Events of one request that are named in its execution."""
 
@@ -150,7 +153,7 @@ class Executions:
         try:
             with translated():
                 if waiting:
-                    documents = [self._document(each) for each in waiting]
+                    documents = await self._documents(waiting)
                     await self.collection.insert_many(documents, ordered=False)
                 writes = [
                     _counted(name, count)
@@ -165,6 +168,19 @@ class Executions:
             for name, later in self._counts.items():
                 counts.setdefault(name, _Count()).add(later)
             self._counts = counts  # for the next time
+
+    async def _documents(self, waiting: Sequence[Execution]) -> list[Document]:
+        """What is written; requests have their turn between the refused bodies that are looked into."""
+        documents: list[Document] = []
+        left = _MOST_LOOKED_INTO
+        for each in waiting:
+            document = self._document(each)
+            if each.refusal:
+                left -= len(each.refusal.request.body)
+                document["verdict"] = diagnosed(each.endpoint, each.refusal, thorough=left >= 0)
+                await asyncio.sleep(0)
+            documents.append(document)
+        return documents
 
     def _document(self, each: Execution) -> Document:
         days = min(self._days, _REFUSED_DAYS) if each.refused else self._days
@@ -181,8 +197,6 @@ class Executions:
         }
         if each.verdict:
             document["verdict"] = each.verdict.value
-        if each.refusal:
-            document["verdict"] = diagnosed(each.endpoint, each.refusal)
         if each.detail:
             document["detail"] = each.detail[:500]
         if each.test:

@@ -45,7 +45,7 @@ from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.produce import Place, Producer, Record, record_of
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
-from shared.runtime.problems import MEDIA_TYPE, problem
+from shared.runtime.problems import MEDIA_TYPE, NEVER_A_PAGE, problem
 from shared.wire.bodies import inflate
 from shared.wire.incoming import INCOMING, read_incoming
 from shared.wire.requests import Request
@@ -62,6 +62,8 @@ MOST_IN_FLIGHT: Final = 2000
 _JSON_HEADER: Final = (b"content-type", b"application/json")
 _PROBLEM_HEADER: Final = (b"content-type", MEDIA_TYPE.encode())
 _CLOSE: Final = (b"connection", b"close")
+_NEVER_A_PAGE: Final = tuple((name.lower().encode(), text.encode()) for name, text in NEVER_A_PAGE.items())
+"""On every answer: what a caller, a platform or an endpoint's owner wrote runs in no browser."""
 _NOT_FOUND: Final = "no such endpoint"
 _LONGEST_SECRET: Final = 500
 _SHORTEST_SECRET: Final = 8
@@ -74,6 +76,7 @@ _RETRY_S: Final = {
     "bus_unavailable": b"2",
     "no_secret": b"60",
     "keys_unavailable": b"30",
+    "source_refused": b"300",
     "unavailable": b"5",
 }
 
@@ -83,6 +86,10 @@ class Gone(Rejected):
 
     status = 410
     reason = "disabled"
+
+
+class SourceRefused(RetryLater):
+    """The owner's description of the sender is over the bounds: the owner has to change it first."""
 
 
 class NotAllowed(Rejected):
@@ -115,6 +122,7 @@ class _Course:
     test: bool = False
     headers: Headers = field(default_factory=dict)
     body: bytes = b""
+    request: Request | None = None
     verdict: Verdict | None = None
     refusal: Refusal | None = None
     to: Sequence[Endpoint] = ()
@@ -250,6 +258,10 @@ class Receiver:
         if endpoint is None:
             raise NotFound(_NOT_FOUND)
         door = endpoint.door
+        if endpoint.fault and endpoint.enabled:
+            raise SourceRefused(
+                "this endpoint's description of its sender cannot be used: its owner is told why"
+            )
         if door is None and scope["method"] != "POST":
             raise NotAllowed(("POST",))
         if not endpoint.enabled:
@@ -261,6 +273,8 @@ class Receiver:
         for bucket in (endpoint.accepted, endpoint.rejected):
             _check_rate(bucket)
         limit = min(endpoint.body_limit or self._most_body, self._most_body)
+        if door:
+            limit = min(limit, door.most_body)
         raw = await self._bodies.read(headers, receive, limit)
         body = course.body = inflate(raw, one(headers, b"content-encoding").lower(), limit)
         if door is None:
@@ -273,6 +287,7 @@ class Receiver:
             body,
             endpoint.settings,
         )
+        course.request = request
         return await self._webhook(endpoint, door, course, request, raw)
 
     async def _webhook(
@@ -315,7 +330,7 @@ class Receiver:
         # Of each caller: everybody knows this address, so what one refuses himself must not keep others out.
         refused = self._callers.of(f"{place.provider.id} {caller(scope)}")
         _check_rate(refused)
-        limit = self._most_body
+        limit = min(self._most_body, door.most_body)
         raw = await self._bodies.read(headers, receive, limit)
         body = course.body = inflate(raw, one(headers, b"content-encoding").lower(), limit)
         request = door.request(
@@ -486,7 +501,7 @@ class Receiver:
 
 
 def _messages(reply: Reply, method: str) -> tuple[Message, Message]:
-    headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+    headers = [*reply.headers, *_NEVER_A_PAGE, (b"content-length", str(len(reply.body)).encode())]
     return (
         {"type": "http.response.start", "status": reply.status, "headers": headers},
         {"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body},
@@ -547,7 +562,9 @@ def _refused_body(endpoint: Endpoint, course: _Course) -> bytes:
     """What may be kept of it."""
     if endpoint.door is None:
         return course.body[:MOST_BODY]
-    request = endpoint.door.request("POST", "", b"", course.headers, course.body, endpoint.settings)
+    request = course.request or endpoint.door.request(
+        "POST", "", b"", course.headers, course.body, endpoint.settings
+    )
     return endpoint.door.masked_refused(request, endpoint.valid_keys(), MOST_BODY)
 
 
@@ -599,6 +616,8 @@ def _told(ids: Sequence[EventId], *, duplicate: bool) -> bytes:
 
 def _later(error: RetryLater) -> tuple[str, str]:
     """The outcome of a request that has to come again, and what is told."""
+    if isinstance(error, SourceRefused):
+        return "source_refused", str(error)
     if isinstance(error, NoSecretYet):
         return "no_secret", str(error)
     if isinstance(error, KeysUnavailable):

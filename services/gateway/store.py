@@ -13,7 +13,7 @@ from services.gateway.limits import Bucket
 from shared.catalog.door import Door
 from shared.catalog.registry import Provider, providers
 from shared.catalog.source import described
-from shared.contracts.errors import Misconfigured, NotFound
+from shared.contracts.errors import Invalid, Misconfigured, NotFound
 from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.runtime.access import ApiKey
 from shared.runtime.configuration import Configuration, Snapshot
@@ -35,6 +35,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 INTEGRATION: Final = "int_"
 """What an endpoint's id begins with that stands for a connected account: it is in no collection of ours."""
 
+_LONGEST_FAULT: Final = 400
 REJECTED_PER_MINUTE: Final = 600
 NOTED_PER_MINUTE: Final = 60
 """Refused requests that are kept to be looked at; the others are only counted."""
@@ -67,6 +68,8 @@ class Endpoint:
     accepted: Bucket
     rejected: Bucket
     noted: Bucket
+    fault: str = ""
+    """Why its owner's description of the sender cannot be used; then there is no door."""
 
     def valid_keys(self) -> list[bytes]:
         """The secrets that verify now: the newest, and rotated ones until they end."""
@@ -147,6 +150,11 @@ class Endpoints:
     def get(self, endpoint: str) -> Endpoint | None:
         found = self.snapshot.items.get(endpoint)
         return found[1] if found else None
+
+    def fault(self, endpoint: str) -> str:
+        """Return why the endpoint's description of its sender cannot be used; '' if it can."""
+        known = self.get(endpoint)
+        return known.fault if known else ""
 
     def address(self, document: Document) -> str:
         """What the platform calls."""
@@ -232,11 +240,14 @@ class Endpoints:
         provider = providers().get(document["provider"])
         keys, settings = self._secrets(document)
         accepted, rejected, noted = self._buckets(name, document["rate_limit"])
+        door, fault = _door(provider, document)
+        if fault:
+            self._log.error("endpoint.source_refused", endpoint_id=name, error=fault)
         endpoint = Endpoint(
             id=name,
             workspace=workspace,
             provider=provider,
-            door=_door(provider, document),
+            door=door,
             address=self.address(document),
             channel_id=document["channel_id"] or "",
             enabled=document["enabled"],
@@ -250,6 +261,7 @@ class Endpoints:
             accepted=accepted,
             rejected=rejected,
             noted=noted,
+            fault=fault,
         )
         return document.get("token_digest"), endpoint
 
@@ -287,20 +299,32 @@ class Endpoints:
             self.by_token[after[0]] = after[1]
 
 
-def _door(provider: Provider | None, document: Document) -> Door | None:
-    """The provider's, or the endpoint's own where its owner describes the sender."""
+def _door(provider: Provider | None, document: Document) -> tuple[Door | None, str]:
+    """Return the provider's door, or the endpoint's own if its owner describes the sender.
+
+    A description that was stored before it was bounded, and is over the bounds, is not compiled: there is no
+    door then, but a text that says what is wrong with it and what to do.
+    """
     if provider is None or provider.manifest.webhook is None:
-        return None
+        return None, ""
     source = document.get("source")
-    return Door(described(provider.manifest.webhook, source)) if source else provider.door
+    if not source:
+        return provider.door, ""
+    try:
+        return Door(described(provider.manifest.webhook, source)), ""
+    except Invalid as error:
+        faults = "; ".join(f"{each.field}: {each.message}" for each in error.errors)
+        return None, f"{faults[:_LONGEST_FAULT]}: change the endpoint's source (PATCH)"
 
 
 ERROR_STREAK: Final = 5
 """Requests refused in a row, with none accepted since, that make an endpoint's status `error`."""
 
 
-def status_of(document: Document) -> Literal["active", "inactive", "error"]:
-    """An endpoint's status as it is shown."""
+def status_of(document: Document, fault: str = "") -> Literal["active", "inactive", "error"]:
+    """An endpoint's status as it is shown; `fault` is what keeps it from being loaded."""
     if not document["enabled"]:
         return "inactive"
+    if fault:
+        return "error"
     return "error" if document.get("error_streak", 0) >= ERROR_STREAK else "active"

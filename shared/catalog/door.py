@@ -17,14 +17,15 @@ import orjson
 
 from shared.catalog.manifest import Answer, Bodies, Handshake, Webhook
 from shared.contracts.envelope import JSON, rfc3339
-from shared.contracts.errors import Forbidden, Malformed
-from shared.wire.batches import Batch
+from shared.contracts.errors import Forbidden, Malformed, TooLarge
+from shared.wire.batches import Batch, most_bytes
 from shared.wire.bodies import FORM, json_text, media_type, parse_json
 from shared.wire.keypairs import KeyPair
 from shared.wire.moments import moment_of
 from shared.wire.requests import Headers, Match, Request, Template, decoded, path_of
 from shared.wire.tokens import Token
 from shared.wire.verification import Way
+from shared.wire.work import MOST_HASHED, Work
 
 Reader = Callable[[bytes], Any]
 """A provider's own `read(body)`: a body that is neither JSON nor a form, as a JSON value."""
@@ -38,6 +39,12 @@ LONGEST_OWNER: Final = 200
 LONGEST_ECHO: Final = 4096
 """Characters of what a handshake sends back."""
 
+LONGEST_ANSWER: Final = 16 * 1024
+"""Bytes of the body and the headers of an answer together."""
+
+_PIECES: Final = 64 * 1024
+"""More bytes than all that is signed beside the body: the address and the headers have fewer."""
+
 _LONGEST_EVENT: Final = 100
 _LONGEST_ID: Final = 200
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.:-]+")
@@ -49,7 +56,6 @@ _LEAST_SECRET: Final = 4
 _MOST_SAID: Final = 200
 """Secrets that are looked for in a refused body: more than can stand in its beginning, which is kept."""
 _LONGEST_SAID: Final = 4096
-_NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
 class Owner(NamedTuple):
@@ -145,7 +151,9 @@ class Replier:
             kind, body = JSON, orjson.dumps(_filled(self._json, request))
         kind = self._type or kind
         if kind:
-            headers += [(b"content-type", kind.encode()), _NOSNIFF]
+            headers.append((b"content-type", kind.encode()))
+        if len(body) + sum(len(value) for _, value in headers) > LONGEST_ANSWER:
+            raise Malformed(f"the answer would have more than {LONGEST_ANSWER} bytes")
         return Reply(self._status, tuple(headers), body)
 
 
@@ -209,6 +217,9 @@ class Door:
         }
         self._has_secret_in_body = any(isinstance(way, Token) and way.is_in_body for way in self.ways)
         self.refused_status = webhook.refused.status if webhook.refused else None
+        passes = max((way.passes for way in self.ways), default=1)
+        self.most_body = (MOST_HASHED - _PIECES) // passes
+        """Bytes of a body that can be verified with the newest secret at least."""
 
     def request(
         self,
@@ -248,7 +259,7 @@ class Door:
         if self._batch:
             return [
                 self._arrived(request.of(document, element), text, JSON, owned=owned)
-                for text, document, element in self._batch.documents(payload)
+                for text, document, element in self._batch.documents(payload, most_bytes(len(request.body)))
             ]
         if not isinstance(payload, dict):
             raise Malformed("the body is JSON, but not an object")
@@ -258,6 +269,16 @@ class Door:
         if self._bodies.decoded or media_type(kind) != JSON:
             json_text(payload)  # whoever asks `json` for it needs it written anew: not later than here
         return [self._arrived(request, request.body, kind, owned=owned)]
+
+    def claimed_account(self, request: Request) -> str:
+        """Return the account that a request claims to be of, which nothing has proven yet; '' for none."""
+        try:
+            if self._batch:
+                document, element = self._batch.first(request.payload)
+                request = request.of(document, element)
+            return _named(self._owner, request)
+        except Malformed:
+            return ""
 
     def answer(self, request: Request) -> Reply | None:
         """What the platform wants to hear of accepted events; None when it does not care."""
@@ -274,7 +295,7 @@ class Door:
         It may be the secret of somebody else, sent to the wrong address.
         """
         said: list[str | None] = []
-        with suppress(Malformed):
+        with suppress(Malformed, TooLarge):
             for way in self.ways:
                 if isinstance(way, Token) and way.is_in_body:
                     said += way.said(request)
@@ -327,7 +348,7 @@ class Door:
             payload = {**{name: value for name, value in said.items() if value}, **payload}
         for name, each in self._bodies.decoded.items():
             if isinstance(payload, dict) and name not in payload:
-                inner = _inner(each.path, each.encoding, payload)
+                inner = _inner(each.path, each.encoding, payload, request.work)
                 if inner is not None:
                     payload = {**payload, name: inner}
         return payload
@@ -395,12 +416,13 @@ def _printable(text: str) -> str:
     return text
 
 
-def _inner(path: str, encoding: str, payload: Any) -> Any:
+def _inner(path: str, encoding: str, payload: Any, work: Work) -> Any:
     """A JSON text inside the payload, as a value; None when there is none that can be read."""
     said = path_of(path)(payload)
     if not isinstance(said, str):
         return None
     raw = said.encode("utf-8", "surrogatepass") if encoding == "json" else decoded(said, "base64")
+    work.parsed += len(raw or b"")
     try:
         return parse_json(raw) if raw else None
     except Malformed:

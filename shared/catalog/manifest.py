@@ -4,7 +4,8 @@ Texts with sources in braces (`{json:event.type}`) are in the language of `share
 templates of messages are Liquid (`shared/wire/render.py`).
 """
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,10 @@ EventName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,100}$"
 TriggerId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+(_[a-z0-9]+)+$")]
 Color = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$")]
 Status = Annotated[int, Field(ge=200, le=599)]
+MediaType = Annotated[
+    str, StringConstraints(pattern=r"^([a-z]+/[a-z0-9.+-]+(; charset=utf-8)?)?$", max_length=100)
+]
+AnswerHeader = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,60}$")]
 
 Category = Literal[
     "communication",
@@ -59,6 +64,23 @@ BatchPaths = Annotated[tuple[Annotated[str, Field(max_length=200)], ...], AfterV
 """Paths of lists whose elements are events of their own: `entry[*].messaging[*]`, or `[*]`."""
 
 
+_MOST_ALTERNATIVES: Final = 12
+_MOST_FIELDS: Final = 20
+_MOST_DECODED: Final = 2
+_NO_BODY: Final = (204, 205, 304)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def without_control(text: str) -> str:
+    """Return a text of an answer. Raise `ValueError` for CR, LF, NUL or another control character in it."""
+    if _CONTROL.search(text):
+        raise ValueError("control characters (CR, LF, NUL) cannot be sent back: remove them")
+    return text
+
+
+AnswerText = Annotated[TemplateText, AfterValidator(without_control)]
+
+
 class Naming(Part):
     """How an event is called: the first template that has all its sources, made into a name.
 
@@ -66,7 +88,7 @@ class Naming(Part):
     other run of characters that a name cannot have is `_`.
     """
 
-    source: Alternatives = Field(alias="from")
+    source: Alternatives = Field(alias="from", max_length=_MOST_ALTERNATIVES)
     strip: str = ""
     names: dict[str, EventName] = {}
 
@@ -93,8 +115,8 @@ class Bodies(Part):
     empty: bool = False
     text: bool = False
     """A body of another type is the payload `{"text": ...}`."""
-    decoded: dict[SettingName, Decoded] = {}
-    headers: dict[SettingName, HeaderName] = {}
+    decoded: Annotated[dict[SettingName, Decoded], Field(max_length=_MOST_DECODED)] = {}
+    headers: Annotated[dict[SettingName, HeaderName], Field(max_length=_MOST_FIELDS)] = {}
     """Headers that say what happened, put beside the payload's own fields under new names."""
 
 
@@ -103,18 +125,30 @@ class Answer(Part):
 
     when: Rules = {}
     status: Status = 200
-    type: str = ""
+    type: MediaType = ""
     """The content type, where it is not the one that the body's kind has."""
-    headers: dict[str, TemplateText] = {}
-    text: TemplateText | None = None
-    json_: dict[str, TemplateText | int | bool | dict[str, TemplateText | int | bool]] | None = Field(
-        None, alias="json"
-    )
+    headers: Annotated[dict[AnswerHeader, AnswerText], Field(max_length=_MOST_FIELDS)] = {}
+    text: AnswerText | None = None
+    json_: (
+        Annotated[
+            dict[
+                str,
+                AnswerText
+                | int
+                | bool
+                | Annotated[dict[str, AnswerText | int | bool], Field(max_length=_MOST_FIELDS)],
+            ],
+            Field(max_length=_MOST_FIELDS),
+        ]
+        | None
+    ) = Field(None, alias="json")
 
     @model_validator(mode="after")
     def _one_body(self) -> "Answer":
         if self.text is not None and self.json_ is not None:
             raise ValueError("text or json, not both")
+        if self.status in _NO_BODY and (self.text is not None or self.json_ is not None):
+            raise ValueError(f"an answer with status {self.status} has no body: remove text and json")
         return self
 
 

@@ -1,13 +1,15 @@
 """A sender that a user describes by hand: a part of the manifest's language, for one endpoint.
 
 It is what a provider with `configurable: true` takes in place of its own description, so that any platform
-can be verified without a folder.
+can be verified without a folder. Its author may be hostile to everybody else at this hub: a description is
+bounded in size, and its answers can be no page and no redirect, and set no cookie.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, field_validator
+import orjson
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from shared.catalog.manifest import (
     Alternatives,
@@ -20,8 +22,18 @@ from shared.catalog.manifest import (
     naming,
 )
 from shared.catalog.ways import Part, Way
+from shared.contracts.errors import FieldError, Invalid
 
+MOST_BYTES: Final = 16 * 1024
+"""Of a description, written as JSON."""
+
+ANSWER_TYPES: Final = ("text/plain", "application/json")
+ANSWER_HEADERS: Final = ("retry-after", "webhook-allowed-origin", "webhook-allowed-rate", "x-hook-secret")
+"""What handshakes need, and no browser heeds."""
+
+_UTF_8: Final = "; charset=utf-8"
 _MOST: Final = 5
+_MOST_FAULTS: Final = 20
 
 
 class Source(Part):
@@ -48,9 +60,50 @@ class Source(Part):
                 raise ValueError("answer: must not tell the secret")
         return handshakes
 
+    def answer_faults(self) -> Iterator[FieldError]:
+        """Yield a fault for each answer that could do more than answer a webhook's sender."""
+        for number, handshake in enumerate(self.handshakes or ()):
+            yield from _faults(f"source.handshakes.{number}.answer", handshake.answer)
+        for number, answer in enumerate(self.answers or ()):
+            yield from _faults(f"source.answers.{number}", answer)
+
+
+def _faults(where: str, answer: Answer) -> Iterator[FieldError]:
+    if not (200 <= answer.status < 300 or 400 <= answer.status < 500):
+        yield FieldError(f"{where}.status", f"{answer.status} is not allowed: use 2xx or 4xx")
+    if answer.type and answer.type.removesuffix(_UTF_8) not in ANSWER_TYPES:
+        yield FieldError(f"{where}.type", f"{answer.type} is not allowed: use {' or '.join(ANSWER_TYPES)}")
+    for name in answer.headers:
+        if name.lower() not in ANSWER_HEADERS:
+            allowed = ", ".join(ANSWER_HEADERS)
+            yield FieldError(f"{where}.headers", f"{name} is not allowed: use only {allowed}")
+
 
 def described(webhook: Webhook, source: Mapping[str, Any]) -> Webhook:
-    """The manifest's webhook with what the user's description says instead. Raises `ValidationError`."""
-    given = Source.model_validate(source).model_dump(mode="json", by_alias=True, exclude_none=True)
-    whole = webhook.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return Webhook.model_validate({**whole, **given})
+    """Return the manifest's webhook with what the user's description says instead.
+
+    Raises `Invalid`, which names each field of the description that is not acceptable and what to do.
+    """
+    try:
+        size = len(orjson.dumps(source))
+    except orjson.JSONEncodeError:
+        raise _invalid(FieldError("source", "must be JSON that is not nested too deep")) from None
+    if size > MOST_BYTES:
+        raise _invalid(FieldError("source", f"has {size} bytes as JSON: use at most {MOST_BYTES}"))
+    try:
+        checked = Source.model_validate(source)
+        faults = tuple(checked.answer_faults())
+        if faults:
+            raise _invalid(*faults)
+        given = checked.model_dump(mode="json", by_alias=True, exclude_none=True)
+        whole = webhook.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return Webhook.model_validate({**whole, **given})
+    except ValidationError as error:
+        errors = error.errors(include_input=False, include_url=False)[:_MOST_FAULTS]
+        raise _invalid(
+            *(FieldError(".".join(("source", *map(str, each["loc"]))), each["msg"]) for each in errors)
+        ) from None
+
+
+def _invalid(*faults: FieldError) -> Invalid:
+    return Invalid("some fields are not acceptable", errors=faults[:_MOST_FAULTS])

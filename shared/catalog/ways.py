@@ -26,6 +26,12 @@ from shared.wire.verification import Algorithm, Encoding, Form, KeyForm, Moment
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,60}$")]
 
 
+MOST_TEXTS: Final = 3
+"""Texts of which one has to be signed: the body is hashed for each of them."""
+
+_MOST_RULES: Final = 20
+_MOST_VALUES: Final = 50
+_MOST_NAMES: Final = 10
 _WEEK_S: Final = 7 * 24 * 3600
 _OF_THE_BODY: Final = ("{body}", "{sha256}", "{crc32}", "{sorted_form}")
 _TOKEN_SOURCE: Final = re.compile(r"\{(?:header|query|form|json|item):[^{}]+\}")
@@ -56,7 +62,8 @@ SignedText = Annotated[str, AfterValidator(_compiles(Signed))]
 """As `TemplateText`, with `{body}` (raw) and `{secret}` besides."""
 
 Rules = Annotated[
-    dict[str, str | int | bool | list[str | int]],
+    dict[str, str | int | bool | Annotated[list[str | int], Field(max_length=_MOST_VALUES)]],
+    Field(max_length=_MOST_RULES),
     AfterValidator(_compiles(Match)),
 ]
 """Sources and what each has to be; see `shared.wire.requests.Match`."""
@@ -66,13 +73,19 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+SignedTexts = Annotated[
+    tuple[SignedText, ...], BeforeValidator(_listed), Field(min_length=1, max_length=MOST_TEXTS)
+]
+"""One text that is signed, or several of which one has to be."""
+
+
 class Signatures(Part):
     """Where signatures are: see `shared.wire.verification.Signature`."""
 
-    header: Annotated[tuple[HeaderName, ...], BeforeValidator(_listed)]
+    header: Annotated[tuple[HeaderName, ...], BeforeValidator(_listed), Field(max_length=_MOST_NAMES)]
     """One header, or several of which any may match."""
     encoding: Encoding = "hex"
-    prefix: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("",)
+    prefix: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(max_length=_MOST_NAMES)] = ("",)
     """What stands before each signature; several are alternatives, the first is the platform's."""
     separator: str = ""
     """Between several signatures (or pairs) in one value."""
@@ -129,7 +142,7 @@ class RemoteKey(Part):
     """A key that has to be fetched: see `shared.wire.verification.KeySource`."""
 
     url: TemplateText
-    hosts: tuple[str, ...]
+    hosts: Annotated[tuple[str, ...], Field(max_length=_MOST_NAMES)]
     path: str = "/"
     json_: str = Field("", alias="json")
     subject: str = ""
@@ -166,7 +179,7 @@ class HmacWay(_Way):
 
     scheme: Literal["hmac"]
     signature: Signatures
-    signed: Annotated[tuple[SignedText, ...], BeforeValidator(_listed)] = ("{body}",)
+    signed: SignedTexts = ("{body}",)
     algorithm: Algorithm = "sha256"
     key: Key = Key()
     timestamp: Stamp | None = None
@@ -187,7 +200,7 @@ class DigestWay(_Way):
 
     scheme: Literal["digest"]
     signature: Signatures
-    signed: Annotated[tuple[SignedText, ...], BeforeValidator(_listed)]
+    signed: SignedTexts
     algorithm: Algorithm = "sha256"
     key: Key = Key()
     timestamp: Stamp | None = None
@@ -220,6 +233,12 @@ class TokenWay(_Way):
         if not _TOKEN_SOURCE.fullmatch(text):
             raise ValueError("from: one source of the request, in braces: {header:x-token}, {json:token}")
         return text
+
+    @model_validator(mode="after")
+    def _is_in_each(self) -> "TokenWay":
+        if self.each and not self.source.startswith("{item:"):
+            raise ValueError("from: with each, the token is in every element: {item:token}")
+        return self
 
     def compiled(self) -> wire.Way:
         return Token(
@@ -284,9 +303,9 @@ class JwtWay(_Way):
     keys: RemoteKey | None = None
     """A JWKS document; without it the secret is the HMAC key."""
     key: Key = Key()
-    issuer: tuple[str, ...] = ()
+    issuer: Annotated[tuple[str, ...], Field(max_length=_MOST_NAMES)] = ()
     audience: TemplateText | None = None
-    claims: dict[str, TemplateText] = {}
+    claims: Annotated[dict[str, TemplateText], Field(max_length=_MOST_NAMES)] = {}
     body_hash: ClaimHash | None = None
     query_hash: str = ""
     leeway_s: Annotated[float, Field(ge=0, le=3600)] = 60.0

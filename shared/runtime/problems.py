@@ -20,6 +20,12 @@ _MOST_FAULTS: Final = 50
 _LONGEST_FIELD: Final = 200
 _ALTERNATIVE: Final = re.compile(r"(function-[a-z]+|constrained-[a-z]+|nullable|list)\[.+\]")
 
+NEVER_A_PAGE: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Headers of an answer that has words of strangers in it: no browser takes it for a page."""
+
 REFERENCE: Final = "#/components/schemas/"
 NAME: Final = "Problem"
 SCHEMA: Final[dict[str, Any]] = {

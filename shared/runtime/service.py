@@ -230,9 +230,8 @@ class _Door:
         except asyncio.CancelledError:
             if not self.draining or scope["type"] != "http":
                 raise
-            late = problems.problem_response(
-                503, "the service is stopping: send it again", headers={"Retry-After": "1"}
-            )
+            headers = {"Retry-After": "1", **problems.NEVER_A_PAGE}
+            late = problems.problem_response(503, "the service is stopping: send it again", headers=headers)
             with contextlib.suppress(RuntimeError):  # the answer had begun
                 await late(scope, receive, send)
 

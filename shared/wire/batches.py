@@ -17,6 +17,15 @@ MOST_EVENTS: Final = 2000
 MOST_BYTES: Final = 16 * 1024 * 1024
 """Of all the documents of one request: each repeats what is around its element."""
 
+_SMALL: Final = 1024 * 1024
+_MOST_COPIES: Final = 4
+
+
+def most_bytes(size: int) -> int:
+    """Return how many bytes the documents of a body of `size` bytes may have together."""
+    return min(MOST_BYTES, max(_SMALL, _MOST_COPIES * size))
+
+
 _ALL: Final = "[*]"
 
 _Tree = dict[str, Any]
@@ -40,8 +49,12 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self._tree)
 
-    def documents(self, payload: Any) -> list[tuple[bytes, Any, Any]]:
-        """Each event as JSON text, as a value, and its element.
+    def first(self, payload: Any) -> tuple[Any, Any]:
+        """Return the document and the element of the first event; the payload itself if there is none."""
+        return next(_pieces(payload, self._tree), (payload, payload))
+
+    def documents(self, payload: Any, most_bytes: int = MOST_BYTES) -> list[tuple[bytes, Any, Any]]:
+        """Each event as JSON text, as a value, and its element; together at most `most_bytes` of text.
 
         Raises `Malformed` for an element that is no object or too deep, `TooLarge` over the bounds.
         """
@@ -52,8 +65,8 @@ class Batch:
                 raise Malformed("an element of the batch is not an object")
             text = json_text(document)
             size += len(text)
-            if len(found) >= MOST_EVENTS or size > MOST_BYTES:
-                raise TooLarge(f"the batch has more than {MOST_EVENTS} events or {MOST_BYTES} bytes of them")
+            if len(found) >= MOST_EVENTS or size > most_bytes:
+                raise TooLarge(f"the batch has more than {MOST_EVENTS} events or {most_bytes} bytes of them")
             found.append((text, document, element))
         return found
 

@@ -1,5 +1,7 @@
 """Request bodies from strangers: bounded inflation, and JSON that is really JSON."""
 
+import binascii
+import re
 import zlib
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -9,6 +11,12 @@ import orjson
 from shared.contracts.errors import Malformed, TooLarge, UnsupportedMedia
 
 FORM: Final = "application/x-www-form-urlencoded"
+MOST_FIELDS: Final = 1000
+"""Of a form or a query string."""
+
+_MOST_BROKEN: Final = 1000
+_BROKEN: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+"""A percent sign that begins no escape: it stands for itself."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
@@ -61,6 +69,33 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Malformed("the body is JSON, but not an object")
     return value
+
+
+def url_encoded(raw: bytes, what: str) -> list[tuple[str, str]]:
+    """The fields of a URL-encoded form or query string, in order, as `urllib.parse.parse_qsl` reads them.
+
+    A megabyte of escapes takes milliseconds here and a tenth of a second there. Raises `Malformed` for other
+    bytes than ASCII, escapes that are no UTF-8, and more than `MOST_FIELDS` fields. `what` names the input.
+    """
+    if not raw.isascii() or raw.count(b"&") >= MOST_FIELDS:
+        raise Malformed(f"the {what} is not URL-encoded, or has more than {MOST_FIELDS} fields")
+    try:
+        pairs = [part.partition(b"=") for part in raw.split(b"&") if part]
+        return [(_unescaped(name), _unescaped(value)) for name, _, value in pairs]
+    except ValueError:
+        raise Malformed(f"the {what} is not URL-encoded") from None
+
+
+def _unescaped(part: bytes) -> str:
+    """Undo the escapes of a name or a value. Raises `ValueError`: not UTF-8, or too many broken escapes."""
+    part = part.replace(b"+", b" ")
+    if b"%" not in part:
+        return part.decode("ascii")
+    part, broken = _BROKEN.subn(b"%25", part, count=_MOST_BROKEN)
+    if broken == _MOST_BROKEN:
+        raise ValueError("too many broken escapes")
+    # Quoted-printable writes a byte as `=41`: its decoder is C, and the escapes are complete by now.
+    return binascii.a2b_qp(part.replace(b"=", b"=3D").replace(b"%", b"=")).decode("utf-8")
 
 
 def form_field(body: bytes, name: str) -> bytes:

@@ -10,11 +10,10 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from shared.contracts.errors import Malformed
 from shared.wire.bodies import parse_json
-from shared.wire.keypairs import SHORTEST_RSA, KeySource
+from shared.wire.keypairs import KeySource, is_usual
 from shared.wire.requests import Match, Request, Template, decoded, text_of
 from shared.wire.verification import (
     ALWAYS,
@@ -57,6 +56,10 @@ class Jwt:
     def about(self) -> str:
         return f"the token in the header {self.header.decode()}"
 
+    @property
+    def passes(self) -> int:
+        return 1
+
     def applies(self, request: Request) -> bool:
         said = request.header(self.header) or ""
         return said.lower().startswith(self.prefix.lower()) and self.when.holds(request)
@@ -91,6 +94,8 @@ class Jwt:
         return worst
 
     def _verdict(self, request: Request, token: str, key: Any, now: float) -> Verdict:
+        count = request.work.check_public_key if self.keys else request.work.hash
+        count(len(token))
         try:
             claims = jwt.decode(token, key, algorithms=list(self.algorithms), options=_ONLY_SIGNATURE)
         except jwt.InvalidSignatureError:
@@ -124,6 +129,7 @@ class Jwt:
         if self.body_hash is None:
             return True
         name, algorithm, encoding = self.body_hash
+        request.work.hash(len(request.body))
         digest = decoded(text_of(claims.get(name)) or "", encoding) or b""
         return hmac.compare_digest(digest, hashlib.new(algorithm, request.body).digest())
 
@@ -203,9 +209,7 @@ def _jwks(document: bytes) -> list[tuple[str | None, Any]]:
             key = jwt.PyJWK(each)
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
             continue
-        if isinstance(key.key, RSAPublicKey) and key.key.key_size < SHORTEST_RSA:
-            continue
-        if key.key_type != "oct":  # a public document has no use for a shared key
+        if key.key_type != "oct" and is_usual(key.key):  # a public document has no use for a shared key
             keys.append((key.key_id, key.key))
     return keys
 

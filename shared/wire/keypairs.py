@@ -1,5 +1,6 @@
 """Signatures that only the platform can make: Ed25519, ECDSA and RSA, by keys entered or fetched."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import utils as asymmetric
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shared.contracts.errors import Malformed
@@ -32,6 +34,12 @@ from shared.wire.verification import (
 
 SHORTEST_RSA: Final = 2048
 """Bits: a shorter key can be broken."""
+
+LONGEST_RSA: Final = 4096
+LARGEST_EXPONENT: Final = 2**32
+"""A longer key or a larger public exponent makes each check take milliseconds."""
+
+_CURVES: Final = ("secp256r1", "secp384r1")
 
 _LONGEST_URL: Final = 500
 _PLAIN_URL: Final = re.compile(r"https://([a-z0-9.-]+)(/[A-Za-z0-9._~/-]*)")
@@ -94,6 +102,10 @@ class KeyPair:
     def about(self) -> str:
         return f"the header {self.signature.headers[0].decode()}"
 
+    @property
+    def passes(self) -> int:
+        return 1
+
     def applies(self, request: Request) -> bool:
         return self.signature.there(request) and self.when.holds(request)
 
@@ -106,18 +118,39 @@ class KeyPair:
         found = opened(self.signature, self.timestamp, self.require, request)
         if found.verdict is not Verdict.VERIFIED:
             return found.verdict
-        content = self.signed.of(request)
+        content = self._content(request)
         if content is None:
             return Verdict.UNREADABLE
         public = self._fetched(fetched, now) if self.keys else self._own(secrets)
         if not public:
             return Verdict.UNREADABLE if self.keys else Verdict.NO_SECRET
         right = any(
-            _is_signed_by(key, signature, content, self.algorithm)
+            self._is_signed_by(key, signature, content, request)
             for key in public
             for signature in found.signatures
         )
         return in_time(self.timestamp, request, now) if right else Verdict.MISMATCH
+
+    def _content(self, request: Request) -> bytes | None:
+        """What is signed: for Ed25519 itself, else its digest, which is made once for all signatures."""
+        if self.kind == "ed25519":
+            return self.signed.of(request)
+        digest = hashlib.new(self.algorithm)
+        return digest.digest() if self.signed.feed(request, b"", digest.update) else None
+
+    def _is_signed_by(self, key: "PublicKey", signature: bytes, content: bytes, request: Request) -> bool:
+        request.work.check_public_key(len(content))  # Ed25519 hashes all of it for each signature
+        made = asymmetric.Prehashed(_HASHES[self.algorithm])
+        try:
+            if isinstance(key, Ed25519PublicKey):
+                key.verify(signature, content)
+            elif isinstance(key, ec.EllipticCurvePublicKey):
+                key.verify(signature, content, ec.ECDSA(made))
+            else:
+                key.verify(signature, content, padding.PKCS1v15(), made)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
 
     def usable(self, secret: bytes) -> bool:
         key = self.key.key(secret)
@@ -180,11 +213,14 @@ def public_key(kind: Curve, raw: bytes) -> PublicKey | None:
         return None
     if not isinstance(key, Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
         return None
-    return key if isinstance(key, _KINDS[kind]) and not _is_short(key) else None
+    return key if isinstance(key, _KINDS[kind]) and is_usual(key) else None
 
 
-def _is_short(key: Any) -> bool:
-    return isinstance(key, rsa.RSAPublicKey) and key.key_size < SHORTEST_RSA
+def is_usual(key: Any) -> bool:
+    """Whether a public key is neither too weak to prove anything nor too slow to be checked for strangers."""
+    if isinstance(key, rsa.RSAPublicKey):
+        return SHORTEST_RSA <= key.key_size <= LONGEST_RSA and key.public_numbers().e < LARGEST_EXPONENT
+    return not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name in _CURVES
 
 
 _KINDS: Final[Mapping[str, type]] = {
@@ -192,19 +228,6 @@ _KINDS: Final[Mapping[str, type]] = {
     "ecdsa": ec.EllipticCurvePublicKey,
     "rsa": rsa.RSAPublicKey,
 }
-
-
-def _is_signed_by(key: PublicKey, signature: bytes, content: bytes, algorithm: Algorithm) -> bool:
-    try:
-        if isinstance(key, Ed25519PublicKey):
-            key.verify(signature, content)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, content, ec.ECDSA(_HASHES[algorithm]))
-        else:
-            key.verify(signature, content, padding.PKCS1v15(), _HASHES[algorithm])
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 def _certified(pem: bytes, subject: str, now: float) -> PublicKey | None:
@@ -220,6 +243,6 @@ def _certified(pem: bytes, subject: str, now: float) -> PublicKey | None:
         return None
     valid = certificate.not_valid_before_utc.timestamp() <= now <= certificate.not_valid_after_utc.timestamp()
     ours = any(str(name.value).endswith(subject) for name in names)
-    if not (valid and ours) or _is_short(key):
+    if not (valid and ours and is_usual(key)):
         return None
     return key if isinstance(key, Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey) else None

@@ -37,7 +37,10 @@ class BodyHash:
         """Whether the body is the one that the digest was made of."""
         said = self.source.text(request)
         given = decoded(said, self.encoding) if said else None
-        return given is not None and hmac.compare_digest(given, self._digest(request))
+        if given is None:
+            return False
+        request.work.hash(len(request.body))
+        return hmac.compare_digest(given, self._digest(request))
 
     def made(self, request: Request) -> str:
         """The digest, as it is written."""
@@ -69,6 +72,10 @@ class Mac(NothingFetched):
     def about(self) -> str:
         return f"the header {self.signature.headers[0].decode()}"
 
+    @property
+    def passes(self) -> int:
+        return len(self.signed) + (self.body_hash is not None)
+
     def applies(self, request: Request) -> bool:
         return self.signature.there(request) and self.when.holds(request)
 
@@ -82,18 +89,19 @@ class Mac(NothingFetched):
         keys = self.key.keys(secrets)
         if not keys:
             return Verdict.NO_SECRET
-        verified = False
-        for key in keys:
-            for signed in self.signed:
-                made = self._digest(request, key, signed)
-                if made is not None:
-                    for signature in found.signatures:
-                        verified |= hmac.compare_digest(made, signature)
-        if not verified:
+        if not any(self._is_signed(request, key, found.signatures) for key in keys):
             return Verdict.MISMATCH
         if self.body_hash and not self.body_hash.holds(request):
             return Verdict.BODY_CHANGED
         return in_time(self.timestamp, request, now)
+
+    def _is_signed(self, request: Request, key: bytes, signatures: Sequence[bytes]) -> bool:
+        """Whether one of the signatures is this key's. The first text that matches ends the search."""
+        for signed in self.signed:
+            made = self._digest(request, key, signed)
+            if made is not None and any(hmac.compare_digest(made, each) for each in signatures):
+                return True
+        return False
 
     def usable(self, secret: bytes) -> bool:
         return bool(self.key.key(secret))
@@ -109,9 +117,8 @@ class Mac(NothingFetched):
         return self.signature.signed(request, made)
 
     def _digest(self, request: Request, key: bytes, signed: Signed) -> bytes | None:
-        content = signed.of(request, key)
-        if content is None:
-            return None
-        if self.plain:
-            return hashlib.new(self.algorithm, content).digest()
-        return hmac.digest(key, content, self.algorithm)
+        if signed.only_body and not self.plain:
+            request.work.hash(len(request.body))
+            return hmac.digest(key, request.body, self.algorithm)
+        digest = hashlib.new(self.algorithm) if self.plain else hmac.new(key, None, self.algorithm)
+        return digest.digest() if signed.feed(request, key, digest.update) else None

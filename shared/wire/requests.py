@@ -13,18 +13,25 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import orjson
 
 from shared.contracts.errors import InterlinkError, Malformed
-from shared.wire.bodies import json_text
+from shared.wire.bodies import json_text, url_encoded
+from shared.wire.work import Work
 
 Headers = Mapping[bytes, Sequence[bytes]]
 """Lower-case names, each with its values in order, as ASGI has them."""
 
-MOST_FIELDS: Final = 1000
-"""Of a form or a query string."""
+MOST_SOURCES: Final = 10
+"""Sources in one text."""
+
+LONGEST_TEXT: Final = 16 * 1024
+"""Characters that a template may make of a request; a longer text counts as missing."""
+
+_LONGEST_INDEX: Final = 9
+"""Digits of a place in a list."""
 
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _DOT: Final = re.compile(r"(?<!\\)\.")
@@ -40,13 +47,14 @@ class Request:
 
     `settings` are the endpoint's own. `timestamp` is what the verification found; `item` the event at
     hand in a batch, else the payload. `reader` makes the payload of the body, once, when it is asked for.
+    `work` counts what is done for it. Whatever is made of the body or the query is made once.
     """
 
     __slots__ = (
-        "_form",
+        "_derived",
         "_item",
+        "_item_digest",
         "_payload",
-        "_query",
         "_reader",
         "address",
         "body",
@@ -55,6 +63,7 @@ class Request:
         "query_string",
         "settings",
         "timestamp",
+        "work",
     )
 
     def __init__(
@@ -77,8 +86,9 @@ class Request:
         self._reader = reader
         self._payload: Any = _UNREAD
         self._item: Any = _UNREAD
-        self._form: list[tuple[str, str]] | None = None
-        self._query: list[tuple[str, str]] | None = None
+        self._item_digest = ""
+        self._derived: dict[str, Any] = {}
+        self.work = Work()
 
     @property
     def url(self) -> str:
@@ -90,8 +100,25 @@ class Request:
     def payload(self) -> Any:
         """The body as the provider reads it. Raises `Malformed`."""
         if self._payload is _UNREAD:
-            self._payload = self._reader(self)
+            self._payload = self._once("payload", self._read)
         return self._payload
+
+    def _read(self) -> Any:
+        self.work.parsed += len(self.body)
+        return self._reader(self)
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what is made of the body or the query, made once; also that it cannot be made."""
+        found = self._derived.get(name, _UNREAD)
+        if found is _UNREAD:
+            try:
+                found = make()
+            except Malformed as error:
+                found = error
+            self._derived[name] = found
+        if isinstance(found, Malformed):
+            raise Malformed(found.detail)
+        return found
 
     def json(self) -> Any:
         """The payload, None when the body is none that the provider reads."""
@@ -109,6 +136,7 @@ class Request:
         """The same request, as if this were all that it carried: one event of a batch."""
         one = self._changed()
         one._payload, one._item = payload, item
+        one._derived, one.work = self._derived, self.work
         return one
 
     def with_header(self, name: bytes, value: bytes) -> "Request":
@@ -157,16 +185,66 @@ class Request:
     @property
     def query(self) -> list[tuple[str, str]]:
         """The parameters of the query string, in order. Raises `Malformed`."""
-        if self._query is None:
-            self._query = _pairs(self.query_string, "query string")
-        return self._query
+        found: list[tuple[str, str]] = self._once(
+            "query", lambda: self._pairs(self.query_string, "query string")
+        )
+        return found
 
     @property
     def form(self) -> list[tuple[str, str]]:
         """The fields of a URL-encoded body, in order. Raises `Malformed`."""
-        if self._form is None:
-            self._form = _pairs(self.body, "body")
-        return self._form
+        found: list[tuple[str, str]] = self._once("form", lambda: self._pairs(self.body, "body"))
+        return found
+
+    def _pairs(self, raw: bytes, what: str) -> list[tuple[str, str]]:
+        self.work.parsed += len(raw)
+        return url_encoded(raw, what)
+
+    def parameter(self, name: str) -> str | None:
+        """The value of a parameter of the query that is there once. Raises `Malformed`."""
+        values: dict[str, str | None] = self._once("parameters", lambda: _single(self.query))
+        return values.get(name)
+
+    def field(self, name: str) -> str | None:
+        """The value of a field of the form that is there once. Raises `Malformed`."""
+        values: dict[str, str | None] = self._once("fields", lambda: _single(self.form))
+        return values.get(name)
+
+    @property
+    def sorted_form(self) -> str:
+        """Each name of the form with its value, sorted. Raises `Malformed`.
+
+        Of a name that is there more often, its different values, sorted.
+        """
+        made: str = self._once(
+            "sorted_form", lambda: "".join(name + value for name, value in sorted(set(self.form)))
+        )
+        return made
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the body, in hex."""
+        digest: str = self._once("sha256", lambda: hashlib.sha256(self._hashed(self.body)).hexdigest())
+        return digest
+
+    @property
+    def crc32(self) -> str:
+        """The checksum of the body, as a number."""
+        checksum: str = self._once("crc32", lambda: str(zlib.crc32(self._hashed(self.body))))
+        return checksum
+
+    @property
+    def item_sha256(self) -> str:
+        """The digest of the event at hand, whatever the order of its keys. Raises `Malformed`."""
+        if not self._item_digest:
+            text = json_text(self.item, orjson.OPT_SORT_KEYS)
+            self.work.parsed += len(text)
+            self._item_digest = hashlib.sha256(self._hashed(text)).hexdigest()
+        return self._item_digest
+
+    def _hashed(self, raw: bytes) -> bytes:
+        self.work.hashed += len(raw)
+        return raw
 
     def header(self, name: bytes) -> str | None:
         """A header's value, None when it is not there once. Bytes beyond ASCII stay apart (latin-1)."""
@@ -177,12 +255,12 @@ class Request:
 _UNREAD: Final = object()
 
 
-def _pairs(raw: bytes, what: str) -> list[tuple[str, str]]:
-    try:
-        text = raw.decode("ascii")
-        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
-    except ValueError:
-        raise Malformed(f"the {what} is not URL-encoded") from None
+def _single(pairs: Sequence[tuple[str, str]]) -> dict[str, str | None]:
+    """Each field with its value, None if it is there twice: a proxy and we might each read another."""
+    values: dict[str, str | None] = {}
+    for name, value in pairs:
+        values[name] = None if name in values else value
+    return values
 
 
 Getter = Callable[[Request], str | None]
@@ -204,7 +282,10 @@ def text_of(value: Any) -> str | None:
 def path_of(dotted: str) -> Callable[[Any], Any]:
     r"""A reader of `a.b.0.c`: the value there, None when there is none. `\.` is a dot in a key's name."""
     names = [step.replace("\\.", ".") for step in _DOT.split(dotted)]
-    steps = [(name, int(name) if name.isascii() and name.isdigit() else None) for name in names]
+    steps = [
+        (name, int(name) if name.isascii() and name.isdigit() and len(name) <= _LONGEST_INDEX else None)
+        for name in names
+    ]
 
     def read(value: Any) -> Any:
         for key, index in steps:
@@ -226,7 +307,22 @@ def source_of(name: str) -> Getter:
         return _WITH_ARGUMENT[kind](argument)
     if not has_argument and kind in _ALONE:
         return _ALONE[kind]
-    raise Unreadable(f"no such source: {name!r}")
+    raise Unreadable(f"no such source: {name[:_SHOWN]!r}")
+
+
+def _split(source: str) -> list[str]:
+    """Split a template into text and sources in turn. Raises `Unreadable`."""
+    pieces = _BRACES.split(source)
+    if any("{" in text or "}" in text for text in pieces[::2]):
+        raise Unreadable(f"a brace without its other half in {source[:_SHOWN]!r}")
+    sources = pieces[1::2]
+    if len(sources) > MOST_SOURCES:
+        raise Unreadable(f"{len(sources)} sources in one text: use at most {MOST_SOURCES}")
+    return pieces
+
+
+_SHOWN: Final = 100
+"""Characters of a text that an error repeats."""
 
 
 class Template:
@@ -237,9 +333,7 @@ class Template:
     def __init__(self, source: str) -> None:
         """Raises `Unreadable` for a brace or a source that is none."""
         self.source = source
-        pieces = _BRACES.split(source)
-        if any("{" in text or "}" in text for text in pieces[::2]):
-            raise Unreadable(f"a brace without its other half in {source!r}")
+        pieces = _split(source)
         self._parts: list[str | Getter] = [
             source_of(piece) if position % 2 else piece
             for position, piece in enumerate(pieces)
@@ -248,16 +342,24 @@ class Template:
         self.constant = not any(callable(part) for part in self._parts)
 
     def text(self, request: Request) -> str | None:
-        """The text for this request; None as soon as one of the sources is not there, or is empty."""
+        """The text for this request; None if one of the sources is not there or is empty.
+
+        None as well for a text of more than `LONGEST_TEXT` characters.
+        """
         if len(self._parts) == 1:
             only = self._parts[0]
-            return only if isinstance(only, str) else (only(request) or None)
+            text = only if isinstance(only, str) else only(request)
+            return text if text and len(text) <= LONGEST_TEXT else None
         made: list[str] = []
+        size = 0
         for part in self._parts:
-            said = part if isinstance(part, str) else part(request)
-            if not said:
+            text = part if isinstance(part, str) else part(request)
+            if not text:
                 return None
-            made.append(said)
+            size += len(text)
+            if size > LONGEST_TEXT:
+                return None
+            made.append(text)
         return "".join(made)
 
 
@@ -267,11 +369,12 @@ class Signed:
     __slots__ = ("_parts", "only_body", "source")
 
     def __init__(self, source: str) -> None:
-        """Raises `Unreadable`."""
+        """Raises `Unreadable`, also for a source that is in the text twice: it would be hashed twice."""
         self.source = source
-        pieces = _BRACES.split(source)
-        if any("{" in text or "}" in text for text in pieces[::2]):
-            raise Unreadable(f"a brace without its other half in {source!r}")
+        pieces = _split(source)
+        sources = pieces[1::2]
+        if len(set(sources)) < len(sources):
+            raise Unreadable(f"a source is in the text twice: name each one once in {source[:_SHOWN]!r}")
         self._parts: list[bytes | Raw] = [
             _raw_of(piece) if position % 2 else piece.encode()
             for position, piece in enumerate(pieces)
@@ -284,17 +387,27 @@ class Signed:
         if self.only_body:
             return request.body
         made: list[bytes] = []
+        return b"".join(made) if self._each(request, secret, made.append) else None
+
+    def feed(self, request: Request, secret: bytes, update: Callable[[bytes], object]) -> bool:
+        """Pass the bytes that were signed to a digest, piece by piece; False if a part of them is missing.
+
+        They are counted as work of the request. Raises `TooCostly`.
+        """
+
+        def count(piece: bytes) -> None:
+            request.work.hash(len(piece))
+            update(piece)
+
+        return self._each(request, secret, count)
+
+    def _each(self, request: Request, secret: bytes, take: Callable[[bytes], object]) -> bool:
         for part in self._parts:
-            if isinstance(part, bytes):
-                made.append(part)
-            elif part is _secret:
-                made.append(secret)
-            else:
-                found = part(request)
-                if found is None:
-                    return None
-                made.append(found)
-        return b"".join(made)
+            piece = part if isinstance(part, bytes) else secret if part is _secret else part(request)
+            if piece is None:
+                return False
+            take(piece)
+        return True
 
 
 def _raw_of(name: str) -> Raw:
@@ -327,18 +440,12 @@ def _header(argument: str) -> Getter:
     return lambda request: request.header(name)
 
 
-def _once(pairs: Sequence[tuple[str, str]], name: str) -> str | None:
-    """The value of a field that is there once: of two, a proxy and we might each read another."""
-    found = [value for field, value in pairs if field == name]
-    return found[0] if len(found) == 1 else None
-
-
 def _query(argument: str) -> Getter:
-    return lambda request: _once(request.query, argument)
+    return lambda request: request.parameter(argument)
 
 
 def _form(argument: str) -> Getter:
-    return lambda request: _once(request.form, argument)
+    return lambda request: request.field(argument)
 
 
 def _json(argument: str) -> Getter:
@@ -361,6 +468,22 @@ def _key(argument: str) -> Getter:
     return find
 
 
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
+
+
+def _other_key(argument: str) -> Getter:
+    known = frozenset(argument.split("|"))
+
+    def find(request: Request) -> str | None:
+        value = request.item
+        if not isinstance(value, dict) or len(value) > len(known) + 1:
+            return None
+        others = [name for name in value if name not in known]
+        return others[0] if len(others) == 1 and _PLAIN_NAME.fullmatch(others[0]) else None
+
+    return find
+
+
 def _setting(argument: str) -> Getter:
     return lambda request: request.settings.get(argument)
 
@@ -373,8 +496,13 @@ So it must be no body (no brace, bracket, quote, angle or `=` inside), no text t
 """
 
 
+_HMAC: Final = "hmac_"
+
+
 def _hmac(algorithm: str, encode: Callable[[bytes], str]) -> Callable[[str], Getter]:
     def compiled(argument: str) -> Getter:
+        if argument.startswith(_HMAC):
+            raise Unreadable(f"an HMAC of an HMAC: {argument[:_SHOWN]!r}")
         source = source_of(argument)
 
         def sign(request: Request) -> str | None:
@@ -416,16 +544,6 @@ def _without_port(request: Request) -> str:
     return urlunsplit(parts._replace(netloc=f"[{host}]" if ":" in host else host))
 
 
-def _sorted_form(request: Request) -> str:
-    """Each name with its value, sorted; of a name that is there more often, its different values sorted."""
-    return "".join(name + value for name, value in sorted(set(request.form)))
-
-
-def _canonical(value: Any) -> bytes:
-    """A document's text that does not change with the order of its keys."""
-    return json_text(value, orjson.OPT_SORT_KEYS)
-
-
 _ALONE: Final[Mapping[str, Getter]] = {
     "method": lambda request: request.method,
     "url": lambda request: request.url,
@@ -434,10 +552,10 @@ _ALONE: Final[Mapping[str, Getter]] = {
     "url_without_port": _without_port,
     "path": _path,
     "timestamp": lambda request: request.timestamp or None,
-    "sorted_form": _sorted_form,
-    "crc32": lambda request: str(zlib.crc32(request.body)),
-    "sha256": lambda request: hashlib.sha256(request.body).hexdigest(),
-    "item_sha256": lambda request: hashlib.sha256(_canonical(request.item)).hexdigest(),
+    "sorted_form": lambda request: request.sorted_form,
+    "crc32": lambda request: request.crc32,
+    "sha256": lambda request: request.sha256,
+    "item_sha256": lambda request: request.item_sha256,
 }
 
 _WITH_ARGUMENT: Final[Mapping[str, Callable[[str], Getter]]] = {
@@ -447,6 +565,7 @@ _WITH_ARGUMENT: Final[Mapping[str, Callable[[str], Getter]]] = {
     "json": _json,
     "item": _item,
     "key": _key,
+    "other_key": _other_key,
     "setting": _setting,
     "hmac_sha256_hex": _hmac("sha256", bytes.hex),
     "hmac_sha256_base64": _hmac("sha256", _base64),
@@ -497,7 +616,7 @@ def _rule(value: Expected) -> Callable[[Any, Request], bool]:
 
         def equal(seen: Any, request: Request) -> bool:
             wanted, found = template.text(request), text_of(seen)
-            if wanted is None or found is None:
+            if wanted is None or found is None or len(wanted) != len(found):
                 return False
             return hmac.compare_digest(wanted.encode(), found.encode("utf-8", "surrogatepass"))
 

@@ -5,8 +5,9 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.contracts.errors import Malformed
-from shared.wire.requests import Match, Request, Template, decoded, path_of
+from shared.contracts.errors import Malformed, TooLarge
+from shared.wire.batches import MOST_EVENTS
+from shared.wire.requests import Match, Request, Template, decoded, path_of, text_of
 from shared.wire.verification import ALWAYS, AS_TEXT, Fetched, KeyForm, NothingFetched, Verdict, how_missing
 
 
@@ -33,6 +34,10 @@ class Token(NothingFetched):
     def about(self) -> str:
         return f"the token ({self.source.source.strip('{}').replace(':', ' ')})"
 
+    @property
+    def passes(self) -> int:
+        return 1
+
     def applies(self, request: Request) -> bool:
         return (bool(self.each) or self.source.text(request) is not None) and self.when.holds(request)
 
@@ -58,13 +63,19 @@ class Token(NothingFetched):
         return Verdict.VERIFIED if verified else Verdict.MISMATCH
 
     def said(self, request: Request) -> list[str | None]:
-        """What stands where the token should, right or not: of a batch, of every element."""
+        """What stands where the token should, right or not: of a batch, of every element.
+
+        Raises `Malformed`, and `TooLarge` for more elements than a batch may have.
+        """
         if not self.each:
             return [self.source.text(request)]
         elements = path_of(self.each)(request.payload)
         if not isinstance(elements, list):
             return []
-        return [self.source.text(request.of(request.payload, element)) for element in elements]
+        if len(elements) > MOST_EVENTS:
+            raise TooLarge(f"{self.each} has more than {MOST_EVENTS} elements")
+        read = path_of(self.source.source.strip("{}").partition(":")[2])
+        return [text_of(read(element)) or None for element in elements]
 
     def _given(self, request: Request) -> list[str] | None:
         """Every token of the request; None when one is missing: an element without it would ride along."""
@@ -97,6 +108,10 @@ class Basic(NothingFetched):
     @property
     def about(self) -> str:
         return "the header authorization (Basic)"
+
+    @property
+    def passes(self) -> int:
+        return 1
 
     def applies(self, request: Request) -> bool:
         return _scheme(request) == "basic" and self.when.holds(request)

@@ -37,6 +37,12 @@ class Verdict(StrEnum):
     """A token that is rightly signed, and is from another issuer, for somebody else, or has no end."""
     NO_SECRET = "no_secret"  # noqa: S105 -- a word
     """The endpoint has no secret yet that this way of signing could use."""
+    TOO_COSTLY = "too_costly"
+    """The body is too large to be tried with every secret and signed text."""
+
+
+MOST_SIGNATURES: Final = 10
+"""Of one request: a platform that rotates its keys sends two or three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,8 @@ class Signature:
         if not texts:
             there = any(request.headers.get(name) for name in self.headers)
             return Found(Verdict.UNREADABLE if there else Verdict.MISSING)
+        if len(texts) > MOST_SIGNATURES:
+            return Found(Verdict.UNREADABLE)
         signatures = [signature for signature in map(self._signature, texts) if signature]
         return Found(Verdict.VERIFIED if signatures else Verdict.UNREADABLE, signatures, at)
 
@@ -214,6 +222,10 @@ class Way(Protocol):
     def about(self) -> str:
         """The part of the request that carries the proof, as error messages name it."""
 
+    @property
+    def passes(self) -> int:
+        """How often a body is hashed to verify it with one secret; 1 where only a part of it is."""
+
     def applies(self, request: Request) -> bool:
         """Whether the request carries this way's proof: the first way that applies decides."""
 
@@ -225,7 +237,8 @@ class Way(Protocol):
     ) -> Verdict:
         """Whether one of `secrets` (or the fetched key) made the proof. `now` is in Unix seconds.
 
-        Raises `Malformed` when a part that is signed cannot be read.
+        Raises `Malformed` when a part that is signed cannot be read, `TooCostly` when the request's work
+        is limited and this would go over the limit.
         """
 
     def usable(self, secret: bytes) -> bool:

@@ -33,6 +33,7 @@ from tests.providers.recorded import (
     with_changed_body,
     with_headers,
 )
+from tests.providers.unknown import with_unknown_event
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -215,6 +216,37 @@ def test_every_recorded_webhook_is_accepted(name: str, conversation: Conversatio
                 conversation.accepts(f"{case.name}: {fixture.name}", endpoint, fixture, request)
                 used.add(case.position)
     assert used
+    conversation.finish()
+
+
+UNNAMED: Mapping[str, str] = {
+    "airtable": "Its notifications have no name: every one says that a base has changed.",
+    "dropbox": "Its notifications have no name: every one says that files have changed.",
+    "gmail": "Its notifications have no name: every one says that a mailbox has changed.",
+    "youtube": "The feed has no names: an entry is of a video, a deleted entry of a video that is gone.",
+}
+"""Providers in whose webhooks no event has a name that could be another one."""
+
+
+@each_provider
+def test_an_event_that_nobody_has_heard_of_is_accepted(name: str, conversation: Conversation) -> None:
+    """A platform that is refused tries again, keeps what is behind it back, and ends the webhook."""
+    tried = 0
+    for fixture in recorded(name):
+        other = with_unknown_event(conversation.webhook, fixture) if fixture.expected.get("events") else None
+        if other is None:
+            continue
+        other = replace(other, expected=observed(conversation.own, other))
+        assert other.expected.get("events"), fixture.name
+        case = next(each for each in conversation.cases if signed(each, other) is not None)
+        endpoint = conversation.endpoint(case, other)
+        request = conversation.signed(case, other, endpoint)
+        assert request is not None
+        answer = conversation.accepts(f"{fixture.name}: of an unknown kind", endpoint, other, request)
+        if not 200 <= answer.status < 300:
+            conversation.faults.append(f"{fixture.name}: of an unknown kind: {answer.status}")
+        tried += 1
+    assert bool(tried) is (name not in UNNAMED)
     conversation.finish()
 
 

@@ -7,15 +7,16 @@ import zlib
 from collections.abc import Callable, Mapping
 from time import process_time
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.catalog.registry import providers
 from shared.contracts.errors import Malformed, Rejected
-from shared.wire.bodies import parse_json
+from shared.wire.bodies import MOST_FIELDS, parse_json
 from shared.wire.requests import (
-    MOST_FIELDS,
     SECRET,
     Headers,
     Match,
@@ -418,8 +419,8 @@ def test_a_token_is_signed(source: str, token: str) -> None:
 )
 def test_a_stranger_gets_nothing_signed_that_could_be_a_webhook(source: str, text: str) -> None:
     """A handshake signs with the key of webhooks: it must not sign a body, or any text around one."""
-    asked = Request("GET", ADDRESS, b"", {}, b"", {SECRET: "key"}, lambda _: None)
-    asked._query = [("token", text)]
+    query = urlencode({"token": text}).encode()
+    asked = Request("GET", ADDRESS, query, {}, b"", {SECRET: "key"}, lambda _: None)
     assert read(source, asked) is None
     assert Template("sha256={" + source + "}").text(asked) is None
 
@@ -529,3 +530,36 @@ def test_a_megabyte_takes_no_time(body: bytes) -> None:
         except Rejected:
             continue
     assert process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"update_id":1,"story_posted":{}}', "story_posted"),
+        (b'{"story_posted":1}', "story_posted"),
+        (b'{"update_id":1}', None),
+        (b'{"update_id":1,"one":{},"two":{}}', None),
+        (b'{"update_id":1,"with a blank":{}}', None),
+        (b'{"update_id":1,"":{}}', None),
+        (b'{"update_id":1,"%s":{}}' % (b"x" * 101), None),
+        (b"[1]", None),
+        (b"null", None),
+    ],
+)
+def test_the_only_other_key(body: bytes, name: str | None) -> None:
+    assert read("other_key:update_id", request(body=body)) == name
+    assert read("other_key:x|update_id", request(body=body)) == name
+
+
+def test_an_update_of_telegram_always_has_a_name() -> None:
+    """Telegram holds back whatever comes after an update that is refused."""
+    door = providers()["telegram"].door
+    assert door
+    for body, event in (
+        (b'{"update_id":1,"message":{"date":1}}', "message"),
+        (b'{"update_id":1,"story_posted":{}}', "story_posted"),
+        (b'{"update_id":1,"one":{},"two":{}}', "update"),
+        (b'{"update_id":1}', "update"),
+    ):
+        [arrived] = door.events(door.request("POST", ADDRESS, b"", {}, body, {}))
+        assert (arrived.event, arrived.delivery_id) == (event, "1")

@@ -431,9 +431,11 @@ def test_many_signatures_in_a_header_take_no_time() -> None:
     started = process_time()
     flood = ",".join(["t=1800000000", *(f"v1={'ab' * 32}" for _ in range(900))])
     for _ in range(3):
-        assert said(STRIPE, request({"x-sig": flood}, b"x" * 1_000_000), *([SECRET] * 5)) is Verdict.MISMATCH
+        assert (
+            said(STRIPE, request({"x-sig": flood}, b"x" * 1_000_000), *([SECRET] * 5)) is Verdict.UNREADABLE
+        )
     keys = [public_pem(EDWARDS)] * 2
     checked = way(scheme="ed25519", signature={**SIGNATURE, "separator": " "})
     flood = " ".join(b64(bytes(64)) for _ in range(700))
-    assert said(checked, request({"x-sig": flood}), *keys) is Verdict.MISMATCH
+    assert said(checked, request({"x-sig": flood}), *keys) is Verdict.UNREADABLE
     assert process_time() - started < 1

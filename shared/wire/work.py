@@ -1,0 +1,62 @@
+"""What reading and verifying one request costs, counted in bytes: the same on every machine. Pure."""
+
+from typing import Final
+
+from shared.contracts.errors import InterlinkError
+
+MOST_HASHED: Final = 8 * 1024 * 1024
+"""Bytes that are hashed to verify one request, over all schemes, texts and secrets."""
+
+MOST_PASSES: Final = 4
+"""How often as many bytes as a large body has are hashed: secrets times signed texts."""
+
+MOST_PUBLIC_KEY_CHECKS: Final = 10
+"""Signatures of public keys that are checked for one request: each costs as much as hashing 100 KiB."""
+
+_SMALL: Final = 256 * 1024
+"""Bytes that may be hashed for any request: a small body is tried with every secret and text."""
+
+
+class TooCostly(InterlinkError):
+    """Verifying this request would take more than a request may cost."""
+
+
+class Work:
+    """Counts what one request costs. Without `limit` it only counts.
+
+    `hashed` are bytes that went into a digest, `parsed` bytes that were read as JSON, as a form or as a query
+    string (or written as JSON again), `public_key_checks` signatures of public keys.
+    """
+
+    __slots__ = ("_most_hashed", "_most_public_key_checks", "hashed", "parsed", "public_key_checks")
+
+    def __init__(self) -> None:
+        self.hashed = 0
+        self.parsed = 0
+        self.public_key_checks = 0
+        self._most_hashed: float = float("inf")
+        self._most_public_key_checks: float = float("inf")
+
+    def limit(self, most_hashed: int = MOST_HASHED) -> None:
+        """Refuse to hash more than this many bytes from now on, those already counted included."""
+        self._most_hashed = most_hashed
+        self._most_public_key_checks = MOST_PUBLIC_KEY_CHECKS
+
+    def hash(self, size: int) -> None:
+        """Count `size` bytes before they are hashed. Raise `TooCostly` instead if they are too many."""
+        self.hashed += size
+        if self.hashed > self._most_hashed:
+            self.hashed -= size
+            raise TooCostly("verifying this body would hash more bytes than one request may cost")
+
+    def check_public_key(self, size: int) -> None:
+        """Count the check of one signature over `size` bytes. Raise `TooCostly` instead of one too many."""
+        if self.public_key_checks >= self._most_public_key_checks:
+            raise TooCostly("verifying this request would check more signatures than one request may cost")
+        self.hash(size)
+        self.public_key_checks += 1
+
+
+def most_hashed(size: int) -> int:
+    """Return how many bytes may be hashed to verify a body of `size` bytes with an endpoint's secrets."""
+    return min(MOST_HASHED, MOST_PASSES * size + _SMALL)
