@@ -53,7 +53,7 @@ class Disconnecting:
                 "refresh_expires_at": None,
                 "open": False,
                 "due_at": None,
-                "lease_until": None,
+                "lease": None,
                 "version": document["version"] + 1,
                 "revoked": revoked,
                 "choices": [],

@@ -4,7 +4,7 @@ import asyncio
 import random
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from services.oauth.mail import MailLogins
 from services.oauth.watch import Watching
@@ -14,7 +14,7 @@ from shared.catalog.entering import entered
 from shared.catalog.registry import connectors
 from shared.contracts.errors import Conflict, FieldError, Invalid, Misconfigured
 from shared.contracts.ids import new_integration_id
-from shared.runtime.integrations import Integrations
+from shared.runtime.integrations import Integrations, Told
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, utcnow
 from shared.runtime.refresh import NoAnswer
@@ -156,7 +156,8 @@ class Entering:
                 "the account's credential cannot be opened: the log of the service says why"
             ) from None
         change: dict[str, Any] = {"status": "connected", "reason": "", "last_error": None, "failures": 0}
-        tell: Literal["integration.reauth_required"] | None = None
+        was_error = document["status"] == "error"
+        tell: Told | None = "integration.recovered" if was_error else None
         try:
             await self._whose(connector, way, values)
         except Refused as error:
@@ -170,7 +171,7 @@ class Entering:
                     "detail": _told(error, way, values),
                 },
             }
-            tell = "integration.reauth_required" if gone else None
+            tell = "integration.reauth_required" if gone else None if was_error else "integration.error"
         only = {"status": document["status"]}
         changed = await self._integrations.change(document, change, tell=tell, only=only)
         self._tokens.forget(document["_id"])

@@ -15,7 +15,7 @@ from shared.catalog.connector import Refused
 from shared.catalog.registry import connectors
 from shared.contracts.errors import Conflict
 from shared.runtime.access import ApiKey, requires
-from shared.runtime.integrations import Integrations, Status
+from shared.runtime.integrations import Integrations, Status, Told
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
 from shared.runtime.tokens import Access, TokenSource
@@ -153,7 +153,10 @@ class IntegrationsApi:
         return shown(await self._mine(integration_id, key))
 
     async def refresh(self, integration_id: str, key: Writer) -> ShownIntegration:
-        """Make the tokens anew now, whether they are about to end or not."""
+        """Make the tokens anew now, whether they are about to end or not.
+
+        A pause that was begun because the platform refused the app is passed once.
+        """
         document = await self._mine(integration_id, key)
         if document["status"] not in ("connected", "error"):
             raise Conflict(
@@ -161,7 +164,7 @@ class IntegrationsApi:
             )
         if not document["refreshable"]:
             raise Conflict("there is nothing to make anew: these tokens do not end, or cannot be renewed")
-        return shown(await self._tokens.renew(integration_id, than=document["version"]))
+        return shown(await self._tokens.renew(integration_id, than=document["version"], by_person=True))
 
     async def disable(self, integration_id: str, key: Writer) -> ShownIntegration:
         """Keep it, but let nobody use it until it is enabled."""
@@ -209,10 +212,12 @@ class IntegrationsApi:
                 return shown(changed)
         raise Conflict(_CHANGING)
 
-    async def _change(self, document: Document, change: dict[str, Any]) -> Document | None:
+    async def _change(
+        self, document: Document, change: dict[str, Any], *, tell: Told | None = None
+    ) -> Document | None:
         """None when credential or status are not what was read."""
         only = {"status": document["status"]}
-        changed = await self._integrations.change(document, change, only=only)
+        changed = await self._integrations.change(document, change, tell=tell, only=only)
         self._tokens.forget(document["_id"])
         return changed
 
@@ -237,8 +242,10 @@ class IntegrationsApi:
         current = await self._integrations.find(document["_id"])
         change: dict[str, Any] = {"last_error": fault, "failures": 1 if fault else 0}
         ends = current.get("expires_at")
+        tell: Told | None = None
         if not fault and current["status"] == "error" and (ends is None or ends > utcnow()):
             change |= {"status": "connected", "reason": "", "retry_at": None}
+            tell = "integration.recovered"
         elif not fault and current.get("retry_at"):  # of a refresh that fails, the check knows nothing
             return
-        await self._change(current, change)
+        await self._change(current, change, tell=tell)
