@@ -10,6 +10,7 @@ from services.oauth.choose import Choosing
 from services.oauth.disconnect import Disconnecting
 from services.oauth.enter import Entering
 from services.oauth.flows import BY_OAUTH
+from services.oauth.identity import RELEASED
 from services.oauth.schemas import Chosen, NewIntegration, Reentered, Renamed, ShownIntegration, shown
 from shared.catalog.connector import Refused
 from shared.catalog.registry import connectors
@@ -78,6 +79,7 @@ class IntegrationsApi:
             name=body.name,
             workspace=key.workspace,
             user=body.user,
+            takeover=body.takeover,
         )
         return shown(document)
 
@@ -121,7 +123,7 @@ class IntegrationsApi:
             document = await self._mine(integration_id, key)
             if document["status"] != "pending" or document["credential"] is not None:
                 document = await self._disconnecting.end(document)
-            gone = {"deleted_at": utcnow(), "open": False, "sole": False}
+            gone = {"deleted_at": utcnow(), "open": False, "sole": False, **RELEASED}
             if await self._change(document, gone) is not None:
                 return Response(status_code=204)
         raise Conflict(_CHANGING)
@@ -132,7 +134,13 @@ class IntegrationsApi:
         if document["kind"] in BY_OAUTH:
             raise Conflict("this account is connected by OAuth: POST /api/integrations/{id}/reconnect")
         return shown(
-            await self._entering.again(document, body.fields, any_account=body.any_account, user=body.user)
+            await self._entering.again(
+                document,
+                body.fields,
+                any_account=body.any_account,
+                user=body.user,
+                takeover=body.takeover,
+            )
         )
 
     async def choose(self, integration_id: str, body: Chosen, key: Writer) -> ShownIntegration:

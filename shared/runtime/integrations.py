@@ -24,6 +24,8 @@ from shared.wire.tracing import child_of
 COLLECTION: Final = "integrations"
 OPEN: Final = {"open": True}
 """Something is to be done at `due_at`: a token to be made anew, or an end to be noted."""
+HOLDS_IDENTITY: Final = {"holds_identity": True}
+"""No other integration of the workspace may have its `identity` (services/oauth/identity.py)."""
 SOLE: Final = {"sole": True}
 """It is the only integration of its account in the workspace: nobody can save the account a second time."""
 UNTOLD: Final = {"untold": True}
@@ -41,6 +43,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((*_OF_USER, ("provider", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
         Index((("provider", 1), ("account.id", 1), ("workspace", 1))),
         Index((("workspace", 1), ("provider", 1), ("kind", 1), ("account.id", 1)), unique=True, where=SOLE),
+        Index((("workspace", 1), ("identity", 1)), unique=True, where=HOLDS_IDENTITY),
         # `open` is a key, too: a query that asks for it is answered from the index alone.
         Index((("open", 1), ("due_at", 1), ("_id", 1)), where=OPEN),
         Index((("changed_at", 1), ("_id", 1)), where=UNTOLD),
@@ -149,7 +152,8 @@ class Integrations:
     ) -> Document | None:
         """Write a change, with the events that tell of it; None when the document is not what was read.
 
-        `only` is what has to hold beside it (a lease's fence). `version` in `change` is the new one.
+        `only` is what has to hold beside it (a lease's fence). `version` in `change` is the new one. Raises
+        `Duplicate`: another integration has the identity; `StoreUnavailable`.
         """
         moment = utcnow()
         update: dict[str, Any] = {"$set": {**change, "changed_at": moment}}

@@ -93,7 +93,8 @@ def ada(own: Accounts, server: Rotating, request: pytest.FixtureRequest) -> Iter
     integration = own.connect(name)
     yield integration
     # Upkeep has nothing to do with it any more: what the server is asked from now on is the next test's.
-    own.database.integrations.update_one({"_id": integration}, {"$set": {"open": False}})
+    over = {"open": False, "refused_app": None}
+    own.database.integrations.update_one({"_id": integration}, {"$set": over})
     server.says, server.fail_next, server.slow_s = {}, [], 0
     server.lose_next, server.grace_s = 0, 0
     server.latest_only = server.refuse_all = False
