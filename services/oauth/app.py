@@ -85,6 +85,7 @@ async def build(here: Runtime) -> Service:
     IntegrationsApi(known, tokens, entering, choosing, disconnecting).mount(management)
     PlatformApi(
         registered,
+        known,
         tokens.trial,
         redirect_uri=redirect_uri,
         operator_workspace=settings.operator_workspace,

@@ -4,12 +4,21 @@ Nothing of what a platform gave is kept before it is known whose account it is; 
 back (revoked).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from services.oauth.choose import CHOICE, same_place
+from services.oauth.choose import CHOICE
 from services.oauth.flows import app_for, flow_of, server_of
+from services.oauth.identity import (
+    CONNECTED,
+    IN_USE,
+    find_same,
+    has_another_user,
+    held,
+    is_same,
+    person_of,
+)
 from services.oauth.revoke import Revoking
 from services.oauth.states import Occupied, States, UsedCode
 from services.oauth.watch import Watching
@@ -32,10 +41,10 @@ from shared.contracts.errors import (
     StoreUnavailable,
 )
 from shared.runtime.apps import Apps
-from shared.runtime.credentials import merged, of_new_tokens, refresh_tokens, schedule, values_of
+from shared.runtime.credentials import merged, of_new_tokens, refresh_tokens, schedule, texts_of, values_of
 from shared.runtime.integrations import Integrations
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import Document, Duplicate, utcnow
 from shared.runtime.tokens import TokenSource
 from shared.wire.fills import Unfillable
 from shared.wire.oauth import unsaid
@@ -59,6 +68,8 @@ class NotFinished(Exception):
         self.status = status
         self.note = note or why
         """What may stand in a log: `why` may name accounts."""
+        self.holder: Document | None = None
+        """The integration that has the account: what it lives on must not be revoked."""
         self.begun: Document = {}
         """What the state was made for: where to send the person back to."""
 
@@ -108,7 +119,8 @@ class Arriving:
     async def _finished(self, begun: Document, verifier: str, query: Sequence[tuple[str, str]]) -> Document:
         document = await self._integrations.find(begun["integration_id"], begun["workspace"])
         connector, values = self._known(begun, document)
-        _check_enabled(document)
+        if document["status"] == "disabled":
+            raise NotFinished("disabled", "the integration is disabled: enable it first")
         kept = await self._answered(begun, document, connector, values, query)
         code = dict(query).get("oauth_verifier" if connector.oauth1 else "code", "")
         if not code or len(code) > _MOST_CODE:
@@ -122,12 +134,13 @@ class Arriving:
                 return await self._connected(begun, document["_id"], connector, granted, whose, choices)
         except Occupied:
             if not connector.ends_everything:  # else the other one's grant, which is just made, would end too
-                await self._give_back(document, values, granted, whose)
+                await self._give_back(document, values, granted, whose, None)
             raise
         except (StoreUnavailable, Misconfigured):
             raise  # it may have been written after all
         except (NotFinished, InterlinkError) as error:
-            await self._give_back(document, values, granted, whose)
+            holder = error.holder if isinstance(error, NotFinished) else None
+            await self._give_back(document, values, granted, whose, holder)
             if isinstance(error, NotFinished | NotFound):
                 raise
             if isinstance(error, Refused) and error.code == "nothing_to_choose":
@@ -244,7 +257,8 @@ class Arriving:
         if account.call is not None:
             document = connector.read(await self._tokens.ask(connector.request(account.call, values)))
         whose = connector.whose(account, document)
-        whose = replace(whose, kept={**kept, **whose.kept})
+        person = connector.person(document, token=granted.document)
+        whose = replace(whose, kept={**kept, **whose.kept}, person=person)
         if connector.choices is None:
             return whose, []
         values |= {f"account:{name}": value for name, value in whose.kept.items()}
@@ -269,18 +283,22 @@ class Arriving:
             change["credential"] = self._integrations.seal(target, merged(kept, granted))
             if change["status"] == "connected":
                 await self._watching.expect(target)
-            changed = await self._integrations.change(
-                target,
-                change,
-                tell="integration.connected" if change["status"] == "connected" else None,
-                only={"status": target["status"]},  # disabled, or ended, meanwhile: look again
-            )
+            taken = has_another_user(target, begun["user"])
+            try:
+                changed = await self._integrations.change(
+                    target,
+                    change,
+                    tell=CONNECTED[taken] if change["status"] == "connected" else None,
+                    only={"status": target["status"]},  # disabled, or ended, meanwhile: look again
+                )
+            except Duplicate:  # another process has connected the same account beside this
+                continue
             if changed is not None:
                 break
         else:
             raise NotFinished("overtaken", "the integration is changing all the time: try again")
         self._tokens.forget(changed["_id"])
-        await self._given_up(target, whose)
+        await self._given_up(target, whose, changed, taken=taken)
         if changed["_id"] != document["_id"]:
             gone = {"deleted_at": utcnow(), "open": False, "merged_into": changed["_id"]}
             await self._integrations.change(document, gone)
@@ -295,27 +313,24 @@ class Arriving:
         choice = _chosen(choices, document)
         # Of an account with several places, each may be connected: which one this is, may not be known yet.
         known = choice is not None or not choices
-        same = await same_place(self._integrations, document, whose.id, choice) if known else None
-        if before and before["id"] == whose.id and (same is None or choice is None):
-            _check_enabled(document)
+        user = begun["user"] or document.get("user")
+        same = await find_same(self._integrations, document, whose, choice, user) if known else None
+        mine = bool(before) and is_same(document, whose, document.get("user"))
+        if mine and (same is None or choice is None):
+            _check_free(begun, document)
             return document
-        if before and before["id"] != whose.id and not begun["any_account"]:
-            raise NotFinished(
-                "other_account",
-                f"that is {whose.label}; this integration is of {before['label']}. Sign in there as "
-                f"{before['label']}, or connect {whose.label} as an account of its own",
-                note="another account signed in",
-            )
+        if before and not mine and not begun["any_account"]:
+            raise _other_account(begun, document, whose)
         if before and same is not None:
             label = choice.label if choice else whose.label
-            called = f": {same['name']}" if same["name"] else ""
+            called = f": {same['name']}" if same["name"] and not has_another_user(same, user) else ""
             raise NotFinished(
                 "connected_already",
                 f"{label} is connected already{called}",
                 note=f"the account is that of {same['_id']}",
             )
         target = same or document
-        _check_enabled(target)
+        _check_free(begun, target)
         return target
 
     def _kept(self, begun: Document, target: Document, granted: Granted, whose: Whose) -> dict[str, Any]:
@@ -324,6 +339,7 @@ class Arriving:
         same = (
             was
             and was["id"] == whose.id
+            and person_of(target) == whose.person
             and target["status"] in ("connected", "error")
             and list(target.get("app") or ()) == list(begun["server"][:2])
             and target["params"] == begun["params"]
@@ -340,22 +356,40 @@ class Arriving:
         return refresh_tokens(before, granted)
 
     async def _give_back(
-        self, document: Document, values: Mapping[str, str], granted: Granted, whose: Whose | None
+        self,
+        document: Document,
+        values: Mapping[str, str],
+        granted: Granted,
+        whose: Whose | None,
+        holder: Document | None,
     ) -> None:
-        """Revoke what will not be kept."""
+        """Revoke what will not be kept; not what `holder`, another integration of the account, lives on."""
         account = whose.id if whose else None
-        await self._revoking.revoke(document, values, merged({}, granted), account)
+        spare = self._tokens_in(holder) if holder is not None else ()
+        await self._revoking.revoke(document, values, merged({}, granted), account, spare=spare)
 
-    async def _given_up(self, before: Document, whose: Whose) -> None:
-        """Revoke what an integration had of another account than the one that it has now."""
+    async def _given_up(self, before: Document, whose: Whose, now: Document, *, taken: bool) -> None:
+        """Revoke what an integration had of another account, or user, than it has now."""
         account = before.get("account")
-        if not account or account["id"] == whose.id or not before["credential"]:
+        if not account or not before["credential"]:
+            return
+        if account["id"] == whose.id and person_of(before) in (None, whose.person) and not taken:
             return
         try:
             secrets = self._integrations.open(before)
         except Misconfigured:
             return
-        await self._revoking.revoke(before, self._tokens.values(before), secrets, account["id"])
+        values, spare = self._tokens.values(before), self._tokens_in(now)
+        await self._revoking.revoke(before, values, secrets, account["id"], spare=spare)
+
+    def _tokens_in(self, document: Document) -> Collection[str]:
+        """The tokens that an integration lives on."""
+        try:
+            secrets = self._integrations.open(document) if document["credential"] else {}
+        except Misconfigured:
+            return ()
+        grants = (secrets, *secrets.get("others", {}).values())
+        return [token for grant in grants for token in texts_of(grant).values()]
 
 
 def _tokens_of(granted: Granted) -> list[str]:
@@ -363,10 +397,33 @@ def _tokens_of(granted: Granted) -> list[str]:
     return [token for each in every for token in (each.access_token, each.refresh_token)]
 
 
-def _check_enabled(document: Mapping[str, Any]) -> None:
-    """Somebody has disabled it: connecting it is not enabling it."""
+def _check_free(begun: Mapping[str, Any], document: Document) -> None:
+    """Raise `NotFinished` if the integration is another user's, or disabled: connecting is not enabling."""
+    if has_another_user(document, begun["user"]) and not begun.get("takeover"):
+        error = NotFinished("account_in_use", IN_USE, status=409)
+        error.holder = document
+        raise error
     if document["status"] == "disabled":
         raise NotFinished("disabled", "the integration is disabled: enable it first")
+
+
+def _other_account(begun: Mapping[str, Any], document: Document, whose: Whose) -> NotFinished:
+    """The refusal of an account that is not the integration's; another user's account is not named."""
+    label = document["account"]["label"]
+    note = "another account signed in"
+    if has_another_user(document, begun["user"]):
+        why = f"that is {whose.label}, and this integration is of another account"
+    elif document["account"]["id"] == whose.id:
+        why = (
+            f"somebody else of {whose.label} signed in. Sign in there as before, or connect it as an account "
+            "of its own"
+        )
+    else:
+        why = (
+            f"that is {whose.label}; this integration is of {label}. Sign in there as {label}, or connect "
+            f"{whose.label} as an account of its own"
+        )
+    return NotFinished("other_account", why, note=note)
 
 
 def _change(
@@ -385,6 +442,7 @@ def _change(
         "label": whose.label,
         "url": whose.url,
         "kept": dict(whose.kept),
+        "person": whose.person,
     }
     if choice is not None:
         account |= {"choice": {"id": choice.id, "label": choice.label}}
@@ -408,6 +466,7 @@ def _change(
         "user": begun["user"] or target.get("user"),
         **of_new_tokens(target),
         **times,
+        **(held(target, account) if whole else {"takeover": bool(begun.get("takeover"))}),
     }
 
 

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+from services.oauth.identity import CONNECTED, find_same, has_another_user, held, in_use
 from services.oauth.states import States
 from services.oauth.watch import Watching
-from shared.catalog.connector import Choice
+from shared.catalog.connector import Choice, Whose
 from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.runtime.credentials import of_new_tokens
 from shared.runtime.integrations import Integrations, name_of
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import Document, Duplicate, utcnow
 from shared.runtime.tokens import TokenSource
 
 CHOICE: Final = timedelta(days=7)
@@ -53,21 +54,28 @@ class Choosing:
             account = document["account"]
             async with self._states.alone(workspace, document["provider"], account["id"]):
                 taker = await self._taker(document, account["id"])
-                same = await same_place(self._integrations, document, account["id"], place)
+                whose = Whose(account["id"], account["label"], person=account.get("person") or "")
+                same = await find_same(self._integrations, document, whose, place, document.get("user"))
                 if taker is not None:  # who died before it was written down
                     changed: Document | None = taker
                     await self._merged(document, taker)
-                elif same is None:
-                    changed = await self._chosen(document, place)
                 else:
-                    changed = await self._moved(document, place, same)
+                    try:
+                        changed = await (
+                            self._chosen(document, place)
+                            if same is None
+                            else self._moved(document, place, same)
+                        )
+                    except Duplicate:  # another process has connected the same place beside this
+                        changed = None
             if changed is not None:
                 await self._watching.wake(changed["_id"])
                 return changed
         raise Conflict("the integration is changing all the time: try again")
 
     async def _chosen(self, document: Document, place: Choice) -> Document | None:
-        change: dict[str, Any] = {"account": _account(document, place)}
+        account = _account(document, place)
+        change: dict[str, Any] = {"account": account, **held(document, account)}
         begins = document["status"] == "pending"
         if begins:
             change |= {"status": "connected", "reason": "", **_due(document)}
@@ -83,10 +91,15 @@ class Choosing:
 
     async def _moved(self, document: Document, place: Choice, same: Document) -> Document | None:
         """The place's own integration, with the grant of one that was only begun."""
+        taken = has_another_user(same, document.get("user"))
         if document["status"] != "pending":
-            raise Conflict(f"{place.label} is connected already: {name_of(same)}")
+            called = "" if taken else f": {name_of(same)}"
+            raise Conflict(f"{place.label} is connected already{called}")
+        if taken and not document.get("takeover"):
+            raise in_use()
         if same["status"] == "disabled":
             raise Conflict(f"the integration of {place.label} is disabled: enable {same['_id']} first")
+        account = _account(document, place)
         change = {
             **{name: document[name] for name in _GRANT},
             **_due(document),
@@ -94,14 +107,15 @@ class Choosing:
             "status": "connected",
             "reason": "",
             "user": document.get("user") or same.get("user"),
-            "account": _account(document, place),
+            "account": account,
+            **held(same, account),
             "grant_of": [document["_id"], document["version"]],
             "credential": self._integrations.seal(same, self._integrations.open(document)),
             "version": same["version"] + 1,
         }
         await self._watching.expect(same)
         changed = await self._integrations.change(
-            same, change, tell="integration.connected", only={"status": same["status"]}
+            same, change, tell=CONNECTED[taken], only={"status": same["status"]}
         )
         self._tokens.forget(same["_id"])
         if changed is not None:
@@ -118,22 +132,6 @@ class Choosing:
         gone = {"deleted_at": utcnow(), "open": False, "credential": None, "merged_into": same["_id"]}
         await self._integrations.change(document, gone)
         await self._watching.end_all(document["_id"])
-
-
-async def same_place(
-    integrations: Integrations, document: Mapping[str, Any], account: str, place: Choice | None
-) -> Document | None:
-    """Another integration of the workspace that has this account, and this place of it where it has places.
-
-    Raises `StoreUnavailable`.
-    """
-    provider, workspace, wanted = document["provider"], document["workspace"], place and place.id
-    for other in await integrations.of_account(provider, account, workspace):
-        there = (other["account"].get("choice") or {}).get("id")
-        alike = other["kind"] == document["kind"] and wanted in (None, there)
-        if alike and other["_id"] != document["_id"]:
-            return other
-    return None
 
 
 def _due(document: Mapping[str, Any]) -> dict[str, Any]:

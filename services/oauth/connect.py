@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from services.oauth.flows import app_for, flow_of, kind_of, server_of
+from services.oauth.identity import has_another_user, in_use
 from services.oauth.return_to import allowed
 from services.oauth.states import LIFETIME, Begun, States
 from shared.catalog.connector import Connector, Refused
@@ -40,6 +41,8 @@ class Wish:
     params: Mapping[str, str] | None = None
     return_to: str | None = None
     name: str | None = None
+    takeover: bool = False
+    """Whether an integration that another user has may become this user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ class Connecting:
 
     async def again(self, document: Document, wish: Wish, *, any_account: bool) -> Sent:
         """The address that connects an integration anew; it keeps its id. Raises as `begin`."""
+        if has_another_user(document, wish.user) and not wish.takeover:
+            raise in_use()
         connector = flow_of(wish.provider)
         given = {**document.get("params", {}), **(wish.params or {})}
         params = entered(connector.params, given, place="params")
@@ -144,6 +149,7 @@ class Connecting:
             "integration_id": document["_id"],
             "again": again,
             "any_account": any_account,
+            "takeover": wish.takeover,
             "params": document["params"],
             "asked": scopes,
             "redirect_uri": self._redirect_uri,

@@ -75,6 +75,7 @@ class ConnectApi:
             params=body.params,
             return_to=body.return_to,
             name=body.name,
+            takeover=body.takeover,
         )
         return self._sent(await self._connecting.begin(wish), response)
 
@@ -95,6 +96,7 @@ class ConnectApi:
             scopes=body.scopes,
             params=body.params,
             return_to=body.return_to,
+            takeover=body.takeover,
         )
         sent = await self._connecting.again(document, wish, any_account=body.any_account)
         return self._sent(sent, response)

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 
+from services.oauth.identity import RELEASED
 from services.oauth.revoke import Revoking
 from services.oauth.watch import Watching
 from shared.catalog.registry import connectors
@@ -53,10 +54,11 @@ class Disconnecting:
                 "refresh_expires_at": None,
                 "open": False,
                 "due_at": None,
-                "lease_until": None,
+                "lease": None,
                 "version": document["version"] + 1,
                 "revoked": revoked,
                 "choices": [],
+                **RELEASED,
             }
             was = document.get("credential") is not None  # what was only begun has no end to be told
             changed = await self._integrations.change(

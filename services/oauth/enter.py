@@ -4,8 +4,9 @@ import asyncio
 import random
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from services.oauth.identity import CONNECTED, has_another_user, in_use
 from services.oauth.mail import MailLogins
 from services.oauth.watch import Watching
 from shared.catalog.connect import Entered
@@ -14,7 +15,7 @@ from shared.catalog.entering import entered
 from shared.catalog.registry import connectors
 from shared.contracts.errors import Conflict, FieldError, Invalid, Misconfigured
 from shared.contracts.ids import new_integration_id
-from shared.runtime.integrations import Integrations
+from shared.runtime.integrations import Integrations, Told
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, utcnow
 from shared.runtime.refresh import NoAnswer
@@ -65,10 +66,11 @@ class Entering:
         name: str | None,
         workspace: str,
         user: str | None,
+        takeover: bool = False,
     ) -> Document:
         """A new integration, or the one that this account has already, with new secrets.
 
-        `user` is whose account it is; None leaves that as it is.
+        `user` is whose account it is; None leaves that as it is. `takeover`: another user's becomes theirs.
         Raises `Invalid` (also when the platform does not take it), `Conflict`, `PlatformBusy`,
         `StoreUnavailable`.
         """
@@ -78,7 +80,7 @@ class Entering:
         for _ in range(_TRIES):
             known = await self._same_account(provider, way.id, whose, workspace)
             if known is not None:
-                changed = await self._save(known, whose, values, user)
+                changed = await self._save(known, whose, values, user, takeover=takeover)
                 if changed is not None:
                     return changed
                 await asyncio.sleep(random.uniform(0, _PAUSE_S))  # noqa: S311 -- only to spread
@@ -113,13 +115,21 @@ class Entering:
         raise Conflict("the integration is changing all the time: try again")
 
     async def again(
-        self, document: Document, fields: Mapping[str, str], *, any_account: bool, user: str | None
+        self,
+        document: Document,
+        fields: Mapping[str, str],
+        *,
+        any_account: bool,
+        user: str | None,
+        takeover: bool = False,
     ) -> Document:
         """New secrets of an integration; fields that are left out stay as they are.
 
         Where what was entered before cannot be opened, nothing may be left out.
         Raises as `add`, and `Conflict` for another account's.
         """
+        if has_another_user(document, user) and not takeover:
+            raise in_use()
         connector, way = _way(document["provider"], document["kind"])
         try:
             before = self._kept(document, way) if document.get("credential") else {}
@@ -135,7 +145,7 @@ class Entering:
                 "with any_account it is taken"
             )
         try:
-            changed = await self._save(document, whose, values, user)
+            changed = await self._save(document, whose, values, user, takeover=takeover)
         except Duplicate:
             raise Conflict(f"another integration is of {whose.label} already") from None
         if changed is None:
@@ -156,7 +166,8 @@ class Entering:
                 "the account's credential cannot be opened: the log of the service says why"
             ) from None
         change: dict[str, Any] = {"status": "connected", "reason": "", "last_error": None, "failures": 0}
-        tell: Literal["integration.reauth_required"] | None = None
+        was_error = document["status"] == "error"
+        tell: Told | None = "integration.recovered" if was_error else None
         try:
             await self._whose(connector, way, values)
         except Refused as error:
@@ -170,7 +181,7 @@ class Entering:
                     "detail": _told(error, way, values),
                 },
             }
-            tell = "integration.reauth_required" if gone else None
+            tell = "integration.reauth_required" if gone else None if was_error else "integration.error"
         only = {"status": document["status"]}
         changed = await self._integrations.change(document, change, tell=tell, only=only)
         self._tokens.forget(document["_id"])
@@ -187,9 +198,18 @@ class Entering:
         return {name: value for name, value in kept.items() if name in way.fields}
 
     async def _save(
-        self, document: Document, whose: Whose, values: Mapping[str, str], user: str | None
+        self,
+        document: Document,
+        whose: Whose,
+        values: Mapping[str, str],
+        user: str | None,
+        *,
+        takeover: bool,
     ) -> Document | None:
         """None when it was changed meanwhile. Raises `Conflict`, `Duplicate`."""
+        taken = has_another_user(document, user) and document["status"] != "disconnected"
+        if taken and not takeover:
+            raise in_use()
         if document["status"] == "disabled":
             raise Conflict(f"the integration {document['_id']} of this account is disabled: enable it first")
         change = self._change(document, whose, values, user)
@@ -198,7 +218,7 @@ class Entering:
         changed = await self._integrations.change(
             document,
             change,
-            tell=None if known else "integration.connected",
+            tell=() if known else CONNECTED[taken],
             only={"status": document["status"]},
         )
         self._tokens.forget(document["_id"])

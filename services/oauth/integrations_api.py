@@ -10,12 +10,13 @@ from services.oauth.choose import Choosing
 from services.oauth.disconnect import Disconnecting
 from services.oauth.enter import Entering
 from services.oauth.flows import BY_OAUTH
+from services.oauth.identity import RELEASED
 from services.oauth.schemas import Chosen, NewIntegration, Reentered, Renamed, ShownIntegration, shown
 from shared.catalog.connector import Refused
 from shared.catalog.registry import connectors
 from shared.contracts.errors import Conflict
 from shared.runtime.access import ApiKey, requires
-from shared.runtime.integrations import Integrations, Status
+from shared.runtime.integrations import Integrations, Status, Told
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
 from shared.runtime.tokens import Access, TokenSource
@@ -78,6 +79,7 @@ class IntegrationsApi:
             name=body.name,
             workspace=key.workspace,
             user=body.user,
+            takeover=body.takeover,
         )
         return shown(document)
 
@@ -121,7 +123,7 @@ class IntegrationsApi:
             document = await self._mine(integration_id, key)
             if document["status"] != "pending" or document["credential"] is not None:
                 document = await self._disconnecting.end(document)
-            gone = {"deleted_at": utcnow(), "open": False, "sole": False}
+            gone = {"deleted_at": utcnow(), "open": False, "sole": False, **RELEASED}
             if await self._change(document, gone) is not None:
                 return Response(status_code=204)
         raise Conflict(_CHANGING)
@@ -132,7 +134,13 @@ class IntegrationsApi:
         if document["kind"] in BY_OAUTH:
             raise Conflict("this account is connected by OAuth: POST /api/integrations/{id}/reconnect")
         return shown(
-            await self._entering.again(document, body.fields, any_account=body.any_account, user=body.user)
+            await self._entering.again(
+                document,
+                body.fields,
+                any_account=body.any_account,
+                user=body.user,
+                takeover=body.takeover,
+            )
         )
 
     async def choose(self, integration_id: str, body: Chosen, key: Writer) -> ShownIntegration:
@@ -153,7 +161,10 @@ class IntegrationsApi:
         return shown(await self._mine(integration_id, key))
 
     async def refresh(self, integration_id: str, key: Writer) -> ShownIntegration:
-        """Make the tokens anew now, whether they are about to end or not."""
+        """Make the tokens anew now, whether they are about to end or not.
+
+        A pause that was begun because the platform refused the app is passed once.
+        """
         document = await self._mine(integration_id, key)
         if document["status"] not in ("connected", "error"):
             raise Conflict(
@@ -161,7 +172,7 @@ class IntegrationsApi:
             )
         if not document["refreshable"]:
             raise Conflict("there is nothing to make anew: these tokens do not end, or cannot be renewed")
-        return shown(await self._tokens.renew(integration_id, than=document["version"]))
+        return shown(await self._tokens.renew(integration_id, than=document["version"], by_person=True))
 
     async def disable(self, integration_id: str, key: Writer) -> ShownIntegration:
         """Keep it, but let nobody use it until it is enabled."""
@@ -209,10 +220,12 @@ class IntegrationsApi:
                 return shown(changed)
         raise Conflict(_CHANGING)
 
-    async def _change(self, document: Document, change: dict[str, Any]) -> Document | None:
+    async def _change(
+        self, document: Document, change: dict[str, Any], *, tell: Told | None = None
+    ) -> Document | None:
         """None when credential or status are not what was read."""
         only = {"status": document["status"]}
-        changed = await self._integrations.change(document, change, only=only)
+        changed = await self._integrations.change(document, change, tell=tell, only=only)
         self._tokens.forget(document["_id"])
         return changed
 
@@ -237,8 +250,10 @@ class IntegrationsApi:
         current = await self._integrations.find(document["_id"])
         change: dict[str, Any] = {"last_error": fault, "failures": 1 if fault else 0}
         ends = current.get("expires_at")
+        tell: Told | None = None
         if not fault and current["status"] == "error" and (ends is None or ends > utcnow()):
             change |= {"status": "connected", "reason": "", "retry_at": None}
+            tell = "integration.recovered"
         elif not fault and current.get("retry_at"):  # of a refresh that fails, the check knows nothing
             return
-        await self._change(current, change)
+        await self._change(current, change, tell=tell)

@@ -16,7 +16,8 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from shared.runtime.access import ApiKey, requires
 from shared.runtime.app_trial import AppTrial
-from shared.runtime.apps import INSTALLATION, SECRETS, App, Apps, secret_settings, takes_app
+from shared.runtime.apps import INSTALLATION, SECRETS, App, Apps, registered_as, secret_settings, takes_app
+from shared.runtime.integrations import Integrations
 
 _TRIES: Final = 5
 _NOT_ASKED: Final = "not_asked"
@@ -35,8 +36,17 @@ class ShownApps(BaseModel):
 class PlatformApi:
     """The routes and what they need."""
 
-    def __init__(self, apps: Apps, trial: AppTrial, *, redirect_uri: str, operator_workspace: str) -> None:
+    def __init__(
+        self,
+        apps: Apps,
+        integrations: Integrations,
+        trial: AppTrial,
+        *,
+        redirect_uri: str,
+        operator_workspace: str,
+    ) -> None:
         self._apps = apps
+        self._integrations = integrations
         self._trial = trial
         self._redirect_uri = redirect_uri
         self._operator = operator_workspace
@@ -82,7 +92,10 @@ class PlatformApi:
                 break
         else:
             raise Conflict("the app is being changed all the time: try again")
-        return self._show(app if body.verified is not None else await self._verified(connector, app))
+        if body.verified is None:
+            app = await self._verified(connector, app)
+        await self._end_pauses(app)
+        return self._show(app)
 
     async def verify(self, provider: str, key: Admin, scope: Scope = "workspace") -> ShownApp:
         """Ask the platform whether it takes the app's id and secret.
@@ -95,7 +108,16 @@ class PlatformApi:
             raise Conflict(
                 "the app's secrets cannot be opened: bring back their encryption key, or enter them again"
             )
-        return self._show(await self._verified(connector, app, insist=True))
+        app = await self._verified(connector, app, insist=True)
+        await self._end_pauses(app)
+        return self._show(app)
+
+    async def _end_pauses(self, app: App) -> None:
+        """Accounts that wait because the platform did not take the app go on."""
+        if not app.verified:
+            return
+        providers = [name for name, each in connectors().items() if each.app == app.provider]
+        await self._integrations.end_pauses(providers, registered_as(app), app.revision)
 
     async def delete(self, provider: str, key: Admin, scope: Scope = "workspace") -> Response:
         """Remove an app: accounts that are connected with it stop when their tokens end."""
@@ -127,7 +149,7 @@ class PlatformApi:
         if verified is None:
             verified = app.verified
             reason = f"{_NOT_ASKED}: {reason}: send verified: true when it is right"
-        judged = await self._apps.judge(app, verified=verified, reason=reason)
+        judged = await self._apps.judge(app, verified=verified, reason=reason, anew=bool(verdict.takes_it))
         if judged is None:
             raise Conflict(f"the app of {app.provider} was changed meanwhile: verify it again")
         return judged

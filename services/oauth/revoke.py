@@ -3,7 +3,7 @@
 Some platforms end all that an account ever allowed the app, so it is looked first whom else that concerns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from shared.catalog.connector import Connector
@@ -34,10 +34,12 @@ class Revoking:
         account: str | None,
         *,
         but: str = "",
+        spare: Collection[str] = (),
     ) -> bool:
         """Whether the platform said of each grant of a credential that it has ended.
 
-        `but` is the integration that ends. Where the platform would end everything and the account is not
+        `but` is the integration that ends, and `spare` are tokens that go on: a grant with one of them is
+        left alone. Where the platform would end everything and the account is not
         known, it may be what others live on.
         """
         connector = connectors().get(document["provider"])
@@ -57,7 +59,7 @@ class Revoking:
         ended = [
             await self._one(connector, {**values, **grant}, name)
             for grant in grants
-            if grant.get("access_token")
+            if grant.get("access_token") and not set(grant.values()) & set(spare)
         ]
         return bool(ended) and all(ended)
 

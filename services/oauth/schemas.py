@@ -31,6 +31,11 @@ User = Annotated[
     ),
 ]
 
+Takeover = Annotated[
+    bool,
+    Field(description="Take the integration over from another `user`, if one has the account connected."),
+]
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -44,6 +49,7 @@ class NewConnection(_Body):
     params: Entries = {}
     return_to: ReturnTo | None = None
     user: User | None = None
+    takeover: Takeover = False
     name: Name | None = None
 
 
@@ -54,6 +60,7 @@ class Reconnection(_Body):
     params: Entries = {}
     return_to: ReturnTo | None = None
     user: User | None = None
+    takeover: Takeover = False
     any_account: Annotated[
         bool, Field(description="Take another account than the one that was connected, too.")
     ] = False
@@ -75,6 +82,7 @@ class NewIntegration(_Body):
     fields: Entries
     preset: Annotated[str | None, Field(max_length=40)] = None
     user: User | None = None
+    takeover: Takeover = False
     name: Name | None = None
 
 
@@ -83,6 +91,7 @@ class Reentered(_Body):
 
     fields: Entries
     user: User | None = None
+    takeover: Takeover = False
     any_account: bool = False
 
 

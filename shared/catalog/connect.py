@@ -136,6 +136,11 @@ class Account(Kept):
     """Who was connected: selected from the answer of `call`, or, without one, of the token endpoint."""
 
     call: Request | None = None
+    person: Selection = ""
+    """Where `id` names a team, portal or workspace: who of it the token acts for, if it acts for a person.
+    Both are the identity of an account that is connected by OAuth; events name the `id` alone."""
+    person_in: Literal["account", "token"] = "account"
+    """Which answer says it: the one that `id` is selected from, or the token endpoint's."""
 
 
 class Choices(Part):

@@ -1,7 +1,8 @@
 """The runner of samples: where a connector does another thing than `connect.yaml` says."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from shared.catalog.connect import Entered
@@ -98,7 +99,13 @@ def _dance(connector: Connector, sample: Sample, values: Mapping[str, str]) -> I
     yield from differs("exchange", sample.exchange, lambda: _exchange(connector, values))
     if flow.client.form_encoded or sample.client:
         yield from _client(connector, sample.client, values)
-    yield from _answers(connector.granted, sample)
+    account = connector.account
+    in_token = account is not None and account.person_in == "token"
+    yield from _answers(
+        connector.granted,
+        sample,
+        lambda document: connector.person(None, token=document) if in_token else "",
+    )
 
 
 def _exchange(connector: Connector, values: Mapping[str, str]) -> Call:
@@ -128,7 +135,7 @@ def _three_legs(
     if page != sample.authorize:
         yield f"authorize: is {page}"
     yield from differs("exchange", sample.exchange, lambda: flow.third(values, request, PERMISSION))
-    yield from _answers(flow.granted, sample)
+    yield from _answers(flow.granted, sample, lambda _: "")
 
 
 def _requested(flow: ThreeLegged, sample: Sample) -> Iterator[str]:
@@ -165,7 +172,9 @@ def _callback(connector: Connector, sample: CallbackSample, values: Mapping[str,
             continue
 
 
-def _answers(granted: Callable[[Answered], Granted], sample: Sample) -> Iterator[str]:
+def _answers(
+    granted: Callable[[Answered], Granted], sample: Sample, person_in: Callable[[Any], str]
+) -> Iterator[str]:
     """What the token endpoint's answers mean."""
     if not any(each.tokens or each.others for each in sample.answers):
         yield "answers: none gives tokens"
@@ -184,6 +193,8 @@ def _answers(granted: Callable[[Answered], Granted], sample: Sample) -> Iterator
                 yield f"{where}: tokens are {_shown(made.tokens)}"
             elif {name: _shown(each) for name, each in made.others.items()} != answer.others:
                 yield f"{where}: others are {dict(made.others)}"
+            elif (person := person_in(made.document)) != answer.person:
+                yield f"{where}: person is {person!r}"
 
 
 def _not_refused(where: str, error: PlatformBusy | Refused, wanted: str | None, code: str) -> Iterator[str]:
@@ -233,13 +244,16 @@ def _whose(connector: Connector, sample: Sample, values: Mapping[str, str]) -> I
     )
     try:
         document = connector.read(answer) if account.call else connector.granted(answer).document
-        yield from _is("account.whose", connector.whose(account, document), sample.account.whose)
+        made = connector.whose(account, document)
+        if account.person_in == "account":
+            made = replace(made, person=connector.person(document, token=None))
+        yield from _is("account.whose", made, sample.account.whose)
     except InterlinkError as error:
         yield f"account: is refused: {error}"
 
 
 def _is(where: str, made: Whose, wanted: SampleWhose) -> Iterator[str]:
-    shown = SampleWhose(id=made.id, label=made.label, url=made.url, kept=dict(made.kept))
+    shown = SampleWhose(id=made.id, label=made.label, url=made.url, kept=dict(made.kept), person=made.person)
     if shown != wanted:
         yield f"{where}: is {shown.model_dump(exclude_defaults=True)}"
 

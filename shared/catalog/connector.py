@@ -104,6 +104,8 @@ class Whose:
     label: str
     url: str = ""
     kept: Mapping[str, str] = field(default_factory=dict)
+    person: str = ""
+    """Who of a team the token acts for; '' where `id` names the person, or no person is behind the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +382,25 @@ class Connector:
             url=_text(_selected(kept.url, document)),
             kept=_kept(kept.keep, document),
         )
+
+    def person(self, document: Any, *, token: Any) -> str:
+        """Return who of the account the token acts for; '' for nobody, or where the account is the person.
+
+        `document` is the answer that names the account, and `token` the token endpoint's.
+        """
+        if self.account is None:
+            return ""
+        return _text(_selected(self.account.person, token if self.account.person_in == "token" else document))
+
+    def stored_person(self, account: Mapping[str, Any]) -> str | None:
+        """Return who a stored account is of; None where it was stored without that and nothing tells."""
+        if "person" in account:
+            return str(account["person"])
+        if self.account is None or not self.account.person:
+            return ""
+        same = (name for name, each in self.account.keep.items() if each == self.account.person)
+        found = (account.get("kept", {}).get(name) for name in same)
+        return next((str(person) for person in found if person), None)
 
     def read(self, answer: Answered, api: Api | None = None) -> Any:
         """The JSON of an API's answer. Raises `Refused`, `PlatformBusy`."""

@@ -81,6 +81,8 @@ class TokenSample(SampleAnswer):
     others: dict[str, SampleTokens] = Field(default_factory=dict)
     refused: Refusal | None = None
     code: str = ""
+    person: str = ""
+    """Who the tokens act for, where `account.person` is in this answer."""
 
 
 class RequestedSample(SampleAnswer):
@@ -108,6 +110,7 @@ class SampleWhose(Part):
     label: str
     url: str = ""
     kept: dict[str, str] = Field(default_factory=dict)
+    person: str = ""
 
 
 class AccountSample(SampleAnswer):

@@ -29,6 +29,7 @@ from shared.contracts.payloads import (
     InboxRef,
     IntegrationInside,
     IntegrationRef,
+    IntegrationTakenOver,
     MessageInside,
     MessageRef,
     ParticipantInside,
@@ -222,6 +223,24 @@ _CHAT: Final = (
         "An integration's consent has ended: its owner has to connect it again.",
         IntegrationRef,
         {"integrationId": "int_1", "provider": "example", "user": "usr_1", "reason": "invalid_grant"},
+    ),
+    EventType(
+        "integration.error",
+        "An integration cannot be used for now: its token has ended, and there is no new one.",
+        IntegrationRef,
+        {"integrationId": "int_1", "provider": "example", "user": "usr_1", "reason": "invalid_client"},
+    ),
+    EventType(
+        "integration.recovered",
+        "An integration that could not be used works again.",
+        IntegrationRef,
+        {"integrationId": "int_1", "provider": "example", "user": "usr_1"},
+    ),
+    EventType(
+        "integration.taken_over",
+        "An integration is another user's from now on: `user` has it, `previousUser` had it.",
+        IntegrationTakenOver,
+        {"integrationId": "int_1", "provider": "example", "user": "usr_2", "previousUser": "usr_1"},
     ),
     EventType(
         "integration.disconnected",

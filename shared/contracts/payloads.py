@@ -160,6 +160,12 @@ class IntegrationRef(_Camel):
     user: Id | None = None
 
 
+class IntegrationTakenOver(IntegrationRef):
+    """An integration that another user has connected, with the consent of its account."""
+
+    previous_user: Id
+
+
 class IntegrationInside(_Camel):
     integration: Thing
     provider: str | None = None

@@ -69,7 +69,8 @@ class App:
     created_at: datetime | None = None
     changed_at: datetime | None = None
     revision: str = ""
-    """Another one after each change of id, secrets or settings: what was found out is of this one only."""
+    """Another one after each change of id, secrets or settings, and when the platform took it once more:
+    what was found out is of this one only."""
     readable: bool = True
     """Whether everything that is sealed opens: with half of its secrets an app is not used."""
 
@@ -177,12 +178,15 @@ class Apps:
         await self._snapshot.record(document["_id"])
         return app
 
-    async def judge(self, app: App, *, verified: bool, reason: str) -> App | None:
+    async def judge(self, app: App, *, verified: bool, reason: str, anew: bool = False) -> App | None:
         """Note what was found out about an app; None when it has been changed since.
 
-        Should a platform repeat the app's secrets, they are left out. Raises `StoreUnavailable`.
+        `anew`: what was found out before does not count any more. Should a platform repeat the app's
+        secrets, they are left out. Raises `StoreUnavailable`.
         """
         change = {"verified": verified, "reason": _told(app, reason), "changed_at": utcnow()}
+        if anew:
+            change["revision"] = secrets.token_hex(8)
         return await self._change(app, change)
 
     async def remove(self, app: App) -> App | None:
@@ -433,4 +437,6 @@ def _app(provider: str, said: Mapping[str, _Said], source: Source) -> App:
         settings=settings,
         verified=True,
         source=source,
+        # The same in every process; too short to try out secrets with.
+        revision=derive(*(part for key in sorted(said) for part in (key, said[key].value)))[:8],
     )

@@ -26,6 +26,7 @@ CRASH_POINTS: Final[Mapping[str, str]] = {
     "schedule.sent": "an answer is here, nothing of it is written",
     "schedule.written": "the result is written, what comes after it is not done",
     "refresh.claimed": "a credential is claimed, the platform is not asked for new tokens",
+    "refresh.committing": "it is written that the platform is about to be asked, it is not asked",
     "refresh.answered": "the platform has answered with new tokens, nothing of them is written",
     "refresh.committed": "the new tokens are written, nobody has got them from this process",
 }

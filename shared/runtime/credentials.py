@@ -81,13 +81,15 @@ def texts_of(secrets: Mapping[str, Any]) -> dict[str, str]:
 def of_new_tokens(document: Mapping[str, Any]) -> dict[str, Any]:
     """With new tokens, nothing counts of what was under way or failed before: fields of the document."""
     return {
-        "lease_until": None,
+        "lease": None,
         "settled_fence": document["fence"],
         "halfway": False,
         "forced_at": None,
         "retry_at": None,
         "failures": 0,
         "last_error": None,
+        "refused_app": None,
+        "pause_passed": False,
     }
 
 

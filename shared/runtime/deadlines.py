@@ -2,7 +2,7 @@
 
 `asyncio.timeout` arms and cancels a timer for each wait, which costs more than most of them take. Here the
 waits of one length stand in a line, and a timer looks at its front ten times a second: a wait ends
-at its deadline or up to 0.1 s after it.
+at its deadline or up to 0.1 s after it. After the process stood still, what arrived meanwhile is read first.
 """
 
 import asyncio
@@ -10,6 +10,9 @@ from types import TracebackType
 from typing import Final
 
 _LOOK_S: Final = 0.1
+_STALL_S: Final = 1.0
+"""A look that comes so much too late: the process, or its event loop, stood still."""
+_AFTER_STALL_S: Final = 0.5
 
 
 class Deadlines:
@@ -29,13 +32,20 @@ class Deadlines:
         self._line[wait] = loop.time() + self._within_s
         if not self._looking:
             self._looking = True
-            loop.call_later(_LOOK_S, self._look, loop)
+            self._look_in(_LOOK_S, loop)
 
     def leave(self, wait: "_Wait") -> None:
         self._line.pop(wait, None)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look_in(self, seconds: float, loop: asyncio.AbstractEventLoop, *, after_stall: bool = False) -> None:
+        loop.call_later(seconds, self._look, loop, loop.time() + seconds, after_stall)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, due: float, after_stall: bool) -> None:
         now = loop.time()
+        if now - due > _STALL_S and not after_stall:
+            # An answer may be waiting in the socket: an answer with new tokens must not be thrown away.
+            self._look_in(_AFTER_STALL_S, loop, after_stall=True)
+            return
         late = []
         for wait, at in self._line.items():
             if at > now:
@@ -46,7 +56,7 @@ class Deadlines:
             wait.end()
         self._looking = bool(self._line)
         if self._looking:
-            loop.call_later(_LOOK_S, self._look, loop)
+            self._look_in(_LOOK_S, loop)
 
 
 class DeadlineLines:

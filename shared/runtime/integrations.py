@@ -25,6 +25,8 @@ from shared.wire.tracing import child_of
 COLLECTION: Final = "integrations"
 OPEN: Final = {"open": True}
 """Something is to be done at `due_at`: a token to be made anew, or an end to be noted."""
+HOLDS_IDENTITY: Final = {"holds_identity": True}
+"""No other integration of the workspace may have its `identity` (services/oauth/identity.py)."""
 SOLE: Final = {"sole": True}
 """It is the only integration of its account in the workspace: nobody can save the account a second time."""
 UNTOLD: Final = {"untold": True}
@@ -42,6 +44,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((*_OF_USER, ("provider", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
         Index((("provider", 1), ("account.id", 1), ("workspace", 1))),
         Index((("workspace", 1), ("provider", 1), ("kind", 1), ("account.id", 1)), unique=True, where=SOLE),
+        Index((("workspace", 1), ("identity", 1)), unique=True, where=HOLDS_IDENTITY),
         # `open` is a key, too: a query that asks for it is answered from the index alone.
         Index((("open", 1), ("due_at", 1), ("_id", 1)), where=OPEN),
         Index((("changed_at", 1), ("_id", 1)), where=UNTOLD),
@@ -55,6 +58,9 @@ Told = Literal[
     "integration.refreshed",
     "integration.reauth_required",
     "integration.disconnected",
+    "integration.error",
+    "integration.recovered",
+    "integration.taken_over",
 ]
 
 _JUDGED_BY: Final = ("status", "account", "app", "deleted_at")
@@ -146,18 +152,21 @@ class Integrations:
         document: Mapping[str, Any],
         change: Mapping[str, Any],
         *,
-        tell: Told | None = None,
+        tell: Told | Sequence[Told] | None = None,
         only: Mapping[str, Any] | None = None,
     ) -> Document | None:
-        """Write a change, with the event that tells of it; None when the document is not what was read.
+        """Write a change, with the events that tell of it; None when the document is not what was read.
 
-        `only` is what has to hold beside it (a lease's fence). `version` in `change` is the new one.
+        `only` is what has to hold beside it (a lease's fence). `version` in `change` is the new one. Raises
+        `Duplicate`: another integration has the identity; `StoreUnavailable`.
         """
         moment = utcnow()
         update: dict[str, Any] = {"$set": {**change, "changed_at": moment}}
         if tell:
-            event = _event({**document, **change}, tell, moment)
-            update["$push"] = {"events": {"$each": [event], "$slice": -_MOST_UNTOLD}}
+            kinds = (tell,) if isinstance(tell, str) else tell
+            after = {**document, **change}
+            events = [_event(after, kind, moment, before=document) for kind in kinds]
+            update["$push"] = {"events": {"$each": events, "$slice": -_MOST_UNTOLD}}
             update["$set"]["untold"] = True
         query = {"_id": document["_id"], "version": document["version"], "deleted_at": None, **(only or {})}
         with translated():
@@ -206,6 +215,23 @@ class Integrations:
                 error=str(error),
             )
 
+    async def end_pauses(self, providers: Sequence[str], app: Sequence[str], revision: str) -> None:
+        """Let integrations that wait because the platform refused their app ask again, now.
+
+        `app` is `registered_as` the app that was repaired, and `revision` what it is now. Raises
+        `StoreUnavailable`.
+        """
+        query = {
+            "provider": {"$in": list(providers)},
+            "app": list(app),
+            "refused_app": {"$nin": [None, revision]},
+            "deleted_at": None,
+        }
+        with translated():
+            await self.collection.update_many(
+                query, {"$set": {"retry_at": None, "open": True, "due_at": utcnow()}}
+            )
+
     async def tell_all(self) -> None:
         """What others left untold, the oldest first, as long as bus and store take it."""
         before = utcnow() - _PATIENCE
@@ -229,7 +255,9 @@ def name_of(document: Mapping[str, Any]) -> str:
     return ": ".join(filter(None, parts))[:_LONGEST_NAME] or str(document["provider"])
 
 
-def _event(document: Mapping[str, Any], kind: Told, moment: datetime) -> Document:
+def _event(
+    document: Mapping[str, Any], kind: Told, moment: datetime, *, before: Mapping[str, Any] | None = None
+) -> Document:
     """What is told; its id depends on integration, kind and moment: told twice, it is one event."""
     account = document.get("account") or {}
     data = {
@@ -242,6 +270,8 @@ def _event(document: Mapping[str, Any], kind: Told, moment: datetime) -> Documen
         "scopes": document.get("scopes", []),
         "expiresAt": rfc3339(document["expires_at"]) if document.get("expires_at") else None,
     }
+    if kind == "integration.taken_over" and before is not None:
+        data["previousUser"] = before.get("user")
     name = derive(document["_id"], kind, str(document["version"]), rfc3339(moment))
     return {"id": f"evt_{name}", "type": kind, "at": moment, "data": data}
 

@@ -24,7 +24,8 @@ from shared.runtime.guarded import GuardedClient
 from shared.runtime.integrations import COLLECTION, Integrations
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, translated, utcnow
-from shared.runtime.refresh import USUAL, NoAnswer, NotConnected, Refresher, Timing, check, may_try
+from shared.runtime.refresh import USUAL, NoAnswer, Refresher, Timing
+from shared.runtime.refresh_outcome import NotConnected, check
 from shared.runtime.service import VERSION
 from shared.wire.fills import Fill
 from shared.wire.oauth import Answered, Call, basic
@@ -104,7 +105,8 @@ class TokenSource:
             integrations, apps, self.trial, log, self.ask, redirect_uri=redirect_uri, timing=timing
         )
         self._kept: dict[str, tuple[float, Document]] = {}
-        self._renewing: dict[str, asyncio.Task[Document]] = {}
+        self._renewing: dict[tuple[str, bool], asyncio.Task[Document]] = {}
+        """By integration, and whether a person asked for it himself."""
         self._noted: dict[str, float] = {}
         self._good: dict[tuple[str, str, int], float] = {}
         self._noting: set[asyncio.Task[None]] = set()
@@ -145,7 +147,7 @@ class TokenSource:
                 except (PlatformBusy, StoreUnavailable):
                     if ends <= utcnow():
                         raise
-            elif renew_at <= utcnow() and may_try(document):
+            elif renew_at <= utcnow() and self._refresher.outcomes.may_ask(document):
                 self._begin(name, document["version"])
         access = self._access(document, other)
         self._note_use(document)
@@ -166,9 +168,9 @@ class TokenSource:
             named = (access.integration, access.other, access.version)
             if self._good.get(named, 0.0) > monotonic():
                 return access
-            made, lease = document.get("forced_at"), document.get("lease_until")
+            made = document.get("forced_at")
             fresh = made is not None and made > utcnow() - _FORCED_AGAIN
-            under_way = document.get("halfway") or (lease is not None and lease > utcnow())
+            under_way = document.get("halfway") or document.get("lease") is not None
             if document.get("refreshable") and (not fresh or under_way):
                 document = await self._newer(access.integration, than=access.version, forced=True)
                 return self._access(document, access.other)
@@ -178,7 +180,8 @@ class TokenSource:
                 self._good[named] = monotonic() + _GOOD_S
                 return access
             self.forget(access.integration)
-            if await self._refresher.end(document, "token_refused", "the platform does not take the token"):
+            why = "the platform does not take the token"
+            if await self._refresher.outcomes.end(document, "token_refused", why):
                 break
         raise NotConnected("reauth_required", "the platform does not take the account's token")
 
@@ -228,9 +231,12 @@ class TokenSource:
 
     # For the service that owns integrations
 
-    async def renew(self, name: str, *, than: int) -> Document:
-        """Make an integration's tokens anew, or wait for who does. Raises as `access`."""
-        return await self._newer(name, than=than)
+    async def renew(self, name: str, *, than: int, by_person: bool = False) -> Document:
+        """Make an integration's tokens anew, or wait for who does. Raises as `access`.
+
+        `by_person`: somebody asks for it himself, which passes a pause over a refused app once.
+        """
+        return await self._newer(name, than=than, by_person=by_person)
 
     def values(self, document: Mapping[str, Any]) -> dict[str, str]:
         """What requests of the manifest are filled with, but for the tokens."""
@@ -238,7 +244,7 @@ class TokenSource:
 
     def app_of(self, document: Mapping[str, Any]) -> App | None:
         """The app that an integration is connected with."""
-        return self._refresher.app_of(document)
+        return self._refresher.outcomes.app_of(document)
 
     def forget(self, name: str) -> None:
         """Look at the store at the next call: this process has changed it."""
@@ -271,7 +277,7 @@ class TokenSource:
             self._kept[document["_id"]] = (monotonic() + _KEPT_S, document)
 
     def _access(self, document: Document, other: str) -> Access:
-        secrets = self._refresher.opened(document)
+        secrets = self._refresher.outcomes.opened(document)
         others = secrets.get("others", {})
         tokens = secrets if other == MAIN else others.get(other)
         if other == MAIN and others and not secrets.get("access_token"):
@@ -324,11 +330,13 @@ class TokenSource:
 
     # Making anew: one task for each integration, whoever waits for it
 
-    async def _newer(self, name: str, *, than: int, forced: bool = False) -> Document:
+    async def _newer(
+        self, name: str, *, than: int, forced: bool = False, by_person: bool = False
+    ) -> Document:
         """The document with tokens newer than this version; who goes away does not end the making."""
         while True:
             try:
-                document = await asyncio.shield(self._begin(name, than, forced=forced))
+                document = await asyncio.shield(self._begin(name, than, forced=forced, by_person=by_person))
             except BaseException:
                 self.forget(name)
                 raise
@@ -336,21 +344,24 @@ class TokenSource:
                 self._keep(document)
                 return document
 
-    def _begin(self, name: str, than: int, *, forced: bool = False) -> "asyncio.Task[Document]":
-        task = self._renewing.get(name)
+    def _begin(
+        self, name: str, than: int, *, forced: bool = False, by_person: bool = False
+    ) -> "asyncio.Task[Document]":
+        key = name, by_person
+        task = self._renewing.get(key)
         if task is None or task.done():
-            task = asyncio.create_task(self._refresher.newer(name, than, forced=forced))
-            self._renewing[name] = task
-            task.add_done_callback(lambda done: self._ended(name, done))
+            task = asyncio.create_task(self._refresher.newer(name, than, forced=forced, by_person=by_person))
+            self._renewing[key] = task
+            task.add_done_callback(lambda done: self._ended(key, done))
         return task
 
-    def _ended(self, name: str, task: "asyncio.Task[Document]") -> None:
-        if self._renewing.get(name) is task:
-            del self._renewing[name]
+    def _ended(self, key: tuple[str, bool], task: "asyncio.Task[Document]") -> None:
+        if self._renewing.get(key) is task:
+            del self._renewing[key]
         if task.cancelled():
             return
         error = task.exception()
         if error is None:
             self._keep(task.result())
         elif not isinstance(error, RetryLater | Conflict):
-            self._log.warning("token not made anew", integration_id=name, error=str(error)[:300])
+            self._log.warning("token not made anew", integration_id=key[0], error=str(error)[:300])

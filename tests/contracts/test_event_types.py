@@ -27,6 +27,7 @@ SUPPORT = (
 OWN = (
     *("webhook.failing", "webhook.disabled", "incoming.message"),
     *("integration.refreshed", "integration.reauth_required"),
+    *("integration.error", "integration.recovered", "integration.taken_over"),
 )
 
 ACCOUNT = {
@@ -139,6 +140,9 @@ REAL: list[tuple[str, dict[str, Any]]] = [
     # as the hub tells of accounts
     ("integration.connected", ACCOUNT),
     ("integration.refreshed", ACCOUNT),
+    ("integration.error", ACCOUNT | {"status": "error", "reason": "invalid_client"}),
+    ("integration.recovered", ACCOUNT),
+    ("integration.taken_over", ACCOUNT | {"user": "usr_2", "previousUser": "usr_1"}),
     ("integration.reauth_required", ACCOUNT | {"status": "reauth_required", "reason": "invalid_grant"}),
     ("integration.disconnected", ACCOUNT | {"status": "disconnected", "account": None, "expiresAt": None}),
 ]

@@ -365,17 +365,29 @@ def test_entering_anew_keeps_the_id(world: World, mailbox: Mailbox, account: Acc
     assert world.told(integration) == ["connected"], "nothing of it changed what the others see"
 
 
-def test_whose_it_is_is_who_was_named_last(world: World, account: Account) -> None:
+def test_another_user_takes_it_over_only_when_told(world: World, account: Account) -> None:
     integration, fields = account
     assert world.shown(integration)["user"] is None
-    for user, then in (("usr_1", "usr_1"), (None, "usr_1"), ("usr_2", "usr_2")):
+    for user, then in (("usr_1", "usr_1"), (None, "usr_1")):
         named: dict[str, Any] = {"user": user} if user else {}
         assert world.enter("email", fields, kind="imap", **named)["user"] == then
-    assert world.do(integration, "fields", {"fields": {}, "user": "usr_3"})["user"] == "usr_3"
+    body = {"provider": "email", "kind": "imap", "fields": fields, "user": "usr_2"}
+    again = {"fields": {}, "user": "usr_2"}
+    for refused in (
+        world.ask("POST", "/api/integrations", body, expect=409),
+        world.do(integration, "fields", again, expect=409),
+    ):
+        assert refused["errors"] == [{"field": "takeover", "message": "account_in_use"}]
+        assert "usr_1" not in str(refused)
+    assert world.shown(integration)["user"] == "usr_1"
+    taken = world.ask("POST", "/api/integrations", {**body, "takeover": True}, expect=201)
+    assert (taken["id"], taken["user"]) == (integration, "usr_2")
+    assert world.do(integration, "fields", {**again, "user": "usr_3", "takeover": True})["user"] == "usr_3"
     assert world.do(integration, "fields", {"fields": {}})["user"] == "usr_3"
     found = world.ask("GET", "/api/integrations?user=usr_3&provider=email", expect=200)["items"]
     assert [each["id"] for each in found] == [integration]
-    eventually(lambda: world.told(integration) == ["connected"] * 4)
+    events = ["connected", "connected", *["connected", "taken_over"] * 2]
+    eventually(lambda: world.told(integration) == events)
 
 
 def test_what_cannot_be_opened_is_entered_anew_as_a_whole(

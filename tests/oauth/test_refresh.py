@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import Any
@@ -27,7 +27,7 @@ from tests.support.npm import Unavailable
 from tests.support.person import Person
 from tests.support.platforms import Reply
 from tests.support.rotating import Rotating
-from tests.support.token_users import TokenUsers
+from tests.support.token_users import PLAIN, TokenUsers
 
 ACCESS_TOKEN_S = 2
 PROCESSES = 4
@@ -93,7 +93,8 @@ def ada(own: Accounts, server: Rotating, request: pytest.FixtureRequest) -> Iter
     integration = own.connect(name)
     yield integration
     # Upkeep has nothing to do with it any more: what the server is asked from now on is the next test's.
-    own.database.integrations.update_one({"_id": integration}, {"$set": {"open": False}})
+    over = {"open": False, "refused_app": None}
+    own.database.integrations.update_one({"_id": integration}, {"$set": over})
     server.says, server.fail_next, server.slow_s = {}, [], 0
     server.lose_next, server.grace_s = 0, 0
     server.latest_only = server.refuse_all = False
@@ -266,7 +267,7 @@ def test_a_token_that_ended_while_the_platform_is_away_is_an_error_until_it_is_b
 
     eventually(found_well)
     assert Counts.of(server).since(before) == (1, 0)
-    assert own.told(ada) == ["connected", "refreshed"]
+    assert own.told(ada) == ["connected", "error", "refreshed", "recovered"]
 
 
 @pytest.mark.parametrize("grace_s", [0, 600], ids=["strict", "lenient"])
@@ -290,7 +291,7 @@ def test_a_platform_that_does_not_answer_in_time_is_an_error_too(
 ) -> None:
     server.slow_s, server.grace_s = 2, 600
     own.move(ada, expires_at=-1, renew_at=-60)
-    with TokenUsers(own.hub.env, call_s=0.5) as impatient:
+    with TokenUsers(own.hub.env, timing=replace(PLAIN, call_s=0.5)) as impatient:
         assert impatient.ready().use(ada, USERS).errors == {"NoAnswer": USERS}
     shown = own.shown(ada)
     assert (shown["status"], shown["reason"]) == ("error", "unavailable")
@@ -313,6 +314,93 @@ def test_an_app_that_is_refused_alarms_its_operator_and_ends_no_account(
     own.move(ada, retry_at=-1)
     assert own.call(ada, "refresh")["health"] == "ok"
     assert own.told(ada) == ["connected", "refreshed"]
+
+
+def refused_as_app(own: Accounts, server: Rotating, ada: str) -> None:
+    """The account waits because the app's secret is wrong."""
+    own.register(server.settings, "app", "another secret")
+    own.call(ada, "refresh", expect=503)
+    assert own.shown(ada)["last_error"]["code"] == "invalid_client"
+    assert own.shown(ada)["retry_at"]
+
+
+def test_a_changed_app_clears_the_pause_that_the_old_one_caused(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    refused_as_app(own, server, ada)
+    own.move(ada, expires_at=-60, renew_at=-90)
+    own.register(server.settings, "app")
+    assert own.shown(ada)["retry_at"] is None
+    eventually(lambda: own.shown(ada)["health"] == "ok")  # by itself: nobody uses it
+    assert "refreshed" in own.told(ada)
+
+
+def test_a_verified_app_clears_the_pause(own: Accounts, server: Rotating, ada: str) -> None:
+    """The platform was repaired; the app here was right all the time."""
+    invalid = server.refusal("secret")
+    server.fail_next = [invalid, invalid]  # the refresh, and the question whether it takes the app
+    own.call(ada, "refresh", expect=503)
+    assert own.shown(ada)["retry_at"]
+    verified = own.hub.call("POST", "/api/platform-credentials/oidc/verify")
+    assert verified["verified"]
+    assert own.shown(ada)["retry_at"] is None
+    assert own.call(ada, "check")["health"] == "ok"
+    assert own.call(ada, "refresh")["health"] == "ok"
+
+
+def test_a_process_that_knows_another_app_by_now_does_not_wait(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    """Whoever repaired it could not clear the pauses: the app's revision says that they are over."""
+    refused_as_app(own, server, ada)
+    paused = own.kept(ada)
+    own.register(server.settings, "app")
+    pause = {name: paused[name] for name in ("retry_at", "failures", "last_error", "refused_app", "due_at")}
+    own.move(ada, expires_at=-60, renew_at=-90)
+    own.database.integrations.update_one({"_id": ada}, {"$set": pause})
+    before = Counts.of(server)
+    with TokenUsers(own.hub.env) as others:
+        assert others.ready().use(ada, USERS).statuses == {"200": USERS}
+    assert Counts.of(server).since(before) == (1, 0)
+
+
+def test_a_persons_own_refresh_passes_the_pause_over_an_app_once(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    refused_as_app(own, server, ada)
+    before = Counts.of(server)
+    own.call(ada, "refresh", expect=503)
+    passed = Counts.of(server).since(before)
+    assert passed[0] == 0
+    assert passed[1] >= 1, "it was asked again"
+    before = Counts.of(server)
+    own.call(ada, "refresh", expect=503)
+    assert Counts.of(server).since(before) == (0, 0), "once, and no way to ask on and on"
+    with TokenUsers(own.hub.env) as others:  # who only uses the account waits
+        own.move(ada, expires_at=-60, renew_at=-90)
+        assert others.ready().use(ada, USERS).errors == {"PlatformBusy": USERS}
+    assert Counts.of(server).since(before) == (0, 0)
+
+
+def test_an_account_is_an_error_as_soon_as_its_token_has_ended_in_a_pause(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
+    refused_as_app(own, server, ada)
+    shown = own.shown(ada)
+    assert (shown["status"], shown["health"]) == ("connected", "at_risk")
+    kept = own.kept(ada)
+    assert kept["open"], "it is looked at when its token ends"
+    assert kept["due_at"] <= kept["expires_at"]
+    before = Counts.of(server)
+    own.move(ada, expires_at=-1, renew_at=-60, due_at=-1)
+    eventually(lambda: own.shown(ada)["status"] == "error")  # by itself: nobody uses it
+    shown = own.shown(ada)
+    assert (shown["reason"], shown["health"]) == ("invalid_client", "broken")
+    assert Counts.of(server).since(before) == (0, 0)
+    own.call(ada, "check", expect=503)
+    own.register(server.settings, "app")
+    eventually(lambda: own.shown(ada)["status"] == "connected")
+    assert own.told(ada) == ["connected", "error", "refreshed", "recovered"]
 
 
 def test_what_a_platform_repeats_of_our_secrets_is_hidden(own: Accounts, server: Rotating, ada: str) -> None:

@@ -67,22 +67,22 @@ def test_an_outgoing_webhook_can_ask_for_a_users_events(there: Accounts, rotatin
         assert found.passes(facts, "") is wanted
 
 
-def test_who_is_named_last_has_it(there: Accounts, rotating: Rotating) -> None:
-    """Connected again, by whichever call: another user takes it over, and nobody named leaves it."""
+def test_another_user_has_it_once_it_was_taken_over(there: Accounts, rotating: Rotating) -> None:
+    """Connected again, by whichever call: another user takes it over when told; nobody named leaves it."""
     first = connected(there, rotating, "shared", user=ADA)["id"]
     assert connected(there, rotating, "shared")["user"] == ADA
     assert first not in listed(there, f"user={BOB}")
-    assert connected(there, rotating, "shared", user=BOB)["user"] == BOB
+    assert connected(there, rotating, "shared", user=BOB, takeover=True)["user"] == BOB
     assert first in listed(there, f"user={BOB}")
     assert first not in listed(there, f"user={ADA}")
     with Person(there.hub, "shared") as person:
         person.go(person.reconnect(first)["authorization_url"])
         assert there.shown(first)["user"] == BOB
-        begun = person.reconnect(first, user=ADA)
+        begun = person.reconnect(first, user=ADA, takeover=True)
         assert there.shown(first)["user"] == BOB, "begun is not connected"
         person.go(begun["authorization_url"])
         assert there.shown(first)["user"] == ADA
-    assert [data["user"] for data in told(there, first)] == [ADA, ADA, BOB, BOB, ADA]
+    assert [data["user"] for data in told(there, first)] == [ADA, ADA, BOB, BOB, BOB, ADA, ADA]
 
 
 @pytest.mark.parametrize("user", ["", "x" * 201, "a\nb", 7], ids=["empty", "long", "two-lines", "number"])

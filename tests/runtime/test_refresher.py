@@ -2,23 +2,24 @@
 
 import asyncio
 import copy
-import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import orjson
 import pytest
 import structlog
 
-from shared.runtime import refresh
 from shared.runtime.app_trial import AppTrial
 from shared.runtime.apps import App, Apps
 from shared.runtime.integrations import Integrations
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.refresh import Refresher, Timing
+from shared.runtime.refresh_outcome import NotConnected
 from shared.wire.oauth import Answered, Call
 
+HASTY = Timing(call_s=0.2, silent_s=0.3, settle_s=0.1, beat_s=0.05)
 USER = {"access_token": "user-1", "refresh_token": "of-user-1"}
 
 
@@ -39,7 +40,7 @@ class Kept:
             "fence": 0,
             "settled_fence": 0,
             "deleted_at": None,
-            "lease_until": None,
+            "lease": None,
             "retry_at": None,
             "expires_at": now - timedelta(seconds=5),
             "refreshable": True,
@@ -59,13 +60,27 @@ class Kept:
     ) -> Document | None:
         assert return_document
         for name, wanted in query.items():
-            found = self.document.get(name)
+            found: Any = self.document
+            for part in name.split("."):
+                found = (found or {}).get(part)
             if found not in wanted["$in"] if isinstance(wanted, dict) else found != wanted:
                 return None
-        self.document |= update["$set"]
+        for name, value in update.get("$set", {}).items():
+            self._set(name, value)
         for name, more in update.get("$inc", {}).items():
-            self.document[name] += more
+            self._set(name, None, more)
         return copy.deepcopy(self.document)
+
+    async def update_one(self, query: Document, update: Document) -> Any:
+        changed = await self.find_one_and_update(query, update)
+        return SimpleNamespace(matched_count=int(changed is not None))
+
+    def _set(self, name: str, value: Any, more: int = 0) -> None:
+        *path, last = name.split(".")
+        inside = self.document
+        for part in path:
+            inside = inside[part]
+        inside[last] = inside[last] + more if more else value
 
     async def change(
         self, document: Document, change: Document, *, only: Document | None = None, **_told: object
@@ -96,7 +111,7 @@ def refresher(kept: Kept, ask: Callable[[Call], Awaitable[Answered]]) -> Refresh
         log,
         ask,
         redirect_uri=back,
-        timing=Timing(settle_s=0.1),
+        timing=HASTY,
     )
 
 
@@ -118,9 +133,9 @@ async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet() 
         return given(access_token="user-2", refresh_token="of-user-2", token_type="user")
 
     async with asyncio.TaskGroup() as group:
-        holder = group.create_task(refresher(kept, ask).newer("int_1", 1, forced=False))
+        holder = group.create_task(refresher(kept, ask).newer("int_1", 1))
         await halfway.wait()
-        other = group.create_task(refresher(kept, ask).newer("int_1", 1, forced=False))
+        other = group.create_task(refresher(kept, ask).newer("int_1", 1))
         await asyncio.sleep(0.3)
         assert not other.done(), "the person's token is the old one"
         goes_on.set()
@@ -129,38 +144,81 @@ async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet() 
         assert done["expires_at"] > utcnow()
 
 
-async def test_who_stood_still_does_not_ask_when_another_clock_may_have_ended_his_lease(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """20 s between claim and request; the other's clock is 30 s ahead. One refresh token, used once."""
-    kept = Kept("google", {"access_token": "a-1", "refresh_token": "r-1"})
-    ahead = threading.local()
-    monkeypatch.setattr(
-        refresh, "utcnow", lambda: utcnow() + timedelta(seconds=getattr(ahead, "seconds", 0.0))
+def abandoned(provider: str, *, committed: bool) -> Kept:
+    """An integration whose refresher is gone."""
+    kept = Kept(provider, {"access_token": "a-1", "refresh_token": "r-1"})
+    kept.document |= {"fence": 1, "lease": {"holder": "gone", "beat": 7, "committed": committed}}
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("provider", "committed"),
+    [("slack", False), ("google", False), ("google", True)],
+    ids=["single-use-not-asked", "reusable-not-asked", "reusable-maybe-asked"],
+)
+async def test_a_token_is_made_anew_after_its_refresher_is_gone(provider: str, committed: bool) -> None:
+    kept, asked = abandoned(provider, committed=committed), []
+
+    async def ask(call: Call) -> Answered:
+        asked.append(call)
+        return given(access_token="a-2", refresh_token="r-2")
+
+    document = await refresher(kept, ask).newer("int_1", 1)
+    assert (len(asked), document["credential"]["refresh_token"], document["lease"]) == (1, "r-2", None)
+    assert (document["fence"], document["settled_fence"]) == (2, 2)
+
+
+async def test_a_token_that_works_once_is_not_sent_after_its_refresher_may_have_sent_it() -> None:
+    kept = abandoned("slack", committed=True)
+
+    async def ask(_call: Call) -> Answered:
+        raise AssertionError("it may have been used")
+
+    with pytest.raises(NotConnected):
+        await refresher(kept, ask).newer("int_1", 1)
+    assert (kept.document["status"], kept.document["reason"]) == ("reauth_required", "refresh_interrupted")
+
+
+async def test_who_lives_is_waited_for_however_slow_the_platform_is() -> None:
+    """Its beat is seen, so its lease does not end."""
+    kept, goes_on, asked = (
+        Kept("google", {"access_token": "a-1", "refresh_token": "r-1"}),
+        asyncio.Event(),
+        [],
     )
+
+    async def ask(call: Call) -> Answered:
+        asked.append(call)
+        await goes_on.wait()
+        return given(access_token="a-2", refresh_token="r-2")
+
+    async with asyncio.TaskGroup() as group:
+        holder = group.create_task(refresher(kept, ask).newer("int_1", 1))
+        other = group.create_task(refresher(kept, ask).newer("int_1", 1))
+        await asyncio.sleep(3 * (HASTY.call_s + HASTY.settle_s))
+        assert (len(asked), kept.document["fence"]) == (1, 1)
+        goes_on.set()
+    assert holder.result()["version"] == other.result()["version"] == 2
+
+
+async def test_who_lost_its_lease_does_not_ask() -> None:
+    """It stood still between the claim and the request; another one has refreshed meanwhile."""
+    kept = Kept("slack", {"access_token": "a-1", "refresh_token": "r-1"})
     asked: list[bytes] = []
 
     async def ask(call: Call) -> Answered:
         asked.append(call.body)
-        return given(access_token=f"a-{len(asked) + 1}", refresh_token=f"r-{len(asked) + 1}")
+        return given(access_token="a-2", refresh_token="r-2")
 
-    def meanwhile() -> None:
-        ahead.seconds = 20.0 + 30.0
-        asyncio.run(refresher(kept, ask).newer("int_1", 1, forced=False))
-
-    plain = kept.open
-    stood: list[bool] = []
+    first = refresher(kept, ask)
+    plain = first.outcomes.opened
 
     def opened(document: Document) -> dict[str, Any]:
-        if not stood:
-            stood.append(True)
-            ahead.seconds = 20.0
-            other = threading.Thread(target=meanwhile)
-            other.start()
-            other.join()
+        if document["fence"] == 1:  # as another holder leaves it
+            kept.document |= {"fence": 2, "lease": {"holder": "another", "beat": 0, "committed": False}}
         return plain(document)
 
-    monkeypatch.setattr(kept, "open", opened)
-    document = await refresher(kept, ask).newer("int_1", 1, forced=False)
-    assert [b"refresh_token=r-1" in body for body in asked] == [True]
-    assert document["credential"]["refresh_token"] == "r-2"
+    vars(first.outcomes)["opened"] = opened
+    document = await first.newer("int_1", 1)
+    assert [b"refresh_token=r-1" in body for body in asked] == [True], "once, with the third claim"
+    assert document["fence"] == 3

@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
@@ -21,7 +22,7 @@ from typing import Any, Final, Self
 
 from shared.catalog.registry import connectors
 from shared.contracts.errors import InterlinkError
-from shared.runtime import refresh
+from shared.runtime import mongo, refresh
 from shared.runtime.apps import Apps
 from shared.runtime.crash import VARIABLE, crash_point_for
 from shared.runtime.guarded import guarded_client
@@ -32,11 +33,9 @@ from shared.runtime.tokens import Access, NotConnected, Timing, TokenSource
 from shared.wire.oauth import Call
 from tests.support import run
 
-SETTLE_S: Final = 0.7
-"""How long a lease that ended without a word is left alone, unless told otherwise."""
-_WAIT_S: Final = 30.0
-_MORE_S: Final = 1.0
-"""A lease is longer than a request by this."""
+HASTY: Final = Timing(call_s=3.0, silent_s=1.0, settle_s=0.7, beat_s=0.1, wait_s=30.0)
+"""Whoever stands still is given up soon."""
+PLAIN: Final = Timing(call_s=10.0, silent_s=1.0, settle_s=0.7, beat_s=0.1, wait_s=30.0)
 _ANSWER_S: Final = 60.0
 
 
@@ -57,8 +56,8 @@ class Used:
 class TokenUsers:
     """One such process."""
 
-    def __init__(self, env: Mapping[str, str], *, call_s: float = 10, settle_s: float = SETTLE_S) -> None:
-        """`call_s` is how long a request may take."""
+    def __init__(self, env: Mapping[str, str], *, timing: Timing = PLAIN, clock_s: float = 0) -> None:
+        """The process's wall clock is `clock_s` seconds ahead of the others."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "pytest"])
         handle, log = tempfile.mkstemp(".log", "token-users-", run.folder())
@@ -66,7 +65,7 @@ class TokenUsers:
         self._log = Path(log)
         self._ours, theirs = context.Pipe()
         self._process = context.Process(
-            target=_run, args=(theirs, dict(env), log, call_s, settle_s), daemon=True
+            target=_run, args=(theirs, dict(env), log, timing, clock_s), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -166,14 +165,23 @@ class TokenUsers:
 # The process
 
 
-def _run(commands: Connection, env: Mapping[str, str], log: str, call_s: float, settle_s: float) -> None:
+def _run(commands: Connection, env: Mapping[str, str], log: str, timing: Timing, clock_s: float) -> None:
     os.environ.clear()
     os.environ.update(env)
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(out, stream.fileno())
     vars(refresh)["crash_point"] = crash_point_for(env.get(VARIABLE))
-    asyncio.run(_main(commands, Timing(call_s, call_s + _MORE_S, settle_s, _WAIT_S)))
+    _set_clock(clock_s)
+    asyncio.run(_main(commands, timing))
+
+
+def _set_clock(ahead_s: float) -> None:
+    """Every module of the hub that asks for the time gets another one."""
+    ahead, true = timedelta(seconds=ahead_s), mongo.utcnow
+    for module in list(sys.modules.values()):
+        if getattr(module, "utcnow", None) is true:
+            vars(module)["utcnow"] = lambda: true() + ahead
 
 
 async def _main(commands: Connection, timing: Timing) -> None:

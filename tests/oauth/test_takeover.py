@@ -1,0 +1,251 @@
+"""Two people and one account: each has an integration where the token is a person's; else it is one user's.
+
+Nobody gets what another user of the chat has connected, unless the call says so, or is told whose it is.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import DuplicateKeyError
+
+from services.oauth.identity import is_same, person_of
+from shared.catalog.connector import Whose
+from tests.oauth.test_whose import told
+from tests.support.accounts import Accounts
+from tests.support.another import another
+from tests.support.backends import Bus, Store
+from tests.support.fakes.slack import Slack
+from tests.support.fakes.stage import Stage
+from tests.support.person import Person
+from tests.support.rotating import Rotating
+
+ADA, BOB = "usr_ada", "usr_bob"
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Stage]:
+    with Stage(tmp_path_factory.mktemp("stage"), bus, store, {}) as made:
+        made.register("slack", settings={"user_scope": "search:read"})
+        yield made
+        assert made.platforms.faults == []
+
+
+@pytest.fixture
+def team(stage: Stage) -> tuple[Slack, Callable[[int], None]]:
+    """A team of Slack with two people, and how one of them logs in."""
+    fake = stage.play("slack")
+    assert isinstance(fake, Slack)
+    ada = fake.accounts[0]
+    people = [ada, replace(fake.account(stage.number()), places=ada.places)]
+
+    def login(number: int) -> None:
+        fake.accounts = [people[number]]
+
+    return fake, login
+
+
+Team = tuple[Slack, Callable[[int], None]]
+
+
+def test_two_people_of_a_team_have_integrations_of_their_own(stage: Stage, team: Team) -> None:
+    _, login = team
+    login(0)
+    of_ada = stage.connect("slack", user=ADA)
+    login(1)
+    of_bob = stage.connect("slack", user=BOB)
+    assert of_ada["id"] != of_bob["id"]
+    assert of_ada["account"]["id"] == of_bob["account"]["id"], "by the team, events are routed"
+    tokens = {stage.access(each["id"], "user").token for each in (of_ada, of_bob)}
+    assert len(tokens) == 2
+    assert stage.shown(of_ada["id"])["user"] == ADA
+    for number, user, mine in ((0, ADA, of_ada), (1, BOB, of_bob), (0, None, of_ada)):
+        login(number)
+        with stage.person() as person:
+            assert stage.shown(person.connected("slack", user=user))["id"] == mine["id"]
+    login(1)
+    with stage.person() as bob:
+        page = bob.go(bob.reconnect(of_ada["id"])["authorization_url"])
+    assert (page.status_code, "other_account" in page.text) == (400, True)
+    assert stage.do(of_ada["id"], "refresh")["user"] == ADA
+
+
+def test_one_person_of_a_team_does_not_end_what_another_connected(stage: Stage, team: Team) -> None:
+    """Slack ends the whole installation with a token: it is asked for the last one only."""
+    fake, login = team
+    login(0)
+    of_ada = stage.connect("slack", user=ADA)
+    login(1)
+    of_bob = stage.connect("slack", user=BOB)
+    revocations = fake.revocations
+    stage.do(of_bob["id"], "disconnect")
+    assert fake.revocations == revocations
+    assert stage.do(of_ada["id"], "check")["last_error"] is None
+    stage.do(of_ada["id"], "disconnect")
+    assert fake.revocations > revocations
+
+
+def as_earlier_versions_stored_it(stage: Stage, integration: str) -> None:
+    with MongoClient[dict[str, Any]](stage.hub.env["MONGODB_URI"]) as mongo:
+        done = mongo.get_default_database()["integrations"].update_one(
+            {"_id": integration},
+            {"$unset": {"account.person": "", "identity": "", "holds_identity": "", "lease": ""}},
+        )
+    assert done.modified_count == 1
+
+
+@pytest.mark.parametrize("users", [(ADA, BOB), (None, BOB)], ids=["named", "first-was-not-named"])
+def test_what_earlier_versions_stored_by_the_team_works_and_is_found_by_its_user(
+    stage: Stage, team: Team, users: tuple[str | None, str]
+) -> None:
+    fake, login = team
+    first, second = users
+    login(0)
+    of_first = stage.connect("slack", user=first)
+    as_earlier_versions_stored_it(stage, of_first["id"])
+    assert stage.do(of_first["id"], "refresh")["status"] == "connected"
+    as_earlier_versions_stored_it(stage, of_first["id"])
+    login(1)
+    of_second = stage.connect("slack", user=second)
+    assert of_second["id"] != of_first["id"]
+    assert stage.shown(of_first["id"])["user"] == first
+    login(0)
+    with stage.person() as person:
+        assert stage.shown(person.connected("slack", user=first))["id"] == of_first["id"]
+    with MongoClient[dict[str, Any]](stage.hub.env["MONGODB_URI"]) as mongo:
+        kept = mongo.get_default_database()["integrations"].find_one({"_id": of_first["id"]})
+    assert kept
+    assert (kept["account"]["person"], kept["holds_identity"]) == (fake.accounts[0].id, True)
+
+
+@pytest.mark.parametrize(
+    ("provider", "kept", "person"),
+    [
+        ("intercom", {"admin_id": "1", "region": "US"}, "1"),
+        ("blackbaud", {"environment_id": "p-1", "user_id": "u-1"}, "u-1"),
+        ("hubspot", {"portal_id": "7"}, None),
+        ("slack", {"team_id": "T1", "user_id": "U1", "bot_id": "B1"}, None),
+        ("github", {"login": "ada"}, ""),
+    ],
+)
+def test_who_a_stored_account_is_of_is_read_from_what_was_kept(
+    provider: str, kept: dict[str, str], person: str | None
+) -> None:
+    document = {"provider": provider, "user": ADA, "account": {"id": "a", "label": "A", "kept": kept}}
+    assert person_of(document) == person
+    named = person or ("p" if person is None else "")
+    assert is_same(document, Whose("a", "A", person=named), ADA)
+    assert is_same(document, Whose("a", "A", person=named), BOB) is (person is not None)
+    assert not is_same(document, Whose("b", "B", person=named), ADA)
+    if person:
+        assert not is_same(document, Whose("a", "A", person="somebody else"), ADA)
+
+
+# Of one account
+
+
+def connected(there: Accounts, rotating: Rotating, login: str, **fields: Any) -> str:
+    rotating.login(login)
+    with Person(there.hub, login) as person:
+        return str(there.shown(person.connected("oidc", **fields))["id"])
+
+
+def test_another_user_is_refused_and_not_told_whose_it_is(there: Accounts, rotating: Rotating) -> None:
+    name = "private-name-of-ada"
+    integration = connected(there, rotating, "shared-refused", user=ADA, name=name)
+    with Person(there.hub, "shared-refused") as bob:
+        begun = bob.connect("oidc", user=BOB)
+        page = bob.go(begun["authorization_url"])
+        assert page.status_code == 409
+        assert "account_in_use" in page.text
+        assert "takeover" in page.text
+        for secret in (ADA, name, integration):
+            assert secret not in page.text
+        refused = bob.reconnect(integration, user=BOB, expect=409)
+        assert refused["errors"] == [{"field": "takeover", "message": "account_in_use"}]
+        assert ADA not in str(refused)
+    shown = there.shown(integration)
+    assert (shown["user"], shown["status"]) == (ADA, "connected")
+    there.call(integration, "refresh")
+    assert len(rotating.grants_of("shared-refused")) == 1, "what is not kept was given back"
+    assert there.told(integration) == ["connected", "refreshed"]
+
+
+def test_who_is_told_to_takes_it_over_and_it_is_said(there: Accounts, rotating: Rotating) -> None:
+    integration = connected(there, rotating, "shared-taken", user=ADA)
+    [first] = rotating.grants_of("shared-taken")
+    assert connected(there, rotating, "shared-taken", user=BOB, takeover=True) == integration
+    [second] = rotating.grants_of("shared-taken")
+    assert second is not first, "the grant that was replaced is revoked"
+    assert there.shown(integration)["user"] == BOB
+    there.call(integration, "refresh")
+    assert there.told(integration) == ["connected", "connected", "taken_over", "refreshed"]
+    taken = [data for data in told(there, integration) if "previousUser" in data]
+    assert [(data["user"], data["previousUser"]) for data in taken] == [(BOB, ADA)]
+
+
+def test_who_takes_over_keeps_the_grant_where_a_revocation_ends_all(stage: Stage, team: Team) -> None:
+    fake, login = team
+    fake.lifetime_s = None  # installing again gives the same tokens
+    login(0)
+    first = stage.connect("slack", user=ADA)
+    with stage.person() as bob:
+        taken = stage.shown(bob.connected("slack", user=BOB, takeover=True))
+    assert (taken["id"], taken["user"], fake.revocations) == (first["id"], BOB, 0)
+    assert stage.do(first["id"], "check")["last_error"] is None
+
+
+def test_what_was_disconnected_is_nobodys(there: Accounts, rotating: Rotating) -> None:
+    of_ada = connected(there, rotating, "shared-ended", user=ADA)
+    there.call(of_ada, "disconnect")
+    of_bob = connected(there, rotating, "shared-ended", user=BOB)
+    assert of_bob != of_ada
+    with Person(there.hub, "shared-ended") as ada:
+        page = ada.go(ada.connect("oidc", user=ADA)["authorization_url"])
+        assert (page.status_code, "account_in_use" in page.text) == (409, True)
+    there.call(of_bob, "disconnect")
+    assert connected(there, rotating, "shared-ended", user=ADA) == of_ada
+
+
+def test_the_store_keeps_an_account_to_one_integration(there: Accounts, rotating: Rotating) -> None:
+    integration = connected(there, rotating, "shared-index", user=ADA)
+    other = {**there.kept(integration), "_id": "int_other"}
+    with pytest.raises(DuplicateKeyError):
+        there.database.integrations.insert_one(other)
+
+
+def test_two_processes_connect_one_account_once_also_without_their_lock(
+    there: Accounts, rotating: Rotating, bus: Bus, store: Store, tmp_path: Path
+) -> None:
+    rotating.login("shared-processes")
+    over = Event()
+
+    def unlock() -> None:
+        while not over.is_set():
+            there.database.oauth_states.delete_many({"sealed": {"$exists": False}})
+
+    with another("oauth", there.hub, tmp_path, bus, store) as second:
+        unlocking = Thread(target=unlock)
+        unlocking.start()
+        try:
+            people = [Person(there.hub, "shared-processes") for _ in range(6)]
+            came = [each.consent(each.connect("oidc", user=ADA)["authorization_url"]) for each in people]
+            here, elsewhere = there.hub.url("oauth"), second.url("oauth")
+            urls = [url.replace(here, elsewhere) if number % 2 else url for number, url in enumerate(came)]
+            with ThreadPoolExecutor(len(people)) as pool:
+                answers = list(
+                    pool.map(lambda each: each[0].client.get(each[1]), zip(people, urls, strict=True))
+                )
+        finally:
+            over.set()
+            unlocking.join()
+            for person in people:
+                person.client.close()
+    assert {answer.status_code for answer in answers} <= {200, 303}, [each.text for each in answers]
+    mine = {"account.id": "shared-processes", "status": "connected", "deleted_at": None}
+    assert there.database.integrations.count_documents(mine) == 1
