@@ -231,7 +231,7 @@ CLEARABLE: Final = frozenset({"transform", "filter", "integration_id", "rate_lim
 
 
 class Rotation(_Body):
-    """`POST .../rotate-secret`: both secrets sign for `overlap_hours`."""
+    """`POST .../rotate-secret`: the old secret stays valid for `overlap_hours`."""
 
     secret: Secret | None = None
     overlap_hours: Annotated[int, Field(ge=0, le=168)] = _ROTATION_OVERLAP_H

@@ -234,7 +234,12 @@ class WebhooksApi:
         return Preview(wanted=wanted, because=because, body=made.decode(), error=None)
 
     async def rotate_secret(self, webhook_id: str, body: Rotation, key: Writer) -> ShownWebhook:
-        """Make or take a new secret; deliveries are signed with both for `overlap_hours`."""
+        """Make or take a new secret; the old one stays valid for `overlap_hours`.
+
+        `standard` and `standard_v1a` send a signature by each. `nchat` and `chatwoot` sign with the old one
+        until it ends, and with the new one in a second header, `...-Signature-Next`. At most five secrets
+        are valid at a time.
+        """
         document = await self._find(webhook_id, key)
         profile = document["profile"]
         secret = body.secret or new_secret(profile)
