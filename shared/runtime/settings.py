@@ -37,8 +37,8 @@ class KafkaSettings(BaseSettings):
     replication_factor: Annotated[int, Field(ge=1, le=10)] | None = None
     """Of topics that `interlink init` creates; by default 3, or as many brokers as there are."""
     session_timeout_ms: Annotated[int, Field(ge=2_000, le=300_000)] = 10_000
-    """How soon a consumer that was killed, and not started again, is replaced. On the embedded broker one that
-    joins waits about half of it."""
+    """How soon a consumer that was killed, and not started again, is replaced. With the embedded broker one
+    that joins waits about half of it."""
 
     @property
     def is_embedded(self) -> bool:

@@ -71,7 +71,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         max_records: int = 500,
         instance: str = "",
     ) -> None:
-        """`instance` names the process: the member that a killed one of this name left is replaced at once."""
+        """`instance` names the process: a member that a killed one of this name left is removed."""
         self._settings = settings
         self._producer = producer
         self._log = log.bind(group=group)

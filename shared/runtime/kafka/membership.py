@@ -102,7 +102,7 @@ async def _remove_in_rebalance(
     """Wait until the group rebalances for the member that joins, then remove these."""
     try:
         async with asyncio.timeout(_REBALANCING_WITHIN_S):
-            while (await _describe(admin, group))[0] == _STABLE:
+            while (await _describe(admin, group))[0] == _STABLE:  # noqa: ASYNC110 -- the broker's state
                 await asyncio.sleep(_LOOK_S)
     except TimeoutError:
         pass
