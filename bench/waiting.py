@@ -34,7 +34,7 @@ async def log_at(uri: str) -> AsyncIterator[Deliveries]:
     """The delivery log in a store, in this process."""
     mongo = Mongo(MongoSettings(uri=SecretStr(uri), timeout_ms=60_000), app="bench")
     try:
-        yield Deliveries(mongo, DeliverySettings(), configure("bench", "error"))
+        yield Deliveries(mongo, DeliverySettings(), configure("bench", "error"), instance="bench")
     finally:
         mongo.close()
 

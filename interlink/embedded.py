@@ -27,7 +27,7 @@ HOST: Final = "127.0.0.1"
 BROKER_SETTINGS: Final = {
     "KAFKA_ENABLE_IDEMPOTENCE": "false",
     "KAFKA_ANSWERS_HELD_FETCHES": "false",
-    "KAFKA_SESSION_TIMEOUT_MS": "6000",
+    "KAFKA_SESSION_TIMEOUT_MS": "4000",
 }
 """What clients of the embedded broker are told: it has no idempotent producers, and it holds a fetch
 for its whole wait even when something arrives."""

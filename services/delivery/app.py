@@ -22,6 +22,7 @@ from services.delivery.statistics import Statistics
 from services.delivery.statistics_api import StatisticsApi
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Subscriptions
+from services.delivery.waiting import WaitingReasons
 from services.delivery.webhooks_api import WebhooksApi
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
 from shared.runtime.guarded import guarded_client
@@ -37,7 +38,7 @@ async def build(here: Runtime) -> Service:
     settings = load(DeliverySettings)
     client = guarded_client(settings, most_connections=settings.most_in_flight)
     subscriptions = Subscriptions(here.mongo, here.configuration, here.vault, here.log)
-    deliveries = Deliveries(here.mongo, settings, here.log)
+    deliveries = Deliveries(here.mongo, settings, here.log, instance=here.instance)
     erasures = Erasures(here.mongo, here.configuration, settings, here.log)
     statistics = Statistics(here.mongo, here.log)
     lanes = Lanes(deliveries, settings)
@@ -75,10 +76,11 @@ async def build(here: Runtime) -> Service:
     work = Jobs(here.mongo, recovery, here.log)
     management = here.management_app("Interlink delivery")
     WebhooksApi(subscriptions, deliveries, here.producer, client, settings, here.mongo).mount(management)
-    DeliveriesApi(deliveries).mount(management)
+    reasons = WaitingReasons(here.mongo, subscriptions, deliveries)
+    DeliveriesApi(deliveries, reasons).mount(management)
     StatisticsApi(deliveries, statistics, subscriptions, settings).mount(management)
     ErasuresApi(erasures).mount(management)
-    RecoveryApi(work, recovery).mount(management)
+    RecoveryApi(work, recovery, reasons).mount(management)
     return Service(
         app=management,
         parts=[client, subscriptions, erasures, statistics, health, results, first, schedule, work],

@@ -96,7 +96,10 @@ class FirstAttempts:
         await self._lanes.own(self._partitions())
         for each in batch:
             if each.event.type == DUE and each.event.subject:
-                self._lanes.lane(each.event.subject, each.partition).changed()
+                lane = self._lanes.lane(each.event.subject, each.partition)
+                lane.changed()
+                if asked_for := each.event.attributes.get("delivery_id"):
+                    lane.ask_for(asked_for)
                 self._results.wake.set()
         known, _ = await asyncio.gather(self._deliveries.known(list(requests)), self._subscriptions.current())
         by_webhook: dict[str, list[Request]] = {}
@@ -175,7 +178,10 @@ class FirstAttempts:
             run.under_way[request.delivery_id] = request
             self._lanes.take(lane, webhook)
             try:
-                if not await self._one(run, Claimed(request), saved) and webhook.strict:
+                if (
+                    not await self._one(run, Claimed(request, manual=request.manual), saved)
+                    and webhook.strict
+                ):
                     return
             finally:
                 self._lanes.ended(lane)
@@ -188,7 +194,7 @@ class FirstAttempts:
         crash_point("attempt.before_send")
         attempt, step = await self._attempter.attempt(run.webhook, claimed)
         crash_point("attempt.sent")
-        self._health.learn(run.lane, run.webhook, attempt, step)
+        self._health.learn(run.lane, run.webhook, attempt, step, manual=claimed.manual)
         run.finished += 1
         if self._ended(run):
             await saved.wait()
@@ -211,6 +217,9 @@ class FirstAttempts:
             writes += run.writes
             for request in run.under_way.values():
                 writes.append(self._deliveries.leased(request, run.webhook.timeout_s))
+            for request in run.queue:
+                if request.manual:
+                    run.lane.ask_for(request.delivery_id)
             if run.queue:
                 due_at = utcnow() + timedelta(seconds=run.webhook.policy.schedule[0])
                 writes += [self._deliveries.waiting(request, due_at) for request in run.queue]

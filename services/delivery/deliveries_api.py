@@ -9,6 +9,7 @@ from pydantic import AfterValidator, AwareDatetime
 from services.delivery import log
 from services.delivery.log_schemas import DeliveryStatus, ShownAttempt, ShownDelivery
 from services.delivery.store import Deliveries
+from services.delivery.waiting import Waiting, WaitingReasons
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
 from shared.runtime.access import ApiKey, requires
@@ -25,8 +26,9 @@ Filter = Annotated[str | None, Query(max_length=200)]
 class DeliveriesApi:
     """The routes and what they need."""
 
-    def __init__(self, deliveries: Deliveries) -> None:
+    def __init__(self, deliveries: Deliveries, reasons: WaitingReasons) -> None:
         self._deliveries = deliveries
+        self._reasons = reasons
 
     def mount(self, app: FastAPI) -> None:
         """Put every route on the app."""
@@ -64,13 +66,18 @@ class DeliveriesApi:
             since=since,
             until=until,
         )
-        return await log.page(
+        found = await log.page(
             self._deliveries.collection,
             wanted,
-            _delivery,
+            _itself,
             limit=limit,
             cursor=cursor,
             fields={"attempts": 0, "body": 0},
+        )
+        waiting = await self._reasons.of(found.items, key.workspace)
+        return Page[ShownDelivery](
+            items=[_delivery(document, waiting.get(document["_id"])) for document in found.items],
+            next_cursor=found.next_cursor,
         )
 
     async def read_delivery(self, delivery_id: str, key: Reader) -> ShownDelivery:
@@ -81,10 +88,15 @@ class DeliveriesApi:
             )
         if document is None:
             raise NotFound("no such delivery")
-        return _delivery(document)
+        waiting = await self._reasons.of([document], key.workspace)
+        return _delivery(document, waiting.get(delivery_id))
 
 
-def _delivery(document: Document) -> ShownDelivery:
+def _itself(document: Document) -> Document:
+    return document
+
+
+def _delivery(document: Document, waiting: Waiting | None) -> ShownDelivery:
     def shown(moment: datetime | None) -> str | None:
         return rfc3339(moment) if moment else None
 
@@ -101,9 +113,8 @@ def _delivery(document: Document) -> ShownDelivery:
         occurred_at=document["occurred_at"],
         created_at=rfc3339(document["created_at"]),
         finished_at=shown(document.get("finished_at")),
-        next_attempt_at=shown(document.get("due_at"))
-        if document["status"] in ("pending", "retrying")
-        else None,
+        next_attempt_at=shown(waiting.at if waiting else None),
+        waiting_reason=waiting.reason if waiting else None,
         error=document.get("last_error"),
         replay_of=document.get("replay_of"),
         replay_no=document.get("replay_no"),

@@ -12,7 +12,6 @@ from typing import Any, Final
 import orjson
 
 from services.delivery.lanes import SLOW_S, Lane
-from services.delivery.pacing import Circuit
 from services.delivery.retry import Attempt, Step
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Subscriptions, Webhook
@@ -52,25 +51,34 @@ class Health:
         if self._writing:
             await asyncio.wait(set(self._writing.values()), timeout=_FINISH_S)
 
-    def learn(self, lane: Lane, webhook: Webhook, attempt: Attempt, step: Step) -> None:
-        """Take in what an attempt shows."""
+    def learn(
+        self, lane: Lane, webhook: Webhook, attempt: Attempt, step: Step, *, manual: bool = False
+    ) -> None:
+        """Take in what an attempt shows. A success of one that a person asked for ends the hold, too."""
         lane.slow = attempt.answer.seconds > SLOW_S
         if attempt.ours:
             lane.breaker.unused()
             return
         if step.quiet_s:
             lane.hold(step.quiet_s)
+        elif manual and attempt.ok:
+            lane.held_until = lane.not_before = 0.0
         if attempt.unsent:
             lane.breaker.unused()
         elif lane.answered(well=not attempt.unwell):
             self._log.warning("circuit", state=lane.breaker.circuit, webhook_id=webhook.id)
-            self._aside(f"{webhook.id}/circuit", self._circuit(lane, webhook))
+        self.publish(lane)
         if attempt.ok:
             lane.failing_since, lane.warned = None, False
             if lane.recorded is not None:
                 self._aside(webhook.id, self._well_again(lane, webhook))
         else:
             self._failed(lane, webhook, attempt, step)
+
+    def publish(self, lane: Lane) -> None:
+        """Write what of a lane makes deliveries wait, if it has changed, for the API and the next owner."""
+        if lane.published != lane.standing:
+            self._aside(f"{lane.webhook_id}/standing", self._publish(lane))
 
     def _failed(self, lane: Lane, webhook: Webhook, attempt: Attempt, step: Step) -> None:
         if step.gone:
@@ -104,12 +112,10 @@ class Health:
         except RetryLater as error:
             self._log.warning("health of an endpoint not written", key=key, error=str(error))
 
-    async def _circuit(self, lane: Lane, webhook: Webhook) -> None:
-        """Write it until what was written is so: it may change meanwhile."""
-        written: Circuit | None = None
-        while written != (circuit := _told(lane.breaker.circuit)):
-            await self._deliveries.circuit(webhook.id, lane.partition, circuit)
-            written = circuit
+    async def _publish(self, lane: Lane) -> None:
+        while not lane.lost and lane.published != (standing := lane.standing):
+            await self._deliveries.standing(lane.webhook_id, lane.partition, lane.document())
+            lane.published = standing
 
     async def _record(self, lane: Lane, webhook: Webhook, since: datetime) -> None:
         await self._deliveries.failing_since(webhook.id, lane.partition, since, warned=False)
@@ -161,8 +167,3 @@ class Health:
             traceparent=child_of(""),
         )
         await self._producer.publish(record_of(INTEGRATION_EVENTS, webhook.id, event), within_s=_WITHIN_S)
-
-
-def _told(circuit: Circuit) -> Circuit:
-    """As the store has it: a probe comes and goes too quickly to be told."""
-    return "closed" if circuit == "closed" else "open"

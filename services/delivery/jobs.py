@@ -99,17 +99,24 @@ class Jobs:
         return job
 
     async def at_once(
-        self, action: Action, workspace: str, ids: Sequence[str], *, statuses: Sequence[str]
+        self,
+        action: Action,
+        workspace: str,
+        ids: Sequence[str],
+        *,
+        statuses: Sequence[str],
+        manual: bool = False,
     ) -> dict[str, str | None]:
         """Take a step with these deliveries now; per id why it was not taken, or None.
 
         It is a job all the same until the webhooks' owners are told: a process that dies on the way, or a
-        bus that is away, leaves it to the others. Raises `StoreUnavailable`.
+        bus that is away, leaves it to the others. With `manual`, these deliveries go past hold and circuit.
+        Raises `StoreUnavailable`.
         """
         ids = list(dict.fromkeys(ids))
         now = utcnow()
         leased = {"batch": ids, "read": True, "total": len(ids), "due_at": now + _LEASE, "fence": 1}
-        job = self._new(action, workspace, now) | leased | {"statuses": list(statuses)}
+        job = self._new(action, workspace, now) | leased | {"statuses": list(statuses), "manual": manual}
         with translated():
             await self.collection.insert_one(job)
         outcomes = await self._recovery.apply(
@@ -119,7 +126,7 @@ class Jobs:
         try:
             if action != "discard":
                 taken = [name for name, why_not in outcomes.items() if why_not is None]
-                await self._recovery.tell(taken, workspace=workspace)
+                await self._recovery.tell(taken, workspace=workspace, manual=manual)
         except BusUnavailable as error:
             self._log.warning("the owners are told later", job_id=job["_id"], error=str(error))
             with translated():
@@ -243,7 +250,7 @@ class Jobs:
         )
         taken = [name for name, why_not in outcomes.items() if why_not is None]
         if taken and kind != "discard":
-            await self._recovery.tell(taken, workspace=workspace)
+            await self._recovery.tell(taken, workspace=workspace, manual=job.get("manual", False))
         return len(taken)
 
     async def _must_wait(self, job: Document) -> bool:

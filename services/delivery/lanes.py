@@ -6,18 +6,19 @@ webhook and the next due time need no lock across processes. A lane that was slo
 
 import asyncio
 from collections.abc import Iterable
-from datetime import datetime
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Any, Final
 
-from services.delivery.pacing import Breaker, Pace
+from services.delivery.pacing import Breaker, BreakerPolicy, Pace
 from services.delivery.reach import Reach
 from services.delivery.settings import DeliverySettings
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Webhook
-from shared.runtime.mongo import utcnow
+from shared.runtime.mongo import Document, utcnow
 
 SLOW_S: Final = 0.2
 _LOOK_S: Final = 1.0
+_MOST_MANUAL: Final = 100
 
 
 class Lane:
@@ -25,15 +26,21 @@ class Lane:
 
     __slots__ = (
         "breaker",
+        "defaults",
         "draining",
+        "expire_at",
         "failing_since",
         "held_until",
         "in_flight",
+        "lifts",
+        "limited_until",
         "lost",
+        "manual",
         "next_due",
         "not_before",
         "pace",
         "partition",
+        "published",
         "reach",
         "recorded",
         "slow",
@@ -43,10 +50,11 @@ class Lane:
         "webhook_id",
     )
 
-    def __init__(self, webhook_id: str, partition: int, breaker: Breaker) -> None:
+    def __init__(self, webhook_id: str, partition: int, defaults: BreakerPolicy) -> None:
         self.webhook_id = webhook_id
         self.partition = partition
-        self.breaker = breaker
+        self.defaults = defaults
+        self.breaker = Breaker(defaults)
         self.pace = Pace()
         self.reach = Reach()
         self.in_flight = 0
@@ -59,6 +67,16 @@ class Lane:
         """The loop's time before which a look at the log is of no use."""
         self.held_until = 0.0
         """The loop's time until which the endpoint asked for quiet."""
+        self.limited_until = 0.0
+        """The loop's time until which the rate limit let nothing through when it was last asked."""
+        self.expire_at = 0.0
+        """The loop's time of the next look for deliveries that waited too long behind an open circuit."""
+        self.lifts: int | None = None
+        """The webhook's `lifts` that hold and circuit are of; None until the webhook is met."""
+        self.manual: set[str] = set()
+        """Deliveries that a person asked for: they go past hold and circuit."""
+        self.published = self.standing
+        """The `standing` that the store has."""
         self.failing_since: datetime | None = None
         """The first failure since the last success."""
         self.recorded: datetime | None = None
@@ -67,21 +85,85 @@ class Lane:
         self.url = ""
 
     def meet(self, webhook: Webhook) -> None:
-        """Attempts go to this webhook now: what was learnt at another URL says nothing of its own."""
+        """Attempts go to this webhook now: what was learnt at another URL says nothing of its own.
+
+        What a person lifted since (by enable, resume or other settings) is over.
+        """
+        self.breaker.policy = self.defaults.changed(webhook.breaker)
         if self.url and self.url != webhook.url:
-            self.held_until = 0.0
             self.failing_since, self.warned = None, False
-            self.breaker.hurry()
         self.url = webhook.url
+        if self.lifts is not None and self.lifts != webhook.lifts:
+            self.held_until = self.not_before = 0.0
+            self.breaker.reset()
+        self.lifts = webhook.lifts
+
+    @property
+    def standing(self) -> tuple[Any, ...]:
+        """What of this lane makes deliveries wait; empty if nothing does.
+
+        A probe comes and goes too quickly to be written.
+        """
+        closed = self.breaker.circuit == "closed"
+        if closed and not self.held_until and not self.limited_until:
+            return ()
+        return closed, self.breaker.until, self.held_until, self.limited_until, self.lifts
+
+    def document(self) -> Document:
+        """The standing with times of the clock on the wall."""
+        closed = self.breaker.circuit == "closed"
+        return {
+            "circuit": "closed" if closed else "open",
+            "pauses": self.breaker.pauses,
+            "opened_at": None if closed else _wall(self.breaker.opened_at),
+            "next_probe_at": None if closed else _wall(self.breaker.until),
+            "held_until": _wall(self.held_until) if self.held_until else None,
+            "limited_until": _wall(self.limited_until) if self.limited_until else None,
+            "lifts": self.lifts or 0,
+        }
+
+    def restore(self, health: Document) -> None:
+        """Take over what the partition's owner before this process had written."""
+        self.failing_since = self.recorded = health.get("since")
+        self.warned = health.get("warned", False)
+        self.lifts = health.get("lifts")
+        if health.get("held_until"):
+            self.held_until = max(0.0, _loop(health["held_until"]))
+        if health.get("circuit") == "open" and health.get("next_probe_at"):
+            opened_at, until = _loop(health["opened_at"]), _loop(health["next_probe_at"])
+            self.breaker.restore(health["pauses"], opened_at, until)
+        self.published = self.standing
+
+    def ask_for(self, delivery_id: str) -> None:
+        """Send this delivery past hold and circuit: a person asks for it, and its result decides."""
+        if len(self.manual) < _MOST_MANUAL:
+            self.manual.add(delivery_id)
+        self.not_before = 0.0
 
     def free(self, webhook: Webhook) -> int:
         """How many more attempts may start now; a strict webhook has one at a time."""
         now = _clock()
         if now < self.held_until:
             return 0
+        return int(min(self.free_by_limits(webhook), self.breaker.room(now)))
+
+    def free_by_limits(self, webhook: Webhook) -> int:
+        """How many more attempts may start now by what the webhook's owner set, whatever was answered."""
         most = 1 if webhook.strict else webhook.max_in_flight
-        room = min(most - self.in_flight, self.breaker.room(now), self.pace.room(webhook.rate_limit, now))
+        room = min(most - self.in_flight, self.pace.room(webhook.rate_limit, _clock()))
         return max(0, int(room))
+
+    def wait_s_behind_circuit(self, webhook: Webhook) -> float | None:
+        """How long a delivery may wait behind the circuit: None while it has not been open for that long."""
+        now, policy = _clock(), webhook.policy
+        wait_s = self.breaker.policy.max_wait_s + sum(policy.schedule) * (1 + policy.jitter)
+        if self.breaker.circuit == "closed" or now < self.expire_at or now - self.breaker.opened_at < wait_s:
+            return None
+        return wait_s
+
+    def sleep_expiry(self, seconds: float) -> None:
+        """Do not look for so long for what has waited too long."""
+        self.expire_at = _clock() + seconds
 
     def take(self, webhook: Webhook, count: int) -> None:
         """These many attempts start now, of those that are free."""
@@ -110,7 +192,8 @@ class Lane:
         if self.breaker.room(now) == 0:
             at = max(at, self.breaker.again_at(now))
         if self.pace.room(webhook.rate_limit, now) == 0:
-            at = max(at, self.pace.again_at(webhook.rate_limit))
+            self.limited_until = self.pace.again_at(webhook.rate_limit)
+            at = max(at, self.limited_until)
         self.not_before = min(at, now + _LOOK_S)
 
     def sleep(self, seconds: float) -> None:
@@ -172,8 +255,7 @@ class Lanes:
     def lane(self, webhook_id: str, partition: int) -> Lane:
         lane = self._lanes.get(webhook_id)
         if lane is None:
-            breaker = Breaker(self._settings.breaker_failures, self._settings.breaker_open_s)
-            lane = self._lanes[webhook_id] = Lane(webhook_id, partition, breaker)
+            lane = self._lanes[webhook_id] = Lane(webhook_id, partition, self._settings.breaker)
         return lane
 
     async def own(self, partitions: Iterable[int]) -> None:
@@ -186,12 +268,11 @@ class Lanes:
                 del self._lanes[lane.webhook_id]
             self._owned -= gone
         if came:
-            failing = await self._deliveries.failing(came)
+            known = await self._deliveries.standings(came)
             backlogs = await self._deliveries.backlogs(came)
-            for health in failing:
-                lane = self.lane(health["_id"], health["partition"])
-                lane.failing_since = lane.recorded = health["since"]
-                lane.warned = health["warned"]
+            await self._deliveries.release(backlogs)
+            for health in known:
+                self.lane(health["_id"], health["partition"]).restore(health)
             for webhook_id, partition in backlogs.items():
                 self.lane(webhook_id, partition).due(utcnow())
             self._owned |= came
@@ -222,3 +303,13 @@ class Lanes:
 
 def _clock() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _wall(at: float) -> datetime:
+    """The time on the wall of a time of the loop."""
+    return utcnow() + timedelta(seconds=at - _clock())
+
+
+def _loop(at: datetime) -> float:
+    """The loop's time of a time on the wall."""
+    return _clock() + (at - utcnow()).total_seconds()

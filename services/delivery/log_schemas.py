@@ -7,6 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 DeliveryStatus = Literal[
     "pending", "delivering", "retrying", "delivered", "dead_letter", "cancelled", "discarded"
 ]
+WaitingReason = Literal["paused", "disabled", "unreadable", "held", "circuit_open", "rate_limited", "queued"]
+"""Why a delivery that waits is not attempted now, beside its schedule.
+
+`held`: the endpoint asked for quiet with `Retry-After`. `queued`: it is due, and its turn comes when others
+of the webhook have ended (`max_in_flight`, or the one before it in strict order).
+"""
 
 
 class ShownAttempt(BaseModel):
@@ -27,7 +33,10 @@ class ShownAttempt(BaseModel):
 class ShownDelivery(BaseModel):
     """One delivery; `attempts` and `body` only when it is read singly.
 
-    `error` is the error class of the last attempt. An erased delivery has `erased_at` and no `body`.
+    `error` is the error class of the last attempt, or `circuit_open` for one that waited too long behind an
+    open circuit. An erased delivery has `erased_at` and no `body`. While it waits, it is not attempted before
+    `next_attempt_at`, for `waiting_reason` (null: its schedule); `next_attempt_at` is null while somebody has
+    to act first (`paused`, `disabled`, `unreadable`).
     """
 
     id: str
@@ -41,6 +50,7 @@ class ShownDelivery(BaseModel):
     created_at: str
     finished_at: str | None
     next_attempt_at: str | None
+    waiting_reason: WaitingReason | None
     error: str | None
     replay_of: str | None
     replay_no: int | None

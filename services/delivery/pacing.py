@@ -5,12 +5,12 @@ the log and uses up none of its attempts.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import inf
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-_LONGEST_OPEN: Final = 10
-"""The breaker's pause doubles up to this many times its first."""
+_MOST_DOUBLINGS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,65 +57,103 @@ class Pace:
 Circuit = Literal["closed", "open", "half_open"]
 
 
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When an endpoint gets only probes: after so many failures in a row over at least `failing_s` seconds.
+
+    The first pause has `pause_s` seconds; each later one is twice as long, up to `max_pause_s`. A delivery
+    waits behind an open circuit for as long as its own schedule and `max_wait_s` more.
+    """
+
+    enabled: bool
+    failures: int
+    failing_s: float
+    pause_s: float
+    max_pause_s: float
+    max_wait_s: float
+
+    def changed(self, settings: Mapping[str, Any] | None) -> "BreakerPolicy":
+        """Return this policy with what a webhook sets otherwise."""
+        return replace(self, **{name: value for name, value in (settings or {}).items() if value is not None})
+
+    def pause(self, number: int) -> float:
+        """Return the seconds of a pause; `number` counts from 0."""
+        return min(self.pause_s * 2.0 ** min(number, _MOST_DOUBLINGS), max(self.pause_s, self.max_pause_s))
+
+
 class Breaker:
-    """Opens after so many failures in a row; then one probe at a time, each pause twice the last one."""
+    """Opens after failures as its policy says; then one probe at a time, each pause twice the last one."""
 
-    __slots__ = ("_failures", "_most", "_open_s", "_opened", "_probing", "_until")
+    __slots__ = ("_failing_since", "_failures", "_probing", "opened_at", "pauses", "policy", "until")
 
-    def __init__(self, most_failures: int, open_s: float) -> None:
-        self._most = most_failures
-        self._open_s = open_s
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self.policy = policy
+        self.reset()
+
+    def reset(self) -> None:
+        """Close the circuit and forget what was learnt."""
         self._failures = 0
-        self._opened = 0
-        self._until = 0.0
+        self._failing_since = 0.0
         self._probing = False
+        self.pauses = 0
+        """How many pauses there were since the circuit opened; 0 while it is closed."""
+        self.opened_at = 0.0
+        self.until = 0.0
+        """When the next probe may start."""
+
+    def restore(self, pauses: int, opened_at: float, until: float) -> None:
+        """Take over an open circuit from the process that had it before."""
+        self.pauses, self.opened_at, self.until = pauses, opened_at, until
 
     @property
     def circuit(self) -> Circuit:
         """Closed lets everything through, open nothing, half open one probe."""
-        if self._opened == 0:
+        if self.pauses == 0 or not self.policy.enabled:
             return "closed"
         return "half_open" if self._probing else "open"
 
     def room(self, now: float) -> float:
         """How many attempts may start now: any, one probe, or none."""
-        if self._opened == 0:
+        if self.pauses == 0 or not self.policy.enabled:
             return inf
-        return 1 if now >= self._until and not self._probing else 0
+        return 1 if now >= self.until and not self._probing else 0
 
     def again_at(self, now: float) -> float:
         """When the next attempt may start, given that none may start now; a probe's end is not known."""
-        return now if self._probing else self._until
+        return now if self._probing else self.until
 
     def took(self, now: float) -> None:
         """An attempt starts; the first one after the pause is the probe."""
-        if self._opened and now >= self._until:
+        if self.pauses and now >= self.until:
             self._probing = True
 
     def unused(self) -> None:
         """An attempt that was taken did not start: if it was to be the probe, there is none."""
         self._probing = False
 
-    def hurry(self) -> None:
-        """Let the next probe go at once."""
-        self._until = 0.0
-
     def answered(self, *, well: bool, now: float) -> bool:
         """An attempt ended; whether the circuit opened or closed with it.
 
-        Failures of what was sent before the circuit opened do not make its pause longer.
+        Failures of what was sent before the circuit opened do not make its pause longer, nor do those of
+        what a person sent past it.
         """
         if well:
-            changed = self._opened > 0
-            self._failures, self._opened, self._probing = 0, 0, False
+            changed = self.pauses > 0
+            self.reset()
             return changed
+        if self._failures == 0:
+            self._failing_since = now
         self._failures += 1
-        if self._opened and not self._probing:
+        policy = self.policy
+        if self.pauses == 0:
+            if self._failures < policy.failures or now - self._failing_since < policy.failing_s:
+                return False
+            if not policy.enabled:
+                return False
+            self.opened_at = now
+        elif not self._probing:
             return False
-        if self._opened == 0 and self._failures < self._most:
-            return False
-        changed = self._opened == 0
-        self._until = now + self._open_s * min(2**self._opened, _LONGEST_OPEN)
-        self._opened = min(self._opened + 1, _LONGEST_OPEN)
+        self.until = now + policy.pause(self.pauses)
+        self.pauses += 1
         self._probing = False
-        return changed
+        return self.pauses == 1

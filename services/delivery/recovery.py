@@ -5,12 +5,14 @@ does with the delivery at the same moment, one of the two comes first and the ot
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from services.delivery.request import Request, due_event, replay_event
 from services.delivery.settings import DeliverySettings
 from services.delivery.store import DELIVERIES, WEBHOOKS
+from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import DeliveryId, WebhookId, derive
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.runtime.kafka.produce import Producer, Record, record_of
@@ -22,16 +24,19 @@ NOT_FOUND: Final = "no such delivery"
 WEBHOOK_GONE: Final = "its outgoing webhook is gone"
 WEBHOOK_DISABLED: Final = "its outgoing webhook is disabled: enable it, then ask again"
 _ERASED: Final = "its payload was erased: there is nothing to send"
+_STILL_OPEN: Final = "it is still on its way: a retry sends it now, under the same id"
 _OVERTAKEN: Final = "it changed at this very moment: ask again"
 
 ENDED: Final = ("dead_letter", "cancelled", "discarded")
 """A delivery in one of these begins a new round when it is sent again."""
+RESENT: Final = ("delivered", *ENDED)
+"""A delivery in one of these can be sent again under a new id."""
 WAITING: Final = ("pending", "retrying")
 """Open, and nobody is attempting it now."""
 
 _WHY_NOT: Final[Mapping[Action, Mapping[str, str]]] = {
     "recover": {
-        "delivered": "it was delivered: a replay of its webhook sends it again, under a new id",
+        "delivered": "it was delivered: a resend sends it again, under a new id",
         "delivering": "an attempt is under way: look again when it has ended",
     },
     "cancel": {
@@ -95,14 +100,20 @@ class Recovery:
             outcomes |= dict.fromkeys((document["_id"] for document in taken), None)
         return outcomes
 
-    async def tell(self, ids: Sequence[str], *, workspace: str) -> None:
-        """Tell the owners of these deliveries' webhooks to look at the log. Raises `RetryLater`."""
+    async def tell(self, ids: Sequence[str], *, workspace: str, manual: bool = False) -> None:
+        """Tell the owners of these deliveries' webhooks to look at the log. Raises `RetryLater`.
+
+        With `manual`, they send these deliveries past hold and circuit.
+        """
         with translated():
             found = await self.deliveries.find(
                 {"_id": {"$in": list(ids)}, "workspace": workspace}, {"webhook_id": 1}
             ).to_list(len(ids))
-        names = sorted({WebhookId(document["webhook_id"]) for document in found})
-        records = [record_of(DELIVERY_REQUESTED, name, due_event(name, workspace)) for name in names]
+        asked = sorted({(document["webhook_id"], document["_id"] if manual else "") for document in found})
+        records = [
+            record_of(DELIVERY_REQUESTED, name, due_event(WebhookId(name), workspace, delivery_id))
+            for name, delivery_id in asked
+        ]
         if records:
             await self._producer.publish_all(records, within_s=_TELL_S)
 
@@ -130,6 +141,45 @@ class Recovery:
         for some in _by_size(records):
             await self._producer.publish_all(some, within_s=_WITHIN_S)
         return len(records)
+
+    async def resend(self, delivery_id: str, *, workspace: str) -> Request:
+        """Ask for one delivery that has ended again: its body under a new id, to the webhook as it is now.
+
+        Returns the request of the new delivery. It goes past its endpoint's hold and open circuit. Raises
+        `NotFound`; `Conflict` if it has not ended, its payload was erased, or its webhook is gone or
+        disabled; `RetryLater`, `TooLarge`.
+        """
+        with translated():
+            document = await self.deliveries.find_one(
+                {"_id": delivery_id, "workspace": workspace}, {"attempts": 0}
+            )
+            if document is None:
+                raise NotFound(NOT_FOUND)
+            if document["status"] not in RESENT:
+                raise Conflict(_STILL_OPEN)
+            if document.get("erased_at") or document.get("body") is None:
+                raise Conflict(_ERASED)
+            # Counted with the webhook's replays: so every repetition of a delivery has a number of its own.
+            webhook = await self.webhooks.find_one_and_update(
+                {"_id": document["webhook_id"], "workspace": workspace, "deleted_at": None, "enabled": True},
+                {"$inc": {"replays": 1}},
+                projection={"replays": 1},
+                return_document=True,
+            )
+            if webhook is None:
+                raise Conflict(_webhook_refusal(await self._webhooks([document]), document) or _OVERTAKEN)
+        earlier, number = Request.from_document(document), int(webhook["replays"])
+        original = earlier.replay_of or earlier.delivery_id
+        again = replace(
+            earlier,
+            delivery_id=replay_id(original, number),
+            replay_of=original,
+            replay_no=number,
+            manual=True,
+        )
+        event = replay_event(earlier, again.delivery_id, number, manual=True)
+        await self._producer.publish(record_of(DELIVERY_REQUESTED, again.webhook_id, event), within_s=_TELL_S)
+        return again
 
     async def _webhooks(self, deliveries: Iterable[Document]) -> dict[str, bool]:
         """Of these deliveries' webhooks, those that are there, and whether each is enabled."""
@@ -200,6 +250,11 @@ def _refusal(
         return None
     if document.get("erased_at"):
         return _ERASED
+    return _webhook_refusal(webhooks, document)
+
+
+def _webhook_refusal(webhooks: Mapping[str, bool], document: Document) -> str | None:
+    """Why nothing can be sent to a delivery's webhook; None when it can."""
     enabled = webhooks.get(document["webhook_id"])
     if enabled is None:
         return WEBHOOK_GONE

@@ -20,9 +20,11 @@ from services.delivery.recovery_schemas import (
     Outcome,
     Recover,
     Replay,
+    Resent,
     ShownDeadLetter,
     ShownJob,
 )
+from services.delivery.waiting import Waiting, WaitingReasons
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, NotFound
 from shared.runtime.access import ApiKey, requires
@@ -41,8 +43,10 @@ _JOB_FIELDS: Final = {"batch": 0}
 class RecoveryApi:
     """The routes and what they need."""
 
-    def __init__(self, jobs: Jobs, recovery: Recovery) -> None:
+    def __init__(self, jobs: Jobs, recovery: Recovery, reasons: WaitingReasons) -> None:
         self._jobs = jobs
+        self._reasons = reasons
+        self._recovery = recovery
         self._deliveries = recovery.deliveries
 
     def mount(self, app: FastAPI) -> None:
@@ -50,6 +54,7 @@ class RecoveryApi:
         router = APIRouter(prefix="/api")
         add = router.add_api_route
         add("/deliveries/{delivery_id}/retry", self.retry, methods=["POST"], status_code=202)
+        add("/deliveries/{delivery_id}/resend", self.resend, methods=["POST"], status_code=202)
         add("/deliveries/{delivery_id}/cancel", self.cancel, methods=["POST"])
         add("/outgoing-webhooks/{webhook_id}/recover", self.recover, methods=["POST"], status_code=202)
         add("/outgoing-webhooks/{webhook_id}/replay", self.replay, methods=["POST"], status_code=202)
@@ -67,15 +72,31 @@ class RecoveryApi:
     async def retry(self, delivery_id: str, key: Writer) -> Changed:
         """Send it again now, under the same id. What has ended begins its schedule anew.
 
-        What waits for its next attempt is due now and goes on with the schedule that it has.
+        What waits for its next attempt is due now and goes on with the schedule that it has. It goes past an
+        endpoint's hold and open circuit, and its result decides about them.
         """
         return await self._step("recover", delivery_id, key, (*ENDED, *WAITING))
+
+    async def resend(self, delivery_id: str, key: Writer) -> Resent:
+        """Send one that has ended again, as a new delivery: the body as it was recorded, under a new id.
+
+        For what was delivered and got lost behind the receiver's 2xx, because a receiver that knows the id
+        takes a repetition for a duplicate. What failed can be resent too; a retry sends it under its own id.
+        It goes past an endpoint's hold and open circuit, and its result decides about them.
+        """
+        again = await self._recovery.resend(delivery_id, workspace=key.workspace)
+        return Resent(
+            id=again.delivery_id,
+            webhook_id=again.webhook_id,
+            replay_of=again.replay_of,
+            replay_no=again.replay_no,
+        )
 
     async def cancel(self, delivery_id: str, key: Writer) -> Changed:
         """Send it no more. One that is cancelled already stays so."""
         document = await self._find(delivery_id, key)
         if document["status"] == "cancelled":
-            return _changed(document)
+            return await self._changed(document)
         return await self._step("cancel", delivery_id, key, WAITING)
 
     # Many deliveries of a webhook
@@ -172,13 +193,24 @@ class RecoveryApi:
     async def _step(
         self, action: Action, delivery_id: str, key: ApiKey, statuses: tuple[str, ...]
     ) -> Changed:
-        outcomes = await self._jobs.at_once(action, key.workspace, [delivery_id], statuses=statuses)
+        outcomes = await self._jobs.at_once(
+            action, key.workspace, [delivery_id], statuses=statuses, manual=True
+        )
         refused = outcomes[delivery_id]
         if refused == NOT_FOUND:
             raise NotFound(NOT_FOUND)
         if refused is not None:
             raise Conflict(refused)
-        return _changed(await self._find(delivery_id, key))
+        return await self._changed(await self._find(delivery_id, key))
+
+    async def _changed(self, document: Document) -> Changed:
+        waiting = (await self._reasons.of([document], document["workspace"])).get(document["_id"], Waiting())
+        return Changed(
+            id=document["_id"],
+            status=document["status"],
+            next_attempt_at=_shown(waiting.at),
+            waiting_reason=waiting.reason,
+        )
 
     async def _find(self, delivery_id: str, key: ApiKey, **more: str) -> Document:
         with translated():
@@ -188,15 +220,6 @@ class RecoveryApi:
         if document is None:
             raise NotFound(NOT_FOUND if not more else "no such dead letter")
         return document
-
-
-def _changed(document: Document) -> Changed:
-    waits = document["status"] in WAITING
-    return Changed(
-        id=document["_id"],
-        status=document["status"],
-        next_attempt_at=rfc3339(document["due_at"]) if waits else None,
-    )
 
 
 def _job(document: Document) -> ShownJob:
@@ -221,7 +244,7 @@ def _dead_letter(document: Document) -> ShownDeadLetter:
         event_id=document["event_id"],
         event_type=document["event_type"],
         attempt_count=document["attempt_count"],
-        error=last.get("error"),
+        error=document.get("last_error", last.get("error")),
         status_code=last.get("status_code"),
         detail=last.get("detail", ""),
         occurred_at=document["occurred_at"],

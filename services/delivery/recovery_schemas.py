@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from services.delivery.log_schemas import DeliveryStatus, ShownAttempt
+from services.delivery.log_schemas import DeliveryStatus, ShownAttempt, WaitingReason
 from shared.runtime.problems import in_utc
 from shared.wire.patterns import is_pattern
 
@@ -115,6 +115,16 @@ class Changed(BaseModel):
     id: str
     status: DeliveryStatus
     next_attempt_at: str | None
+    waiting_reason: WaitingReason | None
+
+
+class Resent(BaseModel):
+    """The new delivery that a resend asks for: look it up in the log. `replay_of` is the original's id."""
+
+    id: str
+    webhook_id: str
+    replay_of: str
+    replay_no: int
 
 
 class Outcome(BaseModel):

@@ -17,6 +17,9 @@ TYPE: Final = "delivery.requested"
 DUE: Final = "delivery.due"
 """Another process made work of a webhook due: its lane's owner looks at the log."""
 _SOURCE: Final = "/delivery"
+TEST_TYPE: Final = "webhook.test"
+"""The type of the event that `POST .../test` sends."""
+_MANUAL: Final[Mapping[str, str]] = {"manual": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Request:
     order: int
     replay_of: str = ""
     replay_no: int = 0
+    manual: bool = False
+    """Whether a person asked for this one delivery; it is not kept in the log."""
 
     def document(self) -> Document:
         document: Document = {
@@ -75,16 +80,26 @@ class Request:
 
 
 def request_event(
-    delivery_id: DeliveryId, webhook_id: WebhookId, event: Event, kind: str, body: bytes, traceparent: str
+    delivery_id: DeliveryId,
+    webhook_id: WebhookId,
+    event: Event,
+    kind: str,
+    body: bytes,
+    traceparent: str,
+    *,
+    manual: bool = False,
 ) -> Event:
     """The event that asks for a delivery; `kind` is the canonical name of the event's type."""
-    return _request(delivery_id, webhook_id, event.workspace, event.time, body, traceparent, (event.id, kind))
+    more = _MANUAL if manual else {}
+    names = (event.id, kind)
+    return _request(delivery_id, webhook_id, event.workspace, event.time, body, traceparent, names, more)
 
 
-def replay_event(earlier: Request, delivery_id: DeliveryId, replay_no: int) -> Event:
+def replay_event(earlier: Request, delivery_id: DeliveryId, replay_no: int, *, manual: bool = False) -> Event:
     """The event that asks for the same again, under an id of its own."""
     event = (earlier.event_id, earlier.event_type)
     replay = {"replay_of": earlier.replay_of or earlier.delivery_id, "replay_no": str(replay_no)}
+    replay |= _MANUAL if manual else {}
     traceparent = child_of(earlier.traceparent)
     return _request(
         delivery_id,
@@ -98,8 +113,11 @@ def replay_event(earlier: Request, delivery_id: DeliveryId, replay_no: int) -> E
     )
 
 
-def due_event(webhook_id: WebhookId, workspace: str) -> Event:
-    """The event that tells a webhook's owner to look at the log."""
+def due_event(webhook_id: WebhookId, workspace: str, delivery_id: str = "") -> Event:
+    """The event that tells a webhook's owner to look at the log.
+
+    With a delivery, its owner sends that one past hold and circuit.
+    """
     return Event(
         id=new_event_id(),
         type=DUE,
@@ -108,6 +126,7 @@ def due_event(webhook_id: WebhookId, workspace: str) -> Event:
         time=now(),
         data=b"",
         subject=webhook_id,
+        attributes={"delivery_id": delivery_id} if delivery_id else {},
     )
 
 
@@ -156,6 +175,7 @@ def read_request(received: Received) -> Request:
         order=order_of(received),
         replay_of=event.attributes.get("replay_of", ""),
         replay_no=_number(event.attributes.get("replay_no", "0")),
+        manual="manual" in event.attributes,
     )
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from shared.runtime.guarded import Answer
-from shared.wire.backoff import jittered, retry_after, wait_before
+from shared.wire.backoff import MOST_RETRY_AFTER_S, jittered, retry_after, wait_before
 
 Status = Literal["delivered", "retrying", "dead_letter"]
 ClientErrors = Literal["final", "retry"]
@@ -28,6 +28,8 @@ class Policy:
     schedule: tuple[float, ...]
     jitter: float = 0.0
     client_errors: ClientErrors = "final"
+    max_retry_after_s: float = MOST_RETRY_AFTER_S
+    """The longest `Retry-After` that is heeded, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +108,19 @@ def step_after(attempt: Attempt, number: int, policy: Policy, seed: str, now: da
 
     2xx is delivered. 408, 425, 429, 3xx, 5xx, timeouts and connection failures are tried again while
     the schedule lasts; any other 4xx too when the policy says so. 410, an internal address, a bad URL and
-    a body that could not be made are dead at once. `Retry-After` makes a wait longer, never shorter.
+    a body that could not be made are dead at once. `Retry-After` leaves the due time as the schedule has it:
+    `quiet_s`, at most what the policy allows, holds back all of the endpoint's deliveries, and may be ended.
     """
     if attempt.ok:
         return Step("delivered", None)
     answer = attempt.answer
     if answer.status == _GONE:
         return Step("dead_letter", None, gone=True)
-    quiet_s = _quiet(answer, now)
+    quiet_s = min(_quiet(answer, now), policy.max_retry_after_s)
     wait = wait_before(policy.schedule, number + 1)
     if wait is None or not _may_recover(answer, policy):
         return Step("dead_letter", None, quiet_s)
-    wait = max(jittered(wait, policy.jitter, seed, str(number)), quiet_s)
+    wait = jittered(wait, policy.jitter, seed, str(number))
     return Step("retrying", now + timedelta(seconds=wait), quiet_s)
 
 

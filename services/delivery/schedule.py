@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any, Final
 
 from services.delivery.attempt import Attempter
 from services.delivery.health import Health
 from services.delivery.lanes import Lane, Lanes
 from services.delivery.results import Results
-from services.delivery.store import Claimed, Deliveries
+from services.delivery.store import MOST_GIVEN_UP, Claimed, Deliveries
 from services.delivery.subscriptions import Subscriptions, Webhook
 from shared.contracts.errors import StoreUnavailable
+from shared.runtime import metrics
 from shared.runtime.crash import crash_point
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
@@ -21,6 +23,7 @@ _MOST_CLAIMED: Final = 50
 _STILL_S: Final = 1.0
 _STORE_AWAY_S: Final = 1.0
 _FINISH_S: Final = 10.0
+_EXPIRY_LOOK_S: Final = 10.0
 
 
 class Schedule:
@@ -94,12 +97,16 @@ class Schedule:
                     lane.next_due = None
                     return
                 lane.meet(webhook)
+                self._health.publish(lane)
                 if not self._subscriptions.sends(webhook):
                     lane.sleep(_STILL_S)
                     return
+                under_way |= await self._asked_for(lane, webhook)
                 room = min(lane.free(webhook), self._lanes.room, _MOST_CLAIMED)
                 if room == 0 and not under_way:
+                    await self._give_up(lane, webhook)
                     lane.rest(webhook)
+                    self._health.publish(lane)
                     return
                 if room == 0:
                     _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
@@ -137,11 +144,42 @@ class Schedule:
         lane.next_due = due
         return None
 
+    async def _asked_for(self, lane: Lane, webhook: Webhook) -> set[asyncio.Task[None]]:
+        """Start what a person asked for, past hold and circuit but not past the other limits."""
+        started: set[asyncio.Task[None]] = set()
+        while lane.manual and self._lanes.room and lane.free_by_limits(webhook):
+            lane.reach.turn("order" if webhook.strict else "due_at")
+            delivery_id = lane.manual.pop()
+            claimed: Claimed | None = None
+            self._lanes.take(lane, webhook)
+            try:
+                claimed = await self._deliveries.claim_one(
+                    webhook.id, delivery_id, lane.reach, strict=webhook.strict, timeout_s=webhook.timeout_s
+                )
+            finally:
+                if claimed is None:
+                    self._lanes.unused(lane, 1)
+            if claimed:
+                started.add(self._run(self._one(lane, webhook, claimed)))
+        return started
+
+    async def _give_up(self, lane: Lane, webhook: Webhook) -> None:
+        """Dead-letter what has waited behind an open circuit for longer than it may."""
+        wait_s = lane.wait_s_behind_circuit(webhook)
+        if wait_s is None:
+            return
+        count = await self._deliveries.give_up(webhook.id, utcnow() - timedelta(seconds=wait_s))
+        if count < MOST_GIVEN_UP:
+            lane.sleep_expiry(min(_EXPIRY_LOOK_S, wait_s / 4))
+        if count:
+            metrics.deliveries("dead_letter").inc(count)
+            self._log.warning("delivery.waited_too_long", webhook_id=webhook.id, count=count, wait_s=wait_s)
+
     async def _one(self, lane: Lane, webhook: Webhook, delivery: Claimed) -> None:
         try:
             attempt, step = await self._attempter.attempt(webhook, delivery)
             crash_point("schedule.sent")
-            self._health.learn(lane, webhook, attempt, step)
+            self._health.learn(lane, webhook, attempt, step, manual=delivery.manual)
             await self._results.write(self._deliveries.result(delivery, attempt, step))
             crash_point("schedule.written")
             if step.due_at is not None:

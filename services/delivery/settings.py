@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from services.delivery.pacing import BreakerPolicy
 from shared.runtime.settings import EgressSettings
 
 
@@ -17,10 +18,28 @@ class DeliverySettings(EgressSettings):
     most_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     """Attempts under way at a time in this process, over all outgoing webhooks."""
     breaker_failures: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Failures in a row after which an endpoint gets only probes."""
+    """Failures in a row after which an endpoint gets only probes. A webhook may set these five otherwise."""
+    breaker_failing_s: Annotated[float, Field(ge=0, le=86_400)] = 30
+    """Seconds that those failures have to last at least."""
     breaker_open_s: Annotated[float, Field(ge=0.1, le=3600)] = 30
-    """Seconds before the first probe; each later pause is twice as long, up to ten times."""
+    """Seconds before the first probe; each later pause is twice as long."""
+    breaker_max_open_s: Annotated[float, Field(ge=0.1, le=3600)] = 60
+    """The longest pause between two probes, in seconds."""
+    breaker_max_wait_s: Annotated[float, Field(ge=1, le=604_800)] = 600
+    """Seconds, and those of its schedule, that a delivery waits behind an open circuit: then it is dead."""
     delivered_days: Annotated[int, Field(ge=1, le=365)] = 7
     """How long the log keeps a delivery that succeeded."""
     dead_letter_days: Annotated[int, Field(ge=1, le=365)] = 30
     """How long it keeps one that did not."""
+
+    @property
+    def breaker(self) -> BreakerPolicy:
+        """The circuit breaker of a webhook that sets nothing otherwise."""
+        return BreakerPolicy(
+            enabled=True,
+            failures=self.breaker_failures,
+            failing_s=self.breaker_failing_s,
+            pause_s=self.breaker_open_s,
+            max_pause_s=self.breaker_max_open_s,
+            max_wait_s=self.breaker_max_wait_s,
+        )

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-from services.delivery.pacing import Circuit
 from services.delivery.reach import LAST, Field, Reach, at_place, place_of
-from services.delivery.request import Request
+from services.delivery.request import TEST_TYPE, Request
 from services.delivery.retry import Attempt, Step
 from services.delivery.settings import DeliverySettings
 from shared.contracts.errors import StoreUnavailable
@@ -20,6 +19,7 @@ from shared.runtime.mongo import (
     Duplicate,
     InsertOne,
     Mongo,
+    UpdateMany,
     UpdateOne,
     Write,
     translated,
@@ -30,7 +30,7 @@ WEBHOOKS: Final = "outgoing_webhooks"
 QUEUES: Final = "delivery_queues"
 """One document per workspace that was ever paused."""
 HEALTH: Final = "webhook_health"
-"""One document per webhook that fails for long, or whose circuit opened."""
+"""One document per webhook that fails for long, is held back, or whose circuit opened."""
 DELIVERIES: Final = "webhook_deliveries"
 OPEN: Final = {"open": True}
 """A delivery that is not finished is open, and has `due_at`: when it is tried next, or its lease runs out.
@@ -41,10 +41,13 @@ The partial indexes are on `open`, not on the presence of `due_at`: so the embed
 CLAIMED: Final = {"claims_url": True}
 """A webhook that was not forced beside another with its URL."""
 
+MOST_GIVEN_UP: Final = 1000
 T = TypeVar("T")
 _MOST_ATTEMPTS: Final = 200
 """Attempts kept of one delivery, the latest; rounds by hand could go on for ever."""
 _LEASE_MARGIN: Final = timedelta(seconds=5)
+_LONGEST_TIMEOUT_S: Final = 60.0
+"""Of an outgoing webhook, as the API takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,17 @@ class Claimed:
     fence: int = 0
     round_start: int = 0
     """Attempts before the present round: a retry by hand begins the schedule anew."""
+    manual: bool = False
+    """Whether a person asked for it: it goes past hold and circuit, and its result decides about them."""
 
 
 class Deliveries:
     """Reads and writes of the delivery log."""
 
-    def __init__(self, mongo: Mongo, settings: DeliverySettings, log: Log) -> None:
+    def __init__(self, mongo: Mongo, settings: DeliverySettings, log: Log, *, instance: str) -> None:
+        """`instance` names this process and the one that was killed before it in its place."""
         self.collection: Collection = mongo.collection(DELIVERIES)
+        self._holder: Document = {"holder": instance, "holder_run": uuid4().hex}
         self._health: Collection = mongo.collection(HEALTH)
         self._log = log
         self._kept = {
@@ -87,7 +94,8 @@ class Deliveries:
 
     def leased(self, request: Request, timeout_s: float) -> Write:
         """The log entry of a first attempt that is still under way: due again if we die."""
-        return InsertOne(self._entry(request) | self._open("delivering", self._lease(timeout_s)))
+        lease = self._open("delivering", self._lease(timeout_s))
+        return InsertOne(self._entry(request) | lease | self._holder)
 
     def result(self, claimed: Claimed, attempt: Attempt, step: Step) -> Write:
         """What became of a claimed delivery."""
@@ -127,15 +135,7 @@ class Deliveries:
             reach.floor = min(reach.floor, floor)  # what was read there is still to be claimed
             raise
         mine.sort(key=lambda document: document["order"])
-        return [
-            Claimed(
-                Request.from_document(document),
-                document["attempt_count"],
-                document["fence"],
-                document.get("round_start", 0),
-            )
-            for document in mine
-        ]
+        return [_claimed(document) for document in mine]
 
     async def _claim(self, webhook_id: str, reach: Reach, most: int, lease: datetime) -> list[Document]:
         now = utcnow()
@@ -151,7 +151,7 @@ class Deliveries:
             await self.collection.update_many(
                 {"_id": {"$in": ids}, "due_at": {"$lte": now}},
                 {
-                    "$set": {"status": "delivering", "due_at": lease, "claim": token},
+                    "$set": {"status": "delivering", "due_at": lease, "claim": token, **self._holder},
                     "$inc": {"fence": 1},
                 },
             )
@@ -210,12 +210,33 @@ class Deliveries:
             found |= dict.fromkeys(webhooks, partition)
         return found
 
-    async def failing(self, partitions: Iterable[int]) -> list[Document]:
-        """What is known of failing endpoints of partitions that came; their circuits are closed again."""
-        mine = {"partition": {"$in": list(partitions)}}
+    async def release(self, webhook_ids: Iterable[str]) -> None:
+        """Make due what a killed process in the place of this one was attempting at these webhooks.
+
+        It may have been sent, as with every lease that ends.
+        """
+        now = utcnow()
+        leased: Document = {
+            **OPEN,
+            "due_at": {"$gt": now, "$lte": self._lease(_LONGEST_TIMEOUT_S)},
+            "status": "delivering",
+            "holder": self._holder["holder"],
+            "holder_run": {"$ne": self._holder["holder_run"]},
+        }
+        writes = [
+            UpdateMany({"webhook_id": name, **leased}, {"$set": {"due_at": now}}) for name in webhook_ids
+        ]
+        if writes:
+            with translated():
+                await self.collection.bulk_write(writes, ordered=False)
+
+    async def standings(self, partitions: Iterable[int]) -> list[Document]:
+        """What is known of endpoints of these partitions that fail, are held or have an open circuit."""
+        some = [{"since": {"$ne": None}}, {"circuit": "open"}, {"held_until": {"$gt": utcnow()}}]
         with translated():
-            await self._health.update_many(mine, {"$set": {"circuit": "closed"}})
-            return await self._health.find({**mine, "since": {"$ne": None}}).to_list(None)
+            return await self._health.find({"partition": {"$in": list(partitions)}, "$or": some}).to_list(
+                None
+            )
 
     async def failing_since(self, webhook_id: str, partition: int, since: datetime, *, warned: bool) -> None:
         """An endpoint does nothing but fail."""
@@ -225,9 +246,64 @@ class Deliveries:
         """An endpoint that failed for long works again."""
         await self._know(webhook_id, {"since": None, "warned": False})
 
-    async def circuit(self, webhook_id: str, partition: int, circuit: Circuit) -> None:
-        """An endpoint's circuit opened or closed."""
-        await self._know(webhook_id, {"partition": partition, "circuit": circuit})
+    async def standing(self, webhook_id: str, partition: int, standing: Document) -> None:
+        """Write what of an endpoint makes its deliveries wait: its circuit, and until when it is held."""
+        await self._know(webhook_id, {"partition": partition, **standing})
+
+    async def give_up(self, webhook_id: str, due_before: datetime) -> int:
+        """Dead-letter what was due before this time, a batch at most, for an open circuit; how many."""
+        now = utcnow()
+        waiting: Document = {"status": {"$in": ["pending", "retrying"]}, "due_at": {"$lte": due_before}}
+        with translated():
+            query = {"webhook_id": webhook_id, **OPEN, **waiting}
+            found = await self.collection.find(query, {"_id": 1}).limit(MOST_GIVEN_UP).to_list(MOST_GIVEN_UP)
+            if not found:
+                return 0
+            ids = [document["_id"] for document in found]
+            written = await self.collection.update_many(
+                {"_id": {"$in": ids}, **OPEN, **waiting},
+                {
+                    "$set": {
+                        "status": "dead_letter",
+                        "failed": True,
+                        "last_error": "circuit_open",
+                        "finished_at": now,
+                        "expires_at": now + self._kept["dead_letter"],
+                    },
+                    "$unset": {"due_at": "", "open": ""},
+                    "$inc": {"fence": 1},
+                },
+            )
+        return int(written.modified_count)
+
+    async def claim_one(
+        self, webhook_id: str, delivery_id: str, reach: Reach, *, strict: bool, timeout_s: float
+    ) -> Claimed | None:
+        """Take one delivery that a person asked for, due or not; None if it does not wait any more.
+
+        Of a strict webhook only the head goes, or a test, which has no place in the order.
+        """
+        now = utcnow()
+        wanted: Document = {
+            "_id": delivery_id,
+            "webhook_id": webhook_id,
+            **OPEN,
+            "status": {"$in": ["pending", "retrying"]},
+        }
+        with translated():
+            if strict:
+                head = await self._head(webhook_id, reach, now)
+                if head is None or head["_id"] != delivery_id:
+                    wanted["event_type"] = TEST_TYPE
+            found = await self.collection.find_one_and_update(
+                wanted,
+                {
+                    "$set": {"status": "delivering", "due_at": self._lease(timeout_s), **self._holder},
+                    "$inc": {"fence": 1},
+                },
+                return_document=True,
+            )
+        return replace(_claimed(found), manual=True) if found else None
 
     async def health(self, webhook_ids: Sequence[str]) -> dict[str, Document]:
         """What is known of these webhooks' endpoints; nothing of one that always worked."""
@@ -290,6 +366,15 @@ class Deliveries:
 
     def _lease(self, timeout_s: float) -> datetime:
         return utcnow() + timedelta(seconds=timeout_s) + _LEASE_MARGIN
+
+
+def _claimed(document: Document) -> Claimed:
+    return Claimed(
+        Request.from_document(document),
+        document["attempt_count"],
+        document["fence"],
+        document.get("round_start", 0),
+    )
 
 
 def _failed(attempt: Attempt) -> Document:

@@ -37,6 +37,8 @@ Sealable = Literal["secret", "headers", "auth"]
 Keys = tuple[tuple[bytes, datetime | None], ...]
 P = TypeVar("P")
 
+MAX_RETRY_AFTER_S: Final = 900.0
+"""Of a webhook that does not say otherwise."""
 _MOST_REMEMBERED: Final = 10_000
 _OPEN_AGAIN_S: Final = 10.0
 _MOST_OPENED: Final = 100
@@ -71,6 +73,10 @@ class Webhook:
     max_in_flight: int
     timeout_s: float
     disable_after: timedelta | None
+    breaker: Mapping[str, Any] | None
+    """What of the circuit breaker this webhook sets otherwise than the installation."""
+    lifts: int
+    """Grows whenever a person ends what holds deliveries back: enable, resume, another URL, other limits."""
 
     @property
     def strict(self) -> bool:
@@ -291,12 +297,15 @@ class Subscriptions:
                 SCHEDULES[schedule] if isinstance(schedule, str) else tuple(schedule),
                 document.get("jitter", 0.0),
                 document.get("client_errors", "final"),
+                document.get("max_retry_after_s", MAX_RETRY_AFTER_S),
             ),
             rate_limit=RateLimit(limit["requests"], limit["period_s"]) if limit else None,
             ordering=document["ordering"],
             max_in_flight=document["max_in_flight"],
             timeout_s=document["timeout_s"],
             disable_after=timedelta(days=after_days) if after_days else None,
+            breaker=document.get("circuit_breaker"),
+            lifts=document.get("lifts", 0),
         )
 
     def _opened(self, document: Document) -> _Opened:

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.delivery.pacing import Circuit
 from services.delivery.retry import ClientErrors
-from services.delivery.subscriptions import Ordering, Sealable
+from services.delivery.subscriptions import MAX_RETRY_AFTER_S, Ordering, Sealable
 from shared.contracts.event_types import canonical
-from shared.wire.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES
+from shared.wire.backoff import MAX_ATTEMPTS, MAX_WAIT_S, MOST_RETRY_AFTER_S, SCHEDULES
 from shared.wire.expressions import Expression, Unusable
 from shared.wire.filters import FilterSettings
 from shared.wire.formats import Format
@@ -108,7 +108,8 @@ class Retry(_Body):
     """Seconds to wait before each attempt, so the length is the number of attempts; or a schedule's name.
 
     `jitter` lengthens each wait by up to this share of it. `client_errors` says whether an answer of 4xx
-    (other than 408, 410, 425 and 429) is final.
+    (other than 408, 410, 425 and 429) is final. `max_retry_after_s` bounds how long a `Retry-After` of the
+    endpoint holds its deliveries back; 0 ignores it.
     """
 
     schedule: (
@@ -117,6 +118,24 @@ class Retry(_Body):
     ) = "nchat"
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
     client_errors: ClientErrors = "final"
+    max_retry_after_s: Annotated[float, Field(ge=0, le=MOST_RETRY_AFTER_S)] = MAX_RETRY_AFTER_S
+
+
+class CircuitBreaker(_Body):
+    """When the endpoint gets only probes; what is null is as in the installation's `INTERLINK_BREAKER_...`.
+
+    The circuit opens after `failures` in a row over at least `failing_s` seconds. The first pause has
+    `pause_s`, each later one twice as much, up to `max_pause_s`. A delivery waits behind an open circuit for
+    as long as its schedule and `max_wait_s` more, without using attempts; then it is a dead letter with the
+    error `circuit_open`.
+    """
+
+    enabled: bool = True
+    failures: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    failing_s: Annotated[float, Field(ge=0, le=86_400)] | None = None
+    pause_s: Annotated[float, Field(ge=0.1, le=3600)] | None = None
+    max_pause_s: Annotated[float, Field(ge=0.1, le=3600)] | None = None
+    max_wait_s: Annotated[float, Field(ge=1, le=604_800)] | None = None
 
 
 class Rate(_Body):
@@ -203,6 +222,7 @@ class NewWebhook(_Body):
     max_in_flight: InFlight = 10
     timeout_s: Timeout = 30
     disable_after_days: DisableAfter = 5
+    circuit_breaker: CircuitBreaker | None = None
 
 
 class WebhookChange(_Body):
@@ -225,13 +245,14 @@ class WebhookChange(_Body):
     max_in_flight: InFlight | None = None
     timeout_s: Timeout | None = None
     disable_after_days: DisableAfter | None = None
+    circuit_breaker: CircuitBreaker | None = None
 
 
-CLEARABLE: Final = frozenset({"transform", "filter", "integration_id", "rate_limit"})
+CLEARABLE: Final = frozenset({"transform", "filter", "integration_id", "rate_limit", "circuit_breaker"})
 
 
 class Rotation(_Body):
-    """`POST .../rotate-secret`: both secrets sign for `overlap_hours`."""
+    """`POST .../rotate-secret`: the old secret stays valid for `overlap_hours`."""
 
     secret: Secret | None = None
     overlap_hours: Annotated[int, Field(ge=0, le=168)] = _ROTATION_OVERLAP_H
@@ -268,9 +289,15 @@ class ShownAuth(BaseModel):
 
 
 class ShownHealth(BaseModel):
-    """How the endpoint does: its circuit, and since when it does nothing but fail."""
+    """How the endpoint does: its circuit, and since when it does nothing but fail.
+
+    `held_until` is the end of a quiet that it asked for with `Retry-After`. Enable and resume end a hold and
+    close the circuit; a test or a retry of one delivery goes past both, and its success does the same.
+    """
 
     circuit: Circuit = "closed"
+    next_probe_at: str | None = None
+    held_until: str | None = None
     failing_since: str | None = None
 
 
@@ -310,6 +337,7 @@ class ShownWebhook(BaseModel):
     max_in_flight: int
     timeout_s: float
     disable_after_days: float
+    circuit_breaker: CircuitBreaker | None
     health: ShownHealth
     unreadable: list[Unreadable]
     created_at: str

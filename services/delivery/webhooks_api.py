@@ -1,7 +1,7 @@
 """The management API of outgoing webhooks, and of the workspace's queue as a whole."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -10,10 +10,11 @@ from fastapi import APIRouter, Depends, FastAPI, Query
 from starlette.responses import Response
 
 from services.delivery.fanout import facts_of
-from services.delivery.request import request_event
+from services.delivery.request import TEST_TYPE, request_event
 from services.delivery.settings import DeliverySettings
 from services.delivery.store import QUEUES, Deliveries
 from services.delivery.subscriptions import Subscriptions
+from services.delivery.waiting import standing_of
 from services.delivery.webhook_schemas import (
     CLEARABLE,
     NewWebhook,
@@ -61,6 +62,9 @@ _DEFAULTS: Final[Document] = {
     "paused": False,
 }
 """What a webhook has that was made before there were such fields."""
+
+_LIFTING: Final = frozenset({"url", "circuit_breaker", "max_retry_after_s"})
+"""Changes after which what an endpoint answered before counts no more."""
 
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
@@ -181,7 +185,8 @@ class WebhooksApi:
         if "enabled" in change:
             change |= _switched(on=change["enabled"])
         self._check(document | change)
-        return await self._shown(await self._change(webhook_id, change))
+        lift = bool(change.get("enabled")) or bool(_LIFTING & change.keys())
+        return await self._shown(await self._change(webhook_id, change, lift=lift))
 
     async def delete(self, webhook_id: str, key: Writer) -> Response:
         """Remove a webhook: what waits for it is cancelled, its log stays until it expires."""
@@ -191,11 +196,14 @@ class WebhooksApi:
         return Response(status_code=204)
 
     async def test(self, webhook_id: str, key: Writer) -> TestDelivery:
-        """Send a `webhook.test` event through the same path as any other, whatever the webhook listens to."""
+        """Send a `webhook.test` event through the same path as any other, whatever the webhook listens to.
+
+        It goes past an endpoint's hold and open circuit, and its result decides about them.
+        """
         webhook = self._subscriptions.parse(await self._find(webhook_id, key))
         event = Event(
             id=new_event_id(),
-            type="webhook.test",
+            type=TEST_TYPE,
             source="/delivery/test",
             workspace=key.workspace,
             time=now(),
@@ -204,7 +212,9 @@ class WebhooksApi:
         )
         body = render_body(webhook.format, facts_of(event, event.type, "0"))
         delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
-        request = request_event(delivery_id, webhook.id, event, event.type, body, event.traceparent)
+        request = request_event(
+            delivery_id, webhook.id, event, event.type, body, event.traceparent, manual=True
+        )
         await self._producer.publish(
             record_of(DELIVERY_REQUESTED, webhook.id, request), within_s=_TEST_WITHIN_S
         )
@@ -234,7 +244,12 @@ class WebhooksApi:
         return Preview(wanted=wanted, because=because, body=made.decode(), error=None)
 
     async def rotate_secret(self, webhook_id: str, body: Rotation, key: Writer) -> ShownWebhook:
-        """Make or take a new secret; deliveries are signed with both for `overlap_hours`."""
+        """Make or take a new secret; the old one stays valid for `overlap_hours`.
+
+        `standard` and `standard_v1a` send a signature by each. `nchat` and `chatwoot` sign with the old one
+        until it ends, and with the new one in a second header, `...-Signature-Next`. At most five secrets
+        are valid at a time.
+        """
         document = await self._find(webhook_id, key)
         profile = document["profile"]
         secret = body.secret or new_secret(profile)
@@ -245,9 +260,12 @@ class WebhooksApi:
         return await self._shown(await self._change(webhook_id, {"secrets": rotated}), secret)
 
     async def enable(self, webhook_id: str, key: Writer) -> ShownWebhook:
-        """Send again, what waited too. What happened while it was disabled is not sent."""
+        """Send again, what waited too, without hold and with the circuit closed.
+
+        What happened while it was disabled is not sent.
+        """
         await self._find(webhook_id, key)
-        return await self._shown(await self._change(webhook_id, _switched(on=True)))
+        return await self._shown(await self._change(webhook_id, _switched(on=True), lift=True))
 
     async def disable(self, webhook_id: str, key: Writer) -> ShownWebhook:
         """Take no more events and send nothing until it is enabled; what waits keeps waiting."""
@@ -260,9 +278,9 @@ class WebhooksApi:
         return await self._shown(await self._change(webhook_id, {"paused": True}))
 
     async def resume(self, webhook_id: str, key: Writer) -> ShownWebhook:
-        """Send what waited, and go on."""
+        """Send what waited, and go on, without hold and with the circuit closed."""
         await self._find(webhook_id, key)
-        return await self._shown(await self._change(webhook_id, {"paused": False}))
+        return await self._shown(await self._change(webhook_id, {"paused": False}, lift=True))
 
     async def pause_queue(self, key: Writer) -> QueueState:
         """Let every delivery of the workspace wait."""
@@ -352,12 +370,14 @@ class WebhooksApi:
             raise NotFound("no such outgoing webhook")
         return document
 
-    async def _change(self, webhook_id: str, change: Mapping[str, Any]) -> Document:
+    async def _change(self, webhook_id: str, change: Mapping[str, Any], *, lift: bool = False) -> Document:
+        """Change a webhook; with `lift`, end its endpoint's hold and close its circuit, whoever owns it."""
+        lifted = {"$inc": {"lifts": 1}} if lift else {}
         try:
             with translated():
                 document = await self._subscriptions.collection.find_one_and_update(
                     {"_id": webhook_id, "deleted_at": None},
-                    {"$set": {**change, "changed_at": utcnow()}},
+                    {"$set": {**change, "changed_at": utcnow()}, **lifted},
                     return_document=True,
                 )
         except Duplicate:
@@ -372,8 +392,8 @@ class WebhooksApi:
         return self._show(document, health.get(document["_id"], {}), secret)
 
     def _show(self, document: Document, health: Document, secret: str | None = None) -> ShownWebhook:
-        since = health.get("since")
         shown = _DEFAULTS | document
+        standing = standing_of(document, health, utcnow())
         return ShownWebhook(
             **{name: shown[name] for name in _AS_STORED},
             id=document["_id"],
@@ -381,9 +401,12 @@ class WebhooksApi:
             public_keys=self._public_keys(document),
             headers=shown["header_names"],
             auth=ShownAuth(**shown["auth_shown"]),
-            retry=Retry(**{name: shown[name] for name in ("schedule", "jitter", "client_errors")}),
+            retry=Retry(**{name: shown[name] for name in Retry.model_fields}),
             health=ShownHealth(
-                circuit=health.get("circuit", "closed"), failing_since=rfc3339(since) if since else None
+                circuit="open" if standing.is_open else "closed",
+                next_probe_at=_moment(standing.next_probe_at),
+                held_until=_moment(standing.held_until),
+                failing_since=_moment(health.get("since")),
             ),
             unreadable=[
                 Unreadable(part=part, reason=reason)
@@ -402,6 +425,10 @@ class WebhooksApi:
             return []
         valid = [text for text, ends in secrets if ends is None or ends > now]
         return [public for text in valid if (public := public_key(document["profile"], text))]
+
+
+def _moment(at: datetime | None) -> str | None:
+    return rfc3339(at) if at else None
 
 
 def _stored(given: dict[str, Any]) -> dict[str, Any]:

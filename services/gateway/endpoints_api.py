@@ -160,6 +160,7 @@ class EndpointsApi:
     async def rotate_secret(self, endpoint_id: str, body: Rotation, key: Writer) -> ShownEndpoint:
         """Make or take a new secret; the old one is accepted for `overlap_hours` more.
 
+        At most five secrets are valid at a time.
         Where the platform hands it over, a call without one makes the endpoint wait for another handshake.
         """
         document = await self._endpoints.find(endpoint_id, key)

@@ -57,9 +57,15 @@ class Endpoints:
         return Endpoint(shown["id"], shown["url"], shown.get("secret") or "")
 
     async def set_secret(self, workspace: str, endpoint: str, secret: str) -> None:
-        """The secret that the platform made; one from before is taken for an hour more."""
-        body = {"secret": secret, "overlap_hours": 1}
-        await self._call("POST", f"/api/inbound-endpoints/{endpoint}/rotate-secret", workspace, body)
+        """Set the secret that the platform made; one from before is accepted for an hour more.
+
+        When too many are still valid, they end now: the platform signs with the new one already.
+        """
+        path = f"/api/inbound-endpoints/{endpoint}/rotate-secret"
+        try:
+            await self._call("POST", path, workspace, {"secret": secret, "overlap_hours": 1})
+        except _Clash:
+            await self._call("POST", path, workspace, {"secret": secret, "overlap_hours": 0})
 
     async def remove(self, workspace: str, endpoint: str) -> None:
         """Remove it; one that is not there is removed."""
@@ -78,9 +84,15 @@ class Endpoints:
             raise Unreachable(f"the gateway answered {status}")
         if status == 404 and method == "DELETE":
             return None
+        if status == 409:
+            raise _Clash(f"the gateway does not take the endpoint: {_why(answer)}")
         if status >= 400:
             raise Invalid(f"the gateway does not take the endpoint: {_why(answer)}")
         return parse_json(answer) if answer else None
+
+
+class _Clash(Invalid):
+    """The gateway answered 409."""
 
 
 def _why(answer: bytes) -> str:

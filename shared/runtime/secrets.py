@@ -20,7 +20,7 @@ from typing import Any, Final, NotRequired, Protocol, TypedDict, TypeGuard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from shared.contracts.errors import Misconfigured
+from shared.contracts.errors import Conflict, Misconfigured
 from shared.runtime.settings import HubSettings
 
 _KEY_BYTES: Final = 32
@@ -177,7 +177,8 @@ def keep(vault: Vault, workspace: str, record: str, secret: str) -> Kept:
 def rotated(vault: Vault, document: Mapping[str, Any], secret: str, overlap: timedelta) -> list[Kept]:
     """A record's `secrets` after a rotation: the new one first, those before it valid for `overlap` more.
 
-    Those that cannot be opened any more are left out.
+    Those that cannot be opened any more are left out. Raises `Conflict` if more than five would be valid:
+    no secret ends earlier than its owner was told.
     """
     now = datetime.now(UTC)
     until = now + overlap
@@ -185,9 +186,16 @@ def rotated(vault: Vault, document: Mapping[str, Any], secret: str, overlap: tim
     old: list[Kept] = [
         {"sealed": each["sealed"], "expires_at": min(until, each["expires_at"] or until)}
         for each in kept
-        if (each["expires_at"] is None or each["expires_at"] > now) and _opens(vault, document, each)
+        if overlap
+        and (each["expires_at"] is None or each["expires_at"] > now)
+        and _opens(vault, document, each)
     ]
-    return [keep(vault, document["workspace"], document["_id"], secret), *old[:_MOST_OLD]]
+    if len(old) > _MOST_OLD:
+        raise Conflict(
+            f"{len(old)} secrets are still valid, which is too many beside a new one: wait until "
+            "one has ended, or send overlap_hours 0, which ends them all now"
+        )
+    return [keep(vault, document["workspace"], document["_id"], secret), *old]
 
 
 def _opens(vault: Vault, document: Mapping[str, Any], kept: Kept) -> bool:

@@ -64,6 +64,11 @@ class Runtime:
     keyring: Keyring
     vault: Vault
 
+    @property
+    def instance(self) -> str:
+        """The name of this process, which the one that is started in its place has too."""
+        return f"{socket.gethostname()}-{self.hub.host}-{self.hub.port}"
+
     def consumer(
         self, *, group: str, topics: Sequence[Topic], handler: Handler, max_records: int = 500
     ) -> Consumer:
@@ -76,6 +81,7 @@ class Runtime:
             topics=topics,
             handler=handler,
             max_records=max_records,
+            instance=self.instance,
         )
 
     def management_app(self, title: str, *, most_body: int = 1024 * 1024) -> FastAPI:

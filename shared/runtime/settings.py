@@ -37,7 +37,13 @@ class KafkaSettings(BaseSettings):
     replication_factor: Annotated[int, Field(ge=1, le=10)] | None = None
     """Of topics that `interlink init` creates; by default 3, or as many brokers as there are."""
     session_timeout_ms: Annotated[int, Field(ge=2_000, le=300_000)] = 10_000
-    """How soon a consumer that was killed is replaced; a joining one waits about half of it."""
+    """How soon a consumer that was killed, and not started again, is replaced. With the embedded broker one
+    that joins waits about half of it."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the broker is the embedded one, which has no idempotent producers."""
+        return not self.enable_idempotence
 
 
 class MongoSettings(BaseSettings):

@@ -46,9 +46,12 @@ def standard_v1a(
 def nchat(
     keys: Sequence[bytes], delivery: str, event: str, attempt: int, _at: int, body: bytes
 ) -> dict[str, str]:
-    """nself-chat: `X-Webhook-Signature: sha256=<hex of HMAC-SHA256 over the body>` by the newest secret."""
+    """nself-chat: `X-Webhook-Signature: sha256=<hex of HMAC-SHA256 over the body>`.
+
+    During a rotation `X-Webhook-Signature-Next` is beside it: see `_one_signature`.
+    """
     return {
-        "X-Webhook-Signature": "sha256=" + hmac.digest(keys[0], body, "sha256").hex(),
+        **_one_signature("X-Webhook-Signature", keys, body),
         "X-Webhook-Event": event,
         "X-Webhook-ID": delivery,
         "X-Webhook-Attempt": str(attempt),
@@ -60,15 +63,26 @@ def chatwoot(
 ) -> dict[str, str]:
     """Chatwoot: `X-Chatwoot-Signature: sha256=<hex of HMAC-SHA256 over timestamp.body>`.
 
-    The newest secret signs alone: the header takes one value. As in Chatwoot's
-    `lib/webhooks/trigger.rb`, where the delivery id also stays the same from attempt to attempt.
+    As in Chatwoot's `lib/webhooks/trigger.rb`, where the delivery id also stays the same from attempt to
+    attempt. During a rotation `X-Chatwoot-Signature-Next` is beside it: see `_one_signature`.
     """
-    digest = hmac.digest(keys[0], b"%d.%b" % (at, body), "sha256")
     return {
-        "X-Chatwoot-Signature": "sha256=" + digest.hex(),
+        **_one_signature("X-Chatwoot-Signature", keys, b"%d.%b" % (at, body)),
         "X-Chatwoot-Timestamp": str(at),
         "X-Chatwoot-Delivery": delivery,
     }
+
+
+def _one_signature(header: str, keys: Sequence[bytes], signed: bytes) -> dict[str, str]:
+    """Sign for a header that holds one signature: by the oldest valid secret, so that nobody must switch yet.
+
+    The newer secrets sign in `<header>-Next`, the newest first, separated by a blank: in a rotation that is
+    one signature, by the new secret, for subscribers that have switched already. When the old secret ends,
+    the new one signs in the header itself, and there is no second header.
+    """
+    signatures = ["sha256=" + hmac.digest(key, signed, "sha256").hex() for key in keys]
+    following = {f"{header}-Next": " ".join(signatures[:-1])} if len(signatures) > 1 else {}
+    return {header: signatures[-1], **following}
 
 
 def unsigned(

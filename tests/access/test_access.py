@@ -70,6 +70,7 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/outgoing-webhooks/{webhook_id}/disable"): "webhooks:write",
     ("GET", "/api/deliveries"): "webhooks:read",
     ("GET", "/api/deliveries/{delivery_id}"): "webhooks:read",
+    ("POST", "/api/deliveries/{delivery_id}/resend"): "webhooks:write",
     ("POST", "/api/deliveries/{delivery_id}/retry"): "webhooks:write",
     ("POST", "/api/deliveries/{delivery_id}/cancel"): "webhooks:write",
     ("POST", "/api/outgoing-webhooks/{webhook_id}/recover"): "webhooks:write",

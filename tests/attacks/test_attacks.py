@@ -1,21 +1,25 @@
 """Every known attack of a tenant or a stranger, tried on a running hub.
 
-A new attack is an `Attack` in a module of this folder; a new module is added to `_MODULES`.
+A new attack is an `Attack` in the tuple `ATTACKS` of a module of this folder.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import chain
-from types import ModuleType
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 
-from tests.attacks import answers, descriptions
+from tests import attacks
 from tests.attacks.attack import Attack, Setup
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 
-_MODULES: tuple[ModuleType, ...] = (answers, descriptions)
-ATTACKS: tuple[Attack, ...] = tuple(chain.from_iterable(module.ATTACKS for module in _MODULES))
+_MODULES = [
+    import_module(f"{attacks.__name__}.{found.name}")
+    for found in iter_modules(attacks.__path__)
+    if not found.name.startswith("test_")
+]
+ATTACKS: list[Attack] = [attack for module in _MODULES for attack in getattr(module, "ATTACKS", ())]
 
 
 @pytest.fixture(scope="module")

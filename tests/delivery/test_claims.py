@@ -49,7 +49,7 @@ async def log_of(store: Store) -> AsyncIterator[tuple[Deliveries, Collection]]:
     mongo = mongo_at(store.uri())
     try:
         await mongo.ensure({DELIVERIES: INDEXES[DELIVERIES]})
-        deliveries = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"))
+        deliveries = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"), instance="tests")
         yield deliveries, deliveries.collection
     finally:
         mongo.close()
@@ -157,7 +157,7 @@ def test_a_claim_that_failed_is_made_again(store: Store) -> None:
             assert await claim(deliveries, Reach()) == [one["_id"]]
             await log.update_one({"_id": one["_id"]}, {"$set": {"due_at": utcnow()}})
             mongo = mongo_at("mongodb://127.0.0.1:9/none", timeout_ms=100)
-            away = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"))
+            away = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"), instance="tests")
             with pytest.raises(Exception, match="did not answer"):
                 await away.claim(WEBHOOK, reach, most=1, timeout_s=1)
             mongo.close()

@@ -138,16 +138,59 @@ def test_the_chatwoot_profile(hub: Hub) -> None:
         webhook, delivery, got = sent(
             hub, subscriber, profile="chatwoot", retry={"schedule": [0, 1.1], "jitter": 0}
         )
-        rotated = hub.call("POST", f"{path_of(webhook)}/rotate-secret", {})
-        numbered(hub, webhook["events"][0])
-        after = subscriber.wait_for(3)[2]
-    for one, secret in ((got[0], webhook["secret"]), (got[1], webhook["secret"]), (after, rotated["secret"])):
-        signed = one.headers["x-chatwoot-timestamp"].encode() + b"." + one.body
-        digest = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
-        assert one.headers["x-chatwoot-signature"] == f"sha256={digest}"
+    for one in got:
+        assert one.headers["x-chatwoot-signature"] == by_one_header("chatwoot", webhook["secret"], one)
+        assert "x-chatwoot-signature-next" not in one.headers
     assert {one.headers["x-chatwoot-delivery"] for one in got} == {delivery["id"]}
     first, second = (int(one.headers["x-chatwoot-timestamp"]) for one in got)
     assert first < second
+
+
+def by_one_header(profile: str, secret: str, one: Got) -> str:
+    """What the profile's signature header has if this secret signs."""
+    at = one.headers["x-chatwoot-timestamp"].encode() + b"." if profile == "chatwoot" else b""
+    return "sha256=" + hmac.new(secret.encode(), at + one.body, hashlib.sha256).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("profile", "header"), [("nchat", "x-webhook-signature"), ("chatwoot", "x-chatwoot-signature")]
+)
+def test_the_old_secret_of_a_profile_with_one_signature_verifies_until_it_ends(
+    hub: Hub, profile: str, header: str
+) -> None:
+    with Subscriber() as subscriber:
+        webhook, _, _ = sent(hub, subscriber, profile=profile)
+        [kind] = webhook["events"]
+        new = hub.call("POST", f"{path_of(webhook)}/rotate-secret", {"overlap_hours": 1})["secret"]
+        numbered(hub, kind)
+        during = subscriber.wait_for(2)[1]
+        assert during.headers[header] == by_one_header(profile, webhook["secret"], during)
+        assert during.headers[header + "-next"] == by_one_header(profile, new, during)
+
+        newest = hub.call("POST", f"{path_of(webhook)}/rotate-secret", {"overlap_hours": 0})["secret"]
+        numbered(hub, kind)
+        after = subscriber.wait_for(3)[2]
+    assert after.headers[header] == by_one_header(profile, newest, after)
+    assert header + "-next" not in after.headers
+
+
+def test_a_rotation_that_would_end_a_valid_secret_early_is_refused(hub: Hub) -> None:
+    with Subscriber() as subscriber:
+        webhook, _, _ = sent(hub, subscriber)
+        rotate = f"{path_of(webhook)}/rotate-secret"
+        for _ in range(4):
+            hub.call("POST", rotate, {"overlap_hours": 1})
+        refused = hub.call("POST", rotate, {"overlap_hours": 1}, expect=409)
+        assert "overlap_hours 0" in refused["detail"]
+        numbered(hub, webhook["events"][0])
+        got = subscriber.wait_for(2)[1]
+        Webhook(webhook["secret"]).verify(got.body, got.headers)
+        newest = hub.call("POST", rotate, {"overlap_hours": 0})["secret"]
+        numbered(hub, webhook["events"][0])
+        got = subscriber.wait_for(3)[2]
+        assert len(got.headers["webhook-signature"].split(" ")) == 1
+        Webhook(newest).verify(got.body, got.headers)
+        hub.call("POST", rotate, {"overlap_hours": 1})
 
 
 def test_no_profile_signs_nothing_and_has_no_secret_to_rotate(hub: Hub) -> None:

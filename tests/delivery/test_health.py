@@ -44,7 +44,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
         bus,
         store,
         services=("gateway", "delivery"),
-        env={"INTERLINK_BREAKER_FAILURES": str(FAILURES), "INTERLINK_BREAKER_OPEN_S": str(OPEN_S)},
+        env={
+            "INTERLINK_BREAKER_FAILURES": str(FAILURES),
+            "INTERLINK_BREAKER_FAILING_S": "0",
+            "INTERLINK_BREAKER_OPEN_S": str(OPEN_S),
+        },
         workspace=f"health-{token_hex(4)}",
     )
     try:

@@ -170,12 +170,10 @@ def test_a_huge_retry_after_is_bounded_and_another_url_does_not_wait_for_it(hub:
         numbered(hub, kind)
         waiting(hub, webhook, delayed=1)
         [held] = hub.deliveries(webhook_id=webhook["id"])
-        assert 86_399 <= until(read(hub, held["id"])) <= 86_402
+        eventually(lambda: 899 <= until(read(hub, held["id"])) <= 902)
         numbered(hub, kind, first=1)
         waiting(hub, webhook, delayed=1, pending=1)
         hub.call("PATCH", path_of(webhook), {"url": other.url})
-        assert n_of(other.wait_for(1)[0]) == 1
-        hub.call("POST", f"/api/deliveries/{held['id']}/retry", expect=202)
         assert {n_of(one) for one in other.wait_for(2)} == {0, 1}
         assert len(subscriber.got) == 1
 

@@ -1,5 +1,6 @@
 """What an answer leads to, and how fast an endpoint is sent to: without clock, network or store."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from math import inf
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.delivery.pacing import Breaker, Pace, RateLimit
+from services.delivery.pacing import Breaker, BreakerPolicy, Pace, RateLimit
 from services.delivery.retry import Attempt, ClientErrors, Policy, Step, step_after
 from shared.runtime.guarded import Answer, Failure
 from shared.wire.backoff import MOST_RETRY_AFTER_S
@@ -88,20 +89,23 @@ def test_an_endpoint_is_unwell_when_it_does_not_work_and_not_when_it_refuses(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_makes_a_wait_longer_and_never_shorter(status: int) -> None:
-    for given_s, expected in ((500, 500), (3, 100), (0, 100)):
+def test_retry_after_holds_the_endpoint_and_leaves_the_schedule(status: int) -> None:
+    for given_s in (500, 3, 0):
         step = after(attempt(status, Retry_After=str(given_s)))
-        assert (wait_of(step), step.quiet_s) == (expected, given_s)
+        assert (wait_of(step), step.quiet_s) == (100, given_s)
     date = format_datetime(NOW + timedelta(seconds=700), usegmt=True)
-    assert wait_of(after(attempt(status, retry_after=date))) == 700, "a date, and the name in any case"
+    assert after(attempt(status, retry_after=date)).quiet_s == 700, "a date, and the name in any case"
     for nonsense in ("soon", "-5", "1e9", ""):
         assert after(attempt(status, Retry_After=nonsense)).quiet_s == 0
 
 
 @pytest.mark.parametrize("text", ["86401", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_retry_after_is_bounded(text: str) -> None:
-    step = after(attempt(429, Retry_After=text))
-    assert wait_of(step) == step.quiet_s == MOST_RETRY_AFTER_S == 86_400
+    assert after(attempt(429, Retry_After=text)).quiet_s == MOST_RETRY_AFTER_S == 86_400
+    policy = Policy((0.0, 100.0), max_retry_after_s=900)
+    step = after(attempt(429, Retry_After=text), policy)
+    assert (wait_of(step), step.quiet_s) == (100, 900)
+    assert after(attempt(429, Retry_After="899"), policy).quiet_s == 899
 
 
 def test_retry_after_gives_no_attempt_that_the_schedule_does_not_have() -> None:
@@ -177,21 +181,25 @@ def test_a_limit_that_was_made_smaller_holds_for_what_was_sent_before() -> None:
 # The breaker
 
 
+def policy(failures: int, pause_s: float, failing_s: float = 0.0) -> BreakerPolicy:
+    return BreakerPolicy(True, failures, failing_s, pause_s, 10 * pause_s, 600.0)
+
+
 def fail(breaker: Breaker, now: float) -> bool:
     breaker.took(now)
     return breaker.answered(well=False, now=now)
 
 
 def test_so_many_failures_in_a_row_open_the_circuit_and_a_success_starts_the_count_anew() -> None:
-    breaker = Breaker(3, 10.0)
+    breaker = Breaker(policy(3, 10.0))
     assert [fail(breaker, 0.0) for _ in range(2)] == [False, False]
     assert breaker.answered(well=True, now=0.0) is False
     assert [fail(breaker, 1.0) for _ in range(3)] == [False, False, True]
     assert (breaker.circuit, breaker.room(10.9), breaker.again_at(1.0)) == ("open", 0, 11.0)
 
 
-def test_after_the_pause_there_is_one_probe_and_each_pause_is_twice_the_last_up_to_ten_times() -> None:
-    breaker, now, pauses = Breaker(1, 1.0), 0.0, []
+def test_after_the_pause_there_is_one_probe_and_each_pause_is_twice_the_last_up_to_the_longest() -> None:
+    breaker, now, pauses = Breaker(policy(1, 1.0)), 0.0, []
     assert fail(breaker, now)
     for _ in range(7):
         until = breaker.again_at(now)
@@ -211,7 +219,7 @@ def test_after_the_pause_there_is_one_probe_and_each_pause_is_twice_the_last_up_
 
 
 def test_what_was_under_way_when_it_opened_makes_no_pause_longer_and_may_close_it() -> None:
-    breaker = Breaker(2, 10.0)
+    breaker = Breaker(policy(2, 10.0))
     assert [fail(breaker, 0.0) for _ in range(2)] == [False, True]
     assert [breaker.answered(well=False, now=5.0) for _ in range(5)] == [False] * 5
     assert breaker.again_at(5.0) == 10.0
@@ -220,7 +228,7 @@ def test_what_was_under_way_when_it_opened_makes_no_pause_longer_and_may_close_i
 
 
 def test_a_probe_that_was_not_sent_leaves_room_for_another() -> None:
-    breaker = Breaker(1, 10.0)
+    breaker = Breaker(policy(1, 10.0))
     fail(breaker, 0.0)
     breaker.took(10.0)
     assert breaker.room(10.0) == 0
@@ -228,8 +236,32 @@ def test_a_probe_that_was_not_sent_leaves_room_for_another() -> None:
     assert (breaker.circuit, breaker.room(10.0)) == ("open", 1)
 
 
-def test_a_breaker_in_a_hurry_probes_at_once() -> None:
-    breaker = Breaker(1, 10.0)
+def test_a_breaker_opens_only_after_failures_over_some_time() -> None:
+    breaker = Breaker(policy(3, 10.0, failing_s=30.0))
+    assert [fail(breaker, float(now)) for now in range(30)] == [False] * 30
+    assert fail(breaker, 30.0) is True
+    assert breaker.answered(well=True, now=31.0) is True
+    assert fail(breaker, 100.0) is False
+    assert fail(breaker, 131.0) is False, "two failures are no three"
+    assert fail(breaker, 132.0) is True
+
+
+def test_a_breaker_that_is_switched_off_never_opens() -> None:
+    breaker = Breaker(replace(policy(1, 10.0), enabled=False))
+    assert [fail(breaker, float(now)) for now in range(100)] == [False] * 100
+    assert (breaker.circuit, breaker.room(100.0)) == ("closed", inf)
+
+
+def test_a_failure_that_was_sent_past_the_circuit_makes_no_pause_longer() -> None:
+    breaker = Breaker(policy(1, 10.0))
     fail(breaker, 0.0)
-    breaker.hurry()
-    assert (breaker.circuit, breaker.room(0.1)) == ("open", 1)
+    assert fail(breaker, 5.0) is False
+    assert (breaker.circuit, breaker.room(9.9), breaker.room(10.0)) == ("open", 0, 1)
+
+
+def test_a_circuit_is_taken_over_as_it_was() -> None:
+    breaker = Breaker(policy(1, 10.0))
+    breaker.restore(2, -20.0, 15.0)
+    assert (breaker.circuit, breaker.room(14.9), breaker.room(15.0)) == ("open", 0, 1)
+    assert fail(breaker, 15.0) is False
+    assert breaker.again_at(15.0) == 15.0 + 40.0

@@ -34,7 +34,7 @@ NAMES = set(
     read_integration_status read_integration_webhooks read_outgoing_webhook read_outgoing_webhook_stats
     read_platform_credential read_queue_stats reconnect_integration recover_outgoing_webhook
     reenter_integration_fields refresh_integration rename_integration replay_dead_letters
-    replay_inbound_endpoint_event replay_outgoing_webhook resume_outgoing_webhook resume_queue
+    replay_inbound_endpoint_event replay_outgoing_webhook resend_delivery resume_outgoing_webhook resume_queue
     retry_delivery reveal_inbound_endpoint_secret revoke_api_key rotate_inbound_endpoint_secret
     rotate_outgoing_webhook_secret test_inbound_endpoint test_outgoing_webhook verify_platform_credential
     """.split()  # noqa: SIM905

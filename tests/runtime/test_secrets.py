@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts.errors import Misconfigured
+from shared.contracts.errors import Conflict, Misconfigured
 from shared.runtime.secrets import (
     LocalKeys,
     Sealed,
@@ -266,6 +266,18 @@ def test_the_secrets_of_a_record_through_a_rotation(vault: Vault) -> None:
     for changed in ({"_id": "ep_2"}, {"workspace": "ws_2"}):
         with pytest.raises(Misconfigured, match="changed or moved"):
             opened(vault, document | changed)
+
+
+def test_a_rotation_ends_no_secret_earlier_than_was_said(vault: Vault) -> None:
+    document: dict[str, Any] = {"_id": "ep_1", "workspace": "ws_1"}
+    document["secrets"] = [keep(vault, "ws_1", "ep_1", "0")]
+    for number in range(1, 5):
+        document["secrets"] = rotated(vault, document, str(number), timedelta(hours=1))
+    assert [plain for plain, _ in opened(vault, document)] == ["4", "3", "2", "1", "0"]
+    with pytest.raises(Conflict, match="overlap_hours 0"):
+        rotated(vault, document, "5", timedelta(hours=1))
+    document["secrets"] = rotated(vault, document, "5", timedelta(0))
+    assert [plain for plain, _ in opened(vault, document)] == ["5"]
 
 
 def test_opening_is_quick(vault: Vault, note: Callable[[str], None]) -> None:

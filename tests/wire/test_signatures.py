@@ -159,9 +159,9 @@ def test_what_is_no_v1a_secret(secret: str) -> None:
 
 
 def test_the_nchat_profile() -> None:
-    """`X-Webhook-Signature: sha256=<hex over the body>` by the newest secret alone."""
-    keys = [signing_key("nchat", "a secret of the owner"), signing_key("nchat", "the one before it")]
-    headers = PROFILES["nchat"](keys, "dlv_1", "message.created", 2, 0, b'{"a":1}')
+    """`X-Webhook-Signature: sha256=<hex over the body>`."""
+    key = signing_key("nchat", "a secret of the owner")
+    headers = PROFILES["nchat"]([key], "dlv_1", "message.created", 2, 0, b'{"a":1}')
     assert headers == {
         "X-Webhook-Signature": "sha256="
         + hmac.new(b"a secret of the owner", b'{"a":1}', hashlib.sha256).hexdigest(),
@@ -172,8 +172,8 @@ def test_the_nchat_profile() -> None:
 
 
 def test_the_chatwoot_profile() -> None:
-    """`sha256=<hex over timestamp.body>` by the newest secret alone; the id stays, the timestamp is fresh."""
-    keys = [signing_key("chatwoot", "a secret of the owner"), signing_key("chatwoot", "the one before it")]
+    """`sha256=<hex over timestamp.body>`; the id stays, the timestamp is fresh."""
+    keys = [signing_key("chatwoot", "a secret of the owner")]
     headers = PROFILES["chatwoot"](keys, "dlv_1", "message_created", 2, 1614265330, b'{"a":1}')
     signed = hmac.new(b"a secret of the owner", b'1614265330.{"a":1}', hashlib.sha256).hexdigest()
     assert headers == {
@@ -184,6 +184,22 @@ def test_the_chatwoot_profile() -> None:
     again = PROFILES["chatwoot"](keys, "dlv_1", "message_created", 3, 1614265340, b'{"a":1}')
     assert again["X-Chatwoot-Delivery"] == "dlv_1"
     assert again["X-Chatwoot-Signature"] != headers["X-Chatwoot-Signature"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "header", "signed"),
+    [("nchat", "X-Webhook-Signature", b"{}"), ("chatwoot", "X-Chatwoot-Signature", b"7.{}")],
+)
+def test_a_header_of_one_signature_is_by_the_oldest_valid_secret(
+    profile: Profile, header: str, signed: bytes
+) -> None:
+    keys = [signing_key(profile, secret) for secret in ("newest", "newer", "old")]
+    by = ["sha256=" + hmac.new(key, signed, hashlib.sha256).hexdigest() for key in keys]
+    headers = PROFILES[profile](keys, "dlv_1", "any.type", 1, 7, b"{}")
+    assert (headers[header], headers[header + "-Next"]) == (by[2], f"{by[0]} {by[1]}")
+    headers = PROFILES[profile](keys[:1], "dlv_1", "any.type", 1, 7, b"{}")
+    assert headers[header] == by[0]
+    assert header + "-Next" not in headers
 
 
 def test_the_profile_that_does_not_sign() -> None:

@@ -26,6 +26,7 @@ from shared.contracts.errors import Malformed, Rejected, RetryLater, TooLarge
 from shared.contracts.topics import DEAD_LETTERS, Topic
 from shared.runtime import metrics
 from shared.runtime.kafka.connection import broker_connection
+from shared.runtime.kafka.membership import client_id_of, predecessor_removed
 from shared.runtime.kafka.produce import Producer, Record
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
@@ -68,7 +69,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         topics: Sequence[Topic],
         handler: Handler,
         max_records: int = 500,
+        instance: str = "",
     ) -> None:
+        """`instance` names the process: a member that a killed one of this name left is removed."""
         self._settings = settings
         self._producer = producer
         self._log = log.bind(group=group)
@@ -76,6 +79,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._topics = tuple(topics)
         self._handler = handler
         self._max_records = max_records
+        self._client_id = client_id_of(self.group, instance)
+        self._has_predecessor = bool(instance)
         self._next: dict[TopicPartition, int] = {}
         self._client: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -138,7 +143,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         broker = KafkaBroker(
             consumer_only=True,
             allow_auto_create_topics=False,
-            client_id=f"interlink-{self.group}",
+            client_id=self._client_id,
             logger=None,
             **broker_connection(self._settings),
         )
@@ -158,7 +163,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         )
         try:
             async with asyncio.timeout(_START_S):
-                await broker.start()
+                await self._join(broker)
             self._client = subscriber.consumer
             await self._pump(subscriber.consumer)
         finally:
@@ -169,6 +174,18 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                     await broker.stop()
             except (TimeoutError, KafkaError, OSError) as error:
                 self._log.warning("consumer did not leave cleanly", error=type(error).__name__)
+
+    async def _join(self, broker: KafkaBroker) -> None:
+        """Join the group; the first time, instead of the member that a killed process left behind.
+
+        Only the first time: a member that has this name later is this process's own.
+        """
+        if not self._has_predecessor:
+            await broker.start()
+            return
+        async with predecessor_removed(self._settings, self.group, self._client_id, self._log):
+            await broker.start()
+        self._has_predecessor = False
 
     async def _pump(self, client: AIOKafkaConsumer) -> None:
         while not self._stopping.is_set():
