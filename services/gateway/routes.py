@@ -2,13 +2,15 @@
 
 import secrets
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, Final
 
+import orjson
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.responses import Response
 
 from services.gateway.event_types import EventTypes
-from services.gateway.forward import Forwarder, merge
+from services.gateway.forward import Forwarder, MergedDocument
 from services.gateway.publish import MOST_EVENTS, CloudEvent, read_events
 from services.gateway.schemas import (
     AcceptedEvents,
@@ -38,6 +40,7 @@ from shared.wire.incoming import INCOMING
 _EVENTS_WITHIN_S: Final = 1.8
 MOST_BODY: Final = 5 * 1024 * 1024
 """Of a management call; a batch of 500 events is the largest."""
+_JSON: Final = "application/json"
 _EVENT_TYPES: Final = frozenset(
     {"application/json", "application/cloudevents+json", "application/cloudevents-batch+json"}
 )
@@ -68,7 +71,8 @@ class ManagementApi:
         self._keys = keys
         self._producer = producer
         self._base = public_base
-        self._forwarder = forwarder
+        webhooks = {"paths": PATHS, "components": {"schemas": SCHEMAS}}
+        self._merged = MergedDocument(forwarder, webhooks)
 
     def mount(self, app: FastAPI) -> None:
         """Put every route on the app."""
@@ -182,15 +186,18 @@ class ManagementApi:
 
     # Documents
 
-    async def asyncapi(self) -> dict[str, Any]:
+    async def asyncapi(self) -> Response:
         """The topics as AsyncAPI 3."""
-        return asyncapi(VERSION)
+        return Response(_asyncapi_text(), media_type=_JSON)
 
-    async def openapi(self, request: Request) -> dict[str, Any]:
+    async def openapi(self, request: Request) -> Response:
         """Every service's routes as one OpenAPI document, and the addresses that strangers call."""
-        strangers = {"webhooks": {"paths": PATHS, "components": {"schemas": SCHEMAS}}}
-        merged = merge(request.app.openapi(), strangers | await self._forwarder.openapi())
-        return {**merged, "info": {**merged["info"], "title": "Interlink"}}
+        return Response(await self._merged.text(request.app.openapi), media_type=_JSON)
+
+
+@cache
+def _asyncapi_text() -> bytes:
+    return orjson.dumps(asyncapi(VERSION))
 
 
 def _incoming(document: Document) -> ShownIncoming:

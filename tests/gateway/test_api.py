@@ -422,7 +422,7 @@ PATHS = (
 @pytest.mark.parametrize("name", PATHS)
 def test_an_id_that_is_none(client: httpx.Client, name: str) -> None:
     for kind in ("inbound-endpoints", "incoming-webhooks"):
-        _problem(client.get(f"/api/{kind}/{name}"), 404)
+        _problem(client.get(f"/api/{kind}/{name}"), 400 if "%2f" in name else 404)
         _problem(client.patch(f"/api/{kind}/{name}", json={"name": "x"}), 404)
         _problem(client.delete(f"/api/{kind}/{name}"), 404)
     _problem(client.delete(f"/api/api-keys/{name}"), 404)
