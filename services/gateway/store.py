@@ -35,6 +35,7 @@ INTEGRATION: Final = "int_"
 """What an endpoint's id begins with that stands for a connected account: it is in no collection of ours."""
 
 REJECTED_PER_MINUTE: Final = 600
+"""Requests of one caller at one address that are rejected, until that caller has to wait."""
 NOTED_PER_MINUTE: Final = 60
 """Refused requests that are kept to be looked at; the others are only counted."""
 
@@ -64,7 +65,6 @@ class Endpoint:
     dedupe_window_s: float | None
     shown: "Shown"
     accepted: Bucket
-    rejected: Bucket
     noted: Bucket
 
     def valid_keys(self) -> list[bytes]:
@@ -128,7 +128,7 @@ class Endpoints:
         self._vault = vault
         self._log = log
         self._base = public_base
-        self._limits: dict[str, tuple[int, Bucket, Bucket, Bucket]] = {}
+        self._limits: dict[str, tuple[int, Bucket, Bucket]] = {}
         self.collection: Collection = mongo.collection(ENDPOINTS)
         self.by_token: dict[str, Endpoint] = {}
         self.snapshot: Snapshot[tuple[str | None, Endpoint]] = Snapshot(
@@ -228,7 +228,7 @@ class Endpoints:
         name, workspace = document["_id"], document["workspace"]
         provider = providers().get(document["provider"])
         keys, settings = self._secrets(document)
-        accepted, rejected, noted = self._buckets(name, document["rate_limit"])
+        accepted, noted = self._buckets(name, document["rate_limit"])
         endpoint = Endpoint(
             id=name,
             workspace=workspace,
@@ -245,7 +245,6 @@ class Endpoints:
             dedupe_window_s=document.get("dedupe_window_s"),
             shown=Shown(document.get("events", ["*"])),
             accepted=accepted,
-            rejected=rejected,
             noted=noted,
         )
         return document.get("token_digest"), endpoint
@@ -267,11 +266,11 @@ class Endpoints:
             self._log.error("an endpoint's secrets do not open", endpoint_id=name, error=str(error))
             return (), {}
 
-    def _buckets(self, name: str, per_minute: int) -> tuple[Bucket, Bucket, Bucket]:
+    def _buckets(self, name: str, per_minute: int) -> tuple[Bucket, Bucket]:
         """They outlive a change of the endpoint, unless the limit itself was changed."""
         limits = self._limits.get(name)
         if limits is None or limits[0] != per_minute:
-            limits = (per_minute, Bucket(per_minute), Bucket(REJECTED_PER_MINUTE), Bucket(NOTED_PER_MINUTE))
+            limits = (per_minute, Bucket(per_minute), Bucket(NOTED_PER_MINUTE))
             self._limits[name] = limits
         return limits[1:]
 
@@ -288,7 +287,11 @@ def _door(provider: Provider | None, document: Document) -> Door | None:
 
 
 ERROR_STREAK: Final = 5
-"""Requests refused in a row, with none accepted since, that make an endpoint's status `error`."""
+"""Requests refused in a row, with none accepted since, that make an endpoint's status `error`.
+
+Only requests of the sender himself count: those with his signature, or with an incoming webhook's token.
+Anybody may send others, and must not change the status.
+"""
 
 
 def status_of(document: Document) -> Literal["active", "inactive", "error"]:
