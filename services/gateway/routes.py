@@ -20,6 +20,7 @@ from services.gateway.schemas import (
     ShownApiKey,
     ShownIncoming,
 )
+from services.gateway.settings import GatewaySettings
 from services.gateway.store import Endpoints, given, new_document, token_digest
 from services.gateway.webhook_paths import PATHS, SCHEMAS
 from shared.contracts.envelope import rfc3339
@@ -33,6 +34,7 @@ from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.mongo import Collection, Document, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
 from shared.runtime.problems import refusal
+from shared.runtime.quotas import Quota
 from shared.runtime.service import VERSION
 from shared.wire.bodies import inflate, media_type
 from shared.wire.incoming import INCOMING
@@ -64,6 +66,7 @@ class ManagementApi:
         *,
         public_base: str,
         forwarder: Forwarder,
+        settings: GatewaySettings,
     ) -> None:
         self._endpoints = endpoints
         self._types = types
@@ -71,6 +74,15 @@ class ManagementApi:
         self._keys = keys
         self._producer = producer
         self._base = public_base
+        self._incoming = Quota(
+            endpoints.collection,
+            settings.incoming_webhooks_per_workspace,
+            "incoming webhooks",
+            "INTERLINK_INCOMING_WEBHOOKS_PER_WORKSPACE",
+        )
+        self._api_keys = Quota(
+            keys, settings.api_keys_per_workspace, "API keys", "INTERLINK_API_KEYS_PER_WORKSPACE"
+        )
         webhooks = {"paths": PATHS, "components": {"schemas": SCHEMAS}}
         self._merged = MergedDocument(forwarder, webhooks)
 
@@ -107,7 +119,9 @@ class ManagementApi:
             endpoint, key, INCOMING, body.name, body.target_channel_id, body.rate_limit, enabled=body.enabled
         )
         document |= {"secrets": [], "allow_ips": [], "token_digest": token_digest(token)}
-        await self._endpoints.insert(document)
+        alive = {"workspace": key.workspace, "deleted_at": None, "provider": INCOMING}
+        async with self._incoming.room(alive, undo=lambda: self._endpoints.delete(endpoint)):
+            await self._endpoints.insert(document)
         shown = _incoming(document)
         return shown.model_copy(update={"token": token, "url": f"{self._base}/api/webhooks/incoming/{token}"})
 
@@ -160,8 +174,10 @@ class ManagementApi:
             fault = FieldError("expires_at", "must be in the future")
             raise Invalid("some fields are not acceptable", errors=(fault,))
         secret, document = access.new_key(key.workspace, body.name, body.scopes, body.expires_at)
-        with translated():
-            await self._keys.insert_one(document)
+        alive = {"workspace": key.workspace, "deleted_at": None}
+        async with self._api_keys.room(alive, undo=lambda: self._revoke(document["_id"], key)):
+            with translated():
+                await self._keys.insert_one(document)
         self._keyring.snapshot.put(document)
         return _api_key(document).model_copy(update={"key": secret})
 
@@ -172,6 +188,10 @@ class ManagementApi:
 
     async def revoke_key(self, key_id: str, key: Admin) -> Response:
         """Revoke a key: no service accepts it within seconds."""
+        await self._revoke(key_id, key)
+        return Response(status_code=204)
+
+    async def _revoke(self, key_id: str, key: ApiKey) -> None:
         now = utcnow()
         with translated():
             document = await self._keys.find_one_and_update(
@@ -182,7 +202,6 @@ class ManagementApi:
         if document is None:
             raise NotFound("no such API key")
         self._keyring.snapshot.put(document)
-        return Response(status_code=204)
 
     # Documents
 

@@ -205,6 +205,10 @@ class Endpoints:
         self.snapshot.put(document)
         return document
 
+    async def delete(self, endpoint: str) -> None:
+        """Delete one. Raises `NotFound`."""
+        await self.change(endpoint, {"deleted_at": utcnow()})
+
     async def take_secret(self, endpoint: str, secret: str) -> bool:
         """Keep what a handshake handed over, if the endpoint still waits for it; False if it does not."""
         known = self.get(endpoint)
