@@ -47,7 +47,7 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 from shared.runtime.problems import MEDIA_TYPE, problem
 from shared.wire.bodies import inflate
-from shared.wire.incoming import INCOMING, read_incoming
+from shared.wire.incoming import INCOMING, MASS_MENTIONS, read_incoming
 from shared.wire.requests import Request
 from shared.wire.tracing import child_of
 from shared.wire.verification import Verdict
@@ -407,7 +407,7 @@ class Receiver:
 
     async def _incoming(self, endpoint: Endpoint, course: _Course) -> _Answer:
         kind = content_type(course.headers)
-        read_incoming(kind, course.body)
+        read_incoming(kind, course.body, mass_mentions=endpoint.mass_mentions)
         delivery = idempotency_key(course.headers) or secrets.token_hex(16)
         arrived = [Arrived("message", delivery, "", "", (), course.body, kind)]
         fresh = await self._publish([endpoint], course, arrived, ACK_WITHIN_S)
@@ -576,6 +576,8 @@ def _event(endpoint: Endpoint, arrived: Arrived, event_id: EventId, traceparent:
         attributes["account"] = arrived.account
     if arrived.occurred_at:
         attributes["occurred_at"] = arrived.occurred_at
+    if endpoint.mass_mentions:
+        attributes[MASS_MENTIONS] = "true"
     if test:
         attributes["test"] = "true"
     if arrived.triggers:

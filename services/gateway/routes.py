@@ -118,7 +118,12 @@ class ManagementApi:
         document = new_document(
             endpoint, key, INCOMING, body.name, body.target_channel_id, body.rate_limit, enabled=body.enabled
         )
-        document |= {"secrets": [], "allow_ips": [], "token_digest": token_digest(token)}
+        document |= {
+            "secrets": [],
+            "allow_ips": [],
+            "token_digest": token_digest(token),
+            "allow_mass_mentions": body.allow_mass_mentions,
+        }
         alive = {"workspace": key.workspace, "deleted_at": None, "provider": INCOMING}
         async with self._incoming.room(alive, undo=lambda: self._endpoints.delete(endpoint)):
             await self._endpoints.insert(document)
@@ -226,6 +231,7 @@ def _incoming(document: Document) -> ShownIncoming:
         target_channel_id=document["channel_id"],
         enabled=document["enabled"],
         rate_limit=document["rate_limit"],
+        allow_mass_mentions=document.get("allow_mass_mentions", False),
         created_at=rfc3339(document["created_at"]),
         updated_at=rfc3339(document["changed_at"]),
     )

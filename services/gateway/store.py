@@ -66,6 +66,8 @@ class Endpoint:
     shown: "Shown"
     accepted: Bucket
     noted: Bucket
+    mass_mentions: bool = False
+    """Whether messages of an incoming webhook may call everybody."""
 
     def valid_keys(self) -> list[bytes]:
         """The secrets that verify now: the newest, and rotated ones until they end."""
@@ -250,6 +252,7 @@ class Endpoints:
             shown=Shown(document.get("events", ["*"])),
             accepted=accepted,
             noted=noted,
+            mass_mentions=document.get("allow_mass_mentions", False),
         )
         return document.get("token_digest"), endpoint
 

@@ -9,12 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from tests.attacks import addresses, entrance, lockout
+from tests.attacks import addresses, entrance, limits, lockout
 from tests.attacks.attack import Attack, Setup
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 
-_MODULES: tuple[ModuleType, ...] = (addresses, entrance, lockout)
+_MODULES: tuple[ModuleType, ...] = (addresses, entrance, limits, lockout)
 ATTACKS: tuple[Attack, ...] = tuple(chain.from_iterable(module.ATTACKS for module in _MODULES))
 
 
