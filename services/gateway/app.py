@@ -74,8 +74,9 @@ async def build(here: Runtime) -> Service:
         here.producer,
         public_base=here.hub.public_base,
         forwarder=forwarder,
+        settings=settings,
     ).mount(management)
-    EndpointsApi(endpoints, receiver).mount(management)
+    EndpointsApi(endpoints, receiver, per_workspace=settings.endpoints_per_workspace).mount(management)
     ExecutionsApi(endpoints, accounts, executions, here.producer, here.kafka).mount(management)
     CatalogApi(endpoints, apps, here.hub.public_base).mount(management)
     EventTypesApi(types).mount(management)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from services.gateway.store import Endpoints, status_of
 from shared.catalog import listing
-from shared.catalog.listing import credentials, future_address, steps, triggers
+from shared.catalog.listing import credentials, future_address, receiving, steps, triggers
 from shared.catalog.manifest import Category
 from shared.catalog.offered import ConnectWay, ways
 from shared.catalog.registry import Provider, connectors, folders, providers
@@ -25,6 +25,7 @@ MOST_ENDPOINTS: Final = 500
 """Of a workspace, in `/api/integration-webhooks`."""
 _CATEGORIES: Final[tuple[str, ...]] = get_args(Category)
 _LONGEST_QUERY: Final = 200
+_NO_URL_YET: Final = "(the url of the endpoint, once it is made)"
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Wanted = Annotated[str, Query(description=f"One of {', '.join(_CATEGORIES)}.")]
@@ -143,13 +144,26 @@ class External(BaseModel):
     capabilities: list[str]
 
 
+class EndpointCall(BaseModel):
+    """The call that makes an endpoint; in `body`, what stands in angle brackets has to be filled in."""
+
+    method: Literal["POST"] = "POST"
+    path: str = "/api/inbound-endpoints"
+    body: dict[str, Any]
+
+
 class IntegrationWebhook(BaseModel):
-    """An endpoint, or, for an integration that has none yet, what its endpoint would be."""
+    """An endpoint, or an integration that has none yet.
+
+    Without an endpoint there is no `webhook_url`: `create_endpoint` is the call that makes one, whose answer
+    has it. It is null where there is an endpoint, and for an integration that no webhooks come from.
+    """
 
     id: str
     user_id: str
     provider_id: str
-    webhook_url: str
+    webhook_url: str | None
+    create_endpoint: EndpointCall | None
     trigger_types: list[str]
     integration_config: dict[str, Any]
     external_config: External
@@ -238,12 +252,13 @@ class CatalogApi:
         )
 
     def _endpoint(self, document: Document, entry: Entry) -> IntegrationWebhook:
-        last = document.get("last_triggered")
+        last, url = document.get("last_triggered"), self._endpoints.address(document)
         return IntegrationWebhook(
             id=document["_id"],
             user_id=document["workspace"],
             provider_id=entry.id,
-            webhook_url=self._endpoints.address(document),
+            webhook_url=url,
+            create_endpoint=None,
             trigger_types=_trigger_types(entry),
             integration_config={
                 "name": document["name"],
@@ -257,7 +272,9 @@ class CatalogApi:
                 "rate_limit": document["rate_limit"],
                 "allow_ips": document["allow_ips"],
             },
-            external_config=_external(entry, self._endpoints.address(document), setup_required=last is None),
+            external_config=self._external(
+                entry, self._endpoints.address(document), setup_required=last is None
+            ),
             status=status_of(document, self._endpoints.fault(document["_id"])),
             last_triggered=rfc3339(last) if last else None,
             trigger_count=document.get("trigger_count", 0),
@@ -267,16 +284,16 @@ class CatalogApi:
         )
 
     def _generated(self, entry: Entry, workspace: str) -> IntegrationWebhook:
-        """What stands for an integration without an endpoint; the address is what its endpoint would have."""
-        url = future_address(self._base, providers()[entry.id].manifest)
+        """Return what stands for an integration without an endpoint."""
         return IntegrationWebhook(
             id=f"int_{entry.id}",
             user_id=workspace,
             provider_id=entry.id,
-            webhook_url=url,
+            webhook_url=None,
+            create_endpoint=_endpoint_call(entry.id),
             trigger_types=_trigger_types(entry),
             integration_config={},
-            external_config=_external(entry, url, setup_required=entry.auth_type != "none"),
+            external_config=self._external(entry, None, setup_required=entry.auth_type != "none"),
             status="inactive",
             last_triggered=None,
             trigger_count=0,
@@ -285,18 +302,38 @@ class CatalogApi:
             updated_at=None,
         )
 
+    def _external(self, entry: Entry, url: str | None, *, setup_required: bool) -> External:
+        """Return what the platform's side needs; without an endpoint, no address that cannot be called."""
+        future = future_address(self._base, providers()[entry.id].manifest)
+        said = steps(providers()[entry.id].manifest, url or future)
+        if url is None:
+            said = [step.replace(future, _NO_URL_YET) for step in said]
+        by_asking = any(trigger.by == "polling" for trigger in entry.triggers)
+        return External(
+            type="webhook" if entry.webhooks else "polling" if by_asking else "none",
+            setup_required=setup_required,
+            instructions="\n".join(f"{position}. {step}" for position, step in enumerate(said, 1)),
+            integration_name=entry.name,
+            category=entry.category,
+            capabilities=entry.capabilities,
+        )
 
-def _external(entry: Entry, url: str, *, setup_required: bool) -> External:
-    said = steps(providers()[entry.id].manifest, url)
-    by_asking = any(trigger.by == "polling" for trigger in entry.triggers)
-    return External(
-        type="webhook" if entry.webhooks else "polling" if by_asking else "none",
-        setup_required=setup_required,
-        instructions="\n".join(f"{position}. {step}" for position, step in enumerate(said, 1)),
-        integration_name=entry.name,
-        category=entry.category,
-        capabilities=entry.capabilities,
-    )
+
+def _endpoint_call(provider: str) -> EndpointCall | None:
+    """Return the call that makes the endpoint of an integration; None if no webhooks come from it."""
+    sender = providers()[receiving(providers()[provider].manifest)]
+    webhook = sender.manifest.webhook
+    if webhook is None:
+        return None
+    body: dict[str, Any] = {"provider": sender.id, "name": sender.manifest.name}
+    if webhook.secret.source == "theirs":
+        body["secret"] = f"<{webhook.secret.name}>"
+    required = {
+        name: f"<{each.name}>"
+        for name, each in webhook.settings.items()
+        if each.required and not each.generated and not each.default
+    }
+    return EndpointCall(body=body | ({"settings": required} if required else {}))
 
 
 def _trigger_types(entry: Entry) -> list[str]:

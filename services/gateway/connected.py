@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from services.gateway.limits import Bucket, Buckets
 from services.gateway.registered import AppAddress, AppSecret, Registration
-from services.gateway.store import NOTED_PER_MINUTE, REJECTED_PER_MINUTE, Endpoint, Shown
+from services.gateway.store import NOTED_PER_MINUTE, Endpoint, Shown
 from shared.catalog.door import Owner
 from shared.contracts.errors import NotFound, StoreUnavailable
 from shared.contracts.ids import EndpointId, WorkspaceId
@@ -65,7 +65,7 @@ class Accounts:
         self._configuration = configuration
         self._known: OrderedDict[_Key, tuple[float, Sequence[Connected]]] = OrderedDict()
         self._accepted = Buckets(_PER_MINUTE)
-        self._spare = Bucket(REJECTED_PER_MINUTE), Bucket(NOTED_PER_MINUTE)
+        self._noted = Bucket(NOTED_PER_MINUTE)
         self._changes = 0
         """How often something was connected or disconnected: what was read before that is not kept."""
         configuration.follow(integrations.COLLECTION, self._forget)
@@ -99,7 +99,6 @@ class Accounts:
 
     def endpoint(self, place: AppAddress, app: AppSecret, one: Connected) -> Endpoint:
         """A connected account as the endpoint that its events come to."""
-        rejected, noted = self._spare
         return Endpoint(
             id=EndpointId(one.id),
             workspace=WorkspaceId(one.workspace),
@@ -116,8 +115,7 @@ class Accounts:
             dedupe_window_s=None,
             shown=_NOTHING,
             accepted=self._accepted.of(one.id),
-            rejected=rejected,
-            noted=noted,
+            noted=self._noted,
         )
 
     async def check(self, integration: str, workspace: str) -> None:

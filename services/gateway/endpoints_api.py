@@ -35,6 +35,7 @@ from shared.contracts.ids import new_endpoint_id
 from shared.runtime.access import ApiKey, requires
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
+from shared.runtime.quotas import Quota
 from shared.wire.incoming import INCOMING
 from shared.wire.requests import Request
 from shared.wire.verification import Way
@@ -50,9 +51,12 @@ Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
 class EndpointsApi:
     """The routes and what they need."""
 
-    def __init__(self, endpoints: Endpoints, receiver: Receiver) -> None:
+    def __init__(self, endpoints: Endpoints, receiver: Receiver, *, per_workspace: int) -> None:
         self._endpoints = endpoints
         self._receiver = receiver
+        self._quota = Quota(
+            endpoints.collection, per_workspace, "inbound endpoints", "INTERLINK_ENDPOINTS_PER_WORKSPACE"
+        )
 
     def mount(self, app: FastAPI) -> None:
         """Put every route on the app."""
@@ -107,7 +111,9 @@ class EndpointsApi:
             "unsigned_reason": body.unsigned_reason,
             "source": body.source,
         }
-        await self._endpoints.insert(document)
+        alive = {"workspace": key.workspace, "deleted_at": None, "provider": {"$ne": INCOMING}}
+        async with self._quota.room(alive, undo=lambda: self._endpoints.delete(endpoint)):
+            await self._endpoints.insert(document)
         return self._show(document, secret, settings)
 
     async def list_all(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[ShownEndpoint]:

@@ -36,6 +36,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 
 _FLUSH_S: Final = 0.5
 _MOST_WAITING: Final = 20_000
+_MOST_REFUSED_WAITING: Final = 2_000
+"""Of those, refused ones: strangers make as many of them as they like, and must not push out the others."""
 _MOST_ACCEPTED: Final = 100
 """Of one endpoint, in one flush: writing down every request of a flood would cost as much as taking it."""
 _REFUSED_DAYS: Final = 2
@@ -108,6 +110,7 @@ class Executions:
         self._days = settings.executions_days
         self._log = log
         self._waiting: list[Execution] = []
+        self._refused_waiting = 0
         self._counts: dict[str, _Count] = {}
         self._writing = Periodic(self.flush, _FLUSH_S, log)
 
@@ -118,22 +121,25 @@ class Executions:
         """Write what is there, once, and end."""
         await self._writing.stop()
 
-    def count(self, endpoint: Endpoint, outcome: str, events: int, *, refused: bool) -> bool:
-        """Count a request; whether it is to be kept too, with `keep`. For the hot path: no I/O."""
+    def count(self, endpoint: Endpoint, outcome: str, events: int, *, refused: bool, proven: bool) -> bool:
+        """Count a request; return whether it is to be kept too, with `keep`. For the hot path: no I/O.
+
+        `proven` says that it is the sender's own, and not anybody's who knows the address.
+        """
         count = self._counts.get(endpoint.id)
         if count is None:
             count = self._counts[endpoint.id] = _Count()
         if not refused:
             count.triggered += events
-            count.streak, count.was_reset = 0, True
             if events:
+                count.streak, count.was_reset = 0, True
                 count.last = monotonic()
             count.kept += 1
             return count.kept <= _MOST_ACCEPTED
         if outcome in _OURS:
             return False
         count.refused += 1
-        count.streak += 1
+        count.streak += proven
         if endpoint.noted.wait() > 0:
             return False
         endpoint.noted.take()
@@ -141,14 +147,17 @@ class Executions:
 
     def keep(self, execution: Execution) -> None:
         """Take one that is to be written. Bounded in memory."""
-        if len(self._waiting) >= _MOST_WAITING:
+        self._refused_waiting += execution.refused
+        if len(self._waiting) >= _MOST_WAITING or (
+            execution.refused and self._refused_waiting > _MOST_REFUSED_WAITING
+        ):
             metrics.EXECUTIONS_DROPPED.inc()
         else:
             self._waiting.append(execution)
 
     async def flush(self) -> None:
         """Write what waits. Executions that the store does not take are dropped; their counts are not."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._refused_waiting = self._waiting, [], 0
         counts, self._counts = self._counts, {}
         try:
             with translated():

@@ -1,12 +1,15 @@
 """One entrance without a reverse proxy: management calls of other services are passed on to them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, KeysView, Mapping
+from math import inf
+from time import monotonic
 from typing import Any, Final
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from shared.contracts.errors import Malformed
 from shared.contracts.routes import owner_of
 from shared.runtime.http import ApiClient, Unreachable
 from shared.runtime.problems import REFERENCE, problem_response
@@ -25,6 +28,19 @@ _HOP_BY_HOP: Final = frozenset(
         b"content-length",
     }
 )
+_CLIENT_CLAIMS: Final = frozenset(
+    {
+        b"forwarded",
+        b"true-client-ip",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+    }
+)
+"""Headers that say who calls. The peers trust this entrance, so it passes on no caller's word for it."""
+_INCOMPLETE_TTL_S: Final = 10.0
 
 
 class Forwarder:
@@ -33,6 +49,11 @@ class Forwarder:
     def __init__(self, peers: Mapping[str, str]) -> None:
         self._peers = {name: url.rstrip("/") for name, url in peers.items()}
         self._client = ApiClient(timeout_s=60)
+
+    @property
+    def peers(self) -> KeysView[str]:
+        """The names of the services behind this entrance."""
+        return self._peers.keys()
 
     async def start(self) -> None:
         """Nothing to prepare: connections are made when they are needed."""
@@ -58,9 +79,18 @@ class Forwarder:
         if len(url) > _MOST_ADDRESS:
             await problem_response(414, "the address is too long")(scope, receive, send)
             return
-        headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
+        headers = [
+            (name, value.strip(b" \t"))
+            for name, value in scope["headers"]
+            if name not in _HOP_BY_HOP and name not in _CLIENT_CLAIMS
+        ]
+        if scope["client"]:
+            headers.append((b"x-forwarded-for", scope["client"][0].encode()))
         try:
             status, answer_headers, answer = await self._client.call(scope["method"], url, headers, body)
+        except Malformed as error:
+            await problem_response(error.status, error.detail)(scope, receive, send)
+            return
         except Unreachable as error:
             response = problem_response(503, str(error), headers={"Retry-After": "2"})
             await response(scope, receive, send)
@@ -74,7 +104,7 @@ class Forwarder:
         await send({"type": "http.response.body", "body": answer})
 
     async def openapi(self) -> dict[str, dict[str, Any]]:
-        """The OpenAPI documents of the peers that answer, by service."""
+        """Return the OpenAPI documents of the peers that answer, by service."""
         found = await asyncio.gather(
             *(self._client.get_json(f"{base}/openapi/{name}.json") for name, base in self._peers.items()),
             return_exceptions=True,
@@ -84,6 +114,33 @@ class Forwarder:
             for name, document in zip(self._peers, found, strict=True)
             if isinstance(document, dict)
         }
+
+
+class MergedDocument:
+    """The OpenAPI document of all services, built once.
+
+    Anybody may ask for it, so a request must not cost more than sending it. While a peer does not answer, the
+    document without it is kept for 10 s.
+    """
+
+    def __init__(self, forwarder: Forwarder, webhooks: Mapping[str, Any]) -> None:
+        """`webhooks` is the document of the addresses that platforms call."""
+        self._forwarder = forwarder
+        self._webhooks = webhooks
+        self._text = b""
+        self._until = 0.0
+        self._building = asyncio.Lock()
+
+    async def text(self, own: Callable[[], Mapping[str, Any]]) -> bytes:
+        """Return the document as JSON; `own` is the gateway's part."""
+        async with self._building:
+            if monotonic() >= self._until:
+                peers = await self._forwarder.openapi()
+                merged = merge(own(), {"webhooks": self._webhooks, **peers})
+                self._text = orjson.dumps({**merged, "info": {**merged["info"], "title": "Interlink"}})
+                complete = peers.keys() == self._forwarder.peers
+                self._until = inf if complete else monotonic() + _INCOMPLETE_TTL_S
+            return self._text
 
 
 def merge(own: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

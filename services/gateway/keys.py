@@ -1,15 +1,19 @@
 """Public keys that platforms publish at an address: fetched once, kept for an hour, asked for sparingly.
 
 The addresses are the manifests' own hosts. A request that names a key which is not there yet (a platform
-that rotated its keys) has the document fetched anew, but never more often than every half minute, so that
-forged requests cannot make the hub call a platform without end.
+that rotated its keys) has the document fetched anew, but never more often than every half minute. Fetches are
+bounded for each caller, so forged requests that name ever new keys neither make the hub call a platform
+without end nor take the connections that others' keys need.
 """
 
 import asyncio
+from collections import Counter
+from contextvars import ContextVar
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
+from services.gateway.limits import Buckets
 from shared.contracts.errors import RetryLater
 from shared.runtime.guarded import GuardedClient
 from shared.runtime.logs import Log
@@ -21,6 +25,13 @@ _STALE_S: Final = 24 * 3600.0
 _AGAIN_S: Final = 30.0
 _TIMEOUT_S: Final = 5.0
 _MOST: Final = 1000
+_FETCHES_PER_MINUTE: Final = 60
+"""For one caller; of a platform that signs with several keys, each is fetched once."""
+_FETCHES_AT_ONCE: Final = 3
+"""For one caller."""
+
+CALLER: Final[ContextVar[str]] = ContextVar("caller", default="")
+"""On whose behalf keys are fetched: the address of the request's caller, as limits count it."""
 
 
 class KeysUnavailable(RetryLater):
@@ -42,31 +53,53 @@ class RemoteKeys:
         self._log = log
         self._known: dict[str, _Known] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._fetches = Buckets(_FETCHES_PER_MINUTE)
+        self._callers: Counter[str] = Counter()
 
     async def get(self, url: str, *, anew: bool = False) -> Fetched:
         """What is at the address. `anew` asks for it again, where that was not done a moment ago.
 
         Raises `KeysUnavailable`.
         """
-        known = self._known.get(url)
+        known = self._known.pop(url, None)
+        if known:
+            self._known[url] = known  # the last, as the one that was used last
         now = monotonic()
         due = known is None or now - known.at > _KEPT_S or anew
         if due and (known is None or now - known.tried_at > _AGAIN_S):
-            task = self._under_way.get(url)
-            if task is None:
-                task = self._under_way[url] = asyncio.create_task(self._fetch(url))
-                task.add_done_callback(lambda _: self._under_way.pop(url, None))
-            await asyncio.shield(task)
-            known = self._known.get(url)
+            task = self._under_way.get(url) or self._begin(url)
+            if task:
+                await asyncio.shield(task)
+                known = self._known.get(url)
         if known is None or not known.body or monotonic() - known.at > _STALE_S:
             raise KeysUnavailable("the keys that the platform signs with cannot be had now")
         return Fetched(url, known.body)
+
+    def _begin(self, url: str) -> "asyncio.Task[None] | None":
+        """Start a fetch on behalf of the caller; None if he has caused too many."""
+        caller = CALLER.get()
+        room = self._fetches.of(caller)
+        if room.wait() > 0 or self._callers[caller] >= _FETCHES_AT_ONCE:
+            return None
+        room.take()
+        self._callers[caller] += 1
+        task = self._under_way[url] = asyncio.create_task(self._fetch(url))
+
+        def end(_: "asyncio.Task[None]") -> None:
+            self._under_way.pop(url, None)
+            self._callers[caller] -= 1
+            if not self._callers[caller]:
+                del self._callers[caller]
+
+        task.add_done_callback(end)
+        return task
 
     async def _fetch(self, url: str) -> None:
         answer = await self._client.get(url, timeout_s=_TIMEOUT_S)
         now = monotonic()
         while len(self._known) >= _MOST:
-            del self._known[next(iter(self._known))]
+            empty = (each for each, known in self._known.items() if not known.body)
+            del self._known[next(empty, None) or next(iter(self._known))]
         if answer.status == 200 and answer.body:
             self._known[url] = _Known(answer.body, now, now)
             return

@@ -8,7 +8,8 @@ address of an app for whose account it is.
 
 import hmac
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Final
@@ -19,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from services.gateway.connected import Accounts
 from services.gateway.diagnose import Refusal
 from services.gateway.executions import MOST_BODY, Execution, Executions, Seen
-from services.gateway.keys import KeysUnavailable
+from services.gateway.keys import CALLER, KeysUnavailable
 from services.gateway.limits import Bucket, Buckets, Recent
 from services.gateway.read import (
     BodyReader,
@@ -47,7 +48,7 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 from shared.runtime.problems import MEDIA_TYPE, NEVER_A_PAGE, problem
 from shared.wire.bodies import inflate
-from shared.wire.incoming import INCOMING, read_incoming
+from shared.wire.incoming import INCOMING, MASS_MENTIONS, read_incoming
 from shared.wire.requests import Request
 from shared.wire.tracing import child_of
 from shared.wire.verification import Verdict
@@ -268,10 +269,24 @@ class Receiver:
             raise Gone("this endpoint is disabled")
         if self._in_flight > MOST_IN_FLIGHT:
             raise BusUnavailable("too many requests wait for Kafka")
-        headers = course.headers = headers_of(scope)
+        course.headers = headers_of(scope)
         check_address(endpoint.networks, scope)
-        for bucket in (endpoint.accepted, endpoint.rejected):
+        # Of each caller: whoever knows the address can send what is rejected, and must not keep others out.
+        rejected = self._callers.of(f"{endpoint.id} {caller(scope)}")
+        for bucket in (endpoint.accepted, rejected):
             _check_rate(bucket)
+        try:
+            return await self._read(endpoint, course, scope, receive, rejected)
+        except Rejected as error:
+            if course.verdict is not Verdict.VERIFIED and not isinstance(error, TooMany):
+                rejected.take()
+            raise
+
+    async def _read(
+        self, endpoint: Endpoint, course: _Course, scope: Scope, receive: Receive, rejected: Bucket
+    ) -> _Answer:
+        """Read the body and take the request in. `rejected` is the caller's room for rejections here."""
+        headers, door = course.headers, endpoint.door
         limit = min(endpoint.body_limit or self._most_body, self._most_body)
         if door:
             limit = min(limit, door.most_body)
@@ -288,25 +303,30 @@ class Receiver:
             endpoint.settings,
         )
         course.request = request
-        return await self._webhook(endpoint, door, course, request, raw)
+        CALLER.set(caller(scope))
+        return await self._webhook(endpoint, door, course, request, raw, rejected)
 
     async def _webhook(
-        self, endpoint: Endpoint, door: Door, course: _Course, request: Request, raw: bytes
+        self,
+        endpoint: Endpoint,
+        door: Door,
+        course: _Course,
+        request: Request,
+        raw: bytes,
+        rejected: Bucket,
     ) -> _Answer:
         handshake = door.handshake(request)
         if handshake:
+            rejected.take()  # they are cheap to send, and few
             return _Answer(await self._shake(endpoint, handshake, request), "handshake")
         if request.method not in door.methods:
             raise NotAllowed(sorted(door.methods))
         try:
-            course.verdict = await self._verifier.verify(endpoint, door, request, raw)
+            with _charged(rejected, work_of(request, raw) * max(1, len(endpoint.valid_keys()))):
+                course.verdict = await self._verifier.verify(endpoint, door, request, raw)
         except BadSignature as error:
             course.verdict, course.refusal = error.verdict, Refusal(error.verdict, error.way, request)
-            endpoint.rejected.take()
             metrics.SIGNATURE_FAILURES.labels(_provider(endpoint), error.verdict.value).inc()
-            raise
-        except KeysUnavailable:
-            endpoint.rejected.take()  # forgeries that name ever new keys make us call the platform each time
             raise
         handshake = door.verified_handshake(request)
         if handshake:
@@ -350,16 +370,13 @@ class Receiver:
             return _Answer(Reply(200, (_JSON_HEADER,), orjson.dumps(place.setup())), "setup")
         if request.method not in door.methods:
             raise NotAllowed(sorted(door.methods))
-        # Taken before it is done: who sends many at once has them all refused, not all tried.
-        work = work_of(request, raw) * max(1, len(place.secrets)) / _A_TOKEN
-        _check_rate(refused)
-        refused.take(work)
+        CALLER.set(caller(scope))
         try:
-            app = await self._verifier.which(place.secrets, door, request, raw)
+            with _charged(refused, work_of(request, raw) * max(1, len(place.secrets))):
+                app = await self._verifier.which(place.secrets, door, request, raw)
         except BadSignature as error:
             metrics.SIGNATURE_FAILURES.labels(place.provider.id, error.verdict.value).inc()
             raise
-        refused.take(-work)
         course.verdict = Verdict.VERIFIED
         handshake = door.verified_handshake(request)
         if handshake:
@@ -397,7 +414,6 @@ class Receiver:
 
     async def _shake(self, endpoint: Endpoint, handshake: Agreed, request: Request) -> Reply:
         """Answer a handshake; one that hands over a secret counts only while the endpoint waits for it."""
-        endpoint.rejected.take()  # they are cheap to send, and few
         reply = handshake.reply(request)
         if not handshake.waits:
             return reply
@@ -413,7 +429,7 @@ class Receiver:
 
     async def _incoming(self, endpoint: Endpoint, course: _Course) -> _Answer:
         kind = content_type(course.headers)
-        read_incoming(kind, course.body)
+        read_incoming(kind, course.body, mass_mentions=endpoint.mass_mentions)
         delivery = idempotency_key(course.headers) or secrets.token_hex(16)
         arrived = [Arrived("message", delivery, "", "", (), course.body, kind)]
         fresh = await self._publish([endpoint], course, arrived, self._ack_within_s)
@@ -476,7 +492,9 @@ class Receiver:
 
     def _note(self, endpoint: Endpoint, course: _Course, told: _Answer) -> None:
         refused = bool(told.detail)
-        if not self._executions.count(endpoint, told.outcome, len(course.arrived), refused=refused):
+        proven = course.verdict is Verdict.VERIFIED or endpoint.provider is None
+        arrived = len(course.arrived)
+        if not self._executions.count(endpoint, told.outcome, arrived, refused=refused, proven=proven):
             return
         self._executions.keep(
             Execution(
@@ -586,6 +604,8 @@ def _event(endpoint: Endpoint, arrived: Arrived, event_id: EventId, traceparent:
         attributes["account"] = arrived.account
     if arrived.occurred_at:
         attributes["occurred_at"] = arrived.occurred_at
+    if endpoint.mass_mentions:
+        attributes[MASS_MENTIONS] = "true"
     if test:
         attributes["test"] = "true"
     if arrived.triggers:
@@ -625,6 +645,25 @@ def _later(error: RetryLater) -> tuple[str, str]:
     if isinstance(error, BusUnavailable):
         return "bus_unavailable", "the event bus is not available: send the webhook again"
     return "unavailable", f"{error}: send the webhook again"
+
+
+@contextmanager
+def _charged(bucket: Bucket, work: int) -> Iterator[None]:
+    """Charge a caller for bytes that are hashed for him; given back unless it was in vain.
+
+    Charged before it is done: who sends many at once has them all refused, not all tried. Raises `TooMany`.
+    """
+    _check_rate(bucket)
+    bucket.take(work / _A_TOKEN)
+    in_vain = False
+    try:
+        yield
+    except Rejected:
+        in_vain = True
+        raise
+    finally:
+        if not in_vain:  # a key server that is away is not the caller's fault either
+            bucket.take(-work / _A_TOKEN)
 
 
 def _check_rate(bucket: Bucket) -> None:

@@ -2,13 +2,15 @@
 
 import secrets
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, Final
 
+import orjson
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.responses import Response
 
 from services.gateway.event_types import EventTypes
-from services.gateway.forward import Forwarder, merge
+from services.gateway.forward import Forwarder, MergedDocument
 from services.gateway.publish import MOST_EVENTS, CloudEvent, read_events
 from services.gateway.schemas import (
     AcceptedEvents,
@@ -18,6 +20,7 @@ from services.gateway.schemas import (
     ShownApiKey,
     ShownIncoming,
 )
+from services.gateway.settings import GatewaySettings
 from services.gateway.store import Endpoints, given, new_document, token_digest
 from services.gateway.webhook_paths import PATHS, SCHEMAS
 from shared.contracts.envelope import rfc3339
@@ -31,6 +34,7 @@ from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.mongo import Collection, Document, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
 from shared.runtime.problems import refusal
+from shared.runtime.quotas import Quota
 from shared.runtime.service import VERSION
 from shared.wire.bodies import inflate, media_type
 from shared.wire.incoming import INCOMING
@@ -38,6 +42,7 @@ from shared.wire.incoming import INCOMING
 _EVENTS_WITHIN_S: Final = 1.8
 MOST_BODY: Final = 5 * 1024 * 1024
 """Of a management call; a batch of 500 events is the largest."""
+_JSON: Final = "application/json"
 _EVENT_TYPES: Final = frozenset(
     {"application/json", "application/cloudevents+json", "application/cloudevents-batch+json"}
 )
@@ -61,6 +66,7 @@ class ManagementApi:
         *,
         public_base: str,
         forwarder: Forwarder,
+        settings: GatewaySettings,
     ) -> None:
         self._endpoints = endpoints
         self._types = types
@@ -68,7 +74,17 @@ class ManagementApi:
         self._keys = keys
         self._producer = producer
         self._base = public_base
-        self._forwarder = forwarder
+        self._incoming = Quota(
+            endpoints.collection,
+            settings.incoming_webhooks_per_workspace,
+            "incoming webhooks",
+            "INTERLINK_INCOMING_WEBHOOKS_PER_WORKSPACE",
+        )
+        self._api_keys = Quota(
+            keys, settings.api_keys_per_workspace, "API keys", "INTERLINK_API_KEYS_PER_WORKSPACE"
+        )
+        webhooks = {"paths": PATHS, "components": {"schemas": SCHEMAS}}
+        self._merged = MergedDocument(forwarder, webhooks)
 
     def mount(self, app: FastAPI) -> None:
         """Put every route on the app."""
@@ -102,8 +118,15 @@ class ManagementApi:
         document = new_document(
             endpoint, key, INCOMING, body.name, body.target_channel_id, body.rate_limit, enabled=body.enabled
         )
-        document |= {"secrets": [], "allow_ips": [], "token_digest": token_digest(token)}
-        await self._endpoints.insert(document)
+        document |= {
+            "secrets": [],
+            "allow_ips": [],
+            "token_digest": token_digest(token),
+            "allow_mass_mentions": body.allow_mass_mentions,
+        }
+        alive = {"workspace": key.workspace, "deleted_at": None, "provider": INCOMING}
+        async with self._incoming.room(alive, undo=lambda: self._endpoints.delete(endpoint)):
+            await self._endpoints.insert(document)
         shown = _incoming(document)
         return shown.model_copy(update={"token": token, "url": f"{self._base}/api/webhooks/incoming/{token}"})
 
@@ -156,8 +179,10 @@ class ManagementApi:
             fault = FieldError("expires_at", "must be in the future")
             raise Invalid("some fields are not acceptable", errors=(fault,))
         secret, document = access.new_key(key.workspace, body.name, body.scopes, body.expires_at)
-        with translated():
-            await self._keys.insert_one(document)
+        alive = {"workspace": key.workspace, "deleted_at": None}
+        async with self._api_keys.room(alive, undo=lambda: self._revoke(document["_id"], key)):
+            with translated():
+                await self._keys.insert_one(document)
         await self._keyring.snapshot.record(document["_id"])
         return _api_key(document).model_copy(update={"key": secret})
 
@@ -168,6 +193,10 @@ class ManagementApi:
 
     async def revoke_key(self, key_id: str, key: Admin) -> Response:
         """Revoke a key: from now on no service accepts it."""
+        await self._revoke(key_id, key)
+        return Response(status_code=204)
+
+    async def _revoke(self, key_id: str, key: ApiKey) -> None:
         now = utcnow()
         with translated():
             document = await self._keys.find_one_and_update(
@@ -178,19 +207,21 @@ class ManagementApi:
         if document is None:
             raise NotFound("no such API key")
         await self._keyring.snapshot.record(document["_id"])
-        return Response(status_code=204)
 
     # Documents
 
-    async def asyncapi(self) -> dict[str, Any]:
+    async def asyncapi(self) -> Response:
         """The topics as AsyncAPI 3."""
-        return asyncapi(VERSION)
+        return Response(_asyncapi_text(), media_type=_JSON)
 
-    async def openapi(self, request: Request) -> dict[str, Any]:
+    async def openapi(self, request: Request) -> Response:
         """Every service's routes as one OpenAPI document, and the addresses that strangers call."""
-        strangers = {"webhooks": {"paths": PATHS, "components": {"schemas": SCHEMAS}}}
-        merged = merge(request.app.openapi(), strangers | await self._forwarder.openapi())
-        return {**merged, "info": {**merged["info"], "title": "Interlink"}}
+        return Response(await self._merged.text(request.app.openapi), media_type=_JSON)
+
+
+@cache
+def _asyncapi_text() -> bytes:
+    return orjson.dumps(asyncapi(VERSION))
 
 
 def _incoming(document: Document) -> ShownIncoming:
@@ -200,6 +231,7 @@ def _incoming(document: Document) -> ShownIncoming:
         target_channel_id=document["channel_id"],
         enabled=document["enabled"],
         rate_limit=document["rate_limit"],
+        allow_mass_mentions=document.get("allow_mass_mentions", False),
         created_at=rfc3339(document["created_at"]),
         updated_at=rfc3339(document["changed_at"]),
     )

@@ -15,6 +15,10 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Channel = Annotated[str, Field(min_length=1, max_length=200)]
 RateLimit = Annotated[int, Field(ge=1, le=100_000_000, description="Requests per minute.")]
 
+MassMentions = Annotated[
+    bool, Field(description="Whether `@everyone`, `<!here>` and the like call people, or are shown as text.")
+]
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -27,6 +31,7 @@ class NewIncoming(_Body):
     target_channel_id: Channel
     enabled: bool = True
     rate_limit: RateLimit = _INCOMING_PER_MINUTE
+    allow_mass_mentions: MassMentions = False
 
 
 class IncomingChange(_Body):
@@ -36,6 +41,7 @@ class IncomingChange(_Body):
     target_channel_id: Channel | None = None
     enabled: bool | None = None
     rate_limit: RateLimit | None = None
+    allow_mass_mentions: MassMentions | None = None
 
 
 class ShownIncoming(BaseModel):
@@ -46,6 +52,7 @@ class ShownIncoming(BaseModel):
     target_channel_id: str
     enabled: bool
     rate_limit: int
+    allow_mass_mentions: bool
     created_at: str
     updated_at: str
     token: str | None = None

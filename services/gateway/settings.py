@@ -18,5 +18,11 @@ class GatewaySettings(EgressSettings):
     """How long a delivery id is remembered, by this process, where an endpoint does not say it."""
     executions_days: Annotated[int, Field(ge=1, le=90)] = 7
     """How long it is kept what arrived at an endpoint; of refused requests, two days at most."""
+    endpoints_per_workspace: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Inbound endpoints of one workspace, at most."""
+    incoming_webhooks_per_workspace: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Incoming webhooks of one workspace, at most."""
+    api_keys_per_workspace: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """API keys of one workspace, at most; expired ones count until they are deleted."""
     peers: dict[str, HttpUrl] = Field(default_factory=dict)
     """Where the other services are, when there is no reverse proxy in front: `{"delivery": "http://..."}`."""

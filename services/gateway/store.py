@@ -37,6 +37,7 @@ INTEGRATION: Final = "int_"
 
 _LONGEST_FAULT: Final = 400
 REJECTED_PER_MINUTE: Final = 600
+"""Requests of one caller at one address that are rejected, until that caller has to wait."""
 NOTED_PER_MINUTE: Final = 60
 """Refused requests that are kept to be looked at; the others are only counted."""
 
@@ -66,10 +67,11 @@ class Endpoint:
     dedupe_window_s: float | None
     shown: "Shown"
     accepted: Bucket
-    rejected: Bucket
     noted: Bucket
     fault: str = ""
     """Why its owner's description of the sender cannot be used; then there is no door."""
+    mass_mentions: bool = False
+    """Whether messages of an incoming webhook may call everybody."""
 
     def valid_keys(self) -> list[bytes]:
         """The secrets that verify now: the newest, and rotated ones until they end."""
@@ -134,7 +136,7 @@ class Endpoints:
         self._vault = vault
         self._log = log
         self._base = public_base
-        self._limits: dict[str, tuple[int, Bucket, Bucket, Bucket]] = {}
+        self._limits: dict[str, tuple[int, Bucket, Bucket]] = {}
         self.collection: Collection = mongo.collection(ENDPOINTS)
         self.by_token: dict[str, Endpoint] = {}
         self.snapshot: Snapshot[tuple[str | None, Endpoint]] = Snapshot(
@@ -216,6 +218,10 @@ class Endpoints:
         await self.snapshot.record(endpoint)
         return document
 
+    async def delete(self, endpoint: str) -> None:
+        """Delete one. Raises `NotFound`."""
+        await self.change(endpoint, {"deleted_at": utcnow()})
+
     async def take_secret(self, endpoint: str, secret: str) -> bool:
         """Keep what a handshake handed over, if the endpoint still waits for it; False if it does not."""
         known = self.get(endpoint)
@@ -239,7 +245,7 @@ class Endpoints:
         name, workspace = document["_id"], document["workspace"]
         provider = providers().get(document["provider"])
         keys, settings = self._secrets(document)
-        accepted, rejected, noted = self._buckets(name, document["rate_limit"])
+        accepted, noted = self._buckets(name, document["rate_limit"])
         door, fault = _door(provider, document)
         if fault:
             self._log.error("endpoint.source_refused", endpoint_id=name, error=fault)
@@ -259,9 +265,9 @@ class Endpoints:
             dedupe_window_s=document.get("dedupe_window_s"),
             shown=Shown(document.get("events", ["*"])),
             accepted=accepted,
-            rejected=rejected,
             noted=noted,
             fault=fault,
+            mass_mentions=document.get("allow_mass_mentions", False),
         )
         return document.get("token_digest"), endpoint
 
@@ -282,11 +288,11 @@ class Endpoints:
             self._log.error("an endpoint's secrets do not open", endpoint_id=name, error=str(error))
             return (), {}
 
-    def _buckets(self, name: str, per_minute: int) -> tuple[Bucket, Bucket, Bucket]:
+    def _buckets(self, name: str, per_minute: int) -> tuple[Bucket, Bucket]:
         """They outlive a change of the endpoint, unless the limit itself was changed."""
         limits = self._limits.get(name)
         if limits is None or limits[0] != per_minute:
-            limits = (per_minute, Bucket(per_minute), Bucket(REJECTED_PER_MINUTE), Bucket(NOTED_PER_MINUTE))
+            limits = (per_minute, Bucket(per_minute), Bucket(NOTED_PER_MINUTE))
             self._limits[name] = limits
         return limits[1:]
 
@@ -318,7 +324,11 @@ def _door(provider: Provider | None, document: Document) -> tuple[Door | None, s
 
 
 ERROR_STREAK: Final = 5
-"""Requests refused in a row, with none accepted since, that make an endpoint's status `error`."""
+"""Requests refused in a row, with none accepted since, that make an endpoint's status `error`.
+
+Only requests of the sender himself count: those with his signature, or with an incoming webhook's token.
+Anybody may send others, and must not change the status.
+"""
 
 
 def status_of(document: Document, fault: str = "") -> Literal["active", "inactive", "error"]:

@@ -17,7 +17,7 @@ from shared.runtime.kafka.consume import Received
 from shared.runtime.kafka.produce import Producer, Record, record_of
 from shared.runtime.logs import Log
 from shared.wire.bodies import parse_object
-from shared.wire.incoming import INCOMING, read_incoming
+from shared.wire.incoming import INCOMING, MASS_MENTIONS, read_incoming
 
 MESSAGE_RECEIVED: Final = "message.received"
 SOURCE: Final = "/sync"
@@ -107,7 +107,8 @@ def message_of(event: Event) -> InboundMessage:
 def _shown(event: Event) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
     name = _attribute(event, "provider")
     if name == INCOMING:
-        given = read_incoming(event.content_type, event.data)
+        allowed = event.attributes.get(MASS_MENTIONS) == "true"
+        given = read_incoming(event.content_type, event.data, mass_mentions=allowed)
         author = Author(name=given.username or DEFAULT_AUTHOR, icon_url=given.icon_url)
         return author, given.text, given.embeds, given.attachments, given.thread_id
     provider = providers()[name]

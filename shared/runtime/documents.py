@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fastapi import FastAPI
+import orjson
+from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
+from starlette.responses import Response
 
 from shared.runtime import problems
 
@@ -43,11 +45,19 @@ _PLURALS: Final = ((re.compile(r"ies$"), "y"), (re.compile(r"(?<=[sxh])es$"), ""
 class Documented(FastAPI):
     """An app whose OpenAPI document says of every call what holds for all of them."""
 
+    _text: bytes | None = None
+
     def openapi(self) -> dict[str, Any]:
         """The document; made once."""
         if self.openapi_schema is None:
             self.openapi_schema = described(super().openapi())
         return self.openapi_schema
+
+    async def document(self, _request: Request) -> Response:
+        """Answer with the document as JSON, written once: anybody may ask for it, as often as he likes."""
+        if self._text is None:
+            self._text = orjson.dumps(self.openapi())
+        return Response(self._text, media_type="application/json")
 
 
 def described(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import httpx
 
-from shared.contracts.errors import RetryLater
+from shared.contracts.errors import Malformed, RetryLater
 
 Pairs = Sequence[tuple[bytes, bytes]]
 
@@ -33,9 +33,11 @@ class ApiClient:
         )
 
     async def call(self, method: str, url: str, headers: Pairs, body: bytes) -> tuple[int, Pairs, bytes]:
-        """Status, headers and body. Raises `Unreachable`."""
+        """Status, headers and body. Raises `Unreachable`, and `Malformed` for what HTTP/1.1 cannot carry."""
         try:
             response = await self._client.request(method, url, headers=list(headers), content=body)
+        except (httpx.LocalProtocolError, httpx.InvalidURL):
+            raise Malformed("the path or a header has characters that cannot be passed on") from None
         except httpx.HTTPError as error:
             raise Unreachable(
                 f"the service behind this path did not answer ({type(error).__name__})"

@@ -8,6 +8,7 @@ ready, then no new requests, then the batches at hand, then the connections.
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -36,8 +37,12 @@ from shared.runtime.mongo import Mongo
 from shared.runtime.protocol import BoundedHead
 from shared.runtime.secrets import Vault, open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
+from shared.wire.forwarded import TrustedProxies
+from shared.wire.paths import REFUSAL, is_ambiguous
 
 VERSION: Final = "0.4.0"
+_REPLACED: Final = "FORWARDED_ALLOW_IPS"
+"""What uvicorn reads. Ignoring it in silence would make endpoints see the proxy's address instead."""
 _STORE_WAIT_S: Final = 30.0
 _PING_EVERY_S: Final = 2.0
 
@@ -93,8 +98,9 @@ class Runtime:
             generate_unique_id_function=operation_id,
             docs_url=None,
             redoc_url=None,
-            openapi_url=f"/openapi/{self.name}.json",
+            openapi_url=None,
         )
+        app.add_route(f"/openapi/{self.name}.json", app.document, include_in_schema=False)
         app.state.keyring = self.keyring
         problems.install(app, self.log)
         app.add_middleware(
@@ -119,6 +125,8 @@ Build = Callable[[Runtime], Awaitable[Service]]
 @contextlib.asynccontextmanager
 async def runtime(name: str) -> AsyncIterator[Runtime]:
     """The connections of one process. Raises `Misconfigured`; waits up to 30 s for the store."""
+    if _REPLACED in os.environ:
+        raise Misconfigured(f"{_REPLACED} is not read any more: set INTERLINK_TRUSTED_PROXIES instead")
     hub, kafka, mongo_settings = load(HubSettings), load(KafkaSettings), load(MongoSettings)
     connection(kafka)  # a file or a password that is not there is said now, not by a client in the background
     log = configure(name, hub.log_level)
@@ -154,6 +162,7 @@ async def serve(name: str, build: Build) -> None:
                 lifespan="off",
                 access_log=False,
                 log_config=None,
+                proxy_headers=False,  # see `_Door._take_client`
                 server_header=False,
                 timeout_keep_alive=65,
                 timeout_graceful_shutdown=max(1, int(here.hub.drain_seconds / 2)),
@@ -216,10 +225,17 @@ class _Door:
     draining: bool = False
     _store_ok: bool = False
     _store_checked: float = field(default=-_PING_EVERY_S)
+    _proxies: TrustedProxies = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._proxies = self.here.hub.proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
+            if is_ambiguous(scope["raw_path"].partition(b"?")[0]):
+                return await problems.problem_response(400, REFUSAL)(scope, receive, send)
+            self._take_client(scope)
             if path == "/healthz":
                 return await _answer(send, 200, b'{"status":"alive"}')
             if path == "/readyz":
@@ -240,6 +256,14 @@ class _Door:
             late = problems.problem_response(503, "the service is stopping: send it again", headers=headers)
             with contextlib.suppress(RuntimeError):  # the answer had begun
                 await late(scope, receive, send)
+
+    def _take_client(self, scope: Scope) -> None:
+        """Set the request's client to the address that trusted proxies vouch for."""
+        if scope["client"]:
+            forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+            peer, port = scope["client"]
+            client = self._proxies.client(peer, forwarded)
+            scope["client"] = (client, port if client == peer else 0)
 
     async def _checks(self) -> dict[str, bool]:
         if monotonic() - self._store_checked >= _PING_EVERY_S:

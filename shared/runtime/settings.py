@@ -7,6 +7,7 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.contracts.errors import Misconfigured
+from shared.wire.forwarded import TrustedProxies, parse_networks
 
 S = TypeVar("S", bound=BaseSettings)
 _WEB_PORTS: Final = "80,443"
@@ -68,6 +69,9 @@ class HubSettings(BaseSettings):
     """The port to listen on, also for `/healthz`, `/readyz` and `/metrics`."""
     public_url: HttpUrl = HttpUrl("http://127.0.0.1:8080")
     """What platforms call: the scheme and host in front of `/api/webhooks/...`."""
+    trusted_proxies: str = "127.0.0.1,::1"
+    """Reverse proxies and load balancers in front, whose `X-Forwarded-For` is believed: IP addresses and
+    networks with commas or blanks between. Name each of a chain; networks of everybody are refused."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is logged."""
     encryption_key: SecretStr | None = None
@@ -77,9 +81,20 @@ class HubSettings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0, le=300)] = 20.0
     """How long a stop may take: half of it for requests, half for the batches at hand."""
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, text: str) -> str:
+        parse_networks(text)
+        return text
+
     @property
     def public_base(self) -> str:
         return str(self.public_url).rstrip("/")
+
+    @property
+    def proxies(self) -> TrustedProxies:
+        """The proxies that are trusted, as the request path asks for them."""
+        return TrustedProxies(parse_networks(self.trusted_proxies))
 
 
 class EgressSettings(BaseSettings):

@@ -26,6 +26,12 @@ _BLOCKED: Final[tuple[IPv4Network | IPv6Network, ...]] = tuple(
     )
 )
 
+_LOCAL_NAMES: Final = (
+    *(".localhost", ".local", ".localdomain", ".internal", ".intranet", ".private", ".corp", ".home", ".lan"),
+    ".home.arpa",
+)
+"""Ends of names that are reserved for local networks, or that only those use."""
+
 
 def is_public(text: str) -> bool:
     """Whether a literal address is on the public internet. What does not parse is not.
@@ -57,3 +63,16 @@ def is_loopback(text: str) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     return address.is_loopback
+
+
+def is_internal_host(host: str) -> bool:
+    """Return whether a URL's host says by itself that it is not on the internet, without looking it up.
+
+    That is a literal address that is not public, or a name that only a local network knows.
+    """
+    host = host.strip("[]").rstrip(".").lower()
+    try:
+        ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith(_LOCAL_NAMES)
+    return not is_public(host)

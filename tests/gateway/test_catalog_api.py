@@ -21,7 +21,8 @@ from tests.support.hub import Hub
 FOLDERS = Path(next(iter(shared.providers.__path__)))
 INTEGRATIONS = {name for name, each in providers().items() if each.manifest.integration}
 SHOWN = {
-    *("id", "user_id", "provider_id", "webhook_url", "trigger_types", "integration_config"),
+    *("id", "user_id", "provider_id", "webhook_url", "create_endpoint", "trigger_types"),
+    "integration_config",
     *("external_config", "status", "last_triggered", "trigger_count", "error_count"),
     *("created_at", "updated_at"),
 }
@@ -287,8 +288,8 @@ def test_without_endpoints_each_integration_is_generated(hub: Hub, workspace: ht
     assert names == sorted(names, key=str.casefold)
     for each in found:
         assert each["status"] == "inactive"
-        assert each["webhook_url"].startswith(f"{hub.url('gateway')}/api/webhooks/")
-        assert each["webhook_url"].endswith("/{endpoint_id}")
+        assert each["webhook_url"] is None
+        assert "{endpoint_id}" not in str(each)
         assert (each["trigger_count"], each["error_count"], each["last_triggered"]) == (0, 0, None)
         assert each["external_config"]["instructions"].startswith("1. ")
         assert each["user_id"].startswith("other-")
@@ -300,10 +301,33 @@ def test_without_endpoints_each_integration_is_generated(hub: Hub, workspace: ht
     ]
     assert github["external_config"]["type"] == "webhook"
     assert github["external_config"]["category"] == "developer"
-    assert github["webhook_url"] in github["external_config"]["instructions"]
+    assert github["create_endpoint"] == {
+        "method": "POST",
+        "path": "/api/inbound-endpoints",
+        "body": {"provider": "github", "name": "GitHub"},
+    }
     kinds = {each["provider_id"]: each["external_config"]["type"] for each in found}
     assert kinds["discord"] == "webhook"
     assert kinds["blackbaud"] == "polling"
+
+
+def test_the_call_that_makes_an_endpoint_makes_one(workspace: httpx.Client) -> None:
+    """For every integration that webhooks come from; what stands in angle brackets is filled in."""
+    filled = {"service_account": "push@project.iam.gserviceaccount.com"}
+    for each in webhooks(workspace):
+        call, kind = each["create_endpoint"], each["external_config"]["type"]
+        assert (call is None) == (kind != "webhook"), each["provider_id"]
+        if call is None:
+            continue
+        body = {name: value for name, value in call["body"].items() if name != "secret"}
+        if "settings" in body:
+            body["settings"] = {name: filled[name] for name in body["settings"]}
+        answer = workspace.request(call["method"], call["path"], json=body)
+        assert answer.status_code == 201, (each["provider_id"], answer.text)
+        assert "{" not in answer.json()["url"]
+    shown = {each["webhook_url"]: each["create_endpoint"] for each in webhooks(workspace)}
+    assert len(shown) > 25
+    assert [url for url, call in shown.items() if url and call] == []
 
 
 def test_an_endpoint_stands_in_place_of_its_integration(workspace: httpx.Client) -> None:

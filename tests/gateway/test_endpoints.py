@@ -194,9 +194,9 @@ def test_missing_malformed_and_old(hub: Hub) -> None:
 
 
 def test_five_refused_in_a_row_are_an_error_until_one_is_accepted(hub: Hub) -> None:
-    endpoint = make(hub)
+    endpoint, bad = make(hub), b"{no json"
     for _ in range(5):
-        assert send(hub, endpoint, BODY).status_code == 401
+        assert post(hub, endpoint, bad).status_code == 400
     eventually(lambda: read(hub, endpoint)["status"] == "error", 10)
     assert read(hub, endpoint)["error_count"] == 5
     post(hub, endpoint)
@@ -206,6 +206,14 @@ def test_five_refused_in_a_row_are_an_error_until_one_is_accepted(hub: Hub) -> N
     assert post(hub, endpoint).status_code == 410
     hub.call("POST", f"/api/inbound-endpoints/{endpoint['id']}/enable")
     assert post(hub, endpoint).status_code == 202
+
+
+def test_what_strangers_send_is_counted_and_changes_no_status(hub: Hub) -> None:
+    endpoint = make(hub)
+    for _ in range(6):
+        assert send(hub, endpoint, BODY).status_code == 401
+    eventually(lambda: read(hub, endpoint)["error_count"] == 6, 10)
+    assert read(hub, endpoint)["status"] == "active"
 
 
 def test_a_payload_is_read_from_its_topic_and_replayed(hub: Hub, tap: Tap) -> None:

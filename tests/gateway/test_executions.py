@@ -42,7 +42,7 @@ async def _endpoint(mongo: Mongo) -> Any:
 def _note(executions: Executions, endpoint: Any, *, refused: bool = False, outcome: str = "") -> None:
     seen = [] if refused else [Seen("push", "", ())]
     outcome = outcome or ("signature" if refused else "accepted")
-    if executions.count(endpoint, outcome, len(seen), refused=refused):
+    if executions.count(endpoint, outcome, len(seen), refused=refused, proven=True):
         status = 401 if refused else 202
         executions.keep(Execution(endpoint, NOW, outcome, status, refused, 0.001, seen=seen))
 

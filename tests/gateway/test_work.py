@@ -60,7 +60,6 @@ def endpoint(source: Mapping[str, Any], secrets: Sequence[bytes]) -> Endpoint:
         dedupe_window_s=None,
         shown=Shown(()),
         accepted=Bucket(1),
-        rejected=Bucket(1),
         noted=Bucket(1),
     )
 

@@ -93,6 +93,11 @@ class Hub:
         """The environment of every service but for its port."""
         return dict(self._env)
 
+    @property
+    def bus(self) -> Bus:
+        """The bus that it runs on."""
+        return self._bus
+
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self.ports[service]}"
 

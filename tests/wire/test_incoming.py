@@ -1,6 +1,8 @@
 """Incoming webhooks: our own body and the shapes that scripts already send, one normal form out."""
 
 import json
+import re
+from collections.abc import Iterator
 from time import process_time
 from typing import Any
 from urllib.parse import urlencode
@@ -108,7 +110,7 @@ def test_a_card() -> None:
                 "url": "https://a.example/7",
                 "color": "#a30200",
                 "author": "CI",
-                "description": "See [build 7](https://a.example/7)\n**failed** in ~~no~~ time, @here\n"
+                "description": "See [build 7](https://a.example/7)\n**failed** in ~~no~~ time, @\u200bhere\n"
                 "[Retry](https://a.example/retry)\nci.example",
                 "fields": [
                     {"name": "Tries", "value": "3", "inline": True},
@@ -230,7 +232,7 @@ def test_a_numbered_embed() -> None:
         ("<https://a.example|a *b*>", "[a *b*](https://a.example)"),
         ("<https://a.example>", "<https://a.example>"),
         ("<mailto:a@b.example|a@b.example>", "[a@b.example](mailto:a@b.example)"),
-        ("<!here> <!channel|channel> <!everyone>", "@here @channel @everyone"),
+        ("<!here> <!channel|channel> <!everyone>", "@\u200bhere @\u200bchannel @\u200beveryone"),
         ("<#C024BE7LR|general> <@U024BE7LH|bob> <@U024BE7LH>", "#general @bob <@U024BE7LH>"),
         ("<!date^1392734382^{date}|18 Feb>", "18 Feb"),
         ("*emphasis* and **strong** stay", "*emphasis* and **strong** stay"),
@@ -366,6 +368,10 @@ def test_any_object_is_read_or_refused_without_repeating_it(body: dict[str, Any]
             "attachments": [{"title": "x", "actions": [{"text": "x", "url": "x" * 99}] * 900}] * 20,
         },
         {"text": "x" * 5_000_000},
+        {"text": "&lt;!here|" * 100_000},
+        {"text": "&lt;!here|" * 3000},
+        {"text": "&#" + "0" * 39_000 + "@" + "*" * 900},
+        {"text": "https://" * 4900},
     ],
 )
 def test_no_body_takes_long(given: Any) -> None:
@@ -374,3 +380,125 @@ def test_no_body_takes_long(given: Any) -> None:
     with pytest.raises(Invalid):
         read(body)
     assert process_time() - started < 1
+
+
+ALL = ("everyone", "here", "channel", "all", "room", "EVERYONE", "Here")
+FORMS = (
+    "@{0}",
+    "hi @{0}!",
+    "**@{0}**",
+    "(@{0})",
+    "\\@{0}",
+    "<!{0}>",
+    "<!{0}|{0}>",
+    "<!{0}|@{0}>",
+    "&lt;!{0}&gt;",
+    "&#64;{0}",
+    "&#x40;{0}",
+    "&commat;{0}",
+    "\uff20{0}",
+    "@**{0}**",
+    "<@U024BE7LH|{0}>",
+    "<!date^1^x|@{0}>",
+    "<!subteam^S1|@{0}>",
+    "@{0}\n@{0}",
+    "https://x.example @{0}",
+)
+LIVE = re.compile(rf"(?:<!|[@\uff20]|&#64;|&#x40;|&commat;)\**(?:{'|'.join(ALL)})(?!\w)", re.IGNORECASE)
+
+
+def shapes(text: str) -> Iterator[Any]:
+    """Every body form that is accepted, with the text wherever a person would see it."""
+    mrkdwn = {"type": "mrkdwn", "text": text}
+    plain = {"type": "plain_text", "text": text}
+    sections = [
+        {"type": "header", "text": plain},
+        {"type": "section", "text": mrkdwn, "fields": [plain, mrkdwn]},
+        {"type": "context", "elements": [mrkdwn]},
+        {"type": "actions", "elements": [{"type": "button", "text": plain, "url": "https://x.example"}]},
+        {"type": "image", "title": plain, "image_url": "https://x.example/i.png"},
+    ]
+    field = {"name": text, "value": text}
+    yield {"text": text, "username": text}
+    yield {"content": text}
+    yield {"text": "x", "attachments": [{"url": "https://x.example/f", "filename": text}]}
+    yield {"embeds": [{"title": text, "description": text, "author": text, "fields": [field]}]}
+    yield {"embeds": [{"title": "x", "author": {"name": text}, "footer": {"text": text}}]}
+    yield {"text": text, "blocks": sections}
+    yield {
+        "attachments": [{"text": text, "pretext": text, "title": text, "footer": text, "author_name": text}]
+    }
+    yield {
+        "attachments": [{"fallback": text, "fields": [{"title": text, "value": text}], "blocks": sections}]
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("form", FORMS)
+def test_nobody_calls_everybody(form: str, name: str) -> None:
+    text = form.format(name)
+    for body in shapes(text):
+        whole = read(body)
+        assert not LIVE.search(json.dumps(whole, ensure_ascii=False)), whole
+        wrapped = urlencode({"payload": json.dumps(body)}).encode()
+        assert read(wrapped, FORM) == whole
+
+
+def test_what_calls_nobody_stays_as_it_is() -> None:
+    for text in (
+        "ada@here.example",
+        "@hereford",
+        "@channels",
+        "<@U024BE7LH>",
+        "everyone",
+        "@ada",
+        "a@all.example",
+    ):
+        assert read({"text": text}) == {"text": text}
+    link = "see https://x.example/@here/7?a=@all, or [that](https://x.example/@ada)"
+    expected = "see https://x.example/%40here/7?a=%40all, or [that](https://x.example/@ada)"
+    assert read({"text": link}) == {"text": expected}
+    message = read_incoming(JSON, b'{"text":"<!here> @everyone"}', mass_mentions=True)
+    assert message.text == "@here @everyone"
+
+
+@pytest.mark.parametrize("name", ["icon_url", "avatar_url"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.example/i.png",
+        "https://127.0.0.1/i.png",
+        "https://127.1/i.png",
+        "https://2130706433/",
+        "https://0x7f.0.0.1/",
+        "https://0177.0.0.1/",
+        "https://10.0.0.1/",
+        "https://169.254.169.254/latest",
+        "https://[::1]/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://[fd00::1]/",
+        "https://[64:ff9b::a00:1]/",
+        "https://localhost/",
+        "https://LOCALHOST./",
+        "https://a.localhost/",
+        "https://metadata.google.internal/",
+        "https://printer.local/",
+        "https://router.lan:8443/",
+        "https://wiki.corp./",
+        "https://kubernetes.default.svc.cluster.local/",
+        "https://gateway/",
+        "https://user@a.example/i.png",
+        "https://user:pass@a.example/i.png",
+        "data:image/png;base64,AA==",
+        "//a.example/i.png",
+    ],
+)
+def test_an_icon_is_on_the_internet(name: str, url: str) -> None:
+    assert faults({"text": "x", name: url}).keys() == {name}
+
+
+@pytest.mark.parametrize(
+    "url", ["https://a.example/i.png", "https://8.8.8.8/i.png", "https://A.Example.:8443/i"]
+)
+def test_an_icon_may_be_anywhere_on_it(url: str) -> None:
+    assert read({"text": "x", "icon_url": url})["icon_url"].lower().startswith("https://")

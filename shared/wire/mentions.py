@@ -1,0 +1,33 @@
+"""Mass mentions (`@everyone`, `<!here>`) in text of strangers: shown as text, so that nobody is called."""
+
+import re
+from typing import Final
+
+_NAMES: Final = r"(?:everyone|here|channel|all|room)(?!\w)"
+_AT: Final = r"(?:[@\uff20\ufe6b]|&commat;|&#0*64;|&#[xX]0*40;)"
+_FOUND: Final = re.compile(
+    rf"(?P<url>https?://[^\s<>\"]+)|(?:<|&lt;)!(?P<special>{_NAMES})(?:\|[^<>\n]{{0,100}}?)?(?:>|&gt;)"
+    rf"|(?<!\w)(?P<at>{_AT})(?=\**{_NAMES})",
+    re.IGNORECASE,
+)
+_IN_URL: Final = re.compile(rf"@(?={_NAMES})", re.IGNORECASE)
+_MOST: Final = 40_000
+_INVISIBLE: Final = "\u200b"
+"""A zero-width space: the text reads the same, and is no name that a chat knows."""
+
+
+def defuse_mentions(text: str) -> str:
+    """Return the text with every mention of all people of a channel or a chat made plain text.
+
+    An address (`https://...`) keeps its meaning: in it `@` is written `%40`. A text over 40,000 characters
+    is left as it is, because no limit of a message takes it anyway.
+    """
+    return _FOUND.sub(_defused, text) if len(text) <= _MOST else text
+
+
+def _defused(match: re.Match[str]) -> str:
+    if url := match["url"]:
+        return _IN_URL.sub("%40", url)
+    if special := match["special"]:
+        return f"@{_INVISIBLE}{special}"
+    return match["at"] + _INVISIBLE

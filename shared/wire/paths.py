@@ -1,0 +1,31 @@
+"""Request paths that two programs may read differently.
+
+A proxy that checks a path and a client library that normalises it before sending must mean the same path. So
+a path with dot segments, empty segments, backslashes or encoded separators is refused before it is routed.
+"""
+
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+_MAX_ENCODINGS: Final = 3
+REFUSAL: Final = "the path has '..', '//', '\\' or an encoded slash: send it in its plain form"
+
+
+def is_ambiguous(raw_path: bytes) -> bool:
+    """Return whether a path, as it stood in the request line, could mean another one to somebody else.
+
+    It is judged as sent and after each percent-decoding, because a second program may decode again.
+    """
+    path = raw_path
+    for _ in range(_MAX_ENCODINGS):
+        if b".." in path or b"//" in path or b"\\" in path or b"/./" in path or path.endswith(b"/."):
+            return True
+        if b"%" not in path:
+            return False
+        decoded = unquote_to_bytes(path)
+        if decoded.count(b"/") != path.count(b"/"):
+            return True
+        if decoded == path:
+            return False
+        path = decoded
+    return True

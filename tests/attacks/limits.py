@@ -1,0 +1,110 @@
+"""Attempts to take more than one's share, or to call everybody, with what a workspace is allowed to make."""
+
+import json
+from collections.abc import Sequence
+from secrets import token_hex
+from typing import Any
+
+import httpx
+
+from shared.contracts.topics import CHAT_INBOUND
+from tests.attacks.attack import Attack, Setup
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+from tests.support.tap import Tap
+
+_MOST = 4
+_SETUP = Setup(
+    services=("gateway", "sync"),
+    env={
+        "INTERLINK_ENDPOINTS_PER_WORKSPACE": str(_MOST),
+        "INTERLINK_INCOMING_WEBHOOKS_PER_WORKSPACE": str(_MOST),
+        "INTERLINK_API_KEYS_PER_WORKSPACE": str(_MOST),
+    },
+)
+_KINDS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("/api/inbound-endpoints", {"provider": "github", "name": "x"}, "INTERLINK_ENDPOINTS_PER_WORKSPACE"),
+    (
+        "/api/incoming-webhooks",
+        {"name": "x", "target_channel_id": "c"},
+        "INTERLINK_INCOMING_WEBHOOKS_PER_WORKSPACE",
+    ),
+    ("/api/api-keys", {"name": "x", "scopes": ["events:write"]}, "INTERLINK_API_KEYS_PER_WORKSPACE"),
+)
+
+
+def _make_too_many(hub: Hub) -> None:
+    key = hub.other_workspace()
+    for path, body, setting in _KINDS:
+        there = len(hub.call("GET", path, key=key)["items"])
+        made = [hub.call("POST", path, body, key=key, expect=201) for _ in range(_MOST - there)]
+        refused = hub.call("POST", path, body, key=key, expect=409)
+        assert str(_MOST) in refused["detail"]
+        assert setting in refused["detail"]
+        assert len(hub.call("GET", path, key=key)["items"]) == _MOST
+        hub.call("DELETE", f"{path}/{made[0]['id']}", key=key, expect=204)
+        hub.call("POST", path, body, key=key, expect=201)
+        hub.call("POST", path, body, key=key, expect=409)
+    neighbour = hub.other_workspace()
+    for path, body, _ in _KINDS:
+        hub.call("POST", path, body, key=neighbour, expect=201)
+
+
+def _call_everybody(hub: Hub) -> None:
+    key = hub.other_workspace()
+    tap = Tap(hub.bus, CHAT_INBOUND.name)
+    calls = "<!here> <!channel> <!everyone> @everyone @here"
+    bodies: list[dict[str, Any]] = [
+        {"text": calls, "username": "@everyone"},
+        {"content": calls},
+        {"embeds": [{"title": calls, "description": calls, "fields": [{"name": calls, "value": calls}]}]},
+        {"attachments": [{"text": calls, "pretext": calls, "fallback": calls, "footer": calls}]},
+        {"blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": calls}}]},
+    ]
+    channel, allowed = f"c-{token_hex(4)}", f"c-{token_hex(4)}"
+    made = _incoming(hub, key, channel)
+    assert made["allow_mass_mentions"] is False
+    for body in bodies:
+        for sent in ({"json": body}, {"data": {"payload": json.dumps(body)}}):
+            httpx.post(made["url"], **sent, timeout=10).raise_for_status()
+
+    def arrived(to: str) -> list[str]:
+        return [json.dumps(each.data) for each in tap.look() if each.key == to.encode()]
+
+    eventually(lambda: len(arrived(channel)) == 2 * len(bodies))
+    for message in arrived(channel):
+        assert "here" in message
+        for live in ("<!", "@here", "@channel", "@everyone"):
+            assert live not in message, message
+    able = _incoming(hub, key, allowed, allow_mass_mentions=True)
+    httpx.post(able["url"], json=bodies[0], timeout=10).raise_for_status()
+    eventually(lambda: arrived(allowed))
+    assert "@here @channel @everyone @everyone @here" in arrived(allowed)[0]
+    path = f"/api/incoming-webhooks/{able['id']}"
+    assert hub.call("PATCH", path, {"allow_mass_mentions": False}, key=key)["allow_mass_mentions"] is False
+    httpx.post(able["url"], json=bodies[0], timeout=10).raise_for_status()
+    eventually(lambda: len(arrived(allowed)) == 2)
+    assert "@here" not in arrived(allowed)[1]
+
+
+def _show_an_internal_icon(hub: Hub) -> None:
+    made = _incoming(hub, hub.other_workspace(), "c")
+    for name in ("icon_url", "avatar_url"):
+        for url in ("http://a.example/i", "https://127.0.0.1/i", "https://[::1]/", "https://vault.internal/"):
+            answer = httpx.post(made["url"], json={"text": "x", name: url}, timeout=10)
+            assert answer.status_code == 422, url
+            assert [each["field"] for each in answer.json()["errors"]] == [name]
+    unknown = {"text": "x", "icon_url": f"https://{token_hex(8)}.example/i.png"}
+    assert httpx.post(made["url"], json=unknown, timeout=10).status_code == 200, "names are not looked up"
+
+
+def _incoming(hub: Hub, key: str, channel: str, **fields: Any) -> dict[str, Any]:
+    body = {"name": "x", "target_channel_id": channel, "rate_limit": 1000, **fields}
+    return dict(hub.call("POST", "/api/incoming-webhooks", body, key=key, expect=201))
+
+
+ATTACKS: Sequence[Attack] = (
+    Attack("more endpoints, incoming webhooks and keys than allowed", _make_too_many, _SETUP),
+    Attack("a message that calls everybody", _call_everybody, _SETUP),
+    Attack("an icon at an internal address", _show_an_internal_icon, _SETUP),
+)
