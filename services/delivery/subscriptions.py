@@ -24,7 +24,7 @@ from shared.runtime.metrics import UNREADABLE_WEBHOOKS
 from shared.runtime.mongo import Collection, Document, Mongo, Snapshot, translated, utcnow
 from shared.runtime.secrets import Kept, Sealed, Vault, keep, opened, rotated, valid_now
 from shared.wire.backoff import SCHEDULES
-from shared.wire.expressions import Expression
+from shared.wire.expressions import TRANSFORM_STEPS, Expression
 from shared.wire.filters import Filter
 from shared.wire.formats import Format
 from shared.wire.patterns import matches
@@ -262,7 +262,7 @@ class Subscriptions:
             enabled_at=document.get("enabled_at") or document["created_at"],
             paused=document.get("paused", False),
             format=document.get("format", "envelope"),
-            transform=Expression(transform, "transform") if transform else None,
+            transform=Expression(transform, "transform", most_steps=TRANSFORM_STEPS) if transform else None,
             profile=document["profile"],
             keys=found.keys,
             headers=found.headers,
