@@ -5,7 +5,7 @@ from datetime import datetime
 from time import time
 from typing import Final
 
-from services.delivery.retry import Attempt, Step, step_after
+from services.delivery.retry import TOO_EXPENSIVE, Attempt, Step, step_after
 from services.delivery.statistics import Statistics
 from services.delivery.store import Claimed
 from services.delivery.subscriptions import Webhook
@@ -64,6 +64,8 @@ class Attempter:
     ) -> tuple[Mapping[str, str], Answer]:
         """The headers as the log may keep them, and the answer."""
         request = claimed.request
+        if request.fault and claimed.attempts == 0:
+            return {}, Answer(None, TOO_EXPENSIVE, request.fault, {}, b"", 0.0, None)
         try:
             body = projected(webhook.transform, request.body) if webhook.transform else request.body
         except Unusable as error:

@@ -17,13 +17,15 @@ TYPE: Final = "delivery.requested"
 DUE: Final = "delivery.due"
 """Another process made work of a webhook due: its lane's owner looks at the log."""
 _SOURCE: Final = "/delivery"
+_LONGEST_FAULT: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """`order` grows along the topic's partition, so also along one webhook's deliveries.
 
-    `replay_of` and `replay_no` are of a delivery that repeats an earlier one under a new id.
+    `replay_of` and `replay_no` are of a delivery that repeats an earlier one under a new id. `fault` says why
+    it is not known whether the webhook wants the event: the delivery fails once; a person's retry sends it.
     """
 
     delivery_id: DeliveryId
@@ -38,6 +40,7 @@ class Request:
     order: int
     replay_of: str = ""
     replay_no: int = 0
+    fault: str = ""
 
     def document(self) -> Document:
         document: Document = {
@@ -54,6 +57,8 @@ class Request:
         }
         if self.replay_of:
             document |= {"replay_of": self.replay_of, "replay_no": self.replay_no}
+        if self.fault:
+            document["fault"] = self.fault
         return document
 
     @classmethod
@@ -71,14 +76,33 @@ class Request:
             order=document["order"],
             replay_of=document.get("replay_of", ""),
             replay_no=document.get("replay_no", 0),
+            fault=document.get("fault", ""),
         )
 
 
 def request_event(
-    delivery_id: DeliveryId, webhook_id: WebhookId, event: Event, kind: str, body: bytes, traceparent: str
+    delivery_id: DeliveryId,
+    webhook_id: WebhookId,
+    event: Event,
+    kind: str,
+    body: bytes,
+    traceparent: str,
+    fault: str = "",
 ) -> Event:
-    """The event that asks for a delivery; `kind` is the canonical name of the event's type."""
-    return _request(delivery_id, webhook_id, event.workspace, event.time, body, traceparent, (event.id, kind))
+    """The event that asks for a delivery; `kind` is the canonical name of the event's type.
+
+    With a `fault`, it asks for an entry in the log that says why it cannot be decided on.
+    """
+    return _request(
+        delivery_id,
+        webhook_id,
+        event.workspace,
+        event.time,
+        body,
+        traceparent,
+        (event.id, kind),
+        {"fault": fault[:_LONGEST_FAULT]} if fault else {},
+    )
 
 
 def replay_event(earlier: Request, delivery_id: DeliveryId, replay_no: int) -> Event:
@@ -156,6 +180,7 @@ def read_request(received: Received) -> Request:
         order=order_of(received),
         replay_of=event.attributes.get("replay_of", ""),
         replay_no=_number(event.attributes.get("replay_no", "0")),
+        fault=event.attributes.get("fault", ""),
     )
 
 

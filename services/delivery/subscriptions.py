@@ -138,6 +138,16 @@ class Subscriptions:
             self._matched[workspace, event_type] = found
         return found
 
+    def why_unwanted(
+        self, workspace: str, event_type: str
+    ) -> Literal["no_webhook", "no_pattern", "disabled"]:
+        """Why `wanting` is empty for this type."""
+        webhooks = self._by_workspace.get(workspace)
+        if not webhooks:
+            return "no_webhook"
+        covered = any(matches(webhook.patterns, event_type) for webhook in webhooks)
+        return "disabled" if covered else "no_pattern"
+
     def sends(self, webhook: Webhook) -> bool:
         """Whether attempts may be made now: enabled, readable, and neither it nor its workspace is paused."""
         return (
