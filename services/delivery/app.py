@@ -1,6 +1,7 @@
 """Builds the delivery service: fan-out, first attempts, due work, recovery, and the management API."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 from services.delivery import indexes, jobs
@@ -49,7 +50,13 @@ async def build(here: Runtime) -> Service:
     backlog = Backlog(here.mongo, owned=lambda: {(place.topic, place.partition) for place in events.assigned})
     lanes = Lanes(deliveries, settings)
     attempter = Attempter(client, statistics, here.log)
-    health = Health(subscriptions, deliveries, here.producer, here.log)
+    health = Health(
+        subscriptions,
+        deliveries,
+        here.producer,
+        here.log,
+        suspend_after=timedelta(seconds=settings.condition_suspend_s),
+    )
     results = Results(deliveries)
     first = FirstAttempts(
         subscriptions,
@@ -61,6 +68,7 @@ async def build(here: Runtime) -> Service:
         results,
         here.log,
         partitions=lambda: requested.partitions,
+        shares=shares,
     )
     requested = here.consumer(group="attempt", topics=[DELIVERY_REQUESTED], handler=first.handle)
     fanout = Fanout(subscriptions, here.producer, backlog, shares, unmatched)

@@ -96,7 +96,7 @@ class Schedule:
                 if not self._subscriptions.sends(webhook):
                     lane.sleep(_STILL_S)
                     return
-                room = min(lane.free(webhook), self._lanes.room, _MOST_CLAIMED)
+                room = min(lane.free(webhook), self._lanes.room(webhook.workspace), _MOST_CLAIMED)
                 if room == 0 and not under_way:
                     lane.rest(webhook)
                     return

@@ -20,6 +20,8 @@ class DeliverySettings(EgressSettings):
     """Failures in a row after which an endpoint gets only probes."""
     breaker_open_s: Annotated[float, Field(ge=0.1, le=3600)] = 30
     """Seconds before the first probe; each later pause is twice as long, up to ten times."""
+    condition_suspend_s: Annotated[float, Field(ge=1, le=86_400)] = 600
+    """Seconds over which a condition must exceed its budget, ten times or more, to suspend its webhook."""
     delivered_days: Annotated[int, Field(ge=1, le=365)] = 7
     """How long the log keeps a delivery that succeeded."""
     dead_letter_days: Annotated[int, Field(ge=1, le=365)] = 30

@@ -1,8 +1,8 @@
 """Fair shares: what each workspace's work costs this process, and whether more of it may go on at once. Pure.
 
 Costs are microseconds of processing: what evaluating and rendering took, and a fixed price for each request,
-which stands for what it costs from `delivery.requested` to the log. A workspace earns an equal part of
-`PER_S`, and may save up `BURST`. Whoever has nothing left waits, so that others need not.
+which stands for what it costs from `delivery.requested` to the log. A workspace earns an equal part of what
+all may spend in a second, and may save up one burst. Whoever has nothing left waits, so that others need not.
 """
 
 from typing import Final
@@ -30,8 +30,8 @@ def price_of(body: bytes) -> float:
 class _Account:
     __slots__ = ("at", "balance", "seen_at", "typical")
 
-    def __init__(self, now: float) -> None:
-        self.balance = BURST
+    def __init__(self, balance: float, now: float) -> None:
+        self.balance = balance
         self.at = self.seen_at = now
         self.typical = 0.0
         """What its events cost: the highest at once, then half of it with each cheaper one."""
@@ -40,7 +40,12 @@ class _Account:
 class Shares:
     """The accounts of one process. Every `now` is in seconds of one clock that never goes back."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, per_s: float = PER_S, burst: float = BURST, *, most_at_once: float = MOST_AT_ONCE
+    ) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._most_at_once = most_at_once
         self._accounts: dict[str, _Account] = {}
         self._active = 1
         self._counted_at = float("-inf")
@@ -48,7 +53,7 @@ class Shares:
     def affords(self, workspace: str, now: float) -> bool:
         """Whether the workspace's next event may be handled at once."""
         account = self._account(workspace, now)
-        return account.balance > 0 and account.typical <= MOST_AT_ONCE
+        return account.balance > 0 and account.typical <= self._most_at_once
 
     def spend(self, workspace: str, cost: float, now: float) -> None:
         """An event of the workspace was handled at once, at this cost."""
@@ -78,11 +83,11 @@ class Shares:
         self._count(now)
         account = self._accounts.get(workspace)
         if account is None:
-            account = self._accounts[workspace] = _Account(now)
+            account = self._accounts[workspace] = _Account(self._burst, now)
             account.seen_at = float("-inf")
         elif now > account.at:
-            earned = (now - account.at) * PER_S / self._active
-            account.balance = min(BURST, account.balance + earned)
+            earned = (now - account.at) * self._per_s / self._active
+            account.balance = min(self._burst, account.balance + earned)
             account.at = now
         return account
 
