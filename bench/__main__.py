@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from bench.backlog import backlog
+from bench.fairness import fairness
 from bench.fanout import fanout
 from bench.isolation import isolation
 from bench.machine import cores, described
@@ -21,7 +22,7 @@ from bench.stages import Bench, Plan
 from bench.system import has_sync
 from bench.table import table
 
-STAGES: Final = ("gateway", "schemes", "delivery", "flow", "isolation", "fanout", "backlog")
+STAGES: Final = ("gateway", "schemes", "delivery", "flow", "isolation", "fairness", "fanout", "backlog")
 
 
 def main() -> int:
@@ -45,6 +46,7 @@ def main() -> int:
             "delivery": bench.delivery,
             "flow": bench.end_to_end,
             "isolation": lambda: isolation(bench),
+            "fairness": lambda: fairness(bench),
             "fanout": lambda: fanout(bench),
             "backlog": lambda: backlog(bench),
         }

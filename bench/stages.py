@@ -297,6 +297,10 @@ class Bench:
                 raise Failed(f"{count} of {total} deliveries arrived within {within_s:.0f} s")
             sleep(0.02)
 
+    def helper(self, module: str) -> Remote:
+        """One more helper process beside the system under test, until the bench ends."""
+        return self._helper(module, self._cores.rest)
+
     def _helper(self, module: str, to: frozenset[int]) -> Remote:
         helper = Remote(module, to, self._leash)
         self._helpers.append(helper)

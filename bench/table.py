@@ -23,6 +23,7 @@ def table(measured: dict[str, Any]) -> Table:
         ("delivery", shown.delivery),
         ("flow", shown.flow),
         ("isolation", shown.isolation),
+        ("fairness", shown.fairness),
         ("fanout", shown.fanout),
         ("backlog", shown.backlog),
     ):
@@ -76,6 +77,15 @@ class _Shown:
         )
         what = f"p99 beside dead endpoints with {found['waiting']:,} waiting"
         self._row(what, _BESIDE_TIMES, "x", times["p99_ms"], beside)
+
+    def fairness(self, found: dict[str, Any]) -> None:
+        for attack, measured in found.items():
+            beside = (
+                f"{measured['beside']['p99_ms']:.1f} ms, alone {measured['alone']['p99_ms']:.1f} ms; "
+                f"p50 {measured['beside']['p50_ms']:.1f} ms, alone {measured['alone']['p50_ms']:.1f} ms"
+            )
+            what = f"a neighbour's p99 beside the attack of {attack}"
+            self._row(what, _BESIDE_TIMES, "x", measured["times"]["p99_ms"], beside)
 
     def fanout(self, found: dict[str, Any]) -> None:
         what = f"{found['events']} events to {found['endpoints']:,} endpoints"

@@ -1,12 +1,15 @@
 """Builds the delivery service: fan-out, first attempts, due work, recovery, and the management API."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 from services.delivery import indexes, jobs
 from services.delivery.attempt import Attempter
+from services.delivery.backlog import Backlog
 from services.delivery.consume import FirstAttempts
 from services.delivery.deliveries_api import DeliveriesApi
+from services.delivery.drain import Drain
 from services.delivery.erasures import Erasures
 from services.delivery.erasures_api import ErasuresApi
 from services.delivery.fanout import Fanout
@@ -18,10 +21,12 @@ from services.delivery.recovery_api import RecoveryApi
 from services.delivery.results import Results
 from services.delivery.schedule import Schedule
 from services.delivery.settings import DeliverySettings
+from services.delivery.shares import Shares
 from services.delivery.statistics import Statistics
 from services.delivery.statistics_api import StatisticsApi
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Subscriptions
+from services.delivery.unmatched import Unmatched
 from services.delivery.waiting import WaitingReasons
 from services.delivery.webhooks_api import WebhooksApi
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
@@ -41,9 +46,18 @@ async def build(here: Runtime) -> Service:
     deliveries = Deliveries(here.mongo, settings, here.log, instance=here.instance)
     erasures = Erasures(here.mongo, here.configuration, settings, here.log)
     statistics = Statistics(here.mongo, here.log)
+    unmatched = Unmatched(here.mongo, here.log)
+    shares = Shares()
+    backlog = Backlog(here.mongo, owned=lambda: {(place.topic, place.partition) for place in events.assigned})
     lanes = Lanes(deliveries, settings)
     attempter = Attempter(client, statistics, here.log)
-    health = Health(subscriptions, deliveries, here.producer, here.log)
+    health = Health(
+        subscriptions,
+        deliveries,
+        here.producer,
+        here.log,
+        suspend_after=timedelta(seconds=settings.condition_suspend_s),
+    )
     results = Results(deliveries)
     first = FirstAttempts(
         subscriptions,
@@ -55,12 +69,23 @@ async def build(here: Runtime) -> Service:
         results,
         here.log,
         partitions=lambda: requested.partitions,
+        shares=shares,
     )
     requested = here.consumer(group="attempt", topics=[DELIVERY_REQUESTED], handler=first.handle)
+    fanout = Fanout(subscriptions, here.producer, backlog, shares, unmatched)
     events = here.consumer(
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
-        handler=Fanout(subscriptions, here.producer).handle,
+        handler=fanout.handle,
+    )
+    drain = Drain(
+        backlog,
+        fanout,
+        shares,
+        here.producer,
+        here.log,
+        dead_letter=events.dead_letter,
+        handled=requested.handled,
     )
     schedule = Schedule(
         subscriptions,
@@ -83,6 +108,18 @@ async def build(here: Runtime) -> Service:
     RecoveryApi(work, recovery, reasons).mount(management)
     return Service(
         app=management,
-        parts=[client, subscriptions, erasures, statistics, health, results, first, schedule, work],
+        parts=[
+            client,
+            subscriptions,
+            erasures,
+            statistics,
+            unmatched,
+            health,
+            results,
+            first,
+            schedule,
+            drain,
+            work,
+        ],
         consumers=[events, requested],
     )

@@ -1,11 +1,13 @@
 """One attempt: make the body, sign, POST, judge the answer, count it."""
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
-from time import time
+from time import thread_time, time
 from typing import Final
 
-from services.delivery.retry import Attempt, Step, step_after
+from services.delivery.retry import TOO_EXPENSIVE, Attempt, Step, step_after
 from services.delivery.statistics import Statistics
 from services.delivery.store import Claimed
 from services.delivery.subscriptions import Webhook
@@ -19,6 +21,8 @@ from shared.wire.signatures import PROFILES
 
 _USER_AGENT: Final = f"Interlink/{VERSION}"
 _HIDDEN: Final = "[hidden]"
+_CHEAP_S: Final = 0.001
+"""A projection that takes no longer needs no pause."""
 
 
 class Attempter:
@@ -26,6 +30,7 @@ class Attempter:
 
     def __init__(self, client: GuardedClient, statistics: Statistics, log: Log) -> None:
         self._client = client
+        self._projecting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._statistics = statistics
         self._log = log
 
@@ -59,13 +64,27 @@ class Attempter:
         )
         return attempt, step
 
+    async def _projected(self, webhook: Webhook, body: bytes) -> bytes:
+        """The body as the webhook wants it; one projection of a workspace at a time. Raises `Unusable`."""
+        if webhook.transform is None:
+            return body
+        async with self._projecting[webhook.workspace]:
+            started = thread_time()
+            try:
+                return projected(webhook.transform, body)
+            finally:
+                spent = thread_time() - started
+                await asyncio.sleep(spent if spent > _CHEAP_S else 0)  # others have a turn
+
     async def _send(
         self, webhook: Webhook, claimed: Claimed, number: int
     ) -> tuple[Mapping[str, str], Answer]:
         """The headers as the log may keep them, and the answer."""
         request = claimed.request
+        if request.fault and claimed.attempts == 0:
+            return {}, Answer(None, TOO_EXPENSIVE, request.fault, {}, b"", 0.0, None)
         try:
-            body = projected(webhook.transform, request.body) if webhook.transform else request.body
+            body = await self._projected(webhook, request.body)
         except Unusable as error:
             return {}, Answer(None, "transform_failed", str(error), {}, b"", 0.0, None)
         headers = {

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from math import inf
 from typing import Final
 
 from services.delivery.attempt import Attempter
@@ -17,6 +18,7 @@ from services.delivery.health import Health
 from services.delivery.lanes import Lane, Lanes
 from services.delivery.request import DUE, Request, read_request
 from services.delivery.results import Results
+from services.delivery.shares import Shares
 from services.delivery.store import Claimed, Deliveries
 from services.delivery.subscriptions import Subscriptions, Webhook
 from shared.runtime.crash import crash_point
@@ -27,6 +29,11 @@ from shared.runtime.mongo import Write, utcnow
 _STUCK_S: Final = 0.2
 _BATCH_S: Final = 0.6
 _FINISH_S: Final = 10.0
+_PROMPT_S: Final = 0.02
+"""A batch that ends within this time has not waited for anybody."""
+_PATIENCE_PER_S: Final = 100_000.0
+_PATIENCE: Final = 600_000.0
+"""Batches wait for slow endpoints for a tenth of the time, shared by workspaces, and 0.6 s after a pause."""
 
 
 class _Run:
@@ -72,7 +79,9 @@ class FirstAttempts:
         log: Log,
         *,
         partitions: Callable[[], list[int]],
+        shares: Shares,
     ) -> None:
+        self._shares = shares
         self._subscriptions = subscriptions
         self._deliveries = deliveries
         self._erasures = erasures
@@ -83,6 +92,8 @@ class FirstAttempts:
         self._log = log
         self._partitions = partitions
         self._workers: set[asyncio.Task[None]] = set()
+        self._patience = Shares(_PATIENCE_PER_S, _PATIENCE, most_at_once=inf)
+        """How long batches may wait for each workspace's endpoints, in microseconds."""
         self._last: dict[int, int] = {}
         """The order of the last request of each partition."""
 
@@ -90,6 +101,7 @@ class FirstAttempts:
         """Attempt or store every request of the batch. Raises `StoreUnavailable` before anything is sent."""
         requests: dict[str, Request] = {}
         for each in batch:
+            self._shares.see(each.event.workspace, _clock())
             if each.event.type != DUE:
                 request = self._in_order(read_request(each))
                 requests.setdefault(request.delivery_id, request)  # a repeat stands where the first one stood
@@ -139,9 +151,10 @@ class FirstAttempts:
 
     async def _wait(self, waiting: dict[_Run, list[asyncio.Task[None]]]) -> None:
         """Until every run is done, but no longer than 0.2 s for one that gets nowhere, 0.6 s for all."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _BATCH_S
-        while waiting and loop.time() < until:
+        began = _clock()
+        until = began + _BATCH_S
+        kept: dict[str, float] = {}  # how long each workspace has kept the batch waiting
+        while waiting and _clock() < until:
             before = {run: run.finished for run in waiting}
             await asyncio.wait(
                 [worker for workers in waiting.values() for worker in workers], timeout=_STUCK_S
@@ -153,6 +166,10 @@ class FirstAttempts:
                     run.lane.slow = True
                     run.close()
                     del waiting[run]
+                kept[run.webhook.workspace] = _clock() - began
+        for workspace, seconds in kept.items():
+            if seconds > _PROMPT_S:
+                self._patience.spend(workspace, seconds * 1e6, _clock())
 
     def _start(self, run: _Run, saved: asyncio.Event) -> list[asyncio.Task[None]]:
         """Start the run's workers; return those that the batch waits for."""
@@ -164,16 +181,16 @@ class FirstAttempts:
             return []  # the first attempt has a wait of its own
         if not self._subscriptions.sends(webhook):
             return []  # disabled or paused since the event was fanned out
-        count = min(len(run.queue), lane.free(webhook), self._lanes.room)
+        count = min(len(run.queue), lane.free(webhook), self._lanes.room(webhook.workspace))
         started = [asyncio.create_task(self._work(run, saved)) for _ in range(count)]
         for worker in started:
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
-        return [] if lane.slow else started
+        return started if not lane.slow and self._patience.affords(webhook.workspace, _clock()) else []
 
     async def _work(self, run: _Run, saved: asyncio.Event) -> None:
         lane, webhook = run.lane, run.webhook
-        while run.queue and not run.closed and lane.free(webhook) and self._lanes.room:
+        while run.queue and not run.closed and lane.free(webhook) and self._lanes.room(webhook.workspace):
             request = run.queue.popleft()
             run.under_way[request.delivery_id] = request
             self._lanes.take(lane, webhook)
@@ -235,3 +252,7 @@ class FirstAttempts:
     @staticmethod
     def _ended(run: _Run) -> bool:
         return run.closed
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,70 +1,202 @@
-"""Fan-out: one event becomes one delivery request for every outgoing webhook that wants it."""
+"""Fan-out: one event becomes one delivery request for every outgoing webhook that wants it.
 
-from collections.abc import Sequence
+What a workspace publishes within its fair share is fanned out at once, straight from the batch. What is
+beyond it goes to the backlog (`backlog.py`), which `drain.py` works off in turns.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import thread_time
 from typing import Any, Final
 
 import orjson
 
+from services.delivery.backlog import Backlog
 from services.delivery.request import order_of, request_event
+from services.delivery.shares import BURST, MOST_AT_ONCE, Shares, price_of
 from services.delivery.subscriptions import Subscriptions
+from services.delivery.unmatched import Reason, Unmatched
 from shared.catalog.registry import providers
 from shared.contracts.envelope import Event
-from shared.contracts.errors import Malformed
+from shared.contracts.errors import Malformed, Rejected
 from shared.contracts.event_types import canonical
 from shared.contracts.ids import delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
 from shared.runtime.crash import crash_point
-from shared.runtime.kafka.consume import Received
+from shared.runtime.kafka.consume import PartlyRejected, Received
 from shared.runtime.kafka.produce import Producer, Record, record_of
 from shared.wire.bodies import parse_json
+from shared.wire.expressions import BudgetExceeded
 from shared.wire.facts import Facts
 from shared.wire.formats import Format, render_body
 from shared.wire.tracing import child_of
 
-_WITHIN_S: Final = 30.0
+WITHIN_S: Final = 30.0
+_BATCH_COST: Final = 2 * BURST
+"""What a batch may cost to be handled at once, over all workspaces."""
+_LOOP_SLICE: Final = 4_000.0
+"""Microseconds of processing after which other tasks have a turn."""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What becomes of a batch."""
+
+    records: list[Record] = field(default_factory=list)
+    deferred: list[Received] = field(default_factory=list)
+    rejected: list[tuple[Received, Rejected]] = field(default_factory=list)
+    cost: float = 0.0
+    rested: float = 0.0
+    """The cost when other tasks last had a turn."""
+
+
+class Expansion:
+    """The requests of one event, made one webhook at a time; `cost` is what it has cost so far."""
+
+    def __init__(self, steps: Iterator[Record | None]) -> None:
+        self._steps = steps
+        self.cost = 0.0
+        self.done = False
+
+    def step(self) -> Record | None:
+        """Judge one webhook: its request, or None when it gets none. Raises `Malformed`."""
+        started = thread_time()
+        try:
+            record = next(self._steps)
+        except StopIteration:
+            self.done = True
+            record = None
+        self.cost += (thread_time() - started) * 1e6
+        if record is not None:
+            self.cost += price_of(record.value)
+        return record
 
 
 class Fanout:
     """The handler of `chat.events`, `integration.events` and `webhooks.received`."""
 
-    def __init__(self, subscriptions: Subscriptions, producer: Producer) -> None:
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        producer: Producer,
+        backlog: Backlog,
+        shares: Shares,
+        unmatched: Unmatched,
+    ) -> None:
         self._subscriptions = subscriptions
         self._producer = producer
+        self._backlog = backlog
+        self._shares = shares
+        self._unmatched = unmatched
 
     async def handle(self, batch: Sequence[Received]) -> None:
-        """Put the requests of a batch on Kafka, in order.
+        """Put the requests of a batch on Kafka, in order, and what is beyond a fair share into the backlog.
 
-        Raises `BusUnavailable`, `StoreUnavailable`, `Malformed`.
+        Raises `BusUnavailable`, `StoreUnavailable`, `PartlyRejected`.
         """
         crash_point("fanout.read")
-        await self._subscriptions.current()
-        records = [record for received in batch for record in self._requests(received)]
-        if records:
-            await self._producer.publish_all(records, within_s=_WITHIN_S)
+        await asyncio.gather(self._backlog.own(), self.current())
+        plan = await self._plan(batch)
+        if plan.records:
+            await self._producer.publish_all(plan.records, within_s=WITHIN_S)
         crash_point("fanout.published")
+        if plan.deferred:
+            plan.rejected += await self._backlog.put(plan.deferred)
+            crash_point("fanout.deferred")
+        if plan.rejected:
+            raise PartlyRejected(plan.rejected)
 
-    def _requests(self, received: Received) -> list[Record]:
+    async def _plan(self, batch: Sequence[Received]) -> _Plan:
+        """Decide on each event, one of each workspace in turn."""
+        plan = _Plan()
+        behind: set[tuple[str, str, int]] = set()
+        queues: dict[str, deque[Received]] = {}
+        for received in batch:
+            if not self._backlog.has(received):
+                queues.setdefault(received.event.workspace, deque()).append(received)
+        while queues:
+            for workspace in list(queues):
+                received = queues[workspace].popleft()
+                if not queues[workspace]:
+                    del queues[workspace]
+                line = workspace, received.topic, received.partition
+                if line in behind or self._backlog.holds(received) or not await self._at_once(received, plan):
+                    behind.add(line)
+                    plan.deferred.append(received)
+        return plan
+
+    async def _at_once(self, received: Received, plan: _Plan) -> bool:
+        """Fan an event out, if the workspace can afford it; otherwise nothing is left of the try."""
+        loop, workspace = asyncio.get_running_loop(), received.event.workspace
+        if plan.cost > _BATCH_COST or not self._shares.affords(workspace, loop.time()):
+            return False
+        records: list[Record] = []
+        expansion = self.expand(received)
+        try:
+            while not expansion.done and expansion.cost <= MOST_AT_ONCE:
+                record = expansion.step()
+                if record is not None:
+                    records.append(record)
+                if plan.cost + expansion.cost - plan.rested > _LOOP_SLICE:
+                    plan.rested = plan.cost + expansion.cost
+                    await asyncio.sleep(0)
+        except Rejected as error:
+            plan.rejected.append((received, error))
+            return True
+        finally:
+            plan.cost += expansion.cost
+            self._shares.spend(workspace, expansion.cost, loop.time())
+        if expansion.done:
+            plan.records += records
+        return expansion.done
+
+    def expand(self, received: Received) -> Expansion:
+        """The requests of an event, made step by step."""
+        return Expansion(self._requests(received))
+
+    async def current(self) -> None:
+        """Bring the webhooks that judge events up to date. Raises `StoreUnavailable`."""
+        await self._subscriptions.current()
+
+    def learn(self, workspace: str, cost: float) -> None:
+        """An event of the workspace was fanned out from the backlog, at this cost."""
+        self._shares.learn(workspace, cost, asyncio.get_running_loop().time())
+
+    def _requests(self, received: Received) -> Iterator[Record | None]:
+        """For each webhook whose patterns cover the event: its request, or None if its filter fails."""
         event = received.event
         kind = canonical(event.type)
         webhooks = self._subscriptions.wanting(event.workspace, kind)
+        reason: Reason | None = "filtered"
         if not webhooks:
-            return []
-        facts = facts_of(
-            event, kind, str(order_of(received)), from_provider=received.topic == WEBHOOKS_RECEIVED.name
-        )
-        traceparent = child_of(event.traceparent)
-        bodies: dict[Format, bytes] = {}
-        records: list[Record] = []
-        for webhook in webhooks:
-            if webhook.filter is not None and not webhook.filter.passes(facts, webhook.integration_id):
-                continue
-            body = bodies.get(webhook.format)
-            if body is None:
-                body = bodies[webhook.format] = render_body(webhook.format, facts)
-            delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
-            request = request_event(delivery_id, webhook.id, event, kind, body, traceparent)
-            records.append(record_of(DELIVERY_REQUESTED, webhook.id, request))
-        return records
+            reason = self._subscriptions.why_unwanted(event.workspace, kind)
+        else:
+            facts = facts_of(
+                event, kind, str(order_of(received)), from_provider=received.topic == WEBHOOKS_RECEIVED.name
+            )
+            traceparent = child_of(event.traceparent)
+            bodies: dict[Format, bytes] = {}
+            for webhook in webhooks:
+                fault = ""
+                if webhook.filter is not None:
+                    try:
+                        wanted, _ = webhook.filter.judge(facts, webhook.integration_id)
+                    except BudgetExceeded as error:
+                        wanted, fault = True, str(error)
+                    if not wanted:
+                        yield None
+                        continue
+                reason = None
+                body = bodies.get(webhook.format)
+                if body is None:
+                    body = bodies[webhook.format] = render_body(webhook.format, facts)
+                delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
+                request = request_event(delivery_id, webhook.id, event, kind, body, traceparent, fault=fault)
+                yield record_of(DELIVERY_REQUESTED, webhook.id, request)
+        if reason:
+            self._unmatched.note(event.workspace, event.id, kind, event.source, reason)
 
 
 def facts_of(event: Event, kind: str, sequence: str, *, from_provider: bool = False) -> Facts:

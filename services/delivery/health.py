@@ -1,7 +1,8 @@
 """What attempts teach about an endpoint: slow or not, the breaker, and when to give it up.
 
 An endpoint that answers 410, or that did nothing but fail for `disable_after_days`, is disabled: an event
-says so on `integration.events`, and one warns when four fifths of that time are over.
+says so on `integration.events`, and one warns when four fifths of that time are over. So is a webhook whose
+condition exceeded its budget at least ten times over at least ten minutes (`condition_too_expensive`).
 """
 
 import asyncio
@@ -12,7 +13,8 @@ from typing import Any, Final
 import orjson
 
 from services.delivery.lanes import SLOW_S, Lane
-from services.delivery.retry import Attempt, Step
+from services.delivery.pacing import Recurrence
+from services.delivery.retry import TOO_EXPENSIVE, Attempt, Step
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Subscriptions, Webhook
 from shared.contracts.envelope import Event, now, rfc3339
@@ -27,6 +29,8 @@ from shared.wire.tracing import child_of
 _RECORDED_AFTER: Final = timedelta(seconds=60)
 """A failure that is over sooner costs no write."""
 _WARNED_AT: Final = 0.8
+_EXPENSIVE_CASES: Final = 10
+_MOST_EXPENSIVE: Final = 10_000
 _WITHIN_S: Final = 10.0
 _FINISH_S: Final = 5.0
 
@@ -35,8 +39,16 @@ class Health:
     """Learns from every attempt; what has to be written is written aside, so that no attempt waits."""
 
     def __init__(
-        self, subscriptions: Subscriptions, deliveries: Deliveries, producer: Producer, log: Log
+        self,
+        subscriptions: Subscriptions,
+        deliveries: Deliveries,
+        producer: Producer,
+        log: Log,
+        *,
+        suspend_after: timedelta,
     ) -> None:
+        self._suspend_after = suspend_after
+        self._expensive: dict[str, Recurrence] = {}
         self._subscriptions = subscriptions
         self._deliveries = deliveries
         self._producer = producer
@@ -58,6 +70,10 @@ class Health:
         lane.slow = attempt.answer.seconds > SLOW_S
         if attempt.ours:
             lane.breaker.unused()
+            return
+        if attempt.answer.failure == TOO_EXPENSIVE:
+            lane.breaker.unused()
+            self._too_expensive(webhook, attempt)
             return
         if step.quiet_s:
             lane.hold(step.quiet_s)
@@ -96,6 +112,15 @@ class Health:
             self._aside(webhook.id, self._warn(lane, webhook, since, until, attempt.error))
         elif lane.recorded != since and moment >= since + _RECORDED_AFTER:
             self._aside(webhook.id, self._record(lane, webhook, since))
+
+    def _too_expensive(self, webhook: Webhook, attempt: Attempt) -> None:
+        """Suspend a webhook whose condition exceeds its budget again and again, for long."""
+        if len(self._expensive) > _MOST_EXPENSIVE:
+            self._expensive.clear()
+        cases = self._expensive.setdefault(webhook.id, Recurrence(_EXPENSIVE_CASES, self._suspend_after))
+        since = cases.happened(attempt.started_at, not_before=webhook.enabled_at)
+        if since is not None:
+            self._aside(webhook.id, self._disable(webhook, since, TOO_EXPENSIVE, attempt.answer.detail))
 
     def _aside(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         """Do one such thing at a time per webhook; what fails is tried again at the next failure."""

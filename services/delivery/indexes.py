@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Final
 
+from services.delivery.backlog import DEFERRED
 from services.delivery.erasures import ERASED_EVENTS
 from services.delivery.statistics import KEPT_DAYS, STATISTICS
 from services.delivery.store import CLAIMED, DELIVERIES, HEALTH, OPEN, QUEUES, WEBHOOKS
+from services.delivery.unmatched import UNMATCHED
 from shared.runtime.mongo import TOMBSTONE_S, Index
 
 _FAILED: Final = {"failed": True}
@@ -43,6 +45,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("expires_at", 1),), ttl_s=0),
     ),
     STATISTICS: (Index((("hour", 1),), ttl_s=KEPT_DAYS * 86_400),),
+    DEFERRED: (Index((("source", 1),)),),
+    UNMATCHED: (Index((("workspace", 1),)), Index((("expires_at", 1),), ttl_s=0)),
     ERASED_EVENTS: (
         Index((("again_at", 1),)),
         Index((("changed_at", 1),)),

@@ -5,6 +5,7 @@ webhook and the next due time need no lock across processes. A lane that was slo
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -48,6 +49,7 @@ class Lane:
         "version",
         "warned",
         "webhook_id",
+        "workspace",
     )
 
     def __init__(self, webhook_id: str, partition: int, defaults: BreakerPolicy) -> None:
@@ -83,6 +85,7 @@ class Lane:
         """Since when it is failing, as the store has it."""
         self.warned = False
         self.url = ""
+        self.workspace = ""
 
     def meet(self, webhook: Webhook) -> None:
         """Attempts go to this webhook now: what was learnt at another URL says nothing of its own.
@@ -231,26 +234,39 @@ class Lanes:
         self._owned: set[int] = set()
         self._lanes: dict[str, Lane] = {}
         self._in_flight = 0
+        self._of_workspace: Counter[str] = Counter()
 
-    @property
-    def room(self) -> int:
-        """How many more attempts this process may start."""
-        return max(0, self._settings.most_in_flight - self._in_flight)
+    def room(self, workspace: str) -> int:
+        """How many more attempts of a workspace this process may start.
+
+        A workspace has no more under way than are free for others then: one alone gets half of all, two get
+        a third each, and there is always room for one more.
+        """
+        free = max(0, self._settings.most_in_flight - self._in_flight)
+        return max(0, (free - self._of_workspace[workspace] + 1) // 2)
 
     def take(self, lane: Lane, webhook: Webhook, count: int = 1) -> None:
         """These many attempts of a lane start now."""
+        lane.workspace = webhook.workspace
         self._in_flight += count
+        self._of_workspace[webhook.workspace] += count
         lane.take(webhook, count)
 
     def unused(self, lane: Lane, count: int) -> None:
         """These many of them were not needed."""
-        self._in_flight -= count
+        self._give_back(lane, count)
         lane.unused(count)
 
     def ended(self, lane: Lane) -> None:
         """One of them has ended, however it did."""
-        self._in_flight -= 1
+        self._give_back(lane, 1)
         lane.ended()
+
+    def _give_back(self, lane: Lane, count: int) -> None:
+        self._in_flight -= count
+        self._of_workspace[lane.workspace] -= count
+        if self._of_workspace[lane.workspace] <= 0:
+            del self._of_workspace[lane.workspace]
 
     def lane(self, webhook_id: str, partition: int) -> Lane:
         lane = self._lanes.get(webhook_id)

@@ -7,6 +7,7 @@ the log and uses up none of its attempts.
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import Any, Final, Literal
 
@@ -157,3 +158,23 @@ class Breaker:
         self.pauses += 1
         self._probing = False
         return self.pauses == 1
+
+
+class Recurrence:
+    """Whether something keeps happening: `times` or more over at least `over`, no two cases so far apart."""
+
+    __slots__ = ("_count", "_last", "_over", "_since", "_times")
+
+    def __init__(self, times: int, over: timedelta) -> None:
+        self._times = times
+        self._over = over
+        self._count = 0
+        self._since = self._last = datetime.min.replace(tzinfo=UTC)
+
+    def happened(self, at: datetime, *, not_before: datetime) -> datetime | None:
+        """It happened; the time of the first case if it has happened often and long enough, else None."""
+        if self._since < not_before or at - self._last > self._over:
+            self._since, self._count = at, 0
+        self._last = max(self._last, at)
+        self._count += 1
+        return self._since if self._count >= self._times and at - self._since >= self._over else None

@@ -20,13 +20,15 @@ _SOURCE: Final = "/delivery"
 TEST_TYPE: Final = "webhook.test"
 """The type of the event that `POST .../test` sends."""
 _MANUAL: Final[Mapping[str, str]] = {"manual": "1"}
+_LONGEST_FAULT: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """`order` grows along the topic's partition, so also along one webhook's deliveries.
 
-    `replay_of` and `replay_no` are of a delivery that repeats an earlier one under a new id.
+    `replay_of` and `replay_no` are of a delivery that repeats an earlier one under a new id. `fault` says why
+    it is not known whether the webhook wants the event: the delivery fails once; a person's retry sends it.
     """
 
     delivery_id: DeliveryId
@@ -43,6 +45,7 @@ class Request:
     replay_no: int = 0
     manual: bool = False
     """Whether a person asked for this one delivery; it is not kept in the log."""
+    fault: str = ""
 
     def document(self) -> Document:
         document: Document = {
@@ -59,6 +62,8 @@ class Request:
         }
         if self.replay_of:
             document |= {"replay_of": self.replay_of, "replay_no": self.replay_no}
+        if self.fault:
+            document["fault"] = self.fault
         return document
 
     @classmethod
@@ -76,6 +81,7 @@ class Request:
             order=document["order"],
             replay_of=document.get("replay_of", ""),
             replay_no=document.get("replay_no", 0),
+            fault=document.get("fault", ""),
         )
 
 
@@ -88,9 +94,15 @@ def request_event(
     traceparent: str,
     *,
     manual: bool = False,
+    fault: str = "",
 ) -> Event:
-    """The event that asks for a delivery; `kind` is the canonical name of the event's type."""
-    more = _MANUAL if manual else {}
+    """The event that asks for a delivery; `kind` is the canonical name of the event's type.
+
+    With a `fault`, it asks for an entry in the log that says why it cannot be decided on.
+    """
+    more = dict(_MANUAL) if manual else {}
+    if fault:
+        more["fault"] = fault[:_LONGEST_FAULT]
     names = (event.id, kind)
     return _request(delivery_id, webhook_id, event.workspace, event.time, body, traceparent, names, more)
 
@@ -176,6 +188,7 @@ def read_request(received: Received) -> Request:
         replay_of=event.attributes.get("replay_of", ""),
         replay_no=_number(event.attributes.get("replay_no", "0")),
         manual="manual" in event.attributes,
+        fault=event.attributes.get("fault", ""),
     )
 
 

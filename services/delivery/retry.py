@@ -18,7 +18,8 @@ _KEPT_TEXT: Final = 512
 _BUSY: Final = frozenset({408, 425, 429})
 """4xx that say 'later', not 'never'."""
 _GONE: Final = 410
-_FINAL_FAILURES: Final = frozenset({"address_refused", "bad_url", "transform_failed"})
+TOO_EXPENSIVE: Final = "condition_too_expensive"
+_FINAL_FAILURES: Final = frozenset({"address_refused", "bad_url", "transform_failed", TOO_EXPENSIVE})
 
 
 @dataclass(frozen=True, slots=True)

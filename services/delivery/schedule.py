@@ -102,7 +102,7 @@ class Schedule:
                     lane.sleep(_STILL_S)
                     return
                 under_way |= await self._asked_for(lane, webhook)
-                room = min(lane.free(webhook), self._lanes.room, _MOST_CLAIMED)
+                room = min(lane.free(webhook), self._lanes.room(webhook.workspace), _MOST_CLAIMED)
                 if room == 0 and not under_way:
                     await self._give_up(lane, webhook)
                     lane.rest(webhook)
@@ -147,7 +147,7 @@ class Schedule:
     async def _asked_for(self, lane: Lane, webhook: Webhook) -> set[asyncio.Task[None]]:
         """Start what a person asked for, past hold and circuit but not past the other limits."""
         started: set[asyncio.Task[None]] = set()
-        while lane.manual and self._lanes.room and lane.free_by_limits(webhook):
+        while lane.manual and self._lanes.room(webhook.workspace) and lane.free_by_limits(webhook):
             lane.reach.turn("order" if webhook.strict else "due_at")
             delivery_id = lane.manual.pop()
             claimed: Claimed | None = None

@@ -27,6 +27,8 @@ class DeliverySettings(EgressSettings):
     """The longest pause between two probes, in seconds."""
     breaker_max_wait_s: Annotated[float, Field(ge=1, le=604_800)] = 600
     """Seconds, and those of its schedule, that a delivery waits behind an open circuit: then it is dead."""
+    condition_suspend_s: Annotated[float, Field(ge=1, le=86_400)] = 600
+    """Seconds over which a condition must exceed its budget, ten times or more, to suspend its webhook."""
     delivered_days: Annotated[int, Field(ge=1, le=365)] = 7
     """How long the log keeps a delivery that succeeded."""
     dead_letter_days: Annotated[int, Field(ge=1, le=365)] = 30

@@ -25,7 +25,7 @@ from shared.runtime.metrics import UNREADABLE_WEBHOOKS
 from shared.runtime.mongo import Collection, Document, Mongo, translated, utcnow
 from shared.runtime.secrets import Kept, Sealed, Vault, keep, opened, rotated, valid_now
 from shared.wire.backoff import SCHEDULES
-from shared.wire.expressions import Expression
+from shared.wire.expressions import TRANSFORM_STEPS, Expression
 from shared.wire.filters import Filter
 from shared.wire.formats import Format
 from shared.wire.patterns import matches
@@ -153,6 +153,16 @@ class Subscriptions:
             self._matched.setdefault(workspace, {})[event_type] = found
             self._remembered += 1
         return found
+
+    def why_unwanted(
+        self, workspace: str, event_type: str
+    ) -> Literal["no_webhook", "no_pattern", "disabled"]:
+        """Why `wanting` is empty for this type."""
+        webhooks = self._by_workspace.get(workspace)
+        if not webhooks:
+            return "no_webhook"
+        covered = any(matches(webhook.patterns, event_type) for webhook in webhooks.values())
+        return "disabled" if covered else "no_pattern"
 
     def sends(self, webhook: Webhook) -> bool:
         """Whether attempts may be made now: enabled, readable, and neither it nor its workspace is paused."""
@@ -287,7 +297,7 @@ class Subscriptions:
             enabled_at=document.get("enabled_at") or document["created_at"],
             paused=document.get("paused", False),
             format=document.get("format", "envelope"),
-            transform=Expression(transform, "transform") if transform else None,
+            transform=Expression(transform, "transform", most_steps=TRANSFORM_STEPS) if transform else None,
             profile=document["profile"],
             keys=found.keys,
             headers=found.headers,

@@ -40,7 +40,7 @@ from shared.runtime.guarded import GuardedClient
 from shared.runtime.kafka.produce import Producer, record_of
 from shared.runtime.mongo import Document, Duplicate, Mongo, translated, utcnow
 from shared.runtime.paging import Cursor, Limit, Page, page
-from shared.wire.expressions import Expression, Unusable, projected
+from shared.wire.expressions import TRANSFORM_STEPS, Expression, Unusable, projected
 from shared.wire.filters import Filter
 from shared.wire.formats import render_body
 from shared.wire.patterns import matches
@@ -238,7 +238,8 @@ class WebhooksApi:
             wanted, because = wish.explain(facts, body.integration_id or "") if wish else (True, "")
         text = render_body(body.format, facts)
         try:
-            made = projected(Expression(body.transform, "transform"), text) if body.transform else text
+            transform = body.transform and Expression(body.transform, "transform", most_steps=TRANSFORM_STEPS)
+            made = projected(transform, text) if transform else text
         except Unusable as error:
             return Preview(wanted=wanted, because=because, body=None, error=str(error))
         return Preview(wanted=wanted, because=because, body=made.decode(), error=None)

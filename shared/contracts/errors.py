@@ -104,5 +104,12 @@ class Invalid(Rejected):
     reason = "invalid"
 
 
+class OverLimit(Rejected):
+    """More than one workspace may have waiting: it is refused for the sake of the others."""
+
+    status = 429
+    reason = "over_limit"
+
+
 class Misconfigured(InterlinkError):
     """A setting is missing or wrong. The message says which and what to do."""

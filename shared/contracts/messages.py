@@ -102,7 +102,7 @@ class ProviderEvent(Payload):
 class DeadLetter(Payload):
     """The headers that a dead letter adds to the record it holds; key and value stay as they were."""
 
-    dl_reason: Literal["malformed", "failed"]
+    dl_reason: Literal["malformed", "failed", "over_limit"]
     dl_error: str
     dl_topic: str
     dl_partition: int

@@ -47,6 +47,7 @@ Failure = Literal[
     "closed_mid_response",
     "bad_url",
     "transform_failed",
+    "condition_too_expensive",
     "proxy",
 ]
 

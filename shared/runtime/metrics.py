@@ -40,6 +40,13 @@ DEAD_LETTERED: Final = Counter(
     "interlink_dead_lettered_total", "Records put on the dead-letter topic.", ["topic", "group", "reason"]
 )
 RELAYED: Final = Counter("interlink_relayed_total", "Webhooks in sync, by what became of them.", ["outcome"])
+UNMATCHED: Final = Counter(
+    "interlink_unmatched_events_total", "Events that no outgoing webhook got, by reason.", ["reason"]
+)
+DEFERRED: Final = Counter(
+    "interlink_deferred_events_total",
+    "Events beyond their workspace's fair share, which wait in the backlog.",
+)
 DELIVERIES: Final = Counter(
     "interlink_deliveries_total", "Delivery attempts, by what became of the delivery.", ["outcome"]
 )
@@ -82,6 +89,12 @@ def produce_seconds(topic: str) -> Histogram:
 def deliveries(outcome: str) -> Counter:
     """The child of `DELIVERIES`."""
     return DELIVERIES.labels(outcome)
+
+
+@cache
+def unmatched(reason: str) -> Counter:
+    """The child of `UNMATCHED`."""
+    return UNMATCHED.labels(reason)
 
 
 Lag = Iterable[tuple[str, str, int, int]]

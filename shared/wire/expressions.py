@@ -26,7 +26,13 @@ MOST_CHARACTERS: Final = 4_000
 """Of an expression's source."""
 
 MOST_STEPS: Final = 100_000
-"""Of one evaluation, about a microsecond each."""
+"""Of one evaluation, about half a microsecond each."""
+
+CONDITION_STEPS: Final = 5_000
+"""Of one evaluation of an outgoing webhook's condition."""
+
+TRANSFORM_STEPS: Final = 10_000
+"""Of one evaluation of an outgoing webhook's projection, the result included."""
 
 MOST_BYTES: Final = 1 << 20
 """Of a result written as JSON."""
@@ -37,6 +43,7 @@ _STEPS_OF_A_CALL: Final = 3
 _READ_PER_STEP: Final = 256
 _SEARCHED_PER_STEP: Final = 64
 _MADE_PER_STEP: Final = 16
+_DUMPED_PER_STEP: Final = 4
 _INTEGERS: Final = range(-(1 << 63), 1 << 64)
 _LONGEST_TOLD: Final = 300
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,5})?")
@@ -46,6 +53,10 @@ _Node = Mapping[str, Any]
 
 class Unusable(InterlinkError):
     """An expression is wrong, went over its bounds with this document, or met a value it cannot work on."""
+
+
+class BudgetExceeded(Unusable):
+    """An evaluation took more steps than it may; on a smaller document the expression may work."""
 
 
 class Expression:
@@ -71,11 +82,14 @@ class Expression:
             Parser.purge()  # the library would keep 512 trees, of a megabyte each when they are hostile
 
     def apply(self, document: Any) -> Any:
-        """What the expression selects, None when nothing. It can be dumped as JSON. Raises `Unusable`."""
+        """What the expression selects, None when nothing. It can be dumped as JSON.
+
+        Raises `Unusable`, `BudgetExceeded`.
+        """
         return self._evaluated(document, result=True)
 
     def holds(self, document: Any) -> bool:
-        """Whether what it selects is `truthy`; quicker than `apply`. Raises `Unusable`."""
+        """Whether what it selects is `truthy`; quicker than `apply`. Raises `Unusable`, `BudgetExceeded`."""
         return truthy(self._evaluated(document, result=False))
 
     def _evaluated(self, document: Any, *, result: bool) -> Any:
@@ -84,6 +98,8 @@ class Expression:
             value = _Interpreter(account).visit(self._tree, document)
             if result:
                 _pay_for_result(value, account)
+        except _Overdrawn as error:
+            raise BudgetExceeded(f"{self.name}: {error}") from None
         except (JMESPathError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
             raise Unusable(f"{self.name}: {_said(error)}") from None
         return value
@@ -108,6 +124,10 @@ def projected(expression: Expression, body: bytes) -> bytes:
     return made
 
 
+class _Overdrawn(JMESPathError):
+    """The account is empty."""
+
+
 class _Account:
     __slots__ = ("_all", "left")
 
@@ -117,7 +137,7 @@ class _Account:
     def pay(self, steps: int) -> None:
         self.left -= steps
         if self.left < 0:
-            raise JMESPathError(f"takes more than {self._all} steps on this document")
+            raise _Overdrawn(f"takes more than {self._all} steps on this document")
 
 
 class _Functions(Functions):
@@ -133,7 +153,7 @@ class _Functions(Functions):
                 self._account.pay(len(value))
                 self._account.pay(sum(len(item) for item in value if isinstance(item, str)) // _READ_PER_STEP)
             elif isinstance(value, dict):
-                self._account.pay(len(value))
+                self._account.pay(_size_of_keys(value))
         return super().call_function(function_name, resolved_args)
 
     @signature({"types": ["array", "string"]}, {"types": []})
@@ -276,7 +296,7 @@ def _same(left: Any, right: Any, account: _Account) -> bool:
             account.pay(len(one))
             pairs.extend(zip(one, other, strict=True))
         elif isinstance(one, dict) and isinstance(other, dict):
-            account.pay(len(one))
+            account.pay(_size_of_keys(one))
             if one.keys() != other.keys():
                 return False
             pairs.extend((item, other[key]) for key, item in one.items())
@@ -290,19 +310,22 @@ def _same(left: Any, right: Any, account: _Account) -> bool:
 
 def _pay_for_result(value: Any, account: _Account) -> int:
     """The characters of all texts in a value that is to be dumped, when it is fit for that."""
-    characters, level = 0, [value]
+    characters, cells, level = 0, 0, [value]
     for _depth in range(_DEEPEST_RESULT):
         following: list[Any] = []
         for one in level:
             if isinstance(one, str):
                 characters += len(one)
-            elif isinstance(one, list):
-                account.pay(len(one))
-                following += one
-            elif isinstance(one, dict):
-                account.pay(len(one))
-                characters += sum(map(len, one))
-                following += one.values()
+            elif isinstance(one, list | dict):
+                cells += len(one)
+                if cells >= _DUMPED_PER_STEP:  # paid before it is looked at: a part may be in it many times
+                    account.pay(cells // _DUMPED_PER_STEP)
+                    cells %= _DUMPED_PER_STEP
+                if isinstance(one, dict):
+                    characters += sum(map(len, one))
+                    following += one.values()
+                else:
+                    following += one
             elif isinstance(one, int) and one not in _INTEGERS:
                 raise JMESPathError("the result holds an integer of more than 64 bits")
         if characters > MOST_BYTES:
@@ -311,6 +334,11 @@ def _pay_for_result(value: Any, account: _Account) -> int:
             return characters
         level = following
     raise JMESPathError(f"the result is nested more than {_DEEPEST_RESULT} deep")
+
+
+def _size_of_keys(value: dict[str, Any]) -> int:
+    """Steps to look at every key: comparing two keys reads both to their end."""
+    return len(value) + sum(map(len, value)) // _READ_PER_STEP
 
 
 def _is_number(value: Any) -> bool:

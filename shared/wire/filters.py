@@ -11,10 +11,15 @@ from typing import Annotated, Any, Final
 import re2
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from shared.wire.expressions import MOST_CHARACTERS, Expression, Unusable
+from shared.wire.expressions import (
+    CONDITION_STEPS,
+    MOST_CHARACTERS,
+    BudgetExceeded,
+    Expression,
+    Unusable,
+)
 from shared.wire.facts import Facts
 
-_CONDITION_STEPS: Final = 20_000
 _LONGEST_PATTERN: Final = 500
 _LARGEST_PROGRAM: Final = 2_000
 _PATTERN_MEMORY: Final = 512 * 1024
@@ -49,7 +54,7 @@ def _compiled(source: str) -> Any:
 
 
 def _condition(source: str) -> Expression:
-    return Expression(source, "condition", most_steps=_CONDITION_STEPS)
+    return Expression(source, "condition", most_steps=CONDITION_STEPS)
 
 
 def _pattern(text: str) -> str:
@@ -128,6 +133,13 @@ class Filter:
 
     def explain(self, facts: Facts, own: str) -> tuple[bool, str]:
         """As `passes`, with the first criterion that is not met and why; empty when all are."""
+        try:
+            return self.judge(facts, own)
+        except BudgetExceeded as error:
+            return False, f"condition_too_expensive: {error}"
+
+    def judge(self, facts: Facts, own: str) -> tuple[bool, str]:
+        """As `explain`. Raises `BudgetExceeded`: whether the condition holds is not known."""
         for told, check in self._checks:
             if not check(facts, own):
                 return False, told
@@ -135,6 +147,8 @@ class Filter:
             try:
                 if not self._condition.holds(facts.document):
                     return False, "condition: is false for this event"
+            except BudgetExceeded:
+                raise
             except Unusable as error:
                 return False, str(error)
         return True, ""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import Parser
 
-from shared.wire.expressions import MOST_BYTES, Expression, Unusable, projected, truthy
+from shared.wire.expressions import MOST_BYTES, BudgetExceeded, Expression, Unusable, projected, truthy
 
 STEPS = 10_000
 
@@ -154,6 +154,26 @@ def test_an_attack_ends_within_its_steps(source: str) -> None:
     assert calls.made <= 20 * STEPS
     assert peak <= 8 << 20
     assert len(orjson.dumps(result)) <= 6 * MOST_BYTES
+
+
+LONG_KEYS = {"a": {"k" * 100_000: 1}, "b": {"k" * 100_000: 1}, "rows": [{"k" * 100_000: 1}] * 9}
+
+
+@pytest.mark.parametrize(
+    "source", ["a == b", "merge(a, b)", "contains(rows, a)", "rows[?@ != `{}`]", "length(a) == length(b)"]
+)
+def test_long_keys_are_charged_by_their_length(source: str) -> None:
+    with pytest.raises(BudgetExceeded, match="more than 100 steps"):
+        Expression(source, most_steps=100).apply(orjson.loads(orjson.dumps(LONG_KEYS)))
+
+
+def test_only_the_budget_is_a_budget() -> None:
+    with pytest.raises(Unusable) as refused:
+        Expression("abs(@)", most_steps=100).apply("x")
+    assert not isinstance(refused.value, BudgetExceeded)
+    assert Expression("@", most_steps=100).apply([0] * 300) == [0] * 300
+    with pytest.raises(BudgetExceeded):
+        Expression("@", most_steps=100).apply([[0]] * 300)
 
 
 @pytest.mark.timeout(60)
@@ -315,7 +335,7 @@ def test_a_body_is_projected() -> None:
         ("@", b"{", "body: the body is not JSON"),
         ("@", orjson.dumps("x" * (MOST_BYTES + 1)), "body: the result is more than 1048576 bytes"),
         ("@", orjson.dumps("\0" * (MOST_BYTES // 2)), "body: the result is more than 1048576 bytes"),
-        ("@", orjson.dumps([0] * 200_000), "body: takes more than 100000 steps"),
+        ("@", orjson.dumps([0] * 500_000), "body: takes more than 100000 steps"),
         ("@", orjson.dumps(deep(250)), "body: the result is nested more than 200 deep"),
         ("@", b"\xff", "body: the body is not JSON"),
     ],

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.wire.expressions import Unusable
+from shared.wire.expressions import CONDITION_STEPS, BudgetExceeded, Expression, Unusable
 from shared.wire.filters import Filter, FilterSettings
 from tests.wire.test_facts import CHATWOOT, NCHAT, PROVIDER, facts
 
@@ -111,11 +111,69 @@ def test_the_first_criterion_that_is_not_met_is_told(settings: dict[str, Any], t
     assert said.startswith(told)
 
 
-def test_a_condition_over_its_bounds_is_not_met() -> None:
+def test_a_condition_over_its_budget_is_never_silently_false() -> None:
     wide = NCHAT | {"rows": [{"a": 1}] * 30_000}
-    passes, said = outcome({"condition": "data.rows[?a == `1`]"}, wide)
-    assert (passes, said) == (False, "condition: takes more than 20000 steps on this document")
-    assert outcome({"condition": "length(data.rows) == `30000`"}, NCHAT | {"rows": [1] * 15_000})[0] is False
+    for condition in ("data.rows[?a == `1`]", "data.rows[?a == `2`]", "length(data.rows) == `30000`"):
+        checked = Filter.of({"condition": condition})
+        assert checked is not None
+        with pytest.raises(BudgetExceeded, match=f"condition: takes more than {CONDITION_STEPS} steps"):
+            checked.judge(facts(wide), "")
+        passes, said = outcome({"condition": condition}, wide)
+        assert (passes, said.partition(":")[0]) == (False, "condition_too_expensive")
+
+
+ROWS = [
+    {
+        "id": f"u{number}",
+        "name": f"user {number}",
+        "count": number,
+        "emoji": "+1",
+        "active": number % 2 == 0,
+        "labels": ["urgent", "later"],
+        "author": {"id": f"u{number}", "username": "ada"},
+        "text": "deploy the api " * 3,
+        "added": ["README.md"] * 5,
+    }
+    for number in range(100)
+]
+HUNDREDS = {
+    "n": 5,
+    "user": "usr_1",
+    "webhook_id": "wh_1",
+    "content": "deploy the api " * 20,
+    "author": {"id": "u1", "username": "ada"},
+    "labels": [f"label {number}" for number in range(99)] + ["urgent"],
+    "mentions": ROWS,
+    "reactions": ROWS,
+    "payload": {"ref": "refs/heads/main", "commits": ROWS},
+}
+"""An event whose every list has a hundred elements."""
+
+CONDITIONS = [
+    "data.user == 'usr_1'",
+    "data.n > `3` && contains(data.labels, 'urgent')",
+    "actor.id == 'u1'",
+    "data.author.username == 'ada'",
+    "origin.provider == 'forge' && data.payload.ref == 'refs/heads/main'",
+    "data.mentions[?id == 'u99']",
+    "starts_with(data.content, 'deploy')",
+    "data.reactions[?count > `2`].emoji",
+    "sort_by(data.reactions, &count)[0].emoji == '+1'",
+    "max_by(data.reactions, &count).count > `10`",
+    "contains(data.mentions[].author.username, 'bob')",
+    "data.reactions[*].emoji | join(', ', @) | contains(@, 'eyes')",
+    "data.payload.commits[?contains(added, 'docs/index.md')]",
+    "data.payload.commits[].added[] | contains(@, 'docs/index.md')",
+    "length(data.payload.commits[?active && contains(text, 'deploy') && author.username == 'ada']) > `3`",
+    "data.mentions == data.reactions",
+    "data.mentions[?labels[?@ == 'urgent']]",
+]
+"""As the documents and tests have them, and what a list of a hundred is usually asked for."""
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_the_budget_is_twice_what_a_condition_on_hundreds_takes(condition: str) -> None:
+    assert Expression(condition, most_steps=CONDITION_STEPS // 2).holds(facts(HUNDREDS).document) is not None
 
 
 @pytest.mark.parametrize("settings", [{}, {"channels": []}, {"exclude_bots": False, "condition": None}])

@@ -4,6 +4,7 @@ A handler gets the events of a batch and returns when their effects are durable;
 committed. It must be idempotent. What it raises decides:
 
 - `RetryLater`: the batch is tried again after a growing pause, however long it takes.
+- `PartlyRejected`: the batch is handled, and the events that it names go to the dead-letter topic.
 - anything else: the batch is tried event by event, and the event that raises goes to the dead-letter
   topic with its reason and position. Nothing is dropped, blocked or spun on.
 
@@ -22,7 +23,15 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
 from shared.contracts.envelope import Event, event_of, now
-from shared.contracts.errors import Malformed, Rejected, RetryLater, TooLarge
+from shared.contracts.errors import (
+    BusUnavailable,
+    InterlinkError,
+    Malformed,
+    OverLimit,
+    Rejected,
+    RetryLater,
+    TooLarge,
+)
 from shared.contracts.topics import DEAD_LETTERS, Topic
 from shared.runtime import metrics
 from shared.runtime.kafka.connection import broker_connection
@@ -39,18 +48,28 @@ _MAX_POLL_MS: Final = 300_000
 _RETRY_IN_PLACE_S: Final = 60.0
 _MAX_PAUSE_S: Final = 10.0
 _DEAD_LETTER_S: Final = 10.0
+_BURIED_TOGETHER: Final = 50
 _START_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An event and where on Kafka it stands; `at_ms` is the record's time."""
+    """An event and where on Kafka it stands, and under which key; `at_ms` is the record's time."""
 
     event: Event
     topic: str
     partition: int
     offset: int
     at_ms: int
+    key: bytes = b""
+
+
+class PartlyRejected(InterlinkError):
+    """A handler's batch is handled but for these events, which no retry can help."""
+
+    def __init__(self, rejected: Sequence[tuple[Received, Rejected]]) -> None:
+        super().__init__(f"{len(rejected)} events rejected: {rejected[0][1].detail}")
+        self.rejected = rejected
 
 
 Handler = Callable[[Sequence[Received]], Awaitable[None]]
@@ -238,24 +257,28 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         """Handle or dead-letter every record; False when the broker should hand them out again."""
         events: list[Received] = []
         raw: dict[int, ConsumerRecord] = {}
-        malformed: list[tuple[ConsumerRecord, str]] = []
+        dead: list[tuple[ConsumerRecord, str, str]] = []
         for record in records:
             try:
                 event = event_of(record.headers, record.value)
             except Malformed as error:
-                malformed.append((record, error.detail))
+                dead.append((record, *_why(error)))
                 continue
-            received = Received(event, record.topic, record.partition, record.offset, record.timestamp)
+            received = Received(
+                event, record.topic, record.partition, record.offset, record.timestamp, record.key or b""
+            )
             raw[id(received)] = record
             events.append(received)
 
         async def attempt() -> None:
-            while malformed:
-                await self._bury(malformed[0][0], "malformed", malformed[0][1])
-                malformed.pop(0)
+            await self._bury_all(dead)
             if events:
-                await self._handler(events)
+                try:
+                    await self._handler(events)
+                except PartlyRejected as error:
+                    dead.extend((raw[id(event)], *_why(fault)) for event, fault in error.rejected)
                 events.clear()
+                await self._bury_all(dead)
 
         async def one_by_one() -> None:
             while events:
@@ -263,6 +286,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                     await self._handler(events[:1])
                 except RetryLater:
                     raise
+                except PartlyRejected as error:
+                    await self._bury(raw[id(events[0])], *_why(error.rejected[0][1]))
                 except Exception as error:  # noqa: BLE001 -- the one place that classifies what is not ours
                     self._log.error("event dead-lettered", exc_info=error, event_id=events[0].event.id)
                     reason, said = _why(error)
@@ -295,7 +320,48 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             else:
                 return True
 
-    async def _bury(self, record: ConsumerRecord, reason: str, error: str) -> None:
+    async def handled(self, partition: int) -> int:
+        """The offset before which the group has handled a partition of the first topic, whoever owns it.
+
+        Raises `BusUnavailable`.
+        """
+        place = TopicPartition(self._topics[0].name, partition)
+        if place in self._next:
+            return self._next[place]
+        if self._client is None:
+            raise BusUnavailable("the consumer is not connected")
+        try:
+            async with asyncio.timeout(_DEAD_LETTER_S):
+                return await self._client.committed(place) or 0
+        except (KafkaError, TimeoutError) as error:
+            raise BusUnavailable(f"no committed offset: {type(error).__name__}") from None
+
+    async def dead_letter(self, received: Received, error: Rejected) -> None:
+        """Put an event that was handled later than its batch on the dead-letter topic.
+
+        Raises `BusUnavailable`.
+        """
+        record = _Again(
+            received.topic,
+            received.partition,
+            received.offset,
+            received.key,
+            received.event.data,
+            received.event.headers(),
+        )
+        await self._bury(record, *_why(error))
+
+    async def _bury_all(self, dead: list[tuple[ConsumerRecord, str, str]]) -> None:
+        """Put records on the dead-letter topic, and take them off this list. Raises `BusUnavailable`."""
+        while dead:
+            some = dead[:_BURIED_TOGETHER]
+            ends = await asyncio.gather(*(self._bury(*each) for each in some), return_exceptions=True)
+            dead[: len(some)] = [each for each, end in zip(some, ends, strict=True) if end]
+            for end in ends:
+                if end:
+                    raise end
+
+    async def _bury(self, record: "ConsumerRecord | _Again", reason: str, error: str) -> None:
         """Put a record on the dead-letter topic. Raises `BusUnavailable`."""
         marks: dict[str, Any] = {
             "dl_reason": reason,
@@ -342,8 +408,22 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             pass
 
 
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A record made of an event again, as far as a dead letter needs it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
 def _why(error: Exception) -> tuple[str, str]:
     """The dead letter's reason and error: what was wrong with the input, or what failed."""
+    if isinstance(error, OverLimit):
+        return error.reason, error.detail
     if isinstance(error, Rejected):
         fields = "; ".join(f"{fault.field}: {fault.message}" for fault in error.errors)
         return "malformed", f"{error.detail} ({fields})" if fields else error.detail

@@ -1,0 +1,190 @@
+"""What a workspace that makes fan-out expensive does to its neighbour's latency: next to nothing, it should.
+
+Two attacks: one batch of 500 events of 9 KB for 20 webhooks, and a stream of events for 40 webhooks whose
+condition takes all but its whole budget. The neighbour's events are sent at a moderate rate, after the first
+of the attacker's were handled. Rounds without and with an attack take turns on one hub.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from secrets import token_urlsafe
+from statistics import median
+from threading import Thread
+from time import monotonic, sleep
+from typing import Any, Final
+
+import httpx
+
+from bench.remote import Failed, Remote
+from bench.stages import Bench
+from bench.system import System
+from bench.webhook import body
+
+_PER_S: Final = 50.0
+_WARM_UP_S: Final = 2.0
+_SETTLE_S: Final = 1.0
+_POLLED_S: Final = 30.0
+_QUIET_S: Final = 90.0
+_NEIGHBOUR: Final = "push"
+_ATTACKER: Final = "issues"
+_AGES: Final = ("p50_ms", "p99_ms")
+
+
+@dataclass(frozen=True)
+class _Attack:
+    """An attacker's webhooks and events."""
+
+    name: str
+    webhooks: int
+    payload: dict[str, Any]
+    events: int
+    rate: float = 0.0
+    condition: str | None = None
+
+
+_ATTACKS: Final = (
+    _Attack("batch", 20, {"text": "x" * 9_000}, events=500),
+    _Attack(
+        "conditions",
+        40,
+        {"rows": [{"a": 1}] * 1_150},
+        events=250,
+        rate=20.0,
+        condition="length(data.payload.rows[?a == `1`]) == `0`",
+    ),
+)
+
+
+def fairness(bench: Bench) -> dict[str, Any]:
+    """The neighbour's p50 and p99 in ms, alone and beside each attack."""
+    found: dict[str, Any] = {}
+    sink, feed = bench.helper("bench.sink"), bench.helper("bench.feed")
+    for attack in _ATTACKS:
+        with bench.hub(f"fairness-{attack.name}", "delivery") as hub:
+            hub.outgoing_webhook(f"http://127.0.0.1:{bench.sink_port}/hooks", events=[f"github.{_NEIGHBOUR}"])
+            key = token_urlsafe(24)
+            hub.init("attacker", key)
+            _feed(bench, hub, _WARM_UP_S)
+            found[attack.name] = _rounds(bench, hub, _Attacker(hub, key, sink, feed), attack)
+    return found
+
+
+def _rounds(bench: Bench, hub: System, attacker: "_Attacker", attack: _Attack) -> dict[str, Any]:
+    rounds: dict[str, list[dict[str, float]]] = {"alone": [], "beside": []}
+    for number in range(bench.plan.beside_rounds):
+        rounds["alone"].append(_feed(bench, hub, bench.plan.beside_s))
+        with attacker.attacks(attack):
+            rounds["beside"].append(_feed(bench, hub, bench.plan.beside_s))
+            arrived = attacker.arrived()
+        bench.say(
+            f"fairness, {attack.name}, round {number + 1}: "
+            + ", ".join(
+                f"{name} p50 {measured[-1]['p50_ms']:.1f} ms, p99 {measured[-1]['p99_ms']:.1f} ms"
+                for name, measured in rounds.items()
+            )
+            + f"; {arrived} deliveries of the attacker meanwhile"
+        )
+    result: dict[str, Any] = {
+        name: {what: median(each[what] for each in measured) for what in _AGES}
+        for name, measured in rounds.items()
+    }
+    times = {what: result["beside"][what] / alone for what, alone in result["alone"].items()}
+    return {**result, "times": times, "rounds": rounds}
+
+
+def _feed(bench: Bench, hub: System, seconds: float) -> dict[str, float]:
+    """The neighbour's events, and how old they were when they arrived."""
+    total = int(_PER_S * seconds)
+    bench.sink.call("reset")
+    bench.feed.call(
+        "feed",
+        bootstrap=hub.bootstrap,
+        workspace=hub.workspace,
+        body=body().decode(),
+        total=total,
+        kinds=[_NEIGHBOUR],
+        rate=_PER_S,
+    )
+    bench.arrived(total)
+    seen = bench.sink.call("seen")
+    if seen["count"] != total:
+        raise Failed(f"{seen['count']} deliveries of {total} events")
+    return {name: seen[name] for name in _AGES}
+
+
+class _Attacker:
+    """A workspace of the same hub, with a sink and a feed of its own."""
+
+    def __init__(self, hub: System, key: str, sink: Remote, feed: Remote) -> None:
+        self._hub = hub
+        self._sink = sink
+        self._feed = feed
+        self._port = sink.call("listen")["port"]
+        headers = {"authorization": f"Bearer {key}"}
+        self._client = httpx.Client(base_url=hub.url("delivery"), headers=headers, timeout=30)
+
+    @contextmanager
+    def attacks(self, attack: _Attack) -> Iterator[None]:
+        """The attack goes on meanwhile; its events have been handled in part when this begins."""
+        webhooks = [self._webhook(number, attack.condition) for number in range(attack.webhooks)]
+        sleep(_SETTLE_S)  # until every process knows them
+        self._sink.call("reset")
+        feeding = Thread(target=self._publish, args=(attack,))
+        try:
+            feeding.start()
+            self._wait_polled(attack)
+            yield
+            feeding.join()
+        finally:
+            for webhook in webhooks:
+                self._client.delete(f"/api/outgoing-webhooks/{webhook}").raise_for_status()
+            self._wait_quiet()
+
+    def arrived(self) -> int:
+        return int(self._sink.call("count")["count"])
+
+    def _webhook(self, number: int, condition: str | None) -> str:
+        wanted: dict[str, Any] = {
+            "name": "attacker",
+            "url": f"http://127.0.0.1:{self._port}/{number}",
+            "events": [f"github.{_ATTACKER}"],
+        }
+        if condition:
+            wanted["filter"] = {"condition": condition}
+        made = self._client.post("/api/outgoing-webhooks?force=true", json=wanted)
+        if made.status_code != 201:
+            raise Failed(f"no webhook {number}: {made.status_code} {made.text}")
+        return str(made.json()["id"])
+
+    def _publish(self, attack: _Attack) -> None:
+        self._feed.call(
+            "feed",
+            bootstrap=self._hub.bootstrap,
+            workspace="attacker",
+            body=json.dumps(attack.payload),
+            total=attack.events,
+            kinds=[_ATTACKER],
+            rate=attack.rate,
+        )
+
+    def _wait_polled(self, attack: _Attack) -> None:
+        deadline = monotonic() + _POLLED_S
+        handled = self._handled()
+        while (self.arrived() == 0) if attack.condition is None else (self._handled() == handled):
+            if monotonic() > deadline:
+                raise Failed(f"nothing of the attack was handled after {_POLLED_S:.0f} s")
+            sleep(0.05)
+
+    def _wait_quiet(self) -> None:
+        """Until what is deferred is worked off: without webhooks, that is quick."""
+        deadline = monotonic() + _QUIET_S
+        before = -1.0
+        while before != (before := self._hub.metric("delivery", "interlink_unmatched_events_total")):
+            if monotonic() > deadline:
+                raise Failed(f"the attack was not over after {_QUIET_S:.0f} s")
+            sleep(_SETTLE_S)
+
+    def _handled(self) -> float:
+        return self._hub.metric("delivery", "interlink_handled_total", topic="webhooks.received")

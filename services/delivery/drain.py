@@ -1,0 +1,209 @@
+"""Works off the backlog: a slice of each workspace in turn, at a pace that leaves room for who does not wait.
+
+While events of other workspaces come, a slice is a few milliseconds, followed by a pause of four times its
+cost. While there are none, slices are larger, and only the way to the attempts sets the pace: at most
+`_MOST_UNDER_WAY` requests are on it, so that whoever comes next finds a short queue.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.delivery.backlog import Backlog, Line
+from services.delivery.fanout import WITHIN_S, Expansion, Fanout
+from services.delivery.shares import Shares
+from shared.contracts.errors import BusUnavailable, Rejected, RetryLater
+from shared.runtime.crash import crash_point
+from shared.runtime.kafka.consume import Received
+from shared.runtime.kafka.produce import Place, Producer, Record
+from shared.runtime.logs import Log
+
+DeadLetter = Callable[[Received, Rejected], Awaitable[None]]
+Handled = Callable[[int], Awaitable[int]]
+"""The offset before which a partition of `delivery.requested` is handled."""
+
+_SLICE: Final = 48_000.0
+_SLICE_BESIDE: Final = 4_000.0
+_PAUSE_BESIDE: Final = 4.0
+"""How many times its cost a slice is followed by a pause, beside others."""
+_LOOP_SLICE: Final = 2_000.0
+_MOST_UNDER_WAY: Final = 64
+_KEPT_S: Final = 1.0
+"""How often the place in a chunk is stored: what was done since is done again after a crash."""
+_LOOK_S: Final = 0.5
+_LOOK_AGAIN_S: Final = 30.0
+_ABSORBED_S: Final = 0.005
+_STUCK_S: Final = 5.0
+_AWAY_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Open:
+    """The chunk of a workspace that is worked off."""
+
+    line: Line
+    events: deque[Received]
+    expansion: Expansion | None = None
+    kept_at: float = 0.0
+    records: list[Record] = field(default_factory=list)
+
+
+class Drain:
+    """Works off the backlog of this process."""
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        fanout: Fanout,
+        shares: Shares,
+        producer: Producer,
+        log: Log,
+        *,
+        dead_letter: DeadLetter,
+        handled: Handled,
+    ) -> None:
+        self._backlog = backlog
+        self._fanout = fanout
+        self._shares = shares
+        self._producer = producer
+        self._log = log
+        self._dead_letter = dead_letter
+        self._handled = handled
+        self._open: dict[str, _Open] = {}
+        self._under_way: deque[Place] = deque()
+        self._looked_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """What is not done stays in the backlog."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._look()
+                for workspace in sorted(self._backlog.workspaces()):
+                    await self._turn(workspace)
+            except RetryLater as error:
+                self._open.clear()
+                self._log.warning("backlog.waits", error=str(error))
+                await asyncio.sleep(_AWAY_S)
+            except Exception as error:  # noqa: BLE001 -- one bad turn must not be the last
+                self._open.clear()
+                self._log.error("backlog.failed", exc_info=error)
+                await asyncio.sleep(_AWAY_S)
+
+    async def _look(self) -> None:
+        """Follow the assignment; wait until there is something."""
+        now = asyncio.get_running_loop().time()
+        again = now - self._looked_at > _LOOK_AGAIN_S
+        if again:
+            self._looked_at = now
+        await self._backlog.own(again=again)
+        if not self._backlog.workspaces():
+            self._open.clear()
+            self._backlog.some.clear()
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self._backlog.some.wait()
+            except TimeoutError:
+                pass
+
+    async def _turn(self, workspace: str) -> None:
+        """One slice of a workspace, and the pause after it. Raises `BusUnavailable`, `StoreUnavailable`."""
+        await self._fanout.current()
+        beside = self._beside()
+        most = _SLICE_BESIDE if beside else _SLICE
+        cost = 0.0
+        while cost < most:
+            current = self._open.get(workspace) or await self._next(workspace)
+            if current is None:
+                break
+            cost += await self._some(current, most - cost)
+            await self._publish(current)
+            if not current.events:
+                await self._backlog.finish(current.line)
+                del self._open[workspace]
+            else:
+                await self._keep_place(current)
+        await self._absorbed(0 if beside else _MOST_UNDER_WAY // 2)
+        if beside:
+            await asyncio.sleep(cost * _PAUSE_BESIDE / 1e6)
+
+    def _beside(self) -> bool:
+        """Whether a workspace that does not wait has events."""
+        return self._shares.others_active(self._backlog.workspaces(), asyncio.get_running_loop().time())
+
+    async def _next(self, workspace: str) -> _Open | None:
+        """Read the next chunk of a workspace: of each of its lines in turn, the oldest chunk first."""
+        lines = self._backlog.lines_of(workspace)
+        if not lines:
+            return None
+        line = min(lines, key=lambda each: each.chunks[0].last)
+        now = asyncio.get_running_loop().time()
+        current = self._open[workspace] = _Open(line, deque(await self._backlog.read(line)), kept_at=now)
+        return current
+
+    async def _some(self, current: _Open, most: float) -> float:
+        """Judge webhooks until it has cost so much or the chunk is done; what it cost."""
+        cost = rested = 0.0
+        while current.events and cost < most:
+            received = current.events[0]
+            expansion = current.expansion or self._fanout.expand(received)
+            current.expansion = expansion
+            before = expansion.cost
+            try:
+                record = expansion.step()
+            except Rejected as error:
+                await self._dead_letter(received, error)
+                record, expansion.done = None, True
+            cost += expansion.cost - before
+            if record is not None:
+                current.records.append(record)
+            if expansion.done:
+                self._fanout.learn(received.event.workspace, expansion.cost)
+                current.events.popleft()
+                current.expansion = None
+            if cost - rested > _LOOP_SLICE:
+                rested = cost
+                await asyncio.sleep(0)
+        return cost
+
+    async def _publish(self, current: _Open) -> None:
+        """Put the requests that were made on Kafka, unless another process owns the line by now."""
+        records, current.records = current.records, []
+        if not records:
+            return
+        if not self._backlog.is_owned(current.line):
+            raise BusUnavailable("another process works off this line")
+        self._under_way.extend(await self._producer.publish_all(records, within_s=WITHIN_S))
+        crash_point("drain.published")
+
+    async def _keep_place(self, current: _Open) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - current.kept_at > _KEPT_S:
+            current.kept_at = now
+            await self._backlog.keep_place(current.line, len(current.events))
+
+    async def _absorbed(self, most: int) -> None:
+        """Until at most so many requests are on their way to their first attempt. Raises `BusUnavailable`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _STUCK_S
+        while len(self._under_way) > most:
+            asked_at = loop.time()
+            partitions = {partition for partition, _ in self._under_way}
+            handled = {partition: await self._handled(partition) for partition in partitions}
+            self._under_way = deque(place for place in self._under_way if place[1] >= handled[place[0]])
+            if len(self._under_way) > most:
+                if loop.time() > until:
+                    self._under_way.clear()  # attempts stand still: the store or the consumer is away
+                    return
+                # What other processes own is asked of the broker: that takes a fifth of the time at most.
+                await asyncio.sleep(max(_ABSORBED_S, 4 * (loop.time() - asked_at)))
