@@ -31,7 +31,10 @@ class EmbedField(Payload):
 
 
 class Embed(Payload):
-    """A card below a message. `color` is `#rrggbb`."""
+    """A card below a message. `description` and the values of fields are Markdown, all else is plain text.
+
+    `color` is `#rrggbb`.
+    """
 
     title: Text256 | None = None
     description: Text4000 | None = None
@@ -42,7 +45,7 @@ class Embed(Payload):
 
 
 class Author(Payload):
-    """Who a message is shown as from: a person of the platform, or the integration itself."""
+    """Who a message is shown as from: a person of the platform, or the integration itself. Plain text."""
 
     name: Text256
     icon_url: HttpUrl | None = None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shared.contracts.errors import Invalid, Malformed
 from shared.wire.incoming import IncomingMessage, read_incoming
+from shared.wire.markup import from_mrkdwn
 
 JSON = "application/json; charset=utf-8"
 FORM = "application/x-www-form-urlencoded"
@@ -229,6 +230,7 @@ def test_a_numbered_embed() -> None:
     [
         ("<https://a.example|a *b*>", "[a *b*](https://a.example)"),
         ("<https://a.example>", "<https://a.example>"),
+        ("<https://a.example/b_(c|a]b>", "[a\\]b](<https://a.example/b_(c>)"),
         ("<mailto:a@b.example|a@b.example>", "[a@b.example](mailto:a@b.example)"),
         ("<!here> <!channel|channel> <!everyone>", "@here @channel @everyone"),
         ("<#C024BE7LR|general> <@U024BE7LH|bob> <@U024BE7LH>", "#general @bob <@U024BE7LH>"),
@@ -374,3 +376,16 @@ def test_no_body_takes_long(given: Any) -> None:
     with pytest.raises(Invalid):
         read(body)
     assert process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("given", "markdown"),
+    [
+        ("*Build <https://a.example/7|7> failed*", "**Build [7](https://a.example/7) failed**"),
+        ("see https://a.example/*b*/~c~/d and *e*", "see https://a.example/*b*/~c~/d and **e**"),
+        ("<https://a.example/*b*/~c~|~gone~>", "[~~gone~~](https://a.example/*b*/~c~)"),
+        ("\0 <https://a.example|x>", " [x](https://a.example)"),
+    ],
+)
+def test_marks_in_a_url_are_its_own(given: str, markdown: str) -> None:
+    assert from_mrkdwn(given) == markdown
