@@ -105,7 +105,7 @@ class Subscriptions:
         self._log = log
         self._task: asyncio.Task[None] | None = None
         self._by_workspace: dict[str, list[Webhook]] = {}
-        self._matched: dict[tuple[str, str], Sequence[Webhook]] = {}
+        self._matched: dict[tuple[str, str, tuple[str, ...]], Sequence[Webhook]] = {}
         self.collection: Collection = mongo.collection(WEBHOOKS)
         self.snapshot: Snapshot[Webhook] = Snapshot(
             self.collection, self._follow, log, on_change=self._reindex
@@ -124,18 +124,21 @@ class Subscriptions:
         await self.queues.stop()
         await self.snapshot.stop()
 
-    def wanting(self, workspace: str, event_type: str) -> Sequence[Webhook]:
-        """The enabled webhooks of a workspace whose patterns cover this type; filters come later."""
-        found = self._matched.get((workspace, event_type))
+    def wanting(self, workspace: str, event_type: str, triggers: tuple[str, ...] = ()) -> Sequence[Webhook]:
+        """The enabled webhooks of a workspace whose patterns cover the type or a trigger; filters come later.
+
+        Each is there once, however many of its patterns do.
+        """
+        found = self._matched.get((workspace, event_type, triggers))
         if found is None:
             found = [
                 webhook
                 for webhook in self._by_workspace.get(workspace, ())
-                if webhook.enabled and matches(webhook.patterns, event_type)
+                if webhook.enabled and matches(webhook.patterns, event_type, *triggers)
             ]
             if len(self._matched) >= _MOST_REMEMBERED:
                 self._matched.clear()
-            self._matched[workspace, event_type] = found
+            self._matched[workspace, event_type, triggers] = found
         return found
 
     def sends(self, webhook: Webhook) -> bool:

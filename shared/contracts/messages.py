@@ -53,12 +53,18 @@ class Author(Payload):
 
 
 class Origin(Payload):
-    """Where a message came from, so that what the hub brought in is never sent back there."""
+    """Where a message came from, so that what the hub brought in is never sent back there.
+
+    `account` is the provider's account that it is about, and `occurred_at` when it happened, where the
+    provider says so.
+    """
 
     provider: str
     endpoint_id: str
     event: str
     delivery_id: str
+    account: str | None = None
+    occurred_at: str | None = None
 
 
 class InboundMessage(Payload):
@@ -93,12 +99,20 @@ class MessageCreated(Payload):
 
 
 class ProviderEvent(Payload):
-    """The data of a provider's event as a subscriber receives it (type `<provider>.<event>`)."""
+    """The data of a provider's event as a subscriber receives it (type `<provider>.<event>`).
+
+    `triggers` are the ids of the catalogue that the event fires; `account` is the provider's account that it
+    is about, null where the event does not say. `received_at` is when the hub received it; when it happened,
+    as the provider says, is `occurred_at` of the envelope.
+    """
 
     provider: str
     endpoint_id: str
     event: str
     delivery_id: str
+    triggers: list[str] = []
+    account: str | None = None
+    received_at: str | None = None
     payload: Any
 
 
