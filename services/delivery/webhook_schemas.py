@@ -286,7 +286,7 @@ class ShownWebhook(BaseModel):
 
     `headers` are names alone: values are secret. `public_keys` are what receivers verify `standard_v1a`
     with, the newest first. While anything is in `unreadable`, nothing is sent and every event waits.
-    `warnings` are of this call: names in `events` that the catalogue does not know.
+    `warnings` are about names in `events` that the catalogue does not know.
     """
 
     id: str

@@ -402,6 +402,7 @@ class WebhooksApi:
             created_at=rfc3339(document["created_at"]),
             updated_at=rfc3339(document["changed_at"]),
             secret=secret or None,
+            warnings=event_names().check(document["events"], document["events"], suggesting=False).warnings,
         )
 
     def _public_keys(self, document: Document) -> list[str]:

@@ -204,7 +204,7 @@ def test_what_arrives_is_what_github_sent(flow: Flow) -> None:
             "event": sent.example.event,
             "delivery_id": sent.delivery_id,
             "triggers": data["triggers"],
-            "account": (repository_of(sent.example.body) or "").partition("/")[0] or None,
+            "account": data["payload"].get("repository", {}).get("owner", {}).get("login"),
             "received_at": data["received_at"],
             "payload": data["payload"],
         }
