@@ -90,6 +90,8 @@ def _provider_data(event: Event) -> tuple[bytes, Any]:
         "triggers": list(triggers_of(event)),
         "account": event.attributes.get("account") or None,
         "received_at": event.time,
+        "test": event.attributes.get("test") == "true",
+        "replay_of": event.attributes.get("replay_of") or None,
     }
     provider = providers().get(event.attributes["provider"])
     raw, payload = _data(provider.payload(event.content_type, event.data) if provider else event.data)

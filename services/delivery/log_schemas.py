@@ -28,6 +28,7 @@ class ShownDelivery(BaseModel):
     """One delivery; `attempts` and `body` only when it is read singly.
 
     `error` is the error class of the last attempt. An erased delivery has `erased_at` and no `body`.
+    `occurred_at` is when the hub received the event; the body has the provider's own time.
     """
 
     id: str

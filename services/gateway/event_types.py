@@ -92,6 +92,8 @@ def _example(provider: str, event: str, fires: tuple[str, ...]) -> Mapping[str, 
         "triggers": list(fires),
         "account": "acme",
         "received_at": "2026-03-01T09:00:00.000Z",
+        "test": False,
+        "replay_of": None,
         "payload": {},
     }
 

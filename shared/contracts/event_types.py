@@ -323,6 +323,8 @@ _OWN: Final = (
             "triggers": [],
             "account": None,
             "received_at": "2026-03-01T09:00:00.000Z",
+            "test": False,
+            "replay_of": None,
             "payload": {"text": "Hello!"},
         },
     ),

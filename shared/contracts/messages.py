@@ -103,7 +103,8 @@ class ProviderEvent(Payload):
 
     `triggers` are the ids of the catalogue that the event fires; `account` is the provider's account that it
     is about, null where the event does not say. `received_at` is when the hub received it; when it happened,
-    as the provider says, is `occurred_at` of the envelope.
+    as the provider says, is `occurred_at` of the envelope. `test` is true for a test of an endpoint, and
+    `replay_of` is the id of the event that somebody had sent again.
     """
 
     provider: str
@@ -113,6 +114,8 @@ class ProviderEvent(Payload):
     triggers: list[str] = []
     account: str | None = None
     received_at: str | None = None
+    test: bool = False
+    replay_of: str | None = None
     payload: Any
 
 

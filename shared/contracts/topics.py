@@ -47,6 +47,7 @@ WEBHOOKS_RECEIVED = Topic(
         "received it is ce_time.",
         "triggers": "The triggers of the catalogue that it fires, with commas between; absent without any.",
         "test": "true for a test.",
+        "replay_of": "ce_id of the event that this one repeats; absent of one that is new.",
     },
 )
 CHAT_EVENTS = Topic(

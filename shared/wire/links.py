@@ -42,6 +42,7 @@ _ORIGIN: Final = re.compile(r"(?:https?://|www\.)[^/?#]+|mailto:.+", re.IGNORECA
 _NOT_IN_A_URL: Final = re.compile(rf"(?!{_PATH}).|[\[\]{{}}^]", re.DOTALL)
 _LAST_MARKS: Final = ".,:;!?*_~'\"([{\u00ab\u00bb\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u2039\u203a"
 _LAST_ENTITIES: Final = re.compile(r"(?:&[A-Za-z0-9]{1,31};)++\Z")
+_BRACKET: Final = re.compile(r"[()\[\]{}]")
 _BRACKETS: Final = {"(": ")", "[": "]", "{": "}"}
 _CUT: Final = ("\u2026", "...")
 
@@ -79,11 +80,11 @@ def split_links(text: str) -> Iterator[tuple[str, str]]:
 def _trimmed(url: str) -> str:
     """Cut a URL before a bracket that it does not open, and before the punctuation of the sentence."""
     closing: list[str] = []
-    for position, character in enumerate(url):
-        if character in _BRACKETS:
-            closing.append(_BRACKETS[character])
-        elif character in ")]}" and (not closing or closing.pop() != character):
-            url = url[:position]
+    for found in _BRACKET.finditer(url):
+        if found[0] in _BRACKETS:
+            closing.append(_BRACKETS[found[0]])
+        elif not closing or closing.pop() != found[0]:
+            url = url[: found.start()]
             break
     return _LAST_ENTITIES.sub("", url).rstrip(_LAST_MARKS)
 

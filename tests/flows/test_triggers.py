@@ -106,7 +106,8 @@ def test_a_trigger_fires_and_tells_account_and_time(hub: Hub, bus: Bus) -> None:
             data = body["data"]
             assert (data["triggers"], data["account"]) == (paid["triggers"], paid["account"]), name
             assert body["timestamp" if name == "nchat" else "occurred_at"] == paid["occurred_at"], name
-            assert data["received_at"].startswith("20") and data["received_at"] != paid["occurred_at"], name
+            assert data["received_at"] not in (paid["occurred_at"], None), name
+            assert (data["test"], data["replay_of"]) == (False, None), name
             assert data["payload"]["account"] == paid["account"], name
         assert [each["data"]["triggers"] for each in to("several")] == [paid["triggers"], failed["triggers"]]
         assert to("other")[0]["data"]["account"] == failed.get("account")
@@ -150,8 +151,28 @@ def test_a_record_from_before_says_no_less_than_it_did() -> None:
         "triggers": [],
         "account": None,
         "received_at": event.time,
+        "test": False,
+        "replay_of": None,
         "payload": {"n": 12345678901234567890},
     }
+
+
+def test_a_test_and_a_replay_say_so(hub: Hub) -> None:
+    stripe = Stripe(hub, f"c-{token_hex(4)}")
+    path = f"/api/inbound-endpoints/{stripe.endpoint['id']}"
+    with Subscriber() as subscriber:
+        made = hub.outgoing_webhook(subscriber.url, events=["stripe.charge.refunded"])
+        subscriber.secret = made["secret"]
+        hub.call("POST", f"{path}/test", {"event": "charge.refunded"})
+        subscriber.wait_for(1)
+        shown = eventually(lambda: hub.call("GET", f"{path}/events")["items"])
+        hub.call("POST", f"{path}/events/{shown[0]['id']}/replay", expect=202)
+        subscriber.wait_for(2)
+        first, second = (json.loads(got.body) for got in subscriber.got)
+    assert (first["data"]["test"], first["data"]["replay_of"]) == (True, None)
+    assert (second["data"]["test"], second["data"]["replay_of"]) == (True, first["id"])
+    assert second["id"] != first["id"]
+    assert second["occurred_at"] == first["occurred_at"]
 
 
 def test_names_that_the_catalogue_lacks(hub: Hub) -> None:
