@@ -104,20 +104,21 @@ TOPICS: tuple[Topic, ...] = (
 
 def asyncapi(version: str) -> dict[str, Any]:
     """The AsyncAPI 3.0 document of the topics: headers are the CloudEvents envelope of each record."""
+    properties = {
+        "ce_specversion": {"const": "1.0"},
+        "ce_id": {"type": "string", "description": "Unique within ce_source; consumers dedupe on both."},
+        "ce_type": {"type": "string", "description": "A fact in the past tense, as message.created."},
+        "ce_source": {"type": "string", "format": "uri-reference"},
+        "ce_time": {"type": "string", "format": "date-time"},
+        "ce_subject": {"type": "string"},
+        "content-type": {"type": "string", "default": "application/json"},
+        "traceparent": {"type": "string", "description": "W3C trace context."},
+        "workspace": {"type": "string"},
+    }
     envelope = {
         "type": "object",
         "required": ["ce_specversion", "ce_id", "ce_type", "ce_source", "workspace"],
-        "properties": {
-            "ce_specversion": {"const": "1.0"},
-            "ce_id": {"type": "string", "description": "Unique within ce_source; consumers dedupe on both."},
-            "ce_type": {"type": "string", "description": "A fact in the past tense, as message.created."},
-            "ce_source": {"type": "string", "format": "uri-reference"},
-            "ce_time": {"type": "string", "format": "date-time"},
-            "ce_subject": {"type": "string"},
-            "content-type": {"type": "string", "default": "application/json"},
-            "traceparent": {"type": "string", "description": "W3C trace context."},
-            "workspace": {"type": "string"},
-        },
+        "properties": properties,
     }
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
@@ -125,10 +126,8 @@ def asyncapi(version: str) -> dict[str, Any]:
     for topic in TOPICS:
         headers: dict[str, Any] = {"$ref": "#/components/schemas/Envelope"}
         if topic.attributes:
-            told = {
-                name: {"type": "string", "description": about} for name, about in topic.attributes.items()
-            }
-            headers = {"allOf": [headers, {"type": "object", "properties": told}]}
+            own = {name: {"type": "string", "description": about} for name, about in topic.attributes.items()}
+            headers = {**envelope, "properties": {**properties, **own}}
         message: dict[str, Any] = {"headers": headers}
         if topic.payload:
             name = topic.payload.__name__
