@@ -168,14 +168,14 @@ class Fanout:
         """For each webhook whose patterns cover the event: its request, or None if its filter fails."""
         event = received.event
         kind = canonical(event.type)
-        webhooks = self._subscriptions.wanting(event.workspace, kind)
+        from_provider = received.topic == WEBHOOKS_RECEIVED.name
+        triggers = triggers_of(event) if from_provider else ()
+        webhooks = self._subscriptions.wanting(event.workspace, kind, triggers)
         reason: Reason | None = "filtered"
         if not webhooks:
-            reason = self._subscriptions.why_unwanted(event.workspace, kind)
+            reason = self._subscriptions.why_unwanted(event.workspace, kind, triggers)
         else:
-            facts = facts_of(
-                event, kind, str(order_of(received)), from_provider=received.topic == WEBHOOKS_RECEIVED.name
-            )
+            facts = facts_of(event, kind, str(order_of(received)), from_provider=from_provider)
             traceparent = child_of(event.traceparent)
             bodies: dict[Format, bytes] = {}
             for webhook in webhooks:
@@ -202,19 +202,33 @@ class Fanout:
 def facts_of(event: Event, kind: str, sequence: str, *, from_provider: bool = False) -> Facts:
     """An event as filters and formats see it. Raises `Malformed` when its data is not JSON.
 
-    The data of a provider's event is `provider`, `endpoint_id`, `event`, `delivery_id` and the platform's
-    `payload`, whose bytes stay as they came.
+    The data of a provider's event is a `ProviderEvent`: the platform's `payload`, whose bytes stay as they
+    came, and what the headers say of it. It occurred when the platform says, else when the hub received it.
     """
     raw, data = _provider_data(event) if from_provider else _data(event.data)
-    return Facts(event.id, kind, event.workspace, event.time, event.subject, sequence, raw, data)
+    occurred = event.attributes.get("occurred_at") if from_provider else None
+    return Facts(event.id, kind, event.workspace, occurred or event.time, event.subject, sequence, raw, data)
+
+
+def triggers_of(event: Event) -> tuple[str, ...]:
+    """The catalogue's triggers that a provider's event fires; none for a record that does not say."""
+    told = event.attributes.get("triggers")
+    return tuple(told.split(",")) if told else ()
 
 
 def _provider_data(event: Event) -> tuple[bytes, Any]:
     names = ("provider", "endpoint_id", "event", "delivery_id")
     try:
-        head = {name: event.attributes[name] for name in names}
+        head: dict[str, Any] = {name: event.attributes[name] for name in names}
     except KeyError as error:
         raise Malformed(f"header {error.args[0]} is missing from a received webhook") from None
+    head |= {
+        "triggers": list(triggers_of(event)),
+        "account": event.attributes.get("account") or None,
+        "received_at": event.time,
+        "test": event.attributes.get("test") == "true",
+        "replay_of": event.attributes.get("replay_of") or None,
+    }
     provider = providers().get(event.attributes["provider"])
     raw, payload = _data(provider.payload(event.content_type, event.data) if provider else event.data)
     return orjson.dumps(head)[:-1] + b',"payload":' + raw + b"}", {**head, "payload": payload}

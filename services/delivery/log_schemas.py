@@ -37,6 +37,7 @@ class ShownDelivery(BaseModel):
     open circuit. An erased delivery has `erased_at` and no `body`. While it waits, it is not attempted before
     `next_attempt_at`, for `waiting_reason` (null: its schedule); `next_attempt_at` is null while somebody has
     to act first (`paused`, `disabled`, `unreadable`).
+    `occurred_at` is when the hub received the event; the body has the provider's own time.
     """
 
     id: str

@@ -113,8 +113,8 @@ class Subscriptions:
         self._log = log
         self._task: asyncio.Task[None] | None = None
         self._by_workspace: dict[str, dict[str, Webhook]] = {}
-        self._matched: dict[str, dict[str, Sequence[Webhook]]] = {}
-        """By workspace and type of event."""
+        self._matched: dict[str, dict[tuple[str, tuple[str, ...]], Sequence[Webhook]]] = {}
+        """By workspace, then by the type of an event and its triggers."""
         self._remembered = 0
         self._unreadable: set[str] = set()
         self.collection: Collection = mongo.collection(WEBHOOKS)
@@ -135,33 +135,36 @@ class Subscriptions:
         await self.queues.stop()
         await self.snapshot.stop()
 
-    def wanting(self, workspace: str, event_type: str) -> Sequence[Webhook]:
-        """The enabled webhooks of a workspace whose patterns cover this type; filters come later."""
+    def wanting(self, workspace: str, event_type: str, triggers: tuple[str, ...] = ()) -> Sequence[Webhook]:
+        """Return the enabled webhooks whose patterns cover the type or a trigger; filters come later.
+
+        Each is there once, however many of its patterns do.
+        """
         webhooks = self._by_workspace.get(workspace)
         if not webhooks:
             return ()
-        found = self._matched.get(workspace, {}).get(event_type)
+        found = self._matched.get(workspace, {}).get((event_type, triggers))
         if found is None:
             found = [
                 webhook
                 for webhook in webhooks.values()
-                if webhook.enabled and matches(webhook.patterns, event_type)
+                if webhook.enabled and matches(webhook.patterns, event_type, *triggers)
             ]
             if self._remembered >= _MOST_REMEMBERED:
                 self._matched.clear()
                 self._remembered = 0
-            self._matched.setdefault(workspace, {})[event_type] = found
+            self._matched.setdefault(workspace, {})[event_type, triggers] = found
             self._remembered += 1
         return found
 
     def why_unwanted(
-        self, workspace: str, event_type: str
+        self, workspace: str, event_type: str, triggers: tuple[str, ...] = ()
     ) -> Literal["no_webhook", "no_pattern", "disabled"]:
-        """Why `wanting` is empty for this type."""
+        """Return why `wanting` is empty for this type and these triggers."""
         webhooks = self._by_workspace.get(workspace)
         if not webhooks:
             return "no_webhook"
-        covered = any(matches(webhook.patterns, event_type) for webhook in webhooks.values())
+        covered = any(matches(webhook.patterns, event_type, *triggers) for webhook in webhooks.values())
         return "disabled" if covered else "no_pattern"
 
     def sends(self, webhook: Webhook) -> bool:

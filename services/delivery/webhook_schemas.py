@@ -31,7 +31,7 @@ _RESERVED_PREFIXES: Final = ("webhook-", "x-webhook-", "x-chatwoot-", "x-interli
 
 def _pattern(text: str) -> str:
     if not is_pattern(text):
-        raise ValueError("an event type (message.created), a prefix (message.*) or *")
+        raise ValueError("an event type (message.created), a prefix (message.*), a trigger's id or *")
     return canonical(text)
 
 
@@ -313,6 +313,7 @@ class ShownWebhook(BaseModel):
 
     `headers` are names alone: values are secret. `public_keys` are what receivers verify `standard_v1a`
     with, the newest first. While anything is in `unreadable`, nothing is sent and every event waits.
+    `warnings` are about names in `events` that the catalogue does not know.
     """
 
     id: str
@@ -343,6 +344,7 @@ class ShownWebhook(BaseModel):
     created_at: str
     updated_at: str
     secret: str | None = None
+    warnings: list[str] = []
 
 
 class TestDelivery(BaseModel):

@@ -1,6 +1,6 @@
 """The management API of outgoing webhooks, and of the workspace's queue as a whole."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from services.delivery.webhook_schemas import (
     Unreadable,
     WebhookChange,
 )
+from shared.catalog.event_names import event_names
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, Misconfigured, NotFound
 from shared.contracts.event_types import canonical
@@ -51,7 +52,7 @@ _TEST_WITHIN_S: Final = 1.8
 
 _AS_STORED: Final = tuple(
     ShownWebhook.model_fields.keys()
-    - {"id", "disabled_reason", "public_keys", "headers", "auth", "retry", "health", "secret"}
+    - {"id", "disabled_reason", "public_keys", "headers", "auth", "retry", "health", "secret", "warnings"}
     - {"unreadable", "created_at", "updated_at"}
 )
 _DEFAULTS: Final[Document] = {
@@ -68,7 +69,12 @@ _LIFTING: Final = frozenset({"url", "circuit_breaker", "max_retry_after_s"})
 
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
-Force = Annotated[bool, Query(description="Also when another webhook of the workspace has this URL.")]
+Force = Annotated[
+    bool,
+    Query(
+        description="Also when another webhook of the workspace has this URL, or the catalogue no such event."
+    ),
+]
 
 
 class WebhooksApi:
@@ -114,6 +120,7 @@ class WebhooksApi:
     async def create(self, body: NewWebhook, key: Writer, *, force: Force = False) -> ShownWebhook:
         """Subscribe a URL to events. The secret is shown this once."""
         self._check_url(body.url)
+        warnings = _check_names(body.events, force=force)
         if await self._is_full(key.workspace, self._settings.webhooks_per_workspace):
             raise self._no_room()
         if not force:
@@ -147,7 +154,7 @@ class WebhooksApi:
             await self._change(webhook_id, _gone())  # others were made at the same moment
             raise self._no_room()
         await self._subscriptions.snapshot.record(document["_id"])
-        return self._show(document, {}, secret)
+        return self._show(document, {}, secret).model_copy(update={"warnings": warnings})
 
     async def list_webhooks(
         self, key: Reader, limit: Limit = 50, cursor: Cursor = None
@@ -184,9 +191,11 @@ class WebhooksApi:
                 await self._check_url_is_free(key.workspace, body.url)
         if "enabled" in change:
             change |= _switched(on=change["enabled"])
+        warnings = _check_names(body.events or (), document["events"], force=force)
         self._check(document | change)
         lift = bool(change.get("enabled")) or bool(_LIFTING & change.keys())
-        return await self._shown(await self._change(webhook_id, change, lift=lift))
+        shown = await self._shown(await self._change(webhook_id, change, lift=lift))
+        return shown.model_copy(update={"warnings": warnings})
 
     async def delete(self, webhook_id: str, key: Writer) -> Response:
         """Remove a webhook: what waits for it is cancelled, its log stays until it expires."""
@@ -232,7 +241,8 @@ class WebhooksApi:
             subject=body.subject,
         )
         facts = facts_of(event, canonical(event.type), "0")
-        wanted, because = matches(body.events, facts.type), "events: no pattern covers this type"
+        names = (facts.type, *_triggers_in(body.data))
+        wanted, because = matches(body.events, *names), "events: no pattern covers this type"
         wish = Filter.of(body.filter.model_dump() if body.filter else {})
         if wanted:
             wanted, because = wish.explain(facts, body.integration_id or "") if wish else (True, "")
@@ -416,6 +426,7 @@ class WebhooksApi:
             created_at=rfc3339(document["created_at"]),
             updated_at=rfc3339(document["changed_at"]),
             secret=secret or None,
+            warnings=event_names().check(document["events"], document["events"], suggesting=False).warnings,
         )
 
     def _public_keys(self, document: Document) -> list[str]:
@@ -441,6 +452,21 @@ def _stored(given: dict[str, Any]) -> dict[str, Any]:
 def _gone() -> Document:
     """A webhook that is deleted: what remains of it tells other processes so."""
     return {"deleted_at": utcnow(), "claims_url": False, "secrets": [], "headers": None, "auth": None}
+
+
+def _check_names(events: Sequence[str], accepted: Sequence[str] = (), *, force: bool) -> list[str]:
+    """What to warn of. Raises `Invalid` for names that the catalogue lacks and `accepted` does not have."""
+    report = event_names().check(events, events if force else accepted)
+    if report.errors:
+        errors = [FieldError(f"events.{position}", error) for position, error in report.errors.items()]
+        raise Invalid("some fields are not acceptable", errors=tuple(errors))
+    return report.warnings
+
+
+def _triggers_in(data: Any) -> list[str]:
+    """The triggers of a provider's event in a preview, where its data names any."""
+    found = data.get("triggers") if isinstance(data, dict) else None
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
 
 
 def _switched(*, on: bool) -> Document:

@@ -169,6 +169,9 @@ class FromTemplate(_Body):
 class ShownExecution(BaseModel):
     """One request at an endpoint and what became of it.
 
+    `accounts` are the provider's accounts that its events are about, `occurred_at` is when the first of them
+    happened: both as the provider says, where it does.
+
     `verdict` is null where it did not come to that: a handshake, a limit. `replays` counts how often its
     events were put on their way again.
     """
@@ -185,6 +188,8 @@ class ShownExecution(BaseModel):
     events: int
     types: list[str]
     triggers: list[str]
+    accounts: list[str]
+    occurred_at: str | None
     event_ids: list[str]
     delivery_ids: list[str]
     test: bool

@@ -8,10 +8,12 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from shared.catalog.event_names import event_names
 from shared.catalog.registry import providers
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError
 from shared.contracts.event_types import EVENT_TYPES, canonical
+from shared.contracts.messages import ProviderEvent
 from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_S, Collection, Document, Index, Mongo
@@ -47,6 +49,7 @@ class KnownType:
     aliases: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = None
     example: Any = None
+    triggers: tuple[str, ...] = ()
     created_at: str | None = None
     updated_at: str | None = None
 
@@ -64,9 +67,36 @@ def fixed_types() -> Mapping[str, KnownType]:
         abouts = {name: event.about for name, event in webhook.handled.items()} if webhook else {}
         for name in (*provider.handled, *provider.ignored):
             about = abouts.get(name, f"{provider.manifest.name} sent the event {name}.")
-            provided.append(KnownType(f"{provider.id}.{name}", "provider", about))
+            fires = tuple(event_names().triggers_of(provider.id, name))
+            schema, example = _provided_schema(), _example(provider.id, name, fires)
+            provided.append(
+                KnownType(
+                    f"{provider.id}.{name}", "provider", about, schema=schema, example=example, triggers=fires
+                )
+            )
     kinds = (sorted(kind, key=lambda each: each.name) for kind in (built_in, provided))
     return {each.name: each for kind in kinds for each in kind}
+
+
+@cache
+def _provided_schema() -> Mapping[str, Any]:
+    return ProviderEvent.model_json_schema()
+
+
+def _example(provider: str, event: str, fires: tuple[str, ...]) -> Mapping[str, Any]:
+    """An event of a provider as a subscriber receives it; `payload` is whatever the provider sent."""
+    return {
+        "provider": provider,
+        "endpoint_id": "ep_1",
+        "event": event,
+        "delivery_id": "dlv_1",
+        "triggers": list(fires),
+        "account": "acme",
+        "received_at": "2026-03-01T09:00:00.000Z",
+        "test": False,
+        "replay_of": None,
+        "payload": {},
+    }
 
 
 def taken(name: str) -> str | None:
@@ -79,9 +109,9 @@ def taken(name: str) -> str | None:
 
 
 def is_provided(name: str) -> bool:
-    """Whether only the hub itself publishes this type, for what came in through an endpoint."""
+    """Whether only the hub itself publishes this name, for what came in through an endpoint."""
     family = name.partition(".")[0]
-    return family == INCOMING or family in providers()
+    return family == INCOMING or family in providers() or event_names().is_trigger(name)
 
 
 @cache

@@ -177,6 +177,7 @@ def _show(known: KnownType) -> ShownEventType:
         aliases=list(known.aliases),
         schema=known.schema,
         example=known.example,
+        triggers=list(known.triggers),
         created_at=known.created_at,
         updated_at=known.updated_at,
     )

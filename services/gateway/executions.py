@@ -57,6 +57,8 @@ class Seen(NamedTuple):
     event: str
     delivery_id: str
     triggers: tuple[str, ...]
+    account: str = ""
+    occurred_at: str = ""
 
 
 @dataclass(slots=True)
@@ -225,6 +227,11 @@ def _events(each: Execution) -> Document:
         "event_ids": list(each.event_ids[:_MOST_NAMED]),
         "triggers": sorted({trigger for seen in named for trigger in seen.triggers}),
     }
+    accounts = sorted({seen.account for seen in named if seen.account})
+    if accounts:
+        document["accounts"] = accounts
+    if occurred := [seen.occurred_at for seen in named if seen.occurred_at]:
+        document["occurred_at"] = min(occurred)
     deliveries = sorted({seen.delivery_id for seen in named if seen.delivery_id})
     if deliveries:
         document["delivery_ids"] = deliveries

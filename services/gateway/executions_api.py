@@ -192,6 +192,8 @@ def _show(document: Document) -> ShownExecution:
         events=document.get("events", 0),
         types=document.get("types", []),
         triggers=document.get("triggers", []),
+        accounts=document.get("accounts", []),
+        occurred_at=document.get("occurred_at"),
         event_ids=document.get("event_ids", []),
         delivery_ids=document.get("delivery_ids", []),
         test=document.get("test", False),

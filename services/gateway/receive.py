@@ -507,7 +507,10 @@ class Receiver:
                 len(course.body),
                 course.verdict,
                 told.detail,
-                [Seen(each.event, each.delivery_id, each.triggers) for each in course.arrived],
+                [
+                    Seen(each.event, each.delivery_id, each.triggers, each.account, each.occurred_at)
+                    for each in course.arrived
+                ],
                 course.event_ids,
                 course.places,
                 _refused_body(endpoint, course) if refused else b"",

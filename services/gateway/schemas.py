@@ -81,7 +81,10 @@ class EventTypeChange(_Body):
 
 
 class ShownEventType(BaseModel):
-    """An event type; `aliases` are names that are taken for it when an event is published."""
+    """An event type; `aliases` are names that are taken for it when an event is published.
+
+    `triggers` are those of the catalogue that an event of a provider may fire: other names to subscribe to.
+    """
 
     name: str
     source: Source
@@ -89,6 +92,7 @@ class ShownEventType(BaseModel):
     aliases: list[str]
     schema_: dict[str, Any] | None = Field(alias="schema")
     example: Any
+    triggers: list[str]
     created_at: str | None
     updated_at: str | None
 

@@ -99,6 +99,8 @@ def message_of(event: Event) -> InboundMessage:
             endpoint_id=_attribute(event, "endpoint_id"),
             event=_attribute(event, "event"),
             delivery_id=_attribute(event, "delivery_id"),
+            account=event.attributes.get("account") or None,
+            occurred_at=event.attributes.get("occurred_at") or None,
         ),
         sent_at=event.time,
     )

@@ -387,9 +387,10 @@ def _unused(
                 yield f"{FIXTURES}: none is signed in the way {position} ({what}): add one that it applies to"
 
 
-_MARK: Final = "@*[{}("
-"""Behind a value of the payload. What `md` makes of it has backslashes, and `url` writes `(` as `%28`."""
-_MARKED: Final = re.compile(r"@\*\[(\d+)\(")
+_MARK: Final = "@*[{}<"
+"""Behind a value of the payload. What `md` makes of it has backslashes, a URL ends before `<`, and `url`
+writes it as `%3C`."""
+_MARKED: Final = re.compile(r"@\*\[(\d+)<")
 _COMPARED: Final = re.compile(r"{%-?\s*(?:if|elsif|unless|case|when|assign)\b(.*?)%}", re.DOTALL)
 _NAME: Final = re.compile(r"[A-Za-z_][\w-]*")
 _MOST_MARKED: Final = 60
@@ -500,15 +501,12 @@ def _leaks(
     for number, text in enumerate(texts):
         text.mark(number)
     try:
-        message = templates.message(payload)
+        parts = templates.rendered(payload)
     except Unrenderable:
-        return []  # a colour or the like that is none with the mark
+        return []
     finally:
         for text in texts:
             text.restore()
-    parts = {"actor": message.author.name, "text": message.text}
-    for card in message.embeds:
-        parts |= {"title": card.title or "", "body": card.description or "", "url": str(card.url or "")}
     return [(texts[int(number)], part) for part, made in parts.items() for number in _MARKED.findall(made)]
 
 

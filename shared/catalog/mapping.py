@@ -8,6 +8,7 @@ from pydantic import Field, HttpUrl, StringConstraints, TypeAdapter, ValidationE
 
 from shared.catalog.manifest import MessageTemplates, Webhook
 from shared.contracts.messages import Author, Embed, Payload
+from shared.wire.links import plain_text, shorten
 from shared.wire.render import MessageTemplate, Unrenderable
 
 MOST_TEXT: Final = 4000
@@ -49,13 +50,11 @@ class EventTemplates:
 
         Raises `Unrenderable`: a template went over its bounds, or made no text or a card that is not valid.
         """
-        phrases = {phrase: template.render(payload) for phrase, template in self._phrases.items()}
-        context = {**payload, **phrases}
-        said = {part: template.render(context) for part, template in self._parts.items()}
+        said = self.rendered(payload)
         try:
             return ShownMessage(
                 author=Author.model_validate(
-                    {"name": self._actor.render(payload), "icon_url": _address(self._icon.render(payload))}
+                    {"name": plain_text(said["actor"]), "icon_url": _address(said["actor_icon"])}
                 ),
                 text=_within(said.get("text", ""), MOST_TEXT),
                 embeds=[_embed(said)] if said.get("title") or said.get("body") else [],
@@ -63,6 +62,13 @@ class EventTemplates:
         except ValidationError as error:
             faults = [".".join(map(str, fault["loc"])) + f": {fault['msg']}" for fault in error.errors()]
             raise Unrenderable("the message is not valid: " + "; ".join(faults)) from None
+
+    def rendered(self, payload: Mapping[str, Any]) -> dict[str, str]:
+        """Render each part of the message to Markdown, as its template has it. Raises `Unrenderable`."""
+        phrases = {phrase: template.render(payload) for phrase, template in self._phrases.items()}
+        context = {**payload, **phrases}
+        parts = {part: template.render(context) for part, template in self._parts.items()}
+        return parts | {"actor": self._actor.render(payload), "actor_icon": self._icon.render(payload)}
 
 
 def calls(source: str, phrase: str) -> bool:
@@ -73,7 +79,7 @@ def calls(source: str, phrase: str) -> bool:
 def _embed(said: Mapping[str, str]) -> Embed:
     return Embed.model_validate(
         {
-            "title": _cut(said.get("title", ""), _MOST_TITLE) or None,
+            "title": _cut(plain_text(said.get("title", "")), _MOST_TITLE) or None,
             "description": _within(said.get("body", ""), _MOST_BODY) or None,
             "url": _address(said.get("url", "")),
             "color": said.get("color") or None,
@@ -94,14 +100,8 @@ def _within(text: str, longest: int) -> str:
     """The text without the last lines that are too much."""
     while len(text) > longest and "\n" in text:
         text = text.rpartition("\n")[0]
-    return text
+    return shorten(text, longest)
 
 
 def _cut(text: str, longest: int) -> str:
-    """One line of escaped text, cut before an escape rather than inside it."""
-    if len(text) <= longest:
-        return text
-    head = text[: longest - 1]
-    if (len(head) - len(head.rstrip("\\"))) % 2:
-        head = head[:-1]
-    return head + "…"
+    return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"

@@ -31,7 +31,10 @@ class EmbedField(Payload):
 
 
 class Embed(Payload):
-    """A card below a message. `color` is `#rrggbb`."""
+    """A card below a message. `description` and the values of fields are Markdown, all else is plain text.
+
+    `color` is `#rrggbb`.
+    """
 
     title: Text256 | None = None
     description: Text4000 | None = None
@@ -42,7 +45,7 @@ class Embed(Payload):
 
 
 class Author(Payload):
-    """Who a message is shown as from: a person of the platform, or the integration itself."""
+    """Who a message is shown as from: a person of the platform, or the integration itself. Plain text."""
 
     name: Text256
     icon_url: HttpUrl | None = None
@@ -50,12 +53,18 @@ class Author(Payload):
 
 
 class Origin(Payload):
-    """Where a message came from, so that what the hub brought in is never sent back there."""
+    """Where a message came from, so that what the hub brought in is never sent back there.
+
+    `account` is the provider's account that it is about, and `occurred_at` when it happened, where the
+    provider says so.
+    """
 
     provider: str
     endpoint_id: str
     event: str
     delivery_id: str
+    account: str | None = None
+    occurred_at: str | None = None
 
 
 class InboundMessage(Payload):
@@ -90,12 +99,23 @@ class MessageCreated(Payload):
 
 
 class ProviderEvent(Payload):
-    """The data of a provider's event as a subscriber receives it (type `<provider>.<event>`)."""
+    """The data of a provider's event as a subscriber receives it (type `<provider>.<event>`).
+
+    `triggers` are the ids of the catalogue that the event fires; `account` is the provider's account that it
+    is about, null where the event does not say. `received_at` is when the hub received it; when it happened,
+    as the provider says, is `occurred_at` of the envelope. `test` is true for a test of an endpoint, and
+    `replay_of` is the id of the event that somebody had sent again.
+    """
 
     provider: str
     endpoint_id: str
     event: str
     delivery_id: str
+    triggers: list[str] = []
+    account: str | None = None
+    received_at: str | None = None
+    test: bool = False
+    replay_of: str | None = None
     payload: Any
 
 

@@ -6,11 +6,16 @@ from typing import Any, Final
 
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
+from shared.wire.links import link
+
 _MOST: Final = 40_000
 _MOST_PARTS: Final = 25
 _ADDRESS: Final = TypeAdapter(HttpUrl)
 
-_LABELLED: Final = re.compile(r"<((?:https?://|mailto:)[^|<>\s]+)\|([^<>\n]+)>")
+_LINK: Final = re.compile(
+    r"<(?P<url>(?:https?://|mailto:)[^|<>\s]+)\|(?P<label>[^<>\n]+)>|<?(?:https?://|mailto:)[^|<>\s]+>?"
+)
+_BRACKET: Final = re.compile(r"(?<!\\)[\[\]]")
 _CHANNEL: Final = re.compile(r"<#[A-Z0-9]+\|([^<>\n|]+)>")
 _USER: Final = re.compile(r"<@[A-Z0-9]+\|([^<>\n|]+)>")
 _SPECIAL: Final = re.compile(r"<!(here|channel|everyone)(?:\|[^<>\n]*)?>")
@@ -27,7 +32,19 @@ def from_mrkdwn(text: str, *, emphasis: bool = True) -> str:
     """
     if len(text) > _MOST:
         return text
-    text = _LABELLED.sub(r"[\2](\1)", text)
+    # Marks in a URL are its own: a NUL holds the place of each link while the others are read.
+    links: list[str] = []
+
+    def masked(found: re.Match[str]) -> str:
+        label = found["label"]
+        links.append(_labelled(_unlinked(label, emphasis=emphasis), found["url"]) if label else found[0])
+        return "\0"
+
+    first, *others = _unlinked(_LINK.sub(masked, text.replace("\0", "")), emphasis=emphasis).split("\0")
+    return first + "".join(made + other for made, other in zip(links, others, strict=True))
+
+
+def _unlinked(text: str, *, emphasis: bool) -> str:
     text = _CHANNEL.sub(r"#\1", text)
     text = _USER.sub(r"@\1", text)
     text = _SPECIAL.sub(r"@\1", text)
@@ -35,6 +52,11 @@ def from_mrkdwn(text: str, *, emphasis: bool = True) -> str:
     if emphasis:
         text = _STRUCK.sub(r"~~\1~~", _BOLD.sub(r"**\1**", text))
     return text
+
+
+def _labelled(label: str, url: str) -> str:
+    """A link in Markdown, whatever brackets there are in its label and its URL."""
+    return link(_BRACKET.sub(r"\\\g<0>", label), url.replace("\\", "%5C"))
 
 
 def from_blocks(blocks: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
@@ -72,7 +94,7 @@ def from_buttons(buttons: object) -> str:
             label = label if isinstance(label, str) else _text(label)
             address = web_address(button.get("url"))
             if label and address:
-                found.append(f"[{label}]({address})")
+                found.append(_labelled(label, address))
     return " ".join(found)
 
 

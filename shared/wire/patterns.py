@@ -1,4 +1,4 @@
-"""Event patterns: an exact type (`github.push`), a prefix (`github.*`) or everything (`*`)."""
+"""Event patterns: an exact type (`github.push`) or trigger, a prefix (`github.*`) or everything (`*`)."""
 
 import re
 from collections.abc import Iterable
@@ -12,9 +12,13 @@ def is_pattern(text: str) -> bool:
     return len(text) <= 200 and PATTERN.fullmatch(text) is not None
 
 
-def matches(patterns: Iterable[str], event_type: str) -> bool:
-    """Whether one of the patterns covers the type. `a.*` covers `a.b` and `a.b.c`, not `a`."""
+def matches(patterns: Iterable[str], *names: str) -> bool:
+    """Whether one of the patterns covers one of the names of an event: its type, or a trigger that it fires.
+
+    `a.*` covers `a.b` and `a.b.c`, not `a`.
+    """
     return any(
-        pattern in ("*", event_type) or (pattern.endswith(".*") and event_type.startswith(pattern[:-1]))
+        pattern in ("*", name) or (pattern.endswith(".*") and name.startswith(pattern[:-1]))
         for pattern in patterns
+        for name in names
     )

@@ -3,28 +3,30 @@
 A template is data from a manifest (later also from a user), the context a payload from a stranger.
 Tags and filters are a short list: what could multiply (`join` of a range, `replace` without a bound)
 or load another template is not on it. The filters of our own make a value safe inside Markdown, so
-that nobody's branch name forges a link or a mention.
+that nobody's branch name forges a link or a mention; URLs in a value stay links, byte for byte.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from liquid import BoundTemplate, Environment
 from liquid.exceptions import FilterError, LiquidError
 
 from shared.contracts.errors import InterlinkError
+from shared.wire.links import bare_link, cut_label, escape, link, split_links, web_url
 
 MOST_CHARACTERS: Final = 20_000
 """Of one rendered text, and of a template's source."""
 
-_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~@&])")
+_LONGEST: Final = 200
+"""Characters of a value on a line, where a template does not say."""
+
 _BLANK: Final = re.compile(r"\s+")
-_RULE: Final = re.compile(r"[-=+]+")
+_RULE: Final = re.compile(r"[-=+: ]+")
 _HEADING: Final = re.compile(r"#{1,6}\s+")
 _BULLET: Final = re.compile(r"[*+]\s+")
 _STRONG: Final = re.compile(r"(?<!\w)\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\w)")
-_URL: Final = re.compile(r"https?://[^\s/?#@<>\"'`\\{}|^\[\]]+(?:[/?#][^\s<>\"'`\\{}|^]*)?", re.IGNORECASE)
 _LAYOUT: Final = re.compile(r"[ \t]*\n[ \t]*(\n?)\s*")
 _RUN: Final = re.compile(r"[ \t]+")
 _BREAK: Final = re.compile(r" ?\n\s*")
@@ -57,14 +59,41 @@ def _plain(value: object) -> str:
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
-def _line(text: str, longest: int) -> str:
-    line = _BLANK.sub(" ", _UNSEEN.sub("", text)).strip()
-    return line if len(line) <= longest else line[: max(longest, 1) - 1].rstrip() + "…"
+def _shown(parts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Bring the parts of a text (see `split_links`) on one line, without what is not seen of them."""
+    line = [(text if url else _BLANK.sub(" ", _UNSEEN.sub("", text)), url) for text, url in parts]
+    if line and not line[0][1]:
+        line[0] = (line[0][0].lstrip(), "")
+    if line and not line[-1][1]:
+        line[-1] = (line[-1][0].rstrip(), "")
+    return line
 
 
-def _md(value: object, longest: int = 200) -> str:
-    """`md`: the value on one line, cut to `longest` characters, with nothing that Markdown acts on."""
-    return _SPECIAL.sub(r"\\\1", _line(_plain(value)[:MOST_CHARACTERS], longest))
+def _line(given: Iterable[tuple[str, str]], longest: int) -> tuple[str, str]:
+    """Cut the parts of a text to `longest` characters on one line: what is seen of it, and its Markdown.
+
+    A URL that is cut leads to its whole address, where enough of it is seen to tell the host.
+    """
+    parts = _shown(given)
+    seen = "".join(visible for visible, _url in parts)
+    if len(seen) <= longest:
+        return seen, "".join(bare_link(visible, url) if url else escape(visible) for visible, url in parts)
+    left = max(longest, 1) - 1
+    seen, written = f"{seen[:left]}…", ""
+    for visible, url in parts:
+        if len(visible) > left:
+            if label := cut_label(visible, left) if url else "":
+                return seen, written + link(f"{escape(label)}…", url)
+            written += "" if url else escape(visible[:left])
+            break
+        left -= len(visible)
+        written += bare_link(visible, url) if url else escape(visible)
+    return seen, f"{written.rstrip()}…"
+
+
+def _md(value: object, longest: int = _LONGEST) -> str:
+    """`md`: the value on one line, cut to `longest` characters; Markdown acts on nothing but its URLs."""
+    return _line(split_links(_plain(value)[:MOST_CHARACTERS]), longest)[1]
 
 
 def _bold(value: object) -> str:
@@ -74,17 +103,20 @@ def _bold(value: object) -> str:
 
 
 def _url(value: object) -> str:
-    """`url`: an http or https address without user name, fit for a Markdown link; else nothing."""
-    text = _plain(value).strip()
-    if len(text) > 2000 or not _URL.fullmatch(text):
-        return ""
-    return _UNSEEN.sub("", text).replace("(", "%28").replace(")", "%29")
+    """`url`: an http or https address without user name; else nothing."""
+    return web_url(_plain(value))
 
 
 def _link(label: object, target: object) -> str:
     """`link: target`: the label as a Markdown link, or alone when the target is not one to follow."""
-    text, address = _md(label), _url(target)
-    return f"[{text}]({address})" if text and address else text
+    address = _url(target)
+    if not address:
+        return _md(label)
+    seen = "".join(visible for visible, _url in _shown(split_links(_plain(label)[:MOST_CHARACTERS])))
+    if seen == address:
+        return bare_link(seen, address)
+    text = seen if len(seen) <= _LONGEST else f"{seen[: _LONGEST - 1].rstrip()}…"
+    return link(escape(text), address) if text else ""
 
 
 def _subject(value: object, longest: int = 100) -> str:
@@ -100,22 +132,32 @@ def _excerpt(value: object, lines: int = 5, characters: int = 500) -> str:
     found: list[str] = []
     left = max(characters, 1)
     for raw in _uncommented(_plain(value)[:MOST_CHARACTERS]).splitlines():
-        line = _line(_unmarked(raw.strip()), max(left, 1))
+        seen, line = _line(_unmarked(raw.strip()), max(left, 1))
         if not line:
             continue
         if found and (len(found) >= lines or left <= 1):
             found[-1] = found[-1].removesuffix("…") + "…"
             break
-        left -= len(line)
-        found.append(("\\" if _RULE.fullmatch(line) else "") + _SPECIAL.sub(r"\\\1", line))
+        left -= len(seen)
+        found.append(("\\" if _RULE.fullmatch(seen) else "") + line)
     return "\n".join(found)
 
 
-def _unmarked(line: str) -> str:
-    """Without the marks of a heading and of bold type, and with `-` for every kind of bullet."""
+def _unmarked(line: str) -> Iterator[tuple[str, str]]:
+    """Split a line into parts (see `split_links`) without marks of a heading, of bold type and around URLs.
+
+    Every kind of bullet becomes `-`.
+    """
     line = _HEADING.sub("", line, count=1) if line.startswith("#") else line
     line = _BULLET.sub("- ", line, count=1) if line.startswith(("* ", "+ ")) else line
-    return _STRONG.sub(r"\1", line[:2000])
+    # Marks in a URL are its own: a NUL holds the place of each while the others are taken out.
+    parts = list(split_links(line.replace("\0", "")))
+    masked = "".join("\0" if url else text for text, url in parts)[:2000]
+    texts = _STRONG.sub(r"\1", masked).replace("<\0>", "\0").split("\0")
+    yield texts[0], ""
+    for text, found in zip(texts[1:], (part for part in parts if part[1]), strict=False):
+        yield found
+        yield text, ""
 
 
 def _uncommented(text: str) -> str:

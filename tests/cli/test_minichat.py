@@ -22,6 +22,7 @@ from shared.contracts.messages import MessageCreated
 from shared.contracts.topics import CHAT_EVENTS, CHAT_INBOUND
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.settings import KafkaSettings
+from shared.wire.render import MessageTemplate
 from tests.cli.commands import clean_env, environment_of
 from tests.support.browser import CHROMIUM, Tab, opened
 from tests.support.eventually import eventually
@@ -226,6 +227,22 @@ class TestInABrowser:
             assert counts == [0, 0, 0, 0, 0]
             assert "<script>hit()</script>" in await tab.evaluate("document.querySelector('main').innerText")
             assert tab.complaints == []
+
+    async def test_links_lead_where_they_say(self, chat: Chat) -> None:
+        url = "https://links.example/a_(b)/**/c~d#issuecomment-1_2"
+        written = MessageTemplate("{{ v | md }} **{{ v | md }}** {{ 'label' | link: v }}").render({"v": url})
+        await chat.send(message(f"{written} bare https://links.example/x_(y). <mailto:ann_b@links.example>"))
+        async with opened(chat.url) as tab:
+            found = "[...document.querySelectorAll('main a')].map((a) => [a.textContent, a.href])"
+            await tab.until(f"{found}.some((link) => link[1].startsWith('https://links.example'))")
+            links = [link for link in await tab.evaluate(found) if "links.example" in link[1]]
+        assert links == [
+            [url, url],
+            [url, url],
+            ["label", url],
+            ["https://links.example/x_(y)", "https://links.example/x_(y)"],
+            ["mailto:ann_b@links.example", "mailto:ann_b@links.example"],
+        ]
 
     async def test_writing_and_channels(self, chat: Chat) -> None:
         async with opened(f"{chat.url}/#plans") as tab:

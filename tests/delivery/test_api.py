@@ -131,6 +131,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         "public_keys": [],
         "health": {"circuit": "closed", "failing_since": None},
         "unreadable": [],
+        "warnings": [],
     }
     path = f"{PATH}/{made['id']}"
     shown = {**made, "secret": None}

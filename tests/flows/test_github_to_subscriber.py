@@ -203,6 +203,11 @@ def test_what_arrives_is_what_github_sent(flow: Flow) -> None:
             "endpoint_id": flow.endpoint_id,
             "event": sent.example.event,
             "delivery_id": sent.delivery_id,
+            "triggers": data["triggers"],
+            "account": data["payload"].get("repository", {}).get("owner", {}).get("login"),
+            "received_at": data["received_at"],
+            "test": False,
+            "replay_of": None,
             "payload": data["payload"],
         }
         assert (body["id"], body["type"]) == (sent.event_id, f"github.{sent.example.event}")

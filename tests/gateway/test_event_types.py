@@ -14,6 +14,7 @@ import pytest
 
 from shared.catalog.registry import providers
 from shared.contracts.event_types import EVENT_TYPES
+from shared.wire.schemas import Schema
 from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -127,9 +128,14 @@ def test_a_built_in_type_by_each_of_its_names(client: httpx.Client) -> None:
     assert client.get("/api/event-types/no.such").status_code == 404
 
 
-def test_a_providers_type_has_no_schema(client: httpx.Client) -> None:
+def test_a_providers_type_has_what_all_of_them_have(client: httpx.Client) -> None:
     shown = client.get("/api/event-types/github.push").json()
-    assert (shown["source"], shown["schema"], shown["example"]) == ("provider", None, None)
+    assert shown["source"] == "provider"
+    assert shown["triggers"] == ["github_trigger_new_commit"]
+    assert shown["schema"]["required"] == ["provider", "endpoint_id", "event", "delivery_id", "payload"]
+    checked = Schema(json.dumps(shown["schema"]).encode())
+    assert checked.fault(shown["example"], 1) is None
+    assert shown["example"]["triggers"] == shown["triggers"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shared.contracts.errors import Invalid, Malformed
 from shared.wire.incoming import IncomingMessage, read_incoming
+from shared.wire.markup import from_mrkdwn
 
 JSON = "application/json; charset=utf-8"
 FORM = "application/x-www-form-urlencoded"
@@ -231,6 +232,7 @@ def test_a_numbered_embed() -> None:
     [
         ("<https://a.example|a *b*>", "[a *b*](https://a.example)"),
         ("<https://a.example>", "<https://a.example>"),
+        ("<https://a.example/b_(c|a]b>", "[a\\]b](<https://a.example/b_(c>)"),
         ("<mailto:a@b.example|a@b.example>", "[a@b.example](mailto:a@b.example)"),
         ("<!here> <!channel|channel> <!everyone>", "@\u200bhere @\u200bchannel @\u200beveryone"),
         ("<#C024BE7LR|general> <@U024BE7LH|bob> <@U024BE7LH>", "#general @bob <@U024BE7LH>"),
@@ -502,3 +504,16 @@ def test_an_icon_is_on_the_internet(name: str, url: str) -> None:
 )
 def test_an_icon_may_be_anywhere_on_it(url: str) -> None:
     assert read({"text": "x", "icon_url": url})["icon_url"].lower().startswith("https://")
+
+
+@pytest.mark.parametrize(
+    ("given", "markdown"),
+    [
+        ("*Build <https://a.example/7|7> failed*", "**Build [7](https://a.example/7) failed**"),
+        ("see https://a.example/*b*/~c~/d and *e*", "see https://a.example/*b*/~c~/d and **e**"),
+        ("<https://a.example/*b*/~c~|~gone~>", "[~~gone~~](https://a.example/*b*/~c~)"),
+        ("\0 <https://a.example|x>", " [x](https://a.example)"),
+    ],
+)
+def test_marks_in_a_url_are_its_own(given: str, markdown: str) -> None:
+    assert from_mrkdwn(given) == markdown
