@@ -138,16 +138,10 @@ FAULTS: list[tuple[Any, Any, str, str]] = [
         "is required: it fits none of 3 forms, and Log line is the closest",
     ),
     (
-        {"oneOf": [True, True]},
-        {},
-        "",
-        'this is valid under more than one of the schemas listed in the "oneOf" keyword',
-    ),
-    (
         {"anyOf": [False, {"$ref": "#/$defs/no"}], "$defs": {"no": False}},
         {},
         "",
-        "is not allowed: it fits none of 2 forms, and number 1 is the closest",
+        "this is not valid under any of the schemas listed in the 'anyOf' keyword",
     ),
     ({"const": "right"}, "secret", "", '"right" was expected'),
     ({"pattern": "^a+$"}, "secret", "", 'this does not match "^a+$"'),
