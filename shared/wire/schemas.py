@@ -6,7 +6,7 @@ never come back to where they are, `unevaluated...` (exponential when nested) is
 linear (no look-around, no back-references), and every schema has a size once its references are filled in.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -29,6 +29,7 @@ _LEFT_OUT: Final = frozenset(
 )
 _EXPLAINED_BYTES: Final = 8 * 1024
 _LONGEST: Final = 200
+_REQUIRED: Final = "is required"
 
 
 class UnusableSchema(InterlinkError):
@@ -50,6 +51,7 @@ class Schema:
             raise UnusableSchema("must be an object")
         if document.get("$schema", _DIALECT) not in (_DIALECT, _DIALECT + "#"):
             raise UnusableSchema(f"$schema must be {_DIALECT}")
+        self._document = document
         self.size = _Measure(document).size()
         try:
             self._validator = Draft202012Validator(
@@ -64,17 +66,62 @@ class Schema:
     def fault(self, data: Any, length: int) -> FieldError | None:
         """The first thing that is wrong with the data, whose text has `length` bytes; None when it fits.
 
-        The field is a dotted path; the message never repeats a value.
+        The field is a dotted path; the message never repeats a value. If the data fits none of several forms,
+        it is the first fault in the closest form.
         """
         if self._validator.is_valid(data):
             return None
         if length > _EXPLAINED_BYTES:  # errors of alternatives may be as many as there are items
-            return FieldError("", "does not fit the schema of its type")
+            return self._missing(data) or FieldError("", "does not fit the schema of its type")
         try:
             self._validator.validate(data)
         except ValidationError as error:
-            return _fault(error)
+            return self._fault(error)
         return None
+
+    def _fault(self, error: ValidationError) -> FieldError:
+        match error.kind:
+            case (
+                ValidationErrorKind.AnyOf(context=branches)
+                | ValidationErrorKind.OneOfNotValid(context=branches)
+            ):
+                try:
+                    forms = self._forms(error.schema_path)
+                except (LookupError, TypeError):  # true and false are schemas too
+                    return _fault(error)
+                closest = _closest(forms, error.instance, [len(branch) for branch in branches])
+                if closest is not None and branches[closest]:
+                    return _of_form(self._fault(branches[closest][0]), forms, closest)
+        return _fault(error)
+
+    def _missing(self, data: Any) -> FieldError | None:
+        """Return the first field that the closest form of the whole data lacks, without validating it."""
+        keyword = next((name for name in ("anyOf", "oneOf") if name in self._document), None)
+        if keyword is None or not isinstance(data, dict):
+            return None
+        try:
+            forms = self._forms([keyword])
+        except (LookupError, TypeError):
+            return None
+        missing = [[name for name in _required(form) if name not in data] for form in forms]
+        closest = _closest(forms, data, [len(names) for names in missing])
+        if closest is None or not missing[closest]:
+            return None
+        return _of_form(FieldError(missing[closest][0][:_LONGEST], _REQUIRED), forms, closest)
+
+    def _forms(self, path: Iterable[str | int]) -> "Sequence[Mapping[str, Any]]":
+        """Return the alternatives at a place of the schema, with their references followed."""
+        found: Any = self._document
+        for step in path:
+            found = found[step]
+        return [self._followed(form) for form in found]
+
+    def _followed(self, form: Any) -> Mapping[str, Any]:
+        seen = 0
+        while isinstance(form, dict) and isinstance(form.get("$ref"), str) and seen < _MOST_DEPTH:
+            reference, seen = form["$ref"], seen + 1
+            form = {"title": reference.rpartition("/")[2], **resolve(self._document, reference)}
+        return form if isinstance(form, dict) else {}
 
 
 class _Measure:
@@ -136,18 +183,50 @@ class _Measure:
         return isinstance(keywords.get("pattern"), str) + (len(named) if isinstance(named, dict) else 0)
 
     def _target(self, reference: str) -> Any:
-        if reference != "#" and not reference.startswith("#/"):
-            raise UnusableSchema("a $ref must lead to a place in the schema itself: #/$defs/name")
-        found: Any = self._document
-        for step in unquote(reference[1:]).split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, dict) and name in found:
-                found = found[name]
-            elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-                found = found[int(name)]
-            else:
-                raise UnusableSchema("a $ref leads to a place that is not there")
-        return found
+        return resolve(self._document, reference)
+
+
+def resolve(document: Mapping[str, Any], reference: str) -> Any:
+    """Return what a `$ref` leads to. Raises `UnusableSchema`."""
+    if reference != "#" and not reference.startswith("#/"):
+        raise UnusableSchema("a $ref must lead to a place in the schema itself: #/$defs/name")
+    found: Any = document
+    for step in unquote(reference[1:]).split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, dict) and name in found:
+            found = found[name]
+        elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+            found = found[int(name)]
+        else:
+            raise UnusableSchema("a $ref leads to a place that is not there")
+    return found
+
+
+def _closest(forms: Sequence[Mapping[str, Any]], data: Any, faults: Sequence[int]) -> int | None:
+    """Return the position of the form that shares the most fields with the data.
+
+    Among equals it is the one with the fewest faults, then the first.
+    """
+
+    def distance(position: int) -> tuple[int, int]:
+        known = forms[position].get("properties")
+        shared = len(known.keys() & data.keys()) if isinstance(known, dict) and isinstance(data, dict) else 0
+        return -shared, faults[position]
+
+    return min(range(len(forms)), key=distance, default=None)
+
+
+def _required(form: Mapping[str, Any]) -> list[str]:
+    names = form.get("required")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _of_form(fault: FieldError, forms: Sequence[Mapping[str, Any]], closest: int) -> FieldError:
+    """Say which form a fault is of."""
+    title = forms[closest].get("title")
+    name = title if isinstance(title, str) and title else f"number {closest + 1}"
+    message = f"{fault.message}: it fits none of {len(forms)} forms, and {name[:60]} is the closest"
+    return FieldError(fault.field, message[:_LONGEST])
 
 
 def _fault(error: ValidationError) -> FieldError:
@@ -155,20 +234,9 @@ def _fault(error: ValidationError) -> FieldError:
     match error.kind:
         case ValidationErrorKind.Required(property=name):
             path.append(name)
-            message = "is required"
-        case (
-            ValidationErrorKind.AnyOf(context=branches) | ValidationErrorKind.OneOfNotValid(context=branches)
-        ):
-            message = "fits none of the forms that it may have: " + "; or ".join(_reasons(branches))
+            message = _REQUIRED
         case ValidationErrorKind.FalseSchema():
             message = "is not allowed"
         case _:
             message = error.message
     return FieldError(".".join(path)[:_LONGEST], message[:_LONGEST])
-
-
-def _reasons(branches: Sequence[Sequence[ValidationError]]) -> Iterator[str]:
-    for branch in branches:
-        if branch:
-            fault = _fault(branch[0])
-            yield f"{fault.field} {fault.message}".strip()

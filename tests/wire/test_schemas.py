@@ -103,6 +103,19 @@ def test_a_schema_that_is_taken(document: Any, good: Any, bad: Any) -> None:
     assert bad is ... or schema.fault(bad, 10) is not None
 
 
+FORMS: dict[str, Any] = {
+    "anyOf": [{"$ref": "#/$defs/Flat"}, {"$ref": "#/$defs/Inside"}, {"$ref": "#/$defs/Line"}],
+    "$defs": {
+        "Flat": {"properties": {"id": {}, "kind": {}, "name": {}}, "required": ["id", "kind"]},
+        "Inside": {"properties": {"user": {"required": ["id"]}}, "required": ["user"]},
+        "Line": {
+            "title": "Log line",
+            "properties": {"id": {}, "seq": {}, "at": {}},
+            "required": ["at", "seq"],
+        },
+    },
+}
+
 FAULTS: list[tuple[Any, Any, str, str]] = [
     (LINE, {}, "n", "is required"),
     (LINE, {"n": "secret"}, "n", 'this is not of type "integer"'),
@@ -111,8 +124,24 @@ FAULTS: list[tuple[Any, Any, str, str]] = [
     (
         {"anyOf": [LINE, {"type": "null"}]},
         {"m": "secret"},
+        "n",
+        "is required: it fits none of 2 forms, and number 1 is the closest",
+    ),
+    (FORMS, {}, "user", "is required: it fits none of 3 forms, and Inside is the closest"),
+    (FORMS, {"id": 1}, "kind", "is required: it fits none of 3 forms, and Flat is the closest"),
+    (FORMS, {"id": 1, "name": "x"}, "kind", "is required: it fits none of 3 forms, and Flat is the closest"),
+    (FORMS, {"user": {}}, "user.id", "is required: it fits none of 3 forms, and Inside is the closest"),
+    (
+        {"properties": {"a": FORMS}, "$defs": FORMS["$defs"]},
+        {"a": {"seq": 1, "id": 2}},
+        "a.at",
+        "is required: it fits none of 3 forms, and Log line is the closest",
+    ),
+    (
+        {"anyOf": [False, {"$ref": "#/$defs/no"}], "$defs": {"no": False}},
+        {},
         "",
-        'fits none of the forms that it may have: n is required; or this is not of type "null"',
+        "this is not valid under any of the schemas listed in the 'anyOf' keyword",
     ),
     ({"const": "right"}, "secret", "", '"right" was expected'),
     ({"pattern": "^a+$"}, "secret", "", 'this does not match "^a+$"'),
@@ -132,6 +161,17 @@ def test_long_paths_and_messages_are_cut() -> None:
     assert fault is not None
     assert len(fault.field) <= 200
     assert len(fault.message) <= 200
+
+
+def test_large_data_is_told_what_its_closest_form_lacks() -> None:
+    schema = _schema(FORMS)
+    large = {"id": 1, "name": "x" * 100_000}
+    fault = schema.fault(large, len(orjson.dumps(large)))
+    assert fault == schema.fault({"id": 1, "name": "x"}, 10)
+    wrong_inside = {"user": {"name": "x" * 100_000}}
+    told = schema.fault(wrong_inside, len(orjson.dumps(wrong_inside)))
+    assert told is not None
+    assert told.message == "does not fit the schema of its type"
 
 
 def test_large_data_is_not_explained() -> None:
