@@ -106,6 +106,10 @@ class Breaker:
         """Take over an open circuit from the process that had it before."""
         self.pauses, self.opened_at, self.until = pauses, opened_at, until
 
+    def wait_anew(self, now: float) -> None:
+        """Count the wait behind the circuit from now on: until now, deliveries waited for a person."""
+        self.opened_at = now
+
     @property
     def circuit(self) -> Circuit:
         """Closed lets everything through, open nothing, half open one probe."""

@@ -99,6 +99,7 @@ class Schedule:
                 lane.meet(webhook)
                 self._health.publish(lane)
                 if not self._subscriptions.sends(webhook):
+                    lane.breaker.wait_anew(asyncio.get_running_loop().time())
                     lane.sleep(_STILL_S)
                     return
                 under_way |= await self._asked_for(lane, webhook)
@@ -156,6 +157,9 @@ class Schedule:
                 claimed = await self._deliveries.claim_one(
                     webhook.id, delivery_id, lane.reach, strict=webhook.strict, timeout_s=webhook.timeout_s
                 )
+            except StoreUnavailable:
+                lane.ask_for(delivery_id)
+                raise
             finally:
                 if claimed is None:
                     self._lanes.unused(lane, 1)
