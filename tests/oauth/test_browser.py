@@ -195,7 +195,10 @@ async def test_the_page_runs_nothing_and_shows_names_as_they_are(world: World, c
         await world.sign_in(tab, name)
         await tab.press("#allow")
         assert await tab.see("#title") == "Connected"
-        assert await tab.see("#text") == f"{name}@example.com is connected. You can close this window."
+        assert (
+            await tab.see("#text")
+            == f"{name}@example.com is connected. This is finished: you can close this window."
+        )
         url = await tab.url()
         assert url.startswith(world.hub.url("gateway") + CALLBACK)
         assert tab.complaints == []
