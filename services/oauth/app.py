@@ -13,6 +13,7 @@ from services.oauth.endpoints import Endpoints
 from services.oauth.enter import Entering
 from services.oauth.integrations_api import IntegrationsApi
 from services.oauth.mail import MailLogins
+from services.oauth.pages import Pages
 from services.oauth.platform_api import PlatformApi
 from services.oauth.revoke import Revoking
 from services.oauth.settings import OAuthSettings
@@ -78,7 +79,8 @@ async def build(here: Runtime) -> Service:
         proxy=settings.egress_proxy,
     )
     management = here.management_app("Interlink accounts")
-    ConnectApi(connecting, arriving, known, here.log, public_base=base).mount(management)
+    pages = Pages(settings.chat_name, settings.chat_url)
+    ConnectApi(connecting, arriving, dances, known, pages, here.log, public_base=base).mount(management)
     disconnecting = Disconnecting(known, tokens, watching, revoking, here.log)
     choosing = Choosing(known, tokens, dances, watching)
     entering = Entering(known, tokens, mail, watching, here.log)

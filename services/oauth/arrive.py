@@ -106,6 +106,7 @@ class Arriving:
             return begun, await self._finished(begun, verifier, query)
         except NotFinished as error:
             error.begun = begun
+            await self._states.fail(dict(query)["state"])
             raise
         except (NotFound, StoreUnavailable, Misconfigured) as error:
             away = not isinstance(error, NotFound)
@@ -114,6 +115,7 @@ class Arriving:
             why = "something is not available: begin anew in a moment" if away else _GONE
             ended = NotFinished("unavailable" if away else "gone", why, status=503 if away else 410)
             ended.begun = begun
+            await self._states.fail(dict(query)["state"])
             raise ended from error
 
     async def _finished(self, begun: Document, verifier: str, query: Sequence[tuple[str, str]]) -> Document:

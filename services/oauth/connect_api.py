@@ -1,6 +1,6 @@
 """`/api/auth/oauth/*`: sending a person to a platform, and taking him back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -10,10 +10,19 @@ from starlette.responses import RedirectResponse
 from services.oauth.arrive import Arriving, NotFinished
 from services.oauth.connect import Connecting, Sent, Wish
 from services.oauth.flows import BY_OAUTH
-from services.oauth.pages import SECURE, page
+from services.oauth.pages import SECURE, Pages
 from services.oauth.return_to import with_outcome
 from services.oauth.schemas import NewConnection, Reconnection, ShownConnection
-from services.oauth.states import LIFETIME, OtherBrowser, UnknownState, UsedState, cookie_of
+from services.oauth.states import (
+    LIFETIME,
+    FinishedState,
+    OtherBrowser,
+    States,
+    UnknownState,
+    UsedState,
+    cookie_for,
+    cookie_of,
+)
 from shared.catalog.listing import CALLBACK
 from shared.catalog.registry import connectors
 from shared.contracts.envelope import rfc3339
@@ -25,6 +34,7 @@ from shared.runtime.metrics import CONNECTIONS
 from shared.runtime.mongo import Document
 
 _COOKIE_PATH: Final = "/api/auth/oauth"
+RESULT: Final = f"{_COOKIE_PATH}/result"
 _MOST_FIELDS: Final = 50
 
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
@@ -37,15 +47,20 @@ class ConnectApi:
         self,
         connecting: Connecting,
         arriving: Arriving,
+        states: States,
         integrations: Integrations,
+        pages: Pages,
         log: Log,
         *,
         public_base: str,
     ) -> None:
         self._connecting = connecting
         self._arriving = arriving
+        self._states = states
+        self._pages = pages
         self._integrations = integrations
         self._log = log
+        self._result = public_base + RESULT
         base = urlsplit(public_base)
         self._https = base.scheme == "https"
         # No sibling host can plant a cookie of this name; the price is that every path of the host gets it
@@ -59,6 +74,7 @@ class ConnectApi:
         add = router.add_api_route
         add("/auth/oauth/connect", self.connect, methods=["POST"], status_code=201)
         add(CALLBACK.removeprefix("/api"), self.callback, methods=["GET"], response_class=Response)
+        add(RESULT.removeprefix("/api") + "/{result}", self.result, methods=["GET"], response_class=Response)
         add("/integrations/{integration_id}/reconnect", self.reconnect, methods=["POST"])
         app.include_router(router)
 
@@ -120,20 +136,21 @@ class ConnectApi:
         )
 
     async def callback(self, request: Request) -> Response:
-        """Where platforms send people back to: a page, or the way on to `return_to`."""
+        """Where platforms send people back to: on to `return_to`, or to a page without code and state.
+
+        Who comes a second time, by the back button or a double click, is sent to the same place. The cookie
+        stays after success, for its ten minutes: it shows the result to this browser, and to no other.
+        """
         text = request.scope["query_string"].decode("ascii", "replace")
         query = parse_qsl(text, keep_blank_values=True)
-        got = dict(query)
-        if len(got) != len(query):
-            return self._refused("doubled", 400, "This address has a parameter twice.")
-        if len(query) > _MOST_FIELDS:
-            return self._refused("too_many", 400, "This address has too many parameters.")
-        state = got.get("state", "")
-        if not state:
-            return self._refused("no_state", 400, "Platforms send people here when they connect an account.")
+        if wrong := self._wrong(query):
+            return wrong
+        state = dict(query)["state"]
         cookie = self._prefix + cookie_of(state)
         try:
             begun, document = await self._arriving.finish(query, request.cookies.get(cookie))
+        except FinishedState as error:
+            return self._finished(error.result, error.outcome)
         except NotFinished as error:
             answer = self._not_finished(error)
         except OtherBrowser:
@@ -154,10 +171,56 @@ class ConnectApi:
             return self._refused("unavailable", 503, "Something is not available: try again in a moment.")
         else:
             CONNECTIONS.labels(document["provider"], document["status"]).inc()
-            outcome = {"integration_id": document["_id"], "status": document["status"]}
-            answer = _way_back(begun, outcome) or _arrived(document)
+            return await self._connected(state, begun, document)
         answer.delete_cookie(cookie, path=self._path, secure=self._https, httponly=True, samesite="lax")
         return answer
+
+    def _wrong(self, query: Sequence[tuple[str, str]]) -> Response | None:
+        """The refusal of an address that is no answer of a platform."""
+        got = dict(query)
+        if len(got) != len(query):
+            return self._refused("doubled", 400, "This address has a parameter twice.")
+        if len(query) > _MOST_FIELDS:
+            return self._refused("too_many", 400, "This address has too many parameters.")
+        if not got.get("state"):
+            return self._refused("no_state", 400, "Platforms send people here when they connect an account.")
+        return None
+
+    async def _connected(self, state: str, begun: Document, document: Document) -> Response:
+        title, text = _arrived(document)
+        outcome: Document = {
+            "title": title,
+            "text": text,
+            "return_to": begun["return_to"],
+            "told": {"integration_id": document["_id"], "status": document["status"]},
+        }
+        try:
+            result = await self._states.finish(state, begun["workspace"], outcome)
+        except RetryLater:  # it is connected all the same
+            return _way_back(begun, outcome["told"]) or self._pages.page(200, title, text)
+        return self._finished(result, outcome)
+
+    def _finished(self, result: str, outcome: Document | None) -> Response:
+        """Send a person on: to `return_to`, or to the page with the result; a strange browser to the page."""
+        way_back = _way_back(outcome, outcome["told"]) if outcome else None
+        return way_back or RedirectResponse(f"{self._result}/{result}", status_code=303, headers=dict(SECURE))
+
+    async def result(self, result: str, request: Request) -> Response:
+        """What came of a connection; whose it is, only for the browser that it was made in."""
+        try:
+            outcome = await self._states.result(
+                result, request.cookies.get(self._prefix + cookie_for(result))
+            )
+        except UnknownState:
+            text = "This page is over. The chat shows which accounts are connected."
+            return self._pages.page(404, "Nothing to see here", text, "unknown_result")
+        except RetryLater:
+            text = "Something is not available: reload this page in a moment."
+            return self._pages.page(503, "Not available", text, "unavailable")
+        if outcome is None:
+            text = "This is finished. Only the browser that it was begun in shows more."
+            return self._pages.page(200, "Finished", text)
+        return self._pages.page(200, outcome["title"], outcome["text"])
 
     def _not_finished(self, error: NotFinished) -> Response:
         begun = error.begun
@@ -170,7 +233,7 @@ class ConnectApi:
             integration_id=begun["integration_id"],
         )
         outcome = {"error": error.code, "integration_id": begun["integration_id"]}
-        return _way_back(begun, outcome) or page(
+        return _way_back(begun, outcome) or self._pages.page(
             error.status, "Not connected", error.why[:1].upper() + error.why[1:] + ".", error.code
         )
 
@@ -178,18 +241,17 @@ class ConnectApi:
         """Neither state nor code is logged: whoever reads logs must not be able to use them."""
         CONNECTIONS.labels("", code).inc()
         self._log.info("connection not finished", code=code)
-        return page(status, "Not connected", why, code)
+        return self._pages.page(status, "Not connected", why, code)
 
 
-def _arrived(document: Document) -> Response:
+def _arrived(document: Document) -> tuple[str, str]:
+    """The title and the sentence of what was connected."""
     label = document["account"]["label"]
     if document["status"] == "connected":
-        return page(200, "Connected", f"{label} is connected. You can close this window.")
+        return "Connected", f"{label} is connected. This is finished: you can close this window."
     choices = connectors()[document["provider"]].choices
     about = choices.about if choices else "its place"
-    return page(
-        200, "One choice is left", f"{label} has several: choose {about} there where you began to connect it."
-    )
+    return "One choice is left", f"{label} has several: choose {about} there where you began to connect it."
 
 
 def _way_back(begun: Mapping[str, Any], outcome: Mapping[str, str]) -> Response | None:

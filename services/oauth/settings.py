@@ -15,6 +15,10 @@ class OAuthSettings(EgressSettings):
 
     return_origins: str = ""
     """Origins that a person may be sent back to beside the hub's own, with commas between."""
+    chat_name: Annotated[str, Field(max_length=60, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    """What the chat is called on the pages that people see who connect an account."""
+    chat_url: Annotated[str, Field(max_length=2000)] = ""
+    """Where the link on these pages leads: back to the chat."""
     operator_workspace: str = "default"
     """The workspace whose admin keys may set platform credentials of the whole installation."""
     gateway_url: HttpUrl = HttpUrl("http://127.0.0.1:8080")
@@ -26,6 +30,16 @@ class OAuthSettings(EgressSettings):
     @classmethod
     def _origins(cls, text: str) -> str:
         return ",".join(_origin(part) for part in text.split(",") if part.strip())
+
+    @field_validator("chat_url")
+    @classmethod
+    def _chat_url(cls, text: str) -> str:
+        if not text:
+            return text
+        parts = urlsplit(text)
+        if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or not text.isprintable():
+            raise ValueError(f"{text} is not an address, as https://chat.example.com/settings")
+        return text
 
     @property
     def origins(self) -> frozenset[str]:

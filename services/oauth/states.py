@@ -30,6 +30,8 @@ _ALONE: Final = timedelta(seconds=60)
 """Two clocks may differ by 30 s, and a store that is slow takes its time."""
 _ALONE_WAIT_S: Final = 10.0
 _LOOK_S: Final = 0.05
+_OUTCOME_WAIT_S: Final = 20.0
+_OUTCOME_LOOK_S: Final = 0.2
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {COLLECTION: (Index((("gone_at", 1),), ttl_s=0),)}
 
 
@@ -39,6 +41,16 @@ class UnknownState(NotFound):
 
 class UsedState(NotFound):
     """The state was used before, or its ten minutes are over."""
+
+
+class FinishedState(NotFound):
+    """The state was used, and its account is connected. `result` names the page that says so."""
+
+    def __init__(self, result: str, outcome: Document | None) -> None:
+        super().__init__("this connection is finished")
+        self.result = result
+        self.outcome = outcome
+        """For the browser that set out; None for another one."""
 
 
 class OtherBrowser(Forbidden):
@@ -88,6 +100,8 @@ class States:
             "expires_at": now + LIFETIME,
             "gone_at": now + _KEPT,
             "used_at": None,
+            "failed": False,
+            "outcome": None,
         }
         return Begun(state, cookie_of(state), binding, verifier, now + LIFETIME, document)
 
@@ -99,24 +113,86 @@ class States:
     async def use(self, state: str, binding: str | None) -> tuple[Document, str]:
         """What the state was made for, with its workspace, and its PKCE verifier; it cannot be used again.
 
-        Raises `UnknownState`, `OtherBrowser`, `UsedState`, `StoreUnavailable`.
+        Raises `UnknownState`, `FinishedState`, `OtherBrowser`, `UsedState`, `StoreUnavailable`.
         """
         name = _digest(state)
-        with translated():
-            document = await self.collection.find_one({"_id": name})
-        if document is None:
-            raise UnknownState("this address was not made by us, or is long over")
+        document = await self._found(name)
         inside = self._opened(document)
-        if not compare_digest(_digest(binding or ""), inside["binding"]):
+        known = compare_digest(_digest(binding or ""), inside["binding"])
+        if known and document["used_at"] is not None:
+            document = await self._settled(document)
+        if document.get("outcome") is not None:
+            raise FinishedState(name, self._outcome(document) if known else None)
+        if not known:
             raise OtherBrowser("the browser that comes back is not the one that set out")
         with translated():
-            taken = await self.collection.find_one_and_update(
+            taken: Document | None = await self.collection.find_one_and_update(
                 {"_id": name, "used_at": None, "expires_at": {"$gt": utcnow()}},
                 {"$set": {"used_at": utcnow()}},
             )
         if taken is None:
+            document = await self._settled(await self._found(name))  # the same answer came twice at once
+            if document.get("outcome") is not None:
+                raise FinishedState(name, self._outcome(document))
             raise UsedState("this address was used before, or its ten minutes are over")
         return {**inside["about"], "workspace": document["workspace"]}, inside["verifier"]
+
+    async def finish(self, state: str, workspace: str, outcome: Mapping[str, Any]) -> str:
+        """Keep what came of a state that was used; return the name of the page that shows it.
+
+        Raises `StoreUnavailable`.
+        """
+        name = _digest(state)
+        sealed = self._vault.seal(
+            orjson.dumps(outcome).decode(), workspace=workspace, record=name, field="outcome"
+        )
+        with translated():
+            await self.collection.update_one({"_id": name}, {"$set": {"outcome": sealed}})
+        return name
+
+    async def fail(self, state: str) -> None:
+        """Note that nothing came of a state that was used: nobody waits for it. Never raises."""
+        with suppress(StoreUnavailable), translated():
+            await self.collection.update_one({"_id": _digest(state)}, {"$set": {"failed": True}})
+
+    async def result(self, name: str, cookie: str | None) -> Document | None:
+        """Return what came of a state, by the name of its page; None for another browser than its own.
+
+        Raises `UnknownState`: nothing, or nobody knows any more; `StoreUnavailable`.
+        """
+        document = await self._found(name)
+        if document.get("outcome") is None:
+            raise UnknownState("nothing came of it")
+        inside = self._opened(document)
+        known = compare_digest(_digest(cookie or ""), inside["binding"])
+        return self._outcome(document) if known else None
+
+    async def _found(self, name: str) -> Document:
+        with translated():
+            document = await self.collection.find_one({"_id": name})
+        if document is None or "sealed" not in document:
+            raise UnknownState("this address was not made by us, or is long over")
+        return document
+
+    async def _settled(self, document: Document) -> Document:
+        """Wait a while until it is known what came of a state that is being used."""
+        until = monotonic() + _OUTCOME_WAIT_S
+        while monotonic() < until and document.get("outcome") is None:
+            if document.get("failed", True) or document["expires_at"] <= utcnow():
+                break
+            await asyncio.sleep(_OUTCOME_LOOK_S)
+            document = await self._found(document["_id"])
+        return document
+
+    def _outcome(self, document: Document) -> Document | None:
+        try:
+            text = self._vault.open(
+                document["outcome"], workspace=document["workspace"], record=document["_id"], field="outcome"
+            )
+        except (Misconfigured, KeyError, TypeError):
+            return None
+        found: Document = orjson.loads(text)
+        return found
 
     def _opened(self, document: Document) -> dict[str, Any]:
         try:
@@ -171,7 +247,12 @@ class States:
 
 def cookie_of(state: str) -> str:
     """The name of a state's cookie: several can be under way in one browser."""
-    return f"interlink_oauth_{_digest(state)[:16]}"
+    return cookie_for(_digest(state))
+
+
+def cookie_for(result: str) -> str:
+    """The same, by the name of the page that shows what came of the state."""
+    return f"interlink_oauth_{result[:16]}"
 
 
 def _digest(text: str) -> str:

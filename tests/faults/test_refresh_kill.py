@@ -281,7 +281,7 @@ def test_a_store_that_is_away_while_somebody_connects_costs_nothing_but_another_
         finally:
             half.start()
         assert (refused.status_code, "try again in a moment" in refused.text) == (503, True)
-        eventually(lambda: early.client.get(back).status_code == 200, within_s=30)
+        eventually(lambda: early.client.get(back).status_code == 303, within_s=30)
     assert own.shown(begun["integration_id"])["status"] == "connected"
 
     lenient.login("late")

@@ -7,6 +7,7 @@ out at the end of the run.
 
 import base64
 import hashlib
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -208,7 +209,7 @@ def test_a_forged_state_is_refused(world: World) -> None:
         refused(world.callback(came | {"state": ""}, ada), 400, "no_state")
         assert world.a.stats().since(before).called == {}
         assert world.status(begun["integration_id"])["status"] == "pending"
-        assert world.callback(came, ada).status_code == 200, "what others forge uses nothing up"
+        assert world.callback(came, ada).status_code == 303, "what others forge uses nothing up"
 
 
 def test_a_state_is_used_once(world: World) -> None:
@@ -217,11 +218,21 @@ def test_a_state_is_used_once(world: World) -> None:
         cookies = dict(ada.client.cookies)
         came = query_of(ada.consent(begun["authorization_url"]))
         before = world.a.stats()
-        assert ada.client.get(f"{world.back}?{urlencode(came)}").status_code == 200
-        assert not ada.client.cookies.keys() & cookies.keys(), "the cookie goes with the state"
-        ada.client.cookies.update(cookies)
-        refused(world.callback(came, ada), 410, "used")
-        refused(world.callback(came | {"code": "another"}, ada), 410, "used")
+        finished = ada.client.get(f"{world.back}?{urlencode(came)}")
+        assert finished.status_code == 303
+        result = finished.headers["location"]
+        assert not {came["code"], came["state"]} & set(re.split(r"[/?=&]", result))
+        assert cookies.keys() <= ada.client.cookies.keys(), "this browser may look again, for ten minutes"
+        for query in (came, came | {"code": "another"}, came | {"error": "access_denied"}):
+            assert world.callback(query, ada).headers["location"] == result
+        page = ada.client.get(result)
+        assert (page.status_code, "ada@example.com is connected" in page.text) == (200, True)
+        with world.person("eve") as eve:  # who has the addresses, and not the cookie
+            eve.connect("oidc")
+            for answer in (world.callback(came, eve), eve.client.get(result)):
+                page = eve.client.get(answer.headers["location"]) if answer.is_redirect else answer
+                assert (page.status_code, "Finished" in page.text) == (200, True)
+                assert "ada" not in page.text
         assert world.a.stats().since(before).called == {"authorization_code": 1}
         assert world.status(begun["integration_id"])["status"] == "connected"
 
@@ -282,7 +293,7 @@ def test_the_answer_belongs_to_the_browser_that_set_out(world: World) -> None:
         for value in (theirs, "", "x" * 5000):
             refused(world.callback(came, cookie=f"{name}={value}"), 403, "other_browser")
         assert world.a.stats().since(before).called == {}
-        assert world.callback(came, ada).status_code == 200
+        assert world.callback(came, ada).status_code == 303
         assert world.status(other["integration_id"])["status"] == "pending"
 
 
@@ -391,7 +402,7 @@ def test_doubled_parameters_are_refused(world: World) -> None:
         refused(world.callback([*came.items(), *many, ("code", "x")], ada), 400, "doubled")
         refused(world.callback([*came.items(), *many], ada), 400, "too_many")
         assert world.a.stats().since(before).called == {}
-        assert world.callback(came, ada).status_code == 200
+        assert world.callback(came, ada).status_code == 303
 
 
 def test_an_address_that_is_no_answer_breaks_nothing(world: World) -> None:
@@ -563,7 +574,8 @@ def test_two_answers_at_the_same_moment_make_one_exchange(world: World) -> None:
             came = query_of(ada.consent(begun["authorization_url"]))
             before = world.a.stats()
             answers = at_once(*[lambda came=came: world.callback(came, ada)] * 4)
-            assert sorted(each.status_code for each in answers) == [200, 410, 410, 410]
+            assert [each.status_code for each in answers] == [303] * 4
+            assert len({each.headers["location"] for each in answers}) == 1, "a double click ends there, too"
             assert world.a.stats().since(before).called == {"authorization_code": 1}
 
 
@@ -574,7 +586,7 @@ def test_one_account_at_the_same_moment_is_one_integration(world: World) -> None
         answers = at_once(
             *(lambda c=c, p=p: world.callback(c, p) for c, p in zip(came, (one, two), strict=True))
         )
-        assert [each.status_code for each in answers] == [200, 200]
+        assert [each.status_code for each in answers] == [303, 303]
     assert world.ask("POST", f"/api/integrations/{same_account(world, 'twin')}/check").status_code == 200
 
 
@@ -625,7 +637,7 @@ def test_a_refresh_meanwhile_does_not_spoil_a_reconnection(world: World) -> None
                 eventually(lambda: used(world, came["state"]), 5, 0.02)
                 with world.collection("integrations") as found:
                     found.update_one({"_id": integration}, {"$inc": {"version": 1}})
-                assert coming.result().status_code == 200
+                assert coming.result().status_code == 303
         finally:
             world.a.slow(0)
         assert world.ask("POST", f"/api/integrations/{integration}/check").json()["health"] == "ok"
@@ -791,7 +803,7 @@ def test_a_state_that_was_changed_in_the_store_is_not_used(world: World) -> None
                 refused(answer, 404, "unknown_state")
                 assert world.a.stats().since(before).called == {}
             else:
-                assert answer.status_code == 200, "what stands beside the sealed part means nothing"
+                assert answer.status_code == 303, "what stands beside the sealed part means nothing"
     assert world.status(another["integration_id"], world.second)["status"] == "pending"
 
 

@@ -1,0 +1,94 @@
+"""Attacks on connected accounts: other people's integrations, used states, and forged result pages."""
+
+from secrets import token_hex
+
+import httpx
+
+from tests.attacks.attack import Attack, Setup
+from tests.support.hub import Hub
+from tests.support.person import Person
+from tests.support.rotating import Rotating
+
+_SETUP = Setup(services=("gateway", "oauth"), entrance=True)
+_SECRET = "the-secret-of-the-hub"
+_RESULT = "/api/auth/oauth/result/"
+_VICTIM, _ATTACKER = "usr_victim", "usr_attacker"
+
+
+def _server(hub: Hub) -> Rotating:
+    """Return an authorization server that the hub's app is registered at."""
+    server = Rotating("app", _SECRET, hub.url("gateway") + "/api/auth/oauth/callback")
+    body = {"client_id": "app", "client_secret": _SECRET, "settings": server.settings, "verified": True}
+    hub.call("PUT", "/api/platform-credentials/oidc", body)
+    return server
+
+
+def _take_over(hub: Hub) -> None:
+    """Connect somebody else's account under another user's name, by each call that could."""
+    name = f"shared-{token_hex(4)}"
+    with _server(hub) as server:
+        server.login(name)
+        with Person(hub, name, entrance="gateway") as person:
+            begun = person.connect("oidc", user=_VICTIM, name="Private name")
+            assert person.go(begun["authorization_url"]).status_code == 200
+            integration = begun["integration_id"]
+            page = person.go(person.connect("oidc", user=_ATTACKER)["authorization_url"])
+            assert page.status_code == 409
+            for secret in (_VICTIM, "Private name", integration):
+                assert secret not in page.text
+            person.reconnect(integration, user=_ATTACKER, expect=409)
+        shown = hub.call("GET", f"/api/integrations/{integration}")
+        assert (shown["user"], shown["status"]) == (_VICTIM, "connected")
+        assert hub.call("POST", f"/api/integrations/{integration}/refresh")["health"] == "ok"
+
+
+def _replay(hub: Hub) -> None:
+    """Bring a state that was used once more: with another code, an error, and in another browser."""
+    name = f"replayed-{token_hex(4)}"
+    with _server(hub) as server:
+        server.login(name)
+        with Person(hub, name, entrance="gateway") as person:
+            begun = person.connect("oidc")
+            came = person.consent(begun["authorization_url"])
+            assert person.client.get(came).status_code == 303
+            exchanges = server.exchanges
+            for url in (came, f"{came}&error=access_denied", came.replace("code=", "code=x")):
+                assert person.client.get(url).status_code == 303
+                stranger = httpx.get(url, follow_redirects=True, timeout=10)
+                assert name not in stranger.text
+                assert "Finished" in stranger.text
+            assert server.exchanges == exchanges
+        assert hub.call("GET", f"/api/integrations/{begun['integration_id']}")["status"] == "connected"
+
+
+def _forge(hub: Hub) -> None:
+    """Have the result page say what nobody connected, run a script, or send people elsewhere."""
+    base = hub.url("gateway") + _RESULT
+    for text in ("x", "0" * 64, "%3Cscript%3Ealert(1)%3C%2Fscript%3E", "a" * 3000):
+        for query in ("", "?return_to=https://evil.example&status=connected&title=Connected"):
+            answer = httpx.get(base + text + query, timeout=10)
+            assert answer.is_client_error, (text, answer.status_code)
+            for word in ("<script>", "evil", "Connected"):
+                assert word not in answer.text
+
+
+def _redirect(hub: Hub) -> None:
+    """Be sent elsewhere by the second arrival of a state that was used."""
+    name = f"redirected-{token_hex(4)}"
+    with _server(hub) as server:
+        server.login(name)
+        with Person(hub, name, entrance="gateway") as person:
+            came = person.consent(person.connect("oidc", return_to="/healthz")["authorization_url"])
+            for more in ("", "&return_to=https://evil.example", "&integration_id=int_x"):
+                where = person.client.get(came + more).headers["location"]
+                assert where.startswith(hub.url("gateway") + "/healthz?"), where
+                assert "evil" not in where
+                assert "int_x" not in where
+
+
+ATTACKS = (
+    Attack("accounts: take over another user's integration", _take_over, _SETUP),
+    Attack("accounts: replay a state that was used", _replay, _SETUP),
+    Attack("accounts: forge a result page", _forge, _SETUP),
+    Attack("accounts: an open redirect by a finished state", _redirect, _SETUP),
+)
