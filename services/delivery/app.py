@@ -90,6 +90,7 @@ async def build(here: Runtime) -> Service:
     schedule = Schedule(
         subscriptions,
         deliveries,
+        erasures,
         lanes,
         attempter,
         health,

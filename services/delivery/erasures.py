@@ -82,6 +82,10 @@ class Erasures:
         await self._known.record(str(mark["_id"]))
         return await self._pass(workspace, event_id)
 
+    async def finish(self, workspace: str, event_id: str) -> None:
+        """Erase and cancel what entered the log after the event was erased. Raises `StoreUnavailable`."""
+        await self._pass(workspace, event_id)
+
     def is_erased(self, workspace: str, event_id: str) -> bool:
         """Return whether an event is marked, as of the last check of the configuration."""
         return bool(self._known.items) and _id(workspace, event_id) in self._known.items

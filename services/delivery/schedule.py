@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from services.delivery.attempt import Attempter
+from services.delivery.erasures import Erasures
 from services.delivery.health import Health
 from services.delivery.lanes import Lane, Lanes
 from services.delivery.results import Results
@@ -33,6 +34,7 @@ class Schedule:
         self,
         subscriptions: Subscriptions,
         deliveries: Deliveries,
+        erasures: Erasures,
         lanes: Lanes,
         attempter: Attempter,
         health: Health,
@@ -43,6 +45,7 @@ class Schedule:
     ) -> None:
         self._subscriptions = subscriptions
         self._deliveries = deliveries
+        self._erasures = erasures
         self._lanes = lanes
         self._attempter = attempter
         self._health = health
@@ -138,6 +141,7 @@ class Schedule:
             self._lanes.unused(lane, room - len(claimed))
         if claimed:
             crash_point("schedule.claimed")
+            claimed = await self._not_erased(lane, claimed)
             return {self._run(self._one(lane, webhook, delivery)) for delivery in claimed}
         due = await self._deliveries.next_due(webhook.id, lane.reach)
         if lane.version != version:
@@ -163,8 +167,8 @@ class Schedule:
             finally:
                 if claimed is None:
                     self._lanes.unused(lane, 1)
-            if claimed:
-                started.add(self._run(self._one(lane, webhook, claimed)))
+            for delivery in await self._not_erased(lane, [claimed] if claimed else []):
+                started.add(self._run(self._one(lane, webhook, delivery)))
         return started
 
     async def _give_up(self, lane: Lane, webhook: Webhook) -> None:
@@ -178,6 +182,25 @@ class Schedule:
         if count:
             metrics.deliveries("dead_letter").inc(count)
             self._log.warning("delivery.waited_too_long", webhook_id=webhook.id, count=count, wait_s=wait_s)
+
+    async def _not_erased(self, lane: Lane, claimed: list[Claimed]) -> list[Claimed]:
+        """Cancel claimed deliveries whose event was erased before they were in the log; return the others."""
+        erased = {
+            (request.workspace, request.event_id)
+            for request in (delivery.request for delivery in claimed)
+            if self._erasures.is_erased(request.workspace, request.event_id)
+        }
+        if not erased:
+            return claimed
+        left = [each for each in claimed if (each.request.workspace, each.request.event_id) not in erased]
+        self._lanes.unused(lane, len(claimed) - len(left))
+        try:
+            for workspace, event_id in erased:
+                await self._erasures.finish(workspace, event_id)
+        except StoreUnavailable:  # the lease of all of them ends, and they are claimed again
+            self._lanes.unused(lane, len(left))
+            raise
+        return left
 
     async def _one(self, lane: Lane, webhook: Webhook, delivery: Claimed) -> None:
         try:

@@ -2,7 +2,8 @@
 
 Bare ASGI on purpose (a framework's route costs more than the whole of the work here): find the
 endpoint in memory, read the body under its limits, shake hands or verify the raw bytes, publish, wait
-for the broker's ack, answer. No database call, but for a handshake that hands over a secret, and at the
+for the broker's ack, answer. All requests that wait share one read of the configuration's version. No
+other database call, but for a handshake that hands over a secret, and at the
 address of an app for whose account it is.
 """
 

@@ -30,6 +30,7 @@ _RECENT: Final = 1000
 """Changes that the document lists. A process that missed more reloads everything that it follows."""
 _WAIT_S: Final = 1.0
 """How long a caller waits for MongoDB before it goes on with what is in memory."""
+_STALL_S: Final = 0.1
 _READ_TIMEOUT_S: Final = 2.0
 _IDLE_INTERVAL_S: Final = 2.0
 _RETRY_INTERVAL_S: Final = 0.25
@@ -82,7 +83,7 @@ class SharedCheck:
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiting.append(waiter)
         if len(self._waiting) == 1:
-            loop.call_later(self._wait_s, self._give_up, self._waiting)
+            self._give_up_at(loop.time() + self._wait_s, self._waiting)
         if self._task is None:
             self._task = asyncio.create_task(self._serve())
         return await waiter
@@ -104,7 +105,14 @@ class SharedCheck:
         finally:
             self._task = None
 
-    def _give_up(self, waiting: Sequence["asyncio.Future[bool]"]) -> None:
+    def _give_up_at(self, due: float, waiting: Sequence["asyncio.Future[bool]"]) -> None:
+        asyncio.get_running_loop().call_at(due, self._give_up, due, waiting)
+
+    def _give_up(self, due: float, waiting: Sequence["asyncio.Future[bool]"]) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - due > _STALL_S:  # this process stood still: the answer may be there, unread
+            self._give_up_at(now + self._wait_s, waiting)
+            return
         late = [waiter for waiter in waiting if not waiter.done()]
         if late:
             self._late()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
-from pymongo import AsyncMongoClient, DeleteMany, InsertOne, ReplaceOne, UpdateMany, UpdateOne
+from pymongo import AsyncMongoClient, DeleteMany, InsertOne, ReadPreference, ReplaceOne, UpdateMany, UpdateOne
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     BulkWriteError,
@@ -94,13 +94,14 @@ class Mongo:
         """Return the database over a client of its own, for this loop, without Motor's threads.
 
         While the loop is busy, a thread waits for the interpreter's lock again and again: a read that takes
-        0.4 ms was measured at more than a second. To be closed by its owner.
+        0.4 ms was measured at more than a second. To be closed by its owner. It reads from the primary,
+        whatever the URI prefers: another member may not have what was just answered.
         """
         client: AsyncMongoClient[Document] = AsyncMongoClient(
             self._settings.uri.get_secret_value(), **self._options()
         )
         return client.get_default_database(_DEFAULT_DATABASE).with_options(
-            CodecOptions(tz_aware=True, tzinfo=UTC)
+            CodecOptions(tz_aware=True, tzinfo=UTC), read_preference=ReadPreference.PRIMARY
         )
 
     def _options(self) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 import base64
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from secrets import token_hex
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -81,19 +80,16 @@ def stranger(hub: Hub) -> str:
 
 @pytest.fixture(scope="module")
 def ended(hub: Hub) -> dict[str, str]:
-    """A key that expired and one that was revoked; both were known to every service before."""
+    """A key that expired and one that was revoked; every service took both before, and none does at once."""
     soon = datetime.now(UTC) + timedelta(seconds=3)
     expiring = {"name": "expiring", "scopes": ["admin"], "expires_at": soon.isoformat()}
     expired = hub.call("POST", "/api/api-keys", expiring, expect=201)
     revoked = hub.call("POST", "/api/api-keys", {"name": "revoked", "scopes": ["admin"]}, expect=201)
     for made in (expired, revoked):
         for service in SERVICES:
-            eventually(partial(hub.knows, service, made["key"]), 5)
+            assert hub.knows(service, made["key"])
     hub.call("DELETE", f"/api/api-keys/{revoked['id']}", expect=204)
-    assert not hub.knows("gateway", revoked["key"]), "it is refused at once where it was revoked"
-    since = monotonic()
-    eventually(lambda: not any(hub.knows(service, revoked["key"]) for service in SERVICES), 5)
-    assert monotonic() - since < 5
+    assert not any(hub.knows(service, revoked["key"]) for service in SERVICES)
     sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
     return {"expired": expired["key"], "revoked": revoked["key"]}
 

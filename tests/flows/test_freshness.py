@@ -331,6 +331,32 @@ async def test_an_event_that_was_erased_is_not_delivered_when_it_is_published_ag
         assert [json.loads(got.body)["id"] for got in subscriber.got] == [f"{run}-last"]
 
 
+async def test_an_event_that_was_erased_while_it_waited_is_not_delivered(two: Two) -> None:
+    """It stands behind a slow attempt in its batch, and enters the log after it was erased."""
+    with Subscriber(delay_s=0.9) as subscriber:
+        run = token_hex(4)
+        async with two.calls() as calls:
+
+            async def trial(number: int) -> None:
+                kind, here = new_type(), number % 2
+                url = f"{subscriber.url}/{number}"
+                body: dict[str, Any] = {"name": "x", "url": url, "events": [kind], "max_in_flight": 1}
+                await calls.call(here, "POST", "/api/outgoing-webhooks", body, expect=201)
+                events = [
+                    {"specversion": "1.0", "id": f"{run}-{number}-{name}", "type": kind, "source": "/t"}
+                    for name in ("first", "erased")
+                ]
+                await calls.call(here, "POST", "/api/events", events, expect=202)
+                erased = {"event_id": f"{run}-{number}-erased"}
+                await calls.call(1 - here, "POST", "/api/deliveries/erase", erased, expect=200)
+
+            await repeat(16, trial)
+            await asyncio.to_thread(subscriber.wait_for, 16, 60)
+            await asyncio.sleep(2.5)
+        came = {name for names in received(subscriber).values() for name in names}
+        assert came == {f"{run}-{number}-first" for number in range(16)}
+
+
 async def test_a_paused_workspace_gets_nothing_until_it_goes_on(two: Two) -> None:
     with Subscriber() as subscriber:
         kind = new_type()

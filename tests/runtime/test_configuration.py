@@ -6,12 +6,13 @@ import signal
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from secrets import token_hex
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 import structlog
 from pydantic import SecretStr
+from pymongo import ReadPreference
 
 from interlink.embedded import Embedded
 from shared.runtime import configuration
@@ -132,6 +133,26 @@ async def test_a_caller_that_goes_away_leaves_the_others_their_answer() -> None:
     found = await asyncio.gather(*callers, return_exceptions=True)
     assert [found[0], found[2]] == [True, True]
     assert isinstance(found[1], asyncio.CancelledError)
+
+
+async def test_a_process_that_stood_still_waits_for_the_answer() -> None:
+    """SIGSTOP, or a machine that is busy: the database has answered, and nobody has read it."""
+
+    async def run() -> bool:
+        await asyncio.sleep(0.05)
+        sleep(0.5)  # noqa: ASYNC251 -- it stands still
+        await asyncio.sleep(0.02)
+        return True
+
+    shared = SharedCheck(run, wait_s=0.1, late=lambda: pytest.fail("given up"))
+    assert await shared()
+
+
+async def test_configuration_is_read_from_the_primary(store: Store) -> None:
+    uri = f"{store.uri()}?readPreference=secondaryPreferred"
+    database = Mongo(MongoSettings(uri=SecretStr(uri)), app="test").without_threads()
+    assert database["x"].read_preference == ReadPreference.PRIMARY
+    await database.client.close()
 
 
 async def test_a_process_that_missed_too_much_reads_everything(

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from subprocess import TimeoutExpired
@@ -23,7 +22,6 @@ from interlink.cli import app
 from shared.contracts.routes import OWNERS, owner_of
 from tests.support import kept
 from tests.support.backends import Bus, Store
-from tests.support.eventually import eventually
 from tests.support.given import note
 from tests.support.ports import free_port
 from tests.support.services import Child
@@ -124,16 +122,13 @@ class Hub:
         assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
 
     def other_workspace(self) -> str:
-        """The admin key of another workspace, made now, and known to every service that runs."""
+        """The admin key of another workspace, made now: every service that runs takes it at once."""
         key = f"ilk_other_{token_urlsafe(24)}"
         self.init(f"other-{token_hex(4)}", key)
-        for name, child in self._children.items():
-            if child.poll() is None and name in _ASKED:
-                eventually(partial(self.knows, name, key))
         return key
 
     def knows(self, service: str, key: str) -> bool:
-        """Whether a service takes this admin key: each looks for new ones every second."""
+        """Whether a service takes this admin key."""
         headers = {"authorization": f"Bearer {key}"}
         return httpx.get(self.url(service) + _ASKED[service], headers=headers, timeout=10).is_success
 
