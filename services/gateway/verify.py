@@ -79,6 +79,7 @@ class Verifier:
         else:
             request.work.limit(most_hashed(len(request.body)))
             verdict = await self._verdict(endpoint.valid_keys(), way, request, raw)
+            request.work.lift()
         if verdict is Verdict.VERIFIED:
             return verdict
         if not endpoint.require_signature and verdict in (Verdict.MISSING, Verdict.NO_SECRET):
@@ -107,6 +108,7 @@ class Verifier:
             request.settings = app.settings
             verdict = await self._verdict([app.key], way, request, raw)
             if verdict is Verdict.VERIFIED:
+                request.work.lift()
                 self._remember(claimed, app)
                 return app
             if verdict is Verdict.TOO_COSTLY:

@@ -20,7 +20,7 @@ _REFUSALS: Final = {
     413: "The body is too large.",
     415: "Not this type or encoding.",
     429: "Too many requests; `Retry-After` says when again.",
-    503: "Not on Kafka, or it cannot be verified yet: send it again.",
+    503: "Not on Kafka, cannot be verified yet, or the endpoint's `source` cannot be used: send it again.",
 }
 _AGAIN: Final = (429, 503)
 _JSON: Final = "application/json"

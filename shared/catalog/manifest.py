@@ -66,7 +66,7 @@ BatchPaths = Annotated[tuple[Annotated[str, Field(max_length=200)], ...], AfterV
 
 _MOST_ALTERNATIVES: Final = 12
 _MOST_FIELDS: Final = 20
-_MOST_DECODED: Final = 2
+_MOST_DECODED: Final = 1
 _NO_BODY: Final = (204, 205, 304)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 

@@ -243,7 +243,7 @@ class Request:
         return self._item_digest
 
     def _hashed(self, raw: bytes) -> bytes:
-        self.work.hashed += len(raw)
+        self.work.hash(len(raw))
         return raw
 
     def header(self, name: bytes) -> str | None:

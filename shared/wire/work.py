@@ -34,6 +34,10 @@ class Work:
         self.hashed = 0
         self.parsed = 0
         self.public_key_checks = 0
+        self.lift()
+
+    def lift(self) -> None:
+        """Only count from now on: what follows is done for a request that is verified."""
         self._most_hashed: float = float("inf")
         self._most_public_key_checks: float = float("inf")
 

@@ -65,13 +65,16 @@ class _Changed:
                 self._set_field(first + "".join(f"[{step}]" for step in rest))
 
     def _rename(self, item: Any, names: list[str]) -> None:
+        """Exchange the first of these names, which is the one that names the event."""
+        found = item if isinstance(item, dict) else dict(self._form or ())
+        old = next((name for name in names if name in found), None)
+        if old is None:
+            return
+        self.is_other = True
         if isinstance(item, dict):
-            for name in [each for each in names if each in item]:
-                item[NEW] = item.pop(name)
-                self.is_other = True
-        elif self._form is not None and item is None:
-            self._form = [(NEW if name in names else name, value) for name, value in self._form]
-            self.is_other |= any(name == NEW for name, _ in self._form)
+            item[NEW] = item.pop(old)
+        else:
+            self._form = [(NEW if name == old else name, value) for name, value in self._form or ()]
 
     def _set(self, holder: Any, steps: list[str]) -> None:
         for step in steps[:-1]:
