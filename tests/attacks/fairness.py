@@ -12,7 +12,11 @@ from tests.support.hub import Hub
 from tests.support.outgoing import finished, new_type, path_of, publish
 from tests.support.subscriber import Subscriber
 
-SETUP = Setup(services=("gateway", "delivery"))
+FEW_SLOTS = 20
+SETUP = Setup(
+    services=("gateway", "delivery"),
+    env={"INTERLINK_MOST_IN_FLIGHT": str(FEW_SLOTS), "INTERLINK_CONDITION_SUSPEND_S": "3"},
+)
 
 NEIGHBOUR_EVENTS = 20
 
@@ -143,16 +147,10 @@ def _a_condition_that_is_over_its_budget_for_long(hub: Hub) -> None:
         hub.call("DELETE", path_of(told))
 
 
-FEW_SLOTS = 20
-TIGHT = Setup(
-    services=("gateway", "delivery"),
-    env={"INTERLINK_MOST_IN_FLIGHT": str(FEW_SLOTS), "INTERLINK_CONDITION_SUSPEND_S": "3"},
-)
-
 ATTACKS = (
-    Attack("one workspace's webhooks that hang", _hanging_webhooks, TIGHT),
+    Attack("one workspace's webhooks that hang", _hanging_webhooks, SETUP),
     Attack(
-        "a condition that is over its budget for long", _a_condition_that_is_over_its_budget_for_long, TIGHT
+        "a condition that is over its budget for long", _a_condition_that_is_over_its_budget_for_long, SETUP
     ),
     Attack("one workspace's batch of large events to many webhooks", _one_large_batch, SETUP),
     Attack("one workspace's many expensive conditions", _expensive_conditions, SETUP),

@@ -22,13 +22,15 @@ ATTACKS: tuple[Attack, ...] = tuple(chain.from_iterable(module.ATTACKS for modul
 def hub_for(
     tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store
 ) -> Iterator[Callable[[Setup], Hub]]:
-    """Return the hub of a setup, started once."""
+    """Return the hub of a setup, one at a time: hubs on one bus are members of the same consumer groups."""
     started: list[tuple[Setup, Hub]] = []
 
     def find(setup: Setup) -> Hub:
         for known, hub in started:
             if known == setup:
                 return hub
+            hub.stop()
+        started.clear()
         hub = setup.start(tmp_path_factory.mktemp("hub"), bus, store)
         started.append((setup, hub))
         return hub
