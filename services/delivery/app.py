@@ -27,6 +27,7 @@ from services.delivery.statistics_api import StatisticsApi
 from services.delivery.store import Deliveries
 from services.delivery.subscriptions import Subscriptions
 from services.delivery.unmatched import Unmatched
+from services.delivery.unmatched_api import UnmatchedApi
 from services.delivery.waiting import WaitingReasons
 from services.delivery.webhooks_api import WebhooksApi
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
@@ -107,6 +108,7 @@ async def build(here: Runtime) -> Service:
     StatisticsApi(deliveries, statistics, subscriptions, settings).mount(management)
     ErasuresApi(erasures).mount(management)
     RecoveryApi(work, recovery, reasons).mount(management)
+    UnmatchedApi(unmatched).mount(management)
     return Service(
         app=management,
         parts=[

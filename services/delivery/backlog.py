@@ -16,7 +16,7 @@ from shared.contracts.envelope import event_of
 from shared.contracts.errors import OverLimit, Rejected
 from shared.runtime import metrics
 from shared.runtime.kafka.consume import Received
-from shared.runtime.mongo import Collection, Document, Mongo, ReplaceOne, translated, utcnow
+from shared.runtime.mongo import Collection, Document, Duplicate, Mongo, ReplaceOne, translated, utcnow
 
 DEFERRED: Final = "deferred_events"
 
@@ -138,16 +138,23 @@ class Backlog:
         ]
         for start in range(0, len(documents), _INSERTED):
             some = documents[start : start + _INSERTED]
-            with translated():
-                await self._collection.bulk_write(
-                    [ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in some]
-                )
+            await self._write(some)
             for each in some:
                 self._append(each["workspace"], _parsed(each["source"]), _chunk(each))
         if documents:
             metrics.DEFERRED.inc(sum(each["count"] for each in documents))
             self.some.set()
         return refused
+
+    async def _write(self, documents: Sequence[Document]) -> None:
+        try:
+            with translated():
+                await self._collection.insert_many(documents)
+        except Duplicate:  # stored by a process that lost the partition before it could commit
+            with translated():
+                await self._collection.bulk_write(
+                    [ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in documents]
+                )
 
     async def read(self, line: Line) -> list[Received]:
         """The events of the line's first chunk that are not done. Raises `StoreUnavailable`."""

@@ -1,18 +1,21 @@
-"""Works off the backlog: a slice of each workspace in turn, at a pace that leaves room for who does not wait.
+"""Works off the backlog: a slice of each workspace in turn, at a pace that leaves room for others.
 
-While events of other workspaces come, a slice is a few milliseconds, followed by a pause of four times its
-cost. While there are none, slices are larger, and only the way to the attempts sets the pace: at most
-`_MOST_UNDER_WAY` requests are on it, so that whoever comes next finds a short queue.
+While events of other workspaces come, a slice is about two milliseconds, followed by a pause of nine times
+its cost; the longer a workspace's events wait, the shorter its pauses. While there are none, slices are
+larger, and only the way to the attempts sets the pace: at most `_MOST_UNDER_WAY` requests are on it, so that
+whoever comes next finds a short queue.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from time import time
 from typing import Final
 
 from services.delivery.backlog import Backlog, Line
 from services.delivery.fanout import WITHIN_S, Expansion, Fanout
+from services.delivery.request import at_ms_of
 from services.delivery.shares import Shares
 from shared.contracts.errors import BusUnavailable, Rejected, RetryLater
 from shared.runtime.crash import crash_point
@@ -25,9 +28,12 @@ Handled = Callable[[int], Awaitable[int]]
 """The offset before which a partition of `delivery.requested` is handled."""
 
 _SLICE: Final = 48_000.0
-_SLICE_BESIDE: Final = 4_000.0
-_PAUSE_BESIDE: Final = 4.0
+_SLICE_BESIDE: Final = 2_000.0
+_LONGEST_PAUSE: Final = 9.0
+_SHORTEST_PAUSE: Final = 1.0
 """How many times its cost a slice is followed by a pause, beside others."""
+_PATIENT_S: Final = 600.0
+"""The age of a deferred event at which pauses are the shortest."""
 _LOOP_SLICE: Final = 2_000.0
 _MOST_UNDER_WAY: Final = 64
 _KEPT_S: Final = 1.0
@@ -135,7 +141,13 @@ class Drain:
                 await self._keep_place(current)
         await self._absorbed(0 if beside else _MOST_UNDER_WAY // 2)
         if beside:
-            await asyncio.sleep(cost * _PAUSE_BESIDE / 1e6)
+            await asyncio.sleep(cost * self._pause(workspace) / 1e6)
+
+    def _pause(self, workspace: str) -> float:
+        """How many times its cost a slice of the workspace is followed by a pause."""
+        ages = [time() - at_ms_of(line.chunks[0].last) / 1000 for line in self._backlog.lines_of(workspace)]
+        left = 1 - max(ages, default=0.0) / _PATIENT_S
+        return min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, _LONGEST_PAUSE * left))
 
     def _beside(self) -> bool:
         """Whether a workspace that does not wait has events."""

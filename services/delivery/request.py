@@ -197,6 +197,11 @@ def order_of(received: Received) -> int:
     return received.at_ms << ORDER_BITS | received.offset & (1 << ORDER_BITS) - 1
 
 
+def at_ms_of(order: int) -> int:
+    """The time in an order of `order_of`: when the broker took the record, in milliseconds."""
+    return order >> ORDER_BITS
+
+
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise Malformed(f"replay_no is {text[:20]!r}: not a number")

@@ -9,6 +9,7 @@ OWNERS: Final[dict[str, tuple[str, ...]]] = {
         "/api/delivery-jobs",
         "/api/queue",
         "/api/dead-letters",
+        "/api/events/unmatched",
     ),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials"),
 }

@@ -90,6 +90,7 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/outgoing-webhooks/{webhook_id}/resume"): "webhooks:write",
     ("GET", "/api/outgoing-webhooks/{webhook_id}/stats"): "webhooks:read",
     ("POST", "/api/deliveries/erase"): "webhooks:write",
+    ("GET", "/api/events/unmatched"): "webhooks:read",
     ("POST", "/api/auth/oauth/connect"): "integrations:write",
     ("POST", "/api/integrations"): "integrations:write",
     ("GET", "/api/integrations"): "integrations:read",

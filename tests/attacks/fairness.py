@@ -1,16 +1,22 @@
 """A workspace that makes fan-out expensive does not make others wait: order and counts, never seconds."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from secrets import token_hex
 from typing import Any
 
 from tests.attacks.attack import Attack, Setup
+from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.outgoing import finished, new_type, path_of, publish
 from tests.support.subscriber import Subscriber
 
-SETUP = Setup(services=("gateway", "delivery"))
+FEW_SLOTS = 20
+SETUP = Setup(
+    services=("gateway", "delivery"),
+    env={"INTERLINK_MOST_IN_FLIGHT": str(FEW_SLOTS), "INTERLINK_CONDITION_SUSPEND_S": "3"},
+)
 
 NEIGHBOUR_EVENTS = 20
 
@@ -89,7 +95,63 @@ def _a_condition_over_its_budget(hub: Hub) -> None:
         sink.wait_for(1)
 
 
+def _hanging_webhooks(hub: Hub) -> None:
+    """More attempts hang than there are slots: the neighbour's goes out while none of them has ended."""
+    kind = new_type()
+    neighbour = hub.other_workspace()
+    with (
+        Subscriber(delay_s=25) as hanging,
+        Subscriber() as beside,
+        _webhooks(hub, 30, hanging.url, events=[kind], timeout_s=20, retry={"schedule": [0]}),
+    ):
+        hub.call(
+            "POST",
+            "/api/outgoing-webhooks",
+            {"name": "neighbour", "url": beside.url, "events": [kind]},
+            key=neighbour,
+        )
+        publish(hub, kind, {"n": 1})
+        eventually(lambda: hanging.under_way >= FEW_SLOTS // 2)
+        publish(hub, kind, {"n": 1}, key=neighbour)
+        beside.wait_for(1, within_s=15)
+        assert hanging.under_way <= FEW_SLOTS // 2 + 1
+        assert not [one for one in hub.deliveries(event_type=kind) if one["finished_at"]]
+
+
+def _a_condition_that_is_over_its_budget_for_long(hub: Hub) -> None:
+    """Its webhook is suspended, and an event says so; not for fewer cases."""
+    kind = new_type()
+    condition = {"condition": "length(data.rows[?a == `1`]) > `0`"}
+    rows = {"rows": [{"a": 1}] * 3_000}
+    with Subscriber() as sink, _webhooks(hub, 1, sink.url, events=[kind], filter=condition) as (webhook,):
+        told = hub.outgoing_webhook(
+            f"{sink.url}/told",
+            events=["webhook.disabled"],
+            filter={"condition": f"data.webhook_id == '{webhook['id']}'"},
+        )
+        publish(hub, kind, *[rows] * 5)
+        finished(hub, webhook["id"], 5)
+        assert hub.call("GET", path_of(webhook))["enabled"]
+
+        def suspended() -> bool:
+            """The webhook is suspended."""
+            if hub.call("GET", path_of(webhook))["enabled"]:
+                publish(hub, kind, rows)
+                return False
+            return True
+
+        eventually(suspended, 40, every_s=0.3)
+        assert hub.call("GET", path_of(webhook))["disabled_reason"] == "condition_too_expensive"
+        [got] = sink.wait_for(1)
+        assert json.loads(got.body)["data"]["reason"] == "condition_too_expensive"
+        hub.call("DELETE", path_of(told))
+
+
 ATTACKS = (
+    Attack("one workspace's webhooks that hang", _hanging_webhooks, SETUP),
+    Attack(
+        "a condition that is over its budget for long", _a_condition_that_is_over_its_budget_for_long, SETUP
+    ),
     Attack("one workspace's batch of large events to many webhooks", _one_large_batch, SETUP),
     Attack("one workspace's many expensive conditions", _expensive_conditions, SETUP),
     Attack("a condition that is over its budget", _a_condition_over_its_budget, SETUP),

@@ -26,13 +26,15 @@ ATTACKS: list[Attack] = [attack for module in _MODULES for attack in getattr(mod
 def hub_for(
     tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store
 ) -> Iterator[Callable[[Setup], Hub]]:
-    """Return the hub of a setup, started once."""
+    """Return the hub of a setup, one at a time: hubs on one bus are members of the same consumer groups."""
     started: list[tuple[Setup, Hub]] = []
 
     def find(setup: Setup) -> Hub:
         for known, hub in started:
             if known == setup:
                 return hub
+            hub.stop()
+        started.clear()
         hub = setup.start(tmp_path_factory.mktemp("hub"), bus, store)
         started.append((setup, hub))
         return hub

@@ -1,0 +1,145 @@
+"""Events that no outgoing webhook got can be found: which, how many, and why."""
+
+from collections.abc import Iterator
+from secrets import token_hex
+from typing import Any
+
+import pytest
+
+from services.delivery.unmatched import MOST_LAST, MOST_TYPES, OTHER_TYPES
+from tests.support.another import another
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+from tests.support.outgoing import new_type, path_of, publish
+from tests.support.subscriber import Subscriber
+
+PATH = "/api/events/unmatched"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """Gateway and two delivery processes, in a workspace of their own."""
+    folder = tmp_path_factory.mktemp("hub")
+    workspace = f"unmatched-{token_hex(4)}"
+    started = Hub(folder, bus, store, services=("gateway", "delivery"), workspace=workspace)
+    try:
+        started.start()
+        with another("delivery", started, folder / "other", bus, store):
+            yield started
+    finally:
+        started.stop()
+
+
+def counted(hub: Hub, key: str, kinds: set[str], count: int) -> dict[str, Any]:
+    """What is answered once so many events of these types are counted."""
+
+    def look() -> dict[str, Any] | None:
+        """All are counted."""
+        found: dict[str, Any] = hub.call("GET", PATH, key=key)
+        total = sum(each["count"] for each in found["types"] if each["type"] in kinds)
+        assert total <= count, "nothing is counted twice"
+        return found if total == count else None
+
+    return eventually(look, 30) or {}
+
+
+def test_each_reason_is_told(hub: Hub) -> None:
+    key = hub.other_workspace()
+    alone, other, wanted, off = new_type(), new_type(), new_type(), new_type()
+    first = publish(hub, alone, {"n": 1}, key=key)
+    found = counted(hub, key, {alone}, 1)
+    assert [(each["id"], each["reason"]) for each in found["events"]] == [(first[0], "no_webhook")]
+    with Subscriber() as sink:
+        body = {
+            "name": "one",
+            "url": sink.url,
+            "events": [wanted, off],
+            "filter": {"condition": "data.n > `5`"},
+        }
+        webhook = hub.call("POST", "/api/outgoing-webhooks", body, key=key)
+        eventually(lambda: publish(hub, wanted, {"n": 7}, subject="one", key=key) and sink.got, 30)
+        sent = {event["id"] for event in hub.call("GET", PATH, key=key)["events"]}
+        ids = {
+            "no_pattern": publish(hub, other, {"n": 1}, subject="one", key=key),
+            "filtered": publish(hub, wanted, {"n": 2}, subject="one", key=key),
+        }
+        eventually(lambda: len(listed(hub, key) - sent) >= 2, 20)
+        hub.call("POST", f"{path_of(webhook)}/disable", key=key)
+        eventually(lambda: not hub.call("GET", path_of(webhook), key=key)["enabled"])
+        ids["disabled"] = eventually(lambda: disabled(hub, key, off), 20)
+    events = hub.call("GET", PATH, key=key)["events"]
+    assert listed(hub, key) >= {event_id for (event_id,) in ids.values()}
+    for reason, (event_id,) in ids.items():
+        assert [each["reason"] for each in events if each["id"] == event_id] == [reason]
+    assert events == sorted(events, key=lambda each: each["at"], reverse=True)
+
+
+def listed(hub: Hub, key: str) -> set[str]:
+    """The ids of the workspace's last unmatched events."""
+    return {event["id"] for event in hub.call("GET", PATH, key=key)["events"]}
+
+
+def disabled(hub: Hub, key: str, kind: str) -> list[str]:
+    """An event that met the webhook disabled, in whichever process: each is told within a second."""
+    [event_id] = publish(hub, kind, {"n": 9}, key=key)
+
+    def look() -> list[str]:
+        """The event is decided on."""
+        events = hub.call("GET", PATH, key=key)["events"]
+        return [each["reason"] for each in events if each["id"] == event_id]
+
+    try:
+        return [event_id] if eventually(look, 3) == ["disabled"] else []
+    except AssertionError:
+        return []
+
+
+def test_counts_of_two_processes_add_up_and_lists_are_bounded(hub: Hub) -> None:
+    key = hub.other_workspace()
+    kinds = [new_type() for _ in range(3)]
+    total = 0
+    for kind in kinds:
+        for _conversation in range(60):
+            publish(hub, kind, {"n": 1}, subject=token_hex(4), key=key)
+            total += 1
+    found = counted(hub, key, set(kinds), total)
+    assert {each["type"]: each["count"] for each in found["types"]} == dict.fromkeys(kinds, 60)
+    assert len(found["events"]) == MOST_LAST
+    assert all(each["reason"] == "no_webhook" for each in found["events"])
+
+
+def test_types_without_end_are_counted_together(hub: Hub) -> None:
+    key = hub.other_workspace()
+    prefix = f"t{token_hex(4)}"
+    count = MOST_TYPES + 100
+    events = [
+        {
+            "specversion": "1.0",
+            "id": f"evt-{token_hex(8)}",
+            "type": f"{prefix}.n{number}",
+            "source": "/t",
+            "data": {},
+        }
+        for number in range(count)
+    ]
+    for start in range(0, count, 500):
+        hub.call("POST", "/api/events", events[start : start + 500], key=key, expect=202)
+
+    def look() -> list[dict[str, Any]] | None:
+        """All are counted."""
+        types: list[dict[str, Any]] = hub.call("GET", PATH, key=key)["types"]
+        return types if sum(each["count"] for each in types) == count else None
+
+    types = eventually(look, 30) or []
+    assert len(types) <= 2 * MOST_TYPES + 1, "each process has room for so many"
+    assert [each for each in types if each["type"] == OTHER_TYPES] or len(types) == count
+
+
+def test_another_workspace_sees_none_of_it(hub: Hub) -> None:
+    key, other = hub.other_workspace(), hub.other_workspace()
+    kind = new_type()
+    publish(hub, kind, {"n": 1}, key=key)
+    counted(hub, key, {kind}, 1)
+    assert hub.call("GET", PATH, key=other) == {"types": [], "events": []}
+    assert hub.metric("delivery", "interlink_unmatched_events_total") >= 0
