@@ -7,6 +7,7 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.contracts.errors import Misconfigured
+from shared.wire.dns import read_server
 
 S = TypeVar("S", bound=BaseSettings)
 _WEB_PORTS: Final = "80,443"
@@ -89,6 +90,23 @@ class EgressSettings(BaseSettings):
     """An HTTP proxy that every call goes through."""
     egress_ca_file: str | None = None
     """A PEM file of certificate authorities to trust beside the system's."""
+    dns_servers: str = ""
+    """DNS servers that names are looked up at, as `address` or `address:port` with commas between; by default
+    the system's (`/etc/resolv.conf`). Its search domains are not used: names are absolute."""
+
+    @field_validator("dns_servers")
+    @classmethod
+    def _dns_servers(cls, text: str) -> str:
+        try:
+            _read_servers(text)
+        except ValueError:
+            raise ValueError("addresses with commas between, as 10.0.0.2,10.0.0.3:5353") from None
+        return text
+
+    @property
+    def name_servers(self) -> tuple[tuple[str, int], ...]:
+        """The DNS servers to ask as address and port; none for the system's."""
+        return _read_servers(self.dns_servers)
 
     @field_validator("egress_ports")
     @classmethod
@@ -103,6 +121,11 @@ class EgressSettings(BaseSettings):
         if self.egress_ports == "any":
             return None
         return frozenset(int(part) for part in self.egress_ports.split(","))
+
+
+def _read_servers(text: str) -> tuple[tuple[str, int], ...]:
+    """Raises `ValueError`."""
+    return tuple(read_server(part.strip()) for part in text.split(",") if part.strip())
 
 
 def _is_port(text: str) -> bool:

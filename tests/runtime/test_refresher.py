@@ -87,7 +87,7 @@ class OneApp:
         return App(provider, workspace, "app", {"client_secret": "the-secret-of-it"}, verified=True)
 
 
-def refresher(kept: Kept, ask: Callable[[Call], Awaitable[Answered]]) -> Refresher:
+def refresher(kept: Kept, ask: Callable[[Call, str], Awaitable[Answered]]) -> Refresher:
     apps, log, back = cast("Apps", OneApp()), structlog.get_logger(), "https://hub.example.com/back"
     return Refresher(
         cast("Integrations", kept),
@@ -110,7 +110,7 @@ async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet() 
     kept = Kept("slack", {"access_token": "bot-1", "refresh_token": "of-bot-1", "others": {"user": USER}})
     halfway, goes_on = asyncio.Event(), asyncio.Event()
 
-    async def ask(call: Call) -> Answered:
+    async def ask(call: Call, _workspace: str) -> Answered:
         if b"of-bot" in call.body:
             return given(access_token="bot-2", refresh_token="of-bot-2", token_type="bot")
         halfway.set()
@@ -140,7 +140,7 @@ async def test_who_stood_still_does_not_ask_when_another_clock_may_have_ended_hi
     )
     asked: list[bytes] = []
 
-    async def ask(call: Call) -> Answered:
+    async def ask(call: Call, _workspace: str) -> Answered:
         asked.append(call.body)
         return given(access_token=f"a-{len(asked) + 1}", refresh_token=f"r-{len(asked) + 1}")
 
