@@ -378,13 +378,28 @@ def _proxy_url(text: str) -> URL:
 
 async def _read(response: aiohttp.ClientResponse, most: int, chunks: list[bytes]) -> None:
     """Append the body to `chunks` until it ends or is longer than `most` bytes."""
-    size = 0
-    while chunk := await response.content.read(most + 1 - size):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > most:
-            response.close()
-            return
+    content, connection = response.content, response.connection
+    protocol = connection.protocol if connection is not None else None
+    closed = protocol.closed if protocol is not None else None
+
+    def end(_: object) -> None:
+        # After a chunk that cannot be read, aiohttp closes the connection but leaves the body waiting.
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+
+    if closed is not None:
+        closed.add_done_callback(end)
+    try:
+        size = 0
+        while chunk := await content.read(most + 1 - size):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > most:
+                response.close()
+                return
+    finally:
+        if closed is not None:
+            closed.remove_done_callback(end)
 
 
 def _classify(error: BaseException, *, answered: bool, proxied: bool) -> tuple[Failure, str]:

@@ -9,11 +9,12 @@ from types import ModuleType
 
 import pytest
 
+from tests.attacks import resolution
 from tests.attacks.attack import Attack, Setup
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 
-_MODULES: tuple[ModuleType, ...] = ()
+_MODULES: tuple[ModuleType, ...] = (resolution,)
 ATTACKS: tuple[Attack, ...] = tuple(chain.from_iterable(module.ATTACKS for module in _MODULES))
 
 

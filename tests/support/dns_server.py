@@ -35,7 +35,7 @@ class Reply:
     alias: str = ""
     """A name that the asked one is an alias of (CNAME)."""
     silent: frozenset[str] = frozenset()
-    """Types that are never answered."""
+    """Types that are never answered, but with garbage."""
     given: dict[str, int] = field(default_factory=dict)
     """How often each type was answered."""
 
@@ -57,7 +57,7 @@ class DnsServer:
     (NXDOMAIN).
     """
 
-    def __init__(self, replies: dict[str, Reply] | None = None) -> None:
+    def __init__(self, replies: dict[str, Reply] | None = None, *, port: int = 0) -> None:
         self.replies = dict(replies or {})
         self.asked: list[tuple[str, str]] = []
         """Name and type of each query, in order."""
@@ -66,7 +66,7 @@ class DnsServer:
         self.under_way: dict[str, int] = {}
         """Queries that wait for their answer, by name."""
         self.most_under_way = 0
-        self.port = 0
+        self.port = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._close: list[asyncio.BaseTransport | asyncio.Server] = []
@@ -96,17 +96,17 @@ class DnsServer:
     async def _start(self) -> None:
         deadline = monotonic() + 10
         while True:  # the port has to be free for both
-            server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
-            self.port = server.sockets[0].getsockname()[1]
+            server = await asyncio.start_server(self._talk, "127.0.0.1", self.port)
+            port = server.sockets[0].getsockname()[1]
             try:
                 transport, _ = await self._loop.create_datagram_endpoint(
-                    lambda: _Datagrams(self), local_addr=("127.0.0.1", self.port)
+                    lambda: _Datagrams(self), local_addr=("127.0.0.1", port)
                 )
             except OSError:
                 server.close()
                 assert monotonic() < deadline
             else:
-                self._close = [server, transport]
+                self.port, self._close = port, [server, transport]
                 return
 
     async def _stop(self) -> None:
@@ -155,7 +155,7 @@ class DnsServer:
             if not self.under_way[name]:
                 del self.under_way[name]
         if kind in reply.silent:
-            return []
+            return list(reply.garbage)
         return [*reply.garbage, self._answer(query, reply, kind, tcp=tcp)]
 
     @staticmethod
