@@ -23,6 +23,7 @@ def table(measured: dict[str, Any]) -> Table:
         ("delivery", shown.delivery),
         ("flow", shown.flow),
         ("isolation", shown.isolation),
+        ("resolution", shown.resolution),
         ("fanout", shown.fanout),
         ("backlog", shown.backlog),
     ):
@@ -76,6 +77,15 @@ class _Shown:
         )
         what = f"p99 beside dead endpoints with {found['waiting']:,} waiting"
         self._row(what, _BESIDE_TIMES, "x", times["p99_ms"], beside)
+
+    def resolution(self, found: dict[str, Any]) -> None:
+        beside = (
+            f"{found['beside']['p99_ms']:.1f} ms, alone {found['alone']['p99_ms']:.1f} ms; "
+            f"p50 {found['beside']['p50_ms']:.1f} ms, alone {found['alone']['p50_ms']:.1f} ms; "
+            f"CPU of delivery {found['times']['delivery_cpu_s']:.2f}x"
+        )
+        what = f"p99 beside {found['slow_names']} slow names of another workspace"
+        self._row(what, _BESIDE_TIMES, "x", found["times"]["p99_ms"], beside)
 
     def fanout(self, found: dict[str, Any]) -> None:
         what = f"{found['events']} events to {found['endpoints']:,} endpoints"

@@ -9,12 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from tests.attacks import resolution
+from tests.attacks import local, resolution
 from tests.attacks.attack import Attack, Setup
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 
-_MODULES: tuple[ModuleType, ...] = (resolution,)
+_MODULES: tuple[ModuleType, ...] = (resolution, local)
 ATTACKS: tuple[Attack, ...] = tuple(chain.from_iterable(module.ATTACKS for module in _MODULES))
 
 
