@@ -21,7 +21,7 @@ from pymongo.errors import (
 
 from shared.contracts.errors import InterlinkError, Misconfigured, StoreRefuses, StoreUnavailable
 from shared.runtime.logs import Log
-from shared.runtime.settings import MongoSettings
+from shared.runtime.settings import MongoSettings, read_secret
 
 Document = dict[str, Any]
 Collection = AsyncIOMotorCollection[Document]
@@ -79,7 +79,10 @@ class Mongo:
     """The store. Every call that fails for the store's sake raises `StoreUnavailable`."""
 
     def __init__(self, settings: MongoSettings, *, app: str) -> None:
-        uri = settings.uri.get_secret_value()
+        uri, file = settings.uri.get_secret_value(), settings.password_file
+        login: dict[str, Any] = {}
+        if file is not None:
+            login["password"] = read_secret(file, "MONGODB_PASSWORD_FILE")
         if not uri.startswith(("mongodb://", "mongodb+srv://")):
             raise Misconfigured("MONGODB_URI must start with mongodb:// or mongodb+srv://")
         try:
@@ -91,6 +94,7 @@ class Mongo:
                 socketTimeoutMS=max(20_000, settings.timeout_ms),
                 retryWrites=True,
                 tz_aware=True,
+                **login,
             )
             self._database: AsyncIOMotorDatabase[Document] = self._client.get_default_database(
                 _DEFAULT_DATABASE

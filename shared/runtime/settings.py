@@ -32,6 +32,8 @@ class KafkaSettings(BaseSettings):
     """Whose login."""
     sasl_password: SecretStr | None = None
     """Its password."""
+    sasl_password_file: Path | None = None
+    """A file that holds the password instead: a mounted secret."""
     answers_held_fetches: bool = True
     """Whether the broker answers a fetch that it holds as soon as something arrives. The embedded one
     does not: with it, a consumer asks more often while there is traffic."""
@@ -48,6 +50,8 @@ class MongoSettings(BaseSettings):
 
     uri: SecretStr
     """The connection string, with login and options; the database is its path."""
+    password_file: Path | None = None
+    """A file that holds the login's password, where the connection string has none: a mounted secret."""
     timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5_000
     """Milliseconds until the store counts as away, when no server is found or none connects."""
 
@@ -126,6 +130,17 @@ class EgressSettings(BaseSettings):
 def _read_servers(text: str) -> tuple[tuple[str, int], ...]:
     """Raises `ValueError`."""
     return tuple(read_server(part.strip()) for part in text.split(",") if part.strip())
+
+
+def read_secret(file: Path, variable: str) -> str:
+    """Return what a mounted secret holds, without line breaks at its end. Raises `Misconfigured`."""
+    try:
+        text = file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeError) as error:
+        raise Misconfigured(f"{variable}: {file} cannot be read: {error}") from None
+    if not text:
+        raise Misconfigured(f"{variable}: {file} is empty")
+    return text
 
 
 def _is_port(text: str) -> bool:

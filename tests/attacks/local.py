@@ -33,7 +33,7 @@ def _without_login(command: Command) -> Callable[[Hub], None]:
             MongoClient[dict[str, Any]](
                 host, port, directConnection=True, username="interlink", password="wrong"
             ) as liar,
-            pytest.raises(OperationFailure, match="Authentication failed"),
+            pytest.raises(OperationFailure, match="authentication failed"),
         ):
             command(liar, known["database"])
 
