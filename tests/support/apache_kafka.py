@@ -81,10 +81,10 @@ class ApacheKafka:
     """One broker, its own controller, on 127.0.0.1 only.
 
     All that it writes is in `folder`: the data, `server.properties` (with `settings` added to it) and
-    `broker.log`. `{controller}` in a setting is the controller's port; `answers` says whether it is
-    up, where it wants a login. Every `start` uses the same data and the same port, also when another object is
-    made for the same folder without a port. The methods block (call them through `asyncio.to_thread` from a test that has
-    to keep its loop going). The broker dies with the process that started it, however that one ends.
+    `broker.log`. `{controller}` in a setting is the controller's port; `answers` says whether it is up, where
+    it wants a login. Every `start` uses the same data and the same port, also when another object is made for
+    the same folder without a port. The methods block (call them through `asyncio.to_thread` from a test that
+    has to keep its loop going). The broker dies with the process that started it, however that one ends.
     """
 
     def __init__(
