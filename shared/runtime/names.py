@@ -5,7 +5,8 @@ lookup is two datagrams on the event loop. Bounds:
 - concurrent lookups of one name share one query;
 - a workspace has at most 16 queries under way, and what exceeds them waits only for its own;
 - a query ends after 5 s;
-- what was found is remembered for the record's lifetime, at most 10 s, and a failure for 5 s.
+- what was found is remembered for the record's lifetime, at most 10 s, and a failure for 5 s;
+- a name that was too slow the last time fails at once, until a query beside has succeeded.
 
 Names come from the system's hosts file, then from its DNS servers. They are absolute: the search domains of
 resolv.conf are the operator's, not a stranger's. `localhost` is this machine (RFC 6761).
@@ -54,7 +55,9 @@ _MAX_CACHED: Final = 10_000
 _MAX_ADDRESSES: Final = 64
 _RELOAD_INTERVAL_S: Final = 1.0
 _LOCALHOST: Final = ("127.0.0.1", "::1")
+_RECHECK_TIMEOUT_S: Final = 0.02
 _TOO_SLOW: Final = "the name was not resolved in time"
+_TOO_MANY: Final = "too many lookups of this workspace are under way"
 _NO_SUCH_NAME: Final = "the name does not resolve"
 
 
@@ -123,22 +126,34 @@ class Names:
             return local
         if name == "localhost" or name.endswith(".localhost"):
             return _LOCALHOST
+        was_slow = self._was_slow(name)
         while True:
             if cached := self._cached(name):
                 return cached.result()
             query = self._under_way.get(name)
             if query is None:
                 try:
-                    async with asyncio.timeout(self._timeout_s):
+                    async with asyncio.timeout(_RECHECK_TIMEOUT_S if was_slow else self._timeout_s):
                         await self._limits.acquire(workspace)
                 except TimeoutError:
-                    raise _not_resolved("too many lookups of this workspace are under way") from None
+                    raise _not_resolved(_TOO_SLOW if was_slow else _TOO_MANY) from None
                 if name in self._under_way or self._cached(name):  # another one was faster
                     self._limits.release(workspace)
                     continue
                 query = self._begin(name, workspace)
             # Whoever goes away does not end it: others wait for it, and its result is remembered.
-            return await asyncio.shield(query)
+            done, _ = await asyncio.wait([query], timeout=_RECHECK_TIMEOUT_S if was_slow else None)
+            if not done:
+                raise _not_resolved(_TOO_SLOW)
+            return query.result()
+
+    def _was_slow(self, name: str) -> bool:
+        """Return whether the last query took too long. The next one goes on beside, and nobody waits for it.
+
+        Otherwise each lookup after the failure was forgotten would hold up what its caller shares with others.
+        """
+        last = self._cache.get(name)
+        return last is not None and last.failure is not None and last.failure[1] == _TOO_SLOW
 
     def _cached(self, name: str) -> _Cached | None:
         cached = self._cache.get(name)

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -151,6 +152,32 @@ def test_slow_names_of_one_workspace_keep_nobody_else_waiting(run: Run, server: 
         # Nobody else's result depends on how many lookups this workspace had.
         server.replies["*.slow.example"] = Reply(["192.0.2.1"])
         assert await found.lookup("39.slow.example", "other") == ("192.0.2.1",)
+
+    run(test())
+
+
+def test_a_name_that_was_too_slow_is_asked_for_beside_and_not_waited_for(run: Run, server: DnsServer) -> None:
+    server.replies["slow.example"] = Reply(["192.0.2.1"], delay_s=1.0)
+    found = names(server, timeout_s=0.3)
+
+    async def failed_after() -> float:
+        began = monotonic()
+        with pytest.raises(NotResolved, match="not resolved in time"):
+            await found.lookup("slow.example", "ws")
+        return monotonic() - began
+
+    async def test() -> None:
+        assert await failed_after() >= 0.3
+        await asyncio.sleep(5.1)  # the failure is forgotten
+        asked = server.count("slow.example")
+        assert await failed_after() < 0.3, "the second time nobody waits"
+        assert server.count("slow.example") > asked, "it was asked for all the same"
+        server.replies["slow.example"] = Reply(["192.0.2.1"])
+        await asyncio.sleep(5.5)
+        with suppress(NotResolved):  # as quick as this machine is
+            await found.lookup("slow.example", "ws")
+        await asyncio.sleep(0.5)
+        assert await found.lookup("slow.example", "ws") == ("192.0.2.1",)
 
     run(test())
 
