@@ -150,7 +150,7 @@ class Names:
     def _was_slow(self, name: str) -> bool:
         """Return whether the last query took too long. The next one goes on beside, and nobody waits for it.
 
-        Otherwise each lookup after the failure was forgotten would hold up what its caller shares with others.
+        Otherwise each lookup after the failure is forgotten would hold up what its caller shares.
         """
         last = self._cache.get(name)
         return last is not None and last.failure is not None and last.failure[1] == _TOO_SLOW

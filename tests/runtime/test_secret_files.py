@@ -1,6 +1,7 @@
 """Settings that name files or servers: what is read from them, and what a wrong one leads to."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,8 @@ def test_the_brokers_password_comes_from_a_file(monkeypatch: pytest.MonkeyPatch,
 def test_the_databases_password_comes_from_a_file(monkeypatch: pytest.MonkeyPatch, secret: Path) -> None:
     monkeypatch.setenv("MONGODB_URI", "mongodb://interlink@mongo:27017/interlink?authSource=admin")
     monkeypatch.setenv("MONGODB_PASSWORD_FILE", str(secret))
-    mongo = Mongo(load(MongoSettings), app="test")
-    assert mongo.collection("x").database.client.options._options["password"] == "from-a-file"
+    client: Any = Mongo(load(MongoSettings), app="test").collection("x").database.client
+    assert client.options._options["password"] == "from-a-file"
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
