@@ -17,12 +17,23 @@ from bench.fanout import fanout
 from bench.isolation import isolation
 from bench.machine import cores, described
 from bench.remote import Failed
+from bench.resolution import resolution
 from bench.schemes import schemes
 from bench.stages import Bench, Plan
 from bench.system import has_sync
 from bench.table import table
 
-STAGES: Final = ("gateway", "schemes", "delivery", "flow", "isolation", "fairness", "fanout", "backlog")
+STAGES: Final = (
+    "gateway",
+    "schemes",
+    "delivery",
+    "flow",
+    "isolation",
+    "fairness",
+    "resolution",
+    "fanout",
+    "backlog",
+)
 
 
 def main() -> int:
@@ -47,6 +58,7 @@ def main() -> int:
             "flow": bench.end_to_end,
             "isolation": lambda: isolation(bench),
             "fairness": lambda: fairness(bench),
+            "resolution": lambda: resolution(bench),
             "fanout": lambda: fanout(bench),
             "backlog": lambda: backlog(bench),
         }

@@ -135,7 +135,7 @@ def main() -> None:
             stack.callback(leash.close)
             stack.callback(store.stop)
             store.start()
-            uri = embedded.mongodb_uri(store.port)
+            uri = store.uri
         asyncio.run(measured(uri, parser.parse_args().counts, console))
 
 

@@ -279,7 +279,7 @@ def store(folder: Path) -> Iterator[str]:
     half = embedded.store(folder, leash)
     half.start()
     try:
-        yield embedded.mongodb_uri(half.port)
+        yield half.uri
     finally:
         half.stop()
         leash.close()

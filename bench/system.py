@@ -119,7 +119,7 @@ def system(
             if kafka
             else {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS}
         )
-        store = Store("the embedded store", pair.mongodb_uri.rsplit("/", 1)[0])
+        store = Store("the embedded store", pair.mongodb_uri)
         hub = System(
             folder / "hub",
             Bus(bus_name, bus),

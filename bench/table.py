@@ -24,6 +24,7 @@ def table(measured: dict[str, Any]) -> Table:
         ("flow", shown.flow),
         ("isolation", shown.isolation),
         ("fairness", shown.fairness),
+        ("resolution", shown.resolution),
         ("fanout", shown.fanout),
         ("backlog", shown.backlog),
     ):
@@ -86,6 +87,15 @@ class _Shown:
             )
             what = f"a neighbour's p99 beside the attack of {attack}"
             self._row(what, _BESIDE_TIMES, "x", measured["times"]["p99_ms"], beside)
+
+    def resolution(self, found: dict[str, Any]) -> None:
+        beside = (
+            f"{found['slow']['p99_ms']:.1f} ms, names that fail at once {found['quick']['p99_ms']:.1f} ms; "
+            f"p50 {found['slow']['p50_ms']:.1f} ms and {found['quick']['p50_ms']:.1f} ms; "
+            f"CPU of delivery {found['times']['delivery_cpu_s']:.2f}x"
+        )
+        what = f"p99 beside {found['slow_names']} slow names of another workspace"
+        self._row(what, _BESIDE_TIMES, "x", found["times"]["p99_ms"], beside)
 
     def fanout(self, found: dict[str, Any]) -> None:
         what = f"{found['events']} events to {found['endpoints']:,} endpoints"

@@ -38,12 +38,13 @@ class DataFolder:
 def opened(path: Path) -> Iterator[DataFolder]:
     """The folder, made if need be and locked while the context lasts.
 
-    Raises `Misconfigured`: not writable, in use by another `interlink up`, of an incompatible
-    version, or full of files that are not Interlink's.
+    Raises `Misconfigured`: not writable, readable by other users, in use by another `interlink up`, of an
+    incompatible version, or full of files that are not Interlink's.
     """
     folder = DataFolder(path)
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_exposed(folder.path)
         _refuse_foreign(folder.path)
         lock = (folder.path / _LOCK).open("a+", encoding="utf-8")
     except OSError as error:
@@ -113,6 +114,21 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def _refuse_exposed(path: Path) -> None:
+    """Raise `Misconfigured` if other users may enter the folder: keys, passwords and all data are in it."""
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        raise Misconfigured(
+            f"the data folder {shown(path)} belongs to another user of this machine: "
+            "choose another one with --data-dir"
+        )
+    if status.st_mode & 0o077:
+        raise Misconfigured(
+            f"the data folder {shown(path)} is open to other users of this machine, and keys and passwords "
+            f"are in it: run 'chmod 700 {shown(path)}', and replace the keys if others may have read them"
+        )
 
 
 def _refuse_foreign(path: Path) -> None:

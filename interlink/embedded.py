@@ -4,7 +4,8 @@ Each runs as a process of its own on 127.0.0.1; neither is imported. The broker 
 everything in memory: what is in flight when it ends is gone. The store (SecantusDB, WiredTiger)
 keeps its data in the folder, also through a kill -9, but not through a power cut. It runs as a
 standalone server: as a replica set of one it writes an operations log that nothing here reads, and
-takes half as many writes.
+takes half as many writes. It requires a login (`store_login`). The broker cannot: it creates users only for
+who has logged in, and begins with none.
 """
 
 import json
@@ -13,13 +14,16 @@ import random
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
+from pymongo.errors import PyMongoError
+
+from interlink.store_login import USER, create_login, store_password
 from interlink.supervise import Child, Leash, Spec, ended
 from shared.contracts.errors import InterlinkError
 
@@ -56,9 +60,21 @@ class EmbeddedError(InterlinkError):
 class Half:
     """The broker or the store: its process, and how to find out whether it answers."""
 
-    def __init__(self, child: Child, port: int, probe: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        child: Child,
+        port: int,
+        probe: Callable[[int], bool],
+        *,
+        uri: str,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
         self.child = child
         self.port = port
+        self.uri = uri
+        """Its address for clients, as the environment variable has it, with its login."""
+        self.prepare = prepare
+        """What has to be done before the first start. Raises `EmbeddedError`."""
         self._probe = probe
 
     def answers(self) -> bool:
@@ -74,6 +90,7 @@ class Half:
 
     def start(self) -> None:
         """Start it on its port and return when it answers. Raises `EmbeddedError` after 30 s."""
+        self.prepare()
         self.child.start()
         deadline = monotonic() + _START_S
         while not self.answers():
@@ -110,12 +127,12 @@ class Embedded:
     @property
     def kafka_bootstrap(self) -> str:
         """For `KAFKA_BOOTSTRAP_SERVERS`."""
-        return kafka_bootstrap(self.broker.port)
+        return self.broker.uri
 
     @property
     def mongodb_uri(self) -> str:
         """For `MONGODB_URI`."""
-        return mongodb_uri(self.store.port)
+        return self.store.uri
 
     def start(self) -> None:
         """Start both. Raises `EmbeddedError`; then neither runs."""
@@ -138,9 +155,9 @@ def kafka_bootstrap(port: int) -> str:
     return f"{HOST}:{port}"
 
 
-def mongodb_uri(port: int) -> str:
-    """The address of an embedded store, as `MONGODB_URI` takes it."""
-    return f"mongodb://{HOST}:{port}/interlink"
+def _mongodb_uri(folder: Path, port: int) -> str:
+    """Return the address of the folder's store, with its login, as `MONGODB_URI` takes it."""
+    return f"mongodb://{USER}:{store_password(folder)}@{HOST}:{port}/interlink?authSource=admin"
 
 
 def remembered(folder: Path) -> dict[str, str]:
@@ -150,7 +167,7 @@ def remembered(folder: Path) -> dict[str, str]:
     if "broker" in ports:
         addresses["KAFKA_BOOTSTRAP_SERVERS"] = kafka_bootstrap(ports["broker"])
     if "store" in ports:
-        addresses["MONGODB_URI"] = mongodb_uri(ports["store"])
+        addresses["MONGODB_URI"] = _mongodb_uri(folder, ports["store"])
     return addresses
 
 
@@ -162,7 +179,8 @@ def broker(folder: Path, leash: Leash) -> Half:
         *(binary, "broker", "--storage-engine", "memory://tansu/"),
         *("--listener-url", url, "--advertised-listener-url", url),
     ]
-    return Half(Child(_spec("broker", command, folder), leash), port, _kafka_answers)
+    child = Child(_spec("broker", command, folder), leash)
+    return Half(child, port, _kafka_answers, uri=kafka_bootstrap(port))
 
 
 def store(folder: Path, leash: Leash) -> Half:
@@ -178,7 +196,25 @@ def store(folder: Path, leash: Leash) -> Half:
         *("--storage-path", str((folder / "store").absolute()), "--cache-size", _CACHE),
         *("--log-level", "WARNING"),
     ]
-    return Half(Child(_spec("store", command, folder, _JOURNAL), leash), port, _mongo_answers)
+
+    def run(options: Sequence[str], then: Callable[[], None]) -> None:
+        first = Child(_spec("store", [*command, *options], folder, _JOURNAL), leash)
+        first.start()
+        try:
+            then()
+        except PyMongoError as error:
+            lines = "\n".join(first.last_lines())
+            raise EmbeddedError(f"the embedded store was given no login ({error}):\n{lines}") from None
+        finally:
+            first.stop()
+
+    return Half(
+        Child(_spec("store", [*command, "--auth"], folder, _JOURNAL), leash),
+        port,
+        _mongo_answers,
+        uri=_mongodb_uri(folder, port),
+        prepare=lambda: create_login(folder, HOST, port, run),
+    )
 
 
 def _spec(name: str, command: list[str], folder: Path, env: Mapping[str, str] | None = None) -> Spec:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from interlink.datadir import DataFolder, shown
-from interlink.embedded import BROKER_SETTINGS, HOST, Half, kafka_bootstrap, mongodb_uri, plain_environment
+from interlink.embedded import BROKER_SETTINGS, HOST, Half, kafka_bootstrap, plain_environment
 from interlink.supervise import Spec
 from shared.contracts.errors import Misconfigured
 from shared.contracts.routes import OWNERS
@@ -93,7 +93,7 @@ class Layout:
         env = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
         env |= self._bus()
         if self._store:
-            env["MONGODB_URI"] = mongodb_uri(self._store.port)
+            env["MONGODB_URI"] = self._store.uri
         if self._own_key:
             env["INTERLINK_ENCRYPTION_KEY"] = self._own_key
         if self._broker and self._store:

@@ -146,6 +146,7 @@ class Hub:
             self._add_half(self._broker, "it holds events in memory: those not handled yet are lost")
         if not os.environ.get("MONGODB_URI"):
             store = embedded.store(path, self._leash)
+            store.prepare()
             self._add_half(store, "its data is on disk: nothing is lost")
         return Layout(self._plan, self._folder, self._broker, store)
 

@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from datetime import UTC, datetime
 from os import environ
+from pathlib import Path
 from typing import Annotated, Any
 
 from aiokafka import ConsumerRecord
@@ -15,6 +16,7 @@ from aiokafka.errors import KafkaError
 from faststream import AckPolicy, Context
 from faststream.exceptions import FastStreamException
 from faststream.kafka import KafkaBroker
+from faststream.security import SASLPlaintext
 from pydantic import BaseModel
 
 WORKSPACE = environ.get("MINICHAT_WORKSPACE", "default")
@@ -22,8 +24,18 @@ ACK_WITHIN_S = 5
 
 Workspace = Annotated[str, Context("message.headers.workspace")]
 
+
+def login() -> SASLPlaintext | None:
+    """Return the login at the broker, if it wants one."""
+    if "KAFKA_SASL_USERNAME" not in environ:
+        return None
+    password = Path(environ["KAFKA_SASL_PASSWORD_FILE"]).read_text("utf-8").strip()
+    return SASLPlaintext(environ["KAFKA_SASL_USERNAME"], password)
+
+
 broker = KafkaBroker(
     environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
+    security=login(),
     client_id="minichat",
     acks="all",  # every in-sync replica has it; the default would be one
     enable_idempotence=environ.get("KAFKA_ENABLE_IDEMPOTENCE", "true") == "true",

@@ -7,7 +7,7 @@ from datetime import datetime
 from time import thread_time, time
 from typing import Final
 
-from services.delivery.retry import TOO_EXPENSIVE, Attempt, Step, step_after
+from services.delivery.retry import LOGGED_BODY, TOO_EXPENSIVE, Attempt, Step, step_after
 from services.delivery.statistics import Statistics
 from services.delivery.store import Claimed
 from services.delivery.subscriptions import Webhook
@@ -103,7 +103,14 @@ class Attempter:
             shown = headers | dict.fromkeys(secret, _HIDDEN)
             headers |= secret
         answer = await self._client.post(
-            webhook.url, headers, body, timeout_s=webhook.timeout_s, certificate=webhook.auth.certificate
+            webhook.url,
+            headers,
+            body,
+            timeout_s=webhook.timeout_s,
+            workspace=webhook.workspace,
+            certificate=webhook.auth.certificate,
+            most=LOGGED_BODY,
+            status_decides=True,
         )
         return shown, answer
 

@@ -12,7 +12,8 @@ from shared.wire.backoff import MOST_RETRY_AFTER_S, jittered, retry_after, wait_
 Status = Literal["delivered", "retrying", "dead_letter"]
 ClientErrors = Literal["final", "retry"]
 
-_KEPT_BODY: Final = 4096
+LOGGED_BODY: Final = 4096
+"""Bytes of an answer's body that are read, for the log."""
 _KEPT_HEADERS: Final = 50
 _KEPT_TEXT: Final = 512
 _BUSY: Final = frozenset({408, 425, 429})
@@ -86,7 +87,7 @@ class Attempt:
             "response_headers": [
                 [_text(name), _text(value)] for name, value in islice(answer.headers.items(), _KEPT_HEADERS)
             ],
-            "response_body": answer.body[:_KEPT_BODY].decode("utf-8", "replace"),
+            "response_body": answer.body[:LOGGED_BODY].decode("utf-8", "replace"),
             "address": answer.address,
         }
 

@@ -30,6 +30,7 @@ from shared.runtime.guarded import guarded_client
 from shared.runtime.http import ApiClient
 from shared.runtime.integrations import Integrations
 from shared.runtime.mongo import Index
+from shared.runtime.names import Names
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 from shared.runtime.tokens import TokenSource
@@ -43,7 +44,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 _GATEWAY_S: Final = 15.0
 _MOST_CALLS: Final = 200
 _MOST_FOR_ONE: Final = 50
-"""A platform, or somebody's own server, that does not answer must not hold up the tokens of the others."""
+"""Calls to one host, and calls of one workspace. A platform, or somebody's own servers, that do not answer
+must not hold up the tokens of the others."""
 
 
 async def build(here: Runtime) -> Service:
@@ -52,7 +54,12 @@ async def build(here: Runtime) -> Service:
     connectors()  # a manifest that cannot be read is said now, not when somebody connects
     base = here.hub.public_base
     redirect_uri = base + CALLBACK
-    client = guarded_client(settings, most_connections=_MOST_CALLS, most_for_one=_MOST_FOR_ONE)
+    client = guarded_client(
+        settings,
+        most_connections=_MOST_CALLS,
+        most_for_one=_MOST_FOR_ONE,
+        most_for_workspace=_MOST_FOR_ONE,
+    )
     known = Integrations(here.mongo, here.vault, here.producer, here.log)
     registered = Apps(here.mongo, here.configuration, here.vault, here.log)
     tokens = TokenSource(known, registered, here.configuration, client, here.log, redirect_uri=redirect_uri)
@@ -77,6 +84,7 @@ async def build(here: Runtime) -> Service:
         settings.ports,
         authorities=authorities(settings.egress_ca_file) if settings.egress_ca_file else None,
         proxy=settings.egress_proxy,
+        names=Names(settings.name_servers),
     )
     management = here.management_app("Interlink accounts")
     pages = Pages(settings.chat_name, settings.chat_url)

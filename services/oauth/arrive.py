@@ -130,8 +130,8 @@ class Arriving:
         granted = await self._granted(begun, connector, values, code, verifier)
         whose: Whose | None = None
         try:
-            granted = await self._longer(connector, values, granted)
-            whose, choices = await self._whose(connector, values, granted, kept)
+            granted = await self._longer(begun, connector, values, granted)
+            whose, choices = await self._whose(begun, connector, values, granted, kept)
             async with self._states.alone(begun["workspace"], begun["provider"], whose.id):
                 return await self._connected(begun, document["_id"], connector, granted, whose, choices)
         except Occupied:
@@ -212,10 +212,9 @@ class Arriving:
             if connector.oauth1 is not None:
                 flow = ThreeLegged(connector.oauth1)
                 third = flow.third(values, RequestToken(**begun["request"]), code)
-                return flow.granted(await self._tokens.ask(third))
-            return connector.granted(
-                await self._tokens.ask(connector.exchange(values, code=code, verifier=verifier))
-            )
+                return flow.granted(await self._tokens.ask(third, begun["workspace"]))
+            call = connector.exchange(values, code=code, verifier=verifier)
+            return connector.granted(await self._tokens.ask(call, begun["workspace"]))
         except (ConsentGone, UsedCode) as error:
             raise NotFinished("code_refused", "the platform does not take the code (any more)") from error
         except Refused as error:
@@ -234,20 +233,27 @@ class Arriving:
         except (PlatformBusy, Unfillable) as error:
             raise NotFinished("platform_unavailable", "the platform could not be asked: try again") from error
 
-    async def _longer(self, connector: Connector, values: Mapping[str, str], granted: Granted) -> Granted:
+    async def _longer(
+        self, begun: Document, connector: Connector, values: Mapping[str, str], granted: Granted
+    ) -> Granted:
         """The grant with tokens that live longer, where the platform has them."""
         if granted.tokens is None or connector.oauth2 is None:
             return granted
         longer = connector.longer({**values, "access_token": granted.tokens.access_token})
         if longer is None:
             return granted
-        better = connector.granted(await self._tokens.ask(longer))
+        better = connector.granted(await self._tokens.ask(longer, begun["workspace"]))
         if better.tokens and better.tokens.scopes is None:
             better = replace(better, tokens=replace(better.tokens, scopes=granted.tokens.scopes))
         return replace(better, document=granted.document)
 
     async def _whose(
-        self, connector: Connector, values: Mapping[str, str], granted: Granted, kept: Mapping[str, str]
+        self,
+        begun: Document,
+        connector: Connector,
+        values: Mapping[str, str],
+        granted: Granted,
+        kept: Mapping[str, str],
     ) -> tuple[Whose, list[Choice]]:
         account = connector.account
         assert account is not None  # noqa: S101 -- the manifest has one for every flow
@@ -257,14 +263,15 @@ class Arriving:
         }
         document = granted.document
         if account.call is not None:
-            document = connector.read(await self._tokens.ask(connector.request(account.call, values)))
+            call = connector.request(account.call, values)
+            document = connector.read(await self._tokens.ask(call, begun["workspace"]))
         whose = connector.whose(account, document)
         person = connector.person(document, token=granted.document)
         whose = replace(whose, kept={**kept, **whose.kept}, person=person)
         if connector.choices is None:
             return whose, []
         values |= {f"account:{name}": value for name, value in whose.kept.items()}
-        found = await self._tokens.ask(connector.request(connector.choices.call, values))
+        found = await self._tokens.ask(connector.request(connector.choices.call, values), begun["workspace"])
         return whose, connector.choices_of(connector.read(found))
 
     async def _connected(

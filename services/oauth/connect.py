@@ -158,7 +158,7 @@ class Connecting:
         try:
             if connector.oauth1 is not None:
                 flow = ThreeLegged(connector.oauth1)
-                request = await self._request_token(connector, flow, values, state)
+                request = await self._request_token(wish.workspace, connector, flow, values, state)
                 about["request"] = {"token": request.token, "secret": request.secret}
                 begun = self._states.new(wish.workspace, about, state)
                 url = flow.authorize(values, request.token, scopes)
@@ -170,11 +170,11 @@ class Connecting:
         return Sent(url, document["_id"], begun)
 
     async def _request_token(
-        self, connector: Connector, flow: ThreeLegged, values: Mapping[str, str], state: str
+        self, workspace: str, connector: Connector, flow: ThreeLegged, values: Mapping[str, str], state: str
     ) -> RequestToken:
         """The first leg. Raises `Conflict`: the platform refuses; `PlatformBusy`."""
         try:
-            return flow.request_token(await self._tokens.ask(flow.first(values, state=state)))
+            return flow.request_token(await self._tokens.ask(flow.first(values, state=state), workspace))
         except Refused as error:
             hidden = (state, values.get("client_secret", ""))
             raise Conflict(f"{connector.app} refuses: {unsaid(str(error), hidden)}") from None

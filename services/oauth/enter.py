@@ -76,7 +76,7 @@ class Entering:
         """
         connector, way = _way(provider, kind)
         values = entered(way.fields, {**_preset(way, preset), **fields}, place="fields")
-        whose = await self._saved(connector, way, values)
+        whose = await self._saved(connector, way, values, workspace)
         for _ in range(_TRIES):
             known = await self._same_account(provider, way.id, whose, workspace)
             if known is not None:
@@ -137,7 +137,7 @@ class Entering:
             self._log.error("credential not opened", integration_id=document["_id"], error=str(error))
             before = {}
         values = entered(way.fields, {**before, **fields}, place="fields")
-        whose = await self._saved(connector, way, values)
+        whose = await self._saved(connector, way, values, document["workspace"])
         account = document.get("account")
         if account and account["id"] != whose.id and not any_account:
             raise Conflict(
@@ -169,7 +169,7 @@ class Entering:
         was_error = document["status"] == "error"
         tell: Told | None = "integration.recovered" if was_error else None
         try:
-            await self._whose(connector, way, values)
+            await self._whose(connector, way, values, document["workspace"])
         except Refused as error:
             gone = isinstance(error, ConsentGone)
             change = {
@@ -241,19 +241,23 @@ class Entering:
             "failures": 0,
         }
 
-    async def _saved(self, connector: Connector, way: Entered, values: Mapping[str, str]) -> Whose:
+    async def _saved(
+        self, connector: Connector, way: Entered, values: Mapping[str, str], workspace: str
+    ) -> Whose:
         """Whose it is. Raises `Invalid` when it is not right, with the field where that is known."""
         try:
-            return await self._whose(connector, way, values)
+            return await self._whose(connector, way, values, workspace)
         except Refused as error:
             place = _PLACES.get(error.code, "fields") if way.login else "fields"
             fault = FieldError(place, _told(error, way, values))
             raise Invalid("it was tried out, and is not right", errors=(fault,)) from None
 
-    async def _whose(self, connector: Connector, way: Entered, values: Mapping[str, str]) -> Whose:
+    async def _whose(
+        self, connector: Connector, way: Entered, values: Mapping[str, str], workspace: str
+    ) -> Whose:
         """Whose it is, from the platform itself. Raises `Refused`, `ConsentGone`, `PlatformBusy`."""
         if way.login is not None:
-            await self._mail.check(way.login, values)
+            await self._mail.check(way.login, values, workspace)
             name, host = values["username"], values["host"].lower()
             return Whose(id=f"{name}@{host}", label=f"{name} at {host}")
         account = way.account
@@ -261,7 +265,7 @@ class Entering:
         filled = entered_values(way, values)
         api = connector.api_of(way.id)
         try:
-            answer = await self._tokens.ask(connector.request(account.call, filled, api))
+            answer = await self._tokens.ask(connector.request(account.call, filled, api), workspace)
         except Unfillable as error:
             raise Refused("missing", str(error)) from None
         except NoAnswer as error:

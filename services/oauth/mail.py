@@ -11,14 +11,15 @@ import os
 import re
 import ssl
 from base64 import b64encode
-from collections.abc import Mapping
-from socket import SOCK_STREAM, gaierror
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from services.oauth.mail_dialogues import LONGEST_LINE, Login, Wire, imap, smtp
 from shared.catalog.connector import PlatformBusy, Refused
 from shared.runtime.certificates import why_tls_failed
+from shared.runtime.limits import WorkspaceLimits
+from shared.runtime.names import Names, NotResolved, literal_address
 from shared.wire.addresses import is_loopback, is_public
 
 Protocol = Literal["smtp", "imap"]
@@ -26,6 +27,7 @@ Protocol = Literal["smtp", "imap"]
 _WITHIN_S: Final = 15.0
 _CONNECT_S: Final = 5.0
 _MOST_AT_ONCE: Final = 20
+_MOST_OF_WORKSPACE: Final = 5
 _MOST_ADDRESSES: Final = 4
 _PORTS: Final[Mapping[str, frozenset[int]]] = {
     "smtp": frozenset({25, 465, 587, 2525}),
@@ -52,6 +54,7 @@ class MailLogins:
         authorities: str | None = None,
         proxy: str | None = None,
         within_s: float = _WITHIN_S,
+        names: Names | None = None,
     ) -> None:
         self._allow = allow
         self._ports = ports
@@ -61,9 +64,11 @@ class MailLogins:
             self._tls.load_verify_locations(cadata=authorities)
         self._proxy = proxy
         self._within_s = within_s
+        self._names = names or Names()
         self._gate = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._limits = WorkspaceLimits(_MOST_OF_WORKSPACE)
 
-    async def check(self, protocol: Protocol, fields: Mapping[str, str]) -> None:
+    async def check(self, protocol: Protocol, fields: Mapping[str, str], workspace: str) -> None:
         """Log in with host, port, security, username and password, and out again.
 
         Raises `ConsentGone`: the server does not take user name and password; `Refused`: it may not be
@@ -77,12 +82,14 @@ class MailLogins:
             fields["password"],
         )
         try:
-            async with asyncio.timeout(self._within_s), self._gate:
-                await self._try(protocol, login)
+            async with asyncio.timeout(self._within_s), self._limits.hold(workspace), self._gate:
+                await self._try(protocol, login, workspace)
         except TimeoutError:
             raise PlatformBusy(f"{login.place} did not answer in time{_hint(login)}") from None
-        except gaierror:
-            raise Refused("unknown_host", f"the name {login.host} does not resolve") from None
+        except NotResolved as error:
+            if error.permanent:
+                raise Refused("unknown_host", f"the name {login.host} does not resolve") from None
+            raise PlatformBusy(f"{login.host}: {error}") from None
         except ssl.SSLError as error:
             why = why_tls_failed(error)
             raise Refused("tls", f"no TLS with {login.place}: {why}{_hint(login)}") from None
@@ -91,8 +98,8 @@ class MailLogins:
             why = os.strerror(number).lower() if number else "it closed the connection"
             raise PlatformBusy(f"{login.place} cannot be reached: {why}{_hint(login)}") from None
 
-    async def _try(self, protocol: Protocol, login: Login) -> None:
-        addresses = await self._addresses(login)
+    async def _try(self, protocol: Protocol, login: Login, workspace: str) -> None:
+        addresses = await self._addresses(login, workspace)
         if login.security not in ("tls", "starttls") and any(map(is_public, addresses)):
             raise Refused("insecure", "without TLS anybody on the way reads the password: tls or starttls")
         if self._proxy is not None:
@@ -106,20 +113,17 @@ class MailLogins:
         finally:
             wire.close()
 
-    async def _addresses(self, login: Login) -> list[str]:
-        """What the name resolves to. Raises `Refused` when one of it is internal, `gaierror`, `OSError`."""
-        try:
-            answers = await asyncio.get_running_loop().getaddrinfo(login.host, login.port, type=SOCK_STREAM)
-        except UnicodeError:  # a label that is empty, or too long
-            raise gaierror from None
-        found = [str(answer[4][0]) for answer in answers]
+    async def _addresses(self, login: Login, workspace: str) -> Sequence[str]:
+        """Return the addresses of the host. Raises `Refused` if one of them is internal, `NotResolved`."""
+        literal = literal_address(login.host)
+        found = (literal,) if literal else await self._names.lookup(login.host, workspace)
         for address in found:
             allowed = is_public(address) or self._allow == "all"
             if not (allowed or (self._allow == "loopback" and is_loopback(address))):
                 raise Refused("address_refused", f"{login.host} is an internal address")
         return found[:_MOST_ADDRESSES]
 
-    async def _connected(self, addresses: list[str], login: Login) -> Wire:
+    async def _connected(self, addresses: Sequence[str], login: Login) -> Wire:
         """The first that answers. Raises the last one's `OSError`."""
         failure: OSError = ConnectionRefusedError()
         for address in addresses:

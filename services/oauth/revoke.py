@@ -57,18 +57,21 @@ class Revoking:
             return False
         grants = [texts_of(each) for each in (secrets, *secrets.get("others", {}).values())]
         ended = [
-            await self._one(connector, {**values, **grant}, name)
+            await self._one(document, connector, {**values, **grant})
             for grant in grants
             if grant.get("access_token") and not set(grant.values()) & set(spare)
         ]
         return bool(ended) and all(ended)
 
-    async def _one(self, connector: Connector, values: Mapping[str, str], name: str) -> bool:
+    async def _one(
+        self, document: Mapping[str, Any], connector: Connector, values: Mapping[str, str]
+    ) -> bool:
+        name = document["_id"]
         try:
             call = connector.revoking(values)
             if call is None:  # the platform has no way
                 return False
-            code = connector.not_revoked(await self._tokens.ask(call))
+            code = connector.not_revoked(await self._tokens.ask(call, document["workspace"]))
         except InterlinkError as error:
             self._log.warning("not revoked", integration_id=name, why=type(error).__name__)
             return False

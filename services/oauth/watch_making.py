@@ -116,10 +116,10 @@ class Making:
             return made(access.values)
 
         if not needs_account(request):
-            return await self._tokens.ask(made(self._tokens.values(account)))
+            return await self._tokens.ask(made(self._tokens.values(account)), account["workspace"])
         if request.token and again:  # only then a 401 is about the account's token
             return await self._tokens.call(name, of)
-        return await self._tokens.ask(of(await self._tokens.access(name)))
+        return await self._tokens.ask(of(await self._tokens.access(name)), account["workspace"])
 
     async def _read(self, account: Document, request: Request, values: Mapping[str, str]) -> Any:
         """What the platform answers. A refusal repeats no secret that was sent."""

@@ -33,7 +33,7 @@ class AppTrial:
     """Tries apps out; `ask` sends a request and raises `PlatformBusy`."""
 
     def __init__(
-        self, apps: Apps, log: Log, ask: Callable[[Call], Awaitable[Answered]], *, redirect_uri: str
+        self, apps: Apps, log: Log, ask: Callable[[Call, str], Awaitable[Answered]], *, redirect_uri: str
     ) -> None:
         self._apps = apps
         self._log = log
@@ -52,7 +52,7 @@ class AppTrial:
                 call = connector.exchange(values, code=_NO_CODE, verifier=new_verifier())
             else:
                 return Verdict(None, "it cannot be tried out")
-            answer = await self._ask(call)
+            answer = await self._ask(call, app.workspace)
             if flow is not None:
                 flow.request_token(answer)
                 return Verdict(takes_it=True)

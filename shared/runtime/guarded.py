@@ -10,10 +10,12 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any, Final, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -26,6 +28,8 @@ from yarl import URL
 from shared.contracts.errors import Misconfigured
 from shared.runtime.certificates import ClientCertificate, authorities, tls_context, why_tls_failed
 from shared.runtime.deadlines import DeadlineLines
+from shared.runtime.limits import WorkspaceLimits
+from shared.runtime.names import Names, NotResolved, literal_address
 from shared.runtime.settings import EgressSettings
 from shared.wire.addresses import is_loopback, is_public
 
@@ -34,8 +38,13 @@ PrivateNetworks = Literal["none", "loopback", "all"]
 MAX_RESPONSE: Final = 64 * 1024
 WEB_PORTS: Final = frozenset({80, 443})
 
-_DNS_KEPT_S: Final = 10
-_MOST_NAMES_KEPT: Final = 10_000
+_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+_BROKEN_BODY: Final = "the response body broke off"
+_CONNECT_TIMEOUT_S: Final = 10.0
+"""Until an address takes the connection; an endpoint's timeout may be longer, for the sake of its answer."""
+
+_workspace: ContextVar[str] = ContextVar("workspace", default="")
+"""On whose behalf the current call looks its host up: aiohttp's resolvers are told nothing but the name."""
 
 Failure = Literal[
     "timeout",
@@ -71,16 +80,18 @@ class Answer:
 
 
 def guarded_client(
-    settings: EgressSettings, *, most_connections: int, most_for_one: int = 0
+    settings: EgressSettings, *, most_connections: int, most_for_one: int = 0, most_for_workspace: int = 0
 ) -> "GuardedClient":
     """The client that a service's settings ask for. Raises `Misconfigured`."""
     return GuardedClient(
         settings.allow_private_networks,
         most_connections=most_connections,
         most_for_one=most_for_one,
+        most_for_workspace=most_for_workspace,
         ports=settings.ports,
         proxy=settings.egress_proxy,
         ca_file=settings.egress_ca_file,
+        names=Names(settings.name_servers),
     )
 
 
@@ -96,7 +107,7 @@ class GuardedClient:
     """A pooled client for outgoing webhooks.
 
     `most_for_one`: connections to one host and port, 0 for no such bound; what waits for one waits within its
-    own time.
+    own time. `most_for_workspace`: calls on behalf of one workspace, likewise.
 
     `ports`: those that may be called, None for any. `ca_file`: authorities to trust beside the system's.
 
@@ -113,9 +124,11 @@ class GuardedClient:
         *,
         most_connections: int,
         most_for_one: int = 0,
+        most_for_workspace: int = 0,
         ports: frozenset[int] | None = None,
         proxy: str | None = None,
         ca_file: Path | str | None = None,
+        names: Names | None = None,
     ) -> None:
         self._allowed = _allowed(allow)
         self._most = most_connections
@@ -128,18 +141,18 @@ class GuardedClient:
         )
         self._identified: WeakKeyDictionary[ClientCertificate, ssl.SSLContext] = WeakKeyDictionary()
         self._session: aiohttp.ClientSession | None = None
-        self._names: _CheckedNames | None = None
+        self._resolver = _CheckedResolver(names or Names(), self._allowed)
+        self._limits = WorkspaceLimits(most_for_workspace) if most_for_workspace else None
         self._deadlines = DeadlineLines()
 
     async def start(self) -> None:
-        resolver = _CheckedResolver(self._allowed)
-        self._names = _CheckedNames(resolver)
         connector = aiohttp.TCPConnector(
-            resolver=resolver if self._proxy is None else ThreadedResolver(),
+            # The proxy's own name is the operator's, so it may be one that only the system knows.
+            resolver=self._resolver if self._proxy is None else ThreadedResolver(),
             socket_factory=self._socket if self._proxy is None else None,
             limit=self._most,
             limit_per_host=self._most_for_one,
-            ttl_dns_cache=_DNS_KEPT_S,
+            use_dns_cache=False,  # `Names` has one, which keeps no address longer than its record lives
             keepalive_timeout=30,
         )
         self._session = aiohttp.ClientSession(
@@ -149,7 +162,7 @@ class GuardedClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept-Encoding", "User-Agent"),
             response_class=_Response,
-            timeout=aiohttp.ClientTimeout(total=None),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
         )
 
     async def stop(self) -> None:
@@ -171,14 +184,27 @@ class GuardedClient:
         body: bytes,
         *,
         timeout_s: float,
+        workspace: str = "",
         certificate: ClientCertificate | None = None,
+        most: int = MAX_RESPONSE,
+        status_decides: bool = False,
     ) -> Answer:
-        """POST and read at most 64 KiB of the answer. Never raises for what the other side does."""
-        return await self.call("POST", url, headers, body, timeout_s=timeout_s, certificate=certificate)
+        """POST; otherwise as `call`."""
+        return await self.call(
+            "POST",
+            url,
+            headers,
+            body,
+            timeout_s=timeout_s,
+            workspace=workspace,
+            certificate=certificate,
+            most=most,
+            status_decides=status_decides,
+        )
 
-    async def get(self, url: str, *, timeout_s: float) -> Answer:
+    async def get(self, url: str, *, timeout_s: float, workspace: str = "") -> Answer:
         """GET and read at most 64 KiB of the answer. Never raises for what the other side does."""
-        return await self.call("GET", url, {}, None, timeout_s=timeout_s)
+        return await self.call("GET", url, {}, None, timeout_s=timeout_s, workspace=workspace)
 
     async def call(
         self,
@@ -188,52 +214,71 @@ class GuardedClient:
         body: bytes | None,
         *,
         timeout_s: float,
+        workspace: str = "",
         certificate: ClientCertificate | None = None,
         most: int = MAX_RESPONSE,
+        status_decides: bool = False,
     ) -> Answer:
-        """Any request, and at most `most` bytes of the answer. Never raises for what the other side does."""
+        """Send any request and read at most `most` bytes of the answer.
+
+        Never raises for what the other side does. `workspace`: on whose behalf, empty for the installation.
+        `status_decides`: once a status has arrived it is the result, and a body that breaks off, or is not
+        complete in time, is returned as far as it came; otherwise that is a failure.
+        """
         assert self._session is not None  # noqa: S101 -- start() comes first
         started = perf_counter()
         address: str | None = None
         status: int | None = None
+        answer_headers: dict[str, str] = {}
+        chunks: list[bytes] = []
+        charged = _workspace.set(workspace)
         try:
             with self._deadlines.within(timeout_s):
-                target = _parsed(url)
-                await self._check(target)
-                tls = self._trust if certificate is None else await self._context_of(certificate)
-                # The pool is keyed by the TLS context too: a connection made with one certificate
-                # never carries another's request.
-                async with self._session.request(
-                    method,
-                    target,
-                    data=body,
-                    headers=headers,
-                    allow_redirects=False,
-                    ssl=tls,
-                    proxy=self._proxy,
-                ) as response:
-                    status = response.status
-                    if self._proxy is None and isinstance(response, _Response):
-                        address = response.address
-                    text = await _read(response, most)
-                    return Answer(
-                        status, None, "", dict(response.headers), text, perf_counter() - started, address
-                    )
+                async with self._room(workspace):
+                    target = _parsed(url)
+                    await self._check(target, workspace)
+                    tls = self._trust if certificate is None else await self._context_of(certificate)
+                    # The pool is keyed by the TLS context too: a connection made with one certificate
+                    # never carries another's request.
+                    async with self._session.request(
+                        method,
+                        target,
+                        data=body,
+                        headers=headers,
+                        allow_redirects=False,
+                        ssl=tls,
+                        proxy=self._proxy,
+                    ) as response:
+                        status, answer_headers = response.status, dict(response.headers)
+                        if self._proxy is None and isinstance(response, _Response):
+                            address = response.address
+                        await _read(response, most, chunks)
+            detail = ""
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             failure, detail = _classify(error, answered=status is not None, proxied=self._proxy is not None)
-            return Answer(None, failure, detail, {}, b"", perf_counter() - started, address)
+            if status is None or not status_decides:
+                return Answer(None, failure, detail, {}, b"", perf_counter() - started, address)
+            detail = "the response body was not complete in time" if failure == "timeout" else _BROKEN_BODY
+        finally:
+            _workspace.reset(charged)
+        text = b"".join(chunks)[:most]
+        return Answer(status, None, detail, answer_headers, text, perf_counter() - started, address)
 
-    async def _check(self, target: URL) -> None:
+    def _room(self, workspace: str) -> AbstractAsyncContextManager[None]:
+        """Return what a call of a workspace holds while it lasts; the installation's own never wait."""
+        return self._limits.hold(workspace) if self._limits and workspace else nullcontext()
+
+    async def _check(self, target: URL, workspace: str) -> None:
         """Raises `AddressRefused` or `socket.gaierror`. Without a proxy, addresses are checked later."""
         if not self.port_allowed(target.port):
             raise AddressRefused(f"port {target.port} is not one that may be called")
-        if self._proxy is None or self._names is None:
+        if self._proxy is None:
             return
         host = target.raw_host or ""
         if not self.permits(host):
             raise AddressRefused(f"{host} is an internal address")
         if not _is_address(host):
-            await self._names.check(host)
+            await self._resolver.addresses(host, workspace)
 
     async def _context_of(self, certificate: ClientCertificate) -> ssl.SSLContext:
         context = self._identified.get(certificate)
@@ -262,38 +307,35 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _CheckedResolver(AbstractResolver):
-    def __init__(self, allowed: Callable[[str], bool]) -> None:
-        self._resolver = ThreadedResolver()
+    """Resolves a name only if every address that it has may be called."""
+
+    def __init__(self, names: Names, allowed: Callable[[str], bool]) -> None:
+        self._names = names
         self._allowed = allowed
 
+    async def addresses(self, host: str, workspace: str) -> tuple[str, ...]:
+        """Return the addresses of a name. Raises `AddressRefused`, `NotResolved`."""
+        if _is_address(host):  # written in a way that only the system takes for one, such as 0x7f.1
+            raise AddressRefused(f"{host} is no plain address")
+        found = await self._names.lookup(host, workspace)
+        for address in found:
+            if not self._allowed(address):
+                raise AddressRefused(f"{host} resolves to the internal address {address}")
+        return found
+
     async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        answers = await self._resolver.resolve(host, port, family)
-        for answer in answers:
-            if not self._allowed(answer["host"]):
-                raise AddressRefused(f"{host} resolves to the internal address {answer['host']}")
-        return answers
+        found = await self.addresses(host, _workspace.get())
+        families = {address: socket.AF_INET6 if ":" in address else socket.AF_INET for address in found}
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=its, proto=0, flags=_NUMERIC)
+            for address, its in families.items()
+            if family in (socket.AF_UNSPEC, its)
+        ]
 
     async def close(self) -> None:
-        await self._resolver.close()
-
-
-class _CheckedNames:
-    """Names that a proxy is asked for, looked up as often as aiohttp would without one."""
-
-    def __init__(self, resolver: AbstractResolver) -> None:
-        self._resolver = resolver
-        self._good_until: dict[str, float] = {}
-
-    async def check(self, name: str) -> None:
-        """Raises `AddressRefused`, or `socket.gaierror` when the name does not resolve."""
-        if self._good_until.get(name, 0.0) > monotonic():
-            return
-        await self._resolver.resolve(name, 0, socket.AF_UNSPEC)
-        if len(self._good_until) >= _MOST_NAMES_KEPT:
-            self._good_until.clear()
-        self._good_until[name] = monotonic() + _DNS_KEPT_S
+        pass
 
 
 @lru_cache(maxsize=4096)
@@ -319,11 +361,7 @@ def _allowed(allow: PrivateNetworks) -> Callable[[str], bool]:
 def _is_address(host: str) -> bool:
     if ":" in host or "%" in host:  # no name has them; getaddrinfo knows only zones that are on this machine
         return True
-    try:
-        socket.getaddrinfo(host.rstrip("."), None, flags=socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):
-        return False
-    return True
+    return literal_address(host) is not None
 
 
 def _proxy_url(text: str) -> URL:
@@ -339,16 +377,30 @@ def _proxy_url(text: str) -> URL:
     return url
 
 
-async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while chunk := await response.content.read(most + 1 - size):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > most:
-            response.close()
-            break
-    return b"".join(chunks)[:most]
+async def _read(response: aiohttp.ClientResponse, most: int, chunks: list[bytes]) -> None:
+    """Append the body to `chunks` until it ends or is longer than `most` bytes."""
+    content, connection = response.content, response.connection
+    protocol = connection.protocol if connection is not None else None
+    closed = protocol.closed if protocol is not None else None
+
+    def end(_: object) -> None:
+        # After a chunk that cannot be read, aiohttp closes the connection but leaves the body waiting.
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+
+    if closed is not None:
+        closed.add_done_callback(end)
+    try:
+        size = 0
+        while chunk := await content.read(most + 1 - size):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > most:
+                response.close()
+                return
+    finally:
+        if closed is not None:
+            closed.remove_done_callback(end)
 
 
 def _classify(error: BaseException, *, answered: bool, proxied: bool) -> tuple[Failure, str]:
@@ -368,7 +420,8 @@ def _classify(error: BaseException, *, answered: bool, proxied: bool) -> tuple[F
             "the connection was closed during the handshake",
         )  # so says the event loop, not the system
     if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
-        return "dns", "the name does not resolve"
+        unresolved = _find(error, NotResolved)
+        return "dns", str(unresolved) if unresolved else "the name does not resolve"
     if isinstance(error, (aiohttp.InvalidURL, ValueError)):
         return "bad_url", str(error) if isinstance(error, _BadUrl) else type(error).__name__
     if answered or isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):

@@ -20,7 +20,7 @@ from pymongo.errors import (
 )
 
 from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
-from shared.runtime.settings import MongoSettings
+from shared.runtime.settings import MongoSettings, read_secret
 
 Document = dict[str, Any]
 Collection = AsyncIOMotorCollection[Document]
@@ -105,8 +105,10 @@ class Mongo:
         )
 
     def _options(self) -> dict[str, Any]:
-        timeout_ms = self._settings.timeout_ms
+        timeout_ms, file = self._settings.timeout_ms, self._settings.password_file
+        login = {} if file is None else {"password": read_secret(file, "MONGODB_PASSWORD_FILE")}
         return {
+            **login,
             "appname": self._app,
             "serverSelectionTimeoutMS": timeout_ms,
             "connectTimeoutMS": timeout_ms,

@@ -99,7 +99,7 @@ class Refresher:
         apps: Apps,
         trial: AppTrial,
         log: Log,
-        ask: Callable[[Call], Awaitable[Answered]],
+        ask: Callable[[Call, str], Awaitable[Answered]],
         *,
         redirect_uri: str,
         timing: Timing,
@@ -235,7 +235,7 @@ class Refresher:
             return None
         crash_point("refresh.committing")
         try:
-            answer = await self._ask(call)
+            answer = await self._ask(call, claimed["workspace"])
             crash_point("refresh.answered")
             granted = connector.granted(answer)
         except PlatformBusy as error:
@@ -349,7 +349,7 @@ class Refresher:
             try:
                 call = connector.revoking({**self.values(claimed), **made})
                 if call is not None:
-                    await self._ask(call)
+                    await self._ask(call, claimed["workspace"])
             except InterlinkError as error:
                 self._log.warning("not revoked", integration_id=claimed["_id"], why=type(error).__name__)
 

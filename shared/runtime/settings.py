@@ -7,6 +7,7 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.contracts.errors import Misconfigured
+from shared.wire.dns import read_server
 from shared.wire.forwarded import TrustedProxies, parse_networks
 
 S = TypeVar("S", bound=BaseSettings)
@@ -32,6 +33,8 @@ class KafkaSettings(BaseSettings):
     """Whose login."""
     sasl_password: SecretStr | None = None
     """Its password."""
+    sasl_password_file: Path | None = None
+    """A file that holds the password instead: a mounted secret."""
     answers_held_fetches: bool = True
     """Whether the broker answers a fetch that it holds as soon as something arrives. The embedded one
     does not: with it, a consumer asks more often while there is traffic."""
@@ -54,6 +57,8 @@ class MongoSettings(BaseSettings):
 
     uri: SecretStr
     """The connection string, with login and options; the database is its path."""
+    password_file: Path | None = None
+    """A file that holds the login's password, where the connection string has none: a mounted secret."""
     timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5_000
     """Milliseconds until the store counts as away, when no server is found or none connects."""
 
@@ -110,6 +115,23 @@ class EgressSettings(BaseSettings):
     """An HTTP proxy that every call goes through."""
     egress_ca_file: str | None = None
     """A PEM file of certificate authorities to trust beside the system's."""
+    dns_servers: str = ""
+    """DNS servers that names are looked up at, as `address` or `address:port` with commas between; by default
+    the system's (`/etc/resolv.conf`). Its search domains are not used: names are absolute."""
+
+    @field_validator("dns_servers")
+    @classmethod
+    def _dns_servers(cls, text: str) -> str:
+        try:
+            _read_servers(text)
+        except ValueError:
+            raise ValueError("addresses with commas between, as 10.0.0.2,10.0.0.3:5353") from None
+        return text
+
+    @property
+    def name_servers(self) -> tuple[tuple[str, int], ...]:
+        """The DNS servers to ask as address and port; none for the system's."""
+        return _read_servers(self.dns_servers)
 
     @field_validator("egress_ports")
     @classmethod
@@ -124,6 +146,22 @@ class EgressSettings(BaseSettings):
         if self.egress_ports == "any":
             return None
         return frozenset(int(part) for part in self.egress_ports.split(","))
+
+
+def _read_servers(text: str) -> tuple[tuple[str, int], ...]:
+    """Raises `ValueError`."""
+    return tuple(read_server(part.strip()) for part in text.split(",") if part.strip())
+
+
+def read_secret(file: Path, variable: str) -> str:
+    """Return what a mounted secret holds, without line breaks at its end. Raises `Misconfigured`."""
+    try:
+        text = file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeError) as error:
+        raise Misconfigured(f"{variable}: {file} cannot be read: {error}") from None
+    if not text:
+        raise Misconfigured(f"{variable}: {file} is empty")
+    return text
 
 
 def _is_port(text: str) -> bool:

@@ -192,9 +192,9 @@ class TokenSource:
         """
         access = await self.access(name, other=other)
         connector = connectors()[access.provider]
-        answer = await self.ask(make(access))
+        answer = await self.ask(make(access), access.workspace)
         if connector.token_refused(answer, connector.api_of(access.kind)):
-            answer = await self.ask(make(await self.refused(access)))
+            answer = await self.ask(make(await self.refused(access)), access.workspace)
         return answer
 
     async def _taken(self, access: Access) -> bool:
@@ -206,15 +206,15 @@ class TokenSource:
         by_app = not probe.token and access.kind not in connector.entered
         if by_app and "client_id" not in access.values:  # nobody can ask now
             raise PlatformBusy("the app's credentials are not there", retry_after=60)
-        answer = await self.ask(connector.request(probe, access.values, api))
+        answer = await self.ask(connector.request(probe, access.values, api), access.workspace)
         if connector.token_refused(answer, api):
             return False
         with suppress(Refused):  # it is the answer to somebody that the platform knows
             connector.read(answer, api)
         return True
 
-    async def ask(self, call: Call) -> Answered:
-        """A request without token of ours. Raises `NoAnswer`."""
+    async def ask(self, call: Call, workspace: str) -> Answered:
+        """Send a request as it is, on behalf of a workspace. Raises `NoAnswer`."""
         headers = {"User-Agent": _USER_AGENT, **call.headers}
         answer = await self._client.call(
             call.method,
@@ -222,6 +222,7 @@ class TokenSource:
             headers,
             call.body or None,
             timeout_s=self._timing.call_s,
+            workspace=workspace,
             most=_MOST_ANSWER,
         )
         if answer.status is None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from interlink.cli import app
 from interlink.embedded import BROKER_SETTINGS, HOST, Embedded, is_free
+from tests.support.backends import in_database
 from tests.support.eventually import eventually
 
 KEY = re.compile(r"ilk_[A-Za-z0-9_-]{43}")
@@ -39,7 +40,7 @@ def settings_of(pair: Embedded, database: str) -> dict[str, str]:
     return {
         "KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap,
         **BROKER_SETTINGS,
-        "MONGODB_URI": f"{pair.mongodb_uri.rpartition('/')[0]}/{database}",
+        "MONGODB_URI": in_database(pair.mongodb_uri, database),
         "INTERLINK_ENCRYPTION_KEY": ENCRYPTION_KEY,
     }
 

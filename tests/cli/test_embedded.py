@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pymongo
+import pymongo.errors
 import pytest
 
-from interlink.embedded import Embedded, remembered
+from interlink.embedded import HOST, Embedded, remembered
 from interlink.supervise import Backoff, Child, Leash, Spec, ended
 from tests.cli.commands import gone_within
 
@@ -44,6 +47,45 @@ class TestPair:
                 assert things.count_documents({}) == 20
         finally:
             pair.stop()
+
+    def test_a_store_that_was_open_keeps_its_data_and_nobody_elses_users(self, tmp_path: Path) -> None:
+        """As a folder of a version without the login may be: anybody could have created users there."""
+        pair = Embedded(tmp_path)
+        earlier = Child(replace(pair.store.child.spec, command=pair.store.child.spec.command[:-1]), Leash())
+        assert pair.store.child.spec.command[-1] == "--auth"
+        earlier.start()
+        with pymongo.MongoClient[Any](HOST, pair.store.port, directConnection=True) as client:
+            client.interlink.things.insert_one({"_id": 1})
+            for database in ("admin", "interlink", "elsewhere"):
+                client[database].command("createUser", "mallory", pwd="a password", roles=["root"])
+        assert earlier.stop()
+        try:
+            pair.store.start()
+            with pymongo.MongoClient[Any](pair.mongodb_uri) as client:
+                assert client.interlink.things.count_documents({}) == 1
+                users = [(user["db"], user["user"]) for user in client.admin["system.users"].find()]
+                assert users == [("admin", "interlink")]
+            for database in ("admin", "interlink", "elsewhere"):
+                uri = f"mongodb://mallory:a%20password@{HOST}:{pair.store.port}/{database}"
+                with (
+                    pymongo.MongoClient[Any](uri) as client,
+                    pytest.raises(pymongo.errors.OperationFailure, match="authentication failed"),
+                ):
+                    client.interlink.things.find_one()
+        finally:
+            pair.stop()
+
+    def test_only_the_owner_may_read_the_stores_password(self, tmp_path: Path) -> None:
+        pair = Embedded(tmp_path)
+        pair.store.prepare()
+        password = tmp_path / "store.password"
+        assert password.stat().st_mode & 0o777 == 0o600
+        secret = password.read_text("utf-8").strip()
+        assert secret in pair.mongodb_uri
+        assert not [path.name for path in tmp_path.iterdir() if "tls" in path.name or "new" in path.name]
+        assert not [
+            part for part in pair.store.child.spec.command if password.read_text("utf-8").strip() in part
+        ]
 
     def test_ports_stay_while_they_are_free(self, tmp_path: Path) -> None:
         first = Embedded(tmp_path)

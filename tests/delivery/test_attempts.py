@@ -256,13 +256,64 @@ def test_an_endless_answer_is_read_up_to_its_bound_only(hub: Hub, note: Callable
     assert peak - before < 24 << 20
 
 
-def test_an_answer_that_breaks_off_is_a_failure(hub: Hub) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 1000\r\n\r\nonly this",
+        b"Transfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n5\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\nZZZ\r\n",
+        b"Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\nonly this",
+    ],
+    ids=["length", "chunks", "bad chunk", "bad encoding"],
+)
+@pytest.mark.parametrize(
+    ("status", "outcome", "error"),
+    [
+        (200, "delivered", None),
+        (299, "delivered", None),
+        (301, "dead_letter", "redirect"),
+        (404, "dead_letter", "status"),
+        (410, "dead_letter", "status"),
+        (500, "dead_letter", "status"),
+    ],
+)
+def test_the_status_decides_though_the_body_breaks_off(
+    hub: Hub, body: bytes, status: int, outcome: str, error: str | None
+) -> None:
     def break_off(connection: Any) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")
+        head, _, rest = body.partition(b"\r\n\r\n")
+        connection.sendall(b"HTTP/1.1 %d Status\r\n%b\r\n\r\n" % (status, head))
+        sleep(0.1)
+        connection.sendall(rest)
 
     with Rude(break_off) as subscriber:
         attempt = attempt_of(hub, subscriber.url)
-    assert (attempt["outcome"], attempt["error"]) == ("dead_letter", "closed_mid_response")
+        assert subscriber.requests == 1, "what was taken is not sent again"
+    assert (attempt["outcome"], attempt["status_code"], attempt["error"]) == (outcome, status, error)
+    assert attempt["response_body"] == "only this"
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "delivered"), (500, "dead_letter")])
+@pytest.mark.parametrize("pause_s", [0.05, 30], ids=["trickles", "stops"])
+def test_the_status_decides_though_the_body_is_not_complete_in_time(
+    hub: Hub, status: int, outcome: str, pause_s: float
+) -> None:
+    over = threading.Event()
+
+    def trickle(connection: Any) -> None:
+        connection.sendall(b"HTTP/1.1 %d Status\r\nContent-Length: 4000\r\n\r\n" % status)
+        while not over.is_set():
+            connection.sendall(b"x")
+            over.wait(pause_s)
+
+    with Rude(trickle) as subscriber:
+        attempt = attempt_of(hub, subscriber.url, timeout_s=1)
+        over.set()
+        assert subscriber.requests == 1
+    assert (attempt["outcome"], attempt["status_code"]) == (outcome, status)
+    assert attempt["detail"] == "the response body was not complete in time"
+    assert set(attempt["response_body"]) == {"x"}
+    assert attempt["duration_ms"] < 4000
 
 
 def test_no_answer_at_all_is_a_failure(hub: Hub) -> None:

@@ -496,7 +496,7 @@ def test_what_is_counted_while_the_store_is_away_is_written_when_it_is_back(tmp_
     own.start()
 
     async def counted() -> int:
-        mongo = mongo_at(embedded.mongodb_uri(own.port), timeout_ms=500)
+        mongo = mongo_at(own.uri, timeout_ms=500)
         statistics = Statistics(mongo, log)
         statistics.record("wh_1", "w", "delivered", 0.01, NOW)
         await statistics.flush()

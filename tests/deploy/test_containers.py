@@ -1,5 +1,6 @@
 """The image, the compose file and the reverse proxy: what the real tools say of them without an engine."""
 
+import asyncio
 import http.client
 import http.server
 import json
@@ -18,9 +19,12 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from docker.utils.build import exclude_paths
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -32,9 +36,14 @@ from services.oauth.settings import OAuthSettings
 from shared.contracts.routes import OWNERS, owner_of
 from shared.runtime.apps import FOLDER as APPS_FOLDER
 from shared.runtime.apps import given_apps
+from shared.runtime.kafka.connection import connection
+from shared.runtime.mongo import Mongo
 from shared.runtime.secrets import open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
-from tests.support.caddy import CADDY, CADDYFILE, needs_caddy, running_caddy
+from tests.support.apache_kafka import ApacheKafka
+from tests.support.apache_kafka import available as jars_reason
+from tests.support.caddy import CADDY, CADDYFILE, answers, needs_caddy, running_caddy
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
@@ -298,10 +307,13 @@ def interpolated(text: str, given: dict[str, str]) -> str:
 
 
 def environment(service: str) -> dict[str, str]:
-    """What the container's process is given when .env has the key and nothing else."""
-    given = {"INTERLINK_ENCRYPTION_KEY": KEY}
+    """What the container's process is given when .env is empty."""
     declared = SERVICES[service]["environment"]
-    return {name: interpolated(value, given) for name, value in declared.items() if value is not None}
+    return {
+        name: interpolated(value, {}).replace("$$", "$")
+        for name, value in declared.items()
+        if value is not None
+    }
 
 
 def test_the_compose_file_follows_the_compose_specification() -> None:
@@ -410,17 +422,143 @@ def test_every_variable_is_explained_and_every_explained_variable_is_used() -> N
     assert explained == used, "the same variables, with the same defaults"
 
 
-def test_a_key_is_asked_for_before_anything_starts() -> None:
-    (asked,) = {
-        found[1] for text in strings(compose()) for found in _VARIABLE.finditer(text) if found[2] == "?"
+# --- secrets, logins and limits -----------------------------------------------------------------------------
+
+_MOUNTED = "/run/secrets/"
+
+
+def made_secrets(folder: Path, env_file: str = "") -> Path:
+    """Run `deploy/make-secrets` in a copy of the project; the folder with the secrets."""
+    (folder / "deploy").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "deploy" / "make-secrets", folder / "deploy")
+    if env_file:
+        (folder / ".env").write_text(env_file, encoding="utf-8")
+    run(folder / "deploy" / "make-secrets", cwd=folder)
+    return folder / "deploy" / "secrets"
+
+
+def test_every_secret_is_a_file_that_the_script_makes(tmp_path: Path) -> None:
+    declared = {name: secret["file"] for name, secret in compose()["secrets"].items()}
+    assert declared == {name: f"./deploy/secrets/{name}" for name in declared}
+    folder = made_secrets(tmp_path)
+    assert {path.name for path in folder.iterdir()} == declared.keys()
+    assert folder.stat().st_mode & 0o777 == 0o700, "nobody else of the machine gets past it"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir()), "each container has a user"
+    assert all(before.values())
+    assert not any(text.endswith(b"\n") for text in before.values()), "Kafka would take it for a part"
+    made_secrets(tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, (
+        "a second run changes nothing"
+    )
+    assert len(set(before.values())) == len(before)
+    for name in declared:
+        assert name in run("git", "check-ignore", ROOT / "deploy" / "secrets" / name)
+
+
+def test_a_key_of_an_earlier_version_goes_on_being_used(tmp_path: Path) -> None:
+    folder = made_secrets(tmp_path, f"INTERLINK_PUBLIC_URL=http://x\nINTERLINK_ENCRYPTION_KEY={KEY}\n")
+    assert (folder / "encryption_key").read_text(encoding="utf-8") == KEY
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_container_is_given_the_secrets_that_it_reads_and_none_in_its_environment(name: str) -> None:
+    service = SERVICES[name]
+    mounted = set(service.get("secrets", ()))
+    text = json.dumps({key: value for key, value in service.items() if key != "secrets"})
+    read = set(re.findall(r"/run/secrets[/:](\w+)", text)) - {"apps"}
+    assert read == mounted
+    for variable, value in (service.get("environment") or {}).items():
+        if re.search("PASSWORD|SECRET|ENCRYPTION_KEY", variable):
+            assert variable.endswith("_FILE"), f"{variable} is a secret"
+            assert value.startswith(_MOUNTED)
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_container_has_a_limit_of_memory_and_of_processes(name: str) -> None:
+    service = SERVICES[name]
+    size = re.fullmatch(r"(\d+)([mg])", service["mem_limit"])
+    assert size
+    assert 128 <= int(size[1]) * {"m": 1, "g": 1024}[size[2]] <= 2048
+    assert 64 <= service["pids_limit"] <= 1024
+    heap = re.search(r"-Xmx(\d+)m", str(service.get("environment", {}).get("KAFKA_HEAP_OPTS", "-Xmx0m")))
+    assert heap
+    assert int(heap[1]) < 768, "the JVM needs memory beside its heap"
+
+
+def test_the_store_wants_a_login() -> None:
+    mongo = SERVICES["mongo"]
+    assert {"--keyFile", "--replSet"} <= set(mongo["command"]), "a key file implies logins"
+    assert mongo["command"][mongo["command"].index("--keyFile") + 1] in mongo["entrypoint"][2]
+    assert environment("mongo")["MONGO_INITDB_ROOT_USERNAME"] == "interlink"
+    assert urlsplit(environment("gateway")["MONGODB_URI"]).username == "interlink"
+
+
+@pytest.mark.skipif(jars_reason() is not None, reason=str(jars_reason()))
+def test_the_broker_wants_the_login_that_the_services_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real broker with the listener's settings of the compose file, as the image writes them."""
+    # The image ends at once where a name of an advertised listener has this in it and KAFKA_OPTS is not set.
+    assert not re.search("SASL_.*://", environment("kafka")["KAFKA_ADVERTISED_LISTENERS"])
+    secrets = made_secrets(tmp_path)
+
+    def here(text: str) -> str:
+        return text.replace("/run/secrets", str(secrets))
+
+    given = environment("kafka")
+    settings = {
+        variable.removeprefix("KAFKA_")
+        .replace("__", "\0")
+        .replace("_", ".")
+        .lower()
+        .replace("\0", "_"): value
+        for variable, value in given.items()
+        if re.match("KAFKA_(SASL|CONFIG_PROVIDERS|LISTENER_NAME|INTER_BROKER|CONTROLLER_LISTENER)", variable)
     }
-    assert asked == "INTERLINK_ENCRYPTION_KEY"
-    assert re.search(r"(?m)^INTERLINK_ENCRYPTION_KEY=$", (ROOT / ".env.example").read_text(encoding="utf-8"))
+    port = free_port()
+    broker = ApacheKafka(
+        tmp_path / "kafka",
+        port,
+        settings={
+            **{name: here(value) for name, value in settings.items()},
+            "listeners": f"HUB://127.0.0.1:{port},CONTROLLER://127.0.0.1:{{controller}}",
+            "advertised.listeners": f"HUB://127.0.0.1:{port}",
+            "listener.security.protocol.map": given["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"],
+        },
+        answers=lambda: answers(port),
+    )
+    broker.start()
+    try:
+        for variable, value in environment("gateway").items():
+            if variable.startswith("KAFKA_"):
+                monkeypatch.setenv(variable, here(value))
+        monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap)
+        wrong = tmp_path / "wrong"
+        wrong.write_text("not the password", encoding="utf-8")
+
+        async def topics(arguments: dict[str, Any]) -> list[str]:
+            admin = AIOKafkaAdminClient(**arguments)
+            try:
+                await admin.start()
+                return [str(topic) for topic in await admin.list_topics()]
+            finally:
+                await admin.close()
+
+        assert asyncio.run(topics(connection(load(KafkaSettings)))) == []
+        for variable, value in (("SASL_PASSWORD_FILE", str(wrong)), ("SECURITY_PROTOCOL", "PLAINTEXT")):
+            with monkeypatch.context() as patch:
+                patch.setenv(f"KAFKA_{variable}", value)
+                arguments = connection(load(KafkaSettings))
+            with pytest.raises(KafkaError):
+                asyncio.run(topics(arguments))
+    finally:
+        broker.stop()
 
 
 @pytest.mark.parametrize("name", [*OWN, "init"])
 def test_the_settings_accept_what_the_containers_are_given(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kinds = (HubSettings, KafkaSettings, MongoSettings, GatewaySettings, DeliverySettings, OAuthSettings)
     fields = {
@@ -430,9 +568,10 @@ def test_the_settings_accept_what_the_containers_are_given(
     }
     for variable in fields:
         monkeypatch.delenv(variable, raising=False)
+    secrets = made_secrets(tmp_path)
     given = environment(name)
     for variable, value in given.items():
-        monkeypatch.setenv(variable, value)
+        monkeypatch.setenv(variable, value.replace(_MOUNTED, f"{secrets}/"))
     hub, kafka, mongo, gateway = (
         load(HubSettings),
         load(KafkaSettings),
@@ -444,7 +583,9 @@ def test_the_settings_accept_what_the_containers_are_given(
     open_vault(hub)
     assert hub.host == "0.0.0.0"  # noqa: S104 -- inside its own container
     assert kafka.bootstrap_servers == "kafka:9092"
-    assert re.fullmatch(r"mongodb://mongo:27017/interlink\?replicaSet=rs0", mongo.uri.get_secret_value())
+    assert mongo.uri.get_secret_value().startswith("mongodb://interlink@mongo:27017/interlink?")
+    Mongo(mongo, app="test")
+    connection(kafka)
     assert gateway.peers.keys() == (OWNERS.keys() if name == "gateway" else set())
     if name == "oauth":
         assert str(oauth.gateway_url) == f"http://gateway:{environment('gateway')['INTERLINK_PORT']}/"
@@ -480,6 +621,7 @@ def test_the_example_is_given_what_it_reads_and_no_secret() -> None:
     given = environment("minichat")
     assert given.keys() <= set(re.findall(r'"([A-Z_]+)"', source))
     assert not any("ENCRYPTION" in name or "MONGO" in name for name in given)
+    assert SERVICES["minichat"]["secrets"] == ["kafka_password"]
     assert (
         f"http://127.0.0.1:{given['MINICHAT_PORT']}/healthz"
         in SERVICES["minichat"]["healthcheck"]["test"][-1]

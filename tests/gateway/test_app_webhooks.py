@@ -182,7 +182,7 @@ def routes(found: Sequence[Kept]) -> set[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, pair: Embedded) -> Iterator[World]:
     """On the embedded store, which a test stops for a moment."""
-    store = Store("own", pair.mongodb_uri.rsplit("/", 1)[0])
+    store = Store("own", pair.mongodb_uri)
     with Stage(tmp_path_factory.mktemp("stage"), bus, store, {}) as stage:
         hub = stage.hub
         keys = {"default": hub.admin_key}

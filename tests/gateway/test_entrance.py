@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import httpx
 import pytest
@@ -27,7 +28,7 @@ class Peer:
 
             def do_GET(self) -> None:
                 peer.seen.append((self.path, [(name.lower(), value) for name, value in self.headers.items()]))
-                document = {"paths": {}, "components": {"schemas": {}}}
+                document: dict[str, Any] = {"paths": {}, "components": {"schemas": {}}}
                 said = json.dumps(document if self.path.startswith("/openapi/") else {}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")

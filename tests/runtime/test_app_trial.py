@@ -35,7 +35,7 @@ async def test_only_a_refusal_of_the_app_itself_puts_it_aside(code: int, verifie
     """Facebook answers 1 to an account for a moment ("possibly a temporary issue")."""
     apps = Judged()
 
-    async def ask(_call: Call) -> Answered:
+    async def ask(_call: Call, _workspace: str) -> Answered:
         body = orjson.dumps({"error": {"message": "no", "type": "OAuthException", "code": code}})
         return Answered(400, {"content-type": JSON}, body)
 

@@ -39,6 +39,8 @@ from hypothesis import strategies as st
 from shared.contracts.errors import Malformed, Misconfigured
 from shared.runtime.certificates import ClientCertificate, client_certificate
 from shared.runtime.guarded import MAX_RESPONSE, WEB_PORTS, Answer, GuardedClient, PrivateNetworks
+from shared.runtime.names import Names
+from tests.support.dns_server import DnsServer, Reply
 from tests.support.ports import free_port
 from tests.support.rude import Rude
 from tests.support.subscriber import Subscriber
@@ -563,75 +565,45 @@ def test_no_way_to_write_this_machine_is_called(run: Run[None], url: str) -> Non
     run(test())
 
 
-@dataclass
-class Names:
-    """Stands where the system's resolver is: answers of its own for one name, in turn; counts them."""
-
-    answers: list[list[str]]
-    asked: int = 0
-
-
 @contextmanager
-def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> Iterator[Names]:
-    names = Names(list(answers))
-    system = socket.getaddrinfo
-
-    def getaddrinfo(host: Any, port: Any, *arguments: Any, **named: Any) -> Any:
-        if host != "hooks.example":
-            return system(host, port, *arguments, **named)
-        if named.get("flags", 0) & socket.AI_NUMERICHOST or socket.AI_NUMERICHOST in arguments[3:]:
-            raise socket.gaierror(socket.EAI_NONAME, "not an address")
-        names.asked += 1
-        addresses = names.answers.pop(0) if len(names.answers) > 1 else names.answers[0]
-        return [
-            (
-                socket.AF_INET6 if ":" in address else socket.AF_INET,
-                socket.SOCK_STREAM,
-                socket.IPPROTO_TCP,
-                "",
-                (address, port, 0, 0) if ":" in address else (address, port),
-            )
-            for address in addresses
-        ]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(socket, "getaddrinfo", getaddrinfo)
-        yield names
+def resolving(*answers: list[str], ttl: int = 0) -> Iterator[tuple[DnsServer, Names]]:
+    """A DNS server that gives a name these addresses in turn, and lookups at it."""
+    with DnsServer({"hooks.example": Reply(answers, ttl=ttl)}) as server:
+        yield server, Names([("127.0.0.1", server.port)])
 
 
 @pytest.mark.parametrize("second", ["127.0.0.2", "0.0.0.0", "10.0.0.1"])  # noqa: S104
-async def test_a_name_that_changes_between_check_and_connect(
-    monkeypatch: pytest.MonkeyPatch, second: str
-) -> None:
+async def test_a_name_that_changes_between_check_and_connect(second: str) -> None:
     """One resolution is checked and connected to: what DNS says afterwards counts for the next one."""
     async with serving() as seen:
         url = f"http://hooks.example:{seen.port}/"
-        with resolving(monkeypatch, ["127.0.0.1"], [second]) as names:
-            async with calling() as client:
+        with resolving(["127.0.0.1"], [second]) as (server, names):
+            async with calling(names=names) as client:
                 answer = await post(client, url)
-                assert (outcome(answer), answer.address, names.asked) == ((200, None), "127.0.0.1", 1)
+                assert (outcome(answer), answer.address) == ((200, None), "127.0.0.1")
+                assert server.count("hooks.example") == 1
                 assert seen.hosts == [f"hooks.example:{seen.port}"]
-            async with calling() as client:  # the control: the second answer is what a second question gets
+            async with calling(names=names) as client:  # the control: the next question, another answer
                 answer = await post(client, url)
-                assert names.asked == 2
+                assert server.count("hooks.example") == 2
                 assert answer.failure == ("connection" if second == "127.0.0.2" else "address_refused")
         assert len(seen.hosts) == 1
 
 
 @pytest.mark.parametrize("bad", ["10.0.0.1", "169.254.169.254", "64:ff9b::a00:1", "::"])
 @pytest.mark.parametrize("bad_first", [True, False])
-async def test_a_name_with_one_good_and_one_bad_address(
-    monkeypatch: pytest.MonkeyPatch, bad: str, bad_first: bool
-) -> None:
+async def test_a_name_with_one_good_and_one_bad_address(bad: str, bad_first: bool) -> None:
     async with serving() as seen:
         url = f"http://hooks.example:{seen.port}/"
-        with resolving(monkeypatch, [bad, "127.0.0.1"] if bad_first else ["127.0.0.1", bad]) as names:
-            async with calling() as client:
+        both = [bad, "127.0.0.1"] if bad_first else ["127.0.0.1", bad]
+        with resolving(both) as (server, names):
+            async with calling(names=names) as client:
                 answer = await post(client, url)
-            assert (answer.failure, names.asked, seen.hosts) == ("address_refused", 1, [])
+            assert (answer.failure, seen.hosts) == ("address_refused", [])
+            assert server.count("hooks.example") == 1
             assert answer.detail == f"hooks.example resolves to the internal address {bad}"
-        with resolving(monkeypatch, ["127.0.0.1", "127.0.0.1"]):  # the control
-            async with calling() as client:
+        with resolving(["127.0.0.1"]) as (_, names):  # the control
+            async with calling(names=names) as client:
                 assert (await post(client, url)).status == 200
 
 
@@ -795,19 +767,17 @@ def test_a_proxy_is_not_asked_for_an_internal_address(run: Run[None], scheme: st
     run(test())
 
 
-async def test_a_proxy_is_asked_only_for_names_whose_every_address_is_good(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_proxy_is_asked_only_for_names_whose_every_address_is_good() -> None:
     async with proxying(answer=b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n") as proxy:
         for addresses, asked in ((["127.0.0.1", "10.0.0.1"], 0), (["127.0.0.1"], 1)):
-            with resolving(monkeypatch, addresses) as names:
-                async with calling(proxy=proxy.url) as client:
+            with resolving(addresses, ttl=60) as (server, names):
+                async with calling(proxy=proxy.url, names=names) as client:
                     answers = [await post(client, "http://hooks.example/") for _ in range(2)]
                     assert len(proxy.asked) == 2 * asked
                     assert [answer.failure for answer in answers] == [
                         None if asked else "address_refused"
                     ] * 2
-                    assert names.asked == 2 - asked  # a good answer is kept for a while, a bad one is not
+                    assert server.count("hooks.example") == 1
 
 
 def test_a_proxy_that_does_not_help(run: Run[None]) -> None:

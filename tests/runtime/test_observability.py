@@ -202,7 +202,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedded, Hu
     hub = Hub(
         tmp_path / "hub",
         embedded_bus(pair),
-        Store("own", pair.mongodb_uri.rsplit("/", 1)[0]),
+        Store("own", pair.mongodb_uri),
         services=("gateway", "delivery"),
     )
     try:

@@ -37,3 +37,26 @@ async def test_a_host_that_does_not_answer_leaves_connections_for_others(most_fo
         await client.stop()
         for server in (slow, quick):
             server.close()
+
+
+async def test_a_workspace_whose_hosts_do_not_answer_leaves_connections_for_others() -> None:
+    client = GuardedClient("loopback", most_connections=20, most_for_one=5, most_for_workspace=10)
+    await client.start()
+    slow, quick = [await _serve(answer=False) for _ in range(8)], await _serve(answer=True)
+    try:
+        waiting = [
+            asyncio.create_task(client.get(_url(server), timeout_s=2, workspace="hostile"))
+            for server in slow
+            for _ in range(5)
+        ]
+        await asyncio.sleep(0.2)
+        for workspace in ("other", ""):
+            answer = await client.get(_url(quick), timeout_s=1, workspace=workspace)
+            assert answer.status == 200
+        assert {each.failure for each in await asyncio.gather(*waiting)} == {"timeout"}
+        answer = await client.get(_url(quick), timeout_s=1, workspace="hostile")
+        assert answer.status == 200, "what it had is given back"
+    finally:
+        await client.stop()
+        for server in (*slow, quick):
+            server.close()

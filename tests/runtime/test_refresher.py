@@ -102,7 +102,7 @@ class OneApp:
         return App(provider, workspace, "app", {"client_secret": "the-secret-of-it"}, verified=True)
 
 
-def refresher(kept: Kept, ask: Callable[[Call], Awaitable[Answered]]) -> Refresher:
+def refresher(kept: Kept, ask: Callable[[Call, str], Awaitable[Answered]]) -> Refresher:
     apps, log, back = cast("Apps", OneApp()), structlog.get_logger(), "https://hub.example.com/back"
     return Refresher(
         cast("Integrations", kept),
@@ -125,7 +125,7 @@ async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet() 
     kept = Kept("slack", {"access_token": "bot-1", "refresh_token": "of-bot-1", "others": {"user": USER}})
     halfway, goes_on = asyncio.Event(), asyncio.Event()
 
-    async def ask(call: Call) -> Answered:
+    async def ask(call: Call, _workspace: str) -> Answered:
         if b"of-bot" in call.body:
             return given(access_token="bot-2", refresh_token="of-bot-2", token_type="bot")
         halfway.set()
@@ -159,7 +159,7 @@ def abandoned(provider: str, *, committed: bool) -> Kept:
 async def test_a_token_is_made_anew_after_its_refresher_is_gone(provider: str, committed: bool) -> None:
     kept, asked = abandoned(provider, committed=committed), []
 
-    async def ask(call: Call) -> Answered:
+    async def ask(call: Call, _workspace: str) -> Answered:
         asked.append(call)
         return given(access_token="a-2", refresh_token="r-2")
 
@@ -171,7 +171,7 @@ async def test_a_token_is_made_anew_after_its_refresher_is_gone(provider: str, c
 async def test_a_token_that_works_once_is_not_sent_after_its_refresher_may_have_sent_it() -> None:
     kept = abandoned("slack", committed=True)
 
-    async def ask(_call: Call) -> Answered:
+    async def ask(_call: Call, _workspace: str) -> Answered:
         raise AssertionError("it may have been used")
 
     with pytest.raises(NotConnected):
@@ -187,7 +187,7 @@ async def test_who_lives_is_waited_for_however_slow_the_platform_is() -> None:
         [],
     )
 
-    async def ask(call: Call) -> Answered:
+    async def ask(call: Call, _workspace: str) -> Answered:
         asked.append(call)
         await goes_on.wait()
         return given(access_token="a-2", refresh_token="r-2")
@@ -206,7 +206,7 @@ async def test_who_lost_its_lease_does_not_ask() -> None:
     kept = Kept("slack", {"access_token": "a-1", "refresh_token": "r-1"})
     asked: list[bytes] = []
 
-    async def ask(call: Call) -> Answered:
+    async def ask(call: Call, _workspace: str) -> Answered:
         asked.append(call.body)
         return given(access_token="a-2", refresh_token="r-2")
 

@@ -17,7 +17,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 _POM = Path(__file__).parent / "kafka" / "pom.xml"
@@ -81,13 +81,19 @@ class ApacheKafka:
     """One broker, its own controller, on 127.0.0.1 only.
 
     All that it writes is in `folder`: the data, `server.properties` (with `settings` added to it) and
-    `broker.log`. Every `start` uses the same data and the same port, also when another object is made for the
-    same folder without a port. The methods block (call them through `asyncio.to_thread` from a test that has
-    to keep its loop going). The broker dies with the process that started it, however that one ends.
+    `broker.log`. `{controller}` in a setting is the controller's port; `answers` says whether it is up, where
+    it wants a login. Every `start` uses the same data and the same port, also when another object is made for
+    the same folder without a port. The methods block (call them through `asyncio.to_thread` from a test that
+    has to keep its loop going). The broker dies with the process that started it, however that one ends.
     """
 
     def __init__(
-        self, folder: Path, port: int | None = None, *, settings: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        port: int | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        answers: Callable[[], bool] | None = None,
     ) -> None:
         self._folder = folder.absolute()
         self._properties = self._folder / "server.properties"
@@ -95,6 +101,7 @@ class ApacheKafka:
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._settings = dict(settings or {})
+        self._answers = answers or functools.partial(_answers, self._port)
         self.bootstrap = f"127.0.0.1:{self._port}"
 
     @property
@@ -120,8 +127,10 @@ class ApacheKafka:
         data = self._folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         # Only this process talks to the controller's port, so it may be another one on every start.
-        properties = _PROPERTIES.format(port=self._port, controller=_free_port(), data=data)
-        properties += "".join(f"{name}={value}\n" for name, value in self._settings.items())
+        controller = str(_free_port())
+        properties = _PROPERTIES.format(port=self._port, controller=controller, data=data)
+        for name, value in self._settings.items():
+            properties += f"{name}={value.replace('{controller}', controller)}\n"
         self._properties.write_text(properties, encoding="utf-8")
         deadline = time.monotonic() + _START_SECONDS
         if not (data / "meta.properties").exists():
@@ -187,7 +196,7 @@ class ApacheKafka:
 
     def _wait_until_it_answers(self, deadline: float) -> None:
         assert self._process is not None
-        while not _answers(self._port):
+        while not self._answers():
             if (status := self._process.poll()) is not None:
                 raise RuntimeError(f"the broker ended with status {status}:\n{self._last_lines()}")
             if time.monotonic() > deadline:

@@ -13,12 +13,14 @@ from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from interlink.embedded import BROKER_SETTINGS, Embedded, Half, broker, kafka_bootstrap
 from interlink.supervise import Leash
 from tests.support import kept
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as jars_reason
+from tests.support.given import note
 
 
 class Broker(Protocol):
@@ -55,14 +57,19 @@ class Bus:
 
 @dataclass
 class Store:
-    """Where MongoDB is; every hub gets a database of its own."""
+    """Where MongoDB is; every hub gets a database of its own. `base_uri` is the address of any other one."""
 
     name: str
     base_uri: str
     close: Callable[[], None] = field(default=lambda: None)
 
     def uri(self) -> str:
-        return f"{self.base_uri}/test_{token_hex(6)}"
+        return in_database(self.base_uri, f"test_{token_hex(6)}")
+
+
+def in_database(uri: str, name: str) -> str:
+    """Return the address of another database, or of none, of the same server."""
+    return urlsplit(uri)._replace(path=f"/{name}").geturl()
 
 
 @cache
@@ -82,13 +89,14 @@ class _Pair(Embedded):
         """Both, after what is in them was kept for the search."""
         embedded_bus(self).keep(last=True)
         if self.store.child.running():
-            kept.documents(self.mongodb_uri.rpartition("/")[0])
+            kept.documents(in_database(self.mongodb_uri, ""))
         super().stop()
 
 
 def embedded(folder: Path) -> Embedded:
     """The embedded pair, started."""
     pair = _Pair(folder)
+    note("the embedded store's password", urlsplit(pair.mongodb_uri).password or "")
     pair.start()
     return pair
 
@@ -142,14 +150,14 @@ def best_store(pair: Embedded) -> Store:
     """The most real store that is to be had here."""
     given = os.environ.get("MONGODB_URI")
     if given:
-        return Store("MongoDB of MONGODB_URI", given.rsplit("/", 1)[0] if given.count("/") > 2 else given)
+        return Store("MongoDB of MONGODB_URI", given)
     if docker_answers():
         from testcontainers.mongodb import MongoDbContainer
 
         container = MongoDbContainer("mongo:8")
         container.start()
         return Store("MongoDB in a container", container.get_connection_url(), container.stop)
-    return Store("the embedded store (SecantusDB)", pair.mongodb_uri.rsplit("/", 1)[0])
+    return Store("the embedded store (SecantusDB)", pair.mongodb_uri)
 
 
 _QUICK = {"KAFKA_SESSION_TIMEOUT_MS": "6000"}

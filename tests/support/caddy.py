@@ -61,7 +61,7 @@ def running_caddy(folder: Path, upstreams: Mapping[str, str], *, balancers: str 
         process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 20
-        while not (_answers(here.port) and _answers(here.health)):
+        while not (answers(here.port) and answers(here.health)):
             assert process.poll() is None, here.log.read_text(encoding="utf-8")
             assert time.monotonic() < deadline, here.log.read_text(encoding="utf-8")
             time.sleep(0.05)
@@ -71,7 +71,7 @@ def running_caddy(folder: Path, upstreams: Mapping[str, str], *, balancers: str 
         process.wait(30)
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

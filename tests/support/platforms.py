@@ -25,8 +25,8 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import h11
-from aiohttp.resolver import ThreadedResolver
 
+from shared.runtime.names import Names
 from tests.support import kept
 from tests.support.certificates import Authority
 
@@ -421,17 +421,14 @@ def _server_tls(pair: tuple[str, str]) -> ssl.SSLContext:
 
 
 def know(names: Mapping[str, str]) -> None:
-    """Put names before those of the system's resolver; what they resolve to is checked as ever."""
-    ask_the_system = ThreadedResolver.resolve
+    """Put names before those of DNS; what they resolve to is checked as ever."""
+    ask_dns = Names.lookup
 
-    async def resolve(self: Any, host: str, port: int = 0, family: Any = socket.AF_INET) -> Any:
+    async def lookup(self: Names, host: str, workspace: str) -> tuple[str, ...]:
         address = _known(host, names)
-        if address is None:
-            return await ask_the_system(self, host, port, family)
-        found = {"hostname": host, "host": address, "port": port, "family": socket.AF_INET}
-        return [{**found, "proto": 0, "flags": socket.AI_NUMERICHOST}]
+        return (address,) if address is not None else await ask_dns(self, host, workspace)
 
-    ThreadedResolver.resolve = resolve  # type: ignore[method-assign]  # what this module is for
+    Names.lookup = lookup  # type: ignore[method-assign]  # what this module is for
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp.resolver import ThreadedResolver
 
 from shared.runtime.guarded import GuardedClient
+from shared.runtime.names import Names
 from tests.support.browser import CHROMIUM, browser
 from tests.support.platforms import FORM, NAMES, Asked, Forward, Handler, Platforms, Reply, know
 
@@ -53,7 +53,7 @@ async def client(
 ) -> AsyncIterator[GuardedClient]:
     """The hub's client, in an environment as a service would have it."""
     env = platforms.env(tmp_path, {"internal.example.com": "10.0.0.1"})
-    monkeypatch.setattr(ThreadedResolver, "resolve", ThreadedResolver.resolve)  # put back afterwards
+    monkeypatch.setattr(Names, "lookup", Names.lookup)  # put back afterwards
     know(json.loads(env[NAMES]))
     made = GuardedClient(
         "none",

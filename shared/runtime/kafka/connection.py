@@ -6,7 +6,7 @@ from typing import Any, Final
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from shared.contracts.errors import Misconfigured
-from shared.runtime.settings import KafkaSettings
+from shared.runtime.settings import KafkaSettings, read_secret
 
 _COMMON: Final = {"retry_backoff_ms": 100, "metadata_max_age_ms": 60_000}
 _SASL: Final = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
@@ -60,6 +60,10 @@ def _context(settings: KafkaSettings) -> ssl.SSLContext:
 
 
 def _credentials(settings: KafkaSettings) -> tuple[str, str]:
-    if not settings.sasl_username or settings.sasl_password is None:
-        raise Misconfigured("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD are required with SASL")
-    return settings.sasl_username, settings.sasl_password.get_secret_value()
+    username, password, file = settings.sasl_username, settings.sasl_password, settings.sasl_password_file
+    if not username or (password is None and file is None):
+        raise Misconfigured("KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD (or _FILE) are required with SASL")
+    if password is not None:
+        return username, password.get_secret_value()
+    assert file is not None  # noqa: S101 -- one of both is there
+    return username, read_secret(file, "KAFKA_SASL_PASSWORD_FILE")

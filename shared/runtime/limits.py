@@ -1,0 +1,47 @@
+"""Bounds on what one workspace has under way, so that none can use up what all share."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class WorkspaceLimits:
+    """At most so many of something at a time for each workspace; what exceeds them waits in turn.
+
+    Workspaces do not wait for each other, and one that has nothing under way takes no memory.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._users: dict[str, int] = {}
+        self._semaphores: dict[str, asyncio.Semaphore] = {}
+
+    async def acquire(self, workspace: str) -> None:
+        """Wait for room. Whoever returns from here calls `release` once."""
+        semaphore = self._semaphores.get(workspace)
+        if semaphore is None:
+            semaphore = self._semaphores[workspace] = asyncio.Semaphore(self._limit)
+        self._users[workspace] = self._users.get(workspace, 0) + 1
+        try:
+            await semaphore.acquire()
+        except BaseException:
+            self._leave(workspace)
+            raise
+
+    def release(self, workspace: str) -> None:
+        self._semaphores[workspace].release()
+        self._leave(workspace)
+
+    @asynccontextmanager
+    async def hold(self, workspace: str) -> AsyncIterator[None]:
+        """Have room while the context lasts."""
+        await self.acquire(workspace)
+        try:
+            yield
+        finally:
+            self.release(workspace)
+
+    def _leave(self, workspace: str) -> None:
+        self._users[workspace] -= 1
+        if not self._users[workspace]:
+            del self._users[workspace], self._semaphores[workspace]
