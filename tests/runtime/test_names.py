@@ -170,14 +170,17 @@ def test_a_name_that_was_too_slow_is_asked_for_beside_and_not_waited_for(run: Ru
         assert await failed_after() >= 0.3
         await asyncio.sleep(5.1)  # the failure is forgotten
         asked = server.count("slow.example")
-        assert await failed_after() < 0.3, "the second time nobody waits"
-        assert server.count("slow.example") > asked, "it was asked for all the same"
+        assert await failed_after() < 0.3
+        async with asyncio.timeout(10):  # it is asked for all the same
+            while server.count("slow.example") == asked:  # noqa: ASYNC110 -- another thread counts
+                await asyncio.sleep(0.01)
         server.replies["slow.example"] = Reply(["192.0.2.1"])
-        await asyncio.sleep(5.5)
-        with suppress(NotResolved):  # as quick as this machine is
-            await found.lookup("slow.example", "ws")
-        await asyncio.sleep(0.5)
-        assert await found.lookup("slow.example", "ws") == ("192.0.2.1",)
+        async with asyncio.timeout(30):  # the failure is forgotten again, and a query beside succeeds
+            while True:
+                with suppress(NotResolved):
+                    assert await found.lookup("slow.example", "ws") == ("192.0.2.1",)
+                    return
+                await asyncio.sleep(0.1)
 
     run(test())
 
