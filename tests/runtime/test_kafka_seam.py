@@ -15,10 +15,10 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from structlog.testing import ReturnLogger
 
-from shared.contracts.errors import RetryLater
+from shared.contracts.errors import OverLimit, RetryLater
 from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, Topic
 from shared.runtime.kafka.admin import ensure_topics
-from shared.runtime.kafka.consume import Consumer, Handler, Received
+from shared.runtime.kafka.consume import Consumer, Handler, PartlyRejected, Received
 from shared.runtime.kafka.produce import Producer
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
@@ -205,6 +205,28 @@ def test_one_that_fails_is_dead_lettered_and_the_others_are_handled(seam: Seam) 
     assert (letter.attributes["dl_partition"], letter.attributes["dl_offset"]) == ("0", str(offsets[4]))
     assert (letter.key, letter.value) == (records[4].key, records[4].value)
     assert list(letter.headers[: len(records[4].headers)]) == records[4].headers
+    assert seam.next == offsets[-1] + 1
+
+
+def test_events_that_a_handled_batch_rejects_are_dead_lettered_and_the_batch_is_not_repeated(
+    seam: Seam,
+) -> None:
+    records = [raw("t", b'{"n":%d}' % n) for n in range(10)]
+    offsets = seam.put(*records)
+    handled: list[int] = []
+
+    async def handler(batch: Sequence[Received]) -> None:
+        refused = [received for received in batch if received.offset in (offsets[4], offsets[7])]
+        handled.extend(offset for offset in offsets_of(batch))
+        if refused:
+            raise PartlyRejected([(received, OverLimit("no room")) for received in refused])
+
+    seam.consume(handler, lambda: len(handled) == 10)
+    assert handled == offsets
+    letters = seam.letters()
+    assert {letter.attributes["dl_offset"] for letter in letters} == {str(offsets[4]), str(offsets[7])}
+    assert {letter.attributes["dl_reason"] for letter in letters} == {"over_limit"}
+    assert {letter.value for letter in letters} == {records[4].value, records[7].value}
     assert seam.next == offsets[-1] + 1
 
 
