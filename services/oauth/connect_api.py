@@ -74,7 +74,8 @@ class ConnectApi:
         add = router.add_api_route
         add("/auth/oauth/connect", self.connect, methods=["POST"], status_code=201)
         add(CALLBACK.removeprefix("/api"), self.callback, methods=["GET"], response_class=Response)
-        add(RESULT.removeprefix("/api") + "/{result}", self.result, methods=["GET"], response_class=Response)
+        result = RESULT.removeprefix("/api") + "/{result}"  # a page for browsers, which no client calls
+        add(result, self.result, methods=["GET"], response_class=Response, include_in_schema=False)
         add("/integrations/{integration_id}/reconnect", self.reconnect, methods=["POST"])
         app.include_router(router)
 
