@@ -119,7 +119,8 @@ def test_a_trigger_fires_and_tells_account_and_time(hub: Hub, bus: Bus) -> None:
         found: list[dict[str, Any]] = hub.call("GET", path)["items"]
         return found
 
-    shown = eventually(lambda: found if len(found := executions()) == 2 else None)
+    eventually(lambda: len(executions()) == 2)
+    shown = executions()
     assert shown[1]["triggers"] == [TRIGGER]
     assert shown[1]["accounts"] == [paid["account"]]
     assert shown[1]["occurred_at"] == paid["occurred_at"]
