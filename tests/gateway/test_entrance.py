@@ -27,7 +27,7 @@ class Peer:
 
             def do_GET(self) -> None:
                 peer.seen.append((self.path, [(name.lower(), value) for name, value in self.headers.items()]))
-                document = {"paths": {}, "components": {"schemas": {}}}
+                document: dict[str, dict[str, object]] = {"paths": {}, "components": {"schemas": {}}}
                 said = json.dumps(document if self.path.startswith("/openapi/") else {}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
