@@ -36,7 +36,7 @@ WAITING: Final = ("pending", "retrying")
 
 _WHY_NOT: Final[Mapping[Action, Mapping[str, str]]] = {
     "recover": {
-        "delivered": "it was delivered: a resend sends it again, under a new id",
+        "delivered": "it was delivered: a resend, or a replay of its webhook, sends it again, under a new id",
         "delivering": "an attempt is under way: look again when it has ended",
     },
     "cancel": {

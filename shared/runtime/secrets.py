@@ -186,11 +186,9 @@ def rotated(vault: Vault, document: Mapping[str, Any], secret: str, overlap: tim
     old: list[Kept] = [
         {"sealed": each["sealed"], "expires_at": min(until, each["expires_at"] or until)}
         for each in kept
-        if overlap
-        and (each["expires_at"] is None or each["expires_at"] > now)
-        and _opens(vault, document, each)
+        if (each["expires_at"] is None or each["expires_at"] > now) and _opens(vault, document, each)
     ]
-    if len(old) > _MOST_OLD:
+    if overlap and len(old) > _MOST_OLD:
         raise Conflict(
             f"{len(old)} secrets are still valid, which is too many beside a new one: wait until "
             "one has ended, or send overlap_hours 0, which ends them all now"

@@ -107,12 +107,25 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         "integration_id": "int_1",
         "headers": {"X-Team": "secret-1"},
         "auth": {"type": "bearer", "token": "secret-2"},
-        "retry": {"schedule": [0, 1.5, 300], "jitter": 0.5, "client_errors": "retry"},
+        "retry": {
+            "schedule": [0, 1.5, 300],
+            "jitter": 0.5,
+            "client_errors": "retry",
+            "max_retry_after_s": 60,
+        },
         "rate_limit": {"requests": 5, "period_s": 1},
         "ordering": "strict",
         "max_in_flight": 3,
         "timeout_s": 2.5,
         "disable_after_days": 1.5,
+        "circuit_breaker": {
+            "enabled": True,
+            "failures": 3,
+            "failing_s": 1,
+            "pause_s": 2,
+            "max_pause_s": 5,
+            "max_wait_s": 60,
+        },
     }
     created = client.post(CREATE, json=wanted)
     assert created.status_code == 201
@@ -129,7 +142,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         "disabled_reason": "by_hand",
         "paused": False,
         "public_keys": [],
-        "health": {"circuit": "closed", "failing_since": None},
+        "health": {"circuit": "closed", "next_probe_at": None, "held_until": None, "failing_since": None},
         "unreadable": [],
         "warnings": [],
     }
@@ -158,8 +171,8 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         shown["disabled_reason"] = None if shown["enabled"] else "by_hand"
         assert changed.json() == shown
     for retry, shows in (
-        ({"schedule": "standard"}, {"schedule": "standard", "jitter": 0.5, "client_errors": "retry"}),
-        ({"jitter": 0, "schedule": [5]}, {"schedule": [5], "jitter": 0, "client_errors": "retry"}),
+        ({"schedule": "standard"}, {**wanted["retry"], "schedule": "standard"}),
+        ({"jitter": 0, "schedule": [5]}, {**wanted["retry"], "schedule": [5], "jitter": 0}),
     ):
         assert client.patch(path, json={"retry": retry}).json()["retry"] == shows
     for auth in ({"type": "basic", "username": "u", "password": "p"}, {"type": "none"}):
@@ -195,7 +208,12 @@ def test_what_is_not_said_has_a_default(client: httpx.Client) -> None:
         "enabled": True,
         "profile": "standard",
         "ordering": "none",
-        "retry": {"schedule": "nchat", "jitter": 0.1, "client_errors": "final"},
+        "retry": {
+            "schedule": "nchat",
+            "jitter": 0.1,
+            "client_errors": "final",
+            "max_retry_after_s": 900,
+        },
         "description": "",
     }
 

@@ -44,9 +44,10 @@ async def predecessor_removed(
     """Remove what a killed process of this client id left in the group, while the caller joins it.
 
     Apache Kafka is asked when the new member has begun to join: a group that is empty in between would be
-    made to wait for further members (`group.initial.rebalance.delay.ms`). The embedded broker is asked
-    before, because it does not finish a rebalance that a member leaves. If it cannot be done, the group
-    waits for the dead member's session; the caller's own errors are raised as they are.
+    made to wait for further members (`group.initial.rebalance.delay.ms`). The embedded broker does not finish
+    a rebalance that a member leaves: it is asked before, and only about a stable group that has no other
+    member. If it cannot be done, the group waits for the dead member's session; the caller's own errors are
+    raised as they are.
     """
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=int(_WITHIN_S * 1000))
     removal: asyncio.Task[None] | None = None
@@ -55,8 +56,10 @@ async def predecessor_removed(
         try:
             async with asyncio.timeout(_WITHIN_S):
                 await admin.start()
-                dead = await _members(admin, group, client_id)
-                if dead and settings.is_embedded:
+                state, members = await _describe(admin, group)
+                dead = _of_client(members, client_id)
+                if settings.is_embedded:
+                    dead = dead if state == _STABLE and len(dead) == len(members) else ()
                     await _remove(admin, group, dead)
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("consumer.predecessor_not_removed", error=str(error) or type(error).__name__)
@@ -80,18 +83,17 @@ async def _describe(admin: AIOKafkaAdminClient, group: str) -> tuple[str, Sequen
     return described[2], described[5]
 
 
-async def _members(admin: AIOKafkaAdminClient, group: str, client_id: str) -> list[str]:
-    """Return the ids of the group's members that have this client id.
+def _of_client(members: Sequence[Any], client_id: str) -> Sequence[str]:
+    """Return the ids of the members that have this client id.
 
     Brokers make a member's id of its client id and a UUID; the embedded one does not tell the client id.
     """
-    _, members = await _describe(admin, group)
     form = re.compile(f"{re.escape(client_id)}-{_UUID}")
     return [member[0] for member in members if form.fullmatch(member[0])]
 
 
 async def _remove(admin: AIOKafkaAdminClient, group: str, members: Sequence[str]) -> None:
-    coordinator = await admin.find_coordinator(group)
+    coordinator = await admin.find_coordinator(group) if members else 0
     for member in members:
         await admin._send_request(LeaveGroupRequest(group, member), coordinator)
 
