@@ -25,7 +25,8 @@ NAMES = set(
     delete_outgoing_webhook delete_platform_credential disable_inbound_endpoint disable_integration
     disable_outgoing_webhook discard_dead_letters disconnect_integration enable_inbound_endpoint
     enable_integration enable_outgoing_webhook erase_deliveries list_api_keys list_dead_letters
-    list_deliveries list_delivery_jobs list_event_types list_inbound_endpoint_events list_inbound_endpoints
+    list_deliveries list_delivery_jobs list_event_types list_events_unmatched list_inbound_endpoint_events
+    list_inbound_endpoints
     list_incoming_webhooks list_integration_watches list_integrations list_outgoing_webhooks
     list_platform_credentials pause_outgoing_webhook pause_queue preview_outgoing_webhooks publish_events
     put_platform_credential read_auth_oauth_callback read_catalog read_dead_letter read_delivery
