@@ -14,7 +14,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from interlink.embedded import HOST, store
+from interlink.embedded import store
 from interlink.supervise import Leash
 from shared.runtime.crash import CRASH_POINTS, VARIABLE
 from tests.faults.durability import DELIVERY, REFUSE, RETRY, TIMEOUT_S, WEBHOOKS, Rig
@@ -66,7 +66,7 @@ def rig(
     leash = Leash()
     half = store(folder / "store", leash)
     receiver = OutsideReceiver(folder, REFUSE)
-    its_store = Store("an embedded store of its own", f"mongodb://{HOST}:{half.port}")
+    its_store = Store("an embedded store of its own", half.uri)
     hub = Hub(folder / "hub", durable_bus, its_store, services=(DELIVERY,))
     try:
         half.start()

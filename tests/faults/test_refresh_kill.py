@@ -13,7 +13,7 @@ from time import monotonic
 
 import pytest
 
-from interlink.embedded import HOST, Half
+from interlink.embedded import Half
 from interlink.embedded import store as embedded_store
 from interlink.supervise import Leash
 from shared.runtime.crash import VARIABLE
@@ -59,7 +59,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Half]:
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, half: Half) -> Iterator[Accounts]:
-    store = Store("an embedded store of its own", f"mongodb://{HOST}:{half.port}")
+    store = Store("an embedded store of its own", half.uri)
     with accounts(tmp_path_factory.mktemp("hub"), bus, store) as made:
         yield made
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from interlink.embedded import BROKER_SETTINGS, HOST, broker, kafka_bootstrap, store
+from interlink.embedded import BROKER_SETTINGS, broker, kafka_bootstrap, store
 from interlink.supervise import Leash
 from tests.faults.durability import DELIVERY
 from tests.support.another import another
@@ -56,7 +56,7 @@ def own(
             stack.callback(kafka.stop)
             kafka.start()
             bus = Bus("Apache Kafka from its jars", {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}, kafka)
-        yield bus, Store("an embedded store of its own", f"mongodb://{HOST}:{half.port}")
+        yield bus, Store("an embedded store of its own", half.uri)
 
 
 @pytest.fixture(scope="module")
