@@ -116,6 +116,10 @@ class FirstAttempts:
         known, _ = await asyncio.gather(self._deliveries.known(list(requests)), self._subscriptions.current())
         by_webhook: dict[str, list[Request]] = {}
         for request in requests.values():
+            if known.get(request.delivery_id):
+                # The partition's last owner wrote it after this one had looked: what follows waits behind it.
+                self._lanes.lane(request.webhook_id, request.partition).due(utcnow())
+                self._results.wake.set()
             if request.delivery_id in known or self._erasures.is_erased(request.workspace, request.event_id):
                 continue
             by_webhook.setdefault(request.webhook_id, []).append(request)

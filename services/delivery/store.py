@@ -77,11 +77,11 @@ class Deliveries:
             "dead_letter": timedelta(days=settings.dead_letter_days),
         }
 
-    async def known(self, ids: Sequence[str]) -> set[str]:
-        """Which of these deliveries are in the log already. Raises `StoreUnavailable`."""
+    async def known(self, ids: Sequence[str]) -> dict[str, bool]:
+        """Return whether each of these deliveries that is in the log is open. Raises `StoreUnavailable`."""
         with translated():
-            found = await self.collection.find({"_id": {"$in": list(ids)}}, {"_id": 1}).to_list(len(ids))
-        return {document["_id"] for document in found}
+            found = await self.collection.find({"_id": {"$in": list(ids)}}, {"open": 1}).to_list(len(ids))
+        return {document["_id"]: "open" in document for document in found}
 
     def attempted(self, request: Request, attempt: Attempt, step: Step) -> Write:
         """The log entry of a first attempt."""
