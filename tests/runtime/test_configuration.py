@@ -20,7 +20,7 @@ from shared.runtime.configuration import COLLECTION, Configuration, SharedCheck,
 from shared.runtime.metrics import CONFIGURATION_UNCHECKED
 from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.settings import MongoSettings
-from tests.support.backends import Store
+from tests.support.backends import Store, in_database
 
 
 class Process:
@@ -149,7 +149,8 @@ async def test_a_process_that_stood_still_waits_for_the_answer() -> None:
 
 
 async def test_configuration_is_read_from_the_primary(store: Store) -> None:
-    uri = f"{store.uri()}?readPreference=secondaryPreferred"
+    uri = store.uri()
+    uri += ("&" if "?" in uri else "?") + "readPreference=secondaryPreferred"
     database = Mongo(MongoSettings(uri=SecretStr(uri)), app="test").without_threads()
     assert database["x"].read_preference == ReadPreference.PRIMARY
     await database.client.close()
@@ -212,7 +213,7 @@ async def test_only_what_has_changed_is_read(store: Store) -> None:
 
 async def test_nobody_waits_for_a_database_that_is_away(pair: Embedded) -> None:
     """The first wait for a second; then nobody, until it is found again."""
-    uri = f"{pair.mongodb_uri.rsplit('/', 1)[0]}/test_{token_hex(6)}"
+    uri = in_database(pair.mongodb_uri, f"test_{token_hex(6)}")
     async with processes(uri, 2) as [one, other]:
         await one.set("a", 1)
         assert await other.get("a") == 1
@@ -252,3 +253,20 @@ async def test_two_that_begin_at_the_same_time_count_every_change(store: Store) 
     assert found["version"] == len(found["recent"]) == 4
     for each in made:
         each.mongo.close()
+
+
+async def test_what_is_gone_from_the_store_takes_no_memory(store: Store) -> None:
+    """Who makes and deletes things without end leaves no more than their documents."""
+    async with processes(store.uri(), 1) as [process]:
+        await process.collection.delete_many({})
+        await process.set("stays", 1)
+        for number in range(20):
+            await process.set(f"thing{number}", number)
+            await process.set(f"thing{number}", None)
+        assert len(process.known._seen) == 21
+        await process.collection.delete_many(
+            {"deleted_at": {"$ne": None}}
+        )  # as the index with a lifetime does
+        await process.known.load(None)
+        assert process.known.items == {"stays": 1}
+        assert set(process.known._seen) == {"stays"}
