@@ -98,6 +98,9 @@ class Kept:
 class OneApp:
     """The app of every provider."""
 
+    async def current(self) -> None:
+        """It never changes."""
+
     def find(self, provider: str, workspace: str, _registered: object = None) -> App:
         return App(provider, workspace, "app", {"client_secret": "the-secret-of-it"}, verified=True)
 
