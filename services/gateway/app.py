@@ -36,14 +36,18 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **executions_store.INDEXES,
     **event_types.INDEXES,
 }
-_MOST_KEY_FETCHES: Final = 20
+_MOST_KEY_FETCHES: Final = 100
 """Connections to platforms that publish their keys."""
+_MOST_FOR_WORKSPACE: Final = 5
+"""Of those, to hosts that one workspace has named."""
 
 
 async def build(here: Runtime) -> Service:
     """The gateway of this process."""
     settings = load(GatewaySettings)
-    client = guarded_client(settings, most_connections=_MOST_KEY_FETCHES)
+    client = guarded_client(
+        settings, most_connections=_MOST_KEY_FETCHES, most_for_workspace=_MOST_FOR_WORKSPACE
+    )
     endpoints = Endpoints(
         here.mongo, here.configuration, here.vault, here.log, public_base=here.hub.public_base
     )

@@ -1,7 +1,9 @@
 """Public keys that platforms publish at an address: fetched once, kept for an hour, asked for sparingly.
 
-The addresses are the manifests' own hosts. A request that names a key which is not there yet (a platform
-that rotated its keys) has the document fetched anew, but never more often than every half minute. Fetches are
+The addresses are on hosts of the manifests, or on those that a workspace has named where it describes the
+sender itself. What a workspace has named is fetched on its behalf and kept for it alone, so its slow hosts
+and names hold up nobody else's keys. A request that names a key which is not there yet (a platform that
+rotated its keys) has the document fetched anew, but never more often than every half minute. Fetches are
 bounded for each caller, so forged requests that name ever new keys neither make the hub call a platform
 without end nor take the connections that others' keys need.
 """
@@ -25,6 +27,8 @@ _STALE_S: Final = 24 * 3600.0
 _AGAIN_S: Final = 30.0
 _TIMEOUT_S: Final = 5.0
 _MOST: Final = 1000
+_MOST_OF_WORKSPACE: Final = 20
+"""Documents that are kept for one workspace, of hosts that it has named."""
 _FETCHES_PER_MINUTE: Final = 60
 """For one caller; of a platform that signs with several keys, each is fetched once."""
 _FETCHES_AT_ONCE: Final = 3
@@ -45,37 +49,42 @@ class _Known:
     tried_at: float
 
 
+_Place = tuple[str, str]
+"""On whose behalf (a workspace, or '' for the installation), and the address."""
+
+
 class RemoteKeys:
-    """The documents, by address."""
+    """The documents, by whom they are for and address."""
 
     def __init__(self, client: GuardedClient, log: Log) -> None:
         self._client = client
         self._log = log
-        self._known: dict[str, _Known] = {}
-        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._known: dict[_Place, _Known] = {}
+        self._under_way: dict[_Place, asyncio.Task[None]] = {}
         self._fetches = Buckets(_FETCHES_PER_MINUTE)
         self._callers: Counter[str] = Counter()
 
-    async def get(self, url: str, *, anew: bool = False) -> Fetched:
+    async def get(self, url: str, *, workspace: str = "", anew: bool = False) -> Fetched:
         """What is at the address. `anew` asks for it again, where that was not done a moment ago.
 
-        Raises `KeysUnavailable`.
+        `workspace` is who has named the address, '' where a manifest does. Raises `KeysUnavailable`.
         """
-        known = self._known.pop(url, None)
+        place = workspace, url
+        known = self._known.pop(place, None)
         if known:
-            self._known[url] = known  # the last, as the one that was used last
+            self._known[place] = known  # the last, as the one that was used last
         now = monotonic()
         due = known is None or now - known.at > _KEPT_S or anew
         if due and (known is None or now - known.tried_at > _AGAIN_S):
-            task = self._under_way.get(url) or self._begin(url)
+            task = self._under_way.get(place) or self._begin(place)
             if task:
                 await asyncio.shield(task)
-                known = self._known.get(url)
+                known = self._known.get(place)
         if known is None or not known.body or monotonic() - known.at > _STALE_S:
             raise KeysUnavailable("the keys that the platform signs with cannot be had now")
         return Fetched(url, known.body)
 
-    def _begin(self, url: str) -> "asyncio.Task[None] | None":
+    def _begin(self, place: _Place) -> "asyncio.Task[None] | None":
         """Start a fetch on behalf of the caller; None if he has caused too many."""
         caller = CALLER.get()
         room = self._fetches.of(caller)
@@ -83,10 +92,10 @@ class RemoteKeys:
             return None
         room.take()
         self._callers[caller] += 1
-        task = self._under_way[url] = asyncio.create_task(self._fetch(url))
+        task = self._under_way[place] = asyncio.create_task(self._fetch(place))
 
         def end(_: "asyncio.Task[None]") -> None:
-            self._under_way.pop(url, None)
+            self._under_way.pop(place, None)
             self._callers[caller] -= 1
             if not self._callers[caller]:
                 del self._callers[caller]
@@ -94,17 +103,25 @@ class RemoteKeys:
         task.add_done_callback(end)
         return task
 
-    async def _fetch(self, url: str) -> None:
-        answer = await self._client.get(url, timeout_s=_TIMEOUT_S)
+    async def _fetch(self, place: _Place) -> None:
+        workspace, url = place
+        answer = await self._client.get(url, timeout_s=_TIMEOUT_S, workspace=workspace)
         now = monotonic()
-        while len(self._known) >= _MOST:
-            empty = (each for each, known in self._known.items() if not known.body)
-            del self._known[next(empty, None) or next(iter(self._known))]
+        self._make_room(workspace)
         if answer.status == 200 and answer.body:
-            self._known[url] = _Known(answer.body, now, now)
+            self._known[place] = _Known(answer.body, now, now)
             return
-        before = self._known.get(url)
-        self._known[url] = _Known(before.body, before.at, now) if before else _Known(b"", 0.0, now)
+        before = self._known.get(place)
+        self._known[place] = _Known(before.body, before.at, now) if before else _Known(b"", 0.0, now)
         self._log.warning(
             "a platform's keys were not fetched", url=url, status=answer.status, failure=answer.failure
         )
+
+    def _make_room(self, workspace: str) -> None:
+        """Forget documents, so that one more of this workspace may be kept."""
+        own = [each for each in self._known if each[0] == workspace] if workspace else []
+        if len(own) >= _MOST_OF_WORKSPACE:
+            del self._known[own[0]]
+        while len(self._known) >= _MOST:
+            empty = (each for each, known in self._known.items() if not known.body)
+            del self._known[next(empty, None) or next(iter(self._known))]

@@ -301,6 +301,8 @@ class Endpoints:
     ) -> None:
         if before and before[0]:
             self.by_token.pop(before[0], None)
+        if before and not after:  # deleted: whoever makes and deletes endpoints must not fill the memory
+            self._limits.pop(before[1].id, None)
         if after and after[0]:
             self.by_token[after[0]] = after[1]
 

@@ -78,7 +78,9 @@ class Verifier:
             verdict = Verdict.MISSING
         else:
             request.work.limit(most_hashed(len(request.body)))
-            verdict = await self._verdict(endpoint.valid_keys(), way, request, raw)
+            described = endpoint.provider is None or door is not endpoint.provider.door
+            named_by = endpoint.workspace if described else ""
+            verdict = await self._verdict(endpoint.valid_keys(), way, request, raw, named_by)
             request.work.lift()
         if verdict is Verdict.VERIFIED:
             return verdict
@@ -129,29 +131,34 @@ class Verifier:
             if len(self._signed_last) > _MOST_REMEMBERED:
                 self._signed_last.popitem(last=False)
 
-    async def _verdict(self, secrets: Sequence[bytes], way: Way, request: Request, raw: bytes) -> Verdict:
+    async def _verdict(
+        self, secrets: Sequence[bytes], way: Way, request: Request, raw: bytes, named_by: str = ""
+    ) -> Verdict:
+        """`named_by` is the workspace that describes the sender itself, '' where a manifest does."""
         url = way.wanted(request)
         try:
             if url is None:
                 verdict = way.verify(request, secrets, time())
             else:
-                verdict = await self._by_published_keys(url, secrets, way, request)
+                verdict = await self._by_published_keys(url, secrets, way, request, named_by)
             if verdict is Verdict.MISMATCH and raw is not request.body:
                 # The platform signed the compressed body, or a proxy compressed what it had signed.
                 sent = request.with_body(raw)
                 sent.work = request.work
                 with suppress(Malformed):
-                    verdict = await self._verdict(secrets, way, sent, raw)
+                    verdict = await self._verdict(secrets, way, sent, raw, named_by)
         except TooCostly:
             return Verdict.TOO_COSTLY
         return verdict
 
     async def _by_published_keys(
-        self, url: str, secrets: Sequence[bytes], way: Way, request: Request
+        self, url: str, secrets: Sequence[bytes], way: Way, request: Request, named_by: str
     ) -> Verdict:
-        verdict = way.verify(request, secrets, time(), await self._keys.get(url))
+        fetched = await self._keys.get(url, workspace=named_by)
+        verdict = way.verify(request, secrets, time(), fetched)
         if verdict is Verdict.MISMATCH:  # it may be signed with a key that is newer than what is known
-            verdict = way.verify(request, secrets, time(), await self._keys.get(url, anew=True))
+            fetched = await self._keys.get(url, workspace=named_by, anew=True)
+            verdict = way.verify(request, secrets, time(), fetched)
         return verdict
 
 

@@ -324,7 +324,7 @@ class Snapshot(Generic[T]):
                     if document["_id"] not in self._loaded:
                         self._take(document)
             if not query:
-                for gone in self.items.keys() - alive - self._loaded:
+                for gone in self._seen.keys() - alive - self._loaded:  # all items are among them
                     self._drop(gone)
 
     def _take(self, document: Document, *, again: bool = False) -> None:

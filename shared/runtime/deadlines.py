@@ -6,6 +6,7 @@ at its deadline or up to 0.1 s after it. After the process stood still, what arr
 """
 
 import asyncio
+from math import ceil
 from types import TracebackType
 from typing import Final
 
@@ -66,7 +67,11 @@ class DeadlineLines:
         self._lines: dict[float, Deadlines] = {}
 
     def within(self, seconds: float) -> "_Wait":
-        """One wait of the current task, of this length."""
+        """One wait of the current task, of this length, in tenths of a second rounded up.
+
+        Lines stay: whoever chooses lengths must not make ever new ones.
+        """
+        seconds = ceil(seconds * 10) / 10
         line = self._lines.get(seconds)
         if line is None:
             line = self._lines[seconds] = Deadlines(seconds)

@@ -234,7 +234,8 @@ class _Door:
         if scope["type"] == "http":
             path = scope["path"]
             if is_ambiguous(scope["raw_path"].partition(b"?")[0]):
-                return await problems.problem_response(400, REFUSAL)(scope, receive, send)
+                refused = problems.problem_response(400, REFUSAL, headers=dict(problems.NEVER_A_PAGE))
+                return await refused(scope, receive, send)
             self._take_client(scope)
             if path == "/healthz":
                 return await _answer(send, 200, b'{"status":"alive"}')

@@ -105,6 +105,8 @@ class TokenSource:
             integrations, apps, self.trial, log, self.ask, redirect_uri=redirect_uri, timing=timing
         )
         self._kept: dict[str, tuple[float, Document]] = {}
+        self._changes = 0
+        """How often integrations were changed: what was read before the last time is not kept."""
         self._renewing: dict[tuple[str, bool], asyncio.Task[Document]] = {}
         """By integration, and whether a person asked for it himself."""
         self._noted: dict[str, float] = {}
@@ -249,12 +251,14 @@ class TokenSource:
 
     def forget(self, name: str) -> None:
         """Look at the store at the next call: this process has changed it."""
+        self._changes += 1
         self._kept.pop(name, None)
 
     # Reading
 
     async def _changed(self, names: Collection[str] | None) -> None:
         """Forget integrations that were connected or disconnected."""
+        self._changes += 1
         if names is None:
             self._kept.clear()
         for name in names or ():
@@ -266,11 +270,15 @@ class TokenSource:
         kept = self._kept.get(name)
         if kept and kept[0] > monotonic():
             return kept[1]
+        changes = self._changes
         document = await self._integrations.find(name)
-        self._keep(document)
+        self._keep(document, changes)
         return document
 
-    def _keep(self, document: Document) -> None:
+    def _keep(self, document: Document, changes: int) -> None:
+        """Keep what was read when there had been so many changes, unless there were more since."""
+        if changes != self._changes:
+            return
         if len(self._kept) >= _MOST_KEPT:
             self._kept.clear()
         kept = self._kept.get(document["_id"])
@@ -336,13 +344,14 @@ class TokenSource:
     ) -> Document:
         """The document with tokens newer than this version; who goes away does not end the making."""
         while True:
+            changes = self._changes
             try:
                 document = await asyncio.shield(self._begin(name, than, forced=forced, by_person=by_person))
             except BaseException:
                 self.forget(name)
                 raise
             if document["version"] > than:  # not of a task that began for an older version
-                self._keep(document)
+                self._keep(document, changes)
                 return document
 
     def _begin(
@@ -353,16 +362,17 @@ class TokenSource:
         if task is None or task.done():
             task = asyncio.create_task(self._refresher.newer(name, than, forced=forced, by_person=by_person))
             self._renewing[key] = task
-            task.add_done_callback(lambda done: self._ended(key, done))
+            changes = self._changes
+            task.add_done_callback(lambda done: self._ended(key, done, changes))
         return task
 
-    def _ended(self, key: tuple[str, bool], task: "asyncio.Task[Document]") -> None:
+    def _ended(self, key: tuple[str, bool], task: "asyncio.Task[Document]", changes: int) -> None:
         if self._renewing.get(key) is task:
             del self._renewing[key]
         if task.cancelled():
             return
         error = task.exception()
         if error is None:
-            self._keep(task.result())
+            self._keep(task.result(), changes)
         elif not isinstance(error, RetryLater | Conflict):
             self._log.warning("token not made anew", integration_id=key[0], error=str(error)[:300])

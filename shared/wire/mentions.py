@@ -1,15 +1,19 @@
 """Mass mentions (`@everyone`, `<!here>`) in text of strangers: shown as text, so that nobody is called."""
 
 import re
+from html import unescape
 from typing import Final
 
-_NAMES: Final = r"(?:everyone|here|channel|all|room)(?!\w)"
+_NAMES: Final = r"(?:everyone|here|channel|all|room)(?!_*[^\W_])"
+"""Underscores around a name are Markdown's emphasis, and no part of it."""
 _AT: Final = r"(?:[@\uff20\ufe6b]|&commat;|&#0*64;|&#[xX]0*40;)"
 _FOUND: Final = re.compile(
     rf"(?P<url>https?://[^\s<>\"]+)|(?:<|&lt;)!(?P<special>{_NAMES})(?:\|[^<>\n]{{0,100}}?)?(?:>|&gt;)"
-    rf"|(?<!\w)(?P<at>{_AT})(?=\**{_NAMES})",
+    rf"|(?:(?<![^\W_])|(?={_AT}{_NAMES}(?!\.\w)))(?P<at>{_AT})"  # no address of mail
+    rf"(?=[*_]*(?:{_NAMES}|(?P<written>[a-z]{{0,8}}&#[a-z0-9&#;]{{1,80}})))",
     re.IGNORECASE,
 )
+_NAME: Final = re.compile(_NAMES, re.IGNORECASE)
 _IN_URL: Final = re.compile(rf"@(?={_NAMES})", re.IGNORECASE)
 _MOST: Final = 40_000
 _INVISIBLE: Final = "\u200b"
@@ -30,4 +34,6 @@ def _defused(match: re.Match[str]) -> str:
         return _IN_URL.sub("%40", url)
     if special := match["special"]:
         return f"@{_INVISIBLE}{special}"
+    if (written := match["written"]) and not _NAME.match(unescape(written)):  # `@bob&#39;s`
+        return match[0]
     return match["at"] + _INVISIBLE

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from services.delivery.request import ORDER_BITS
+from services.delivery.reach import ORDER_BITS
 from services.delivery.store import DELIVERIES
 from shared.runtime.mongo import utcnow
 from tests.support.backends import Bus, Store

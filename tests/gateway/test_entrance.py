@@ -2,8 +2,10 @@
 
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -92,6 +94,21 @@ def test_peers_are_told_who_calls(hub: Hub, peer: Peer, source: str, client: str
     claims = [(name, value) for name, value in seen if "forwarded" in name or name.endswith("-ip")]
     assert claims == [("x-forwarded-for", client)]
     assert ("x-other", "kept") in seen
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/webhooks/generic/..%2fx", "/api/webhooks//ep_1", "/api/webhooks/generic"]
+)
+def test_no_answer_below_the_webhook_paths_is_a_page(hub: Hub, path: str) -> None:
+    """Neither one that is refused before it is routed."""
+    request = f"GET {path} HTTP/1.1\r\nhost: hub.example\r\nconnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", hub.ports["gateway"]), timeout=20) as connection:
+        connection.sendall(request.encode())
+        response = HTTPResponse(connection)
+        response.begin()
+        assert response.status in (400, 404)
+        assert response.headers["content-security-policy"] == "sandbox; default-src 'none'"
+        assert response.headers["x-content-type-options"] == "nosniff"
 
 
 def test_documents_are_made_once(hub: Hub, peer: Peer) -> None:

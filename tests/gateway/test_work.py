@@ -67,8 +67,8 @@ def endpoint(source: Mapping[str, Any], secrets: Sequence[bytes]) -> Endpoint:
 class _NoKeys:
     """No platform publishes keys here."""
 
-    async def get(self, url: str, *, anew: bool = False) -> None:
-        raise AssertionError(url, anew)
+    async def get(self, url: str, *, workspace: str = "", anew: bool = False) -> None:
+        raise AssertionError(url, workspace, anew)
 
 
 VERIFIER = Verifier(cast("RemoteKeys", _NoKeys()))

@@ -253,3 +253,20 @@ async def test_two_that_begin_at_the_same_time_count_every_change(store: Store) 
     assert found["version"] == len(found["recent"]) == 4
     for each in made:
         each.mongo.close()
+
+
+async def test_what_is_gone_from_the_store_takes_no_memory(store: Store) -> None:
+    """Who makes and deletes things without end leaves no more than their documents."""
+    async with processes(store.uri(), 1) as [process]:
+        await process.collection.delete_many({})
+        await process.set("stays", 1)
+        for number in range(20):
+            await process.set(f"thing{number}", number)
+            await process.set(f"thing{number}", None)
+        assert len(process.known._seen) == 21
+        await process.collection.delete_many(
+            {"deleted_at": {"$ne": None}}
+        )  # as the index with a lifetime does
+        await process.known.load(None)
+        assert process.known.items == {"stays": 1}
+        assert set(process.known._seen) == {"stays"}

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from html import unescape
 from time import process_time
 from typing import Any
 from urllib.parse import urlencode
@@ -400,13 +401,18 @@ FORMS = (
     "&commat;{0}",
     "\uff20{0}",
     "@**{0}**",
+    "_@{0}_",
+    "__<!{0}>__",
+    "x_<!{0}>",
+    "x<!{0}>",
+    "@__{0}__",
     "<@U024BE7LH|{0}>",
     "<!date^1^x|@{0}>",
     "<!subteam^S1|@{0}>",
     "@{0}\n@{0}",
     "https://x.example @{0}",
 )
-LIVE = re.compile(rf"(?:<!|[@\uff20]|&#64;|&#x40;|&commat;)\**(?:{'|'.join(ALL)})(?!\w)", re.IGNORECASE)
+LIVE = re.compile(rf"(?:<!|[@\uff20]|&#64;|&#x40;|&commat;)[*_]*(?:{'|'.join(ALL)})(?![a-z])", re.IGNORECASE)
 
 
 def shapes(text: str) -> Iterator[Any]:
@@ -446,6 +452,17 @@ def test_nobody_calls_everybody(form: str, name: str) -> None:
         assert read(wrapped, FORM) == whole
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_an_entity_hides_no_letter_of_a_name(name: str) -> None:
+    for text in (
+        f"@&#{ord(name[0])};{name[1:]}",
+        f"@{name[:-1]}&#x{ord(name[-1]):x};",
+        f"&#64;&#{ord(name[0])};{name[1:]}",
+    ):
+        shown = unescape(read({"text": text})["text"])
+        assert shown == f"@\u200b{name}", text
+
+
 def test_what_calls_nobody_stays_as_it_is() -> None:
     for text in (
         "ada@here.example",
@@ -455,6 +472,8 @@ def test_what_calls_nobody_stays_as_it_is() -> None:
         "everyone",
         "@ada",
         "a@all.example",
+        "@ada&#39;s",
+        "_@ada_",
     ):
         assert read({"text": text}) == {"text": text}
     link = "see https://x.example/@here/7?a=@all, or [that](https://x.example/@ada)"

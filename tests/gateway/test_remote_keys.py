@@ -1,0 +1,103 @@
+"""Keys that are fetched: what one workspace names holds up nobody else's."""
+
+import asyncio
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from aiohttp import web
+
+from services.gateway.keys import CALLER, RemoteKeys
+from services.gateway.limits import Bucket
+from services.gateway.store import Endpoint, Shown
+from services.gateway.verify import Verifier
+from shared.catalog.door import Door
+from shared.catalog.registry import providers
+from shared.catalog.source import described
+from shared.contracts.errors import InterlinkError
+from shared.contracts.ids import EndpointId, WorkspaceId
+from shared.runtime.guarded import GuardedClient
+from shared.runtime.logs import configure
+from shared.runtime.names import Names
+from tests.support.dns_server import DnsServer, Reply
+from tests.support.subscriber import Subscriber
+
+_HOSTS = [f"{number}.slow.example" for number in range(10)]
+_WAY = {
+    "scheme": "rsa",
+    "signature": {"header": "x-signature", "encoding": "hex"},
+    "signed": "{body}",
+    "keys": {"url": "https://{header:x-host}/{header:x-number}", "hosts": _HOSTS},
+}
+
+
+def _endpoint() -> Endpoint:
+    """One whose owner describes the sender: its keys are on hosts that he names."""
+    generic = providers()["generic"]
+    assert generic.manifest.webhook
+    return Endpoint(
+        EndpointId("ep_1"),
+        WorkspaceId("hostile"),
+        generic,
+        Door(described(generic.manifest.webhook, {"verification": [_WAY]})),
+        "https://hub.example/api/webhooks/generic/ep_1",
+        "",
+        enabled=True,
+        keys=(),
+        settings={},
+        require_signature=True,
+        networks=(),
+        body_limit=None,
+        dedupe_window_s=None,
+        shown=Shown(()),
+        accepted=Bucket(100),
+        noted=Bucket(100),
+    )
+
+
+def test_slow_hosts_that_a_workspace_names_keep_no_other_key_waiting() -> None:
+    replies = {
+        "*.slow.example": Reply(["127.0.0.1"], delay_s=20),
+        "platform.example": Reply(["127.0.0.1"], ttl=0),
+    }
+    own = _endpoint()
+    log = configure("test", "error")
+
+    async def forged(verifier: Verifier, number: int) -> None:
+        """A request of a caller of its own, whose key is at an address of its own."""
+        CALLER.set(f"192.0.2.{number}")
+        host = _HOSTS[number % len(_HOSTS)].encode()
+        headers = {b"x-signature": [b"00" * 256], b"x-host": [host], b"x-number": [b"%d" % number]}
+        assert own.door
+        request = own.door.request("POST", own.address, b"", headers, b"{}", {})
+        with suppress(InterlinkError):
+            await verifier.verify(own, own.door, request, b"{}")
+
+    async def test(server: DnsServer, url: str) -> float:
+        client = GuardedClient(
+            "loopback",
+            most_connections=20,
+            most_for_workspace=5,
+            names=Names([("127.0.0.1", server.port)]),
+        )
+        await client.start()
+        keys = RemoteKeys(client, log)
+        attacks: list[asyncio.Task[Any]] = []
+        try:
+            verifier = Verifier(keys)
+            attacks = [asyncio.create_task(forged(verifier, number)) for number in range(40)]
+            await asyncio.sleep(0.3)
+            assert server.under_way
+            CALLER.set("198.51.100.1")
+            began = monotonic()
+            assert (await keys.get(url)).body == b"the key"
+            return monotonic() - began
+        finally:
+            for attack in attacks:
+                attack.cancel()
+            await asyncio.gather(*attacks, return_exceptions=True)
+            await client.stop()
+
+    with DnsServer(replies) as server, Subscriber(lambda _got: web.Response(body=b"the key")) as platform:
+        port = platform.url.rpartition(":")[2].partition("/")[0]
+        assert asyncio.run(test(server, f"http://platform.example:{port}/key")) < 3

@@ -1,0 +1,51 @@
+"""What a process remembers of integrations, while another process changes them."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from shared.runtime.configuration import Configuration, record
+from shared.runtime.integrations import COLLECTION, Integrations
+from shared.runtime.mongo import Document, Mongo
+from shared.runtime.settings import MongoSettings
+from shared.runtime.tokens import TokenSource
+from tests.support.backends import Store
+
+
+async def test_a_read_that_a_disconnect_overtakes_is_not_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the account would be used for two seconds after the answer to its disconnecting."""
+    log, nothing = structlog.get_logger(), cast("Any", None)
+    mongo = Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
+    configuration = Configuration(mongo, log)
+    integrations = Integrations(mongo, nothing, nothing, log)
+    tokens = TokenSource(integrations, nothing, configuration, nothing, log, redirect_uri="")
+    integration = {"_id": "int_1", "version": 1, "status": "connected", "deleted_at": None}
+    was_read, goes_on = asyncio.Event(), asyncio.Event()
+    find = integrations.find
+
+    async def slow_find(name: str, workspace: str | None = None) -> Document:
+        document = await find(name, workspace)
+        was_read.set()
+        await goes_on.wait()
+        return document
+
+    try:
+        await configuration.start()
+        await integrations.collection.insert_one(integration)
+        monkeypatch.setattr(integrations, "find", slow_find)
+        reading = asyncio.create_task(tokens._known("int_1"))
+        await was_read.wait()
+        await integrations.collection.update_one({"_id": "int_1"}, {"$set": {"status": "disconnected"}})
+        await record(mongo, COLLECTION, "int_1")  # as another process does before it answers
+        assert await configuration.current()
+        goes_on.set()
+        assert (await reading)["status"] == "connected"
+        assert (await tokens._known("int_1"))["status"] == "disconnected"
+    finally:
+        await configuration.stop()
+        mongo.close()
