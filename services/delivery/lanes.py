@@ -159,8 +159,13 @@ class Lane:
         return max(0, int(room))
 
     def wait_s_behind_circuit(self, webhook: Webhook) -> float | None:
-        """How long a delivery may wait behind the circuit: None while it has not been open for that long."""
+        """How long a delivery may wait behind the circuit: None while it has not been open for that long.
+
+        Nor while the endpoint asked for quiet: that is bounded by itself, and was told as the next attempt.
+        """
         now, policy = _clock(), webhook.policy
+        if now < self.held_until:
+            return None
         wait_s = self.breaker.policy.max_wait_s + sum(policy.schedule) * (1 + policy.jitter)
         if self.breaker.circuit == "closed" or now < self.expire_at or now - self.breaker.opened_at < wait_s:
             return None
