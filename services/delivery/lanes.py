@@ -20,6 +20,8 @@ from shared.runtime.mongo import Document, utcnow
 SLOW_S: Final = 0.2
 _LOOK_S: Final = 1.0
 _MOST_MANUAL: Final = 100
+_RESERVED: Final = 10
+"""One slot in so many is for workspaces with nothing under way."""
 
 
 class Lane:
@@ -157,8 +159,13 @@ class Lane:
         return max(0, int(room))
 
     def wait_s_behind_circuit(self, webhook: Webhook) -> float | None:
-        """How long a delivery may wait behind the circuit: None while it has not been open for that long."""
+        """How long a delivery may wait behind the circuit: None while it has not been open for that long.
+
+        Nor while the endpoint asked for quiet: that is bounded by itself, and was told as the next attempt.
+        """
         now, policy = _clock(), webhook.policy
+        if now < self.held_until:
+            return None
         wait_s = self.breaker.policy.max_wait_s + sum(policy.schedule) * (1 + policy.jitter)
         if self.breaker.circuit == "closed" or now < self.expire_at or now - self.breaker.opened_at < wait_s:
             return None
@@ -240,10 +247,14 @@ class Lanes:
         """How many more attempts of a workspace this process may start.
 
         A workspace has no more under way than are free for others then: one alone gets half of all, two get
-        a third each, and there is always room for one more.
+        a third each. The last tenth is for workspaces with nothing under way, one attempt each: halves of
+        halves would leave none for the eleventh that comes while the attempts of ten hang.
         """
         free = max(0, self._settings.most_in_flight - self._in_flight)
-        return max(0, (free - self._of_workspace[workspace] + 1) // 2)
+        own = self._of_workspace[workspace]
+        reserved = self._settings.most_in_flight // _RESERVED
+        first = 1 if own == 0 and free else 0
+        return max(first, min((free - own + 1) // 2, free - reserved))
 
     def take(self, lane: Lane, webhook: Webhook, count: int = 1) -> None:
         """These many attempts of a lane start now."""

@@ -115,6 +115,23 @@ def test_a_retry_after_is_bounded_and_shown(hub: Hub, given: dict[str, Any], mos
         assert len(subscriber.got) == 1
 
 
+def test_what_is_held_back_is_not_given_up_behind_the_circuit(hub: Hub) -> None:
+    """The endpoint said when to come again, and the API said so: the circuit's patience does not count."""
+    kind = new_type()
+    with Subscriber(in_turn(Moody(503, Retry_After="6"), 204)) as subscriber:
+        webhook = hub.outgoing_webhook(
+            subscriber.url,
+            events=[kind],
+            retry=ONCE,
+            circuit_breaker={"failures": 1, "failing_s": 0, "pause_s": 1, "max_pause_s": 1, "max_wait_s": 1},
+        )
+        numbered(hub, kind)
+        eventually(lambda: health(hub, webhook)["circuit"] == "open")
+        numbered(hub, kind, 2, first=1)
+        deliveries = finished(hub, webhook["id"], 3)
+    assert [one["status"] for one in deliveries] == ["dead_letter", "delivered", "delivered"]
+
+
 def test_a_retry_after_can_be_ignored(hub: Hub) -> None:
     with Subscriber(in_turn(Moody(503, Retry_After=DAY), 204)) as subscriber:
         kind = new_type()

@@ -1,0 +1,47 @@
+"""Which share of the attempts under way a workspace may have."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from services.delivery.lanes import Lanes
+from services.delivery.settings import DeliverySettings
+from services.delivery.store import Deliveries
+from services.delivery.subscriptions import Webhook
+
+SLOTS = 1_000
+
+
+def lanes() -> Lanes:
+    """Lanes that nothing is loaded into."""
+    settings = DeliverySettings(most_in_flight=SLOTS)
+    return Lanes(cast("Deliveries", None), settings)
+
+
+def taken(some: Lanes, workspace: str) -> int:
+    """How many attempts of a workspace start that has more than enough due, one after the other."""
+    webhook: Any = SimpleNamespace(workspace=workspace, rate_limit=None)
+    lane = some.lane(workspace, 0)
+    count = 0
+    while some.room(workspace):
+        some.take(lane, cast("Webhook", webhook))
+        count += 1
+    return count
+
+
+def test_one_workspace_has_half_and_the_next_ones_less() -> None:
+    async def look() -> None:
+        some = lanes()
+        assert [taken(some, name) for name in "abc"] == [500, 250, 125]
+
+    asyncio.run(look())
+
+
+def test_whoever_has_nothing_under_way_finds_a_slot_while_those_of_many_hang() -> None:
+    async def look() -> None:
+        some = lanes()
+        hanging = [taken(some, f"hanging-{number}") for number in range(40)]
+        assert sum(hanging) < SLOTS
+        assert taken(some, "late") == 1
+
+    asyncio.run(look())
