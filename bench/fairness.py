@@ -51,7 +51,7 @@ _ATTACKS: Final = (
         "conditions",
         40,
         {"rows": [{"a": 1}] * 950},
-        events=250,
+        events=160,
         rate=20.0,
         condition="length(data.payload.rows[?a == `1`]) == `0`",
     ),

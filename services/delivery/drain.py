@@ -27,15 +27,15 @@ DeadLetter = Callable[[Received, Rejected], Awaitable[None]]
 Handled = Callable[[int], Awaitable[int]]
 """The offset before which a partition of `delivery.requested` is handled."""
 
-_SLICE: Final = 48_000.0
+_SLICE: Final = 16_000.0
 _SLICE_BESIDE: Final = 2_000.0
 _LONGEST_PAUSE: Final = 9.0
 _SHORTEST_PAUSE: Final = 1.0
 """How many times its cost a slice is followed by a pause, beside others."""
 _PATIENT_S: Final = 600.0
 """The age of a deferred event at which pauses are the shortest."""
-_LOOP_SLICE: Final = 2_000.0
-_MOST_UNDER_WAY: Final = 64
+_LOOP_SLICE: Final = 1_000.0
+_MOST_UNDER_WAY: Final = 16
 _KEPT_S: Final = 1.0
 """How often the place in a chunk is stored: what was done since is done again after a crash."""
 _LOOK_S: Final = 0.5
@@ -139,6 +139,9 @@ class Drain:
                 del self._open[workspace]
             else:
                 await self._keep_place(current)
+            if beside != self._beside():
+                break
+        beside = self._beside()
         await self._absorbed(0 if beside else _MOST_UNDER_WAY // 2)
         if beside:
             await asyncio.sleep(cost * self._pause(workspace) / 1e6)
@@ -166,6 +169,7 @@ class Drain:
     async def _some(self, current: _Open, most: float) -> float:
         """Judge webhooks until it has cost so much or the chunk is done; what it cost."""
         cost = rested = 0.0
+        alone = not self._beside()
         while current.events and cost < most:
             received = current.events[0]
             expansion = current.expansion or self._fanout.expand(received)
@@ -186,6 +190,8 @@ class Drain:
             if cost - rested > _LOOP_SLICE:
                 rested = cost
                 await asyncio.sleep(0)
+                if alone and self._beside():
+                    break  # what came meanwhile does not wait for the rest of a large slice
         return cost
 
     async def _publish(self, current: _Open) -> None:

@@ -29,7 +29,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
         started.stop()
 
 
-@pytest.mark.parametrize("point", ["fanout.deferred", "drain.published:2"])
+@pytest.mark.parametrize("point", ["fanout.deferring", "fanout.deferred", "drain.published:2"])
 def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str) -> None:
     kind = new_type()
     with Subscriber() as sink:
