@@ -43,6 +43,8 @@ class Plan:
     dead_waiting: int = 100_000
     beside_rounds: int = 5
     beside_s: float = 8.0
+    fair_rounds: int = 5
+    fair_s: float = 6.0
     endpoints: int = 1_000
     events: int = 100
     most_due: int = 100_000
@@ -68,6 +70,8 @@ class Plan:
             dead_waiting=5_000,
             beside_rounds=2,
             beside_s=3.0,
+            fair_rounds=2,
+            fair_s=3.0,
             endpoints=100,
             events=100,
             most_due=10_000,

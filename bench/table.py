@@ -81,9 +81,11 @@ class _Shown:
 
     def fairness(self, found: dict[str, Any]) -> None:
         for attack, measured in found.items():
+            ratios = measured["ratios"]["p99_ms"]
             beside = (
                 f"{measured['beside']['p99_ms']:.1f} ms, alone {measured['alone']['p99_ms']:.1f} ms; "
-                f"p50 {measured['beside']['p50_ms']:.1f} ms, alone {measured['alone']['p50_ms']:.1f} ms"
+                f"p50 {measured['beside']['p50_ms']:.1f} ms, alone {measured['alone']['p50_ms']:.1f} ms; "
+                f"{len(ratios)} rounds, {min(ratios):.2f}x to {max(ratios):.2f}x"
             )
             what = f"a neighbour's p99 beside the attack of {attack}"
             self._row(what, _BESIDE_TIMES, "x", measured["times"]["p99_ms"], beside)

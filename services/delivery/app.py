@@ -78,6 +78,7 @@ async def build(here: Runtime) -> Service:
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
         handler=fanout.handle,
+        durable=backlog.stored,
     )
     drain = Drain(
         backlog,
@@ -122,6 +123,7 @@ async def build(here: Runtime) -> Service:
             first,
             schedule,
             drain,
+            backlog,
             work,
         ],
         consumers=[events, requested],

@@ -3,20 +3,26 @@
 An event is stored once, however many webhooks want it, in chunks of up to 256 KB. A line is what waits of
 one workspace from one partition of a topic. The partition's owner appends to the line and works it off, so
 order is kept per conversation without a lock: while there is a line, later events of it go to its end.
+
+Storing happens beside fan-out, so that nobody's events wait for it. Offsets are committed after `stored` has
+returned: what a killed process had accepted but not stored is read from Kafka again.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from services.delivery.request import order_of
 from shared.contracts.envelope import event_of
-from shared.contracts.errors import OverLimit, Rejected
+from shared.contracts.errors import OverLimit, Rejected, StoreUnavailable
 from shared.runtime import metrics
+from shared.runtime.crash import crash_point
 from shared.runtime.kafka.consume import Received
-from shared.runtime.mongo import Collection, Document, Duplicate, Mongo, ReplaceOne, translated, utcnow
+from shared.runtime.mongo import Collection, Document, Duplicate, Mongo, translated, utcnow
 
 DEFERRED: Final = "deferred_events"
 
@@ -29,12 +35,15 @@ _CHUNK_EVENTS: Final = 100
 _CHUNK_BYTES: Final = 256 << 10
 _OVERHEAD: Final = 1024
 _INSERTED: Final = 16
+_MOST_UNSTORED: Final = 64
+"""Chunks that may wait to be stored before fan-out waits for them."""
+_AWAY_S: Final = 0.5
 
 Source = tuple[str, int]
 """A topic and a partition of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
     """Some deferred events of a line; `last` is the order of the last one."""
 
@@ -42,6 +51,11 @@ class Chunk:
     last: int
     count: int
     size: int
+    stored: bool = True
+    lost: bool = False
+    """Whether another process owns the partition since: what is not stored yet stays on Kafka."""
+    length: int = 0
+    """How many events the stored chunk has, once it was read."""
 
 
 @dataclass(slots=True)
@@ -64,8 +78,13 @@ class Backlog:
         self._lines: dict[tuple[str, Source], Line] = {}
         self._waiting: dict[str, tuple[int, int]] = {}
         self._lock = asyncio.Lock()
+        self._unstored: deque[tuple[Chunk, Document]] = deque()
+        self._storing: asyncio.Task[None] | None = None
+        self._accepted_count = self._stored_count = 0
+        """Chunks so far."""
+        self._stored = asyncio.Condition()
         self.some = asyncio.Event()
-        """Set when something was deferred."""
+        """Set when something deferred was stored."""
 
     def holds(self, received: Received) -> bool:
         """Whether earlier events of the same workspace and partition wait."""
@@ -77,12 +96,14 @@ class Backlog:
         return line is not None and order_of(received) <= line.last
 
     def workspaces(self) -> set[str]:
-        """Whose events wait."""
-        return {line.workspace for line in self._lines.values()}
+        """Return the workspaces whose events wait and are stored."""
+        return {line.workspace for line in self._lines.values() if line.chunks[0].stored}
 
     def lines_of(self, workspace: str) -> list[Line]:
-        """The lines of a workspace."""
-        return [line for line in self._lines.values() if line.workspace == workspace]
+        """Return the lines of a workspace that can be worked off."""
+        return [
+            line for line in self._lines.values() if line.workspace == workspace and line.chunks[0].stored
+        ]
 
     def is_owned(self, line: Line) -> bool:
         """Whether it is this process that works off the line."""
@@ -111,10 +132,10 @@ class Backlog:
                     self._append(document["workspace"], source, _chunk(document))
             self._owned = wanted
 
-    async def put(self, events: Sequence[Received]) -> list[tuple[Received, Rejected]]:
-        """Store events at the ends of their lines; return those for which the workspace has no room.
+    def put(self, events: Sequence[Received]) -> list[tuple[Received, Rejected]]:
+        """Put events at the ends of their lines and begin to store them.
 
-        Raises `StoreUnavailable`: some may be stored then, and storing them again does no harm.
+        Returns those for which the workspace has no room. `stored` waits for the others.
         """
         refused: list[tuple[Received, Rejected]] = []
         accepted: dict[tuple[str, Source], list[Received]] = {}
@@ -131,30 +152,69 @@ class Backlog:
                 continue
             adding[workspace] = more[0] + 1, more[1] + _size(received)
             accepted.setdefault((workspace, _source(received)), []).append(received)
-        documents = [
-            _document(workspace, source, some)
-            for (workspace, source), line in accepted.items()
-            for some in _chunks(line)
-        ]
-        for start in range(0, len(documents), _INSERTED):
-            some = documents[start : start + _INSERTED]
-            await self._write(some)
-            for each in some:
-                self._append(each["workspace"], _parsed(each["source"]), _chunk(each))
-        if documents:
-            metrics.DEFERRED.inc(sum(each["count"] for each in documents))
-            self.some.set()
+        for (workspace, source), line in accepted.items():
+            for some in _chunks(line):
+                document = _document(workspace, source, some)
+                chunk = _chunk(document)
+                chunk.stored = False
+                self._append(workspace, source, chunk)
+                self._unstored.append((chunk, document))
+                self._accepted_count += 1
+                metrics.DEFERRED.inc(chunk.count)
+        if self._unstored and (self._storing is None or self._storing.done()):
+            self._storing = asyncio.create_task(self._store())
         return refused
 
+    async def stored(self, *, but: int = 0) -> None:
+        """Wait until everything accepted before this call is stored, except the last `but` chunks."""
+        wanted = self._accepted_count - but
+        async with self._stored:
+            await self._stored.wait_for(lambda: self._stored_count >= wanted)
+
+    async def room(self) -> None:
+        """Wait until few chunks wait to be stored."""
+        await self.stored(but=_MOST_UNSTORED)
+
+    async def start(self) -> None:
+        """Do nothing: `own` and `put` begin the work."""
+
+    async def stop(self) -> None:
+        """Give up what is not stored: its offsets are not committed."""
+        if self._storing:
+            self._storing.cancel()
+            await asyncio.gather(self._storing, return_exceptions=True)
+
+    async def _store(self) -> None:
+        """Store what was accepted, in order, however long MongoDB is away."""
+        while self._unstored:
+            some = list(islice(self._unstored, _INSERTED))
+            crash_point("fanout.deferring")
+            try:
+                await self._write([document for chunk, document in some if not chunk.lost])
+            except StoreUnavailable:
+                await asyncio.sleep(_AWAY_S)
+                continue
+            crash_point("fanout.deferred")
+            async with self._stored:
+                for chunk, _ in some:
+                    chunk.stored = True
+                    self._unstored.popleft()
+                self._stored_count += len(some)
+                self._stored.notify_all()
+            self.some.set()
+
     async def _write(self, documents: Sequence[Document]) -> None:
+        """Insert chunks. One that another owner of the partition stored is replaced if this one has more."""
+        if not documents:
+            return
         try:
             with translated():
-                await self._collection.insert_many(documents)
-        except Duplicate:  # stored by a process that lost the partition before it could commit
-            with translated():
-                await self._collection.bulk_write(
-                    [ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in documents]
-                )
+                await self._collection.insert_many(documents, ordered=False)
+        except Duplicate:
+            for each in documents:
+                with suppress(Duplicate), translated():
+                    longer = {"_id": each["_id"], "last": {"$lt": each["last"]}}
+                    await self._collection.replace_one(longer, each, upsert=True)
 
     async def read(self, line: Line) -> list[Received]:
         """The events of the line's first chunk that are not done. Raises `StoreUnavailable`."""
@@ -163,13 +223,14 @@ class Backlog:
             document = await self._collection.find_one({"_id": chunk.id})
         if document is None:
             return []
+        chunk.length = len(document["events"])
         return [_received(line.source, each) for each in document["events"][document["done"] :]]
 
     async def keep_place(self, line: Line, left: int) -> None:
         """So many events of the line's first chunk are left. Raises `StoreUnavailable`."""
         chunk = line.chunks[0]
         with translated():
-            await self._collection.update_one({"_id": chunk.id}, {"$set": {"done": chunk.count - left}})
+            await self._collection.update_one({"_id": chunk.id}, {"$set": {"done": chunk.length - left}})
 
     async def finish(self, line: Line) -> None:
         """The requests of the line's first chunk are on Kafka: remove it. Raises `StoreUnavailable`."""
@@ -191,6 +252,7 @@ class Backlog:
 
     def _forget(self, line: Line) -> None:
         for chunk in line.chunks:
+            chunk.lost = True
             self._count(line.workspace, -chunk.count, -chunk.size)
 
     def _count(self, workspace: str, events: int, size: int) -> None:

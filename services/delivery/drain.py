@@ -4,13 +4,17 @@ While events of other workspaces come, a slice is about two milliseconds, follow
 its cost; the longer a workspace's events wait, the shorter its pauses. While there are none, slices are
 larger, and only the way to the attempts sets the pace: at most `_MOST_UNDER_WAY` requests are on it, so that
 whoever comes next finds a short queue.
+
+Conditions are evaluated in a thread of low share: it rests every few hundred steps, so that the loop
+waits for it for a tenth of a millisecond, not for a whole evaluation.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from time import time
+from time import sleep, thread_time, time
 from typing import Final
 
 from services.delivery.backlog import Backlog, Line
@@ -27,15 +31,15 @@ DeadLetter = Callable[[Received, Rejected], Awaitable[None]]
 Handled = Callable[[int], Awaitable[int]]
 """The offset before which a partition of `delivery.requested` is handled."""
 
-_SLICE: Final = 48_000.0
+_SLICE: Final = 16_000.0
 _SLICE_BESIDE: Final = 2_000.0
 _LONGEST_PAUSE: Final = 9.0
 _SHORTEST_PAUSE: Final = 1.0
 """How many times its cost a slice is followed by a pause, beside others."""
 _PATIENT_S: Final = 600.0
 """The age of a deferred event at which pauses are the shortest."""
-_LOOP_SLICE: Final = 2_000.0
-_MOST_UNDER_WAY: Final = 64
+_LOOP_SLICE: Final = 1_000.0
+_MOST_UNDER_WAY: Final = 16
 _KEPT_S: Final = 1.0
 """How often the place in a chunk is stored: what was done since is done again after a crash."""
 _LOOK_S: Final = 0.5
@@ -54,6 +58,28 @@ class _Open:
     expansion: Expansion | None = None
     kept_at: float = 0.0
     records: list[Record] = field(default_factory=list)
+
+
+class _Breath:
+    """The rests of the thread that evaluates conditions: `times` as long as the work before them."""
+
+    def __init__(self) -> None:
+        self.times = 0.0
+        self.cost = 0.0
+        """Microseconds of work that were followed by a rest."""
+        self._at: float | None = None
+
+    def begin(self) -> None:
+        """Count from the thread's next call of `rest`."""
+        self._at = None
+
+    def rest(self) -> None:
+        """Sleep for as long as the work since the last rest asks for; in the thread."""
+        now = thread_time()
+        spent = 0.0 if self._at is None else now - self._at
+        self._at = now
+        self.cost += spent * 1e6
+        sleep(spent * self.times)
 
 
 class Drain:
@@ -77,6 +103,8 @@ class Drain:
         self._log = log
         self._dead_letter = dead_letter
         self._handled = handled
+        self._breath = _Breath()
+        self._evaluating = ThreadPoolExecutor(1, thread_name_prefix="conditions")
         self._open: dict[str, _Open] = {}
         self._under_way: deque[Place] = deque()
         self._looked_at = 0.0
@@ -90,6 +118,8 @@ class Drain:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._breath.times = 0.0
+        self._evaluating.shutdown()
 
     async def _run(self) -> None:
         while True:
@@ -126,6 +156,7 @@ class Drain:
         """One slice of a workspace, and the pause after it. Raises `BusUnavailable`, `StoreUnavailable`."""
         await self._fanout.current()
         beside = self._beside()
+        self._breath.times, self._breath.cost = self._pause(workspace) if beside else 0.0, 0.0
         most = _SLICE_BESIDE if beside else _SLICE
         cost = 0.0
         while cost < most:
@@ -139,9 +170,12 @@ class Drain:
                 del self._open[workspace]
             else:
                 await self._keep_place(current)
+            if beside != self._beside():
+                break
+        beside = self._beside()
         await self._absorbed(0 if beside else _MOST_UNDER_WAY // 2)
         if beside:
-            await asyncio.sleep(cost * self._pause(workspace) / 1e6)
+            await asyncio.sleep(max(0.0, cost - self._breath.cost) * self._pause(workspace) / 1e6)
 
     def _pause(self, workspace: str) -> float:
         """How many times its cost a slice of the workspace is followed by a pause."""
@@ -166,13 +200,14 @@ class Drain:
     async def _some(self, current: _Open, most: float) -> float:
         """Judge webhooks until it has cost so much or the chunk is done; what it cost."""
         cost = rested = 0.0
+        alone = not self._beside()
         while current.events and cost < most:
             received = current.events[0]
-            expansion = current.expansion or self._fanout.expand(received)
+            expansion = current.expansion or self._fanout.expand(received, self._breath.rest)
             current.expansion = expansion
             before = expansion.cost
             try:
-                record = expansion.step()
+                record = await self._step(expansion)
             except Rejected as error:
                 await self._dead_letter(received, error)
                 record, expansion.done = None, True
@@ -186,7 +221,16 @@ class Drain:
             if cost - rested > _LOOP_SLICE:
                 rested = cost
                 await asyncio.sleep(0)
+                if alone and self._beside():
+                    break  # what came meanwhile does not wait for the rest of a large slice
         return cost
+
+    async def _step(self, expansion: Expansion) -> Record | None:
+        """Judge one webhook, in the thread if it has a condition. Raises `Malformed`."""
+        if not expansion.is_slow:
+            return expansion.step()
+        self._breath.begin()
+        return await asyncio.get_running_loop().run_in_executor(self._evaluating, expansion.step)
 
     async def _publish(self, current: _Open) -> None:
         """Put the requests that were made on Kafka, unless another process owns the line by now."""

@@ -16,7 +16,7 @@ import orjson
 from services.delivery.backlog import Backlog
 from services.delivery.request import order_of, request_event
 from services.delivery.shares import BURST, MOST_AT_ONCE, Shares, price_of
-from services.delivery.subscriptions import Subscriptions
+from services.delivery.subscriptions import Subscriptions, Webhook
 from services.delivery.unmatched import Reason, Unmatched
 from shared.catalog.registry import providers
 from shared.contracts.envelope import Event
@@ -28,7 +28,7 @@ from shared.runtime.crash import crash_point
 from shared.runtime.kafka.consume import PartlyRejected, Received
 from shared.runtime.kafka.produce import Producer, Record, record_of
 from shared.wire.bodies import parse_json
-from shared.wire.expressions import BudgetExceeded
+from shared.wire.expressions import BudgetExceeded, Rest
 from shared.wire.facts import Facts
 from shared.wire.formats import Format, render_body
 from shared.wire.tracing import child_of
@@ -36,7 +36,7 @@ from shared.wire.tracing import child_of
 WITHIN_S: Final = 30.0
 _BATCH_COST: Final = 2 * BURST
 """What a batch may cost to be handled at once, over all workspaces."""
-_LOOP_SLICE: Final = 4_000.0
+_LOOP_SLICE: Final = 1_000.0
 """Microseconds of processing after which other tasks have a turn."""
 
 
@@ -55,10 +55,20 @@ class _Plan:
 class Expansion:
     """The requests of one event, made one webhook at a time; `cost` is what it has cost so far."""
 
-    def __init__(self, steps: Iterator[Record | None]) -> None:
+    def __init__(self, steps: Iterator[Record | None], webhooks: Sequence[Webhook]) -> None:
         self._steps = steps
+        self._webhooks = webhooks
+        self._judged = 0
         self.cost = 0.0
         self.done = False
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the next step evaluates a condition. It may run in a thread."""
+        if self._judged == len(self._webhooks):
+            return False
+        wanted = self._webhooks[self._judged].filter
+        return wanted is not None and wanted.has_condition
 
     def step(self) -> Record | None:
         """Judge one webhook: its request, or None when it gets none. Raises `Malformed`."""
@@ -68,6 +78,7 @@ class Expansion:
         except StopIteration:
             self.done = True
             record = None
+        self._judged += 1
         self.cost += (thread_time() - started) * 1e6
         if record is not None:
             self.cost += price_of(record.value)
@@ -94,17 +105,17 @@ class Fanout:
     async def handle(self, batch: Sequence[Received]) -> None:
         """Put the requests of a batch on Kafka, in order, and what is beyond a fair share into the backlog.
 
+        The backlog's `stored` has to return before offsets are committed.
         Raises `BusUnavailable`, `StoreUnavailable`, `PartlyRejected`.
         """
         crash_point("fanout.read")
-        await asyncio.gather(self._backlog.own(), self.current())
+        await asyncio.gather(self._backlog.own(), self._backlog.room(), self.current())
         plan = await self._plan(batch)
         if plan.records:
             await self._producer.publish_all(plan.records, within_s=WITHIN_S)
         crash_point("fanout.published")
         if plan.deferred:
-            plan.rejected += await self._backlog.put(plan.deferred)
-            crash_point("fanout.deferred")
+            plan.rejected += self._backlog.put(plan.deferred)
         if plan.rejected:
             raise PartlyRejected(plan.rejected)
 
@@ -152,9 +163,15 @@ class Fanout:
             plan.records += records
         return expansion.done
 
-    def expand(self, received: Received) -> Expansion:
-        """The requests of an event, made step by step."""
-        return Expansion(self._requests(received))
+    def expand(self, received: Received, rest: Rest | None = None) -> Expansion:
+        """Return the requests of an event, made step by step.
+
+        `rest` is called again and again while a condition is evaluated.
+        """
+        event = received.event
+        triggers = triggers_of(event) if received.topic == WEBHOOKS_RECEIVED.name else ()
+        webhooks = self._subscriptions.wanting(event.workspace, canonical(event.type), triggers)
+        return Expansion(self._requests(received, webhooks, rest), webhooks)
 
     async def current(self) -> None:
         """Bring the webhooks that judge events up to date. Raises `StoreUnavailable`."""
@@ -164,13 +181,14 @@ class Fanout:
         """An event of the workspace was fanned out from the backlog, at this cost."""
         self._shares.learn(workspace, cost, asyncio.get_running_loop().time())
 
-    def _requests(self, received: Received) -> Iterator[Record | None]:
+    def _requests(
+        self, received: Received, webhooks: Sequence[Webhook], rest: Rest | None
+    ) -> Iterator[Record | None]:
         """For each webhook whose patterns cover the event: its request, or None if its filter fails."""
         event = received.event
         kind = canonical(event.type)
         from_provider = received.topic == WEBHOOKS_RECEIVED.name
         triggers = triggers_of(event) if from_provider else ()
-        webhooks = self._subscriptions.wanting(event.workspace, kind, triggers)
         reason: Reason | None = "filtered"
         if not webhooks:
             reason = self._subscriptions.why_unwanted(event.workspace, kind, triggers)
@@ -182,7 +200,7 @@ class Fanout:
                 fault = ""
                 if webhook.filter is not None:
                     try:
-                        wanted, _ = webhook.filter.judge(facts, webhook.integration_id)
+                        wanted, _ = webhook.filter.judge(facts, webhook.integration_id, rest)
                     except BudgetExceeded as error:
                         wanted, fault = True, str(error)
                     if not wanted:

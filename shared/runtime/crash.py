@@ -17,6 +17,7 @@ VARIABLE: Final = "INTERLINK_CRASH_AT"
 CRASH_POINTS: Final[Mapping[str, str]] = {
     "fanout.read": "a batch of events is read, nothing of it is published",
     "fanout.published": "its requests are on Kafka, its offsets are not committed",
+    "fanout.deferring": "what is beyond a workspace's share is accepted, nothing of it is stored",
     "fanout.deferred": "what is beyond a workspace's share is stored, its offsets are not committed",
     "drain.published": "requests of deferred events are on Kafka, the events are still stored",
     "attempt.read": "a batch of requests is read, nothing of it is sent",

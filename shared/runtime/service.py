@@ -30,7 +30,7 @@ from shared.runtime.configuration import Configuration
 from shared.runtime.documents import Documented, operation_id
 from shared.runtime.idempotency import Idempotency
 from shared.runtime.kafka.connection import connection
-from shared.runtime.kafka.consume import Consumer, Handler
+from shared.runtime.kafka.consume import Consumer, Durable, Handler
 from shared.runtime.kafka.produce import Producer
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Mongo
@@ -75,7 +75,13 @@ class Runtime:
         return f"{socket.gethostname()}-{self.hub.host}-{self.hub.port}"
 
     def consumer(
-        self, *, group: str, topics: Sequence[Topic], handler: Handler, max_records: int = 500
+        self,
+        *,
+        group: str,
+        topics: Sequence[Topic],
+        handler: Handler,
+        max_records: int = 500,
+        durable: Durable | None = None,
     ) -> Consumer:
         """A member of the consumer group `<service>-<group>`."""
         return Consumer(
@@ -87,6 +93,7 @@ class Runtime:
             handler=handler,
             max_records=max_records,
             instance=self.instance,
+            durable=durable,
         )
 
     def management_app(self, title: str, *, most_body: int = 1024 * 1024) -> FastAPI:

@@ -10,7 +10,7 @@ not compare (null), true is not 1 at any depth, and `to_number` reads JSON numbe
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -30,6 +30,10 @@ MOST_STEPS: Final = 100_000
 
 CONDITION_STEPS: Final = 5_000
 """Of one evaluation of an outgoing webhook's condition."""
+
+_STEPS_BETWEEN_RESTS: Final = 300
+
+Rest = Callable[[], None]
 
 TRANSFORM_STEPS: Final = 10_000
 """Of one evaluation of an outgoing webhook's projection, the result included."""
@@ -88,12 +92,15 @@ class Expression:
         """
         return self._evaluated(document, result=True)
 
-    def holds(self, document: Any) -> bool:
-        """Whether what it selects is `truthy`; quicker than `apply`. Raises `Unusable`, `BudgetExceeded`."""
-        return truthy(self._evaluated(document, result=False))
+    def holds(self, document: Any, rest: Rest | None = None) -> bool:
+        """Whether what it selects is `truthy`; quicker than `apply`. Raises `Unusable`, `BudgetExceeded`.
 
-    def _evaluated(self, document: Any, *, result: bool) -> Any:
-        account = _Account(self._most_steps)
+        `rest` is called after every few hundred steps.
+        """
+        return truthy(self._evaluated(document, result=False, rest=rest))
+
+    def _evaluated(self, document: Any, *, result: bool, rest: Rest | None = None) -> Any:
+        account = _Account(self._most_steps, rest)
         try:
             value = _Interpreter(account).visit(self._tree, document)
             if result:
@@ -129,15 +136,25 @@ class _Overdrawn(JMESPathError):
 
 
 class _Account:
-    __slots__ = ("_all", "left")
+    __slots__ = ("_all", "_mark", "_rest", "left")
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, rest: Rest | None = None) -> None:
         self._all = self.left = steps
+        self._rest = rest
+        self._mark = steps - _STEPS_BETWEEN_RESTS if rest else 0
+        """`pay` looks closer when fewer steps than this are left."""
 
     def pay(self, steps: int) -> None:
         self.left -= steps
+        if self.left < self._mark:
+            self._pass_mark()
+
+    def _pass_mark(self) -> None:
         if self.left < 0:
             raise _Overdrawn(f"takes more than {self._all} steps on this document")
+        if self._rest:
+            self._rest()
+            self._mark = max(0, self.left - _STEPS_BETWEEN_RESTS)
 
 
 class _Functions(Functions):

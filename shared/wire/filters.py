@@ -16,6 +16,7 @@ from shared.wire.expressions import (
     MOST_CHARACTERS,
     BudgetExceeded,
     Expression,
+    Rest,
     Unusable,
 )
 from shared.wire.facts import Facts
@@ -138,14 +139,22 @@ class Filter:
         except BudgetExceeded as error:
             return False, f"condition_too_expensive: {error}"
 
-    def judge(self, facts: Facts, own: str) -> tuple[bool, str]:
-        """As `explain`. Raises `BudgetExceeded`: whether the condition holds is not known."""
+    @property
+    def has_condition(self) -> bool:
+        """Whether judging may take long."""
+        return self._condition is not None
+
+    def judge(self, facts: Facts, own: str, rest: Rest | None = None) -> tuple[bool, str]:
+        """As `explain`. Raises `BudgetExceeded`: whether the condition holds is not known.
+
+        `rest` is called again and again while the condition is evaluated.
+        """
         for told, check in self._checks:
             if not check(facts, own):
                 return False, told
         if self._condition is not None:
             try:
-                if not self._condition.holds(facts.document):
+                if not self._condition.holds(facts.document, rest):
                     return False, "condition: is false for this event"
             except BudgetExceeded:
                 raise

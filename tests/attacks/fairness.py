@@ -70,7 +70,7 @@ def _one_large_batch(hub: Hub) -> None:
 
 def _expensive_conditions(hub: Hub) -> None:
     kind = new_type()
-    events = [{"n": number, "rows": [{"a": 1}] * 1_100} for number in range(100)]
+    events = [{"n": number, "rows": [{"a": 1}] * 950} for number in range(100)]
     condition = {"condition": "length(data.rows[?a == `1`]) == `0`"}
     with (
         Subscriber() as sink,

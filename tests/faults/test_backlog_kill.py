@@ -2,18 +2,21 @@
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from secrets import token_hex
 
 import pytest
 
 from shared.runtime.crash import VARIABLE
+from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
-from tests.support.outgoing import n_of, new_type, numbered, path_of
+from tests.support.outgoing import n_of, new_type, numbered, path_of, publish
 from tests.support.subscriber import Subscriber
 
 EVENTS, WEBHOOKS = 40, 20
+CONVERSATIONS, EACH = 10, 15
 DELIVERY = "delivery"
 
 
@@ -29,7 +32,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
         started.stop()
 
 
-@pytest.mark.parametrize("point", ["fanout.deferred", "drain.published:2"])
+@pytest.mark.parametrize("point", ["fanout.deferring", "fanout.deferred", "drain.published:2"])
 def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str) -> None:
     kind = new_type()
     with Subscriber() as sink:
@@ -56,3 +59,48 @@ def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str
         assert strict == list(range(EVENTS))
         for webhook in webhooks:
             hub.call("DELETE", path_of(webhook))
+
+
+def test_killing_one_of_two_with_a_backlog_loses_nothing_and_keeps_order(
+    hub: Hub, bus: Bus, store: Store, tmp_path: Path
+) -> None:
+    """One of two dies with deferred events, and comes back while the other one works off what both had."""
+    kind = new_type()
+    numbers = range(CONVERSATIONS * EACH)
+    with Subscriber() as sink, another(DELIVERY, hub, tmp_path, bus, store) as other:
+        webhooks = [
+            hub.outgoing_webhook(
+                f"{sink.url}/{number}", events=[kind], ordering="strict" if number == 0 else "none"
+            )
+            for number in range(WEBHOOKS)
+        ]
+        before = [_deferred(each) for each in (hub, other)]
+        for conversation in range(CONVERSATIONS):
+            mine = numbers[conversation::CONVERSATIONS]
+            publish(hub, kind, *({"n": n} for n in mine), subject=f"{kind}-{conversation}")
+
+        def both_deferred() -> bool:
+            """Both processes have deferred something."""
+            return all(_deferred(each) > was for each, was in zip((hub, other), before, strict=True))
+
+        eventually(both_deferred, every_s=0.02)
+        hub.kill(DELIVERY)
+        assert len({(got.path, n_of(got)) for got in sink.got}) < len(numbers) * WEBHOOKS, "nothing waits"
+        hub.start_service(DELIVERY)
+
+        def arrived() -> bool:
+            """Every webhook got every event."""
+            return len({(got.path, n_of(got)) for got in sink.got}) == len(numbers) * WEBHOOKS
+
+        eventually(arrived, 120)
+        hub.wait_ready(DELIVERY)
+        strict = list(dict.fromkeys(n_of(each) for each in sink.got if each.path.endswith("/hook/0")))
+        for conversation in range(CONVERSATIONS):
+            got = [n for n in strict if n % CONVERSATIONS == conversation]
+            assert got == list(numbers[conversation::CONVERSATIONS])
+        for webhook in webhooks:
+            hub.call("DELETE", path_of(webhook))
+
+
+def _deferred(hub: Hub) -> float:
+    return hub.metric(DELIVERY, "interlink_deferred_events_total")

@@ -18,7 +18,7 @@ from structlog.testing import ReturnLogger
 from shared.contracts.errors import OverLimit, RetryLater
 from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, Topic
 from shared.runtime.kafka.admin import ensure_topics
-from shared.runtime.kafka.consume import Consumer, Handler, PartlyRejected, Received
+from shared.runtime.kafka.consume import Consumer, Durable, Handler, PartlyRejected, Received
 from shared.runtime.kafka.produce import Producer
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
@@ -131,14 +131,26 @@ class Seam:
         """Put records on the topic; their offsets."""
         return [offset for _, offset in put(self.bus, self.topic.name, records)]
 
-    def consume(self, handler: Handler, until: Callable[[], bool], within_s: float = 20) -> None:
+    def consume(
+        self,
+        handler: Handler,
+        until: Callable[[], bool],
+        within_s: float = 20,
+        durable: Durable | None = None,
+    ) -> None:
         """Run a member of the group until it is so, and stop it as a service is stopped."""
 
         async def run() -> None:
             producer = Producer(self.settings, LOG, client_id="test")
             producer.start()
             consumer = Consumer(
-                self.settings, producer, LOG, group=self.group, topics=[self.topic], handler=handler
+                self.settings,
+                producer,
+                LOG,
+                group=self.group,
+                topics=[self.topic],
+                handler=handler,
+                durable=durable,
             )
             try:
                 await producer.wait_ready(10)
@@ -246,6 +258,33 @@ def test_retry_later_repeats_the_batch_until_it_works(seam: Seam) -> None:
     assert handled == offsets
     assert seam.letters() == []
     assert seam.next == offsets[-1] + 1
+
+
+def test_nothing_is_committed_before_it_is_durable_and_batches_do_not_wait_for_that(seam: Seam) -> None:
+    handled: list[int] = []
+    asked: list[int] = []
+    put_so_far = seam.put(raw("t"))
+
+    async def handler(batch: Sequence[Received]) -> None:
+        handled.extend(offsets_of(batch))
+
+    async def never() -> None:
+        asked.append(len(handled))
+        if len(put_so_far) == 1:
+            put_so_far.extend(await asyncio.to_thread(seam.put, raw("t")))
+        await asyncio.Event().wait()
+
+    seam.consume(handler, lambda: len(handled) == 2, durable=never)
+    assert handled == put_so_far
+    assert asked == [1]
+    assert seam.next <= put_so_far[0]
+
+    async def at_once() -> None:
+        asked.append(len(handled))
+
+    seam.consume(handler, lambda: len(handled) == 4, durable=at_once)
+    assert handled == put_so_far * 2
+    assert seam.next == put_so_far[-1] + 1
 
 
 def test_what_waits_for_a_retry_at_the_stop_is_not_lost(seam: Seam) -> None:

@@ -159,6 +159,15 @@ def test_an_attack_ends_within_its_steps(source: str) -> None:
 LONG_KEYS = {"a": {"k" * 100_000: 1}, "b": {"k" * 100_000: 1}, "rows": [{"k" * 100_000: 1}] * 9}
 
 
+def test_a_long_evaluation_rests_and_comes_to_the_same_result() -> None:
+    rests: list[None] = []
+    expression = Expression("length([?@ == `1`]) == `1000`", most_steps=10_000)
+    assert expression.holds([1] * 1_000, lambda: rests.append(None))
+    assert 10 <= len(rests) <= 20
+    with pytest.raises(BudgetExceeded, match="more than 1000 steps"):
+        Expression("[?@ == `1`]", most_steps=1_000).holds([1] * 1_000, lambda: None)
+
+
 @pytest.mark.parametrize(
     "source", ["a == b", "merge(a, b)", "contains(rows, a)", "rows[?@ != `{}`]", "length(a) == length(b)"]
 )

@@ -1,7 +1,8 @@
 """Consuming: batches, at least once, with one classification of errors for the whole hub.
 
-A handler gets the events of a batch and returns when their effects are durable; then the offsets are
-committed. It must be idempotent. What it raises decides:
+A handler gets the events of a batch and returns when their effects are durable, or will be when the
+consumer's `durable` returns; then the offsets are committed, while the next batch is polled. It must be
+idempotent. What it raises decides:
 
 - `RetryLater`: the batch is tried again after a growing pause, however long it takes.
 - `PartlyRejected`: the batch is handled, and the events that it names go to the dead-letter topic.
@@ -48,6 +49,10 @@ _MAX_POLL_MS: Final = 300_000
 _RETRY_IN_PLACE_S: Final = 60.0
 _MAX_PAUSE_S: Final = 10.0
 _DEAD_LETTER_S: Final = 10.0
+_COMMIT_S: Final = 10.0
+_COMMIT_ALL_S: Final = 3.0
+_MOST_UNCOMMITTED: Final = 1_000
+"""Handled records after which the consumer waits for the commit under way before it polls more."""
 _BURIED_TOGETHER: Final = 50
 _START_S: Final = 60.0
 
@@ -73,6 +78,8 @@ class PartlyRejected(InterlinkError):
 
 
 Handler = Callable[[Sequence[Received]], Awaitable[None]]
+Durable = Callable[[], Awaitable[None]]
+"""Returns when the effects of all batches that were handled before the call are durable."""
 
 
 class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
@@ -89,6 +96,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         handler: Handler,
         max_records: int = 500,
         instance: str = "",
+        durable: Durable | None = None,
     ) -> None:
         """`instance` names the process: a member that a killed one of this name left is removed."""
         self._settings = settings
@@ -100,7 +108,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._max_records = max_records
         self._client_id = client_id_of(self.group, instance)
         self._has_predecessor = bool(instance)
+        self._durable = durable
         self._next: dict[TopicPartition, int] = {}
+        self._uncommitted: dict[TopicPartition, int] = {}
+        self._uncommitted_records = 0
+        self._assignments = 0
+        self._committing: asyncio.Task[None] | None = None
         self._client: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -138,9 +151,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 yield self.group, partition.topic, partition.partition, behind
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._commit_all()
+        self._assignments += 1
         self.assigned -= revoked
         for partition in revoked:
             self._next.pop(partition, None)
+            self._uncommitted.pop(partition, None)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self.assigned = set(assigned)
@@ -186,7 +202,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             self._client = subscriber.consumer
             await self._pump(subscriber.consumer)
         finally:
+            await self._commit_all()
             self._client = None
+            self._assignments += 1
+            self._uncommitted.clear()
             self.assigned = set()
             try:
                 async with asyncio.timeout(5):
@@ -246,12 +265,40 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._next.update(offsets)
         for partition, batch in polled.items():
             metrics.HANDLED.labels(partition.topic, self.group).inc(len(batch))
-        try:
-            async with asyncio.timeout(10):
-                await client.commit(offsets)
-        except (KafkaError, IllegalStateError, TimeoutError) as error:
-            # Handled, not committed: whoever owns the partition next repeats it, which is harmless.
-            self._log.warning("commit failed", error=str(error) or type(error).__name__)
+        self._uncommitted.update(offsets)
+        self._uncommitted_records += len(records)
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit(client))
+        elif self._uncommitted_records > _MOST_UNCOMMITTED:
+            await asyncio.wait({self._committing})
+
+    async def _commit(self, client: AIOKafkaConsumer) -> None:
+        """Commit what was handled, once it is durable, until nothing is left."""
+        while self._uncommitted:
+            offsets, assignments = dict(self._uncommitted), self._assignments
+            self._uncommitted_records = 0
+            if self._durable:
+                await self._durable()
+            if assignments != self._assignments:
+                continue  # what was handled for an earlier assignment may be handled again
+            for partition, offset in offsets.items():
+                if self._uncommitted.get(partition) == offset:
+                    del self._uncommitted[partition]
+            try:
+                async with asyncio.timeout(_COMMIT_S):
+                    await client.commit(offsets)
+            except (KafkaError, IllegalStateError, TimeoutError) as error:
+                # Handled, not committed: whoever owns the partition next repeats it, which is harmless.
+                self._log.warning("commit failed", error=str(error) or type(error).__name__)
+
+    async def _commit_all(self) -> None:
+        """Wait for commits under way, but not for long: what is not committed is handled again."""
+        if self._committing:
+            _, late = await asyncio.wait({self._committing}, timeout=_COMMIT_ALL_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(self._committing, return_exceptions=True)
+            self._committing = None
 
     async def _settle(self, records: Sequence[ConsumerRecord]) -> bool:
         """Handle or dead-letter every record; False when the broker should hand them out again."""

@@ -1,0 +1,87 @@
+"""The backlog over the real store: when events count as stored, and two owners of one partition."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from secrets import token_hex
+
+from pydantic import SecretStr
+
+from services.delivery.backlog import Backlog
+from shared.contracts.envelope import Event
+from shared.runtime.kafka.consume import Received
+from shared.runtime.mongo import Mongo
+from shared.runtime.settings import MongoSettings
+from tests.support.backends import Store
+
+WORKSPACE = "w"
+
+
+@asynccontextmanager
+async def _backlogs(
+    store: Store, source: tuple[str, int], count: int, owned: set[tuple[str, int]] | None = None
+) -> AsyncIterator[list[Backlog]]:
+    mongo = Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
+    made = [Backlog(mongo, owned=lambda: {source} if owned is None else owned) for _ in range(count)]
+    try:
+        yield made
+    finally:
+        for each in made:
+            await each.stop()
+        mongo.close()
+
+
+def _received(source: tuple[str, int], offset: int) -> Received:
+    event = Event(f"evt-{offset}", "t", "/tests", WORKSPACE, "2026-01-02T03:04:05.000Z", b'{"n":0}')
+    return Received(event, *source, offset, 1_000, b"key")
+
+
+async def test_an_event_waits_at_once_and_can_be_worked_off_once_it_is_stored(store: Store) -> None:
+    source = f"test.{token_hex(6)}", 0
+    async with _backlogs(store, source, 1) as [backlog]:
+        await backlog.own()
+        first, second = _received(source, 0), _received(source, 1)
+        assert not backlog.put([first])
+        assert backlog.has(first)
+        assert backlog.holds(second)
+        assert backlog.workspaces() == set()
+        assert backlog.lines_of(WORKSPACE) == []
+        await backlog.stored()
+        assert backlog.workspaces() == {WORKSPACE}
+        [line] = backlog.lines_of(WORKSPACE)
+        assert [each.offset for each in await backlog.read(line)] == [0]
+
+
+async def test_what_an_earlier_owner_stores_late_replaces_nothing_longer(store: Store) -> None:
+    """Both store a chunk that begins with the same event: the longer one stays, whoever comes last."""
+    for lengths in ((3, 1), (1, 3)):
+        source = f"test.{token_hex(6)}", 0
+        events = [_received(source, offset) for offset in range(3)]
+        async with _backlogs(store, source, 3) as [*owners, successor]:
+            for owner in owners:
+                await owner.own()
+            for owner, length in zip(owners, lengths, strict=True):
+                owner.put(events[:length])
+                await owner.stored()
+            await successor.own()
+            [line] = successor.lines_of(WORKSPACE)
+            assert [each.offset for each in await successor.read(line)] == [0, 1, 2]
+            [line] = owners[lengths.index(1)].lines_of(WORKSPACE)
+            read = await owners[lengths.index(1)].read(line)
+            await owners[lengths.index(1)].keep_place(line, len(read) - 1)
+            assert [each.offset for each in await successor.read(line)] == [1, 2]
+
+
+async def test_what_was_lost_before_it_was_stored_is_left_on_kafka(store: Store) -> None:
+    source = f"test.{token_hex(6)}", 0
+    owned = {source}
+    async with _backlogs(store, source, 2, owned) as [backlog, successor]:
+        await backlog.own()
+        backlog.put([_received(source, 0)])
+        owned.clear()
+        await backlog.own()
+        async with asyncio.timeout(5):
+            await backlog.stored()
+        owned.add(source)
+        await successor.own()
+        assert successor.lines_of(WORKSPACE) == []
