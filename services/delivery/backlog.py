@@ -45,10 +45,11 @@ Source = tuple[str, int]
 
 @dataclass(slots=True)
 class Chunk:
-    """Some deferred events of a line; `last` is the order of the last one."""
+    """Some deferred events of a line; `last` and `last_offset` are order and offset of the last one."""
 
     id: str
     last: int
+    last_offset: int
     count: int
     size: int
     stored: bool = True
@@ -66,6 +67,7 @@ class Line:
     source: Source
     chunks: deque[Chunk] = field(default_factory=deque)
     last: int = 0
+    last_offset: int = -1
 
 
 class Backlog:
@@ -91,9 +93,13 @@ class Backlog:
         return (received.event.workspace, _source(received)) in self._lines
 
     def has(self, received: Received) -> bool:
-        """Whether the event itself waits already: it was stored, and its offset was not committed."""
+        """Return whether the event itself waits already: it was stored, and its offset was not committed.
+
+        The order alone does not tell: it falls with the broker's clock. The offset alone does not either: it
+        begins again with a topic that was created again.
+        """
         line = self._lines.get((received.event.workspace, _source(received)))
-        return line is not None and order_of(received) <= line.last
+        return line is not None and received.offset <= line.last_offset and order_of(received) <= line.last
 
     def workspaces(self) -> set[str]:
         """Return the workspaces whose events wait and are stored."""
@@ -154,7 +160,8 @@ class Backlog:
             accepted.setdefault((workspace, _source(received)), []).append(received)
         for (workspace, source), line in accepted.items():
             for some in _chunks(line):
-                document = _document(workspace, source, some)
+                known = self._lines.get((workspace, source))
+                document = _document(workspace, source, some, after=known.last if known else 0)
                 chunk = _chunk(document)
                 chunk.stored = False
                 self._append(workspace, source, chunk)
@@ -248,6 +255,7 @@ class Backlog:
         line = self._lines.setdefault((workspace, source), Line(workspace, source))
         line.chunks.append(chunk)
         line.last = max(line.last, chunk.last)
+        line.last_offset = chunk.last_offset
         self._count(workspace, chunk.count, chunk.size)
 
     def _forget(self, line: Line) -> None:
@@ -277,13 +285,15 @@ def _chunks(events: Sequence[Received]) -> Iterator[list[Received]]:
         yield some
 
 
-def _document(workspace: str, source: Source, events: Sequence[Received]) -> Document:
-    first = order_of(events[0])
+def _document(workspace: str, source: Source, events: Sequence[Received], *, after: int) -> Document:
+    """Return a chunk as it is stored, behind those of its line up to the order `after`."""
+    first = max(order_of(events[0]), after + 1)
     return {
         "_id": f"{_name(source)}/{first:020d}/{workspace}",  # chunks of a partition are sorted by their order
         "workspace": workspace,
         "source": _name(source),
-        "last": order_of(events[-1]),
+        "last": max(order_of(events[-1]), first),
+        "last_offset": events[-1].offset,
         "count": len(events),
         "size": sum(map(_size, events)),
         "done": 0,
@@ -309,7 +319,9 @@ def _received(source: Source, stored: Document) -> Received:
 
 
 def _chunk(document: Document) -> Chunk:
-    return Chunk(document["_id"], document["last"], document["count"], document["size"])
+    return Chunk(
+        document["_id"], document["last"], document["last_offset"], document["count"], document["size"]
+    )
 
 
 def _size(received: Received) -> int:

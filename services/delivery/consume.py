@@ -231,6 +231,7 @@ class FirstAttempts:
     async def _close(self, runs: Sequence[_Run], saved: asyncio.Event) -> None:
         """End the batch: everything of it is in the log when this returns."""
         writes: list[Write] = []
+        asked_for: list[tuple[Lane, str]] = []
         if any(run.lane.slow for run in runs):
             await asyncio.sleep(0)  # let workers that are not waited for take their first request
         for run in runs:
@@ -238,15 +239,15 @@ class FirstAttempts:
             writes += run.writes
             for request in run.under_way.values():
                 writes.append(self._deliveries.leased(request, run.webhook.timeout_s))
-            for request in run.queue:
-                if request.manual:
-                    run.lane.ask_for(request.delivery_id)
+            asked_for += [(run.lane, request.delivery_id) for request in run.queue if request.manual]
             if run.queue:
                 due_at = utcnow() + timedelta(seconds=run.webhook.policy.schedule[0])
                 writes += [self._deliveries.waiting(request, due_at) for request in run.queue]
                 run.due(due_at)
             run.queue.clear()
         await self._results.insist(writes)
+        for lane, delivery_id in asked_for:  # not before it is in the log: it would be looked for in vain
+            lane.ask_for(delivery_id)
         for run in runs:
             if run.next_due is not None:
                 run.lane.due(run.next_due)

@@ -47,6 +47,7 @@ _LOOK_AGAIN_S: Final = 30.0
 _ABSORBED_S: Final = 0.005
 _STUCK_S: Final = 5.0
 _AWAY_S: Final = 1.0
+_FAILED_LOOK_S: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -107,6 +108,8 @@ class Drain:
         self._evaluating = ThreadPoolExecutor(1, thread_name_prefix="conditions")
         self._open: dict[str, _Open] = {}
         self._under_way: deque[Place] = deque()
+        self._again_at: dict[str, float] = {}
+        """When workspaces whose turn failed have the next one."""
         self._looked_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -125,8 +128,12 @@ class Drain:
         while True:
             try:
                 await self._look()
-                for workspace in sorted(self._backlog.workspaces()):
-                    await self._turn(workspace)
+                now = asyncio.get_running_loop().time()
+                turns = [each for each in self._backlog.workspaces() if self._again_at.get(each, now) <= now]
+                for workspace in sorted(turns):
+                    await self._isolated(workspace)
+                if not turns and self._again_at:
+                    await asyncio.sleep(_FAILED_LOOK_S)
             except RetryLater as error:
                 self._open.clear()
                 self._log.warning("backlog.waits", error=str(error))
@@ -135,6 +142,19 @@ class Drain:
                 self._open.clear()
                 self._log.error("backlog.failed", exc_info=error)
                 await asyncio.sleep(_AWAY_S)
+
+    async def _isolated(self, workspace: str) -> None:
+        """A turn of a workspace; whatever is wrong with its events, the others have theirs."""
+        try:
+            await self._turn(workspace)
+        except RetryLater:
+            raise
+        except Exception as error:  # noqa: BLE001 -- one workspace must not stop the others
+            self._open.pop(workspace, None)
+            self._again_at[workspace] = asyncio.get_running_loop().time() + _AWAY_S
+            self._log.error("backlog.workspace_failed", workspace=workspace, exc_info=error)
+        else:
+            self._again_at.pop(workspace, None)
 
     async def _look(self) -> None:
         """Follow the assignment; wait until there is something."""

@@ -20,7 +20,7 @@ from services.delivery.subscriptions import Subscriptions, Webhook
 from services.delivery.unmatched import Reason, Unmatched
 from shared.catalog.registry import providers
 from shared.contracts.envelope import Event
-from shared.contracts.errors import Malformed, Rejected
+from shared.contracts.errors import Malformed, Rejected, TooLarge
 from shared.contracts.event_types import canonical
 from shared.contracts.ids import delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
@@ -34,6 +34,8 @@ from shared.wire.formats import Format, render_body
 from shared.wire.tracing import child_of
 
 WITHIN_S: Final = 30.0
+_MOST_REQUEST: Final = DELIVERY_REQUESTED.max_message_bytes - (64 << 10)
+"""Bytes of a body that Kafka takes, headers aside: a format may make a body larger than its event."""
 _BATCH_COST: Final = 2 * BURST
 """What a batch may cost to be handled at once, over all workspaces."""
 _LOOP_SLICE: Final = 1_000.0
@@ -71,7 +73,7 @@ class Expansion:
         return wanted is not None and wanted.has_condition
 
     def step(self) -> Record | None:
-        """Judge one webhook: its request, or None when it gets none. Raises `Malformed`."""
+        """Judge one webhook: its request, or None when it gets none. Raises `Malformed`, `TooLarge`."""
         started = thread_time()
         try:
             record = next(self._steps)
@@ -82,6 +84,8 @@ class Expansion:
         self.cost += (thread_time() - started) * 1e6
         if record is not None:
             self.cost += price_of(record.value)
+            if len(record.value) > _MOST_REQUEST:
+                raise TooLarge(f"a request for it has {len(record.value)} bytes: at most {_MOST_REQUEST}")
         return record
 
 
