@@ -1,0 +1,44 @@
+"""A test goes past a hold, whatever else happens to its webhook's lane at that moment."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from secrets import token_hex
+
+import pytest
+
+from tests.support.backends import Bus, Store
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+from tests.support.outgoing import Moody, new_type, numbered, path_of
+from tests.support.subscriber import Subscriber
+
+TESTS = 60
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    started = Hub(
+        tmp_path_factory.mktemp("hub"),
+        bus,
+        store,
+        services=("gateway", "delivery"),
+        workspace=f"ask-{token_hex(4)}",
+    )
+    try:
+        yield started.start()
+    finally:
+        started.stop()
+
+
+def test_every_test_goes_past_a_hold(hub: Hub) -> None:
+    kind = new_type()
+    with Subscriber() as sink:
+        sink.answer = Moody(429, Retry_After="86400")
+        webhook = hub.outgoing_webhook(sink.url, events=[kind], retry={"schedule": [0, 600], "jitter": 0})
+        numbered(hub, kind, 1)
+        sink.wait_for(1)
+        eventually(lambda: hub.call("GET", path_of(webhook))["health"]["held_until"])
+        numbered(hub, kind, 3, first=1)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: hub.call("POST", path_of(webhook) + "/test"), range(TESTS)))
+        sink.wait_for(1 + TESTS, within_s=15)
