@@ -129,7 +129,9 @@ class Drain:
             try:
                 await self._look()
                 now = asyncio.get_running_loop().time()
-                turns = [each for each in self._backlog.workspaces() if self._again_at.get(each, now) <= now]
+                waiting = self._backlog.workspaces()
+                self._again_at = {name: at for name, at in self._again_at.items() if name in waiting}
+                turns = [name for name in waiting if self._again_at.get(name, now) <= now]
                 for workspace in sorted(turns):
                     await self._isolated(workspace)
                 if not turns and self._again_at:
