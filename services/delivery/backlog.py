@@ -2,7 +2,7 @@
 
 An event is stored once, however many webhooks want it, in chunks of up to 256 KB. A line is what waits of
 one workspace from one partition of a topic. The partition's owner appends to the line and works it off, so
-order is kept per conversation without a lock: while there is a line, later events of it go to its end.
+order is kept per conversation without a lock: while there is a line, later events of its workspace wait too.
 
 Storing happens beside fan-out, so that nobody's events wait for it. Offsets are committed after `stored` has
 returned: what a killed process had accepted but not stored is read from Kafka again.
@@ -88,9 +88,12 @@ class Backlog:
         self.some = asyncio.Event()
         """Set when something deferred was stored."""
 
-    def holds(self, received: Received) -> bool:
-        """Whether earlier events of the same workspace and partition wait."""
-        return (received.event.workspace, _source(received)) in self._lines
+    def holds(self, workspace: str) -> bool:
+        """Return whether earlier events of the workspace wait here: later ones go behind them.
+
+        Those of other partitions too: a strict webhook gets conversations in the order in which they came.
+        """
+        return workspace in self._waiting
 
     def has(self, received: Received) -> bool:
         """Return whether the event itself waits already: it was stored, and its offset was not committed.

@@ -126,7 +126,7 @@ class Fanout:
     async def _plan(self, batch: Sequence[Received]) -> _Plan:
         """Decide on each event, one of each workspace in turn."""
         plan = _Plan()
-        behind: set[tuple[str, str, int]] = set()
+        behind: set[str] = set()
         queues: dict[str, deque[Received]] = {}
         for received in batch:
             if not self._backlog.has(received):
@@ -136,9 +136,12 @@ class Fanout:
                 received = queues[workspace].popleft()
                 if not queues[workspace]:
                     del queues[workspace]
-                line = workspace, received.topic, received.partition
-                if line in behind or self._backlog.holds(received) or not await self._at_once(received, plan):
-                    behind.add(line)
+                if (
+                    workspace in behind
+                    or self._backlog.holds(workspace)
+                    or not await self._at_once(received, plan)
+                ):
+                    behind.add(workspace)
                     plan.deferred.append(received)
         return plan
 

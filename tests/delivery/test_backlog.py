@@ -43,7 +43,7 @@ async def test_an_event_waits_at_once_and_can_be_worked_off_once_it_is_stored(st
         first, second = _received(source, 0), _received(source, 1)
         assert not backlog.put([first])
         assert backlog.has(first)
-        assert backlog.holds(second)
+        assert backlog.holds(second.event.workspace)
         assert backlog.workspaces() == set()
         assert backlog.lines_of(WORKSPACE) == []
         await backlog.stored()
