@@ -49,7 +49,10 @@ async def build(here: Runtime) -> Service:
     statistics = Statistics(here.mongo, here.log)
     unmatched = Unmatched(here.mongo, here.log)
     shares = Shares()
-    backlog = Backlog(here.mongo, owned=lambda: {(place.topic, place.partition) for place in events.assigned})
+    backlog = Backlog(
+        here.mongo,
+        owned=lambda: (events.assignment[0], {(place.topic, place.partition) for place in events.assigned}),
+    )
     lanes = Lanes(deliveries, settings)
     attempter = Attempter(client, statistics, here.log)
     health = Health(
@@ -69,7 +72,7 @@ async def build(here: Runtime) -> Service:
         health,
         results,
         here.log,
-        partitions=lambda: requested.partitions,
+        assignment=lambda: requested.assignment,
         shares=shares,
     )
     requested = here.consumer(group="attempt", topics=[DELIVERY_REQUESTED], handler=first.handle)
@@ -98,7 +101,7 @@ async def build(here: Runtime) -> Service:
         health,
         results,
         here.log,
-        partitions=lambda: requested.partitions,
+        assignment=lambda: requested.assignment,
     )
     recovery = Recovery(here.mongo, here.producer, settings)
     work = Jobs(here.mongo, recovery, here.log)

@@ -73,10 +73,11 @@ class Line:
 class Backlog:
     """The lines of the partitions that this process owns."""
 
-    def __init__(self, mongo: Mongo, *, owned: Callable[[], set[Source]]) -> None:
+    def __init__(self, mongo: Mongo, *, owned: Callable[[], tuple[int, set[Source]]]) -> None:
         self._collection: Collection = mongo.collection(DEFERRED)
         self._owned_now = owned
         self._owned: set[Source] = set()
+        self._assignment = -1
         self._lines: dict[tuple[str, Source], Line] = {}
         self._waiting: dict[str, tuple[int, int]] = {}
         self._lock = asyncio.Lock()
@@ -124,12 +125,15 @@ class Backlog:
         With `again`, look at all: a process that lost a partition may have stored something late.
         """
         async with self._lock:
-            wanted = self._owned_now()
+            assignment, wanted = self._owned_now()
+            # Another process may have owned a partition between two assignments that both have it.
+            again = again or assignment != self._assignment
             came = wanted if again else wanted - self._owned
             for key in [key for key, line in self._lines.items() if line.source not in wanted]:
                 self._forget(self._lines.pop(key))
             self._owned &= wanted
             if not came:
+                self._assignment = assignment
                 return
             query = {"source": {"$in": sorted(map(_name, came))}}
             with translated():
@@ -139,7 +143,7 @@ class Backlog:
                 source = _parsed(document["source"])
                 if document["_id"] not in known and source in wanted:
                     self._append(document["workspace"], source, _chunk(document))
-            self._owned = wanted
+            self._owned, self._assignment = wanted, assignment
 
     def put(self, events: Sequence[Received]) -> list[tuple[Received, Rejected]]:
         """Put events at the ends of their lines and begin to store them.

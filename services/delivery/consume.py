@@ -78,7 +78,7 @@ class FirstAttempts:
         results: Results,
         log: Log,
         *,
-        partitions: Callable[[], list[int]],
+        assignment: Callable[[], tuple[int, list[int]]],
         shares: Shares,
     ) -> None:
         self._shares = shares
@@ -90,7 +90,7 @@ class FirstAttempts:
         self._health = health
         self._results = results
         self._log = log
-        self._partitions = partitions
+        self._assignment = assignment
         self._workers: set[asyncio.Task[None]] = set()
         self._patience = Shares(_PATIENCE_PER_S, _PATIENCE, most_at_once=inf)
         """How long batches may wait for each workspace's endpoints, in microseconds."""
@@ -105,7 +105,7 @@ class FirstAttempts:
             if each.event.type != DUE:
                 request = self._in_order(read_request(each))
                 requests.setdefault(request.delivery_id, request)  # a repeat stands where the first one stood
-        await self._lanes.own(self._partitions())
+        await self._lanes.own(*self._assignment())
         for each in batch:
             if each.event.type == DUE and each.event.subject:
                 lane = self._lanes.lane(each.event.subject, each.partition)

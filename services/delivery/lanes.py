@@ -239,6 +239,7 @@ class Lanes:
         self._deliveries = deliveries
         self._settings = settings
         self._owned: set[int] = set()
+        self._assignment = -1
         self._lanes: dict[str, Lane] = {}
         self._in_flight = 0
         self._of_workspace: Counter[str] = Counter()
@@ -285,8 +286,12 @@ class Lanes:
             lane = self._lanes[webhook_id] = Lane(webhook_id, partition, self._settings.breaker)
         return lane
 
-    async def own(self, partitions: Iterable[int]) -> None:
-        """Follow the assignment: forget lanes that went away, load what is open of those that came."""
+    async def own(self, assignment: int, partitions: Iterable[int]) -> None:
+        """Follow the assignment: forget lanes that went away, load what is open of those that came.
+
+        With a new number of the assignment, all may have come: whoever owned a partition in between may have
+        left something open, also if this process has the partition again by the time that it looks.
+        """
         wanted = set(partitions)
         gone, came = self._owned - wanted, wanted - self._owned
         if gone:
@@ -294,15 +299,17 @@ class Lanes:
                 lane.lost = True
                 del self._lanes[lane.webhook_id]
             self._owned -= gone
-        if came:
-            known = await self._deliveries.standings(came)
-            backlogs = await self._deliveries.backlogs(came)
+        looked_at = wanted if assignment != self._assignment else came
+        if looked_at:
+            known = await self._deliveries.standings(came) if came else []
+            backlogs = await self._deliveries.backlogs(looked_at)
             await self._deliveries.release(backlogs)
             for health in known:
                 self.lane(health["_id"], health["partition"]).restore(health)
             for webhook_id, partition in backlogs.items():
                 self.lane(webhook_id, partition).due(utcnow())
             self._owned |= came
+        self._assignment = assignment
 
     def due(self, now: datetime) -> list[Lane]:
         """Lanes with something due that nobody is draining, the longest due first."""

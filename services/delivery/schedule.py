@@ -41,7 +41,7 @@ class Schedule:
         results: Results,
         log: Log,
         *,
-        partitions: Callable[[], list[int]],
+        assignment: Callable[[], tuple[int, list[int]]],
     ) -> None:
         self._subscriptions = subscriptions
         self._deliveries = deliveries
@@ -51,7 +51,7 @@ class Schedule:
         self._health = health
         self._results = results
         self._log = log
-        self._partitions = partitions
+        self._assignment = assignment
         self._task: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -77,7 +77,7 @@ class Schedule:
                 pass
             self._results.wake.clear()
             try:
-                await self._lanes.own(self._partitions())
+                await self._lanes.own(*self._assignment())
             except StoreUnavailable as error:
                 self._log.warning("due work waits for the store", error=str(error))
                 continue

@@ -22,7 +22,7 @@ async def _backlogs(
     store: Store, source: tuple[str, int], count: int, owned: set[tuple[str, int]] | None = None
 ) -> AsyncIterator[list[Backlog]]:
     mongo = Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
-    made = [Backlog(mongo, owned=lambda: {source} if owned is None else owned) for _ in range(count)]
+    made = [Backlog(mongo, owned=lambda: (0, {source} if owned is None else owned)) for _ in range(count)]
     try:
         yield made
     finally:

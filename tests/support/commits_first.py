@@ -18,6 +18,7 @@ _handle_then_commit = Consumer._process
 
 
 async def _commit_then_handle(self: Consumer, client: AIOKafkaConsumer, polled: Polled) -> None:
+    await self._commit_all()  # a late commit of an earlier batch would take this one back
     await client.commit({partition: batch[-1].offset + 1 for partition, batch in polled.items()})
     await _handle_then_commit(self, client, polled)
 

@@ -141,6 +141,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         name = self._topics[0].name
         return sorted(tp.partition for tp in self.assigned if tp.topic == name)
 
+    @property
+    def assignment(self) -> tuple[int, list[int]]:
+        """The number of the assignment, which each rebalance raises, and the first topic's partitions.
+
+        Somebody else may have owned a partition between two assignments that both have it.
+        """
+        return self._assignments, self.partitions
+
     def lag(self) -> metrics.Lag:
         """Records behind, for every assigned partition that is known."""
         client = self._client
