@@ -47,7 +47,7 @@ def audit(lock: Path, command: str = "pip-audit") -> tuple[list[str], bool]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"skipped: pip-audit did not end well: {type(error).__name__}"], False
     except (ValueError, KeyError):  # it prints no report when it reached nobody
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no error output"])[-1]
         return [f"skipped: pip-audit gave no report: {reason[:300]}"], False
 
 

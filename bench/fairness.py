@@ -1,4 +1,4 @@
-"""What a workspace that makes fan-out expensive does to its neighbour's latency: next to nothing, it should.
+"""Measure a workspace's latency while another workspace makes fan-out expensive, as a ratio to being alone.
 
 Two attacks: one batch of 500 events of 9 KB for 20 webhooks, and a stream of events for 40 webhooks whose
 condition takes all but its whole budget. The neighbour's events are sent at a moderate rate, after the first

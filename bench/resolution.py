@@ -1,4 +1,4 @@
-"""What slow names of another workspace do to a healthy endpoint's latency: no more than any other bad names.
+"""Measure a healthy endpoint's latency while another workspace has slow host names, as a ratio.
 
 Two hubs, each with a bus and a store of its own, both with a healthy endpoint whose name resolves at once and
 is looked up for each new connection. In both, another workspace has 40 webhooks at names that do not resolve,

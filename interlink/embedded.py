@@ -74,7 +74,7 @@ class Half:
         self.uri = uri
         """Its address for clients, as the environment variable has it, with its login."""
         self.prepare = prepare
-        """What has to be done before the first start. Raises `EmbeddedError`."""
+        """Prepare the first start. Raises `EmbeddedError`."""
         self._probe = probe
 
     def answers(self) -> bool:

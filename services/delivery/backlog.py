@@ -54,14 +54,14 @@ class Chunk:
     size: int
     stored: bool = True
     lost: bool = False
-    """Whether another process owns the partition since: what is not stored yet stays on Kafka."""
+    """Set when another process takes the partition over. An unstored chunk is then left to that process."""
     length: int = 0
-    """How many events the stored chunk has, once it was read."""
+    """The number of events in the stored chunk; 0 until it is read."""
 
 
 @dataclass(slots=True)
 class Line:
-    """What waits of one workspace from one partition, in order."""
+    """The deferred events of one workspace and one source partition, in order."""
 
     workspace: str
     source: Source
@@ -106,7 +106,7 @@ class Backlog:
         return line is not None and received.offset <= line.last_offset and order_of(received) <= line.last
 
     def workspaces(self) -> set[str]:
-        """Return the workspaces whose events wait and are stored."""
+        """Return the workspaces that have stored deferred events."""
         return {line.workspace for line in self._lines.values() if line.chunks[0].stored}
 
     def lines_of(self, workspace: str) -> list[Line]:
@@ -116,7 +116,7 @@ class Backlog:
         ]
 
     def is_owned(self, line: Line) -> bool:
-        """Whether it is this process that works off the line."""
+        """Return whether this process owns the line."""
         return self._lines.get((line.workspace, line.source)) is line
 
     async def own(self, *, again: bool = False) -> None:
@@ -160,8 +160,8 @@ class Backlog:
             count, size = waiting[0] + more[0] + 1, waiting[1] + more[1] + _size(received)
             if workspace in full or count > MOST_EVENTS or size > MOST_BYTES:
                 full.add(workspace)
-                told = f"{waiting[0]} events of the workspace wait for delivery: there is no room for more"
-                refused.append((received, OverLimit(told)))
+                detail = f"the workspace's backlog is full ({waiting[0]} events): publish more slowly"
+                refused.append((received, OverLimit(detail)))
                 continue
             adding[workspace] = more[0] + 1, more[1] + _size(received)
             accepted.setdefault((workspace, _source(received)), []).append(received)

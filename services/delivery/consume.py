@@ -93,7 +93,7 @@ class FirstAttempts:
         self._assignment = assignment
         self._workers: set[asyncio.Task[None]] = set()
         self._patience = Shares(_PATIENCE_PER_S, _PATIENCE, most_at_once=inf)
-        """How long batches may wait for each workspace's endpoints, in microseconds."""
+        """The time, in microseconds, that batches may still wait for each workspace's endpoints."""
         self._last: dict[int, int] = {}
         """The order of the last request of each partition."""
 

@@ -35,13 +35,13 @@ _SLICE: Final = 16_000.0
 _SLICE_BESIDE: Final = 2_000.0
 _LONGEST_PAUSE: Final = 9.0
 _SHORTEST_PAUSE: Final = 1.0
-"""How many times its cost a slice is followed by a pause, beside others."""
+"""The pause after a slice while other workspaces are active, as a multiple of the slice's cost."""
 _PATIENT_S: Final = 600.0
 """The age of a deferred event at which pauses are the shortest."""
 _LOOP_SLICE: Final = 1_000.0
 _MOST_UNDER_WAY: Final = 16
 _KEPT_S: Final = 1.0
-"""How often the place in a chunk is stored: what was done since is done again after a crash."""
+"""The interval at which progress in a chunk is stored. After a crash, work since then is repeated."""
 _LOOK_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 30.0
 _ABSORBED_S: Final = 0.005
@@ -109,7 +109,7 @@ class Drain:
         self._open: dict[str, _Open] = {}
         self._under_way: deque[Place] = deque()
         self._again_at: dict[str, float] = {}
-        """When workspaces whose turn failed have the next one."""
+        """The loop time before which a workspace whose turn failed gets no other turn."""
         self._looked_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -117,7 +117,7 @@ class Drain:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """What is not done stays in the backlog."""
+        """Stop the drain. Unfinished work stays in the backlog."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -200,13 +200,13 @@ class Drain:
             await asyncio.sleep(max(0.0, cost - self._breath.cost) * self._pause(workspace) / 1e6)
 
     def _pause(self, workspace: str) -> float:
-        """How many times its cost a slice of the workspace is followed by a pause."""
+        """Return the pause after a slice, as a multiple of the slice's cost."""
         ages = [time() - at_ms_of(line.chunks[0].last) / 1000 for line in self._backlog.lines_of(workspace)]
         left = 1 - max(ages, default=0.0) / _PATIENT_S
         return min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, _LONGEST_PAUSE * left))
 
     def _beside(self) -> bool:
-        """Whether a workspace that does not wait has events."""
+        """Return whether a workspace without a backlog is active."""
         return self._shares.others_active(self._backlog.workspaces(), asyncio.get_running_loop().time())
 
     async def _next(self, workspace: str) -> _Open | None:
