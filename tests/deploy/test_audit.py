@@ -47,7 +47,7 @@ def test_what_a_report_comes_to(packages: list[dict[str, Any]], lines: list[str]
             ["skipped: pip-audit gave no report: ERROR: could not connect"],
             False,
         ),
-        ("exit 0", ["skipped: pip-audit gave no report: it said nothing"], False),
+        ("exit 0", ["skipped: pip-audit gave no report: no error output"], False),
         (None, ["skipped: pip-audit did not end well: FileNotFoundError"], False),
     ],
 )
