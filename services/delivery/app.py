@@ -73,9 +73,12 @@ async def build(here: Runtime) -> Service:
         results,
         here.log,
         assignment=lambda: requested.assignment,
+        dead_letter=lambda received, error: requested.dead_letter(received, error),  # noqa: PLW0108 -- below
         shares=shares,
     )
-    requested = here.consumer(group="attempt", topics=[DELIVERY_REQUESTED], handler=first.handle)
+    requested = here.consumer(
+        group="attempt", topics=[DELIVERY_REQUESTED], handler=first.handle, durable=first.saved
+    )
     fanout = Fanout(subscriptions, here.producer, backlog, shares, unmatched)
     events = here.consumer(
         group="fanout",
@@ -83,6 +86,11 @@ async def build(here: Runtime) -> Service:
         handler=fanout.handle,
         durable=backlog.stored,
     )
+
+    async def attempted(partition: int) -> int:
+        open_at = first.first_open(partition)
+        return await requested.handled(partition) if open_at is None else open_at
+
     drain = Drain(
         backlog,
         fanout,
@@ -90,7 +98,7 @@ async def build(here: Runtime) -> Service:
         here.producer,
         here.log,
         dead_letter=events.dead_letter,
-        handled=requested.handled,
+        handled=attempted,
     )
     schedule = Schedule(
         subscriptions,

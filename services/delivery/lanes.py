@@ -33,6 +33,7 @@ class Lane:
         "draining",
         "expire_at",
         "failing_since",
+        "finished",
         "held_until",
         "in_flight",
         "lifts",
@@ -62,6 +63,8 @@ class Lane:
         self.pace = Pace()
         self.reach = Reach()
         self.in_flight = 0
+        self.finished = 0
+        """First attempts that ended here."""
         self.slow = False
         self.draining = False
         self.lost = False

@@ -40,12 +40,9 @@ class _Account:
 class Shares:
     """The accounts of one process. Every `now` is in seconds of one clock that never goes back."""
 
-    def __init__(
-        self, per_s: float = PER_S, burst: float = BURST, *, most_at_once: float = MOST_AT_ONCE
-    ) -> None:
+    def __init__(self, per_s: float = PER_S, burst: float = BURST) -> None:
         self._per_s = per_s
         self._burst = burst
-        self._most_at_once = most_at_once
         self._accounts: dict[str, _Account] = {}
         self._active = 1
         self._counted_at = float("-inf")
@@ -53,7 +50,7 @@ class Shares:
     def affords(self, workspace: str, now: float) -> bool:
         """Whether the workspace's next event may be handled at once."""
         account = self._account(workspace, now)
-        return account.balance > 0 and account.typical <= self._most_at_once
+        return account.balance > 0 and account.typical <= MOST_AT_ONCE
 
     def spend(self, workspace: str, cost: float, now: float) -> None:
         """An event of the workspace was handled at once, at this cost."""

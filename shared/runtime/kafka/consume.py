@@ -391,8 +391,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         except (KafkaError, TimeoutError) as error:
             raise BusUnavailable(f"no committed offset: {type(error).__name__}") from None
 
-    async def dead_letter(self, received: Received, error: Rejected) -> None:
-        """Put an event that was handled later than its batch on the dead-letter topic.
+    async def dead_letter(self, received: Received, error: Exception) -> None:
+        """Put an event whose handling failed later than its batch's on the dead-letter topic.
 
         Raises `BusUnavailable`.
         """
