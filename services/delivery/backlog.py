@@ -32,9 +32,9 @@ MOST_BYTES: Final = 64 << 20
 """Of one workspace's events that may wait in one process; each counts 1 KB more than its data."""
 
 _CHUNK_EVENTS: Final = 100
-_CHUNK_BYTES: Final = 256 << 10
+_CHUNK_BYTES: Final = 64 << 10
 _OVERHEAD: Final = 1024
-_INSERTED: Final = 16
+_INSERTED: Final = 4
 _MOST_UNSTORED: Final = 64
 """Chunks that may wait to be stored before fan-out waits for them."""
 _AWAY_S: Final = 0.5

@@ -1,6 +1,6 @@
 """Works off the backlog: a slice of each workspace in turn, at a pace that leaves room for others.
 
-While events of other workspaces come, a slice is about two milliseconds, followed by a pause of nine times
+While events of other workspaces come, a slice is about one millisecond, followed by a pause of 19 times
 its cost; the longer a workspace's events wait, the shorter its pauses. While there are none, slices are
 larger, and only the way to the attempts sets the pace: at most `_MOST_UNDER_WAY` requests are on it, so that
 whoever comes next finds a short queue.
@@ -32,11 +32,11 @@ Handled = Callable[[int], Awaitable[int]]
 """The offset before which a partition of `delivery.requested` is handled."""
 
 _SLICE: Final = 16_000.0
-_SLICE_BESIDE: Final = 2_000.0
-_LONGEST_PAUSE: Final = 9.0
+_SLICE_BESIDE: Final = 1_000.0
+_LONGEST_PAUSE: Final = 19.0
 _SHORTEST_PAUSE: Final = 1.0
 """The pause after a slice while other workspaces are active, as a multiple of the slice's cost."""
-_PATIENT_S: Final = 600.0
+_PATIENT_S: Final = 300.0
 """The age of a deferred event at which pauses are the shortest."""
 _LOOP_SLICE: Final = 1_000.0
 _MOST_UNDER_WAY: Final = 16
