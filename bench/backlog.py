@@ -11,13 +11,13 @@ from bench.remote import Failed
 from bench.stages import Bench
 from bench.system import System
 from bench.waiting import fill, log_at
-from services.delivery.reach import Reach
-from services.delivery.store import Deliveries
-from shared.runtime.mongo import translated, utcnow
+from services.delivery.log.deliveries import Deliveries
+from services.delivery.model.due_cursor import DueCursor
+from shared.runtime.mongo import translate_errors, utcnow
 
 _WEBHOOKS: Final = 10
 _CLAIMED: Final = 50
-"""As many as `services/delivery/schedule.py` takes at once."""
+"""As many as `services/delivery/engine/scheduler.py` takes at once."""
 _CALLS: Final = 20
 _ROUNDS: Final = 3
 _DRAINS: Final = 2
@@ -104,7 +104,7 @@ def _subscribe(hub: System, port: int, number: int) -> str:
 async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
     """Seconds of each claim, over the webhooks in turn; after each round what it claimed is due again."""
     seconds: list[float] = []
-    reaches = {webhook: Reach() for webhook in webhooks}
+    reaches = {webhook: DueCursor() for webhook in webhooks}
     async with log_at(uri) as deliveries:
         claimed: list[str] = []
         for webhook, reach in reaches.items():  # as after a start
@@ -125,12 +125,12 @@ async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
     return seconds
 
 
-async def _make_due(deliveries: Deliveries, reaches: Iterable[Reach], claimed: Sequence[str]) -> None:
+async def _make_due(deliveries: Deliveries, reaches: Iterable[DueCursor], claimed: Sequence[str]) -> None:
     """What was claimed waits again."""
     due_at = utcnow() - _AGO
     for reach in reaches:
         reach.written(due_at)
-    with translated():
+    with translate_errors():
         await deliveries.collection.update_many(
             {"_id": {"$in": claimed}}, {"$set": {"status": "pending", "due_at": due_at}}
         )

@@ -15,11 +15,11 @@ from typing import Final
 
 import psutil
 
-from interlink.embedded import BROKER_SETTINGS, Half, broker, kafka_bootstrap
-from interlink.supervise import Leash
+from interlink.embedded import BROKER_SETTINGS, EmbeddedServer, broker, kafka_bootstrap
+from interlink.supervise import ProcessGroup
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.admin import ensure_topics
-from shared.runtime.kafka.produce import Producer, Record
+from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.logs import configure
 from shared.runtime.settings import KafkaSettings, load
 
@@ -30,7 +30,7 @@ _MOST_BYTES: Final = 8 * 1024**3
 _LEFT_BYTES: Final = 1024**3
 
 
-async def measure(half: Half, messages: int) -> None:
+async def measure(half: EmbeddedServer, messages: int) -> None:
     """Produce, and print the broker's resident memory on the way."""
     settings = load(KafkaSettings)
     await ensure_topics(settings)
@@ -48,7 +48,7 @@ async def measure(half: Half, messages: int) -> None:
             while held < aim:
                 count = min(_BATCH, aim - held)
                 records = [Record(CHAT_EVENTS, b"%d" % n, os.urandom(_VALUE_BYTES), []) for n in range(count)]
-                await producer.publish_all(records, within_s=30)
+                await producer.publish_all(records, timeout_s=30)
                 held += count
             rss, elapsed = process.memory_info().rss, perf_counter() - started
             each, rate = (rss - empty) / held, messages / _STEPS / elapsed
@@ -62,7 +62,7 @@ async def measure(half: Half, messages: int) -> None:
 
 def main(messages: int) -> None:
     """Measure on a broker of our own, in a folder that is removed afterwards."""
-    leash = Leash()
+    leash = ProcessGroup()
     with tempfile.TemporaryDirectory() as folder:
         half = broker(Path(folder), leash)
         os.environ |= {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **BROKER_SETTINGS}

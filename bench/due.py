@@ -24,9 +24,9 @@ from rich.console import Console
 
 from bench.machine import described
 from interlink import embedded
-from interlink.supervise import Leash
-from services.oauth.upkeep import due
-from shared.runtime.integrations import COLLECTION, INDEXES, OPEN
+from interlink.supervise import ProcessGroup
+from services.oauth.credentials.maintenance import find_due
+from shared.connections.integrations import COLLECTION, INDEXES, OPEN_FILTER
 from shared.runtime.mongo import Document, Mongo, utcnow
 from shared.runtime.settings import MongoSettings
 
@@ -75,14 +75,14 @@ async def timed(mongo: Mongo) -> tuple[int, list[float]]:
     took, found = [], 0
     for _ in range(_REPEATS):
         began = perf_counter()
-        found = len(await due(mongo.collection(COLLECTION), _PAGE))
+        found = len(await find_due(mongo.collection(COLLECTION), _PAGE))
         took.append((perf_counter() - began) * 1000)
     return found, took
 
 
 def examined(database: Any) -> str:
     """What the store says that it looked at: for the same query, with its own plan."""
-    query = {"filter": {**OPEN, "due_at": {"$lte": utcnow()}}, "projection": {"_id": 1, "due_at": 1}}
+    query = {"filter": {**OPEN_FILTER, "due_at": {"$lte": utcnow()}}, "projection": {"_id": 1, "due_at": 1}}
     command = {"find": COLLECTION, **query, "sort": {"due_at": 1, "_id": 1}, "limit": _PAGE}
     told = database.command("explain", command, verbosity="executionStats")
     stats, plan = told["executionStats"], str(told["queryPlanner"]["winningPlan"])
@@ -94,7 +94,7 @@ async def measured(uri: str, counts: list[int], console: Console) -> None:
     """Fill to each count in turn, and measure."""
     client: MongoClient[Any] = MongoClient(uri, tz_aware=True)
     mongo = Mongo(MongoSettings(uri=SecretStr(uri)), app="bench")
-    wanted = [index for index in INDEXES[COLLECTION] if index.where == OPEN]
+    wanted = [index for index in INDEXES[COLLECTION] if index.where == OPEN_FILTER]
     await mongo.ensure({COLLECTION: wanted})  # others have no part in it, and cost time
     database, now, filled = client.get_default_database(), utcnow(), 0
     collection = database[COLLECTION]
@@ -129,7 +129,7 @@ def main() -> None:
     with ExitStack() as stack:
         uri = os.environ.get("MONGODB_URI")
         if uri is None:
-            leash = Leash()
+            leash = ProcessGroup()
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="interlink-bench-"))
             store = embedded.store(Path(folder), leash)
             stack.callback(leash.close)

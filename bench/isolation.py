@@ -16,8 +16,8 @@ from bench.stages import Bench
 from bench.system import System
 from bench.waiting import fill, still_waiting
 from bench.webhook import body
+from services.delivery.api.webhook_schemas import WebhookCreate
 from services.delivery.settings import DeliverySettings
-from services.delivery.webhook_schemas import NewWebhook
 
 _HEALTHY: Final = "push"
 _SILENT: Final = "issues"
@@ -28,7 +28,7 @@ _PER_S: Final = _HEALTHY_PER_S * len(_KINDS) / _KINDS.count(_HEALTHY)
 _WARM_UP_S: Final = 2.0
 _SETTLE_S: Final = 0.5
 _HANGING_S: Final = 60.0
-_IN_FLIGHT: Final = int(NewWebhook.model_fields["max_in_flight"].default)
+_IN_FLIGHT: Final = int(WebhookCreate.model_fields["max_in_flight"].default)
 _STILL: Final = 0.99
 _AGES: Final = ("p50_ms", "p99_ms")
 _BREAKER: Final = {

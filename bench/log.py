@@ -25,10 +25,10 @@ from rich.table import Table
 
 from bench.machine import described
 from interlink import embedded
-from interlink.supervise import Leash
+from interlink.supervise import ProcessGroup
 from services.delivery.indexes import INDEXES
-from services.delivery.log import Wanted, page
-from services.delivery.store import DELIVERIES
+from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.log.search import DeliveryQuery, page
 from shared.contracts.ids import derive
 from shared.runtime.mongo import Document, Index, Mongo, utcnow
 from shared.runtime.settings import MongoSettings
@@ -122,7 +122,7 @@ def _delivery(
     return document
 
 
-def combinations(now: datetime, workspace: str = WORKSPACES[0]) -> dict[str, Wanted]:
+def combinations(now: datetime, workspace: str = WORKSPACES[0]) -> dict[str, DeliveryQuery]:
     """Every way to ask: a webhook, an event type, statuses, a time; then one event, and an error class."""
     webhooks = {"": None, "webhook": webhook_of(workspace, 1)}
     types = {"": None, "type": TYPES[1]}
@@ -137,11 +137,11 @@ def combinations(now: datetime, workspace: str = WORKSPACES[0]) -> dict[str, Wan
         "until": (None, now - timedelta(days=3)),
         "window": (now - timedelta(days=4), now - timedelta(days=3)),
     }
-    found: dict[str, Wanted] = {}
+    found: dict[str, DeliveryQuery] = {}
     for webhook, kind, status, time in product(webhooks, types, statuses, times):
         name = " + ".join(filter(None, (webhook, kind, status, time))) or "everything"
         since, until = times[time]
-        found[name] = Wanted(
+        found[name] = DeliveryQuery(
             workspace,
             webhook_id=webhooks[webhook],
             event_type=types[kind],
@@ -151,11 +151,11 @@ def combinations(now: datetime, workspace: str = WORKSPACES[0]) -> dict[str, Wan
         )
     for webhook, status in product(webhooks, statuses):
         name = " + ".join(filter(None, ("error", webhook, status)))
-        found[name] = Wanted(
+        found[name] = DeliveryQuery(
             workspace, webhook_id=webhooks[webhook], error="timeout", statuses=statuses[status]
         )
-    found["event"] = Wanted(workspace, event_id="evt_77")
-    found["event + webhook"] = Wanted(workspace, event_id="evt_77", webhook_id=webhooks["webhook"])
+    found["event"] = DeliveryQuery(workspace, event_id="evt_77")
+    found["event + webhook"] = DeliveryQuery(workspace, event_id="evt_77", webhook_id=webhooks["webhook"])
     return found
 
 
@@ -234,7 +234,9 @@ class Asked:
         return sum(plan.documents for plan in self.plans)
 
 
-async def ask(mongo: Mongo, seen: Finds, name: str, wanted: Wanted, *, limit: int, repeats: int) -> Asked:
+async def ask(
+    mongo: Mongo, seen: Finds, name: str, wanted: DeliveryQuery, *, limit: int, repeats: int
+) -> Asked:
     """Ask for one page, as the API does; the plans are of the first time."""
     took: list[float] = []
     sent: list[Document] = []
@@ -275,7 +277,7 @@ def store(folder: Path) -> Iterator[str]:
     if given := os.environ.get("MONGODB_URI"):
         yield given
         return
-    leash = Leash()
+    leash = ProcessGroup()
     half = embedded.store(folder, leash)
     half.start()
     try:

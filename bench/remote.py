@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from bench.machine import pinned
-from interlink.supervise import Leash
+from interlink.supervise import ProcessGroup
 
 Command = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -23,14 +23,14 @@ class Failed(Exception):
 class Remote:
     """A helper process, pinned; it dies with this one."""
 
-    def __init__(self, module: str, to: frozenset[int], leash: Leash) -> None:
+    def __init__(self, module: str, to: frozenset[int], leash: ProcessGroup) -> None:
         self._module = module
         with pinned(to):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
             )
-        leash.hold(self._process.pid)
-        self._leash = leash
+        leash.add(self._process.pid)
+        self._process_group = leash
 
     @property
     def pid(self) -> int:
@@ -59,7 +59,7 @@ class Remote:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(5)
-        self._leash.release(self._process.pid)
+        self._process_group.remove(self._process.pid)
 
 
 async def answer(commands: Mapping[str, Command]) -> None:

@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 from bench.stages import Bench, Target
 from bench.system import System
 from bench.webhook import body
-from shared.catalog.ways import Way
-from shared.wire.requests import Request
-from shared.wire.verification import Verdict
-from shared.wire.verification import Way as Compiled
+from shared.manifests.schemes import SchemeSpec
+from shared.verification.request import InboundRequest
+from shared.verification.scheme import SchemeVerifier as Compiled
+from shared.verification.scheme import VerificationResult
 
 _NOW: Final = 1_800_000_000.0
 _ROUNDS: Final = 7
@@ -39,7 +39,7 @@ SCHEMES: Final[Mapping[str, Mapping[str, Any]]] = {
     "ECDSA P-256 SHA-256": {"scheme": "ecdsa", "signature": _SIGNATURE},
     "JWT HS256": {"scheme": "jwt", "algorithms": ["HS256"]},
 }
-_WAY: Final[TypeAdapter[Any]] = TypeAdapter(Way)
+_WAY: Final[TypeAdapter[Any]] = TypeAdapter(SchemeSpec)
 
 
 def schemes(bench: Bench) -> dict[str, Any]:
@@ -51,12 +51,12 @@ def schemes(bench: Bench) -> dict[str, Any]:
     return {"us": costs, "gateway": _through_the_gateway(bench, ranked[0], ranked[-1])}
 
 
-def _signed(declared: Mapping[str, Any]) -> tuple[Compiled, Request, bytes]:
+def _signed(declared: Mapping[str, Any]) -> tuple[Compiled, InboundRequest, bytes]:
     """A way, a request that is signed in it, and the endpoint's secret."""
-    way: Compiled = _WAY.validate_python(declared).compiled()
+    way: Compiled = _WAY.validate_python(declared).compile()
     secret, key = _keys(str(declared["scheme"]))
     headers = {b"content-type": [b"application/json"]}
-    plain = Request("POST", "https://hub.example.com/x", b"", headers, body(), {}, lambda _: None)
+    plain = InboundRequest("POST", "https://hub.example.com/x", b"", headers, body(), {}, lambda _: None)
     return way, way.sign(plain, key, _NOW), secret
 
 
@@ -84,14 +84,14 @@ def _keys(scheme: str) -> tuple[bytes, bytes]:
     )
 
 
-def _cost(way: Compiled, request: Request, secret: bytes) -> float:
+def _cost(way: Compiled, request: InboundRequest, secret: bytes) -> float:
     rounds: list[float] = []
     for _ in range(_ROUNDS):
         count = 0
         began = perf_counter()
         while perf_counter() - began < _SECONDS:
             for _ in range(20):
-                assert way.verify(request, [secret], _NOW) is Verdict.VERIFIED
+                assert way.verify(request, [secret], _NOW) is VerificationResult.VERIFIED
             count += 20
         rounds.append((perf_counter() - began) / count * 1e6)
     return median(rounds)

@@ -17,7 +17,7 @@ from bench.remote import Failed, Remote
 from bench.system import CONCURRENCY, BusName, System, has_sync, system
 from bench.webhook import body, request_head
 from bench.written import written
-from interlink.supervise import Leash
+from interlink.supervise import ProcessGroup
 
 _ARRIVE_S: Final = 60.0
 _SETTLE_S: Final = 0.4
@@ -120,7 +120,7 @@ class Bench:
         self._cores = cores
         self._folder = folder
         self.say = say
-        self._leash = Leash()
+        self._process_group = ProcessGroup()
         self._helpers: list[Remote] = []
         self._load = self._helper("bench.load", cores.rest)
         self.sink = self._helper("bench.sink", cores.rest)
@@ -131,7 +131,7 @@ class Bench:
     def close(self) -> None:
         for helper in self._helpers:
             helper.stop()
-        self._leash.close()
+        self._process_group.close()
 
     @contextmanager
     def hub(
@@ -144,7 +144,7 @@ class Bench:
         """A hub of these services for one stage."""
         folder = self._folder / stage
         with system(
-            folder, self.plan.bus, services, self._cores, self._leash, profiled=profiled, env=env
+            folder, self.plan.bus, services, self._cores, self._process_group, profiled=profiled, env=env
         ) as hub:
             yield hub
 
@@ -306,7 +306,7 @@ class Bench:
         return self._helper(module, self._cores.rest)
 
     def _helper(self, module: str, to: frozenset[int]) -> Remote:
-        helper = Remote(module, to, self._leash)
+        helper = Remote(module, to, self._process_group)
         self._helpers.append(helper)
         return helper
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from bench.machine import Cores, pinned
 from bench.webhook import EVENTS, body, request_head
-from interlink.embedded import BROKER_SETTINGS, Embedded
-from interlink.supervise import Leash
+from interlink.embedded import BROKER_SETTINGS, EmbeddedPair
+from interlink.supervise import ProcessGroup
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as why_not
 from tests.support.backends import Bus, Store
@@ -30,7 +30,7 @@ class System(Hub):
         store: Store,
         services: Sequence[str],
         cores: Cores,
-        leash: Leash,
+        leash: ProcessGroup,
         *,
         store_pid: int,
         profiled: Sequence[str] = (),
@@ -42,7 +42,7 @@ class System(Hub):
         self.store_uri = self.env["MONGODB_URI"]
         self.store_pid = store_pid
         self._cores = cores
-        self._leash = leash
+        self._process_group = leash
         self._profiled = profiled
 
     def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
@@ -51,15 +51,15 @@ class System(Hub):
             module = ("bench.profiled", *self._profiled)
         with pinned(self._cores.system):
             super().start_service(name, module=module, **env)
-        self._leash.hold(self.pid(name))
+        self._process_group.add(self.pid(name))
 
     def kill(self, name: str) -> None:
         super().kill(name)
-        self._leash.release(self.pid(name))
+        self._process_group.remove(self.pid(name))
 
     def stop_service(self, name: str) -> int:
         status = super().stop_service(name)
-        self._leash.release(self.pid(name))
+        self._process_group.remove(self.pid(name))
         return status
 
     def heads(self, *, channels: bool) -> list[str]:
@@ -93,14 +93,14 @@ def system(
     bus_name: BusName,
     services: Sequence[str],
     cores: Cores,
-    leash: Leash,
+    leash: ProcessGroup,
     *,
     profiled: Sequence[str] = (),
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[System]:
     """A hub with these services, ready, on a bus and a store of its own."""
     with contextlib.ExitStack() as stack:
-        pair = Embedded(folder / "pair")
+        pair = EmbeddedPair(folder / "pair")
         kafka: ApacheKafka | None = None
         with pinned(cores.rest):
             if bus_name == "kafka":

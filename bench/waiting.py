@@ -9,13 +9,13 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from services.delivery.request import Request
+from services.delivery.log.deliveries import OPEN, Deliveries
+from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.settings import DeliverySettings
-from services.delivery.store import OPEN, Deliveries
 from shared.contracts.envelope import now
 from shared.contracts.ids import WebhookId, delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED
-from shared.runtime.kafka.produce import partition_of
+from shared.runtime.kafka.producer import partition_of
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.settings import MongoSettings
@@ -69,14 +69,14 @@ def still_waiting(uri: str, webhooks: Sequence[str]) -> int:
     return asyncio.run(counted())
 
 
-def _requests(workspace: str, webhooks: Sequence[str], count: int, first: int) -> Iterator[Request]:
+def _requests(workspace: str, webhooks: Sequence[str], count: int, first: int) -> Iterator[DeliveryRequest]:
     every = range(DELIVERY_REQUESTED.partitions)
     partitions = {webhook: partition_of(webhook.encode(), every, every) for webhook in webhooks}
     occurred_at = now()
     for number in range(first, first + count):
         webhook = WebhookId(webhooks[number % len(webhooks)])
         event = f"evt_bench_{number}"
-        yield Request(
+        yield DeliveryRequest(
             delivery_id=delivery_id_for(workspace, "/bench", event, webhook),
             webhook_id=webhook,
             workspace=workspace,

@@ -9,8 +9,8 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from services.delivery.statistics import STATISTICS
-from services.delivery.store import DELIVERIES
+from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.log.statistics import STATISTICS
 
 _LOOKED_AT: Final = 2_000
 

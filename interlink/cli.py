@@ -12,8 +12,8 @@ import typer
 
 from shared.contracts.errors import InterlinkError, Misconfigured
 
-_WRONG: Final = 2
-_FAILED: Final = 1
+_USAGE_ERROR: Final = 2
+_FAILURE: Final = 1
 
 app = typer.Typer(
     name="interlink",
@@ -63,13 +63,13 @@ _DATA_DIR: Final = Path(".interlink")
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _report_errors() -> Iterator[None]:
     """What goes wrong on purpose is one line on standard error and status 2, never a traceback."""
     try:
         yield
     except InterlinkError as error:
         typer.echo(f"interlink: {error}", err=True)
-        raise typer.Exit(_WRONG) from None
+        raise typer.Exit(_USAGE_ERROR) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -107,10 +107,10 @@ def up(
 
     It brings its own broker and store unless KAFKA_BOOTSTRAP_SERVERS or MONGODB_URI are set.
     """
-    from interlink.layout import Plan  # noqa: PLC0415
+    from interlink.topology import Plan  # noqa: PLC0415
     from interlink.up import run  # noqa: PLC0415
 
-    with _one_line():
+    with _report_errors():
         raise typer.Exit(run(Plan(port, data_dir, minichat, tuple(name.value for name in ServiceName))))
 
 
@@ -120,7 +120,7 @@ def serve(service: ServiceName) -> None:
     import gc  # noqa: PLC0415
     import importlib  # noqa: PLC0415
 
-    with _one_line():
+    with _report_errors():
         gc.disable()  # nothing that is imported goes away: to look for it is an eighth of the start
         build = importlib.import_module(f"services.{service.value}.app").build
         from shared.runtime.service import run  # noqa: PLC0415
@@ -133,9 +133,9 @@ def serve(service: ServiceName) -> None:
 @app.command()
 def settings() -> None:
     """Print every environment variable that services read, as docs/settings.md has it."""
-    from interlink.settings import page  # noqa: PLC0415
+    from interlink.settings import render_page  # noqa: PLC0415
 
-    typer.echo(page([name.value for name in ServiceName]), nl=False)
+    typer.echo(render_page([name.value for name in ServiceName]), nl=False)
 
 
 @app.command()
@@ -157,7 +157,7 @@ def init(
     from interlink.datadir import join_running  # noqa: PLC0415
     from interlink.prepare import prepare  # noqa: PLC0415
 
-    with _one_line():
+    with _report_errors():
         join_running(data_dir)
         done = asyncio.run(prepare(list(ServiceName), workspace, key_file))
     if not quiet:
@@ -174,12 +174,12 @@ def doctor(data_dir: DataDir = _DATA_DIR) -> None:
     """Check the settings, the bus, the store and the clock, and say what to do; status 1 when one fails."""
     import asyncio  # noqa: PLC0415
 
-    from interlink.doctor import examine, table  # noqa: PLC0415
+    from interlink.doctor import print_findings, run_checks  # noqa: PLC0415
 
-    findings = asyncio.run(examine(data_dir, list(ServiceName)))
-    table(findings)
+    findings = asyncio.run(run_checks(data_dir, list(ServiceName)))
+    print_findings(findings)
     if any(finding.ok is False for finding in findings):
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(_FAILURE)
 
 
 @app.command()
@@ -198,7 +198,7 @@ def send(
     from interlink.datadir import join_running  # noqa: PLC0415
     from interlink.send import new_event, publish, read_data  # noqa: PLC0415
 
-    with _one_line():
+    with _report_errors():
         join_running(data_dir)
         event = new_event(type_, read_data(data), subject=subject, source=source, workspace=workspace)
         asyncio.run(publish(topic, event))
@@ -212,10 +212,10 @@ def new_provider(
     scheme: Annotated[SchemeName, typer.Option(help="How it signs.")] = SchemeName.HMAC,
 ) -> None:
     """Make the folder of a new provider. It passes the check as it is, and says what to replace."""
-    from interlink.provider import folder, new  # noqa: PLC0415
+    from interlink.provider import new, provider_folder  # noqa: PLC0415
 
-    with _one_line():
-        made = new.create(folder.ROOT, id_, name, scheme.value)
+    with _report_errors():
+        made = new.create(provider_folder.PROVIDERS_ROOT, id_, name, scheme.value)
     typer.echo(f"{made}: replace what manifest.yaml says; CONTRIBUTING.md has the steps")
 
 
@@ -224,16 +224,16 @@ def check(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="All by default.")] = None,
 ) -> None:
     """Check manifests, fixtures and documents of providers; status 1 when something is wrong."""
-    from interlink.provider.folder import folders_of  # noqa: PLC0415
-    from shared.catalog.checker import check as faults_of  # noqa: PLC0415
+    from interlink.provider.checker import check as faults_of  # noqa: PLC0415
+    from interlink.provider.provider_folder import find_folders  # noqa: PLC0415
 
-    with _one_line():
-        chosen = folders_of(ids or [])
-        faults = [fault for folder in chosen for fault in faults_of(folder)]
+    with _report_errors():
+        chosen = find_folders(ids or [])
+        faults = [fault for provider_folder in chosen for fault in faults_of(provider_folder)]
     for fault in faults:
         typer.echo(fault)
     if faults:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(_FAILURE)
     typer.echo(f"{len(chosen)} provider{'' if len(chosen) == 1 else 's'} checked, nothing to complain about")
 
 
@@ -249,16 +249,16 @@ def run_fixtures(
     A line says how the fixture was verified in each way that it was signed in, its events with their
     triggers, and the first line of the message.
     """
-    from interlink.provider.folder import loaded  # noqa: PLC0415
-    from interlink.provider.trial import run  # noqa: PLC0415
+    from interlink.provider.provider_folder import load_provider  # noqa: PLC0415
+    from interlink.provider.run_fixtures import run  # noqa: PLC0415
 
-    with _one_line():
-        folder, known = loaded(id_)
-        outcomes = list(run(folder, known, write=write))
+    with _report_errors():
+        provider_folder, known = load_provider(id_)
+        outcomes = list(run(provider_folder, known, write=write))
     if not outcomes:
-        if known.door:
+        if known.definition:
             typer.echo(f"{id_} has no fixtures: CONTRIBUTING.md says how to add one")
-            raise typer.Exit(_FAILED)
+            raise typer.Exit(_FAILURE)
         typer.echo(f"{id_} has no webhooks, and so no fixtures")
         return
     width = max((len(outcome.name) for outcome in outcomes), default=0)
@@ -269,7 +269,7 @@ def run_fixtures(
     counted = f"{len(outcomes)} fixture{'' if len(outcomes) == 1 else 's'}"
     typer.echo(f"{counted}, {f'{wrong} wrong' if wrong else 'all as expected'}")
     if wrong:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(_FAILURE)
 
 
 @provider.command("sign")
@@ -296,15 +296,17 @@ def sign_request(
     import time  # noqa: PLC0415
 
     from interlink.provider import sign  # noqa: PLC0415
-    from interlink.provider.folder import loaded  # noqa: PLC0415
+    from interlink.provider.provider_folder import load_provider  # noqa: PLC0415
 
-    with _one_line():
+    with _report_errors():
         if secret is None and os.environ.get("INTERLINK_SECRET") == "":
             secret = ""  # which typer takes for one that is not there
         if secret == "":
             raise Misconfigured("--secret, or INTERLINK_SECRET: it is empty: leave it out to have one made")
-        wanted = sign.Wanted(file, secret or "", event, header or (), setting or (), query, url, way, method)
-        signed = sign.sign(loaded(id_)[1], wanted, time.time())
+        wanted = sign.SignOptions(
+            file, secret or "", event, header or (), setting or (), query, url, way, method
+        )
+        signed = sign.sign(load_provider(id_)[1], wanted, time.time())
     for note in signed.notes:
         typer.echo(note, err=True)
     typer.echo(sign.http(signed) if http else sign.curl(signed), nl=not http)
@@ -321,11 +323,11 @@ def write_docs(
 ) -> None:
     """Make the pages of the providers from their manifests."""
     from interlink.provider import pages  # noqa: PLC0415
-    from interlink.provider.folder import everything, pages_folder  # noqa: PLC0415
+    from interlink.provider.provider_folder import load_all, pages_folder  # noqa: PLC0415
 
-    with _one_line():
+    with _report_errors():
         there = folder or pages_folder()
-        made = pages.pages(*everything())
+        made = pages.pages(*load_all())
         if not check_only:
             typer.echo(f"{len(made)} pages in {there}, {pages.write(there, made)} of them changed")
             return
@@ -334,7 +336,7 @@ def write_docs(
         typer.echo(line)
     if stale:
         typer.echo("interlink: run 'interlink provider docs'", err=True)
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(_FAILURE)
     typer.echo(f"{len(made)} pages, all current")
 
 
@@ -349,11 +351,11 @@ def list_dead_letters(
     import asyncio  # noqa: PLC0415
 
     from interlink.datadir import join_running  # noqa: PLC0415
-    from interlink.dead_letters import Wanted, newest  # noqa: PLC0415
+    from interlink.dead_letters import DeadLetterFilter, list_newest  # noqa: PLC0415
 
-    with _one_line():
+    with _report_errors():
         join_running(data_dir)
-        lines = asyncio.run(newest(Wanted(topic, reason), limit))
+        lines = asyncio.run(list_newest(DeadLetterFilter(topic, reason), limit))
     for line in lines:
         typer.echo(line)
     if not lines:
@@ -377,19 +379,19 @@ def replay_dead_letters(
     import asyncio  # noqa: PLC0415
 
     from interlink.datadir import join_running  # noqa: PLC0415
-    from interlink.dead_letters import Wanted, replay  # noqa: PLC0415
+    from interlink.dead_letters import DeadLetterFilter, replay  # noqa: PLC0415
 
     counts = {"replayed": 0, "skipped": 0}
 
     async def put_back() -> None:
-        async for said in replay(Wanted(topic, reason, frozenset(offset or ()))):
+        async for said in replay(DeadLetterFilter(topic, reason, frozenset(offset or ()))):
             counts[said.outcome] += 1
             typer.echo(f"{said.letter.offset}  {said.outcome}: {said.detail}")
 
-    with _one_line():
+    with _report_errors():
         if everything == bool(topic or reason or offset):
             typer.echo("interlink: say which: --topic, --reason, --offset, or --all alone", err=True)
-            raise typer.Exit(_WRONG)
+            raise typer.Exit(_USAGE_ERROR)
         join_running(data_dir)
         asyncio.run(put_back())
     missing = len(set(offset or ())) - sum(counts.values())
@@ -397,7 +399,7 @@ def replay_dead_letters(
         typer.echo(f"interlink: {missing} of these are not there, or are none of those asked for", err=True)
     typer.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     if counts["skipped"] or missing > 0:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(_FAILURE)
 
 
 @keys.command("status")
@@ -408,11 +410,11 @@ def keys_status(data_dir: DataDir = _DATA_DIR) -> None:
     from interlink.datadir import join_running  # noqa: PLC0415
     from interlink.keys import status  # noqa: PLC0415
 
-    with _one_line():
+    with _report_errors():
         join_running(data_dir, needs_it=True)
-        complete = asyncio.run(status(list(ServiceName), _say))
+        complete = asyncio.run(status(list(ServiceName), _print_line))
     if not complete:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(_FAILURE)
 
 
 @keys.command("rotate")
@@ -427,14 +429,14 @@ def keys_rotate(data_dir: DataDir = _DATA_DIR) -> None:
     from interlink.datadir import join_running  # noqa: PLC0415
     from interlink.keys import rotate  # noqa: PLC0415
 
-    with _one_line():
+    with _report_errors():
         join_running(data_dir, needs_it=True)
-        complete = asyncio.run(rotate(list(ServiceName), _say))
+        complete = asyncio.run(rotate(list(ServiceName), _print_line))
     if not complete:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(_FAILURE)
 
 
-def _say(line: str, *, wrong: bool = False) -> None:
+def _print_line(line: str, *, wrong: bool = False) -> None:
     """Print a line at once, without what would move a terminal's cursor."""
     typer.echo("".join(char if char.isprintable() else "?" for char in line), err=wrong)
 

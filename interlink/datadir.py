@@ -9,16 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from interlink.embedded import BROKER_SETTINGS, remembered
+from interlink.embedded import BROKER_SETTINGS, saved_addresses
 from shared.contracts.errors import Misconfigured
-from shared.runtime.secrets import LOCAL_KEY
+from shared.runtime.secrets import EMBEDDED_KEY_FILE
 
 FORMAT: Final = 1
 """Counts up when a version writes what an older one cannot read."""
 
 _LOCK: Final = "lock"
 _VERSION: Final = "version.json"
-_NOT_OURS_TO_JUDGE: Final = frozenset({_LOCK, "lost+found"})
+_IGNORED_ENTRIES: Final = frozenset({_LOCK, "lost+found"})
 
 
 class DataFolder:
@@ -27,7 +27,7 @@ class DataFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.admin_key = self.path / "admin.key"
-        self.encryption_key = self.path / LOCAL_KEY
+        self.encryption_key = self.path / EMBEDDED_KEY_FILE
         """There, unless a key is given."""
         self.address = self.path / "address"
         """Where people find the hub that runs, or ran last."""
@@ -35,7 +35,7 @@ class DataFolder:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[DataFolder]:
+def open_data_folder(path: Path) -> Iterator[DataFolder]:
     """The folder, made if need be and locked while the context lasts.
 
     Raises `Misconfigured`: not writable, readable by other users, in use by another `interlink up`, of an
@@ -90,11 +90,11 @@ def join_running(path: Path, *, needs_it: bool = False) -> None:
     if not in_use(path):
         if needs_it and not os.environ.get("MONGODB_URI"):
             raise Misconfigured(
-                f"no 'interlink up' runs on {shown(path)}: start it, or set MONGODB_URI and "
+                f"no 'interlink up' runs on {display_path(path)}: start it, or set MONGODB_URI and "
                 "INTERLINK_ENCRYPTION_KEY to what your services have"
             )
         return
-    settings = remembered(path)
+    settings = saved_addresses(path)
     if "KAFKA_BOOTSTRAP_SERVERS" in settings and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         settings |= BROKER_SETTINGS
     folder = DataFolder(path)
@@ -108,7 +108,7 @@ def join_running(path: Path, *, needs_it: bool = False) -> None:
             os.environ[name] = value
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path as a person would type it here."""
     try:
         return str(path.relative_to(Path.cwd()))
@@ -121,20 +121,21 @@ def _refuse_exposed(path: Path) -> None:
     status = path.stat()
     if status.st_uid != os.geteuid():
         raise Misconfigured(
-            f"the data folder {shown(path)} belongs to another user of this machine: "
+            f"the data folder {display_path(path)} belongs to another user of this machine: "
             "choose another one with --data-dir"
         )
     if status.st_mode & 0o077:
         raise Misconfigured(
-            f"the data folder {shown(path)} is open to other users of this machine, and keys and passwords "
-            f"are in it: run 'chmod 700 {shown(path)}', and replace the keys if others may have read them"
+            f"the data folder {display_path(path)} is open to other users of this machine, and keys and "
+            f"passwords are in it: run 'chmod 700 {display_path(path)}', and replace "
+            "the keys if others may have read them"
         )
 
 
 def _refuse_foreign(path: Path) -> None:
     if (path / _VERSION).exists():
         return
-    strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in _NOT_OURS_TO_JUDGE)
+    strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in _IGNORED_ENTRIES)
     if strangers and strangers != ["version.new"]:
         raise Misconfigured(
             f"the folder {path} is not empty and was not made by Interlink (it has {strangers[0]!r}): "

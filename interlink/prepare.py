@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
+from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.contracts.ids import derive
-from shared.runtime import access, configuration, idempotency
+from shared.runtime import configuration
 from shared.runtime.kafka.admin import ensure_topics
-from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translated, utcnow
+from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.secrets import write_private
 from shared.runtime.settings import KafkaSettings, MongoSettings, load
+from shared.runtime.web import access, idempotency
 
-BOOTSTRAP: Final = "INTERLINK_BOOTSTRAP_ADMIN_KEY"
-_SHORTEST_KEY: Final = 24
+BOOTSTRAP_VARIABLE: Final = "INTERLINK_BOOTSTRAP_ADMIN_KEY"
+_MIN_KEY_LENGTH: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,12 @@ class Prepared:
 
 
 async def prepare(services: Iterable[str], workspace: str, key_file: Path | None) -> Prepared:
-    """Create what is missing. Raises `Misconfigured`, `BusUnavailable` or `StoreUnavailable`."""
+    """Create what is missing. Raises `Misconfigured`, `BrokerUnavailable` or `DatabaseUnavailable`."""
     kafka, store = load(KafkaSettings), load(MongoSettings)
     wanted = indexes(services)
     mongo = Mongo(store, app="interlink-init")
     try:
-        await _answers(mongo, store)
+        await _check_connection(mongo, store)
         topics = await ensure_topics(kafka)
         for each in wanted:
             await mongo.ensure(each)
@@ -47,12 +48,12 @@ async def prepare(services: Iterable[str], workspace: str, key_file: Path | None
         mongo.close()
 
 
-async def _answers(mongo: Mongo, settings: MongoSettings) -> None:
+async def _check_connection(mongo: Mongo, settings: MongoSettings) -> None:
     try:
         await mongo.ping()
-    except StoreRefuses:
+    except DatabaseRefused:
         raise
-    except StoreUnavailable as error:
+    except DatabaseUnavailable as error:
         where = settings.uri.get_secret_value().rpartition("@")[2].rpartition("//")[2].partition("/")[0]
         raise Misconfigured(f"no store at {where} (MONGODB_URI): {error}") from None
 
@@ -75,21 +76,23 @@ class AdminKeys:
 
     async def ensure(self) -> tuple[str | None, Sequence[str]]:
         """Make the first key when the workspace has none; return it when it is to be shown."""
-        if await self._one({"scopes": "admin", **_live()}):
+        if await self._one({"scopes": "admin", **_active_filter()}):
             return None, ()
         given = _bootstrap_key()
         if given is None:
             key, _ = access.new_key(self._workspace, "", ["admin"])
             return (key if await self._insert_first(key) else None), ()
         if await self._one({"digest": access.digest(given)}):
-            raise Misconfigured(f"the key in {BOOTSTRAP} was revoked or has expired: set another one")
+            raise Misconfigured(
+                f"the key in {BOOTSTRAP_VARIABLE} was revoked or has expired: set another one"
+            )
         if not await self._insert_first(given):
             return None, ()
-        return None, (f"the admin key of workspace {self._workspace!r} is the one in {BOOTSTRAP}",)
+        return None, (f"the admin key of workspace {self._workspace!r} is the one in {BOOTSTRAP_VARIABLE}",)
 
     async def ensure_in_file(self, file: Path) -> Sequence[str]:
         """Make sure that the key in this file is a valid admin key, and say what was not as before."""
-        known = _read(file)
+        known = _read_key_file(file)
         if known and await self._valid(known):
             return ()
         empty = not await self._one({})
@@ -108,10 +111,12 @@ class AdminKeys:
         return (f"the admin key in {file} {why}: there is another one in it now",)
 
     async def _valid(self, key: str) -> bool:
-        return await self._one({"digest": access.digest(key), "scopes": "admin", **_live()}) is not None
+        return (
+            await self._one({"digest": access.digest(key), "scopes": "admin", **_active_filter()}) is not None
+        )
 
     async def _one(self, query: Mapping[str, Any]) -> Document | None:
-        with translated():
+        with translate_errors():
             return await self._collection.find_one({"workspace": self._workspace, **query})
 
     async def _insert_first(self, key: str) -> bool:
@@ -119,39 +124,41 @@ class AdminKeys:
         document = self._document(key) | {"_id": self._first}
         revoked = {"_id": self._first, "deleted_at": {"$ne": None}}
         try:
-            with translated():
+            with translate_errors():
                 if not (await self._collection.replace_one(revoked, document)).modified_count:
                     await self._collection.insert_one(document)
         except Duplicate:
             return False
-        await configuration.record(self._mongo, access.COLLECTION, self._first)
+        await configuration.record_changes(self._mongo, access.COLLECTION, self._first)
         return True
 
     async def _insert(self, key: str) -> None:
         document = self._document(key)
-        with translated():
+        with translate_errors():
             await self._collection.insert_one(document)
-        await configuration.record(self._mongo, access.COLLECTION, document["_id"])
+        await configuration.record_changes(self._mongo, access.COLLECTION, document["_id"])
 
     def _document(self, key: str) -> Document:
         return access.key_document(key, self._workspace, "first admin key", ["admin"])
 
 
-def _live() -> dict[str, Any]:
+def _active_filter() -> dict[str, Any]:
     return {
         "deleted_at": None,
         "$or": [{"expires_at": None}, {"expires_at": {"$gt": utcnow()}}],
     }
 
 
-def _read(file: Path) -> str | None:
+def _read_key_file(file: Path) -> str | None:
     return file.read_text("utf-8").strip() if file.exists() else None
 
 
 def _bootstrap_key() -> str | None:
-    given = os.environ.get(BOOTSTRAP, "").strip()
+    given = os.environ.get(BOOTSTRAP_VARIABLE, "").strip()
     if not given:
         return None
-    if len(given) < _SHORTEST_KEY or not given.isprintable() or " " in given:
-        raise Misconfigured(f"{BOOTSTRAP}: a key has at least {_SHORTEST_KEY} characters and no blanks")
+    if len(given) < _MIN_KEY_LENGTH or not given.isprintable() or " " in given:
+        raise Misconfigured(
+            f"{BOOTSTRAP_VARIABLE}: a key has at least {_MIN_KEY_LENGTH} characters and no blanks"
+        )
     return given

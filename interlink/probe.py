@@ -5,25 +5,27 @@ from typing import Final
 
 from interlink.embedded import HOST
 
-_WITHIN_S: Final = 3.0
-_LAG: Final = "interlink_consumer_lag{"
+_TIMEOUT_S: Final = 3.0
+_LAG_METRIC: Final = "interlink_consumer_lag{"
 
 
-async def ready(port: int, path: str) -> bool:
+async def is_ready(port: int, path: str) -> bool:
     """Whether it answers 200."""
     status, _ = await _get(port, path)
     return status == 200
 
 
-async def lag(port: int) -> int:
+async def consumer_lag(port: int) -> int:
     """Records on Kafka that its consumer groups have not handled yet; 0 when it does not answer."""
     _, body = await _get(port, "/metrics")
-    return sum(int(float(line.rpartition(" ")[2])) for line in body.splitlines() if line.startswith(_LAG))
+    return sum(
+        int(float(line.rpartition(" ")[2])) for line in body.splitlines() if line.startswith(_LAG_METRIC)
+    )
 
 
 async def _get(port: int, path: str) -> tuple[int, str]:
     try:
-        async with asyncio.timeout(_WITHIN_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(HOST, port)
             try:
                 request = f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nConnection: close\r\n\r\n"

@@ -8,13 +8,13 @@ from shared.contracts.envelope import Event, now
 from shared.contracts.errors import Malformed, Misconfigured
 from shared.contracts.ids import new_event_id
 from shared.contracts.topics import TOPICS
-from shared.runtime.kafka.produce import Producer, record_of
+from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.logs import configure
 from shared.runtime.settings import KafkaSettings, load
 from shared.wire.bodies import parse_json
 
-_CONNECT_S: Final = 5.0
-_ACK_S: Final = 10.0
+_CONNECT_TIMEOUT_S: Final = 5.0
+_ACK_TIMEOUT_S: Final = 10.0
 
 
 def read_data(given: str) -> bytes:
@@ -46,7 +46,7 @@ def new_event(kind: str, data: bytes, *, subject: str, source: str, workspace: s
 async def publish(topic_name: str, event: Event) -> None:
     """Put the event on the topic, keyed by its subject, and wait for the ack.
 
-    Raises `Misconfigured` for an unknown topic, `BusUnavailable` when there is no broker or no ack.
+    Raises `Misconfigured` for an unknown topic, `BrokerUnavailable` when there is no broker or no ack.
     """
     topic = next((topic for topic in TOPICS if topic.name == topic_name), None)
     if topic is None:
@@ -54,7 +54,9 @@ async def publish(topic_name: str, event: Event) -> None:
     producer = Producer(load(KafkaSettings), configure("send", "error"), client_id="interlink-send")
     producer.start()
     try:
-        await producer.wait_ready(_CONNECT_S)
-        await producer.publish(record_of(topic, event.subject or event.id, event), within_s=_ACK_S)
+        await producer.wait_ready(_CONNECT_TIMEOUT_S)
+        await producer.publish(
+            event_record(topic, event.subject or event.id, event), timeout_s=_ACK_TIMEOUT_S
+        )
     finally:
         await producer.stop()

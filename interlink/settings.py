@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 from interlink.doctor import own_settings
 from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings
 
-_ABOUT: Final = """\
+_INTRODUCTION: Final = """\
 # Settings
 
 Environment variables, as `interlink settings` prints them. `interlink doctor` checks them, and a service
@@ -26,7 +26,7 @@ the README tells under "Connect accounts".
 """
 
 
-def page(services: Sequence[str]) -> str:
+def render_page(services: Sequence[str]) -> str:
     """The settings of these services, as Markdown."""
     own = dict(own_settings(services))
     groups: dict[str, type[BaseSettings]] = {
@@ -36,11 +36,11 @@ def page(services: Sequence[str]) -> str:
         f"Services that call others: {', '.join(own)}": EgressSettings,
         **{f"Only {name}": kind for name, kind in own.items()},
     }
-    return _ABOUT + "".join(f"\n## {title}\n\n{_table(kind)}" for title, kind in groups.items())
+    return _INTRODUCTION + "".join(f"\n## {title}\n\n{_table(kind)}" for title, kind in groups.items())
 
 
 def _table(kind: type[BaseSettings]) -> str:
-    prefix, meanings = str(kind.model_config.get("env_prefix", "")), _meanings(kind)
+    prefix, meanings = str(kind.model_config.get("env_prefix", "")), _descriptions(kind)
     rows = [
         f"| `{prefix}{name.upper()}` | {_default(field)} | {_values(field)} | {meaning} |\n"
         for name, field in kind.model_fields.items()
@@ -75,7 +75,7 @@ def _values(field: FieldInfo) -> str:
     )
 
 
-def _meanings(kind: type[BaseSettings]) -> Mapping[str, str]:
+def _descriptions(kind: type[BaseSettings]) -> Mapping[str, str]:
     """The docstring behind each field that the class itself has."""
     [defined] = ast.parse(dedent(inspect.getsource(kind))).body
     assert isinstance(defined, ast.ClassDef)  # noqa: S101 -- it is the source of a class

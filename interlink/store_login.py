@@ -23,17 +23,17 @@ from pymongo import MongoClient
 
 USER: Final = "interlink"
 _PASSWORD: Final = "store.password"  # noqa: S105 -- the name of a file
-_UNFINISHED: Final = "store.password.new"
-_CONNECT_MS: Final = 30_000
+_PENDING_PASSWORD: Final = "store.password.new"  # noqa: S105 -- the name of a file
+_CONNECT_TIMEOUT_MS: Final = 30_000
 
 
 def store_password(folder: Path) -> str:
     """Return the password of the folder's store, made if there is none."""
-    for name in (_PASSWORD, _UNFINISHED):
+    for name in (_PASSWORD, _PENDING_PASSWORD):
         if (folder / name).exists():
             return (folder / name).read_text("utf-8").strip()
     password = token_urlsafe(32)
-    descriptor = os.open(folder / _UNFINISHED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(folder / _PENDING_PASSWORD, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(password + "\n")
     return password
@@ -58,7 +58,7 @@ def create_login(
             *("--tls-ca-file", str(certificate), "--tls-require-client-cert"),
         )
         run(options, lambda: _replace_users(host, port, certificate, password))
-    (folder / _UNFINISHED).replace(folder / _PASSWORD)
+    (folder / _PENDING_PASSWORD).replace(folder / _PASSWORD)
 
 
 def _replace_users(host: str, port: int, certificate: Path, password: str) -> None:
@@ -69,7 +69,7 @@ def _replace_users(host: str, port: int, certificate: Path, password: str) -> No
         tls=True,
         tlsCAFile=str(certificate),
         tlsCertificateKeyFile=str(certificate),
-        serverSelectionTimeoutMS=_CONNECT_MS,
+        serverSelectionTimeoutMS=_CONNECT_TIMEOUT_MS,
     ) as client:
         for known in client.admin["system.users"].find():
             client[known["db"]].command("dropUser", known["user"])

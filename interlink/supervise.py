@@ -14,17 +14,17 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
-_LOG_BYTES: Final = 10 * 1024 * 1024
-_LOOK_S: Final = 0.02
-_STEADY_S: Final = 60.0
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 15.0
+_MAX_LOG_BYTES: Final = 10 * 1024 * 1024
+_POLL_INTERVAL_S: Final = 0.02
+_STABLE_AFTER_S: Final = 60.0
+_INITIAL_BACKOFF_S: Final = 0.5
+_MAX_BACKOFF_S: Final = 15.0
 
 # Reads lists of process ids, the newest counts; the end of its input is the end of whoever wrote them.
 _GUARD: Final = 'pids=; while read -r line; do pids=$line; done; [ -z "$pids" ] || kill -9 $pids'
 
 
-class Leash:
+class ProcessGroup:
     """Kills what it holds (SIGKILL) as soon as this process is gone, however it ended.
 
     A shell waits for the end of its input, a pipe that only this process holds open. It works where
@@ -36,16 +36,16 @@ class Leash:
         self._guard: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def hold(self, pid: int) -> None:
+    def add(self, pid: int) -> None:
         with self._lock:
             self._held.add(pid)
-            self._tell()
+            self._write_pids()
 
-    def release(self, pid: int) -> None:
+    def remove(self, pid: int) -> None:
         """Let go of a process that has ended: its id may soon be somebody else's."""
         with self._lock:
             self._held.discard(pid)
-            self._tell()
+            self._write_pids()
 
     def close(self) -> None:
         """Let go of everything without killing it."""
@@ -55,7 +55,7 @@ class Leash:
                 self._guard.communicate()
                 self._guard = None
 
-    def _tell(self) -> None:
+    def _write_pids(self) -> None:
         line = (" ".join(map(str, sorted(self._held))) + "\n").encode()
         for _ in range(2):
             if self._guard is None:
@@ -78,23 +78,23 @@ class Leash:
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class ProcessSpec:
     """What to run: `env` is the whole environment, `log` takes its output, kept under about 10 MB twice."""
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str]
     log: Path
-    stop_within_s: float = 25.0
+    stop_timeout_s: float = 25.0
 
 
 class Child:
     """One process in a session of its own, so that Ctrl-C in the terminal reaches only its supervisor."""
 
-    def __init__(self, spec: Spec, leash: Leash) -> None:
+    def __init__(self, spec: ProcessSpec, process_group: ProcessGroup) -> None:
         self.spec = spec
         self.name = spec.name
-        self._leash = leash
+        self._process_group = process_group
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
         self.status: int | None = None
@@ -119,7 +119,7 @@ class Child:
                 start_new_session=True,
             )
         self.status = None
-        self._leash.hold(self._process.pid)
+        self._process_group.add(self._process.pid)
 
     def running(self) -> bool:
         """Whether it still runs; when not, `status` says how it ended."""
@@ -129,7 +129,7 @@ class Child:
         if status is None:
             return True
         self.status = status
-        self._leash.release(self._process.pid)
+        self._process_group.remove(self._process.pid)
         self._process = None
         return False
 
@@ -149,12 +149,12 @@ class Child:
     def stop(self) -> bool:
         """SIGTERM, then SIGKILL when its time is over; whether it went by itself."""
         self.terminate()
-        deadline = monotonic() + self.spec.stop_within_s
+        deadline = monotonic() + self.spec.stop_timeout_s
         while self.running():
             if monotonic() > deadline:
                 self.kill()
                 return False
-            sleep(_LOOK_S)
+            sleep(_POLL_INTERVAL_S)
         return True
 
     def memory_mb(self) -> int:
@@ -175,7 +175,7 @@ class Child:
     def trim_log(self) -> None:
         """Keep the log bounded: over 10 MB it moves to `<log>.1`, its writer goes on with an empty one."""
         with contextlib.suppress(OSError):  # not there, or the disk is full: no reason to end anything
-            if self.spec.log.stat().st_size > _LOG_BYTES:
+            if self.spec.log.stat().st_size > _MAX_LOG_BYTES:
                 shutil.copyfile(self.spec.log, self.spec.log.with_name(self.spec.log.name + ".1"))
                 with self.spec.log.open("r+b") as log:
                     log.truncate(0)
@@ -197,17 +197,17 @@ class Backoff:
     """How long to wait before the next start: longer each time, short again after a steady minute."""
 
     def __init__(self) -> None:
-        self._pause = _FIRST_PAUSE_S
+        self._pause = _INITIAL_BACKOFF_S
 
     def after(self, ran_s: float) -> float:
         """The pause in seconds after a run of `ran_s` seconds."""
-        if ran_s >= _STEADY_S:
-            self._pause = _FIRST_PAUSE_S
-        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE_S)
+        if ran_s >= _STABLE_AFTER_S:
+            self._pause = _INITIAL_BACKOFF_S
+        pause, self._pause = self._pause, min(self._pause * 2, _MAX_BACKOFF_S)
         return pause
 
 
-def ended(status: int | None) -> str:
+def describe_exit(status: int | None) -> str:
     """How a process ended, in words: `status 1`, `signal SIGKILL`."""
     if status is None:
         return "no process"

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from interlink.embedded import Embedded
+from interlink.embedded import EmbeddedPair
 from tests.support import kept, run
 from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_broker
 from tests.support.hub import Hub
@@ -86,14 +86,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPair]:
     started = embedded(tmp_path_factory.mktemp("embedded"))
     yield started
     started.stop()
 
 
 @pytest.fixture(scope="session")
-def store(pair: Embedded, note: Callable[[str], None]) -> Iterator[Store]:
+def store(pair: EmbeddedPair, note: Callable[[str], None]) -> Iterator[Store]:
     found = best_store(pair)
     note(f"store: {found.name}")
     yield found
@@ -111,7 +111,7 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
 @pytest.fixture(scope="module")
 def kafka(
     tmp_path_factory: pytest.TempPathFactory,
-    pair: Embedded,
+    pair: EmbeddedPair,
     request: pytest.FixtureRequest,
     note: Callable[[str], None],
 ) -> Iterator[Bus]:

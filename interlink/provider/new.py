@@ -11,15 +11,15 @@ from typing import Final
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from interlink.provider.trial import run
-from shared.catalog.checker import RESERVED
-from shared.catalog.connect import ProviderId
-from shared.catalog.registry import MANIFEST, Provider, read_manifest
+from interlink.provider.checker import RESERVED_IDS
+from interlink.provider.run_fixtures import run
 from shared.contracts.errors import Misconfigured
+from shared.manifests.connect_models import ProviderId
+from shared.manifests.registry import MANIFEST, Provider, read_manifest
 
 _ID: Final = TypeAdapter(ProviderId)
 _NAME: Final = re.compile(r"[^\W_][^\x00-\x1f\x7f{}<>|\\`\"]{0,59}")
-_START: Final = files("interlink.provider").joinpath("start")
+_TEMPLATES: Final = files("interlink.provider").joinpath("start")
 _FIXTURE: Final = "item_created"
 
 
@@ -34,7 +34,7 @@ def create(root: Path, name: str, title: str, scheme: str) -> Path:
         raise Misconfigured(
             f"{name!r} is no id: a to z, 0 to 9, _ and -, 40 characters at most, with no _ or - in front"
         ) from None
-    if name in RESERVED:
+    if name in RESERVED_IDS:
         raise Misconfigured(f"{name!r} is reserved: take another id")
     title = title or name.replace("-", " ").replace("_", " ").title()
     if not _NAME.fullmatch(title):
@@ -47,7 +47,7 @@ def create(root: Path, name: str, title: str, scheme: str) -> Path:
     except OSError as error:
         raise Misconfigured(f"{folder}: {error.strerror}") from None
     try:
-        _fill(folder, name, title, scheme)
+        _write_files(folder, name, title, scheme)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
@@ -56,8 +56,8 @@ def create(root: Path, name: str, title: str, scheme: str) -> Path:
     return folder
 
 
-def _fill(folder: Path, name: str, title: str, scheme: str) -> None:
-    begin = _START.joinpath
+def _write_files(folder: Path, name: str, title: str, scheme: str) -> None:
+    begin = _TEMPLATES.joinpath
     scheme_parts: Mapping[str, str] = yaml.safe_load(begin("schemes.yaml").read_text("utf-8"))[scheme]
     parts = {
         "WAY": textwrap.indent(scheme_parts["way"].rstrip(), " " * 4),
@@ -70,14 +70,14 @@ def _fill(folder: Path, name: str, title: str, scheme: str) -> None:
     case = folder / "fixtures" / _FIXTURE
     case.mkdir(parents=True)
     for file in (MANIFEST, "README.md"):
-        folder.joinpath(file).write_text(_filled(begin(f"{file}.txt").read_text("utf-8"), parts), "utf-8")
+        folder.joinpath(file).write_text(_substitute(begin(f"{file}.txt").read_text("utf-8"), parts), "utf-8")
     for file in ("request.json", "body.json"):
         case.joinpath(file).write_bytes(begin(file).read_bytes())
     for _ in run(folder, Provider(read_manifest(folder)), write=True):
         pass
 
 
-def _filled(text: str, values: Mapping[str, str]) -> str:
+def _substitute(text: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text

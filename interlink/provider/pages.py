@@ -5,27 +5,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from interlink.provider import words
-from shared.catalog.connector import Connector
-from shared.catalog.listing import (
-    CALLBACK,
+from interlink.provider import manifest_text
+from shared.contracts.errors import Misconfigured
+from shared.manifests.catalogue import (
+    CALLBACK_PATH,
     Trigger,
-    account_steps,
+    app_setup_steps,
     credentials,
-    future_address,
-    receiving,
-    steps,
+    placeholder_url,
+    receiving_provider,
+    setup_steps,
     triggers,
 )
-from shared.catalog.manifest import Catalogued, Limits, Manifest, Webhook
-from shared.catalog.registry import Provider
-from shared.contracts.errors import Misconfigured
+from shared.manifests.connector import Connector
+from shared.manifests.models import CatalogueEntry, Manifest, ProviderLimits, WebhookSpec
+from shared.manifests.registry import Provider
 
 INDEX: Final = "README.md"
 HUB: Final = "https://hub.example.com"
 """The hub in the examples' addresses."""
 
-_MADE: Final = "<!-- Made by `interlink provider docs` from shared/providers"
+_GENERATED: Final = "<!-- Made by `interlink provider docs` from shared/providers"
 _GAP: Final = "\n\n"
 _SPECIAL: Final = re.compile(r"([\\*<\[\]])")
 _CODE: Final = re.compile(r"(`[^`]*`)")
@@ -67,7 +67,7 @@ def stale(folder: Path, made: Mapping[str, str]) -> list[str]:
             found.append(f"{name}: missing")
         elif file.read_text("utf-8", "replace") != text:
             found.append(f"{name}: stale")
-    return found + [f"{file.name}: of no provider" for file in _left(folder, made)]
+    return found + [f"{file.name}: of no provider" for file in _orphaned_pages(folder, made)]
 
 
 def write(folder: Path, made: Mapping[str, str]) -> int:
@@ -86,10 +86,10 @@ def write(folder: Path, made: Mapping[str, str]) -> int:
     return len(changed)
 
 
-def _left(folder: Path, made: Mapping[str, str]) -> list[Path]:
+def _orphaned_pages(folder: Path, made: Mapping[str, str]) -> list[Path]:
     """Pages that we made of a provider that is gone; what somebody else wrote stays."""
     found = sorted(file for file in folder.glob("*.md") if file.name not in made)
-    return [file for file in found if file.read_text("utf-8", "replace").startswith(_MADE)]
+    return [file for file in found if file.read_text("utf-8", "replace").startswith(_GENERATED)]
 
 
 def _index(known: Mapping[str, Provider]) -> str:
@@ -99,14 +99,14 @@ def _index(known: Mapping[str, Provider]) -> str:
         own, entry = manifest.webhook, manifest.integration
         through = entry.through if entry and not own else ()
         how = "yes" if own else "through " + ", ".join(through) if through else "no"
-        ways = dict.fromkeys(words.SCHEMES[way.scheme] for way in own.verification) if own else ()
+        ways = dict.fromkeys(manifest_text.SCHEMES[way.scheme] for way in own.verification) if own else ()
         found = [
             f"`{each.id}`" + (" (polling)" if each.by == "polling" else "")
             for each in triggers(provider, known)
         ]
         name = f"[{_text(manifest.name)}]({manifest.id}.md)"
         category = (entry and entry.category) or manifest.category
-        accounts = _connects(manifest)
+        accounts = _account_methods(manifest)
         rows.append(
             (
                 *(name, f"`{manifest.id}`", category, how, ", ".join(ways)),
@@ -122,7 +122,7 @@ def _index(known: Mapping[str, Provider]) -> str:
     )
     return "\n".join(
         [
-            f"{_MADE} -->",
+            f"{_GENERATED} -->",
             "# Providers",
             "",
             counted,
@@ -136,7 +136,7 @@ def _index(known: Mapping[str, Provider]) -> str:
     )
 
 
-def _connects(manifest: Manifest) -> str:
+def _account_methods(manifest: Manifest) -> str:
     connect = manifest.connect
     if connect is None:
         return ""
@@ -151,7 +151,7 @@ def _page(provider: Provider, known: Mapping[str, Provider], readme: str) -> str
     manifest = provider.manifest
     webhook = manifest.webhook
     parts = [
-        f"{_MADE}/{manifest.id} -->",
+        f"{_GENERATED}/{manifest.id} -->",
         f"# {_text(manifest.name)}",
         _first_paragraph(readme),
         "\n".join(_table(("", ""), _facts(manifest))),
@@ -165,13 +165,13 @@ def _page(provider: Provider, known: Mapping[str, Provider], readme: str) -> str
     if webhook:
         parts += _answers(webhook)
     parts += _accounts(manifest, known)
-    parts += _watches(manifest)
+    parts += _subscriptions(manifest)
     parts += _credentials(manifest)
     parts += _setup(manifest)
-    parts += _setup_of_app(manifest, known)
+    parts += _app_setup(manifest, known)
     if webhook and webhook.templates:
         rows = [
-            (f"`{each.id}`", _text(each.name), _events_of(each.events), _text(each.about))
+            (f"`{each.id}`", _text(each.name), _event_list(each.events), _text(each.about))
             for each in webhook.templates
         ]
         parts += ["## Templates", "\n".join(_table(("id", "name", "events", "what it is for"), rows))]
@@ -202,15 +202,17 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "more", f"[README of its folder](../../shared/providers/{manifest.id}/README.md)"
 
 
-def _webhooks(manifest: Manifest, entry: Catalogued | None) -> str:
+def _webhooks(manifest: Manifest, entry: CatalogueEntry | None) -> str:
     if manifest.webhook:
-        return f"yes, by {words.listed(manifest.webhook.methods)}"
+        return f"yes, by {manifest_text.join_words(manifest.webhook.methods)}"
     if entry and entry.through:
-        return "through " + words.listed([f"[{name}]({name}.md)" for name in entry.through], "and")
+        return "through " + manifest_text.join_words(
+            [f"[{name}]({name}.md)" for name in entry.through], "and"
+        )
     return "no"
 
 
-def _verification(webhook: Webhook) -> Iterator[str]:
+def _verification(webhook: WebhookSpec) -> Iterator[str]:
     yield "## Verification"
     secret = webhook.secret
     said = [_SECRETS[secret.source]]
@@ -228,11 +230,11 @@ def _verification(webhook: Webhook) -> Iterator[str]:
         yield "There are several ways of signing. The first that applies to a request decides."
     for position, way in enumerate(webhook.verification, 1):
         if len(webhook.verification) > 1:
-            yield f"### {position}. {_text(way.name) or words.SCHEMES[way.scheme]}"
-        yield "\n".join(f"- {sentence}" for sentence in words.way(way))
+            yield f"### {position}. {_text(way.name) or manifest_text.SCHEMES[way.scheme]}"
+        yield "\n".join(f"- {sentence}" for sentence in manifest_text.scheme_text(way))
 
 
-def _handshakes(webhook: Webhook) -> Iterator[str]:
+def _handshakes(webhook: WebhookSpec) -> Iterator[str]:
     yield "## Handshakes"
     if not webhook.handshakes:
         yield _text(webhook.no_handshake)
@@ -240,50 +242,51 @@ def _handshakes(webhook: Webhook) -> Iterator[str]:
     for handshake in webhook.handshakes:
         said = [f"- {_sentence(handshake.about)}"]
         if handshake.when:
-            said.append(f"Recognised by: {words.matches(handshake.when)}.")
+            said.append(f"Recognised by: {manifest_text.match_text(handshake.when)}.")
         if handshake.require:
-            said.append(f"It is refused unless {words.matches(handshake.require)}.")
+            said.append(f"It is refused unless {manifest_text.match_text(handshake.require)}.")
         if handshake.verified:
             said.append("Its signature is checked first.")
         if handshake.keeps:
-            said.append(
-                f"While the endpoint waits for its secret, {words.template(handshake.keeps)} is kept as it."
-            )
-        said.append(f"Answer: {words.answer(handshake.answer)}.")
+            secret = manifest_text.template_text(handshake.keeps)
+            said.append(f"While the endpoint waits for its secret, {secret} is kept as it.")
+        said.append(f"Answer: {manifest_text.response_text(handshake.answer)}.")
         lines.append(" ".join(said))
     if lines:
         yield "\n".join(lines)
 
 
-def _contents(webhook: Webhook) -> Iterator[str]:
+def _contents(webhook: WebhookSpec) -> Iterator[str]:
     yield "## What is read from a request"
-    rows = [("body", words.body(webhook.body))]
+    rows = [("body", manifest_text.body_text(webhook.body))]
     if webhook.batch:
         paths = ", ".join(f"`{path}`" for path in webhook.batch)
         rows.append(("several events", f"each element of {paths} is an event of its own"))
-    rows.append(("event", words.naming(webhook.event)))
+    rows.append(("event", manifest_text.event_naming_text(webhook.event)))
     rows.append(
-        ("delivery id", words.any_of(webhook.delivery_id) if webhook.delivery_id else "none is given")
+        ("delivery id", manifest_text.any_of(webhook.delivery_id) if webhook.delivery_id else "none is given")
     )
     if webhook.account:
-        rows.append(("account", words.any_of(webhook.account)))
+        rows.append(("account", manifest_text.any_of(webhook.account)))
     if webhook.occurred:
-        rows.append(("when it happened", words.any_of(webhook.occurred)))
+        rows.append(("when it happened", manifest_text.any_of(webhook.occurred)))
     yield "\n".join(_table(("", ""), rows))
 
 
-def _events(webhook: Webhook) -> Iterator[str]:
+def _events(webhook: WebhookSpec) -> Iterator[str]:
     yield "## Events"
     rows = []
     for name, event in webhook.handled.items():
         brings = [
-            f"`{trigger}`" + (f" when {words.matches(rules)}" if rules else "")
+            f"`{trigger}`" + (f" when {manifest_text.match_text(rules)}" if rules else "")
             for trigger, rules in event.triggers.items()
         ]
         rows.append((f"`{name}`", _text(event.about), "; ".join(brings), "yes" if event.message else ""))
     yield "\n".join(_table(("event", "what happened", "trigger", "chat message"), rows))
     if webhook.ignored:
-        yield "Delivered to subscribers, with no message and no trigger: " + _events_of(webhook.ignored) + "."
+        yield (
+            "Delivered to subscribers, with no message and no trigger: " + _event_list(webhook.ignored) + "."
+        )
     yield "Every other event that is verified is delivered to subscribers too."
 
 
@@ -291,25 +294,27 @@ def _triggers(found: Sequence[Trigger]) -> Iterator[str]:
     if not found:
         return
     yield "## Triggers"
-    yield "\n".join(_table(("trigger", "comes by"), [(f"`{each.id}`", _comes_by(each)) for each in found]))
+    yield "\n".join(
+        _table(("trigger", "comes by"), [(f"`{each.id}`", _trigger_source(each)) for each in found])
+    )
 
 
-def _comes_by(trigger: Trigger) -> str:
+def _trigger_source(trigger: Trigger) -> str:
     if trigger.by == "webhook":
-        return f"webhook: {_events_of(trigger.events)}"
+        return f"webhook: {_event_list(trigger.events)}"
     if trigger.by == "through":
-        return f"webhook of [{trigger.provider}]({trigger.provider}.md): {_events_of(trigger.events)}"
+        return f"webhook of [{trigger.provider}]({trigger.provider}.md): {_event_list(trigger.events)}"
     if trigger.every_s is None:
         return _text(trigger.polled)
     return f"asking, every {trigger.every_s} s: {_text(trigger.polled)}"
 
 
-def _answers(webhook: Webhook) -> Iterator[str]:
+def _answers(webhook: WebhookSpec) -> Iterator[str]:
     yield "## Answers and limits"
     said = []
     for answer in webhook.answers:
-        when = f" where {words.matches(answer.when)}" if answer.when else ""
-        said.append(f"An accepted request{when} is answered with {words.answer(answer)}.")
+        when = f" where {manifest_text.match_text(answer.when)}" if answer.when else ""
+        said.append(f"An accepted request{when} is answered with {manifest_text.response_text(answer)}.")
     if not webhook.answers:
         said.append("An accepted request is answered with 202 and the ids of its events as JSON.")
     if webhook.refused:
@@ -319,7 +324,7 @@ def _answers(webhook: Webhook) -> Iterator[str]:
     yield "\n".join(f"- {line}" for line in said)
 
 
-def _limits(limits: Limits) -> Iterator[str]:
+def _limits(limits: ProviderLimits) -> Iterator[str]:
     if limits.within_s:
         yield f"The platform waits {limits.within_s:g} s for an answer."
     if limits.retries:
@@ -340,7 +345,7 @@ def _accounts(manifest: Manifest, known: Mapping[str, Provider]) -> Iterator[str
         yield "\n".join(_table(("", ""), _flow(connector, through)))
     if connect.app_steps:
         yield "An operator registers an app once:"
-        yield _numbered(account_steps(connect, HUB + CALLBACK))
+        yield _numbered(app_setup_steps(connect, HUB + CALLBACK_PATH))
     if connect.entered:
         either = "These can be entered too" if connector.oauth2 or connector.oauth1 else "These are entered"
         yield f"{either}, and are tried out before they are kept:"
@@ -376,8 +381,11 @@ def _flow(connector: Connector, through: Provider | None) -> Iterator[tuple[str,
         yield "a person chooses", _text(connector.choices.about)
     if flow:
         if flow.lifetime_s:
-            yield "an access token lives", f"{words.span(flow.lifetime_s)}, unless its answer says otherwise"
-        yield "a token is made anew", words.refresh(flow.refresh)
+            yield (
+                "an access token lives",
+                f"{manifest_text.duration_text(flow.lifetime_s)}, unless its answer says otherwise",
+            )
+        yield "a token is made anew", manifest_text.refresh_text(flow.refresh)
     revoke = flow.revoke if flow else connector.oauth1.revoke if connector.oauth1 else None
     yield (
         "disconnecting",
@@ -385,7 +393,7 @@ def _flow(connector: Connector, through: Provider | None) -> Iterator[tuple[str,
     )
 
 
-def _watches(manifest: Manifest) -> Iterator[str]:
+def _subscriptions(manifest: Manifest) -> Iterator[str]:
     if not manifest.watches:
         return
     yield "## Watches"
@@ -405,8 +413,8 @@ def _watches(manifest: Manifest) -> Iterator[str]:
         )
         rows.append(
             (
-                *(f"`{watch.id}`", _text(watch.about), of, words.watch_made(watch)),
-                *(words.watch_lasts(watch), where),
+                *(f"`{watch.id}`", _text(watch.about), of, manifest_text.subscription_creation(watch)),
+                *(manifest_text.subscription_lifetime(watch), where),
             )
         )
     head = ("watch", "what is watched", "resource", "made", "lives", "endpoint")
@@ -422,7 +430,7 @@ def _credentials(manifest: Manifest) -> Iterator[str]:
         (
             _text(each.name),
             each.type,
-            words.code(each.pattern) if each.pattern else "",
+            manifest_text.code(each.pattern) if each.pattern else "",
             "yes" if each.required else "no",
             _text(each.about),
         )
@@ -435,17 +443,16 @@ def _setup(manifest: Manifest) -> Iterator[str]:
     entry = manifest.integration
     if not (manifest.webhook or (entry and entry.setup_steps)):
         return
-    found = steps(manifest, future_address(HUB, manifest))
+    found = setup_steps(manifest, placeholder_url(HUB, manifest))
     yield "## Setup"
-    if manifest.webhook or receiving(manifest) != manifest.id:
-        create = (
-            f'`POST /api/inbound-endpoints` with `{{"provider": "{receiving(manifest)}", "name": "..."}}`'
-        )
+    if manifest.webhook or receiving_provider(manifest) != manifest.id:
+        receiver = receiving_provider(manifest)
+        create = f'`POST /api/inbound-endpoints` with `{{"provider": "{receiver}", "name": "..."}}`'
         found = [f"Create an endpoint: {create}. The answer has its address.", *found]
     yield _numbered(found)
 
 
-def _setup_of_app(manifest: Manifest, known: Mapping[str, Provider]) -> Iterator[str]:
+def _app_setup(manifest: Manifest, known: Mapping[str, Provider]) -> Iterator[str]:
     """The address of a whole app, where the platform has one."""
     webhook, connect = manifest.webhook, manifest.connect
     if webhook is None or webhook.app is None or connect is None:
@@ -453,8 +460,8 @@ def _setup_of_app(manifest: Manifest, known: Mapping[str, Provider]) -> Iterator
     app = connect.through or manifest.id
     base = known[app].manifest.connect
     url = f"{HUB}/api/webhooks/{manifest.id}"
-    secrets = words.listed([f"`{name}`" for name in webhook.app.secrets])
-    account = words.any_of(webhook.app.account or webhook.account)
+    secrets = manifest_text.join_words([f"`{name}`" for name in webhook.app.secrets])
+    account = manifest_text.any_of(webhook.app.account or webhook.account)
     yield "## Setup for a whole app"
     yield (
         f"The webhooks of all accounts may come to one address, `{url}`. They are verified with the "
@@ -464,7 +471,7 @@ def _setup_of_app(manifest: Manifest, known: Mapping[str, Provider]) -> Iterator
     if webhook.app.choice:
         yield (
             "Where a place of the account was chosen, the event goes by its place: "
-            f"{words.any_of(webhook.app.choice)}."
+            f"{manifest_text.any_of(webhook.app.choice)}."
         )
     names = {name: each.name for name, each in (base.settings if base else {}).items()}
     filled = [step.replace("{url}", url) for step in webhook.app.setup_steps]
@@ -484,7 +491,7 @@ def _first_paragraph(readme: str) -> str:
     return first if not first.endswith(":") else f"{first}\n\n{rest.strip().partition(_GAP)[0]}"
 
 
-def _events_of(names: Iterable[str]) -> str:
+def _event_list(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 

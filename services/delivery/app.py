@@ -4,66 +4,67 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-from services.delivery import indexes, jobs
-from services.delivery.attempt import Attempter
-from services.delivery.backlog import Backlog
-from services.delivery.consume import FirstAttempts
-from services.delivery.deliveries_api import DeliveriesApi
-from services.delivery.drain import Drain
-from services.delivery.erasures import Erasures
-from services.delivery.erasures_api import ErasuresApi
-from services.delivery.fanout import Fanout
-from services.delivery.health import Health
-from services.delivery.jobs import Jobs
-from services.delivery.lanes import Lanes
-from services.delivery.recovery import Recovery
-from services.delivery.recovery_api import RecoveryApi
-from services.delivery.results import Results
-from services.delivery.schedule import Schedule
+from services.delivery import indexes
+from services.delivery.api.deliveries import DeliveriesApi
+from services.delivery.api.erasures import ErasuresApi
+from services.delivery.api.recovery import RecoveryApi
+from services.delivery.api.statistics import StatisticsApi
+from services.delivery.api.unmatched import UnmatchedApi
+from services.delivery.api.webhooks import WebhooksApi
+from services.delivery.engine.attempt import Attempter
+from services.delivery.engine.backlog import Backlog
+from services.delivery.engine.backlog_worker import BacklogWorker
+from services.delivery.engine.endpoint_state import EndpointStates
+from services.delivery.engine.fair_share import FairShares
+from services.delivery.engine.fanout import Fanout
+from services.delivery.engine.first_attempts import FirstAttemptHandler
+from services.delivery.engine.health import EndpointHealth
+from services.delivery.engine.results import ResultWriter
+from services.delivery.engine.scheduler import Scheduler
+from services.delivery.engine.subscriptions import OutgoingWebhooks
+from services.delivery.engine.waiting_reasons import WaitingReasons
+from services.delivery.log import recovery_jobs
+from services.delivery.log.deliveries import Deliveries
+from services.delivery.log.erasures import Erasures
+from services.delivery.log.recovery import Recovery
+from services.delivery.log.recovery_jobs import RecoveryJobs
+from services.delivery.log.statistics import Statistics
+from services.delivery.log.unmatched import UnmatchedEventLog
 from services.delivery.settings import DeliverySettings
-from services.delivery.shares import Shares
-from services.delivery.statistics import Statistics
-from services.delivery.statistics_api import StatisticsApi
-from services.delivery.store import Deliveries
-from services.delivery.subscriptions import Subscriptions
-from services.delivery.unmatched import Unmatched
-from services.delivery.unmatched_api import UnmatchedApi
-from services.delivery.waiting import WaitingReasons
-from services.delivery.webhooks_api import WebhooksApi
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
-from shared.runtime.guarded import guarded_client
+from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {**indexes.INDEXES, **jobs.INDEXES}
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {**indexes.INDEXES, **recovery_jobs.INDEXES}
 
 
 async def build(here: Runtime) -> Service:
     """The delivery service of this process."""
     settings = load(DeliverySettings)
-    client = guarded_client(settings, most_connections=settings.most_in_flight)
-    subscriptions = Subscriptions(here.mongo, here.configuration, here.vault, here.log)
+    client = create_egress_client(settings, max_connections=settings.most_in_flight)
+    subscriptions = OutgoingWebhooks(here.mongo, here.configuration, here.vault, here.log)
     deliveries = Deliveries(here.mongo, settings, here.log, instance=here.instance)
     erasures = Erasures(here.mongo, here.configuration, settings, here.log)
     statistics = Statistics(here.mongo, here.log)
-    unmatched = Unmatched(here.mongo, here.log)
-    shares = Shares()
+    unmatched = UnmatchedEventLog(here.mongo, here.log)
+    shares = FairShares()
     backlog = Backlog(
         here.mongo,
         owned=lambda: (events.assignment[0], {(place.topic, place.partition) for place in events.assigned}),
     )
-    lanes = Lanes(deliveries, settings)
+    lanes = EndpointStates(deliveries, settings)
     attempter = Attempter(client, statistics, here.log)
-    health = Health(
+    health = EndpointHealth(
         subscriptions,
         deliveries,
         here.producer,
         here.log,
         suspend_after=timedelta(seconds=settings.condition_suspend_s),
     )
-    results = Results(deliveries)
-    first = FirstAttempts(
+    results = ResultWriter(deliveries)
+    first = FirstAttemptHandler(
         subscriptions,
         deliveries,
         erasures,
@@ -89,9 +90,9 @@ async def build(here: Runtime) -> Service:
 
     async def attempted(partition: int) -> int:
         open_at = first.first_open(partition)
-        return await requested.handled(partition) if open_at is None else open_at
+        return await requested.handled_offset(partition) if open_at is None else open_at
 
-    drain = Drain(
+    drain = BacklogWorker(
         backlog,
         fanout,
         shares,
@@ -100,7 +101,7 @@ async def build(here: Runtime) -> Service:
         dead_letter=events.dead_letter,
         handled=attempted,
     )
-    schedule = Schedule(
+    schedule = Scheduler(
         subscriptions,
         deliveries,
         erasures,
@@ -112,7 +113,7 @@ async def build(here: Runtime) -> Service:
         assignment=lambda: requested.assignment,
     )
     recovery = Recovery(here.mongo, here.producer, settings)
-    work = Jobs(here.mongo, recovery, here.log)
+    work = RecoveryJobs(here.mongo, recovery, here.log)
     management = here.management_app("Interlink delivery")
     WebhooksApi(subscriptions, deliveries, here.producer, client, settings, here.mongo).mount(management)
     reasons = WaitingReasons(here.mongo, subscriptions, deliveries)

@@ -6,8 +6,8 @@ from typing import Final
 from services.sync.relay import Relay
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime.mongo import Index
-from shared.runtime.problems import problem_response
 from shared.runtime.service import Runtime, Service
+from shared.runtime.web.problems import problem_response
 
 INDEXES: Final[Mapping[str, Sequence[Index]]] = {}
 

@@ -6,25 +6,25 @@ What a repeat produces is the same to the byte: ids and times come from the even
 from collections.abc import Sequence
 from typing import Final
 
-from shared.catalog.registry import providers
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import derive, message_id_for
 from shared.contracts.messages import Attachment, Author, Embed, InboundMessage, Origin
 from shared.contracts.topics import CHAT_INBOUND
+from shared.manifests.registry import providers
 from shared.runtime import metrics
-from shared.runtime.kafka.consume import Received
-from shared.runtime.kafka.produce import Producer, Record, record_of
+from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.producer import Producer, Record, event_record
 from shared.runtime.logs import Log
+from shared.webhooks.incoming import INCOMING_PROVIDER, MASS_MENTIONS_ATTRIBUTE, parse_incoming_message
 from shared.wire.bodies import parse_object
-from shared.wire.incoming import INCOMING, MASS_MENTIONS, read_incoming
 
 MESSAGE_RECEIVED: Final = "message.received"
 SOURCE: Final = "/sync"
 DEFAULT_AUTHOR: Final = "Incoming webhook"
 """Who an incoming webhook's message is shown as from when its caller gives no `username`."""
 
-_ACK_WITHIN_S: Final = 10.0
+_ACK_TIMEOUT_S: Final = 10.0
 
 
 class Relay:
@@ -34,10 +34,11 @@ class Relay:
         self._producer = producer
         self._log = log
 
-    async def handle(self, batch: Sequence[Received]) -> None:
+    async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
         """Put the messages of a batch on `chat.inbound`, in the batch's order.
 
-        Raises `BusUnavailable` when they were not acknowledged; `Malformed`, `Invalid` or `Unrenderable`
+        Raises `BrokerUnavailable` when they were not acknowledged; `Malformed`, `Invalid` or
+        `MessageTemplateError`
         when one of the events can make no message: nothing of the batch was published then, and the
         consumer tries the events one by one and dead-letters that one.
         """
@@ -50,7 +51,7 @@ class Relay:
                 relayed.append((received.event, message_of(received.event)))
         if relayed:
             records = [_record(event, message) for event, message in relayed]
-            await self._producer.publish_all(records, within_s=_ACK_WITHIN_S)
+            await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
         for outcome in outcomes:
             metrics.RELAYED.labels(outcome).inc()
         for event, message in relayed:
@@ -65,7 +66,7 @@ class Relay:
     def _outcome(self, event: Event) -> str:
         """What becomes of an event: relayed, or why it is no message."""
         name = event.attributes.get("provider", "")
-        if name != INCOMING:
+        if name != INCOMING_PROVIDER:
             provider = providers().get(name)
             kind = event.attributes.get("event", "")
             if provider is None or not (kind in provider.handled or kind in provider.ignored):
@@ -82,10 +83,10 @@ class Relay:
 def message_of(event: Event) -> InboundMessage:
     """The message that a handled event with a channel becomes.
 
-    Raises `Malformed` or `Invalid` for a body that is not as promised, `Unrenderable` when the manifest's
-    templates cannot make a message of it.
+    Raises `Malformed` or `Invalid` for a body that is not as promised, `MessageTemplateError` when the
+    manifest's templates cannot make a message of it.
     """
-    author, text, embeds, attachments, thread = _shown(event)
+    author, text, embeds, attachments, thread = _message_parts(event)
     return InboundMessage(
         message_id=message_id_for(event.id),
         channel_id=_attribute(event, "channel_id"),
@@ -106,11 +107,11 @@ def message_of(event: Event) -> InboundMessage:
     )
 
 
-def _shown(event: Event) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
+def _message_parts(event: Event) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
     name = _attribute(event, "provider")
-    if name == INCOMING:
-        allowed = event.attributes.get(MASS_MENTIONS) == "true"
-        given = read_incoming(event.content_type, event.data, mass_mentions=allowed)
+    if name == INCOMING_PROVIDER:
+        allowed = event.attributes.get(MASS_MENTIONS_ATTRIBUTE) == "true"
+        given = parse_incoming_message(event.content_type, event.data, mass_mentions=allowed)
         author = Author(name=given.username or DEFAULT_AUTHOR, icon_url=given.icon_url)
         return author, given.text, given.embeds, given.attachments, given.thread_id
     provider = providers()[name]
@@ -137,4 +138,4 @@ def _record(event: Event, message: InboundMessage) -> Record:
         subject=message.channel_id,
         traceparent=event.traceparent,
     )
-    return record_of(CHAT_INBOUND, message.channel_id, received)
+    return event_record(CHAT_INBOUND, message.channel_id, received)

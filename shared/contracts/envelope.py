@@ -14,12 +14,12 @@ from shared.contracts.errors import Malformed
 
 Header = tuple[str, bytes | None]
 
-JSON: Final = "application/json"
+JSON_CONTENT_TYPE: Final = "application/json"
 _ATTRIBUTES: Final = ("id", "type", "source", "time", "subject")
-_OWN: Final = frozenset(
+_ENVELOPE_HEADERS: Final = frozenset(
     {"content-type", "traceparent", "workspace", "ce_specversion", *(f"ce_{name}" for name in _ATTRIBUTES)}
 )
-_MAX_ATTRIBUTE = 1024
+_MAX_ATTRIBUTE_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Event:
     time: str
     data: bytes
     subject: str = ""
-    content_type: str = JSON
+    content_type: str = JSON_CONTENT_TYPE
     traceparent: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class Event:
         return self.traceparent[3:35]
 
 
-def event_of(headers: Iterable[Header], value: bytes | None) -> Event:
+def parse_event(headers: Iterable[Header], value: bytes | None) -> Event:
     """The event that a Kafka record carries.
 
     Raises `Malformed` when a required attribute is missing, unreadable or over 1024 characters.
@@ -75,8 +75,8 @@ def event_of(headers: Iterable[Header], value: bytes | None) -> Event:
     own: dict[str, str] = {}
     attributes: dict[str, str] = {}
     for name, raw in headers:
-        if name in _OWN:
-            own[name] = _text(name, raw)
+        if name in _ENVELOPE_HEADERS:
+            own[name] = _decode_header(name, raw)
         elif raw is not None:
             try:
                 attributes[name] = raw.decode()
@@ -92,27 +92,27 @@ def event_of(headers: Iterable[Header], value: bytes | None) -> Event:
         type=own["ce_type"],
         source=own["ce_source"],
         workspace=own["workspace"],
-        time=_moment(own["ce_time"]) if own.get("ce_time") else now(),
+        time=_validate_time(own["ce_time"]) if own.get("ce_time") else now(),
         data=value or b"",
         subject=own.get("ce_subject", ""),
-        content_type=own.get("content-type", JSON),
+        content_type=own.get("content-type", JSON_CONTENT_TYPE),
         traceparent=own.get("traceparent", ""),
         attributes=attributes,
     )
 
 
-def _text(name: str, raw: bytes | None) -> str:
+def _decode_header(name: str, raw: bytes | None) -> str:
     if raw is None:
         raise Malformed(f"header {name} is null")
-    if len(raw) > _MAX_ATTRIBUTE:
-        raise Malformed(f"header {name} has {len(raw)} bytes: at most {_MAX_ATTRIBUTE}")
+    if len(raw) > _MAX_ATTRIBUTE_BYTES:
+        raise Malformed(f"header {name} has {len(raw)} bytes: at most {_MAX_ATTRIBUTE_BYTES}")
     try:
         return raw.decode()
     except UnicodeDecodeError:
         raise Malformed(f"header {name} is not UTF-8") from None
 
 
-def _moment(text: str) -> str:
+def _validate_time(text: str) -> str:
     try:
         if datetime.fromisoformat(text).tzinfo is not None:
             return text

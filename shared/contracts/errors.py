@@ -19,15 +19,15 @@ class RetryLater(InterlinkError):
         self.retry_after = retry_after
 
 
-class BusUnavailable(RetryLater):
+class BrokerUnavailable(RetryLater):
     """Kafka did not acknowledge in time. The event may still arrive: ids make the repeat harmless."""
 
 
-class StoreUnavailable(RetryLater):
+class DatabaseUnavailable(RetryLater):
     """MongoDB did not answer in time."""
 
 
-class StoreRefuses(StoreUnavailable):
+class DatabaseRefused(DatabaseUnavailable):
     """MongoDB answers, and takes nothing until somebody mends its settings: that may be done while we run."""
 
 

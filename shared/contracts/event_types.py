@@ -12,11 +12,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
 
-from shared.contracts.messages import MessageCreated, ProviderEvent
-from shared.contracts.payloads import (
-    CallInside,
+from shared.contracts.event_payloads import (
     CallRef,
-    ChannelInside,
     ChannelRef,
     ChatwootContact,
     ChatwootConversation,
@@ -24,29 +21,32 @@ from shared.contracts.payloads import (
     ChatwootMessage,
     ChatwootTyping,
     ChatwootWidget,
-    FileInside,
     FileRef,
     InboxRef,
-    IntegrationInside,
     IntegrationRef,
     IntegrationTakenOver,
-    MessageInside,
     MessageRef,
-    ParticipantInside,
+    NestedCall,
+    NestedChannel,
+    NestedFile,
+    NestedIntegration,
+    NestedMessage,
+    NestedParticipant,
+    NestedStatus,
+    NestedThread,
+    NestedUser,
     ParticipantRef,
     Reaction,
-    StatusInside,
     StatusRef,
-    ThreadInside,
     ThreadRef,
-    UserInside,
     UserRef,
     WebhookDisabled,
     WebhookFailing,
     WebhookTest,
 )
+from shared.contracts.messages import MessageCreated, ProviderEvent
 
-Payload = type[BaseModel] | UnionType
+PayloadType = type[BaseModel] | UnionType
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class EventType:
 
     name: str
     about: str
-    payload: Payload
+    payload: PayloadType
     example: Mapping[str, Any]
     aliases: tuple[str, ...] = ()
 
@@ -81,9 +81,9 @@ _CONVERSATION: Final = {
     "unread_count": 1,
     "created_at": 1767323045,
 }
-_RENAMED: Final = {"previous_value": "general", "current_value": "lobby"}
-_OPENED: Final = [{"status": {"previous_value": "pending", "current_value": "open"}}]
-_EDITED: Final = {"content": {"previous_value": "Helo!", "current_value": "Hello!"}}
+_NAME_CHANGE: Final = {"previous_value": "general", "current_value": "lobby"}
+_STATUS_CHANGE: Final = [{"status": {"previous_value": "pending", "current_value": "open"}}]
+_CONTENT_CHANGE: Final = {"content": {"previous_value": "Helo!", "current_value": "Hello!"}}
 _INBOX_SETTINGS: Final = {"channel": {"id": 3, "website_url": "https://example.com"}, "timezone": "UTC"}
 _CALL: Final = {"callId": "call_1", "channelId": "general"}
 
@@ -91,21 +91,21 @@ _MESSAGES: Final = (
     EventType(
         "message.created",
         "Somebody wrote a message.",
-        MessageCreated | ChatwootMessage | MessageInside,
+        MessageCreated | ChatwootMessage | NestedMessage,
         _MESSAGE,
         ("message_created",),
     ),
     EventType(
         "message.updated",
         "A message was changed.",
-        MessageRef | ChatwootMessage | MessageInside,
-        {**_MESSAGE, "changed": _EDITED},
+        MessageRef | ChatwootMessage | NestedMessage,
+        {**_MESSAGE, "changed": _CONTENT_CHANGE},
         ("message_updated",),
     ),
     EventType(
         "message.deleted",
         "A message was deleted.",
-        MessageRef | MessageInside,
+        MessageRef | NestedMessage,
         {"messageId": "msg_1", "channelId": "general"},
     ),
     EventType(
@@ -128,88 +128,88 @@ _CHAT: Final = (
     EventType(
         "channel.created",
         "A channel was created.",
-        ChannelRef | ChannelInside,
+        ChannelRef | NestedChannel,
         {"channelId": "general", "name": "general", "actor": _ANN},
     ),
     EventType(
         "channel.updated",
         "A channel was changed.",
-        ChannelRef | ChannelInside,
-        {"channelId": "general", "name": "lobby", "changed": {"name": _RENAMED}},
+        ChannelRef | NestedChannel,
+        {"channelId": "general", "name": "lobby", "changed": {"name": _NAME_CHANGE}},
     ),
     EventType(
         "channel.deleted",
         "A channel was deleted.",
-        ChannelRef | ChannelInside,
+        ChannelRef | NestedChannel,
         {"channelId": "general", "name": "general"},
     ),
     EventType(
         "channel.archived",
         "A channel was archived.",
-        ChannelRef | ChannelInside,
+        ChannelRef | NestedChannel,
         {"channelId": "general", "name": "general"},
     ),
     EventType(
-        "user.joined", "Somebody joined.", UserRef | UserInside, {"userId": "usr_1", "username": "ann"}
+        "user.joined", "Somebody joined.", UserRef | NestedUser, {"userId": "usr_1", "username": "ann"}
     ),
-    EventType("user.left", "Somebody left.", UserRef | UserInside, {"userId": "usr_1", "username": "ann"}),
+    EventType("user.left", "Somebody left.", UserRef | NestedUser, {"userId": "usr_1", "username": "ann"}),
     EventType(
         "user.updated",
         "Somebody's profile was changed.",
-        UserRef | UserInside,
+        UserRef | NestedUser,
         {"userId": "usr_1", "username": "ann", "changed": {"title": {"current_value": "Editor"}}},
     ),
     EventType(
         "user.status.changed",
         "Somebody's status changed.",
-        StatusRef | StatusInside,
+        StatusRef | NestedStatus,
         {"userId": "usr_1", "username": "ann", "status": "away"},
     ),
     EventType(
         "thread.created",
         "A thread was started.",
-        ThreadRef | ThreadInside,
+        ThreadRef | NestedThread,
         {"threadId": "thr_1", "channelId": "general"},
     ),
     EventType(
         "thread.updated",
         "A thread was changed.",
-        ThreadRef | ThreadInside,
+        ThreadRef | NestedThread,
         {"threadId": "thr_1", "channelId": "general"},
     ),
     EventType(
         "thread.resolved",
         "A thread was resolved.",
-        ThreadRef | ThreadInside,
+        ThreadRef | NestedThread,
         {"threadId": "thr_1", "channelId": "general"},
     ),
     EventType(
         "file.uploaded",
         "A file was uploaded.",
-        FileRef | FileInside,
+        FileRef | NestedFile,
         {"fileId": "file_1", "name": "plan.pdf", "channelId": "general", "user": _ANN},
     ),
     EventType(
-        "file.deleted", "A file was deleted.", FileRef | FileInside, {"fileId": "file_1", "name": "plan.pdf"}
+        "file.deleted", "A file was deleted.", FileRef | NestedFile, {"fileId": "file_1", "name": "plan.pdf"}
     ),
-    EventType("call.started", "A call was started.", CallRef | CallInside, _CALL),
-    EventType("call.ended", "A call was ended.", CallRef | CallInside, _CALL),
+    EventType("call.started", "A call was started.", CallRef | NestedCall, _CALL),
+    EventType("call.ended", "A call was ended.", CallRef | NestedCall, _CALL),
     EventType(
         "call.participant.joined",
         "Somebody joined a call.",
-        ParticipantRef | ParticipantInside,
+        ParticipantRef | NestedParticipant,
         {**_CALL, "userId": "usr_1", "username": "ann"},
     ),
     EventType(
         "call.participant.left",
         "Somebody left a call.",
-        ParticipantRef | ParticipantInside,
+        ParticipantRef | NestedParticipant,
         {**_CALL, "userId": "usr_1", "username": "ann"},
     ),
     EventType(
         "integration.connected",
         "An integration was connected.",
-        IntegrationRef | IntegrationInside,
+        IntegrationRef | NestedIntegration,
         {"integrationId": "int_1", "provider": "example", "user": "usr_1"},
     ),
     EventType(
@@ -245,7 +245,7 @@ _CHAT: Final = (
     EventType(
         "integration.disconnected",
         "An integration was disconnected.",
-        IntegrationRef | IntegrationInside,
+        IntegrationRef | NestedIntegration,
         {"integrationId": "int_1", "provider": "example", "user": "usr_1"},
     ),
 )
@@ -262,14 +262,14 @@ _SUPPORT: Final = (
         "conversation.updated",
         "A conversation was changed.",
         ChatwootConversation,
-        {**_CONVERSATION, "changed_attributes": _OPENED},
+        {**_CONVERSATION, "changed_attributes": _STATUS_CHANGE},
         ("conversation_updated",),
     ),
     EventType(
         "conversation.status.changed",
         "A conversation's status changed.",
         ChatwootConversation,
-        {**_CONVERSATION, "changed_attributes": _OPENED},
+        {**_CONVERSATION, "changed_attributes": _STATUS_CHANGE},
         ("conversation_status_changed",),
     ),
     EventType(
@@ -329,7 +329,7 @@ _SUPPORT: Final = (
 )
 
 _WEBHOOK: Final = {"webhook_id": "wh_1", "name": "Archive"}
-_OWN: Final = (
+_HUB: Final = (
     EventType(
         "incoming.message",
         "Somebody posted to an incoming webhook.",
@@ -373,7 +373,7 @@ _OWN: Final = (
 )
 
 EVENT_TYPES: Final[Mapping[str, EventType]] = {
-    each.name: each for each in (*_MESSAGES, *_CHAT, *_SUPPORT, *_OWN)
+    each.name: each for each in (*_MESSAGES, *_CHAT, *_SUPPORT, *_HUB)
 }
 """Every type by its name."""
 

@@ -18,7 +18,7 @@ ChannelId = NewType("ChannelId", str)
 ExecutionId = NewType("ExecutionId", str)
 ApiKeyId = NewType("ApiKeyId", str)
 IntegrationId = NewType("IntegrationId", str)
-WatchId = NewType("WatchId", str)
+ProviderSubscriptionId = NewType("ProviderSubscriptionId", str)
 
 
 def new_endpoint_id() -> EndpointId:
@@ -37,9 +37,9 @@ def new_integration_id() -> IntegrationId:
     return IntegrationId(f"int_{secrets.token_hex(16)}")
 
 
-def watch_id_for(integration: str, watch: str, *resource: str) -> WatchId:
+def provider_subscription_id_for(integration: str, watch: str, *resource: str) -> ProviderSubscriptionId:
     """One watch of a kind for a resource of an integration."""
-    return WatchId(f"wch_{derive(integration, watch, *resource)}")
+    return ProviderSubscriptionId(f"wch_{derive(integration, watch, *resource)}")
 
 
 def new_execution_id() -> ExecutionId:

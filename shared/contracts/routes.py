@@ -2,7 +2,7 @@
 
 from typing import Final
 
-OWNERS: Final[dict[str, tuple[str, ...]]] = {
+SERVICE_PATHS: Final[dict[str, tuple[str, ...]]] = {
     "delivery": (
         "/api/outgoing-webhooks",
         "/api/deliveries",
@@ -16,9 +16,9 @@ OWNERS: Final[dict[str, tuple[str, ...]]] = {
 """Path prefixes by service; everything else below `/api` is the gateway's."""
 
 
-def owner_of(path: str) -> str:
+def service_for_path(path: str) -> str:
     """The service that answers a path."""
-    for service, prefixes in OWNERS.items():
+    for service, prefixes in SERVICE_PATHS.items():
         if any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes):
             return service
     return "gateway"

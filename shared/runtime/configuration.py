@@ -22,40 +22,40 @@ from shared.contracts.errors import InterlinkError
 from shared.runtime import metrics
 from shared.runtime import mongo as store
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, Duplicate, Mongo, translated, utcnow
+from shared.runtime.mongo import Document, Duplicate, Mongo, translate_errors, utcnow
 
 COLLECTION: Final = "configuration_version"
 
-_RECENT: Final = 1000
+_MAX_RECENT_CHANGES: Final = 1000
 """Changes that the document lists. A process that missed more reloads everything that it follows."""
-_WAIT_S: Final = 1.0
+_CHECK_TIMEOUT_S: Final = 1.0
 """How long a caller waits for MongoDB before it goes on with what is in memory."""
-_STALL_S: Final = 0.1
+_STALL_THRESHOLD_S: Final = 0.1
 _READ_TIMEOUT_S: Final = 2.0
 _IDLE_INTERVAL_S: Final = 2.0
 _RETRY_INTERVAL_S: Final = 0.25
-_LOOK_INTERVAL_S: Final = 10.0
+_POLL_INTERVAL_S: Final = 10.0
 _RELOAD_INTERVAL_S: Final = 600.0
-_SKEW: Final = timedelta(seconds=30)
-_MAX_IDS: Final = 50
+_CLOCK_SKEW: Final = timedelta(seconds=30)
+_MAX_IDS_PER_QUERY: Final = 50
 """Ids in a query: many times as many cost the embedded store the square of it."""
 
-Load = Callable[[Collection[str] | None], Awaitable[None]]
+LoadChanges = Callable[[Collection[str] | None], Awaitable[None]]
 """Loads the documents with these ids, or all of a collection."""
 T = TypeVar("T")
 
 
-async def record(mongo: Mongo, collection: str, *ids: str) -> None:
+async def record_changes(mongo: Mongo, collection: str, *ids: str) -> None:
     """Note that these documents were written: see `Configuration.record`."""
     entries = [f"{collection}/{each}" for each in ids]
     change = {
         "$inc": {"version": len(entries)},
-        "$push": {"recent": {"$each": entries, "$slice": -_RECENT}},
+        "$push": {"recent": {"$each": entries, "$slice": -_MAX_RECENT_CHANGES}},
     }
     version = mongo.collection(COLLECTION)
-    with translated():
+    with translate_errors():
         try:
-            with translated():
+            with translate_errors():
                 await version.update_one({"_id": COLLECTION}, change, upsert=True)
         except Duplicate:  # two made the document at the same time
             await version.update_one({"_id": COLLECTION}, change, upsert=True)
@@ -110,7 +110,7 @@ class SharedCheck:
 
     def _give_up(self, due: float, waiting: Sequence["asyncio.Future[bool]"]) -> None:
         now = asyncio.get_running_loop().time()
-        if now - due > _STALL_S:  # this process stood still: the answer may be there, unread
+        if now - due > _STALL_THRESHOLD_S:  # this process stood still: the answer may be there, unread
             self._give_up_at(now + self._wait_s, waiting)
             return
         late = [waiter for waiter in waiting if not waiter.done()]
@@ -128,17 +128,17 @@ class Configuration:
         self._database: AsyncDatabase[Document] | None = None
         self._log = log
         self._version = 0
-        self._followers: dict[str, list[Load]] = {}
+        self._followers: dict[str, list[LoadChanges]] = {}
         self._check = SharedCheck(
-            self._checked,
-            wait_s=_WAIT_S,
-            late=lambda: self._lost(f"MongoDB did not answer within {_WAIT_S:.0f} s"),
+            self._run_check,
+            wait_s=_CHECK_TIMEOUT_S,
+            late=lambda: self._mark_stale(f"MongoDB did not answer within {_CHECK_TIMEOUT_S:.0f} s"),
         )
-        self._away = False
+        self._stale = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to follow. Raises `StoreUnavailable`."""
+        """Begin to follow. Raises `DatabaseUnavailable`."""
         self._version = await self._read_version()
         self._task = asyncio.create_task(self._follow())
 
@@ -156,24 +156,24 @@ class Configuration:
         Its client needs no threads: those of Motor stand still for up to seconds while the loop is busy.
         """
         if self._database is None:
-            self._database = self._mongo.without_threads()
+            self._database = self._mongo.async_database()
         return self._database[name]
 
-    def follow(self, collection: str, load: Load) -> None:
+    def follow(self, collection: str, load: LoadChanges) -> None:
         """Call `load` with the ids of a collection that have changed, before `current` returns."""
         self._followers.setdefault(collection, []).append(load)
 
     async def record(self, collection: str, *ids: str) -> None:
         """Note that these documents were written: to be called after the write and before the answer.
 
-        Raises `StoreUnavailable`; then no success may be answered.
+        Raises `DatabaseUnavailable`; then no success may be answered.
         """
-        await record(self._mongo, collection, *ids)
+        await record_changes(self._mongo, collection, *ids)
 
     @property
-    def away(self) -> bool:
+    def is_stale(self) -> bool:
         """Whether MongoDB did not answer lately: what is in memory may be old."""
-        return self._away
+        return self._stale
 
     async def current(self) -> bool:
         """Bring what this process follows up to date with every change answered before this call.
@@ -181,18 +181,18 @@ class Configuration:
         Returns False when MongoDB did not answer within a second, and at once while it stays away: what is
         in memory may be old then.
         """
-        if self._away:
+        if self._stale:
             return False
         return await self._check()
 
-    async def _checked(self) -> bool:
+    async def _run_check(self) -> bool:
         try:
             await self._catch_up()
         except Exception as error:  # noqa: BLE001 -- whatever it is, callers go on with what is in memory
-            self._lost(str(error) if isinstance(error, InterlinkError) else type(error).__name__)
+            self._mark_stale(str(error) if isinstance(error, InterlinkError) else type(error).__name__)
             return False
-        if self._away:
-            self._away = False
+        if self._stale:
+            self._stale = False
             metrics.CONFIGURATION_UNCHECKED.set(0)
             self._log.info("configuration.check_recovered")
         return True
@@ -201,7 +201,7 @@ class Configuration:
         version = await self._read_version()
         if version == self._version:
             return
-        with translated():
+        with translate_errors():
             found = await self.collection(COLLECTION).find_one({"_id": COLLECTION})
         version, recent = (found["version"], found["recent"]) if found else (0, [])
         missed = version - self._version
@@ -222,21 +222,21 @@ class Configuration:
             await load(ids)
 
     async def _read_version(self) -> int:
-        with translated():
+        with translate_errors():
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 found = await self.collection(COLLECTION).find_one({"_id": COLLECTION}, {"version": 1})
         return int(found["version"]) if found else 0
 
-    def _lost(self, reason: str) -> None:
-        if not self._away:
-            self._away = True
+    def _mark_stale(self, reason: str) -> None:
+        if not self._stale:
+            self._stale = True
             metrics.CONFIGURATION_UNCHECKED.set(1)
             self._log.warning("configuration.check_failed", error=reason)
 
     async def _follow(self) -> None:
         """Check now and then without a caller, so that the list of changes is rarely too short."""
         while True:
-            await asyncio.sleep(_RETRY_INTERVAL_S if self._away else _IDLE_INTERVAL_S)
+            await asyncio.sleep(_RETRY_INTERVAL_S if self._stale else _IDLE_INTERVAL_S)
             await self._check()
 
 
@@ -263,18 +263,18 @@ class Snapshot(Generic[T]):
         self._log = log
         self._on_change = on_change
         self._seen: dict[str, tuple[datetime, int]] = {}
-        self._latest = utcnow() - _SKEW
+        self._latest = utcnow() - _CLOCK_SKEW
         self._loading = asyncio.Lock()
-        self._looking = asyncio.Lock()
+        self._polling = asyncio.Lock()
         self._loaded: set[str] = set()
         """Loaded by id since the look that is under way began: what that look has read may be older."""
         self._task: asyncio.Task[None] | None = None
         self.items: dict[str, T] = {}
 
     async def start(self) -> None:
-        """Load everything and keep it fresh. Raises `StoreUnavailable`."""
+        """Load everything and keep it fresh. Raises `DatabaseUnavailable`."""
         self._configuration.follow(self._collection.name, self.load)
-        await self._look({})
+        await self._poll({})
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
@@ -285,7 +285,7 @@ class Snapshot(Generic[T]):
     async def record(self, *ids: str) -> None:
         """Tell every process that these documents were written, and take them in here.
 
-        To be awaited after the write and before the answer. Raises `StoreUnavailable`.
+        To be awaited after the write and before the answer. Raises `DatabaseUnavailable`.
         """
         await self._configuration.record(self._collection.name, *ids)
         await self.load(ids)
@@ -293,20 +293,20 @@ class Snapshot(Generic[T]):
     async def load(self, ids: Collection[str] | None, *, again: bool = False) -> None:
         """Read these documents, or all, and take them in; with `again` also those that have not changed.
 
-        Raises `StoreUnavailable`.
+        Raises `DatabaseUnavailable`.
         """
         if ids is None:
-            await self._look({})
+            await self._poll({})
             return
         wanted = list(ids)
-        for start in range(0, len(wanted), _MAX_IDS):
-            some = wanted[start : start + _MAX_IDS]
+        for start in range(0, len(wanted), _MAX_IDS_PER_QUERY):
+            some = wanted[start : start + _MAX_IDS_PER_QUERY]
             async with self._loading:  # what is read later is taken in later
-                with translated():
+                with translate_errors():
                     documents = await self._documents.find({"_id": {"$in": some}}).to_list(None)
                 self._loaded.update(some)
                 for document in documents:
-                    self._take(document, again=again)
+                    self._apply(document, again=again)
                 for gone in {*some} - {document["_id"] for document in documents}:
                     self._drop(gone)
 
@@ -314,20 +314,20 @@ class Snapshot(Generic[T]):
     def _documents(self) -> AsyncCollection[Document]:
         return self._configuration.collection(self._collection.name)
 
-    async def _look(self, query: Mapping[str, Any]) -> None:
-        async with self._looking:
+    async def _poll(self, query: Mapping[str, Any]) -> None:
+        async with self._polling:
             self._loaded.clear()
             alive: set[str] = set()
-            with translated():
+            with translate_errors():
                 async for document in self._documents.find(query):
                     alive.add(document["_id"])
                     if document["_id"] not in self._loaded:
-                        self._take(document)
+                        self._apply(document)
             if not query:
                 for gone in self._seen.keys() - alive - self._loaded:  # all items are among them
                     self._drop(gone)
 
-    def _take(self, document: Document, *, again: bool = False) -> None:
+    def _apply(self, document: Document, *, again: bool = False) -> None:
         key, changed_at = document["_id"], document["changed_at"]
         mark = changed_at, hash(repr(document))  # two changes may bear the same millisecond
         if self._seen.get(key) == mark and not again:
@@ -343,7 +343,7 @@ class Snapshot(Generic[T]):
         except Exception as error:  # noqa: BLE001 -- one that cannot be read must not blind it to the others
             self._put(key, None)
             self._log.error(
-                "document skipped", collection=self._collection.name, id=key, error=_text_of(error)
+                "document skipped", collection=self._collection.name, id=key, error=_error_text(error)
             )
         else:
             self._put(key, item)
@@ -363,18 +363,20 @@ class Snapshot(Generic[T]):
         loop = asyncio.get_running_loop()
         reload_at = loop.time() + _RELOAD_INTERVAL_S
         while True:
-            await asyncio.sleep(_LOOK_INTERVAL_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
             try:
                 if loop.time() >= reload_at:
-                    await self._look({})
+                    await self._poll({})
                     reload_at = loop.time() + _RELOAD_INTERVAL_S
                 else:
-                    await self._look({"changed_at": {"$gte": self._latest - _SKEW}})
+                    await self._poll({"changed_at": {"$gte": self._latest - _CLOCK_SKEW}})
             except Exception as error:  # noqa: BLE001 -- one bad look must not be the last
                 self._log.warning(
-                    "settings in memory may be old", collection=self._collection.name, error=_text_of(error)
+                    "settings in memory may be old",
+                    collection=self._collection.name,
+                    error=_error_text(error),
                 )
 
 
-def _text_of(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return str(error) if isinstance(error, InterlinkError) else type(error).__name__

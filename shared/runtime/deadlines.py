@@ -10,78 +10,80 @@ from math import ceil
 from types import TracebackType
 from typing import Final
 
-_LOOK_S: Final = 0.1
-_STALL_S: Final = 1.0
+_CHECK_INTERVAL_S: Final = 0.1
+_STALL_THRESHOLD_S: Final = 1.0
 """A look that comes so much too late: the process, or its event loop, stood still."""
-_AFTER_STALL_S: Final = 0.5
+_STALL_GRACE_S: Final = 0.5
 
 
-class Deadlines:
+class DeadlineQueue:
     """`with deadlines.each(): await ...` raises `TimeoutError` once `within_s` seconds have passed."""
 
-    def __init__(self, within_s: float) -> None:
-        self._within_s = within_s
-        self._line: dict[_Wait, float] = {}
-        self._looking = False
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._waits: dict[_Wait, float] = {}
+        self._check_scheduled = False
 
-    def each(self) -> "_Wait":
+    def deadline(self) -> "_Wait":
         """One wait of the current task; not to be kept."""
         return _Wait(self)
 
     def enter(self, wait: "_Wait") -> None:
         loop = asyncio.get_running_loop()
-        self._line[wait] = loop.time() + self._within_s
-        if not self._looking:
-            self._looking = True
-            self._look_in(_LOOK_S, loop)
+        self._waits[wait] = loop.time() + self._timeout_s
+        if not self._check_scheduled:
+            self._check_scheduled = True
+            self._schedule_check(_CHECK_INTERVAL_S, loop)
 
     def leave(self, wait: "_Wait") -> None:
-        self._line.pop(wait, None)
+        self._waits.pop(wait, None)
 
-    def _look_in(self, seconds: float, loop: asyncio.AbstractEventLoop, *, after_stall: bool = False) -> None:
-        loop.call_later(seconds, self._look, loop, loop.time() + seconds, after_stall)
+    def _schedule_check(
+        self, seconds: float, loop: asyncio.AbstractEventLoop, *, after_stall: bool = False
+    ) -> None:
+        loop.call_later(seconds, self._expire_due, loop, loop.time() + seconds, after_stall)
 
-    def _look(self, loop: asyncio.AbstractEventLoop, due: float, after_stall: bool) -> None:
+    def _expire_due(self, loop: asyncio.AbstractEventLoop, due: float, after_stall: bool) -> None:
         now = loop.time()
-        if now - due > _STALL_S and not after_stall:
+        if now - due > _STALL_THRESHOLD_S and not after_stall:
             # An answer may be waiting in the socket: an answer with new tokens must not be thrown away.
-            self._look_in(_AFTER_STALL_S, loop, after_stall=True)
+            self._schedule_check(_STALL_GRACE_S, loop, after_stall=True)
             return
         late = []
-        for wait, at in self._line.items():
+        for wait, at in self._waits.items():
             if at > now:
                 break
             late.append(wait)
         for wait in late:
-            del self._line[wait]
+            del self._waits[wait]
             wait.end()
-        self._looking = bool(self._line)
-        if self._looking:
-            self._look_in(_LOOK_S, loop)
+        self._check_scheduled = bool(self._waits)
+        if self._check_scheduled:
+            self._schedule_check(_CHECK_INTERVAL_S, loop)
 
 
-class DeadlineLines:
+class DeadlineQueues:
     """Deadlines of several lengths, a line for each: `with lines.within(30): ...`."""
 
     def __init__(self) -> None:
-        self._lines: dict[float, Deadlines] = {}
+        self._queues: dict[float, DeadlineQueue] = {}
 
-    def within(self, seconds: float) -> "_Wait":
+    def deadline(self, seconds: float) -> "_Wait":
         """One wait of the current task, of this length, in tenths of a second rounded up.
 
         Lines stay: whoever chooses lengths must not make ever new ones.
         """
         seconds = ceil(seconds * 10) / 10
-        line = self._lines.get(seconds)
+        line = self._queues.get(seconds)
         if line is None:
-            line = self._lines[seconds] = Deadlines(seconds)
-        return line.each()
+            line = self._queues[seconds] = DeadlineQueue(seconds)
+        return line.deadline()
 
 
 class _Wait:
     __slots__ = ("_deadlines", "_late", "_task")
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(self, deadlines: DeadlineQueue) -> None:
         self._deadlines = deadlines
         self._late = False
         self._task: asyncio.Task[object] | None = None

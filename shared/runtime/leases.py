@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, Self
 
-from shared.contracts.errors import StoreUnavailable
-from shared.runtime.mongo import Collection, Document, translated
+from shared.contracts.errors import DatabaseUnavailable
+from shared.runtime.mongo import Collection, Document, translate_errors
 
-FIELD: Final = "lease"
-BEAT_S: Final = 1.0
-_RELEASE_PAUSE_S: Final = 0.3
+LEASE_FIELD: Final = "lease"
+HEARTBEAT_INTERVAL_S: Final = 1.0
+_RELEASE_RETRY_INTERVAL_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class Lease:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self | None:
         """Return the document's lease; None if nobody holds it."""
-        held = document.get(FIELD)
+        held = document.get(LEASE_FIELD)
         if not held:
             return None
         return cls(document["fence"], held["holder"], held["beat"], held["committed"])
 
 
-class LeaseWatch:
+class LeaseObserver:
     """Measure how long a lease has been silent, on this process's own clock.
 
     Make a new one after a look at the store has failed: while the store was away, no holder could beat.
@@ -67,40 +67,41 @@ class LeaseWatch:
 class Leases:
     """The leases of one collection."""
 
-    def __init__(self, collection: Collection, *, beat_s: float = BEAT_S) -> None:
+    def __init__(self, collection: Collection, *, heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S) -> None:
         self._collection = collection
-        self._beat_s = beat_s
+        self._beat_s = heartbeat_interval_s
 
     async def claim(
         self,
         document: Mapping[str, Any],
         seen: Lease | None,
         *,
-        only: Mapping[str, Any],
+        condition: Mapping[str, Any],
         change: Mapping[str, Any],
         increment: Mapping[str, int],
     ) -> Document | None:
         """Take the lease if it still is as it was `seen`; return the document, or None if it is not.
 
         `only` has to hold beside it; `change` and `increment` are written with it. Raises
-        `StoreUnavailable`.
+        `DatabaseUnavailable`.
         """
-        query: Document = {"_id": document["_id"], "fence": document["fence"], **only}
+        query: Document = {"_id": document["_id"], "fence": document["fence"], **condition}
         if seen is not None:
-            query |= {f"{FIELD}.beat": seen.beat, f"{FIELD}.committed": seen.committed}
+            query |= {f"{LEASE_FIELD}.beat": seen.beat, f"{LEASE_FIELD}.committed": seen.committed}
         lease = {"holder": secrets.token_hex(8), "beat": 0, "committed": False}
-        update = {"$set": {FIELD: lease, **change}, "$inc": {"fence": 1, **increment}}
-        with translated():
+        update = {"$set": {LEASE_FIELD: lease, **change}, "$inc": {"fence": 1, **increment}}
+        with translate_errors():
             return await self._collection.find_one_and_update(query, update, return_document=True)
 
     async def commit(self, claimed: Mapping[str, Any]) -> bool:
         """Write that the step that must not be done twice begins.
 
-        Return False if the lease is another's by now: then do not take the step. Raises `StoreUnavailable`.
+        Return False if the lease is another's by now: then do not take the step.
+        Raises `DatabaseUnavailable`.
         """
-        with translated():
+        with translate_errors():
             done = await self._collection.update_one(
-                self._mine(claimed), {"$set": {f"{FIELD}.committed": True}}
+                self._held_query(claimed), {"$set": {f"{LEASE_FIELD}.committed": True}}
             )
         return bool(done.matched_count)
 
@@ -108,7 +109,7 @@ class Leases:
     def settled(claimed: Mapping[str, Any]) -> Document:
         """Return the fields to write with the outcome of a committed step, to go on holding the lease."""
         # Not a beat that somebody has seen: a waiter that stood still meanwhile must see a change.
-        return {FIELD: {**claimed[FIELD], "beat": secrets.randbits(30), "committed": False}}
+        return {LEASE_FIELD: {**claimed[LEASE_FIELD], "beat": secrets.randbits(30), "committed": False}}
 
     async def release(self, claimed: Mapping[str, Any]) -> None:
         """Let go of the lease; wait for the store as long as it takes.
@@ -118,15 +119,17 @@ class Leases:
         """
         while True:
             try:
-                with translated():
-                    await self._collection.update_one(self._mine(claimed), {"$set": {FIELD: None}})
-            except StoreUnavailable:
-                await asyncio.sleep(_RELEASE_PAUSE_S)
+                with translate_errors():
+                    await self._collection.update_one(
+                        self._held_query(claimed), {"$set": {LEASE_FIELD: None}}
+                    )
+            except DatabaseUnavailable:
+                await asyncio.sleep(_RELEASE_RETRY_INTERVAL_S)
             else:
                 return
 
     @asynccontextmanager
-    async def beating(self, claimed: Mapping[str, Any]) -> AsyncIterator[None]:
+    async def heartbeat(self, claimed: Mapping[str, Any]) -> AsyncIterator[None]:
         """Beat while the block runs. A store that is away is tried again with the next beat."""
         task = asyncio.create_task(self._beat(claimed))
         try:
@@ -139,19 +142,19 @@ class Leases:
         while True:
             await asyncio.sleep(self._beat_s)
             try:
-                with translated():
+                with translate_errors():
                     done = await self._collection.update_one(
-                        self._mine(claimed), {"$inc": {f"{FIELD}.beat": 1}}
+                        self._held_query(claimed), {"$inc": {f"{LEASE_FIELD}.beat": 1}}
                     )
-            except StoreUnavailable:
+            except DatabaseUnavailable:
                 continue
             if not done.matched_count:
                 return  # it was let go, or is another's
 
     @staticmethod
-    def _mine(claimed: Mapping[str, Any]) -> Document:
+    def _held_query(claimed: Mapping[str, Any]) -> Document:
         return {
             "_id": claimed["_id"],
             "fence": claimed["fence"],
-            f"{FIELD}.holder": claimed[FIELD]["holder"],
+            f"{LEASE_FIELD}.holder": claimed[LEASE_FIELD]["holder"],
         }

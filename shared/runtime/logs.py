@@ -15,7 +15,7 @@ _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _LIBRARIES: Final = ("aiokafka", "faststream", "motor", "pymongo", "uvicorn", "httpx", "aiohttp")
 
 
-def _line(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
+def _render_line(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
     """One JSON line: the level, the time, and what was said. One step, because the hot paths log."""
     event["level"] = level
     event["time"] = datetime.now(UTC)
@@ -31,14 +31,14 @@ def configure(service: str, level: str) -> Log:
     """
     numeric = _LEVELS[level]
     structlog.configure(
-        processors=[_line],
+        processors=[_render_line],
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
         logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
         cache_logger_on_first_use=True,
     )
     log: Log = structlog.get_logger(service=service).bind()
     root = logging.getLogger()
-    root.handlers = [_Forward(log)]
+    root.handlers = [_StructlogHandler(log)]
     root.setLevel(max(numeric, logging.WARNING))
     for name in _LIBRARIES:
         library = logging.getLogger(name)
@@ -48,7 +48,7 @@ def configure(service: str, level: str) -> Log:
     return log
 
 
-class _Forward(logging.Handler):
+class _StructlogHandler(logging.Handler):
     """Hands what libraries log to the structured logger."""
 
     def __init__(self, log: Log) -> None:

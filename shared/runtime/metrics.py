@@ -8,8 +8,8 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_late
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-_FAST: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
-_SLOW: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
+_FAST_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+_SLOW_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
 
 REQUESTS: Final = Counter(
     "interlink_requests_total", "HTTP requests, by route and outcome.", ["route", "outcome"]
@@ -29,7 +29,7 @@ PRODUCE_SECONDS: Final = Histogram(
     "interlink_produce_seconds",
     "From handing a record to the producer to the broker's ack.",
     ["topic"],
-    buckets=_FAST,
+    buckets=_FAST_BUCKETS,
 )
 PRODUCE_FAILURES: Final = Counter(
     "interlink_produce_failures_total", "Records without an ack in time.", ["topic"]
@@ -50,9 +50,11 @@ DEFERRED: Final = Counter(
 DELIVERIES: Final = Counter(
     "interlink_deliveries_total", "Delivery attempts, by what became of the delivery.", ["outcome"]
 )
-ATTEMPT_SECONDS: Final = Histogram("interlink_attempt_seconds", "Duration of one attempt.", buckets=_SLOW)
+ATTEMPT_SECONDS: Final = Histogram(
+    "interlink_attempt_seconds", "Duration of one attempt.", buckets=_SLOW_BUCKETS
+)
 EVENT_AGE_SECONDS: Final = Histogram(
-    "interlink_event_age_seconds", "Age of an event at its first delivery attempt.", buckets=_SLOW
+    "interlink_event_age_seconds", "Age of an event at its first delivery attempt.", buckets=_SLOW_BUCKETS
 )
 CONNECTIONS: Final = Counter(
     "interlink_connections_total", "People back from a platform, by outcome.", ["provider", "outcome"]

@@ -19,8 +19,8 @@ from pymongo.errors import (
     PyMongoError,
 )
 
-from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
-from shared.runtime.settings import MongoSettings, read_secret
+from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
+from shared.runtime.settings import MongoSettings, read_secret_file
 
 Document = dict[str, Any]
 Collection = AsyncIOMotorCollection[Document]
@@ -40,7 +40,7 @@ __all__ = [
     "Write",
 ]
 
-_REFUSALS: Final[Mapping[int, str]] = {
+_PERMANENT_ERRORS: Final[Mapping[int, str]] = {
     13: "its user has not the rights that the hub needs: readWrite on the database",
     18: "it does not take the user and the password",
     85: "an index is there with other options: remove that",
@@ -48,7 +48,7 @@ _REFUSALS: Final[Mapping[int, str]] = {
 }
 """What no retry helps against, and a person does."""
 _DEFAULT_DATABASE: Final = "interlink"
-TOMBSTONE_S: Final = 24 * 3600
+TOMBSTONE_TTL_S: Final = 24 * 3600
 
 
 class Duplicate(Exception):
@@ -71,7 +71,7 @@ def utcnow() -> datetime:
 
 
 class Mongo:
-    """The store. Every call that fails for the store's sake raises `StoreUnavailable`."""
+    """The store. Every call that fails for the store's sake raises `DatabaseUnavailable`."""
 
     def __init__(self, settings: MongoSettings, *, app: str) -> None:
         self._settings = settings
@@ -90,7 +90,7 @@ class Mongo:
     def collection(self, name: str) -> Collection:
         return self._database[name]
 
-    def without_threads(self) -> AsyncDatabase[Document]:
+    def async_database(self) -> AsyncDatabase[Document]:
         """Return the database over a client of its own, for this loop, without Motor's threads.
 
         While the loop is busy, a thread waits for the interpreter's lock again and again: a read that takes
@@ -106,7 +106,7 @@ class Mongo:
 
     def _options(self) -> dict[str, Any]:
         timeout_ms, file = self._settings.timeout_ms, self._settings.password_file
-        login = {} if file is None else {"password": read_secret(file, "MONGODB_PASSWORD_FILE")}
+        login = {} if file is None else {"password": read_secret_file(file, "MONGODB_PASSWORD_FILE")}
         return {
             **login,
             "appname": self._app,
@@ -118,13 +118,13 @@ class Mongo:
         }
 
     async def ping(self) -> None:
-        """Raises `StoreUnavailable` when the store does not answer."""
-        with translated():
+        """Raises `DatabaseUnavailable` when the store does not answer."""
+        with translate_errors():
             await self._database.command("ping")
 
     async def ensure(self, indexes: Mapping[str, Sequence[Index]]) -> None:
         """Create what is missing of these indexes, by collection. Safe to repeat."""
-        with translated():
+        with translate_errors():
             for name, wanted in indexes.items():
                 for index in wanted:
                     options: dict[str, Any] = {}
@@ -141,8 +141,8 @@ class Mongo:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """The driver's errors as ours: `Duplicate` (a unique index), `StoreRefuses`, else `StoreUnavailable`."""
+def translate_errors() -> Iterator[None]:
+    """Raise a driver's error as `Duplicate` (a unique index), `DatabaseRefused` or `DatabaseUnavailable`."""
     try:
         yield
     except DuplicateKeyError:
@@ -151,10 +151,10 @@ def translated() -> Iterator[None]:
         faults = error.details.get("writeErrors", [])
         if faults and all(fault.get("code") == 11000 for fault in faults):
             raise Duplicate from None
-        raise StoreUnavailable(f"the store refused a bulk write: {faults[:1]}") from error
+        raise DatabaseUnavailable(f"the store refused a bulk write: {faults[:1]}") from error
     except OperationFailure as error:
-        if refusal := _REFUSALS.get(error.code or 0):
-            raise StoreRefuses(f"MONGODB_URI: the store refuses: {refusal}") from error
-        raise StoreUnavailable(f"the store refused: {type(error).__name__} {error.code}") from error
+        if refusal := _PERMANENT_ERRORS.get(error.code or 0):
+            raise DatabaseRefused(f"MONGODB_URI: the store refuses: {refusal}") from error
+        raise DatabaseUnavailable(f"the store refused: {type(error).__name__} {error.code}") from error
     except PyMongoError as error:
-        raise StoreUnavailable(f"the store did not answer: {type(error).__name__}") from error
+        raise DatabaseUnavailable(f"the store did not answer: {type(error).__name__}") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.contracts.errors import Conflict
-from shared.runtime.mongo import Collection, translated
+from shared.runtime.mongo import Collection, translate_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +14,12 @@ class Quota:
     """The most that a workspace may have of one kind. `setting` is the variable that raises it."""
 
     collection: Collection
-    most: int
+    maximum: int
     kind: str
     setting: str
 
     @asynccontextmanager
-    async def room(
+    async def reserve(
         self, alive: Mapping[str, Any], undo: Callable[[], Awaitable[object]]
     ) -> AsyncIterator[None]:
         """Insert one document inside this block. Raises `Conflict` if there is no room for it.
@@ -27,19 +27,19 @@ class Quota:
         `alive` finds what the workspace has. It is counted before and after: of two processes that insert at
         the same moment, the one that counts more than `most` calls `undo`, so the limit is never passed.
         """
-        if await self._count(alive, self.most) >= self.most:
+        if await self._count(alive, self.maximum) >= self.maximum:
             raise self._full()
         yield
-        if await self._count(alive, self.most + 1) > self.most:
+        if await self._count(alive, self.maximum + 1) > self.maximum:
             await undo()
             raise self._full()
 
     async def _count(self, alive: Mapping[str, Any], limit: int) -> int:
-        with translated():
+        with translate_errors():
             return await self.collection.count_documents(dict(alive), limit=limit)
 
     def _full(self) -> Conflict:
         return Conflict(
-            f"this workspace has {self.most} {self.kind}, which is the most: delete one, "
+            f"this workspace has {self.maximum} {self.kind}, which is the most: delete one, "
             f"or have the operator raise {self.setting}"
         )

@@ -25,13 +25,13 @@ from shared.runtime.settings import HubSettings
 
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
-_MOST_OLD: Final = 4
-_KEY: Final = "INTERLINK_ENCRYPTION_KEY"
-_KEY_FILE: Final = "INTERLINK_ENCRYPTION_KEY_FILE"
-_DATA_KEY: Final = b"interlink data key"
+_MAX_OLD_SECRETS: Final = 4
+_KEY_VARIABLE: Final = "INTERLINK_ENCRYPTION_KEY"
+_KEY_FILE_VARIABLE: Final = "INTERLINK_ENCRYPTION_KEY_FILE"
+_DATA_KEY_AAD: Final = b"interlink data key"
 """The associated data of a wrapped data key. It has no `/`, which that of a value of 0.3.0 always has."""
-_FORM: Final = frozenset("kwnc")
-_FORM_OF_0_3: Final = frozenset("knc")
+_SEALED_PARTS: Final = frozenset("kwnc")
+_SEALED_PARTS_0_3: Final = frozenset("knc")
 
 
 class Sealed(TypedDict):
@@ -48,7 +48,7 @@ def is_sealed(value: Any) -> TypeGuard[Sealed]:
     return (
         isinstance(value, dict)
         and len(value) in (3, 4)
-        and value.keys() in (_FORM, _FORM_OF_0_3)
+        and value.keys() in (_SEALED_PARTS, _SEALED_PARTS_0_3)
         and isinstance(value["k"], str)
         and all(isinstance(value[name], bytes) for name in value if name != "k")
     )
@@ -58,7 +58,7 @@ class UnknownKey(Exception):
     """The key is not there."""
 
 
-class Keys(Protocol):
+class KeyProvider(Protocol):
     """What holds the encryption keys: this process, or a key management service.
 
     `unwrap` is called for every value that is opened, in the event loop: what asks over a network keeps
@@ -76,7 +76,7 @@ class Keys(Protocol):
         """The data key. Raises `UnknownKey`, or `ValueError` when this key did not wrap it."""
 
 
-class LocalKeys:
+class LocalKeyProvider:
     """Keys in memory: the first wraps, any unwraps."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -87,11 +87,11 @@ class LocalKeys:
     def wrap(self, data_key: bytes) -> bytes:
         """The nonce and the wrapped key in one. Nonces are random: good for 2^32 values of one key."""
         nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._ciphers[self.current].encrypt(nonce, data_key, _DATA_KEY)
+        return nonce + self._ciphers[self.current].encrypt(nonce, data_key, _DATA_KEY_AAD)
 
     def unwrap(self, key: str, wrapped: bytes) -> bytes:
         """The data key. Raises `UnknownKey`, `ValueError`."""
-        return self.decrypt(key, wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], _DATA_KEY)
+        return self.decrypt(key, wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], _DATA_KEY_AAD)
 
     def decrypt(self, key: str, nonce: bytes, cipher: bytes, bound: bytes) -> bytes:
         """What this key encrypted itself. Raises `UnknownKey`, `ValueError`."""
@@ -110,7 +110,7 @@ class Vault:
     `direct` are the keys that values of version 0.3.0 were sealed with.
     """
 
-    def __init__(self, keys: Keys, *, direct: LocalKeys | None = None) -> None:
+    def __init__(self, keys: KeyProvider, *, direct: LocalKeyProvider | None = None) -> None:
         self._keys = keys
         self._direct = direct
 
@@ -121,60 +121,62 @@ class Vault:
 
     def seal(self, plain: str, *, workspace: str, record: str, field: str) -> Sealed:
         data_key, nonce = os.urandom(_KEY_BYTES), os.urandom(_NONCE_BYTES)
-        cipher = AESGCM(data_key).encrypt(nonce, plain.encode(), _bound(workspace, record, field))
+        cipher = AESGCM(data_key).encrypt(nonce, plain.encode(), _associated_data(workspace, record, field))
         return {"k": self._keys.current, "w": self._keys.wrap(data_key), "n": nonce, "c": cipher}
 
     def open(self, sealed: Sealed, *, workspace: str, record: str, field: str) -> str:
         """The secret. Raises `Misconfigured` when its key is not there or it was changed or moved."""
         try:
-            return self._decrypted(sealed, workspace, record, field).decode()
+            return self._decrypt(sealed, workspace, record, field).decode()
         except UnknownKey:
-            raise _no_key(sealed, record) from None
+            raise _missing_key_error(sealed, record) from None
         except (InvalidTag, ValueError, TypeError, KeyError):
             raise Misconfigured(
                 f"the secret {field!r} of {record} was changed or moved in the store: enter it again"
             ) from None
 
-    def _decrypted(self, sealed: Sealed, workspace: str, record: str, field: str) -> bytes:
+    def _decrypt(self, sealed: Sealed, workspace: str, record: str, field: str) -> bytes:
         if "w" in sealed:
             cipher = AESGCM(self._keys.unwrap(sealed["k"], sealed["w"]))
-            return cipher.decrypt(sealed["n"], sealed["c"], _bound(workspace, record, field))
+            return cipher.decrypt(sealed["n"], sealed["c"], _associated_data(workspace, record, field))
         if self._direct is None:
             raise UnknownKey
         return self._direct.decrypt(sealed["k"], sealed["n"], sealed["c"], f"{record}/{field}".encode())
 
-    def rewrapped(self, sealed: Sealed, *, record: str) -> Sealed:
+    def rewrap(self, sealed: Sealed, *, record: str) -> Sealed:
         """The same value with its data key wrapped by the current key. Raises `Misconfigured`."""
         try:
             data_key = self._keys.unwrap(sealed["k"], sealed["w"])
         except UnknownKey:
-            raise _no_key(sealed, record) from None
+            raise _missing_key_error(sealed, record) from None
         except (ValueError, TypeError, KeyError):
             raise Misconfigured(f"a secret of {record} was changed in the store: enter it again") from None
         return {**sealed, "k": self._keys.current, "w": self._keys.wrap(data_key)}
 
 
-def _no_key(sealed: Sealed, record: str) -> Misconfigured:
+def _missing_key_error(sealed: Sealed, record: str) -> Misconfigured:
     return Misconfigured(
-        f"a secret of {record} was sealed with key {sealed['k']}, which {_KEY} "
-        f"(or {_KEY_FILE}) does not have: add that key, or enter the secret again"
+        f"a secret of {record} was sealed with key {sealed['k']}, which {_KEY_VARIABLE} "
+        f"(or {_KEY_FILE_VARIABLE}) does not have: add that key, or enter the secret again"
     )
 
 
-class Kept(TypedDict):
+class StoredSecret(TypedDict):
     """One of the secrets of a record, which may have several valid at a time."""
 
     sealed: Sealed
     expires_at: datetime | None
 
 
-def keep(vault: Vault, workspace: str, record: str, secret: str) -> Kept:
+def store_secret(vault: Vault, workspace: str, record: str, secret: str) -> StoredSecret:
     """A secret as it is kept in the record's `secrets`, without an end."""
     sealed = vault.seal(secret, workspace=workspace, record=record, field="secret")
     return {"sealed": sealed, "expires_at": None}
 
 
-def rotated(vault: Vault, document: Mapping[str, Any], secret: str, overlap: timedelta) -> list[Kept]:
+def rotate_secret(
+    vault: Vault, document: Mapping[str, Any], secret: str, overlap: timedelta
+) -> list[StoredSecret]:
     """A record's `secrets` after a rotation: the new one first, those before it valid for `overlap` more.
 
     Those that cannot be opened any more are left out. Raises `Conflict` if more than five would be valid:
@@ -182,29 +184,29 @@ def rotated(vault: Vault, document: Mapping[str, Any], secret: str, overlap: tim
     """
     now = datetime.now(UTC)
     until = now + overlap
-    kept: Sequence[Kept] = document["secrets"]
-    old: list[Kept] = [
+    kept: Sequence[StoredSecret] = document["secrets"]
+    old: list[StoredSecret] = [
         {"sealed": each["sealed"], "expires_at": min(until, each["expires_at"] or until)}
         for each in kept
-        if (each["expires_at"] is None or each["expires_at"] > now) and _opens(vault, document, each)
+        if (each["expires_at"] is None or each["expires_at"] > now) and _is_readable(vault, document, each)
     ]
-    if overlap and len(old) > _MOST_OLD:
+    if overlap and len(old) > _MAX_OLD_SECRETS:
         raise Conflict(
             f"{len(old)} secrets are still valid, which is too many beside a new one: wait until "
             "one has ended, or send overlap_hours 0, which ends them all now"
         )
-    return [keep(vault, document["workspace"], document["_id"], secret), *old]
+    return [store_secret(vault, document["workspace"], document["_id"], secret), *old]
 
 
-def _opens(vault: Vault, document: Mapping[str, Any], kept: Kept) -> bool:
+def _is_readable(vault: Vault, document: Mapping[str, Any], kept: StoredSecret) -> bool:
     try:
-        opened(vault, {**document, "secrets": [kept]})
+        decrypt_all(vault, {**document, "secrets": [kept]})
     except Misconfigured:
         return False
     return True
 
 
-def opened(vault: Vault, document: Mapping[str, Any]) -> tuple[tuple[str, datetime | None], ...]:
+def decrypt_all(vault: Vault, document: Mapping[str, Any]) -> tuple[tuple[str, datetime | None], ...]:
     """A record's `secrets` in clear, with their ends. Raises `Misconfigured`."""
     workspace, record = document["workspace"], document["_id"]
     return tuple(
@@ -213,7 +215,7 @@ def opened(vault: Vault, document: Mapping[str, Any]) -> tuple[tuple[str, dateti
     )
 
 
-def valid_now(keys: Sequence[tuple[bytes, datetime | None]]) -> list[bytes]:
+def unexpired_keys(keys: Sequence[tuple[bytes, datetime | None]]) -> list[bytes]:
     """The keys that have not ended, the newest first."""
     if len(keys) == 1 and keys[0][1] is None:
         return [keys[0][0]]
@@ -223,11 +225,11 @@ def valid_now(keys: Sequence[tuple[bytes, datetime | None]]) -> list[bytes]:
 
 def open_vault(settings: HubSettings) -> Vault:
     """The vault with the keys of the settings. Raises `Misconfigured`: absent or wrong."""
-    keys = local_keys(settings)
+    keys = load_keys(settings)
     return Vault(keys, direct=keys)
 
 
-def local_keys(settings: HubSettings) -> LocalKeys:
+def load_keys(settings: HubSettings) -> LocalKeyProvider:
     """The keys of `INTERLINK_ENCRYPTION_KEY`, or of the file that `INTERLINK_ENCRYPTION_KEY_FILE` names.
 
     Who else may read the file is not judged: what mounts secrets makes them readable for all in the
@@ -237,19 +239,19 @@ def local_keys(settings: HubSettings) -> LocalKeys:
     given = settings.encryption_key.get_secret_value() if settings.encryption_key else ""
     file = settings.encryption_key_file
     if given and file:
-        raise Misconfigured(f"{_KEY} and {_KEY_FILE} are both set: leave one of them out")
+        raise Misconfigured(f"{_KEY_VARIABLE} and {_KEY_FILE_VARIABLE} are both set: leave one of them out")
     if file:
-        return keys_in(Path(file), _KEY_FILE)
+        return read_keys(Path(file), _KEY_FILE_VARIABLE)
     if given:
         # Strict: with nothing behind a comma, the variable of the other key was not set.
-        return LocalKeys(_decoded(_KEY, re.split(r"\s*,\s*|\s+", given.strip())))
+        return LocalKeyProvider(_decode_keys(_KEY_VARIABLE, re.split(r"\s*,\s*|\s+", given.strip())))
     raise Misconfigured(
-        f"{_KEY} is not set: make one with 'openssl rand -base64 32' and give every service the same, "
-        f"or name a file that holds it in {_KEY_FILE}"
+        f"{_KEY_VARIABLE} is not set: make one with 'openssl rand -base64 32' and give every service the "
+        f"same, or name a file that holds it in {_KEY_FILE_VARIABLE}"
     )
 
 
-def keys_in(file: Path, about: str) -> LocalKeys:
+def read_keys(file: Path, about: str) -> LocalKeyProvider:
     """The keys in a file, with commas or white space between.
 
     Raises `Misconfigured`, which says what it is `about`.
@@ -260,10 +262,10 @@ def keys_in(file: Path, about: str) -> LocalKeys:
         raise Misconfigured(f"{about}: {file} cannot be read: {error.strerror}") from None
     except ValueError:
         raise Misconfigured(f"{about}: {file} is not a file of text") from None
-    return LocalKeys(_decoded(about, filter(None, re.split(r"[,\s]+", text))))
+    return LocalKeyProvider(_decode_keys(about, filter(None, re.split(r"[,\s]+", text))))
 
 
-def _decoded(about: str, texts: Iterable[str]) -> list[bytes]:
+def _decode_keys(about: str, texts: Iterable[str]) -> list[bytes]:
     keys: list[bytes] = []
     for text in texts:
         try:
@@ -278,13 +280,13 @@ def _decoded(about: str, texts: Iterable[str]) -> list[bytes]:
     return keys
 
 
-LOCAL_KEY: Final = "encryption.key"
+EMBEDDED_KEY_FILE: Final = "encryption.key"
 """The file of the embedded default's key in its data folder."""
 
 
-def local_key(folder: Path) -> str:
+def embedded_key(folder: Path) -> str:
     """The embedded default's key: made at first start in the data folder, readable by its owner only."""
-    path = folder / LOCAL_KEY
+    path = folder / EMBEDDED_KEY_FILE
     if not path.exists():
         write_private(path, base64.b64encode(os.urandom(_KEY_BYTES)).decode())
     return path.read_text().strip()
@@ -303,6 +305,6 @@ def _key_id(key: bytes) -> str:
     return hashlib.sha256(b"interlink key id" + key).hexdigest()[:8]
 
 
-def _bound(*parts: str) -> bytes:
+def _associated_data(*parts: str) -> bytes:
     """Each part after its length, so that no two places read the same."""
     return b"".join(len(raw).to_bytes(4) + raw for raw in (part.encode() for part in parts))

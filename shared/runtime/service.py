@@ -21,33 +21,34 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
+from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.contracts.topics import Topic
-from shared.runtime import metrics, problems
-from shared.runtime.access import Keyring
-from shared.runtime.bounds import BoundedBody
+from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
-from shared.runtime.documents import Documented, operation_id
-from shared.runtime.idempotency import Idempotency
 from shared.runtime.kafka.connection import connection
-from shared.runtime.kafka.consume import Consumer, Durable, Handler
-from shared.runtime.kafka.produce import Producer
+from shared.runtime.kafka.consumer import BatchHandler, Consumer, DurabilityBarrier
+from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Mongo
-from shared.runtime.protocol import BoundedHead
 from shared.runtime.secrets import Vault, open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
+from shared.runtime.web import problems
+from shared.runtime.web.access import Keyring
+from shared.runtime.web.body_limit import BodyLimit
+from shared.runtime.web.idempotency import Idempotency
+from shared.runtime.web.openapi import OpenApiApp, operation_id
+from shared.runtime.web.uvicorn_protocol import BoundedHeadProtocol
 from shared.wire.forwarded import TrustedProxies
-from shared.wire.paths import REFUSAL, is_ambiguous
+from shared.wire.paths import AMBIGUOUS_PATH_ERROR, is_ambiguous
 
 VERSION: Final = "0.4.0"
-_REPLACED: Final = "FORWARDED_ALLOW_IPS"
+_REMOVED_VARIABLE: Final = "FORWARDED_ALLOW_IPS"
 """What uvicorn reads. Ignoring it in silence would make endpoints see the proxy's address instead."""
-_STORE_WAIT_S: Final = 30.0
-_PING_EVERY_S: Final = 2.0
+_DATABASE_TIMEOUT_S: Final = 30.0
+_PING_INTERVAL_S: Final = 2.0
 
 
-class Part(Protocol):
+class ServicePart(Protocol):
     """Something that runs as long as the service: a snapshot, a scheduler, a flusher."""
 
     async def start(self) -> None: ...
@@ -79,9 +80,9 @@ class Runtime:
         *,
         group: str,
         topics: Sequence[Topic],
-        handler: Handler,
+        handler: BatchHandler,
         max_records: int = 500,
-        durable: Durable | None = None,
+        durable: DurabilityBarrier | None = None,
     ) -> Consumer:
         """A member of the consumer group `<service>-<group>`."""
         return Consumer(
@@ -96,9 +97,9 @@ class Runtime:
             durable=durable,
         )
 
-    def management_app(self, title: str, *, most_body: int = 1024 * 1024) -> FastAPI:
+    def management_app(self, title: str, *, max_body_bytes: int = 1024 * 1024) -> FastAPI:
         """A FastAPI app with problem details, bounded bodies, API keys and idempotency keys in place."""
-        app = Documented(
+        app = OpenApiApp(
             title=title,
             version=VERSION,
             servers=[{"url": self.hub.public_base}],
@@ -109,11 +110,11 @@ class Runtime:
         )
         app.add_route(f"/openapi/{self.name}.json", app.document, include_in_schema=False)
         app.state.keyring = self.keyring
-        problems.install(app, self.log)
+        problems.install_handlers(app, self.log)
         app.add_middleware(
             Idempotency, mongo=self.mongo, vault=self.vault, keyring=self.keyring, service=self.name
         )
-        app.add_middleware(BoundedBody, most=most_body)
+        app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
         return app
 
 
@@ -122,7 +123,7 @@ class Service:
     """What a service is made of. Parts start in order, before the consumers, and stop in reverse."""
 
     app: ASGIApp
-    parts: Sequence[Part] = ()
+    parts: Sequence[ServicePart] = ()
     consumers: Sequence[Consumer] = ()
 
 
@@ -132,8 +133,10 @@ Build = Callable[[Runtime], Awaitable[Service]]
 @contextlib.asynccontextmanager
 async def runtime(name: str) -> AsyncIterator[Runtime]:
     """The connections of one process. Raises `Misconfigured`; waits up to 30 s for the store."""
-    if _REPLACED in os.environ:
-        raise Misconfigured(f"{_REPLACED} is not read any more: set INTERLINK_TRUSTED_PROXIES instead")
+    if _REMOVED_VARIABLE in os.environ:
+        raise Misconfigured(
+            f"{_REMOVED_VARIABLE} is not read any more: set INTERLINK_TRUSTED_PROXIES instead"
+        )
     hub, kafka, mongo_settings = load(HubSettings), load(KafkaSettings), load(MongoSettings)
     connection(kafka)  # a file or a password that is not there is said now, not by a client in the background
     log = configure(name, hub.log_level)
@@ -143,7 +146,7 @@ async def runtime(name: str) -> AsyncIterator[Runtime]:
     configuration = Configuration(mongo, log)
     keyring = Keyring(mongo, configuration, vault, log)
     try:
-        await _store_answers(mongo)
+        await _wait_for_database(mongo)
         await configuration.start()
         await keyring.start()
         producer.start()
@@ -160,11 +163,11 @@ async def serve(name: str, build: Build) -> None:
     async with runtime(name) as here:
         listening = _bind(here.hub.host, here.hub.port)
         service = await build(here)
-        door = _Door(service, here)
+        door = _ServiceApp(service, here)
         server = _Server(
             uvicorn.Config(
                 door,
-                http=BoundedHead,
+                http=BoundedHeadProtocol,
                 loop="none",
                 lifespan="off",
                 access_log=False,
@@ -175,7 +178,7 @@ async def serve(name: str, build: Build) -> None:
                 timeout_graceful_shutdown=max(1, int(here.hub.drain_seconds / 2)),
             )
         )
-        started: list[Part] = []
+        started: list[ServicePart] = []
         try:
             for part in service.parts:
                 await part.start()
@@ -185,12 +188,12 @@ async def serve(name: str, build: Build) -> None:
             gc.collect()
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)
-            with _on_signal(door, server):
+            with _drain_on_signal(door, server):
                 here.log.info("started", host=here.hub.host, port=here.hub.port)
                 await server.serve(sockets=[listening])
         finally:
             await asyncio.gather(
-                *(consumer.stop(within_s=here.hub.drain_seconds / 2) for consumer in service.consumers)
+                *(consumer.stop(timeout_s=here.hub.drain_seconds / 2) for consumer in service.consumers)
             )
             for part in reversed(started):
                 await part.stop()
@@ -206,7 +209,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _on_signal(door: "_Door", server: uvicorn.Server) -> Iterator[None]:
+def _drain_on_signal(door: "_ServiceApp", server: uvicorn.Server) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def drain() -> None:
@@ -224,35 +227,37 @@ def _on_signal(door: "_Door", server: uvicorn.Server) -> Iterator[None]:
 
 
 @dataclass
-class _Door:
+class _ServiceApp:
     """The outermost ASGI app: health, readiness and metrics, then the service itself."""
 
     service: Service
-    here: Runtime
+    runtime: Runtime
     draining: bool = False
-    _store_ok: bool = False
-    _store_checked: float = field(default=-_PING_EVERY_S)
+    _database_ok: bool = False
+    _database_checked: float = field(default=-_PING_INTERVAL_S)
     _proxies: TrustedProxies = field(init=False)
 
     def __post_init__(self) -> None:
-        self._proxies = self.here.hub.proxies
+        self._proxies = self.runtime.hub.proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
             if is_ambiguous(scope["raw_path"].partition(b"?")[0]):
-                refused = problems.problem_response(400, REFUSAL, headers=dict(problems.NEVER_A_PAGE))
+                refused = problems.problem_response(
+                    400, AMBIGUOUS_PATH_ERROR, headers=dict(problems.SANDBOX_HEADERS)
+                )
                 return await refused(scope, receive, send)
-            self._take_client(scope)
+            self._set_client(scope)
             if path == "/healthz":
-                return await _answer(send, 200, b'{"status":"alive"}')
+                return await _send_response(send, 200, b'{"status":"alive"}')
             if path == "/readyz":
                 checks = await self._checks()
                 ready = all(checks.values())
                 body = orjson.dumps({"ready": ready, "checks": checks})
-                return await _answer(send, 200 if ready else 503, body)
+                return await _send_response(send, 200 if ready else 503, body)
             if path == "/metrics":
-                return await _answer(
+                return await _send_response(
                     send, 200, metrics.exposition(), b"text/plain; version=0.0.4; charset=utf-8"
                 )
         try:
@@ -260,12 +265,12 @@ class _Door:
         except asyncio.CancelledError:
             if not self.draining or scope["type"] != "http":
                 raise
-            headers = {"Retry-After": "1", **problems.NEVER_A_PAGE}
+            headers = {"Retry-After": "1", **problems.SANDBOX_HEADERS}
             late = problems.problem_response(503, "the service is stopping: send it again", headers=headers)
             with contextlib.suppress(RuntimeError):  # the answer had begun
                 await late(scope, receive, send)
 
-    def _take_client(self, scope: Scope) -> None:
+    def _set_client(self, scope: Scope) -> None:
         """Set the request's client to the address that trusted proxies vouch for."""
         if scope["client"]:
             forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
@@ -274,40 +279,40 @@ class _Door:
             scope["client"] = (client, port if client == peer else 0)
 
     async def _checks(self) -> dict[str, bool]:
-        if monotonic() - self._store_checked >= _PING_EVERY_S:
+        if monotonic() - self._database_checked >= _PING_INTERVAL_S:
             try:
                 async with asyncio.timeout(2):
-                    await self.here.mongo.ping()
-                self._store_ok = True
-            except (StoreUnavailable, TimeoutError):
-                self._store_ok = False
-            self._store_checked = monotonic()
+                    await self.runtime.mongo.ping()
+                self._database_ok = True
+            except (DatabaseUnavailable, TimeoutError):
+                self._database_ok = False
+            self._database_checked = monotonic()
         checks = {
             "not_draining": not self.draining,
-            "producer_has_metadata": self.here.producer.ready,
-            "store_answers": self._store_ok,
+            "producer_has_metadata": self.runtime.producer.ready,
+            "store_answers": self._database_ok,
         }
         checks |= {f"{consumer.group}_assigned": consumer.ready for consumer in self.service.consumers}
         return checks
 
 
-async def _answer(send: Send, status: int, body: bytes, media: bytes = b"application/json") -> None:
+async def _send_response(send: Send, status: int, body: bytes, media: bytes = b"application/json") -> None:
     headers = [(b"content-type", media), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def _store_answers(mongo: Mongo) -> None:
-    deadline = monotonic() + _STORE_WAIT_S
+async def _wait_for_database(mongo: Mongo) -> None:
+    deadline = monotonic() + _DATABASE_TIMEOUT_S
     while True:
         try:
             return await mongo.ping()
-        except StoreRefuses as error:
+        except DatabaseRefused as error:
             raise Misconfigured(str(error)) from None
-        except StoreUnavailable as error:
+        except DatabaseUnavailable as error:
             if monotonic() > deadline:
                 raise Misconfigured(
-                    f"MONGODB_URI: the store did not answer within {_STORE_WAIT_S:.0f} s ({error})"
+                    f"MONGODB_URI: the store did not answer within {_DATABASE_TIMEOUT_S:.0f} s ({error})"
                 ) from None
             await asyncio.sleep(0.5)
 

@@ -7,7 +7,7 @@ from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.contracts.errors import Misconfigured
-from shared.wire.dns import read_server
+from shared.wire.dns import parse_server
 from shared.wire.forwarded import TrustedProxies, parse_networks
 
 S = TypeVar("S", bound=BaseSettings)
@@ -123,7 +123,7 @@ class EgressSettings(BaseSettings):
     @classmethod
     def _dns_servers(cls, text: str) -> str:
         try:
-            _read_servers(text)
+            _parse_servers(text)
         except ValueError:
             raise ValueError("addresses with commas between, as 10.0.0.2,10.0.0.3:5353") from None
         return text
@@ -131,7 +131,7 @@ class EgressSettings(BaseSettings):
     @property
     def name_servers(self) -> tuple[tuple[str, int], ...]:
         """The DNS servers to ask as address and port; none for the system's."""
-        return _read_servers(self.dns_servers)
+        return _parse_servers(self.dns_servers)
 
     @field_validator("egress_ports")
     @classmethod
@@ -148,12 +148,12 @@ class EgressSettings(BaseSettings):
         return frozenset(int(part) for part in self.egress_ports.split(","))
 
 
-def _read_servers(text: str) -> tuple[tuple[str, int], ...]:
+def _parse_servers(text: str) -> tuple[tuple[str, int], ...]:
     """Raises `ValueError`."""
-    return tuple(read_server(part.strip()) for part in text.split(",") if part.strip())
+    return tuple(parse_server(part.strip()) for part in text.split(",") if part.strip())
 
 
-def read_secret(file: Path, variable: str) -> str:
+def read_secret_file(file: Path, variable: str) -> str:
     """Return what a mounted secret holds, without line breaks at its end. Raises `Misconfigured`."""
     try:
         text = file.read_text("utf-8").rstrip("\r\n")

@@ -10,12 +10,12 @@ import orjson
 
 from shared.contracts.errors import Malformed, TooLarge, UnsupportedMedia
 
-FORM: Final = "application/x-www-form-urlencoded"
-MOST_FIELDS: Final = 1000
+FORM_CONTENT_TYPE: Final = "application/x-www-form-urlencoded"
+MAX_FORM_FIELDS: Final = 1000
 """Of a form or a query string."""
 
-_MOST_BROKEN: Final = 1000
-_BROKEN: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_MAX_BROKEN_ESCAPES: Final = 1000
+_BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 """A percent sign that begins no escape: it stands for itself."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
@@ -55,7 +55,7 @@ def parse_json(body: bytes) -> Any:
         raise Malformed(f"the body is not JSON: {error}") from None
 
 
-def json_text(value: Any, option: int | None = None) -> bytes:
+def dump_json(value: Any, option: int | None = None) -> bytes:
     """A parsed value as JSON again. Raises `Malformed`: what can be read may be too deep to be written."""
     try:
         return orjson.dumps(value, option=option)
@@ -71,28 +71,29 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def url_encoded(raw: bytes, what: str) -> list[tuple[str, str]]:
+def parse_urlencoded(raw: bytes, what: str) -> list[tuple[str, str]]:
     """The fields of a URL-encoded form or query string, in order, as `urllib.parse.parse_qsl` reads them.
 
     A megabyte of escapes takes milliseconds here and a tenth of a second there. Raises `Malformed` for other
-    bytes than ASCII, escapes that are no UTF-8, and more than `MOST_FIELDS` fields. `what` names the input.
+    bytes than ASCII, escapes that are no UTF-8, and more than `MAX_FORM_FIELDS` fields. `what` names the
+    input.
     """
-    if not raw.isascii() or raw.count(b"&") >= MOST_FIELDS:
-        raise Malformed(f"the {what} is not URL-encoded, or has more than {MOST_FIELDS} fields")
+    if not raw.isascii() or raw.count(b"&") >= MAX_FORM_FIELDS:
+        raise Malformed(f"the {what} is not URL-encoded, or has more than {MAX_FORM_FIELDS} fields")
     try:
         pairs = [part.partition(b"=") for part in raw.split(b"&") if part]
-        return [(_unescaped(name), _unescaped(value)) for name, _, value in pairs]
+        return [(_unescape(name), _unescape(value)) for name, _, value in pairs]
     except ValueError:
         raise Malformed(f"the {what} is not URL-encoded") from None
 
 
-def _unescaped(part: bytes) -> str:
+def _unescape(part: bytes) -> str:
     """Undo the escapes of a name or a value. Raises `ValueError`: not UTF-8, or too many broken escapes."""
     part = part.replace(b"+", b" ")
     if b"%" not in part:
         return part.decode("ascii")
-    part, broken = _BROKEN.subn(b"%25", part, count=_MOST_BROKEN)
-    if broken == _MOST_BROKEN:
+    part, broken = _BROKEN_ESCAPE.subn(b"%25", part, count=_MAX_BROKEN_ESCAPES)
+    if broken == _MAX_BROKEN_ESCAPES:
         raise ValueError("too many broken escapes")
     # Quoted-printable writes a byte as `=41`: its decoder is C, and the escapes are complete by now.
     return binascii.a2b_qp(part.replace(b"=", b"=3D").replace(b"%", b"=")).decode("utf-8")

@@ -13,11 +13,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import Struct
 from typing import Final
 
-Server = tuple[str, int]
+ServerAddress = tuple[str, int]
 """Address and port of a DNS server."""
 
 DNS_PORT: Final = 53
-MAX_MESSAGE: Final = 4096
+MAX_MESSAGE_BYTES: Final = 4096
 """Bytes; a longer answer is refused. About 250 IPv4 addresses fit."""
 
 _HEADER: Final = Struct(">HHHHHH")
@@ -41,7 +41,7 @@ class AddressType(IntEnum):
     AAAA = 28
 
 
-_LENGTHS: Final = {AddressType.A: 4, AddressType.AAAA: 16}
+_ADDRESS_LENGTHS: Final = {AddressType.A: 4, AddressType.AAAA: 16}
 
 
 class MalformedAnswer(ValueError):
@@ -87,7 +87,7 @@ def decode_answer(message: bytes, name: str, kind: AddressType, query_id: int) -
     All addresses of the asked type count, whichever alias has them: the server has followed the aliases.
     Raises `MalformedAnswer`, `Truncated`, `NoSuchName` or `ServerFailed`.
     """
-    if not _HEADER.size <= len(message) <= MAX_MESSAGE:
+    if not _HEADER.size <= len(message) <= MAX_MESSAGE_BYTES:
         raise MalformedAnswer("it is shorter than a header, or longer than any answer that is read")
     answer_id, flags, questions, answers, _, _ = _HEADER.unpack_from(message)
     question = _encode_question(name, kind)
@@ -123,7 +123,7 @@ def _read_addresses(message: bytes, at: int, records: int, kind: AddressType) ->
             continue
         ttl = min(ttl, seconds if seconds <= _MAX_TTL else 0)  # RFC 2181, 8
         if record == kind:
-            if length != _LENGTHS[kind]:
+            if length != _ADDRESS_LENGTHS[kind]:
                 raise MalformedAnswer("an address has a wrong length")
             found.append(str(IPv4Address(data) if kind is AddressType.A else IPv6Address(data)))
     return Addresses(tuple(found), ttl if found else 0)
@@ -150,7 +150,7 @@ def _skip_name(message: bytes, at: int) -> int:
     raise MalformedAnswer("it ends inside a name")
 
 
-def read_server(text: str) -> Server:
+def parse_server(text: str) -> ServerAddress:
     """Return a DNS server that is written as `address`, `address:port` or `[address]:port`.
 
     Raises `ValueError`.

@@ -22,44 +22,44 @@ from jmespath.visitor import Options, TreeInterpreter
 from shared.contracts.errors import InterlinkError, Malformed
 from shared.wire.bodies import parse_json
 
-MOST_CHARACTERS: Final = 4_000
+MAX_EXPRESSION_CHARACTERS: Final = 4_000
 """Of an expression's source."""
 
-MOST_STEPS: Final = 100_000
+MAX_STEPS: Final = 100_000
 """Of one evaluation, about half a microsecond each."""
 
-CONDITION_STEPS: Final = 5_000
+MAX_CONDITION_STEPS: Final = 5_000
 """Of one evaluation of an outgoing webhook's condition."""
 
-_STEPS_BETWEEN_RESTS: Final = 300
+_CHECKPOINT_INTERVAL_STEPS: Final = 300
 
-Rest = Callable[[], None]
+Checkpoint = Callable[[], None]
 
-TRANSFORM_STEPS: Final = 10_000
+MAX_TRANSFORM_STEPS: Final = 10_000
 """Of one evaluation of an outgoing webhook's projection, the result included."""
 
-MOST_BYTES: Final = 1 << 20
+MAX_RESULT_BYTES: Final = 1 << 20
 """Of a result written as JSON."""
 
-_DEEPEST_EXPRESSION: Final = 100
-_DEEPEST_RESULT: Final = 200
-_STEPS_OF_A_CALL: Final = 3
-_READ_PER_STEP: Final = 256
-_SEARCHED_PER_STEP: Final = 64
-_MADE_PER_STEP: Final = 16
-_DUMPED_PER_STEP: Final = 4
-_INTEGERS: Final = range(-(1 << 63), 1 << 64)
-_LONGEST_TOLD: Final = 300
+_MAX_EXPRESSION_DEPTH: Final = 100
+_MAX_RESULT_DEPTH: Final = 200
+_STEPS_PER_CALL: Final = 3
+_READ_CHARACTERS_PER_STEP: Final = 256
+_SEARCHED_CHARACTERS_PER_STEP: Final = 64
+_CREATED_CHARACTERS_PER_STEP: Final = 16
+_DUMPED_VALUES_PER_STEP: Final = 4
+_JSON_INTEGERS: Final = range(-(1 << 63), 1 << 64)
+_MAX_ERROR_CHARACTERS: Final = 300
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,5})?")
 
 _Node = Mapping[str, Any]
 
 
-class Unusable(InterlinkError):
+class ExpressionError(InterlinkError):
     """An expression is wrong, went over its bounds with this document, or met a value it cannot work on."""
 
 
-class BudgetExceeded(Unusable):
+class BudgetExceeded(ExpressionError):
     """An evaluation took more steps than it may; on a smaller document the expression may work."""
 
 
@@ -69,46 +69,46 @@ class Expression:
     What `apply` returns shares parts with the document: neither may be changed afterwards.
     """
 
-    __slots__ = ("_most_steps", "_tree", "name")
+    __slots__ = ("_max_steps", "_tree", "name")
 
-    def __init__(self, source: str, name: str = "expression", *, most_steps: int = MOST_STEPS) -> None:
-        """`name` is how errors call it. Raises `Unusable`, with what is wrong and where."""
+    def __init__(self, source: str, name: str = "expression", *, max_steps: int = MAX_STEPS) -> None:
+        """`name` is how errors call it. Raises `ExpressionError`, with what is wrong and where."""
         self.name = name
-        self._most_steps = most_steps
-        if len(source) > MOST_CHARACTERS:
-            raise Unusable(f"{name}: more than {MOST_CHARACTERS} characters")
+        self._max_steps = max_steps
+        if len(source) > MAX_EXPRESSION_CHARACTERS:
+            raise ExpressionError(f"{name}: more than {MAX_EXPRESSION_CHARACTERS} characters")
         try:
             self._tree: _Node = Parser().parse(source).parsed
-            _check(self._tree)
+            _check_tree(self._tree)
         except (JMESPathError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
-            raise Unusable(f"{name}: {_said(error)}") from None
+            raise ExpressionError(f"{name}: {_error_text(error)}") from None
         finally:
             Parser.purge()  # the library would keep 512 trees, of a megabyte each when they are hostile
 
     def apply(self, document: Any) -> Any:
         """What the expression selects, None when nothing. It can be dumped as JSON.
 
-        Raises `Unusable`, `BudgetExceeded`.
+        Raises `ExpressionError`, `BudgetExceeded`.
         """
-        return self._evaluated(document, result=True)
+        return self._evaluate(document, result=True)
 
-    def holds(self, document: Any, rest: Rest | None = None) -> bool:
-        """Whether what it selects is `truthy`; quicker than `apply`. Raises `Unusable`, `BudgetExceeded`.
+    def holds(self, document: Any, rest: Checkpoint | None = None) -> bool:
+        """Return whether what it selects is `truthy`; quicker than `apply`.
 
-        `rest` is called after every few hundred steps.
+        Raises `ExpressionError`, `BudgetExceeded`. `rest` is called after every few hundred steps.
         """
-        return truthy(self._evaluated(document, result=False, rest=rest))
+        return truthy(self._evaluate(document, result=False, rest=rest))
 
-    def _evaluated(self, document: Any, *, result: bool, rest: Rest | None = None) -> Any:
-        account = _Account(self._most_steps, rest)
+    def _evaluate(self, document: Any, *, result: bool, rest: Checkpoint | None = None) -> Any:
+        account = _StepBudget(self._max_steps, rest)
         try:
             value = _Interpreter(account).visit(self._tree, document)
             if result:
-                _pay_for_result(value, account)
-        except _Overdrawn as error:
+                _charge_result(value, account)
+        except _StepBudgetExceeded as error:
             raise BudgetExceeded(f"{self.name}: {error}") from None
         except (JMESPathError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
-            raise Unusable(f"{self.name}: {_said(error)}") from None
+            raise ExpressionError(f"{self.name}: {_error_text(error)}") from None
         return value
 
 
@@ -117,85 +117,87 @@ def truthy(value: Any) -> bool:
     return bool(value) if isinstance(value, str | list | dict) else value is not None and value is not False
 
 
-def projected(expression: Expression, body: bytes) -> bytes:
+def project(expression: Expression, body: bytes) -> bytes:
     """The JSON of what an expression selects from a JSON body; `null` when it selects nothing.
 
-    Raises `Unusable`; also for a body that is not JSON, and a result of more than 1 MiB.
+    Raises `ExpressionError`; also for a body that is not JSON, and a result of more than 1 MiB.
     """
     try:
         made = orjson.dumps(expression.apply(parse_json(body)))
     except (Malformed, orjson.JSONEncodeError) as error:
-        raise Unusable(f"{expression.name}: {error}") from None
-    if len(made) > MOST_BYTES:
-        raise Unusable(f"{expression.name}: the result is more than {MOST_BYTES} bytes")
+        raise ExpressionError(f"{expression.name}: {error}") from None
+    if len(made) > MAX_RESULT_BYTES:
+        raise ExpressionError(f"{expression.name}: the result is more than {MAX_RESULT_BYTES} bytes")
     return made
 
 
-class _Overdrawn(JMESPathError):
+class _StepBudgetExceeded(JMESPathError):
     """The account is empty."""
 
 
-class _Account:
+class _StepBudget:
     __slots__ = ("_all", "_mark", "_rest", "left")
 
-    def __init__(self, steps: int, rest: Rest | None = None) -> None:
+    def __init__(self, steps: int, rest: Checkpoint | None = None) -> None:
         self._all = self.left = steps
         self._rest = rest
-        self._mark = steps - _STEPS_BETWEEN_RESTS if rest else 0
+        self._mark = steps - _CHECKPOINT_INTERVAL_STEPS if rest else 0
         """`pay` looks closer when fewer steps than this are left."""
 
-    def pay(self, steps: int) -> None:
+    def charge(self, steps: int) -> None:
         self.left -= steps
         if self.left < self._mark:
-            self._pass_mark()
+            self._reach_checkpoint()
 
-    def _pass_mark(self) -> None:
+    def _reach_checkpoint(self) -> None:
         if self.left < 0:
-            raise _Overdrawn(f"takes more than {self._all} steps on this document")
+            raise _StepBudgetExceeded(f"takes more than {self._all} steps on this document")
         if self._rest:
             self._rest()
-            self._mark = max(0, self.left - _STEPS_BETWEEN_RESTS)
+            self._mark = max(0, self.left - _CHECKPOINT_INTERVAL_STEPS)
 
 
 class _Functions(Functions):
     """The functions of the specification; each pays for its arguments, and for what it makes."""
 
-    def __init__(self, account: _Account) -> None:
-        self._account = account
+    def __init__(self, account: _StepBudget) -> None:
+        self._budget = account
 
     def call_function(self, function_name: str, resolved_args: Any) -> Any:
-        self._account.pay(_STEPS_OF_A_CALL)
+        self._budget.charge(_STEPS_PER_CALL)
         for value in resolved_args:
             if isinstance(value, list):
-                self._account.pay(len(value))
-                self._account.pay(sum(len(item) for item in value if isinstance(item, str)) // _READ_PER_STEP)
+                self._budget.charge(len(value))
+                self._budget.charge(
+                    sum(len(item) for item in value if isinstance(item, str)) // _READ_CHARACTERS_PER_STEP
+                )
             elif isinstance(value, dict):
-                self._account.pay(_size_of_keys(value))
+                self._budget.charge(_key_steps(value))
         return super().call_function(function_name, resolved_args)
 
     @signature({"types": ["array", "string"]}, {"types": []})
     def _func_contains(self, subject: Any, search: Any) -> bool:
         if isinstance(subject, list):
-            return any(_same(item, search, self._account) for item in subject)
-        self._account.pay(len(subject) // _SEARCHED_PER_STEP)
+            return any(_deep_equal(item, search, self._budget) for item in subject)
+        self._budget.charge(len(subject) // _SEARCHED_CHARACTERS_PER_STEP)
         return isinstance(search, str) and search in subject
 
     @signature({"types": ["string"]}, {"types": ["array-string"]})
     def _func_join(self, separator: str, array: list[str]) -> str:
-        self._pay_for_text(sum(map(len, array)) + len(separator) * max(len(array) - 1, 0))
+        self._charge_text(sum(map(len, array)) + len(separator) * max(len(array) - 1, 0))
         return separator.join(array)
 
     @signature({"types": ["array", "string"]})
     def _func_reverse(self, value: Any) -> Any:
         if isinstance(value, str):
-            self._pay_for_text(len(value))
+            self._charge_text(len(value))
         return value[::-1]
 
     @signature({"types": ["array", "boolean", "null", "number", "object", "string"]})
     def _func_to_string(self, value: Any) -> str:
         if isinstance(value, str):
             return value
-        self._pay_for_text(_pay_for_result(value, self._account))
+        self._charge_text(_charge_result(value, self._budget))
         return orjson.dumps(value).decode()
 
     @signature({"types": ["array", "boolean", "null", "number", "object", "string"]})
@@ -205,29 +207,29 @@ class _Functions(Functions):
             return found and (float(value) if found[1] or found[2] else int(value))
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
-    def _pay_for_text(self, characters: int) -> None:
-        self._account.pay(characters // _MADE_PER_STEP)
+    def _charge_text(self, characters: int) -> None:
+        self._budget.charge(characters // _CREATED_CHARACTERS_PER_STEP)
 
 
 class _Interpreter(TreeInterpreter):
     """One evaluation. Each node that is visited is a step, and so is a stretch of the text it gives."""
 
-    def __init__(self, account: _Account) -> None:
+    def __init__(self, account: _StepBudget) -> None:
         super().__init__(Options(custom_functions=_Functions(account)))
-        self._account = account
+        self._budget = account
 
     def visit(self, node: _Node, *args: Any, **_kwargs: Any) -> Any:
-        self._account.pay(1)
-        value = _VISITS[node["type"]](self, node, *args)
+        self._budget.charge(1)
+        value = _VISITORS[node["type"]](self, node, *args)
         if type(value) is str:
-            self._account.pay(len(value) // _READ_PER_STEP)
+            self._budget.charge(len(value) // _READ_CHARACTERS_PER_STEP)
         return value
 
     def visit_comparator(self, node: _Node, value: Any) -> Any:
         left, right = (self.visit(child, value) for child in node["children"])
         name = node["value"]
         if name in self._EQUALITY:
-            return _same(left, right, self._account) is (name == "eq")
+            return _deep_equal(left, right, self._budget) is (name == "eq")
         if (_is_number(left) and _is_number(right)) or (isinstance(left, str) and isinstance(right, str)):
             return self.COMPARATOR_FUNC[name](left, right)
         return None
@@ -239,7 +241,7 @@ class _Interpreter(TreeInterpreter):
         merged: list[Any] = []
         for item in base:
             items = item if isinstance(item, list) else [item]
-            self._account.pay(1 + len(items))
+            self._budget.charge(1 + len(items))
             merged += items
         return merged
 
@@ -247,13 +249,13 @@ class _Interpreter(TreeInterpreter):
         if not isinstance(value, list):
             return None
         wanted = slice(*node["children"])
-        self._account.pay(len(range(*wanted.indices(len(value)))))
+        self._budget.charge(len(range(*wanted.indices(len(value)))))
         return value[wanted]
 
     _EQUALITY: Final = frozenset({"eq", "ne"})
 
 
-_VISITS: Final[Mapping[str, Any]] = {
+_VISITORS: Final[Mapping[str, Any]] = {
     name.removeprefix("visit_"): getattr(_Interpreter, name)
     for name in dir(_Interpreter)
     if name.startswith("visit_")
@@ -261,14 +263,14 @@ _VISITS: Final[Mapping[str, Any]] = {
 """Looked up here and not per instance: a method that an instance keeps makes a cycle for the collector."""
 
 
-def _check(tree: _Node) -> None:
+def _check_tree(tree: _Node) -> None:
     """What can be known before there is a document."""
     level: list[_Node] = [{"type": "whole", "children": [tree]}]
-    for _depth in range(_DEEPEST_EXPRESSION):
+    for _depth in range(_MAX_EXPRESSION_DEPTH):
         level = [child for node in level for child in _checked_children(node)]
         if not level:
             return
-    raise JMESPathError(f"nested more than {_DEEPEST_EXPRESSION} deep")
+    raise JMESPathError(f"nested more than {_MAX_EXPRESSION_DEPTH} deep")
 
 
 def _checked_children(node: _Node) -> Iterator[_Node]:
@@ -302,7 +304,7 @@ def _check_call(name: str, arguments: list[_Node]) -> None:
             raise JMESPathError(f"{name}() takes {said}, as argument {position + 1}")
 
 
-def _same(left: Any, right: Any, account: _Account) -> bool:
+def _deep_equal(left: Any, right: Any, account: _StepBudget) -> bool:
     """Deep equality, where true is not 1. Python's own would look at shared parts over and over, unpaid."""
     pairs = [(left, right)]
     while pairs:
@@ -310,10 +312,10 @@ def _same(left: Any, right: Any, account: _Account) -> bool:
         if isinstance(one, list) and isinstance(other, list):
             if len(one) != len(other):
                 return False
-            account.pay(len(one))
+            account.charge(len(one))
             pairs.extend(zip(one, other, strict=True))
         elif isinstance(one, dict) and isinstance(other, dict):
-            account.pay(_size_of_keys(one))
+            account.charge(_key_steps(one))
             if one.keys() != other.keys():
                 return False
             pairs.extend((item, other[key]) for key, item in one.items())
@@ -321,48 +323,50 @@ def _same(left: Any, right: Any, account: _Account) -> bool:
             if isinstance(one, bool) is not isinstance(other, bool) or one != other:
                 return False
             if isinstance(one, str):
-                account.pay(len(one) // _READ_PER_STEP)
+                account.charge(len(one) // _READ_CHARACTERS_PER_STEP)
     return True
 
 
-def _pay_for_result(value: Any, account: _Account) -> int:
+def _charge_result(value: Any, account: _StepBudget) -> int:
     """The characters of all texts in a value that is to be dumped, when it is fit for that."""
     characters, cells, level = 0, 0, [value]
-    for _depth in range(_DEEPEST_RESULT):
+    for _depth in range(_MAX_RESULT_DEPTH):
         following: list[Any] = []
         for one in level:
             if isinstance(one, str):
                 characters += len(one)
             elif isinstance(one, list | dict):
                 cells += len(one)
-                if cells >= _DUMPED_PER_STEP:  # paid before it is looked at: a part may be in it many times
-                    account.pay(cells // _DUMPED_PER_STEP)
-                    cells %= _DUMPED_PER_STEP
+                if (
+                    cells >= _DUMPED_VALUES_PER_STEP
+                ):  # paid before it is looked at: a part may be in it many times
+                    account.charge(cells // _DUMPED_VALUES_PER_STEP)
+                    cells %= _DUMPED_VALUES_PER_STEP
                 if isinstance(one, dict):
                     characters += sum(map(len, one))
                     following += one.values()
                 else:
                     following += one
-            elif isinstance(one, int) and one not in _INTEGERS:
+            elif isinstance(one, int) and one not in _JSON_INTEGERS:
                 raise JMESPathError("the result holds an integer of more than 64 bits")
-        if characters > MOST_BYTES:
-            raise JMESPathError(f"the result is more than {MOST_BYTES} bytes")
+        if characters > MAX_RESULT_BYTES:
+            raise JMESPathError(f"the result is more than {MAX_RESULT_BYTES} bytes")
         if not following:
             return characters
         level = following
-    raise JMESPathError(f"the result is nested more than {_DEEPEST_RESULT} deep")
+    raise JMESPathError(f"the result is nested more than {_MAX_RESULT_DEPTH} deep")
 
 
-def _size_of_keys(value: dict[str, Any]) -> int:
+def _key_steps(value: dict[str, Any]) -> int:
     """Steps to look at every key: comparing two keys reads both to their end."""
-    return len(value) + sum(map(len, value)) // _READ_PER_STEP
+    return len(value) + sum(map(len, value)) // _READ_CHARACTERS_PER_STEP
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """One short line. The library's own tells the whole value that was met, however large."""
     if isinstance(error, JMESPathTypeError):
         met, wanted = TYPES_MAP.get(error.actual_type, error.actual_type), " or ".join(error.expected_types)
@@ -376,4 +380,4 @@ def _said(error: Exception) -> str:
     if isinstance(position, int) and not isinstance(error, ArityError):
         reason = getattr(error, "message", "") or getattr(error, "msg", "")
         told = f"not JMESPath at character {position + 1}: {reason}"
-    return " ".join(told[:_LONGEST_TOLD].split())
+    return " ".join(told[:_MAX_ERROR_CHARACTERS].split())

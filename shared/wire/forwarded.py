@@ -15,13 +15,13 @@ Network = IPv4Network | IPv6Network
 
 _MAX_HOPS: Final = 32
 """Entries that are looked at: no chain of proxies is longer, and a header of 64 KiB has thousands."""
-_SHORTEST_PREFIX: Final = {4: 8, 6: 8}
+_MIN_PREFIX_LENGTH: Final = {4: 8, 6: 8}
 """A network with more addresses than these is no list of proxies: it trusts strangers."""
 _ENTRY: Final = re.compile(
     r"\[(?P<bracketed>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+)(?::[0-9]{1,5})?|(?P<v6>[0-9A-Fa-f:.]+)"
 )
 """`192.0.2.7`, `192.0.2.7:443`, `2001:db8::1`, `[2001:db8::1]:443`."""
-_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+_IPV4_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
@@ -29,10 +29,10 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
     Raises `ValueError`, which says what is wrong.
     """
-    return tuple(_network(part) for part in text.replace(",", " ").split())
+    return tuple(_parse_network(part) for part in text.replace(",", " ").split())
 
 
-def _network(text: str) -> Network:
+def _parse_network(text: str) -> Network:
     if text == "*":
         raise ValueError("* would trust everybody's X-Forwarded-For: name the proxies' addresses or networks")
     try:
@@ -41,11 +41,11 @@ def _network(text: str) -> Network:
         raise ValueError(
             f"{text[:60]!r} is no IP address and no network: write them as 10.0.0.7,192.0.2.0/24"
         ) from None
-    if network.prefixlen < _SHORTEST_PREFIX[network.version]:
+    if network.prefixlen < _MIN_PREFIX_LENGTH[network.version]:
         raise ValueError(
             f"{network} would trust strangers' X-Forwarded-For: name the proxies' own addresses or networks"
         )
-    if isinstance(network, IPv6Network) and network.overlaps(_MAPPED):
+    if isinstance(network, IPv6Network) and network.overlaps(_IPV4_MAPPED):
         raise ValueError(f"{network} is IPv4 inside IPv6: write it as IPv4")
     return network
 
@@ -80,7 +80,7 @@ class TrustedProxies:
             return client
         entries = b",".join(forwarded).rsplit(b",", _MAX_HOPS)[-_MAX_HOPS:] if forwarded else ()
         for entry in reversed(entries):
-            address = _entry_address(entry)
+            address = _parse_entry(entry)
             if address is None:
                 return client
             client = str(address)
@@ -95,7 +95,7 @@ class TrustedProxies:
         )
 
 
-def _entry_address(entry: bytes) -> Address | None:
+def _parse_entry(entry: bytes) -> Address | None:
     """Parse one entry: an address, with or without a port."""
     match = _ENTRY.fullmatch(entry.decode("latin-1").strip())
     return parse_address(match[match.lastgroup]) if match and match.lastgroup else None

@@ -19,16 +19,16 @@ from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 Pairs = Sequence[tuple[str, str]]
-Encoding = Literal["form", "json"]
+BodyEncoding = Literal["form", "json"]
 
-FORM: Final = "application/x-www-form-urlencoded"
-JSON: Final = "application/json"
-_SHORTEST_SECRET: Final = 6
-_HIDDEN: Final = "[hidden]"
+FORM_CONTENT_TYPE: Final = "application/x-www-form-urlencoded"
+JSON_CONTENT_TYPE: Final = "application/json"
+_MIN_SECRET_CHARACTERS: Final = 6
+_REDACTED: Final = "[hidden]"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ProviderRequest:
     """A request to a platform."""
 
     method: str
@@ -38,7 +38,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ProviderResponse:
     """What a platform answered; names of headers are in lower case."""
 
     status: int
@@ -47,7 +47,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientCredentials:
     """An app that is registered with a platform."""
 
     id: str
@@ -59,12 +59,12 @@ def new_state() -> str:
     return secrets.token_urlsafe(32)
 
 
-def new_verifier() -> str:
+def new_code_verifier() -> str:
     """A PKCE code verifier of 256 bits, 43 characters (RFC 7636, 4.1)."""
     return secrets.token_urlsafe(32)
 
 
-def challenge_of(verifier: str) -> str:
+def code_challenge(verifier: str) -> str:
     """The S256 code challenge (RFC 7636, 4.2)."""
     return str(create_s256_code_challenge(verifier))  # type: ignore[no-untyped-call]
 
@@ -78,24 +78,30 @@ def authorization_url(url: str, parameters: Mapping[str, str]) -> str:
     return str(prepare_grant_uri(url, client, rest.pop("response_type", "code"), **rest))
 
 
-def with_body(method: str, url: str, headers: Mapping[str, str], pairs: Pairs, encoding: Encoding) -> Call:
+def build_request(
+    method: str, url: str, headers: Mapping[str, str], pairs: Pairs, encoding: BodyEncoding
+) -> ProviderRequest:
     """A call whose body is these fields; a GET has them in its address."""
     if method == "GET":
-        return Call(method, str(add_params_to_uri(url, list(pairs))) if pairs else url, headers)
+        return ProviderRequest(method, str(add_params_to_uri(url, list(pairs))) if pairs else url, headers)
     if encoding == "json":
-        return Call(method, url, {**headers, "Content-Type": JSON}, orjson.dumps(dict(pairs)))
-    return Call(method, url, {**headers, "Content-Type": FORM}, urlencode(pairs).encode())
+        return ProviderRequest(
+            method, url, {**headers, "Content-Type": JSON_CONTENT_TYPE}, orjson.dumps(dict(pairs))
+        )
+    return ProviderRequest(
+        method, url, {**headers, "Content-Type": FORM_CONTENT_TYPE}, urlencode(pairs).encode()
+    )
 
 
-def basic(name: str, password: str, *, form_encoded: bool = False) -> str:
+def basic_authorization(name: str, password: str, *, form_encoded: bool = False) -> str:
     """The value of an `Authorization` header (RFC 7617); `form_encoded` for an app (RFC 6749, 2.3.1)."""
     if form_encoded:
         name, password = quote_plus(name), quote_plus(password)
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
-def oauth1_signed(
-    client: Client,
+def sign_oauth1(
+    client: ClientCredentials,
     method: str,
     url: str,
     *,
@@ -103,7 +109,7 @@ def oauth1_signed(
     token_secret: str | None = None,
     callback: str | None = None,
     verifier: str | None = None,
-) -> Call:
+) -> ProviderRequest:
     """A call without body, signed with HMAC-SHA1 in its `Authorization` header (RFC 5849, 3.4)."""
     signer = OAuth1(
         client.id,
@@ -115,7 +121,7 @@ def oauth1_signed(
     )
     made_url, headers, _ = signer.prepare(method, url, {}, "")
     kept = {name: value for name, value in headers.items() if name.lower() != "content-length"}
-    return Call(method, str(made_url), kept)
+    return ProviderRequest(method, str(made_url), kept)
 
 
 def sorted_query_hmac(pairs: Iterable[tuple[str, str]], without: str, secret: str) -> str:
@@ -124,7 +130,7 @@ def sorted_query_hmac(pairs: Iterable[tuple[str, str]], without: str, secret: st
     return hmac.new(secret.encode(), signed.encode(), hashlib.sha256).hexdigest()
 
 
-def form_of(body: bytes) -> dict[str, str]:
+def parse_form(body: bytes) -> dict[str, str]:
     """A form-encoded answer's fields; the last of doubled ones, and none of more than 200."""
     try:
         return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=200))
@@ -132,20 +138,20 @@ def form_of(body: bytes) -> dict[str, str]:
         return {}
 
 
-def unsaid(text: str, secrets: Iterable[str]) -> str:
+def redact(text: str, secrets: Iterable[str]) -> str:
     """What a platform says, without secrets of ours that it repeats, as they are or percent-encoded.
 
     What a platform says is cut off somewhere, so the beginning of a secret at its end is one as well.
     """
     for secret in secrets:
-        if len(secret) >= _SHORTEST_SECRET:
+        if len(secret) >= _MIN_SECRET_CHARACTERS:
             for form in dict.fromkeys((secret, quote(secret, safe=""), quote(secret))):
-                text = _uncut(text.replace(form, _HIDDEN), form)
+                text = _redact_truncated(text.replace(form, _REDACTED), form)
     return text
 
 
-def _uncut(text: str, secret: str) -> str:
-    for length in range(min(len(secret) - 1, len(text)), _SHORTEST_SECRET - 1, -1):
+def _redact_truncated(text: str, secret: str) -> str:
+    for length in range(min(len(secret) - 1, len(text)), _MIN_SECRET_CHARACTERS - 1, -1):
         if text.endswith(secret[:length]):
-            return text[:-length] + _HIDDEN
+            return text[:-length] + _REDACTED
     return text

@@ -7,8 +7,8 @@ a path with dot segments, empty segments, backslashes or encoded separators is r
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-_MAX_ENCODINGS: Final = 3
-REFUSAL: Final = "the path has '..', '//', '\\' or an encoded slash: send it in its plain form"
+_MAX_DECODINGS: Final = 3
+AMBIGUOUS_PATH_ERROR: Final = "the path has '..', '//', '\\' or an encoded slash: send it in its plain form"
 
 
 def is_ambiguous(raw_path: bytes) -> bool:
@@ -17,7 +17,7 @@ def is_ambiguous(raw_path: bytes) -> bool:
     It is judged as sent and after each percent-decoding, because a second program may decode again.
     """
     path = raw_path
-    for _ in range(_MAX_ENCODINGS):
+    for _ in range(_MAX_DECODINGS):
         if b".." in path or b"//" in path or b"\\" in path or b"/./" in path or path.endswith(b"/."):
             return True
         if b"%" not in path:

@@ -7,7 +7,7 @@ from typing import Final
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
 
-def child_of(traceparent: str) -> str:
+def child_traceparent(traceparent: str) -> str:
     """A new span in the given trace; a new trace when the header is absent or not well formed."""
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if match:

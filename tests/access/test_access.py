@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.contracts.routes import owner_of
+from shared.contracts.routes import service_for_path
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 
@@ -268,7 +268,7 @@ def make_things(hub: Hub, key: str | None = None) -> Things:
 
 
 def ask(hub: Hub, row: ROW, path: str, headers: dict[str, str]) -> httpx.Response:
-    base = hub.url(owner_of(path.partition("?")[0]))
+    base = hub.url(service_for_path(path.partition("?")[0]))
     return CLIENT.request(row[0], base + path, json=body_for(row), headers=headers)
 
 

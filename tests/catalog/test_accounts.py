@@ -2,11 +2,16 @@
 
 import pytest
 
+from interlink.provider.manifest_text import (
+    duration_text,
+    refresh_text,
+    subscription_creation,
+    subscription_lifetime,
+)
 from interlink.provider.pages import pages
-from interlink.provider.words import refresh, span, watch_lasts, watch_made
-from shared.catalog.connect import Refresh, Request
-from shared.catalog.listing import Credential, account_steps, credentials, future_address, steps
-from shared.catalog.registry import providers
+from shared.manifests.catalogue import Credential, app_setup_steps, credentials, placeholder_url, setup_steps
+from shared.manifests.connect_models import ApiRequest, TokenRefresh
+from shared.manifests.registry import providers
 
 
 def entered(name: str) -> dict[str, Credential]:
@@ -38,7 +43,7 @@ def test_the_only_kind_of_credential_is_required_and_one_of_several_is_not() -> 
 
 def test_a_provider_without_webhooks_says_how_its_app_is_registered() -> None:
     manifest = providers()["google"].manifest
-    said = steps(manifest, future_address("https://hub.example.com", manifest))
+    said = setup_steps(manifest, placeholder_url("https://hub.example.com", manifest))
     assert any("https://hub.example.com/api/auth/oauth/callback" in step for step in said)
     assert not any("{" in step for step in said)
 
@@ -46,7 +51,7 @@ def test_a_provider_without_webhooks_says_how_its_app_is_registered() -> None:
 def test_without_an_app_the_steps_are_what_is_entered() -> None:
     connect = providers()["email"].manifest.connect
     assert connect
-    assert [step.partition(":")[0] for step in account_steps(connect, "")] == [
+    assert [step.partition(":")[0] for step in app_setup_steps(connect, "")] == [
         "Sending mail (SMTP)",
         "Reading mail (IMAP)",
     ]
@@ -56,27 +61,29 @@ def test_without_an_app_the_steps_are_what_is_entered() -> None:
     ("seconds", "said"), [(1, "1 second"), (300, "5 minutes"), (3600, "1 hour"), (7776000, "90 days")]
 )
 def test_a_time_is_said_in_its_largest_unit(seconds: int, said: str) -> None:
-    assert span(seconds) == said
+    assert duration_text(seconds) == said
 
 
 def test_how_a_token_is_made_anew_is_said() -> None:
-    assert refresh(Refresh(by="none")).startswith("never")
-    longer = Refresh(by="request", request=Request(url="https://example.com"), ahead_s=86400)
-    assert refresh(longer) == "1 day before its end, by the access token itself while it lives"
-    single = Refresh(rotation="single-use", lifetime_s=86400, fixed=True)
-    assert refresh(single).endswith("each works once. It lives 1 day from the consent on.")
+    assert refresh_text(TokenRefresh(by="none")).startswith("never")
+    longer = TokenRefresh(by="request", request=ApiRequest(url="https://example.com"), ahead_s=86400)
+    assert refresh_text(longer) == "1 day before its end, by the access token itself while it lives"
+    single = TokenRefresh(rotation="single-use", lifetime_s=86400, fixed=True)
+    assert refresh_text(single).endswith("each works once. It lives 1 day from the consent on.")
 
 
 def test_how_a_watch_is_made_and_how_long_it_lasts_is_said() -> None:
     [mailbox] = providers()["gmail"].manifest.watches
-    assert watch_made(mailbox).startswith(
+    assert subscription_creation(mailbox).startswith(
         "when an account is connected, where the app has `pubsub_topic`; with"
     )
-    assert watch_lasts(mailbox) == "7 days; after 1 day it is renewed"
+    assert subscription_lifetime(mailbox) == "7 days; after 1 day it is renewed"
     [events] = providers()["google-calendar"].manifest.watches
-    assert watch_lasts(events).endswith("1 day before its end another one is made, and this one is ended")
+    assert subscription_lifetime(events).endswith(
+        "1 day before its end another one is made, and this one is ended"
+    )
     [base] = providers()["airtable"].manifest.watches
-    assert watch_made(base) == "when somebody asks for it; with the scope `webhook:manage`"
+    assert subscription_creation(base) == "when somebody asks for it; with the scope `webhook:manage`"
 
 
 def test_a_page_has_what_is_watched() -> None:

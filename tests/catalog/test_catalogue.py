@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.catalog.listing import credentials, future_address, icon, initials, steps, triggers
-from shared.catalog.registry import folders, providers
+from shared.manifests.catalogue import credentials, icon, initials, placeholder_url, setup_steps, triggers
+from shared.manifests.registry import provider_folders, providers
 
 EXPECTED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
 each_entry = pytest.mark.parametrize("expected", EXPECTED, ids=lambda entry: entry["id"])
@@ -55,8 +55,8 @@ def test_something_brings_each_of_its_triggers(expected: dict[str, Any]) -> None
 @each_provider
 def test_it_says_what_to_do_and_with_which_address(name: str) -> None:
     manifest = providers()[name].manifest
-    url = future_address("https://hub.example.com", manifest)
-    said = steps(manifest, url)
+    url = placeholder_url("https://hub.example.com", manifest)
+    said = setup_steps(manifest, url)
     assert said
     assert not [step for step in said if re.search(r"\{(url|secret|setting:)", step)]
     if manifest.webhook:
@@ -72,7 +72,7 @@ def test_its_credentials_have_patterns_that_can_be_used(name: str) -> None:
         assert each.about.strip()
 
 
-@pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", provider_folders(), ids=lambda folder: folder.name)
 def test_its_icon_is_a_path_or_two_letters(folder: Any) -> None:
     found = icon(folder)
     if found is not None:

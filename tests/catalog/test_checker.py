@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import shared.providers
+from interlink.provider.checker import check
 from interlink.provider.new import create
-from shared.catalog.checker import check
-from shared.catalog.registry import read_manifest
+from shared.manifests.registry import read_manifest
 
 GITHUB = Path(next(iter(shared.providers.__path__))) / "github"
 Break = Callable[[Path], object]
@@ -571,7 +571,7 @@ def test_a_reader_that_is_wrong(
     root.mkdir()
     root.joinpath("__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("shared.catalog.registry._PACKAGE", package)
+    monkeypatch.setattr("shared.manifests.registry._PACKAGE", package)
     folder = create(root, "acme", "Acme", "hmac")
     folder.joinpath("body.py").write_text(code)
     case = folder / "fixtures" / "item_created"

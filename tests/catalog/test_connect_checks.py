@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import shared.providers
-from shared.catalog.checker import check
-from shared.catalog.connect_checks import connect_faults
-from shared.catalog.registry import read_manifest
+from interlink.provider.checker import check
+from interlink.provider.connect_rules import connect_faults
+from shared.manifests.registry import read_manifest
 
 FOLDERS = Path(next(iter(shared.providers.__path__)))
 Break = Callable[[Path], object]

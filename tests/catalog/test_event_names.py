@@ -4,9 +4,9 @@ from time import process_time
 
 import pytest
 
-from shared.catalog.event_names import event_names
-from shared.catalog.registry import providers
 from shared.contracts.event_types import EVENT_TYPES
+from shared.manifests.event_names import event_names
+from shared.manifests.registry import providers
 
 
 def test_every_name_of_the_catalogue_is_accepted() -> None:

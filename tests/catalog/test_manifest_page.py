@@ -6,70 +6,70 @@ from pathlib import Path
 import pytest
 import yaml
 
-from interlink.provider import words
-from shared.catalog import connect, manifest, source, watches, ways
-from shared.catalog.ways import Part
-from shared.wire import requests
+from interlink.provider import manifest_text
+from shared.manifests import connect_models, models, schemes, sender_description, subscriptions
+from shared.manifests.schemes import ManifestModel
+from shared.verification import request
 
 PAGE = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text("utf-8")
-SECTIONS: dict[type[Part], str] = {
-    manifest.Manifest: "The provider",
-    manifest.Webhook: "webhook",
-    manifest.Catalogued: "integration",
-    manifest.Polled: "polled",
-    manifest.Secret: "secret",
-    connect.Setting: "settings",
-    manifest.Bodies: "body",
-    manifest.Decoded: "decoded",
-    manifest.Naming: "event",
-    manifest.Handshake: "handshakes",
-    manifest.Answer: "answers",
-    manifest.Refusal: "refused",
-    manifest.Limits: "limits",
-    manifest.HandledEvent: "handled",
-    manifest.MessageTemplates: "message",
-    manifest.Template: "templates",
-    manifest.AppWebhook: "app",
-    source.Source: "source",
-    connect.Connect: "connect",
-    connect.OAuth2: "oauth2",
-    connect.OAuth1: "oauth1",
-    connect.ClientForm: "client",
-    connect.TokenAnswer: "answer",
-    connect.Grant: "grant",
-    connect.Callback: "callback",
-    connect.Refresh: "refresh",
-    connect.Revoke: "revoke",
-    connect.Request: "request",
-    connect.Api: "api",
-    connect.Account: "account",
-    connect.Choices: "choices",
-    connect.Entered: "entered",
-    connect.Preset: "presets",
-    watches.Watch: "watches",
-    watches.Before: "before",
-    watches.Made: "made",
-    ways.HmacWay: "hmac",
-    ways.DigestWay: "digest",
-    ways.TokenWay: "token",
-    ways.BasicWay: "basic",
-    ways.KeyPairWay: "ed25519, ecdsa, rsa",
-    ways.JwtWay: "jwt",
-    ways.Signatures: "signature",
-    ways.Key: "key",
-    ways.Stamp: "timestamp",
-    ways.Digest: "body_hash",
-    ways.ClaimHash: "claim",
-    ways.RemoteKey: "keys",
-    ways._Way: "verification",
+SECTIONS: dict[type[ManifestModel], str] = {
+    models.Manifest: "The provider",
+    models.WebhookSpec: "webhook",
+    models.CatalogueEntry: "integration",
+    models.PollingSpec: "polled",
+    models.SecretSpec: "secret",
+    connect_models.Setting: "settings",
+    models.BodyFormat: "body",
+    models.EmbeddedJson: "decoded",
+    models.EventNaming: "event",
+    models.HandshakeSpec: "handshakes",
+    models.ResponseSpec: "answers",
+    models.RejectionSpec: "refused",
+    models.ProviderLimits: "limits",
+    models.HandledEvent: "handled",
+    models.MessageTemplates: "message",
+    models.EndpointTemplate: "templates",
+    models.AppWebhookSpec: "app",
+    sender_description.SenderDescription: "source",
+    connect_models.ConnectSpec: "connect",
+    connect_models.OAuth2: "oauth2",
+    connect_models.OAuth1: "oauth1",
+    connect_models.ClientAuthentication: "client",
+    connect_models.TokenResponseMapping: "answer",
+    connect_models.TokenMapping: "grant",
+    connect_models.Callback: "callback",
+    connect_models.TokenRefresh: "refresh",
+    connect_models.TokenRevocation: "revoke",
+    connect_models.ApiRequest: "request",
+    connect_models.Api: "api",
+    connect_models.Account: "account",
+    connect_models.AccountSelection: "choices",
+    connect_models.ManualCredential: "entered",
+    connect_models.Preset: "presets",
+    subscriptions.SubscriptionSpec: "watches",
+    subscriptions.PreliminaryRequest: "before",
+    subscriptions.SubscriptionResult: "made",
+    schemes.HmacScheme: "hmac",
+    schemes.DigestScheme: "digest",
+    schemes.TokenScheme: "token",
+    schemes.BasicScheme: "basic",
+    schemes.KeyPairScheme: "ed25519, ecdsa, rsa",
+    schemes.JwtScheme: "jwt",
+    schemes.SignatureLocation: "signature",
+    schemes.KeySpec: "key",
+    schemes.TimestampSpec: "timestamp",
+    schemes.BodyDigest: "body_hash",
+    schemes.BodyHashClaim: "claim",
+    schemes.RemoteKey: "keys",
+    schemes._SchemeBase: "verification",
 }
 
 
-WRITTEN_OUT = {connect.Kept}
+WRITTEN_OUT = {connect_models.AccountMapping}
 """Bases whose fields stand in the tables of the models that have them."""
 
 
-def fields_of(model: type[Part]) -> set[str]:
+def fields_of(model: type[ManifestModel]) -> set[str]:
     """The fields of its own table: those of a base with a table stand there."""
     inherited = {
         name for base in SECTIONS if base in model.__mro__ and base is not model for name in base.model_fields
@@ -86,33 +86,36 @@ def table_of(heading: str) -> set[str]:
 
 
 def test_no_model_is_left_out() -> None:
-    models = {
+    found = {
         each
-        for module in (connect, manifest, source, watches, ways)
+        for module in (connect_models, models, sender_description, subscriptions, schemes)
         for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, Part) and each is not Part
+        if isinstance(each, type) and issubclass(each, ManifestModel) and each is not ManifestModel
     }
-    assert models == SECTIONS.keys() | WRITTEN_OUT
+    assert found == SECTIONS.keys() | WRITTEN_OUT
 
 
 @pytest.mark.parametrize("model", SECTIONS, ids=lambda model: model.__name__)
-def test_every_field_is_there_and_no_other(model: type[Part]) -> None:
+def test_every_field_is_there_and_no_other(model: type[ManifestModel]) -> None:
     assert table_of(SECTIONS[model]) == fields_of(model)
 
 
 def test_every_source_is_there_and_has_words() -> None:
     written = set(re.findall(r"`([a-z_0-9]+)(?::[^`]*)?`", PAGE.partition("## The provider")[0]))
-    for name in requests._ALONE:
+    for name in request._SOURCES:
         assert name in written
-        assert words.template(f"{{{name}}}")
-    for name in requests._WITH_ARGUMENT:
+        assert manifest_text.template_text(f"{{{name}}}")
+    for name in request._SOURCES_WITH_ARGUMENT:
         assert name in written
         argument = "sha256" if name.startswith("hmac") else "x"
-        assert argument in words.template(f"{{{name}:{argument}}}").replace("SHA-256", "sha256")
+        assert argument in manifest_text.template_text(f"{{{name}:{argument}}}").replace("SHA-256", "sha256")
 
 
-@pytest.mark.parametrize(("heading", "model"), [("connect", connect.Connect), ("watches", watches.Watch)])
-def test_its_example_is_right(heading: str, model: type[Part]) -> None:
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [("connect", connect_models.ConnectSpec), ("watches", subscriptions.SubscriptionSpec)],
+)
+def test_its_example_is_right(heading: str, model: type[ManifestModel]) -> None:
     found = re.search(rf"^## {heading}\n.*?```yaml\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
     assert found
     said = yaml.safe_load(found[1])[heading]

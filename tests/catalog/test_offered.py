@@ -4,17 +4,17 @@ import re
 
 import pytest
 
-from shared.catalog.entering import entered
-from shared.catalog.offered import ConnectField, ConnectWay, ways
-from shared.catalog.registry import connectors, providers
+from shared.manifests.connect_options import ConnectField, ConnectOption, connect_options
+from shared.manifests.field_validation import validate_fields
+from shared.manifests.registry import connectors, providers
 
 BASE = "https://hub.example.com"
 CALLBACK = f"{BASE}/api/auth/oauth/callback"
 each_provider = pytest.mark.parametrize("name", providers())
 
 
-def offered(name: str) -> dict[str, ConnectWay]:
-    found = ways(name, providers(), connectors(), BASE)
+def offered(name: str) -> dict[str, ConnectOption]:
+    found = connect_options(name, providers(), connectors(), BASE)
     assert len({way.kind for way in found}) == len(found)
     return {way.kind: way for way in found}
 
@@ -23,7 +23,7 @@ def by_id(fields: tuple[ConnectField, ...]) -> dict[str, ConnectField]:
     return {field.id: field for field in fields}
 
 
-def every_field(way: ConnectWay) -> tuple[ConnectField, ...]:
+def every_field(way: ConnectOption) -> tuple[ConnectField, ...]:
     of_app = (*way.app.fields, *way.app.settings) if way.app else ()
     return (*way.fields, *way.params, *of_app)
 
@@ -58,12 +58,12 @@ def test_what_a_form_sends_is_taken(name: str) -> None:
             for field in fields
             if field.required and not field.default and not field.generated
         }
-        assert entered(settings, values, place="fields").items() >= values.items()
+        assert validate_fields(settings, values, place="fields").items() >= values.items()
         for preset in way.presets:
             assert preset.name
             assert not any(by_id(fields)[field].secret for field in preset.values)
             assert (
-                entered(settings, {**values, **preset.values}, place="fields").items()
+                validate_fields(settings, {**values, **preset.values}, place="fields").items()
                 >= preset.values.items()
             )
 

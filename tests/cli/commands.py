@@ -17,7 +17,7 @@ import psutil
 from typer.testing import CliRunner
 
 from interlink.cli import app
-from interlink.embedded import BROKER_SETTINGS, HOST, Embedded, is_free
+from interlink.embedded import BROKER_SETTINGS, HOST, EmbeddedPair, is_free
 from tests.support.backends import in_database
 from tests.support.eventually import eventually
 
@@ -35,7 +35,7 @@ def clean_env(**settings: str) -> dict[str, str]:
     return kept | settings
 
 
-def settings_of(pair: Embedded, database: str) -> dict[str, str]:
+def settings_of(pair: EmbeddedPair, database: str) -> dict[str, str]:
     """How a service is told about the embedded pair, with a database of its own."""
     return {
         "KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap,
@@ -188,6 +188,6 @@ def running(folder: Path, *arguments: str, **settings: str) -> Iterator[Up]:
             gone_within(children, 10)
 
 
-def environment_of(pair: Embedded) -> Mapping[str, str]:
+def environment_of(pair: EmbeddedPair) -> Mapping[str, str]:
     """What a chat service is told about the bus."""
     return {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS}

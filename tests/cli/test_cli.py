@@ -18,16 +18,16 @@ from typer.testing import CliRunner
 
 import interlink as package
 from interlink.cli import app
-from interlink.datadir import FORMAT, opened
-from interlink.embedded import Embedded
-from shared.runtime.access import digest
+from interlink.datadir import FORMAT, open_data_folder
+from interlink.embedded import EmbeddedPair
+from shared.runtime.web.access import digest
 from tests.cli.commands import KEY, clean_env, complaint, interlink, invoked, port_block, settings_of
 
 Documents = pymongo.collection.Collection[dict[str, Any]]
 
 
 @pytest.fixture
-def settings(pair: Embedded, tmp_path: Path) -> dict[str, str]:
+def settings(pair: EmbeddedPair, tmp_path: Path) -> dict[str, str]:
     """Bus and store, with a database that nothing is in yet, and a data folder that is not there."""
     return settings_of(pair, f"cli_{token_hex(6)}") | {"INTERLINK_DATA_DIR": str(tmp_path / "data")}
 
@@ -277,7 +277,7 @@ class TestProviderCheck:
         folder = tmp_path / "broken"
         folder.mkdir()
         folder.joinpath("manifest.yaml").write_text("id: other\n")
-        monkeypatch.setattr("shared.catalog.registry.folders", lambda: [folder])
+        monkeypatch.setattr("shared.manifests.registry.provider_folders", lambda: [folder])
         done = CliRunner().invoke(app, ["provider", "check"])
         assert done.exit_code == 1
         assert "broken" in done.stdout
@@ -296,13 +296,13 @@ class TestUpRefuses:
         assert "--port" in said
 
     def test_a_folder_in_use(self, tmp_path: Path) -> None:
-        with opened(tmp_path / "data"):
+        with open_data_folder(tmp_path / "data"):
             said = complaint(interlink("up", "--data-dir", "data", cwd=tmp_path))
         assert "in use by another 'interlink up'" in said
 
     @pytest.mark.parametrize(("found", "age"), [(FORMAT - 1, "an older"), (FORMAT + 1, "a newer")])
     def test_another_versions_folder(self, tmp_path: Path, found: int, age: str) -> None:
-        with opened(tmp_path / "data") as folder:
+        with open_data_folder(tmp_path / "data") as folder:
             version = folder.path / "version.json"
         version.write_text(json.dumps({"format": found, "interlink": "9.9"}))
         said = complaint(interlink("up", "--data-dir", "data", cwd=tmp_path))

@@ -7,7 +7,7 @@ from secrets import token_hex
 
 import pytest
 
-from interlink.embedded import Embedded
+from interlink.embedded import EmbeddedPair
 from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, INTEGRATION_EVENTS
 from tests.cli.commands import complaint, interlink, settings_of
 from tests.support.backends import Bus, Store, embedded_bus
@@ -18,9 +18,9 @@ from tests.support.tap import Raw, Tap, put
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, pair: Embedded) -> Iterator[tuple[Bus, dict[str, str]]]:
+def own(tmp_path_factory: pytest.TempPathFactory, pair: EmbeddedPair) -> Iterator[tuple[Bus, dict[str, str]]]:
     """A broker of its own, so that every dead letter on it is one of these tests, and how it is found."""
-    embedded = Embedded(tmp_path_factory.mktemp("own-broker"))
+    embedded = EmbeddedPair(tmp_path_factory.mktemp("own-broker"))
     embedded.broker.start()
     bus = embedded_bus(embedded)
     folder = str(tmp_path_factory.mktemp("data"))

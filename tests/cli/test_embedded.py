@@ -15,27 +15,29 @@ import pymongo
 import pymongo.errors
 import pytest
 
-from interlink.embedded import HOST, Embedded, remembered
-from interlink.supervise import Backoff, Child, Leash, Spec, ended
+from interlink.embedded import HOST, EmbeddedPair, saved_addresses
+from interlink.supervise import Backoff, Child, ProcessGroup, ProcessSpec, describe_exit
 from tests.cli.commands import gone_within
 
 _STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
 
 
 @pytest.fixture
-def leash() -> Iterator[Leash]:
-    started = Leash()
+def leash() -> Iterator[ProcessGroup]:
+    started = ProcessGroup()
     yield started
     started.close()
 
 
-def python(script: str, folder: Path, *, stop_within_s: float = 5) -> Spec:
-    return Spec("child", (sys.executable, "-c", script), os.environ, folder / "child.log", stop_within_s)
+def python(script: str, folder: Path, *, stop_timeout_s: float = 5) -> ProcessSpec:
+    return ProcessSpec(
+        "child", (sys.executable, "-c", script), os.environ, folder / "child.log", stop_timeout_s
+    )
 
 
 class TestPair:
     def test_what_the_store_acknowledged_survives_a_kill(self, tmp_path: Path) -> None:
-        pair = Embedded(tmp_path)
+        pair = EmbeddedPair(tmp_path)
         pair.store.start()
         try:
             with pymongo.MongoClient[dict[str, int]](pair.mongodb_uri) as client:
@@ -50,8 +52,10 @@ class TestPair:
 
     def test_a_store_that_was_open_keeps_its_data_and_nobody_elses_users(self, tmp_path: Path) -> None:
         """As a folder of a version without the login may be: anybody could have created users there."""
-        pair = Embedded(tmp_path)
-        earlier = Child(replace(pair.store.child.spec, command=pair.store.child.spec.command[:-1]), Leash())
+        pair = EmbeddedPair(tmp_path)
+        earlier = Child(
+            replace(pair.store.child.spec, command=pair.store.child.spec.command[:-1]), ProcessGroup()
+        )
         assert pair.store.child.spec.command[-1] == "--auth"
         earlier.start()
         with pymongo.MongoClient[Any](HOST, pair.store.port, directConnection=True) as client:
@@ -76,7 +80,7 @@ class TestPair:
             pair.stop()
 
     def test_only_the_owner_may_read_the_stores_password(self, tmp_path: Path) -> None:
-        pair = Embedded(tmp_path)
+        pair = EmbeddedPair(tmp_path)
         pair.store.prepare()
         password = tmp_path / "store.password"
         assert password.stat().st_mode & 0o777 == 0o600
@@ -88,15 +92,15 @@ class TestPair:
         ]
 
     def test_ports_stay_while_they_are_free(self, tmp_path: Path) -> None:
-        first = Embedded(tmp_path)
-        assert Embedded(tmp_path).kafka_bootstrap == first.kafka_bootstrap
-        assert remembered(tmp_path) == {
+        first = EmbeddedPair(tmp_path)
+        assert EmbeddedPair(tmp_path).kafka_bootstrap == first.kafka_bootstrap
+        assert saved_addresses(tmp_path) == {
             "KAFKA_BOOTSTRAP_SERVERS": first.kafka_bootstrap,
             "MONGODB_URI": first.mongodb_uri,
         }
 
     def test_a_broker_comes_back_on_its_port(self, tmp_path: Path) -> None:
-        pair = Embedded(tmp_path)
+        pair = EmbeddedPair(tmp_path)
         pair.broker.start()
         try:
             pair.broker.kill()
@@ -112,7 +116,7 @@ class TestPair:
         monkeypatch.setenv("LISTENER_URL", "tcp://0.0.0.0:1")  # Tansu reads these
         monkeypatch.setenv("STORAGE_ENGINE", "s3://somebody")
         monkeypatch.setenv("INTERLINK_ENCRYPTION_KEY", "hidden")
-        pair = Embedded(tmp_path)
+        pair = EmbeddedPair(tmp_path)
         pair.broker.start()
         try:
             assert pair.broker.child.pid
@@ -123,8 +127,8 @@ class TestPair:
 
     def test_it_dies_with_whoever_started_it(self, tmp_path: Path) -> None:
         script = (
-            "import pathlib, sys, time; from interlink.embedded import Embedded\n"
-            "Embedded(pathlib.Path(sys.argv[1])).start(); print('up', flush=True); time.sleep(60)"
+            "import pathlib, sys, time; from interlink.embedded import EmbeddedPair\n"
+            "EmbeddedPair(pathlib.Path(sys.argv[1])).start(); print('up', flush=True); time.sleep(60)"
         )
         owner = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
         assert owner.stdout
@@ -137,19 +141,21 @@ class TestPair:
 
 
 class TestSupervision:
-    def test_who_does_not_stop_is_killed(self, tmp_path: Path, leash: Leash) -> None:
-        child = Child(python(f"{_STUBBORN}; time.sleep(60)", tmp_path, stop_within_s=0.5), leash)
+    def test_who_does_not_stop_is_killed(self, tmp_path: Path, leash: ProcessGroup) -> None:
+        child = Child(python(f"{_STUBBORN}; time.sleep(60)", tmp_path, stop_timeout_s=0.5), leash)
         child.start()
         while child.last_lines() != ["up"]:
             time.sleep(0.02)
         assert child.stop() is False
-        assert ended(child.status) == "signal SIGKILL"
+        assert describe_exit(child.status) == "signal SIGKILL"
 
     def test_a_killed_guard_is_replaced(self, tmp_path: Path) -> None:
         script = (
-            "import os, pathlib, sys; from interlink.supervise import Child, Leash, Spec; leash = Leash()\n"
+            "import os, pathlib, sys\n"
+            "from interlink.supervise import Child, ProcessGroup, ProcessSpec\n"
+            "leash = ProcessGroup()\n"
             "for line in sys.stdin:\n"
-            "  spec = Spec('c', ('sleep', '60'), os.environ, pathlib.Path(sys.argv[1]))\n"
+            "  spec = ProcessSpec('c', ('sleep', '60'), os.environ, pathlib.Path(sys.argv[1]))\n"
             "  Child(spec, leash).start(); print('started', flush=True)"
         )
         owner = subprocess.Popen(
@@ -176,15 +182,15 @@ class TestSupervision:
         owner.communicate()
         gone_within(left, 5)
 
-    def test_its_end_is_in_its_log(self, tmp_path: Path, leash: Leash) -> None:
+    def test_its_end_is_in_its_log(self, tmp_path: Path, leash: ProcessGroup) -> None:
         child = Child(python("print('last words'); raise SystemExit(3)", tmp_path), leash)
         child.start()
         while child.running():
             time.sleep(0.02)
         assert child.last_lines() == ["last words"]
-        assert ended(child.status) == "status 3"
+        assert describe_exit(child.status) == "status 3"
 
-    def test_the_log_is_bounded(self, tmp_path: Path, leash: Leash) -> None:
+    def test_the_log_is_bounded(self, tmp_path: Path, leash: ProcessGroup) -> None:
         spec = python("print('new', flush=True); import time; time.sleep(60)", tmp_path)
         spec.log.write_bytes(b"old\n" * 3_000_000)
         child = Child(spec, leash)
@@ -194,7 +200,7 @@ class TestSupervision:
             time.sleep(0.02)
         child.kill()
 
-    def test_a_paused_child_can_be_stopped(self, tmp_path: Path, leash: Leash) -> None:
+    def test_a_paused_child_can_be_stopped(self, tmp_path: Path, leash: ProcessGroup) -> None:
         child = Child(python("import time; time.sleep(60)", tmp_path), leash)
         child.start()
         assert child.pid

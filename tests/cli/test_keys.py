@@ -17,10 +17,10 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from interlink import keys as rotation
-from interlink.datadir import opened
-from interlink.layout import Layout, Plan
+from interlink.datadir import open_data_folder
+from interlink.topology import Plan, Topology
 from shared.contracts.errors import Misconfigured
-from shared.runtime.secrets import LocalKeys, Sealed, Vault, keep
+from shared.runtime.secrets import LocalKeyProvider, Sealed, Vault, store_secret
 from tests.cli.commands import clean_env, complaint, invoked
 from tests.support.backends import Store
 from tests.support.eventually import eventually
@@ -28,12 +28,12 @@ from tests.support.eventually import eventually
 Document = dict[str, Any]
 Database = pymongo.database.Database[Document]
 OLD, NEW, LOST = b"o" * 32, b"n" * 32, b"l" * 32
-OLD_ID, NEW_ID, LOST_ID = (LocalKeys([key]).current for key in (OLD, NEW, LOST))
+OLD_ID, NEW_ID, LOST_ID = (LocalKeyProvider([key]).current for key in (OLD, NEW, LOST))
 ENDPOINTS, WEBHOOKS, ANSWERS = "inbound_endpoints", "outgoing_webhooks", "idempotency_keys"
 
 
 def vault_of(*keys: bytes) -> Vault:
-    local = LocalKeys(keys)
+    local = LocalKeyProvider(keys)
     return Vault(local, direct=local)
 
 
@@ -45,7 +45,7 @@ def of_0_3(plain: str, record: str, field: str, key: bytes = OLD) -> Sealed:
     """As version 0.3.0 sealed it."""
     nonce = token_hex(6).encode()
     cipher = AESGCM(key).encrypt(nonce, plain.encode(), f"{record}/{field}".encode())
-    return {"k": LocalKeys([key]).current, "n": nonce, "c": cipher}
+    return {"k": LocalKeyProvider([key]).current, "n": nonce, "c": cipher}
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def plain(vault: Vault, value: Any, record: str, field: str) -> str:
 
 
 def endpoint(name: str, vault: Vault, *secrets: str, settings: Document | None = None) -> Document:
-    kept = [keep(vault, "ws_1", name, secret) for secret in secrets]
+    kept = [store_secret(vault, "ws_1", name, secret) for secret in secrets]
     kept[-1]["expires_at"] = datetime(2030, 1, 1, tzinfo=UTC)
     return {"_id": name, "workspace": "ws_1", "secrets": kept, "settings": settings or {}}
 
@@ -98,7 +98,7 @@ def test_everything_comes_under_the_first_key(database: Database, settings: dict
     webhook = {
         "_id": "wh_1",
         "workspace": "ws_1",
-        "secrets": [keep(old, "ws_1", "wh_1", "w")],
+        "secrets": [store_secret(old, "ws_1", "wh_1", "w")],
         "headers": sealed(old, "{}", "wh_1", "headers"),
         "auth": sealed(both, "{}", "wh_1", "auth"),
         "schedule": [1, 2.5, None, {"deep": [[{"er": sealed(old, "d", "wh_1", "deep")}]]}],
@@ -254,10 +254,10 @@ def test_what_changes_between_reading_and_writing_is_read_again(
     """A service rotates one secret, removes an endpoint and pushes a value to another place just then."""
     old, now = vault_of(OLD), datetime.now(UTC)
     database[ENDPOINTS].insert_many([endpoint(f"ep_{n}", old, "a", "b") for n in range(5)])
-    kept = [keep(old, "ws_1", "ep_1", "newer"), keep(old, "ws_1", "ep_1", "a")]
-    plan, seen = rotation._Renewal.anew, set[str]()
+    kept = [store_secret(old, "ws_1", "ep_1", "newer"), store_secret(old, "ws_1", "ep_1", "a")]
+    plan, seen = rotation._Rewrapper.rewrap, set[str]()
 
-    def anew(self: Any, value: Sealed, path: rotation.Place, document: Document) -> Sealed | None:
+    def anew(self: Any, value: Sealed, path: rotation.FieldPath, document: Document) -> Sealed | None:
         if document["_id"] not in seen:
             seen.add(document["_id"])
             change = {"secrets": kept, "changed_at": now}
@@ -271,7 +271,7 @@ def test_what_changes_between_reading_and_writing_is_read_again(
                 database[ENDPOINTS].update_one({"_id": "ep_4"}, {"$set": {"name": "Ada Example"}})
         return plan(self, value, path, document)
 
-    monkeypatch.setattr(rotation._Renewal, "anew", anew)
+    monkeypatch.setattr(rotation._Rewrapper, "rewrap", anew)
     done = run("rotate", settings)
     assert done.returncode == 0, done.stderr
     new = vault_of(NEW)
@@ -300,7 +300,7 @@ def test_nothing_is_lost_while_services_write(database: Database, settings: dict
             name = choice(busy)
             found = collection.find_one({"_id": name})
             assert found
-            secret = keep(both, "ws_1", name, str(written[name] + 1))
+            secret = store_secret(both, "ws_1", name, str(written[name] + 1))
             mine = {"_id": name, "secrets": found["secrets"]}
             done = collection.update_one(mine, {"$set": {"secrets": [secret, *found["secrets"][:2]]}})
             written[name] += done.modified_count
@@ -367,7 +367,7 @@ def test_a_service_that_seals_with_another_key_is_noticed(
     """Somebody still has the keys in the other order: what is brought over is under the old key again."""
     database[ENDPOINTS].insert_one(endpoint("ep_1", vault_of(OLD), "a"))
     times = iter(range(1000))
-    plan = rotation._Walk.run
+    plan = rotation._CollectionPass.run
 
     async def walk(self: Any) -> Any:
         if self._collection.name == ENDPOINTS:
@@ -375,7 +375,7 @@ def test_a_service_that_seals_with_another_key_is_noticed(
             database[ENDPOINTS].replace_one({"_id": "ep_1"}, again)
         return await plan(self)
 
-    monkeypatch.setattr(rotation._Walk, "run", walk)
+    monkeypatch.setattr(rotation._CollectionPass, "run", walk)
     done = run("rotate", settings)
     assert done.returncode == 1
     assert "give them all the same first one" in done.stderr
@@ -412,8 +412,8 @@ def test_up_makes_a_key_only_where_none_is_given(
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    with opened(tmp_path / "data") as folder:
-        layout = Layout(
+    with open_data_folder(tmp_path / "data") as folder:
+        layout = Topology(
             Plan(8080, tmp_path / "data", minichat=False, services=["gateway"]), folder, None, None
         )
         environments: Sequence[dict[str, str]] = [
@@ -431,10 +431,10 @@ def test_up_makes_no_key_where_another_one_has_sealed(
 ) -> None:
     for name in ("INTERLINK_ENCRYPTION_KEY", "INTERLINK_ENCRYPTION_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
-    with opened(tmp_path / "data") as folder:
+    with open_data_folder(tmp_path / "data") as folder:
         folder.admin_key.write_text("ilk_of_a_first_start")
         with pytest.raises(Misconfigured, match="set INTERLINK_ENCRYPTION_KEY"):
-            Layout(Plan(8080, tmp_path / "data", minichat=False, services=["gateway"]), folder, None, None)
+            Topology(Plan(8080, tmp_path / "data", minichat=False, services=["gateway"]), folder, None, None)
         assert not (folder.path / "encryption.key").exists()
 
 
@@ -448,12 +448,12 @@ def test_up_takes_no_key_that_does_not_open_what_its_folder_has_sealed(
 ) -> None:
     monkeypatch.delenv("INTERLINK_ENCRYPTION_KEY_FILE", raising=False)
     monkeypatch.setenv("INTERLINK_ENCRYPTION_KEY", text_of(*keys))
-    with opened(tmp_path / "data") as folder:
+    with open_data_folder(tmp_path / "data") as folder:
         folder.encryption_key.write_text(text_of(OLD) + "\n")
         store = Mock() if embedded else None
         plan = Plan(8080, tmp_path / "data", minichat=False, services=["gateway"])
         if refused:
             with pytest.raises(Misconfigured, match=r"does not have the key in .*put it behind the new one"):
-                Layout(plan, folder, None, store)
+                Topology(plan, folder, None, store)
         else:
-            Layout(plan, folder, None, store)
+            Topology(plan, folder, None, store)

@@ -16,13 +16,13 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from interlink.embedded import Embedded
-from shared.contracts.envelope import event_of
+from interlink.embedded import EmbeddedPair
+from shared.contracts.envelope import parse_event
 from shared.contracts.messages import MessageCreated
 from shared.contracts.topics import CHAT_EVENTS, CHAT_INBOUND
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.settings import KafkaSettings
-from shared.wire.render import MessageTemplate
+from shared.wire.message_template import MessageTemplate
 from tests.cli.commands import clean_env, environment_of
 from tests.support.browser import CHROMIUM, Tab, opened
 from tests.support.eventually import eventually
@@ -83,7 +83,7 @@ class Chat:
 
 
 @pytest.fixture(scope="module")
-def page(pair: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def page(pair: EmbeddedPair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A minichat process of this workspace; its address."""
     asyncio.run(ensure_topics(KafkaSettings(bootstrap_servers=pair.kafka_bootstrap)))
     port = free_port()
@@ -108,7 +108,7 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture
-async def chat(page: str, pair: Embedded) -> AsyncIterator[Chat]:
+async def chat(page: str, pair: EmbeddedPair) -> AsyncIterator[Chat]:
     producer = AIOKafkaProducer(bootstrap_servers=pair.kafka_bootstrap, acks="all")
     await producer.start()
     yield Chat(page, producer)
@@ -138,7 +138,7 @@ async def test_what_cannot_be_read_costs_only_itself(chat: Chat) -> None:
     assert other["message_id"] not in shown
 
 
-async def test_what_is_written_is_a_chat_event(chat: Chat, pair: Embedded) -> None:
+async def test_what_is_written_is_a_chat_event(chat: Chat, pair: EmbeddedPair) -> None:
     consumer = AIOKafkaConsumer(
         CHAT_EVENTS.name, bootstrap_servers=pair.kafka_bootstrap, auto_offset_reset="earliest"
     )
@@ -150,7 +150,7 @@ async def test_what_is_written_is_a_chat_event(chat: Chat, pair: Embedded) -> No
         assert answer.status_code == 201
         async for record in consumer:
             if ("workspace", WORKSPACE.encode()) in record.headers:  # others use this topic, for poison too
-                event = event_of(record.headers, record.value)
+                event = parse_event(record.headers, record.value)
                 break
     finally:
         await consumer.stop()

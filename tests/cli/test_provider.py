@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 import shared.providers
 from interlink.cli import app
 from interlink.provider.new import create
-from interlink.provider.sign import Signed, Wanted, curl, sign
-from shared.catalog import registry
-from shared.catalog.fixtures import cases, defaults, new_secret, read_fixture
-from shared.catalog.registry import Provider, providers, read_manifest
-from shared.catalog.ways import JwtWay, KeyPairWay
+from interlink.provider.sign import SigningResult, SignOptions, curl, sign
 from shared.contracts.errors import Misconfigured
-from shared.wire.verification import Verdict
+from shared.manifests import registry
+from shared.manifests.fixtures import default_settings, fixture_folders, new_secret, read_fixture
+from shared.manifests.registry import Provider, providers, read_manifest
+from shared.manifests.schemes import JwtScheme, KeyPairScheme
+from shared.verification.scheme import VerificationResult
 from tests.cli.commands import complaint, invoked
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
@@ -40,9 +40,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place of its own for providers, in which the commands look."""
     place = tmp_path / "providers"
     place.mkdir()
-    monkeypatch.setattr("interlink.provider.folder.ROOT", place)
+    monkeypatch.setattr("interlink.provider.provider_folder.PROVIDERS_ROOT", place)
     monkeypatch.setattr(
-        registry, "folders", lambda: sorted(file.parent for file in place.glob("*/manifest.yaml"))
+        registry, "provider_folders", lambda: sorted(file.parent for file in place.glob("*/manifest.yaml"))
     )
     return place
 
@@ -94,15 +94,17 @@ def pasted(command: str) -> None:
     assert " 202 " in done.stdout.splitlines()[0]
 
 
-def verdict(provider: Provider, url: str, got: Got, secret: str, settings: dict[str, str]) -> Verdict:
+def verdict(
+    provider: Provider, url: str, got: Got, secret: str, settings: dict[str, str]
+) -> VerificationResult:
     """What the provider's door says of a request."""
-    assert provider.door
+    assert provider.definition
     path, _, query = got.path.partition("?")
     base = "/".join(url.split("/")[:3])
-    request = provider.door.request(
-        got.method, base + path, query.encode(), got.headers, got.body, defaults(provider) | settings
+    request = provider.definition.request(
+        got.method, base + path, query.encode(), got.headers, got.body, default_settings(provider) | settings
     )
-    way = provider.door.way(request)
+    way = provider.definition.select_scheme(request)
     assert way
     return way.verify(request, [secret.encode()] if secret else [], time())
 
@@ -180,7 +182,7 @@ class TestTest:
         assert done.stdout == "acme has no fixtures: CONTRIBUTING.md says how to add one\n"
 
     def test_without_webhooks(self) -> None:
-        name = next(each for each, known in providers().items() if known.door is None)
+        name = next(each for each, known in providers().items() if known.definition is None)
         done = invoked("provider", "test", name)
         assert done.returncode == 0
         assert done.stdout == f"{name} has no webhooks, and so no fixtures\n"
@@ -259,8 +261,8 @@ class TestSign:
         assert got.headers[b"x-odd"] == [b'it\'s "$HOME"']
         secret = done.stderr.splitlines()[0].rpartition(": ")[2]
         provider = Provider(read_manifest(folder))
-        assert verdict(provider, url, got, secret, {}) is Verdict.VERIFIED
-        assert verdict(provider, url, got, "00" * 32, {}) is not Verdict.VERIFIED
+        assert verdict(provider, url, got, secret, {}) is VerificationResult.VERIFIED
+        assert verdict(provider, url, got, "00" * 32, {}) is not VerificationResult.VERIFIED
 
     def test_every_provider_that_can_be_signed_for(
         self, tmp_path: Path, server: tuple[str, list[Got]]
@@ -271,7 +273,7 @@ class TestSign:
             for name, provider in providers().items()
             if provider.manifest.webhook
             for position, way in enumerate(provider.manifest.webhook.verification)
-            if not (isinstance(way, KeyPairWay | JwtWay) and way.keys)
+            if not (isinstance(way, KeyPairScheme | JwtScheme) and way.keys)
         }
         exempt = {name for name, each in providers().items() if "way" in each.manifest.exemptions}
         assert tried
@@ -281,28 +283,28 @@ class TestSign:
     def sent(provider: Provider, position: int, place: Path, server: tuple[str, list[Got]]) -> bool:
         webhook = provider.manifest.webhook
         assert webhook
-        assert provider.door
+        assert provider.definition
         way = webhook.verification[position]
         given = secret = way.example or new_secret(webhook) or token_hex(16)
-        if isinstance(way, KeyPairWay):
+        if isinstance(way, KeyPairScheme):
             file = place / "private.pem"
             file.write_bytes(_private(way.scheme))
             given = f"@{file}"
         url = f"{server[0]}/api/webhooks/{provider.id}/ep_1"
-        for case in cases(FOLDERS / provider.id):
+        for case in fixture_folders(FOLDERS / provider.id):
             fixture = read_fixture(case)
             if "handshake" in fixture.expected:
                 continue
             try:
-                signed = sign(provider, Wanted(case, given, url=url, way=str(position)), time())
+                signed = sign(provider, SignOptions(case, given, url=url, way=str(position)), time())
             except Misconfigured:
                 continue
-            if isinstance(way, KeyPairWay):
+            if isinstance(way, KeyPairScheme):
                 secret = signed.notes[0].partition(": ")[2]
             server[1].clear()
             pasted(curl(signed))
             got = server[1][0]
-            assert verdict(provider, url, got, secret, dict(fixture.settings)) is Verdict.VERIFIED
+            assert verdict(provider, url, got, secret, dict(fixture.settings)) is VerificationResult.VERIFIED
             return True
         return False
 
@@ -434,19 +436,19 @@ class TestAtAHub:
             (position, each) for position, each in enumerate(webhook.verification) if each.scheme == way
         )
         given = secret = declared.example or new_secret(webhook)
-        if isinstance(declared, KeyPairWay):
+        if isinstance(declared, KeyPairScheme):
             pem = tmp_path / "private.pem"
             pem.write_bytes(_private(declared.scheme))
             given = f"@{pem}"
         case, signed = self.first(name, position, given)
-        if isinstance(declared, KeyPairWay):
+        if isinstance(declared, KeyPairScheme):
             secret = signed.notes[0].partition(": ")[2]
-        settings = defaults(providers()[name]) | dict(read_fixture(case).settings)
+        settings = default_settings(providers()[name]) | dict(read_fixture(case).settings)
         new = {"provider": name, "name": "x", "secret": secret, "settings": settings}
         endpoint = gateway.call("POST", "/api/inbound-endpoints", new, expect=201)
         other = gateway.call("POST", "/api/inbound-endpoints", new, expect=201)
         rotated = {"secret": new_secret(webhook), "overlap_hours": 0}
-        if not isinstance(declared, KeyPairWay):
+        if not isinstance(declared, KeyPairScheme):
             gateway.call("POST", f"/api/inbound-endpoints/{other['id']}/rotate-secret", rotated)
         done = invoked(
             *("provider", "sign", name, str(case), "--url", endpoint["url"], "--way", str(position)),
@@ -454,14 +456,14 @@ class TestAtAHub:
         )
         assert done.returncode == 0, done.stderr
         assert self.status(done.stdout) < 300
-        if not isinstance(declared, KeyPairWay):
+        if not isinstance(declared, KeyPairScheme):
             assert self.status(done.stdout.replace(endpoint["id"], other["id"])) in (401, 403)
 
     @staticmethod
-    def first(name: str, position: int, given: str) -> tuple[Path, Signed]:
+    def first(name: str, position: int, given: str) -> tuple[Path, SigningResult]:
         """The first fixture that is signed in this way."""
-        for case in cases(FOLDERS / name):
-            wanted = Wanted(case, given, url="https://hub.example.com/x", way=str(position))
+        for case in fixture_folders(FOLDERS / name):
+            wanted = SignOptions(case, given, url="https://hub.example.com/x", way=str(position))
             if "handshake" not in read_fixture(case).expected:
                 try:
                     return case, sign(providers()[name], wanted, time())

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from interlink.embedded import HOST, Embedded, is_free
+from interlink.embedded import HOST, EmbeddedPair, is_free
 from tests.cli.commands import (
     PORTS,
     Up,
@@ -214,7 +214,7 @@ def test_a_clean_stop_loses_nothing(tmp_path: Path) -> None:
                 eventually(all_there, within_s=60)
 
 
-def test_with_a_bus_and_a_store_of_ones_own(tmp_path: Path, pair: Embedded) -> None:
+def test_with_a_bus_and_a_store_of_ones_own(tmp_path: Path, pair: EmbeddedPair) -> None:
     given = settings_of(pair, f"up_{token_hex(6)}")
     with running(tmp_path / "data", "--no-minichat", **given) as up:
         commands = [" ".join(child.cmdline()) for child in up.children()]

@@ -15,8 +15,8 @@ import pytest
 from aiohttp import web
 from pymongo import MongoClient
 
-from shared.wire.filters import FilterSettings
-from shared.wire.signatures import new_standard_secret
+from shared.webhooks.filters import FilterSettings
+from shared.webhooks.signatures import new_standard_secret
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub

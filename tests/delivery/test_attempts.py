@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from interlink.embedded import Embedded
+from interlink.embedded import EmbeddedPair
 from tests.support.backends import Bus, Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -453,7 +453,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
 @pytest.fixture(scope="module")
 def strict_hub(tmp_path_factory: pytest.TempPathFactory, store: Store) -> Iterator[Hub]:
     """A hub as it is in production: no internal address at all. On a broker of its own."""
-    own = Embedded(tmp_path_factory.mktemp("own-broker"))
+    own = EmbeddedPair(tmp_path_factory.mktemp("own-broker"))
     own.broker.start()
     started = Hub(
         tmp_path_factory.mktemp("strict-hub"),

@@ -7,9 +7,9 @@ from secrets import token_hex
 
 from pydantic import SecretStr
 
-from services.delivery.backlog import Backlog
+from services.delivery.engine.backlog import Backlog
 from shared.contracts.envelope import Event
-from shared.runtime.kafka.consume import Received
+from shared.runtime.kafka.consumer import ConsumedEvent
 from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
@@ -31,9 +31,9 @@ async def _backlogs(
         mongo.close()
 
 
-def _received(source: tuple[str, int], offset: int) -> Received:
+def _received(source: tuple[str, int], offset: int) -> ConsumedEvent:
     event = Event(f"evt-{offset}", "t", "/tests", WORKSPACE, "2026-01-02T03:04:05.000Z", b'{"n":0}')
-    return Received(event, *source, offset, 1_000, b"key")
+    return ConsumedEvent(event, *source, offset, 1_000, b"key")
 
 
 async def test_an_event_waits_at_once_and_can_be_worked_off_once_it_is_stored(store: Store) -> None:
@@ -68,7 +68,7 @@ async def test_what_an_earlier_owner_stores_late_replaces_nothing_longer(store: 
             assert [each.offset for each in await successor.read(line)] == [0, 1, 2]
             [line] = owners[lengths.index(1)].lines_of(WORKSPACE)
             read = await owners[lengths.index(1)].read(line)
-            await owners[lengths.index(1)].keep_place(line, len(read) - 1)
+            await owners[lengths.index(1)].save_progress(line, len(read) - 1)
             assert [each.offset for each in await successor.read(line)] == [1, 2]
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from bench.log import mongo_at
 from services.delivery.indexes import INDEXES
-from services.delivery.reach import Reach
+from services.delivery.log.deliveries import DELIVERIES, Deliveries
+from services.delivery.model.due_cursor import DueCursor
 from services.delivery.settings import DeliverySettings
-from services.delivery.store import DELIVERIES, Deliveries
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Collection, Document, utcnow
 from tests.support.backends import Store
@@ -55,7 +55,7 @@ async def log_of(store: Store) -> AsyncIterator[tuple[Deliveries, Collection]]:
         mongo.close()
 
 
-async def claim(deliveries: Deliveries, reach: Reach, most: int = 10) -> list[str]:
+async def claim(deliveries: Deliveries, reach: DueCursor, most: int = 10) -> list[str]:
     claimed = await deliveries.claim(WEBHOOK, reach, most=most, timeout_s=30)
     return [one.request.delivery_id for one in claimed]
 
@@ -70,7 +70,7 @@ def test_every_due_delivery_is_claimed_once_per_time_that_it_is_due(store: Store
 
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach, due = Reach(), set[str]()
+            reach, due = DueCursor(), set[str]()
             for _ in range(45):
                 deed = dice.randrange(3)
                 if deed == 0:
@@ -107,7 +107,7 @@ def test_the_head_is_claimed_and_nothing_before_it_is_finished(store: Store, see
 
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach, waiting = Reach("order"), list[str]()
+            reach, waiting = DueCursor("order"), list[str]()
             order = int(utcnow().timestamp() * 1000) - dice.choice([0, 10, 86_400_000]) << 22
             for _ in range(50):
                 if dice.random() < 0.4:
@@ -137,7 +137,7 @@ def test_the_head_is_claimed_and_nothing_before_it_is_finished(store: Store, see
 def test_when_the_next_one_is_due(store: Store, field: Any) -> None:
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach = Reach(field)
+            reach = DueCursor(field)
             assert await deliveries.next_due(WEBHOOK, reach) is None
             for number, wait in enumerate((0.5, 30, 4000, 7 * 24 * 3600, 400 * 24 * 3600)):
                 await log.delete_many({})
@@ -152,9 +152,9 @@ def test_when_the_next_one_is_due(store: Store, field: Any) -> None:
 def test_a_claim_that_failed_is_made_again(store: Store) -> None:
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach, one = Reach(), entry(0, utcnow(), 1)
+            reach, one = DueCursor(), entry(0, utcnow(), 1)
             await log.insert_one(one)
-            assert await claim(deliveries, Reach()) == [one["_id"]]
+            assert await claim(deliveries, DueCursor()) == [one["_id"]]
             await log.update_one({"_id": one["_id"]}, {"$set": {"due_at": utcnow()}})
             mongo = mongo_at("mongodb://127.0.0.1:9/none", timeout_ms=100)
             away = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"), instance="tests")
@@ -169,7 +169,7 @@ def test_a_claim_that_failed_is_made_again(store: Store) -> None:
 def test_a_turn_of_ordering_forgets_where_it_was(store: Store) -> None:
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach = Reach()
+            reach = DueCursor()
             assert await claim(deliveries, reach) == []
             one = entry(0, utcnow() - timedelta(days=1), 3)
             await log.insert_one(one)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from services.delivery.reach import ORDER_BITS
-from services.delivery.store import DELIVERIES
+from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.model.due_cursor import ORDER_BITS
 from shared.runtime.mongo import utcnow
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually

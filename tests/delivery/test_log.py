@@ -29,13 +29,13 @@ from bench.log import (
     webhook_of,
 )
 from interlink import embedded
-from interlink.supervise import Leash
-from services.delivery.erasures import Erasures
+from interlink.supervise import ProcessGroup
 from services.delivery.indexes import INDEXES
-from services.delivery.log import Key, Wanted, keys, page
+from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.log.erasures import Erasures
+from services.delivery.log.search import DeliveryQuery, LogKey, find_keys, page
+from services.delivery.log.statistics import STATISTICS, Statistics, hour_of
 from services.delivery.settings import DeliverySettings
-from services.delivery.statistics import STATISTICS, Statistics, hour_of
-from services.delivery.store import DELIVERIES
 from shared.contracts.errors import Malformed
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log, configure
@@ -135,11 +135,11 @@ def run(uri: str, work: Callable[[Mongo], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(inside())
 
 
-def place(document: Document) -> Key:
+def place(document: Document) -> LogKey:
     return document["created_at"], document["_id"]
 
 
-def expected(documents: list[Document], wanted: Wanted) -> list[Key]:
+def expected(documents: list[Document], wanted: DeliveryQuery) -> list[LogKey]:
     """What the log should answer, newest first, by looking at everything."""
 
     def fits(document: Document) -> bool:
@@ -193,7 +193,7 @@ def test_every_combination_is_read_from_its_index_in_order(
         assert asked.documents <= LIMIT + 1
 
 
-def index_for(wanted: Wanted) -> str:
+def index_for(wanted: DeliveryQuery) -> str:
     """The name of the one index that has exactly what is filtered by before the log's order."""
     if wanted.event_id is not None:
         return "workspace_1_event_id_1_created_at_-1__id_-1"
@@ -232,9 +232,9 @@ def test_every_combination_answers_what_looking_at_everything_would(
     wanted = COMBINATIONS[name]
     should = expected(documents, wanted)
 
-    async def walk(mongo: Mongo) -> tuple[list[Key], list[Key]]:
+    async def walk(mongo: Mongo) -> tuple[list[LogKey], list[LogKey]]:
         log = mongo.collection(DELIVERIES)
-        down: list[Key] = []
+        down: list[LogKey] = []
         cursor = None
         for limit in (1, 7, 40, *[500] * 30):
             found = await page(log, wanted, place, limit=limit, cursor=cursor)
@@ -243,8 +243,8 @@ def test_every_combination_answers_what_looking_at_everything_would(
             cursor = found.next_cursor
             if cursor is None:
                 break
-        up: list[Key] = []
-        while some := await keys(log, wanted, most=900, after=up[-1] if up else None, oldest_first=True):
+        up: list[LogKey] = []
+        while some := await find_keys(log, wanted, most=900, after=up[-1] if up else None, oldest_first=True):
             up += some
         return down, up
 
@@ -262,15 +262,15 @@ def test_times_at_an_edge_of_the_calendar_or_of_a_delivery(filled: tuple[str, li
     async def walk(mongo: Mongo) -> None:
         log = mongo.collection(DELIVERIES)
         for since, until in product(edges, edges):
-            wanted = Wanted(WORKSPACES[1], statuses=("delivered",), since=since, until=until)
+            wanted = DeliveryQuery(WORKSPACES[1], statuses=("delivered",), since=since, until=until)
             should = expected(documents, wanted)
-            assert await keys(log, wanted, most=5) == should[:5], (since, until)
-            assert await keys(log, wanted, most=5, oldest_first=True) == should[::-1][:5], (since, until)
+            assert await find_keys(log, wanted, most=5) == should[:5], (since, until)
+            assert await find_keys(log, wanted, most=5, oldest_first=True) == should[::-1][:5], (since, until)
         for cursor in ("0-x", "0-", "253402300799000-x", "1-x-y"):
-            await page(log, Wanted(WORKSPACES[1]), place, limit=5, cursor=cursor)
+            await page(log, DeliveryQuery(WORKSPACES[1]), place, limit=5, cursor=cursor)
         for cursor in ("x", "-", "-1-x", "1" * 190, "9999999999999999-x", "1.5-x", "nan-x"):
             with pytest.raises(Malformed):
-                await page(log, Wanted(WORKSPACES[1]), place, limit=5, cursor=cursor)
+                await page(log, DeliveryQuery(WORKSPACES[1]), place, limit=5, cursor=cursor)
 
     run(uri, walk)
 
@@ -491,7 +491,7 @@ def test_processes_and_hours_add_up(store: Store, log: Log) -> None:
 
 
 def test_what_is_counted_while_the_store_is_away_is_written_when_it_is_back(tmp_path: Path, log: Log) -> None:
-    leash = Leash()
+    leash = ProcessGroup()
     own = embedded.store(tmp_path, leash)
     own.start()
 

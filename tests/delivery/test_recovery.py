@@ -19,9 +19,9 @@ import pymongo
 import pytest
 from aiohttp import web
 
-from interlink.embedded import Embedded
-from services.delivery.jobs import MOST_RUNNING, cut
-from services.delivery.recovery import replay_id
+from interlink.embedded import EmbeddedPair
+from services.delivery.log.recovery import replay_id
+from services.delivery.log.recovery_jobs import MAX_RUNNING, sortable_prefix
 from tests.support.backends import Bus, Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -315,7 +315,7 @@ def test_hands_and_engine_at_the_same_delivery_at_the_same_time(hub: Hub) -> Non
 def test_a_retry_while_the_bus_stands_still_is_made_good_afterwards(
     tmp_path_factory: pytest.TempPathFactory, store: Store
 ) -> None:
-    own = Embedded(tmp_path_factory.mktemp("own-broker"))
+    own = EmbeddedPair(tmp_path_factory.mktemp("own-broker"))
     own.broker.start()
     hub = Hub(tmp_path_factory.mktemp("still"), embedded_bus(own), store, services=("gateway", "delivery"))
     mood = Moody(500)
@@ -557,14 +557,14 @@ def test_a_workspace_has_so_many_jobs_at_a_time(hub: Hub) -> None:
         with hub.client("delivery") as client:
             refused = None
             jobs = []
-            for _ in range(MOST_RUNNING * 10):
+            for _ in range(MAX_RUNNING * 10):
                 answer = client.post(path, json={"since": LONG_AGO})
                 if answer.status_code == 409:
                     refused = answer.json()["detail"]
                     break
                 jobs.append(answer.json()["job"])
             assert refused
-            assert str(MOST_RUNNING) in refused
+            assert str(MAX_RUNNING) in refused
             for job in jobs:
                 client.post(f"/api/delivery-jobs/{job['id']}/cancel")
 
@@ -698,10 +698,10 @@ def test_a_cut_keeps_batches_whole() -> None:
             batch = list(range(len(orders), len(orders) + chance.randint(1, 20)))
             chance.shuffle(batch)
             orders += batch
-        at = cut(orders, 20)
+        at = sortable_prefix(orders, 20)
         assert 1 <= at <= len(orders) - 20
         assert max(orders[:at]) < min(orders[at:])
-    assert cut([3, 2, 1, 0], 2) == 2  # no order at all: as they stand
+    assert sortable_prefix([3, 2, 1, 0], 2) == 2  # no order at all: as they stand
 
 
 def test_the_log_of_these_tests_is_clean(hub: Hub, tmp_path: Path) -> None:

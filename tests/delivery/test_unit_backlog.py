@@ -2,20 +2,20 @@
 
 import pytest
 
-from services.delivery.backlog import Backlog, Chunk
-from services.delivery.request import order_of
+from services.delivery.engine.backlog import Backlog, BacklogChunk
+from services.delivery.model.delivery import order_of
 from shared.contracts.envelope import Event
 from shared.contracts.ids import EventId, WorkspaceId
-from shared.runtime.kafka.consume import Received
+from shared.runtime.kafka.consumer import ConsumedEvent
 
 SOURCE = ("chat.events", 0)
 WAITING = (10, 1_700_000_000_500)
 """Offset and broker's time of the last event that waits."""
 
 
-def received(offset: int, at_ms: int) -> Received:
+def received(offset: int, at_ms: int) -> ConsumedEvent:
     event = Event(EventId(f"e{offset}"), "t", "/s", WorkspaceId("w"), "2026-01-01T00:00:00Z", b"{}")
-    return Received(event, *SOURCE, offset, at_ms, b"")
+    return ConsumedEvent(event, *SOURCE, offset, at_ms, b"")
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,5 @@ def test_only_what_waits_is_taken_for_waiting(offset: int, at_ms: int, waits: bo
     backlog = Backlog.__new__(Backlog)
     backlog._lines, backlog._waiting = {}, {}
     last = received(*WAITING)
-    backlog._append("w", SOURCE, Chunk("c", order_of(last), last.offset, 1, 1))
+    backlog._append("w", SOURCE, BacklogChunk("c", order_of(last), last.offset, 1, 1))
     assert backlog.has(received(offset, at_ms)) is waits

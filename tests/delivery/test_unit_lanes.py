@@ -4,27 +4,27 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
-from services.delivery.lanes import Lanes
+from services.delivery.engine.endpoint_state import EndpointStates
+from services.delivery.engine.subscriptions import OutgoingWebhook
+from services.delivery.log.deliveries import Deliveries
 from services.delivery.settings import DeliverySettings
-from services.delivery.store import Deliveries
-from services.delivery.subscriptions import Webhook
 
 SLOTS = 1_000
 
 
-def lanes() -> Lanes:
+def lanes() -> EndpointStates:
     """Lanes that nothing is loaded into."""
     settings = DeliverySettings(most_in_flight=SLOTS)
-    return Lanes(cast("Deliveries", None), settings)
+    return EndpointStates(cast("Deliveries", None), settings)
 
 
-def taken(some: Lanes, workspace: str) -> int:
+def taken(some: EndpointStates, workspace: str) -> int:
     """How many attempts of a workspace start that has more than enough due, one after the other."""
     webhook: Any = SimpleNamespace(workspace=workspace, rate_limit=None)
     lane = some.lane(workspace, 0)
     count = 0
     while some.room(workspace):
-        some.take(lane, cast("Webhook", webhook))
+        some.take(lane, cast("OutgoingWebhook", webhook))
         count += 1
     return count
 

@@ -10,25 +10,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.delivery.pacing import Breaker, BreakerPolicy, Pace, RateLimit
-from services.delivery.retry import Attempt, ClientErrors, Policy, Step, step_after
-from shared.runtime.guarded import Answer, Failure
-from shared.wire.backoff import MOST_RETRY_AFTER_S
+from services.delivery.model.flow_control import BreakerPolicy, CircuitBreakerState, RateLimit, RateLimiter
+from services.delivery.model.retry_policy import (
+    Attempt,
+    AttemptOutcome,
+    ClientErrorPolicy,
+    RetryPolicy,
+    evaluate_attempt,
+)
+from shared.runtime.egress.client import EgressFailure, EgressResponse
+from shared.webhooks.backoff import RETRY_AFTER_CAP_S
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-TWICE = Policy((0.0, 100.0))
+TWICE = RetryPolicy((0.0, 100.0))
 
 
-def attempt(status: int | None = None, failure: Failure | None = None, **headers: str) -> Attempt:
+def attempt(status: int | None = None, failure: EgressFailure | None = None, **headers: str) -> Attempt:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Attempt(1, NOW, {}, Answer(status, failure, "", named, b"", 0.1, None))
+    return Attempt(1, NOW, {}, EgressResponse(status, failure, "", named, b"", 0.1, None))
 
 
-def after(each: Attempt, policy: Policy = TWICE, number: int = 1, seed: str = "dlv_1") -> Step:
-    return step_after(each, number, policy, seed, NOW)
+def after(each: Attempt, policy: RetryPolicy = TWICE, number: int = 1, seed: str = "dlv_1") -> AttemptOutcome:
+    return evaluate_attempt(each, number, policy, seed, NOW)
 
 
-def wait_of(step: Step) -> float:
+def wait_of(step: AttemptOutcome) -> float:
     assert step.due_at is not None
     return (step.due_at - NOW).total_seconds()
 
@@ -38,42 +44,42 @@ def wait_of(step: Step) -> float:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 def test_any_2xx_is_delivered(status: int) -> None:
-    assert after(attempt(status)) == Step("delivered", None)
+    assert after(attempt(status)) == AttemptOutcome("delivered", None)
     assert attempt(status).error is None
 
 
 @pytest.mark.parametrize("status", [301, 302, 308, 408, 425, 429, 500, 502, 503, 504, 599])
 def test_a_status_that_may_pass_is_tried_again_while_the_schedule_lasts(status: int) -> None:
-    assert after(attempt(status)) == Step("retrying", NOW + timedelta(seconds=100))
-    assert after(attempt(status), number=2) == Step("dead_letter", None)
+    assert after(attempt(status)) == AttemptOutcome("retrying", NOW + timedelta(seconds=100))
+    assert after(attempt(status), number=2) == AttemptOutcome("dead_letter", None)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 451, 499])
-@pytest.mark.parametrize("client_errors", get_args(ClientErrors))
+@pytest.mark.parametrize("client_errors", get_args(ClientErrorPolicy))
 def test_any_other_4xx_is_final_unless_the_owner_says_otherwise(
-    status: int, client_errors: ClientErrors
+    status: int, client_errors: ClientErrorPolicy
 ) -> None:
-    policy = Policy((0.0, 100.0), client_errors=client_errors)
+    policy = RetryPolicy((0.0, 100.0), client_errors=client_errors)
     expected = {"final": "dead_letter", "retry": "retrying"}[client_errors]
     assert after(attempt(status), policy).status == expected
     assert after(attempt(status), policy, 2).status == "dead_letter"
 
 
-@pytest.mark.parametrize("client_errors", get_args(ClientErrors))
-def test_410_wants_nothing_ever_again(client_errors: ClientErrors) -> None:
-    policy = Policy((0.0, 100.0), client_errors=client_errors)
-    assert after(attempt(410), policy) == Step("dead_letter", None, gone=True)
+@pytest.mark.parametrize("client_errors", get_args(ClientErrorPolicy))
+def test_410_wants_nothing_ever_again(client_errors: ClientErrorPolicy) -> None:
+    policy = RetryPolicy((0.0, 100.0), client_errors=client_errors)
+    assert after(attempt(410), policy) == AttemptOutcome("dead_letter", None, gone=True)
     assert not after(attempt(404), policy).gone
 
 
-@pytest.mark.parametrize("failure", get_args(Failure))
-def test_a_failure_without_an_answer(failure: Failure) -> None:
+@pytest.mark.parametrize("failure", get_args(EgressFailure))
+def test_a_failure_without_an_answer(failure: EgressFailure) -> None:
     unsent = failure in ("address_refused", "bad_url", "condition_too_expensive", "transform_failed")
     each = attempt(failure=failure)
     assert after(each).status == ("dead_letter" if unsent else "retrying")
-    assert (each.ok, each.error, each.unsent) == (False, failure, unsent)
-    assert each.unwell is not unsent
-    assert each.ours is (failure == "proxy")
+    assert (each.ok, each.error, each.is_not_sent) == (False, failure, unsent)
+    assert each.is_endpoint_failure is not unsent
+    assert each.is_hub_failure is (failure == "proxy")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +88,7 @@ def test_a_failure_without_an_answer(failure: Failure) -> None:
 def test_an_endpoint_is_unwell_when_it_does_not_work_and_not_when_it_refuses(
     status: int, unwell: bool
 ) -> None:
-    assert attempt(status).unwell is unwell
+    assert attempt(status).is_endpoint_failure is unwell
 
 
 # Waits
@@ -92,43 +98,43 @@ def test_an_endpoint_is_unwell_when_it_does_not_work_and_not_when_it_refuses(
 def test_retry_after_holds_the_endpoint_and_leaves_the_schedule(status: int) -> None:
     for given_s in (500, 3, 0):
         step = after(attempt(status, Retry_After=str(given_s)))
-        assert (wait_of(step), step.quiet_s) == (100, given_s)
+        assert (wait_of(step), step.retry_after_s) == (100, given_s)
     date = format_datetime(NOW + timedelta(seconds=700), usegmt=True)
-    assert after(attempt(status, retry_after=date)).quiet_s == 700, "a date, and the name in any case"
+    assert after(attempt(status, retry_after=date)).retry_after_s == 700, "a date, and the name in any case"
     for nonsense in ("soon", "-5", "1e9", ""):
-        assert after(attempt(status, Retry_After=nonsense)).quiet_s == 0
+        assert after(attempt(status, Retry_After=nonsense)).retry_after_s == 0
 
 
 @pytest.mark.parametrize("text", ["86401", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_retry_after_is_bounded(text: str) -> None:
-    assert after(attempt(429, Retry_After=text)).quiet_s == MOST_RETRY_AFTER_S == 86_400
-    policy = Policy((0.0, 100.0), max_retry_after_s=900)
+    assert after(attempt(429, Retry_After=text)).retry_after_s == RETRY_AFTER_CAP_S == 86_400
+    policy = RetryPolicy((0.0, 100.0), max_retry_after_s=900)
     step = after(attempt(429, Retry_After=text), policy)
-    assert (wait_of(step), step.quiet_s) == (100, 900)
-    assert after(attempt(429, Retry_After="899"), policy).quiet_s == 899
+    assert (wait_of(step), step.retry_after_s) == (100, 900)
+    assert after(attempt(429, Retry_After="899"), policy).retry_after_s == 899
 
 
 def test_retry_after_gives_no_attempt_that_the_schedule_does_not_have() -> None:
     step = after(attempt(429, Retry_After="7"), number=2)
-    assert (step.status, step.due_at, step.quiet_s) == ("dead_letter", None, 7)
+    assert (step.status, step.due_at, step.retry_after_s) == ("dead_letter", None, 7)
 
 
 def test_retry_after_of_another_status_is_not_heard() -> None:
-    assert after(attempt(500, Retry_After="500")) == Step("retrying", NOW + timedelta(seconds=100))
+    assert after(attempt(500, Retry_After="500")) == AttemptOutcome("retrying", NOW + timedelta(seconds=100))
 
 
 @given(st.text(min_size=1, max_size=40), st.floats(0, 1), st.floats(0, 604_800))
 def test_jitter_only_lengthens_by_its_share_and_is_the_same_when_it_is_reckoned_again(
     seed: str, jitter: float, wait: float
 ) -> None:
-    policy = Policy((0.0, wait), jitter)
+    policy = RetryPolicy((0.0, wait), jitter)
     step = after(attempt(500), policy, seed=seed)
     assert wait - 1e-5 <= wait_of(step) <= wait * (1 + jitter) + 1e-5
     assert step == after(attempt(500), policy, seed=seed)
 
 
 def test_jitter_spreads_the_deliveries_of_one_moment() -> None:
-    policy = Policy((0.0, 100.0), 0.5)
+    policy = RetryPolicy((0.0, 100.0), 0.5)
     waits = sorted(wait_of(after(attempt(500), policy, seed=f"dlv_{number}")) for number in range(400))
     for low in range(100, 150, 10):  # 80 in each fifth, were it even
         assert 40 < sum(low <= wait < low + 10 for wait in waits) < 120
@@ -145,7 +151,7 @@ def test_jitter_spreads_the_deliveries_of_one_moment() -> None:
 def test_no_period_has_more_than_the_limit_whatever_comes_when(
     most: int, period: float, wishes: list[tuple[float, int]]
 ) -> None:
-    limit, pace, now = RateLimit(most, period), Pace(), 0.0
+    limit, pace, now = RateLimit(most, period), RateLimiter(), 0.0
     starts: list[float] = []
     for gap, wanted in wishes:
         now += gap
@@ -157,24 +163,24 @@ def test_no_period_has_more_than_the_limit_whatever_comes_when(
 
 
 def test_a_full_period_says_when_there_is_room_again_and_what_was_not_used_is_given_back() -> None:
-    limit, pace = RateLimit(2, 10.0), Pace()
+    limit, pace = RateLimit(2, 10.0), RateLimiter()
     assert pace.room(limit, 100.0) == 2
     pace.take(limit, 1, 100.0)
     pace.take(limit, 1, 103.0)
-    assert (pace.room(limit, 109.9), pace.again_at(limit)) == (0, 110.0)
-    assert (pace.room(limit, 110.0), pace.again_at(limit)) == (1, 0.0)
+    assert (pace.room(limit, 109.9), pace.next_permit_at(limit)) == (0, 110.0)
+    assert (pace.room(limit, 110.0), pace.next_permit_at(limit)) == (1, 0.0)
     pace.take(limit, 1, 110.0)
     pace.unused(1)
     assert pace.room(limit, 110.0) == 1
-    assert (pace.room(None, 110.0), pace.again_at(None)) == (inf, 0.0)
+    assert (pace.room(None, 110.0), pace.next_permit_at(None)) == (inf, 0.0)
 
 
 def test_a_limit_that_was_made_smaller_holds_for_what_was_sent_before() -> None:
-    pace = Pace()
+    pace = RateLimiter()
     pace.take(RateLimit(10, 10.0), 5, 100.0)
     pace.take(RateLimit(10, 10.0), 1, 105.0)
     assert pace.room(RateLimit(2, 10.0), 106.0) == 0
-    assert pace.again_at(RateLimit(2, 10.0)) == 110.0
+    assert pace.next_permit_at(RateLimit(2, 10.0)) == 110.0
     assert pace.room(RateLimit(2, 10.0), 110.0) == 1
 
 
@@ -185,59 +191,59 @@ def policy(failures: int, pause_s: float, failing_s: float = 0.0) -> BreakerPoli
     return BreakerPolicy(True, failures, failing_s, pause_s, 10 * pause_s, 600.0)
 
 
-def fail(breaker: Breaker, now: float) -> bool:
-    breaker.took(now)
+def fail(breaker: CircuitBreakerState, now: float) -> bool:
+    breaker.permit_used(now)
     return breaker.answered(well=False, now=now)
 
 
 def test_so_many_failures_in_a_row_open_the_circuit_and_a_success_starts_the_count_anew() -> None:
-    breaker = Breaker(policy(3, 10.0))
+    breaker = CircuitBreakerState(policy(3, 10.0))
     assert [fail(breaker, 0.0) for _ in range(2)] == [False, False]
     assert breaker.answered(well=True, now=0.0) is False
     assert [fail(breaker, 1.0) for _ in range(3)] == [False, False, True]
-    assert (breaker.circuit, breaker.room(10.9), breaker.again_at(1.0)) == ("open", 0, 11.0)
+    assert (breaker.circuit, breaker.room(10.9), breaker.next_permit_at(1.0)) == ("open", 0, 11.0)
 
 
 def test_after_the_pause_there_is_one_probe_and_each_pause_is_twice_the_last_up_to_the_longest() -> None:
-    breaker, now, pauses = Breaker(policy(1, 1.0)), 0.0, []
+    breaker, now, pauses = CircuitBreakerState(policy(1, 1.0)), 0.0, []
     assert fail(breaker, now)
     for _ in range(7):
-        until = breaker.again_at(now)
+        until = breaker.next_permit_at(now)
         pauses.append(until - now)
         assert breaker.room(until - 0.01) == 0
         now = until
         assert breaker.room(now) == 1
-        breaker.took(now)
+        breaker.permit_used(now)
         assert (breaker.circuit, breaker.room(now + 100)) == ("half_open", 0)
         assert breaker.answered(well=False, now=now) is False
     assert pauses == [1, 2, 4, 8, 10, 10, 10]
-    breaker.took(now + 10)
+    breaker.permit_used(now + 10)
     assert breaker.answered(well=True, now=now + 10) is True
     assert (breaker.circuit, breaker.room(now + 10)) == ("closed", inf)
     assert fail(breaker, 0.0)
-    assert breaker.again_at(0.0) == 1.0, "the first pause again"
+    assert breaker.next_permit_at(0.0) == 1.0, "the first pause again"
 
 
 def test_what_was_under_way_when_it_opened_makes_no_pause_longer_and_may_close_it() -> None:
-    breaker = Breaker(policy(2, 10.0))
+    breaker = CircuitBreakerState(policy(2, 10.0))
     assert [fail(breaker, 0.0) for _ in range(2)] == [False, True]
     assert [breaker.answered(well=False, now=5.0) for _ in range(5)] == [False] * 5
-    assert breaker.again_at(5.0) == 10.0
+    assert breaker.next_permit_at(5.0) == 10.0
     assert breaker.answered(well=True, now=6.0) is True
     assert breaker.circuit == "closed"
 
 
 def test_a_probe_that_was_not_sent_leaves_room_for_another() -> None:
-    breaker = Breaker(policy(1, 10.0))
+    breaker = CircuitBreakerState(policy(1, 10.0))
     fail(breaker, 0.0)
-    breaker.took(10.0)
+    breaker.permit_used(10.0)
     assert breaker.room(10.0) == 0
     breaker.unused()
     assert (breaker.circuit, breaker.room(10.0)) == ("open", 1)
 
 
 def test_a_breaker_opens_only_after_failures_over_some_time() -> None:
-    breaker = Breaker(policy(3, 10.0, failing_s=30.0))
+    breaker = CircuitBreakerState(policy(3, 10.0, failing_s=30.0))
     assert [fail(breaker, float(now)) for now in range(30)] == [False] * 30
     assert fail(breaker, 30.0) is True
     assert breaker.answered(well=True, now=31.0) is True
@@ -247,21 +253,21 @@ def test_a_breaker_opens_only_after_failures_over_some_time() -> None:
 
 
 def test_a_breaker_that_is_switched_off_never_opens() -> None:
-    breaker = Breaker(replace(policy(1, 10.0), enabled=False))
+    breaker = CircuitBreakerState(replace(policy(1, 10.0), enabled=False))
     assert [fail(breaker, float(now)) for now in range(100)] == [False] * 100
     assert (breaker.circuit, breaker.room(100.0)) == ("closed", inf)
 
 
 def test_a_failure_that_was_sent_past_the_circuit_makes_no_pause_longer() -> None:
-    breaker = Breaker(policy(1, 10.0))
+    breaker = CircuitBreakerState(policy(1, 10.0))
     fail(breaker, 0.0)
     assert fail(breaker, 5.0) is False
     assert (breaker.circuit, breaker.room(9.9), breaker.room(10.0)) == ("open", 0, 1)
 
 
 def test_a_circuit_is_taken_over_as_it_was() -> None:
-    breaker = Breaker(policy(1, 10.0))
+    breaker = CircuitBreakerState(policy(1, 10.0))
     breaker.restore(2, -20.0, 15.0)
     assert (breaker.circuit, breaker.room(14.9), breaker.room(15.0)) == ("open", 0, 1)
     assert fail(breaker, 15.0) is False
-    assert breaker.again_at(15.0) == 15.0 + 40.0
+    assert breaker.next_permit_at(15.0) == 15.0 + 40.0

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.delivery.waiting import Standing, Waiting, standing_of
+from services.delivery.engine.waiting_reasons import HoldState, WaitingState, hold_state_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -17,21 +17,21 @@ def at(seconds: float) -> datetime:
 @pytest.mark.parametrize(
     ("standing", "due_s", "expected"),
     [
-        (Standing(), 60, Waiting(at(60))),
-        (Standing(), -60, Waiting(NOW, "queued")),
-        (Standing("paused"), 60, Waiting(None, "paused")),
-        (Standing("disabled", held_until=at(90)), -60, Waiting(None, "disabled")),
-        (Standing(held_until=at(90)), -60, Waiting(at(90), "held")),
-        (Standing(held_until=at(90), next_probe_at=at(30)), 60, Waiting(at(90), "held")),
-        (Standing(held_until=at(90)), 120, Waiting(at(120))),
-        (Standing(next_probe_at=at(30)), -60, Waiting(at(30), "circuit_open")),
-        (Standing(next_probe_at=at(-5)), -60, Waiting(NOW, "circuit_open")),
-        (Standing(next_probe_at=at(30)), 60, Waiting(at(60))),
-        (Standing(limited_until=at(5)), -60, Waiting(at(5), "rate_limited")),
-        (Standing(limited_until=at(5)), 60, Waiting(at(60))),
+        (HoldState(), 60, WaitingState(at(60))),
+        (HoldState(), -60, WaitingState(NOW, "queued")),
+        (HoldState("paused"), 60, WaitingState(None, "paused")),
+        (HoldState("disabled", held_until=at(90)), -60, WaitingState(None, "disabled")),
+        (HoldState(held_until=at(90)), -60, WaitingState(at(90), "held")),
+        (HoldState(held_until=at(90), next_probe_at=at(30)), 60, WaitingState(at(90), "held")),
+        (HoldState(held_until=at(90)), 120, WaitingState(at(120))),
+        (HoldState(next_probe_at=at(30)), -60, WaitingState(at(30), "circuit_open")),
+        (HoldState(next_probe_at=at(-5)), -60, WaitingState(NOW, "circuit_open")),
+        (HoldState(next_probe_at=at(30)), 60, WaitingState(at(60))),
+        (HoldState(limited_until=at(5)), -60, WaitingState(at(5), "rate_limited")),
+        (HoldState(limited_until=at(5)), 60, WaitingState(at(60))),
     ],
 )
-def test_why_and_until_when(standing: Standing, due_s: float, expected: Waiting) -> None:
+def test_why_and_until_when(standing: HoldState, due_s: float, expected: WaitingState) -> None:
     assert standing.of(at(due_s), NOW) == expected
 
 
@@ -44,11 +44,11 @@ def test_what_was_lifted_or_has_passed_holds_nothing() -> None:
         "lifts": 2,
     }
     webhook = {"lifts": 2, "rate_limit": {"requests": 1, "period_s": 10}}
-    assert standing_of(webhook, health, NOW) == Standing(None, at(90), at(30), at(5))
-    assert standing_of(webhook | {"lifts": 3}, health, NOW) == Standing()
-    assert standing_of({"lifts": 2}, health, at(91)) == Standing(next_probe_at=at(30))
-    assert standing_of(webhook, health | {"circuit": "closed"}, at(91)) == Standing()
-    assert standing_of({}, {}, NOW) == Standing()
-    assert standing_of({}, {"circuit": "open"}, NOW) == Standing(), (
+    assert hold_state_of(webhook, health, NOW) == HoldState(None, at(90), at(30), at(5))
+    assert hold_state_of(webhook | {"lifts": 3}, health, NOW) == HoldState()
+    assert hold_state_of({"lifts": 2}, health, at(91)) == HoldState(next_probe_at=at(30))
+    assert hold_state_of(webhook, health | {"circuit": "closed"}, at(91)) == HoldState()
+    assert hold_state_of({}, {}, NOW) == HoldState()
+    assert hold_state_of({}, {"circuit": "open"}, NOW) == HoldState(), (
         "as 0.4.0 wrote it before there was a time"
     )

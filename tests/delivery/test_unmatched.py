@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.delivery.unmatched import MOST_LAST, MOST_TYPES, OTHER_TYPES
+from services.delivery.log.unmatched import MAX_LISTED, MAX_TYPES, OTHER_TYPES
 from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -105,14 +105,14 @@ def test_counts_of_two_processes_add_up_and_lists_are_bounded(hub: Hub) -> None:
             total += 1
     found = counted(hub, key, set(kinds), total)
     assert {each["type"]: each["count"] for each in found["types"]} == dict.fromkeys(kinds, 60)
-    assert len(found["events"]) == MOST_LAST
+    assert len(found["events"]) == MAX_LISTED
     assert all(each["reason"] == "no_webhook" for each in found["events"])
 
 
 def test_types_without_end_are_counted_together(hub: Hub) -> None:
     key = hub.other_workspace()
     prefix = f"t{token_hex(4)}"
-    count = MOST_TYPES + 100
+    count = MAX_TYPES + 100
     events = [
         {
             "specversion": "1.0",
@@ -132,7 +132,7 @@ def test_types_without_end_are_counted_together(hub: Hub) -> None:
         return types if sum(each["count"] for each in types) == count else None
 
     types = eventually(look, 30) or []
-    assert len(types) <= 2 * MOST_TYPES + 1, "each process has room for so many"
+    assert len(types) <= 2 * MAX_TYPES + 1, "each process has room for so many"
     assert [each for each in types if each["type"] == OTHER_TYPES] or len(types) == count
 
 

@@ -18,11 +18,11 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 from standardwebhooks import Webhook
 
-from services.delivery import subscriptions
-from services.delivery.subscriptions import Subscriptions
+from services.delivery.engine import subscriptions
+from services.delivery.engine.subscriptions import OutgoingWebhooks
 from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Mongo
-from shared.runtime.secrets import LocalKeys, UnknownKey, Vault
+from shared.runtime.secrets import LocalKeyProvider, UnknownKey, Vault
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Bus, Store
 from tests.support.certificates import Authority
@@ -260,7 +260,7 @@ class Service:
     def __init__(self) -> None:
         self.answers = True
         self.asked = 0
-        self._own = LocalKeys([os.urandom(32)])
+        self._own = LocalKeyProvider([os.urandom(32)])
 
     def wrap(self, data_key: bytes) -> bytes:
         return self._own.wrap(data_key)
@@ -275,10 +275,10 @@ class Service:
 async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "_OPEN_AGAIN_S", 0.05)
+    monkeypatch.setattr(subscriptions, "_DECRYPT_RETRY_INTERVAL_S", 0.05)
     keys, mongo = Service(), Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
     log = structlog.get_logger()
-    known = Subscriptions(mongo, Configuration(mongo, log), Vault(keys), log)
+    known = OutgoingWebhooks(mongo, Configuration(mongo, log), Vault(keys), log)
     moment = datetime.now(UTC) - timedelta(days=1)
     document: dict[str, Any] = {
         "_id": "wh_1",
@@ -301,16 +301,16 @@ async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change
     keys.answers = False
     await known.start()
     try:
-        [webhook] = known.wanting("w", "message.created")
+        [webhook] = known.matching("w", "message.created")
         assert webhook.filter is not None
         assert not known.sends(webhook)
         assert json.dumps(dict(known.unreadable("wh_1"))).startswith('{"secret": ')
         keys.answers = True
         for _ in range(500):
             await asyncio.sleep(0.01)
-            if known.sends(known.wanting("w", "message.created")[0]):
+            if known.sends(known.matching("w", "message.created")[0]):
                 break
-        [webhook] = known.wanting("w", "message.created")
+        [webhook] = known.matching("w", "message.created")
         assert known.sends(webhook)
         assert webhook.valid_keys() == [b"secret-of-the-test"]
         asked = keys.asked

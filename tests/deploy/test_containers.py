@@ -29,13 +29,13 @@ from docker.utils.build import exclude_paths
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from interlink.prepare import BOOTSTRAP
+from interlink.prepare import BOOTSTRAP_VARIABLE
 from services.delivery.settings import DeliverySettings
 from services.gateway.settings import GatewaySettings
 from services.oauth.settings import OAuthSettings
-from shared.contracts.routes import OWNERS, owner_of
-from shared.runtime.apps import FOLDER as APPS_FOLDER
-from shared.runtime.apps import given_apps
+from shared.connections.apps import APPS_DIR_VARIABLE as APPS_FOLDER
+from shared.connections.apps import configured_apps
+from shared.contracts.routes import SERVICE_PATHS, service_for_path
 from shared.runtime.kafka.connection import connection
 from shared.runtime.mongo import Mongo
 from shared.runtime.secrets import open_vault
@@ -586,7 +586,7 @@ def test_the_settings_accept_what_the_containers_are_given(
     assert mongo.uri.get_secret_value().startswith("mongodb://interlink@mongo:27017/interlink?")
     Mongo(mongo, app="test")
     connection(kafka)
-    assert gateway.peers.keys() == (OWNERS.keys() if name == "gateway" else set())
+    assert gateway.peers.keys() == (SERVICE_PATHS.keys() if name == "gateway" else set())
     if name == "oauth":
         assert str(oauth.gateway_url) == f"http://gateway:{environment('gateway')['INTERLINK_PORT']}/"
     assert given.keys() - fields <= {APPS_FOLDER}, "no variable that nobody reads"
@@ -607,12 +607,14 @@ def test_apps_are_files_that_those_may_read_who_need_them() -> None:
     assert [path.name for path in folder.iterdir() if path.name == ".gitignore"], "there is a folder to mount"
     kept_out = run("git", "check-ignore", folder / "github" / "client_secret")
     assert "client_secret" in kept_out
-    given_apps({APPS_FOLDER: str(folder)})  # does not refuse it as it is
+    configured_apps({APPS_FOLDER: str(folder)})  # does not refuse it as it is
 
 
 def test_the_first_admin_key_is_passed_on_only_to_what_makes_it() -> None:
-    assert [name for name in SERVICES if BOOTSTRAP in (SERVICES[name].get("environment") or ())] == ["init"]
-    assert SERVICES["init"]["environment"][BOOTSTRAP] is None, "unset when .env does not set it"
+    assert [name for name in SERVICES if BOOTSTRAP_VARIABLE in (SERVICES[name].get("environment") or ())] == [
+        "init"
+    ]
+    assert SERVICES["init"]["environment"][BOOTSTRAP_VARIABLE] is None, "unset when .env does not set it"
 
 
 def test_the_example_is_given_what_it_reads_and_no_secret() -> None:
@@ -659,13 +661,13 @@ AMBIGUOUS = (
 
 def test_the_proxy_and_the_hub_agree_on_who_owns_which_path() -> None:
     text = CADDYFILE.read_text(encoding="utf-8")
-    for service, prefixes in OWNERS.items():
+    for service, prefixes in SERVICE_PATHS.items():
         paths = re.search(rf"@{service} path (.+)", text)
         assert paths, service
         assert paths[1].split() == [path for prefix in prefixes for path in (prefix, f"{prefix}/*")]
     upstreams = dict(re.findall(r"\{\$INTERLINK_(\w+):(\w+:\d+)\}", text))
     assert {name.lower(): address for name, address in upstreams.items()} == {
-        **{name: f"{name}:{environment(name)['INTERLINK_PORT']}" for name in ("gateway", *OWNERS)},
+        **{name: f"{name}:{environment(name)['INTERLINK_PORT']}" for name in ("gateway", *SERVICE_PATHS)},
         "minichat": f"minichat:{environment('minichat')['MINICHAT_PORT']}",
     }
 
@@ -784,11 +786,11 @@ def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -
     paths = ["/api/webhooks/github/ep_1?x=1", "/api/events", "/integrations/slack/webhook", "/api/queuex"]
     paths += ["/api/integration-webhooks", "/api/auth/oauth/callback?code=c&state=s"]
     paths += ["/api/events?next=..%2f..//x", "/api/event-types/a.b%20c"]
-    for prefix in (prefix for prefixes in OWNERS.values() for prefix in prefixes):
+    for prefix in (prefix for prefixes in SERVICE_PATHS.values() for prefix in prefixes):
         paths += [prefix, f"{prefix}/a/b", f"{prefix}?limit=1", f"{prefix}x"]
     for path in paths:
         status, _, text = proxy.ask("GET", path)
-        assert (path, status, text) == (path, 200, f"{owner_of(path.partition('?')[0])} 0")
+        assert (path, status, text) == (path, 200, f"{service_for_path(path.partition('?')[0])} 0")
     for path in INSIDE:
         status, headers, text = proxy.ask("GET", path)
         assert (path, status, headers["Content-Type"]) == (path, 404, "application/problem+json")
@@ -852,7 +854,7 @@ def test_a_body_has_a_limit_a_little_above_the_services_own(
         return
     assert (status == 200) is passes
     if passes:
-        assert text == f"{owner_of(path)} {size}"
+        assert text == f"{service_for_path(path)} {size}"
     else:
         assert status in {413, 502}, "Caddy before 2.7 says 502"
 

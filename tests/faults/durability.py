@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from interlink.embedded import Half
+from interlink.embedded import EmbeddedServer
 from shared.contracts.envelope import rfc3339
 from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, DELIVERY_REQUESTED, Topic
 from tests.support.backends import Bus, Store
@@ -55,7 +55,7 @@ class Rig:
     hub: Hub
     bus: Bus
     store: Store
-    half: Half
+    half: EmbeddedServer
     """The store's process, which is ours to kill."""
     receiver: OutsideReceiver
     webhooks: Mapping[str, str]

@@ -7,7 +7,7 @@ from secrets import token_hex
 
 import pytest
 
-from shared.runtime.crash import VARIABLE
+from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -43,7 +43,7 @@ def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str
             for number in range(WEBHOOKS)
         ]
         hub.stop_service(DELIVERY)
-        hub.start_service(DELIVERY, **{VARIABLE: point})
+        hub.start_service(DELIVERY, **{FAILPOINT_VARIABLE: point})
         numbered(hub, kind, EVENTS)
         eventually(lambda: hub.ended(DELIVERY) is not None, 60)
         assert hub.ended(DELIVERY) == -signal.SIGKILL, hub.log_tail(DELIVERY)

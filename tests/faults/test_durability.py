@@ -15,8 +15,8 @@ from time import monotonic, sleep
 import pytest
 
 from interlink.embedded import store
-from interlink.supervise import Leash
-from shared.runtime.crash import CRASH_POINTS, VARIABLE
+from interlink.supervise import ProcessGroup
+from shared.runtime.failpoints import FAILPOINT_VARIABLE, FAILPOINTS
 from tests.faults.durability import DELIVERY, REFUSE, RETRY, TIMEOUT_S, WEBHOOKS, Rig
 from tests.support.another import another
 from tests.support.apache_kafka import ApacheKafka, available
@@ -63,7 +63,7 @@ def rig(
     tmp_path_factory: pytest.TempPathFactory, durable_bus: Bus, note: Callable[[str], None]
 ) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("durability")
-    leash = Leash()
+    leash = ProcessGroup()
     half = store(folder / "store", leash)
     receiver = OutsideReceiver(folder, REFUSE)
     its_store = Store("an embedded store of its own", half.uri)
@@ -95,11 +95,11 @@ def crashed(rig: Rig) -> None:
     assert rig.hub.ended(DELIVERY) == -signal.SIGKILL, rig.hub.log_tail(DELIVERY)
 
 
-@pytest.mark.parametrize("point", [name for name in CRASH_POINTS if name in REACHED])
+@pytest.mark.parametrize("point", [name for name in FAILPOINTS if name in REACHED])
 def test_dying_at_a_crash_point_loses_nothing(rig: Rig, point: str) -> None:
     with rig.load() as load:
         assert rig.hub.stop_service(DELIVERY) == 0
-        rig.hub.start_service(DELIVERY, **{VARIABLE: f"{point}:{REACHED[point]}"})
+        rig.hub.start_service(DELIVERY, **{FAILPOINT_VARIABLE: f"{point}:{REACHED[point]}"})
         crashed(rig)
         back = rig.restart()
         load.goes_on()
@@ -164,7 +164,7 @@ def test_a_delivery_service_that_commits_first_is_found_out(rig: Rig) -> None:
         assert rig.hub.stop_service(DELIVERY) == 0
         broken = ("tests.support.commits_first",)
         rig.hub.start_service(
-            DELIVERY, module=broken, **{VARIABLE: f"attempt.read:{REACHED['attempt.read']}"}
+            DELIVERY, module=broken, **{FAILPOINT_VARIABLE: f"attempt.read:{REACHED['attempt.read']}"}
         )
         crashed(rig)
         rig.restart()

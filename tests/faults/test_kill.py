@@ -21,8 +21,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from shared.catalog.registry import providers
 from shared.contracts.topics import CHAT_INBOUND, DEAD_LETTERS
+from shared.manifests.registry import providers
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually

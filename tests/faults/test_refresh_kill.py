@@ -13,10 +13,10 @@ from time import monotonic
 
 import pytest
 
-from interlink.embedded import Half
+from interlink.embedded import EmbeddedServer
 from interlink.embedded import store as embedded_store
-from interlink.supervise import Leash
-from shared.runtime.crash import VARIABLE
+from interlink.supervise import ProcessGroup
+from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from tests.support.accounts import SECRET, Accounts, accounts, app_at, oidc_settings
 from tests.support.auth_servers import OidcProvider
 from tests.support.backends import Bus, Store
@@ -47,9 +47,9 @@ LENIENT = ("fence",)
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Half]:
+def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A store that is ours to kill."""
-    leash = Leash()
+    leash = ProcessGroup()
     made = embedded_store(tmp_path_factory.mktemp("store"), leash)
     made.start()
     yield made
@@ -58,7 +58,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Half]:
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, half: Half) -> Iterator[Accounts]:
+def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, half: EmbeddedServer) -> Iterator[Accounts]:
     store = Store("an embedded store of its own", half.uri)
     with accounts(tmp_path_factory.mktemp("hub"), bus, store) as made:
         yield made
@@ -114,7 +114,7 @@ def processes(own: Accounts, strict: OidcProvider) -> Iterator[Processes]:
         patience = replace(HASTY, settle_s=PATIENCE_S)
         patient = stack.enter_context(TokenUsers(env, timing=patience))
         doomed = {
-            name: stack.enter_context(TokenUsers({**env, VARIABLE: point}, timing=HASTY))
+            name: stack.enter_context(TokenUsers({**env, FAILPOINT_VARIABLE: point}, timing=HASTY))
             for name, point in DOOMED.items()
         }
         for each in (*survivors, patient, *sleepers.values(), *doomed.values()):
@@ -232,7 +232,7 @@ def test_who_stood_still_with_the_answer_brings_the_account_back(
 def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_back(
     own: Accounts,
     lenient: Rotating,
-    half: Half,
+    half: EmbeddedServer,
     processes: Processes,
     note: Callable[[str], None],
 ) -> None:
@@ -268,7 +268,7 @@ def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_b
 
 
 def test_a_store_that_is_away_while_somebody_connects_costs_nothing_but_another_try(
-    own: Accounts, lenient: Rotating, half: Half
+    own: Accounts, lenient: Rotating, half: EmbeddedServer
 ) -> None:
     """Before the state is used, the same address goes on later; after it, the person begins anew."""
     lenient.login("early")

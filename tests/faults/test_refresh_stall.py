@@ -10,8 +10,8 @@ from time import monotonic, sleep
 
 import pytest
 
-from shared.runtime.crash import VARIABLE
-from shared.runtime.tokens import Timing
+from shared.connections.tokens import Timing
+from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from tests.support.accounts import SECRET, Accounts, accounts
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -53,7 +53,9 @@ def test_a_refresher_that_was_killed_before_it_asked_stops_its_account_for_less_
     integration, refreshes = ended(there, server, "killed"), server.refreshes
     with ExitStack() as stack:
         env = there.hub.env
-        doomed = stack.enter_context(TokenUsers({**env, VARIABLE: "refresh.claimed"}, clock_s=AHEAD))
+        doomed = stack.enter_context(
+            TokenUsers({**env, FAILPOINT_VARIABLE: "refresh.claimed"}, clock_s=AHEAD)
+        )
         other = stack.enter_context(TokenUsers(env, timing=USUAL, clock_s=BEHIND))
         doomed.ready().begin(integration, FEW)
         other.ready()

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from shared.contracts.errors import Misconfigured
-from shared.runtime.crash import CRASH_POINTS, VARIABLE, crash_point, crash_point_for
+from shared.runtime.failpoints import FAILPOINT_VARIABLE, FAILPOINTS, failpoint, failpoint_for
 from tests.support.journal import Fact, Journal, Reading
 from tests.support.report import recovery, report
 
 WANTED = {"a": ("x", "y"), "b": ("x",)}
 SERVICES = Path(__file__).parents[2] / "services"
-RUNTIME = Path(__file__).parents[2] / "shared" / "runtime"
+SHARED = Path(__file__).parents[2] / "shared"
 
 
 def published(*events: str, kind: str = "x", outcome: str = "acknowledged") -> list[Fact]:
@@ -134,14 +134,14 @@ def start_delivery(crash_at: str) -> subprocess.CompletedProcess[bytes]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("KAFKA_", "MONGODB_"))}
     command = [sys.executable, "-m", "interlink", "serve", "delivery"]
     return subprocess.run(
-        command, env=env | {VARIABLE: crash_at}, capture_output=True, timeout=60, check=False
+        command, env=env | {FAILPOINT_VARIABLE: crash_at}, capture_output=True, timeout=60, check=False
     )
 
 
 @pytest.mark.parametrize("setting", ["attempt.never", "attempt.sent:0", "attempt.sent:x", "attempt.sent:-1"])
 def test_a_crash_point_that_there_is_not_stops_the_start_with_one_line(setting: str) -> None:
-    with pytest.raises(Misconfigured, match=VARIABLE):
-        crash_point_for(setting)
+    with pytest.raises(Misconfigured, match=FAILPOINT_VARIABLE):
+        failpoint_for(setting)
 
 
 def test_the_start_says_which_crash_points_there_are() -> None:
@@ -149,30 +149,28 @@ def test_the_start_says_which_crash_points_there_are() -> None:
     assert done.returncode != 0
     said = " ".join(done.stderr.decode().split())
     assert "Traceback" not in said
-    assert VARIABLE in said
+    assert FAILPOINT_VARIABLE in said
     assert "attempt.never" in said
     assert "schedule.written" in said
 
 
 def test_without_the_variable_a_crash_point_is_nothing_at_all() -> None:
-    assert crash_point is crash_point_for(None) is crash_point_for("")
-    assert crash_point.__code__.co_code == (lambda _reached: None).__code__.co_code
+    assert failpoint is failpoint_for(None) is failpoint_for("")
+    assert failpoint.__code__.co_code == (lambda _reached: None).__code__.co_code
 
 
 def test_each_crash_point_stands_in_the_code_once() -> None:
-    files = [*SERVICES.rglob("*.py"), *RUNTIME.rglob("*.py")]
-    code = "\n".join(path.read_text("utf-8") for path in files if path.name != "crash.py")
-    assert {name: code.count(f'crash_point("{name}")') for name in CRASH_POINTS} == dict.fromkeys(
-        CRASH_POINTS, 1
-    )
-    assert code.count("crash_point(") == len(CRASH_POINTS)
+    files = [*SERVICES.rglob("*.py"), *SHARED.rglob("*.py")]
+    code = "\n".join(path.read_text("utf-8") for path in files if path.name != "failpoints.py")
+    assert {name: code.count(f'failpoint("{name}")') for name in FAILPOINTS} == dict.fromkeys(FAILPOINTS, 1)
+    assert code.count("failpoint(") == len(FAILPOINTS)
 
 
 def test_a_crash_point_kills_at_the_given_time_it_is_reached(capfd: pytest.CaptureFixture[str]) -> None:
     program = (
-        "from shared.runtime.crash import crash_point as reached\n"
+        "from shared.runtime.failpoints import failpoint as reached\n"
         "for turn in (1, 2, 3): print(turn, flush=True); reached('attempt.read'); reached('attempt.sent')"
     )
-    env: dict[str, Any] = os.environ | {VARIABLE: "attempt.sent:2"}
+    env: dict[str, Any] = os.environ | {FAILPOINT_VARIABLE: "attempt.sent:2"}
     assert subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode == -signal.SIGKILL
     assert capfd.readouterr().out.split() == ["1", "2"]

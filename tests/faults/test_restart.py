@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from interlink.embedded import BROKER_SETTINGS, broker, kafka_bootstrap, store
-from interlink.supervise import Leash
+from interlink.supervise import ProcessGroup
 from tests.faults.durability import DELIVERY
 from tests.support.another import another
 from tests.support.apache_kafka import ApacheKafka, available
@@ -37,7 +37,7 @@ def own(
     """A broker with its default session, and a store, of this module's own."""
     folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
-        leash = Leash()
+        leash = ProcessGroup()
         stack.callback(leash.close)
         half = store(folder / "store", leash)
         stack.callback(half.stop)

@@ -22,7 +22,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from standardwebhooks import Webhook
 
-from shared.contracts.routes import owner_of
+from shared.contracts.routes import service_for_path
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
@@ -77,7 +77,7 @@ class Calls:
         key: str = "",
     ) -> Any:
         """Call the process number `hub` of the service that owns the path."""
-        url = self.hubs[hub].url(service or owner_of(path.partition("?")[0])) + path
+        url = self.hubs[hub].url(service or service_for_path(path.partition("?")[0])) + path
         headers = {"authorization": f"Bearer {key or self.hubs[0].admin_key}"}
         async with self.session.request(method, url, json=body, headers=headers) as answer:
             text = await answer.text()

@@ -17,8 +17,8 @@ import httpx
 import pytest
 import svix
 
-from shared.catalog.registry import providers
 from shared.contracts.topics import CHAT_INBOUND, DEAD_LETTERS
+from shared.manifests.registry import providers
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed

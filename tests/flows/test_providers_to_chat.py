@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.catalog.fixtures import Fixture, defaults, fixtures, signings
-from shared.catalog.registry import Provider, folders, providers
+from shared.manifests.fixtures import Fixture, default_settings, read_fixtures, scheme_signers
+from shared.manifests.registry import Provider, provider_folders, providers
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -38,7 +38,7 @@ def test_the_first_message_of_each(hub: Hub, bus: Bus) -> None:
     wanted: dict[str, list[str]] = {}
     unsigned: set[str] = set()
     for provider in shown:
-        cases = {case.name: _texts(case) for case in fixtures(_folder(provider))}
+        cases = {case.name: _texts(case) for case in read_fixtures(_folder(provider))}
         event = next(event for texts in cases.values() for event, text in texts if text)
         endpoint = _endpoint(hub, provider)
         answer = httpx.post(
@@ -67,7 +67,7 @@ def test_the_first_message_of_each(hub: Hub, bus: Bus) -> None:
 
 
 def _folder(provider: Provider) -> Path:
-    return next(Path(str(folder)) for folder in folders() if folder.name == provider.id)
+    return next(Path(str(folder)) for folder in provider_folders() if folder.name == provider.id)
 
 
 def _texts(case: Fixture) -> list[tuple[str, str]]:
@@ -85,9 +85,9 @@ def _endpoint(hub: Hub, provider: Provider) -> str:
         "provider": provider.id,
         "name": provider.id,
         "channel_id": "general",
-        "settings": defaults(provider),
+        "settings": default_settings(provider),
     }
-    shared = [each.secret for each in signings(provider) if each.key == each.secret.encode()]
+    shared = [each.secret for each in scheme_signers(provider) if each.key == each.secret.encode()]
     if webhook.secret.source in ("theirs", "handshake") and shared:
         body["secret"] = shared[0]
     return str(hub.call("POST", "/api/inbound-endpoints", body, expect=201)["id"])

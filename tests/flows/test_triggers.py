@@ -11,11 +11,11 @@ import httpx
 import pytest
 
 import shared.providers
-from services.delivery.fanout import facts_of
-from shared.catalog.fixtures import Signing, read_fixture, signings
-from shared.catalog.registry import providers
+from services.delivery.engine.fanout import event_fields_of
 from shared.contracts.envelope import Event
-from shared.wire.formats import render_body
+from shared.manifests.fixtures import SchemeSigner, read_fixture, scheme_signers
+from shared.manifests.registry import providers
+from shared.webhooks.formats import render_body
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -44,7 +44,7 @@ class Stripe:
 
     def __init__(self, hub: Hub, channel: str) -> None:
         self._provider = providers()["stripe"]
-        self._signing: Signing = signings(self._provider)[0]
+        self._signing: SchemeSigner = scheme_signers(self._provider)[0]
         body = {"provider": "stripe", "name": "pay", "channel_id": channel, "secret": self._signing.secret}
         self.endpoint: dict[str, Any] = hub.call("POST", "/api/inbound-endpoints", body, expect=201)
 
@@ -53,7 +53,7 @@ class Stripe:
         case = Path(next(iter(shared.providers.__path__)), "stripe", "fixtures", name)
         fixture = read_fixture(case)
         request = fixture.request(self._provider, address=self.endpoint["url"])
-        signed = self._signing.signed(request, time())
+        signed = self._signing.sign(request, time())
         headers = {key.decode(): values[0].decode() for key, values in signed.headers.items()}
         httpx.post(self.endpoint["url"], content=signed.body, headers=headers).raise_for_status()
         expected: dict[str, Any] = fixture.expected["events"][0]
@@ -145,7 +145,7 @@ def test_a_record_from_before_says_no_less_than_it_did() -> None:
         data=b'{"n":12345678901234567890}',
         attributes=head,
     )
-    body = json.loads(render_body("envelope", facts_of(event, event.type, "1", from_provider=True)))
+    body = json.loads(render_body("envelope", event_fields_of(event, event.type, "1", from_provider=True)))
     assert body["occurred_at"] == event.time
     assert body["data"] == {
         **head,

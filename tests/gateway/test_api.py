@@ -18,7 +18,7 @@ import pytest
 from fastapi.openapi.models import OpenAPI
 from pymongo import MongoClient
 
-from shared.contracts.envelope import event_of
+from shared.contracts.envelope import parse_event
 from shared.contracts.topics import TOPICS
 from tests.support.another import another
 from tests.support.backends import Bus, Store
@@ -680,7 +680,7 @@ def test_events_are_on_the_topic_when_they_are_accepted(client: httpx.Client, hu
     [kept] = [kept for kept in tap.look() if kept.attributes["ce_id"] == event["id"]]
     assert kept.key == b"general"
     assert kept.data == event["data"]
-    found = event_of(kept.headers, kept.value)
+    found = parse_event(kept.headers, kept.value)
     assert (found.type, found.source, found.subject) == ("note.written", "/chat", "general")
     assert found.workspace == hub.workspace
     assert found.time == "2026-01-02T01:04:05.000Z"
@@ -824,7 +824,7 @@ def test_an_accepted_event_can_be_read_by_everybody(
         _problem(answer, 422, f"0.{next(iter(change))}")
         return
     [kept] = [kept for kept in tap.look() if (b"ce_id", event["id"].encode()) in _raw(kept.headers)]
-    found = event_of(kept.headers, kept.value)
+    found = parse_event(kept.headers, kept.value)
     assert found.id == event["id"]
     if "n" not in str(event["data"]):  # a number beyond 64 bits is rounded, as everywhere in JSON
         assert json.loads(found.data) == event["data"]

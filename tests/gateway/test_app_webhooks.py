@@ -23,12 +23,12 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from interlink.embedded import Embedded, Half
-from services.gateway.limits import Buckets
-from services.gateway.read import caller
-from services.gateway.registered import aliased
-from shared.catalog.checker import check
-from shared.catalog.registry import connectors, providers
+from interlink.embedded import EmbeddedPair, EmbeddedServer
+from interlink.provider.checker import check
+from services.gateway.ingest.app_webhooks import alias_provider
+from services.gateway.ingest.body import client_address
+from services.gateway.ingest.rate_limit import TokenBuckets
+from shared.manifests.registry import connectors, providers
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.fakes.stage import Stage
@@ -180,7 +180,7 @@ def routes(found: Sequence[Kept]) -> set[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, pair: Embedded) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, pair: EmbeddedPair) -> Iterator[World]:
     """On the embedded store, which a test stops for a moment."""
     store = Store("own", pair.mongodb_uri)
     with Stage(tmp_path_factory.mktemp("stage"), bus, store, {}) as stage:
@@ -708,14 +708,14 @@ def test_an_app_is_registered_there_once_it_has_the_secret_that_signs(world: Wor
     ],
 )
 def test_which_paths_are_the_other_address(path: str, provider: str) -> None:
-    assert aliased(path) == provider
+    assert alias_provider(path) == provider
 
 
 # What may not slow it down
 
 
 def test_each_caller_has_a_limit_of_his_own() -> None:
-    buckets = Buckets(60, most=2)
+    buckets = TokenBuckets(60, most=2)
     for _ in range(60):
         buckets.of("1.1.1.1").take()
     assert buckets.of("1.1.1.1").wait() > 0
@@ -736,8 +736,8 @@ def test_each_caller_has_a_limit_of_his_own() -> None:
     ],
 )
 def test_a_caller_is_his_address_or_his_network(address: str, name: str) -> None:
-    assert caller({"type": "http", "client": (address, 1)}) == name
-    assert caller({"type": "http"}) == ""
+    assert client_address({"type": "http", "client": (address, 1)}) == name
+    assert client_address({"type": "http"}) == ""
 
 
 # The whole way
@@ -815,7 +815,7 @@ def test_the_checker_says_what_an_address_of_an_app_lacks(
 # Without the store, and without the bus
 
 
-def test_503_while_the_store_is_away(world: World, slack: str, a: str, pair: Embedded) -> None:
+def test_503_while_the_store_is_away(world: World, slack: str, a: str, pair: EmbeddedPair) -> None:
     team = f"T{token_hex(5)}"
     integration = world.connected(a, "slack", team, app=OF_ALL)
     body, signed = of_slack(slack, team)
@@ -831,7 +831,7 @@ def test_503_while_the_bus_is_away(world: World, slack: str, a: str, bus: Bus) -
     team = f"T{token_hex(5)}"
     integration = world.connected(a, "slack", team, app=OF_ALL)
     body, signed = of_slack(slack, team)
-    assert isinstance(bus.broker, Half)
+    assert isinstance(bus.broker, EmbeddedServer)
     with away(bus.broker.child.pid):
         refused(world, body, signed)
         refused(world, body, signed)

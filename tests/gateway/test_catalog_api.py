@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 import shared.providers
-from interlink.provider.sign import Wanted, curl, sign
-from shared.catalog.fixtures import defaults
-from shared.catalog.registry import connectors, providers
+from interlink.provider.sign import SignOptions, curl, sign
+from shared.manifests.fixtures import default_settings
+from shared.manifests.registry import connectors, providers
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -358,9 +358,9 @@ def test_it_counts_what_came(workspace: httpx.Client) -> None:
     """The request is the one that `interlink provider sign` prints."""
     endpoint = made(workspace, "github")
     case = FOLDERS / "github" / "fixtures" / "push"
-    wanted = Wanted(case, endpoint["secret"], url=endpoint["url"])
+    wanted = SignOptions(case, endpoint["secret"], url=endpoint["url"])
     for secret, status in ((endpoint["secret"], "202"), ("another-secret", "401")):
-        command = curl(sign(providers()["github"], Wanted(case, secret, url=wanted.url), 0.0))
+        command = curl(sign(providers()["github"], SignOptions(case, secret, url=wanted.url), 0.0))
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
         assert done.stdout.split()[1] == status, done.stdout
 
@@ -376,13 +376,13 @@ def test_it_counts_what_came(workspace: httpx.Client) -> None:
 
 def test_secret_settings_are_not_shown(workspace: httpx.Client) -> None:
     secret = {
-        name: defaults(provider).keys()
+        name: default_settings(provider).keys()
         & {key for key, each in provider.manifest.webhook.settings.items() if each.secret}
         for name, provider in providers().items()
         if provider.manifest.webhook
     }
     name = next(name for name, keys in secret.items() if keys)
-    made(workspace, name, settings=defaults(providers()[name]))
+    made(workspace, name, settings=default_settings(providers()[name]))
     shown = webhooks(workspace)[0]["integration_config"]["settings"]
     assert {shown[key] for key in secret[name]} == {None}
 

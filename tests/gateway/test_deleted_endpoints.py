@@ -5,13 +5,13 @@ from typing import Any, cast
 import structlog
 from pydantic import SecretStr
 
-from services.gateway.store import Endpoints, new_document
+from services.gateway.ingest.endpoints import InboundEndpoints, new_document
 from shared.contracts.ids import ApiKeyId, WorkspaceId
-from shared.runtime.access import ApiKey
 from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
-from shared.wire.incoming import INCOMING
+from shared.runtime.web.access import ApiKey
+from shared.webhooks.incoming import INCOMING_PROVIDER
 from tests.support.backends import Store
 
 
@@ -19,12 +19,14 @@ async def test_endpoints_that_come_and_go_take_no_memory(store: Store) -> None:
     log = structlog.get_logger()
     mongo = Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
     configuration = Configuration(mongo, log)
-    endpoints = Endpoints(mongo, configuration, cast("Any", None), log, public_base="https://hub.example")
+    endpoints = InboundEndpoints(
+        mongo, configuration, cast("Any", None), log, public_base="https://hub.example"
+    )
     key = ApiKey(ApiKeyId("key_1"), WorkspaceId("w"), frozenset({"admin"}), None)
     try:
         for number in range(10):
             name = f"ep_{number}"
-            document = new_document(name, key, INCOMING, "n", "c", 60, enabled=True)
+            document = new_document(name, key, INCOMING_PROVIDER, "n", "c", 60, enabled=True)
             await endpoints.insert(
                 document | {"secrets": [], "allow_ips": [], "token_digest": name, "deleted_at": None}
             )

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from services.gateway.executions import Execution, Executions, Seen
-from services.gateway.limits import Bucket
+from services.gateway.ingest.endpoints import ENDPOINTS
+from services.gateway.ingest.executions import Execution, ExecutionEvent, Executions
+from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.settings import GatewaySettings
-from services.gateway.store import ENDPOINTS
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
@@ -36,15 +36,17 @@ def executions(mongo: Mongo) -> Executions:
 async def _endpoint(mongo: Mongo) -> Any:
     name = f"ep_{token_hex(8)}"
     await mongo.collection(ENDPOINTS).insert_one({"_id": name})
-    return SimpleNamespace(id=name, workspace="default", noted=Bucket(60), keys=(), valid_keys=list)
+    return SimpleNamespace(
+        id=name, workspace="default", recorded_rejections=TokenBucket(60), keys=(), valid_keys=list
+    )
 
 
 def _note(executions: Executions, endpoint: Any, *, refused: bool = False, outcome: str = "") -> None:
-    seen = [] if refused else [Seen("push", "", ())]
+    seen = [] if refused else [ExecutionEvent("push", "", ())]
     outcome = outcome or ("signature" if refused else "accepted")
     if executions.count(endpoint, outcome, len(seen), refused=refused, proven=True):
         status = 401 if refused else 202
-        executions.keep(Execution(endpoint, NOW, outcome, status, refused, 0.001, seen=seen))
+        executions.keep(Execution(endpoint, NOW, outcome, status, refused, 0.001, events=seen))
 
 
 async def test_a_flood_is_counted_whole_and_kept_in_part(mongo: Mongo, executions: Executions) -> None:

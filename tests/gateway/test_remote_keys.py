@@ -7,18 +7,18 @@ from typing import Any
 
 from aiohttp import web
 
-from services.gateway.keys import CALLER, RemoteKeys
-from services.gateway.limits import Bucket
-from services.gateway.store import Endpoint, Shown
-from services.gateway.verify import Verifier
-from shared.catalog.door import Door
-from shared.catalog.registry import providers
-from shared.catalog.source import described
+from services.gateway.ingest.endpoints import EventSelection, InboundEndpoint
+from services.gateway.ingest.public_keys import CALLER, PublishedKeys
+from services.gateway.ingest.rate_limit import TokenBucket
+from services.gateway.ingest.verify import Verifier
 from shared.contracts.errors import InterlinkError
 from shared.contracts.ids import EndpointId, WorkspaceId
-from shared.runtime.guarded import GuardedClient
+from shared.manifests.registry import providers
+from shared.manifests.sender_description import apply_description
+from shared.manifests.webhook import WebhookDefinition
+from shared.runtime.egress.client import EgressClient
+from shared.runtime.egress.resolver import DnsResolver
 from shared.runtime.logs import configure
-from shared.runtime.names import Names
 from tests.support.dns_server import DnsServer, Reply
 from tests.support.subscriber import Subscriber
 
@@ -31,15 +31,15 @@ _WAY = {
 }
 
 
-def _endpoint() -> Endpoint:
+def _endpoint() -> InboundEndpoint:
     """One whose owner describes the sender: its keys are on hosts that he names."""
     generic = providers()["generic"]
     assert generic.manifest.webhook
-    return Endpoint(
+    return InboundEndpoint(
         EndpointId("ep_1"),
         WorkspaceId("hostile"),
         generic,
-        Door(described(generic.manifest.webhook, {"verification": [_WAY]})),
+        WebhookDefinition(apply_description(generic.manifest.webhook, {"verification": [_WAY]})),
         "https://hub.example/api/webhooks/generic/ep_1",
         "",
         enabled=True,
@@ -49,9 +49,9 @@ def _endpoint() -> Endpoint:
         networks=(),
         body_limit=None,
         dedupe_window_s=None,
-        shown=Shown(()),
-        accepted=Bucket(100),
-        noted=Bucket(100),
+        shown=EventSelection(()),
+        accepted=TokenBucket(100),
+        recorded_rejections=TokenBucket(100),
     )
 
 
@@ -68,20 +68,20 @@ def test_slow_hosts_that_a_workspace_names_keep_no_other_key_waiting() -> None:
         CALLER.set(f"192.0.2.{number}")
         host = _HOSTS[number % len(_HOSTS)].encode()
         headers = {b"x-signature": [b"00" * 256], b"x-host": [host], b"x-number": [b"%d" % number]}
-        assert own.door
-        request = own.door.request("POST", own.address, b"", headers, b"{}", {})
+        assert own.definition
+        request = own.definition.request("POST", own.address, b"", headers, b"{}", {})
         with suppress(InterlinkError):
-            await verifier.verify(own, own.door, request, b"{}")
+            await verifier.verify(own, own.definition, request, b"{}")
 
     async def test(server: DnsServer, url: str) -> float:
-        client = GuardedClient(
+        client = EgressClient(
             "loopback",
-            most_connections=20,
-            most_for_workspace=5,
-            names=Names([("127.0.0.1", server.port)]),
+            max_connections=20,
+            max_per_workspace=5,
+            resolver=DnsResolver([("127.0.0.1", server.port)]),
         )
         await client.start()
-        keys = RemoteKeys(client, log)
+        keys = PublishedKeys(client, log)
         attacks: list[asyncio.Task[Any]] = []
         try:
             verifier = Verifier(keys)

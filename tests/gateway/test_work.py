@@ -16,20 +16,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.gateway.keys import RemoteKeys
-from services.gateway.limits import Bucket
-from services.gateway.store import Endpoint, Shown
-from services.gateway.verify import BadSignature, Verifier
-from shared.catalog.door import Door
-from shared.catalog.registry import providers
-from shared.catalog.source import described
+from services.gateway.ingest.endpoints import EventSelection, InboundEndpoint
+from services.gateway.ingest.rate_limit import TokenBucket
+from services.gateway.ingest.verify import BadSignature, Verifier
 from shared.contracts.errors import InterlinkError, Malformed, Rejected
 from shared.contracts.ids import EndpointId, WorkspaceId
-from shared.wire.bodies import MOST_FIELDS, url_encoded
-from shared.wire.keypairs import public_key
-from shared.wire.requests import MOST_SOURCES, SECRET, Request, Signed, Template, Unreadable, source_of
-from shared.wire.verification import Verdict
-from shared.wire.work import MOST_HASHED, MOST_PUBLIC_KEY_CHECKS, most_hashed
+from shared.manifests.registry import providers
+from shared.manifests.sender_description import apply_description
+from shared.manifests.webhook import WebhookDefinition
+from shared.verification.public_key import parse_public_key
+from shared.verification.request import (
+    MAX_SOURCES,
+    SECRET_SETTING,
+    InboundRequest,
+    SignedContent,
+    SourceTemplate,
+    SourceTemplateError,
+    compile_source,
+)
+from shared.verification.scheme import VerificationResult
+from shared.verification.work_counter import MAX_HASHED_BYTES, MAX_PUBLIC_KEY_CHECKS, hash_limit
+from shared.wire.bodies import MAX_FORM_FIELDS, parse_urlencoded
 from tests.wire.asked import EDWARDS, b64, public_pem, request, said, way
 
 SIZE: Final = 300_000
@@ -39,28 +46,28 @@ FIXED: Final = 512 * 1024
 """Bytes that may be hashed or parsed for any request, however small its body is."""
 
 
-def endpoint(source: Mapping[str, Any], secrets: Sequence[bytes]) -> Endpoint:
+def endpoint(source: Mapping[str, Any], secrets: Sequence[bytes]) -> InboundEndpoint:
     """An endpoint whose owner describes the sender."""
     generic = providers()["generic"]
     assert generic.manifest.webhook
     keys: Sequence[tuple[bytes, datetime | None]] = [(secret, None) for secret in secrets]
-    return Endpoint(
+    return InboundEndpoint(
         id=EndpointId("ep_1"),
         workspace=WorkspaceId("w"),
         provider=generic,
-        door=Door(described(generic.manifest.webhook, source)),
+        definition=WebhookDefinition(apply_description(generic.manifest.webhook, source)),
         address="https://hub.example.com/api/webhooks/generic/ep_1",
         channel_id="",
         enabled=True,
         keys=tuple(keys),
-        settings={SECRET: secrets[0].decode()},
+        settings={SECRET_SETTING: secrets[0].decode()},
         require_signature=True,
         networks=(),
         body_limit=None,
         dedupe_window_s=None,
-        shown=Shown(()),
-        accepted=Bucket(1),
-        noted=Bucket(1),
+        shown=EventSelection(()),
+        accepted=TokenBucket(1),
+        recorded_rejections=TokenBucket(1),
     )
 
 
@@ -71,27 +78,27 @@ class _NoKeys:
         raise AssertionError(url, workspace, anew)
 
 
-VERIFIER = Verifier(cast("RemoteKeys", _NoKeys()))
+VERIFIER = Verifier(cast("Any", _NoKeys()))
 
 
-def verify(own: Endpoint, sent: Request, raw: bytes) -> Verdict:
+def verify(own: InboundEndpoint, sent: InboundRequest, raw: bytes) -> VerificationResult:
     """The verdict, after what the gateway does before: looking for a handshake, and choosing the scheme."""
-    assert own.door
-    own.door.handshake(sent)
+    assert own.definition
+    own.definition.handshake(sent)
     try:
-        VERIFIER.verify(own, own.door, sent, raw).send(None)
+        VERIFIER.verify(own, own.definition, sent, raw).send(None)
         raise AssertionError("it waits for something")
     except StopIteration as ended:
-        return Verdict(ended.value)
+        return VerificationResult(ended.value)
     except BadSignature as error:
         return error.verdict
     except Rejected:
-        return Verdict.UNREADABLE
+        return VerificationResult.UNREADABLE
 
 
-def asked(own: Endpoint, body: bytes, kind: str, query: bytes = b"") -> Request:
+def asked(own: InboundEndpoint, body: bytes, kind: str, query: bytes = b"") -> InboundRequest:
     """A forged request that has a proof of every kind."""
-    assert own.door
+    assert own.definition
     signature = ",".join(f"v1={'ab' * 32}" for _ in range(8))
     headers = {
         b"content-type": [kind.encode()],
@@ -101,7 +108,7 @@ def asked(own: Endpoint, body: bytes, kind: str, query: bytes = b"") -> Request:
         b"x-digest": [b"ab" * 32],
         b"authorization": [b"Bearer eyJhbGciOiJIUzI1NiJ9.e30.AAAA"],
     }
-    return own.door.request("POST", own.address, query, headers, body, own.settings)
+    return own.definition.request("POST", own.address, query, headers, body, own.settings)
 
 
 SIGNATURE = {"header": "x-sign", "separator": ",", "field": "v1"}
@@ -219,13 +226,13 @@ def test_verifying_costs_at_most_five_times_a_digest_and_a_parse(
     own = endpoint(source, [b"secret %d of ten" % n for n in range(number)])
     request_ = asked(own, body, kind, b"a=1")
     verdict = verify(own, request_, gzip.compress(body) if zipped else body)
-    assert verdict is not Verdict.VERIFIED
+    assert verdict is not VerificationResult.VERIFIED
     work = request_.work
-    assert work.hashed <= min(MOST_HASHED, most_hashed(len(body)))
-    assert work.hashed <= MOST_TIMES * len(body) + FIXED
-    assert work.parsed <= MOST_TIMES * len(body) + FIXED
-    assert work.hashed + work.parsed <= MOST_TIMES * 2 * len(body) + FIXED
-    assert work.public_key_checks <= MOST_PUBLIC_KEY_CHECKS
+    assert work.hashed_bytes <= min(MAX_HASHED_BYTES, hash_limit(len(body)))
+    assert work.hashed_bytes <= MOST_TIMES * len(body) + FIXED
+    assert work.parsed_bytes <= MOST_TIMES * len(body) + FIXED
+    assert work.hashed_bytes + work.parsed_bytes <= MOST_TIMES * 2 * len(body) + FIXED
+    assert work.public_key_checks <= MAX_PUBLIC_KEY_CHECKS
 
 
 def _seconds(step: Callable[[], object]) -> float:
@@ -265,7 +272,7 @@ def test_the_time_that_it_takes_is_of_that_order() -> None:
     assert verifying < 2 * MOST_TIMES * once + 0.05
 
 
-def _verify_anew(own: Endpoint, body: bytes) -> None:
+def _verify_anew(own: InboundEndpoint, body: bytes) -> None:
     verify(own, asked(own, body, "application/json"), body)
 
 
@@ -278,12 +285,12 @@ def _digest_and_parse(body: bytes) -> None:
 def test_no_copies_of_a_body_are_made() -> None:
     own = endpoint(WORST, [b"secret %d of ten" % n for n in range(10)])
     body = JSON_BODIES["a long text"]
-    assert verify(own, asked(own, body, "application/json"), body) is Verdict.TOO_COSTLY
+    assert verify(own, asked(own, body, "application/json"), body) is VerificationResult.TOO_COSTLY
     sent = asked(own, body, "application/json")
     _ = sent.payload
     tracemalloc.start()
     try:
-        assert verify(own, sent, body) is Verdict.TOO_COSTLY
+        assert verify(own, sent, body) is VerificationResult.TOO_COSTLY
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -301,22 +308,22 @@ def _many(count: int) -> str:
     "signed", ["{body}" * 5000, "{body}" * 2, "{body}{json:a}{json:a}", "{body}" + _many(10)]
 )
 def test_a_text_that_is_signed_has_few_sources_and_each_once(signed: str) -> None:
-    with pytest.raises(Unreadable):
-        Signed(signed)
-    assert Signed(_many(MOST_SOURCES)).of(request()) is None
+    with pytest.raises(SourceTemplateError):
+        SignedContent(signed)
+    assert SignedContent(_many(MAX_SOURCES)).of(request()) is None
 
 
 def test_a_template_makes_no_long_text() -> None:
     long = request(body=orjson.dumps({"a": "x" * 16_385, "b": "x" * 9000, "c": "x" * 16_384}))
-    assert Template("{json:a}").text(long) is None
-    assert Template("{json:b}{json:b}").text(long) is None
-    assert Template("{json:c}").text(long) == "x" * 16_384
+    assert SourceTemplate("{json:a}").text(long) is None
+    assert SourceTemplate("{json:b}{json:b}").text(long) is None
+    assert SourceTemplate("{json:c}").text(long) == "x" * 16_384
 
 
 def test_what_could_not_be_compiled_is_refused() -> None:
-    with pytest.raises(Unreadable):
-        source_of("hmac_sha256_hex:" * 2000 + "json:a")
-    assert source_of("json:" + "9" * 5000)(request(body=b"[1]")) is None
+    with pytest.raises(SourceTemplateError):
+        compile_source("hmac_sha256_hex:" * 2000 + "json:a")
+    assert compile_source("json:" + "9" * 5000)(request(body=b"[1]")) is None
 
 
 def test_a_body_that_is_no_json_is_read_once() -> None:
@@ -324,11 +331,11 @@ def test_a_body_that_is_no_json_is_read_once() -> None:
     for _ in range(50):
         with pytest.raises(Malformed):
             _ = asked_.payload
-    assert asked_.work.parsed == len(asked_.body)
+    assert asked_.work.parsed_bytes == len(asked_.body)
     batch = request(query=b"a=1&b=2", body=b'[{"x":1}]')
     for element in [{"x": n} for n in range(100)]:
-        assert source_of("query:b")(batch.of(batch.payload, element)) == "2"
-    assert batch.work.parsed == len(batch.body) + len(b"a=1&b=2")
+        assert compile_source("query:b")(batch.of(batch.payload, element)) == "2"
+    assert batch.work.parsed_bytes == len(batch.body) + len(b"a=1&b=2")
 
 
 # Limits of single schemes
@@ -340,21 +347,21 @@ def test_the_newest_secret_that_verifies_ends_the_search() -> None:
     plain = request(body=body)
     first = mac.sign(plain, b"the new one", 0)
     first.work.limit()
-    assert mac.verify(first, [b"the new one", b"an old one", b"an older"], 0) is Verdict.VERIFIED
-    assert first.work.hashed == len(body)
+    assert mac.verify(first, [b"the new one", b"an old one", b"an older"], 0) is VerificationResult.VERIFIED
+    assert first.work.hashed_bytes == len(body)
     other = mac.sign(plain, b"nobody's", 0)
     other.work.limit()
     with pytest.raises(InterlinkError):
         mac.verify(other, [b"the new one", b"an old one", b"an older"], 0)
-    assert len(body) * 2 < other.work.hashed <= MOST_HASHED
+    assert len(body) * 2 < other.work.hashed_bytes <= MAX_HASHED_BYTES
 
 
-@pytest.mark.parametrize("count", [MOST_PUBLIC_KEY_CHECKS, MOST_PUBLIC_KEY_CHECKS + 1])
+@pytest.mark.parametrize("count", [MAX_PUBLIC_KEY_CHECKS, MAX_PUBLIC_KEY_CHECKS + 1])
 def test_few_signatures_of_public_keys_are_checked(count: int) -> None:
     pairs = way(scheme="ed25519", signature={"header": "x-sign", "encoding": "base64", "separator": " "})
     sent = request({"x-sign": " ".join([b64(bytes(64))] * count)}, b"{}")
     sent.work.limit()
-    wanted = Verdict.MISMATCH if count == MOST_PUBLIC_KEY_CHECKS else Verdict.UNREADABLE
+    wanted = VerificationResult.MISMATCH if count == MAX_PUBLIC_KEY_CHECKS else VerificationResult.UNREADABLE
     assert said(pairs, sent, public_pem(EDWARDS)) is wanted
     again = request({"x-sign": " ".join([b64(bytes(64))] * 6)}, b"{}")
     again.work.limit()
@@ -371,17 +378,17 @@ def test_a_key_that_takes_long_to_check_is_none() -> None:
         return bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
     modulus = (1 << 2047) + 1
-    assert public_key("rsa", pem(rsa.RSAPublicNumbers(65537, modulus).public_key())) is not None
-    assert public_key("rsa", pem(rsa.RSAPublicNumbers((1 << 2000) + 1, modulus).public_key())) is None
-    assert public_key("rsa", pem(rsa.RSAPublicNumbers(65537, (1 << 8191) + 1).public_key())) is None
-    assert public_key("ecdsa", pem(ec.generate_private_key(ec.SECP521R1()).public_key())) is None
-    assert public_key("ecdsa", pem(ec.generate_private_key(ec.SECP256R1()).public_key())) is not None
+    assert parse_public_key("rsa", pem(rsa.RSAPublicNumbers(65537, modulus).public_key())) is not None
+    assert parse_public_key("rsa", pem(rsa.RSAPublicNumbers((1 << 2000) + 1, modulus).public_key())) is None
+    assert parse_public_key("rsa", pem(rsa.RSAPublicNumbers(65537, (1 << 8191) + 1).public_key())) is None
+    assert parse_public_key("ecdsa", pem(ec.generate_private_key(ec.SECP521R1()).public_key())) is None
+    assert parse_public_key("ecdsa", pem(ec.generate_private_key(ec.SECP256R1()).public_key())) is not None
 
 
 def test_a_batch_of_tokens_has_as_many_elements_as_a_batch() -> None:
     graph = way(scheme="token", **{"from": "{item:s}"}, each="value")
     few = orjson.dumps({"value": [{"s": "k"}] * 2000})
-    assert said(graph, request(body=few), b"k") is Verdict.VERIFIED
+    assert said(graph, request(body=few), b"k") is VerificationResult.VERIFIED
     with pytest.raises(Rejected):
         said(graph, request(body=b'{"value":[' + b"{}," * 300_000 + b"{}]}"), b"k")
 
@@ -399,24 +406,24 @@ def test_a_batch_of_tokens_has_as_many_elements_as_a_batch() -> None:
 @settings(max_examples=500, deadline=None)
 def test_a_form_is_read_as_the_standard_library_reads_it(text: str) -> None:
     try:
-        wanted = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
+        wanted = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)
     except ValueError:
         with pytest.raises(Malformed):
-            url_encoded(text.encode(), "body")
+            parse_urlencoded(text.encode(), "body")
         return
-    assert url_encoded(text.encode(), "body") == wanted
+    assert parse_urlencoded(text.encode(), "body") == wanted
 
 
 def test_a_form_has_few_broken_escapes() -> None:
-    assert url_encoded(b"a=" + b"%" * 999, "body") == [("a", "%" * 999)]
+    assert parse_urlencoded(b"a=" + b"%" * 999, "body") == [("a", "%" * 999)]
     with pytest.raises(Malformed):
-        url_encoded(b"a=" + b"%" * 900_000, "body")
+        parse_urlencoded(b"a=" + b"%" * 900_000, "body")
 
 
 def test_every_providers_largest_body_can_be_verified() -> None:
     """With the newest secret, whatever its scheme hashes."""
     for provider in providers().values():
-        if provider.door:
-            for scheme in provider.door.ways:
-                assert scheme.passes * provider.door.most_body < MOST_HASHED
-                assert scheme.passes <= 4, provider.id
+        if provider.definition:
+            for scheme in provider.definition.schemes:
+                assert scheme.hash_passes * provider.definition.max_body < MAX_HASHED_BYTES
+                assert scheme.hash_passes <= 4, provider.id

@@ -23,8 +23,8 @@ import pytest
 from aiohttp import web
 from pymongo import MongoClient
 
-from shared.runtime import access
-from shared.runtime.access import new_key
+from shared.runtime.web import access
+from shared.runtime.web.access import new_key
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually

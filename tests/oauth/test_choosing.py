@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from services.oauth.choose import Choosing
-from services.oauth.states import States
-from services.oauth.watch import Watching
-from shared.catalog.connector import Choice
-from shared.runtime.integrations import Integrations
+from services.oauth.authorization.account_selection import AccountSelection
+from services.oauth.authorization.state import States
+from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
+from shared.connections.integrations import IntegrationRepository
+from shared.connections.tokens import TokenSource
+from shared.manifests.connector import AccountResource
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.service import Runtime, runtime
-from shared.runtime.tokens import TokenSource
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 
@@ -34,14 +34,14 @@ class Quiet:
 
     def forget(self, _name: str) -> None: ...
 
-    async def expect(self, _document: Document) -> None: ...
+    async def prepare_automatic(self, _document: Document) -> None: ...
 
-    async def wake(self, _name: str) -> None: ...
+    async def resume(self, _name: str) -> None: ...
 
-    async def end_all(self, _name: str) -> None: ...
+    async def unsubscribe_all(self, _name: str) -> None: ...
 
 
-class Dying(Integrations):
+class Dying(IntegrationRepository):
     """Writes the first changes, and is killed before the next."""
 
     left = 1
@@ -64,10 +64,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
     made.stop()
 
 
-def choosing(here: Runtime, kind: type[Integrations] = Integrations) -> tuple[Choosing, Integrations]:
+def choosing(
+    here: Runtime, kind: type[IntegrationRepository] = IntegrationRepository
+) -> tuple[AccountSelection, IntegrationRepository]:
     known = kind(here.mongo, here.vault, here.producer, here.log)
-    tokens, watching = cast("TokenSource", Quiet()), cast("Watching", Quiet())
-    return Choosing(known, tokens, States(here.mongo, here.vault), watching), known
+    tokens, watching = cast("TokenSource", Quiet()), cast("SubscriptionLifecycle", Quiet())
+    return AccountSelection(known, tokens, States(here.mongo, here.vault), watching), known
 
 
 def run(hub: Hub, do: Callable[[Runtime], Awaitable[None]]) -> None:
@@ -82,7 +84,7 @@ def run(hub: Hub, do: Callable[[Runtime], Awaitable[None]]) -> None:
         asyncio.run(inside())
 
 
-async def integration(known: Integrations, name: str, **more: Any) -> None:
+async def integration(known: IntegrationRepository, name: str, **more: Any) -> None:
     now = utcnow()
     times = dict.fromkeys(("created_at", "changed_at", "connected_at"), now)
     ends = dict.fromkeys(("expires_at", "renew_at"), now + timedelta(hours=1))
@@ -149,8 +151,10 @@ def test_who_is_disabled_while_a_grant_moves_stays_so(hub: Hub) -> None:
         there = await known.find("int_place")
         begun = await known.find("int_new")
         off = {"status": "disabled", "disabled_from": "connected"}
-        assert await known.change(there, off, only={"status": "connected"})
-        moved = await vars(Choosing)["_moved"](one, begun, Choice("second", "Second", {}), there)
+        assert await known.change(there, off, condition={"status": "connected"})
+        moved = await vars(AccountSelection)["_merge_into_existing"](
+            one, begun, AccountResource("second", "Second", {}), there
+        )
         assert moved is None
         assert (await known.find("int_place"))["status"] == "disabled"
 

@@ -17,17 +17,17 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from shared.catalog.registry import connectors
+from shared.connections.apps import Apps
+from shared.connections.integrations import IntegrationRepository
+from shared.connections.tokens import Access, NotConnected, TokenSource
 from shared.contracts.topics import TOPICS
-from shared.runtime import access
-from shared.runtime.access import new_key
-from shared.runtime.apps import Apps
-from shared.runtime.guarded import guarded_client
-from shared.runtime.integrations import Integrations
+from shared.manifests.registry import connectors
+from shared.runtime.egress.client import create_egress_client
 from shared.runtime.service import runtime
 from shared.runtime.settings import EgressSettings, load
-from shared.runtime.tokens import Access, NotConnected, TokenSource
-from shared.wire.oauth import Answered, Call, basic
+from shared.runtime.web import access
+from shared.runtime.web.access import new_key
+from shared.wire.oauth import ProviderRequest, ProviderResponse, basic_authorization
 from tests.support.backends import Bus, Store
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
@@ -556,7 +556,7 @@ def credential(provider: str, place: Place) -> tuple[dict[str, str], str]:
         place.good[fields["access_token"]] = ""
         return fields, f"key-{number}"
     fields = {"site": "example", "email": "ada@example.com", "api_token": secret()}
-    login = basic(fields["email"], fields["api_token"])
+    login = basic_authorization(fields["email"], fields["api_token"])
     place.good[login] = number
     return fields, number
 
@@ -715,9 +715,9 @@ async def another_service(hub: Hub) -> AsyncIterator[TokenSource]:
         for name, value in hub.env.items():
             patch.setenv(name, value)
         async with runtime("test") as here, AsyncExitStack() as parts:
-            client = guarded_client(load(EgressSettings), most_connections=10)
+            client = create_egress_client(load(EgressSettings), max_connections=10)
             apps = Apps(here.mongo, here.configuration, here.vault, here.log)
-            known = Integrations(here.mongo, here.vault, here.producer, here.log)
+            known = IntegrationRepository(here.mongo, here.vault, here.producer, here.log)
             tokens = TokenSource(known, apps, here.configuration, client, here.log, redirect_uri="")
             for part in (client, apps, tokens):
                 await part.start()
@@ -732,10 +732,12 @@ async def opened(hub: Hub, integration: str) -> Access:
         return await tokens.access(integration)
 
 
-async def called(hub: Hub, integration: str, path: str) -> Answered:
+async def called(hub: Hub, integration: str, path: str) -> ProviderResponse:
     """Another service calls the platform with it."""
     async with another_service(hub) as tokens:
-        return await tokens.call(integration, lambda found: Call("GET", found.base + path, found.headers))
+        return await tokens.call(
+            integration, lambda found: ProviderRequest("GET", found.base + path, found.headers)
+        )
 
 
 def test_other_services_use_what_was_entered(world: World, servers: MailServers) -> None:

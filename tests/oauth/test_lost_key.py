@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.wire.moments import moment_of
+from shared.wire.timestamps import parse_timestamp
 from tests.support.accounts import Accounts
 from tests.support.eventually import eventually
 from tests.support.given import note
@@ -137,6 +137,6 @@ def test_a_refresh_in_the_pause_says_when_the_next_is(there: Accounts, rotating:
     said = there.call(integration, "refresh", expect=503)["detail"]
     when = there.shown(integration)["retry_at"]
     assert said == f"no new token is asked for before {when}: the last try failed (unavailable)"
-    at = moment_of(when)
+    at = parse_timestamp(when)
     assert at
     assert at > datetime.now(UTC)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.oauth.mail import MailLogins, Protocol
-from shared.catalog.connector import ConsentGone, PlatformBusy, Refused
+from services.oauth.credentials.mail_login import MailLoginChecker, MailProtocol
+from shared.manifests.connector import GrantRevoked, ProviderRejected, ProviderUnavailable
 from tests.support.certificates import Authority
 from tests.support.mail import LoggedIn, Mailbox, MailServers, Talk, Tunnel, dribble, endless, says, silent
 from tests.support.ports import free_port
@@ -36,28 +36,30 @@ def mailbox() -> Iterator[Mailbox]:
     assert not made.faults
 
 
-def logins(**options: Any) -> MailLogins:
+def logins(**options: Any) -> MailLoginChecker:
     settings = {"allow": "loopback", "ports": None, "authorities": AUTHORITY.pem, **options}
-    return MailLogins(**settings)
+    return MailLoginChecker(**settings)
 
 
-def check(protocol: Protocol, port: int | str, *, options: Any = None, **fields: str) -> None:
+def check(protocol: MailProtocol, port: int | str, *, options: Any = None, **fields: str) -> None:
     """Log in at a server of this machine, once."""
     given = {"host": "localhost", "port": str(port), "security": "tls", "username": USER, **fields}
     given.setdefault("password", "a-good-password")
     asyncio.run(logins(**(options or {})).check(protocol, given, "ws_1"))
 
 
-def refusal(protocol: Protocol, port: int | str, *, options: Any = None, **fields: str) -> Refused:
+def refusal(
+    protocol: MailProtocol, port: int | str, *, options: Any = None, **fields: str
+) -> ProviderRejected:
     """Why a login is refused."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ProviderRejected) as caught:
         check(protocol, port, options=options, **fields)
     return caught.value
 
 
-def busy(protocol: Protocol, port: int | str, *, options: Any = None, **fields: str) -> str:
+def busy(protocol: MailProtocol, port: int | str, *, options: Any = None, **fields: str) -> str:
     """What a server was not ready for."""
-    with pytest.raises(PlatformBusy) as caught:
+    with pytest.raises(ProviderUnavailable) as caught:
         check(protocol, port, options=options, **fields)
     return str(caught.value)
 
@@ -87,11 +89,11 @@ def test_a_login_at_an_imap_server(
 
 @pytest.mark.parametrize("protocol", ["smtp", "imap"])
 def test_a_wrong_password_is_refused_and_tried_once(
-    servers: MailServers, mailbox: Mailbox, protocol: Protocol
+    servers: MailServers, mailbox: Mailbox, protocol: MailProtocol
 ) -> None:
     port = servers.smtp(mailbox, "tls") if protocol == "smtp" else servers.imap(mailbox, "tls")
     error = refusal(protocol, port, password="not-the-password")
-    assert isinstance(error, ConsentGone)
+    assert isinstance(error, GrantRevoked)
     assert error.code == "login_refused"
     assert "535 5.7.8" in error.detail or "AUTHENTICATIONFAILED" in error.detail
     assert (mailbox.refused, mailbox.logins) == (1, []), "locked accounts are made by trying again"
@@ -128,7 +130,7 @@ def test_any_password_arrives_as_it_is(servers: MailServers, password: str, plai
 @pytest.mark.parametrize("protocol", ["smtp", "imap"])
 @pytest.mark.parametrize("security", ["tls", "starttls"])
 def test_a_certificate_of_nobody_known_is_refused(
-    servers: MailServers, mailbox: Mailbox, protocol: Protocol, security: str
+    servers: MailServers, mailbox: Mailbox, protocol: MailProtocol, security: str
 ) -> None:
     port = servers.smtp(mailbox, security) if protocol == "smtp" else servers.imap(mailbox, security)
     error = refusal(protocol, port, security=security, options={"authorities": None})
@@ -151,7 +153,7 @@ def test_a_certificate_of_another_host_is_refused(servers: MailServers) -> None:
     ],
 )
 def test_where_starttls_is_taken_away_no_password_is_sent(
-    servers: MailServers, protocol: Protocol, lines: tuple[bytes, ...]
+    servers: MailServers, protocol: MailProtocol, lines: tuple[bytes, ...]
 ) -> None:
     heard: list[bytes] = []
 
@@ -180,7 +182,7 @@ def test_where_starttls_is_taken_away_no_password_is_sent(
     ],
 )
 def test_what_came_before_tls_is_not_taken_for_what_comes_after(
-    servers: MailServers, protocol: Protocol, greeting: bytes, able: bytes, injected: bytes
+    servers: MailServers, protocol: MailProtocol, greeting: bytes, able: bytes, injected: bytes
 ) -> None:
     async def secured(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(injected)
@@ -268,7 +270,7 @@ def test_nobody_listens() -> None:
 
 @pytest.mark.parametrize("protocol", ["smtp", "imap"])
 @pytest.mark.parametrize("security", ["tls", "starttls"])
-def test_a_server_that_never_answers(servers: MailServers, protocol: Protocol, security: str) -> None:
+def test_a_server_that_never_answers(servers: MailServers, protocol: MailProtocol, security: str) -> None:
     began = monotonic()
     why = busy(protocol, servers.talking(silent), security=security, options={"within_s": SHORT_S})
     assert "did not answer in time" in why
@@ -279,7 +281,7 @@ def test_a_server_that_never_answers(servers: MailServers, protocol: Protocol, s
     ("protocol", "text"),
     [("smtp", b"220-patience\r\n"), ("imap", b"* OK patience\r\n"), ("smtp", b"no line at all")],
 )
-def test_a_server_that_is_slow_for_ever(servers: MailServers, protocol: Protocol, text: bytes) -> None:
+def test_a_server_that_is_slow_for_ever(servers: MailServers, protocol: MailProtocol, text: bytes) -> None:
     port = servers.talking(dribble(text, 0.02))
     began = monotonic()
     assert "in time" in busy(protocol, port, security="none", options={"within_s": SHORT_S})
@@ -301,7 +303,7 @@ def test_a_server_that_is_slow_for_ever(servers: MailServers, protocol: Protocol
     ids=["banner", "abilities", "a line", "a line", "responses", "literals", "SMTP asks on", "IMAP asks on"],
 )
 def test_a_server_that_has_no_end_is_left_soon(
-    servers: MailServers, protocol: Protocol, begins: tuple[bytes, ...], text: bytes
+    servers: MailServers, protocol: MailProtocol, begins: tuple[bytes, ...], text: bytes
 ) -> None:
     sent: list[int] = []
     talk = says(*begins, then=endless(text, sent)) if begins else endless(text, sent)
@@ -337,7 +339,9 @@ def test_a_server_that_has_no_end_is_left_soon(
         ("imap", says(*READY, b"a9 OK\r\n"), "protocol"),
     ],
 )
-def test_what_is_no_login_is_refused(servers: MailServers, protocol: Protocol, talk: Talk, code: str) -> None:
+def test_what_is_no_login_is_refused(
+    servers: MailServers, protocol: MailProtocol, talk: Talk, code: str
+) -> None:
     assert refusal(protocol, servers.talking(talk), security="none").code == code
 
 
@@ -356,7 +360,7 @@ def test_what_is_no_login_is_refused(servers: MailServers, protocol: Protocol, t
         ("imap", says(*READY, b"a2 NO [UNAVAILABLE] the users' database is away\r\n")),
     ],
 )
-def test_what_may_pass_is_no_refusal(servers: MailServers, protocol: Protocol, talk: Talk) -> None:
+def test_what_may_pass_is_no_refusal(servers: MailServers, protocol: MailProtocol, talk: Talk) -> None:
     """A server that is in trouble says nothing about the password."""
     busy(protocol, servers.talking(talk), security="none")
 
@@ -377,7 +381,7 @@ def test_servers_that_hang_do_not_keep_others_waiting(servers: MailServers, mail
     fields = {"host": "localhost", "security": "tls", "username": USER, "password": "a-good-password"}
 
     async def main() -> float:
-        mail = logins(within_s=3.0)
+        mail = logins(timeout_s=3.0)
         unanswered = {**fields, "port": str(stuck)}
         hanging = [asyncio.create_task(mail.check("imap", unanswered, f"ws_{n}")) for n in range(15)]
         # However many one workspace has, they take no more room than a few.
@@ -400,7 +404,7 @@ def test_servers_that_hang_do_not_keep_others_waiting(servers: MailServers, mail
 
 @pytest.mark.parametrize(("protocol", "security"), [("smtp", "tls"), ("smtp", "starttls"), ("imap", "tls")])
 def test_with_a_proxy_everything_goes_through_it(
-    servers: MailServers, mailbox: Mailbox, protocol: Protocol, security: str
+    servers: MailServers, mailbox: Mailbox, protocol: MailProtocol, security: str
 ) -> None:
     port = servers.smtp(mailbox, security) if protocol == "smtp" else servers.imap(mailbox, security)
     tunnel = Tunnel(servers)

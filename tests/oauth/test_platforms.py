@@ -16,7 +16,7 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from shared.runtime.tokens import Access, NotConnected
+from shared.connections.tokens import Access, NotConnected
 from tests.support.auth_servers import MockServer
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually

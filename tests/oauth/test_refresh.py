@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from interlink.embedded import Half
-from shared.catalog.connector import Granted, Tokens
-from shared.catalog.registry import connectors
-from shared.runtime.credentials import schedule
-from shared.wire.moments import moment_of
+from interlink.embedded import EmbeddedServer
+from shared.connections.credentials import refresh_schedule
+from shared.manifests.connector import TokenResponse, Tokens
+from shared.manifests.registry import connectors
+from shared.wire.timestamps import parse_timestamp
 from tests.support.accounts import SECRET, Accounts, app_at, oidc_settings
 from tests.support.auth_servers import OidcProvider
 from tests.support.backends import Bus
@@ -235,12 +235,12 @@ def test_a_platform_that_cannot_answer_is_left_alone_for_a_while(
     shown = own.shown(ada)
     assert (shown["status"], shown["health"]) == ("connected", "at_risk")
     assert shown["last_error"]["code"] == "unavailable"
-    retry_at = moment_of(shown["retry_at"])
+    retry_at = parse_timestamp(shown["retry_at"])
     assert retry_at
     assert least_s <= (retry_at - began).total_seconds() <= most_s + 2
     own.move(ada, retry_at=-1)
     own.call(ada, "refresh", expect=503)
-    again = moment_of(own.shown(ada)["retry_at"])
+    again = parse_timestamp(own.shown(ada)["retry_at"])
     assert again
     assert (again - datetime.now(UTC)).total_seconds() > 2.5, "the second pause is longer"
     own.move(ada, retry_at=-1)
@@ -495,7 +495,7 @@ def test_how_long_a_token_lives_is_read_as_platforms_say_it(
     if seconds is None:
         assert shown["expires_at"] is None
     else:
-        ends = moment_of(shown["expires_at"])
+        ends = parse_timestamp(shown["expires_at"])
         assert ends
         assert (ends - datetime.now(UTC)).total_seconds() == pytest.approx(seconds, abs=3)
     server.spoil(server.accounts[0].id)  # and without an end that is known, too, it is made anew when refused
@@ -709,7 +709,7 @@ HOUR, DAY = 3600.0, 24 * 3600.0
 
 def due(provider: str, tokens: Tokens, before: dict[str, Any]) -> dict[str, float | None]:
     """What is to be done when, in seconds from `AT`."""
-    made = schedule(connectors()[provider], Granted(tokens, {}, None), before, at=AT)
+    made = refresh_schedule(connectors()[provider], TokenResponse(tokens, {}, None), before, at=AT)
     names = ("expires_at", "renew_at", "refresh_expires_at", "due_at")
     return {name: made[name] and (made[name] - AT).total_seconds() for name in names}
 
@@ -751,7 +751,7 @@ def test_an_answer_that_does_not_say_the_end_of_a_refresh_token_leaves_what_is_k
 def test_what_happens_while_the_bus_is_away_is_told_when_it_is_back(
     own: Accounts, bus: Bus, server: Rotating, ada: str
 ) -> None:
-    assert isinstance(bus.broker, Half)
+    assert isinstance(bus.broker, EmbeddedServer)
     broker = bus.broker.child.pid
     assert broker
     os.kill(broker, signal.SIGSTOP)

@@ -14,8 +14,8 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError
 
-from services.oauth.identity import is_same, person_of
-from shared.catalog.connector import Whose
+from services.oauth.authorization.account_identity import is_same_account, person_of
+from shared.manifests.connector import AccountIdentity
 from tests.oauth.test_whose import told
 from tests.support.accounts import Accounts
 from tests.support.another import another
@@ -139,11 +139,11 @@ def test_who_a_stored_account_is_of_is_read_from_what_was_kept(
     document = {"provider": provider, "user": ADA, "account": {"id": "a", "label": "A", "kept": kept}}
     assert person_of(document) == person
     named = person or ("p" if person is None else "")
-    assert is_same(document, Whose("a", "A", person=named), ADA)
-    assert is_same(document, Whose("a", "A", person=named), BOB) is (person is not None)
-    assert not is_same(document, Whose("b", "B", person=named), ADA)
+    assert is_same_account(document, AccountIdentity("a", "A", person=named), ADA)
+    assert is_same_account(document, AccountIdentity("a", "A", person=named), BOB) is (person is not None)
+    assert not is_same_account(document, AccountIdentity("b", "B", person=named), ADA)
     if person:
-        assert not is_same(document, Whose("a", "A", person="somebody else"), ADA)
+        assert not is_same_account(document, AccountIdentity("a", "A", person="somebody else"), ADA)
 
 
 # Of one account

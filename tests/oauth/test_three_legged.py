@@ -5,10 +5,10 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
-from shared.catalog.connector import ClientRefused, ConsentGone, PlatformBusy, Refused
-from shared.catalog.registry import connectors
-from shared.catalog.three_legged import RequestToken, ThreeLegged
-from shared.wire.oauth import Answered, Call, Client, oauth1_signed
+from shared.manifests.connector import GrantRevoked, InvalidClient, ProviderRejected, ProviderUnavailable
+from shared.manifests.oauth1 import OAuth1Flow, RequestToken
+from shared.manifests.registry import connectors
+from shared.wire.oauth import ClientCredentials, ProviderRequest, ProviderResponse, sign_oauth1
 from tests.support.fakes.trello import Trello, base_string, header_of, hmac_sha1
 from tests.support.platforms import Asked, Reply
 
@@ -26,37 +26,37 @@ def new_trello() -> Trello:
     return Trello(VALUES["client_id"], VALUES["client_secret"], VALUES["redirect_uri"])
 
 
-def flow() -> ThreeLegged:
+def flow() -> OAuth1Flow:
     assert CONNECTOR.oauth1
-    return ThreeLegged(CONNECTOR.oauth1)
+    return OAuth1Flow(CONNECTOR.oauth1)
 
 
-def asked_by(call: Call) -> Asked:
+def asked_by(call: ProviderRequest) -> Asked:
     url = urlsplit(call.url)
     headers = {name.lower(): value for name, value in call.headers.items()}
     query = parse_qs(url.query, keep_blank_values=True)
     return Asked(call.method, url.netloc, url.path, query, headers, call.body)
 
 
-def reply(fake: Trello, call: Call) -> Reply:
+def reply(fake: Trello, call: ProviderRequest) -> Reply:
     """What the fake's handler answers, without a network between."""
     asked = asked_by(call)
     return fake.hosts[asked.host](asked)
 
 
-def answered(fake: Trello, call: Call) -> Answered:
+def answered(fake: Trello, call: ProviderRequest) -> ProviderResponse:
     made = reply(fake, call)
-    return Answered(made.status, {name.lower(): value for name, value in made.fields}, made.body)
+    return ProviderResponse(made.status, {name.lower(): value for name, value in made.fields}, made.body)
 
 
 def requested(fake: Trello) -> RequestToken:
-    return flow().request_token(answered(fake, flow().first(VALUES, state=STATE)))
+    return flow().parse_request_token(answered(fake, flow().request_token_request(VALUES, state=STATE)))
 
 
 def allowed(fake: Trello, request: RequestToken) -> dict[str, str]:
     """The parameters with which the person comes back."""
     page = flow().authorize(VALUES, request.token, CONNECTOR.scopes)
-    back = dict(reply(fake, Call("GET", page)).fields)["location"]
+    back = dict(reply(fake, ProviderRequest("GET", page)).fields)["location"]
     assert back.startswith(VALUES["redirect_uri"])
     return dict(parse_qsl(urlsplit(back).query, strict_parsing=True))
 
@@ -66,8 +66,8 @@ def test_an_account_is_connected_and_given_back() -> None:
     request = requested(fake)
     back = allowed(fake, request)
     assert back["state"] == STATE
-    answer = answered(fake, flow().third(VALUES, request, flow().verifier(back, request)))
-    granted = flow().granted(answer)
+    answer = answered(fake, flow().access_token_request(VALUES, request, flow().verifier(back, request)))
+    granted = flow().parse_token_response(answer)
     assert granted.tokens
     token = granted.tokens.access_token
     assert granted.tokens.expires_in is None, "asked for with expiration=never"
@@ -81,57 +81,67 @@ def test_an_account_is_connected_and_given_back() -> None:
     account = CONNECTOR.account
     assert account
     assert account.call
-    whose = CONNECTOR.whose(account, CONNECTOR.read(answered(fake, CONNECTOR.request(account.call, values))))
+    whose = CONNECTOR.parse_account(
+        account, CONNECTOR.parse_api_response(answered(fake, CONNECTOR.request(account.call, values)))
+    )
     assert (whose.id, whose.label, whose.kept) == (
         fake.accounts[0].id,
         "Ada Example",
         {"username": "ada"},
     )
-    revoking = CONNECTOR.revoking(values)
+    revoking = CONNECTOR.revoke_request(values)
     assert revoking
-    assert CONNECTOR.not_revoked(answered(fake, revoking)) == ""
+    assert CONNECTOR.revocation_error(answered(fake, revoking)) == ""
     assert fake.revocations == 1
-    assert CONNECTOR.token_refused(answered(fake, CONNECTOR.request(account.call, values)))
+    assert CONNECTOR.is_token_rejected(answered(fake, CONNECTOR.request(account.call, values)))
     assert (fake.exchanges, fake.refused) == (1, [])
 
 
 def test_a_request_token_is_exchanged_once_and_with_its_own_verifier_and_secret() -> None:
     fake = new_trello()
     request, other = requested(fake), requested(fake)
-    with pytest.raises(ConsentGone):
-        flow().granted(answered(fake, flow().third(VALUES, request, "verifier")))  # nobody allowed it
+    with pytest.raises(GrantRevoked):
+        flow().parse_token_response(
+            answered(fake, flow().access_token_request(VALUES, request, "verifier"))
+        )  # nobody allowed it
     verifier, others = allowed(fake, request)["oauth_verifier"], allowed(fake, other)["oauth_verifier"]
     for token, secret, given in (
         (request.token, request.secret, others),
         (request.token, other.secret, verifier),
         ("no-such-token", request.secret, verifier),
     ):
-        with pytest.raises(ConsentGone):
-            flow().granted(answered(fake, flow().third(VALUES, RequestToken(token, secret), given)))
-    third = answered(fake, flow().third(VALUES, request, verifier))
-    assert flow().granted(third).tokens
-    with pytest.raises(ConsentGone):
-        flow().granted(answered(fake, flow().third(VALUES, request, verifier)))
+        with pytest.raises(GrantRevoked):
+            flow().parse_token_response(
+                answered(fake, flow().access_token_request(VALUES, RequestToken(token, secret), given))
+            )
+    third = answered(fake, flow().access_token_request(VALUES, request, verifier))
+    assert flow().parse_token_response(third).tokens
+    with pytest.raises(GrantRevoked):
+        flow().parse_token_response(answered(fake, flow().access_token_request(VALUES, request, verifier)))
     late = requested(fake)
     given = allowed(fake, late)["oauth_verifier"]
     fake.code_lifetime_s, fake.now = 0, lambda: time.time() + 250
     later = requested(fake)
     with pytest.raises(AssertionError, match="too old"):
         allowed(fake, later)
-    assert flow().granted(answered(fake, flow().third(VALUES, late, given))).tokens
+    assert (
+        flow().parse_token_response(answered(fake, flow().access_token_request(VALUES, late, given))).tokens
+    )
     assert fake.refused == ["code", "verifier", "secret", "secret", "used code"]
 
 
 def test_an_app_with_another_key_or_secret_is_told_so_at_once() -> None:
     fake = new_trello()
     for change in ({"client_id": "another"}, {"client_secret": "another"}):
-        with pytest.raises(ClientRefused):
-            flow().request_token(answered(fake, flow().first({**VALUES, **change}, state=STATE)))
+        with pytest.raises(InvalidClient):
+            flow().parse_request_token(
+                answered(fake, flow().request_token_request({**VALUES, **change}, state=STATE))
+            )
     request = requested(fake)
     verifier = allowed(fake, request)["oauth_verifier"]
-    third = flow().third({**VALUES, "client_id": "another"}, request, verifier)
-    with pytest.raises(ClientRefused):
-        flow().granted(answered(fake, third))
+    third = flow().access_token_request({**VALUES, "client_id": "another"}, request, verifier)
+    with pytest.raises(InvalidClient):
+        flow().parse_token_response(answered(fake, third))
     assert fake.refused == ["client", "secret", "client"]
 
 
@@ -139,7 +149,7 @@ def test_a_person_who_does_not_allow_it_brings_no_verifier() -> None:
     fake = new_trello()
     fake.denies = True
     request = requested(fake)
-    with pytest.raises(Refused, match="access_denied"):
+    with pytest.raises(ProviderRejected, match="access_denied"):
         flow().verifier(allowed(fake, request), request)
 
 
@@ -149,27 +159,27 @@ def test_what_came_back_has_to_be_about_this_request() -> None:
     request, other = requested(fake), requested(fake)
     back = allowed(fake, other)
     assert flow().verifier(back, other)
-    with pytest.raises(Refused, match="wrong_answer"):
+    with pytest.raises(ProviderRejected, match="wrong_answer"):
         flow().verifier(back, request)
-    with pytest.raises(Refused, match="wrong_answer"):
+    with pytest.raises(ProviderRejected, match="wrong_answer"):
         flow().verifier({"oauth_verifier": back["oauth_verifier"]}, request)
 
 
 def test_a_platform_that_is_busy_is_asked_again_later() -> None:
     for status in (429, 500, 503):
-        answer = Answered(status, {}, b"oops")
-        with pytest.raises(PlatformBusy):
-            flow().request_token(answer)
-        with pytest.raises(PlatformBusy):
-            flow().granted(answer)
+        answer = ProviderResponse(status, {}, b"oops")
+        with pytest.raises(ProviderUnavailable):
+            flow().parse_request_token(answer)
+        with pytest.raises(ProviderUnavailable):
+            flow().parse_token_response(answer)
 
 
 def test_an_answer_without_token_or_confirmation_is_none() -> None:
-    with pytest.raises(Refused, match="no_callback"):
-        flow().request_token(Answered(200, {}, b"oauth_token=a&oauth_token_secret=b"))
+    with pytest.raises(ProviderRejected, match="no_callback"):
+        flow().parse_request_token(ProviderResponse(200, {}, b"oauth_token=a&oauth_token_secret=b"))
     for body in (b"", b"oauth_token=a", b"<html>", b"\xff\xfe"):
-        with pytest.raises(Refused, match="no_token"):
-            flow().granted(Answered(200, {}, body))
+        with pytest.raises(ProviderRejected, match="no_token"):
+            flow().parse_token_response(ProviderResponse(200, {}, body))
 
 
 # That the fake is as strict as it says
@@ -177,23 +187,26 @@ def test_an_answer_without_token_or_confirmation_is_none() -> None:
 
 def test_a_request_is_good_once_and_only_as_it_was_signed() -> None:
     fake = new_trello()
-    first = flow().first(VALUES, state=STATE)
+    first = flow().request_token_request(VALUES, state=STATE)
     assert reply(fake, first).status == 200
     with pytest.raises(AssertionError, match="nonce was used"):
         reply(fake, first)
-    another = flow().first(VALUES, state=STATE)
+    another = flow().request_token_request(VALUES, state=STATE)
     changed = another.headers["Authorization"].replace(STATE, "t" * 43)
-    assert reply(fake, Call("POST", another.url, {"Authorization": changed})).status == 401
+    assert reply(fake, ProviderRequest("POST", another.url, {"Authorization": changed})).status == 401
     with pytest.raises(AssertionError, match="has a query"):
-        reply(fake, Call("POST", another.url + "?a=b", another.headers))
-    without = oauth1_signed(Client(VALUES["client_id"], VALUES["client_secret"]), "POST", first.url)
+        reply(fake, ProviderRequest("POST", another.url + "?a=b", another.headers))
+    without = sign_oauth1(ClientCredentials(VALUES["client_id"], VALUES["client_secret"]), "POST", first.url)
     with pytest.raises(AssertionError, match="lacks oauth_callback"):
         reply(fake, without)
     with pytest.raises(AssertionError, match="the oauth_callback is https://evil"):
-        reply(fake, flow().first({**VALUES, "redirect_uri": "https://evil.example.com"}, state=STATE))
+        reply(
+            fake,
+            flow().request_token_request({**VALUES, "redirect_uri": "https://evil.example.com"}, state=STATE),
+        )
     fake.now = lambda: time.time() + 400
     with pytest.raises(AssertionError, match="the time is not now"):
-        reply(fake, flow().first(VALUES, state=STATE))
+        reply(fake, flow().request_token_request(VALUES, state=STATE))
 
 
 def test_a_request_token_is_decided_about_once() -> None:
@@ -211,8 +224,8 @@ def test_a_person_decides_on_a_page() -> None:
     fake.asks = True
     request = requested(fake)
     page = flow().authorize(VALUES, request.token, CONNECTOR.scopes)
-    assert b'id="allow"' in reply(fake, Call("GET", page)).body
-    back = reply(fake, Call("GET", f"https://trello.com/consent/{request.token}/allow"))
+    assert b'id="allow"' in reply(fake, ProviderRequest("GET", page)).body
+    back = reply(fake, ProviderRequest("GET", f"https://trello.com/consent/{request.token}/allow"))
     assert "oauth_verifier=" in dict(back.fields)["location"]
 
 
@@ -222,15 +235,18 @@ def test_only_the_own_token_is_deleted() -> None:
     tokens = []
     for _ in range(2):
         request = requested(fake)
-        third = flow().third(VALUES, request, allowed(fake, request)["oauth_verifier"])
-        granted = flow().granted(answered(fake, third))
+        third = flow().access_token_request(VALUES, request, allowed(fake, request)["oauth_verifier"])
+        granted = flow().parse_token_response(answered(fake, third))
         assert granted.tokens
         tokens.append(granted.tokens.access_token)
     named = {**VALUES, "access_token": tokens[0]}
-    call = CONNECTOR.revoking(named)
+    call = CONNECTOR.revoke_request(named)
     assert call
-    assert reply(fake, Call("DELETE", call.url.replace(tokens[0], tokens[1]), call.headers)).status == 404
-    assert reply(fake, Call("DELETE", call.url, {})).status == 401
+    assert (
+        reply(fake, ProviderRequest("DELETE", call.url.replace(tokens[0], tokens[1]), call.headers)).status
+        == 404
+    )
+    assert reply(fake, ProviderRequest("DELETE", call.url, {})).status == 401
     assert reply(fake, call).status == 200
     assert (fake.revocations, len(fake.grants_of(fake.accounts[0].id))) == (1, 1)
 
@@ -308,8 +324,8 @@ def test_signatures_are_as_rfc_5849_has_them(name: str) -> None:
 @pytest.mark.parametrize("secrets", [("plain", "plain"), ("a&b %/ü", "c=d+e~"), ("x", "")])
 def test_the_client_signs_as_the_fake_does(secrets: tuple[str, str]) -> None:
     client_secret, token_secret = secrets
-    call = oauth1_signed(
-        Client("key & more", client_secret),
+    call = sign_oauth1(
+        ClientCredentials("key & more", client_secret),
         "POST",
         "https://trello.com/1/OAuthGetAccessToken",
         token="tök/en",

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from shared.catalog.registry import connectors, providers
-from shared.catalog.watch_checks import watch_faults
+from interlink.provider.subscription_rules import subscription_faults
+from shared.manifests.registry import connectors, providers
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.fakes.x import Webhook, X
@@ -192,11 +192,11 @@ def test_a_watch_of_an_app_has_nothing_of_one_account() -> None:
     manifest, connector = providers()["twitter"].manifest, connectors()["twitter"]
     [watch] = manifest.watches
     known = {"client_secret", "setting:bearer_token", "account:username"}
-    assert list(watch_faults(manifest, connector, {}, known)) == []
+    assert list(subscription_faults(manifest, connector, {}, known)) == []
     for wrong, fault in (
         ({"token": True}, "the token"),
         ({"json_": {"url": "{endpoint:url}", "of": "{account:username}"}}, "{account:username}"),
     ):
         other = watch.model_copy(update={"create": watch.create.model_copy(update=wrong)})
-        found = watch_faults(manifest.model_copy(update={"watches": (other,)}), connector, {}, known)
+        found = subscription_faults(manifest.model_copy(update={"watches": (other,)}), connector, {}, known)
         assert list(found) == [f"webhook.of_app: accounts share it, and {fault} is of one"]

@@ -6,16 +6,16 @@ import orjson
 import pytest
 import structlog
 
-from services.oauth.endpoints import Endpoints
-from services.oauth.watch_making import Making, kinds
-from shared.catalog.connector import Refused
-from shared.catalog.registry import connectors, providers
-from shared.catalog.watch_calls import needs_account
-from shared.catalog.watches import Watch
+from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
+from services.oauth.subscriptions.provider_calls import ProviderSubscriptions, subscription_types
+from shared.connections.tokens import Access, TokenSource
+from shared.manifests.connector import ProviderRejected
+from shared.manifests.registry import connectors, providers
+from shared.manifests.subscription_requests import needs_account
+from shared.manifests.subscriptions import SubscriptionSpec
 from shared.runtime.mongo import Collection
-from shared.runtime.secrets import LocalKeys, Vault
-from shared.runtime.tokens import Access, TokenSource
-from shared.wire.oauth import JSON, Answered, Call
+from shared.runtime.secrets import LocalKeyProvider, Vault
+from shared.wire.oauth import JSON_CONTENT_TYPE, ProviderRequest, ProviderResponse
 
 TOKEN, SECRET = "at-0123456789abcdef", "the-secret-of-the-endpoint"
 
@@ -29,14 +29,14 @@ class Repeating:
     def values(self, _account: object) -> dict[str, str]:
         return {"client_id": "app", "client_secret": "the-secret-of-the-app"}
 
-    async def call(self, _name: str, make: Any) -> Answered:
+    async def call(self, _name: str, make: Any) -> ProviderResponse:
         access = Access("int_1", self.provider, "ws_1", 1, {**self.values(None), "access_token": TOKEN}, None)
         return await self.ask(make(access))
 
-    async def ask(self, _call: Call) -> Answered:
+    async def ask(self, _call: ProviderRequest) -> ProviderResponse:
         said = f"no {TOKEN} {SECRET}"
         body = orjson.dumps({"error": said, "code": said, "errors": [{"code": said}], "message": said})
-        return Answered(400, {"content-type": JSON}, body)
+        return ProviderResponse(400, {"content-type": JSON_CONTENT_TYPE}, body)
 
 
 def repeats() -> list[str]:
@@ -44,24 +44,29 @@ def repeats() -> list[str]:
     found = []
     for name in providers():
         if name in connectors() and _watch(name):
-            answer = Answered(400, {"content-type": JSON}, orjson.dumps({"error": "x", "code": "x"}))
-            if connectors()[name].failure(answer) == "x":
+            answer = ProviderResponse(
+                400, {"content-type": JSON_CONTENT_TYPE}, orjson.dumps({"error": "x", "code": "x"})
+            )
+            if connectors()[name].api_error_code(answer) == "x":
                 found.append(name)
     return found
 
 
-def _watch(provider: str) -> Watch | None:
+def _watch(provider: str) -> SubscriptionSpec | None:
     """One that is made with the account's token."""
-    return next((each for each in kinds(provider) if each.own_endpoint and needs_account(each.create)), None)
+    return next(
+        (each for each in subscription_types(provider) if each.own_endpoint and needs_account(each.create)),
+        None,
+    )
 
 
 @pytest.mark.parametrize("provider", repeats())
 async def test_what_is_kept_of_a_refusal_has_no_secret(provider: str) -> None:
-    making = Making(
+    making = ProviderSubscriptions(
         cast("Collection", None),
-        Vault(LocalKeys([b"k" * 32])),
+        Vault(LocalKeyProvider([b"k" * 32])),
         cast("TokenSource", Repeating(provider)),
-        cast("Endpoints", None),
+        cast("GatewayEndpoints", None),
         structlog.get_logger(),
     )
     watch = _watch(provider)
@@ -70,8 +75,8 @@ async def test_what_is_kept_of_a_refusal_has_no_secret(provider: str) -> None:
     values = resource | {"endpoint:url": "https://hub.example.com/in", "endpoint:secret": SECRET}
     values |= {"watch:name": "w", "watch:id": "1", "watch:expires_at": "x", "watch:expires_ms": "1"}
     account = {"_id": "int_1", "provider": provider, "kind": "oauth2"}
-    with pytest.raises(Refused) as refused:
-        await making._read(account, watch.create, values)
+    with pytest.raises(ProviderRejected) as refused:
+        await making._fetch(account, watch.create, values)
     assert TOKEN not in refused.value.code
     assert SECRET not in refused.value.code
     assert "[hidden]" in refused.value.code

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.wire.facts import Facts
-from shared.wire.filters import Filter
+from shared.webhooks.event_fields import EventFields
+from shared.webhooks.filters import EventFilter
 from tests.support.accounts import Accounts
 from tests.support.person import Person
 from tests.support.rotating import Rotating
@@ -60,11 +60,11 @@ def test_an_outgoing_webhook_can_ask_for_a_users_events(there: Accounts, rotatin
     integration = connected(there, rotating, "filtered", user=ADA)["id"]
     (data,) = told(there, integration)
     raw = orjson.dumps(data)
-    facts = Facts("evt_1", "integration.connected", "default", "", integration, "1", raw, data)
+    facts = EventFields("evt_1", "integration.connected", "default", "", integration, "1", raw, data)
     for user, wanted in ((ADA, True), (BOB, False)):
-        found = Filter.of({"condition": f"data.user == '{user}'"})
+        found = EventFilter.of({"condition": f"data.user == '{user}'"})
         assert found
-        assert found.passes(facts, "") is wanted
+        assert found.matches(facts, "") is wanted
 
 
 def test_another_user_has_it_once_it_was_taken_over(there: Accounts, rotating: Rotating) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final, Self
 
-from shared.wire.requests import Request
+from shared.verification.request import InboundRequest
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 from tests.support.platform_keys import PlatformKeys
@@ -55,7 +55,7 @@ class Caller:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def send(self, request: Request) -> Answer:
+    def send(self, request: InboundRequest) -> Answer:
         """One request exactly as it is: with every header as often as it is there."""
         path = "/" + request.url.split("/", 3)[3]
         headers = [

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from shared.wire.bodies import FORM
-from shared.wire.requests import Request
+from shared.verification.request import InboundRequest
+from shared.wire.bodies import FORM_CONTENT_TYPE
 
 ODD: Sequence[Any] = (
     "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
@@ -20,7 +20,8 @@ BODIES: Sequence[bytes] = (
     b"%ff=%ff", b"a[b][c][d][e][f][g][h][i][j][k][l]=1", b"payload=%7B%7D&payload=%7B%7D", b"=", b"&&&",
 )  # fmt: skip
 _TYPES: Sequence[bytes] = (
-    b"application/json", FORM.encode(), b"text/plain", b"application/xml", b"application/atom+xml",
+    b"application/json", FORM_CONTENT_TYPE.encode(), b"text/plain", b"application/xml",
+    b"application/atom+xml",
     b"multipart/form-data; boundary=x", b"application/json; charset=utf-16", b"", b"\xff", b";", b"x" * 300,
 )  # fmt: skip
 _QUERIES: Sequence[bytes] = (
@@ -30,15 +31,15 @@ _QUERIES: Sequence[bytes] = (
 
 
 def changed(
-    request: Request,
+    request: InboundRequest,
     *,
     method: str | None = None,
     query: bytes | None = None,
     headers: Mapping[bytes, Sequence[bytes]] | None = None,
     body: bytes | None = None,
-) -> Request:
+) -> InboundRequest:
     """The same request with some parts exchanged."""
-    return Request(
+    return InboundRequest(
         method or request.method,
         request.address,
         request.query_string if query is None else query,
@@ -49,7 +50,7 @@ def changed(
     )
 
 
-def mutants(request: Request, seed: str, count: int) -> Iterator[tuple[str, Request]]:
+def mutants(request: InboundRequest, seed: str, count: int) -> Iterator[tuple[str, InboundRequest]]:
     """`count` changed requests, the same ones for the same seed, each with what was done to it."""
     rng = random.Random(seed)  # noqa: S311 -- repeatable
     for _ in range(count):
@@ -60,22 +61,22 @@ def mutants(request: Request, seed: str, count: int) -> Iterator[tuple[str, Requ
         yield kind.__name__.strip("_"), mutant
 
 
-def _truncated(request: Request, rng: random.Random) -> Request:
+def _truncated(request: InboundRequest, rng: random.Random) -> InboundRequest:
     return changed(request, body=request.body[: rng.randint(0, len(request.body))])
 
 
-def _flipped(request: Request, rng: random.Random) -> Request:
+def _flipped(request: InboundRequest, rng: random.Random) -> InboundRequest:
     body = bytearray(request.body or b"{}")
     for _ in range(rng.randint(1, 4)):
         body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
     return changed(request, body=bytes(body))
 
 
-def _with_another_body(request: Request, rng: random.Random) -> Request:
+def _with_another_body(request: InboundRequest, rng: random.Random) -> InboundRequest:
     return changed(request, body=rng.choice(BODIES))
 
 
-def _with_another_value(request: Request, rng: random.Random) -> Request:
+def _with_another_value(request: InboundRequest, rng: random.Random) -> InboundRequest:
     """One value of the JSON, at any depth, is of another type or size."""
     try:
         value = orjson.loads(request.body)
@@ -94,7 +95,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(inner)
 
 
-def _with_a_text_replaced(request: Request, rng: random.Random) -> Request:
+def _with_a_text_replaced(request: InboundRequest, rng: random.Random) -> InboundRequest:
     """Numbers that are too large, fields that are there twice, nesting and broken escapes in the raw text."""
     old, new = rng.choice(
         (
@@ -113,11 +114,11 @@ def _with_a_text_replaced(request: Request, rng: random.Random) -> Request:
     return changed(request, body=request.body.replace(old, new, 1))
 
 
-def _with_another_type(request: Request, rng: random.Random) -> Request:
+def _with_another_type(request: InboundRequest, rng: random.Random) -> InboundRequest:
     return changed(request, headers={**request.headers, b"content-type": [rng.choice(_TYPES)]})
 
 
-def _without_a_header(request: Request, rng: random.Random) -> Request:
+def _without_a_header(request: InboundRequest, rng: random.Random) -> InboundRequest:
     names = list(request.headers)
     gone = rng.choice(names) if names else b""
     return changed(
@@ -125,7 +126,7 @@ def _without_a_header(request: Request, rng: random.Random) -> Request:
     )
 
 
-def _with_a_header_of_garbage(request: Request, rng: random.Random) -> Request:
+def _with_a_header_of_garbage(request: InboundRequest, rng: random.Random) -> InboundRequest:
     names = [*request.headers, b"authorization", b"x-hub-signature-256"]
     values = rng.choice(
         ([b""], [b"\xff\xfe"], [b"a", b"b"], [b"x" * 6000], [b"t=,v1=,=,"], [b"Bearer a.b.c"])
@@ -133,17 +134,17 @@ def _with_a_header_of_garbage(request: Request, rng: random.Random) -> Request:
     return changed(request, headers={**request.headers, rng.choice(names): values})
 
 
-def _with_many_headers(request: Request, rng: random.Random) -> Request:
+def _with_many_headers(request: InboundRequest, rng: random.Random) -> InboundRequest:
     flood = {b"x-flood-%d" % number: [b"x" * 20] for number in range(rng.choice((50, 90)))}
     return changed(request, headers={**request.headers, **flood})
 
 
-def _with_another_query(request: Request, rng: random.Random) -> Request:
+def _with_another_query(request: InboundRequest, rng: random.Random) -> InboundRequest:
     query = rng.choice((rng.choice(_QUERIES), request.query_string + b"&" + request.query_string))
     return changed(request, query=query)
 
 
-def _with_another_method(request: Request, rng: random.Random) -> Request:
+def _with_another_method(request: InboundRequest, rng: random.Random) -> InboundRequest:
     return changed(request, method=rng.choice(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")))
 
 

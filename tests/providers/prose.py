@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from shared.catalog.mapping import ShownMessage
+from shared.manifests.message_templates import RenderedMessage
 
 _TARGET = re.compile(r"\]\([^)\s]*\)")
 _BOLD = re.compile(r"\*\*(?! )((?:[^*]|(?<=\\)\*)+)(?<! )\*\*")
@@ -18,7 +18,7 @@ _FLAWS = re.compile(
 )
 
 
-def flaws(message: ShownMessage) -> list[str]:
+def flaws(message: RenderedMessage) -> list[str]:
     """What is wrong with the wording; link targets are not looked at."""
     text = _BOLD.sub(r"\1", _TARGET.sub("]", message.text))
     found = [f"{match[0]!r} in {text!r}" for match in _FLAWS.finditer(text.replace("\\#", "#"))]

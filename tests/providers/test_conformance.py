@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from shared.catalog.checker import observed
-from shared.catalog.fixtures import Fixture, Signing, defaults
-from shared.catalog.ways import JwtWay, KeyPairWay
-from shared.wire.bodies import FORM, media_type
-from shared.wire.requests import Request, Template
-from shared.wire.verification import Verdict
+from interlink.provider.checker import evaluate_fixture
+from shared.manifests.fixtures import Fixture, SchemeSigner, default_settings
+from shared.manifests.schemes import JwtScheme, KeyPairScheme
+from shared.verification.request import InboundRequest, SourceTemplate
+from shared.verification.scheme import VerificationResult
+from shared.wire.bodies import FORM_CONTENT_TYPE, media_type
 from tests.providers.caller import INTERNAL, Answer, Caller, Endpoint, gateway_with_platforms
 from tests.providers.recorded import (
     WITH_WEBHOOKS,
@@ -87,7 +87,7 @@ class Conversation:
 
     def endpoint(self, case: Keyed, fixture: Fixture) -> Endpoint:
         """The endpoint for a way and the settings of a fixture: made once."""
-        settings = {**defaults(self.own), **fixture.settings}
+        settings = {**default_settings(self.own), **fixture.settings}
         key = (case.position, json.dumps(settings, sort_keys=True))
         if key not in self._endpoints:
             self._endpoints[key] = self.made(case.signing.secret, settings)
@@ -100,14 +100,14 @@ class Conversation:
 
     def signed(
         self, case: Keyed, fixture: Fixture, endpoint: Endpoint, at: float | None = None
-    ) -> Request | None:
+    ) -> InboundRequest | None:
         """The recorded request as the platform would send it to this endpoint now."""
         request = signed(case, fixture, time() if at is None else at, address=endpoint.url)
-        if request is not None and (url := case.signing.way.wanted(request)):
+        if request is not None and (url := case.signing.scheme.key_url(request)):
             self._platforms.documents[url] = case.signing.document
         return request
 
-    def accepts(self, what: str, endpoint: Endpoint, fixture: Fixture, request: Request) -> Answer:
+    def accepts(self, what: str, endpoint: Endpoint, fixture: Fixture, request: InboundRequest) -> Answer:
         """Send what has to be accepted, and look at the answer."""
         answer = self._caller.send(request)
         wanted = fixture.expected.get("answer")
@@ -133,7 +133,7 @@ class Conversation:
         if saw != {"headers": {}, "body": "", **wanted}:
             self.faults.append(f"{what}: {saw}, not {dict(wanted)}")
 
-    def refuses(self, what: str, endpoint: Endpoint, request: Request, *statuses: int) -> Answer:
+    def refuses(self, what: str, endpoint: Endpoint, request: InboundRequest, *statuses: int) -> Answer:
         """Send what must not be accepted, and look at the answer."""
         answer = self._caller.send(request)
         own = self.webhook.refused.status if self.webhook.refused else 401
@@ -143,7 +143,7 @@ class Conversation:
             self._log[endpoint.id].refused += 1
         return answer
 
-    def first(self, case: Keyed) -> tuple[Fixture, Endpoint, Request] | None:
+    def first(self, case: Keyed) -> tuple[Fixture, Endpoint, InboundRequest] | None:
         """The first recorded request that is signed in this way, and has an event."""
         for fixture in recorded(self.name):
             if not fixture.expected.get("events"):
@@ -158,16 +158,16 @@ class Conversation:
         assert not self.faults, "\n".join(self.faults)
 
 
-_SHARED: dict[str, Signing] = {}
+_SHARED: dict[str, SchemeSigner] = {}
 """Keys by the address where they are published: several ways, of several providers, have the same."""
 
 
 def _published(case: Keyed, platforms: PlatformKeys) -> Keyed:
     """The way with the keys that are published at its address."""
     declared = case.declared
-    if not isinstance(declared, KeyPairWay | JwtWay) or declared.keys is None:
+    if not isinstance(declared, KeyPairScheme | JwtScheme) or declared.keys is None:
         return case
-    source = declared.keys.compiled()
+    source = declared.keys.compile()
     if not source.url.constant:
         return case
     url = source.url.source
@@ -236,7 +236,7 @@ def test_an_event_that_nobody_has_heard_of_is_accepted(name: str, conversation: 
         other = with_unknown_event(conversation.webhook, fixture) if fixture.expected.get("events") else None
         if other is None:
             continue
-        other = replace(other, expected=observed(conversation.own, other))
+        other = replace(other, expected=evaluate_fixture(conversation.own, other))
         assert other.expected.get("events"), fixture.name
         case = next(each for each in conversation.cases if signed(each, other) is not None)
         endpoint = conversation.endpoint(case, other)
@@ -257,7 +257,7 @@ def test_what_is_not_the_platforms_is_refused(name: str, conversation: Conversat
         if found is None:
             continue
         fixture, endpoint, request = found
-        door = case.provider.door
+        door = case.provider.definition
         assert door
         plain = fixture.request(case.provider, address=endpoint.url)
         tries = {
@@ -278,7 +278,7 @@ def test_what_is_not_the_platforms_is_refused(name: str, conversation: Conversat
             for method in ("PATCH", "PUT", "DELETE", "POST", "GET", "OPTIONS")
             if method not in door.methods
         )
-        moved = Request(
+        moved = InboundRequest(
             other, request.address, request.query_string, request.headers, request.body, {}, lambda _: None
         )
         conversation.refuses(f"{case.name}: with {other}", endpoint, moved, 405)
@@ -286,12 +286,12 @@ def test_what_is_not_the_platforms_is_refused(name: str, conversation: Conversat
     conversation.finish()
 
 
-def _signed_with(signing: Signing, plain: Request) -> Request:
-    return signing.signed(plain, time())
+def _signed_with(signing: SchemeSigner, plain: InboundRequest) -> InboundRequest:
+    return signing.sign(plain, time())
 
 
-def _spoiled(case: Keyed, request: Request) -> dict[str, Request]:
-    found: dict[str, Request] = {}
+def _spoiled(case: Keyed, request: InboundRequest) -> dict[str, InboundRequest]:
+    found: dict[str, InboundRequest] = {}
     if case.covers_body:
         found["with a changed body"] = with_changed_body(request)
         again = _as_another_writer_would(request)
@@ -308,7 +308,7 @@ def _spoiled(case: Keyed, request: Request) -> dict[str, Request]:
     return found
 
 
-def _as_another_writer_would(request: Request) -> bytes | None:
+def _as_another_writer_would(request: InboundRequest) -> bytes | None:
     """The same JSON from a proxy or framework that parsed it: other blanks, other escapes."""
     try:
         value = json.loads(request.body)
@@ -342,10 +342,10 @@ def test_unicode_and_escapes_are_signed_as_they_were_sent(name: str, conversatio
     conversation.finish()
 
 
-def _with_odd_text(request: Request) -> bytes | None:
+def _with_odd_text(request: InboundRequest) -> bytes | None:
     r"""The body with one more field, in which the same letter is written in several ways, and `\/`."""
     kind = media_type(request.header(b"content-type") or "application/json")
-    if kind == FORM:
+    if kind == FORM_CONTENT_TYPE:
         return request.body + b"&odd=%C3%A4+%F0%9F%98%80%2F%5C"
     start, brace, rest = request.body.partition(b"{")
     if not brace or start.strip() not in (b"", b"["):
@@ -363,7 +363,7 @@ def test_a_rotated_secret_is_accepted_beside_the_new_one(
         if found is None or not case.signing.secret:
             continue
         fixture, _, _ = found
-        settings = {**defaults(case.provider), **fixture.settings}
+        settings = {**default_settings(case.provider), **fixture.settings}
         endpoint = conversation.made(case.signing.secret, settings)
         plain = fixture.request(case.provider, address=endpoint.url)
         new = case.other
@@ -387,11 +387,11 @@ def test_a_secret_that_we_make_is_one_that_verifies(name: str, conversation: Con
         if found is None or not case.signing.secret:
             continue
         fixture, _, _ = found
-        endpoint = conversation.made("", {**defaults(case.provider), **fixture.settings})
+        endpoint = conversation.made("", {**default_settings(case.provider), **fixture.settings})
         assert endpoint.secret
-        own = Signing(case.signing.way, endpoint.secret, endpoint.secret.encode())
+        own = SchemeSigner(case.signing.scheme, endpoint.secret, endpoint.secret.encode())
         theirs = _signed_with(case.signing, fixture.request(case.provider))
-        if case.verdict(theirs, [endpoint.secret], time()) is Verdict.NO_SECRET:
+        if case.verdict(theirs, [endpoint.secret], time()) is VerificationResult.NO_SECRET:
             continue  # a secret of another form belongs to this way
         plain = fixture.request(case.provider, address=endpoint.url)
         conversation.accepts(f"{case.name}: ours", endpoint, fixture, _signed_with(own, plain))
@@ -403,7 +403,7 @@ def test_a_secret_that_we_make_is_one_that_verifies(name: str, conversation: Con
 @pytest.mark.parametrize("name", having("\n  handshakes:"))
 def test_handshakes(name: str, conversation: Conversation, caller: Caller) -> None:
     own = provider(name)
-    door = own.door
+    door = own.definition
     assert door
     shaken = [fixture for fixture in recorded(name) if "handshake" in fixture.expected]
     assert shaken
@@ -411,14 +411,14 @@ def test_handshakes(name: str, conversation: Conversation, caller: Caller) -> No
         declared = next(
             each for each in webhook_of(name).handshakes if each.about == fixture.expected["handshake"]
         )
-        settings = {**defaults(own), **fixture.settings}
+        settings = {**default_settings(own), **fixture.settings}
         if declared.keeps:
-            _hands_over(conversation, caller, fixture, Template(declared.keeps), settings)
+            _hands_over(conversation, caller, fixture, SourceTemplate(declared.keeps), settings)
             continue
         case = _of_the_handshake(conversation, fixture) if declared.verified else conversation.cases[0]
         endpoint = conversation.made(case.signing.secret, settings)
         request = fixture.request(own, address=endpoint.url)
-        expected = observed(own, fixture, endpoint.secret)["answer"]
+        expected = evaluate_fixture(own, fixture, endpoint.secret)["answer"]
         if declared.verified:
             conversation.refuses(f"{fixture.name}: not signed", endpoint, request)
             request = _signed_with(case.signing, request)
@@ -435,16 +435,20 @@ def _of_the_handshake(conversation: Conversation, fixture: Fixture) -> Keyed:
 
 
 def _requires(
-    conversation: Conversation, caller: Caller, fixture: Fixture, endpoint: Endpoint, request: Request
+    conversation: Conversation, caller: Caller, fixture: Fixture, endpoint: Endpoint, request: InboundRequest
 ) -> None:
     """An endpoint that expects another value refuses the handshake."""
-    others = {name: f"another-{token_hex(8)}" for name in defaults(conversation.own)}
+    others = {name: f"another-{token_hex(8)}" for name in default_settings(conversation.own)}
     caller.call("PATCH", f"/inbound-endpoints/{endpoint.id}", {"settings": others})
     conversation.refuses(f"{fixture.name}: with another value", endpoint, request, 403)
 
 
 def _hands_over(
-    conversation: Conversation, caller: Caller, fixture: Fixture, keeps: Template, settings: Mapping[str, str]
+    conversation: Conversation,
+    caller: Caller,
+    fixture: Fixture,
+    keeps: SourceTemplate,
+    settings: Mapping[str, str],
 ) -> None:
     """The secret in the handshake is kept once, verifies from then on, and is shown to the owner once."""
     own = conversation.own
@@ -455,7 +459,7 @@ def _hands_over(
     found = conversation.first(case)
     assert found
     event = found[0]
-    early = case.signing.signed(event.request(own, address=endpoint.url), time())
+    early = case.signing.sign(event.request(own, address=endpoint.url), time())
     conversation.refuses("before the handshake", endpoint, early, 503)
     request = fixture.request(own, address=endpoint.url)
     conversation.answers(fixture.name, caller.send(request), fixture.expected["answer"])
@@ -463,7 +467,7 @@ def _hands_over(
     assert secret
     assert secret == fixture.expected["keeps"]
     assert caller.call("GET", path)["awaits"] is None
-    kept = Signing(case.signing.way, secret, secret.encode())
+    kept = SchemeSigner(case.signing.scheme, secret, secret.encode())
     webhook = _signed_with(kept, event.request(own, address=endpoint.url))
     conversation.accepts("with the secret of the handshake", endpoint, event, webhook)
     conversation.refuses("with another", endpoint, early)
@@ -483,7 +487,9 @@ def test_a_key_at_an_internal_address_is_not_fetched(caller: Caller, platforms: 
     way = {"scheme": "rsa", "signature": {"header": "x-signature"}, "keys": keys}
     body = {"provider": "generic", "name": "test", "source": {"verification": [way]}}
     made = caller.call("POST", "/inbound-endpoints", body, expect=201)
-    request = Request("POST", made["url"], b"", {b"x-signature": [b"00" * 256]}, b"{}", {}, lambda _: None)
+    request = InboundRequest(
+        "POST", made["url"], b"", {b"x-signature": [b"00" * 256]}, b"{}", {}, lambda _: None
+    )
     answer = caller.send(request)
     assert (answer.status, answer.headers.get("retry-after")) == (503, "30")
     assert INTERNAL not in platforms.connected
@@ -496,7 +502,7 @@ def test_keys_that_cannot_be_had_are_a_503_and_asked_for_sparingly(
     """Whoever sends forgeries with ever new addresses is slowed down before the platform is flooded."""
     [case] = keyed("paypal")
     fixture = next(each for each in recorded("paypal") if each.expected.get("events"))
-    endpoint = caller.endpoint("paypal", settings=defaults(case.provider))
+    endpoint = caller.endpoint("paypal", settings=default_settings(case.provider))
     request = fixture.request(case.provider, address=endpoint.url)
     before = len(platforms.asked)
     for number in range(200):

@@ -6,11 +6,11 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 import pytest
 
 import shared.providers
-from shared.catalog.connect_checks import connect_faults
-from shared.catalog.connector import ClientRefused, Connector, ConsentGone, Refused
-from shared.catalog.registry import connectors, providers
-from shared.catalog.samples import SAMPLES, TOKENS
-from shared.wire.oauth import Answered, Call, new_verifier
+from interlink.provider.connect_rules import connect_faults
+from interlink.provider.samples import SAMPLES, TOKENS
+from shared.manifests.connector import Connector, GrantRevoked, InvalidClient, ProviderRejected
+from shared.manifests.registry import connectors, providers
+from shared.wire.oauth import ProviderRequest, ProviderResponse, new_code_verifier
 from tests.support.fakes.atlassian import Atlassian
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.github import GitHub
@@ -88,14 +88,14 @@ FAKES: dict[str, type[Fake]] = {
 }
 
 
-def answered(fake: Fake, call: Call) -> Answered:
+def answered(fake: Fake, call: ProviderRequest) -> ProviderResponse:
     """What the fake's handler answers, without a network between."""
     url = urlsplit(call.url)
     handler = fake.hosts.get(url.netloc) or fake.hosts["*." + url.netloc.partition(".")[2]]
     headers = {name.lower(): value for name, value in call.headers.items()} | {"user-agent": "test"}
     query = parse_qs(url.query, keep_blank_values=True)
     reply = handler(Asked(call.method, url.netloc, url.path, query, headers, call.body))
-    return Answered(reply.status, {name.lower(): value for name, value in reply.fields}, reply.body)
+    return ProviderResponse(reply.status, {name.lower(): value for name, value in reply.fields}, reply.body)
 
 
 def new_fake(name: str) -> Fake:
@@ -108,15 +108,15 @@ def values_of(connector: Connector) -> dict[str, str]:
     return {**VALUES, **settings, **params}
 
 
-def consented(connector: Connector, fake: Fake, values: dict[str, str]) -> Call:
+def consented(connector: Connector, fake: Fake, values: dict[str, str]) -> ProviderRequest:
     """A person goes to the platform and comes back: the exchange of the code. What is kept joins `values`."""
-    verifier = new_verifier()
+    verifier = new_code_verifier()
     page = connector.authorize(values, state=STATE, verifier=verifier, scopes=connector.scopes)
-    sent_back = answered(fake, Call("GET", page))
+    sent_back = answered(fake, ProviderRequest("GET", page))
     assert sent_back.status == 302
     query = parse_qsl(urlsplit(sent_back.headers["location"]).query, keep_blank_values=True)
     assert dict(query)["state"] == STATE
-    kept = connector.check_callback(query, values)
+    kept = connector.validate_callback(query, values)
     values |= {f"account:{key}": value for key, value in kept.items()}
     return connector.exchange(values, code=dict(query)["code"], verifier=verifier)
 
@@ -126,34 +126,36 @@ def test_a_strict_platform_takes_what_the_manifest_makes(name: str) -> None:
     connector, fake = connectors()[name], new_fake(name)
     values = values_of(connector)
     answer = answered(fake, consented(connector, fake, values))
-    tokens = connector.granted(answer).tokens
+    tokens = connector.parse_token_response(answer).tokens
     assert tokens
     values |= {"access_token": tokens.access_token, "refresh_token": tokens.refresh_token}
 
     account, choices = connector.account, connector.choices
     assert account
     asked = answered(fake, connector.request(account.call, values)) if account.call else answer
-    whose = connector.whose(account, connector.read(asked))
+    whose = connector.parse_account(account, connector.parse_api_response(asked))
     assert whose.id
     assert whose.label != whose.id
     if choices:
-        assert connector.choices_of(connector.read(answered(fake, connector.request(choices.call, values))))
+        assert connector.parse_resources(
+            connector.parse_api_response(answered(fake, connector.request(choices.call, values)))
+        )
 
-    refreshing = connector.refreshing(values)
+    refreshing = connector.refresh_request(values)
     assert bool(refreshing) is (connector.refresh.by != "none")
     if refreshing:
-        anew = connector.granted(answered(fake, refreshing)).tokens
+        anew = connector.parse_token_response(answered(fake, refreshing)).tokens
         assert anew
         assert anew.access_token != tokens.access_token
         assert bool(anew.refresh_token) is (connector.refresh.rotation != "none")
         values |= {"access_token": anew.access_token}
         values |= {"refresh_token": anew.refresh_token} if anew.refresh_token else {}
 
-    revoking = connector.revoking(values)
+    revoking = connector.revoke_request(values)
     if revoking:
-        assert not connector.failure(answered(fake, revoking))
+        assert not connector.api_error_code(answered(fake, revoking))
         if account.call:
-            assert connector.token_refused(answered(fake, connector.request(account.call, values)))
+            assert connector.is_token_rejected(answered(fake, connector.request(account.call, values)))
 
 
 @pytest.mark.parametrize("name", sorted(FAKES))
@@ -161,13 +163,15 @@ def test_what_a_strict_platform_refuses_is_understood(name: str) -> None:
     connector, fake = connectors()[name], new_fake(name)
     values = values_of(connector)
     exchange = consented(connector, fake, values)
-    assert connector.granted(answered(fake, exchange)).tokens
-    with pytest.raises(Refused):  # a code is good for once
-        connector.granted(answered(fake, exchange))
+    assert connector.parse_token_response(answered(fake, exchange)).tokens
+    with pytest.raises(ProviderRejected):  # a code is good for once
+        connector.parse_token_response(answered(fake, exchange))
     wrong = {**values, "client_secret": "another"}
-    with pytest.raises(ClientRefused):
-        connector.granted(answered(fake, connector.exchange(wrong, code="code", verifier=new_verifier())))
-    refreshing = connector.refreshing({**values, **TOKENS})
+    with pytest.raises(InvalidClient):
+        connector.parse_token_response(
+            answered(fake, connector.exchange(wrong, code="code", verifier=new_code_verifier()))
+        )
+    refreshing = connector.refresh_request({**values, **TOKENS})
     if refreshing:
-        with pytest.raises(ConsentGone):
-            connector.granted(answered(fake, refreshing))
+        with pytest.raises(GrantRevoked):
+            connector.parse_token_response(answered(fake, refreshing))

@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 import orjson
 import pytest
 
-from shared.catalog.checker import NOW, check, observed
+from interlink.provider.checker import FIXTURE_TIME, check, evaluate_fixture
 from shared.contracts.errors import Malformed
-from shared.wire.bodies import FORM
-from shared.wire.render import Unrenderable
-from shared.wire.requests import Request
-from shared.wire.verification import Verdict
+from shared.verification.request import InboundRequest
+from shared.verification.scheme import VerificationResult
+from shared.wire.bodies import FORM_CONTENT_TYPE
+from shared.wire.message_template import MessageTemplateError
 from tests.providers.prose import flaws, without_each
 from tests.providers.recorded import (
     FOLDER,
@@ -34,12 +34,12 @@ _MOST_CHANGES = 150
 """Payloads with one field changed that are rendered for one provider: a sample where there are more."""
 _ODD: Sequence[Any] = ("", 0, True, [], {}, ["x"], {"x": {}}, "x" * 30_000, "\0\n* # `", 1e300, "{{ x }}")
 
-REFUSED = frozenset(Verdict) - {Verdict.VERIFIED, Verdict.UNSIGNED}
-WRONG_KEY = {Verdict.MISMATCH}
-NO_KEY = {Verdict.NO_SECRET, Verdict.UNREADABLE, Verdict.MISMATCH}
-CHANGED = {Verdict.MISMATCH, Verdict.BODY_CHANGED, Verdict.UNREADABLE}
-GARBAGE = {Verdict.MISMATCH, Verdict.UNREADABLE, Verdict.MISSING}
-TWICE = {Verdict.DOUBLED, Verdict.MISSING}
+REFUSED = frozenset(VerificationResult) - {VerificationResult.VERIFIED, VerificationResult.UNSIGNED}
+WRONG_KEY = {VerificationResult.MISMATCH}
+NO_KEY = {VerificationResult.NO_SECRET, VerificationResult.UNREADABLE, VerificationResult.MISMATCH}
+CHANGED = {VerificationResult.MISMATCH, VerificationResult.BODY_CHANGED, VerificationResult.UNREADABLE}
+GARBAGE = {VerificationResult.MISMATCH, VerificationResult.UNREADABLE, VerificationResult.MISSING}
+TWICE = {VerificationResult.DOUBLED, VerificationResult.MISSING}
 
 each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
 
@@ -65,15 +65,15 @@ def test_each_way_accepts_what_is_signed_in_it_and_nothing_else(name: str) -> No
     assert not found, "\n".join(found)
 
 
-Said = tuple[str, Verdict, "frozenset[Verdict] | set[Verdict]"]
-ACCEPTED = {Verdict.VERIFIED}
+Said = tuple[str, VerificationResult, "frozenset[VerificationResult] | set[VerificationResult]"]
+ACCEPTED = {VerificationResult.VERIFIED}
 
 
-def _accepted(case: Keyed, request: Request) -> Iterator[Said]:
+def _accepted(case: Keyed, request: InboundRequest) -> Iterator[Said]:
     yield "as the platform sends it", case.verdict(request), ACCEPTED
 
 
-def _verdicts(case: Keyed, request: Request) -> Iterator[Said]:
+def _verdicts(case: Keyed, request: InboundRequest) -> Iterator[Said]:
     """What is tried with one signed request, what was said of it, and what may be."""
     yield from _accepted(case, request)
     yield from _with_other_keys(case, request)
@@ -82,21 +82,21 @@ def _verdicts(case: Keyed, request: Request) -> Iterator[Said]:
     yield from _at_another_time(case, request)
 
 
-def _with_other_keys(case: Keyed, request: Request) -> Iterator[Said]:
+def _with_other_keys(case: Keyed, request: InboundRequest) -> Iterator[Said]:
     own, other = case.signing.secret, case.other.secret
     yield "with another key", case.verdict(request, signing=case.other), WRONG_KEY
     if not own:
-        without = case.signing.way.verify(request, [], NOW, None)
+        without = case.signing.scheme.verify(request, [], FIXTURE_TIME, None)
         yield "without the platform's key", without, NO_KEY
         return
     yield "while the secret is rotated", case.verdict(request, [other, own]), ACCEPTED
     yield "with an older secret beside it", case.verdict(request, [own, other]), ACCEPTED
-    yield "without a secret", case.verdict(request, []), {Verdict.NO_SECRET}
+    yield "without a secret", case.verdict(request, []), {VerificationResult.NO_SECRET}
     for wrong in (own[:-8], own[8:], own[8:] + own[:8], ""):
         yield f"with the secret {wrong!r}", case.verdict(request, [wrong]), REFUSED
 
 
-def _changed(case: Keyed, request: Request) -> Iterator[Said]:
+def _changed(case: Keyed, request: InboundRequest) -> Iterator[Said]:
     changed = with_changed_body(request)
     if case.covers_body:
         yield "with a changed body", case.verdict(changed), CHANGED
@@ -110,12 +110,12 @@ def _changed(case: Keyed, request: Request) -> Iterator[Said]:
         yield "with a changed body, which it does not cover", case.verdict(changed), ACCEPTED
 
 
-def _without_its_proof(case: Keyed, request: Request) -> Iterator[Said]:
+def _without_its_proof(case: Keyed, request: InboundRequest) -> Iterator[Said]:
     names = case.headers
     if not names:
         return
     without = with_headers(request, {name: [] for name in names})
-    yield "without its header", case.verdict(without), {Verdict.MISSING}
+    yield "without its header", case.verdict(without), {VerificationResult.MISSING}
     yield "without its header, at the door", case.at_the_door(without), REFUSED
     for name in names:
         if name not in request.headers:
@@ -145,25 +145,25 @@ def _without_its_proof(case: Keyed, request: Request) -> Iterator[Said]:
             yield f"with {name.decode()}: {text!r}, at the door", case.at_the_door(spoiled), REFUSED
 
 
-def _at_another_time(case: Keyed, request: Request) -> Iterator[Said]:
+def _at_another_time(case: Keyed, request: InboundRequest) -> Iterator[Said]:
     if case.window is None:
         return
     past, future = case.window
     for seconds, wanted in (
         (past - 2, ACCEPTED),
-        (past + 2, {Verdict.STALE}),
+        (past + 2, {VerificationResult.STALE}),
         (-future + 2, ACCEPTED),
-        (-future - 2, {Verdict.STALE}),
+        (-future - 2, {VerificationResult.STALE}),
     ):
-        yield f"{seconds:+.0f} s later", case.verdict(request, now=NOW + seconds), wanted
-    later = case.signing.signed(request, NOW + past + 1000)
-    yield "signed again later", case.verdict(later, now=NOW + past + 1000), ACCEPTED
+        yield f"{seconds:+.0f} s later", case.verdict(request, now=FIXTURE_TIME + seconds), wanted
+    later = case.signing.sign(request, FIXTURE_TIME + past + 1000)
+    yield "signed again later", case.verdict(later, now=FIXTURE_TIME + past + 1000), ACCEPTED
     source = getattr(getattr(case.declared, "timestamp", None), "source", None)
-    stamp = case.signing.way
-    written = getattr(getattr(stamp, "timestamp", None), "written", None)
+    stamp = case.signing.scheme
+    written = getattr(getattr(stamp, "timestamp", None), "encode", None)
     if source and written:
-        moved = request.with_part(source, written(NOW + past + 1000))
-        yield "with another time", case.verdict(moved, now=NOW + past + 1000), REFUSED
+        moved = request.with_part(source, written(FIXTURE_TIME + past + 1000))
+        yield "with another time", case.verdict(moved, now=FIXTURE_TIME + past + 1000), REFUSED
 
 
 @each_provider
@@ -171,10 +171,13 @@ def test_what_nobody_signed_is_never_verified(name: str) -> None:
     """Whatever headers and secrets there are: a recorded request without its signature is not accepted."""
     found: list[str] = []
     for case in keyed(name):
-        assert case.provider.door
+        assert case.provider.definition
         for fixture in recorded(name):
             request = fixture.request(case.provider)
-            if not case.provider.door.handshake(request) and case.at_the_door(request) is Verdict.VERIFIED:
+            if (
+                not case.provider.definition.handshake(request)
+                and case.at_the_door(request) is VerificationResult.VERIFIED
+            ):
                 found.append(f"{case.name}: {fixture.name}")
     assert not found, "\n".join(found)
 
@@ -184,18 +187,18 @@ def test_the_same_as_a_form_is_the_same_message(name: str) -> None:
     """GitHub's webhooks can be set to forms, with the JSON in one field."""
     own = provider(name)
     assert own.manifest.webhook
-    assert own.door
+    assert own.definition
     field = own.manifest.webhook.body.form_field
     assert field
     [case] = keyed(name)
     for fixture in recorded(name):
         form = urlencode({field: fixture.body}).encode()
-        headers = {**fixture.headers, "content-type": f"{FORM}; charset=utf-8"}
+        headers = {**fixture.headers, "content-type": f"{FORM_CONTENT_TYPE}; charset=utf-8"}
         posted = replace(fixture, headers=headers, body=form)
         request = signed(case, posted)
         assert request is not None
-        assert case.verdict(request) is Verdict.VERIFIED
-        assert observed(own, posted) == fixture.expected, fixture.name
+        assert case.verdict(request) is VerificationResult.VERIFIED
+        assert evaluate_fixture(own, posted) == fixture.expected, fixture.name
     for body in (
         b"another=field",
         b"payload=%7B%7D&payload=%7B%7D",
@@ -204,9 +207,11 @@ def test_the_same_as_a_form_is_the_same_message(name: str) -> None:
         b"\xff",
         b"",
     ):
-        request = own.door.request("POST", "", b"", {b"content-type": [FORM.encode()]}, body, {})
+        request = own.definition.request(
+            "POST", "", b"", {b"content-type": [FORM_CONTENT_TYPE.encode()]}, body, {}
+        )
         with pytest.raises(Malformed):
-            own.door.events(request)
+            own.definition.events(request)
 
 
 @each_provider
@@ -225,7 +230,7 @@ def test_a_missing_field_leaves_a_good_sentence(name: str) -> None:
 
 @each_provider
 def test_an_odd_field_is_no_surprise(name: str) -> None:
-    """Whatever is in a field, there is a message or an `Unrenderable`, nothing else."""
+    """Whatever is in a field, there is a message or an `MessageTemplateError`, nothing else."""
     first_of_event = {event: text for _, event, text in payloads(name)}
     changes = [
         (event, field, value)
@@ -240,7 +245,7 @@ def test_an_odd_field_is_no_surprise(name: str) -> None:
         (odd[outer[0]] if outer else odd)[last] = value
         try:
             message = provider(name).messages[event].message(odd)
-        except Unrenderable:
+        except MessageTemplateError:
             continue
         rendered += 1
         assert 0 < len(message.text) <= 4000

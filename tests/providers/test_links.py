@@ -9,8 +9,8 @@ from urllib.parse import unquote
 import orjson
 import pytest
 
-from shared.catalog.mapping import ShownMessage
-from shared.wire.render import Unrenderable
+from shared.manifests.message_templates import RenderedMessage
+from shared.wire.message_template import MessageTemplateError
 from tests.providers.recorded import WITH_WEBHOOKS, payloads, provider
 from tests.support.markdown import shown
 
@@ -22,7 +22,7 @@ _MOST_PLANTED = 80
 """Payloads of one provider with the URL in one of their texts."""
 
 
-def flaws(message: ShownMessage) -> Iterator[str]:
+def flaws(message: RenderedMessage) -> Iterator[str]:
     """What is wrong with the links of a message, and with the plain text of its title."""
     for text in (message.text, *(card.description or "" for card in message.embeds)):
         for seen in shown(text).values():
@@ -36,7 +36,7 @@ def flaws(message: ShownMessage) -> Iterator[str]:
             yield f"a backslash in the title {card.title}"
 
 
-def lost(message: ShownMessage) -> Iterator[str]:
+def lost(message: RenderedMessage) -> Iterator[str]:
     """Where the planted URL is seen, and is no link to it."""
     for text in (message.text, *(card.description or "" for card in message.embeds)):
         for seen in shown(text).values():
@@ -83,7 +83,7 @@ def test_a_url_in_any_text_of_a_payload_is_found_intact(name: str) -> None:
             owner[key] = value
             try:
                 message = provider(name).messages[event].message(payload)
-            except Unrenderable:
+            except MessageTemplateError:
                 continue
             found |= {f"{fixture}: {key}: {flaw}" for flaw in (*flaws(message), *lost(message))}
     assert not found, "\n".join(sorted(found))

@@ -24,32 +24,32 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError as SvixVerificationError
 
-from shared.catalog.fixtures import Fixture
-from shared.wire.requests import Request
-from shared.wire.verification import Verdict
+from shared.manifests.fixtures import Fixture
+from shared.verification.request import InboundRequest
+from shared.verification.scheme import VerificationResult
 from tests.providers.recorded import Keyed, keyed, recorded, signed, with_changed_body, with_headers
 
 ADDRESS = "https://hub.example.com/api/webhooks/{name}/ep_1"
 ODD = '{"type":"a","odd":"\\u00e4 \\/ ä 😀 \\ud83d\\ude00","empty":{}}'.encode()
 
-Says = Callable[[Keyed, Request], bool]
+Says = Callable[[Keyed, InboundRequest], bool]
 """Whether the library accepts a request at an endpoint with the secret of this way."""
 
 
-def _header(request: Request, name: str) -> str:
+def _header(request: InboundRequest, name: str) -> str:
     [value] = request.headers[name.encode()]
     return value.decode()
 
 
-def _headers(request: Request) -> dict[str, str]:
+def _headers(request: InboundRequest) -> dict[str, str]:
     return {name.decode(): values[0].decode() for name, values in request.headers.items()}
 
 
-def _slack(case: Keyed, request: Request) -> bool:
+def _slack(case: Keyed, request: InboundRequest) -> bool:
     return bool(SignatureVerifier(case.signing.secret).is_valid_request(request.body, _headers(request)))
 
 
-def _stripe(case: Keyed, request: Request) -> bool:
+def _stripe(case: Keyed, request: InboundRequest) -> bool:
     header = _header(request, "stripe-signature")
     try:
         return bool(
@@ -59,14 +59,14 @@ def _stripe(case: Keyed, request: Request) -> bool:
         return False
 
 
-def _sendgrid(case: Keyed, request: Request) -> bool:
+def _sendgrid(case: Keyed, request: InboundRequest) -> bool:
     library = EventWebhook(case.signing.secret)
     signature = _header(request, "x-twilio-email-event-webhook-signature")
     stamp = _header(request, "x-twilio-email-event-webhook-timestamp")
     return bool(library.verify_signature(request.body.decode(), signature, stamp, library.public_key))
 
 
-def _square(case: Keyed, request: Request) -> bool:
+def _square(case: Keyed, request: InboundRequest) -> bool:
     return verify_signature(
         request_body=request.body.decode(),
         signature_header=_header(request, "x-square-hmacsha256-signature"),
@@ -75,11 +75,11 @@ def _square(case: Keyed, request: Request) -> bool:
     )
 
 
-def _box(case: Keyed, request: Request) -> bool:
+def _box(case: Keyed, request: InboundRequest) -> bool:
     return WebhooksManager.validate_message(request.body.decode(), _headers(request), case.signing.secret)
 
 
-def _openai(case: Keyed, request: Request) -> bool:
+def _openai(case: Keyed, request: InboundRequest) -> bool:
     try:
         _openai_client(case.signing.secret).webhooks.verify_signature(
             request.body.decode(), _headers(request)
@@ -94,7 +94,7 @@ def _openai_client(secret: str) -> OpenAI:
     return OpenAI(api_key="of no use", webhook_secret=secret)
 
 
-def _standard(case: Keyed, request: Request) -> bool:
+def _standard(case: Keyed, request: InboundRequest) -> bool:
     try:
         Webhook(case.signing.secret).verify(request.body, _headers(request))
     except WebhookVerificationError:
@@ -102,7 +102,7 @@ def _standard(case: Keyed, request: Request) -> bool:
     return True
 
 
-def _svix(case: Keyed, request: Request) -> bool:
+def _svix(case: Keyed, request: InboundRequest) -> bool:
     try:
         SvixWebhook(case.signing.secret).verify(request.body, _headers(request))
     except SvixVerificationError:
@@ -110,7 +110,7 @@ def _svix(case: Keyed, request: Request) -> bool:
     return True
 
 
-def _discord(case: Keyed, request: Request) -> bool:
+def _discord(case: Keyed, request: InboundRequest) -> bool:
     """As Discord's documentation does it with PyNaCl."""
     text = _header(request, "x-signature-timestamp").encode() + request.body
     try:
@@ -137,7 +137,7 @@ ORACLES: Mapping[str, tuple[str, str, Says]] = {
 """By library: the provider, the header of the way that the library knows, and what the library says."""
 
 
-def _requests(name: str, header: str) -> Iterator[tuple[Keyed, Fixture, Request]]:
+def _requests(name: str, header: str) -> Iterator[tuple[Keyed, Fixture, InboundRequest]]:
     """What is recorded, and the same with an odd body, signed by us now in the way with this header."""
     for case in keyed(name):
         if header.encode() not in case.headers or not _is_of_the_library(case):
@@ -156,7 +156,7 @@ def _is_of_the_library(case: Keyed) -> bool:
     return case.provider.id != "standard-webhooks" or case.declared.name.startswith("v1, ")
 
 
-def _signed(case: Keyed, fixture: Fixture) -> Request | None:
+def _signed(case: Keyed, fixture: Fixture) -> InboundRequest | None:
     fresh = replace(fixture, headers={**fixture.headers, **_FRESH.get(case.provider.id, dict)()})
     return signed(case, fresh, time(), address=ADDRESS.format(name=case.provider.id))
 
@@ -181,7 +181,7 @@ def test_the_library_accepts_what_we_sign_and_refuses_what_we_refuse(library: st
             ("another body", with_changed_body(request), False),
             ("another signature", with_headers(request, {header.encode(): [wrong]}), False),
         ):
-            ours = case.verdict(changed, now=time()) is Verdict.VERIFIED
+            ours = case.verdict(changed, now=time()) is VerificationResult.VERIFIED
             theirs = says(case, changed)
             if (ours, theirs) != (good, good):
                 faults.append(f"{case.name}, {fixture.name}, {what}: ours {ours}, theirs {theirs}")
@@ -229,7 +229,7 @@ def test_we_accept_what_the_library_signs(library: str) -> None:
     name, sign = SIGNERS[library]
     verified = 0
     for case in keyed(name):
-        door = case.provider.door
+        door = case.provider.definition
         assert door
         for fixture in recorded(name):
             if "handshake" in fixture.expected:
@@ -240,9 +240,12 @@ def test_we_accept_what_the_library_signs(library: str) -> None:
                 request = with_headers(
                     plain, {key.encode(): [value.encode()] for key, value in headers.items()}
                 )
-                if headers and door.way(request) is case.signing.way:
-                    assert case.verdict(request, now=time()) is Verdict.VERIFIED, (case.name, fixture.name)
-                    assert case.verdict(with_changed_body(request), now=time()) is Verdict.MISMATCH
+                if headers and door.select_scheme(request) is case.signing.scheme:
+                    assert case.verdict(request, now=time()) is VerificationResult.VERIFIED, (
+                        case.name,
+                        fixture.name,
+                    )
+                    assert case.verdict(with_changed_body(request), now=time()) is VerificationResult.MISMATCH
                     verified += 1
     assert verified > 1
 
@@ -257,6 +260,6 @@ def test_we_accept_what_pynacl_signs(name: str) -> None:
         signature = private.sign(stamp + request.body).signature.hex().encode()
         headers = {b"x-signature-ed25519": [signature], b"x-signature-timestamp": [stamp]}
         public = private.verify_key.encode().hex()
-        assert case.verdict(with_headers(request, headers), [public], time()) is Verdict.VERIFIED
+        assert case.verdict(with_headers(request, headers), [public], time()) is VerificationResult.VERIFIED
         changed = with_changed_body(with_headers(request, headers))
-        assert case.verdict(changed, [public], time()) is Verdict.MISMATCH
+        assert case.verdict(changed, [public], time()) is VerificationResult.MISMATCH

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.catalog.checker import NOW
-from shared.catalog.door import LONGEST_ECHO, Arrived, Reply
-from shared.catalog.fixtures import Signing, defaults
+from interlink.provider.checker import FIXTURE_TIME
 from shared.contracts.errors import Rejected
-from shared.wire.macs import Mac
-from shared.wire.requests import SECRET, Request
-from shared.wire.verification import Fetched, Verdict
+from shared.manifests.fixtures import SchemeSigner, default_settings
+from shared.manifests.webhook import MAX_ECHO_LENGTH, Response, WebhookEvent
+from shared.verification.hmac import HmacVerifier
+from shared.verification.request import SECRET_SETTING, InboundRequest
+from shared.verification.scheme import FetchedKey, VerificationResult
 from tests.providers.caller import Caller, gateway_with_platforms
 from tests.providers.mutants import BODIES, mutants
 from tests.providers.recorded import WITH_WEBHOOKS, having, keyed, provider, recorded, signed, webhook_of
@@ -44,20 +44,20 @@ each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
 class Course:
     """The whole course of a request, without the network; `faults` says what went wrong in it."""
 
-    def __init__(self, name: str, request: Request) -> None:
+    def __init__(self, name: str, request: InboundRequest) -> None:
         self.faults: list[str] = []
-        door = provider(name).door
+        door = provider(name).definition
         assert door
         self._door = door
         self._request = request
         for find in (door.handshake, door.verified_handshake):
             handshake = self._try(find.__name__, find, request)
             if handshake:
-                self._odd(self._try("the handshake's reply", handshake.reply, request))
-                self._try("the secret handed over", handshake.kept, request)
-        way = self._try("the way", door.way, request)
+                self._odd(self._try("the handshake's reply", handshake.response, request))
+                self._try("the secret handed over", handshake.extract_secret, request)
+        way = self._try("the way", door.select_scheme, request)
         for case in keyed(name):
-            if way is case.signing.way:
+            if way is case.signing.scheme:
                 self._verify(case.signing)
         for arrived in self._try("the events", door.events, request) or ():
             self._look_at(arrived)
@@ -77,14 +77,16 @@ class Course:
             if seconds > LONGEST_S:
                 self.faults.append(f"{what} took {seconds:.1f} s")
 
-    def _verify(self, signing: Signing) -> None:
-        url = self._try("the key's address", signing.way.wanted, self._request)
-        fetched = Fetched(url, signing.document) if url else None
-        verdict = self._try("verifying", signing.way.verify, self._request, signing.secrets, NOW, fetched)
-        if verdict is Verdict.VERIFIED:
+    def _verify(self, signing: SchemeSigner) -> None:
+        url = self._try("the key's address", signing.scheme.key_url, self._request)
+        fetched = FetchedKey(url, signing.document) if url else None
+        verdict = self._try(
+            "verifying", signing.scheme.verify, self._request, signing.secrets, FIXTURE_TIME, fetched
+        )
+        if verdict is VerificationResult.VERIFIED:
             self.faults.append("it is verified, and nobody signed it")
 
-    def _look_at(self, arrived: Arrived) -> None:
+    def _look_at(self, arrived: WebhookEvent) -> None:
         if not (_NAME.fullmatch(arrived.event) and _ID.fullmatch(arrived.delivery_id)):
             self.faults.append(f"an event called {arrived.event!r} with the id {arrived.delivery_id!r}")
         if not (_ID.fullmatch(arrived.account) and _TIME.fullmatch(arrived.occurred_at)):
@@ -92,11 +94,11 @@ class Course:
         if self._try("the payload", self._door.json, arrived.content_type, arrived.data) is None:
             self.faults.append("a payload that cannot be read again")
 
-    def _odd(self, reply: Reply | None) -> None:
+    def _odd(self, reply: Response | None) -> None:
         for name, value in reply.headers if reply else ():
             if _CONTROL.search(value):
                 self.faults.append(f"the header {name!r} of an answer is {value!r}")
-        if reply and len(reply.body) > 12 * LONGEST_ECHO:
+        if reply and len(reply.body) > 12 * MAX_ECHO_LENGTH:
             self.faults.append(f"an answer of {len(reply.body)} bytes")
 
 
@@ -121,7 +123,7 @@ _JSON = st.recursive(
 def test_anything_at_all(name: str, data: st.DataObject) -> None:
     """Methods, queries, headers, bodies and settings that have little to do with the platform's."""
     own = provider(name)
-    assert own.door
+    assert own.definition
     names = sorted({header for each in recorded(name) for header in each.headers})
     names += [header.decode() for case in keyed(name) for header in case.headers]
     headers = data.draw(
@@ -132,8 +134,10 @@ def test_anything_at_all(name: str, data: st.DataObject) -> None:
         )
     )
     declared = webhook_of(name).settings
-    given_settings = data.draw(st.dictionaries(st.sampled_from([*declared, SECRET]), _TEXTS, max_size=4))
-    request = own.door.request(
+    given_settings = data.draw(
+        st.dictionaries(st.sampled_from([*declared, SECRET_SETTING]), _TEXTS, max_size=4)
+    )
+    request = own.definition.request(
         data.draw(st.sampled_from(["GET", "POST", "PUT", "HEAD", "x"])),
         "https://hub.example.com/api/webhooks/x/ep_1",
         data.draw(
@@ -154,7 +158,7 @@ def test_what_was_recorded_with_something_wrong(name: str) -> None:
     each = max(1, _MUTANTS // len(fixtures))
     faults: list[str] = []
     for fixture in fixtures[:_MUTANTS]:
-        plain = fixture.request(own, {SECRET: "a secret of the test"})
+        plain = fixture.request(own, {SECRET_SETTING: "a secret of the test"})
         for what, mutant in mutants(plain, fixture.name, each):
             faults += [f"{fixture.name} {what}: {fault}" for fault in Course(name, mutant).faults]
     assert not faults, "\n".join(faults)
@@ -191,30 +195,30 @@ def _megabytes(body: bytes) -> Iterator[bytes]:
 def test_a_handshake_signs_no_webhook(name: str) -> None:
     """It answers whoever asks with an HMAC by the webhooks' own key, over a text that he chose."""
     own = provider(name)
-    door = own.door
+    door = own.definition
     assert door
     [case] = keyed(name)
-    settings = {**defaults(own), SECRET: case.signing.secret}
+    settings = {**default_settings(own), SECRET_SETTING: case.signing.secret}
     source = re.findall(r"\{hmac_sha256_\w+:([^}]+)\}", webhook_of(name).model_dump_json(by_alias=True))[0]
     [shaken, *_] = [each for each in recorded(name) if "handshake" in each.expected]
     asked = shaken.request(own, settings)
     handshake = door.handshake(asked) or door.verified_handshake(asked)
     assert handshake
-    assert handshake.reply(asked).body  # the control
-    way = case.signing.way
-    assert isinstance(way, Mac)
+    assert handshake.response(asked).body  # the control
+    way = case.signing.scheme
+    assert isinstance(way, HmacVerifier)
     for fixture in recorded(name):
         request = signed(case, fixture)
         for text in (way.signed[0].of(request) if request else None, fixture.body):
             if not text:
                 continue
             forged = _asked_for(asked, source, text.decode())
-            assert handshake.is_asked(forged)
+            assert handshake.matches(forged)
             with pytest.raises(Rejected):
-                handshake.reply(forged)
+                handshake.response(forged)
 
 
-def _asked_for(asked: Request, source: str, text: str) -> Request:
+def _asked_for(asked: InboundRequest, source: str, text: str) -> InboundRequest:
     """The handshake with another text to sign."""
     kind, _, path = source.partition(":")
     if kind == "query":
@@ -255,7 +259,7 @@ def test_a_gateway_has_an_answer_to_everything(name: str, hub: Hub, caller: Call
     statuses |= {each.answer.status for each in webhook.handshakes}
     statuses |= {webhook.refused.status} if webhook.refused else set()
     case = keyed(name)[0]
-    values = defaults(case.provider)
+    values = default_settings(case.provider)
     endpoints = [
         caller.endpoint(name, secret=case.signing.secret, settings=values),
         caller.endpoint(name, settings=values, require_signature=False),
@@ -273,7 +277,7 @@ def test_a_gateway_has_an_answer_to_everything(name: str, hub: Hub, caller: Call
                 request = mutant
                 if number % 2:
                     try:
-                        request = case.signing.signed(mutant, time())
+                        request = case.signing.sign(mutant, time())
                     except (Rejected, ValueError):
                         continue
                 started = perf_counter()

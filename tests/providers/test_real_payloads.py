@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.catalog.fixtures import defaults
-from shared.wire.bodies import FORM
+from shared.manifests.fixtures import default_settings
+from shared.wire.bodies import FORM_CONTENT_TYPE
 from tests.providers.prose import flaws, without_each
 from tests.providers.recorded import WITH_WEBHOOKS, provider
 from tests.support.github_payloads import Example, octokit_examples, shared_examples
@@ -63,7 +63,7 @@ def _sentry(_stem: str, payload: Any) -> dict[str, str]:
 
 
 def _slack(_stem: str, _payload: Any) -> dict[str, str]:
-    return {"content-type": FORM}
+    return {"content-type": FORM_CONTENT_TYPE}
 
 
 def _nothing(_stem: str, _payload: Any) -> dict[str, str]:
@@ -97,22 +97,22 @@ def _files() -> list[tuple[str, str, dict[str, str], bytes]]:
 def became(name: str, headers: Mapping[str, str], body: bytes) -> list[dict[str, Any]]:
     """What a webhook becomes at the provider's door: its events, or the handshake that it is."""
     own = provider(name)
-    assert own.door
+    assert own.definition
     raw = {"content-type": "application/json", **headers}
-    request = own.door.request(
+    request = own.definition.request(
         "POST",
         f"https://hub.example.com/api/webhooks/{name}/ep_1",
         b"",
         {key.encode(): [value.encode()] for key, value in raw.items()},
         body,
-        defaults(own),
+        default_settings(own),
     )
-    handshake = own.door.handshake(request) or own.door.verified_handshake(request)
+    handshake = own.definition.handshake(request) or own.definition.verified_handshake(request)
     if handshake:
-        handshake.reply(request)
+        handshake.response(request)
         return [{"handshake": handshake.about}]
     events: list[dict[str, Any]] = []
-    for arrived in own.door.events(request):
+    for arrived in own.definition.events(request):
         event: dict[str, Any] = {"event": arrived.event}
         if arrived.triggers:
             event["triggers"] = list(arrived.triggers)
@@ -121,7 +121,7 @@ def became(name: str, headers: Mapping[str, str], body: bytes) -> list[dict[str,
             message = templates.message(orjson.loads(own.payload(arrived.content_type, arrived.data)))
             event["text"] = _ADDRESS.sub("(address)", message.text)
         events.append(event)
-    own.door.answer(request)
+    own.definition.answer(request)
     return events
 
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from shared.catalog.fixtures import Fixture
-from shared.catalog.manifest import Webhook
-from shared.wire.batches import Batch
-from shared.wire.bodies import FORM, media_type
+from shared.manifests.fixtures import Fixture
+from shared.manifests.models import WebhookSpec
+from shared.verification.batch import Batch
+from shared.wire.bodies import FORM_CONTENT_TYPE, media_type
 
 NEW: Final = "brand_new_kind"
 NEW_NUMBER: Final = 9999
 _SOURCE: Final = re.compile(r"\{(header|query|json|item|key):([^{}]*)\}")
 
 
-def with_unknown_event(webhook: Webhook, fixture: Fixture) -> Fixture | None:
+def with_unknown_event(webhook: WebhookSpec, fixture: Fixture) -> Fixture | None:
     """The fixture with another name of its event, wherever it stands; None where nothing in it names one."""
     changed = _Changed(webhook, fixture)
     for text in webhook.event.source:
@@ -26,7 +26,7 @@ def with_unknown_event(webhook: Webhook, fixture: Fixture) -> Fixture | None:
 
 
 class _Changed:
-    def __init__(self, webhook: Webhook, fixture: Fixture) -> None:
+    def __init__(self, webhook: WebhookSpec, fixture: Fixture) -> None:
         self.is_other = False
         self._fixture = fixture
         self._headers = dict(fixture.headers)
@@ -35,7 +35,7 @@ class _Changed:
         self._field = ""
         self._payload: Any = None
         kind = media_type(fixture.headers.get("content-type", "application/json"))
-        if kind == FORM:
+        if kind == FORM_CONTENT_TYPE:
             self._form = parse_qsl(fixture.body.decode(), keep_blank_values=True)
             self._field = webhook.body.form_field or ""
             inner = dict(self._form).get(self._field)

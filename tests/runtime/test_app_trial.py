@@ -6,11 +6,11 @@ import orjson
 import pytest
 import structlog
 
-from shared.catalog.connector import ClientRefused
-from shared.catalog.registry import connectors
-from shared.runtime.app_trial import AppTrial
-from shared.runtime.apps import App, Apps
-from shared.wire.oauth import JSON, Answered, Call
+from shared.connections.app_check import AppChecker
+from shared.connections.apps import App, Apps
+from shared.manifests.connector import InvalidClient
+from shared.manifests.registry import connectors
+from shared.wire.oauth import JSON_CONTENT_TYPE, ProviderRequest, ProviderResponse
 
 
 class Judged:
@@ -19,7 +19,7 @@ class Judged:
     def __init__(self) -> None:
         self.verified: list[bool] = []
 
-    async def judge(self, _app: App, *, verified: bool, reason: str) -> None:
+    async def record_check(self, _app: App, *, verified: bool, reason: str) -> None:
         assert reason
         self.verified.append(verified)
 
@@ -35,13 +35,15 @@ async def test_only_a_refusal_of_the_app_itself_puts_it_aside(code: int, verifie
     """Facebook answers 1 to an account for a moment ("possibly a temporary issue")."""
     apps = Judged()
 
-    async def ask(_call: Call, _workspace: str) -> Answered:
+    async def ask(_call: ProviderRequest, _workspace: str) -> ProviderResponse:
         body = orjson.dumps({"error": {"message": "no", "type": "OAuthException", "code": code}})
-        return Answered(400, {"content-type": JSON}, body)
+        return ProviderResponse(400, {"content-type": JSON_CONTENT_TYPE}, body)
 
-    trial = AppTrial(
+    trial = AppChecker(
         cast("Apps", apps), structlog.get_logger(), ask, redirect_uri="https://hub.example.com/back"
     )
     app = App("facebook", "ws_1", "app", {"client_secret": "the-secret-of-it"}, verified=True)
-    assert await trial.suspect(app, connectors()["facebook"], "ws_1", ClientRefused("1", "An unknown error"))
+    assert await trial.handle_invalid_client(
+        app, connectors()["facebook"], "ws_1", InvalidClient("1", "An unknown error")
+    )
     assert apps.verified == [verified]

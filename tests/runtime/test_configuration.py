@@ -14,7 +14,7 @@ import structlog
 from pydantic import SecretStr
 from pymongo import ReadPreference
 
-from interlink.embedded import Embedded
+from interlink.embedded import EmbeddedPair
 from shared.runtime import configuration
 from shared.runtime.configuration import COLLECTION, Configuration, SharedCheck, Snapshot
 from shared.runtime.metrics import CONFIGURATION_UNCHECKED
@@ -151,7 +151,7 @@ async def test_a_process_that_stood_still_waits_for_the_answer() -> None:
 async def test_configuration_is_read_from_the_primary(store: Store) -> None:
     uri = store.uri()
     uri += f"{'&' if '?' in uri else '?'}readPreference=secondaryPreferred"
-    database = Mongo(MongoSettings(uri=SecretStr(uri)), app="test").without_threads()
+    database = Mongo(MongoSettings(uri=SecretStr(uri)), app="test").async_database()
     assert database["x"].read_preference == ReadPreference.PRIMARY
     await database.client.close()
 
@@ -159,7 +159,7 @@ async def test_configuration_is_read_from_the_primary(store: Store) -> None:
 async def test_a_process_that_missed_too_much_reads_everything(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(configuration, "_RECENT", 5)
+    monkeypatch.setattr(configuration, "_MAX_RECENT_CHANGES", 5)
     async with processes(store.uri(), 2) as [one, other]:
         for number in range(20):
             await one.set(f"thing-{number}", number)
@@ -187,7 +187,7 @@ async def test_a_change_without_its_record_is_found_by_itself(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its writer died before it could answer."""
-    monkeypatch.setattr(configuration, "_LOOK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(configuration, "_POLL_INTERVAL_S", 0.05)
     async with processes(store.uri(), 1) as [one]:
         await one.collection.insert_one({"_id": "a", "value": 1, "changed_at": utcnow()})
         async with asyncio.timeout(5):
@@ -211,7 +211,7 @@ async def test_only_what_has_changed_is_read(store: Store) -> None:
         assert len(read) == 1
 
 
-async def test_nobody_waits_for_a_database_that_is_away(pair: Embedded) -> None:
+async def test_nobody_waits_for_a_database_that_is_away(pair: EmbeddedPair) -> None:
     """The first wait for a second; then nobody, until it is found again."""
     uri = in_database(pair.mongodb_uri, f"test_{token_hex(6)}")
     async with processes(uri, 2) as [one, other]:

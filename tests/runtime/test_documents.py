@@ -9,7 +9,7 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from shared.contracts.routes import owner_of
+from shared.contracts.routes import service_for_path
 from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
@@ -162,7 +162,7 @@ def test_the_merged_one(hub: Hub, documents: dict[str, Any], merged: dict[str, A
 def test_a_refusal_is_as_it_is_written(
     hub: Hub, merged: dict[str, Any], method: str, template: str, status: int, more: dict[str, Any]
 ) -> None:
-    url = hub.url(owner_of(template)) + re.sub(r"\{\w+\}", "x", template)
+    url = hub.url(service_for_path(template)) + re.sub(r"\{\w+\}", "x", template)
     headers = {"authorization": f"Bearer {hub.admin_key}", "content-type": "application/json"}
     answer = httpx.request(method, url, **more | {"headers": headers | more.get("headers", {})})
     assert answer.status_code == status, answer.text
@@ -178,7 +178,7 @@ def test_a_refusal_is_as_it_is_written(
 
 
 def _ask(hub: Hub, path: str, **more: Any) -> httpx.Response:
-    with hub.client(owner_of(path.partition("?")[0])) as client:
+    with hub.client(service_for_path(path.partition("?")[0])) as client:
         return client.get(path, **more)
 
 

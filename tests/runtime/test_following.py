@@ -9,13 +9,14 @@ import pytest
 import structlog
 from pymongo.errors import OperationFailure
 
-from shared.contracts.errors import Misconfigured, StoreRefuses, StoreUnavailable
-from shared.runtime import access, configuration
-from shared.runtime.access import Keyring
+from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
+from shared.runtime import configuration
 from shared.runtime.configuration import Configuration, Snapshot
-from shared.runtime.mongo import Collection, Document, Mongo, translated
-from shared.runtime.secrets import LocalKeys, Vault
-from shared.runtime.service import _store_answers
+from shared.runtime.mongo import Collection, Document, Mongo, translate_errors
+from shared.runtime.secrets import LocalKeyProvider, Vault
+from shared.runtime.service import _wait_for_database
+from shared.runtime.web import access
+from shared.runtime.web.access import Keyring
 
 
 class Refusing:
@@ -31,7 +32,7 @@ class Refusing:
     def collection(self, _name: str) -> "Refusing":
         return self
 
-    def without_threads(self) -> dict[str, "Refusing"]:
+    def async_database(self) -> dict[str, "Refusing"]:
         return {self.name: self}
 
     async def find_all(self) -> AsyncIterator[Document]:
@@ -60,7 +61,7 @@ def _snapshot(store: Refusing) -> Snapshot[Document]:
 
 async def test_a_store_that_refuses_for_a_moment_ends_no_following(monkeypatch: pytest.MonkeyPatch) -> None:
     """As while an operator changes the store's user: a key that is revoked afterwards is refused here too."""
-    monkeypatch.setattr(configuration, "_LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(configuration, "_POLL_INTERVAL_S", 0.01)
     now, store = datetime.now(UTC), Refusing()
     store.documents = [{"_id": "old", "changed_at": now}]
     known = _snapshot(store)
@@ -80,7 +81,7 @@ async def test_a_store_that_refuses_for_a_moment_ends_no_following(monkeypatch: 
 
 
 async def test_a_clock_that_was_wrong_once_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configuration, "_LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(configuration, "_POLL_INTERVAL_S", 0.01)
     now, store = datetime.now(UTC), Refusing()
     known = _snapshot(store)
     store.documents = [{"_id": "early", "changed_at": now + timedelta(hours=1)}]
@@ -91,10 +92,10 @@ async def test_a_clock_that_was_wrong_once_hides_nothing(monkeypatch: pytest.Mon
 
 
 async def test_last_uses_of_keys_are_noted_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_LAST_USE_S", 0.01)
+    monkeypatch.setattr(access, "_LAST_USED_FLUSH_INTERVAL_S", 0.01)
     store, log = Refusing(), structlog.get_logger()
     mongo = cast("Mongo", store)
-    keyring = Keyring(mongo, Configuration(mongo, log), Vault(LocalKeys([b"k" * 32])), log)
+    keyring = Keyring(mongo, Configuration(mongo, log), Vault(LocalKeyProvider([b"k" * 32])), log)
     await keyring.start()
     store.refuses = True
     keyring._used["key_1"] = datetime.now(UTC)
@@ -108,17 +109,20 @@ async def test_last_uses_of_keys_are_noted_after_a_refusal(monkeypatch: pytest.M
 def test_a_store_that_refuses_is_one_that_may_take_it_later(code: int) -> None:
     """What runs goes on looking; callers are told to come again, and nothing of the store's words."""
     refusal = OperationFailure("not authorized on interlink to execute", code, {"errmsg": "secret words"})
-    with pytest.raises(StoreRefuses, match=r"^MONGODB_URI: the store refuses: ") as refused, translated():
+    with (
+        pytest.raises(DatabaseRefused, match=r"^MONGODB_URI: the store refuses: ") as refused,
+        translate_errors(),
+    ):
         raise refusal
-    assert isinstance(refused.value, StoreUnavailable)
+    assert isinstance(refused.value, DatabaseUnavailable)
     assert not {"authorized", "secret"} & set(str(refused.value).split())
 
 
 async def test_a_store_that_refuses_is_not_waited_for_at_the_start() -> None:
     class Refusal:
         async def ping(self) -> None:
-            with translated():
+            with translate_errors():
                 raise OperationFailure("no", 18, {})
 
     with pytest.raises(Misconfigured, match="does not take the user and the password"):
-        await asyncio.wait_for(_store_answers(cast("Mongo", Refusal())), 5)
+        await asyncio.wait_for(_wait_for_database(cast("Mongo", Refusal())), 5)

@@ -37,9 +37,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed, Misconfigured
-from shared.runtime.certificates import ClientCertificate, client_certificate
-from shared.runtime.guarded import MAX_RESPONSE, WEB_PORTS, Answer, GuardedClient, PrivateNetworks
-from shared.runtime.names import Names
+from shared.runtime.egress.certificates import ClientCertificate, parse_client_certificate
+from shared.runtime.egress.client import (
+    MAX_RESPONSE_BYTES,
+    WEB_PORTS,
+    EgressClient,
+    EgressResponse,
+    PrivateNetworks,
+)
+from shared.runtime.egress.resolver import DnsResolver
 from tests.support.dns_server import DnsServer, Reply
 from tests.support.ports import free_port
 from tests.support.rude import Rude
@@ -149,7 +155,7 @@ class Seen:
 
     port: int = 0
     hosts: list[str] = field(default_factory=list)
-    names: list[str | None] = field(default_factory=list)
+    resolver: list[str | None] = field(default_factory=list)
     """Of the certificates that callers showed."""
     connections: list[int] = field(default_factory=list)
     """The caller's port, so one for each connection."""
@@ -166,7 +172,7 @@ async def serving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Seen]:
         shown = request.transport.get_extra_info("peercert") or {}
         subject = {key: value for ((key, value),) in shown.get("subject", ())}
         seen.hosts.append(request.headers["Host"])
-        seen.names.append(subject.get("commonName"))
+        seen.resolver.append(subject.get("commonName"))
         seen.connections.append(request.transport.get_extra_info("peername")[1])
         seen.headers.append(dict(request.headers))
         return web.Response(body=await request.read())
@@ -184,8 +190,8 @@ async def serving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Seen]:
 
 
 @asynccontextmanager
-async def calling(allow: PrivateNetworks = "loopback", **settings: Any) -> AsyncIterator[GuardedClient]:
-    client = GuardedClient(allow, most_connections=20, **settings)
+async def calling(allow: PrivateNetworks = "loopback", **settings: Any) -> AsyncIterator[EgressClient]:
+    client = EgressClient(allow, max_connections=20, **settings)
     await client.start()
     try:
         yield client
@@ -194,12 +200,12 @@ async def calling(allow: PrivateNetworks = "loopback", **settings: Any) -> Async
 
 
 async def post(
-    client: GuardedClient, url: str, *, certificate: ClientCertificate | None = None, timeout_s: float = 10
-) -> Answer:
+    client: EgressClient, url: str, *, certificate: ClientCertificate | None = None, timeout_s: float = 10
+) -> EgressResponse:
     return await client.post(url, {"X-Test": "1"}, b"body", timeout_s=timeout_s, certificate=certificate)
 
 
-def outcome(answer: Answer) -> tuple[int | None, str | None]:
+def outcome(answer: EgressResponse) -> tuple[int | None, str | None]:
     return answer.status, answer.failure
 
 
@@ -304,14 +310,14 @@ class _PickyHandler(socketserver.BaseRequestHandler):
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_mutual_tls(run: Run[list[Answer]], ca_file: Path, version: ssl.TLSVersion) -> None:
+def test_mutual_tls(run: Run[list[EgressResponse]], ca_file: Path, version: ssl.TLSVersion) -> None:
     """Whoever asks for a certificate gets it; without one, or with a wrong one, the refusal is told."""
-    good = client_certificate(*CLIENTS.pair("the hub"))
-    unknown = client_certificate(*STRANGERS.pair("the hub"))
-    expired = client_certificate(*CLIENTS.pair("the hub", start=NOW - timedelta(days=60)))
+    good = parse_client_certificate(*CLIENTS.pair("the hub"))
+    unknown = parse_client_certificate(*STRANGERS.pair("the hub"))
+    expired = parse_client_certificate(*CLIENTS.pair("the hub", start=NOW - timedelta(days=60)))
     assert expired.not_after < NOW < good.not_after
 
-    async def test(port: int) -> list[Answer]:
+    async def test(port: int) -> list[EgressResponse]:
         async with calling(ca_file=ca_file) as client:
             url = f"https://localhost:{port}/hook"
             return [await post(client, url, certificate=each) for each in (None, unknown, expired, good)]
@@ -360,8 +366,8 @@ def test_a_connection_made_with_one_certificate_never_carries_anothers_request(
 ) -> None:
     """One pool, one URL, three identities, side by side: each request shows its own, and reuses its own."""
     identities: dict[str | None, ClientCertificate | None] = {
-        "a": client_certificate(*CLIENTS.pair("a")),
-        "b": client_certificate(*CLIENTS.pair("b")),
+        "a": parse_client_certificate(*CLIENTS.pair("a")),
+        "b": parse_client_certificate(*CLIENTS.pair("b")),
         None: None,
     }
 
@@ -374,16 +380,16 @@ def test_a_connection_made_with_one_certificate_never_carries_anothers_request(
             for _ in range(5):
                 for name, certificate in identities.items():
                     assert (await post(client, url, certificate=certificate)).status == 200
-                    assert seen.names[-1] == name
+                    assert seen.resolver[-1] == name
             assert len(set(seen.connections)) == 3  # the positive control: they are kept and used again
             everybody = list(identities.items()) * 20
             await asyncio.gather(*(post(client, url, certificate=each) for _, each in everybody))
-            assert len(seen.names) == 15 + 60
+            assert len(seen.resolver) == 15 + 60
             owners = {
-                (connection, name) for connection, name in zip(seen.connections, seen.names, strict=True)
+                (connection, name) for connection, name in zip(seen.connections, seen.resolver, strict=True)
             }
             assert len(owners) == len(set(seen.connections))
-            assert [seen.names[15:].count(name) for name in identities] == [20, 20, 20]
+            assert [seen.resolver[15:].count(name) for name in identities] == [20, 20, 20]
 
     run(test())
 
@@ -398,7 +404,7 @@ def test_a_connection_made_with_one_certificate_never_carries_anothers_request(
     ids=["rsa", "ed25519", "p384"],
 )
 def test_every_usual_kind_of_key(run: Run[None], ca_file: Path, key: Any) -> None:
-    certificate = client_certificate(*CLIENTS.pair("the hub", key=key))
+    certificate = parse_client_certificate(*CLIENTS.pair("the hub", key=key))
 
     async def test() -> None:
         async with serving(localhost_tls(clients=ssl.CERT_REQUIRED)) as seen:
@@ -406,7 +412,7 @@ def test_every_usual_kind_of_key(run: Run[None], ca_file: Path, key: Any) -> Non
                 assert (
                     await post(client, f"https://localhost:{seen.port}/", certificate=certificate)
                 ).status == 200
-            assert seen.names == ["the hub"]
+            assert seen.resolver == ["the hub"]
 
     run(test())
 
@@ -416,10 +422,10 @@ def test_a_key_is_on_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     pair = CLIENTS.pair("the hub")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
     if hasattr(os, "memfd_create"):
-        client_certificate(*pair)
+        parse_client_certificate(*pair)
         monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(FileNotFoundError):
-        client_certificate(*pair)
+        parse_client_certificate(*pair)
 
     kept: list[int] = []
     load = ssl.SSLContext.load_cert_chain
@@ -430,7 +436,7 @@ def test_a_key_is_on_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", looked_at)
-    client_certificate(*pair)
+    parse_client_certificate(*pair)
     assert kept == [0o600]
     assert list(tmp_path.iterdir()) == []
 
@@ -464,7 +470,7 @@ _SMALL_RSA = CLIENTS.pair("small", key=rsa.generate_private_key(65537, 1024))  #
 )
 def test_what_is_no_client_certificate(certificate: str, key: str, why: str) -> None:
     with pytest.raises(Malformed, match=why) as caught:
-        client_certificate(certificate, key)
+        parse_client_certificate(certificate, key)
     assert not any(
         line in caught.value.detail for line in key.splitlines() if len(line) > 30 and "-" not in line
     )
@@ -477,11 +483,11 @@ def test_hostile_pem_is_malformed_and_nothing_else(certificate: str, key: str, n
     broken_key = f"-----BEGIN PRIVATE KEY-----\n{middle}\n-----END PRIVATE KEY-----\n"
     for pair in ((certificate, key), (broken, _KEY), (_CERTIFICATE, broken_key), (_CERTIFICATE, key)):
         with pytest.raises(Malformed):
-            client_certificate(*pair)
+            parse_client_certificate(*pair)
 
 
 def test_a_certificate_shows_nothing_of_its_key() -> None:
-    whole = client_certificate(_CERTIFICATE + CLIENTS.pem, _KEY)
+    whole = parse_client_certificate(_CERTIFICATE + CLIENTS.pem, _KEY)
     assert "PRIVATE" not in repr(whole)
     assert _KEY.splitlines()[1] not in f"{whole} {whole!r}"
 
@@ -566,10 +572,10 @@ def test_no_way_to_write_this_machine_is_called(run: Run[None], url: str) -> Non
 
 
 @contextmanager
-def resolving(*answers: list[str], ttl: int = 0) -> Iterator[tuple[DnsServer, Names]]:
+def resolving(*answers: list[str], ttl: int = 0) -> Iterator[tuple[DnsServer, DnsResolver]]:
     """A DNS server that gives a name these addresses in turn, and lookups at it."""
     with DnsServer({"hooks.example": Reply(answers, ttl=ttl)}) as server:
-        yield server, Names([("127.0.0.1", server.port)])
+        yield server, DnsResolver([("127.0.0.1", server.port)])
 
 
 @pytest.mark.parametrize("second", ["127.0.0.2", "0.0.0.0", "10.0.0.1"])  # noqa: S104
@@ -578,12 +584,12 @@ async def test_a_name_that_changes_between_check_and_connect(second: str) -> Non
     async with serving() as seen:
         url = f"http://hooks.example:{seen.port}/"
         with resolving(["127.0.0.1"], [second]) as (server, names):
-            async with calling(names=names) as client:
+            async with calling(resolver=names) as client:
                 answer = await post(client, url)
                 assert (outcome(answer), answer.address) == ((200, None), "127.0.0.1")
                 assert server.count("hooks.example") == 1
                 assert seen.hosts == [f"hooks.example:{seen.port}"]
-            async with calling(names=names) as client:  # the control: the next question, another answer
+            async with calling(resolver=names) as client:  # the control: the next question, another answer
                 answer = await post(client, url)
                 assert server.count("hooks.example") == 2
                 assert answer.failure == ("connection" if second == "127.0.0.2" else "address_refused")
@@ -597,13 +603,13 @@ async def test_a_name_with_one_good_and_one_bad_address(bad: str, bad_first: boo
         url = f"http://hooks.example:{seen.port}/"
         both = [bad, "127.0.0.1"] if bad_first else ["127.0.0.1", bad]
         with resolving(both) as (server, names):
-            async with calling(names=names) as client:
+            async with calling(resolver=names) as client:
                 answer = await post(client, url)
             assert (answer.failure, seen.hosts) == ("address_refused", [])
             assert server.count("hooks.example") == 1
             assert answer.detail == f"hooks.example resolves to the internal address {bad}"
         with resolving(["127.0.0.1"]) as (_, names):  # the control
-            async with calling(names=names) as client:
+            async with calling(resolver=names) as client:
                 assert (await post(client, url)).status == 200
 
 
@@ -634,7 +640,7 @@ def test_a_compressed_answer_is_not_inflated(run: Run[None], encoding: str) -> N
     """50 MB that come as 50 KB: what is kept is what came, no matter what the header says."""
     plain = b"\0" * 50_000_000
     bomb = gzip.compress(plain, 9) if encoding == "gzip" else zlib.compress(plain, 9)
-    assert len(bomb) < MAX_RESPONSE
+    assert len(bomb) < MAX_RESPONSE_BYTES
 
     def talk(connection: Any) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(bomb)}\r\n\r\n"
@@ -713,7 +719,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 def test_every_request_goes_through_the_proxy(run: Run[None], ca_file: Path, secure: bool) -> None:
-    certificate = client_certificate(*CLIENTS.pair("the hub"))
+    certificate = parse_client_certificate(*CLIENTS.pair("the hub"))
 
     async def test() -> None:
         tls = localhost_tls(clients=ssl.CERT_REQUIRED) if secure else None
@@ -729,7 +735,7 @@ def test_every_request_goes_through_the_proxy(run: Run[None], ca_file: Path, sec
             assert set(proxy.authorizations) == {basic}
             if secure:
                 assert proxy.asked == [f"CONNECT localhost:{seen.port} HTTP/1.1"]
-                assert seen.names == ["the hub"] * 2
+                assert seen.resolver == ["the hub"] * 2
                 assert not any("Proxy-Authorization" in headers for headers in seen.headers)
             else:
                 assert proxy.asked[0] == f"POST {url} HTTP/1.1"
@@ -771,7 +777,7 @@ async def test_a_proxy_is_asked_only_for_names_whose_every_address_is_good() -> 
     async with proxying(answer=b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n") as proxy:
         for addresses, asked in ((["127.0.0.1", "10.0.0.1"], 0), (["127.0.0.1"], 1)):
             with resolving(addresses, ttl=60) as (server, names):
-                async with calling(proxy=proxy.url, names=names) as client:
+                async with calling(proxy=proxy.url, resolver=names) as client:
                     answers = [await post(client, "http://hooks.example/") for _ in range(2)]
                     assert len(proxy.asked) == 2 * asked
                     assert [answer.failure for answer in answers] == [
@@ -815,7 +821,7 @@ def test_a_proxy_that_does_not_help(run: Run[None]) -> None:
 )
 def test_a_proxy_that_cannot_be(proxy: str) -> None:
     with pytest.raises(Misconfigured, match="INTERLINK_EGRESS_PROXY") as caught:
-        GuardedClient("none", most_connections=1, proxy=proxy)
+        EgressClient("none", max_connections=1, proxy=proxy)
     assert "hidden" not in str(caught.value)
 
 
@@ -829,7 +835,7 @@ def test_a_file_of_authorities_that_cannot_be(tmp_path: Path, content: str | Non
     if content is not None:
         path.write_text(content)
     with pytest.raises(Misconfigured, match="INTERLINK_EGRESS_CA_FILE"):
-        GuardedClient("none", most_connections=1, ca_file=path)
+        EgressClient("none", max_connections=1, ca_file=path)
 
 
 def test_the_environment_chooses_no_proxy(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:

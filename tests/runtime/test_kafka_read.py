@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from shared.contracts.topics import Topic
-from shared.runtime.kafka.read import Kept, read_record, read_topic
+from shared.runtime.kafka.reader import StoredRecord, read_record, read_topic
 from shared.runtime.settings import KafkaSettings
 from tests.support.backends import Bus
 
@@ -51,7 +51,7 @@ async def _written(broker: Bus, name: str, batches: Sequence[int]) -> None:
 def test_a_topic_is_read_to_the_end_of_its_last_batch(broker: Bus) -> None:
     name = f"read-{token_hex(4)}"
 
-    async def read() -> list[Kept]:
+    async def read() -> list[StoredRecord]:
         await _written(broker, name, BATCHES)
         return [kept async for kept in read_topic(_settings(broker), _topic(name))]
 
@@ -66,7 +66,7 @@ def test_each_record_is_found_at_its_place_and_nothing_beyond_the_end(broker: Bu
         await _written(broker, name, BATCHES)
         found: list[bytes | None] = []
         for offset in (0, 2, 3, 4, 6, 8, 9, 1000):
-            kept = await read_record(_settings(broker), _topic(name), (0, offset), within_s=10)
+            kept = await read_record(_settings(broker), _topic(name), (0, offset), timeout_s=10)
             found.append(kept.value if kept else None)
         return found
 

@@ -18,8 +18,14 @@ from structlog.testing import ReturnLogger
 from shared.contracts.errors import OverLimit, RetryLater
 from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, Topic
 from shared.runtime.kafka.admin import ensure_topics
-from shared.runtime.kafka.consume import Consumer, Durable, Handler, PartlyRejected, Received
-from shared.runtime.kafka.produce import Producer
+from shared.runtime.kafka.consumer import (
+    BatchHandler,
+    ConsumedEvent,
+    Consumer,
+    DurabilityBarrier,
+    PartiallyRejected,
+)
+from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
 from tests.support.backends import Bus, Store
@@ -133,10 +139,10 @@ class Seam:
 
     def consume(
         self,
-        handler: Handler,
+        handler: BatchHandler,
         until: Callable[[], bool],
-        within_s: float = 20,
-        durable: Durable | None = None,
+        timeout_s: float = 20,
+        durable: DurabilityBarrier | None = None,
     ) -> None:
         """Run a member of the group until it is so, and stop it as a service is stopped."""
 
@@ -155,11 +161,11 @@ class Seam:
             try:
                 await producer.wait_ready(10)
                 consumer.start()
-                async with asyncio.timeout(within_s):
+                async with asyncio.timeout(timeout_s):
                     while not until():  # noqa: ASYNC110 -- it looks at what came out
                         await asyncio.sleep(0.02)
             finally:
-                await consumer.stop(within_s=10)
+                await consumer.stop(timeout_s=10)
                 await producer.stop()
 
         asyncio.run(run())
@@ -173,7 +179,7 @@ class Seam:
         return [kept for kept in self.dead.look() if kept.attributes["dl_group"] == self.group]
 
 
-def offsets_of(batch: Sequence[Received]) -> list[int]:
+def offsets_of(batch: Sequence[ConsumedEvent]) -> list[int]:
     return [received.offset for received in batch]
 
 
@@ -203,7 +209,7 @@ def test_one_that_fails_is_dead_lettered_and_the_others_are_handled(seam: Seam) 
     offsets = seam.put(*records)
     handled: list[int] = []
 
-    async def handler(batch: Sequence[Received]) -> None:
+    async def handler(batch: Sequence[ConsumedEvent]) -> None:
         if any(received.offset == offsets[4] for received in batch):
             raise ValueError("number four cannot be handled")
         handled.extend(offsets_of(batch))
@@ -227,11 +233,11 @@ def test_events_that_a_handled_batch_rejects_are_dead_lettered_and_the_batch_is_
     offsets = seam.put(*records)
     handled: list[int] = []
 
-    async def handler(batch: Sequence[Received]) -> None:
+    async def handler(batch: Sequence[ConsumedEvent]) -> None:
         refused = [received for received in batch if received.offset in (offsets[4], offsets[7])]
         handled.extend(offset for offset in offsets_of(batch))
         if refused:
-            raise PartlyRejected([(received, OverLimit("no room")) for received in refused])
+            raise PartiallyRejected([(received, OverLimit("no room")) for received in refused])
 
     seam.consume(handler, lambda: len(handled) == 10)
     assert handled == offsets
@@ -247,7 +253,7 @@ def test_retry_later_repeats_the_batch_until_it_works(seam: Seam) -> None:
     tried: list[list[int]] = []
     handled: list[int] = []
 
-    async def handler(batch: Sequence[Received]) -> None:
+    async def handler(batch: Sequence[ConsumedEvent]) -> None:
         tried.append(offsets_of(batch))
         if len(tried) <= 3:
             raise RetryLater("the store is away")
@@ -265,7 +271,7 @@ def test_nothing_is_committed_before_it_is_durable_and_batches_do_not_wait_for_t
     asked: list[int] = []
     put_so_far = seam.put(raw("t"))
 
-    async def handler(batch: Sequence[Received]) -> None:
+    async def handler(batch: Sequence[ConsumedEvent]) -> None:
         handled.extend(offsets_of(batch))
 
     async def never() -> None:
@@ -291,7 +297,7 @@ def test_what_waits_for_a_retry_at_the_stop_is_not_lost(seam: Seam) -> None:
     offsets = seam.put(*(raw("t") for _ in range(5)))
     tries = 0
 
-    async def handler(_batch: Sequence[Received]) -> None:
+    async def handler(_batch: Sequence[ConsumedEvent]) -> None:
         nonlocal tries
         tries += 1
         raise RetryLater("the store is away")
@@ -307,7 +313,7 @@ def test_retry_later_beside_one_that_fails(seam: Seam) -> None:
     handled: list[int] = []
     away = 2
 
-    async def handler(batch: Sequence[Received]) -> None:
+    async def handler(batch: Sequence[ConsumedEvent]) -> None:
         nonlocal away
         if offsets[1] in offsets_of(batch):
             raise KeyError("guilty")
@@ -330,7 +336,7 @@ def test_a_dead_letter_that_is_too_large_does_not_cost_the_others(seam: Seam, ho
     first, *rest = seam.put(bad, raw("t"), raw("t"))
     handled: list[int] = []
 
-    async def handler(batch: Sequence[Received]) -> None:
+    async def handler(batch: Sequence[ConsumedEvent]) -> None:
         if first in offsets_of(batch):
             raise ValueError("no")
         handled.extend(offsets_of(batch))
@@ -356,7 +362,7 @@ def test_headers_and_keys_of_any_kind_do_not_stop_the_consumer(seam: Seam) -> No
     offsets = seam.put(*odd, raw("t"))
     handled: list[int] = []
 
-    async def handler(batch: Sequence[Received]) -> None:
+    async def handler(batch: Sequence[ConsumedEvent]) -> None:
         handled.extend(offsets_of(batch))
 
     seam.consume(handler, lambda: len(handled) >= 1)

@@ -5,14 +5,14 @@ from itertools import count
 
 import pytest
 
-from shared.runtime.leases import Lease, LeaseWatch
+from shared.runtime.leases import Lease, LeaseObserver
 
 LEASE = Lease(fence=3, holder="h", beat=7, committed=False)
 
 
 def test_a_lease_is_silent_from_the_first_look_on() -> None:
     now = [1000.0]
-    watch = LeaseWatch(lambda: now[0])
+    watch = LeaseObserver(lambda: now[0])
     assert watch.silent_s(LEASE) == 0
     now[0] += 4
     assert watch.silent_s(replace(LEASE)) == 4
@@ -32,7 +32,7 @@ def test_a_lease_is_silent_from_the_first_look_on() -> None:
 )
 def test_whatever_changes_begins_the_count_anew(other: Lease | None) -> None:
     seconds = count(1000, 5)
-    watch = LeaseWatch(lambda: next(seconds))
+    watch = LeaseObserver(lambda: next(seconds))
     assert [watch.silent_s(each) for each in (LEASE, LEASE, other, LEASE)] == [0, 5, 0, 0]
 
 

@@ -11,7 +11,7 @@ import dns.rcode
 import pytest
 import uvloop
 
-from shared.runtime.names import Names, NotResolved, read_hosts
+from shared.runtime.egress.resolver import DnsResolver, NotResolved, parse_hosts
 from tests.support.dns_server import DnsServer, Reply
 from tests.support.ports import free_port
 
@@ -31,8 +31,8 @@ def server() -> Iterator[DnsServer]:
         yield running
 
 
-def names(server: DnsServer, **settings: Any) -> Names:
-    return Names([("127.0.0.1", server.port)], **settings)
+def names(server: DnsServer, **settings: Any) -> DnsResolver:
+    return DnsResolver([("127.0.0.1", server.port)], **settings)
 
 
 def test_addresses_of_both_families(run: Run, server: DnsServer) -> None:
@@ -58,7 +58,7 @@ def test_this_machines_own_names_are_not_asked_for(run: Run, server: DnsServer) 
 
 def test_a_hosts_file() -> None:
     text = "# text\n::1 localhost ip6\n127.0.0.1 localhost # this\n\nnonsense x\n10.0.0.1 Files.Example files"
-    assert read_hosts(text) == {
+    assert parse_hosts(text) == {
         "localhost": ("127.0.0.1", "::1"),
         "ip6": ("::1",),
         "files.example": ("10.0.0.1",),
@@ -218,9 +218,9 @@ def test_garbage_before_the_answer_is_ignored(run: Run, server: DnsServer) -> No
 def test_a_server_that_is_away_is_passed_over(run: Run, server: DnsServer) -> None:
     server.replies["up.example"] = Reply(["192.0.2.1"])
     away = ("127.0.0.1", free_port())
-    assert run(Names([away, ("127.0.0.1", server.port)]).lookup("up.example", "ws")) == ("192.0.2.1",)
+    assert run(DnsResolver([away, ("127.0.0.1", server.port)]).lookup("up.example", "ws")) == ("192.0.2.1",)
     with pytest.raises(NotResolved, match="could not resolve"):
-        run(Names([away]).lookup("up.example", "ws"))
+        run(DnsResolver([away]).lookup("up.example", "ws"))
 
 
 def test_no_thread_is_used(run: Run, server: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:

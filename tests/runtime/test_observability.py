@@ -16,7 +16,7 @@ from time import monotonic, sleep
 import httpx
 import pytest
 
-from interlink.embedded import Embedded
+from interlink.embedded import EmbeddedPair
 from tests.support.another import another
 from tests.support.backends import Bus, Store, embedded, embedded_bus
 from tests.support.eventually import eventually
@@ -195,7 +195,7 @@ def test_the_buckets_go_as_far_as_an_attempt_may_take(hub: Hub) -> None:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedded, Hub]]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedPair, Hub]]:
     """A hub on a pair of its own, which tests may stop; its services are theirs to start."""
     tmp_path = tmp_path_factory.mktemp("own")
     pair = embedded(tmp_path / "pair")
@@ -212,7 +212,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedded, Hu
         pair.stop()
 
 
-def test_readiness_tells_the_truth(own: tuple[Embedded, Hub]) -> None:
+def test_readiness_tells_the_truth(own: tuple[EmbeddedPair, Hub]) -> None:
     pair, hub = own
     hub.init("default")
     hub.start_service("delivery")
@@ -236,7 +236,7 @@ def test_readiness_tells_the_truth(own: tuple[Embedded, Hub]) -> None:
     assert hub.stop_service("delivery") == 0
 
 
-def test_a_gateway_without_a_broker_is_not_ready_and_says_so(own: tuple[Embedded, Hub]) -> None:
+def test_a_gateway_without_a_broker_is_not_ready_and_says_so(own: tuple[EmbeddedPair, Hub]) -> None:
     """Before the first contact, and after a send was not acknowledged; each time until the broker is back."""
     pair, hub = own
     hub.init("default")

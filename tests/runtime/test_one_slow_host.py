@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from shared.runtime.guarded import GuardedClient
+from shared.runtime.egress.client import EgressClient
 
 
 async def _serve(answer: bool) -> asyncio.Server:
@@ -23,8 +23,8 @@ def _url(server: asyncio.Server) -> str:
 
 
 @pytest.mark.parametrize("most_for_one", [5])
-async def test_a_host_that_does_not_answer_leaves_connections_for_others(most_for_one: int) -> None:
-    client = GuardedClient("loopback", most_connections=20, most_for_one=most_for_one)
+async def test_a_host_that_does_not_answer_leaves_connections_for_others(max_per_host: int) -> None:
+    client = EgressClient("loopback", max_connections=20, max_per_host=max_per_host)
     await client.start()
     slow, quick = await _serve(answer=False), await _serve(answer=True)
     try:
@@ -40,7 +40,7 @@ async def test_a_host_that_does_not_answer_leaves_connections_for_others(most_fo
 
 
 async def test_a_workspace_whose_hosts_do_not_answer_leaves_connections_for_others() -> None:
-    client = GuardedClient("loopback", most_connections=20, most_for_one=5, most_for_workspace=10)
+    client = EgressClient("loopback", max_connections=20, max_per_host=5, max_per_workspace=10)
     await client.start()
     slow, quick = [await _serve(answer=False) for _ in range(8)], await _serve(answer=True)
     try:

@@ -11,15 +11,15 @@ import orjson
 import pytest
 import structlog
 
-from shared.runtime.app_trial import AppTrial
-from shared.runtime.apps import App, Apps
-from shared.runtime.integrations import Integrations
+from shared.connections.app_check import AppChecker
+from shared.connections.apps import App, Apps
+from shared.connections.integrations import IntegrationRepository
+from shared.connections.refresh_outcome import NotConnected
+from shared.connections.refresher import Refresher, Timing
 from shared.runtime.mongo import Document, utcnow
-from shared.runtime.refresh import Refresher, Timing
-from shared.runtime.refresh_outcome import NotConnected
-from shared.wire.oauth import Answered, Call
+from shared.wire.oauth import ProviderRequest, ProviderResponse
 
-HASTY = Timing(call_s=0.2, silent_s=0.3, settle_s=0.1, beat_s=0.05)
+HASTY = Timing(call_s=0.2, silent_s=0.3, settle_s=0.1, heartbeat_interval_s=0.05)
 USER = {"access_token": "user-1", "refresh_token": "of-user-1"}
 
 
@@ -83,9 +83,9 @@ class Kept:
         inside[last] = inside[last] + more if more else value
 
     async def change(
-        self, document: Document, change: Document, *, only: Document | None = None, **_told: object
+        self, document: Document, change: Document, *, condition: Document | None = None, **_told: object
     ) -> Document | None:
-        query = {name: document[name] for name in ("_id", "version")} | (only or {})
+        query = {name: document[name] for name in ("_id", "version")} | (condition or {})
         return await self.find_one_and_update(query, {"$set": change})
 
     def seal(self, _document: Document, secrets: dict[str, Any]) -> Any:
@@ -105,12 +105,12 @@ class OneApp:
         return App(provider, workspace, "app", {"client_secret": "the-secret-of-it"}, verified=True)
 
 
-def refresher(kept: Kept, ask: Callable[[Call, str], Awaitable[Answered]]) -> Refresher:
+def refresher(kept: Kept, ask: Callable[[ProviderRequest, str], Awaitable[ProviderResponse]]) -> Refresher:
     apps, log, back = cast("Apps", OneApp()), structlog.get_logger(), "https://hub.example.com/back"
     return Refresher(
-        cast("Integrations", kept),
+        cast("IntegrationRepository", kept),
         apps,
-        AppTrial(apps, log, ask, redirect_uri=back),
+        AppChecker(apps, log, ask, redirect_uri=back),
         log,
         ask,
         redirect_uri=back,
@@ -118,9 +118,9 @@ def refresher(kept: Kept, ask: Callable[[Call, str], Awaitable[Answered]]) -> Re
     )
 
 
-def given(**fields: Any) -> Answered:
+def given(**fields: Any) -> ProviderResponse:
     body = orjson.dumps({"ok": True, "expires_in": 43200, **fields})
-    return Answered(200, {"content-type": "application/json"}, body)
+    return ProviderResponse(200, {"content-type": "application/json"}, body)
 
 
 async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet() -> None:
@@ -128,7 +128,7 @@ async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet() 
     kept = Kept("slack", {"access_token": "bot-1", "refresh_token": "of-bot-1", "others": {"user": USER}})
     halfway, goes_on = asyncio.Event(), asyncio.Event()
 
-    async def ask(call: Call, _workspace: str) -> Answered:
+    async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
         if b"of-bot" in call.body:
             return given(access_token="bot-2", refresh_token="of-bot-2", token_type="bot")
         halfway.set()
@@ -136,9 +136,9 @@ async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet() 
         return given(access_token="user-2", refresh_token="of-user-2", token_type="user")
 
     async with asyncio.TaskGroup() as group:
-        holder = group.create_task(refresher(kept, ask).newer("int_1", 1))
+        holder = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
         await halfway.wait()
-        other = group.create_task(refresher(kept, ask).newer("int_1", 1))
+        other = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
         await asyncio.sleep(0.3)
         assert not other.done(), "the person's token is the old one"
         goes_on.set()
@@ -162,11 +162,11 @@ def abandoned(provider: str, *, committed: bool) -> Kept:
 async def test_a_token_is_made_anew_after_its_refresher_is_gone(provider: str, committed: bool) -> None:
     kept, asked = abandoned(provider, committed=committed), []
 
-    async def ask(call: Call, _workspace: str) -> Answered:
+    async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
         asked.append(call)
         return given(access_token="a-2", refresh_token="r-2")
 
-    document = await refresher(kept, ask).newer("int_1", 1)
+    document = await refresher(kept, ask).ensure_newer("int_1", 1)
     assert (len(asked), document["credential"]["refresh_token"], document["lease"]) == (1, "r-2", None)
     assert (document["fence"], document["settled_fence"]) == (2, 2)
 
@@ -174,11 +174,11 @@ async def test_a_token_is_made_anew_after_its_refresher_is_gone(provider: str, c
 async def test_a_token_that_works_once_is_not_sent_after_its_refresher_may_have_sent_it() -> None:
     kept = abandoned("slack", committed=True)
 
-    async def ask(_call: Call, _workspace: str) -> Answered:
+    async def ask(_call: ProviderRequest, _workspace: str) -> ProviderResponse:
         raise AssertionError("it may have been used")
 
     with pytest.raises(NotConnected):
-        await refresher(kept, ask).newer("int_1", 1)
+        await refresher(kept, ask).ensure_newer("int_1", 1)
     assert (kept.document["status"], kept.document["reason"]) == ("reauth_required", "refresh_interrupted")
 
 
@@ -190,14 +190,14 @@ async def test_who_lives_is_waited_for_however_slow_the_platform_is() -> None:
         [],
     )
 
-    async def ask(call: Call, _workspace: str) -> Answered:
+    async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
         asked.append(call)
         await goes_on.wait()
         return given(access_token="a-2", refresh_token="r-2")
 
     async with asyncio.TaskGroup() as group:
-        holder = group.create_task(refresher(kept, ask).newer("int_1", 1))
-        other = group.create_task(refresher(kept, ask).newer("int_1", 1))
+        holder = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
+        other = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
         await asyncio.sleep(3 * (HASTY.call_s + HASTY.settle_s))
         assert (len(asked), kept.document["fence"]) == (1, 1)
         goes_on.set()
@@ -209,19 +209,19 @@ async def test_who_lost_its_lease_does_not_ask() -> None:
     kept = Kept("slack", {"access_token": "a-1", "refresh_token": "r-1"})
     asked: list[bytes] = []
 
-    async def ask(call: Call, _workspace: str) -> Answered:
+    async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
         asked.append(call.body)
         return given(access_token="a-2", refresh_token="r-2")
 
     first = refresher(kept, ask)
-    plain = first.outcomes.opened
+    plain = first.outcomes.decrypt_credential
 
     def opened(document: Document) -> dict[str, Any]:
         if document["fence"] == 1:  # as another holder leaves it
             kept.document |= {"fence": 2, "lease": {"holder": "another", "beat": 0, "committed": False}}
         return plain(document)
 
-    vars(first.outcomes)["opened"] = opened
-    document = await first.newer("int_1", 1)
+    vars(first.outcomes)["decrypt_credential"] = opened
+    document = await first.ensure_newer("int_1", 1)
     assert [b"refresh_token=r-1" in body for body in asked] == [True], "once, with the third claim"
     assert document["fence"] == 3

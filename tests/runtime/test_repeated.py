@@ -5,10 +5,10 @@ from typing import Any, cast
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.contracts.ids import ApiKeyId, WorkspaceId
-from shared.runtime.access import ApiKey, Keyring
-from shared.runtime.idempotency import Idempotency
 from shared.runtime.mongo import Document, Duplicate, Mongo
-from shared.runtime.secrets import LocalKeys, Vault
+from shared.runtime.secrets import LocalKeyProvider, Vault
+from shared.runtime.web.access import ApiKey, Keyring
+from shared.runtime.web.idempotency import Idempotency
 
 
 class Store:
@@ -53,7 +53,7 @@ async def test_one_key_for_two_queries_is_refused_and_not_answered_with_the_firs
     hub = Idempotency(
         app,
         mongo=cast("Mongo", Store()),
-        vault=Vault(LocalKeys([b"k" * 32])),
+        vault=Vault(LocalKeyProvider([b"k" * 32])),
         keyring=cast("Keyring", OneKey()),
         service="oauth",
     )

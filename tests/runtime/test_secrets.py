@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from shared.contracts.errors import Conflict, Misconfigured
 from shared.runtime.secrets import (
-    LocalKeys,
+    LocalKeyProvider,
     Sealed,
     UnknownKey,
     Vault,
+    decrypt_all,
+    embedded_key,
     is_sealed,
-    keep,
-    local_key,
     open_vault,
-    opened,
-    rotated,
+    rotate_secret,
+    store_secret,
     write_private,
 )
 from shared.runtime.settings import HubSettings
@@ -41,7 +41,7 @@ texts = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
 def vault_of(*keys: bytes) -> Vault:
-    local = LocalKeys(keys)
+    local = LocalKeyProvider(keys)
     return Vault(local, direct=local)
 
 
@@ -75,7 +75,7 @@ def test_nothing_of_it_is_in_clear(vault: Vault) -> None:
 
 
 def test_every_value_has_a_data_key_of_its_own(vault: Vault) -> None:
-    keys = LocalKeys([OLD])
+    keys = LocalKeyProvider([OLD])
     first, second = _sealed(vault), _sealed(vault)
     assert not {first["w"], first["n"], first["c"]} & {second["w"], second["n"], second["c"]}
     assert keys.unwrap(first["k"], first["w"]) != keys.unwrap(second["k"], second["w"])
@@ -163,7 +163,7 @@ def test_values_of_0_3_open(vault: Vault) -> None:
     with pytest.raises(Misconfigured, match="sealed with key c9fdb400"):
         vault_of(NEW).open(OF_0_3, **PLACE)
     with pytest.raises(Misconfigured, match="sealed with key c9fdb400"):
-        Vault(LocalKeys([OLD])).open(OF_0_3, **PLACE)
+        Vault(LocalKeyProvider([OLD])).open(OF_0_3, **PLACE)
 
 
 def test_the_two_forms_are_not_taken_for_each_other(vault: Vault) -> None:
@@ -197,16 +197,16 @@ def test_a_rotation_of_the_encryption_key() -> None:
 
 def test_a_value_under_a_new_key_is_the_same_value() -> None:
     before = _sealed(vault_of(OLD))
-    after = vault_of(NEW, OLD).rewrapped(before, record="ep_1")
+    after = vault_of(NEW, OLD).rewrap(before, record="ep_1")
     assert (after["n"], after["c"]) == (before["n"], before["c"])
     assert vault_of(NEW).open(after, **PLACE) == SECRET
     with pytest.raises(Misconfigured):
         vault_of(NEW).open(after, **{**PLACE, "workspace": "ws_2"})
     with pytest.raises(Misconfigured, match="ep_1 was sealed with key"):
-        vault_of(NEW).rewrapped(before, record="ep_1")
+        vault_of(NEW).rewrap(before, record="ep_1")
     for damaged in (_with(before, w=before["w"][:-1]), _with(before, w=b""), OF_0_3):
         with pytest.raises(Misconfigured, match="ep_1 was changed"):
-            vault_of(NEW, OLD).rewrapped(damaged, record="ep_1")
+            vault_of(NEW, OLD).rewrap(damaged, record="ep_1")
 
 
 def test_another_key_under_the_same_name_does_not_open() -> None:
@@ -238,12 +238,12 @@ class Service:
 
 def test_a_key_management_service_can_hold_the_keys() -> None:
     service = Service()
-    vault = Vault(service, direct=LocalKeys([OLD]))
+    vault = Vault(service, direct=LocalKeyProvider([OLD]))
     before = _sealed(vault)
     assert is_sealed(before)
     assert before["k"] == service.current
     service.current = "projects/p/keys/k/versions/2"
-    after = vault.rewrapped(before, record="ep_1")
+    after = vault.rewrap(before, record="ep_1")
     assert after["k"] == service.current
     for each in (before, after, OF_0_3):
         assert vault.open(each, **PLACE) == SECRET
@@ -257,28 +257,31 @@ def test_a_key_management_service_can_hold_the_keys() -> None:
 
 def test_the_secrets_of_a_record_through_a_rotation(vault: Vault) -> None:
     document: dict[str, Any] = {"_id": "ep_1", "workspace": "ws_1"}
-    document["secrets"] = [keep(vault, "ws_1", "ep_1", "first"), {"sealed": OF_0_3, "expires_at": None}]
-    document["secrets"] = rotated(vault, document, "second", timedelta(hours=1))
-    assert [plain for plain, _ in opened(vault, document)] == ["second", "first", SECRET]
-    ends = [ends for _, ends in opened(vault, document)]
+    document["secrets"] = [
+        store_secret(vault, "ws_1", "ep_1", "first"),
+        {"sealed": OF_0_3, "expires_at": None},
+    ]
+    document["secrets"] = rotate_secret(vault, document, "second", timedelta(hours=1))
+    assert [plain for plain, _ in decrypt_all(vault, document)] == ["second", "first", SECRET]
+    ends = [ends for _, ends in decrypt_all(vault, document)]
     assert ends[0] is None
     assert all(each and timedelta(minutes=59) < each - datetime.now(UTC) for each in ends[1:])
     for changed in ({"_id": "ep_2"}, {"workspace": "ws_2"}):
         with pytest.raises(Misconfigured, match="changed or moved"):
-            opened(vault, document | changed)
+            decrypt_all(vault, document | changed)
 
 
 def test_a_rotation_ends_no_secret_earlier_than_was_said(vault: Vault) -> None:
     document: dict[str, Any] = {"_id": "ep_1", "workspace": "ws_1"}
-    document["secrets"] = [keep(vault, "ws_1", "ep_1", "0")]
+    document["secrets"] = [store_secret(vault, "ws_1", "ep_1", "0")]
     for number in range(1, 5):
-        document["secrets"] = rotated(vault, document, str(number), timedelta(hours=1))
-    assert [plain for plain, _ in opened(vault, document)] == ["4", "3", "2", "1", "0"]
+        document["secrets"] = rotate_secret(vault, document, str(number), timedelta(hours=1))
+    assert [plain for plain, _ in decrypt_all(vault, document)] == ["4", "3", "2", "1", "0"]
     with pytest.raises(Conflict, match="overlap_hours 0"):
-        rotated(vault, document, "5", timedelta(hours=1))
-    document["secrets"] = rotated(vault, document, "5", timedelta(0))
+        rotate_secret(vault, document, "5", timedelta(hours=1))
+    document["secrets"] = rotate_secret(vault, document, "5", timedelta(0))
     now = datetime.now(UTC)
-    assert [plain for plain, ends in opened(vault, document) if ends is None or ends > now] == ["5"]
+    assert [plain for plain, ends in decrypt_all(vault, document) if ends is None or ends > now] == ["5"]
 
 
 def test_opening_is_quick(vault: Vault, note: Callable[[str], None]) -> None:
@@ -380,11 +383,11 @@ def test_keys_that_are_none(monkeypatch: pytest.MonkeyPatch, value: str | None) 
 def test_the_local_key_is_made_once_and_private(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        first = local_key(tmp_path)
+        first = embedded_key(tmp_path)
     finally:
         os.umask(before)
     assert len(base64.b64decode(first, validate=True)) == 32
-    assert local_key(tmp_path) == first
+    assert embedded_key(tmp_path) == first
     assert stat.S_IMODE((tmp_path / "encryption.key").stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["encryption.key"]
 

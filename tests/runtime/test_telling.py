@@ -5,11 +5,11 @@ from typing import Any, cast
 import structlog
 from pymongo.errors import OperationFailure
 
+from shared.connections.integrations import IntegrationRepository
 from shared.contracts.errors import TooLarge
-from shared.runtime.integrations import Integrations
-from shared.runtime.kafka.produce import Producer, Record
+from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.mongo import Document, Mongo, utcnow
-from shared.runtime.secrets import LocalKeys, Vault
+from shared.runtime.secrets import LocalKeyProvider, Vault
 
 
 class Store:
@@ -35,8 +35,8 @@ class Bus:
         self.published: list[Record] = []
         self.refused = 0
 
-    async def publish(self, record: Record, *, within_s: float) -> None:
-        assert within_s
+    async def publish(self, record: Record, *, timeout_s: float) -> None:
+        assert timeout_s
         if not self.refused:
             self.refused += 1
             raise TooLarge("the event is larger than Kafka takes")
@@ -50,14 +50,14 @@ def document() -> dict[str, Any]:
     return {"_id": "int_1", "workspace": "ws_1", "events": events}
 
 
-def telling(store: Store, bus: Bus) -> Integrations:
-    vault = Vault(LocalKeys([b"k" * 32]))
-    return Integrations(cast("Mongo", store), vault, cast("Producer", bus), structlog.get_logger())
+def telling(store: Store, bus: Bus) -> IntegrationRepository:
+    vault = Vault(LocalKeyProvider([b"k" * 32]))
+    return IntegrationRepository(cast("Mongo", store), vault, cast("Producer", bus), structlog.get_logger())
 
 
 async def test_an_event_that_kafka_never_takes_is_left_out_and_the_next_is_told() -> None:
     store, bus = Store(), Bus()
-    assert await telling(store, bus).tell(document())
+    assert await telling(store, bus).publish(document())
     assert len(bus.published) == 1
     assert store.written[0] == {"$pull": {"events": {"id": {"$in": ["evt_a", "evt_b"]}}}}
 
@@ -66,4 +66,4 @@ async def test_who_has_written_a_change_is_not_told_that_the_store_refuses_a_lat
     """A connection that is written would else be given back at the platform."""
     store, bus = Store(), Bus()
     store.refuses = True
-    assert not await telling(store, bus).tell(document())
+    assert not await telling(store, bus).publish(document())

@@ -15,8 +15,8 @@ from secrets import token_hex
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from interlink.embedded import BROKER_SETTINGS, Embedded, Half, broker, kafka_bootstrap
-from interlink.supervise import Leash
+from interlink.embedded import BROKER_SETTINGS, EmbeddedPair, EmbeddedServer, broker, kafka_bootstrap
+from interlink.supervise import ProcessGroup
 from tests.support import kept
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as jars_reason
@@ -48,7 +48,7 @@ class Bus:
         An embedded broker has them in memory: when a test has ended it, they are gone.
         """
         life = ""
-        if isinstance(self.broker, Half):
+        if isinstance(self.broker, EmbeddedServer):
             if not self.broker.child.running():
                 return
             life = str(self.broker.child.pid)
@@ -84,7 +84,7 @@ def docker_answers() -> bool:
     return asked.returncode == 0
 
 
-class _Pair(Embedded):
+class _Pair(EmbeddedPair):
     def stop(self) -> None:
         """Both, after what is in them was kept for the search."""
         embedded_bus(self).keep(last=True)
@@ -93,7 +93,7 @@ class _Pair(Embedded):
         super().stop()
 
 
-def embedded(folder: Path) -> Embedded:
+def embedded(folder: Path) -> EmbeddedPair:
     """The embedded pair, started."""
     pair = _Pair(folder)
     note("the embedded store's password", urlsplit(pair.mongodb_uri).password or "")
@@ -101,7 +101,7 @@ def embedded(folder: Path) -> Embedded:
     return pair
 
 
-def embedded_bus(pair: Embedded) -> Bus:
+def embedded_bus(pair: EmbeddedPair) -> Bus:
     return Bus(
         "the embedded broker (Tansu)",
         {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS},
@@ -111,7 +111,7 @@ def embedded_bus(pair: Embedded) -> Bus:
 
 def embedded_broker(folder: Path) -> Bus:
     """An embedded broker alone, started."""
-    leash = Leash()
+    leash = ProcessGroup()
     half = broker(folder, leash)
     half.start()
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **BROKER_SETTINGS}
@@ -126,7 +126,7 @@ def embedded_broker(folder: Path) -> Bus:
     return bus
 
 
-def best_bus(folder: Path, pair: Embedded) -> Bus:
+def best_bus(folder: Path, pair: EmbeddedPair) -> Bus:
     """The most real broker that is to be had here."""
     given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if given:
@@ -146,7 +146,7 @@ def best_bus(folder: Path, pair: Embedded) -> Bus:
     return embedded_bus(pair)
 
 
-def best_store(pair: Embedded) -> Store:
+def best_store(pair: EmbeddedPair) -> Store:
     """The most real store that is to be had here."""
     given = os.environ.get("MONGODB_URI")
     if given:

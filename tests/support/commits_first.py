@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from services.delivery.app import build
-from shared.runtime.kafka.consume import Consumer
+from shared.runtime.kafka.consumer import Consumer
 from shared.runtime.service import run
 
 Polled = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
-_handle_then_commit = Consumer._process
+_handle_then_commit = Consumer._process_polled
 
 
 async def _commit_then_handle(self: Consumer, client: AIOKafkaConsumer, polled: Polled) -> None:
@@ -24,5 +24,5 @@ async def _commit_then_handle(self: Consumer, client: AIOKafkaConsumer, polled: 
 
 
 if __name__ == "__main__":
-    Consumer._process = _commit_then_handle  # type: ignore[method-assign]  # what this module is for
+    Consumer._process_polled = _commit_then_handle  # type: ignore[method-assign]  # what this module is for
     run("delivery", build)

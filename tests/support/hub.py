@@ -19,7 +19,7 @@ import httpx
 from typer.testing import CliRunner
 
 from interlink.cli import app
-from shared.contracts.routes import OWNERS, owner_of
+from shared.contracts.routes import SERVICE_PATHS, service_for_path
 from tests.support import kept
 from tests.support.backends import Bus, Store
 from tests.support.given import note
@@ -78,7 +78,7 @@ class Hub:
             **(env or {}),
         }
         if entrance:
-            peers = {name: self.url(name) for name in services if name in OWNERS}
+            peers = {name: self.url(name) for name in services if name in SERVICE_PATHS}
             self._env["INTERLINK_PEERS"] = json.dumps(peers)
         self._owns_database = "MONGODB_URI" not in (env or {})
         kept.over(*self.ports.values())
@@ -242,7 +242,7 @@ class Hub:
         headers = {"authorization": f"Bearer {key or self.admin_key}"}
         answer = httpx.request(
             method,
-            self.url(owner_of(path.partition("?")[0])) + path,
+            self.url(service_for_path(path.partition("?")[0])) + path,
             json=body,
             headers=headers,
             timeout=30,

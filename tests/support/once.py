@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from shared.catalog.registry import connectors, providers
+from shared.manifests.registry import connectors, providers
 from tests.support.given import note
 
 CALLBACK = "/api/auth/oauth/callback"

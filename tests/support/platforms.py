@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import h11
 
-from shared.runtime.names import Names
+from shared.runtime.egress.resolver import DnsResolver
 from tests.support import kept
 from tests.support.certificates import Authority
 
@@ -422,13 +422,13 @@ def _server_tls(pair: tuple[str, str]) -> ssl.SSLContext:
 
 def know(names: Mapping[str, str]) -> None:
     """Put names before those of DNS; what they resolve to is checked as ever."""
-    ask_dns = Names.lookup
+    ask_dns = DnsResolver.lookup
 
-    async def lookup(self: Names, host: str, workspace: str) -> tuple[str, ...]:
+    async def lookup(self: DnsResolver, host: str, workspace: str) -> tuple[str, ...]:
         address = _known(host, names)
         return (address,) if address is not None else await ask_dns(self, host, workspace)
 
-    Names.lookup = lookup  # type: ignore[method-assign]  # what this module is for
+    DnsResolver.lookup = lookup  # type: ignore[method-assign]  # what this module is for
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import services.delivery.app  # noqa: E402
 import services.gateway.app  # noqa: E402
 import services.oauth.app  # noqa: E402
 import services.sync.app  # noqa: E402, F401
-from shared.catalog.registry import connectors, providers  # noqa: E402
+from shared.manifests.registry import connectors, providers  # noqa: E402
 
 providers()
 connectors()

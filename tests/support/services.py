@@ -15,7 +15,7 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Final
 
-from shared.runtime.crash import VARIABLE, crash_point, crash_point_for
+from shared.runtime.failpoints import FAILPOINT_VARIABLE, failpoint, failpoint_for
 
 _FORKED: Final = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(["tests.support.preloaded"])
@@ -59,9 +59,9 @@ def _run(command: list[str], env: dict[str, str], log: str) -> None:
     with open(log, "ab") as file:  # noqa: PTH123
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if crash_at := env.get(VARIABLE):  # it was read when it was imported
+    if crash_at := env.get(FAILPOINT_VARIABLE):  # it was read when it was imported
         for module in list(sys.modules.values()):
-            if vars(module).get("crash_point") is crash_point:
-                vars(module)["crash_point"] = crash_point_for(crash_at)
+            if vars(module).get("failpoint") is failpoint:
+                vars(module)["failpoint"] = failpoint_for(crash_at)
     sys.argv = command
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.runtime.guarded import GuardedClient
-from shared.runtime.names import Names
+from shared.runtime.egress.client import EgressClient
+from shared.runtime.egress.resolver import DnsResolver
 from tests.support.browser import CHROMIUM, browser
 from tests.support.platforms import FORM, NAMES, Asked, Forward, Handler, Platforms, Reply, know
 
@@ -50,14 +50,14 @@ def platforms() -> Iterator[Platforms]:
 @pytest.fixture
 async def client(
     platforms: Platforms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[GuardedClient]:
+) -> AsyncIterator[EgressClient]:
     """The hub's client, in an environment as a service would have it."""
     env = platforms.env(tmp_path, {"internal.example.com": "10.0.0.1"})
-    monkeypatch.setattr(Names, "lookup", Names.lookup)  # put back afterwards
+    monkeypatch.setattr(DnsResolver, "lookup", DnsResolver.lookup)  # put back afterwards
     know(json.loads(env[NAMES]))
-    made = GuardedClient(
+    made = EgressClient(
         "none",
-        most_connections=10,
+        max_connections=10,
         proxy=env["INTERLINK_EGRESS_PROXY"],
         ca_file=env["INTERLINK_EGRESS_CA_FILE"],
     )
@@ -67,7 +67,7 @@ async def client(
 
 
 async def test_requests_arrive_as_they_were_sent_over_one_connection(
-    client: GuardedClient, platforms: Platforms
+    client: EgressClient, platforms: Platforms
 ) -> None:
     form = await client.post(f"{AT}/form", {"content-type": FORM}, b"a=%C3%BC+b&c=", timeout_s=5)
     assert (form.status, json.loads(form.body), form.headers["x-seen"]) == (200, {"a": "ü b", "c": ""}, "yes")
@@ -102,7 +102,7 @@ async def test_requests_arrive_as_they_were_sent_over_one_connection(
     ],
 )
 async def test_what_is_wrong_is_a_fault_and_a_500(
-    client: GuardedClient, platforms: Platforms, path: str, kind: str, body: bytes, fault: str
+    client: EgressClient, platforms: Platforms, path: str, kind: str, body: bytes, fault: str
 ) -> None:
     got = await client.post(AT + path, {"content-type": kind}, body, timeout_s=5)
     assert got.status == 500
@@ -110,7 +110,7 @@ async def test_what_is_wrong_is_a_fault_and_a_500(
     assert platforms.faults[0].startswith(fault)
 
 
-async def test_a_host_is_down_slow_or_says_nothing(client: GuardedClient, platforms: Platforms) -> None:
+async def test_a_host_is_down_slow_or_says_nothing(client: EgressClient, platforms: Platforms) -> None:
     assert (await client.post(f"{AT}/gone", {}, b"", timeout_s=5)).failure == "closed_mid_response"
     assert (await client.post(f"{AT}/slow", {}, b"", timeout_s=0.1)).failure == "timeout"
     assert (await client.post(f"{AT}/slow", {}, b"", timeout_s=5)).status == 204
@@ -123,7 +123,7 @@ async def test_a_host_is_down_slow_or_says_nothing(client: GuardedClient, platfo
     assert platforms.faults == []
 
 
-async def test_only_these_hosts_are_there(client: GuardedClient, platforms: Platforms) -> None:
+async def test_only_these_hosts_are_there(client: EgressClient, platforms: Platforms) -> None:
     plain = await client.get("http://8.8.8.8/page", timeout_s=5)
     assert plain.status == 403
     deeper = await client.get("https://8.8.4.4/page", timeout_s=5)

@@ -20,22 +20,23 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Self
 
-from shared.catalog.registry import connectors
+from shared.connections import refresher
+from shared.connections.apps import Apps
+from shared.connections.integrations import IntegrationRepository
+from shared.connections.tokens import Access, NotConnected, Timing, TokenSource
 from shared.contracts.errors import InterlinkError
-from shared.runtime import mongo, refresh
-from shared.runtime.apps import Apps
-from shared.runtime.crash import VARIABLE, crash_point_for
-from shared.runtime.guarded import guarded_client
-from shared.runtime.integrations import Integrations
+from shared.manifests.registry import connectors
+from shared.runtime import mongo
+from shared.runtime.egress.client import create_egress_client
+from shared.runtime.failpoints import FAILPOINT_VARIABLE, failpoint_for
 from shared.runtime.service import Runtime, runtime
 from shared.runtime.settings import EgressSettings, load
-from shared.runtime.tokens import Access, NotConnected, Timing, TokenSource
-from shared.wire.oauth import Call
+from shared.wire.oauth import ProviderRequest
 from tests.support import run
 
-HASTY: Final = Timing(call_s=3.0, silent_s=1.0, settle_s=0.7, beat_s=0.1, wait_s=30.0)
+HASTY: Final = Timing(call_s=3.0, silent_s=1.0, settle_s=0.7, heartbeat_interval_s=0.1, wait_s=30.0)
 """Whoever stands still is given up soon."""
-PLAIN: Final = Timing(call_s=10.0, silent_s=1.0, settle_s=0.7, beat_s=0.1, wait_s=30.0)
+PLAIN: Final = Timing(call_s=10.0, silent_s=1.0, settle_s=0.7, heartbeat_interval_s=0.1, wait_s=30.0)
 _ANSWER_S: Final = 60.0
 
 
@@ -171,7 +172,7 @@ def _run(commands: Connection, env: Mapping[str, str], log: str, timing: Timing,
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(out, stream.fileno())
-    vars(refresh)["crash_point"] = crash_point_for(env.get(VARIABLE))
+    vars(refresher)["failpoint"] = failpoint_for(env.get(FAILPOINT_VARIABLE))
     _set_clock(clock_s)
     asyncio.run(_main(commands, timing))
 
@@ -190,9 +191,9 @@ async def _main(commands: Connection, timing: Timing) -> None:
 
 
 async def _serve(here: Runtime, commands: Connection, timing: Timing) -> None:
-    client = guarded_client(load(EgressSettings), most_connections=200)
+    client = create_egress_client(load(EgressSettings), max_connections=200)
     apps = Apps(here.mongo, here.configuration, here.vault, here.log)
-    integrations = Integrations(here.mongo, here.vault, here.producer, here.log)
+    integrations = IntegrationRepository(here.mongo, here.vault, here.producer, here.log)
     tokens = TokenSource(
         integrations, apps, here.configuration, client, here.log, redirect_uri="", timing=timing
     )
@@ -213,14 +214,14 @@ async def _serve(here: Runtime, commands: Connection, timing: Timing) -> None:
 
 
 def _stop_at(wanted: str) -> None:
-    usual = vars(refresh)["crash_point"]
+    usual = vars(refresher)["failpoint"]
 
     def reached(point: str) -> None:
         if point == wanted:
-            vars(refresh)["crash_point"] = usual
+            vars(refresher)["failpoint"] = usual
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    vars(refresh)["crash_point"] = reached
+    vars(refresher)["failpoint"] = reached
 
 
 class _Users:
@@ -245,11 +246,11 @@ class _Users:
     ) -> None:
         until, done, used = monotonic() + seconds, 0, 0
 
-        def call(access: Access) -> Call:
+        def call(access: Access) -> ProviderRequest:
             nonlocal used
             used = access.version
             self._versions.add(used)
-            return Call("GET", at, dict(access.headers)) if at else _who_am_i(access)
+            return ProviderRequest("GET", at, dict(access.headers)) if at else _who_am_i(access)
 
         while 0 < beyond >= used or (monotonic() < until if seconds else done < calls):
             done += 1
@@ -266,7 +267,7 @@ class _Users:
                 await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311 -- only to spread
 
 
-def _who_am_i(access: Access) -> Call:
+def _who_am_i(access: Access) -> ProviderRequest:
     connector = connectors()[access.provider]
     assert connector.account
     assert connector.account.call

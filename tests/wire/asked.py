@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from pydantic import TypeAdapter
 
-from shared.catalog.ways import Way as Declared
+from shared.manifests.schemes import SchemeSpec as Declared
+from shared.verification.request import Headers, InboundRequest
+from shared.verification.scheme import FetchedKey, SchemeVerifier, VerificationResult
 from shared.wire.bodies import parse_json
-from shared.wire.requests import Headers, Request
-from shared.wire.verification import Fetched, Verdict, Way
 
 NOW = 1_800_000_000.0
 ADDRESS = "https://hub.example.com/api/webhooks/x/ep_1"
@@ -23,9 +23,9 @@ SECRET = b"a secret of 32 bytes, as is right"
 _WAYS: TypeAdapter[Any] = TypeAdapter(Declared)
 
 
-def way(**declared: Any) -> Way:
+def way(**declared: Any) -> SchemeVerifier:
     """A way as a manifest writes it."""
-    compiled: Way = _WAYS.validate_python(declared).compiled()
+    compiled: SchemeVerifier = _WAYS.validate_python(declared).compile()
     return compiled
 
 
@@ -37,22 +37,24 @@ def request(
     query: bytes = b"",
     address: str = ADDRESS,
     settings: Mapping[str, str] | None = None,
-) -> Request:
+) -> InboundRequest:
     raw: Headers = {
         name.encode(): [each.encode() for each in ([value] if isinstance(value, str) else value)]
         for name, value in (headers or {}).items()
     }
-    return Request(method, address, query, raw, body, settings or {}, lambda asked: parse_json(asked.body))
+    return InboundRequest(
+        method, address, query, raw, body, settings or {}, lambda asked: parse_json(asked.body)
+    )
 
 
 def said(
-    checked: Way,
-    asked: Request,
+    checked: SchemeVerifier,
+    asked: InboundRequest,
     *secrets: bytes,
     now: float = NOW,
     document: bytes | None = None,
-) -> Verdict:
-    fetched = Fetched("https://keys.example.com/", document) if document is not None else None
+) -> VerificationResult:
+    fetched = FetchedKey("https://keys.example.com/", document) if document is not None else None
     return checked.verify(asked, secrets, now, fetched)
 
 

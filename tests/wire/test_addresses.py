@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.runtime.guarded import GuardedClient, PrivateNetworks
+from shared.runtime.egress.client import EgressClient, PrivateNetworks
 from shared.wire.addresses import is_loopback, is_public
 from tests.support.subscriber import Subscriber
 
@@ -147,7 +147,7 @@ def test_what_is_not_loopback(text: str) -> None:
 
 
 def _permits(allow: PrivateNetworks, host: str) -> bool:
-    return GuardedClient(allow, most_connections=1).permits(host)
+    return EgressClient(allow, max_connections=1).host_allowed(host)
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
@@ -187,7 +187,7 @@ def listener() -> Iterator[Subscriber]:
 )
 async def test_the_client_refuses_where_the_socket_is_made(listener: Subscriber, host: str) -> None:
     """A literal, a spelling and a name of this machine: nothing reaches the server that listens there."""
-    client = GuardedClient("none", most_connections=2)
+    client = EgressClient("none", max_connections=2)
     await client.start()
     try:
         port = listener.url.rpartition(":")[2]
@@ -204,7 +204,7 @@ async def test_the_client_refuses_where_the_socket_is_made(listener: Subscriber,
 
 async def test_the_client_reaches_loopback_when_it_may(listener: Subscriber) -> None:
     """The proof that the refusals above are refusals: the same server answers when loopback is allowed."""
-    client = GuardedClient("loopback", most_connections=2)
+    client = EgressClient("loopback", max_connections=2)
     await client.start()
     try:
         answer = await client.post(listener.url, {}, b"x", timeout_s=5)

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.wire.backoff import (
+from shared.webhooks.backoff import (
     MAX_ATTEMPTS,
     MAX_WAIT_S,
-    MOST_RETRY_AFTER_S,
+    RETRY_AFTER_CAP_S,
     SCHEDULES,
-    jittered,
-    retry_after,
-    wait_before,
+    add_jitter,
+    attempt_delay,
+    parse_retry_after,
 )
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -60,8 +60,14 @@ def test_every_named_schedule_is_one_that_an_owner_could_give(name: str) -> None
 
 
 def test_the_wait_before_each_attempt() -> None:
-    assert [wait_before((0.0, 5.0, 10.0), attempt) for attempt in (1, 2, 3, 4, 99)] == [0, 5, 10, None, None]
-    assert wait_before((), 1) is None
+    assert [attempt_delay((0.0, 5.0, 10.0), attempt) for attempt in (1, 2, 3, 4, 99)] == [
+        0,
+        5,
+        10,
+        None,
+        None,
+    ]
+    assert attempt_delay((), 1) is None
 
 
 # Jitter
@@ -71,14 +77,14 @@ def test_the_wait_before_each_attempt() -> None:
 def test_jitter_only_lengthens_and_by_no_more_than_its_share(
     wait: float, share: float, seed: list[str]
 ) -> None:
-    longer = jittered(wait, share, *seed)
+    longer = add_jitter(wait, share, *seed)
     assert wait <= longer <= wait * (1 + share) * (1 + 1e-12)
-    assert longer == jittered(wait, share, *seed)
+    assert longer == add_jitter(wait, share, *seed)
 
 
 def test_jitter_spreads_evenly() -> None:
     """A thousand deliveries that failed together come back over the whole span, no tenth of it crowded."""
-    waits = [jittered(100, 0.5, f"dlv_{number}", "2") for number in range(1000)]
+    waits = [add_jitter(100, 0.5, f"dlv_{number}", "2") for number in range(1000)]
     tenths = [0] * 10
     for wait in waits:
         tenths[int((wait - 100) / 5)] += 1
@@ -89,12 +95,12 @@ def test_jitter_spreads_evenly() -> None:
 
 def test_jitter_differs_by_every_part_of_the_seed() -> None:
     seeds = [("dlv_1", "2"), ("dlv_1", "3"), ("dlv_2", "2"), ("dlv_12", ""), ("dlv_12",)]
-    assert len({jittered(100, 1, *seed) for seed in seeds}) == len(seeds)
+    assert len({add_jitter(100, 1, *seed) for seed in seeds}) == len(seeds)
 
 
 def test_no_jitter() -> None:
-    assert jittered(100, 0, "dlv_1", "2") == 100
-    assert jittered(0, 1, "dlv_1", "2") == 0
+    assert add_jitter(100, 0, "dlv_1", "2") == 100
+    assert add_jitter(0, 1, "dlv_1", "2") == 0
 
 
 # Retry-After
@@ -121,7 +127,7 @@ def test_no_jitter() -> None:
     ],
 )
 def test_what_a_receiver_asks_for(value: str, seconds: float) -> None:
-    assert retry_after(value, NOW) == seconds
+    assert parse_retry_after(value, NOW) == seconds
 
 
 @pytest.mark.parametrize(
@@ -155,16 +161,16 @@ def test_what_a_receiver_asks_for(value: str, seconds: float) -> None:
     ],
 )
 def test_what_cannot_be_read(value: str | None) -> None:
-    assert retry_after(value, NOW) is None
+    assert parse_retry_after(value, NOW) is None
 
 
 @given(st.text() | st.text("0123456789 :,-+GMTSatNov") | st.integers().map(str))
 def test_reading_never_raises_and_is_bounded(value: str) -> None:
-    found = retry_after(value, NOW)
-    assert found is None or 0 <= found <= MOST_RETRY_AFTER_S
+    found = parse_retry_after(value, NOW)
+    assert found is None or 0 <= found <= RETRY_AFTER_CAP_S
 
 
 @given(st.integers(-(10**6), 10**6))
 def test_a_date_is_as_many_seconds_away_as_it_says(seconds: int) -> None:
     moment = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
-    assert retry_after(moment, NOW) == min(max(seconds, 0), DAY)
+    assert parse_retry_after(moment, NOW) == min(max(seconds, 0), DAY)

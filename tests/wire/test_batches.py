@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed, TooLarge
-from shared.wire.batches import MOST_BYTES, MOST_EVENTS, Batch
+from shared.verification.batch import MAX_DOCUMENTS_BYTES, MAX_EVENTS, Batch
 
 
 def documents(paths: list[str], payload: Any) -> list[Any]:
@@ -138,9 +138,9 @@ def test_an_element_that_is_no_object(paths: list[str], payload: Any) -> None:
 
 def test_the_most_events() -> None:
     batch = Batch(["[*]"])
-    assert len(batch.documents([{}] * MOST_EVENTS)) == MOST_EVENTS
+    assert len(batch.documents([{}] * MAX_EVENTS)) == MAX_EVENTS
     with pytest.raises(TooLarge):
-        batch.documents([{}] * (MOST_EVENTS + 1))
+        batch.documents([{}] * (MAX_EVENTS + 1))
 
 
 def test_what_is_repeated_around_elements_is_bounded() -> None:
@@ -152,7 +152,7 @@ def test_what_is_repeated_around_elements_is_bounded() -> None:
     with pytest.raises(TooLarge):
         Batch(["entry[*]"]).documents(payload)
     assert process_time() - started < 1
-    few = {"around": around, "entry": [{}] * (MOST_BYTES // 500_100)}
+    few = {"around": around, "entry": [{}] * (MAX_DOCUMENTS_BYTES // 500_100)}
     assert len(documents(["entry[*]"], few)) == len(few["entry"])
 
 

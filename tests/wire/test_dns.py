@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.wire.dns import (
-    MAX_MESSAGE,
+    MAX_MESSAGE_BYTES,
     Addresses,
     AddressType,
     MalformedAnswer,
@@ -23,7 +23,7 @@ from shared.wire.dns import (
     decode_answer,
     encode_query,
     is_name,
-    read_server,
+    parse_server,
 )
 
 NAME = "hooks.example.com"
@@ -101,7 +101,7 @@ def test_an_answer_to_something_else_is_none() -> None:
         answered(record, name="other.example.com"),
         answered(kind="AAAA"),
         encode_query(NAME, AddressType.A, 7),
-        good + bytes(MAX_MESSAGE),
+        good + bytes(MAX_MESSAGE_BYTES),
         b"",
         good[:11],
     ):
@@ -136,10 +136,10 @@ def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
     ],
 )
 def test_how_a_server_is_written(text: str, server: tuple[str, int]) -> None:
-    assert read_server(text) == server
+    assert parse_server(text) == server
 
 
 @pytest.mark.parametrize("text", ["dns.example", "10.0.0.2:", "10.0.0.2:0", "10.0.0.2:x", "[::1", "[::1]5"])
 def test_what_is_no_server(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        read_server(text)
+        parse_server(text)

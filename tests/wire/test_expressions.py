@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import Parser
 
-from shared.wire.expressions import MOST_BYTES, BudgetExceeded, Expression, Unusable, projected, truthy
+from shared.wire.expressions import (
+    MAX_RESULT_BYTES,
+    BudgetExceeded,
+    Expression,
+    ExpressionError,
+    project,
+    truthy,
+)
 
 STEPS = 10_000
 
@@ -35,14 +42,14 @@ def outcome(expression: Expression, document: Any) -> tuple[Any, str]:
     """What it selects, or None and why it is refused."""
     try:
         return expression.apply(document), ""
-    except Unusable as error:
+    except ExpressionError as error:
         return None, str(error)
 
 
 def compiled(source: str) -> tuple[Expression | None, str]:
     try:
-        return Expression(source, most_steps=STEPS), ""
-    except Unusable as error:
+        return Expression(source, max_steps=STEPS), ""
+    except ExpressionError as error:
         return None, str(error)
 
 
@@ -144,7 +151,7 @@ class Calls:
 @pytest.mark.parametrize("source", ATTACKS, ids=lambda source: source[:40])
 def test_an_attack_ends_within_its_steps(source: str) -> None:
     """Work and memory stay near what the steps allow, whether it is refused or small enough after all."""
-    expression = Expression(source, most_steps=STEPS)
+    expression = Expression(source, max_steps=STEPS)
     tracemalloc.start()
     with Calls() as calls:
         result, told = outcome(expression, HOSTILE)
@@ -153,7 +160,7 @@ def test_an_attack_ends_within_its_steps(source: str) -> None:
     assert not told or "steps" in told or "the result" in told or "met" in told
     assert calls.made <= 20 * STEPS
     assert peak <= 8 << 20
-    assert len(orjson.dumps(result)) <= 6 * MOST_BYTES
+    assert len(orjson.dumps(result)) <= 6 * MAX_RESULT_BYTES
 
 
 LONG_KEYS = {"a": {"k" * 100_000: 1}, "b": {"k" * 100_000: 1}, "rows": [{"k" * 100_000: 1}] * 9}
@@ -161,11 +168,11 @@ LONG_KEYS = {"a": {"k" * 100_000: 1}, "b": {"k" * 100_000: 1}, "rows": [{"k" * 1
 
 def test_a_long_evaluation_rests_and_comes_to_the_same_result() -> None:
     rests: list[None] = []
-    expression = Expression("length([?@ == `1`]) == `1000`", most_steps=10_000)
+    expression = Expression("length([?@ == `1`]) == `1000`", max_steps=10_000)
     assert expression.holds([1] * 1_000, lambda: rests.append(None))
     assert 10 <= len(rests) <= 20
     with pytest.raises(BudgetExceeded, match="more than 1000 steps"):
-        Expression("[?@ == `1`]", most_steps=1_000).holds([1] * 1_000, lambda: None)
+        Expression("[?@ == `1`]", max_steps=1_000).holds([1] * 1_000, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -173,16 +180,16 @@ def test_a_long_evaluation_rests_and_comes_to_the_same_result() -> None:
 )
 def test_long_keys_are_charged_by_their_length(source: str) -> None:
     with pytest.raises(BudgetExceeded, match="more than 100 steps"):
-        Expression(source, most_steps=100).apply(orjson.loads(orjson.dumps(LONG_KEYS)))
+        Expression(source, max_steps=100).apply(orjson.loads(orjson.dumps(LONG_KEYS)))
 
 
 def test_only_the_budget_is_a_budget() -> None:
-    with pytest.raises(Unusable) as refused:
-        Expression("abs(@)", most_steps=100).apply("x")
+    with pytest.raises(ExpressionError) as refused:
+        Expression("abs(@)", max_steps=100).apply("x")
     assert not isinstance(refused.value, BudgetExceeded)
-    assert Expression("@", most_steps=100).apply([0] * 300) == [0] * 300
+    assert Expression("@", max_steps=100).apply([0] * 300) == [0] * 300
     with pytest.raises(BudgetExceeded):
-        Expression("@", most_steps=100).apply([[0]] * 300)
+        Expression("@", max_steps=100).apply([[0]] * 300)
 
 
 @pytest.mark.timeout(60)
@@ -194,7 +201,7 @@ def test_a_document_may_be_deep(levels: int) -> None:
         assert Expression("@").apply(document) == document
         return
     for source in ("@", "to_string(@)", "{a: @}"):
-        with pytest.raises(Unusable, match="nested more than 200 deep"):
+        with pytest.raises(ExpressionError, match="nested more than 200 deep"):
             Expression(source).apply(document)
 
 
@@ -233,7 +240,7 @@ def test_a_document_may_be_deep(levels: int) -> None:
     ids=lambda text: text[:30],
 )
 def test_what_is_wrong_is_told_in_one_line(source: str, says: str) -> None:
-    with pytest.raises(Unusable) as refused:
+    with pytest.raises(ExpressionError) as refused:
         Expression(source, "condition")
     told = str(refused.value)
     assert told.startswith("condition: ")
@@ -257,7 +264,7 @@ def test_what_is_wrong_is_told_in_one_line(source: str, says: str) -> None:
 def test_what_a_function_cannot_work_on_is_told_without_the_value(
     source: str, document: Any, says: str
 ) -> None:
-    with pytest.raises(Unusable) as refused:
+    with pytest.raises(ExpressionError) as refused:
         Expression(source, "body").apply(document)
     assert str(refused.value).startswith("body: ")
     assert says in str(refused.value)
@@ -332,18 +339,18 @@ def test_truth_is_as_jmespath_has_it(value: Any, holds: bool) -> None:
 
 def test_a_body_is_projected() -> None:
     body = orjson.dumps(MESSAGE)
-    made = projected(Expression("{text: data.content, user: data.author.username}", "body"), body)
+    made = project(Expression("{text: data.content, user: data.author.username}", "body"), body)
     assert made == b'{"text":"deploy the api","user":"ada"}'
-    assert projected(Expression("nothing"), body) == b"null"
-    assert projected(Expression("@"), body) == body
+    assert project(Expression("nothing"), body) == b"null"
+    assert project(Expression("@"), body) == body
 
 
 @pytest.mark.parametrize(
     ("source", "body", "says"),
     [
         ("@", b"{", "body: the body is not JSON"),
-        ("@", orjson.dumps("x" * (MOST_BYTES + 1)), "body: the result is more than 1048576 bytes"),
-        ("@", orjson.dumps("\0" * (MOST_BYTES // 2)), "body: the result is more than 1048576 bytes"),
+        ("@", orjson.dumps("x" * (MAX_RESULT_BYTES + 1)), "body: the result is more than 1048576 bytes"),
+        ("@", orjson.dumps("\0" * (MAX_RESULT_BYTES // 2)), "body: the result is more than 1048576 bytes"),
         ("@", orjson.dumps([0] * 500_000), "body: takes more than 100000 steps"),
         ("@", orjson.dumps(deep(250)), "body: the result is nested more than 200 deep"),
         ("@", b"\xff", "body: the body is not JSON"),
@@ -351,8 +358,8 @@ def test_a_body_is_projected() -> None:
     ids=["not JSON", "long", "long once escaped", "many", "deep", "not UTF-8"],
 )
 def test_a_projection_is_bounded(source: str, body: bytes, says: str) -> None:
-    with pytest.raises(Unusable, match=says):
-        projected(Expression(source, "body"), body)
+    with pytest.raises(ExpressionError, match=says):
+        project(Expression(source, "body"), body)
 
 
 def test_documents_and_expressions_are_left_as_they_were() -> None:
@@ -407,7 +414,7 @@ def test_any_expression_on_any_document_is_bounded_or_refused(source: str, docum
     if told or expression is None:
         return
     made = orjson.dumps(result)
-    assert len(made) <= 6 * MOST_BYTES
+    assert len(made) <= 6 * MAX_RESULT_BYTES
     assert expression.holds(document) is truthy(result)
     if "to_string" in source:
         return  # the library writes \\u00e9 where JSON may have é

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.wire.facts import Facts
+from shared.webhooks.event_fields import EventFields
 
 NCHAT = {
     "messageId": "m1",
@@ -43,7 +43,7 @@ PROVIDER = {
 }
 
 
-def facts(data: Any, **attributes: str) -> Facts:
+def facts(data: Any, **attributes: str) -> EventFields:
     given = {
         "id": "e1",
         "type": "message.created",
@@ -52,13 +52,13 @@ def facts(data: Any, **attributes: str) -> Facts:
         "subject": "general",
         "sequence": "17",
     }
-    return Facts(**(given | attributes), raw=orjson.dumps(data), data=data)
+    return EventFields(**(given | attributes), raw=orjson.dumps(data), data=data)
 
 
 def test_a_message_of_the_chat() -> None:
     found = facts(NCHAT)
     assert (found.channel, found.conversation) == ("c7", "t3")
-    assert (found.user, found.user_name, found.by_bot) == ("u1", "ada", False)
+    assert (found.user, found.user_name, found.is_bot) == ("u1", "ada", False)
     assert found.content == "deploy **api** please"
     assert found.mentions == ("u2", "u3", "grace", "4")
     assert len(found.attachments) == 1
@@ -68,7 +68,7 @@ def test_a_message_of_the_chat() -> None:
 def test_a_message_of_a_support_desk() -> None:
     found = facts(CHATWOOT)
     assert (found.channel, found.conversation) == ("3", "42")
-    assert (found.user, found.user_name, found.by_bot) == ("5", "Ada", False)
+    assert (found.user, found.user_name, found.is_bot) == ("5", "Ada", False)
     assert found.mentions == ("9", "Grace Hopper", "sales")
     assert found.attachments == ()
 
@@ -95,7 +95,7 @@ def test_a_webhook_that_came_in() -> None:
     ],
 )
 def test_programs_are_told_from_people(data: Any, by_bot: bool) -> None:
-    assert facts(data).by_bot is by_bot
+    assert facts(data).is_bot is by_bot
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,10 @@ def test_the_document_of_a_condition_is_the_envelope() -> None:
     )
 )
 def test_data_may_be_anything(data: Any) -> None:
-    found = Facts("e", "t", "w", "now", "s", "1", b"", data)
+    found = EventFields("e", "t", "w", "now", "s", "1", b"", data)
     texts = (found.channel, found.conversation, found.user, found.user_name, found.content)
     assert all(isinstance(text, str) for text in (*texts, *found.mentions, *found.origin_ids))
-    assert isinstance(found.by_bot, bool)
+    assert isinstance(found.is_bot, bool)
     assert isinstance(found.attachments, list | tuple)
     assert found.document["data"] is data
     assert found.changed == (data.get("changed") if isinstance(data, dict) else None)

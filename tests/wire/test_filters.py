@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.wire.expressions import CONDITION_STEPS, BudgetExceeded, Expression, Unusable
-from shared.wire.filters import Filter, FilterSettings
+from shared.webhooks.filters import EventFilter, FilterSettings
+from shared.wire.expressions import MAX_CONDITION_STEPS, BudgetExceeded, Expression, ExpressionError
 from tests.wire.test_facts import CHATWOOT, NCHAT, PROVIDER, facts
 
 BY_BOT = CHATWOOT | {"sender": {"id": 8, "name": "Helper", "type": "agent_bot"}}
@@ -17,11 +17,11 @@ OURS = NCHAT | {"origin": {"integration_id": "int_1", "endpoint_id": "ep_1"}}
 
 
 def outcome(settings: dict[str, Any], data: Any, own: str = "") -> tuple[bool, str]:
-    found = Filter.of(settings)
+    found = EventFilter.of(settings)
     assert found is not None
     event = facts(data)
     passes, told = found.explain(event, own)
-    assert found.passes(event, own) is passes
+    assert found.matches(event, own) is passes
     assert passes is not bool(told), "what is not met is told, and nothing else"
     return passes, told
 
@@ -114,10 +114,10 @@ def test_the_first_criterion_that_is_not_met_is_told(settings: dict[str, Any], t
 def test_a_condition_over_its_budget_is_never_silently_false() -> None:
     wide = NCHAT | {"rows": [{"a": 1}] * 30_000}
     for condition in ("data.rows[?a == `1`]", "data.rows[?a == `2`]", "length(data.rows) == `30000`"):
-        checked = Filter.of({"condition": condition})
+        checked = EventFilter.of({"condition": condition})
         assert checked is not None
-        with pytest.raises(BudgetExceeded, match=f"condition: takes more than {CONDITION_STEPS} steps"):
-            checked.judge(facts(wide), "")
+        with pytest.raises(BudgetExceeded, match=f"condition: takes more than {MAX_CONDITION_STEPS} steps"):
+            checked.evaluate(facts(wide), "")
         passes, said = outcome({"condition": condition}, wide)
         assert (passes, said.partition(":")[0]) == (False, "condition_too_expensive")
 
@@ -173,12 +173,14 @@ CONDITIONS = [
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_the_budget_is_twice_what_a_condition_on_hundreds_takes(condition: str) -> None:
-    assert Expression(condition, most_steps=CONDITION_STEPS // 2).holds(facts(HUNDREDS).document) is not None
+    assert (
+        Expression(condition, max_steps=MAX_CONDITION_STEPS // 2).holds(facts(HUNDREDS).document) is not None
+    )
 
 
 @pytest.mark.parametrize("settings", [{}, {"channels": []}, {"exclude_bots": False, "condition": None}])
 def test_a_filter_that_asks_for_nothing_is_none(settings: dict[str, Any]) -> None:
-    assert Filter.of(settings) is None
+    assert EventFilter.of(settings) is None
 
 
 @pytest.mark.parametrize(
@@ -211,17 +213,17 @@ def test_settings_are_checked_and_the_field_is_named(settings: dict[str, Any], f
     first = refused.value.errors()[0]
     assert ".".join(map(str, first["loc"])) == field
     assert says in first["msg"]
-    with pytest.raises(Unusable, match=rf"^filter: {field}: "):
-        Filter.of(settings)
+    with pytest.raises(ExpressionError, match=rf"^filter: {field}: "):
+        EventFilter.of(settings)
 
 
 def test_settings_come_back_from_the_store_as_they_were() -> None:
     settings = FilterSettings(channels=["c7"], content="deploy", exclude_own=True, condition="data")
     for stored in (settings.model_dump(), settings.model_dump(exclude_defaults=True)):
-        again = Filter.of(stored)
+        again = EventFilter.of(stored)
         assert again is not None
-        assert again.passes(facts(NCHAT), "int_1")
-        assert not again.passes(facts(OURS), "int_1")
+        assert again.matches(facts(NCHAT), "int_1")
+        assert not again.matches(facts(OURS), "int_1")
 
 
 def test_a_pattern_is_looked_for_at_the_beginning_of_long_words() -> None:
@@ -236,10 +238,10 @@ def test_a_pattern_is_looked_for_at_the_beginning_of_long_words() -> None:
 )
 def test_no_pattern_takes_long(pattern: str) -> None:
     """Each would keep a backtracking matcher busy for longer than anybody waits."""
-    found = Filter.of({"content": pattern})
+    found = EventFilter.of({"content": pattern})
     assert found is not None
     for _ in range(20):
-        assert not found.passes(facts({"content": "ab" * 500 + "a" * 1_000_000}), "")
+        assert not found.matches(facts({"content": "ab" * 500 + "a" * 1_000_000}), "")
 
 
 @given(

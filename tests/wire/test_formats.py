@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed
 from shared.contracts.event_types import EVENT_TYPES
-from shared.wire.facts import Facts
-from shared.wire.formats import Format, render_body
+from shared.webhooks.event_fields import EventFields
+from shared.webhooks.formats import BodyFormat, render_body
 
 AT = "2026-01-02T03:04:05.000Z"
 MESSAGE = {
@@ -24,12 +24,12 @@ MESSAGE = {
 CONVERSATION = {"id": 12, "status": "open", "inbox_id": 3, "meta": {"sender": {"id": 7, "name": "Bo"}}}
 
 
-def _facts(kind: str, data: Any, raw: bytes | None = None) -> Facts:
+def _facts(kind: str, data: Any, raw: bytes | None = None) -> EventFields:
     text = orjson.dumps(data) if raw is None else raw
-    return Facts("evt_1", kind, "default", AT, "talk", "17", text, data)
+    return EventFields("evt_1", kind, "default", AT, "talk", "17", text, data)
 
 
-def _body(format: Format, kind: str, data: Any) -> Any:  # noqa: A002
+def _body(format: BodyFormat, kind: str, data: Any) -> Any:  # noqa: A002
     return json.loads(render_body(format, _facts(kind, data)))
 
 
@@ -56,7 +56,7 @@ def test_the_envelope() -> None:
 @pytest.mark.parametrize(
     "raw", [b' { "a" : 12345678901234567890123, "b":1.10 , "a":2 } ', b"[]", b"null", b'"x"', b"1e400"]
 )
-def test_the_data_goes_out_byte_for_byte(format: Format, raw: bytes) -> None:  # noqa: A002
+def test_the_data_goes_out_byte_for_byte(format: BodyFormat, raw: bytes) -> None:  # noqa: A002
     data = None if raw == b"1e400" else orjson.loads(raw)
     body = render_body(format, _facts("order.paid", data, raw))
     assert b'"data":' + raw in body
@@ -315,7 +315,7 @@ KINDS = st.sampled_from(sorted(EVENT_TYPES)) | st.sampled_from(["message_created
 
 @given(KINDS, JSON)
 def test_any_data_makes_a_body_and_always_the_same(kind: str, data: Any) -> None:
-    for format in get_args(Format):  # noqa: A001
+    for format in get_args(BodyFormat):  # noqa: A001
         body = render_body(format, _facts(kind, data))
         assert body == render_body(format, _facts(kind, data))
         parsed = json.loads(body)

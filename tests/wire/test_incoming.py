@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.contracts.errors import Invalid, Malformed
-from shared.wire.incoming import IncomingMessage, read_incoming
-from shared.wire.markup import from_mrkdwn
+from shared.webhooks.incoming import IncomingMessage, parse_incoming_message
+from shared.wire.mrkdwn import mrkdwn_to_markdown
 
 JSON = "application/json; charset=utf-8"
 FORM = "application/x-www-form-urlencoded"
@@ -24,7 +24,7 @@ SECRET = "s3cr3t-of-the-caller"
 def read(given: Any, content_type: str = JSON) -> dict[str, Any]:
     """What is in the normal form, without what is not set."""
     body = given if isinstance(given, bytes) else json.dumps(given).encode()
-    message = read_incoming(content_type, body)
+    message = parse_incoming_message(content_type, body)
     assert isinstance(message, IncomingMessage)
     return message.model_dump(mode="json", exclude_defaults=True)
 
@@ -347,7 +347,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=8))
 def test_any_object_is_read_or_refused_without_repeating_it(body: dict[str, Any]) -> None:
     try:
-        message = read_incoming(JSON, json.dumps(body).encode())
+        message = parse_incoming_message(JSON, json.dumps(body).encode())
     except (Malformed, Invalid) as error:
         said = f"{error.detail} {error.errors}"
     else:
@@ -479,7 +479,7 @@ def test_what_calls_nobody_stays_as_it_is() -> None:
     link = "see https://x.example/@here/7?a=@all, or [that](https://x.example/@ada)"
     expected = "see https://x.example/%40here/7?a=%40all, or [that](https://x.example/@ada)"
     assert read({"text": link}) == {"text": expected}
-    message = read_incoming(JSON, b'{"text":"<!here> @everyone"}', mass_mentions=True)
+    message = parse_incoming_message(JSON, b'{"text":"<!here> @everyone"}', mass_mentions=True)
     assert message.text == "@here @everyone"
 
 
@@ -535,4 +535,4 @@ def test_an_icon_may_be_anywhere_on_it(url: str) -> None:
     ],
 )
 def test_marks_in_a_url_are_its_own(given: str, markdown: str) -> None:
-    assert from_mrkdwn(given) == markdown
+    assert mrkdwn_to_markdown(given) == markdown

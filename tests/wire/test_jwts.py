@@ -13,9 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pydantic import ValidationError
 
-from shared.wire.jwts import query_string_hash
-from shared.wire.requests import Request
-from shared.wire.verification import Verdict
+from shared.verification.jwt import query_string_hash
+from shared.verification.request import InboundRequest
+from shared.verification.scheme import VerificationResult
 from tests.wire.asked import BODY, NOW, RSA, SECRET, b64, pem_of, public_pem, request, said, way
 
 CLAIMS = {"iat": int(NOW), "exp": int(NOW) + 300, "iss": "https://issuer.example", "aud": "hub"}
@@ -34,7 +34,7 @@ def token(
     return jwt.encode({**CLAIMS, **(claims or {})}, key, algorithm=algorithm, headers=head or None)
 
 
-def bearer(text: str, **other: Any) -> Request:
+def bearer(text: str, **other: Any) -> InboundRequest:
     return request({"authorization": f"Bearer {text}"}, **{"settings": SETTINGS, **other})
 
 
@@ -49,57 +49,63 @@ def raw_token(head: Mapping[str, Any], claims: Mapping[str, Any], key: bytes = S
 @pytest.mark.parametrize(
     ("claims", "verdict"),
     [
-        ({}, Verdict.VERIFIED),
-        ({"iss": "other"}, Verdict.VERIFIED),
-        ({"iss": "https://issuer.example/"}, Verdict.CLAIMS),
-        ({"iss": None}, Verdict.CLAIMS),
-        ({"iss": ["https://issuer.example"]}, Verdict.CLAIMS),
-        ({"aud": ["x", "hub"]}, Verdict.VERIFIED),
-        ({"aud": "hub2"}, Verdict.CLAIMS),
-        ({"aud": ["x"]}, Verdict.CLAIMS),
-        ({"aud": []}, Verdict.CLAIMS),
-        ({"aud": None}, Verdict.CLAIMS),
-        ({"aud": {"hub": 1}}, Verdict.CLAIMS),
-        ({"aud": "x hub"}, Verdict.CLAIMS),
-        ({"exp": int(NOW) - 59}, Verdict.VERIFIED),
-        ({"exp": int(NOW) - 61}, Verdict.STALE),
-        ({"exp": None}, Verdict.UNREADABLE),
-        ({"exp": "4000000000"}, Verdict.UNREADABLE),
-        ({"exp": True}, Verdict.UNREADABLE),
-        ({"exp": []}, Verdict.UNREADABLE),
-        ({"exp": 10**400}, Verdict.UNREADABLE),
-        ({"exp": float("inf")}, Verdict.UNREADABLE),
-        ({"exp": float("nan")}, Verdict.UNREADABLE),
-        ({"exp": -1}, Verdict.UNREADABLE),
-        ({"iat": int(NOW) + 61}, Verdict.STALE),
-        ({"nbf": int(NOW) + 61}, Verdict.STALE),
-        ({"nbf": int(NOW) + 59}, Verdict.VERIFIED),
-        ({"nbf": "soon"}, Verdict.UNREADABLE),
-        ({"iat": int(NOW) - 10**6}, Verdict.VERIFIED),
+        ({}, VerificationResult.VERIFIED),
+        ({"iss": "other"}, VerificationResult.VERIFIED),
+        ({"iss": "https://issuer.example/"}, VerificationResult.CLAIMS),
+        ({"iss": None}, VerificationResult.CLAIMS),
+        ({"iss": ["https://issuer.example"]}, VerificationResult.CLAIMS),
+        ({"aud": ["x", "hub"]}, VerificationResult.VERIFIED),
+        ({"aud": "hub2"}, VerificationResult.CLAIMS),
+        ({"aud": ["x"]}, VerificationResult.CLAIMS),
+        ({"aud": []}, VerificationResult.CLAIMS),
+        ({"aud": None}, VerificationResult.CLAIMS),
+        ({"aud": {"hub": 1}}, VerificationResult.CLAIMS),
+        ({"aud": "x hub"}, VerificationResult.CLAIMS),
+        ({"exp": int(NOW) - 59}, VerificationResult.VERIFIED),
+        ({"exp": int(NOW) - 61}, VerificationResult.STALE),
+        ({"exp": None}, VerificationResult.UNREADABLE),
+        ({"exp": "4000000000"}, VerificationResult.UNREADABLE),
+        ({"exp": True}, VerificationResult.UNREADABLE),
+        ({"exp": []}, VerificationResult.UNREADABLE),
+        ({"exp": 10**400}, VerificationResult.UNREADABLE),
+        ({"exp": float("inf")}, VerificationResult.UNREADABLE),
+        ({"exp": float("nan")}, VerificationResult.UNREADABLE),
+        ({"exp": -1}, VerificationResult.UNREADABLE),
+        ({"iat": int(NOW) + 61}, VerificationResult.STALE),
+        ({"nbf": int(NOW) + 61}, VerificationResult.STALE),
+        ({"nbf": int(NOW) + 59}, VerificationResult.VERIFIED),
+        ({"nbf": "soon"}, VerificationResult.UNREADABLE),
+        ({"iat": int(NOW) - 10**6}, VerificationResult.VERIFIED),
     ],
 )
-def test_the_claims_of_a_token(claims: dict[str, Any], verdict: Verdict) -> None:
+def test_the_claims_of_a_token(claims: dict[str, Any], verdict: VerificationResult) -> None:
     assert said(HS, bearer(raw_token({"alg": "HS256"}, {**CLAIMS, **claims})), SECRET) is verdict
 
 
 @pytest.mark.parametrize("missing", ["exp", "iss", "aud"])
 def test_a_token_that_lacks_a_claim(missing: str) -> None:
     text = jwt.encode({name: value for name, value in CLAIMS.items() if name != missing}, SECRET)
-    assert said(HS, bearer(text), SECRET) is Verdict.CLAIMS
+    assert said(HS, bearer(text), SECRET) is VerificationResult.CLAIMS
 
 
 def test_a_token_may_lack_its_end_where_the_platform_gives_none() -> None:
     endless = way(scheme="jwt", algorithms=["HS256"], expires=False)
-    assert said(endless, bearer(jwt.encode({"iss": "x"}, SECRET)), SECRET) is Verdict.VERIFIED
-    assert said(endless, bearer(jwt.encode({"exp": int(NOW) - 61}, SECRET)), SECRET) is Verdict.STALE
-    assert said(endless, bearer(jwt.encode({"nbf": int(NOW) + 61}, SECRET)), SECRET) is Verdict.STALE
+    assert said(endless, bearer(jwt.encode({"iss": "x"}, SECRET)), SECRET) is VerificationResult.VERIFIED
+    assert (
+        said(endless, bearer(jwt.encode({"exp": int(NOW) - 61}, SECRET)), SECRET) is VerificationResult.STALE
+    )
+    assert (
+        said(endless, bearer(jwt.encode({"nbf": int(NOW) + 61}, SECRET)), SECRET) is VerificationResult.STALE
+    )
     signed = endless.sign(request(), SECRET, NOW)
-    assert endless.verify(signed, [SECRET], NOW + 10**6) is Verdict.VERIFIED
+    assert endless.verify(signed, [SECRET], NOW + 10**6) is VerificationResult.VERIFIED
 
 
 def test_a_token_without_an_audience_to_compare_is_for_nobody() -> None:
-    assert said(HS, bearer(token(), settings={}), SECRET) is Verdict.CLAIMS
-    assert said(HS, bearer(token({"aud": ""}), settings={"audience": ""}), SECRET) is Verdict.CLAIMS
+    assert said(HS, bearer(token(), settings={}), SECRET) is VerificationResult.CLAIMS
+    assert (
+        said(HS, bearer(token({"aud": ""}), settings={"audience": ""}), SECRET) is VerificationResult.CLAIMS
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,14 +141,14 @@ def test_a_token_without_an_audience_to_compare_is_for_nobody() -> None:
 def test_a_token_that_is_none(text: str) -> None:
     asked = bearer(text)
     verdict = said(HS, asked, SECRET)
-    assert verdict in {Verdict.UNREADABLE, Verdict.MISMATCH, Verdict.MISSING}
-    assert said(HS, asked) is not Verdict.VERIFIED
+    assert verdict in {VerificationResult.UNREADABLE, VerificationResult.MISMATCH, VerificationResult.MISSING}
+    assert said(HS, asked) is not VerificationResult.VERIFIED
 
 
 def test_a_token_by_another_key() -> None:
-    assert said(HS, bearer(token(key=b"x" * 32)), SECRET) is Verdict.MISMATCH
-    assert said(HS, bearer(token(key=b"x" * 32)), SECRET, b"x" * 32) is Verdict.VERIFIED
-    assert said(HS, bearer(token())) is Verdict.NO_SECRET
+    assert said(HS, bearer(token(key=b"x" * 32)), SECRET) is VerificationResult.MISMATCH
+    assert said(HS, bearer(token(key=b"x" * 32)), SECRET, b"x" * 32) is VerificationResult.VERIFIED
+    assert said(HS, bearer(token())) is VerificationResult.NO_SECRET
 
 
 def test_which_headers_carry_a_token() -> None:
@@ -151,10 +157,10 @@ def test_which_headers_carry_a_token() -> None:
     assert not HS.applies(request({"authorization": "Basic x"}))
     assert (
         said(HS, request({"authorization": f"BEARER {token()}"}, settings=SETTINGS), SECRET)
-        is Verdict.VERIFIED
+        is VerificationResult.VERIFIED
     )
-    assert said(HS, request({"authorization": [token(), token()]}), SECRET) is Verdict.DOUBLED
-    assert said(HS, request(), SECRET) is Verdict.MISSING
+    assert said(HS, request({"authorization": [token(), token()]}), SECRET) is VerificationResult.DOUBLED
+    assert said(HS, request(), SECRET) is VerificationResult.MISSING
 
 
 def jwks(*keys: tuple[str | None, Any], **more: Any) -> bytes:
@@ -183,9 +189,12 @@ def test_a_token_by_a_published_key() -> None:
     signed = pem_of(RSA)
     assert (
         said(REMOTE, bearer(token(key=signed, algorithm="RS256", kid="one")), document=KEYS)
-        is Verdict.VERIFIED
+        is VerificationResult.VERIFIED
     )
-    assert said(REMOTE, bearer(token(key=signed, algorithm="RS256")), document=KEYS) is Verdict.VERIFIED
+    assert (
+        said(REMOTE, bearer(token(key=signed, algorithm="RS256")), document=KEYS)
+        is VerificationResult.VERIFIED
+    )
     tried: list[tuple[dict[str, Any], bytes]] = [
         ({"kid": "two"}, KEYS),
         ({"kid": "three"}, KEYS),
@@ -199,8 +208,10 @@ def test_a_token_by_a_published_key() -> None:
     ]
     for head, document in tried:
         text = token(key=signed, algorithm="RS256", **head)
-        assert said(REMOTE, bearer(text), document=document) is Verdict.MISMATCH, (head, document)
-    assert said(REMOTE, bearer(token(key=signed, algorithm="RS256", kid="one"))) is Verdict.MISMATCH
+        assert said(REMOTE, bearer(text), document=document) is VerificationResult.MISMATCH, (head, document)
+    assert (
+        said(REMOTE, bearer(token(key=signed, algorithm="RS256", kid="one"))) is VerificationResult.MISMATCH
+    )
 
 
 def test_a_public_key_is_no_shared_key() -> None:
@@ -208,7 +219,7 @@ def test_a_public_key_is_no_shared_key() -> None:
     public = public_pem(RSA)
     for key in (public, public.strip(), KEYS):
         text = raw_token({"alg": "HS256", "kid": "one"}, CLAIMS, key)
-        assert said(REMOTE, bearer(text), key, document=KEYS) is Verdict.UNREADABLE
+        assert said(REMOTE, bearer(text), key, document=KEYS) is VerificationResult.UNREADABLE
     with pytest.raises(ValidationError):
         way(
             scheme="jwt",
@@ -221,7 +232,7 @@ def test_a_shared_key_in_a_public_document_is_not_used() -> None:
     document = orjson.dumps(
         {"keys": [{"kty": "oct", "kid": "one", "k": base64.urlsafe_b64encode(SECRET).decode()}]}
     )
-    assert said(REMOTE, bearer(token(kid="one")), SECRET, document=document) is Verdict.MISMATCH
+    assert said(REMOTE, bearer(token(kid="one")), SECRET, document=document) is VerificationResult.MISMATCH
 
 
 def test_a_key_in_the_token_itself_is_not_used() -> None:
@@ -234,7 +245,7 @@ def test_a_key_in_the_token_itself_is_not_used() -> None:
         {"x5c": ["AAAA"]},
     ):
         text = token(key=pem_of(stranger), algorithm="RS256", kid="one", **head)
-        assert said(REMOTE, bearer(text), document=KEYS) is Verdict.MISMATCH
+        assert said(REMOTE, bearer(text), document=KEYS) is VerificationResult.MISMATCH
 
 
 def test_a_token_with_claims_and_the_hash_of_the_body() -> None:
@@ -247,21 +258,21 @@ def test_a_token_with_claims_and_the_hash_of_the_body() -> None:
     digest = b64(hashlib.sha256(BODY).digest())
     good = {"app": "7", "ok": True, "body": digest}
     for claims, verdict in (
-        (good, Verdict.VERIFIED),
-        ({**good, "app": 7}, Verdict.VERIFIED),
-        ({**good, "app": "8"}, Verdict.CLAIMS),
-        ({**good, "app": None}, Verdict.CLAIMS),
-        ({**good, "ok": False}, Verdict.CLAIMS),
-        ({**good, "body": b64(bytes(32))}, Verdict.BODY_CHANGED),
-        ({**good, "body": ""}, Verdict.BODY_CHANGED),
-        ({**good, "body": None}, Verdict.BODY_CHANGED),
-        ({**good, "body": ["x"]}, Verdict.BODY_CHANGED),
+        (good, VerificationResult.VERIFIED),
+        ({**good, "app": 7}, VerificationResult.VERIFIED),
+        ({**good, "app": "8"}, VerificationResult.CLAIMS),
+        ({**good, "app": None}, VerificationResult.CLAIMS),
+        ({**good, "ok": False}, VerificationResult.CLAIMS),
+        ({**good, "body": b64(bytes(32))}, VerificationResult.BODY_CHANGED),
+        ({**good, "body": ""}, VerificationResult.BODY_CHANGED),
+        ({**good, "body": None}, VerificationResult.BODY_CHANGED),
+        ({**good, "body": ["x"]}, VerificationResult.BODY_CHANGED),
     ):
         asked = bearer(token(claims), settings={"app": "7"})
         assert said(checked, asked, SECRET) is verdict, claims
-    assert said(checked, bearer(token(good), settings={}), SECRET) is Verdict.CLAIMS
+    assert said(checked, bearer(token(good), settings={}), SECRET) is VerificationResult.CLAIMS
     changed = bearer(token(good), settings={"app": "7"}, body=BODY + b" ")
-    assert said(checked, changed, SECRET) is Verdict.BODY_CHANGED
+    assert said(checked, changed, SECRET) is VerificationResult.BODY_CHANGED
 
 
 QSH = [
@@ -349,12 +360,12 @@ def test_a_token_with_the_hash_of_the_query() -> None:
     asked = request(query=b"user=1")
     claims = {"qsh": query_string_hash(asked)}
     for said_of_it, query, verdict in (
-        (claims, b"user=1", Verdict.VERIFIED),
-        (claims, b"user=2", Verdict.BODY_CHANGED),
-        (claims, b"", Verdict.BODY_CHANGED),
-        ({"qsh": "context-qsh"}, b"user=1", Verdict.BODY_CHANGED),
-        ({"qsh": "ä"}, b"user=1", Verdict.BODY_CHANGED),
-        ({}, b"user=1", Verdict.BODY_CHANGED),
+        (claims, b"user=1", VerificationResult.VERIFIED),
+        (claims, b"user=2", VerificationResult.BODY_CHANGED),
+        (claims, b"", VerificationResult.BODY_CHANGED),
+        ({"qsh": "context-qsh"}, b"user=1", VerificationResult.BODY_CHANGED),
+        ({"qsh": "ä"}, b"user=1", VerificationResult.BODY_CHANGED),
+        ({}, b"user=1", VerificationResult.BODY_CHANGED),
     ):
         tried = request({"authorization": f"JWT {token(said_of_it)}"}, query=query)
         assert said(connect, tried, SECRET) is verdict, (said_of_it, query)

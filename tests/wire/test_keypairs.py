@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from shared.wire.keypairs import KeySource
-from shared.wire.requests import Template
-from shared.wire.verification import Verdict
+from shared.verification.public_key import KeySource
+from shared.verification.request import SourceTemplate
+from shared.verification.scheme import VerificationResult
 from tests.wire.asked import BODY, CURVE, EDWARDS, NOW, RSA, b64, pem_of, public_pem, request, said, way
 
 SHORT = rsa.generate_private_key(65537, 1024)  # noqa: S505 -- it has to be refused
@@ -39,10 +39,10 @@ def test_a_key_pair(scheme: str, private: Any, signature: bytes) -> None:
     checked = way(scheme=scheme, signature=SIGNATURE)
     own, other = public_pem(private), public_pem(OTHERS[scheme])
     asked = request({"x-sig": b64(signature)})
-    assert said(checked, asked, own) is Verdict.VERIFIED
-    assert said(checked, asked, other, own) is Verdict.VERIFIED
-    assert said(checked, asked, other) is Verdict.MISMATCH
-    assert said(checked, request({"x-sig": b64(signature)}, BODY + b" "), own) is Verdict.MISMATCH
+    assert said(checked, asked, own) is VerificationResult.VERIFIED
+    assert said(checked, asked, other, own) is VerificationResult.VERIFIED
+    assert said(checked, asked, other) is VerificationResult.MISMATCH
+    assert said(checked, request({"x-sig": b64(signature)}, BODY + b" "), own) is VerificationResult.MISMATCH
     for broken in (
         signature[:-1],
         signature + b"\0",
@@ -50,20 +50,23 @@ def test_a_key_pair(scheme: str, private: Any, signature: bytes) -> None:
         b"",
         b"\x30\x06\x02\x01\x00\x02\x01\x00",
     ):
-        assert said(checked, request({"x-sig": b64(broken)}), own) in {Verdict.MISMATCH, Verdict.UNREADABLE}
+        assert said(checked, request({"x-sig": b64(broken)}), own) in {
+            VerificationResult.MISMATCH,
+            VerificationResult.UNREADABLE,
+        }
     again = checked.sign(request(), pem_of(private), NOW)
-    assert said(checked, again, own) is Verdict.VERIFIED
+    assert said(checked, again, own) is VerificationResult.VERIFIED
 
 
 def test_a_public_key_in_the_forms_that_platforms_show() -> None:
     raw = EDWARDS.public_key().public_bytes_raw()
     asked = request({"x-sig": EDWARDS.sign(BODY).hex()})
     discord = way(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
-    assert said(discord, asked, raw.hex().encode()) is Verdict.VERIFIED
+    assert said(discord, asked, raw.hex().encode()) is VerificationResult.VERIFIED
     der = CURVE.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     sendgrid = way(scheme="ecdsa", signature=SIGNATURE, key={"form": "base64"})
     asked = request({"x-sig": b64(CURVE.sign(BODY, ec.ECDSA(hashes.SHA256())))})
-    assert said(sendgrid, asked, b64(der).encode()) is Verdict.VERIFIED
+    assert said(sendgrid, asked, b64(der).encode()) is VerificationResult.VERIFIED
 
 
 @pytest.mark.parametrize(
@@ -82,7 +85,7 @@ def test_a_public_key_in_the_forms_that_platforms_show() -> None:
 )
 def test_a_malformed_public_key_is_as_none(secret: bytes) -> None:
     discord = way(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
-    assert said(discord, request({"x-sig": EDWARDS.sign(BODY).hex()}), secret) is Verdict.NO_SECRET
+    assert said(discord, request({"x-sig": EDWARDS.sign(BODY).hex()}), secret) is VerificationResult.NO_SECRET
 
 
 def test_a_public_key_of_no_order_signs_nothing() -> None:
@@ -92,22 +95,23 @@ def test_a_public_key_of_no_order_signs_nothing() -> None:
     for point in (neutral.decode(), "00" * 32):
         forged = request({"x-sig": point + "00" * 32})
         assert (
-            said(discord, forged, EDWARDS.public_key().public_bytes_raw().hex().encode()) is Verdict.MISMATCH
+            said(discord, forged, EDWARDS.public_key().public_bytes_raw().hex().encode())
+            is VerificationResult.MISMATCH
         )
 
 
 def test_a_key_of_another_kind_or_too_short_is_none() -> None:
     checked = way(scheme="rsa", signature=SIGNATURE)
     short = request({"x-sig": b64(SHORT.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
-    assert said(checked, short, public_pem(SHORT)) is Verdict.NO_SECRET
-    assert said(checked, short, public_pem(CURVE)) is Verdict.NO_SECRET
-    assert said(checked, short, pem_of(RSA)) is Verdict.NO_SECRET
+    assert said(checked, short, public_pem(SHORT)) is VerificationResult.NO_SECRET
+    assert said(checked, short, public_pem(CURVE)) is VerificationResult.NO_SECRET
+    assert said(checked, short, pem_of(RSA)) is VerificationResult.NO_SECRET
     fetched = way(
         scheme="rsa",
         signature=SIGNATURE,
         keys={"url": "https://keys.example.com/", "hosts": ["keys.example.com"]},
     )
-    assert said(fetched, short, document=public_pem(SHORT)) is Verdict.UNREADABLE
+    assert said(fetched, short, document=public_pem(SHORT)) is VerificationResult.UNREADABLE
 
 
 def test_a_secret_is_no_replacement_for_a_key_that_is_fetched() -> None:
@@ -117,31 +121,31 @@ def test_a_secret_is_no_replacement_for_a_key_that_is_fetched() -> None:
         keys={"url": "https://keys.example.com/", "hosts": ["keys.example.com"]},
     )
     asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
-    assert said(checked, asked, document=public_pem(RSA)) is Verdict.VERIFIED
-    assert said(checked, asked, public_pem(RSA)) is Verdict.UNREADABLE
+    assert said(checked, asked, document=public_pem(RSA)) is VerificationResult.VERIFIED
+    assert said(checked, asked, public_pem(RSA)) is VerificationResult.UNREADABLE
     for document in (b"", b"<html>", b"{}", pem_of(RSA)):
-        assert said(checked, asked, public_pem(RSA), document=document) is Verdict.UNREADABLE
+        assert said(checked, asked, public_pem(RSA), document=document) is VerificationResult.UNREADABLE
 
 
 @pytest.mark.parametrize(
     ("document", "verdict"),
     [
-        ({"data": {"publicKey": "PEM"}}, Verdict.VERIFIED),
-        ({"data": {"publicKey": ""}}, Verdict.UNREADABLE),
-        ({"data": {"publicKey": ["PEM"]}}, Verdict.UNREADABLE),
-        ({"data": None}, Verdict.UNREADABLE),
-        ({"publicKey": "PEM"}, Verdict.UNREADABLE),
-        ([], Verdict.UNREADABLE),
-        (None, Verdict.UNREADABLE),
+        ({"data": {"publicKey": "PEM"}}, VerificationResult.VERIFIED),
+        ({"data": {"publicKey": ""}}, VerificationResult.UNREADABLE),
+        ({"data": {"publicKey": ["PEM"]}}, VerificationResult.UNREADABLE),
+        ({"data": None}, VerificationResult.UNREADABLE),
+        ({"publicKey": "PEM"}, VerificationResult.UNREADABLE),
+        ([], VerificationResult.UNREADABLE),
+        (None, VerificationResult.UNREADABLE),
     ],
 )
-def test_a_key_in_a_document(document: Any, verdict: Verdict) -> None:
+def test_a_key_in_a_document(document: Any, verdict: VerificationResult) -> None:
     keys = {"url": "https://keys.example.com/", "hosts": ["keys.example.com"], "json": "data.publicKey"}
     checked = way(scheme="rsa", signature=SIGNATURE, keys=keys)
     asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
     text = orjson.dumps(document).replace(b'"PEM"', orjson.dumps(public_pem(RSA).decode()))
     assert said(checked, asked, document=text) is verdict
-    assert said(checked, asked, document=b"no JSON") is Verdict.UNREADABLE
+    assert said(checked, asked, document=b"no JSON") is VerificationResult.UNREADABLE
 
 
 def certificate(
@@ -168,17 +172,20 @@ def certificate(
 @pytest.mark.parametrize(
     ("document", "verdict"),
     [
-        (certificate(RSA, "webhooks.example.com"), Verdict.VERIFIED),
-        (certificate(RSA, "webhooks.example.com") + certificate(SHORT, "other"), Verdict.VERIFIED),
-        (certificate(SHORT, "webhooks.example.com") + certificate(RSA, "x.example.com"), Verdict.UNREADABLE),
-        (certificate(RSA, "webhooks.example.com", starts=-9, ends=-1), Verdict.UNREADABLE),
-        (certificate(RSA, "webhooks.example.com", starts=1, ends=9), Verdict.UNREADABLE),
-        (certificate(RSA, "webhooks.example.org"), Verdict.UNREADABLE),
-        (certificate(RSA, "example.com.evil.example"), Verdict.UNREADABLE),
-        (certificate(RSA, "evil.example", other="webhooks.example.com"), Verdict.UNREADABLE),
-        (certificate(SHORT, "webhooks.example.com"), Verdict.UNREADABLE),
-        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", Verdict.UNREADABLE),
-        (b"-----BEGIN CERTIFICATE-----", Verdict.UNREADABLE),
+        (certificate(RSA, "webhooks.example.com"), VerificationResult.VERIFIED),
+        (certificate(RSA, "webhooks.example.com") + certificate(SHORT, "other"), VerificationResult.VERIFIED),
+        (
+            certificate(SHORT, "webhooks.example.com") + certificate(RSA, "x.example.com"),
+            VerificationResult.UNREADABLE,
+        ),
+        (certificate(RSA, "webhooks.example.com", starts=-9, ends=-1), VerificationResult.UNREADABLE),
+        (certificate(RSA, "webhooks.example.com", starts=1, ends=9), VerificationResult.UNREADABLE),
+        (certificate(RSA, "webhooks.example.org"), VerificationResult.UNREADABLE),
+        (certificate(RSA, "example.com.evil.example"), VerificationResult.UNREADABLE),
+        (certificate(RSA, "evil.example", other="webhooks.example.com"), VerificationResult.UNREADABLE),
+        (certificate(SHORT, "webhooks.example.com"), VerificationResult.UNREADABLE),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", VerificationResult.UNREADABLE),
+        (b"-----BEGIN CERTIFICATE-----", VerificationResult.UNREADABLE),
     ],
     ids=[
         "good",
@@ -194,7 +201,7 @@ def certificate(
         "cut",
     ],
 )
-def test_a_certificate(document: bytes, verdict: Verdict) -> None:
+def test_a_certificate(document: bytes, verdict: VerificationResult) -> None:
     keys = {"url": "https://keys.example.com/", "hosts": ["keys.example.com"], "subject": ".example.com"}
     paypal = way(scheme="rsa", signature=SIGNATURE, keys=keys)
     asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
@@ -209,7 +216,7 @@ HOST, PATH = "api.example.com", "/v1/certs/"
     [f"https://{HOST}{PATH}CERT-1", f"https://{HOST}{PATH}a/b_c~d.pem", f"https://{HOST}{PATH}"],
 )
 def test_an_address_of_a_key(url: str) -> None:
-    source = KeySource(Template("{header:x-url}"), (HOST,), PATH)
+    source = KeySource(SourceTemplate("{header:x-url}"), (HOST,), PATH)
     assert source.address(request({"x-url": url})) == url
 
 
@@ -269,7 +276,7 @@ def test_an_address_of_a_key(url: str) -> None:
     ],
 )
 def test_an_address_that_is_not_the_platforms(url: str) -> None:
-    source = KeySource(Template("{setting:url}"), (HOST,), PATH)
+    source = KeySource(SourceTemplate("{setting:url}"), (HOST,), PATH)
     assert source.address(request(settings={"url": url})) is None
 
 
@@ -277,5 +284,5 @@ def test_without_an_address_nothing_is_verified() -> None:
     keys = {"url": "{header:x-url}", "hosts": [HOST], "path": PATH}
     checked = way(scheme="rsa", signature=SIGNATURE, keys=keys)
     asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256())), "x-url": "http://x"})
-    assert checked.wanted(asked) is None
-    assert said(checked, asked) is Verdict.UNREADABLE
+    assert checked.key_url(asked) is None
+    assert said(checked, asked) is VerificationResult.UNREADABLE

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.wire.links import MAX_URL, plain_text, shorten, split_links
-from shared.wire.render import MessageTemplate
+from shared.wire.markdown import MAX_URL_CHARACTERS, plain_text, shorten, split_links
+from shared.wire.message_template import MessageTemplate
 from tests.support.markdown import STRUCTURE, shown
 
 MD = MessageTemplate("{{ v | md: 5000 }}")
@@ -79,7 +79,7 @@ def test_a_bare_url_is_a_link_byte_for_byte(url: str, around: str) -> None:
         ("git+https://a.example/x", []),
         ("javascript:https://a.example", ["https://a.example"]),
         ("https:// http://... https://", []),
-        ("https://a.example/" + "b" * MAX_URL, []),
+        ("https://a.example/" + "b" * MAX_URL_CHARACTERS, []),
         ("www.a.example/b_c", ["http://www.a.example/b_c"]),
     ],
 )

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.envelope import rfc3339
-from shared.wire.moments import moment_of
+from shared.wire.timestamps import parse_timestamp
 
 MOMENT = "2026-05-04T08:20:30.000Z"
 
@@ -28,14 +28,14 @@ MOMENT = "2026-05-04T08:20:30.000Z"
     ],
 )
 def test_one_moment_in_many_spellings(text: str) -> None:
-    found = moment_of(text)
+    found = parse_timestamp(text)
     assert found is not None
     assert rfc3339(found) == MOMENT
 
 
 def test_parts_of_a_second_are_kept() -> None:
     for text in ("1777882830.25", "1777882830250", "2026-05-04T08:20:30.250Z"):
-        found = moment_of(text)
+        found = parse_timestamp(text)
         assert found is not None
         assert rfc3339(found) == "2026-05-04T08:20:30.250Z"
 
@@ -50,9 +50,9 @@ def test_parts_of_a_second_are_kept() -> None:
 )
 def test_what_is_no_moment(text: str) -> None:
     """Also what lacks its offset: it could be any of a day's hours."""
-    assert moment_of(text) is None
+    assert parse_timestamp(text) is None
 
 
 @given(st.text(max_size=60))
 def test_it_never_raises(text: str) -> None:
-    moment_of(text)
+    parse_timestamp(text)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.wire.patterns import is_pattern, matches
+from shared.webhooks.patterns import is_pattern, matches
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.wire.render import MOST_CHARACTERS, MessageTemplate, Unrenderable
+from shared.wire.message_template import MAX_TEMPLATE_CHARACTERS, MessageTemplate, MessageTemplateError
 
 ESCAPED = re.compile(r"\\[\\`*_{}\[\]<>#|~@&:]")
 ACTIVE = re.compile(r"[\\`*_{}\[\]<>#|~@&]")
@@ -46,12 +46,12 @@ def render(source: str, **payload: Any) -> str:
         "{{ a",
         "{% for %}",
         "{{ a | no_such_filter }}",
-        "x" * (MOST_CHARACTERS + 1),
+        "x" * (MAX_TEMPLATE_CHARACTERS + 1),
     ],
 )
 def test_a_hostile_template_is_refused_at_once(source: str) -> None:
     started = process_time()
-    with pytest.raises(Unrenderable) as refused:
+    with pytest.raises(MessageTemplateError) as refused:
         render(source, long="x" * 5000, a=[1])
     assert process_time() - started < 1
     assert "\n" not in str(refused.value)
@@ -81,7 +81,7 @@ def test_a_costly_template_is_bounded(source: str) -> None:
         a={"x": 1},
     )
     assert process_time() - started < 3
-    assert len(text) <= MOST_CHARACTERS
+    assert len(text) <= MAX_TEMPLATE_CHARACTERS
     assert "object" not in text
 
 
@@ -184,7 +184,7 @@ def test_the_layout_of_a_template_is_for_its_reader() -> None:
 
 
 def test_errors_name_the_template() -> None:
-    with pytest.raises(Unrenderable, match=r"^handled\.push\.text: "):
+    with pytest.raises(MessageTemplateError, match=r"^handled\.push\.text: "):
         MessageTemplate("{% if %}", "handled.push.text")
-    with pytest.raises(Unrenderable, match=r"^title: output stream limit reached$"):
+    with pytest.raises(MessageTemplateError, match=r"^title: output stream limit reached$"):
         MessageTemplate("{{ v }}", "title").render({"v": "x" * 30_000})

@@ -13,21 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.catalog.registry import providers
 from shared.contracts.errors import Malformed, Rejected
-from shared.wire.bodies import MOST_FIELDS, parse_json
-from shared.wire.requests import (
-    SECRET,
+from shared.manifests.registry import providers
+from shared.verification.request import (
+    SECRET_SETTING,
     Headers,
+    InboundRequest,
     Match,
-    Request,
-    Signed,
-    Template,
-    Unreadable,
-    decoded,
-    path_of,
-    source_of,
+    SignedContent,
+    SourceTemplate,
+    SourceTemplateError,
+    compile_path,
+    compile_source,
+    decode_bytes,
 )
+from shared.wire.bodies import MAX_FORM_FIELDS, parse_json
 
 ADDRESS = "https://hub.example.com/api/webhooks/x/ep_1"
 BODY = b'{"a":{"b":[10,{"c":"deep"}]},"n":1.50,"t":true,"f":false,"z":null,"e":"","list":[],"k":"v"}'
@@ -41,14 +41,14 @@ def request(
     headers: Headers | None = None,
     body: bytes = BODY,
     settings: Mapping[str, str] | None = None,
-) -> Request:
-    return Request(
+) -> InboundRequest:
+    return InboundRequest(
         method, address, query, headers or {}, body, settings or {}, lambda asked: parse_json(asked.body)
     )
 
 
-def read(source: str, asked: Request) -> str | None:
-    return source_of(source)(asked)
+def read(source: str, asked: InboundRequest) -> str | None:
+    return compile_source(source)(asked)
 
 
 # Sources
@@ -112,16 +112,16 @@ def test_a_source(source: str, text: str | None) -> None:
     ],
 )
 def test_a_source_that_is_none(source: str) -> None:
-    with pytest.raises(Unreadable):
-        source_of(source)
-    with pytest.raises(Unreadable):
-        Template("{" + source + "}")
+    with pytest.raises(SourceTemplateError):
+        compile_source(source)
+    with pytest.raises(SourceTemplateError):
+        SourceTemplate("{" + source + "}")
 
 
 @pytest.mark.parametrize("source", ["hmac_sha256_hex:nothing", "hmac_sha256_base64:header:"])
 def test_a_source_in_a_source_that_is_none(source: str) -> None:
-    with pytest.raises(Unreadable):
-        source_of(source)
+    with pytest.raises(SourceTemplateError):
+        compile_source(source)
 
 
 def test_what_is_there_twice_is_not_there() -> None:
@@ -141,12 +141,12 @@ def test_bytes_of_a_header_stay_apart() -> None:
 
 
 def test_a_query_or_form_that_cannot_be_read() -> None:
-    for raw in (b"\xff", b"a=%ff", b"&".join(b"a=1" for _ in range(MOST_FIELDS + 1)), "ü=1".encode()):
+    for raw in (b"\xff", b"a=%ff", b"&".join(b"a=1" for _ in range(MAX_FORM_FIELDS + 1)), "ü=1".encode()):
         with pytest.raises(Malformed):
             read("query:a", request(query=raw))
         with pytest.raises(Malformed):
             read("form:a", request(body=raw))
-    assert len(request(query=b"&".join(b"a=1" for _ in range(MOST_FIELDS))).query) == MOST_FIELDS
+    assert len(request(query=b"&".join(b"a=1" for _ in range(MAX_FORM_FIELDS))).query) == MAX_FORM_FIELDS
 
 
 def test_a_body_that_cannot_be_read() -> None:
@@ -160,12 +160,12 @@ def test_a_body_that_cannot_be_read() -> None:
 def test_the_payload_is_read_once() -> None:
     read_times = 0
 
-    def reader(_: Request) -> Any:
+    def reader(_: InboundRequest) -> Any:
         nonlocal read_times
         read_times += 1
         return {"a": "1"}
 
-    asked = Request("POST", ADDRESS, b"", {}, b"", {}, reader)
+    asked = InboundRequest("POST", ADDRESS, b"", {}, b"", {}, reader)
     assert [read("json:a", asked), read("item:a", asked), asked.payload] == ["1", "1", {"a": "1"}]
     assert read_times == 1
 
@@ -213,7 +213,7 @@ def test_numbers_are_as_json_writes_them_and_nothing_else() -> None:
 @given(st.text(max_size=30))
 def test_a_path_of_anything_reads_anything(dotted: str) -> None:
     for value in ({"a": [1]}, [1], "x", 1, None, {dotted: 1}):
-        path_of(dotted)(value)
+        compile_path(dotted)(value)
 
 
 # Templates
@@ -235,28 +235,28 @@ def test_a_path_of_anything_reads_anything(dotted: str) -> None:
     ],
 )
 def test_a_template(template: str, text: str | None) -> None:
-    assert Template(template).text(request(query=b"a=1&empty=")) == text
+    assert SourceTemplate(template).text(request(query=b"a=1&empty=")) == text
 
 
 @pytest.mark.parametrize(
     "template", ["{", "}", "{method", "method}", "{{method}}", "{}", "{method}}", "a{b{c}}"]
 )
 def test_a_template_with_a_brace_too_many(template: str) -> None:
-    for kind in (Template, Signed):
-        with pytest.raises(Unreadable):
+    for kind in (SourceTemplate, SignedContent):
+        with pytest.raises(SourceTemplateError):
             kind(template)
 
 
 def test_what_a_template_puts_in_is_not_read_again() -> None:
     """A sender that puts a source into its data gets the text of it, not what it names."""
-    asked = request(query=b"a=%7Bsetting%3Asecret%7D", settings={SECRET: "hidden"})
-    assert Template("{query:a}").text(asked) == "{setting:secret}"
-    assert Signed("{query:a}").of(asked) == b"{setting:secret}"
+    asked = request(query=b"a=%7Bsetting%3Asecret%7D", settings={SECRET_SETTING: "hidden"})
+    assert SourceTemplate("{query:a}").text(asked) == "{setting:secret}"
+    assert SignedContent("{query:a}").of(asked) == b"{setting:secret}"
 
 
 def test_constant_templates_say_so() -> None:
-    assert Template("https://example.com/keys").constant
-    assert not Template("https://example.com/{query:a}").constant
+    assert SourceTemplate("https://example.com/keys").constant
+    assert not SourceTemplate("https://example.com/{query:a}").constant
 
 
 # What is signed
@@ -266,26 +266,26 @@ def test_what_is_signed() -> None:
     raw = b"\xff\xfe not text at all \x00"
     asked = request(body=raw, query=b"a=%C3%A4", headers={b"h": [b"caf\xe9"]})
     asked.timestamp = "17"
-    assert Signed("{body}").of(asked) == raw
-    assert Signed("v0:{timestamp}:{body}").of(asked) == b"v0:17:" + raw
-    assert Signed("{method}{url}{body}").of(asked) == b"POST" + ADDRESS.encode() + b"?a=%C3%A4" + raw
-    assert Signed("{query:a}|{header:h}").of(asked) == "ä".encode() + b"|caf\xe9"
-    assert Signed("{body}{secret}").of(asked, b"s3") == raw + b"s3"
-    assert Signed("x{query:none}{body}").of(asked) is None
-    assert Signed("{timestamp}{body}").of(request()) is None
+    assert SignedContent("{body}").of(asked) == raw
+    assert SignedContent("v0:{timestamp}:{body}").of(asked) == b"v0:17:" + raw
+    assert SignedContent("{method}{url}{body}").of(asked) == b"POST" + ADDRESS.encode() + b"?a=%C3%A4" + raw
+    assert SignedContent("{query:a}|{header:h}").of(asked) == "ä".encode() + b"|caf\xe9"
+    assert SignedContent("{body}{secret}").of(asked, b"s3") == raw + b"s3"
+    assert SignedContent("x{query:none}{body}").of(asked) is None
+    assert SignedContent("{timestamp}{body}").of(request()) is None
 
 
 def test_the_empty_body_is_signed_too() -> None:
-    assert Signed("{body}").of(request(body=b"")) == b""
-    assert Signed("a{body}").of(request(body=b"")) == b"a"
+    assert SignedContent("{body}").of(request(body=b"")) == b""
+    assert SignedContent("a{body}").of(request(body=b"")) == b"a"
 
 
 @pytest.mark.parametrize("source", ["body", "secret"])
 def test_body_and_secret_are_in_no_answer(source: str) -> None:
     """They are for signed texts only: an answer or a match cannot name them."""
-    with pytest.raises(Unreadable):
-        Template("{" + source + "}")
-    with pytest.raises(Unreadable):
+    with pytest.raises(SourceTemplateError):
+        SourceTemplate("{" + source + "}")
+    with pytest.raises(SourceTemplateError):
         Match({source: "x"})
 
 
@@ -356,9 +356,9 @@ def test_a_match_with_text_that_is_not_ascii() -> None:
         ("{form:t}", request(body=b"a=1&t=old")),
     ],
 )
-def test_a_part_is_exchanged_and_the_rest_stays(source: str, asked: Request) -> None:
+def test_a_part_is_exchanged_and_the_rest_stays(source: str, asked: InboundRequest) -> None:
     changed = asked.with_part(source, "new")
-    assert Template(source).text(changed) == "new"
+    assert SourceTemplate(source).text(changed) == "new"
     assert changed.method == asked.method
     assert len(changed.body) <= len(asked.body) + 3
     assert asked.body == request(body=asked.body).body
@@ -389,7 +389,7 @@ HMACS: Mapping[str, Callable[[bytes], str]] = {
     ],
 )
 def test_a_token_is_signed(source: str, token: str) -> None:
-    asked = request(query=b"token=" + token.replace("+", "%2B").encode(), settings={SECRET: "key"})
+    asked = request(query=b"token=" + token.replace("+", "%2B").encode(), settings={SECRET_SETTING: "key"})
     digest = hmac.new(b"key", token.encode(), hashlib.sha256).digest()
     assert read(source, asked) == HMACS[source](digest)
 
@@ -420,9 +420,9 @@ def test_a_token_is_signed(source: str, token: str) -> None:
 def test_a_stranger_gets_nothing_signed_that_could_be_a_webhook(source: str, text: str) -> None:
     """A handshake signs with the key of webhooks: it must not sign a body, or any text around one."""
     query = urlencode({"token": text}).encode()
-    asked = Request("GET", ADDRESS, query, {}, b"", {SECRET: "key"}, lambda _: None)
+    asked = InboundRequest("GET", ADDRESS, query, {}, b"", {SECRET_SETTING: "key"}, lambda _: None)
     assert read(source, asked) is None
-    assert Template("sha256={" + source + "}").text(asked) is None
+    assert SourceTemplate("sha256={" + source + "}").text(asked) is None
 
 
 def test_without_a_secret_nothing_is_signed() -> None:
@@ -453,13 +453,13 @@ def test_without_a_secret_nothing_is_signed() -> None:
     ],
 )
 def test_decoding(text: str, encoding: str, raw: bytes | None) -> None:
-    assert decoded(text, encoding) == raw
+    assert decode_bytes(text, encoding) == raw
 
 
 @given(st.binary(max_size=60), st.sampled_from(["hex", "base64"]))
 def test_decoding_never_raises(raw: bytes, encoding: str) -> None:
-    decoded(raw, encoding)
-    decoded(raw.decode("latin-1"), encoding)
+    decode_bytes(raw, encoding)
+    decode_bytes(raw.decode("latin-1"), encoding)
 
 
 # Anything
@@ -498,7 +498,7 @@ _SOURCES = st.sampled_from(
 def test_a_source_of_anything_is_a_text_or_a_refusal(
     source: str, query: bytes, body: bytes, values: list[bytes]
 ) -> None:
-    asked = request(query=query, body=body, headers={b"a": values}, settings={SECRET: "key"})
+    asked = request(query=query, body=body, headers={b"a": values}, settings={SECRET_SETTING: "key"})
     try:
         said = read(source, asked)
     except Rejected:
@@ -553,7 +553,7 @@ def test_the_only_other_key(body: bytes, name: str | None) -> None:
 
 def test_an_update_of_telegram_always_has_a_name() -> None:
     """Telegram holds back whatever comes after an update that is refused."""
-    door = providers()["telegram"].door
+    door = providers()["telegram"].definition
     assert door
     for body, event in (
         (b'{"update_id":1,"message":{"date":1}}', "message"),

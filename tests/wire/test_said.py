@@ -3,40 +3,46 @@
 import orjson
 import pytest
 
-from shared.catalog.connector import Refused
-from shared.catalog.registry import connectors
-from shared.catalog.three_legged import ThreeLegged
-from shared.wire.oauth import FORM, JSON, Answered, unsaid
+from shared.manifests.connector import ProviderRejected
+from shared.manifests.oauth1 import OAuth1Flow
+from shared.manifests.registry import connectors
+from shared.wire.oauth import FORM_CONTENT_TYPE, JSON_CONTENT_TYPE, ProviderResponse, redact
 
 TOKEN = "rt-" + "0123456789" * 40
 
 
 @pytest.mark.parametrize("length", [6, 20, 300])
 def test_the_beginning_of_a_secret_where_a_text_was_cut_off_is_hidden(length: int) -> None:
-    assert unsaid(f"Invalid refresh token: {TOKEN[:length]}", [TOKEN]) == "Invalid refresh token: [hidden]"
+    assert redact(f"Invalid refresh token: {TOKEN[:length]}", [TOKEN]) == "Invalid refresh token: [hidden]"
 
 
 def test_a_text_that_ends_in_a_few_letters_of_a_secret_stays() -> None:
-    assert unsaid("it is rt-01", [TOKEN]) == "it is rt-01"
+    assert redact("it is rt-01", [TOKEN]) == "it is rt-01"
 
 
 def test_a_long_token_in_a_refusal_is_hidden_although_the_refusal_is_cut_off() -> None:
     body = orjson.dumps({"error": f"no_{TOKEN}", "error_description": f"Invalid refresh token: {TOKEN}"})
-    with pytest.raises(Refused) as refused:
-        connectors()["oidc"].granted(Answered(400, {"content-type": JSON}, body))
+    with pytest.raises(ProviderRejected) as refused:
+        connectors()["oidc"].parse_token_response(
+            ProviderResponse(400, {"content-type": JSON_CONTENT_TYPE}, body)
+        )
     for text in (refused.value.code, refused.value.detail):
-        assert TOKEN[:6] not in unsaid(text, [TOKEN])
+        assert TOKEN[:6] not in redact(text, [TOKEN])
 
 
 def test_a_form_of_thousands_of_fields_is_a_refusal() -> None:
-    answer = Answered(200, {"content-type": FORM}, b"a=1&" * 5000)
-    for read in (connectors()["oidc"].granted, ThreeLegged.granted):
-        with pytest.raises(Refused, match="no_token"):
+    answer = ProviderResponse(200, {"content-type": FORM_CONTENT_TYPE}, b"a=1&" * 5000)
+    for read in (connectors()["oidc"].parse_token_response, OAuth1Flow.parse_token_response):
+        with pytest.raises(ProviderRejected, match="no_token"):
             read(answer)
 
 
 def test_scopes_are_kept_up_to_a_number() -> None:
     body = orjson.dumps({"access_token": "a", "scope": " ".join(map(str, range(100_000)))})
-    tokens = connectors()["oidc"].granted(Answered(200, {"content-type": JSON}, body)).tokens
+    tokens = (
+        connectors()["oidc"]
+        .parse_token_response(ProviderResponse(200, {"content-type": JSON_CONTENT_TYPE}, body))
+        .tokens
+    )
     assert tokens is not None
     assert tokens.scopes == tuple(map(str, range(500)))

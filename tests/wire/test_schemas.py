@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from jsonschema_rs import Draft202012Validator
 
 from shared.contracts.event_types import EVENT_TYPES
-from shared.wire.schemas import MOST_BYTES, Schema, UnusableSchema
+from shared.wire.json_schema import MAX_SCHEMA_BYTES, BoundedSchema, UnsupportedSchema
 
 LINE = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
 
 
-def _schema(document: Any) -> Schema:
-    return Schema(json.dumps(document).encode())
+def _schema(document: Any) -> BoundedSchema:
+    return BoundedSchema(json.dumps(document).encode())
 
 
 def _doubling(levels: int) -> dict[str, Any]:
@@ -66,14 +66,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no pattern": ({"patternProperties": {"(": {}}}, ""),
     "many patterns": ({"allOf": [{"pattern": f"^a{n}"} for n in range(60)]}, "too large"),
     "many named patterns": ({"patternProperties": {f"^a{n}": {} for n in range(60)}}, "too large"),
-    "large": ({"enum": ["x" * MOST_BYTES]}, "at most"),
+    "large": ({"enum": ["x" * MAX_SCHEMA_BYTES]}, "at most"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_schema_that_is_refused(name: str) -> None:
     document, reason = REFUSED[name]
-    with pytest.raises(UnusableSchema) as refused:
+    with pytest.raises(UnsupportedSchema) as refused:
         _schema(document)
     assert reason in str(refused.value)
     assert len(str(refused.value)) <= 200
@@ -81,8 +81,8 @@ def test_a_schema_that_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("text", [b"", b"{", b"nan", b'{"a":\xff}', b'{"a":"\\ud800"}', b"[" * 5000])
 def test_text_that_is_no_schema(text: bytes) -> None:
-    with pytest.raises(UnusableSchema):
-        Schema(text)
+    with pytest.raises(UnsupportedSchema):
+        BoundedSchema(text)
 
 
 TAKEN: list[tuple[Any, Any, Any]] = [
@@ -230,7 +230,7 @@ def test_it_is_refused_or_says_what_the_standard_says(inner: Any, value: Any) ->
     document = {"$defs": {"leaf": {"type": "string"}}, "allOf": [inner]}
     try:
         schema = _schema(document)
-    except UnusableSchema:
+    except UnsupportedSchema:
         return
     fits = Draft202012Validator(document).is_valid(value)
     assert (schema.fault(value, 100) is None) is fits

@@ -16,9 +16,9 @@ from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError as SvixVerificationError
 
 from shared.contracts.errors import Malformed
-from shared.wire.signatures import (
-    PROFILES,
-    Profile,
+from shared.webhooks.signatures import (
+    SIGNERS,
+    SigningProfile,
     new_secret,
     new_standard_secret,
     public_key,
@@ -35,7 +35,7 @@ STANDARD_SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 def test_the_standard_webhooks_vector() -> None:
     key = signing_key("standard", STANDARD_SECRET)
-    headers = PROFILES["standard"]([key], STANDARD_ID, "any.type", 1, STANDARD_AT, STANDARD_BODY)
+    headers = SIGNERS["standard"]([key], STANDARD_ID, "any.type", 1, STANDARD_AT, STANDARD_BODY)
     assert headers == {
         "webhook-id": STANDARD_ID,
         "webhook-timestamp": str(STANDARD_AT),
@@ -56,7 +56,7 @@ def test_both_secrets_of_a_rotation_verify_with_the_reference_libraries(
     at = int(datetime.now(UTC).timestamp())
     body = '{"text":"ünïcode"}'.encode()
     keys = [signing_key("standard", secret) for secret in ((new, old) if newest_first else (old, new))]
-    headers = PROFILES["standard"](keys, "dlv_1", "message.created", 3, at, body)
+    headers = SIGNERS["standard"](keys, "dlv_1", "message.created", 3, at, body)
     assert len(headers["webhook-signature"].split(" ")) == 2
     for secret in (old, new):
         library(secret).verify(body, headers)
@@ -71,7 +71,7 @@ def test_both_secrets_of_a_rotation_verify_with_the_reference_libraries(
 
 def _v1a(*secrets: str, body: bytes = STANDARD_BODY) -> dict[str, str]:
     keys = [signing_key("standard_v1a", secret) for secret in secrets]
-    return PROFILES["standard_v1a"](keys, STANDARD_ID, "any.type", 1, STANDARD_AT, body)
+    return SIGNERS["standard_v1a"](keys, STANDARD_ID, "any.type", 1, STANDARD_AT, body)
 
 
 def _verify_key(secret: str) -> VerifyKey:
@@ -161,7 +161,7 @@ def test_what_is_no_v1a_secret(secret: str) -> None:
 def test_the_nchat_profile() -> None:
     """`X-Webhook-Signature: sha256=<hex over the body>`."""
     key = signing_key("nchat", "a secret of the owner")
-    headers = PROFILES["nchat"]([key], "dlv_1", "message.created", 2, 0, b'{"a":1}')
+    headers = SIGNERS["nchat"]([key], "dlv_1", "message.created", 2, 0, b'{"a":1}')
     assert headers == {
         "X-Webhook-Signature": "sha256="
         + hmac.new(b"a secret of the owner", b'{"a":1}', hashlib.sha256).hexdigest(),
@@ -174,14 +174,14 @@ def test_the_nchat_profile() -> None:
 def test_the_chatwoot_profile() -> None:
     """`sha256=<hex over timestamp.body>`; the id stays, the timestamp is fresh."""
     keys = [signing_key("chatwoot", "a secret of the owner")]
-    headers = PROFILES["chatwoot"](keys, "dlv_1", "message_created", 2, 1614265330, b'{"a":1}')
+    headers = SIGNERS["chatwoot"](keys, "dlv_1", "message_created", 2, 1614265330, b'{"a":1}')
     signed = hmac.new(b"a secret of the owner", b'1614265330.{"a":1}', hashlib.sha256).hexdigest()
     assert headers == {
         "X-Chatwoot-Signature": "sha256=" + signed,
         "X-Chatwoot-Timestamp": "1614265330",
         "X-Chatwoot-Delivery": "dlv_1",
     }
-    again = PROFILES["chatwoot"](keys, "dlv_1", "message_created", 3, 1614265340, b'{"a":1}')
+    again = SIGNERS["chatwoot"](keys, "dlv_1", "message_created", 3, 1614265340, b'{"a":1}')
     assert again["X-Chatwoot-Delivery"] == "dlv_1"
     assert again["X-Chatwoot-Signature"] != headers["X-Chatwoot-Signature"]
 
@@ -191,51 +191,51 @@ def test_the_chatwoot_profile() -> None:
     [("nchat", "X-Webhook-Signature", b"{}"), ("chatwoot", "X-Chatwoot-Signature", b"7.{}")],
 )
 def test_a_header_of_one_signature_is_by_the_oldest_valid_secret(
-    profile: Profile, header: str, signed: bytes
+    profile: SigningProfile, header: str, signed: bytes
 ) -> None:
     keys = [signing_key(profile, secret) for secret in ("newest", "newer", "old")]
     by = ["sha256=" + hmac.new(key, signed, hashlib.sha256).hexdigest() for key in keys]
-    headers = PROFILES[profile](keys, "dlv_1", "any.type", 1, 7, b"{}")
+    headers = SIGNERS[profile](keys, "dlv_1", "any.type", 1, 7, b"{}")
     assert (headers[header], headers[header + "-Next"]) == (by[2], f"{by[0]} {by[1]}")
-    headers = PROFILES[profile](keys[:1], "dlv_1", "any.type", 1, 7, b"{}")
+    headers = SIGNERS[profile](keys[:1], "dlv_1", "any.type", 1, 7, b"{}")
     assert headers[header] == by[0]
     assert header + "-Next" not in headers
 
 
 def test_the_profile_that_does_not_sign() -> None:
     key = signing_key("none", new_secret("none"))
-    assert PROFILES["none"]([key], "dlv_1", "message.created", 2, 1, b"{}") == {"webhook-id": "dlv_1"}
-    assert PROFILES["none"]([], "dlv_1", "message.created", 2, 1, b"{}") == {"webhook-id": "dlv_1"}
+    assert SIGNERS["none"]([key], "dlv_1", "message.created", 2, 1, b"{}") == {"webhook-id": "dlv_1"}
+    assert SIGNERS["none"]([], "dlv_1", "message.created", 2, 1, b"{}") == {"webhook-id": "dlv_1"}
     with pytest.raises(Malformed):
         signing_key("none", "a secret that would never be used")
 
 
-@pytest.mark.parametrize("profile", get_args(Profile))
-def test_a_fresh_secret_is_one_that_its_profile_takes(profile: Profile) -> None:
+@pytest.mark.parametrize("profile", get_args(SigningProfile))
+def test_a_fresh_secret_is_one_that_its_profile_takes(profile: SigningProfile) -> None:
     made = {new_secret(profile) for _ in range(20)}
     assert len(made) == (1 if profile == "none" else 20)
     for secret in made:
         key = signing_key(profile, secret)
         assert profile == "none" or len(key) >= 32
-        assert PROFILES[profile]([key], "dlv_1", "any.type", 1, 1, b"{}")
+        assert SIGNERS[profile]([key], "dlv_1", "any.type", 1, 1, b"{}")
         assert (public_key(profile, secret) is None) == (profile != "standard_v1a")
 
 
-@pytest.mark.parametrize("profile", get_args(Profile))
+@pytest.mark.parametrize("profile", get_args(SigningProfile))
 @given(secret=st.text(max_size=100) | st.text("whskpec_AZaz09+/=", max_size=100) | st.just("\ud800"))
-def test_a_hostile_secret_is_malformed_and_nothing_else(profile: Profile, secret: str) -> None:
+def test_a_hostile_secret_is_malformed_and_nothing_else(profile: SigningProfile, secret: str) -> None:
     try:
         key = signing_key(profile, secret)
     except Malformed:
         with pytest.raises(Malformed):
             public_key(profile, secret)
     else:
-        assert PROFILES[profile]([key], "dlv_1", "any.type", 1, 1, b"{}")
+        assert SIGNERS[profile]([key], "dlv_1", "any.type", 1, 1, b"{}")
 
 
 @pytest.mark.parametrize("profile", ["nchat", "chatwoot"])
 @pytest.mark.parametrize("secret", ["", "\ud800"])
-def test_what_is_no_text_secret(profile: Profile, secret: str) -> None:
+def test_what_is_no_text_secret(profile: SigningProfile, secret: str) -> None:
     with pytest.raises(Malformed):
         signing_key(profile, secret)
 

@@ -6,25 +6,25 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.wire.verification import Verdict
+from shared.verification.scheme import VerificationResult
 from tests.wire.asked import request, said, way
 
 
 @pytest.mark.parametrize(
     ("value", "verdict"),
     [
-        ("Bearer s3cret-ä", Verdict.MISMATCH),
-        ("Bearer s3cret", Verdict.VERIFIED),
-        ("Bearer s3cret ", Verdict.VERIFIED),
-        ("bearer s3cret", Verdict.MISMATCH),
-        ("s3cret", Verdict.MISMATCH),
-        ("Bearer Bearer s3cret", Verdict.MISMATCH),
-        ("Bearer ", Verdict.MISMATCH),
-        ("Bearer s3cre", Verdict.MISMATCH),
-        ("Bearer S3cret", Verdict.MISMATCH),
+        ("Bearer s3cret-ä", VerificationResult.MISMATCH),
+        ("Bearer s3cret", VerificationResult.VERIFIED),
+        ("Bearer s3cret ", VerificationResult.VERIFIED),
+        ("bearer s3cret", VerificationResult.MISMATCH),
+        ("s3cret", VerificationResult.MISMATCH),
+        ("Bearer Bearer s3cret", VerificationResult.MISMATCH),
+        ("Bearer ", VerificationResult.MISMATCH),
+        ("Bearer s3cre", VerificationResult.MISMATCH),
+        ("Bearer S3cret", VerificationResult.MISMATCH),
     ],
 )
-def test_a_token_with_a_prefix(value: str, verdict: Verdict) -> None:
+def test_a_token_with_a_prefix(value: str, verdict: VerificationResult) -> None:
     checked = way(scheme="token", **{"from": "{header:authorization}"}, prefix="Bearer ")
     assert said(checked, request({"authorization": value}), b"s3cret") is verdict
 
@@ -34,29 +34,29 @@ def test_a_token_that_is_there_twice_or_empty() -> None:
     for query in (b"", b"token=", b"token=s3cret&token=s3cret", b"token=x&token=s3cret", b"Token=s3cret"):
         asked = request(query=query)
         assert not checked.applies(asked)
-        assert said(checked, asked, b"s3cret") is Verdict.MISSING
-        assert said(checked, asked, b"") in {Verdict.MISSING, Verdict.NO_SECRET}
-    assert said(checked, request(query=b"token=s3cret"), b"s3cret") is Verdict.VERIFIED
-    assert said(checked, request(query=b"token=s3cret"), b"new", b"s3cret") is Verdict.VERIFIED
+        assert said(checked, asked, b"s3cret") is VerificationResult.MISSING
+        assert said(checked, asked, b"") in {VerificationResult.MISSING, VerificationResult.NO_SECRET}
+    assert said(checked, request(query=b"token=s3cret"), b"s3cret") is VerificationResult.VERIFIED
+    assert said(checked, request(query=b"token=s3cret"), b"new", b"s3cret") is VerificationResult.VERIFIED
 
 
 @pytest.mark.parametrize(
     ("value", "verdict"),
     [
-        ([{"s": "k1"}, {"s": "k1"}], Verdict.VERIFIED),
-        ([{"s": "k1"}, {"s": "k2"}], Verdict.VERIFIED),
-        ([{"s": "k1"}, {"s": "other"}], Verdict.MISMATCH),
-        ([{"s": "k1"}, {}], Verdict.MISSING),
-        ([{"s": "k1"}, {"s": None}], Verdict.MISSING),
-        ([{"s": "k1"}, {"s": ""}], Verdict.MISSING),
-        ([{"s": "k1"}, "text"], Verdict.MISSING),
-        ([{"s": "k1"}, {"s": ["k1"]}], Verdict.MISSING),
-        ([], Verdict.MISSING),
-        ({"s": "k1"}, Verdict.MISSING),
-        (None, Verdict.MISSING),
+        ([{"s": "k1"}, {"s": "k1"}], VerificationResult.VERIFIED),
+        ([{"s": "k1"}, {"s": "k2"}], VerificationResult.VERIFIED),
+        ([{"s": "k1"}, {"s": "other"}], VerificationResult.MISMATCH),
+        ([{"s": "k1"}, {}], VerificationResult.MISSING),
+        ([{"s": "k1"}, {"s": None}], VerificationResult.MISSING),
+        ([{"s": "k1"}, {"s": ""}], VerificationResult.MISSING),
+        ([{"s": "k1"}, "text"], VerificationResult.MISSING),
+        ([{"s": "k1"}, {"s": ["k1"]}], VerificationResult.MISSING),
+        ([], VerificationResult.MISSING),
+        ({"s": "k1"}, VerificationResult.MISSING),
+        (None, VerificationResult.MISSING),
     ],
 )
-def test_a_token_in_every_element_of_a_batch(value: Any, verdict: Verdict) -> None:
+def test_a_token_in_every_element_of_a_batch(value: Any, verdict: VerificationResult) -> None:
     """One element without it would ride along with the others."""
     graph = way(scheme="token", **{"from": "{item:s}"}, each="value")
     assert said(graph, request(body=orjson.dumps({"value": value})), b"k1", b"k2") is verdict
@@ -65,18 +65,18 @@ def test_a_token_in_every_element_of_a_batch(value: Any, verdict: Verdict) -> No
 @pytest.mark.parametrize(
     ("value", "verdict"),
     [
-        ("Basic " + base64.b64encode(b"user:pass").decode(), Verdict.VERIFIED),
-        ("basic " + base64.b64encode(b"user:pass").decode(), Verdict.VERIFIED),
-        ("Basic  " + base64.b64encode(b"user:pass").decode(), Verdict.VERIFIED),
-        ("Basic " + base64.b64encode(b"user:pass2").decode(), Verdict.MISMATCH),
-        ("Basic " + base64.b64encode(b"User:pass").decode(), Verdict.MISMATCH),
-        ("Basic " + base64.b64encode(b"user").decode(), Verdict.UNREADABLE),
-        ("Basic !!!", Verdict.UNREADABLE),
-        ("Basic", Verdict.UNREADABLE),
-        ("Basic ", Verdict.UNREADABLE),
+        ("Basic " + base64.b64encode(b"user:pass").decode(), VerificationResult.VERIFIED),
+        ("basic " + base64.b64encode(b"user:pass").decode(), VerificationResult.VERIFIED),
+        ("Basic  " + base64.b64encode(b"user:pass").decode(), VerificationResult.VERIFIED),
+        ("Basic " + base64.b64encode(b"user:pass2").decode(), VerificationResult.MISMATCH),
+        ("Basic " + base64.b64encode(b"User:pass").decode(), VerificationResult.MISMATCH),
+        ("Basic " + base64.b64encode(b"user").decode(), VerificationResult.UNREADABLE),
+        ("Basic !!!", VerificationResult.UNREADABLE),
+        ("Basic", VerificationResult.UNREADABLE),
+        ("Basic ", VerificationResult.UNREADABLE),
     ],
 )
-def test_basic(value: str, verdict: Verdict) -> None:
+def test_basic(value: str, verdict: VerificationResult) -> None:
     basic = way(scheme="basic")
     asked = request({"authorization": value})
     assert basic.applies(asked)
@@ -87,6 +87,6 @@ def test_basic_that_is_none() -> None:
     basic = way(scheme="basic")
     assert not basic.applies(request({"authorization": "Bearer x"}))
     value = "Basic " + base64.b64encode(b"user:pass").decode()
-    assert said(basic, request({"authorization": [value, value]}), b"user:pass") is Verdict.DOUBLED
-    assert said(basic, request(), b"user:pass") is Verdict.MISSING
-    assert said(basic, request({"authorization": value})) is Verdict.NO_SECRET
+    assert said(basic, request({"authorization": [value, value]}), b"user:pass") is VerificationResult.DOUBLED
+    assert said(basic, request(), b"user:pass") is VerificationResult.MISSING
+    assert said(basic, request({"authorization": value})) is VerificationResult.NO_SECRET

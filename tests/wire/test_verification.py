@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.catalog.door import Door
-from shared.catalog.manifest import Webhook
 from shared.contracts.errors import Malformed, Rejected
-from shared.wire.requests import Request
-from shared.wire.verification import KeyForm, Timestamp, Verdict, Way
+from shared.manifests.models import WebhookSpec
+from shared.manifests.webhook import WebhookDefinition
+from shared.verification.request import InboundRequest
+from shared.verification.scheme import SchemeVerifier, SecretFormat, TimestampCheck, VerificationResult
 from tests.wire.asked import (
     ADDRESS,
     BODY,
@@ -38,28 +38,28 @@ from tests.wire.asked import (
 @pytest.mark.parametrize(
     ("form", "secret", "key"),
     [
-        (KeyForm(), b"text", b"text"),
-        (KeyForm(), b"", b""),
-        (KeyForm("hex"), b"00ff", b"\x00\xff"),
-        (KeyForm("hex"), b"xyz", None),
-        (KeyForm("base64"), b"AP8=", b"\x00\xff"),
-        (KeyForm("base64"), b"!", None),
-        (KeyForm("base64", "whsec_"), b"whsec_AP8=", b"\x00\xff"),
-        (KeyForm("base64", "whsec_"), b"AP8=", None),
-        (KeyForm("base64", "whsec_"), b"WHSEC_AP8=", None),
-        (KeyForm("base64", "whsec_", "base64"), b"AP8=", b"\x00\xff"),
-        (KeyForm("base64", "whsec_", "text"), b"plain", b"plain"),
-        (KeyForm("text", except_prefix="whsec_"), b"whsec_AP8=", None),
-        (KeyForm("text", except_prefix="whsec_"), b"plain", b"plain"),
+        (SecretFormat(), b"text", b"text"),
+        (SecretFormat(), b"", b""),
+        (SecretFormat("hex"), b"00ff", b"\x00\xff"),
+        (SecretFormat("hex"), b"xyz", None),
+        (SecretFormat("base64"), b"AP8=", b"\x00\xff"),
+        (SecretFormat("base64"), b"!", None),
+        (SecretFormat("base64", "whsec_"), b"whsec_AP8=", b"\x00\xff"),
+        (SecretFormat("base64", "whsec_"), b"AP8=", None),
+        (SecretFormat("base64", "whsec_"), b"WHSEC_AP8=", None),
+        (SecretFormat("base64", "whsec_", "base64"), b"AP8=", b"\x00\xff"),
+        (SecretFormat("base64", "whsec_", "text"), b"plain", b"plain"),
+        (SecretFormat("text", except_prefix="whsec_"), b"whsec_AP8=", None),
+        (SecretFormat("text", except_prefix="whsec_"), b"plain", b"plain"),
     ],
 )
-def test_a_secret_becomes_a_key(form: KeyForm, secret: bytes, key: bytes | None) -> None:
+def test_a_secret_becomes_a_key(form: SecretFormat, secret: bytes, key: bytes | None) -> None:
     assert form.key(secret) == key
 
 
 def test_only_secrets_of_this_way_are_keys() -> None:
     """An empty key would make every signature with an empty key right."""
-    form = KeyForm("base64", "whsec_")
+    form = SecretFormat("base64", "whsec_")
     assert form.keys([b"whsec_AP8=", b"other", b"whsec_", b"whsec_!"]) == [b"\x00\xff"]
 
 
@@ -67,8 +67,8 @@ def test_only_secrets_of_this_way_are_keys() -> None:
     st.binary(min_size=1, max_size=40), st.sampled_from(["hex", "base64"]), st.sampled_from(["", "whsec_"])
 )
 def test_a_key_is_written_as_it_is_read(key: bytes, form: Any, prefix: str) -> None:
-    whole = KeyForm(form, prefix)
-    assert whole.key(whole.written(key).encode()) == key
+    whole = SecretFormat(form, prefix)
+    assert whole.key(whole.encode(key).encode()) == key
 
 
 # Times
@@ -99,35 +99,35 @@ def test_a_key_is_written_as_it_is_read(key: bytes, form: Any, prefix: str) -> N
     ],
 )
 def test_a_time(moment: Any, text: str, unix: float | None) -> None:
-    assert Timestamp(None, moment).unix(text) == unix
+    assert TimestampCheck(None, moment).parse_unix(text) == unix
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
 def test_a_time_at_the_end_of_the_calendar_is_stale_and_no_error(text: str) -> None:
-    assert Timestamp(None, "rfc3339").verdict(text, NOW) is Verdict.STALE
+    assert TimestampCheck(None, "rfc3339").verdict(text, NOW) is VerificationResult.STALE
 
 
 @pytest.mark.parametrize(
     ("seconds", "verdict"),
     [
-        (0, Verdict.VERIFIED),
-        (300, Verdict.VERIFIED),
-        (301, Verdict.STALE),
-        (-60, Verdict.VERIFIED),
-        (-61, Verdict.STALE),
-        (-(10**9), Verdict.STALE),
-        (10**9, Verdict.STALE),
+        (0, VerificationResult.VERIFIED),
+        (300, VerificationResult.VERIFIED),
+        (301, VerificationResult.STALE),
+        (-60, VerificationResult.VERIFIED),
+        (-61, VerificationResult.STALE),
+        (-(10**9), VerificationResult.STALE),
+        (10**9, VerificationResult.STALE),
     ],
 )
-def test_how_far_off_a_time_may_be(seconds: int, verdict: Verdict) -> None:
-    stamp = Timestamp(None, "seconds", 300, 60)
+def test_how_far_off_a_time_may_be(seconds: int, verdict: VerificationResult) -> None:
+    stamp = TimestampCheck(None, "seconds", 300, 60)
     assert stamp.verdict(str(int(NOW) - seconds), NOW) is verdict
 
 
 @pytest.mark.parametrize("moment", ["seconds", "milliseconds", "rfc3339"])
 def test_a_time_is_written_as_it_is_read(moment: Any) -> None:
-    stamp = Timestamp(None, moment)
-    assert stamp.unix(stamp.written(NOW)) == NOW
+    stamp = TimestampCheck(None, moment)
+    assert stamp.parse_unix(stamp.encode(NOW)) == NOW
 
 
 # Signatures in a header
@@ -149,36 +149,36 @@ GOOD = hexed(SECRET, f"{int(NOW)}.".encode() + BODY)
 @pytest.mark.parametrize(
     ("value", "verdict"),
     [
-        (pairs(GOOD), Verdict.VERIFIED),
-        (pairs("00" * 32, GOOD), Verdict.VERIFIED),
-        (pairs(GOOD, "00" * 32), Verdict.VERIFIED),
-        (pairs("zz", GOOD), Verdict.VERIFIED),
-        (f"v1={GOOD},t={int(NOW)}", Verdict.VERIFIED),
-        (f"t={int(NOW)}, v1={GOOD}", Verdict.VERIFIED),
-        (pairs("00" * 32), Verdict.MISMATCH),
-        (pairs(GOOD, field="v0"), Verdict.UNREADABLE),
-        (pairs(GOOD, field="V1"), Verdict.UNREADABLE),
-        (pairs(GOOD, at=NOW - 1), Verdict.MISMATCH),
-        (f"v1={GOOD}", Verdict.UNREADABLE),
-        (f"t=,v1={GOOD}", Verdict.UNREADABLE),
-        (f"t={int(NOW)}", Verdict.UNREADABLE),
-        (GOOD, Verdict.UNREADABLE),
-        ("", Verdict.UNREADABLE),
-        (",,,", Verdict.UNREADABLE),
-        (f"t={int(NOW)};v1={GOOD}", Verdict.UNREADABLE),
-        (f"t={int(NOW)},t={int(NOW) + 1},v1={GOOD}", Verdict.MISMATCH),
-        (f"t={int(NOW) + 1},v1={GOOD},t={int(NOW)}", Verdict.VERIFIED),
+        (pairs(GOOD), VerificationResult.VERIFIED),
+        (pairs("00" * 32, GOOD), VerificationResult.VERIFIED),
+        (pairs(GOOD, "00" * 32), VerificationResult.VERIFIED),
+        (pairs("zz", GOOD), VerificationResult.VERIFIED),
+        (f"v1={GOOD},t={int(NOW)}", VerificationResult.VERIFIED),
+        (f"t={int(NOW)}, v1={GOOD}", VerificationResult.VERIFIED),
+        (pairs("00" * 32), VerificationResult.MISMATCH),
+        (pairs(GOOD, field="v0"), VerificationResult.UNREADABLE),
+        (pairs(GOOD, field="V1"), VerificationResult.UNREADABLE),
+        (pairs(GOOD, at=NOW - 1), VerificationResult.MISMATCH),
+        (f"v1={GOOD}", VerificationResult.UNREADABLE),
+        (f"t=,v1={GOOD}", VerificationResult.UNREADABLE),
+        (f"t={int(NOW)}", VerificationResult.UNREADABLE),
+        (GOOD, VerificationResult.UNREADABLE),
+        ("", VerificationResult.UNREADABLE),
+        (",,,", VerificationResult.UNREADABLE),
+        (f"t={int(NOW)};v1={GOOD}", VerificationResult.UNREADABLE),
+        (f"t={int(NOW)},t={int(NOW) + 1},v1={GOOD}", VerificationResult.MISMATCH),
+        (f"t={int(NOW) + 1},v1={GOOD},t={int(NOW)}", VerificationResult.VERIFIED),
     ],
 )
-def test_a_header_of_pairs(value: str, verdict: Verdict) -> None:
+def test_a_header_of_pairs(value: str, verdict: VerificationResult) -> None:
     assert said(STRIPE, request({"x-sig": value}), SECRET) is verdict
 
 
 def test_a_time_that_is_signed_and_old_is_stale_and_not_a_mismatch() -> None:
     """People look for the wrong secret for hours when their clock is wrong."""
     old = request({"x-sig": pairs(hexed(SECRET, f"{int(NOW) - 400}.".encode() + BODY), at=NOW - 400)})
-    assert said(STRIPE, old, SECRET) is Verdict.STALE
-    assert said(STRIPE, old, b"another secret") is Verdict.MISMATCH
+    assert said(STRIPE, old, SECRET) is VerificationResult.STALE
+    assert said(STRIPE, old, b"another secret") is VerificationResult.MISMATCH
 
 
 def test_several_headers_of_which_any_may_match() -> None:
@@ -192,19 +192,24 @@ def test_several_headers_of_which_any_may_match() -> None:
         {"x-primary": good, "x-secondary": wrong},
         {"x-primary": "", "x-secondary": good},
     ):
-        assert said(box, request(headers), SECRET) is Verdict.VERIFIED, headers
-    assert said(box, request({"x-primary": wrong, "x-secondary": wrong}), SECRET) is Verdict.MISMATCH
-    assert said(box, request({"x-primary": [good, good]}), SECRET) is Verdict.DOUBLED
-    assert said(box, request({"x-primary": good, "x-secondary": [wrong, good]}), SECRET) is Verdict.DOUBLED
+        assert said(box, request(headers), SECRET) is VerificationResult.VERIFIED, headers
+    assert (
+        said(box, request({"x-primary": wrong, "x-secondary": wrong}), SECRET) is VerificationResult.MISMATCH
+    )
+    assert said(box, request({"x-primary": [good, good]}), SECRET) is VerificationResult.DOUBLED
+    assert (
+        said(box, request({"x-primary": good, "x-secondary": [wrong, good]}), SECRET)
+        is VerificationResult.DOUBLED
+    )
 
 
 def test_prefixes_that_are_alternatives() -> None:
     checked = way(scheme="hmac", signature={"header": "x-sig", "prefix": ["sha256=", ""]})
     good = hexed(SECRET, BODY)
     for value in (f"sha256={good}", good, good.upper()):
-        assert said(checked, request({"x-sig": value}), SECRET) is Verdict.VERIFIED, value
+        assert said(checked, request({"x-sig": value}), SECRET) is VerificationResult.VERIFIED, value
     for value in (f"sha512={good}", f"sha256={good} x", f"sha256=sha256={good}"):
-        assert said(checked, request({"x-sig": value}), SECRET) is Verdict.UNREADABLE, value
+        assert said(checked, request({"x-sig": value}), SECRET) is VerificationResult.UNREADABLE, value
 
 
 def test_several_signatures_with_a_version_before_each() -> None:
@@ -217,15 +222,15 @@ def test_several_signatures_with_a_version_before_each() -> None:
     good = "v1," + base64.b64encode(hmac.digest(SECRET, BODY, "sha256")).decode()
     secret = b"whsec_" + key
     for value, verdict in (
-        (good, Verdict.VERIFIED),
-        (f"v1,AAAA {good}", Verdict.VERIFIED),
-        (f"v2,AAAA {good} v1a,AAAA", Verdict.VERIFIED),
-        (good.replace("v1,", "v2,"), Verdict.UNREADABLE),
-        (good.replace("v1,", "v1a,"), Verdict.UNREADABLE),
-        (good.replace("v1,", "v1"), Verdict.UNREADABLE),
+        (good, VerificationResult.VERIFIED),
+        (f"v1,AAAA {good}", VerificationResult.VERIFIED),
+        (f"v2,AAAA {good} v1a,AAAA", VerificationResult.VERIFIED),
+        (good.replace("v1,", "v2,"), VerificationResult.UNREADABLE),
+        (good.replace("v1,", "v1a,"), VerificationResult.UNREADABLE),
+        (good.replace("v1,", "v1"), VerificationResult.UNREADABLE),
     ):
         assert said(standard, request({"x-sig": value}), secret) is verdict, value
-    assert said(standard, request({"x-sig": good}), key) is Verdict.NO_SECRET
+    assert said(standard, request({"x-sig": good}), key) is VerificationResult.NO_SECRET
 
 
 def test_texts_that_are_signed_alternatively() -> None:
@@ -235,8 +240,11 @@ def test_texts_that_are_signed_alternatively() -> None:
         signed=["{url_with_port}{body}", "{url_without_port}{body}"],
     )
     for url in (b"https://hub.example.com:443/api/webhooks/x/ep_1", ADDRESS.encode()):
-        assert said(checked, request({"x-sig": hexed(SECRET, url + BODY)}), SECRET) is Verdict.VERIFIED
-    assert said(checked, request({"x-sig": hexed(SECRET, BODY)}), SECRET) is Verdict.MISMATCH
+        assert (
+            said(checked, request({"x-sig": hexed(SECRET, url + BODY)}), SECRET)
+            is VerificationResult.VERIFIED
+        )
+    assert said(checked, request({"x-sig": hexed(SECRET, BODY)}), SECRET) is VerificationResult.MISMATCH
 
 
 def test_an_alternative_whose_part_is_missing_does_not_count() -> None:
@@ -244,12 +252,12 @@ def test_an_alternative_whose_part_is_missing_does_not_count() -> None:
     checked = way(
         scheme="hmac", signature={"header": "x-sig"}, signed=["{header:x-id}{body}", "v2:{header:x-id}{body}"]
     )
-    assert said(checked, request({"x-sig": hexed(SECRET, BODY)}), SECRET) is Verdict.MISMATCH
-    assert said(checked, request({"x-sig": hexed(SECRET, b"v2:")}), SECRET) is Verdict.MISMATCH
+    assert said(checked, request({"x-sig": hexed(SECRET, BODY)}), SECRET) is VerificationResult.MISMATCH
+    assert said(checked, request({"x-sig": hexed(SECRET, b"v2:")}), SECRET) is VerificationResult.MISMATCH
     named = request({"x-sig": hexed(SECRET, b"7" + BODY), "x-id": "7"})
-    assert said(checked, named, SECRET) is Verdict.VERIFIED
+    assert said(checked, named, SECRET) is VerificationResult.VERIFIED
     assert said(checked, request({"x-sig": hexed(SECRET, b"7" + BODY), "x-id": ["7", "7"]}), SECRET) is (
-        Verdict.MISMATCH
+        VerificationResult.MISMATCH
     )
 
 
@@ -261,9 +269,12 @@ def test_a_digest_of_a_text_with_the_secret_in_it() -> None:
     )
     body = b'{"app":"7"}'
     digest = hashlib.sha256(b"7" + body + SECRET).hexdigest()
-    assert said(zalo, request({"x-sig": f"mac={digest}"}, body), SECRET) is Verdict.VERIFIED
-    assert said(zalo, request({"x-sig": f"mac={digest}"}, body), b"another") is Verdict.MISMATCH
-    assert said(zalo, request({"x-sig": f"mac={digest}"}, body), b"another", SECRET) is Verdict.VERIFIED
+    assert said(zalo, request({"x-sig": f"mac={digest}"}, body), SECRET) is VerificationResult.VERIFIED
+    assert said(zalo, request({"x-sig": f"mac={digest}"}, body), b"another") is VerificationResult.MISMATCH
+    assert (
+        said(zalo, request({"x-sig": f"mac={digest}"}, body), b"another", SECRET)
+        is VerificationResult.VERIFIED
+    )
     with pytest.raises(Malformed):
         said(zalo, request({"x-sig": f"mac={digest}"}, b"not JSON"), SECRET)
 
@@ -277,14 +288,17 @@ def test_the_hash_of_the_body_in_another_part() -> None:
     )
     query = b"bodySHA256=" + hashlib.sha256(BODY).hexdigest().encode()
     signature = hexed(SECRET, ADDRESS.encode() + b"?" + query)
-    assert said(twilio, request({"x-sig": signature}, query=query), SECRET) is Verdict.VERIFIED
+    assert said(twilio, request({"x-sig": signature}, query=query), SECRET) is VerificationResult.VERIFIED
     assert (
-        said(twilio, request({"x-sig": signature}, BODY + b" ", query=query), SECRET) is Verdict.BODY_CHANGED
+        said(twilio, request({"x-sig": signature}, BODY + b" ", query=query), SECRET)
+        is VerificationResult.BODY_CHANGED
     )
-    assert said(twilio, request({"x-sig": signature}, query=query), b"another") is Verdict.MISMATCH
+    assert said(twilio, request({"x-sig": signature}, query=query), b"another") is VerificationResult.MISMATCH
     for other in (b"", b"bodySHA256=", b"bodySHA256=zz", query + b"&" + query):
         forged = hexed(SECRET, request(query=other).url.encode())
-        assert said(twilio, request({"x-sig": forged}, query=other), SECRET) is Verdict.BODY_CHANGED
+        assert (
+            said(twilio, request({"x-sig": forged}, query=other), SECRET) is VerificationResult.BODY_CHANGED
+        )
 
 
 # Which way decides
@@ -297,9 +311,9 @@ LADDER: list[dict[str, Any]] = [
 ]
 
 
-def door(*ways: dict[str, Any], **webhook: Any) -> Door:
-    return Door(
-        Webhook.model_validate(
+def door(*ways: dict[str, Any], **webhook: Any) -> WebhookDefinition:
+    return WebhookDefinition(
+        WebhookSpec.model_validate(
             {
                 "verification": ways,
                 "secret": {"source": "ours"},
@@ -312,28 +326,30 @@ def door(*ways: dict[str, Any], **webhook: Any) -> Door:
     )
 
 
-def at(entrance: Door, asked: Request, *secrets: bytes) -> Verdict:
-    taken = entrance.way(asked)
-    return taken.verify(asked, secrets, NOW) if taken else Verdict.MISSING
+def at(entrance: WebhookDefinition, asked: InboundRequest, *secrets: bytes) -> VerificationResult:
+    taken = entrance.select_scheme(asked)
+    return taken.verify(asked, secrets, NOW) if taken else VerificationResult.MISSING
 
 
 def test_a_weaker_way_never_accepts_what_the_stronger_one_refuses() -> None:
     entrance = door(*LADDER)
     old, token = hexed(SECRET, BODY, "sha1"), SECRET.decode()
     weak = {"x-old": old, "x-token": token}
-    assert at(entrance, request(weak), SECRET) is Verdict.VERIFIED
-    assert at(entrance, request({"x-token": token}), SECRET) is Verdict.VERIFIED
+    assert at(entrance, request(weak), SECRET) is VerificationResult.VERIFIED
+    assert at(entrance, request({"x-token": token}), SECRET) is VerificationResult.VERIFIED
     stamp = str(int(NOW))
     for stronger, verdict in (
-        ({"x-new": "00" * 32, "x-time": stamp}, Verdict.MISMATCH),
-        ({"x-new": "", "x-time": stamp}, Verdict.UNREADABLE),
-        ({"x-new": "garbage", "x-time": stamp}, Verdict.UNREADABLE),
-        ({"x-new": hexed(SECRET, BODY)}, Verdict.UNREADABLE),
-        ({"x-new": hexed(SECRET, b"1" + BODY), "x-time": "1"}, Verdict.STALE),
-        ({"x-new": ["00" * 32, "00" * 32], "x-time": stamp}, Verdict.DOUBLED),
+        ({"x-new": "00" * 32, "x-time": stamp}, VerificationResult.MISMATCH),
+        ({"x-new": "", "x-time": stamp}, VerificationResult.UNREADABLE),
+        ({"x-new": "garbage", "x-time": stamp}, VerificationResult.UNREADABLE),
+        ({"x-new": hexed(SECRET, BODY)}, VerificationResult.UNREADABLE),
+        ({"x-new": hexed(SECRET, b"1" + BODY), "x-time": "1"}, VerificationResult.STALE),
+        ({"x-new": ["00" * 32, "00" * 32], "x-time": stamp}, VerificationResult.DOUBLED),
     ):
         assert at(entrance, request({**weak, **stronger}), SECRET) is verdict, stronger
-    assert at(entrance, request({"x-old": "00" * 20, "x-token": token}), SECRET) is Verdict.MISMATCH
+    assert (
+        at(entrance, request({"x-old": "00" * 20, "x-token": token}), SECRET) is VerificationResult.MISMATCH
+    )
 
 
 def test_a_secret_of_one_way_is_no_key_of_another() -> None:
@@ -348,9 +364,9 @@ def test_a_secret_of_one_way_is_no_key_of_another() -> None:
         | {"key": {"form": "base64", "prefix": "whsec_", "otherwise": "text", "except_prefix": "whpk_"}},
     )
     forged = "v1," + base64.b64encode(hmac.digest(public, BODY, "sha256")).decode()
-    assert at(entrance, request({"x-sig": forged}), public) is Verdict.NO_SECRET
+    assert at(entrance, request({"x-sig": forged}), public) is VerificationResult.NO_SECRET
     right = "v1a," + base64.b64encode(private.sign(BODY)).decode()
-    assert at(entrance, request({"x-sig": right, "x-kind": "a"}), public) is Verdict.VERIFIED
+    assert at(entrance, request({"x-sig": right, "x-kind": "a"}), public) is VerificationResult.VERIFIED
 
 
 def test_a_way_is_for_the_requests_that_it_names() -> None:
@@ -360,11 +376,11 @@ def test_a_way_is_for_the_requests_that_it_names() -> None:
     )
     token, signature = SECRET.decode(), hexed(SECRET, BODY)
     for mode, value, verdict in (
-        ("signed", signature, Verdict.VERIFIED),
-        ("token", token, Verdict.VERIFIED),
-        ("signed", token, Verdict.UNREADABLE),
-        ("token", signature, Verdict.MISMATCH),
-        ("other", token, Verdict.MISSING),
+        ("signed", signature, VerificationResult.VERIFIED),
+        ("token", token, VerificationResult.VERIFIED),
+        ("signed", token, VerificationResult.UNREADABLE),
+        ("token", signature, VerificationResult.MISMATCH),
+        ("other", token, VerificationResult.MISSING),
     ):
         assert at(entrance, request({"x-sig": value}, settings={"mode": mode}), SECRET) is verdict
 
@@ -376,10 +392,14 @@ def test_what_a_way_requires_beside_its_signature() -> None:
         require={"header:x-app": "{setting:app}", "method": "POST"},
     )
     signature = hexed(SECRET, BODY)
-    for app, verdict in (("7", Verdict.VERIFIED), ("8", Verdict.UNREADABLE), ("", Verdict.UNREADABLE)):
+    for app, verdict in (
+        ("7", VerificationResult.VERIFIED),
+        ("8", VerificationResult.UNREADABLE),
+        ("", VerificationResult.UNREADABLE),
+    ):
         asked = request({"x-sig": signature, "x-app": app}, settings={"app": "7"})
         assert said(checked, asked, SECRET) is verdict
-    assert said(checked, request({"x-sig": signature, "x-app": "7"}), SECRET) is Verdict.UNREADABLE
+    assert said(checked, request({"x-sig": signature, "x-app": "7"}), SECRET) is VerificationResult.UNREADABLE
 
 
 # Anything
@@ -417,12 +437,16 @@ WAYS = [
     st.none() | st.binary(max_size=40) | st.sampled_from([b'{"keys":[{}]}', public_pem(RSA)]),
 )
 def test_verifying_anything_is_a_verdict_or_a_refusal(
-    checked: Way, headers: dict[str, list[str]], body: bytes, secrets: list[bytes], document: bytes | None
+    checked: SchemeVerifier,
+    headers: dict[str, list[str]],
+    body: bytes,
+    secrets: list[bytes],
+    document: bytes | None,
 ) -> None:
     asked = request(headers, body)
     try:
         checked.applies(asked)
-        assert said(checked, asked, *secrets, document=document) is not Verdict.VERIFIED
+        assert said(checked, asked, *secrets, document=document) is not VerificationResult.VERIFIED
     except Rejected:
         return
 
@@ -432,10 +456,11 @@ def test_many_signatures_in_a_header_take_no_time() -> None:
     flood = ",".join(["t=1800000000", *(f"v1={'ab' * 32}" for _ in range(900))])
     for _ in range(3):
         assert (
-            said(STRIPE, request({"x-sig": flood}, b"x" * 1_000_000), *([SECRET] * 5)) is Verdict.UNREADABLE
+            said(STRIPE, request({"x-sig": flood}, b"x" * 1_000_000), *([SECRET] * 5))
+            is VerificationResult.UNREADABLE
         )
     keys = [public_pem(EDWARDS)] * 2
     checked = way(scheme="ed25519", signature={**SIGNATURE, "separator": " "})
     flood = " ".join(b64(bytes(64)) for _ in range(700))
-    assert said(checked, request({"x-sig": flood}), *keys) is Verdict.UNREADABLE
+    assert said(checked, request({"x-sig": flood}), *keys) is VerificationResult.UNREADABLE
     assert process_time() - started < 1

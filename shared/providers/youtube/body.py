@@ -10,13 +10,13 @@ from xml.parsers import expat
 
 from shared.contracts.errors import Malformed
 
-NEW_WITHIN_S: Final = 900.0
+NEW_VIDEO_WINDOW_S: Final = 900.0
 """A video whose entry changed at most this long after it was published is new. The feed itself does not
 tell a new video from one whose title or description was changed."""
 
-_DEEPEST: Final = 20
-_MOST_ELEMENTS: Final = 10_000
-_LONGEST_TEXT: Final = 5000
+_MAX_DEPTH: Final = 20
+_MAX_ELEMENTS: Final = 10_000
+_MAX_TEXT_LENGTH: Final = 5000
 
 _ATOM: Final = "http://www.w3.org/2005/Atom "
 _TOMBSTONES: Final = "http://purl.org/atompub/tombstones/1.0 "
@@ -48,7 +48,7 @@ def read(body: bytes) -> Any:
     feed = _Feed()
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = _no_document_type
+    parser.StartDoctypeDeclHandler = _reject_document_type
     parser.StartElementHandler = feed.start
     parser.EndElementHandler = feed.end
     parser.CharacterDataHandler = feed.text
@@ -59,7 +59,7 @@ def read(body: bytes) -> Any:
     return {"events": [_event(entry) for entry in feed.entries]}
 
 
-def _no_document_type(*_declared: object) -> None:
+def _reject_document_type(*_declared: object) -> None:
     raise Malformed("the body has a document type, which a feed does not need")
 
 
@@ -74,18 +74,18 @@ class _Feed:
     def start(self, name: str, attributes: dict[str, str]) -> None:
         self._path.append(name)
         self._elements += 1
-        if self._elements > _MOST_ELEMENTS or len(self._path) > _DEEPEST:
-            raise Malformed(f"the feed has over {_MOST_ELEMENTS} elements, or is over {_DEEPEST} deep")
+        if self._elements > _MAX_ELEMENTS or len(self._path) > _MAX_DEPTH:
+            raise Malformed(f"the feed has over {_MAX_ELEMENTS} elements, or is over {_MAX_DEPTH} deep")
         if self._path[0] != _FEED:
             raise Malformed("the body is XML, but not an Atom feed")
         if len(self._path) == 2 and name in _KINDS:
             entry = {"kind": _KINDS[name]}
             for attribute in ("ref", "when"):
                 if attribute in attributes:
-                    entry[attribute] = attributes[attribute][:_LONGEST_TEXT]
+                    entry[attribute] = attributes[attribute][:_MAX_TEXT_LENGTH]
             self.entries.append(entry)
         elif self._entry is not None and self._path[2:] == [_ATOM + "link"]:
-            self._entry.setdefault("link", attributes.get("href", "")[:_LONGEST_TEXT])
+            self._entry.setdefault("link", attributes.get("href", "")[:_MAX_TEXT_LENGTH])
 
     def end(self, _name: str) -> None:
         self._path.pop()
@@ -93,7 +93,7 @@ class _Feed:
     def text(self, data: str) -> None:
         field = _FIELDS.get(tuple(self._path[2:]))
         if field and self._entry is not None:
-            self._entry[field] = (self._entry.get(field, "") + data)[:_LONGEST_TEXT]
+            self._entry[field] = (self._entry.get(field, "") + data)[:_MAX_TEXT_LENGTH]
 
     @property
     def _entry(self) -> dict[str, str] | None:
@@ -122,6 +122,6 @@ def _is_new(said: dict[str, str]) -> bool:
     try:
         published = datetime.fromisoformat(said.get("published", ""))
         updated = datetime.fromisoformat(said.get("updated", ""))
-        return (updated - published).total_seconds() <= NEW_WITHIN_S
+        return (updated - published).total_seconds() <= NEW_VIDEO_WINDOW_S
     except (ValueError, TypeError):
         return False

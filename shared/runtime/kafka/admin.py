@@ -3,7 +3,7 @@
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from shared.contracts.errors import BusUnavailable
+from shared.contracts.errors import BrokerUnavailable
 from shared.contracts.topics import TOPICS
 from shared.runtime.kafka.connection import connection
 from shared.runtime.settings import KafkaSettings
@@ -13,7 +13,7 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that are missing and return their names.
 
     Replicated three times, or as often as there are brokers; two replicas must have a record before
-    it is acknowledged where there are three. Raises `BusUnavailable`.
+    it is acknowledged where there are three. Raises `BrokerUnavailable`.
     """
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=10_000)
     try:
@@ -38,7 +38,7 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
             ]
         )
     except (KafkaError, OSError) as error:
-        raise BusUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+        raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
     finally:
         await admin.close()
     created: list[str] = []
@@ -46,18 +46,18 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
         if code == 0:
             created.append(name)
         elif code != TopicAlreadyExistsError.errno:
-            raise BusUnavailable(f"topic {name} was not created: {for_code(code).__name__}")
+            raise BrokerUnavailable(f"topic {name} was not created: {for_code(code).__name__}")
     return created
 
 
 async def missing_topics(settings: KafkaSettings) -> list[str]:
-    """The topics that `interlink init` would create. Raises `BusUnavailable`."""
+    """The topics that `interlink init` would create. Raises `BrokerUnavailable`."""
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=5_000)
     try:
         await admin.start()
         present = set(await admin.list_topics())
     except (KafkaError, OSError) as error:
-        raise BusUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+        raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
     finally:
         await admin.close()
     return [topic.name for topic in TOPICS if topic.name not in present]

@@ -6,7 +6,7 @@ from typing import Any, Final
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from shared.contracts.errors import Misconfigured
-from shared.runtime.settings import KafkaSettings, read_secret
+from shared.runtime.settings import KafkaSettings, read_secret_file
 
 _COMMON: Final = {"retry_backoff_ms": 100, "metadata_max_age_ms": 60_000}
 _SASL: Final = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
@@ -66,4 +66,4 @@ def _credentials(settings: KafkaSettings) -> tuple[str, str]:
     if password is not None:
         return username, password.get_secret_value()
     assert file is not None  # noqa: S101 -- one of both is there
-    return username, read_secret(file, "KAFKA_SASL_PASSWORD_FILE")
+    return username, read_secret_file(file, "KAFKA_SASL_PASSWORD_FILE")

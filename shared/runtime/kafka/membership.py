@@ -25,20 +25,20 @@ from shared.runtime.kafka.connection import connection
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
 
-_WITHIN_S: Final = 5.0
-_LOOK_S: Final = 0.02
-_REBALANCING_WITHIN_S: Final = 2.0
+_REMOVAL_TIMEOUT_S: Final = 5.0
+_POLL_INTERVAL_S: Final = 0.02
+_REBALANCE_TIMEOUT_S: Final = 2.0
 _UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _STABLE: Final = "Stable"
 
 
-def client_id_of(group: str, instance: str) -> str:
+def consumer_client_id(group: str, instance: str) -> str:
     """Return the client id of a group's consumer in the process that `instance` names."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", f"interlink-{group}@{instance}")
 
 
 @asynccontextmanager
-async def predecessor_removed(
+async def remove_predecessor(
     settings: KafkaSettings, group: str, client_id: str, log: Log
 ) -> AsyncIterator[None]:
     """Remove what a killed process of this client id left in the group, while the caller joins it.
@@ -49,15 +49,15 @@ async def predecessor_removed(
     member. If it cannot be done, the group waits for the dead member's session; the caller's own errors are
     raised as they are.
     """
-    admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=int(_WITHIN_S * 1000))
+    admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=int(_REMOVAL_TIMEOUT_S * 1000))
     removal: asyncio.Task[None] | None = None
     try:
         dead: Sequence[str] = ()
         try:
-            async with asyncio.timeout(_WITHIN_S):
+            async with asyncio.timeout(_REMOVAL_TIMEOUT_S):
                 await admin.start()
                 state, members = await _describe(admin, group)
-                dead = _of_client(members, client_id)
+                dead = _members_of_client(members, client_id)
                 if settings.is_embedded:
                     dead = dead if state == _STABLE and len(dead) == len(members) else ()
                     await _remove(admin, group, dead)
@@ -83,7 +83,7 @@ async def _describe(admin: AIOKafkaAdminClient, group: str) -> tuple[str, Sequen
     return described[2], described[5]
 
 
-def _of_client(members: Sequence[Any], client_id: str) -> Sequence[str]:
+def _members_of_client(members: Sequence[Any], client_id: str) -> Sequence[str]:
     """Return the ids of the members that have this client id.
 
     Brokers make a member's id of its client id and a UUID; the embedded one does not tell the client id.
@@ -103,9 +103,9 @@ async def _remove_in_rebalance(
 ) -> None:
     """Wait until the group rebalances for the member that joins, then remove these."""
     try:
-        async with asyncio.timeout(_REBALANCING_WITHIN_S):
+        async with asyncio.timeout(_REBALANCE_TIMEOUT_S):
             while (await _describe(admin, group))[0] == _STABLE:  # noqa: ASYNC110 -- the broker's state
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_INTERVAL_S)
     except TimeoutError:
         pass
     except (KafkaError, OSError) as error:

@@ -12,16 +12,16 @@ from unittest.mock import patch
 
 import httpx
 
-from shared.runtime.apps import Apps
+from shared.connections.apps import Apps
+from shared.connections.integrations import IntegrationRepository
+from shared.connections.tokens import Access, TokenSource
 from shared.runtime.configuration import Configuration
-from shared.runtime.guarded import GuardedClient
-from shared.runtime.integrations import Integrations
-from shared.runtime.kafka.produce import Producer
+from shared.runtime.egress.client import EgressClient
+from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Mongo
 from shared.runtime.secrets import open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
-from shared.runtime.tokens import Access, TokenSource
 from tests.support.backends import Bus, Store
 from tests.support.fakes.atlassian import Atlassian
 from tests.support.fakes.fake import Fake
@@ -176,12 +176,12 @@ async def _access(integration: str, other: str) -> Access:
     apps = Apps(mongo, configuration, vault, log)
     await apps.start()
     try:
-        integrations = Integrations(mongo, vault, producer, log)
+        integrations = IntegrationRepository(mongo, vault, producer, log)
         tokens = TokenSource(
             integrations,
             apps,
             configuration,
-            GuardedClient("none", most_connections=1),
+            EgressClient("none", max_connections=1),
             log,
             redirect_uri=CALLBACK,
         )

@@ -1,0 +1,138 @@
+"""The statistics' API: the queue now, and an outgoing webhook's attempts by the hour."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, FastAPI, Query
+from pydantic import AfterValidator, AwareDatetime
+
+from services.delivery.api.delivery_schemas import HourStatsOut, QueueStatsOut, WebhookStatsOut
+from services.delivery.engine.subscriptions import OutgoingWebhooks
+from services.delivery.log.deliveries import Deliveries
+from services.delivery.log.statistics import HourCounts, Statistics, sum_hours
+from services.delivery.settings import DeliverySettings
+from shared.contracts.envelope import rfc3339
+from shared.contracts.errors import NotFound
+from shared.runtime.mongo import translate_errors, utcnow
+from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.problems import to_utc
+
+Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
+UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
+
+_DAY: Final = timedelta(days=1)
+_STATUS_BY_COUNT: Final[Mapping[str, str]] = {
+    "pending": "pending",
+    "active": "delivering",
+    "failed": "dead_letter",
+    "delayed": "retrying",
+}
+
+
+class StatisticsApi:
+    """The routes and what they need."""
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        statistics: Statistics,
+        subscriptions: OutgoingWebhooks,
+        settings: DeliverySettings,
+    ) -> None:
+        self._deliveries = deliveries
+        self._statistics = statistics
+        self._subscriptions = subscriptions
+        self._kept = timedelta(days=settings.delivered_days)
+
+    def mount(self, app: FastAPI) -> None:
+        """Put every route on the app."""
+        router = APIRouter(prefix="/api")
+        add = router.add_api_route
+        add("/queue/stats", self.queue_stats, methods=["GET"])
+        add("/outgoing-webhooks/{webhook_id}/stats", self.webhook_stats, methods=["GET"])
+        app.include_router(router)
+
+    async def queue_stats(
+        self, key: Reader, webhook_id: Annotated[str | None, Query(max_length=100)] = None
+    ) -> QueueStatsOut:
+        """Counts by state, for the workspace or one webhook.
+
+        What is open or dead is counted in the log. `completed` is of the hourly statistics, a second or so
+        behind, and of as many hours as the log keeps what was delivered.
+        """
+        query: dict[str, Any] = {"workspace": key.workspace}
+        if webhook_id is not None:
+            query["webhook_id"] = webhook_id
+        with translate_errors():
+            found = await asyncio.gather(
+                *(
+                    self._deliveries.collection.count_documents(query | {"status": status})
+                    for status in _STATUS_BY_COUNT.values()
+                )
+            )
+        counts = dict(zip(_STATUS_BY_COUNT, found, strict=True))
+        late = None
+        if counts["pending"] or counts["active"] or counts["delayed"]:
+            late = await self._overdue_s(query)
+        counts["completed"] = await self._completed(key.workspace, webhook_id)
+        return QueueStatsOut(total=sum(counts.values()), oldest_due_s=late, **counts)
+
+    async def webhook_stats(
+        self,
+        webhook_id: str,
+        key: Reader,
+        since: Annotated[
+            UtcTime | None, Query(description="A day ago, unless said; at most 90 days.")
+        ] = None,
+        until: UtcTime | None = None,
+    ) -> WebhookStatsOut:
+        """An outgoing webhook's attempts, for each UTC hour from the one of `since` on that has any."""
+        if not await self._is_of(webhook_id, key.workspace):
+            raise NotFound("no such outgoing webhook")
+        begin = since or utcnow() - _DAY
+        hours = await self._statistics.webhook_hours(webhook_id, begin, until)
+        return WebhookStatsOut(
+            hours=[_hour_out(hour) for hour in hours],
+            together=_hour_out(sum_hours(hours, hours[0].hour if hours else begin)),
+        )
+
+    async def _overdue_s(self, query: Mapping[str, Any]) -> float | None:
+        """How long the one that is due first has been due; None when nothing is yet.
+
+        Asked only when something of this workspace is open: so a webhook's index need not hold its workspace.
+        """
+        owner = "webhook_id" if "webhook_id" in query else "workspace"
+        with translate_errors():
+            first = (
+                await self._deliveries.collection.find({owner: query[owner], "open": True}, {"due_at": 1})
+                .sort("due_at", 1)
+                .limit(1)
+                .to_list(1)
+            )
+        late: datetime | None = first[0].get("due_at") if first else None
+        return max(0.0, (utcnow() - late).total_seconds()) or None if late else None
+
+    async def _completed(self, workspace: str, webhook_id: str | None) -> int:
+        if webhook_id is not None and not await self._is_of(webhook_id, workspace):
+            return 0
+        return await self._statistics.delivered(workspace, webhook_id, utcnow() - self._kept)
+
+    async def _is_of(self, webhook_id: str, workspace: str) -> bool:
+        webhook = await self._subscriptions.find(webhook_id)
+        return webhook is not None and webhook.workspace == workspace
+
+
+def _hour_out(hour: HourCounts) -> HourStatsOut:
+    return HourStatsOut(
+        hour=rfc3339(hour.hour),
+        attempts=hour.attempts,
+        delivered=hour.delivered,
+        failed_attempts=hour.failed_attempts,
+        dead_letters=hour.dead_letters,
+        success_rate=round(hour.delivered / hour.attempts, 4) if hour.attempts else None,
+        p50_ms=hour.percentile_ms(0.5),
+        p95_ms=hour.percentile_ms(0.95),
+        p99_ms=hour.percentile_ms(0.99),
+    )

@@ -1,0 +1,76 @@
+"""The API of events that no outgoing webhook got."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI
+from pydantic import BaseModel
+
+from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
+from shared.contracts.envelope import rfc3339
+from shared.runtime.web.access import ApiKey, requires
+
+Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
+
+
+class UnmatchedEventOut(BaseModel):
+    """An event that no outgoing webhook got, and when that was found.
+
+    `reason`: `no_webhook` (the workspace has none), `no_pattern` (none covers the type), `disabled` (only
+    disabled ones do), `filtered` (the filter of each that does refused it).
+    """
+
+    id: str
+    type: str
+    source: str
+    reason: UnmatchedReason
+    at: str
+
+
+class UnmatchedTypeOut(BaseModel):
+    """How many events of a type no outgoing webhook got since the first one."""
+
+    type: str
+    count: int
+    since: str
+    last_at: str
+
+
+class UnmatchedEventsOut(BaseModel):
+    """What no outgoing webhook got: counts, the highest first, and the last events, the latest first."""
+
+    types: list[UnmatchedTypeOut]
+    events: list[UnmatchedEventOut]
+
+
+class UnmatchedApi:
+    """The route and what it needs."""
+
+    def __init__(self, unmatched: UnmatchedEventLog) -> None:
+        self._unmatched = unmatched
+
+    def mount(self, app: FastAPI) -> None:
+        """Put the route on the app."""
+        router = APIRouter(prefix="/api")
+        router.add_api_route("/events/unmatched", self.list_unmatched, methods=["GET"])
+        app.include_router(router)
+
+    async def list_unmatched(self, key: Reader) -> UnmatchedEventsOut:
+        """The workspace's events that matched no outgoing webhook: counts by type, and the last 100.
+
+        A type's count ends seven days after its last such event. More than 500 types are counted together, as
+        `(other types)`. An event is listed about a second after it was handled.
+        """
+        counts = await self._unmatched.counts(key.workspace)
+        last = await self._unmatched.last(key.workspace)
+        return UnmatchedEventsOut(
+            types=[
+                UnmatchedTypeOut(
+                    type=each["type"],
+                    count=each["count"],
+                    since=rfc3339(each["since"]),
+                    last_at=rfc3339(each["last_at"]),
+                )
+                for each in counts
+            ],
+            events=[UnmatchedEventOut(**each | {"at": rfc3339(each["at"])}) for each in last],
+        )

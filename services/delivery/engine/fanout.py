@@ -1,0 +1,268 @@
+"""Fan-out: one event becomes one delivery request for every outgoing webhook that wants it.
+
+What a workspace publishes within its fair share is fanned out at once, straight from the batch. What is
+beyond it goes to the backlog (`backlog.py`), which `drain.py` works off in turns.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import thread_time
+from typing import Any, Final
+
+import orjson
+
+from services.delivery.engine.backlog import Backlog
+from services.delivery.engine.fair_share import BURST, MAX_IMMEDIATE_COST, FairShares, request_cost
+from services.delivery.engine.subscriptions import OutgoingWebhook, OutgoingWebhooks
+from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
+from services.delivery.model.delivery import order_of, request_event
+from shared.contracts.envelope import Event
+from shared.contracts.errors import Malformed, Rejected, TooLarge
+from shared.contracts.event_types import canonical
+from shared.contracts.ids import delivery_id_for
+from shared.contracts.topics import DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
+from shared.manifests.registry import providers
+from shared.runtime.failpoints import failpoint
+from shared.runtime.kafka.consumer import ConsumedEvent, PartiallyRejected
+from shared.runtime.kafka.producer import Producer, Record, event_record
+from shared.webhooks.event_fields import EventFields
+from shared.webhooks.formats import BodyFormat, render_body
+from shared.wire.bodies import parse_json
+from shared.wire.expressions import BudgetExceeded, Checkpoint
+from shared.wire.tracing import child_traceparent
+
+PUBLISH_TIMEOUT_S: Final = 30.0
+_MAX_REQUEST_BYTES: Final = DELIVERY_REQUESTED.max_message_bytes - (64 << 10)
+"""Bytes of a body that Kafka takes, headers aside: a format may make a body larger than its event."""
+_MAX_BATCH_COST: Final = 2 * BURST
+"""What a batch may cost to be handled at once, over all workspaces."""
+_LOOP_SLICE: Final = 1_000.0
+"""Microseconds of processing after which other tasks have a turn."""
+
+
+@dataclass(slots=True)
+class _BatchPlan:
+    """What becomes of a batch."""
+
+    records: list[Record] = field(default_factory=list)
+    deferred: list[ConsumedEvent] = field(default_factory=list)
+    rejected: list[tuple[ConsumedEvent, Rejected]] = field(default_factory=list)
+    cost: float = 0.0
+    rested: float = 0.0
+    """The cost when other tasks last had a turn."""
+
+
+class Expansion:
+    """The requests of one event, made one webhook at a time; `cost` is what it has cost so far."""
+
+    def __init__(self, steps: Iterator[Record | None], webhooks: Sequence[OutgoingWebhook]) -> None:
+        self._steps = steps
+        self._webhooks = webhooks
+        self._judged = 0
+        self.cost = 0.0
+        self.done = False
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the next step evaluates a condition. It may run in a thread."""
+        if self._judged == len(self._webhooks):
+            return False
+        wanted = self._webhooks[self._judged].filter
+        return wanted is not None and wanted.has_condition
+
+    def step(self) -> Record | None:
+        """Judge one webhook: its request, or None when it gets none. Raises `Malformed`, `TooLarge`."""
+        started = thread_time()
+        try:
+            record = next(self._steps)
+        except StopIteration:
+            self.done = True
+            record = None
+        self._judged += 1
+        self.cost += (thread_time() - started) * 1e6
+        if record is not None:
+            self.cost += request_cost(record.value)
+            if len(record.value) > _MAX_REQUEST_BYTES:
+                raise TooLarge(
+                    f"a request for it has {len(record.value)} bytes: at most {_MAX_REQUEST_BYTES}"
+                )
+        return record
+
+
+class Fanout:
+    """The handler of `chat.events`, `integration.events` and `webhooks.received`."""
+
+    def __init__(
+        self,
+        subscriptions: OutgoingWebhooks,
+        producer: Producer,
+        backlog: Backlog,
+        shares: FairShares,
+        unmatched: UnmatchedEventLog,
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._producer = producer
+        self._backlog = backlog
+        self._shares = shares
+        self._unmatched = unmatched
+
+    async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
+        """Put the requests of a batch on Kafka, in order, and what is beyond a fair share into the backlog.
+
+        The backlog's `stored` has to return before offsets are committed.
+        Raises `BrokerUnavailable`, `DatabaseUnavailable`, `PartiallyRejected`.
+        """
+        failpoint("fanout.read")
+        await asyncio.gather(self._backlog.own(), self._backlog.room(), self.current())
+        plan = await self._plan(batch)
+        if plan.records:
+            await self._producer.publish_all(plan.records, timeout_s=PUBLISH_TIMEOUT_S)
+        failpoint("fanout.published")
+        if plan.deferred:
+            plan.rejected += self._backlog.put(plan.deferred)
+        if plan.rejected:
+            raise PartiallyRejected(plan.rejected)
+
+    async def _plan(self, batch: Sequence[ConsumedEvent]) -> _BatchPlan:
+        """Decide on each event, one of each workspace in turn."""
+        plan = _BatchPlan()
+        behind: set[str] = set()
+        queues: dict[str, deque[ConsumedEvent]] = {}
+        for received in batch:
+            if not self._backlog.has(received):
+                queues.setdefault(received.event.workspace, deque()).append(received)
+        while queues:
+            for workspace in list(queues):
+                received = queues[workspace].popleft()
+                if not queues[workspace]:
+                    del queues[workspace]
+                if (
+                    workspace in behind
+                    or self._backlog.holds(workspace)
+                    or not await self._fan_out_immediately(received, plan)
+                ):
+                    behind.add(workspace)
+                    plan.deferred.append(received)
+        return plan
+
+    async def _fan_out_immediately(self, received: ConsumedEvent, plan: _BatchPlan) -> bool:
+        """Fan an event out, if the workspace can afford it; otherwise nothing is left of the try."""
+        loop, workspace = asyncio.get_running_loop(), received.event.workspace
+        if plan.cost > _MAX_BATCH_COST or not self._shares.can_afford(workspace, loop.time()):
+            return False
+        records: list[Record] = []
+        expansion = self.expand(received)
+        try:
+            while not expansion.done and expansion.cost <= MAX_IMMEDIATE_COST:
+                record = expansion.step()
+                if record is not None:
+                    records.append(record)
+                if plan.cost + expansion.cost - plan.rested > _LOOP_SLICE:
+                    plan.rested = plan.cost + expansion.cost
+                    await asyncio.sleep(0)
+        except Rejected as error:
+            plan.rejected.append((received, error))
+            return True
+        finally:
+            plan.cost += expansion.cost
+            self._shares.charge(workspace, expansion.cost, loop.time())
+        if expansion.done:
+            plan.records += records
+        return expansion.done
+
+    def expand(self, received: ConsumedEvent, rest: Checkpoint | None = None) -> Expansion:
+        """Return the requests of an event, made step by step.
+
+        `rest` is called again and again while a condition is evaluated.
+        """
+        event = received.event
+        triggers = triggers_of(event) if received.topic == WEBHOOKS_RECEIVED.name else ()
+        webhooks = self._subscriptions.matching(event.workspace, canonical(event.type), triggers)
+        return Expansion(self._requests(received, webhooks, rest), webhooks)
+
+    async def current(self) -> None:
+        """Bring the webhooks that judge events up to date. Raises `DatabaseUnavailable`."""
+        await self._subscriptions.current()
+
+    def learn(self, workspace: str, cost: float) -> None:
+        """An event of the workspace was fanned out from the backlog, at this cost."""
+        self._shares.learn(workspace, cost, asyncio.get_running_loop().time())
+
+    def _requests(
+        self, received: ConsumedEvent, webhooks: Sequence[OutgoingWebhook], rest: Checkpoint | None
+    ) -> Iterator[Record | None]:
+        """For each webhook whose patterns cover the event: its request, or None if its filter fails."""
+        event = received.event
+        kind = canonical(event.type)
+        from_provider = received.topic == WEBHOOKS_RECEIVED.name
+        triggers = triggers_of(event) if from_provider else ()
+        reason: UnmatchedReason | None = "filtered"
+        if not webhooks:
+            reason = self._subscriptions.unmatched_reason(event.workspace, kind, triggers)
+        else:
+            facts = event_fields_of(event, kind, str(order_of(received)), from_provider=from_provider)
+            traceparent = child_traceparent(event.traceparent)
+            bodies: dict[BodyFormat, bytes] = {}
+            for webhook in webhooks:
+                fault = ""
+                if webhook.filter is not None:
+                    try:
+                        wanted, _ = webhook.filter.evaluate(facts, webhook.integration_id, rest)
+                    except BudgetExceeded as error:
+                        wanted, fault = True, str(error)
+                    if not wanted:
+                        yield None
+                        continue
+                reason = None
+                body = bodies.get(webhook.format)
+                if body is None:
+                    body = bodies[webhook.format] = render_body(webhook.format, facts)
+                delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
+                request = request_event(delivery_id, webhook.id, event, kind, body, traceparent, fault=fault)
+                yield event_record(DELIVERY_REQUESTED, webhook.id, request)
+        if reason:
+            self._unmatched.note(event.workspace, event.id, kind, event.source, reason)
+
+
+def event_fields_of(event: Event, kind: str, sequence: str, *, from_provider: bool = False) -> EventFields:
+    """An event as filters and formats see it. Raises `Malformed` when its data is not JSON.
+
+    The data of a provider's event is a `ProviderEvent`: the platform's `payload`, whose bytes stay as they
+    came, and what the headers say of it. It occurred when the platform says, else when the hub received it.
+    """
+    raw, data = _provider_data(event) if from_provider else _json_data(event.data)
+    occurred = event.attributes.get("occurred_at") if from_provider else None
+    return EventFields(
+        event.id, kind, event.workspace, occurred or event.time, event.subject, sequence, raw, data
+    )
+
+
+def triggers_of(event: Event) -> tuple[str, ...]:
+    """The catalogue's triggers that a provider's event fires; none for a record that does not say."""
+    told = event.attributes.get("triggers")
+    return tuple(told.split(",")) if told else ()
+
+
+def _provider_data(event: Event) -> tuple[bytes, Any]:
+    names = ("provider", "endpoint_id", "event", "delivery_id")
+    try:
+        head: dict[str, Any] = {name: event.attributes[name] for name in names}
+    except KeyError as error:
+        raise Malformed(f"header {error.args[0]} is missing from a received webhook") from None
+    head |= {
+        "triggers": list(triggers_of(event)),
+        "account": event.attributes.get("account") or None,
+        "received_at": event.time,
+        "test": event.attributes.get("test") == "true",
+        "replay_of": event.attributes.get("replay_of") or None,
+    }
+    provider = providers().get(event.attributes["provider"])
+    raw, payload = _json_data(provider.payload(event.content_type, event.data) if provider else event.data)
+    return orjson.dumps(head)[:-1] + b',"payload":' + raw + b"}", {**head, "payload": payload}
+
+
+def _json_data(raw: bytes) -> tuple[bytes, Any]:
+    """JSON text that may stand inside a JSON text; the gateway's check does not cover other producers."""
+    return (raw, parse_json(raw)) if raw else (b"null", None)

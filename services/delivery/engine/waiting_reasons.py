@@ -1,0 +1,118 @@
+"""Why deliveries wait, and until when: from what the store has of their webhooks, so right in every process.
+
+A webhook's circuit and hold are in the memory of the process that owns its partition. That process writes
+every change of them to the webhook's health document, and here they are put together with the webhook's own
+settings and each delivery's due time at the moment of reading: nothing has to be rewritten in the log.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from services.delivery.engine.subscriptions import OutgoingWebhooks
+from services.delivery.log.deliveries import QUEUES, Deliveries
+from services.delivery.log.recovery import WAITING
+from services.delivery.model.delivery_status import WaitingReason
+from shared.runtime.mongo import Document, Mongo, translate_errors, utcnow
+
+_RATE_LIMIT_GRACE: Final = timedelta(seconds=3)
+"""A lane that waits for its rate limit looks again every second, and writes that it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingState:
+    """When a delivery is attempted at the earliest; None when somebody has to act first."""
+
+    at: datetime | None = None
+    reason: WaitingReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldState:
+    """What makes the deliveries of one webhook wait; times that have passed are None."""
+
+    stopped: WaitingReason | None = None
+    held_until: datetime | None = None
+    next_probe_at: datetime | None = None
+    limited_until: datetime | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the circuit is open."""
+        return self.next_probe_at is not None
+
+    def of(self, due_at: datetime, now: datetime) -> WaitingState:
+        """Why and until when a delivery waits that is due at this time."""
+        if self.stopped:
+            return WaitingState(None, self.stopped)
+        if self.held_until and self.held_until > due_at:
+            return WaitingState(self.held_until, "held")
+        if self.next_probe_at and max(self.next_probe_at, now) > due_at:
+            return WaitingState(max(self.next_probe_at, now), "circuit_open")
+        if due_at > now:
+            return WaitingState(due_at)
+        if self.limited_until:
+            return WaitingState(max(self.limited_until, now), "rate_limited")
+        return WaitingState(now, "queued")
+
+
+def hold_state_of(webhook: Document, health: Document, now: datetime) -> HoldState:
+    """Return what a webhook's endpoint makes wait: nothing that was lifted since its owner wrote it."""
+    if health.get("lifts", 0) != webhook.get("lifts", 0):
+        return HoldState()
+    held_until, limited_until = health.get("held_until"), health.get("limited_until")
+    is_open = health.get("circuit") == "open"
+    return HoldState(
+        held_until=held_until if held_until and held_until > now else None,
+        next_probe_at=health.get("next_probe_at") if is_open else None,
+        limited_until=limited_until
+        if limited_until and limited_until > now - _RATE_LIMIT_GRACE and webhook.get("rate_limit")
+        else None,
+    )
+
+
+class WaitingReasons:
+    """Finds out why deliveries wait."""
+
+    def __init__(self, mongo: Mongo, subscriptions: OutgoingWebhooks, deliveries: Deliveries) -> None:
+        self._queues = mongo.collection(QUEUES)
+        self._subscriptions = subscriptions
+        self._deliveries = deliveries
+
+    async def of(self, deliveries: Sequence[Document], workspace: str) -> dict[str, WaitingState]:
+        """Return for each delivery of a workspace that waits, by id, why and until when.
+
+        Raises `DatabaseUnavailable`.
+        """
+        waiting = [document for document in deliveries if document["status"] in WAITING]
+        if not waiting:
+            return {}
+        ids = sorted({document["webhook_id"] for document in waiting})
+        fields = ("enabled", "paused", "lifts", "rate_limit")
+        with translate_errors():
+            queue = await self._queues.find_one({"_id": workspace}, {"paused": 1})
+            found = await self._subscriptions.collection.find(
+                {"_id": {"$in": ids}, "deleted_at": None}, dict.fromkeys(fields, 1)
+            ).to_list(len(ids))
+        health = await self._deliveries.health(ids)
+        now = utcnow()
+        is_paused = bool(queue and queue["paused"])
+        standings = {
+            webhook["_id"]: self._standing(webhook, health.get(webhook["_id"], {}), is_paused, now)
+            for webhook in found
+        }
+        nothing = HoldState()
+        return {
+            document["_id"]: standings.get(document["webhook_id"], nothing).of(document["due_at"], now)
+            for document in waiting
+        }
+
+    def _standing(self, webhook: Document, health: Document, is_paused: bool, now: datetime) -> HoldState:
+        if not webhook["enabled"]:
+            return HoldState("disabled")
+        if is_paused or webhook.get("paused"):
+            return HoldState("paused")
+        if self._subscriptions.unreadable(webhook["_id"]):
+            return HoldState("unreadable")
+        return hold_state_of(webhook, health, now)

@@ -1,0 +1,396 @@
+"""Delivery's collections: outgoing webhooks, and one document per delivery with every attempt."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+from services.delivery.model.delivery import TEST_TYPE, DeliveryRequest
+from services.delivery.model.due_cursor import (
+    LAST_POSITION,
+    CursorField,
+    DueCursor,
+    cursor_value,
+    position_of,
+)
+from services.delivery.model.retry_policy import Attempt, AttemptOutcome
+from services.delivery.settings import DeliverySettings
+from shared.contracts.errors import DatabaseUnavailable
+from shared.runtime.logs import Log
+from shared.runtime.mongo import (
+    Collection,
+    Document,
+    Duplicate,
+    InsertOne,
+    Mongo,
+    UpdateMany,
+    UpdateOne,
+    Write,
+    translate_errors,
+    utcnow,
+)
+
+WEBHOOKS: Final = "outgoing_webhooks"
+QUEUES: Final = "delivery_queues"
+"""One document per workspace that was ever paused."""
+HEALTH: Final = "webhook_health"
+"""One document per webhook that fails for long, is held back, or whose circuit opened."""
+DELIVERIES: Final = "webhook_deliveries"
+OPEN: Final = {"open": True}
+"""A delivery that is not finished is open, and has `due_at`: when it is tried next, or its lease runs out.
+
+The partial indexes are on `open`, not on the presence of `due_at`: so the embedded store uses them too.
+"""
+
+CLAIMS_URL: Final = {"claims_url": True}
+"""A webhook that was not forced beside another with its URL."""
+
+MAX_GIVEN_UP: Final = 1000
+T = TypeVar("T")
+_MAX_STORED_ATTEMPTS: Final = 200
+"""Attempts kept of one delivery, the latest; rounds by hand could go on for ever."""
+_LEASE_MARGIN: Final = timedelta(seconds=5)
+_MAX_TIMEOUT_S: Final = 60.0
+"""Of an outgoing webhook, as the API takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """A delivery that this process may attempt; a write with an older fence does nothing."""
+
+    request: DeliveryRequest
+    attempts: int = 0
+    fence: int = 0
+    cycle_start: int = 0
+    """Attempts before the present round: a retry by hand begins the schedule anew."""
+    manual: bool = False
+    """Whether a person asked for it: it goes past hold and circuit, and its result decides about them."""
+
+
+class Deliveries:
+    """Reads and writes of the delivery log."""
+
+    def __init__(self, mongo: Mongo, settings: DeliverySettings, log: Log, *, instance: str) -> None:
+        """`instance` names this process and the one that was killed before it in its place."""
+        self.collection: Collection = mongo.collection(DELIVERIES)
+        self._holder: Document = {"holder": instance, "holder_run": uuid4().hex}
+        self._health: Collection = mongo.collection(HEALTH)
+        self._log = log
+        self._kept = {
+            "delivered": timedelta(days=settings.delivered_days),
+            "dead_letter": timedelta(days=settings.dead_letter_days),
+        }
+
+    async def known(self, ids: Sequence[str]) -> dict[str, bool]:
+        """Return whether each of these deliveries that is in the log is open.
+
+        Raises `DatabaseUnavailable`.
+        """
+        with translate_errors():
+            found = await self.collection.find({"_id": {"$in": list(ids)}}, {"open": 1}).to_list(len(ids))
+        return {document["_id"]: "open" in document for document in found}
+
+    def attempted(self, request: DeliveryRequest, attempt: Attempt, step: AttemptOutcome) -> Write:
+        """The log entry of a first attempt."""
+        entry = self._entry(request) | {"attempts": [attempt.document()]} | self._state(step, 1)
+        return InsertOne(entry if attempt.ok else entry | _failure_fields(attempt))
+
+    def waiting(self, request: DeliveryRequest, due_at: datetime) -> Write:
+        """The log entry of a delivery that nobody attempted yet."""
+        return InsertOne(self._entry(request) | self._open("pending", due_at))
+
+    def leased(self, request: DeliveryRequest, timeout_s: float) -> Write:
+        """The log entry of a first attempt that is still under way: due again if we die."""
+        lease = self._open("delivering", self._lease(timeout_s))
+        return InsertOne(self._entry(request) | lease | self._holder)
+
+    def result(self, claimed: ClaimedDelivery, attempt: Attempt, step: AttemptOutcome) -> Write:
+        """What became of a claimed delivery."""
+        state = self._state(step, claimed.attempts + 1)
+        gone = {} if step.due_at is not None else {"due_at": "", "open": ""}
+        if attempt.ok:
+            gone |= {"failed": "", "last_error": ""}
+        else:
+            state |= _failure_fields(attempt)
+        change: dict[str, Any] = {
+            "$set": state,
+            "$push": {"attempts": {"$each": [attempt.document()], "$slice": -_MAX_STORED_ATTEMPTS}},
+        }
+        if gone:
+            change["$unset"] = gone
+        return UpdateOne({"_id": claimed.request.delivery_id, "fence": claimed.fence}, change)
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """Write all of it. A log entry that is there already is left as it is.
+
+        Raises `DatabaseUnavailable`.
+        """
+        if not writes:
+            return
+        try:
+            with translate_errors():
+                await self.collection.bulk_write(list(writes), ordered=False)
+        except Duplicate:
+            self._log.info("deliveries were in the log already", writes=len(writes))
+
+    async def claim(
+        self, webhook_id: str, reach: DueCursor, *, most: int, timeout_s: float
+    ) -> list[ClaimedDelivery]:
+        """Take due deliveries of a webhook, the longest due first, each for as long as an attempt can take.
+
+        Along the order, only the head is taken, and only when it is due.
+        """
+        floor = reach.floor
+        try:
+            mine = await self._claim(webhook_id, reach, most, self._lease(timeout_s))
+        except BaseException:
+            reach.floor = min(reach.floor, floor)  # what was read there is still to be claimed
+            raise
+        mine.sort(key=lambda document: document["order"])
+        return [_claimed_delivery(document) for document in mine]
+
+    async def _claim(self, webhook_id: str, reach: DueCursor, most: int, lease: datetime) -> list[Document]:
+        now = utcnow()
+        with translate_errors():
+            if reach.field == "order":
+                head = await self._head(webhook_id, reach, now)
+                ids = [head["_id"]] if head and head["due_at"] <= now else []
+            else:
+                ids = await self._due(webhook_id, reach, now, most)
+            if not ids:
+                return []
+            token = uuid4().hex
+            await self.collection.update_many(
+                {"_id": {"$in": ids}, "due_at": {"$lte": now}},
+                {
+                    "$set": {"status": "delivering", "due_at": lease, "claim": token, **self._holder},
+                    "$inc": {"fence": 1},
+                },
+            )
+            return await self.collection.find({"_id": {"$in": ids}, "claim": token}).to_list(len(ids))
+
+    async def next_due(self, webhook_id: str, reach: DueCursor) -> datetime | None:
+        """When a webhook's next delivery is due; None when nothing is open."""
+        now = utcnow()
+        with translate_errors():
+            if reach.field == "order":
+                head = await self._head(webhook_id, reach, now)
+                return head["due_at"] if head else None
+            for low, high in reach.windows(now, LAST_POSITION["due_at"]):
+                if first := await self._first(webhook_id, "due_at", low, high):
+                    due_at: datetime = first[0]["due_at"]
+                    return due_at
+        return None
+
+    async def _due(self, webhook_id: str, reach: DueCursor, now: datetime, most: int) -> list[str]:
+        """The ids of what is due, from where the last look ended."""
+        found: list[Document] = []
+        last = position_of("due_at", now)
+        for low, high in reach.windows(now, last):
+            found += await self._first(webhook_id, "due_at", low, high, most - len(found))
+            if len(found) == most:
+                break
+        places = [position_of("due_at", document["due_at"]) for document in found]
+        span = places[-1] - places[0] if places else 0
+        more = len(found) == most
+        reach.reached(places[-1] if more else last + 1, span, more=more)
+        return [document["_id"] for document in found]
+
+    async def _head(self, webhook_id: str, reach: DueCursor, now: datetime) -> Document | None:
+        """The first in order."""
+        for low, high in reach.windows(now, LAST_POSITION["order"]):
+            if first := await self._first(webhook_id, "order", low, high):
+                reach.reached(first[0]["order"], 0, more=True)
+                return first[0]
+        return None
+
+    async def _first(
+        self, webhook_id: str, field: CursorField, low: int, high: int, most: int = 1
+    ) -> list[Document]:
+        within = {"$gte": cursor_value(field, low), "$lte": cursor_value(field, high)}
+        cursor = self.collection.find(
+            {"webhook_id": webhook_id, **OPEN, field: within}, {"due_at": 1, "order": 1}
+        )
+        return await cursor.sort(field, 1).limit(most).to_list(most)
+
+    async def backlogs(self, partitions: Iterable[int]) -> dict[str, int]:
+        """The webhooks with open deliveries in these partitions, with their partition."""
+        found: dict[str, int] = {}
+        for partition in partitions:
+            with translate_errors():
+                webhooks = await self.collection.distinct("webhook_id", {"partition": partition, **OPEN})
+            found |= dict.fromkeys(webhooks, partition)
+        return found
+
+    async def release(self, webhook_ids: Iterable[str]) -> None:
+        """Make due what a killed process in the place of this one was attempting at these webhooks.
+
+        It may have been sent, as with every lease that ends.
+        """
+        now = utcnow()
+        leased: Document = {
+            **OPEN,
+            "due_at": {"$gt": now, "$lte": self._lease(_MAX_TIMEOUT_S)},
+            "status": "delivering",
+            "holder": self._holder["holder"],
+            "holder_run": {"$ne": self._holder["holder_run"]},
+        }
+        writes = [
+            UpdateMany({"webhook_id": name, **leased}, {"$set": {"due_at": now}}) for name in webhook_ids
+        ]
+        if writes:
+            with translate_errors():
+                await self.collection.bulk_write(writes, ordered=False)
+
+    async def endpoint_states(self, partitions: Iterable[int]) -> list[Document]:
+        """What is known of endpoints of these partitions that fail, are held or have an open circuit."""
+        some = [{"since": {"$ne": None}}, {"circuit": "open"}, {"held_until": {"$gt": utcnow()}}]
+        with translate_errors():
+            return await self._health.find({"partition": {"$in": list(partitions)}, "$or": some}).to_list(
+                None
+            )
+
+    async def failing_since(self, webhook_id: str, partition: int, since: datetime, *, warned: bool) -> None:
+        """An endpoint does nothing but fail."""
+        await self._know(webhook_id, {"partition": partition, "since": since, "warned": warned})
+
+    async def clear_failing(self, webhook_id: str) -> None:
+        """An endpoint that failed for long works again."""
+        await self._know(webhook_id, {"since": None, "warned": False})
+
+    async def standing(self, webhook_id: str, partition: int, standing: Document) -> None:
+        """Write what of an endpoint makes its deliveries wait: its circuit, and until when it is held."""
+        await self._know(webhook_id, {"partition": partition, **standing})
+
+    async def give_up(self, webhook_id: str, due_before: datetime) -> int:
+        """Dead-letter what was due before this time, a batch at most, for an open circuit; how many."""
+        now = utcnow()
+        waiting: Document = {"status": {"$in": ["pending", "retrying"]}, "due_at": {"$lte": due_before}}
+        with translate_errors():
+            query = {"webhook_id": webhook_id, **OPEN, **waiting}
+            found = await self.collection.find(query, {"_id": 1}).limit(MAX_GIVEN_UP).to_list(MAX_GIVEN_UP)
+            if not found:
+                return 0
+            ids = [document["_id"] for document in found]
+            written = await self.collection.update_many(
+                {"_id": {"$in": ids}, **OPEN, **waiting},
+                {
+                    "$set": {
+                        "status": "dead_letter",
+                        "failed": True,
+                        "last_error": "circuit_open",
+                        "finished_at": now,
+                        "expires_at": now + self._kept["dead_letter"],
+                    },
+                    "$unset": {"due_at": "", "open": ""},
+                    "$inc": {"fence": 1},
+                },
+            )
+        return int(written.modified_count)
+
+    async def claim_one(
+        self, webhook_id: str, delivery_id: str, reach: DueCursor, *, strict: bool, timeout_s: float
+    ) -> ClaimedDelivery | None:
+        """Take one delivery that a person asked for, due or not; None if it does not wait any more.
+
+        Of a strict webhook only the head goes, or a test, which has no place in the order.
+        """
+        now = utcnow()
+        wanted: Document = {
+            "_id": delivery_id,
+            "webhook_id": webhook_id,
+            **OPEN,
+            "status": {"$in": ["pending", "retrying"]},
+        }
+        with translate_errors():
+            if strict:
+                head = await self._head(webhook_id, reach, now)
+                if head is None or head["_id"] != delivery_id:
+                    wanted["event_type"] = TEST_TYPE
+            found = await self.collection.find_one_and_update(
+                wanted,
+                {
+                    "$set": {"status": "delivering", "due_at": self._lease(timeout_s), **self._holder},
+                    "$inc": {"fence": 1},
+                },
+                return_document=True,
+            )
+        return replace(_claimed_delivery(found), manual=True) if found else None
+
+    async def health(self, webhook_ids: Sequence[str]) -> dict[str, Document]:
+        """What is known of these webhooks' endpoints; nothing of one that always worked."""
+        with translate_errors():
+            found = await self._health.find({"_id": {"$in": list(webhook_ids)}}).to_list(None)
+        return {document["_id"]: document for document in found}
+
+    async def _know(self, webhook_id: str, what: Document) -> None:
+        with translate_errors():
+            await self._health.update_one({"_id": webhook_id}, {"$set": what}, upsert=True)
+
+    async def drop(self, webhook_id: str) -> None:
+        """Cancel what is open of a webhook that is gone, and forget its endpoint."""
+        now = utcnow()
+        with translate_errors():
+            await self.collection.update_many(
+                {"webhook_id": webhook_id, **OPEN},
+                {
+                    "$set": {
+                        "status": "cancelled",
+                        "finished_at": now,
+                        "expires_at": now + self._kept["dead_letter"],
+                    },
+                    "$unset": {"due_at": "", "open": ""},
+                    "$inc": {"fence": 1},
+                },
+            )
+            await self._health.delete_one({"_id": webhook_id})
+
+    async def write_with_retry(self, work: Callable[[], Awaitable[T]], stopping: asyncio.Event) -> T:
+        """Repeat a store call until it works: what was already sent must not be sent again for its sake.
+
+        Raises `DatabaseUnavailable` only once the service is stopping.
+        """
+        pause = 0.2
+        while True:
+            try:
+                return await work()
+            except DatabaseUnavailable as error:
+                if stopping.is_set():
+                    raise
+                self._log.warning("results wait for the store", error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    def _entry(self, request: DeliveryRequest) -> Document:
+        return request.document() | {"created_at": utcnow(), "fence": 0, "attempt_count": 0, "attempts": []}
+
+    def _open(self, status: str, due_at: datetime) -> Document:
+        return {"status": status, "due_at": due_at, **OPEN}
+
+    def _state(self, step: AttemptOutcome, attempts: int) -> Document:
+        state: Document = {"status": step.status, "attempt_count": attempts}
+        if step.due_at is not None:
+            state |= {"due_at": step.due_at, **OPEN}
+        else:
+            now = utcnow()
+            state |= {"finished_at": now, "expires_at": now + self._kept[step.status]}
+        return state
+
+    def _lease(self, timeout_s: float) -> datetime:
+        return utcnow() + timedelta(seconds=timeout_s) + _LEASE_MARGIN
+
+
+def _claimed_delivery(document: Document) -> ClaimedDelivery:
+    return ClaimedDelivery(
+        DeliveryRequest.from_document(document),
+        document["attempt_count"],
+        document["fence"],
+        document.get("round_start", 0),
+    )
+
+
+def _failure_fields(attempt: Attempt) -> Document:
+    """What the log of failures is read by."""
+    return {"failed": True, "last_error": attempt.error}

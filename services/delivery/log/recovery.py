@@ -1,0 +1,266 @@
+"""What a delivery goes through by hand: sent again, cancelled, put away, or repeated under a new id.
+
+Each step is a conditional write on the state that was read, and it raises the fence: whatever the engine
+does with the delivery at the same moment, one of the two comes first and the other finds nothing to do.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from services.delivery.log.deliveries import DELIVERIES, WEBHOOKS
+from services.delivery.model.delivery import DeliveryRequest, due_event, replay_event
+from services.delivery.settings import DeliverySettings
+from shared.contracts.errors import Conflict, NotFound
+from shared.contracts.ids import DeliveryId, WebhookId, derive
+from shared.contracts.topics import DELIVERY_REQUESTED
+from shared.runtime.kafka.producer import Producer, Record, event_record
+from shared.runtime.mongo import Collection, Document, Mongo, UpdateOne, translate_errors, utcnow
+
+Action = Literal["recover", "cancel", "discard"]
+
+NOT_FOUND: Final = "no such delivery"
+WEBHOOK_GONE: Final = "its outgoing webhook is gone"
+WEBHOOK_DISABLED: Final = "its outgoing webhook is disabled: enable it, then ask again"
+_ERASED: Final = "its payload was erased: there is nothing to send"
+_STILL_OPEN: Final = "it is still on its way: a retry sends it now, under the same id"
+_CHANGED_CONCURRENTLY: Final = "it changed at this very moment: ask again"
+
+ENDED: Final = ("dead_letter", "cancelled", "discarded")
+"""A delivery in one of these begins a new round when it is sent again."""
+RESENT: Final = ("delivered", *ENDED)
+"""A delivery in one of these can be sent again under a new id."""
+WAITING: Final = ("pending", "retrying")
+"""Open, and nobody is attempting it now."""
+
+_REFUSAL_REASONS: Final[Mapping[Action, Mapping[str, str]]] = {
+    "recover": {
+        "delivered": "it was delivered: a resend, or a replay of its webhook, sends it again, under a new id",
+        "delivering": "an attempt is under way: look again when it has ended",
+    },
+    "cancel": {
+        "delivering": "an attempt is under way: try again when it has ended",
+        "delivered": "it was delivered: there is nothing to cancel",
+        "dead_letter": "it is a dead letter: nothing more is sent; discard it to put it away",
+        "discarded": "it was discarded: nothing more is sent",
+    },
+    "discard": {"cancelled": "it was cancelled: only dead letters are discarded"},
+}
+
+_READ_FIELDS: Final = ("status", "fence", "attempt_count", "webhook_id", "erased_at", "job")
+_NOTIFY_TIMEOUT_S: Final = 2.0
+"""A caller waits for it, and a job makes it good."""
+_PUBLISH_TIMEOUT_S: Final = 10.0
+_MAX_PUBLISH_BYTES: Final = 4 * 1024 * 1024
+"""Bodies that are published together, to be acknowledged within `_WITHIN_S`."""
+
+
+def replay_id(original: str, replay_no: int) -> DeliveryId:
+    """The id of a delivery's repetition: the same however often a replay is begun anew."""
+    return DeliveryId(f"dlv_{derive(original, 'replay', str(replay_no))}")
+
+
+class Recovery:
+    """The steps, on the log and on Kafka; `jobs.py` takes them for one delivery or for a million."""
+
+    def __init__(self, mongo: Mongo, producer: Producer, settings: DeliverySettings) -> None:
+        self.deliveries: Collection = mongo.collection(DELIVERIES)
+        self.webhooks: Collection = mongo.collection(WEBHOOKS)
+        self._producer = producer
+        self._kept = timedelta(days=settings.dead_letter_days)
+
+    async def apply(
+        self, action: Action, ids: Sequence[str], *, workspace: str, statuses: Sequence[str], job: str
+    ) -> dict[str, str | None]:
+        """Take this step with every delivery that is in one of these statuses; per id, why not, or None.
+
+        The delivery bears the job's id afterwards: a job that is repeated finds what it did, and does it
+        once. Raises `DatabaseUnavailable`.
+        """
+        wanted = {"_id": {"$in": list(ids)}, "workspace": workspace}
+        with translate_errors():
+            found = await self.deliveries.find(wanted, dict.fromkeys(_READ_FIELDS, 1)).to_list(len(ids))
+            webhooks = await self._webhooks(found) if action == "recover" else {}
+        outcomes: dict[str, str | None] = dict.fromkeys(ids, NOT_FOUND)
+        now = utcnow()
+        writes: list[UpdateOne] = []
+        for document in found:
+            if document.get("job") == job:
+                outcomes[document["_id"]] = None
+                continue
+            refused = _refusal_reason(action, document, statuses, webhooks)
+            outcomes[document["_id"]] = refused or _CHANGED_CONCURRENTLY
+            if refused is None:
+                writes.append(self._write(action, document, job, now))
+        if writes:
+            with translate_errors():
+                await self.deliveries.bulk_write(writes, ordered=False)
+                taken = await self.deliveries.find(wanted | {"job": job}, {"_id": 1}).to_list(len(ids))
+            outcomes |= dict.fromkeys((document["_id"] for document in taken), None)
+        return outcomes
+
+    async def notify_owners(self, ids: Sequence[str], *, workspace: str, manual: bool = False) -> None:
+        """Tell the owners of these deliveries' webhooks to look at the log. Raises `RetryLater`.
+
+        With `manual`, they send these deliveries past hold and circuit.
+        """
+        with translate_errors():
+            found = await self.deliveries.find(
+                {"_id": {"$in": list(ids)}, "workspace": workspace}, {"webhook_id": 1}
+            ).to_list(len(ids))
+        asked = sorted({(document["webhook_id"], document["_id"] if manual else "") for document in found})
+        records = [
+            event_record(DELIVERY_REQUESTED, name, due_event(WebhookId(name), workspace, delivery_id))
+            for name, delivery_id in asked
+        ]
+        if records:
+            await self._producer.publish_all(records, timeout_s=_NOTIFY_TIMEOUT_S)
+
+    async def replay(self, ids: Sequence[str], *, workspace: str, replay_no: int) -> int:
+        """Ask for these deliveries again, in this order, each under its derived id; how many.
+
+        What has no payload any more is left out. Repeating the call asks for the same ids, and what is in
+        the log already is not sent again. Raises `RetryLater`, `TooLarge`.
+        """
+        with translate_errors():
+            found = await self.deliveries.find(
+                {"_id": {"$in": list(ids)}, "workspace": workspace}, {"attempts": 0}
+            ).to_list(len(ids))
+        place = {name: number for number, name in enumerate(ids)}
+        found.sort(key=lambda document: place[document["_id"]])
+        records = []
+        for document in found:
+            if document.get("body") is None:
+                continue
+            earlier = DeliveryRequest.from_document(document)
+            again = replay_id(earlier.replay_of or earlier.delivery_id, replay_no)
+            records.append(
+                event_record(DELIVERY_REQUESTED, earlier.webhook_id, replay_event(earlier, again, replay_no))
+            )
+        for some in _split_by_size(records):
+            await self._producer.publish_all(some, timeout_s=_PUBLISH_TIMEOUT_S)
+        return len(records)
+
+    async def resend(self, delivery_id: str, *, workspace: str) -> DeliveryRequest:
+        """Ask for one delivery that has ended again: its body under a new id, to the webhook as it is now.
+
+        Returns the request of the new delivery. It goes past its endpoint's hold and open circuit. Raises
+        `NotFound`; `Conflict` if it has not ended, its payload was erased, or its webhook is gone or
+        disabled; `RetryLater`, `TooLarge`.
+        """
+        with translate_errors():
+            document = await self.deliveries.find_one(
+                {"_id": delivery_id, "workspace": workspace}, {"attempts": 0}
+            )
+            if document is None:
+                raise NotFound(NOT_FOUND)
+            if document["status"] not in RESENT:
+                raise Conflict(_STILL_OPEN)
+            if document.get("erased_at") or document.get("body") is None:
+                raise Conflict(_ERASED)
+            # Counted with the webhook's replays: so every repetition of a delivery has a number of its own.
+            webhook = await self.webhooks.find_one_and_update(
+                {"_id": document["webhook_id"], "workspace": workspace, "deleted_at": None, "enabled": True},
+                {"$inc": {"replays": 1}},
+                projection={"replays": 1},
+                return_document=True,
+            )
+            if webhook is None:
+                raise Conflict(
+                    _webhook_refusal_reason(await self._webhooks([document]), document)
+                    or _CHANGED_CONCURRENTLY
+                )
+        earlier, number = DeliveryRequest.from_document(document), int(webhook["replays"])
+        original = earlier.replay_of or earlier.delivery_id
+        again = replace(
+            earlier,
+            delivery_id=replay_id(original, number),
+            replay_of=original,
+            replay_no=number,
+            manual=True,
+        )
+        event = replay_event(earlier, again.delivery_id, number, manual=True)
+        await self._producer.publish(
+            event_record(DELIVERY_REQUESTED, again.webhook_id, event), timeout_s=_NOTIFY_TIMEOUT_S
+        )
+        return again
+
+    async def _webhooks(self, deliveries: Iterable[Document]) -> dict[str, bool]:
+        """Of these deliveries' webhooks, those that are there, and whether each is enabled."""
+        names = list({document["webhook_id"] for document in deliveries})
+        found = await self.webhooks.find({"_id": {"$in": names}, "deleted_at": None}, {"enabled": 1}).to_list(
+            len(names)
+        )
+        return {document["_id"]: document["enabled"] for document in found}
+
+    def _write(self, action: Action, document: Document, job: str, now: datetime) -> UpdateOne:
+        as_read: dict[str, Any] = {name: document[name] for name in ("_id", "status", "fence")}
+        if action == "recover":
+            as_read["body"] = {"$exists": True}
+        change = {
+            "recover": _recover_update,
+            "cancel": self._cancelled,
+            "discard": _discard_update,
+        }[action](document, now)
+        change["$set"] = change.get("$set", {}) | {"job": job}
+        return UpdateOne(as_read, change | {"$inc": {"fence": 1}})
+
+    def _cancelled(self, _document: Document, now: datetime) -> dict[str, Any]:
+        return {
+            "$set": {"status": "cancelled", "finished_at": now, "expires_at": now + self._kept},
+            "$unset": {"due_at": "", "open": ""},
+        }
+
+
+def _split_by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
+    some: list[Record] = []
+    size = 0
+    for record in records:
+        if some and size + len(record.value) > _MAX_PUBLISH_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(record)
+        size += len(record.value)
+    if some:
+        yield some
+
+
+def _recover_update(document: Document, now: datetime) -> dict[str, Any]:
+    if document["status"] in WAITING:
+        return {"$min": {"due_at": now}}
+    return {
+        "$set": {
+            "status": "pending",
+            "open": True,
+            "due_at": now,
+            "round_start": document["attempt_count"],
+        },
+        "$unset": {"finished_at": "", "expires_at": ""},
+    }
+
+
+def _discard_update(_document: Document, _now: datetime) -> dict[str, Any]:
+    return {"$set": {"status": "discarded"}}
+
+
+def _refusal_reason(
+    action: Action, document: Document, statuses: Sequence[str], webhooks: Mapping[str, bool]
+) -> str | None:
+    """Why this step cannot be taken with a delivery; None when it can."""
+    status = document["status"]
+    if status not in statuses:
+        return _REFUSAL_REASONS[action].get(status, f"its status is {status}, not {' or '.join(statuses)}")
+    if action != "recover":
+        return None
+    if document.get("erased_at"):
+        return _ERASED
+    return _webhook_refusal_reason(webhooks, document)
+
+
+def _webhook_refusal_reason(webhooks: Mapping[str, bool], document: Document) -> str | None:
+    """Why nothing can be sent to a delivery's webhook; None when it can."""
+    enabled = webhooks.get(document["webhook_id"])
+    if enabled is None:
+        return WEBHOOK_GONE
+    return None if enabled else WEBHOOK_DISABLED

@@ -1,0 +1,227 @@
+"""The delivery log, read in its order, by any combination of filters, on an index.
+
+The log's indexes end in `status`, `created_at`, `_id`. What is wanted is one stretch of an index for each
+status; the newest of all stretches are merged here, and only they are fetched. Stretches are read by slices
+of time, each sixteen times as wide as the one before: a store that puts a limit into its index scan
+(MongoDB) does not need that; one that reads all that matches before it sorts and cuts (the embedded one)
+reads no more than a slice.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Final, TypeVar
+
+from shared.contracts.errors import Malformed
+from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
+from shared.runtime.web.paging import Page
+
+T = TypeVar("T")
+LogKey = tuple[datetime, str]
+"""Where a delivery stands in the log: when it was entered, and its id."""
+
+STATUSES: Final = (
+    "pending",
+    "delivering",
+    "retrying",
+    "delivered",
+    "dead_letter",
+    "cancelled",
+    "discarded",
+)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME_RESOLUTION: Final = timedelta(milliseconds=1)
+"""What the store can tell apart."""
+_FIRST_SLICE: Final = timedelta(seconds=1)
+_WIDENING_FACTOR: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryQuery:
+    """Which deliveries of a workspace; what is None or empty may be anything.
+
+    `error` is the error class of the last attempt. `since` is included, `until` is not.
+    """
+
+    workspace: str
+    webhook_id: str | None = None
+    event_type: str | None = None
+    event_id: str | None = None
+    statuses: Sequence[str] = ()
+    error: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _IndexRanges:
+    """What is read side by side: each a stretch of one index that is in the log's order.
+
+    `rest` is what no index of these holds, and is looked at in what was read.
+    """
+
+    stretches: Sequence[Document]
+    rest: Mapping[str, Sequence[str]]
+
+
+async def page(
+    deliveries: Collection,
+    wanted: DeliveryQuery,
+    show: Callable[[Document], T],
+    *,
+    limit: int,
+    cursor: str | None,
+    fields: Mapping[str, int] | None = None,
+) -> Page[T]:
+    """One page of the log, newest first. Raises `Malformed`: bad cursor; `DatabaseUnavailable`."""
+    after = _parse_cursor(cursor) if cursor else None
+    found = await find_keys(deliveries, wanted, most=limit + 1, after=after)
+    shown = await fetch_deliveries(deliveries, found[:limit], fields)
+    more = len(found) > limit
+    return Page(items=[show(one) for one in shown], next_cursor=_cursor(found[limit - 1]) if more else None)
+
+
+async def find_keys(
+    deliveries: Collection,
+    wanted: DeliveryQuery,
+    *,
+    most: int,
+    after: LogKey | None = None,
+    oldest_first: bool = False,
+) -> list[LogKey]:
+    """The first `most` that are wanted, after a key, in the log's order. Raises `DatabaseUnavailable`.
+
+    A delivery whose status changes at the very moment of reading may be missing once.
+    """
+    runs = _index_ranges(wanted)
+    found: list[LogKey] = []
+    slices = _slices_oldest_first if oldest_first else _slices_newest_first
+    for bounds in slices(wanted.since, wanted.until, after):
+        some = await asyncio.gather(
+            *(
+                _read_slice(deliveries, stretch | bounds, runs.rest, most - len(found), oldest_first)
+                for stretch in runs.stretches
+            )
+        )
+        found += sorted(set(chain(*some)), reverse=not oldest_first)[: most - len(found)]
+        if len(found) == most:
+            break
+    return found
+
+
+async def fetch_deliveries(
+    deliveries: Collection, wanted: Sequence[LogKey], fields: Mapping[str, int] | None = None
+) -> list[Document]:
+    """These deliveries, in this order, without those that are gone. Raises `DatabaseUnavailable`."""
+    ids = [name for _, name in wanted]
+    with translate_errors():
+        found = await deliveries.find({"_id": {"$in": ids}}, fields).to_list(len(ids))
+    by_id = {document["_id"]: document for document in found}
+    return [by_id[name] for name in ids if name in by_id]
+
+
+async def _read_slice(
+    deliveries: Collection,
+    query: Document,
+    rest: Mapping[str, Sequence[str]],
+    most: int,
+    oldest_first: bool,
+) -> list[LogKey]:
+    """The first keys of one slice of one stretch; without `rest`, from the index alone."""
+    direction = 1 if oldest_first else -1
+    fields = {"created_at": 1, **dict.fromkeys(rest, 1)}
+    found: list[LogKey] = []
+    with translate_errors():
+        cursor = deliveries.find(query, fields).sort([("created_at", direction), ("_id", direction)])
+        async for document in cursor if rest else cursor.limit(most):
+            if all(document.get(field) in allowed for field, allowed in rest.items()):
+                found.append((document["created_at"], document["_id"]))
+                if len(found) == most:
+                    break
+        await cursor.close()
+    return found
+
+
+def _index_ranges(wanted: DeliveryQuery) -> _IndexRanges:
+    """The stretches, by the index that narrows most: one event, one error class, or the log's own four."""
+    base: Document = {"workspace": wanted.workspace}
+    rest: dict[str, Sequence[str]] = {}
+    if wanted.webhook_id is not None:
+        base["webhook_id"] = wanted.webhook_id
+    if wanted.event_type is not None:
+        base["event_type"] = wanted.event_type
+    if wanted.event_id is not None:
+        rest = {field: [value] for field, value in base.items() if field != "workspace"}
+        if wanted.statuses:
+            rest["status"] = wanted.statuses
+        if wanted.error is not None:
+            rest["last_error"] = [wanted.error]
+        return _IndexRanges([{"workspace": wanted.workspace, "event_id": wanted.event_id}], rest)
+    if wanted.error is not None:
+        if "event_type" in base:
+            rest["event_type"] = [base.pop("event_type")]
+        base |= {"failed": True, "last_error": wanted.error}
+    statuses = dict.fromkeys(wanted.statuses or STATUSES)
+    return _IndexRanges([base | {"status": status} for status in statuses], rest)
+
+
+def _slices_newest_first(
+    since: datetime | None, until: datetime | None, after: LogKey | None
+) -> Iterator[Document]:
+    """Slices of the log, the newest first, each older than the one before."""
+    floor = max(since, _EPOCH) if since else _EPOCH
+    top = until
+    if after:
+        top = min(after[0], until) if until else after[0]
+        if top == after[0] >= floor:
+            yield {"created_at": top, "_id": {"$lt": after[1]}}
+    high, width = top or utcnow(), _FIRST_SLICE
+    if top and top <= floor:
+        return
+    while True:
+        low = floor if high - floor <= width else high - width
+        yield _created_between(low, top)
+        if low == floor:
+            return
+        top, high, width = low, low, width * _WIDENING_FACTOR
+
+
+def _slices_oldest_first(
+    since: datetime | None, until: datetime | None, after: LogKey | None
+) -> Iterator[Document]:
+    """Slices of the log, the oldest first, each newer than the one before."""
+    low = max(since, _EPOCH) if since else _EPOCH
+    if after:
+        if after[0] >= low and (until is None or after[0] < until):
+            yield {"created_at": after[0], "_id": {"$gt": after[1]}}
+        low = max(low, after[0] + _TIME_RESOLUTION)
+    end, width = until or max(utcnow(), low), _FIRST_SLICE
+    while low < end or until is None:
+        high = None if end - low <= width else low + width
+        yield _created_between(low, high or until)
+        if high is None:
+            return
+        low, width = high, width * _WIDENING_FACTOR
+
+
+def _created_between(low: datetime, high: datetime | None) -> Document:
+    """From `low` on, before `high`.
+
+    Not with `$gte`: the embedded store then leaves `low` itself out, because the index goes on after it.
+    """
+    return {"created_at": {"$gt": low - _TIME_RESOLUTION} | ({"$lt": high} if high else {})}
+
+
+def _cursor(key: LogKey) -> str:
+    return f"{round(key[0].timestamp() * 1000)}-{key[1]}"
+
+
+def _parse_cursor(cursor: str) -> LogKey:
+    at, _, last = cursor.partition("-")
+    try:
+        return datetime.fromtimestamp(int(at) / 1000, UTC), last
+    except (ValueError, OverflowError, OSError):
+        raise Malformed("the cursor is not one of ours: pass next_cursor as it was") from None

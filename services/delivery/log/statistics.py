@@ -1,0 +1,241 @@
+"""Hourly statistics: what became of attempts and how long they took, per outgoing webhook and workspace.
+
+One document for each webhook and UTC hour, and one for each workspace and hour, kept for 90 days. They are
+counts of this moment, not a ledger: a process that is killed takes its last second with it, and an answer
+of the store that gets lost may count its second twice.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from typing import Any, Final, Literal, Self
+
+from shared.contracts.errors import InterlinkError
+from shared.runtime.logs import Log
+from shared.runtime.mongo import (
+    Collection,
+    Document,
+    Duplicate,
+    Mongo,
+    UpdateOne,
+    Write,
+    translate_errors,
+    utcnow,
+)
+from shared.runtime.periodic_task import PeriodicTask
+
+CountedOutcome = Literal["delivered", "retrying", "dead_letter"]
+
+STATISTICS: Final = "delivery_stats"
+RETENTION_DAYS: Final = 90
+
+_FLUSH_INTERVAL_S: Final = 1.0
+_MAX_TALLIES: Final = 100_000
+_HOUR: Final = timedelta(hours=1)
+_BUCKETS_PER_DOUBLING: Final = 4
+"""Latency buckets in each doubling."""
+BOUNDS: Final = tuple(
+    0.0005 * 2 ** (step / _BUCKETS_PER_DOUBLING) for step in range(17 * _BUCKETS_PER_DOUBLING + 1)
+)
+"""The upper bounds of the latency buckets in seconds, 0.5 ms to 65.5 s; what takes longer is in one more."""
+_COUNTS: Final = ("attempts", "delivered", "failed_attempts", "dead_letters")
+_FIRST_BUCKET: Final = len(_COUNTS)
+_WIDTH: Final = _FIRST_BUCKET + len(BOUNDS) + 1
+
+Tally = list[int]
+"""The four counts, then the latency buckets."""
+
+
+@dataclass(slots=True)
+class HourCounts:
+    """What was counted in one hour, or in several together."""
+
+    hour: datetime
+    tally: Tally = field(default_factory=lambda: [0] * _WIDTH)
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        """As the store keeps it."""
+        found = cls(document["hour"])
+        for place, name in enumerate(_COUNTS):
+            found.tally[place] = document.get(name, 0)
+        for bucket, count in document.get("latency", {}).items():
+            found.tally[_FIRST_BUCKET + int(bucket)] = count
+        return found
+
+    @property
+    def attempts(self) -> int:
+        return self.tally[0]
+
+    @property
+    def delivered(self) -> int:
+        return self.tally[1]
+
+    @property
+    def failed_attempts(self) -> int:
+        return self.tally[2]
+
+    @property
+    def dead_letters(self) -> int:
+        return self.tally[3]
+
+    def add(self, other: Self) -> None:
+        """Count the other one's in."""
+        _add(self.tally, other.tally)
+
+    def percentile_ms(self, share: float) -> float | None:
+        """The latency that this share of the attempts did not exceed; None without attempts.
+
+        It is the middle (geometric) of the bucket that holds it: within 9.1 % of the true value between
+        0.5 ms and 65.5 s; shorter ones are given as 0.5, longer ones as 65536.
+        """
+        if not self.attempts:
+            return None
+        upto = list(accumulate(self.tally[_FIRST_BUCKET:]))
+        bucket = bisect_left(upto, max(1.0, share * upto[-1]))
+        if bucket == 0 or bucket == len(BOUNDS):
+            return BOUNDS[min(bucket, len(BOUNDS) - 1)] * 1000
+        return round(BOUNDS[bucket] * 1000 / 2 ** (0.5 / _BUCKETS_PER_DOUBLING), 1)
+
+
+class Statistics:
+    """Counts attempts in memory, writes the counts every second, and reads them back by the hour."""
+
+    def __init__(self, mongo: Mongo, log: Log) -> None:
+        self._collection: Collection = mongo.collection(STATISTICS)
+        self._log = log
+        self._tallies: dict[tuple[str, str, datetime], Tally] = {}
+        self._hour = datetime.min.replace(tzinfo=UTC)
+        self._next_hour = self._hour
+        self._writing = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
+
+    async def start(self) -> None:
+        await self._writing.start()
+
+    async def stop(self) -> None:
+        """Write what is there, once, and end."""
+        await self._writing.stop()
+
+    def record(
+        self, webhook_id: str, workspace: str, outcome: CountedOutcome, seconds: float, at: datetime
+    ) -> None:
+        """Count one attempt that ended at this time. For the hot path: about a microsecond, and no I/O."""
+        if not self._hour <= at < self._next_hour:
+            self._hour = hour_of(at)
+            self._next_hour = self._hour + _HOUR
+        name = (workspace, webhook_id, self._hour)
+        tally = self._tallies.get(name)
+        if tally is None:
+            tally = self._tallies[name] = [0] * _WIDTH
+        tally[0] += 1
+        if outcome == "delivered":
+            tally[1] += 1
+        else:
+            tally[2] += 1
+            if outcome == "dead_letter":
+                tally[3] += 1
+        tally[_FIRST_BUCKET + bisect_left(BOUNDS, seconds)] += 1
+
+    async def flush(self) -> None:
+        """Write what was counted since the last time; what the store does not take is kept and written later.
+
+        What is kept is one tally for each webhook and hour, 100,000 at most: then the oldest go.
+        """
+        tallies, self._tallies = self._tallies, {}
+        if not tallies:
+            return
+        try:
+            with translate_errors():
+                await self._collection.bulk_write(list(_writes(tallies)), ordered=False)
+        except (InterlinkError, Duplicate) as error:
+            self._log.warning("statistics wait for the store", error=str(error))
+            self._put_back(tallies)
+
+    async def webhook_hours(
+        self, webhook_id: str, since: datetime, until: datetime | None = None
+    ) -> list[HourCounts]:
+        """A webhook's hours from the one of `since` on, before `until`, oldest first; 90 days at most.
+
+        Hours without attempts are not among them. Raises `DatabaseUnavailable`.
+        """
+        return await self._hours(webhook_id, since, until)
+
+    async def delivered(self, workspace: str, webhook_id: str | None, since: datetime) -> int:
+        """How many were delivered from the hour of `since` on: of the workspace, or of one webhook.
+
+        A webhook's own documents do not say whose it is: the caller has looked. Raises `DatabaseUnavailable`.
+        """
+        owner = webhook_id if webhook_id is not None else _workspace_owner(workspace)
+        return sum(hour.delivered for hour in await self._hours(owner, since, None))
+
+    async def _hours(self, owner: str, since: datetime, until: datetime | None) -> list[HourCounts]:
+        now = utcnow()
+        first = hour_of(max(since, now - timedelta(days=RETENTION_DAYS)))
+        last = min(until, now + _HOUR) if until else now + _HOUR
+        ids = []
+        while first < last:
+            ids.append(_id(owner, first))
+            first += _HOUR
+        with translate_errors():
+            found = await self._collection.find({"_id": {"$in": ids}}).to_list(len(ids))
+        return sorted(map(HourCounts.of, found), key=lambda hour: hour.hour)
+
+    def _put_back(self, tallies: dict[tuple[str, str, datetime], Tally]) -> None:
+        for name, tally in self._tallies.items():
+            if name in tallies:
+                _add(tallies[name], tally)
+            else:
+                tallies[name] = tally
+        if len(tallies) > _MAX_TALLIES:
+            oldest = sorted(tallies, key=lambda name: name[2])
+            for name in oldest[: len(tallies) - _MAX_TALLIES]:
+                del tallies[name]
+            self._log.warning("statistics dropped: the store is away", tallies=len(oldest) - _MAX_TALLIES)
+        self._tallies = tallies
+
+
+def hour_of(moment: datetime) -> datetime:
+    """The UTC hour that a time is in."""
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def sum_hours(hours: Sequence[HourCounts], since: datetime) -> HourCounts:
+    """Several hours as one."""
+    total = HourCounts(since)
+    for hour in hours:
+        total.add(hour)
+    return total
+
+
+def _writes(tallies: Mapping[tuple[str, str, datetime], Tally]) -> Iterator[Write]:
+    workspaces: dict[tuple[str, datetime], Tally] = {}
+    for (workspace, webhook_id, hour), tally in tallies.items():
+        yield _write(webhook_id, hour, tally, {"workspace": workspace, "webhook_id": webhook_id})
+        _add(workspaces.setdefault((workspace, hour), [0] * _WIDTH), tally)
+    for (workspace, hour), tally in workspaces.items():
+        yield _write(_workspace_owner(workspace), hour, tally, {"workspace": workspace})
+
+
+def _write(owner: str, hour: datetime, tally: Tally, about: Mapping[str, Any]) -> Write:
+    counts = {name: tally[place] for place, name in enumerate(_COUNTS)}
+    buckets = {f"latency.{bucket}": count for bucket, count in enumerate(tally[_FIRST_BUCKET:]) if count}
+    return UpdateOne(
+        {"_id": _id(owner, hour)},
+        {"$setOnInsert": {"hour": hour, **about}, "$inc": counts | buckets},
+        upsert=True,
+    )
+
+
+def _add(to: Tally, other: Tally) -> None:
+    to[:] = map(int.__add__, to, other)
+
+
+def _id(owner: str, hour: datetime) -> str:
+    return f"{owner}/{hour:%Y-%m-%dT%H}"
+
+
+def _workspace_owner(name: str) -> str:
+    """A workspace among the owners of statistics; no webhook's id has a colon."""
+    return f"workspace:{name}"

@@ -1,0 +1,170 @@
+"""Events that no outgoing webhook got: counts by type, and the last ones of each workspace with the reason.
+
+One document per workspace and type, and one per workspace with its last events. They are written once a
+second from memory; a process that is killed takes its last second with it.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from shared.contracts.errors import InterlinkError
+from shared.contracts.ids import derive
+from shared.runtime import metrics
+from shared.runtime.logs import Log
+from shared.runtime.mongo import (
+    Collection,
+    Document,
+    Duplicate,
+    Mongo,
+    UpdateOne,
+    Write,
+    translate_errors,
+    utcnow,
+)
+from shared.runtime.periodic_task import PeriodicTask
+
+UnmatchedReason = Literal["no_webhook", "no_pattern", "disabled", "filtered"]
+
+UNMATCHED: Final = "unmatched_events"
+RETENTION: Final = timedelta(days=7)
+MAX_LISTED: Final = 100
+"""Events of one workspace that are listed, the latest."""
+MAX_TYPES: Final = 500
+"""Types of one workspace that are counted singly; the rest is counted together."""
+OTHER_TYPES: Final = "(other types)"
+
+_FLUSH_INTERVAL_S: Final = 1.0
+_TYPES_CACHE_TTL: Final = timedelta(minutes=10)
+_MAX_WORKSPACES: Final = 10_000
+_MAX_ID_LENGTH: Final = 256
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was noted of one workspace since the last write."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    last: list[Document] = field(default_factory=list)
+
+
+class UnmatchedEventLog:
+    """Notes events, writes them once a second, and reads them back."""
+
+    def __init__(self, mongo: Mongo, log: Log) -> None:
+        self._collection: Collection = mongo.collection(UNMATCHED)
+        self._log = log
+        self._tallies: dict[str, _Tally] = {}
+        self._types: OrderedDict[str, tuple[datetime, set[str]]] = OrderedDict()
+        self._writing = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
+
+    async def start(self) -> None:
+        await self._writing.start()
+
+    async def stop(self) -> None:
+        """Write what is there, once, and end."""
+        await self._writing.stop()
+
+    def note(
+        self, workspace: str, event_id: str, event_type: str, source: str, reason: UnmatchedReason
+    ) -> None:
+        """Note an event that no webhook got. For the hot path: no I/O, bounded."""
+        metrics.unmatched(reason).inc()
+        tally = self._tallies.get(workspace)
+        if tally is None:
+            if len(self._tallies) >= _MAX_WORKSPACES:
+                return
+            tally = self._tallies[workspace] = _Tally()
+        known = event_type in tally.counts or len(tally.counts) < MAX_TYPES
+        name = event_type if known else OTHER_TYPES
+        tally.counts[name] = tally.counts.get(name, 0) + 1
+        entry = {
+            "id": event_id[:_MAX_ID_LENGTH],
+            "type": event_type[:_MAX_ID_LENGTH],
+            "source": source[:_MAX_ID_LENGTH],
+            "reason": reason,
+            "at": utcnow(),
+        }
+        tally.last.append(entry)
+        if len(tally.last) >= 2 * MAX_LISTED:
+            del tally.last[:MAX_LISTED]
+
+    async def flush(self) -> None:
+        """Write what was noted since the last time; what the store does not take is dropped, and logged."""
+        tallies, self._tallies = self._tallies, {}
+        if not tallies:
+            return
+        try:
+            writes: list[Write] = []
+            for workspace, tally in tallies.items():
+                writes += self._writes(workspace, tally, await self._known_types(workspace))
+            with translate_errors():
+                await self._collection.bulk_write(writes, ordered=False)
+        except (InterlinkError, Duplicate) as error:
+            self._log.warning("unmatched events not written", workspaces=len(tallies), error=str(error))
+
+    async def counts(self, workspace: str) -> list[Document]:
+        """The workspace's counts by type, the highest first. Raises `DatabaseUnavailable`."""
+        with translate_errors():
+            found = await self._collection.find({"workspace": workspace}).to_list(None)
+        return sorted(
+            (each for each in found if "count" in each), key=lambda each: (-each["count"], each["type"])
+        )
+
+    async def last(self, workspace: str) -> list[Document]:
+        """The workspace's last unmatched events, the latest first. Raises `DatabaseUnavailable`."""
+        with translate_errors():
+            document = await self._collection.find_one({"_id": _last_id(workspace)})
+        since = utcnow() - RETENTION
+        events = [each for each in (document or {}).get("last", []) if each["at"] > since]
+        return sorted(events, key=lambda each: each["at"], reverse=True)
+
+    async def _known_types(self, workspace: str) -> set[str]:
+        """The types that have a count of their own; remembered for a while, of the last workspaces."""
+        now = utcnow()
+        read_at, known = self._types.get(workspace, (None, set[str]()))
+        if read_at is None or now - read_at > _TYPES_CACHE_TTL:
+            with translate_errors():
+                found = await self._collection.find({"workspace": workspace}, {"type": 1}).to_list(None)
+            known = {each["type"] for each in found if "type" in each}
+            self._types[workspace] = now, known
+            self._types.move_to_end(workspace)
+            if len(self._types) > _MAX_WORKSPACES:
+                self._types.popitem(last=False)
+        return known
+
+    def _writes(self, workspace: str, tally: _Tally, known: set[str]) -> list[Write]:
+        now = utcnow()
+        expires = {"expires_at": now + RETENTION}
+        counts: dict[str, int] = {}
+        for event_type, count in tally.counts.items():
+            if event_type not in known and len(known) < MAX_TYPES:
+                known.add(event_type)
+            name = event_type if event_type in known else OTHER_TYPES
+            counts[name] = counts.get(name, 0) + count
+        writes: list[Write] = [
+            UpdateOne(
+                {"_id": derive(workspace, event_type)},
+                {
+                    "$setOnInsert": {"workspace": workspace, "type": event_type, "since": now},
+                    "$set": {"last_at": now, **expires},
+                    "$inc": {"count": count},
+                },
+                upsert=True,
+            )
+            for event_type, count in counts.items()
+        ]
+        last = {"$each": tally.last[-MAX_LISTED:], "$slice": -MAX_LISTED}
+        writes.append(
+            UpdateOne(
+                {"_id": _last_id(workspace)},
+                {"$setOnInsert": {"workspace": workspace}, "$set": expires, "$push": {"last": last}},
+                upsert=True,
+            )
+        )
+        return writes
+
+
+def _last_id(workspace: str) -> str:
+    return f"last/{derive(workspace)}"

@@ -1,0 +1,212 @@
+"""A delivery request: one event for one outgoing webhook, as it travels on Kafka and is kept in the log."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from services.delivery.model.due_cursor import ORDER_BITS
+from shared.contracts.envelope import Event, now
+from shared.contracts.errors import Malformed
+from shared.contracts.ids import DeliveryId, WebhookId, new_event_id
+from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.mongo import Document
+from shared.wire.tracing import child_traceparent
+
+REQUESTED_TYPE: Final = "delivery.requested"
+DUE_TYPE: Final = "delivery.due"
+"""Another process made work of a webhook due: its lane's owner looks at the log."""
+_SOURCE: Final = "/delivery"
+TEST_TYPE: Final = "webhook.test"
+"""The type of the event that `POST .../test` sends."""
+_MANUAL: Final[Mapping[str, str]] = {"manual": "1"}
+_MAX_FAULT_LENGTH: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRequest:
+    """`order` grows along the topic's partition, so also along one webhook's deliveries.
+
+    `replay_of` and `replay_no` are of a delivery that repeats an earlier one under a new id. `fault` says why
+    it is not known whether the webhook wants the event: the delivery fails once; a person's retry sends it.
+    """
+
+    delivery_id: DeliveryId
+    webhook_id: WebhookId
+    workspace: str
+    event_id: str
+    event_type: str
+    occurred_at: str
+    body: bytes
+    traceparent: str
+    partition: int
+    order: int
+    replay_of: str = ""
+    replay_no: int = 0
+    manual: bool = False
+    """Whether a person asked for this one delivery; it is not kept in the log."""
+    fault: str = ""
+
+    def document(self) -> Document:
+        document: Document = {
+            "_id": self.delivery_id,
+            "webhook_id": self.webhook_id,
+            "workspace": self.workspace,
+            "event_id": self.event_id,
+            "event_type": self.event_type,
+            "occurred_at": self.occurred_at,
+            "body": self.body,
+            "traceparent": self.traceparent,
+            "partition": self.partition,
+            "order": self.order,
+        }
+        if self.replay_of:
+            document |= {"replay_of": self.replay_of, "replay_no": self.replay_no}
+        if self.fault:
+            document["fault"] = self.fault
+        return document
+
+    @classmethod
+    def from_document(cls, document: Document) -> "DeliveryRequest":
+        return cls(
+            delivery_id=document["_id"],
+            webhook_id=document["webhook_id"],
+            workspace=document["workspace"],
+            event_id=document["event_id"],
+            event_type=document["event_type"],
+            occurred_at=document["occurred_at"],
+            body=bytes(document["body"]),
+            traceparent=document["traceparent"],
+            partition=document["partition"],
+            order=document["order"],
+            replay_of=document.get("replay_of", ""),
+            replay_no=document.get("replay_no", 0),
+            fault=document.get("fault", ""),
+        )
+
+
+def request_event(
+    delivery_id: DeliveryId,
+    webhook_id: WebhookId,
+    event: Event,
+    kind: str,
+    body: bytes,
+    traceparent: str,
+    *,
+    manual: bool = False,
+    fault: str = "",
+) -> Event:
+    """The event that asks for a delivery; `kind` is the canonical name of the event's type.
+
+    With a `fault`, it asks for an entry in the log that says why it cannot be decided on.
+    """
+    more = dict(_MANUAL) if manual else {}
+    if fault:
+        more["fault"] = fault[:_MAX_FAULT_LENGTH]
+    names = (event.id, kind)
+    return _requested_event(
+        delivery_id, webhook_id, event.workspace, event.time, body, traceparent, names, more
+    )
+
+
+def replay_event(
+    earlier: DeliveryRequest, delivery_id: DeliveryId, replay_no: int, *, manual: bool = False
+) -> Event:
+    """The event that asks for the same again, under an id of its own."""
+    event = (earlier.event_id, earlier.event_type)
+    replay = {"replay_of": earlier.replay_of or earlier.delivery_id, "replay_no": str(replay_no)}
+    replay |= _MANUAL if manual else {}
+    traceparent = child_traceparent(earlier.traceparent)
+    return _requested_event(
+        delivery_id,
+        earlier.webhook_id,
+        earlier.workspace,
+        earlier.occurred_at,
+        earlier.body,
+        traceparent,
+        event,
+        replay,
+    )
+
+
+def due_event(webhook_id: WebhookId, workspace: str, delivery_id: str = "") -> Event:
+    """The event that tells a webhook's owner to look at the log.
+
+    With a delivery, its owner sends that one past hold and circuit.
+    """
+    return Event(
+        id=new_event_id(),
+        type=DUE_TYPE,
+        source=_SOURCE,
+        workspace=workspace,
+        time=now(),
+        data=b"",
+        subject=webhook_id,
+        attributes={"delivery_id": delivery_id} if delivery_id else {},
+    )
+
+
+def _requested_event(
+    delivery_id: DeliveryId,
+    webhook_id: WebhookId,
+    workspace: str,
+    occurred_at: str,
+    body: bytes,
+    traceparent: str,
+    event: tuple[str, str],
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> Event:
+    return Event(
+        id=delivery_id,
+        type=REQUESTED_TYPE,
+        source=_SOURCE,
+        workspace=workspace,
+        time=occurred_at,
+        subject=webhook_id,
+        data=body,
+        traceparent=traceparent,
+        attributes={"event_id": event[0], "event_type": event[1], **more},
+    )
+
+
+def read_request(received: ConsumedEvent) -> DeliveryRequest:
+    """The request that a record carries. Raises `Malformed`."""
+    event = received.event
+    try:
+        event_id, event_type = event.attributes["event_id"], event.attributes["event_type"]
+    except KeyError as error:
+        raise Malformed(f"header {error.args[0]} is missing from a delivery request") from None
+    if event.type != REQUESTED_TYPE or not event.subject:
+        raise Malformed(f"{event.type} is not {REQUESTED_TYPE} with the webhook's id as subject")
+    return DeliveryRequest(
+        delivery_id=DeliveryId(event.id),
+        webhook_id=WebhookId(event.subject),
+        workspace=event.workspace,
+        event_id=event_id,
+        event_type=event_type,
+        occurred_at=event.time,
+        body=event.data,
+        traceparent=event.traceparent,
+        partition=received.partition,
+        order=order_of(received),
+        replay_of=event.attributes.get("replay_of", ""),
+        replay_no=_parse_replay_no(event.attributes.get("replay_no", "0")),
+        manual="manual" in event.attributes,
+        fault=event.attributes.get("fault", ""),
+    )
+
+
+def order_of(received: ConsumedEvent) -> int:
+    """A number that grows along a topic's partition, also over a topic that was made anew."""
+    return received.at_ms << ORDER_BITS | received.offset & (1 << ORDER_BITS) - 1
+
+
+def at_ms_of(order: int) -> int:
+    """The time in an order of `order_of`: when the broker took the record, in milliseconds."""
+    return order >> ORDER_BITS
+
+
+def _parse_replay_no(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Malformed(f"replay_no is {text[:20]!r}: not a number")
+    return int(text)

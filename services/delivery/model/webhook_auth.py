@@ -1,0 +1,34 @@
+"""How an outgoing webhook says who it is, beside its signature: basic, bearer, a header, a certificate."""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.runtime.egress.certificates import ClientCertificate, parse_client_certificate
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAuth:
+    """What an attempt adds: headers, whose values are secret, or a client certificate."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    certificate: ClientCertificate | None = None
+
+
+def webhook_auth(given: Mapping[str, Any]) -> WebhookAuth:
+    """What these settings mean; none for an empty one. Raises `Malformed` for a certificate that is none."""
+    match given.get("type", "none"):
+        case "basic":
+            pair = f"{given['username']}:{given['password']}".encode()
+            return WebhookAuth({"Authorization": "Basic " + b64encode(pair).decode()})
+        case "bearer":
+            return WebhookAuth({"Authorization": f"Bearer {given['token']}"})
+        case "header":
+            return WebhookAuth({given["name"]: given["value"]})
+        case "mtls":
+            return WebhookAuth(
+                certificate=parse_client_certificate(given["certificate"], given["private_key"])
+            )
+        case _:
+            return WebhookAuth()

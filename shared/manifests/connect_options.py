@@ -1,0 +1,189 @@
+"""The ways to connect an account that a provider offers, as a form needs them. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shared.manifests.catalogue import CALLBACK_PATH, app_setup_steps
+from shared.manifests.connect_models import ManualCredential, Setting
+from shared.manifests.connector import Connector
+from shared.manifests.models import Manifest
+from shared.manifests.registry import Provider
+
+_OAUTH_PATH: Final = "/api/auth/oauth/connect"
+_MANUAL_PATH: Final = "/api/integrations"
+_APPS_PATH: Final = "/api/platform-credentials/"
+_WORD_LIST: Final = re.compile(r"\w+(?:\|\w+)+")
+"""A pattern that is nothing but words to choose from."""
+_NAMED_GROUP: Final = re.compile(r"\(\?P<\w+>")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectField:
+    """What somebody enters; `id` is its name in the body of a call, `name` what people read.
+
+    `pattern` has to match the whole text, in Python or JavaScript. `options`: one of these. What has a
+    `default`, or is `generated` by the hub, may be left out, also where it is `required`. `example` is empty
+    for secrets.
+    """
+
+    id: str
+    name: str
+    about: str
+    required: bool
+    secret: bool
+    pattern: str
+    options: tuple[str, ...]
+    default: str
+    generated: bool
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectPreset:
+    """Values of fields that need not be looked up: `id` is sent as `preset`."""
+
+    id: str
+    name: str
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectApp:
+    """The app that accounts are connected with. An operator registers it and puts it to `path`, once.
+
+    `provider` is whose app it is: another than the entry's where several share one. `settings` go into the
+    body's `settings`.
+    """
+
+    provider: str
+    path: str
+    redirect_uri: str
+    fields: tuple[ConnectField, ...]
+    settings: tuple[ConnectField, ...]
+    setup_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectOption:
+    """A way to connect an account: what to post to `path`, beside `provider`.
+
+    By OAuth (`kind` is `oauth2` or `oauth1`): `params`; `scopes` are asked for when the call names none,
+    and `choice` is what the person may have to choose afterwards. Any other kind is entered: `kind`, `fields`
+    and perhaps a `preset`. `app_registered`: whether there is an app that the workspace's accounts may be
+    connected with; null where no app is needed.
+    """
+
+    kind: str
+    name: str
+    about: str
+    path: str
+    fields: tuple[ConnectField, ...]
+    presets: tuple[ConnectPreset, ...]
+    params: tuple[ConnectField, ...]
+    scopes: tuple[str, ...]
+    choice: str | None
+    app: ConnectApp | None
+    app_registered: bool | None
+
+
+def connect_options(
+    provider: str, known: Mapping[str, Provider], connectors: Mapping[str, Connector], base: str
+) -> tuple[ConnectOption, ...]:
+    """Every way of a provider, OAuth first, with addresses below `base`; as if no app were registered."""
+    connector = connectors.get(provider)
+    if connector is None:
+        return ()
+    entered = tuple(_manual_option(kind) for kind in connector.entered.values())
+    if connector.oauth2 is None and connector.oauth1 is None:
+        return entered
+    return (
+        _oauth_option(
+            connector, known[connector.app].manifest, _connect_app(connector, known, connectors, base)
+        ),
+        *entered,
+    )
+
+
+def _oauth_option(connector: Connector, of_app: Manifest, app: ConnectApp) -> ConnectOption:
+    kind, version = ("oauth2", "2.0") if connector.oauth2 is not None else ("oauth1", "1.0a")
+    return ConnectOption(
+        kind=kind,
+        name=f"Sign in (OAuth {version})",
+        about=f"A person signs in at {of_app.name} and allows the app.",
+        path=_OAUTH_PATH,
+        fields=(),
+        presets=(),
+        params=_connect_fields(connector.params),
+        scopes=connector.scopes,
+        choice=connector.choices.about if connector.choices else None,
+        app=app,
+        app_registered=False,
+    )
+
+
+def _connect_app(
+    connector: Connector, known: Mapping[str, Provider], connectors: Mapping[str, Connector], base: str
+) -> ConnectApp:
+    """The same for all providers whose accounts are connected with it."""
+    manifest = known[connector.app].manifest
+    steps = app_setup_steps(manifest.connect, base + CALLBACK_PATH) if manifest.connect else []
+    whose = f"the app that you register with {manifest.name}"
+    fields = {
+        "client_id": Setting(name="Client ID", about=f"Of {whose}.", required=True),
+        "client_secret": Setting(
+            name="Client secret", about=f"Of {whose}.", required=connector.needs_secret, secret=True
+        ),
+    }
+    if any(
+        "signing_secret" in webhook.app.secrets
+        for name, provider in known.items()
+        if (webhook := provider.manifest.webhook) and webhook.app and name in connectors
+        if connectors[name].app == connector.app
+    ):
+        about = f"What signs the webhooks of {whose}, where it is another than the client secret."
+        fields["signing_secret"] = Setting(name="Signing secret", about=about, secret=True)
+    return ConnectApp(
+        provider=connector.app,
+        path=_APPS_PATH + connector.app,
+        redirect_uri=base + CALLBACK_PATH,
+        fields=_connect_fields(fields),
+        settings=_connect_fields(connector.settings),
+        setup_steps=tuple(steps),
+    )
+
+
+def _manual_option(kind: ManualCredential) -> ConnectOption:
+    presets = (ConnectPreset(name, each.name, each.values) for name, each in kind.presets.items())
+    return ConnectOption(
+        kind=kind.id,
+        name=kind.name,
+        about=kind.about,
+        path=_MANUAL_PATH,
+        fields=_connect_fields(kind.fields),
+        presets=tuple(presets),
+        params=(),
+        scopes=(),
+        choice=None,
+        app=None,
+        app_registered=None,
+    )
+
+
+def _connect_fields(settings: Mapping[str, Setting]) -> tuple[ConnectField, ...]:
+    return tuple(
+        ConnectField(
+            id=name,
+            name=each.name,
+            about=each.about,
+            required=each.required,
+            secret=each.secret,
+            pattern=_NAMED_GROUP.sub("(?:", each.pattern),
+            options=tuple(each.pattern.split("|")) if _WORD_LIST.fullmatch(each.pattern) else (),
+            default=each.default,
+            generated=each.generated,
+            example="" if each.secret else each.example,
+        )
+        for name, each in settings.items()
+    )

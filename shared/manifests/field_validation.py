@@ -1,0 +1,36 @@
+"""What somebody entered for settings that a manifest describes, checked."""
+
+import re
+import secrets
+from collections.abc import Mapping
+
+from shared.contracts.errors import FieldError, Invalid
+from shared.manifests.connect_models import Setting
+
+
+def validate_fields(
+    settings: Mapping[str, Setting], values: Mapping[str, str], *, place: str, complete: bool = True
+) -> dict[str, str]:
+    """The values; when they have to be complete, with what we make and the defaults.
+
+    `place` is the field of the body that they stood in. Raises `Invalid` with every fault.
+    """
+    faults: list[FieldError] = []
+    found: dict[str, str] = {}
+    for name in values.keys() - settings.keys():
+        known = ", ".join(sorted(settings)) or "none"
+        faults.append(FieldError(f"{place}.{name}", f"not known: there is {known}"))
+    for name, setting in settings.items():
+        value = values.get(name)
+        if value is None and complete:
+            value = secrets.token_urlsafe(24) if setting.generated else setting.default
+        if not value:
+            if complete and setting.required:
+                faults.append(FieldError(f"{place}.{name}", f"required: {setting.name}. {setting.about}"))
+            continue
+        if setting.pattern and not re.fullmatch(setting.pattern, value):
+            faults.append(FieldError(f"{place}.{name}", f"{setting.name} looks different: {setting.about}"))
+        found[name] = value
+    if faults:
+        raise Invalid("some fields are not acceptable", errors=tuple(faults))
+    return found

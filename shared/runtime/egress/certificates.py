@@ -1,0 +1,162 @@
+"""TLS for outgoing calls: whom the hub trusts, which certificate it shows, and why a handshake failed."""
+
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from shared.contracts.errors import Malformed, Misconfigured
+
+_MAX_CERTIFICATES: Final = 10
+_CERTIFICATE_EXPIRED: Final = 10
+_CERTIFICATE_NOT_YET_VALID: Final = 9
+_UNKNOWN_ISSUER: Final = frozenset({18, 19, 20, 21})  # self-signed, or an issuer that is not there
+_NAME_MISMATCH: Final = frozenset({62, 64})  # host, address
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class ClientCertificate:
+    """What the hub shows to a receiver that asks who is calling (mutual TLS); made by `client_certificate`.
+
+    Its TLS context is made once for this object, so keep the object as long as it is in use.
+    """
+
+    not_before: datetime
+    not_after: datetime
+    """After this, receivers will refuse it; it may still be kept and sent."""
+    _pem: bytes = field(repr=False)
+
+    def present(self, context: ssl.SSLContext) -> None:
+        """Make `context` show this certificate. Raises `ssl.SSLError` when TLS cannot use it."""
+        with _as_file(self._pem) as path:
+            context.load_cert_chain(path, password=_no_password)
+
+
+def parse_client_certificate(certificate_pem: str, key_pem: str) -> ClientCertificate:
+    """A certificate chain, the client's own first, with its private key, not encrypted; both PEM.
+
+    An expired one is taken: whether it is good is the receiver's to say. Raises `Malformed`, which says
+    what is wrong and repeats nothing of the key.
+    """
+    chain, key = _parse_chain(certificate_pem), _parse_private_key(key_pem)
+    try:
+        matches = _public_bytes(chain[0]) == _public_bytes(key)
+    except (ValueError, UnsupportedAlgorithm):
+        raise Malformed("the certificate's kind of key is not supported") from None
+    if not matches:
+        raise Malformed("the private key does not belong to the first certificate")
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    certificate = ClientCertificate(
+        chain[0].not_valid_before_utc,
+        chain[0].not_valid_after_utc,
+        pem + b"".join(each.public_bytes(Encoding.PEM) for each in chain),
+    )
+    try:
+        certificate.present(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    except ssl.SSLError as error:
+        raise Malformed(f"TLS cannot use this certificate: {_reason_text(error.reason)}") from None
+    return certificate
+
+
+def read_ca_file(path: Path | str) -> str:
+    """The certificates of a file of authorities, PEM. Raises `Misconfigured`."""
+    try:
+        text = Path(path).read_text("ascii", "ignore")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (OSError, ValueError):
+        raise Misconfigured(f"INTERLINK_EGRESS_CA_FILE: {path} is no file of PEM certificates") from None
+    return text
+
+
+def tls_context(trusted: str | None, certificate: ClientCertificate | None = None) -> ssl.SSLContext:
+    """A context that trusts the system's authorities and these, and shows this certificate when asked."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(("http/1.1",))
+    if trusted is not None:
+        context.load_verify_locations(cadata=trusted)
+    if certificate is not None:
+        certificate.present(context)
+    return context
+
+
+def describe_tls_error(error: ssl.SSLError | None) -> str:
+    """What the person whose endpoint it is can act on; the numbers are OpenSSL's `X509_V_ERR_*`."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code == _CERTIFICATE_EXPIRED:
+            return "the certificate has expired"
+        if error.verify_code == _CERTIFICATE_NOT_YET_VALID:
+            return "the certificate is not valid yet"
+        if error.verify_code in _UNKNOWN_ISSUER:
+            return "the certificate's authority is not known"
+        if error.verify_code in _NAME_MISMATCH:
+            return "the certificate is for another host"
+        return f"the certificate is not accepted: {error.verify_message}"
+    return f"the handshake failed: {_reason_text(error.reason if error else None)}"
+
+
+def _reason_text(reason: str | None) -> str:
+    """OpenSSL's name for an error as words: TLSV13_ALERT_CERTIFICATE_REQUIRED, say."""
+    return (reason or "no reason was given").replace("_", " ").lower()
+
+
+def _parse_chain(pem: str) -> Sequence[x509.Certificate]:
+    try:
+        chain = x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        raise Malformed("the certificate is not PEM: -----BEGIN CERTIFICATE----- and what follows") from None
+    if len(chain) > _MAX_CERTIFICATES:
+        raise Malformed(f"a certificate chain has at most {_MAX_CERTIFICATES} certificates")
+    return chain
+
+
+def _parse_private_key(pem: str) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(pem.encode(), password=None)
+    except TypeError:
+        raise Malformed("the private key is encrypted: give it without a password") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise Malformed("the private key is not PEM: -----BEGIN PRIVATE KEY----- and what follows") from None
+
+
+def _public_bytes(owner: x509.Certificate | PrivateKeyTypes) -> bytes:
+    return owner.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """A path for OpenSSL, which loads keys from files only: in memory on Linux, else gone at once."""
+    in_memory = getattr(os, "memfd_create", None)
+    if in_memory is not None:
+        descriptor = in_memory("certificate")
+        path = f"/proc/self/fd/{descriptor}"
+    else:
+        descriptor, path = tempfile.mkstemp()
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            yield path
+    finally:
+        if in_memory is None:
+            Path(path).unlink()
+
+
+def _no_password() -> str:
+    """Instead of OpenSSL's own, which asks at the terminal."""
+    return ""

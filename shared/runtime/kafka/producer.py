@@ -1,0 +1,205 @@
+"""Producing: a record counts once the broker acknowledged it on all in-sync replicas.
+
+When a broker dies, aiokafka's producer keeps records for long and an idempotent one can hang for
+good (aiokafka issue 1101). So every send has its own deadline, and a producer that missed one is
+replaced in the background; until the new one has metadata, sends are refused at once. A send that
+timed out may still land: event ids make the repeat harmless.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from time import perf_counter
+from typing import Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.partitioner import murmur2
+
+from shared.contracts.envelope import Event
+from shared.contracts.errors import BrokerUnavailable, InterlinkError, TooLarge
+from shared.contracts.topics import Topic
+from shared.runtime import metrics
+from shared.runtime.deadlines import DeadlineQueues
+from shared.runtime.kafka.connection import connection
+from shared.runtime.logs import Log
+from shared.runtime.settings import KafkaSettings
+
+_MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
+_RECONNECT_INTERVAL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is put on a topic: `key` keeps order."""
+
+    topic: Topic
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+RecordPosition = tuple[int, int]
+"""Where a record stands on its topic: partition and offset."""
+
+
+def event_record(topic: Topic, key: str, event: Event) -> Record:
+    """An event, for a topic, in order with others of the same key."""
+    return Record(topic, key.encode(), event.data, event.headers())
+
+
+class Producer:
+    """The one producer of a process."""
+
+    def __init__(self, settings: KafkaSettings, log: Log, *, client_id: str) -> None:
+        self._settings = settings
+        self._log = log
+        self._client_id = client_id
+        self._client: AIOKafkaProducer | None = None
+        self._replacing: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._connected = asyncio.Event()
+        self._deadlines = DeadlineQueues()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the producer has metadata and no send has missed its deadline since."""
+        return self._client is not None
+
+    def start(self) -> None:
+        """Connect in the background; `ready` turns true once there is metadata."""
+        self._replace()
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Raises `BrokerUnavailable` when there is no broker within `within_s` seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connected.wait()
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"no Kafka broker at {self._settings.bootstrap_servers} within {timeout_s:.0f} s"
+            ) from None
+
+    async def stop(self) -> None:
+        """Send what waits, within 5 s, and disconnect."""
+        if self._replacing:
+            self._replacing.cancel()
+            await asyncio.gather(self._replacing, return_exceptions=True)
+        if self._client:
+            await _retire(self._client)
+            self._client = None
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+    async def publish(self, record: Record, *, timeout_s: float) -> RecordPosition:
+        """Put one record on its topic and wait for the ack: where it is now.
+
+        Raises `BrokerUnavailable` when there is none within `within_s` seconds (at once while the broker
+        is known to be away), `TooLarge` when the broker would refuse the record for its size.
+        """
+        client = self._client
+        if client is None:
+            raise BrokerUnavailable("Kafka is not available")
+        started = perf_counter()
+        topic = record.topic.name
+        try:
+            with self._deadlines.deadline(timeout_s):
+                ack = await client.send(topic, record.value, key=record.key, headers=record.headers)
+                put = await ack
+        except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
+            raise self._failure(client, error, (topic,), timeout_s) from error
+        metrics.produce_seconds(topic).observe(perf_counter() - started)
+        return put.partition, put.offset
+
+    async def publish_all(self, records: Sequence[Record], *, timeout_s: float) -> list[RecordPosition]:
+        """Put records on their topics, in order, and wait until every one is acknowledged."""
+        client = self._client
+        if client is None:
+            raise BrokerUnavailable("Kafka is not available")
+        started = perf_counter()
+        try:
+            with self._deadlines.deadline(timeout_s):
+                acks = [
+                    await client.send(record.topic.name, record.value, key=record.key, headers=record.headers)
+                    for record in records
+                ]
+                places = [await ack for ack in acks]
+        except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
+            topics = {record.topic.name for record in records}
+            raise self._failure(client, error, topics, timeout_s) from error
+        elapsed = perf_counter() - started
+        for topic in {record.topic.name for record in records}:
+            metrics.produce_seconds(topic).observe(elapsed)
+        return [(place.partition, place.offset) for place in places]
+
+    def _failure(
+        self, client: AIOKafkaProducer, error: Exception, topics: Iterable[str], timeout_s: float
+    ) -> InterlinkError:
+        """What a failed send means; after a missed ack the producer is replaced."""
+        if isinstance(error, MessageSizeTooLargeError):
+            return TooLarge(f"the event is larger than Kafka takes ({_MAX_RECORD_BYTES} bytes)")
+        for topic in topics:
+            metrics.PRODUCE_FAILURES.labels(topic).inc()
+        self._log.warning("no ack from Kafka", error=type(error).__name__, timeout_s=timeout_s)
+        if client is self._client:
+            self._replace()
+        return BrokerUnavailable(f"Kafka did not acknowledge within {timeout_s} s")
+
+    def _replace(self) -> None:
+        old, self._client = self._client, None
+        self._connected.clear()
+        if old:
+            task = asyncio.create_task(_retire(old))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        if self._replacing is None or self._replacing.done():
+            self._replacing = asyncio.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        complained = False
+        while True:
+            client = AIOKafkaProducer(
+                client_id=self._client_id,
+                acks="all",
+                partitioner=partition_of,
+                enable_idempotence=self._settings.enable_idempotence,
+                max_request_size=_MAX_RECORD_BYTES,
+                max_batch_size=256 * 1024,
+                request_timeout_ms=10_000,
+                **connection(self._settings),
+            )
+            try:
+                async with asyncio.timeout(5.0):
+                    await client.start()
+            except (TimeoutError, KafkaError, OSError) as error:
+                if not complained:
+                    self._log.warning("waiting for Kafka", error=str(error) or type(error).__name__)
+                    complained = True
+                await _retire(client)
+                await asyncio.sleep(_RECONNECT_INTERVAL_S)
+            else:
+                self._client = client
+                self._connected.set()
+                if complained:
+                    self._log.info("Kafka is back")
+                return
+
+
+@lru_cache(maxsize=65_536)
+def _hash(key: bytes) -> int:
+    return int(murmur2(key)) & 0x7FFFFFFF
+
+
+def partition_of(key: bytes, partitions: Sequence[int], _available: Sequence[int]) -> int:
+    """The partition of a key, as every Kafka client has it; kept, because murmur2 here is pure Python."""
+    return partitions[_hash(key) % len(partitions)]
+
+
+async def _retire(client: AIOKafkaProducer) -> None:
+    try:
+        async with asyncio.timeout(5.0):
+            await client.stop()
+    except (TimeoutError, KafkaError, OSError):
+        sender = client._sender
+        if sender.sender_task:
+            sender.sender_task.cancel()

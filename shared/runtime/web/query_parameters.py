@@ -1,0 +1,37 @@
+"""Query parameters that a call does not have are refused, as unknown fields of a body are."""
+
+from typing import Final
+
+from fastapi import Request
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Query
+from fastapi.routing import APIRoute
+
+from shared.contracts.errors import FieldError, Invalid
+
+_MAX_ERRORS: Final = 50
+_MAX_FIELD_LENGTH: Final = 200
+
+
+def reject_unknown_parameters(request: Request) -> None:
+    """Raise `Invalid` when the address has a parameter that its route does not know.
+
+    A misspelt filter that is ignored answers with everything, as if that were what was asked for. Values are
+    not repeated, they may be secrets.
+    """
+    if not request.scope["query_string"]:
+        return
+    route = request.scope["route"]
+    if not isinstance(route, APIRoute):
+        raise TypeError("no route of FastAPI")
+    fields = get_flat_params(route.dependant)
+    known = [field.alias for field in fields if isinstance(field.field_info, Query)]
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        there = f"no such parameter: there are {', '.join(known)}" if known else "this call has no parameters"
+        raise Invalid(
+            "there are unknown parameters in the address",
+            errors=tuple(
+                FieldError(f"query.{name}"[:_MAX_FIELD_LENGTH], there) for name in unknown[:_MAX_ERRORS]
+            ),
+        )

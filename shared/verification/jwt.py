@@ -1,0 +1,238 @@
+"""JSON Web Tokens as the proof (RFC 7519), with keys that are shared, or published as a JWKS (RFC 7517)."""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import jwt
+
+from shared.contracts.errors import Malformed
+from shared.verification.public_key import KeySource, is_acceptable_key
+from shared.verification.request import InboundRequest, Match, SourceTemplate, decode_bytes, scalar_text
+from shared.verification.scheme import (
+    MATCH_ALL,
+    TEXT_SECRET,
+    Algorithm,
+    FetchedKey,
+    SecretFormat,
+    SignatureEncoding,
+    VerificationResult,
+    missing_header_result,
+)
+from shared.wire.bodies import parse_json
+
+
+@dataclass(frozen=True, slots=True)
+class JwtVerifier:
+    """A signed token in a header: who sent it, to whom, when; and of the body only what it has a hash of.
+
+    `claims` have to be as they say; `issuer` and `audience` too, where they are given. With `keys`, the
+    signing keys are a JWKS document that is fetched; else the secret is the HMAC key. `body_hash` is a claim
+    with a digest of the body, `query_hash` one with Atlassian's digest of method, path and query (`qsh`).
+    Without `expires` a token may lack its end, and is then valid for good.
+    """
+
+    header: bytes
+    prefix: str
+    algorithms: tuple[str, ...]
+    keys: KeySource | None = None
+    key: SecretFormat = TEXT_SECRET
+    issuers: tuple[str, ...] = ()
+    audience: SourceTemplate | None = None
+    claims: tuple[tuple[str, SourceTemplate], ...] = ()
+    body_hash: tuple[str, Algorithm, SignatureEncoding] | None = None
+    query_hash: str = ""
+    leeway_s: float = 60.0
+    expires: bool = True
+    when: Match = MATCH_ALL
+    require: Match = MATCH_ALL
+
+    @property
+    def proof_location(self) -> str:
+        return f"the token in the header {self.header.decode()}"
+
+    @property
+    def hash_passes(self) -> int:
+        return 1
+
+    def applies(self, request: InboundRequest) -> bool:
+        said = request.header(self.header) or ""
+        return said.lower().startswith(self.prefix.lower()) and self.when.holds(request)
+
+    def key_url(self, request: InboundRequest) -> str | None:
+        return self.keys.address(request) if self.keys else None
+
+    def verify(
+        self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
+    ) -> VerificationResult:
+        said = request.header(self.header)
+        if said is None:
+            return missing_header_result(request, self.header)
+        token = said[len(self.prefix) :].strip()
+        if not (said.lower().startswith(self.prefix.lower()) and self.require.holds(request) and token):
+            return VerificationResult.UNREADABLE
+        candidates: list[Any] = list(self.key.keys(secrets))
+        if self.keys:
+            try:
+                candidates = _select_keys(token, fetched.body if fetched else b"")
+            except jwt.PyJWTError:
+                return VerificationResult.UNREADABLE
+        if not candidates:
+            return VerificationResult.MISMATCH if self.keys else VerificationResult.NO_SECRET
+        worst = VerificationResult.MISMATCH
+        for candidate in candidates:
+            verdict = self._verify_with_key(request, token, candidate, now)
+            if verdict is not VerificationResult.MISMATCH:
+                worst = verdict
+            if verdict is VerificationResult.VERIFIED:
+                break
+        return worst
+
+    def _verify_with_key(
+        self, request: InboundRequest, token: str, key: Any, now: float
+    ) -> VerificationResult:
+        count = request.work.count_public_key_check if self.keys else request.work.count_hash
+        count(len(token))
+        try:
+            claims = jwt.decode(token, key, algorithms=list(self.algorithms), options=_SIGNATURE_ONLY_OPTIONS)
+        except jwt.InvalidSignatureError:
+            return VerificationResult.MISMATCH
+        except (jwt.PyJWTError, ValueError, TypeError):
+            return VerificationResult.UNREADABLE
+        if not self._claims_match(request, claims):
+            return VerificationResult.CLAIMS
+        if not self._hashes_match(request, claims):
+            return VerificationResult.BODY_CHANGED
+        return self._check_validity_period(claims, now)
+
+    def _claims_match(self, request: InboundRequest, claims: Mapping[str, Any]) -> bool:
+        if self.issuers and claims.get("iss") not in self.issuers:
+            return False
+        if self.audience:
+            wanted, given = self.audience.text(request), claims.get("aud")
+            if not wanted or wanted not in (given if isinstance(given, list) else [given]):
+                return False
+        for name, template in self.claims:
+            wanted = template.text(request)
+            if not wanted or scalar_text(claims.get(name)) != wanted:
+                return False
+        return True
+
+    def _hashes_match(self, request: InboundRequest, claims: Mapping[str, Any]) -> bool:
+        if self.query_hash:
+            given = scalar_text(claims.get(self.query_hash)) or ""
+            if not hmac.compare_digest(given.encode(), query_string_hash(request).encode()):
+                return False
+        if self.body_hash is None:
+            return True
+        name, algorithm, encoding = self.body_hash
+        request.work.count_hash(len(request.body))
+        digest = decode_bytes(scalar_text(claims.get(name)) or "", encoding) or b""
+        return hmac.compare_digest(digest, hashlib.new(algorithm, request.body).digest())
+
+    def _check_validity_period(self, claims: Mapping[str, Any], now: float) -> VerificationResult:
+        ends, starts = (
+            _numeric_date(claims.get("exp")),
+            _numeric_date(claims.get("nbf", claims.get("iat", 0))),
+        )
+        if ends is None and "exp" not in claims:
+            if self.expires:
+                return VerificationResult.CLAIMS
+            ends = now
+        if ends is None or starts is None:
+            return VerificationResult.UNREADABLE
+        early = starts > now + self.leeway_s
+        return (
+            VerificationResult.STALE if early or now > ends + self.leeway_s else VerificationResult.VERIFIED
+        )
+
+    def accepts_secret(self, secret: bytes) -> bool:
+        return self.keys is None and bool(self.key.key(secret))
+
+    def sign(self, request: InboundRequest, secret: bytes, now: float) -> InboundRequest:
+        """`secret` is the HMAC key, or the private key as PEM; its key id in a JWKS is `fixture`."""
+        claims: dict[str, Any] = {"iat": int(now)}
+        if self.expires:
+            claims["exp"] = int(now) + 300
+        if self.issuers:
+            claims["iss"] = self.issuers[0]
+        if self.audience:
+            claims["aud"] = self.audience.text(request)
+        for name, template in self.claims:
+            said = template.text(request)
+            claims[name] = {"true": True, "false": False}.get(said or "", said)
+        if self.query_hash:
+            claims[self.query_hash] = query_string_hash(request)
+        if self.body_hash:
+            name, algorithm, encoding = self.body_hash
+            digest = hashlib.new(algorithm, request.body).digest()
+            claims[name] = digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
+        key: Any = secret if self.keys else self.key.key(secret)
+        token = jwt.encode(claims, key, algorithm=self.algorithms[0], headers={"kid": FIXTURE_KEY_ID})
+        return request.with_header(self.header, (self.prefix + token).encode())
+
+
+def _numeric_date(value: Any) -> float | None:
+    """A claim as a time in Unix seconds; None when it is none, or is after the year 9999."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 253_402_300_800:
+        return None
+    return float(value)
+
+
+FIXTURE_KEY_ID: Final = "fixture"
+_SIGNATURE_ONLY_OPTIONS: Final[Any] = {
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+"""What a token claims is compared here, with the time as a parameter."""
+
+
+def _select_keys(token: str, document: bytes) -> list[Any]:
+    """The key that the token names; every key when it names none."""
+    keys = _parse_jwks(document)
+    name = jwt.get_unverified_header(token).get("kid")
+    return [key for key_id, key in keys if name is None or key_id == name]
+
+
+@lru_cache(maxsize=64)
+def _parse_jwks(document: bytes) -> list[tuple[str | None, Any]]:
+    try:
+        found = parse_json(document).get("keys", [])
+    except (Malformed, AttributeError):
+        return []
+    keys: list[tuple[str | None, Any]] = []
+    for each in found[:100] if isinstance(found, list) else []:
+        try:
+            key = jwt.PyJWK(each)
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+            continue
+        if key.key_type != "oct" and is_acceptable_key(
+            key.key
+        ):  # a public document has no use for a shared key
+            keys.append((key.key_id, key.key))
+    return keys
+
+
+def query_string_hash(request: InboundRequest) -> str:
+    """Atlassian's `qsh`: SHA-256 of method, path and the sorted query, each percent-encoded.
+
+    https://developer.atlassian.com/cloud/jira/platform/understanding-jwt-for-connect-apps/ ("Creating a
+    query string hash"): values of one name are joined by a comma, and the parameter `jwt` is left out.
+    """
+    values: dict[str, list[str]] = {}
+    for name, value in request.query:
+        if name != "jwt":
+            values.setdefault(quote(name, safe="-._~"), []).append(quote(value, safe="-._~"))
+    query = "&".join(f"{name}={','.join(sorted(each))}" for name, each in sorted(values.items()))
+    path = urlsplit(request.address).path.rstrip("/").replace("&", "%26") or "/"
+    return hashlib.sha256(f"{request.method.upper()}&{path}&{query}".encode()).hexdigest()

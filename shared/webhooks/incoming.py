@@ -1,0 +1,281 @@
+"""What an incoming webhook's caller sends: our own body, and shapes that the world's scripts already send.
+
+One normal form comes out. The other shapes are told by their fields, not by who sends them: *cards*
+(`attachments[]` with `fallback`, `title_link`, `color` names, `fields[].short`), *blocks* (`blocks[]` of
+sections, headers, context, images) and *numbered embeds* (`embeds[]` with `color` as an integer, `author`
+as an object, `footer`, `image`). Pure: nothing is fetched, and every list has a limit before it is read.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, Field, HttpUrl, ValidationError
+
+from shared.contracts.errors import FieldError, Invalid
+from shared.contracts.messages import Attachment, Embed, Payload, Text256, Text4000
+from shared.wire.addresses import is_internal_host
+from shared.wire.bodies import FORM_CONTENT_TYPE, form_field, media_type, parse_object
+from shared.wire.mentions import defuse_mentions
+from shared.wire.mrkdwn import blocks_to_markdown, buttons_to_markdown, mrkdwn_to_markdown, parse_http_url
+
+INCOMING_PROVIDER: Final = "incoming"
+"""What stands for a provider's id in events and routes of incoming webhooks."""
+MASS_MENTIONS_ATTRIBUTE: Final = "mass_mentions"
+"""The attribute of an event whose incoming webhook may call everybody."""
+
+MAX_EMBEDS: Final = 10
+MAX_ATTACHMENTS: Final = 10
+_MAX_BLOCKS: Final = 50
+_MAX_FIELDS: Final = 25
+_MAX_ERRORS: Final = 20
+
+_CARD_FIELDS: Final = frozenset(
+    {"fallback", "text", "title", "title_link", "pretext", "color", "fields", "blocks", "author_name"}
+    | {"image_url", "thumb_url", "footer"}
+)
+_COLORS: Final = {"good": "#2eb886", "warning": "#daa038", "danger": "#a30200"}
+
+RawObject = Mapping[str, Any]
+NormalizedObject = dict[str, Any]
+
+
+def _public_icon(url: HttpUrl) -> HttpUrl:
+    """Accept an https address on the internet, judged by what is written: nothing is looked up."""
+    if url.scheme != "https" or url.username is not None or url.password is not None:
+        raise ValueError("should be an https address without a user name")
+    if is_internal_host(url.host or ""):
+        raise ValueError("should not be an internal address")
+    return url
+
+
+class IncomingMessage(Payload):
+    """A message as an incoming webhook takes it, in normal form: `text` and descriptions are Markdown."""
+
+    text: Text4000 = ""
+    username: Text256 | None = None
+    icon_url: Annotated[HttpUrl, AfterValidator(_public_icon)] | None = None
+    thread_id: Text256 | None = None
+    attachments: list[Attachment] = Field(default_factory=list, max_length=MAX_ATTACHMENTS)
+    embeds: list[Embed] = Field(default_factory=list, max_length=MAX_EMBEDS)
+
+
+def parse_incoming_message(content_type: str, body: bytes, *, mass_mentions: bool = False) -> IncomingMessage:
+    """The message in a request's body: JSON, or a form with the JSON in its field `payload`.
+
+    Unless `mass_mentions` are allowed, mentions of everybody (`<!here>`, `@everyone`) become plain text.
+    Raises `Malformed` when it is no JSON object, `Invalid` with the path of every wrong field, as the caller
+    wrote it, or when there is nothing to show. Neither repeats what was sent.
+    """
+    reading = _MessageNormalizer(_parse_body(content_type, body))
+    if not mass_mentions:
+        _defuse_message(reading.normalized)
+    try:
+        message = IncomingMessage.model_validate(reading.normalized)
+    except ValidationError as error:
+        raise Invalid("some fields are not acceptable", errors=reading.field_errors(error)) from None
+    if not (message.text.strip() or message.embeds or message.attachments):
+        fault = FieldError("text", "send text (or content), embeds or attachments")
+        raise Invalid("the message has nothing to show", errors=(fault,))
+    return message
+
+
+def _parse_body(content_type: str, body: bytes) -> RawObject:
+    """The body's JSON object; a form that holds bare JSON (curl's default type) is read as JSON."""
+    form = media_type(content_type) == FORM_CONTENT_TYPE and not body.lstrip().startswith(b"{")
+    return parse_object(form_field(body, "payload") if form else body)
+
+
+def _defuse_message(message: NormalizedObject) -> None:
+    """Make the mass mentions in everything that a message shows plain text."""
+    embeds = message["embeds"]
+    shown: list[tuple[NormalizedObject, tuple[str, ...]]] = [(message, ("text", "username"))]
+    shown += [(embed, ("title", "description", "author")) for embed in embeds]
+    shown += [(field, ("name", "value")) for embed in embeds for field in embed["fields"]]
+    shown += [(file, ("filename",)) for file in message["attachments"] if isinstance(file, dict)]
+    for part, names in shown:
+        for name in names:
+            if isinstance(part.get(name), str):
+                part[name] = defuse_mentions(part[name])
+
+
+class _MessageNormalizer:
+    """One body on its way to the normal form; remembers where each part was written."""
+
+    def __init__(self, given: RawObject) -> None:
+        self._source_paths: dict[tuple[str | int, ...], str] = {}
+        self._images: list[NormalizedObject] = []
+        self.normalized: NormalizedObject = {}
+        for name, others in (
+            ("username", ()),
+            ("icon_url", ("avatar_url",)),
+            ("thread_id", ("thread_ts",)),
+            ("text", ("content",)),
+        ):
+            self._copy_first(given, name, *others)
+        self._text(given)
+        embeds, files = self._attachments(given)
+        for position, raw in enumerate(_object_list(given, "embeds", MAX_EMBEDS)):
+            self._add(embeds, self._embed(raw, f"embeds.{position}"), f"embeds.{position}")
+        self.normalized["embeds"] = embeds
+        self.normalized["attachments"] = files + self._images[: max(0, MAX_ATTACHMENTS - len(files))]
+
+    def field_errors(self, error: ValidationError) -> tuple[FieldError, ...]:
+        """The validation's faults under the names that the caller used."""
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:_MAX_ERRORS]
+        return tuple(FieldError(self._path(fault["loc"]), fault["msg"]) for fault in found)
+
+    def _path(self, loc: tuple[str | int, ...]) -> str:
+        for length in (2, 1):
+            written = self._source_paths.get(loc[:length])
+            if written:
+                return ".".join((written, *map(str, loc[length:])))
+        return ".".join(map(str, loc))
+
+    def _copy_first(self, given: RawObject, *names: str) -> None:
+        """The first of `names` that has a value, under the first name."""
+        for name in names:
+            if given.get(name) not in (None, ""):
+                self.normalized[names[0]] = given[name]
+                self._source_paths[names[0],] = name
+                return
+
+    def _text(self, given: RawObject) -> None:
+        """Blocks are the message when there are any that say something; the text is then a summary."""
+        said = self._blocks(given)
+        if said:
+            self.normalized["text"] = said
+            self._source_paths["text",] = "blocks"
+        elif isinstance(self.normalized.get("text"), str):
+            self.normalized["text"] = mrkdwn_to_markdown(self.normalized["text"], emphasis=False)
+
+    def _attachments(self, given: RawObject) -> tuple[list[NormalizedObject], list[Any]]:
+        """Cards become embeds, the rest are files."""
+        cards: list[NormalizedObject] = []
+        files: list[Any] = []
+        for position, raw in enumerate(_object_list(given, "attachments", MAX_ATTACHMENTS + MAX_EMBEDS)):
+            where = f"attachments.{position}"
+            if "url" not in raw and _CARD_FIELDS & raw.keys():
+                self._add(cards, self._card(raw, where), where)
+            else:
+                self._source_paths["attachments", len(files)] = where
+                files.append(_without_empty(raw))
+        return cards, files
+
+    def _add(self, embeds: list[NormalizedObject], embed: NormalizedObject, where: str) -> None:
+        """Keep an embed that shows something."""
+        if any(embed.get(part) for part in ("title", "description", "fields", "author")):
+            self._source_paths["embeds", len(embeds)] = where
+            embeds.append(embed)
+
+    def _embed(self, raw: RawObject, where: str) -> NormalizedObject:
+        embed = _without_empty(raw)
+        author = embed.get("author")
+        if isinstance(author, dict):
+            embed["author"] = author.get("name") or None
+        color = embed.get("color")
+        if type(color) is int and 0 <= color <= 0xFFFFFF:
+            embed["color"] = f"#{color:06x}"
+        embed["fields"] = [
+            _without_empty(
+                {**item, "name": _value_text(item.get("name")), "value": _value_text(item.get("value"))}
+            )
+            for item in _object_list(raw, "fields", _MAX_FIELDS, where)
+        ]
+        footer = embed.get("footer")
+        if isinstance(footer, dict):
+            _append_line(embed, footer.get("text"))
+        for name in ("image", "thumbnail"):
+            image = embed.get(name)
+            if isinstance(image, dict):
+                self._image(image.get("url"))
+        return embed
+
+    def _card(self, raw: RawObject, where: str) -> NormalizedObject:
+        """A card as an embed. What cannot be shown (a colour's name, a link to nowhere) is left out."""
+        said = self._blocks(raw, where) or _mrkdwn(raw.get("text"))
+        embed: NormalizedObject = {
+            "title": raw.get("title") or None,
+            "url": parse_http_url(raw.get("title_link")),
+            "color": _card_color(raw.get("color")),
+            "author": raw.get("author_name") or None,
+            "description": _mrkdwn(raw.get("pretext")),
+            "fields": [
+                {
+                    "name": _value_text(item.get("title")),
+                    "value": _mrkdwn(_value_text(item.get("value"))),
+                    "inline": item.get("short") is True,
+                }
+                for item in _object_list(raw, "fields", _MAX_FIELDS, where)
+                if item.get("title") or item.get("value") not in (None, "")
+            ],
+        }
+        _append_line(embed, said)
+        if not (embed["title"] or embed["description"] or embed["fields"]):
+            _append_line(embed, _mrkdwn(raw.get("fallback")))
+        _append_line(embed, buttons_to_markdown(raw.get("actions")))
+        _append_line(embed, raw.get("footer"))
+        self._image(raw.get("image_url") or raw.get("thumb_url"))
+        return embed
+
+    def _blocks(self, given: RawObject, where: str = "") -> str:
+        said, pictures = blocks_to_markdown(_object_list(given, "blocks", _MAX_BLOCKS, where))
+        for picture in pictures:
+            self._image(picture)
+        return said
+
+    def _image(self, url: object) -> None:
+        address = parse_http_url(url)
+        if address and len(self._images) < MAX_ATTACHMENTS:
+            self._images.append({"url": address})
+
+
+def _object_list(given: RawObject, name: str, most: int, where: str = "") -> list[RawObject]:
+    """A list of objects, [] when it is absent. Raises `Invalid` for another thing or more than `most`."""
+    found = given.get(name)
+    if found is None:
+        return []
+    path = f"{where}.{name}" if where else name
+    if not isinstance(found, list):
+        raise _invalid(path, "should be a list")
+    if len(found) > most:
+        raise _invalid(path, f"should have at most {most} items")
+    for position, item in enumerate(found):
+        if not isinstance(item, dict):
+            raise _invalid(f"{path}.{position}", "should be an object")
+    return found
+
+
+def _invalid(path: str, message: str) -> Invalid:
+    return Invalid("some fields are not acceptable", errors=(FieldError(path, message),))
+
+
+def _without_empty(raw: RawObject) -> NormalizedObject:
+    """Without what is null or an empty text: many clients send every field they know."""
+    return {name: value for name, value in raw.items() if value not in (None, "")}
+
+
+def _append_line(embed: NormalizedObject, text: object) -> None:
+    """One more line of the description."""
+    if isinstance(text, str) and text:
+        before = embed.get("description")
+        embed["description"] = f"{before}\n{text}" if before else text
+
+
+def _value_text(value: object) -> Any:
+    """A number as text; everything else as it is, null as nothing."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return "" if value is None else value
+
+
+def _mrkdwn(value: Any) -> Any:
+    return mrkdwn_to_markdown(value) if isinstance(value, str) else value
+
+
+def _card_color(value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
+    digits = value.removeprefix("#").lower()
+    if len(digits) == 6 and set(digits) <= set("0123456789abcdef"):
+        return f"#{digits}"
+    return _COLORS.get(value)

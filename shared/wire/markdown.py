@@ -1,0 +1,153 @@
+"""Links in messages: where a URL in plain text ends, and how text and links are written in Markdown.
+
+Text is escaped, a URL never is. A URL in the middle of text becomes an autolink (`<https://...>`): every
+CommonMark parser takes what is between the brackets byte for byte, whatever marks are in it, and where the
+URL ends does not depend on how a chat client finds bare URLs.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import quote
+
+MAX_URL_CHARACTERS: Final = 2000
+"""Characters of a URL; a longer one is text."""
+
+_INVISIBLE: Final = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U000e0000-\U000e0fff\ud800-\udfff"
+)
+"""Characters without a shape, and those that turn the direction of writing."""
+_WIDE_MARKS: Final = (
+    r"\u2026\u3001\u3002\u3008-\u3011\u3014-\u301f"
+    r"\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff5b-\uff65"
+)
+"""Punctuation that stands beside a URL without a blank between them."""
+_QUOTES: Final = r"\u00ab\u00bb\u2018-\u201f\u2039\u203a"
+_PATH: Final = rf"[^\s\x00-\x20\x7f-\xa0<>\"`\\|{_INVISIBLE}{_WIDE_MARKS}]"
+_HOST: Final = (
+    # Letters, digits, `-`, `.` and `_`.
+    rf"(?![.-])[^\s\x00-,/:-@\[-^`{{-\xa0{_INVISIBLE}{_WIDE_MARKS}{_QUOTES}]++"
+    r"(?::\d{1,5}+)?+(?![@%\\\d]|:\S)"  # no user name, no other host
+)
+_URL: Final = re.compile(
+    rf"(?<![A-Za-z0-9+.-])(?:(?:https?://|www\.){_HOST}(?:[/?#]{_PATH}{{0,{MAX_URL_CHARACTERS}}}+)?+"
+    rf"|mailto:[A-Za-z0-9._%+-]{{1,64}}+@{_HOST}(?:\?{_PATH}{{0,{MAX_URL_CHARACTERS}}}+)?+)",
+    re.IGNORECASE,
+)
+_WHOLE_URL: Final = re.compile(
+    rf"https?://{_HOST}(?:[/?#][^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*+)?+", re.IGNORECASE
+)
+_ORIGIN: Final = re.compile(r"(?:https?://|www\.)[^/?#]+|mailto:.+", re.IGNORECASE)
+_INVALID_IN_URL: Final = re.compile(rf"(?!{_PATH}).|[\[\]{{}}^]", re.DOTALL)
+_TRAILING_PUNCTUATION: Final = (
+    ".,:;!?*_~'\"([{\u00ab\u00bb\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u2039\u203a"
+)
+_TRAILING_ENTITIES: Final = re.compile(r"(?:&[A-Za-z0-9]{1,31};)++\Z")
+_BRACKET: Final = re.compile(r"[()\[\]{}]")
+_BRACKETS: Final = {"(": ")", "[": "]", "{": "}"}
+_ELLIPSES: Final = ("\u2026", "...")
+
+_SPECIAL: Final = re.compile(r"[\\`*_{}\[\]<>#|~@&]|:(?=//)")
+_ENTITY: Final = re.compile(r"(&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31}));")
+_MARKDOWN: Final = re.compile(
+    r"\\([!-/:-@\[-`{-~])|<((?:https?|mailto):[^<>\s]*)>"
+    r"|\[((?:\\.|[^\[\]\\])*)\]\((?:<[^<>\s]*>|[^()<>\s]*)\)|\*\*",
+    re.IGNORECASE,
+)
+
+
+def split_links(text: str) -> Iterator[tuple[str, str]]:
+    """Split text into parts, each with the URL that it links to; the URL is empty for what is only text.
+
+    A part that links is a URL as it is written, with http, https or mailto, or `www.` and a host (then the
+    URL has `http://` before it). It ends as people mean it: before a blank, an invisible character, a bracket
+    that it does not open, and punctuation at its end. One with a user name before the host is text, and so is
+    one that somebody cut (`https://a.example/b...`): it would lead to another place.
+    """
+    end = position = 0
+    while match := _URL.search(text, position):
+        start, position = match.span()
+        url = _trim_url(match[0])
+        if (
+            len(url) > MAX_URL_CHARACTERS
+            or not _ORIGIN.match(url)
+            or text.startswith(_ELLIPSES, start + len(url))
+        ):
+            continue
+        if start > end:
+            yield text[end:start], ""
+        end = position = start + len(url)
+        yield url, f"http://{url}" if url[:4].lower() == "www." else url
+    if end < len(text):
+        yield text[end:], ""
+
+
+def _trim_url(url: str) -> str:
+    """Cut a URL before a bracket that it does not open, and before the punctuation of the sentence."""
+    closing: list[str] = []
+    for found in _BRACKET.finditer(url):
+        if found[0] in _BRACKETS:
+            closing.append(_BRACKETS[found[0]])
+        elif not closing or closing.pop() != found[0]:
+            url = url[: found.start()]
+            break
+    return _TRAILING_ENTITIES.sub("", url).rstrip(_TRAILING_PUNCTUATION)
+
+
+def cut_label(visible: str, characters: int) -> str:
+    """At most so many characters of a URL, to be shown for it; empty when its whole host is not among them.
+
+    Part of a host would pretend to be another one.
+    """
+    origin = _ORIGIN.match(visible)
+    return visible[:characters] if origin and characters > origin.end() else ""
+
+
+def web_url(value: str) -> str:
+    """Return an http or https URL without a user name, or nothing.
+
+    Characters that no URL may have (blanks, quotes, brackets, backslashes) are percent-encoded; others stay.
+    """
+    text = value.strip()
+    if len(text) > MAX_URL_CHARACTERS or not _WHOLE_URL.fullmatch(text):
+        return ""
+    url = _INVALID_IN_URL.sub(lambda found: quote(found[0], safe=""), text)
+    return url if len(url) <= MAX_URL_CHARACTERS else ""
+
+
+def escape(text: str) -> str:
+    """Return text in Markdown that shows it as it is, and that no client takes for a URL or a mention."""
+    return _SPECIAL.sub(r"\\\g<0>", text)
+
+
+def bare_link(visible: str, url: str) -> str:
+    """Write a URL that stands in text: `split_links` has both arguments."""
+    if visible != url or _ENTITY.search(url):
+        return link(escape(visible), url)
+    return f"<{url}>"
+
+
+def link(label: str, url: str) -> str:
+    """Write a link. `label` is Markdown without a link in it, `url` is one of `web_url` or `split_links`."""
+    target = _ENTITY.sub(r"\1%3B", url)  # parsers differ in how often they read an entity in an address
+    return f"[{label}](<{target}>)" if "(" in target or ")" in target else f"[{label}]({target})"
+
+
+def plain_text(markdown: str) -> str:
+    """Read what this module and the filters of templates write: the text that it shows, without the marks."""
+    return _MARKDOWN.sub(lambda found: found[1] or found[2] or plain_text(found[3] or ""), markdown)
+
+
+def shorten(markdown: str, longest: int) -> str:
+    """Cut a line of what this module writes to `longest` characters, between two marks and not in one."""
+    if len(markdown) <= longest:
+        return markdown
+    limit = longest - len("…**")
+    end, stars = limit, 0
+    for mark in _MARKDOWN.finditer(markdown):
+        if mark.end() > limit:
+            end = min(mark.start(), limit)
+            break
+        stars += mark[0] == "**"
+    return markdown[:end].rstrip() + "…" + "**" * (stars % 2)
