@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: run setup test check audit bench lock clean
+.PHONY: run setup test check docs audit bench lock clean
 
 run: setup
 	@exec $(BIN)/interlink up
@@ -27,6 +27,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/interlink provider check
+
+# The documentation site, in build/docs/site. It needs no network.
+docs: setup
+	$(BIN)/python -m docs.generator
 
 # Known vulnerabilities of what is locked; skipped, with its reason, where nobody can be asked.
 audit: setup
