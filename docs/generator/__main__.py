@@ -1,33 +1,40 @@
-"""Build the documentation site in `build/site`, without a network."""
+"""Build the documentation site in `build/docs/site`, without a network."""
 
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from docs.generator.site import BUILD, SiteError, find_external_resources, stage
+from docs.generator.site import SiteError, find_external_resources, stage
 
 PROJECT: Final = Path(__file__).parents[2]
 
 
+def build_site(project: Path, build: Path) -> int:
+    """Build the site in `build/site`, and return the number of its pages.
+
+    Raises `SiteError` if a link leads nowhere, or a page would load something from another host.
+    """
+    pages = stage(project, build)
+    zensical = Path(sys.executable).with_name("zensical")
+    command = [str(zensical), "build", "--strict", "--clean", "-f", str(build / "mkdocs.yml")]
+    if subprocess.run(command, check=False).returncode:
+        raise SiteError("the site generator has found faults, see above")
+    if external := find_external_resources(build / "site"):
+        raise SiteError("\n".join(external))
+    return pages
+
+
 def main() -> int:
-    """Stage the sources, run the site generator, check the result; return the exit status."""
-    build = PROJECT / BUILD
+    """Build the site of this project; return the exit status."""
+    build = PROJECT / "build" / "docs"
     try:
-        pages = stage(PROJECT, build)
+        pages = build_site(PROJECT, build)
     except SiteError as error:
         print(f"docs: {error}", file=sys.stderr)
         return 1
-    zensical = Path(sys.executable).with_name("zensical")
-    done = subprocess.run([zensical, "build", "--strict", "--clean", "-f", build / "mkdocs.yml"], check=False)
-    if done.returncode:
-        return done.returncode
-    external = find_external_resources(build / "site")
-    for line in external:
-        print(f"docs: {line}", file=sys.stderr)
-    if external:
-        return 1
-    print(f"{pages} pages in {BUILD}/site: python -m http.server --directory {BUILD}/site")
+    site = (build / "site").relative_to(PROJECT)
+    print(f"{pages} pages in {site}; with search: python -m http.server --directory {site}")
     return 0
 
 

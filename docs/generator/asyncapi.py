@@ -8,14 +8,14 @@ from docs.generator.markdown import properties_table, table
 _INTRODUCTION: Final = """\
 # Kafka topics
 
-Generated from `shared/contracts/topics.py`. Every record is a CloudEvent 1.0 in Kafka's binary mode: attributes are
-headers, the value is the data. The document itself: [asyncapi.json](asyncapi.json), or `/api/asyncapi.json` of a
-running hub.
+Generated from `shared/contracts/topics.py`. Every record is a CloudEvent 1.0 in Kafka's binary mode: attributes
+are headers, the value is the data. The document itself: [asyncapi.json](asyncapi.json), or `/api/asyncapi.json`
+of a running hub.
 """
 
 
 def topics_page(document: Mapping[str, Any]) -> str:
-    """Return the page: each topic with who sends and receives, its headers and its payload, then the schemas."""
+    """Return the page: each topic with its senders, receivers, headers and payload, then the schemas."""
     schemas = document["components"]["schemas"]
     parts = [_INTRODUCTION]
     for name, channel in document["channels"].items():

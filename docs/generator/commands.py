@@ -11,7 +11,8 @@ from interlink.cli import app
 _INTRODUCTION: Final = """\
 # The command interlink
 
-Generated from the command itself: `interlink --help` says the same. After `make setup` it is `.venv/bin/interlink`.
+Generated from the command itself: `interlink --help` says the same. After `make setup` it is
+`.venv/bin/interlink`.
 Status 0 is success, 1 is a finding or a failure, 2 is wrong usage or settings.
 """
 

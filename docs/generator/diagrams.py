@@ -1,6 +1,5 @@
 """Mermaid diagrams, rendered when the site is built: its pages need neither a script nor a network."""
 
-import json
 import re
 from hashlib import sha256
 from typing import Final
@@ -11,7 +10,6 @@ except ImportError:  # there is no wheel for this machine: the page shows the so
     merman = None
 
 _BLOCK: Final = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_OPTIONS: Final = json.dumps({"site_config": {"theme": "default"}})
 
 
 def replace_diagrams(text: str) -> str:

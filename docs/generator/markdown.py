@@ -4,6 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 _REFERENCE: Final = "#/components/schemas/"
+_LIMITS: Final = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+    "minLength": "characters at least",
+    "maxLength": "characters at most",
+    "minItems": "items at least",
+    "maxItems": "items at most",
+    "pattern": "pattern",
+}
 
 
 def cell(text: object) -> str:
@@ -42,12 +53,7 @@ def schema_type(schema: Mapping[str, Any], schemas_page: str) -> str:
 def schema_limits(schema: Mapping[str, Any]) -> str:
     """The bounds and the default of a JSON Schema in a few words."""
     parts = [part for part in (schema, *schema.get("anyOf", ())) if isinstance(part, Mapping)]
-    names = {
-        "minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than",
-        "minLength": "characters at least", "maxLength": "characters at most", "minItems": "items at least",
-        "maxItems": "items at most", "pattern": "pattern",
-    }  # fmt: skip
-    found = [f"{text} `{part[name]}`" for part in parts for name, text in names.items() if name in part]
+    found = [f"{text} `{part[name]}`" for part in parts for name, text in _LIMITS.items() if name in part]
     if schema.get("default") is not None:
         found.append(f"default `{_literal(schema['default'])}`")
     return ", ".join(found)
@@ -57,10 +63,14 @@ def properties_table(schema: Mapping[str, Any], schemas_page: str) -> str:
     """The fields of an object: name, type, whether it is required, limits and description."""
     required = set(schema.get("required", ()))
     rows = [
-        (f"`{name}`" + " (required)" * (name in required), schema_type(field, schemas_page),
-         schema_limits(field), field.get("description", ""))
+        (
+            f"`{name}`" + " (required)" * (name in required),
+            schema_type(field, schemas_page),
+            schema_limits(field),
+            field.get("description", ""),
+        )
         for name, field in schema.get("properties", {}).items()
-    ]  # fmt: skip
+    ]
     return table(("field", "type", "limits", "meaning"), rows)
 
 

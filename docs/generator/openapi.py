@@ -11,9 +11,9 @@ _SCHEMAS: Final = "schemas.md"
 _INTRODUCTION: Final = """\
 # REST API
 
-Generated from the code of the services. Every call but those under `webhooks` and the OAuth callback needs an API key:
-`Authorization: Bearer ilk_...`. Errors are problem details (RFC 9457). Lists have `next_cursor`; send it as `cursor`
-for the next page. Calls that change something take an `Idempotency-Key`.
+Generated from the code of the services. Every call but those under `webhooks` and the OAuth callback needs an
+API key: `Authorization: Bearer ilk_...`. Errors are problem details (RFC 9457). Lists have `next_cursor`:
+send it as `cursor` for the next page. Calls that change something take an `Idempotency-Key`.
 
 The document itself: [openapi.json](openapi.json), or `/api/openapi.json` of a running hub.
 """
@@ -53,11 +53,15 @@ def _operation(method: str, path: str, call: Mapping[str, Any]) -> str:
     if call.get("description"):
         parts.append(f"{call['description']}\n")
     parameters = [
-        (f"`{item['name']}`" + " (required)" * bool(item.get("required")), item["in"],
-         schema_type(item.get("schema", {}), _SCHEMAS), schema_limits(item.get("schema", {})),
-         item.get("description", ""))
+        (
+            f"`{item['name']}`" + " (required)" * bool(item.get("required")),
+            item["in"],
+            schema_type(item.get("schema", {}), _SCHEMAS),
+            schema_limits(item.get("schema", {})),
+            item.get("description", ""),
+        )
         for item in call.get("parameters", ())
-    ]  # fmt: skip
+    ]
     if parameters:
         parts.append(table(("parameter", "in", "type", "limits", "meaning"), parameters))
     for media, content in call.get("requestBody", {}).get("content", {}).items():
@@ -71,7 +75,9 @@ def _operation(method: str, path: str, call: Mapping[str, Any]) -> str:
 
 
 def _answer_type(answer: Mapping[str, Any]) -> str:
-    kinds = [schema_type(content.get("schema", {}), _SCHEMAS) for content in answer.get("content", {}).values()]
+    kinds = [
+        schema_type(content.get("schema", {}), _SCHEMAS) for content in answer.get("content", {}).values()
+    ]
     return " or ".join(dict.fromkeys(kinds))
 
 

@@ -1,13 +1,13 @@
 """The sources of the site: what is in the repository, what is generated, and how links between them change.
 
-Everything is staged in a build folder first. There, links that are right in the repository are rewritten for the
-site, Mermaid diagrams are replaced by SVG, and generated pages are added.
+Everything is staged in a build folder first. There, links that are right in the repository are rewritten for
+the site, Mermaid diagrams are replaced by SVG, and generated pages are added.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -18,9 +18,6 @@ from docs.generator.commands import commands_page
 from docs.generator.diagrams import replace_diagrams
 from docs.generator.documents import asyncapi_document, openapi_document
 from docs.generator.openapi import rest_api_pages
-
-BUILD: Final = "build/docs"
-"""The build folder in the project: `docs` (staged sources), `mkdocs.yml` and `site` (the result)."""
 
 _REPOSITORY_PAGES: Final = {
     "README.md": "index.md",
@@ -38,6 +35,8 @@ _GENERATED_LINKS: Final = {
 }
 _NOTES: Final = "providers/notes"
 """The READMEs of the provider folders on the site."""
+Replace = Callable[[re.Match[str]], str]
+
 _LINK: Final = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FENCE: Final = re.compile(r"^( *)(```+|~~~+).*?^\1\2[ \t]*$", re.MULTILINE | re.DOTALL)
 _CODE: Final = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
@@ -53,7 +52,7 @@ class SiteError(Exception):
 
 
 def stage(project: Path, build: Path) -> int:
-    """Write the sources of the site into `build`, and return the number of pages.
+    """Write `docs` and `mkdocs.yml` into the folder `build`, and return the number of pages.
 
     Raises `SiteError` if a link leads to a file that is not in the repository.
     """
@@ -112,7 +111,7 @@ def _asset_or_generated(target: str) -> str | None:
     return name if name in _GENERATED_LINKS or name.startswith(("assets/", "reference/rest-api/")) else None
 
 
-def _outside_code(text: str, replace: Any) -> str:
+def _outside_code(text: str, replace: Replace) -> str:
     """Replace links, but not in blocks of code and not in code within a line."""
     parts: list[str] = []
     end = 0
@@ -122,29 +121,31 @@ def _outside_code(text: str, replace: Any) -> str:
     return "".join([*parts, _in_prose(text[end:], replace)])
 
 
-def _in_prose(text: str, replace: Any) -> str:
-    kept: list[str] = []
+def _in_prose(text: str, replace: Replace) -> str:
+    hidden: list[str] = []
 
     def hide(code: re.Match[str]) -> str:
-        kept.append(code[0])
-        return f"\0{len(kept) - 1}\0"
+        hidden.append(code[0])
+        return f"\0{len(hidden) - 1}\0"
 
     changed = _LINK.sub(replace, _CODE.sub(hide, text))
-    return re.sub("\0(\\d+)\0", lambda mark: kept[int(mark[1])], changed)
+    return re.sub("\0(\\d+)\0", lambda mark: hidden[int(mark[1])], changed)
 
 
-def expand_nav(nav: Any, pages: Mapping[str, str]) -> Any:
-    """Replace each `folder/*` of a navigation by the pages of that folder that the navigation does not name."""
+def expand_nav(nav: Any, pages: Mapping[str, str]) -> list[Any]:
+    """Replace each `folder/*` of a navigation by the pages of that folder that it does not name."""
     named = set(_named(nav))
 
     def expand(entry: Any) -> list[Any]:
         if isinstance(entry, dict):
-            return [{title: below if isinstance(below, str) else [page for item in below for page in expand(item)]}
-                    for title, below in entry.items()]  # fmt: skip
+            return [{title: expand_below(below) for title, below in entry.items()}]
         if not entry.endswith("/*"):
             return [entry]
         folder = PurePosixPath(entry).parent
         return sorted(page for page in pages if PurePosixPath(page).parent == folder and page not in named)
+
+    def expand_below(below: Any) -> Any:
+        return below if isinstance(below, str) else [page for entry in below for page in expand(entry)]
 
     return [page for entry in nav for page in expand(entry)]
 
@@ -158,7 +159,7 @@ def _named(nav: Any) -> Iterator[str]:
 
 
 def find_external_resources(site: Path) -> list[str]:
-    """Every script, style, font or picture that a page or style sheet loads from another host, one line each."""
+    """Return a line for each script, style, font or picture that is loaded from another host."""
     return [
         f"{file.relative_to(site)}: loads {found[0]}"
         for file in sorted([*site.rglob("*.html"), *site.rglob("*.css"), *site.rglob("*.svg")])
