@@ -8,9 +8,9 @@ from docs.generator.markdown import properties_table, table
 _INTRODUCTION: Final = """\
 # Kafka topics
 
-Generated from `shared/contracts/topics.py`. Every record is a CloudEvent 1.0 in Kafka's binary mode: attributes
-are headers, the value is the data. The document itself: [asyncapi.json](asyncapi.json), or `/api/asyncapi.json`
-of a running hub.
+Generated from `shared/contracts/topics.py`. Every record is a CloudEvent 1.0 in Kafka's binary mode: headers
+hold the attributes, the value is the data. The document itself: [asyncapi.json](asyncapi.json), or
+`/api/asyncapi.json` of a running hub.
 """
 
 

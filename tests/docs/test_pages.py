@@ -35,10 +35,16 @@ def pages() -> dict[str, str]:
 
 
 def blocks(page: str) -> list[str]:
-    """The commands of a page: its code blocks that name no other language."""
-    return re.findall(
-        r"^```\n(.*?)^```$", PROJECT.joinpath(page).read_text("utf-8"), re.MULTILINE | re.DOTALL
-    )
+    """Return the commands of a page: its code blocks without a language, except those of `make`."""
+    text = PROJECT.joinpath(page).read_text("utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for language, block in found if not language and not block.startswith("make ")]
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with running(tmp_path_factory.mktemp("docs") / "data") as started:
+        yield started
 
 
 def test_the_readme_is_short_and_has_the_two_commands() -> None:
@@ -133,23 +139,18 @@ def test_the_site_is_built_without_faults(tmp_path: Path) -> None:
 class TestCommandsOfThePages:
     """What a reader pastes into a shell works, in the order of the page."""
 
-    @pytest.fixture(scope="class")
-    def up(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-        with running(tmp_path_factory.mktemp("docs") / "data") as up:
-            yield up
-
     def test_readme(self, up: Up) -> None:
-        said = self._run(up, [block for block in blocks("README.md") if "make " not in block])
+        said = self._run(up, blocks("README.md"))
         assert '"accepted":true' in said
 
     def test_first_webhook(self, up: Up) -> None:
-        commands = [block for block in blocks("docs/tutorials/first-webhook.md") if "make " not in block]
+        commands = blocks("docs/tutorials/first-webhook.md")
         said = self._run(up, [*commands[:2], "sleep 3", *commands[2:], "sleep 3"])
         assert '"accepted":true' in said
         assert '"type": "github.issues"' in said  # at the subscriber
         assert '"type": "github.push"' in said  # the recorded one
         assert '"verdict":"verified"' in said
-        assert '"title":"It works"' in said
+        assert said.count("It works") >= 3  # at the subscriber, in the payload, and replayed
 
     def test_first_bridge(self, up: Up) -> None:
         write = f"""sleep 1; curl -sS {up.chat}/messages -H "$JSON" \
@@ -160,7 +161,7 @@ class TestCommandsOfThePages:
 
     def _run(self, up: Up, commands: list[str]) -> str:
         port, other = free_port(), free_port()
-        script = "\n".join(["set -e", "trap 'kill $(jobs -p) 2>/dev/null' EXIT", *commands])
+        script = "\n".join(["set -e", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT", *commands])
         for old, new in {
             "http://127.0.0.1:8080": up.url,
             ".interlink/": f"{up.folder}/",
