@@ -29,4 +29,6 @@ def _figure(source: str) -> str:
         raise ValueError(f"this diagram cannot be rendered: {error}\n{source}") from error
     # A page may have several diagrams: styles and markers refer to the id.
     svg = svg.replace("merman", f"diagram-{sha256(source.encode()).hexdigest()[:8]}")
+    # Boxes are measured for a narrow font that the reader's machine may not have: leave room for another.
+    svg = svg.replace("font-size:14px", "font-size:12.5px")
     return f'<figure class="diagram">{" ".join(svg.split())}</figure>'
