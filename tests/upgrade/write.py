@@ -117,27 +117,27 @@ def _records(hub: Hub, subscriber: Subscriber, provider: Rotating) -> dict[str, 
         "schema": {"type": "object", "required": ["number"], "properties": {"number": {"type": "integer"}}},
     }
     hub.call("POST", "/api/event-types", kind)
+    wanted: dict[str, dict[str, Any]] = {
+        "standard": {"events": ["order.placed"]},
+        "nchat": {"events": ["order.placed"], "profile": "nchat"},
+        "headers": {
+            "events": ["order.placed"],
+            "headers": {"X-Team": "records"},
+            "auth": {"type": "basic", "username": "records", "password": "open sesame"},
+        },
+        "filtered": {
+            "events": ["order.placed"],
+            "filter": {"condition": "data.number > `100`"},
+            "transform": "{number: data.number}",
+        },
+        "strict": {"events": ["order.placed"], "ordering": "strict"},
+        "paused": {"events": ["order.placed"]},
+        "gone": {"events": ["old.gone"], "retry": {"schedule": [0]}},
+        "later": {"events": ["old.later"], "retry": {"schedule": [0, 3600], "jitter": 0}},
+        "soon": {"events": ["old.soon"], "retry": {"schedule": [0, 10], "jitter": 0}},
+    }
     known["webhooks"] = {
-        name: hub.outgoing_webhook(f"{subscriber.url}/{name}", **fields)
-        for name, fields in {
-            "standard": {"events": ["order.placed"]},
-            "nchat": {"events": ["order.placed"], "profile": "nchat"},
-            "headers": {
-                "events": ["order.placed"],
-                "headers": {"X-Team": "records"},
-                "auth": {"type": "basic", "username": "records", "password": "open sesame"},
-            },
-            "filtered": {
-                "events": ["order.placed"],
-                "filter": {"condition": "data.number > `100`"},
-                "transform": "{number: data.number}",
-            },
-            "strict": {"events": ["order.placed"], "ordering": "strict"},
-            "paused": {"events": ["order.placed"]},
-            "gone": {"events": ["old.gone"], "retry": {"schedule": [0]}},
-            "later": {"events": ["old.later"], "retry": {"schedule": [0, 3600], "jitter": 0}},
-            "soon": {"events": ["old.soon"], "retry": {"schedule": [0, 10], "jitter": 0}},
-        }.items()
+        name: hub.outgoing_webhook(f"{subscriber.url}/{name}", **fields) for name, fields in wanted.items()
     }
     hub.call("POST", f"/api/outgoing-webhooks/{known['webhooks']['paused']['id']}/pause")
     standard = known["webhooks"]["standard"]["id"]
