@@ -186,7 +186,7 @@ class TestDoctor:
         del app["INTERLINK_APP_GITHUB_CLIENT_ID"]
         done = invoked("doctor", COLUMNS="300", **settings, **app)
         assert done.returncode == 1
-        assert "the app of github that the environment says has no client id" in done.stdout
+        assert "the app of github in the environment has no client id" in done.stdout
         assert "not-shown" not in done.stdout
 
     def test_it_says_what_to_do(self, settings: dict[str, str]) -> None:
