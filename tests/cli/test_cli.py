@@ -94,7 +94,7 @@ class TestInit:
         assert stored["scopes"] == ["admin"]
         again = invoked("init", **settings)
         assert again.returncode == 0
-        assert "topics: all there" in again.stdout
+        assert "topics: all exist" in again.stdout
         assert not KEY.search(again.stdout)
         assert keys.count_documents({}) == 1
 
@@ -158,13 +158,13 @@ class TestInit:
         assert init() == ""
         assert file.read_text() == first
         keys.delete_many({})  # a new store
-        assert "the store is new" in init()
+        assert "the database is new" in init()
         assert file.read_text() == first
         file.unlink()
-        assert "was gone" in init()
+        assert "was missing" in init()
         second = file.read_text()
         keys.update_many({}, {"$currentDate": {"deleted_at": True}})  # revoked: it must not come back
-        assert "not valid in this store any more" in init()
+        assert "no longer valid in this database" in init()
         assert file.read_text() not in (first, second)
 
 
@@ -174,7 +174,8 @@ class TestDoctor:
         done = invoked("doctor", **settings)
         assert done.returncode == 0, done.stdout
         assert "wrong" not in done.stdout
-        for about in ("Python", "bus", "store", "indexes", "clock", "encryption key", "data folder", "apps"):
+        names = ("Python", "Kafka", "MongoDB", "indexes", "clock", "encryption key", "data folder", "apps")
+        for about in names:
             assert about in done.stdout
 
     def test_apps_and_where_platforms_send_people_back_to(self, settings: dict[str, str]) -> None:
@@ -343,7 +344,7 @@ class TestUpRefuses:
     def test_no_store(self, tmp_path: Path, settings: dict[str, str]) -> None:
         settings |= {"MONGODB_URI": "mongodb://user:hidden@127.0.0.1:1/x", "MONGODB_TIMEOUT_MS": "500"}
         said = complaint(interlink("up", "--port", str(port_block()), cwd=tmp_path, **settings))
-        assert "no store at 127.0.0.1:1 (MONGODB_URI)" in said
+        assert "no MongoDB at 127.0.0.1:1 (MONGODB_URI)" in said
         assert "hidden" not in said
 
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_put_back_is_said(own: tuple[Bus, dict[str, str]]) -> Non
     assert "skipped: it came from gone.topic" in done.stdout
     assert "skipped: it was too large to copy" in done.stdout
     assert "0 replayed, 2 skipped" in done.stdout
-    assert "1 of these are not there" in done.stderr
+    assert "1 of these numbers do not exist" in done.stderr
     assert chat.look() == []
 
 

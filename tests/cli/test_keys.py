@@ -155,10 +155,10 @@ def test_the_doctor_knows_what_no_key_opens(database: Database, settings: dict[s
     values = [vault_of(key).seal("x", workspace="default", record="ep_1", field="s") for key in (LOST, OLD)]
     database[ENDPOINTS].insert_one({"_id": "ep_1", "workspace": "default", "secrets": values})
     said = invoked("doctor", COLUMNS="300", **settings).stdout
-    assert f"sealed with a key that is not there: 1 with key {LOST_ID}." in said
+    assert f"sealed with a key that is missing: 1 with key {LOST_ID}." in said
     keys = {"INTERLINK_ENCRYPTION_KEY": text_of(NEW, OLD, LOST)}
     said = invoked("doctor", COLUMNS="300", **settings | keys).stdout
-    assert "the keys open them" in said
+    assert "the configured keys open them" in said
 
 
 def test_values_of_0_3_are_sealed_anew(database: Database, settings: dict[str, str]) -> None:
@@ -174,10 +174,10 @@ def test_values_of_0_3_are_sealed_anew(database: Database, settings: dict[str, s
         {"_id": "wh_1", "workspace": "ws_1", "auth": of_0_3("{}", "wh_1", "auth"), "secrets": []}
     )
     looked = run("status", settings).stdout
-    assert f"{ENDPOINTS}: 1 documents, 3 sealed values (3 in the form of 0.3.0)\n" in looked
+    assert f"{ENDPOINTS}: 1 documents, 3 sealed values (3 in the format of 0.3.0)\n" in looked
     done = run("rotate", settings)
     assert done.returncode == 0, done.stderr
-    assert "in the form of 0.3.0" not in done.stdout
+    assert "in the format of 0.3.0" not in done.stdout
     new = vault_of(NEW)
     [found] = database[ENDPOINTS].find()
     assert secrets_of(database, "ep_1", new) == ["a", "b"]
@@ -213,7 +213,7 @@ def test_what_cannot_be_brought_over_is_named_and_the_rest_is_done(
     looked = run("status", settings)
     assert looked.returncode == 1
     assert f"{ENDPOINTS}: a secret of ep_2 was sealed with key {LOST_ID}" in looked.stderr
-    assert f"key {LOST_ID}, which is not there: 1 sealed values" in looked.stderr
+    assert f"key {LOST_ID}, which is missing: 1 sealed values" in looked.stderr
 
     done = run("rotate", settings)
     assert done.returncode == 1
@@ -245,7 +245,7 @@ def test_a_thousand_that_are_lost_are_counted_not_listed(
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 102
     assert f"{ENDPOINTS}: 900 more such values" in done.stderr
-    assert f"key {LOST_ID}, which is not there: 1000 sealed values" in done.stderr
+    assert f"key {LOST_ID}, which is missing: 1000 sealed values" in done.stderr
 
 
 def test_what_changes_between_reading_and_writing_is_read_again(
@@ -378,7 +378,7 @@ def test_a_service_that_seals_with_another_key_is_noticed(
     monkeypatch.setattr(rotation._CollectionPass, "run", walk)
     done = run("rotate", settings)
     assert done.returncode == 1
-    assert "give them all the same first one" in done.stderr
+    assert "give all of them the same first key" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "rotate"])

@@ -203,7 +203,7 @@ def test_a_clean_stop_loses_nothing(tmp_path: Path) -> None:
             )
             assert answer.status_code == 202, answer.text
         assert up.end(signal.SIGTERM, 60) == 0
-        assert "were not handled in time" not in up.said()
+        assert "were not processed in time" not in up.said()
         wanted = {f"e{n}" for n in range(count)}
 
         def all_there() -> bool:

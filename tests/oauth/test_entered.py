@@ -397,7 +397,7 @@ def test_what_cannot_be_opened_is_entered_anew_as_a_whole(
     integration, fields = account
     with world.database() as database:
         database.integrations.update_one({"_id": integration}, {"$set": {"credential.k": "00000000"}})
-    assert "cannot be decrypted" in world.do(integration, "check", expect=409)["detail"]
+    assert "cannot be opened" in world.do(integration, "check", expect=409)["detail"]
     part = {"fields": {"password": fields["password"]}}
     missing = world.do(integration, "fields", part, expect=422)
     assert [fault["field"] for fault in missing["errors"]] == ["fields.host", "fields.username"]
