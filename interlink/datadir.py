@@ -44,14 +44,15 @@ def open_data_folder(path: Path) -> Iterator[DataFolder]:
     folder = DataFolder(path)
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_exposed(folder.path)
-        _refuse_foreign(folder.path)
+        _reject_exposed(folder.path)
+        _reject_foreign(folder.path)
         lock = (folder.path / _LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise Misconfigured(
             f"the data folder {path} cannot be used: {error.strerror}; choose another one with --data-dir"
         ) from None
     with lock:
+        # The system releases the lock however this process ends, so that a killed `up` leaves no stale one.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -94,6 +95,7 @@ def join_running(path: Path, *, needs_it: bool = False) -> None:
                 "INTERLINK_ENCRYPTION_KEY to what your services have"
             )
         return
+    # What a service of that `up` has in its environment, as far as commands need it.
     settings = saved_addresses(path)
     if "KAFKA_BOOTSTRAP_SERVERS" in settings and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         settings |= BROKER_SETTINGS
@@ -116,7 +118,7 @@ def display_path(path: Path) -> str:
         return str(path)
 
 
-def _refuse_exposed(path: Path) -> None:
+def _reject_exposed(path: Path) -> None:
     """Raise `Misconfigured` if other users may enter the folder: keys, passwords and all data are in it."""
     status = path.stat()
     if status.st_uid != os.geteuid():
@@ -132,7 +134,7 @@ def _refuse_exposed(path: Path) -> None:
         )
 
 
-def _refuse_foreign(path: Path) -> None:
+def _reject_foreign(path: Path) -> None:
     """Raise `Misconfigured` if the folder holds files and was not created by Interlink."""
     if (path / _VERSION).exists():
         return
@@ -148,6 +150,7 @@ def _check_version(path: Path) -> None:
     """Write the format version of a new folder. Raises `Misconfigured` if it is another one."""
     file = path / _VERSION
     if not file.exists():
+        # Renamed when it is complete: a crash must not leave a file that a later start calls damaged.
         scratch = path / "version.new"
         scratch.write_text(json.dumps({"format": FORMAT, "interlink": version("interlink")}) + "\n", "utf-8")
         scratch.replace(file)

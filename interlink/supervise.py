@@ -57,7 +57,7 @@ class ProcessGroup:
 
     def _write_pids(self) -> None:
         line = (" ".join(map(str, sorted(self._pids))) + "\n").encode()
-        for _ in range(2):
+        for _ in range(2):  # twice, because the guard may have been killed meanwhile
             if self._guard is None:
                 self._guard = subprocess.Popen(  # noqa: S603 -- a constant
                     ["/bin/sh", "-c", _GUARD],
@@ -176,6 +176,7 @@ class Child:
         """Copy a log of more than 10 MB to `<log>.1` and empty it, while the process goes on writing."""
         with contextlib.suppress(OSError):  # no file, or a full disk: no reason to stop the process
             if self.spec.log.stat().st_size > _MAX_LOG_BYTES:
+                # The process writes in append mode, so that it continues at the new end after the truncation.
                 shutil.copyfile(self.spec.log, self.spec.log.with_name(self.spec.log.name + ".1"))
                 with self.spec.log.open("r+b") as log:
                     log.truncate(0)

@@ -64,7 +64,7 @@ class Topology:
         key = os.environ.get("INTERLINK_ENCRYPTION_KEY") or os.environ.get("INTERLINK_ENCRYPTION_KEY_FILE")
         self._own_key = "" if key else self._key()
         if key and store:
-            self._refuse_another_key()
+            self._check_folder_key()
 
     @property
     def public_url(self) -> str:
@@ -119,7 +119,7 @@ class Topology:
             )
         return embedded_key(folder.path)
 
-    def _refuse_another_key(self) -> None:
+    def _check_folder_key(self) -> None:
         """Raise `Misconfigured` if the keys that the user set do not include the folder's own."""
         own = self._folder.encryption_key
         if not own.is_file():

@@ -22,6 +22,7 @@ from shared.runtime.logs import Log
 from shared.wire.oauth import ProviderRequest, ProviderResponse, new_code_verifier, new_state
 from shared.wire.request_template import MissingValue
 
+# A code that no provider has issued: one that accepts the app rejects only the code.
 _PROBE_CODE: Final = "interlink-checks-its-client-credentials"
 
 

@@ -177,6 +177,7 @@ class IntegrationRepository:
         if publish:
             kinds = (publish,) if isinstance(publish, str) else publish
             after = {**document, **change}
+            # One write for state and events: a crash cannot store a change without its event.
             events = [_build_event(after, kind, moment, before=document) for kind in kinds]
             update["$push"] = {"events": {"$each": events, "$slice": -_MAX_PENDING_EVENTS}}
             update["$set"]["untold"] = True
@@ -188,6 +189,7 @@ class IntegrationRepository:
         }
         with translate_errors():
             changed = await self.collection.find_one_and_update(query, update, return_document=True)
+        # Before the events, so that other processes forget the old state before they read of the new one.
         if changed is not None and any(
             name in change and change[name] != document.get(name) for name in _ROUTING_FIELDS
         ):
@@ -212,6 +214,7 @@ class IntegrationRepository:
                     {"_id": document["_id"]},
                     {"$pull": {"events": {"id": {"$in": [event["id"] for event in events]}}}},
                 )
+                # Only if no other process has stored more events since.
                 await self.collection.update_one(
                     {"_id": document["_id"], "events": []}, {"$set": {"untold": False}}
                 )

@@ -161,12 +161,12 @@ class RefreshOutcomes:
         *,
         settled: bool = True,
         broken: bool = False,
-        refused_app: str | None = None,
+        rejected_app: str | None = None,
     ) -> None:
         """Release the lease and start a pause of `pause_s`. Without a valid token the status is `error`.
 
         `settled`: the provider certainly issued no tokens. `broken`: the credential could not be decrypted.
-        `refused_app`: the revision of the app that the provider rejected. An integration in status `error`
+        `rejected_app`: the revision of the app that the provider rejected. An integration in status `error`
         whose token is valid goes back to `connected`.
         """
         now = utcnow()
@@ -178,7 +178,7 @@ class RefreshOutcomes:
             "retry_at": retry_at,
             "lease": None,
             "last_error": {"at": now, "code": code, "detail": detail[:MAX_DETAIL_LENGTH]},
-            "refused_app": refused_app,
+            "refused_app": rejected_app,
         }
         if settled:
             change["settled_fence"] = claimed["fence"]
@@ -225,7 +225,8 @@ def check_usable(document: Mapping[str, Any]) -> None:
     """Raise `NotConnected` unless the integration is usable and its provider exists."""
     status = document["status"]
     if status not in USABLE or not document.get("credential"):
-        raise NotConnected(status, f"the integration is {status.replace('_', ' ')}: connect the account")
+        remedy = "enable it" if status == "disabled" else "connect the account"
+        raise NotConnected(status, f"the integration is {status.replace('_', ' ')}: {remedy}")
     if document["provider"] not in connectors():
         raise NotConnected("error", "this provider is no longer part of the hub")
 

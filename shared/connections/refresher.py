@@ -197,7 +197,10 @@ class Refresher:
     async def _request_tokens(
         self, claimed: Document, connector: Connector, secrets: Mapping[str, Any], slot: str
     ) -> TokenResponse | None:
-        """Request new tokens for one grant and return them. Record a failure and raise it."""
+        """Request new tokens for one grant. Return None if another process was first.
+
+        A failure is recorded in the document. Raises `ProviderUnavailable` or `NotConnected`.
+        """
         tokens = token_values(secrets if slot == MAIN else secrets["others"][slot])
         app = self.outcomes.app_of(claimed)
         values = template_values(claimed, app, self._redirect_uri)
@@ -210,7 +213,7 @@ class Refresher:
             else:
                 code, detail = "app_missing", "the app's credentials are missing"
             await self.outcomes.record_failure(
-                claimed, code, f"{detail}: {error}", next_pause_s(claimed), refused_app=NO_APP
+                claimed, code, f"{detail}: {error}", next_pause_s(claimed), rejected_app=NO_APP
             )
             raise ProviderUnavailable(detail, retry_after=60) from None
         if call is None:
@@ -235,13 +238,13 @@ class Refresher:
             # A provider may repeat in its error what it was sent.
             hidden = [*tokens.values(), *(app.secrets.values() if app else ())]
             code, detail = redact(error.code, hidden), redact(error.detail, hidden)
-            await self._handle_refusal(claimed, type(error)(code, detail), app)
+            await self._handle_rejection(claimed, type(error)(code, detail), app)
             return None
         if slot == MAIN or granted.tokens is None:
             return granted
         return TokenResponse(None, {**granted.others, slot: granted.tokens}, granted.document)
 
-    async def _handle_refusal(self, claimed: Document, error: ProviderRejected, app: App | None) -> None:
+    async def _handle_rejection(self, claimed: Document, error: ProviderRejected, app: App | None) -> None:
         """Record that the provider rejected the refresh.
 
         Raises `ProviderUnavailable` or `NotConnected`, unless another process was first.
@@ -254,7 +257,7 @@ class Refresher:
             raise ProviderUnavailable(f"the provider issued no new token: {error.code}")
         revision = app.revision if app is not None else NO_APP
         await self.outcomes.record_failure(
-            claimed, error.code, error.detail, _INVALID_CLIENT_PAUSE_S, refused_app=revision
+            claimed, error.code, error.detail, _INVALID_CLIENT_PAUSE_S, rejected_app=revision
         )
         connector = connectors()[claimed["provider"]]
         if await self._app_checker.handle_invalid_client(app, connector, claimed["workspace"], error):
@@ -264,7 +267,7 @@ class Refresher:
     def _completed_fields(
         self, connector: Connector, granted: TokenResponse, claimed: Document, at: datetime, *, forced: bool
     ) -> dict[str, Any]:
-        """Return the document's fields after a refresh of all grants, which was requested at `at`."""
+        """Return the document's fields after a refresh of all grants, of which the first began at `at`."""
         change: dict[str, Any] = {
             **reset_refresh_state(claimed),
             **refresh_schedule(connector, granted, claimed, at=at),

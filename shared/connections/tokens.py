@@ -1,7 +1,7 @@
 """Tokens of connected accounts, for every service that calls providers.
 
 `TokenSource.access` returns valid tokens. A token that expires soon is refreshed beside the call; for one
-that has expired, the caller waits. A 401 of a provider causes one refresh (`replace_refused`), however many
+that has expired, the caller waits. A 401 of a provider causes one refresh (`replace_rejected`), however many
 calls received it. `refresher.py` has the refresh itself.
 """
 
@@ -50,7 +50,7 @@ _MAX_RESPONSE_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The tokens for a call to a provider. `version` identifies them for `TokenSource.replace_refused`."""
+    """The tokens for a call to a provider. `version` identifies them for `TokenSource.replace_rejected`."""
 
     integration: str
     provider: str
@@ -150,11 +150,13 @@ class TokenSource:
         ends = document.get("expires_at")
         if ends is not None and document.get("refreshable"):
             renew_at = document.get("renew_at") or ends
+            # Just before the expiry the caller waits for new tokens. Earlier, from `renew_at` on, it uses the
+            # old ones while a refresh runs beside the call.
             if ends - min(_EXPIRY_MARGIN, (ends - renew_at) / 2) <= utcnow():
                 try:
                     document = await self._ensure_newer(integration_id, than=document["version"])
                 except (ProviderUnavailable, DatabaseUnavailable):
-                    if ends <= utcnow():
+                    if ends <= utcnow():  # else the old token still works
                         raise
             elif renew_at <= utcnow() and self._refresher.outcomes.may_refresh(document):
                 self._start_refresh(integration_id, document["version"])
@@ -162,7 +164,7 @@ class TokenSource:
         self._last_used.record(document["_id"])
         return access
 
-    async def replace_refused(self, access: Access) -> Access:
+    async def replace_rejected(self, access: Access) -> Access:
         """Return newer tokens after a 401, refreshed once for all callers.
 
         If the tokens were refreshed a moment ago, or cannot be refreshed, ask the provider for the account's
@@ -188,6 +190,7 @@ class TokenSource:
                     self._accepted.clear()
                 self._accepted[key] = monotonic() + _ACCEPTED_TTL_S
                 return access
+            # None of it helped: a person has to connect the account again.
             self.forget(access.integration)
             detail = "the provider rejects the token"
             if await self._refresher.outcomes.mark_reauth_required(document, "token_refused", detail):
@@ -207,7 +210,7 @@ class TokenSource:
         connector = connectors()[access.provider]
         answer = await self.ask(make(access), access.workspace)
         if connector.is_token_rejected(answer, connector.api_for(access.kind)):
-            answer = await self.ask(make(await self.replace_refused(access)), access.workspace)
+            answer = await self.ask(make(await self.replace_rejected(access)), access.workspace)
         return answer
 
     async def _is_accepted(self, access: Access) -> bool:
