@@ -115,9 +115,7 @@ class TestNew:
         made = invoked("provider", "new", "acme", "--name", "Acme Corp.", "--scheme", scheme)
         assert made.returncode == 0, made.stderr
         assert str(root / "acme") in made.stdout
-        assert (
-            invoked("provider", "check", "acme").stdout == "1 provider checked, nothing to complain about\n"
-        )
+        assert invoked("provider", "check", "acme").stdout == "1 provider checked, no faults\n"
         tested = invoked("provider", "test", "acme")
         assert tested.returncode == 0
         assert tested.stdout.splitlines() == [

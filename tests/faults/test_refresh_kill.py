@@ -249,7 +249,7 @@ def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_b
     claimed = own.kept(integration)
     half.kill()
     lenient.let_go()
-    eventually(lambda: "cannot be saved yet" in sleeper.log, within_s=30)
+    eventually(lambda: "token.save_failed" in sleeper.log, within_s=30)
     sleeper.stand_still()
     half.start()
     patient.begin(integration, USERS)

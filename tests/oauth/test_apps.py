@@ -152,7 +152,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     for folder, said in (
         (tmp_path / "nowhere", "No such file"),
         (tmp_path / "a" / "client_id", "Not a directory"),
-        (tmp_path / "a", "stands a folder for each provider"),
+        (tmp_path / "a", "needs a folder for each provider"),
         (tmp_path / "b", "cannot be read"),
         (tmp_path / "c", "is not text"),
     ):
@@ -465,9 +465,7 @@ def test_an_app_that_the_platform_refuses_later(hub: Hub, server: OidcProvider) 
     assert not shown["verified"]
     assert "invalid_client" in shown["reason"]
     assert "is not verified" in refused(hub, "oidc")
-    assert [
-        line for line in hub.log_lines("oauth") if line["level"] == "error" and "app's own" in line["event"]
-    ]
+    assert [line for line in hub.log_lines("oauth") if line["event"] == "app.credentials_rejected"]
     hub.call("PUT", path, oidc(hub, server))
     with Person(hub, "ada", entrance="gateway") as ada:
         assert ada.connected("oidc")
@@ -663,4 +661,4 @@ def test_origins_are_kept_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch
 def test_what_is_wrong_is_one_line_at_the_start(hub: Hub, tmp_path: Path) -> None:
     settings = hub.env | {"INTERLINK_PORT": str(free_port()), "INTERLINK_APP_GITHUB_CLIENT_ID": ""}
     done = interlink("serve", "oauth", cwd=tmp_path, **settings)
-    assert complaint(done) == "the app of github that the environment says has no client id"
+    assert complaint(done) == "the app of github in the environment has no client id"

@@ -64,7 +64,7 @@ def test_an_account_is_well_as_soon_as_its_key_is_back(
     for integration in (checked, refreshed, ended):
         for what in ("refresh", "refresh", "check"):
             said = there.call(integration, what, expect=409)["detail"]
-            assert "credential cannot be opened" in said
+            assert "credential cannot be decrypted" in said
         shown = there.shown(integration)
         assert (shown["status"], shown["reason"]) == ("error", "unreadable")
         assert shown["retry_at"]
@@ -125,7 +125,7 @@ def test_an_account_whose_app_does_not_open_says_so(there: Accounts, rotating: R
     collection.update_one({"_id": kept["_id"]}, {"$set": {"secrets": broken}})
     keys.start(keys.own)
     said = there.call(integration, "refresh", expect=503)["detail"]
-    assert said == "the app's credentials cannot be opened"
+    assert said == "the app's credentials cannot be decrypted"
     assert there.shown(integration)["last_error"]["code"] == "app_unreadable"
     collection.update_one({"_id": kept["_id"]}, {"$set": {"secrets": kept["secrets"]}})
 
@@ -136,7 +136,7 @@ def test_a_refresh_in_the_pause_says_when_the_next_is(there: Accounts, rotating:
     there.call(integration, "refresh", expect=503)
     said = there.call(integration, "refresh", expect=503)["detail"]
     when = there.shown(integration)["retry_at"]
-    assert said == f"no new token is asked for before {when}: the last try failed (unavailable)"
+    assert said == f"the last refresh failed (unavailable): no other one starts before {when}"
     at = parse_timestamp(when)
     assert at
     assert at > datetime.now(UTC)

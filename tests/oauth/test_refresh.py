@@ -308,7 +308,7 @@ def test_an_app_that_is_refused_alarms_its_operator_and_ends_no_account(
     app = own.hub.call("GET", "/api/platform-credentials/oidc")
     assert not app["verified"]
     assert "invalid_client" in app["reason"]
-    alarms = [line for line in own.hub.log_lines("oauth") if "refuses the app" in line["event"]]
+    alarms = [line for line in own.hub.log_lines("oauth") if line["event"] == "app.credentials_rejected"]
     assert [line["provider"] for line in alarms] == ["oidc"]
     own.register(server.settings, "app")
     own.move(ada, retry_at=-1)
@@ -378,7 +378,7 @@ def test_a_persons_own_refresh_passes_the_pause_over_an_app_once(
     assert Counts.of(server).since(before) == (0, 0), "once, and no way to ask on and on"
     with TokenUsers(own.hub.env) as others:  # who only uses the account waits
         own.move(ada, expires_at=-60, renew_at=-90)
-        assert others.ready().use(ada, USERS).errors == {"PlatformBusy": USERS}
+        assert others.ready().use(ada, USERS).errors == {"ProviderUnavailable": USERS}
     assert Counts.of(server).since(before) == (0, 0)
 
 
