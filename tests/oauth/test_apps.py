@@ -465,7 +465,8 @@ def test_an_app_that_the_platform_refuses_later(hub: Hub, server: OidcProvider) 
     assert not shown["verified"]
     assert "invalid_client" in shown["reason"]
     assert "is not verified" in refused(hub, "oidc")
-    assert [line for line in hub.log_lines("oauth") if line["event"] == "app.credentials_rejected"]
+    levels = [line["level"] for line in hub.log_lines("oauth") if line["event"] == "app.credentials_rejected"]
+    assert "error" in levels
     hub.call("PUT", path, oidc(hub, server))
     with Person(hub, "ada", entrance="gateway") as ada:
         assert ada.connected("oidc")
