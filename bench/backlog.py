@@ -129,7 +129,7 @@ async def _make_due(deliveries: Deliveries, reaches: Iterable[DueCursor], claime
     """What was claimed waits again."""
     due_at = utcnow() - _AGO
     for reach in reaches:
-        reach.written(due_at)
+        reach.note_due(due_at)
     with translate_errors():
         await deliveries.collection.update_many(
             {"_id": {"$in": claimed}}, {"$set": {"status": "pending", "due_at": due_at}}

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from services.delivery.model.flow_control import BreakerPolicy
+from services.delivery.model.circuit_breaker import BreakerPolicy
 from shared.runtime.settings import EgressSettings
 
 

@@ -30,7 +30,7 @@ from bench.log import (
 )
 from interlink import embedded
 from interlink.supervise import ProcessGroup
-from services.delivery.indexes import INDEXES
+from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.erasures import Erasures
 from services.delivery.log.search import DeliveryQuery, LogKey, find_keys, page
@@ -244,7 +244,9 @@ def test_every_combination_answers_what_looking_at_everything_would(
             if cursor is None:
                 break
         up: list[LogKey] = []
-        while some := await find_keys(log, wanted, most=900, after=up[-1] if up else None, oldest_first=True):
+        while some := await find_keys(
+            log, wanted, limit=900, after=up[-1] if up else None, oldest_first=True
+        ):
             up += some
         return down, up
 
@@ -264,8 +266,11 @@ def test_times_at_an_edge_of_the_calendar_or_of_a_delivery(filled: tuple[str, li
         for since, until in product(edges, edges):
             wanted = DeliveryQuery(WORKSPACES[1], statuses=("delivered",), since=since, until=until)
             should = expected(documents, wanted)
-            assert await find_keys(log, wanted, most=5) == should[:5], (since, until)
-            assert await find_keys(log, wanted, most=5, oldest_first=True) == should[::-1][:5], (since, until)
+            assert await find_keys(log, wanted, limit=5) == should[:5], (since, until)
+            assert await find_keys(log, wanted, limit=5, oldest_first=True) == should[::-1][:5], (
+                since,
+                until,
+            )
         for cursor in ("0-x", "0-", "253402300799000-x", "1-x-y"):
             await page(log, DeliveryQuery(WORKSPACES[1]), place, limit=5, cursor=cursor)
         for cursor in ("x", "-", "-1-x", "1" * 190, "9999999999999999-x", "1.5-x", "nan-x"):
@@ -415,14 +420,14 @@ def test_what_was_under_way_is_erased_afterwards(store: Store, log: Log) -> None
         assert not erasures.is_erased("v", event_id)
         assert not erasures.is_erased("w", "x")
         await deliveries.insert_many([one])
-        await erasures.again(utcnow() + timedelta(seconds=5))
+        await erasures.repeat_due(utcnow() + timedelta(seconds=5))
         assert "body" in (await deliveries.find_one({"_id": one["_id"]}) or {})
-        await erasures.again(utcnow() + timedelta(seconds=11))
+        await erasures.repeat_due(utcnow() + timedelta(seconds=11))
         assert "body" not in (await deliveries.find_one({"_id": one["_id"]}) or {})
         await deliveries.insert_many([two])
-        await erasures.again(utcnow() + timedelta(seconds=11))
+        await erasures.repeat_due(utcnow() + timedelta(seconds=11))
         assert "body" in (await deliveries.find_one({"_id": two["_id"]}) or {})
-        await erasures.again(utcnow() + timedelta(seconds=121))
+        await erasures.repeat_due(utcnow() + timedelta(seconds=121))
         found = await deliveries.find_one({"_id": two["_id"]}) or {}
         assert "body" not in found
         assert (found["status"], found["fence"]) == ("cancelled", two["fence"] + 1)

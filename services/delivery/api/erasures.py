@@ -1,14 +1,10 @@
 """The erasures' API: one event's payload, out of the log and of what is still to come."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 
 from services.delivery.api.delivery_schemas import ErasureCreate, ErasureOut
+from services.delivery.api.fields import Writer
 from services.delivery.log.erasures import Erasures
-from shared.runtime.web.access import ApiKey, requires
-
-Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
 
 
 class ErasuresApi:

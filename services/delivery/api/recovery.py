@@ -1,13 +1,12 @@
 """The recovery API: one delivery, many of them as a job, and dead letters."""
 
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from services.delivery.api.delivery_schemas import AttemptOut
+from services.delivery.api.fields import FilterQuery, Reader, UtcTime, Writer, attempt_out, optional_rfc3339
 from services.delivery.api.recovery_schemas import (
     DeadLetterOut,
     DeadLetterResultOut,
@@ -19,7 +18,6 @@ from services.delivery.api.recovery_schemas import (
     RecoverCreate,
     ReplayCreate,
     ResendOut,
-    UtcTime,
 )
 from services.delivery.engine.waiting_reasons import WaitingReasons, WaitingState
 from services.delivery.log import search
@@ -28,12 +26,8 @@ from services.delivery.log.recovery_jobs import RecoveryJobs
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, NotFound
 from shared.runtime.mongo import Document, translate_errors
-from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Cursor, Limit, Page, page
-
-Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
-Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
-FilterQuery = Annotated[str | None, Query(max_length=200)]
 
 _DEAD_LETTER: Final = "dead_letter"
 _LIST_FIELDS: Final[Any] = {"attempts": {"$slice": -1}, "body": 0}
@@ -75,7 +69,7 @@ class RecoveryApi:
         What waits for its next attempt is due now and goes on with the schedule that it has. It goes past an
         endpoint's hold and open circuit, and its result decides about them.
         """
-        return await self._step("recover", delivery_id, key, (*ENDED, *WAITING))
+        return await self._apply_action("recover", delivery_id, key, (*ENDED, *WAITING))
 
     async def resend(self, delivery_id: str, key: Writer) -> ResendOut:
         """Send one that has ended again, as a new delivery: the body as it was recorded, under a new id.
@@ -84,20 +78,20 @@ class RecoveryApi:
         takes a repetition for a duplicate. What failed can be resent too; a retry sends it under its own id.
         It goes past an endpoint's hold and open circuit, and its result decides about them.
         """
-        again = await self._recovery.resend(delivery_id, workspace=key.workspace)
+        request = await self._recovery.resend(delivery_id, workspace=key.workspace)
         return ResendOut(
-            id=again.delivery_id,
-            webhook_id=again.webhook_id,
-            replay_of=again.replay_of,
-            replay_no=again.replay_no,
+            id=request.delivery_id,
+            webhook_id=request.webhook_id,
+            replay_of=request.replay_of,
+            replay_no=request.replay_no,
         )
 
     async def cancel(self, delivery_id: str, key: Writer) -> DeliveryChangedOut:
         """Send it no more. One that is cancelled already stays so."""
         document = await self._find(delivery_id, key)
         if document["status"] == "cancelled":
-            return await self._changed(document)
-        return await self._step("cancel", delivery_id, key, WAITING)
+            return await self._delivery_changed_out(document)
+        return await self._apply_action("cancel", delivery_id, key, WAITING)
 
     # Many deliveries of a webhook
 
@@ -149,7 +143,7 @@ class RecoveryApi:
         cursor: Cursor = None,
     ) -> Page[DeadLetterOut]:
         """Deliveries that nothing more is tried for, newest first; `error` is their last attempt's."""
-        wanted = search.DeliveryQuery(
+        query = search.DeliveryQuery(
             workspace=key.workspace,
             webhook_id=webhook_id,
             event_type=event_type,
@@ -159,17 +153,17 @@ class RecoveryApi:
             until=until,
         )
         return await search.page(
-            self._deliveries, wanted, _dead_letter_out, limit=limit, cursor=cursor, fields=_LIST_FIELDS
+            self._deliveries, query, _dead_letter_out, limit=limit, cursor=cursor, fields=_LIST_FIELDS
         )
 
     async def read_dead_letter(self, dead_letter_id: str, key: Reader) -> DeadLetterOut:
         """One dead letter with every attempt and its body."""
         document = await self._find(dead_letter_id, key, status=_DEAD_LETTER)
-        shown = _dead_letter_out(document)
-        shown.attempts = [_attempt_out(attempt) for attempt in document["attempts"]]
+        dead_letter = _dead_letter_out(document)
+        dead_letter.attempts = [attempt_out(attempt) for attempt in document["attempts"]]
         if document.get("body") is not None:
-            shown.body = bytes(document["body"]).decode("utf-8", "replace")
-        return shown
+            dead_letter.body = bytes(document["body"]).decode("utf-8", "replace")
+        return dead_letter
 
     async def replay_dead_letters(
         self, body: DeadLetterSelection, key: Writer, response: Response
@@ -192,8 +186,8 @@ class RecoveryApi:
             )
             return DeadLetterResultsOut(
                 results=[
-                    DeadLetterResultOut(id=name, done=reason is None, reason=reason)
-                    for name, reason in outcomes.items()
+                    DeadLetterResultOut(id=delivery_id, done=reason is None, reason=reason)
+                    for delivery_id, reason in outcomes.items()
                 ]
             )
         scope = body.model_dump(include={"event_type", "since", "until"})
@@ -205,27 +199,27 @@ class RecoveryApi:
 
     # The log
 
-    async def _step(
+    async def _apply_action(
         self, action: Action, delivery_id: str, key: ApiKey, statuses: tuple[str, ...]
     ) -> DeliveryChangedOut:
         outcomes = await self._jobs.run_immediately(
             action, key.workspace, [delivery_id], statuses=statuses, manual=True
         )
-        refused = outcomes[delivery_id]
-        if refused == NOT_FOUND:
+        refusal = outcomes[delivery_id]
+        if refusal == NOT_FOUND:
             raise NotFound(NOT_FOUND)
-        if refused is not None:
-            raise Conflict(refused)
-        return await self._changed(await self._find(delivery_id, key))
+        if refusal is not None:
+            raise Conflict(refusal)
+        return await self._delivery_changed_out(await self._find(delivery_id, key))
 
-    async def _changed(self, document: Document) -> DeliveryChangedOut:
+    async def _delivery_changed_out(self, document: Document) -> DeliveryChangedOut:
         waiting = (await self._reasons.of([document], document["workspace"])).get(
             document["_id"], WaitingState()
         )
         return DeliveryChangedOut(
             id=document["_id"],
             status=document["status"],
-            next_attempt_at=_optional_rfc3339(waiting.at),
+            next_attempt_at=optional_rfc3339(waiting.at),
             waiting_reason=waiting.reason,
         )
 
@@ -240,7 +234,7 @@ class RecoveryApi:
 
 
 def _job_out(document: Document) -> JobOut:
-    shown: Mapping[str, Any] = {
+    values: Mapping[str, Any] = {
         name: document.get(name)
         for name in JobOut.model_fields
         if name not in ("id", "created_at", "finished_at")
@@ -248,8 +242,8 @@ def _job_out(document: Document) -> JobOut:
     return JobOut(
         id=document["_id"],
         created_at=rfc3339(document["created_at"]),
-        finished_at=_optional_rfc3339(document.get("finished_at")),
-        **shown,
+        finished_at=optional_rfc3339(document.get("finished_at")),
+        **values,
     )
 
 
@@ -266,18 +260,6 @@ def _dead_letter_out(document: Document) -> DeadLetterOut:
         detail=last.get("detail", ""),
         occurred_at=document["occurred_at"],
         created_at=rfc3339(document["created_at"]),
-        finished_at=_optional_rfc3339(document.get("finished_at")),
-        expires_at=_optional_rfc3339(document.get("expires_at")),
+        finished_at=optional_rfc3339(document.get("finished_at")),
+        expires_at=optional_rfc3339(document.get("expires_at")),
     )
-
-
-def _attempt_out(kept: Document) -> AttemptOut:
-    shown = {
-        "started_at": rfc3339(kept["started_at"]),
-        "response_headers": dict(kept["response_headers"]),
-    }
-    return AttemptOut(**kept | shown)
-
-
-def _optional_rfc3339(moment: datetime | None) -> str | None:
-    return rfc3339(moment) if moment else None

@@ -2,17 +2,15 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from services.delivery.api.delivery_schemas import AttemptOut
+from services.delivery.api.fields import Name, UtcTime
 from services.delivery.model.delivery_status import DeliveryStatus, WaitingReason
-from shared.runtime.web.problems import to_utc
 from shared.webhooks.patterns import is_pattern
 
 MAX_IDS: Final = 500
 
-UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
 JobStatus = Literal["running", "done", "cancelled", "failed"]
 
 

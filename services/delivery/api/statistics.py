@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Query
-from pydantic import AfterValidator, AwareDatetime
+from fastapi import APIRouter, FastAPI, Query
 
 from services.delivery.api.delivery_schemas import HourStatsOut, QueueStatsOut, WebhookStatsOut
+from services.delivery.api.fields import Reader, UtcTime
 from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.deliveries import Deliveries
 from services.delivery.log.statistics import HourCounts, Statistics, sum_hours
@@ -16,11 +16,6 @@ from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import translate_errors, utcnow
-from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.problems import to_utc
-
-Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
-UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
 
 _DAY: Final = timedelta(days=1)
 _STATUS_BY_COUNT: Final[Mapping[str, str]] = {
@@ -44,7 +39,7 @@ class StatisticsApi:
         self._deliveries = deliveries
         self._statistics = statistics
         self._subscriptions = subscriptions
-        self._kept = timedelta(days=settings.delivered_days)
+        self._delivered_retention = timedelta(days=settings.delivered_days)
 
     def mount(self, app: FastAPI) -> None:
         """Put every route on the app."""
@@ -66,18 +61,18 @@ class StatisticsApi:
         if webhook_id is not None:
             query["webhook_id"] = webhook_id
         with translate_errors():
-            found = await asyncio.gather(
+            values = await asyncio.gather(
                 *(
                     self._deliveries.collection.count_documents(query | {"status": status})
                     for status in _STATUS_BY_COUNT.values()
                 )
             )
-        counts = dict(zip(_STATUS_BY_COUNT, found, strict=True))
-        late = None
+        counts = dict(zip(_STATUS_BY_COUNT, values, strict=True))
+        overdue_s = None
         if counts["pending"] or counts["active"] or counts["delayed"]:
-            late = await self._overdue_s(query)
+            overdue_s = await self._overdue_s(query)
         counts["completed"] = await self._completed(key.workspace, webhook_id)
-        return QueueStatsOut(total=sum(counts.values()), oldest_due_s=late, **counts)
+        return QueueStatsOut(total=sum(counts.values()), oldest_due_s=overdue_s, **counts)
 
     async def webhook_stats(
         self,
@@ -89,7 +84,7 @@ class StatisticsApi:
         until: UtcTime | None = None,
     ) -> WebhookStatsOut:
         """An outgoing webhook's attempts, for each UTC hour from the one of `since` on that has any."""
-        if not await self._is_of(webhook_id, key.workspace):
+        if not await self._belongs_to(webhook_id, key.workspace):
             raise NotFound("no such outgoing webhook")
         begin = since or utcnow() - _DAY
         hours = await self._statistics.webhook_hours(webhook_id, begin, until)
@@ -111,15 +106,15 @@ class StatisticsApi:
                 .limit(1)
                 .to_list(1)
             )
-        late: datetime | None = first[0].get("due_at") if first else None
-        return max(0.0, (utcnow() - late).total_seconds()) or None if late else None
+        due_at: datetime | None = first[0].get("due_at") if first else None
+        return max(0.0, (utcnow() - due_at).total_seconds()) or None if due_at else None
 
     async def _completed(self, workspace: str, webhook_id: str | None) -> int:
-        if webhook_id is not None and not await self._is_of(webhook_id, workspace):
+        if webhook_id is not None and not await self._belongs_to(webhook_id, workspace):
             return 0
-        return await self._statistics.delivered(workspace, webhook_id, utcnow() - self._kept)
+        return await self._statistics.delivered(workspace, webhook_id, utcnow() - self._delivered_retention)
 
-    async def _is_of(self, webhook_id: str, workspace: str) -> bool:
+    async def _belongs_to(self, webhook_id: str, workspace: str) -> bool:
         webhook = await self._subscriptions.find(webhook_id)
         return webhook is not None and webhook.workspace == workspace
 

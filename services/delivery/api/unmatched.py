@@ -1,15 +1,11 @@
 """The API of events that no outgoing webhook got."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 
+from services.delivery.api.fields import Reader
 from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
 from shared.contracts.envelope import rfc3339
-from shared.runtime.web.access import ApiKey, requires
-
-Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 
 
 class UnmatchedEventOut(BaseModel):
@@ -65,12 +61,12 @@ class UnmatchedApi:
         return UnmatchedEventsOut(
             types=[
                 UnmatchedTypeOut(
-                    type=each["type"],
-                    count=each["count"],
-                    since=rfc3339(each["since"]),
-                    last_at=rfc3339(each["last_at"]),
+                    type=item["type"],
+                    count=item["count"],
+                    since=rfc3339(item["since"]),
+                    last_at=rfc3339(item["last_at"]),
                 )
-                for each in counts
+                for item in counts
             ],
-            events=[UnmatchedEventOut(**each | {"at": rfc3339(each["at"])}) for each in last],
+            events=[UnmatchedEventOut(**item | {"at": rfc3339(item["at"])}) for item in last],
         )

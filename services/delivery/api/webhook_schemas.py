@@ -1,105 +1,37 @@
 """The bodies of the outgoing webhooks' API: what a caller sends and sees."""
 
-import re
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.delivery.engine.subscriptions import MAX_RETRY_AFTER_S, EncryptedPart, Ordering
-from services.delivery.model.flow_control import Circuit
+from services.delivery.api.fields import Name
+from services.delivery.api.webhook_fields import (
+    Description,
+    DisableAfter,
+    Events,
+    HeaderName,
+    Headers,
+    HeaderValue,
+    InFlight,
+    IntegrationId,
+    ScheduleName,
+    ScheduleWaits,
+    Secret,
+    Timeout,
+    Transform,
+    Url,
+    validate_header_value,
+    validate_no_colon,
+)
+from services.delivery.model.circuit_breaker import Circuit
+from services.delivery.model.outgoing_webhook import MAX_RETRY_AFTER_S, EncryptedPart, Ordering
 from services.delivery.model.retry_policy import ClientErrorPolicy
-from shared.contracts.event_types import canonical
-from shared.webhooks.backoff import MAX_ATTEMPTS, MAX_WAIT_S, RETRY_AFTER_CAP_S, SCHEDULES
+from shared.webhooks.backoff import RETRY_AFTER_CAP_S
 from shared.webhooks.filters import FilterSettings
 from shared.webhooks.formats import BodyFormat
-from shared.webhooks.patterns import is_pattern
 from shared.webhooks.signatures import SigningProfile
-from shared.wire.expressions import Expression, ExpressionError
 
 _ROTATION_OVERLAP_H: Final = 24
-_MAX_HOST_LENGTH: Final = 253
-_MAX_HEADERS: Final = 20
-_HOST_NAME: Final = re.compile(
-    r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
-)
-_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
-_RESERVED_HEADERS: Final = frozenset(
-    {"host", "content-length", "content-type", "transfer-encoding", "connection", "upgrade", "te", "trailer"}
-    | {"keep-alive", "proxy-authorization", "proxy-connection", "expect", "traceparent", "user-agent"}
-)
-_RESERVED_PREFIXES: Final = ("webhook-", "x-webhook-", "x-chatwoot-", "x-interlink-")
-
-
-def _pattern(text: str) -> str:
-    if not is_pattern(text):
-        raise ValueError("an event type (message.created), a prefix (message.*), a trigger's id or *")
-    return canonical(text)
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        host, _port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("not a URL") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError("must start with https:// or http:// and name a host")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("must not carry a user name or password: use 'auth'")
-    if parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be an encoded URL without a fragment")
-    if ":" not in host and (len(host) > _MAX_HOST_LENGTH or not _HOST_NAME.fullmatch(host)):
-        raise ValueError("must name a host as DNS knows it")
-    return text
-
-
-def _validate_waits(waits: list[float]) -> list[float]:
-    if any(not 0 <= wait <= MAX_WAIT_S for wait in waits):
-        raise ValueError(f"waits are seconds from 0 to {MAX_WAIT_S:.0f}")
-    return waits
-
-
-def _schedule_name(name: str) -> str:
-    if name not in SCHEDULES:
-        raise ValueError(f"one of: {', '.join(SCHEDULES)}; or a list of seconds")
-    return name
-
-
-def _header_name(name: str) -> str:
-    if not _HEADER.fullmatch(name):
-        raise ValueError("not the name of an HTTP header")
-    if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
-        raise ValueError(f"{name} is set by the hub")
-    return name
-
-
-def _header_value(value: str) -> str:
-    if not value.isascii() or not value.isprintable() or value != value.strip():
-        raise ValueError("printable ASCII without a blank at either end")
-    return value
-
-
-def _headers(given: dict[str, str]) -> dict[str, str]:
-    if len({name.lower() for name in given}) != len(given):
-        raise ValueError("a header is named twice")
-    if "authorization" in {name.lower() for name in given}:
-        raise ValueError("Authorization belongs into 'auth'")
-    return given
-
-
-def _no_colon(text: str) -> str:
-    if ":" in text:
-        raise ValueError("must not hold a colon")
-    return text
-
-
-def _transform(text: str) -> str:
-    try:
-        Expression(text, "transform")
-    except ExpressionError as error:
-        raise ValueError(str(error)) from None
-    return text
 
 
 class _StrictModel(BaseModel):
@@ -114,12 +46,7 @@ class RetrySettings(_StrictModel):
     endpoint holds its deliveries back; 0 ignores it.
     """
 
-    schedule: (
-        Annotated[str, AfterValidator(_schedule_name)]
-        | Annotated[
-            list[float], Field(min_length=1, max_length=MAX_ATTEMPTS), AfterValidator(_validate_waits)
-        ]
-    ) = "nchat"
+    schedule: ScheduleName | ScheduleWaits = "nchat"
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
     client_errors: ClientErrorPolicy = "final"
     max_retry_after_s: Annotated[float, Field(ge=0, le=RETRY_AFTER_CAP_S)] = MAX_RETRY_AFTER_S
@@ -149,11 +76,6 @@ class RateLimitSettings(_StrictModel):
     period_s: Annotated[float, Field(ge=0.1, le=86_400)] = 1.0
 
 
-HeaderValue = Annotated[str, Field(max_length=2000), AfterValidator(_header_value)]
-HeaderName = Annotated[str, AfterValidator(_header_name)]
-Headers = Annotated[dict[HeaderName, HeaderValue], Field(max_length=_MAX_HEADERS), AfterValidator(_headers)]
-
-
 class NoAuth(_StrictModel):
     """The signature alone."""
 
@@ -164,7 +86,7 @@ class BasicAuth(_StrictModel):
     """`Authorization: Basic`."""
 
     type: Literal["basic"]
-    username: Annotated[str, Field(max_length=200), AfterValidator(_no_colon)]
+    username: Annotated[str, Field(max_length=200), AfterValidator(validate_no_colon)]
     password: Annotated[str, Field(max_length=2000)]
 
 
@@ -172,7 +94,7 @@ class BearerAuth(_StrictModel):
     """`Authorization: Bearer`."""
 
     type: Literal["bearer"]
-    token: Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_header_value)]
+    token: Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(validate_header_value)]
 
 
 class HeaderAuth(_StrictModel):
@@ -194,16 +116,6 @@ class CertificateAuth(_StrictModel):
 AuthSettings = Annotated[
     NoAuth | BasicAuth | BearerAuth | HeaderAuth | CertificateAuth, Field(discriminator="type")
 ]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Description = Annotated[str, Field(max_length=2000)]
-Url = Annotated[str, Field(max_length=2000), AfterValidator(_url)]
-Events = Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1, max_length=100)]
-Secret = Annotated[str, Field(min_length=16, max_length=500)]
-InFlight = Annotated[int, Field(ge=1, le=500)]
-Timeout = Annotated[float, Field(ge=1, le=60)]
-Transform = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_transform)]
-IntegrationId = Annotated[str, Field(min_length=1, max_length=100)]
-DisableAfter = Annotated[float, Field(ge=0, le=365)]
 
 
 class WebhookCreate(_StrictModel):
@@ -262,28 +174,6 @@ class WebhookSecretRotate(_StrictModel):
 
     secret: Secret | None = None
     overlap_hours: Annotated[int, Field(ge=0, le=168)] = _ROTATION_OVERLAP_H
-
-
-class PreviewCreate(_StrictModel):
-    """`POST .../preview`: an event to try a webhook's filter, format and transform on."""
-
-    type: Annotated[str, Field(min_length=1, max_length=200)] = "webhook.test"
-    subject: Annotated[str, Field(max_length=500)] = ""
-    data: Any = None
-    events: Events = ["*"]
-    format: BodyFormat = "envelope"
-    transform: Annotated[str, Field(max_length=4000)] | None = None
-    filter: FilterSettings | None = None
-    integration_id: IntegrationId | None = None
-
-
-class PreviewOut(BaseModel):
-    """What would be sent, and whether patterns and filter let the event through; `because` says why not."""
-
-    wanted: bool
-    because: str
-    body: str | None
-    error: str | None
 
 
 class WebhookAuthOut(BaseModel):
@@ -357,9 +247,3 @@ class WebhookTestOut(BaseModel):
     """A test event is on its way: look the delivery up in the log."""
 
     delivery_id: str
-
-
-class QueueStateOut(BaseModel):
-    """Whether the workspace's deliveries wait."""
-
-    paused: bool

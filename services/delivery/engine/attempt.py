@@ -7,9 +7,9 @@ from datetime import datetime
 from time import thread_time, time
 from typing import Final
 
-from services.delivery.engine.subscriptions import OutgoingWebhook
 from services.delivery.log.deliveries import ClaimedDelivery
 from services.delivery.log.statistics import Statistics
+from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.retry_policy import (
     CONDITION_TOO_EXPENSIVE,
     MAX_LOGGED_BODY_BYTES,
@@ -36,7 +36,7 @@ class Attempter:
 
     def __init__(self, client: EgressClient, statistics: Statistics, log: Log) -> None:
         self._client = client
-        self._projecting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._transform_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._statistics = statistics
         self._log = log
 
@@ -47,17 +47,17 @@ class Attempter:
         started = utcnow()
         request, number = claimed.request, claimed.attempts + 1
         if number == 1:
-            metrics.EVENT_AGE_SECONDS.observe(_age(request.occurred_at, started))
+            metrics.EVENT_AGE_SECONDS.observe(_age_s(request.occurred_at, started))
         metrics.IN_FLIGHT.inc()
-        headers, answer = await self._send(webhook, claimed, number)
+        headers, response = await self._send(webhook, claimed, number)
         metrics.IN_FLIGHT.dec()
-        attempt = Attempt(number, started, headers, answer)
-        step = evaluate_attempt(
+        attempt = Attempt(number, started, headers, response)
+        outcome = evaluate_attempt(
             attempt, number - claimed.cycle_start, webhook.policy, request.delivery_id, utcnow()
         )
-        self._statistics.record(webhook.id, webhook.workspace, step.status, answer.seconds, started)
-        metrics.ATTEMPT_SECONDS.observe(answer.seconds)
-        metrics.deliveries(step.status).inc()
+        self._statistics.record(webhook.id, webhook.workspace, outcome.status, response.seconds, started)
+        metrics.ATTEMPT_SECONDS.observe(response.seconds)
+        metrics.deliveries(outcome.status).inc()
         self._log.info(
             "delivery attempted",
             trace_id=request.traceparent[3:35],
@@ -65,27 +65,27 @@ class Attempter:
             webhook_id=webhook.id,
             type=request.event_type,
             attempt=number,
-            outcome=step.status,
-            status=answer.status,
-            error=answer.failure,
-            ms=round(answer.seconds * 1000, 1),
+            outcome=outcome.status,
+            status=response.status,
+            error=response.failure,
+            ms=round(response.seconds * 1000, 1),
         )
-        return attempt, step
+        return attempt, outcome
 
-    async def _projected(self, webhook: OutgoingWebhook, body: bytes) -> bytes:
+    async def _transform_body(self, webhook: OutgoingWebhook, body: bytes) -> bytes:
         """The body as the webhook wants it; one projection of a workspace at a time.
 
         Raises `ExpressionError`.
         """
         if webhook.transform is None:
             return body
-        async with self._projecting[webhook.workspace]:
+        async with self._transform_locks[webhook.workspace]:
             started = thread_time()
             try:
                 return project(webhook.transform, body)
             finally:
-                spent = thread_time() - started
-                await asyncio.sleep(spent if spent > _CHEAP_TRANSFORM_S else 0)  # others have a turn
+                cpu_s = thread_time() - started
+                await asyncio.sleep(cpu_s if cpu_s > _CHEAP_TRANSFORM_S else 0)  # others have a turn
 
     async def _send(
         self, webhook: OutgoingWebhook, claimed: ClaimedDelivery, number: int
@@ -95,7 +95,7 @@ class Attempter:
         if request.fault and claimed.attempts == 0:
             return {}, EgressResponse(None, CONDITION_TOO_EXPENSIVE, request.fault, {}, b"", 0.0, None)
         try:
-            body = await self._projected(webhook, request.body)
+            body = await self._transform_body(webhook, request.body)
         except ExpressionError as error:
             return {}, EgressResponse(None, "transform_failed", str(error), {}, b"", 0.0, None)
         headers = {
@@ -108,12 +108,12 @@ class Attempter:
         }
         if request.replay_no:
             headers["X-Interlink-Replay"] = str(request.replay_no)
-        shown: Mapping[str, str] = headers
+        logged_headers: Mapping[str, str] = headers
         if webhook.headers or webhook.auth.headers:
-            secret = {**webhook.headers, **webhook.auth.headers}
-            shown = headers | dict.fromkeys(secret, _REDACTED)
-            headers |= secret
-        answer = await self._client.post(
+            secret_headers = {**webhook.headers, **webhook.auth.headers}
+            logged_headers = headers | dict.fromkeys(secret_headers, _REDACTED)
+            headers |= secret_headers
+        response = await self._client.post(
             webhook.url,
             headers,
             body,
@@ -123,10 +123,10 @@ class Attempter:
             max_bytes=MAX_LOGGED_BODY_BYTES,
             status_decides=True,
         )
-        return shown, answer
+        return logged_headers, response
 
 
-def _age(occurred_at: str, now: datetime) -> float:
+def _age_s(occurred_at: str, now: datetime) -> float:
     try:
         return max(0.0, (now - datetime.fromisoformat(occurred_at)).total_seconds())
     except (ValueError, TypeError):

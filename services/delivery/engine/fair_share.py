@@ -57,9 +57,9 @@ class FairShares:
         account = self._account(workspace, now)
         account.balance -= cost
         account.seen_at = now
-        self.learn(workspace, cost, now)
+        self.record_cost(workspace, cost, now)
 
-    def learn(self, workspace: str, cost: float, now: float) -> None:
+    def record_cost(self, workspace: str, cost: float, now: float) -> None:
         """An event of the workspace cost so much, and was paid for otherwise."""
         account = self._account(workspace, now)
         account.typical = max(cost, account.typical / 2)
@@ -72,7 +72,7 @@ class FairShares:
             for workspace, account in self._accounts.items()
         )
 
-    def see(self, workspace: str, now: float) -> None:
+    def mark_active(self, workspace: str, now: float) -> None:
         """Work of the workspace is here, which another process fanned out."""
         self._account(workspace, now).seen_at = now
 

@@ -15,9 +15,10 @@ import orjson
 
 from services.delivery.engine.backlog import Backlog
 from services.delivery.engine.fair_share import BURST, MAX_IMMEDIATE_COST, FairShares, request_cost
-from services.delivery.engine.subscriptions import OutgoingWebhook, OutgoingWebhooks
+from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
 from services.delivery.model.delivery import order_of, request_event
+from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed, Rejected, TooLarge
 from shared.contracts.event_types import canonical
@@ -50,7 +51,7 @@ class _BatchPlan:
     deferred: list[ConsumedEvent] = field(default_factory=list)
     rejected: list[tuple[ConsumedEvent, Rejected]] = field(default_factory=list)
     cost: float = 0.0
-    rested: float = 0.0
+    yielded_at_cost: float = 0.0
     """The cost when other tasks last had a turn."""
 
 
@@ -60,17 +61,17 @@ class Expansion:
     def __init__(self, steps: Iterator[Record | None], webhooks: Sequence[OutgoingWebhook]) -> None:
         self._steps = steps
         self._webhooks = webhooks
-        self._judged = 0
+        self._evaluated = 0
         self.cost = 0.0
         self.done = False
 
     @property
     def is_slow(self) -> bool:
         """Whether the next step evaluates a condition. It may run in a thread."""
-        if self._judged == len(self._webhooks):
+        if self._evaluated == len(self._webhooks):
             return False
-        wanted = self._webhooks[self._judged].filter
-        return wanted is not None and wanted.has_condition
+        event_filter = self._webhooks[self._evaluated].filter
+        return event_filter is not None and event_filter.has_condition
 
     def step(self) -> Record | None:
         """Judge one webhook: its request, or None when it gets none. Raises `Malformed`, `TooLarge`."""
@@ -80,7 +81,7 @@ class Expansion:
         except StopIteration:
             self.done = True
             record = None
-        self._judged += 1
+        self._evaluated += 1
         self.cost += (thread_time() - started) * 1e6
         if record is not None:
             self.cost += request_cost(record.value)
@@ -115,23 +116,25 @@ class Fanout:
         Raises `BrokerUnavailable`, `DatabaseUnavailable`, `PartiallyRejected`.
         """
         failpoint("fanout.read")
-        await asyncio.gather(self._backlog.own(), self._backlog.room(), self.current())
+        await asyncio.gather(
+            self._backlog.follow_assignment(), self._backlog.wait_for_space(), self.ensure_current()
+        )
         plan = await self._plan(batch)
         if plan.records:
             await self._producer.publish_all(plan.records, timeout_s=PUBLISH_TIMEOUT_S)
         failpoint("fanout.published")
         if plan.deferred:
-            plan.rejected += self._backlog.put(plan.deferred)
+            plan.rejected += self._backlog.append(plan.deferred)
         if plan.rejected:
             raise PartiallyRejected(plan.rejected)
 
     async def _plan(self, batch: Sequence[ConsumedEvent]) -> _BatchPlan:
         """Decide on each event, one of each workspace in turn."""
         plan = _BatchPlan()
-        behind: set[str] = set()
+        deferred_workspaces: set[str] = set()
         queues: dict[str, deque[ConsumedEvent]] = {}
         for received in batch:
-            if not self._backlog.has(received):
+            if not self._backlog.contains(received):
                 queues.setdefault(received.event.workspace, deque()).append(received)
         while queues:
             for workspace in list(queues):
@@ -139,11 +142,11 @@ class Fanout:
                 if not queues[workspace]:
                     del queues[workspace]
                 if (
-                    workspace in behind
-                    or self._backlog.holds(workspace)
+                    workspace in deferred_workspaces
+                    or self._backlog.is_backlogged(workspace)
                     or not await self._fan_out_immediately(received, plan)
                 ):
-                    behind.add(workspace)
+                    deferred_workspaces.add(workspace)
                     plan.deferred.append(received)
         return plan
 
@@ -159,8 +162,8 @@ class Fanout:
                 record = expansion.step()
                 if record is not None:
                     records.append(record)
-                if plan.cost + expansion.cost - plan.rested > _LOOP_SLICE:
-                    plan.rested = plan.cost + expansion.cost
+                if plan.cost + expansion.cost - plan.yielded_at_cost > _LOOP_SLICE:
+                    plan.yielded_at_cost = plan.cost + expansion.cost
                     await asyncio.sleep(0)
         except Rejected as error:
             plan.rejected.append((received, error))
@@ -172,7 +175,7 @@ class Fanout:
             plan.records += records
         return expansion.done
 
-    def expand(self, received: ConsumedEvent, rest: Checkpoint | None = None) -> Expansion:
+    def expand(self, received: ConsumedEvent, checkpoint: Checkpoint | None = None) -> Expansion:
         """Return the requests of an event, made step by step.
 
         `rest` is called again and again while a condition is evaluated.
@@ -180,36 +183,38 @@ class Fanout:
         event = received.event
         triggers = triggers_of(event) if received.topic == WEBHOOKS_RECEIVED.name else ()
         webhooks = self._subscriptions.matching(event.workspace, canonical(event.type), triggers)
-        return Expansion(self._requests(received, webhooks, rest), webhooks)
+        return Expansion(self._request_records(received, webhooks, checkpoint), webhooks)
 
-    async def current(self) -> None:
+    async def ensure_current(self) -> None:
         """Bring the webhooks that judge events up to date. Raises `DatabaseUnavailable`."""
-        await self._subscriptions.current()
+        await self._subscriptions.ensure_current()
 
-    def learn(self, workspace: str, cost: float) -> None:
+    def record_cost(self, workspace: str, cost: float) -> None:
         """An event of the workspace was fanned out from the backlog, at this cost."""
-        self._shares.learn(workspace, cost, asyncio.get_running_loop().time())
+        self._shares.record_cost(workspace, cost, asyncio.get_running_loop().time())
 
-    def _requests(
-        self, received: ConsumedEvent, webhooks: Sequence[OutgoingWebhook], rest: Checkpoint | None
+    def _request_records(
+        self, received: ConsumedEvent, webhooks: Sequence[OutgoingWebhook], checkpoint: Checkpoint | None
     ) -> Iterator[Record | None]:
         """For each webhook whose patterns cover the event: its request, or None if its filter fails."""
         event = received.event
-        kind = canonical(event.type)
+        event_type = canonical(event.type)
         from_provider = received.topic == WEBHOOKS_RECEIVED.name
         triggers = triggers_of(event) if from_provider else ()
         reason: UnmatchedReason | None = "filtered"
         if not webhooks:
-            reason = self._subscriptions.unmatched_reason(event.workspace, kind, triggers)
+            reason = self._subscriptions.unmatched_reason(event.workspace, event_type, triggers)
         else:
-            facts = event_fields_of(event, kind, str(order_of(received)), from_provider=from_provider)
+            event_fields = event_fields_of(
+                event, event_type, str(order_of(received)), from_provider=from_provider
+            )
             traceparent = child_traceparent(event.traceparent)
             bodies: dict[BodyFormat, bytes] = {}
             for webhook in webhooks:
                 fault = ""
                 if webhook.filter is not None:
                     try:
-                        wanted, _ = webhook.filter.evaluate(facts, webhook.integration_id, rest)
+                        wanted, _ = webhook.filter.evaluate(event_fields, webhook.integration_id, checkpoint)
                     except BudgetExceeded as error:
                         wanted, fault = True, str(error)
                     if not wanted:
@@ -218,15 +223,19 @@ class Fanout:
                 reason = None
                 body = bodies.get(webhook.format)
                 if body is None:
-                    body = bodies[webhook.format] = render_body(webhook.format, facts)
+                    body = bodies[webhook.format] = render_body(webhook.format, event_fields)
                 delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
-                request = request_event(delivery_id, webhook.id, event, kind, body, traceparent, fault=fault)
+                request = request_event(
+                    delivery_id, webhook.id, event, event_type, body, traceparent, fault=fault
+                )
                 yield event_record(DELIVERY_REQUESTED, webhook.id, request)
         if reason:
-            self._unmatched.note(event.workspace, event.id, kind, event.source, reason)
+            self._unmatched.record(event.workspace, event.id, event_type, event.source, reason)
 
 
-def event_fields_of(event: Event, kind: str, sequence: str, *, from_provider: bool = False) -> EventFields:
+def event_fields_of(
+    event: Event, event_type: str, sequence: str, *, from_provider: bool = False
+) -> EventFields:
     """An event as filters and formats see it. Raises `Malformed` when its data is not JSON.
 
     The data of a provider's event is a `ProviderEvent`: the platform's `payload`, whose bytes stay as they
@@ -235,23 +244,23 @@ def event_fields_of(event: Event, kind: str, sequence: str, *, from_provider: bo
     raw, data = _provider_data(event) if from_provider else _json_data(event.data)
     occurred = event.attributes.get("occurred_at") if from_provider else None
     return EventFields(
-        event.id, kind, event.workspace, occurred or event.time, event.subject, sequence, raw, data
+        event.id, event_type, event.workspace, occurred or event.time, event.subject, sequence, raw, data
     )
 
 
 def triggers_of(event: Event) -> tuple[str, ...]:
     """The catalogue's triggers that a provider's event fires; none for a record that does not say."""
-    told = event.attributes.get("triggers")
-    return tuple(told.split(",")) if told else ()
+    triggers = event.attributes.get("triggers")
+    return tuple(triggers.split(",")) if triggers else ()
 
 
 def _provider_data(event: Event) -> tuple[bytes, Any]:
-    names = ("provider", "endpoint_id", "event", "delivery_id")
+    required = ("provider", "endpoint_id", "event", "delivery_id")
     try:
-        head: dict[str, Any] = {name: event.attributes[name] for name in names}
+        fields: dict[str, Any] = {name: event.attributes[name] for name in required}
     except KeyError as error:
         raise Malformed(f"header {error.args[0]} is missing from a received webhook") from None
-    head |= {
+    fields |= {
         "triggers": list(triggers_of(event)),
         "account": event.attributes.get("account") or None,
         "received_at": event.time,
@@ -260,7 +269,7 @@ def _provider_data(event: Event) -> tuple[bytes, Any]:
     }
     provider = providers().get(event.attributes["provider"])
     raw, payload = _json_data(provider.payload(event.content_type, event.data) if provider else event.data)
-    return orjson.dumps(head)[:-1] + b',"payload":' + raw + b"}", {**head, "payload": payload}
+    return orjson.dumps(fields)[:-1] + b',"payload":' + raw + b"}", {**fields, "payload": payload}
 
 
 def _json_data(raw: bytes) -> tuple[bytes, Any]:

@@ -13,12 +13,17 @@ from typing import Any, Final, Literal, TypeVar
 
 import orjson
 
-from services.delivery.log.deliveries import QUEUES, WEBHOOKS
-from services.delivery.model.flow_control import RateLimit
+from services.delivery.log.webhooks import QUEUES, WEBHOOKS
+from services.delivery.model.outgoing_webhook import (
+    MAX_RETRY_AFTER_S,
+    EncryptedPart,
+    OutgoingWebhook,
+    SigningKeys,
+)
+from services.delivery.model.rate_limiter import RateLimit
 from services.delivery.model.retry_policy import RetryPolicy
 from services.delivery.model.webhook_auth import WebhookAuth, webhook_auth
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured
-from shared.contracts.ids import WebhookId, WorkspaceId
 from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
 from shared.runtime.metrics import UNREADABLE_WEBHOOKS
@@ -30,69 +35,19 @@ from shared.runtime.secrets import (
     decrypt_all,
     rotate_secret,
     store_secret,
-    unexpired_keys,
 )
 from shared.webhooks.backoff import SCHEDULES
 from shared.webhooks.filters import EventFilter
-from shared.webhooks.formats import BodyFormat
 from shared.webhooks.patterns import matches
-from shared.webhooks.signatures import SigningProfile, signing_key
+from shared.webhooks.signatures import signing_key
 from shared.wire.expressions import MAX_TRANSFORM_STEPS, Expression
 
-Ordering = Literal["none", "strict"]
-EncryptedPart = Literal["secret", "headers", "auth"]
-"""What of a webhook is sealed: the secrets it signs with, the values of its headers, its auth."""
-SigningKeys = tuple[tuple[bytes, datetime | None], ...]
 P = TypeVar("P")
 
-MAX_RETRY_AFTER_S: Final = 900.0
-"""Of a webhook that does not say otherwise."""
 _MAX_CACHED_MATCHES: Final = 10_000
 _DECRYPT_RETRY_INTERVAL_S: Final = 10.0
 _DECRYPT_BATCH: Final = 100
 _NO_AUTH: Final = {"type": "none"}
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingWebhook:
-    """An outgoing webhook as fan-out and attempts need it."""
-
-    id: WebhookId
-    workspace: WorkspaceId
-    name: str
-    url: str
-    patterns: tuple[str, ...]
-    filter: EventFilter | None
-    integration_id: str
-    enabled: bool
-    enabled_at: datetime
-    paused: bool
-    format: BodyFormat
-    transform: Expression | None
-    profile: SigningProfile
-    keys: SigningKeys
-    headers: Mapping[str, str]
-    auth: WebhookAuth
-    unreadable: Mapping[EncryptedPart, str]
-    """What of it does not open, so is empty here, and why: nothing is sent while there is any."""
-    policy: RetryPolicy
-    rate_limit: RateLimit | None
-    ordering: Ordering
-    max_in_flight: int
-    timeout_s: float
-    disable_after: timedelta | None
-    breaker: Mapping[str, Any] | None
-    """What of the circuit breaker this webhook sets otherwise than the installation."""
-    lifts: int
-    """Grows whenever a person ends what holds deliveries back: enable, resume, another URL, other limits."""
-
-    @property
-    def strict(self) -> bool:
-        return self.ordering == "strict"
-
-    def valid_keys(self) -> list[bytes]:
-        """The secrets to sign with now, the newest first; a rotated one until it ends."""
-        return unexpired_keys(self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +76,20 @@ class OutgoingWebhooks:
         self._log = log
         self._task: asyncio.Task[None] | None = None
         self._by_workspace: dict[str, dict[str, OutgoingWebhook]] = {}
-        self._matched: dict[str, dict[tuple[str, tuple[str, ...]], Sequence[OutgoingWebhook]]] = {}
+        self._matches: dict[str, dict[tuple[str, tuple[str, ...]], Sequence[OutgoingWebhook]]] = {}
         """By workspace, then by the type of an event and its triggers."""
-        self._remembered = 0
+        self._cached_matches = 0
         self._unreadable: set[str] = set()
         self.collection: Collection = mongo.collection(WEBHOOKS)
         self.snapshot: Snapshot[OutgoingWebhook] = Snapshot(
-            configuration, self.collection, self._follow, log, on_change=self._index
+            configuration, self.collection, self._parse_for_snapshot, log, on_change=self._index
         )
         self.queues: Snapshot[bool] = Snapshot(configuration, mongo.collection(QUEUES), _is_paused, log)
 
     async def start(self) -> None:
         await self.snapshot.start()
         await self.queues.start()
-        self._task = asyncio.create_task(self._look_again())
+        self._task = asyncio.create_task(self._run_decryption_retries())
 
     async def stop(self) -> None:
         if self._task:
@@ -153,18 +108,18 @@ class OutgoingWebhooks:
         webhooks = self._by_workspace.get(workspace)
         if not webhooks:
             return ()
-        found = self._matched.get(workspace, {}).get((event_type, triggers))
+        found = self._matches.get(workspace, {}).get((event_type, triggers))
         if found is None:
             found = [
                 webhook
                 for webhook in webhooks.values()
                 if webhook.enabled and matches(webhook.patterns, event_type, *triggers)
             ]
-            if self._remembered >= _MAX_CACHED_MATCHES:
-                self._matched.clear()
-                self._remembered = 0
-            self._matched.setdefault(workspace, {})[event_type, triggers] = found
-            self._remembered += 1
+            if self._cached_matches >= _MAX_CACHED_MATCHES:
+                self._matches.clear()
+                self._cached_matches = 0
+            self._matches.setdefault(workspace, {})[event_type, triggers] = found
+            self._cached_matches += 1
         return found
 
     def unmatched_reason(
@@ -177,7 +132,7 @@ class OutgoingWebhooks:
         covered = any(matches(webhook.patterns, event_type, *triggers) for webhook in webhooks.values())
         return "disabled" if covered else "no_pattern"
 
-    def sends(self, webhook: OutgoingWebhook) -> bool:
+    def may_send(self, webhook: OutgoingWebhook) -> bool:
         """Whether attempts may be made now: enabled, readable, and neither it nor its workspace is paused."""
         return (
             webhook.enabled
@@ -186,7 +141,7 @@ class OutgoingWebhooks:
             and not self.queues.items.get(webhook.workspace, False)
         )
 
-    async def current(self) -> None:
+    async def ensure_current(self) -> None:
         """Bring webhooks, paused queues and erasure marks up to date. Raises `DatabaseUnavailable`.
 
         Deliveries wait until MongoDB answers: what is decided by old settings cannot be made good.
@@ -203,11 +158,11 @@ class OutgoingWebhooks:
             await self.snapshot.load((webhook_id,))
         return self.snapshot.items.get(webhook_id)
 
-    def keep(self, workspace: str, webhook_id: str, secret: str) -> StoredSecret:
+    def sealed_secret(self, workspace: str, webhook_id: str, secret: str) -> StoredSecret:
         """A new webhook's secret as it is stored."""
         return store_secret(self._vault, workspace, webhook_id, secret)
 
-    def rotated(self, document: Document, secret: str, overlap: timedelta) -> list[StoredSecret]:
+    def rotated_secrets(self, document: Document, secret: str, overlap: timedelta) -> list[StoredSecret]:
         """The webhook's secrets after a rotation."""
         return rotate_secret(self._vault, document, secret, overlap)
 
@@ -225,35 +180,35 @@ class OutgoingWebhooks:
         ]
         return decrypt_all(self._vault, {**document, "secrets": valid})
 
-    def sealed(self, workspace: str, webhook_id: str, field: str, value: Mapping[str, Any]) -> Sealed:
+    def sealed_value(self, workspace: str, webhook_id: str, field: str, value: Mapping[str, Any]) -> Sealed:
         """Headers or auth as they are stored."""
         text = orjson.dumps(value).decode()
         return self._vault.seal(text, workspace=workspace, record=webhook_id, field=field)
 
     def parse(self, document: Document) -> OutgoingWebhook:
         """The webhook that a document means. Raises `Malformed`; `Misconfigured`: it does not open."""
-        found = self._opened(document)
+        found = self._decrypt(document)
         for fault in found.faults.values():
             raise fault
-        return self._webhook(document, found)
+        return self._build(document, found)
 
-    def check(self, document: Document) -> None:
+    def validate(self, document: Document) -> None:
         """That it can be used, but for what does not open. Raises `Malformed`: a certificate that is none."""
-        found = self._opened(document)
+        found = self._decrypt(document)
         for fault in found.faults.values():
             if not isinstance(fault, Misconfigured):
                 raise fault
-        self._webhook(document, found)
+        self._build(document, found)
 
-    def unreadable(self, webhook_id: str) -> Mapping[EncryptedPart, str]:
+    def unreadable_parts(self, webhook_id: str) -> Mapping[EncryptedPart, str]:
         """What of a webhook does not open with the keys of this process, and why."""
         webhook = self.snapshot.items.get(webhook_id)
         return webhook.unreadable if webhook else {}
 
-    def _follow(self, document: Document) -> OutgoingWebhook:
+    def _parse_for_snapshot(self, document: Document) -> OutgoingWebhook:
         """The webhook as it is kept in memory; that it does not open is told once, and once that it does."""
-        found = self._opened(document)
-        webhook = self._webhook(document, found)
+        found = self._decrypt(document)
+        webhook = self._build(document, found)
         before = self.snapshot.items.get(webhook.id)
         told = before is not None and before.unreadable
         if webhook.unreadable and not told:
@@ -267,16 +222,16 @@ class OutgoingWebhooks:
             self._log.info("an outgoing webhook's secrets open again", webhook_id=webhook.id)
         return webhook
 
-    async def _look_again(self) -> None:
+    async def _run_decryption_retries(self) -> None:
         while True:
             await asyncio.sleep(_DECRYPT_RETRY_INTERVAL_S)
             try:
-                await self._open_again()
+                await self._retry_decryption()
             except Exception as error:  # noqa: BLE001 -- one bad look must not be the last
                 told = str(error) if isinstance(error, InterlinkError) else type(error).__name__
                 self._log.warning("secrets that do not open were not looked at", error=told)
 
-    async def _open_again(self) -> None:
+    async def _retry_decryption(self) -> None:
         """Take in webhooks that open by now. Raises `DatabaseUnavailable`.
 
         Their documents need not say so: the key came where keys are held, `interlink keys` put the values
@@ -290,11 +245,11 @@ class OutgoingWebhooks:
             for document in documents:
                 name = document["_id"]
                 # What was taken in meanwhile is newer than what was read here.
-                if self.snapshot.items.get(name) is some[name] and not self._opened(document).faults:
+                if self.snapshot.items.get(name) is some[name] and not self._decrypt(document).faults:
                     await self.snapshot.load((name,), again=True)
                 await asyncio.sleep(0)
 
-    def _webhook(self, document: Document, found: _DecryptedParts) -> OutgoingWebhook:
+    def _build(self, document: Document, found: _DecryptedParts) -> OutgoingWebhook:
         schedule, limit = document["schedule"], document.get("rate_limit")
         after_days = document.get("disable_after_days", 5)
         transform = document.get("transform")
@@ -333,7 +288,7 @@ class OutgoingWebhooks:
             lifts=document.get("lifts", 0),
         )
 
-    def _opened(self, document: Document) -> _DecryptedParts:
+    def _decrypt(self, document: Document) -> _DecryptedParts:
         """What is sealed, each part on its own. What the webhook does not have needs no key."""
         faults: dict[EncryptedPart, Exception] = {}
 
@@ -345,27 +300,27 @@ class OutgoingWebhooks:
                 return otherwise
 
         return _DecryptedParts(
-            keys=read("secret", self._keys, ()),
+            keys=read("secret", self._signing_keys, ()),
             headers=read("headers", self._headers, {}),
             auth=read("auth", self._auth, WebhookAuth()),
             faults=faults,
         )
 
-    def _keys(self, document: Document) -> SigningKeys:
+    def _signing_keys(self, document: Document) -> SigningKeys:
         profile = document["profile"]
         return tuple((signing_key(profile, secret), ends) for secret, ends in self.secrets(document))
 
     def _headers(self, document: Document) -> Mapping[str, str]:
-        return {} if document.get("header_names") == [] else self._open(document, "headers")
+        return {} if document.get("header_names") == [] else self._decrypt_field(document, "headers")
 
     def _auth(self, document: Document) -> WebhookAuth:
         return (
             WebhookAuth()
             if document.get("auth_shown") == _NO_AUTH
-            else webhook_auth(self._open(document, "auth"))
+            else webhook_auth(self._decrypt_field(document, "auth"))
         )
 
-    def _open(self, document: Document, field: str) -> dict[str, Any]:
+    def _decrypt_field(self, document: Document, field: str) -> dict[str, Any]:
         sealed: Sealed | None = document.get(field)
         if sealed is None:
             return {}
@@ -377,7 +332,7 @@ class OutgoingWebhooks:
         """Follow one change; the cost must not grow with the webhooks of others."""
         for webhook in (before, after):
             if webhook:
-                self._remembered -= len(self._matched.pop(webhook.workspace, ()))
+                self._cached_matches -= len(self._matches.pop(webhook.workspace, ()))
         if before:
             own = self._by_workspace[before.workspace]
             del own[before.id]

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.delivery.engine.subscriptions import OutgoingWebhooks
-from services.delivery.log.deliveries import QUEUES, Deliveries
+from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.log.recovery import WAITING
+from services.delivery.log.webhooks import QUEUES
 from services.delivery.model.delivery_status import WaitingReason
 from shared.runtime.mongo import Document, Mongo, translate_errors, utcnow
 
@@ -42,7 +43,7 @@ class HoldState:
         """Whether the circuit is open."""
         return self.next_probe_at is not None
 
-    def of(self, due_at: datetime, now: datetime) -> WaitingState:
+    def waiting_state(self, due_at: datetime, now: datetime) -> WaitingState:
         """Why and until when a delivery waits that is due at this time."""
         if self.stopped:
             return WaitingState(None, self.stopped)
@@ -75,10 +76,12 @@ def hold_state_of(webhook: Document, health: Document, now: datetime) -> HoldSta
 class WaitingReasons:
     """Finds out why deliveries wait."""
 
-    def __init__(self, mongo: Mongo, subscriptions: OutgoingWebhooks, deliveries: Deliveries) -> None:
+    def __init__(
+        self, mongo: Mongo, subscriptions: OutgoingWebhooks, endpoint_health: EndpointHealthRecords
+    ) -> None:
         self._queues = mongo.collection(QUEUES)
         self._subscriptions = subscriptions
-        self._deliveries = deliveries
+        self._endpoint_health = endpoint_health
 
     async def of(self, deliveries: Sequence[Document], workspace: str) -> dict[str, WaitingState]:
         """Return for each delivery of a workspace that waits, by id, why and until when.
@@ -92,27 +95,29 @@ class WaitingReasons:
         fields = ("enabled", "paused", "lifts", "rate_limit")
         with translate_errors():
             queue = await self._queues.find_one({"_id": workspace}, {"paused": 1})
-            found = await self._subscriptions.collection.find(
+            webhooks = await self._subscriptions.collection.find(
                 {"_id": {"$in": ids}, "deleted_at": None}, dict.fromkeys(fields, 1)
             ).to_list(len(ids))
-        health = await self._deliveries.health(ids)
+        health = await self._endpoint_health.by_webhook(ids)
         now = utcnow()
         is_paused = bool(queue and queue["paused"])
-        standings = {
-            webhook["_id"]: self._standing(webhook, health.get(webhook["_id"], {}), is_paused, now)
-            for webhook in found
+        hold_states = {
+            webhook["_id"]: self._hold_state(webhook, health.get(webhook["_id"], {}), is_paused, now)
+            for webhook in webhooks
         }
-        nothing = HoldState()
+        no_hold = HoldState()
         return {
-            document["_id"]: standings.get(document["webhook_id"], nothing).of(document["due_at"], now)
+            document["_id"]: hold_states.get(document["webhook_id"], no_hold).waiting_state(
+                document["due_at"], now
+            )
             for document in waiting
         }
 
-    def _standing(self, webhook: Document, health: Document, is_paused: bool, now: datetime) -> HoldState:
+    def _hold_state(self, webhook: Document, health: Document, is_paused: bool, now: datetime) -> HoldState:
         if not webhook["enabled"]:
             return HoldState("disabled")
         if is_paused or webhook.get("paused"):
             return HoldState("paused")
-        if self._subscriptions.unreadable(webhook["_id"]):
+        if self._subscriptions.unreadable_parts(webhook["_id"]):
             return HoldState("unreadable")
         return hold_state_of(webhook, health, now)

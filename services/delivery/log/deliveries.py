@@ -1,7 +1,7 @@
 """Delivery's collections: outgoing webhooks, and one document per delivery with every attempt."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -23,6 +23,7 @@ from shared.runtime.mongo import (
     Collection,
     Document,
     Duplicate,
+    Index,
     InsertOne,
     Mongo,
     UpdateMany,
@@ -32,11 +33,6 @@ from shared.runtime.mongo import (
     utcnow,
 )
 
-WEBHOOKS: Final = "outgoing_webhooks"
-QUEUES: Final = "delivery_queues"
-"""One document per workspace that was ever paused."""
-HEALTH: Final = "webhook_health"
-"""One document per webhook that fails for long, is held back, or whose circuit opened."""
 DELIVERIES: Final = "webhook_deliveries"
 OPEN: Final = {"open": True}
 """A delivery that is not finished is open, and has `due_at`: when it is tried next, or its lease runs out.
@@ -44,10 +40,37 @@ OPEN: Final = {"open": True}
 The partial indexes are on `open`, not on the presence of `due_at`: so the embedded store uses them too.
 """
 
-CLAIMS_URL: Final = {"claims_url": True}
-"""A webhook that was not forced beside another with its URL."""
 
-MAX_GIVEN_UP: Final = 1000
+MAX_EXPIRED: Final = 1000
+_FAILED: Final = {"failed": True}
+_LOG_ORDER: Final = (("status", 1), ("created_at", -1), ("_id", -1))
+"""The end of each index that `search.py` reads the log by: the log's order within one status."""
+
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    DELIVERIES: (
+        # The log, by webhook and event type, either, both or none. Every insert pays for these.
+        Index((("workspace", 1), *_LOG_ORDER)),
+        Index((("workspace", 1), ("event_type", 1), *_LOG_ORDER)),
+        Index((("workspace", 1), ("webhook_id", 1), *_LOG_ORDER)),
+        Index((("workspace", 1), ("webhook_id", 1), ("event_type", 1), *_LOG_ORDER)),
+        # One event: to look at it, and to erase it.
+        Index((("workspace", 1), ("event_id", 1), ("created_at", -1), ("_id", -1))),
+        # The log of what failed, by its last error. Only failures pay. The embedded store finds a
+        # partial index for an equality and a range only when its condition is in the key too.
+        Index((("workspace", 1), ("failed", 1), ("last_error", 1), *_LOG_ORDER), where=_FAILED),
+        Index(
+            (("workspace", 1), ("webhook_id", 1), ("failed", 1), ("last_error", 1), *_LOG_ORDER),
+            where=_FAILED,
+        ),
+        # Due work, and the longest overdue of a workspace. Only open deliveries pay.
+        Index((("webhook_id", 1), ("open", 1), ("due_at", 1)), where=OPEN),
+        Index((("webhook_id", 1), ("open", 1), ("order", 1)), where=OPEN),
+        Index((("partition", 1), ("webhook_id", 1)), where=OPEN),
+        Index((("workspace", 1), ("due_at", 1)), where=OPEN),
+        Index((("expires_at", 1),), ttl_s=0),
+    ),
+}
+
 T = TypeVar("T")
 _MAX_STORED_ATTEMPTS: Final = 200
 """Attempts kept of one delivery, the latest; rounds by hand could go on for ever."""
@@ -76,14 +99,13 @@ class Deliveries:
         """`instance` names this process and the one that was killed before it in its place."""
         self.collection: Collection = mongo.collection(DELIVERIES)
         self._holder: Document = {"holder": instance, "holder_run": uuid4().hex}
-        self._health: Collection = mongo.collection(HEALTH)
         self._log = log
-        self._kept = {
+        self._retention = {
             "delivered": timedelta(days=settings.delivered_days),
             "dead_letter": timedelta(days=settings.dead_letter_days),
         }
 
-    async def known(self, ids: Sequence[str]) -> dict[str, bool]:
+    async def open_by_id(self, ids: Sequence[str]) -> dict[str, bool]:
         """Return whether each of these deliveries that is in the log is open.
 
         Raises `DatabaseUnavailable`.
@@ -92,24 +114,24 @@ class Deliveries:
             found = await self.collection.find({"_id": {"$in": list(ids)}}, {"open": 1}).to_list(len(ids))
         return {document["_id"]: "open" in document for document in found}
 
-    def attempted(self, request: DeliveryRequest, attempt: Attempt, step: AttemptOutcome) -> Write:
+    def attempted_entry(self, request: DeliveryRequest, attempt: Attempt, outcome: AttemptOutcome) -> Write:
         """The log entry of a first attempt."""
-        entry = self._entry(request) | {"attempts": [attempt.document()]} | self._state(step, 1)
+        entry = self._entry(request) | {"attempts": [attempt.document()]} | self._outcome_fields(outcome, 1)
         return InsertOne(entry if attempt.ok else entry | _failure_fields(attempt))
 
     def waiting(self, request: DeliveryRequest, due_at: datetime) -> Write:
         """The log entry of a delivery that nobody attempted yet."""
-        return InsertOne(self._entry(request) | self._open("pending", due_at))
+        return InsertOne(self._entry(request) | self._open_fields("pending", due_at))
 
-    def leased(self, request: DeliveryRequest, timeout_s: float) -> Write:
+    def leased_entry(self, request: DeliveryRequest, timeout_s: float) -> Write:
         """The log entry of a first attempt that is still under way: due again if we die."""
-        lease = self._open("delivering", self._lease(timeout_s))
+        lease = self._open_fields("delivering", self._lease(timeout_s))
         return InsertOne(self._entry(request) | lease | self._holder)
 
-    def result(self, claimed: ClaimedDelivery, attempt: Attempt, step: AttemptOutcome) -> Write:
+    def result_update(self, claimed: ClaimedDelivery, attempt: Attempt, outcome: AttemptOutcome) -> Write:
         """What became of a claimed delivery."""
-        state = self._state(step, claimed.attempts + 1)
-        gone = {} if step.due_at is not None else {"due_at": "", "open": ""}
+        state = self._outcome_fields(outcome, claimed.attempts + 1)
+        gone = {} if outcome.due_at is not None else {"due_at": "", "open": ""}
         if attempt.ok:
             gone |= {"failed": "", "last_error": ""}
         else:
@@ -136,29 +158,31 @@ class Deliveries:
             self._log.info("deliveries were in the log already", writes=len(writes))
 
     async def claim(
-        self, webhook_id: str, reach: DueCursor, *, most: int, timeout_s: float
+        self, webhook_id: str, due_cursor: DueCursor, *, most: int, timeout_s: float
     ) -> list[ClaimedDelivery]:
         """Take due deliveries of a webhook, the longest due first, each for as long as an attempt can take.
 
         Along the order, only the head is taken, and only when it is due.
         """
-        floor = reach.floor
+        floor = due_cursor.floor
         try:
-            mine = await self._claim(webhook_id, reach, most, self._lease(timeout_s))
+            mine = await self._claim(webhook_id, due_cursor, most, self._lease(timeout_s))
         except BaseException:
-            reach.floor = min(reach.floor, floor)  # what was read there is still to be claimed
+            due_cursor.floor = min(due_cursor.floor, floor)  # what was read there is still to be claimed
             raise
         mine.sort(key=lambda document: document["order"])
         return [_claimed_delivery(document) for document in mine]
 
-    async def _claim(self, webhook_id: str, reach: DueCursor, most: int, lease: datetime) -> list[Document]:
+    async def _claim(
+        self, webhook_id: str, due_cursor: DueCursor, most: int, lease: datetime
+    ) -> list[Document]:
         now = utcnow()
         with translate_errors():
-            if reach.field == "order":
-                head = await self._head(webhook_id, reach, now)
+            if due_cursor.field == "order":
+                head = await self._head(webhook_id, due_cursor, now)
                 ids = [head["_id"]] if head and head["due_at"] <= now else []
             else:
-                ids = await self._due(webhook_id, reach, now, most)
+                ids = await self._due_ids(webhook_id, due_cursor, now, most)
             if not ids:
                 return []
             token = uuid4().hex
@@ -171,38 +195,38 @@ class Deliveries:
             )
             return await self.collection.find({"_id": {"$in": ids}, "claim": token}).to_list(len(ids))
 
-    async def next_due(self, webhook_id: str, reach: DueCursor) -> datetime | None:
+    async def next_due(self, webhook_id: str, due_cursor: DueCursor) -> datetime | None:
         """When a webhook's next delivery is due; None when nothing is open."""
         now = utcnow()
         with translate_errors():
-            if reach.field == "order":
-                head = await self._head(webhook_id, reach, now)
+            if due_cursor.field == "order":
+                head = await self._head(webhook_id, due_cursor, now)
                 return head["due_at"] if head else None
-            for low, high in reach.windows(now, LAST_POSITION["due_at"]):
+            for low, high in due_cursor.windows(now, LAST_POSITION["due_at"]):
                 if first := await self._first(webhook_id, "due_at", low, high):
                     due_at: datetime = first[0]["due_at"]
                     return due_at
         return None
 
-    async def _due(self, webhook_id: str, reach: DueCursor, now: datetime, most: int) -> list[str]:
+    async def _due_ids(self, webhook_id: str, due_cursor: DueCursor, now: datetime, most: int) -> list[str]:
         """The ids of what is due, from where the last look ended."""
         found: list[Document] = []
         last = position_of("due_at", now)
-        for low, high in reach.windows(now, last):
+        for low, high in due_cursor.windows(now, last):
             found += await self._first(webhook_id, "due_at", low, high, most - len(found))
             if len(found) == most:
                 break
         places = [position_of("due_at", document["due_at"]) for document in found]
         span = places[-1] - places[0] if places else 0
-        more = len(found) == most
-        reach.reached(places[-1] if more else last + 1, span, more=more)
+        has_more = len(found) == most
+        due_cursor.advance(places[-1] if has_more else last + 1, span, has_more=has_more)
         return [document["_id"] for document in found]
 
-    async def _head(self, webhook_id: str, reach: DueCursor, now: datetime) -> Document | None:
+    async def _head(self, webhook_id: str, due_cursor: DueCursor, now: datetime) -> Document | None:
         """The first in order."""
-        for low, high in reach.windows(now, LAST_POSITION["order"]):
+        for low, high in due_cursor.windows(now, LAST_POSITION["order"]):
             if first := await self._first(webhook_id, "order", low, high):
-                reach.reached(first[0]["order"], 0, more=True)
+                due_cursor.advance(first[0]["order"], 0, has_more=True)
                 return first[0]
         return None
 
@@ -215,7 +239,7 @@ class Deliveries:
         )
         return await cursor.sort(field, 1).limit(most).to_list(most)
 
-    async def backlogs(self, partitions: Iterable[int]) -> dict[str, int]:
+    async def open_webhooks(self, partitions: Iterable[int]) -> dict[str, int]:
         """The webhooks with open deliveries in these partitions, with their partition."""
         found: dict[str, int] = {}
         for partition in partitions:
@@ -224,7 +248,7 @@ class Deliveries:
             found |= dict.fromkeys(webhooks, partition)
         return found
 
-    async def release(self, webhook_ids: Iterable[str]) -> None:
+    async def release_leases(self, webhook_ids: Iterable[str]) -> None:
         """Make due what a killed process in the place of this one was attempting at these webhooks.
 
         It may have been sent, as with every lease that ends.
@@ -244,33 +268,13 @@ class Deliveries:
             with translate_errors():
                 await self.collection.bulk_write(writes, ordered=False)
 
-    async def endpoint_states(self, partitions: Iterable[int]) -> list[Document]:
-        """What is known of endpoints of these partitions that fail, are held or have an open circuit."""
-        some = [{"since": {"$ne": None}}, {"circuit": "open"}, {"held_until": {"$gt": utcnow()}}]
-        with translate_errors():
-            return await self._health.find({"partition": {"$in": list(partitions)}, "$or": some}).to_list(
-                None
-            )
-
-    async def failing_since(self, webhook_id: str, partition: int, since: datetime, *, warned: bool) -> None:
-        """An endpoint does nothing but fail."""
-        await self._know(webhook_id, {"partition": partition, "since": since, "warned": warned})
-
-    async def clear_failing(self, webhook_id: str) -> None:
-        """An endpoint that failed for long works again."""
-        await self._know(webhook_id, {"since": None, "warned": False})
-
-    async def standing(self, webhook_id: str, partition: int, standing: Document) -> None:
-        """Write what of an endpoint makes its deliveries wait: its circuit, and until when it is held."""
-        await self._know(webhook_id, {"partition": partition, **standing})
-
-    async def give_up(self, webhook_id: str, due_before: datetime) -> int:
+    async def dead_letter_expired(self, webhook_id: str, due_before: datetime) -> int:
         """Dead-letter what was due before this time, a batch at most, for an open circuit; how many."""
         now = utcnow()
         waiting: Document = {"status": {"$in": ["pending", "retrying"]}, "due_at": {"$lte": due_before}}
         with translate_errors():
             query = {"webhook_id": webhook_id, **OPEN, **waiting}
-            found = await self.collection.find(query, {"_id": 1}).limit(MAX_GIVEN_UP).to_list(MAX_GIVEN_UP)
+            found = await self.collection.find(query, {"_id": 1}).limit(MAX_EXPIRED).to_list(MAX_EXPIRED)
             if not found:
                 return 0
             ids = [document["_id"] for document in found]
@@ -282,7 +286,7 @@ class Deliveries:
                         "failed": True,
                         "last_error": "circuit_open",
                         "finished_at": now,
-                        "expires_at": now + self._kept["dead_letter"],
+                        "expires_at": now + self._retention["dead_letter"],
                     },
                     "$unset": {"due_at": "", "open": ""},
                     "$inc": {"fence": 1},
@@ -291,7 +295,7 @@ class Deliveries:
         return int(written.modified_count)
 
     async def claim_one(
-        self, webhook_id: str, delivery_id: str, reach: DueCursor, *, strict: bool, timeout_s: float
+        self, webhook_id: str, delivery_id: str, due_cursor: DueCursor, *, strict: bool, timeout_s: float
     ) -> ClaimedDelivery | None:
         """Take one delivery that a person asked for, due or not; None if it does not wait any more.
 
@@ -306,7 +310,7 @@ class Deliveries:
         }
         with translate_errors():
             if strict:
-                head = await self._head(webhook_id, reach, now)
+                head = await self._head(webhook_id, due_cursor, now)
                 if head is None or head["_id"] != delivery_id:
                     wanted["event_type"] = TEST_TYPE
             found = await self.collection.find_one_and_update(
@@ -319,17 +323,7 @@ class Deliveries:
             )
         return replace(_claimed_delivery(found), manual=True) if found else None
 
-    async def health(self, webhook_ids: Sequence[str]) -> dict[str, Document]:
-        """What is known of these webhooks' endpoints; nothing of one that always worked."""
-        with translate_errors():
-            found = await self._health.find({"_id": {"$in": list(webhook_ids)}}).to_list(None)
-        return {document["_id"]: document for document in found}
-
-    async def _know(self, webhook_id: str, what: Document) -> None:
-        with translate_errors():
-            await self._health.update_one({"_id": webhook_id}, {"$set": what}, upsert=True)
-
-    async def drop(self, webhook_id: str) -> None:
+    async def cancel_all(self, webhook_id: str) -> None:
         """Cancel what is open of a webhook that is gone, and forget its endpoint."""
         now = utcnow()
         with translate_errors():
@@ -339,13 +333,12 @@ class Deliveries:
                     "$set": {
                         "status": "cancelled",
                         "finished_at": now,
-                        "expires_at": now + self._kept["dead_letter"],
+                        "expires_at": now + self._retention["dead_letter"],
                     },
                     "$unset": {"due_at": "", "open": ""},
                     "$inc": {"fence": 1},
                 },
             )
-            await self._health.delete_one({"_id": webhook_id})
 
     async def write_with_retry(self, work: Callable[[], Awaitable[T]], stopping: asyncio.Event) -> T:
         """Repeat a store call until it works: what was already sent must not be sent again for its sake.
@@ -366,16 +359,16 @@ class Deliveries:
     def _entry(self, request: DeliveryRequest) -> Document:
         return request.document() | {"created_at": utcnow(), "fence": 0, "attempt_count": 0, "attempts": []}
 
-    def _open(self, status: str, due_at: datetime) -> Document:
+    def _open_fields(self, status: str, due_at: datetime) -> Document:
         return {"status": status, "due_at": due_at, **OPEN}
 
-    def _state(self, step: AttemptOutcome, attempts: int) -> Document:
-        state: Document = {"status": step.status, "attempt_count": attempts}
-        if step.due_at is not None:
-            state |= {"due_at": step.due_at, **OPEN}
+    def _outcome_fields(self, outcome: AttemptOutcome, attempts: int) -> Document:
+        state: Document = {"status": outcome.status, "attempt_count": attempts}
+        if outcome.due_at is not None:
+            state |= {"due_at": outcome.due_at, **OPEN}
         else:
             now = utcnow()
-            state |= {"finished_at": now, "expires_at": now + self._kept[step.status]}
+            state |= {"finished_at": now, "expires_at": now + self._retention[outcome.status]}
         return state
 
     def _lease(self, timeout_s: float) -> datetime:

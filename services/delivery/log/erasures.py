@@ -6,7 +6,7 @@ going through the log again, ten seconds and two minutes later.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,9 +17,17 @@ from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.ids import derive
 from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Index, Mongo, translate_errors, utcnow
 
 ERASED_EVENTS: Final = "erased_events"
+
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    ERASED_EVENTS: (
+        Index((("again_at", 1),)),
+        Index((("changed_at", 1),)),
+        Index((("expires_at", 1),), ttl_s=0),
+    ),
+}
 
 _REPEAT_DELAYS_S: Final = (10, 120)
 _POLL_INTERVAL_S: Final = 5.0
@@ -45,20 +53,20 @@ class Erasures:
     ) -> None:
         self._deliveries: Collection = mongo.collection(DELIVERIES)
         self._marks: Collection = mongo.collection(ERASED_EVENTS)
-        self._kept = timedelta(days=settings.dead_letter_days)
-        self._known: Snapshot[bool] = Snapshot(configuration, self._marks, lambda _mark: True, log)
+        self._retention = timedelta(days=settings.dead_letter_days)
+        self._marked_events: Snapshot[bool] = Snapshot(configuration, self._marks, lambda _mark: True, log)
         self._log = log
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        await self._known.start()
-        self._task = asyncio.create_task(self._follow())
+        await self._marked_events.start()
+        self._task = asyncio.create_task(self._run_repeats())
 
     async def stop(self) -> None:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._known.stop()
+        await self._marked_events.stop()
 
     async def erase(self, workspace: str, event_id: str) -> ErasureResult:
         """Erase an event's payload from the log of a workspace and cancel what is open of it.
@@ -79,18 +87,18 @@ class Erasures:
         }
         with translate_errors():
             await self._marks.replace_one({"_id": mark["_id"]}, mark, upsert=True)
-        await self._known.record(str(mark["_id"]))
-        return await self._pass(workspace, event_id)
+        await self._marked_events.record(str(mark["_id"]))
+        return await self._erase_in_log(workspace, event_id)
 
     async def finish(self, workspace: str, event_id: str) -> None:
         """Erase and cancel what entered the log after the event was erased. Raises `DatabaseUnavailable`."""
-        await self._pass(workspace, event_id)
+        await self._erase_in_log(workspace, event_id)
 
     def is_erased(self, workspace: str, event_id: str) -> bool:
         """Return whether an event is marked, as of the last check of the configuration."""
-        return bool(self._known.items) and _id(workspace, event_id) in self._known.items
+        return bool(self._marked_events.items) and _id(workspace, event_id) in self._marked_events.items
 
-    async def again(self, now: datetime) -> None:
+    async def repeat_due(self, now: datetime) -> None:
         """Go through the log again for the marks whose time for that has come.
 
         Raises `DatabaseUnavailable`.
@@ -103,9 +111,11 @@ class Erasures:
                 .to_list(_POLL_BATCH)
             )
         for mark in due:
-            done = await self._pass(mark["workspace"], mark["event_id"])
-            if done.erased:
-                self._log.info("erased what was under way", event_id=mark["event_id"], deliveries=done.erased)
+            result = await self._erase_in_log(mark["workspace"], mark["event_id"])
+            if result.erased:
+                self._log.info(
+                    "erased what was under way", event_id=mark["event_id"], deliveries=result.erased
+                )
             passes = mark["passes"] + 1
             change: dict[str, Any] = {"$set": {"passes": passes}, "$unset": {"again_at": ""}}
             if passes < len(_REPEAT_DELAYS_S):
@@ -114,17 +124,17 @@ class Erasures:
             with translate_errors():
                 await self._marks.update_one({"_id": mark["_id"], "erased_at": mark["erased_at"]}, change)
 
-    async def _pass(self, workspace: str, event_id: str) -> ErasureResult:
+    async def _erase_in_log(self, workspace: str, event_id: str) -> ErasureResult:
         erased = cancelled = 0
         with translate_errors():
-            found = self._deliveries.find({"workspace": workspace, "event_id": event_id}, {"_id": 1})
-            ids = [delivery["_id"] async for delivery in found]
+            cursor = self._deliveries.find({"workspace": workspace, "event_id": event_id}, {"_id": 1})
+            ids = [delivery["_id"] async for delivery in cursor]
         for start in range(0, len(ids), _CHUNK):
-            some = await self._some(ids[start : start + _CHUNK])
-            erased, cancelled = erased + some.erased, cancelled + some.cancelled
+            result = await self._erase_chunk(ids[start : start + _CHUNK])
+            erased, cancelled = erased + result.erased, cancelled + result.cancelled
         return ErasureResult(erased, cancelled)
 
-    async def _some(self, ids: Sequence[str]) -> ErasureResult:
+    async def _erase_chunk(self, ids: Sequence[str]) -> ErasureResult:
         """Cancel before erasing: an open delivery without a body could be claimed and sent empty."""
         now = utcnow()
         erased = {"erased_at": now}
@@ -133,7 +143,7 @@ class Erasures:
                 {"_id": {"$in": ids}, "open": True},
                 {
                     "$set": erased
-                    | {"status": "cancelled", "finished_at": now, "expires_at": now + self._kept},
+                    | {"status": "cancelled", "finished_at": now, "expires_at": now + self._retention},
                     "$unset": _PAYLOAD | {"due_at": "", "open": ""},
                     "$inc": {"fence": 1},
                 },
@@ -144,11 +154,11 @@ class Erasures:
             )
         return ErasureResult(cancelled.modified_count + others.modified_count, cancelled.modified_count)
 
-    async def _follow(self) -> None:
+    async def _run_repeats(self) -> None:
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
             try:
-                await self.again(utcnow())
+                await self.repeat_due(utcnow())
             except DatabaseUnavailable as error:
                 self._log.warning("erasing again waits for the store", error=str(error))
 

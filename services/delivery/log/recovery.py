@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from services.delivery.log.deliveries import DELIVERIES, WEBHOOKS
+from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.log.webhooks import WEBHOOKS
 from services.delivery.model.delivery import DeliveryRequest, due_event, replay_event
 from services.delivery.settings import DeliverySettings
 from shared.contracts.errors import Conflict, NotFound
@@ -68,7 +69,7 @@ class Recovery:
         self.deliveries: Collection = mongo.collection(DELIVERIES)
         self.webhooks: Collection = mongo.collection(WEBHOOKS)
         self._producer = producer
-        self._kept = timedelta(days=settings.dead_letter_days)
+        self._retention = timedelta(days=settings.dead_letter_days)
 
     async def apply(
         self, action: Action, ids: Sequence[str], *, workspace: str, statuses: Sequence[str], job: str
@@ -78,26 +79,26 @@ class Recovery:
         The delivery bears the job's id afterwards: a job that is repeated finds what it did, and does it
         once. Raises `DatabaseUnavailable`.
         """
-        wanted = {"_id": {"$in": list(ids)}, "workspace": workspace}
+        query = {"_id": {"$in": list(ids)}, "workspace": workspace}
         with translate_errors():
-            found = await self.deliveries.find(wanted, dict.fromkeys(_READ_FIELDS, 1)).to_list(len(ids))
-            webhooks = await self._webhooks(found) if action == "recover" else {}
+            documents = await self.deliveries.find(query, dict.fromkeys(_READ_FIELDS, 1)).to_list(len(ids))
+            enabled_by_webhook = await self._enabled_by_webhook(documents) if action == "recover" else {}
         outcomes: dict[str, str | None] = dict.fromkeys(ids, NOT_FOUND)
         now = utcnow()
         writes: list[UpdateOne] = []
-        for document in found:
+        for document in documents:
             if document.get("job") == job:
                 outcomes[document["_id"]] = None
                 continue
-            refused = _refusal_reason(action, document, statuses, webhooks)
-            outcomes[document["_id"]] = refused or _CHANGED_CONCURRENTLY
-            if refused is None:
-                writes.append(self._write(action, document, job, now))
+            refusal = _refusal_reason(action, document, statuses, enabled_by_webhook)
+            outcomes[document["_id"]] = refusal or _CHANGED_CONCURRENTLY
+            if refusal is None:
+                writes.append(self._conditional_update(action, document, job, now))
         if writes:
             with translate_errors():
                 await self.deliveries.bulk_write(writes, ordered=False)
-                taken = await self.deliveries.find(wanted | {"job": job}, {"_id": 1}).to_list(len(ids))
-            outcomes |= dict.fromkeys((document["_id"] for document in taken), None)
+                changed = await self.deliveries.find(query | {"job": job}, {"_id": 1}).to_list(len(ids))
+            outcomes |= dict.fromkeys((document["_id"] for document in changed), None)
         return outcomes
 
     async def notify_owners(self, ids: Sequence[str], *, workspace: str, manual: bool = False) -> None:
@@ -106,13 +107,17 @@ class Recovery:
         With `manual`, they send these deliveries past hold and circuit.
         """
         with translate_errors():
-            found = await self.deliveries.find(
+            documents = await self.deliveries.find(
                 {"_id": {"$in": list(ids)}, "workspace": workspace}, {"webhook_id": 1}
             ).to_list(len(ids))
-        asked = sorted({(document["webhook_id"], document["_id"] if manual else "") for document in found})
+        targets = sorted(
+            {(document["webhook_id"], document["_id"] if manual else "") for document in documents}
+        )
         records = [
-            event_record(DELIVERY_REQUESTED, name, due_event(WebhookId(name), workspace, delivery_id))
-            for name, delivery_id in asked
+            event_record(
+                DELIVERY_REQUESTED, webhook_id, due_event(WebhookId(webhook_id), workspace, delivery_id)
+            )
+            for webhook_id, delivery_id in targets
         ]
         if records:
             await self._producer.publish_all(records, timeout_s=_NOTIFY_TIMEOUT_S)
@@ -124,22 +129,22 @@ class Recovery:
         the log already is not sent again. Raises `RetryLater`, `TooLarge`.
         """
         with translate_errors():
-            found = await self.deliveries.find(
+            documents = await self.deliveries.find(
                 {"_id": {"$in": list(ids)}, "workspace": workspace}, {"attempts": 0}
             ).to_list(len(ids))
-        place = {name: number for number, name in enumerate(ids)}
-        found.sort(key=lambda document: place[document["_id"]])
+        position = {delivery_id: index for index, delivery_id in enumerate(ids)}
+        documents.sort(key=lambda document: position[document["_id"]])
         records = []
-        for document in found:
+        for document in documents:
             if document.get("body") is None:
                 continue
             earlier = DeliveryRequest.from_document(document)
-            again = replay_id(earlier.replay_of or earlier.delivery_id, replay_no)
+            new_id = replay_id(earlier.replay_of or earlier.delivery_id, replay_no)
             records.append(
-                event_record(DELIVERY_REQUESTED, earlier.webhook_id, replay_event(earlier, again, replay_no))
+                event_record(DELIVERY_REQUESTED, earlier.webhook_id, replay_event(earlier, new_id, replay_no))
             )
-        for some in _split_by_size(records):
-            await self._producer.publish_all(some, timeout_s=_PUBLISH_TIMEOUT_S)
+        for batch in _split_by_size(records):
+            await self._producer.publish_all(batch, timeout_s=_PUBLISH_TIMEOUT_S)
         return len(records)
 
     async def resend(self, delivery_id: str, *, workspace: str) -> DeliveryRequest:
@@ -168,62 +173,62 @@ class Recovery:
             )
             if webhook is None:
                 raise Conflict(
-                    _webhook_refusal_reason(await self._webhooks([document]), document)
+                    _webhook_refusal_reason(await self._enabled_by_webhook([document]), document)
                     or _CHANGED_CONCURRENTLY
                 )
-        earlier, number = DeliveryRequest.from_document(document), int(webhook["replays"])
+        earlier, replay_no = DeliveryRequest.from_document(document), int(webhook["replays"])
         original = earlier.replay_of or earlier.delivery_id
-        again = replace(
+        request = replace(
             earlier,
-            delivery_id=replay_id(original, number),
+            delivery_id=replay_id(original, replay_no),
             replay_of=original,
-            replay_no=number,
+            replay_no=replay_no,
             manual=True,
         )
-        event = replay_event(earlier, again.delivery_id, number, manual=True)
+        event = replay_event(earlier, request.delivery_id, replay_no, manual=True)
         await self._producer.publish(
-            event_record(DELIVERY_REQUESTED, again.webhook_id, event), timeout_s=_NOTIFY_TIMEOUT_S
+            event_record(DELIVERY_REQUESTED, request.webhook_id, event), timeout_s=_NOTIFY_TIMEOUT_S
         )
-        return again
+        return request
 
-    async def _webhooks(self, deliveries: Iterable[Document]) -> dict[str, bool]:
+    async def _enabled_by_webhook(self, deliveries: Iterable[Document]) -> dict[str, bool]:
         """Of these deliveries' webhooks, those that are there, and whether each is enabled."""
-        names = list({document["webhook_id"] for document in deliveries})
-        found = await self.webhooks.find({"_id": {"$in": names}, "deleted_at": None}, {"enabled": 1}).to_list(
-            len(names)
-        )
-        return {document["_id"]: document["enabled"] for document in found}
+        webhook_ids = list({document["webhook_id"] for document in deliveries})
+        documents = await self.webhooks.find(
+            {"_id": {"$in": webhook_ids}, "deleted_at": None}, {"enabled": 1}
+        ).to_list(len(webhook_ids))
+        return {document["_id"]: document["enabled"] for document in documents}
 
-    def _write(self, action: Action, document: Document, job: str, now: datetime) -> UpdateOne:
-        as_read: dict[str, Any] = {name: document[name] for name in ("_id", "status", "fence")}
+    def _conditional_update(self, action: Action, document: Document, job: str, now: datetime) -> UpdateOne:
+        query: dict[str, Any] = {name: document[name] for name in ("_id", "status", "fence")}
         if action == "recover":
-            as_read["body"] = {"$exists": True}
+            query["body"] = {"$exists": True}
         change = {
             "recover": _recover_update,
-            "cancel": self._cancelled,
+            "cancel": self._cancel_update,
             "discard": _discard_update,
         }[action](document, now)
         change["$set"] = change.get("$set", {}) | {"job": job}
-        return UpdateOne(as_read, change | {"$inc": {"fence": 1}})
+        return UpdateOne(query, change | {"$inc": {"fence": 1}})
 
-    def _cancelled(self, _document: Document, now: datetime) -> dict[str, Any]:
+    def _cancel_update(self, _document: Document, now: datetime) -> dict[str, Any]:
         return {
-            "$set": {"status": "cancelled", "finished_at": now, "expires_at": now + self._kept},
+            "$set": {"status": "cancelled", "finished_at": now, "expires_at": now + self._retention},
             "$unset": {"due_at": "", "open": ""},
         }
 
 
 def _split_by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
-    some: list[Record] = []
+    batch: list[Record] = []
     size = 0
     for record in records:
-        if some and size + len(record.value) > _MAX_PUBLISH_BYTES:
-            yield some
-            some, size = [], 0
-        some.append(record)
+        if batch and size + len(record.value) > _MAX_PUBLISH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
         size += len(record.value)
-    if some:
-        yield some
+    if batch:
+        yield batch
 
 
 def _recover_update(document: Document, now: datetime) -> dict[str, Any]:
@@ -245,7 +250,7 @@ def _discard_update(_document: Document, _now: datetime) -> dict[str, Any]:
 
 
 def _refusal_reason(
-    action: Action, document: Document, statuses: Sequence[str], webhooks: Mapping[str, bool]
+    action: Action, document: Document, statuses: Sequence[str], enabled_by_webhook: Mapping[str, bool]
 ) -> str | None:
     """Why this step cannot be taken with a delivery; None when it can."""
     status = document["status"]
@@ -255,12 +260,12 @@ def _refusal_reason(
         return None
     if document.get("erased_at"):
         return _ERASED
-    return _webhook_refusal_reason(webhooks, document)
+    return _webhook_refusal_reason(enabled_by_webhook, document)
 
 
-def _webhook_refusal_reason(webhooks: Mapping[str, bool], document: Document) -> str | None:
+def _webhook_refusal_reason(enabled_by_webhook: Mapping[str, bool], document: Document) -> str | None:
     """Why nothing can be sent to a delivery's webhook; None when it can."""
-    enabled = webhooks.get(document["webhook_id"])
+    enabled = enabled_by_webhook.get(document["webhook_id"])
     if enabled is None:
         return WEBHOOK_GONE
     return None if enabled else WEBHOOK_DISABLED

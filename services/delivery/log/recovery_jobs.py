@@ -85,7 +85,7 @@ class RecoveryJobs:
         `event_type` and `last_error`. Raises `NotFound`, `Conflict`, `DatabaseUnavailable`.
         """
         now = utcnow()
-        job = self._new(kind, workspace, now) | {"webhook_id": webhook_id, **scope}
+        job = self._new_job(kind, workspace, now) | {"webhook_id": webhook_id, **scope}
         with translate_errors():
             running = await self.collection.count_documents(
                 {"workspace": workspace, **_OPEN}, limit=MAX_RUNNING
@@ -93,7 +93,7 @@ class RecoveryJobs:
             if running >= MAX_RUNNING:
                 raise Conflict(f"{MAX_RUNNING} jobs are running: wait for one to end, or cancel one")
             if webhook_id is not None and kind != "discard":
-                job["replay_no"] = await self._count(kind, workspace, webhook_id)
+                job["replay_no"] = await self._check_webhook(kind, workspace, webhook_id)
             await self.collection.insert_one(job)
         self._wake.set()
         return job
@@ -115,25 +115,25 @@ class RecoveryJobs:
         """
         ids = list(dict.fromkeys(ids))
         now = utcnow()
-        leased = {"batch": ids, "read": True, "total": len(ids), "due_at": now + _LEASE, "fence": 1}
-        job = self._new(action, workspace, now) | leased | {"statuses": list(statuses), "manual": manual}
+        lease = {"batch": ids, "read": True, "total": len(ids), "due_at": now + _LEASE, "fence": 1}
+        job = self._new_job(action, workspace, now) | lease | {"statuses": list(statuses), "manual": manual}
         with translate_errors():
             await self.collection.insert_one(job)
         outcomes = await self._recovery.apply(
             action, ids, workspace=workspace, statuses=statuses, job=job["_id"]
         )
-        mine = {"_id": job["_id"], "fence": 1}
+        own_lease = {"_id": job["_id"], "fence": 1}
         try:
             if action != "discard":
-                taken = [name for name, why_not in outcomes.items() if why_not is None]
-                await self._recovery.notify_owners(taken, workspace=workspace, manual=manual)
+                changed = [delivery_id for delivery_id, refusal in outcomes.items() if refusal is None]
+                await self._recovery.notify_owners(changed, workspace=workspace, manual=manual)
         except BrokerUnavailable as error:
             self._log.warning("the owners are told later", job_id=job["_id"], error=str(error))
             with translate_errors():
-                await self.collection.update_one(mine, {"$set": {"due_at": utcnow()}})
+                await self.collection.update_one(own_lease, {"$set": {"due_at": utcnow()}})
         else:
             with translate_errors():
-                await self.collection.delete_one(mine)
+                await self.collection.delete_one(own_lease)
         return outcomes
 
     async def cancel(self, workspace: str, job_id: str) -> Document:
@@ -153,11 +153,11 @@ class RecoveryJobs:
             raise NotFound("no such job")
         return job
 
-    async def _count(self, kind: JobKind, workspace: str, webhook_id: str) -> int | None:
+    async def _check_webhook(self, kind: JobKind, workspace: str, webhook_id: str) -> int | None:
         """The number of this replay of the webhook; None of another job."""
         webhooks = self._recovery.webhooks
-        mine = {"_id": webhook_id, "workspace": workspace, "deleted_at": None}
-        webhook = await webhooks.find_one(mine, {"enabled": 1})
+        query = {"_id": webhook_id, "workspace": workspace, "deleted_at": None}
+        webhook = await webhooks.find_one(query, {"enabled": 1})
         if webhook is None:
             raise NotFound("no such outgoing webhook")
         if not webhook["enabled"]:
@@ -165,12 +165,12 @@ class RecoveryJobs:
         if kind != "replay":
             return None
         # Counted in one place, whichever process is asked: the new deliveries' ids are derived from it.
-        counted = await webhooks.find_one_and_update(
-            mine, {"$inc": {"replays": 1}}, projection={"replays": 1}, return_document=True
+        updated = await webhooks.find_one_and_update(
+            query, {"$inc": {"replays": 1}}, projection={"replays": 1}, return_document=True
         )
-        if counted is None:
+        if updated is None:
             raise NotFound("no such outgoing webhook")
-        return int(counted["replays"])
+        return int(updated["replays"])
 
     # The work
 
@@ -178,7 +178,7 @@ class RecoveryJobs:
         while not self._stopping:
             self._wake.clear()
             try:
-                pause = await self._look()
+                pause = await self._run_due_step()
             except DatabaseUnavailable as error:
                 self._log.warning("jobs wait for the store", error=str(error))
                 pause = _POLL_INTERVAL_S
@@ -189,7 +189,7 @@ class RecoveryJobs:
                 except TimeoutError:
                     pass
 
-    async def _look(self) -> float:
+    async def _run_due_step(self) -> float:
         """Take the step that is due the longest; the seconds until there may be another."""
         now = utcnow()
         with translate_errors():
@@ -206,34 +206,34 @@ class RecoveryJobs:
                 return_document=True,
             )
         if job is not None:
-            await self._take(job)
+            await self._run_step_logged(job)
         return 0
 
-    async def _take(self, job: Document) -> None:
+    async def _run_step_logged(self, job: Document) -> None:
         try:
-            await self._step(job)
+            await self._run_step(job)
         except RetryLater as error:
-            await self._put_off(job, str(error))
+            await self._postpone(job, str(error))
         except Exception as error:  # noqa: BLE001 -- one that cannot go on must not hold up the others
             self._log.error("job failed", job_id=job["_id"], kind=job["kind"], exc_info=error)
             await self._save(
                 job, _end_update("failed", utcnow(), error=f"{type(error).__name__}: {error}"[:500])
             )
 
-    async def _step(self, job: Document) -> None:
+    async def _run_step(self, job: Document) -> None:
         if await self._must_wait(job):
             return
         if not job["batch"] and not job["read"]:
-            planned = await self._plan(job)
-            if not await self._save(job, {"$set": planned}):
+            plan = await self._plan_next(job)
+            if not await self._save(job, {"$set": plan}):
                 return
-            job |= planned
-        part, left = job["batch"][:_STEP_SIZE], job["batch"][_STEP_SIZE:]
-        done = await self._work(job, part) if part else 0
-        progress = {"$inc": {"done": done, "skipped": len(part) - done}}
-        if left or not job["read"]:
-            due_at = utcnow() + timedelta(seconds=len(part) / _MAX_PER_SECOND)
-            change = progress | {"$set": {"batch": left, "due_at": due_at, "waiting_for": None}}
+            job |= plan
+        step_ids, remaining = job["batch"][:_STEP_SIZE], job["batch"][_STEP_SIZE:]
+        done_count = await self._apply(job, step_ids) if step_ids else 0
+        progress = {"$inc": {"done": done_count, "skipped": len(step_ids) - done_count}}
+        if remaining or not job["read"]:
+            due_at = utcnow() + timedelta(seconds=len(step_ids) / _MAX_PER_SECOND)
+            change = progress | {"$set": {"batch": remaining, "due_at": due_at, "waiting_for": None}}
         else:
             change = progress | _end_update("done", utcnow())
             self._log.info("job done", job_id=job["_id"], kind=job["kind"])
@@ -241,7 +241,7 @@ class RecoveryJobs:
             with translate_errors():
                 await self.collection.update_one({"_id": job["_id"], "fence": job["fence"]}, progress)
 
-    async def _work(self, job: Document, ids: Sequence[str]) -> int:
+    async def _apply(self, job: Document, ids: Sequence[str]) -> int:
         """Do what the job is about with these deliveries; with how many it was done."""
         kind: JobKind = job["kind"]
         workspace = job["workspace"]
@@ -250,10 +250,10 @@ class RecoveryJobs:
         outcomes = await self._recovery.apply(
             kind, ids, workspace=workspace, statuses=job["statuses"], job=job["_id"]
         )
-        taken = [name for name, why_not in outcomes.items() if why_not is None]
-        if taken and kind != "discard":
-            await self._recovery.notify_owners(taken, workspace=workspace, manual=job.get("manual", False))
-        return len(taken)
+        changed = [delivery_id for delivery_id, refusal in outcomes.items() if refusal is None]
+        if changed and kind != "discard":
+            await self._recovery.notify_owners(changed, workspace=workspace, manual=job.get("manual", False))
+        return len(changed)
 
     async def _must_wait(self, job: Document) -> bool:
         """Whether the job's webhook is in no state to be sent to; a job of one that is gone fails."""
@@ -267,7 +267,7 @@ class RecoveryJobs:
                 await self._save(job, _end_update("failed", utcnow(), error=WEBHOOK_GONE))
                 return True
             if not webhook["enabled"]:
-                await self._put_off(job, WEBHOOK_DISABLED)
+                await self._postpone(job, WEBHOOK_DISABLED)
                 return True
             if job["kind"] != "replay":
                 return False
@@ -275,51 +275,54 @@ class RecoveryJobs:
                 {"webhook_id": job["webhook_id"], **_OPEN, "due_at": {"$lte": utcnow()}}, limit=_MAX_DUE
             )
         if due >= _MAX_DUE:
-            await self._put_off(job, f"{_MAX_DUE} of the webhook's deliveries are due already")
+            await self._postpone(job, f"{_MAX_DUE} of the webhook's deliveries are due already")
         return due >= _MAX_DUE
 
-    async def _plan(self, job: Document) -> Document:
+    async def _plan_next(self, job: Document) -> Document:
         """The next deliveries in the order in which they go, where to look on, and the total once."""
-        wanted = _job_query(job)
-        planned: Document = {}
+        query = _job_query(job)
+        plan: Document = {}
         if job["cursor"] is None:
-            planned["total"] = await self._count_all(wanted)
+            plan["total"] = await self._count_deliveries(query)
         log = self._recovery.deliveries
         after = (job["cursor"][0], job["cursor"][1]) if job["cursor"] else None
-        found = await find_keys(log, wanted, most=_PAGE_SIZE, after=after, oldest_first=True)
-        rows = await fetch_deliveries(log, found, {"created_at": 1, "order": 1, "event_type": 1})
-        planned["read"] = len(found) < _PAGE_SIZE
-        if not planned["read"] and len(rows) > _ORDER_MARGIN:
+        keys = await find_keys(log, query, limit=_PAGE_SIZE, after=after, oldest_first=True)
+        rows = await fetch_deliveries(log, keys, {"created_at": 1, "order": 1, "event_type": 1})
+        plan["read"] = len(keys) < _PAGE_SIZE
+        if not plan["read"] and len(rows) > _ORDER_MARGIN:
             rows = rows[: sortable_prefix([row["order"] for row in rows], _ORDER_MARGIN)]
-            planned["cursor"] = [rows[-1]["created_at"], rows[-1]["_id"]]
-        elif found:
-            planned["cursor"] = list(found[-1])
+            plan["cursor"] = [rows[-1]["created_at"], rows[-1]["_id"]]
+        elif keys:
+            plan["cursor"] = list(keys[-1])
         rows.sort(key=lambda row: int(row["order"]))
-        return planned | {"batch": [row["_id"] for row in rows if _matches(job, row)]}
+        return plan | {"batch": [row["_id"] for row in rows if _matches(job, row)]}
 
-    async def _count_all(self, wanted: DeliveryQuery) -> int | None:
+    async def _count_deliveries(self, delivery_query: DeliveryQuery) -> int | None:
         """How many deliveries these are; None when that is not to be had soon."""
-        window: Document = {"$lt": wanted.until}
-        if wanted.since:  # the embedded store loses the bound itself of $gte within a longer index
-            window["$gt"] = wanted.since - timedelta(milliseconds=1)
-        query: Document = {"workspace": wanted.workspace, "created_at": window}
-        for field, value in (("webhook_id", wanted.webhook_id), ("event_type", wanted.event_type)):
+        window: Document = {"$lt": delivery_query.until}
+        if delivery_query.since:  # the embedded store loses the bound itself of $gte within a longer index
+            window["$gt"] = delivery_query.since - timedelta(milliseconds=1)
+        query: Document = {"workspace": delivery_query.workspace, "created_at": window}
+        for field, value in (
+            ("webhook_id", delivery_query.webhook_id),
+            ("event_type", delivery_query.event_type),
+        ):
             if value is not None:
                 query[field] = value
-        log, most = self._recovery.deliveries, int(_COUNT_TIMEOUT_S * 1000)
+        log, max_ms = self._recovery.deliveries, int(_COUNT_TIMEOUT_S * 1000)
         try:
             async with asyncio.timeout(_COUNT_TIMEOUT_S):
                 with translate_errors():
                     counts = [
-                        await log.count_documents(query | {"status": status}, maxTimeMS=most)
-                        for status in wanted.statuses
+                        await log.count_documents(query | {"status": status}, maxTimeMS=max_ms)
+                        for status in delivery_query.statuses
                     ]
         except (TimeoutError, DatabaseUnavailable):
             return None
         return sum(counts)
 
-    async def _put_off(self, job: Document, why: str) -> None:
-        await self._save(job, {"$set": {"due_at": utcnow() + _POSTPONE_DELAY, "waiting_for": why}})
+    async def _postpone(self, job: Document, reason: str) -> None:
+        await self._save(job, {"$set": {"due_at": utcnow() + _POSTPONE_DELAY, "waiting_for": reason}})
 
     async def _save(self, job: Document, change: Mapping[str, Any]) -> bool:
         """Write a change if the job is still open and ours."""
@@ -330,7 +333,7 @@ class RecoveryJobs:
         return bool(saved.matched_count)
 
     @staticmethod
-    def _new(kind: JobKind, workspace: str, now: datetime) -> Document:
+    def _new_job(kind: JobKind, workspace: str, now: datetime) -> Document:
         return {
             "_id": f"job_{token_hex(16)}",
             "workspace": workspace,
@@ -358,10 +361,10 @@ def sortable_prefix(orders: Sequence[int], margin: int) -> int:
     The rows stand in the order in which they were written, which is that of their batches, not of the
     deliveries in a batch: a cut between two batches is one where all before are less than all after.
     """
-    most = len(orders) - margin
+    max_length = len(orders) - margin
     highest = list(accumulate(orders, max))
     lowest = list(accumulate(reversed(orders), min))[::-1]
-    return next((at for at in range(most, 0, -1) if highest[at - 1] < lowest[at]), most)
+    return next((at for at in range(max_length, 0, -1) if highest[at - 1] < lowest[at]), max_length)
 
 
 def _matches(job: Document, row: Document) -> bool:
@@ -371,7 +374,7 @@ def _matches(job: Document, row: Document) -> bool:
 
 def _job_query(job: Document) -> DeliveryQuery:
     """What the log is asked for: nothing that was entered after the job began."""
-    begun, until = job["created_at"], job.get("until")
+    created_at, until = job["created_at"], job.get("until")
     return DeliveryQuery(
         workspace=job["workspace"],
         webhook_id=job["webhook_id"],
@@ -379,7 +382,7 @@ def _job_query(job: Document) -> DeliveryQuery:
         statuses=job["statuses"],
         error=job.get("last_error"),
         since=job.get("since"),
-        until=min(until, begun) if until else begun,
+        until=min(until, created_at) if until else created_at,
     )
 
 

@@ -63,14 +63,14 @@ class _IndexRanges:
     `rest` is what no index of these holds, and is looked at in what was read.
     """
 
-    stretches: Sequence[Document]
-    rest: Mapping[str, Sequence[str]]
+    ranges: Sequence[Document]
+    residual: Mapping[str, Sequence[str]]
 
 
 async def page(
     deliveries: Collection,
-    wanted: DeliveryQuery,
-    show: Callable[[Document], T],
+    query: DeliveryQuery,
+    convert: Callable[[Document], T],
     *,
     limit: int,
     cursor: str | None,
@@ -78,17 +78,20 @@ async def page(
 ) -> Page[T]:
     """One page of the log, newest first. Raises `Malformed`: bad cursor; `DatabaseUnavailable`."""
     after = _parse_cursor(cursor) if cursor else None
-    found = await find_keys(deliveries, wanted, most=limit + 1, after=after)
-    shown = await fetch_deliveries(deliveries, found[:limit], fields)
-    more = len(found) > limit
-    return Page(items=[show(one) for one in shown], next_cursor=_cursor(found[limit - 1]) if more else None)
+    keys = await find_keys(deliveries, query, limit=limit + 1, after=after)
+    documents = await fetch_deliveries(deliveries, keys[:limit], fields)
+    has_more = len(keys) > limit
+    return Page(
+        items=[convert(document) for document in documents],
+        next_cursor=_cursor(keys[limit - 1]) if has_more else None,
+    )
 
 
 async def find_keys(
     deliveries: Collection,
-    wanted: DeliveryQuery,
+    query: DeliveryQuery,
     *,
-    most: int,
+    limit: int,
     after: LogKey | None = None,
     oldest_first: bool = False,
 ) -> list[LogKey]:
@@ -96,76 +99,78 @@ async def find_keys(
 
     A delivery whose status changes at the very moment of reading may be missing once.
     """
-    runs = _index_ranges(wanted)
-    found: list[LogKey] = []
+    index_ranges = _index_ranges(query)
+    keys: list[LogKey] = []
     slices = _slices_oldest_first if oldest_first else _slices_newest_first
-    for bounds in slices(wanted.since, wanted.until, after):
-        some = await asyncio.gather(
+    for bounds in slices(query.since, query.until, after):
+        results = await asyncio.gather(
             *(
-                _read_slice(deliveries, stretch | bounds, runs.rest, most - len(found), oldest_first)
-                for stretch in runs.stretches
+                _read_slice(
+                    deliveries, index_range | bounds, index_ranges.residual, limit - len(keys), oldest_first
+                )
+                for index_range in index_ranges.ranges
             )
         )
-        found += sorted(set(chain(*some)), reverse=not oldest_first)[: most - len(found)]
-        if len(found) == most:
+        keys += sorted(set(chain(*results)), reverse=not oldest_first)[: limit - len(keys)]
+        if len(keys) == limit:
             break
-    return found
+    return keys
 
 
 async def fetch_deliveries(
-    deliveries: Collection, wanted: Sequence[LogKey], fields: Mapping[str, int] | None = None
+    deliveries: Collection, keys: Sequence[LogKey], fields: Mapping[str, int] | None = None
 ) -> list[Document]:
     """These deliveries, in this order, without those that are gone. Raises `DatabaseUnavailable`."""
-    ids = [name for _, name in wanted]
+    ids = [delivery_id for _, delivery_id in keys]
     with translate_errors():
-        found = await deliveries.find({"_id": {"$in": ids}}, fields).to_list(len(ids))
-    by_id = {document["_id"]: document for document in found}
-    return [by_id[name] for name in ids if name in by_id]
+        documents = await deliveries.find({"_id": {"$in": ids}}, fields).to_list(len(ids))
+    by_id = {document["_id"]: document for document in documents}
+    return [by_id[delivery_id] for delivery_id in ids if delivery_id in by_id]
 
 
 async def _read_slice(
     deliveries: Collection,
     query: Document,
-    rest: Mapping[str, Sequence[str]],
-    most: int,
+    residual: Mapping[str, Sequence[str]],
+    limit: int,
     oldest_first: bool,
 ) -> list[LogKey]:
     """The first keys of one slice of one stretch; without `rest`, from the index alone."""
     direction = 1 if oldest_first else -1
-    fields = {"created_at": 1, **dict.fromkeys(rest, 1)}
-    found: list[LogKey] = []
+    fields = {"created_at": 1, **dict.fromkeys(residual, 1)}
+    keys: list[LogKey] = []
     with translate_errors():
         cursor = deliveries.find(query, fields).sort([("created_at", direction), ("_id", direction)])
-        async for document in cursor if rest else cursor.limit(most):
-            if all(document.get(field) in allowed for field, allowed in rest.items()):
-                found.append((document["created_at"], document["_id"]))
-                if len(found) == most:
+        async for document in cursor if residual else cursor.limit(limit):
+            if all(document.get(field) in allowed for field, allowed in residual.items()):
+                keys.append((document["created_at"], document["_id"]))
+                if len(keys) == limit:
                     break
         await cursor.close()
-    return found
+    return keys
 
 
-def _index_ranges(wanted: DeliveryQuery) -> _IndexRanges:
+def _index_ranges(query: DeliveryQuery) -> _IndexRanges:
     """The stretches, by the index that narrows most: one event, one error class, or the log's own four."""
-    base: Document = {"workspace": wanted.workspace}
-    rest: dict[str, Sequence[str]] = {}
-    if wanted.webhook_id is not None:
-        base["webhook_id"] = wanted.webhook_id
-    if wanted.event_type is not None:
-        base["event_type"] = wanted.event_type
-    if wanted.event_id is not None:
-        rest = {field: [value] for field, value in base.items() if field != "workspace"}
-        if wanted.statuses:
-            rest["status"] = wanted.statuses
-        if wanted.error is not None:
-            rest["last_error"] = [wanted.error]
-        return _IndexRanges([{"workspace": wanted.workspace, "event_id": wanted.event_id}], rest)
-    if wanted.error is not None:
+    base: Document = {"workspace": query.workspace}
+    residual: dict[str, Sequence[str]] = {}
+    if query.webhook_id is not None:
+        base["webhook_id"] = query.webhook_id
+    if query.event_type is not None:
+        base["event_type"] = query.event_type
+    if query.event_id is not None:
+        residual = {field: [value] for field, value in base.items() if field != "workspace"}
+        if query.statuses:
+            residual["status"] = query.statuses
+        if query.error is not None:
+            residual["last_error"] = [query.error]
+        return _IndexRanges([{"workspace": query.workspace, "event_id": query.event_id}], residual)
+    if query.error is not None:
         if "event_type" in base:
-            rest["event_type"] = [base.pop("event_type")]
-        base |= {"failed": True, "last_error": wanted.error}
-    statuses = dict.fromkeys(wanted.statuses or STATUSES)
-    return _IndexRanges([base | {"status": status} for status in statuses], rest)
+            residual["event_type"] = [base.pop("event_type")]
+        base |= {"failed": True, "last_error": query.error}
+    statuses = dict.fromkeys(query.statuses or STATUSES)
+    return _IndexRanges([base | {"status": status} for status in statuses], residual)
 
 
 def _slices_newest_first(
@@ -220,8 +225,8 @@ def _cursor(key: LogKey) -> str:
 
 
 def _parse_cursor(cursor: str) -> LogKey:
-    at, _, last = cursor.partition("-")
+    at, _, delivery_id = cursor.partition("-")
     try:
-        return datetime.fromtimestamp(int(at) / 1000, UTC), last
+        return datetime.fromtimestamp(int(at) / 1000, UTC), delivery_id
     except (ValueError, OverflowError, OSError):
         raise Malformed("the cursor is not one of ours: pass next_cursor as it was") from None

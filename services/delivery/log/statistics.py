@@ -18,6 +18,7 @@ from shared.runtime.mongo import (
     Collection,
     Document,
     Duplicate,
+    Index,
     Mongo,
     UpdateOne,
     Write,
@@ -30,6 +31,10 @@ CountedOutcome = Literal["delivered", "retrying", "dead_letter"]
 
 STATISTICS: Final = "delivery_stats"
 RETENTION_DAYS: Final = 90
+
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    STATISTICS: (Index((("hour", 1),), ttl_s=RETENTION_DAYS * 86_400),)
+}
 
 _FLUSH_INTERVAL_S: Final = 1.0
 _MAX_TALLIES: Final = 100_000
@@ -58,12 +63,12 @@ class HourCounts:
     @classmethod
     def of(cls, document: Document) -> Self:
         """As the store keeps it."""
-        found = cls(document["hour"])
-        for place, name in enumerate(_COUNTS):
-            found.tally[place] = document.get(name, 0)
+        counts = cls(document["hour"])
+        for index, name in enumerate(_COUNTS):
+            counts.tally[index] = document.get(name, 0)
         for bucket, count in document.get("latency", {}).items():
-            found.tally[_FIRST_BUCKET + int(bucket)] = count
-        return found
+            counts.tally[_FIRST_BUCKET + int(bucket)] = count
+        return counts
 
     @property
     def attempts(self) -> int:
@@ -93,8 +98,8 @@ class HourCounts:
         """
         if not self.attempts:
             return None
-        upto = list(accumulate(self.tally[_FIRST_BUCKET:]))
-        bucket = bisect_left(upto, max(1.0, share * upto[-1]))
+        cumulative = list(accumulate(self.tally[_FIRST_BUCKET:]))
+        bucket = bisect_left(cumulative, max(1.0, share * cumulative[-1]))
         if bucket == 0 or bucket == len(BOUNDS):
             return BOUNDS[min(bucket, len(BOUNDS) - 1)] * 1000
         return round(BOUNDS[bucket] * 1000 / 2 ** (0.5 / _BUCKETS_PER_DOUBLING), 1)
@@ -109,14 +114,14 @@ class Statistics:
         self._tallies: dict[tuple[str, str, datetime], Tally] = {}
         self._hour = datetime.min.replace(tzinfo=UTC)
         self._next_hour = self._hour
-        self._writing = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
+        self._flush_task = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
 
     async def start(self) -> None:
-        await self._writing.start()
+        await self._flush_task.start()
 
     async def stop(self) -> None:
         """Write what is there, once, and end."""
-        await self._writing.stop()
+        await self._flush_task.stop()
 
     def record(
         self, webhook_id: str, workspace: str, outcome: CountedOutcome, seconds: float, at: datetime
@@ -125,10 +130,10 @@ class Statistics:
         if not self._hour <= at < self._next_hour:
             self._hour = hour_of(at)
             self._next_hour = self._hour + _HOUR
-        name = (workspace, webhook_id, self._hour)
-        tally = self._tallies.get(name)
+        key = (workspace, webhook_id, self._hour)
+        tally = self._tallies.get(key)
         if tally is None:
-            tally = self._tallies[name] = [0] * _WIDTH
+            tally = self._tallies[key] = [0] * _WIDTH
         tally[0] += 1
         if outcome == "delivered":
             tally[1] += 1
@@ -151,7 +156,7 @@ class Statistics:
                 await self._collection.bulk_write(list(_writes(tallies)), ordered=False)
         except (InterlinkError, Duplicate) as error:
             self._log.warning("statistics wait for the store", error=str(error))
-            self._put_back(tallies)
+            self._restore(tallies)
 
     async def webhook_hours(
         self, webhook_id: str, since: datetime, until: datetime | None = None
@@ -179,19 +184,19 @@ class Statistics:
             ids.append(_id(owner, first))
             first += _HOUR
         with translate_errors():
-            found = await self._collection.find({"_id": {"$in": ids}}).to_list(len(ids))
-        return sorted(map(HourCounts.of, found), key=lambda hour: hour.hour)
+            documents = await self._collection.find({"_id": {"$in": ids}}).to_list(len(ids))
+        return sorted(map(HourCounts.of, documents), key=lambda hour: hour.hour)
 
-    def _put_back(self, tallies: dict[tuple[str, str, datetime], Tally]) -> None:
-        for name, tally in self._tallies.items():
-            if name in tallies:
-                _add(tallies[name], tally)
+    def _restore(self, tallies: dict[tuple[str, str, datetime], Tally]) -> None:
+        for key, tally in self._tallies.items():
+            if key in tallies:
+                _add(tallies[key], tally)
             else:
-                tallies[name] = tally
+                tallies[key] = tally
         if len(tallies) > _MAX_TALLIES:
-            oldest = sorted(tallies, key=lambda name: name[2])
-            for name in oldest[: len(tallies) - _MAX_TALLIES]:
-                del tallies[name]
+            oldest = sorted(tallies, key=lambda key: key[2])
+            for key in oldest[: len(tallies) - _MAX_TALLIES]:
+                del tallies[key]
             self._log.warning("statistics dropped: the store is away", tallies=len(oldest) - _MAX_TALLIES)
         self._tallies = tallies
 
@@ -218,12 +223,12 @@ def _writes(tallies: Mapping[tuple[str, str, datetime], Tally]) -> Iterator[Writ
         yield _write(_workspace_owner(workspace), hour, tally, {"workspace": workspace})
 
 
-def _write(owner: str, hour: datetime, tally: Tally, about: Mapping[str, Any]) -> Write:
-    counts = {name: tally[place] for place, name in enumerate(_COUNTS)}
+def _write(owner: str, hour: datetime, tally: Tally, fields: Mapping[str, Any]) -> Write:
+    counts = {name: tally[index] for index, name in enumerate(_COUNTS)}
     buckets = {f"latency.{bucket}": count for bucket, count in enumerate(tally[_FIRST_BUCKET:]) if count}
     return UpdateOne(
         {"_id": _id(owner, hour)},
-        {"$setOnInsert": {"hour": hour, **about}, "$inc": counts | buckets},
+        {"$setOnInsert": {"hour": hour, **fields}, "$inc": counts | buckets},
         upsert=True,
     )
 

@@ -5,6 +5,7 @@ second from memory; a process that is killed takes its last second with it.
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -17,6 +18,7 @@ from shared.runtime.mongo import (
     Collection,
     Document,
     Duplicate,
+    Index,
     Mongo,
     UpdateOne,
     Write,
@@ -29,6 +31,10 @@ UnmatchedReason = Literal["no_webhook", "no_pattern", "disabled", "filtered"]
 
 UNMATCHED: Final = "unmatched_events"
 RETENTION: Final = timedelta(days=7)
+
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    UNMATCHED: (Index((("workspace", 1),)), Index((("expires_at", 1),), ttl_s=0)),
+}
 MAX_LISTED: Final = 100
 """Events of one workspace that are listed, the latest."""
 MAX_TYPES: Final = 500
@@ -57,16 +63,16 @@ class UnmatchedEventLog:
         self._log = log
         self._tallies: dict[str, _Tally] = {}
         self._types: OrderedDict[str, tuple[datetime, set[str]]] = OrderedDict()
-        self._writing = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
+        self._flush_task = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
 
     async def start(self) -> None:
-        await self._writing.start()
+        await self._flush_task.start()
 
     async def stop(self) -> None:
         """Write what is there, once, and end."""
-        await self._writing.stop()
+        await self._flush_task.stop()
 
-    def note(
+    def record(
         self, workspace: str, event_id: str, event_type: str, source: str, reason: UnmatchedReason
     ) -> None:
         """Note an event that no webhook got. For the hot path: no I/O, bounded."""
@@ -76,9 +82,9 @@ class UnmatchedEventLog:
             if len(self._tallies) >= _MAX_WORKSPACES:
                 return
             tally = self._tallies[workspace] = _Tally()
-        known = event_type in tally.counts or len(tally.counts) < MAX_TYPES
-        name = event_type if known else OTHER_TYPES
-        tally.counts[name] = tally.counts.get(name, 0) + 1
+        counted = event_type in tally.counts or len(tally.counts) < MAX_TYPES
+        type_name = event_type if counted else OTHER_TYPES
+        tally.counts[type_name] = tally.counts.get(type_name, 0) + 1
         entry = {
             "id": event_id[:_MAX_ID_LENGTH],
             "type": event_type[:_MAX_ID_LENGTH],
@@ -107,9 +113,10 @@ class UnmatchedEventLog:
     async def counts(self, workspace: str) -> list[Document]:
         """The workspace's counts by type, the highest first. Raises `DatabaseUnavailable`."""
         with translate_errors():
-            found = await self._collection.find({"workspace": workspace}).to_list(None)
+            documents = await self._collection.find({"workspace": workspace}).to_list(None)
         return sorted(
-            (each for each in found if "count" in each), key=lambda each: (-each["count"], each["type"])
+            (document for document in documents if "count" in document),
+            key=lambda document: (-document["count"], document["type"]),
         )
 
     async def last(self, workspace: str) -> list[Document]:
@@ -117,8 +124,8 @@ class UnmatchedEventLog:
         with translate_errors():
             document = await self._collection.find_one({"_id": _last_id(workspace)})
         since = utcnow() - RETENTION
-        events = [each for each in (document or {}).get("last", []) if each["at"] > since]
-        return sorted(events, key=lambda each: each["at"], reverse=True)
+        events = [event for event in (document or {}).get("last", []) if event["at"] > since]
+        return sorted(events, key=lambda event: event["at"], reverse=True)
 
     async def _known_types(self, workspace: str) -> set[str]:
         """The types that have a count of their own; remembered for a while, of the last workspaces."""
@@ -126,8 +133,8 @@ class UnmatchedEventLog:
         read_at, known = self._types.get(workspace, (None, set[str]()))
         if read_at is None or now - read_at > _TYPES_CACHE_TTL:
             with translate_errors():
-                found = await self._collection.find({"workspace": workspace}, {"type": 1}).to_list(None)
-            known = {each["type"] for each in found if "type" in each}
+                documents = await self._collection.find({"workspace": workspace}, {"type": 1}).to_list(None)
+            known = {document["type"] for document in documents if "type" in document}
             self._types[workspace] = now, known
             self._types.move_to_end(workspace)
             if len(self._types) > _MAX_WORKSPACES:
@@ -141,8 +148,8 @@ class UnmatchedEventLog:
         for event_type, count in tally.counts.items():
             if event_type not in known and len(known) < MAX_TYPES:
                 known.add(event_type)
-            name = event_type if event_type in known else OTHER_TYPES
-            counts[name] = counts.get(name, 0) + count
+            type_name = event_type if event_type in known else OTHER_TYPES
+            counts[type_name] = counts.get(type_name, 0) + count
         writes: list[Write] = [
             UpdateOne(
                 {"_id": derive(workspace, event_type)},

@@ -89,7 +89,7 @@ def request_event(
     delivery_id: DeliveryId,
     webhook_id: WebhookId,
     event: Event,
-    kind: str,
+    event_type: str,
     body: bytes,
     traceparent: str,
     *,
@@ -100,12 +100,12 @@ def request_event(
 
     With a `fault`, it asks for an entry in the log that says why it cannot be decided on.
     """
-    more = dict(_MANUAL) if manual else {}
+    attributes = dict(_MANUAL) if manual else {}
     if fault:
-        more["fault"] = fault[:_MAX_FAULT_LENGTH]
-    names = (event.id, kind)
+        attributes["fault"] = fault[:_MAX_FAULT_LENGTH]
+    names = (event.id, event_type)
     return _requested_event(
-        delivery_id, webhook_id, event.workspace, event.time, body, traceparent, names, more
+        delivery_id, webhook_id, event.workspace, event.time, body, traceparent, names, attributes
     )
 
 
@@ -113,9 +113,9 @@ def replay_event(
     earlier: DeliveryRequest, delivery_id: DeliveryId, replay_no: int, *, manual: bool = False
 ) -> Event:
     """The event that asks for the same again, under an id of its own."""
-    event = (earlier.event_id, earlier.event_type)
-    replay = {"replay_of": earlier.replay_of or earlier.delivery_id, "replay_no": str(replay_no)}
-    replay |= _MANUAL if manual else {}
+    event_names = (earlier.event_id, earlier.event_type)
+    attributes = {"replay_of": earlier.replay_of or earlier.delivery_id, "replay_no": str(replay_no)}
+    attributes |= _MANUAL if manual else {}
     traceparent = child_traceparent(earlier.traceparent)
     return _requested_event(
         delivery_id,
@@ -124,8 +124,8 @@ def replay_event(
         earlier.occurred_at,
         earlier.body,
         traceparent,
-        event,
-        replay,
+        event_names,
+        attributes,
     )
 
 
@@ -153,8 +153,8 @@ def _requested_event(
     occurred_at: str,
     body: bytes,
     traceparent: str,
-    event: tuple[str, str],
-    more: Mapping[str, str] = MappingProxyType({}),
+    event_names: tuple[str, str],
+    attributes: Mapping[str, str] = MappingProxyType({}),
 ) -> Event:
     return Event(
         id=delivery_id,
@@ -165,7 +165,7 @@ def _requested_event(
         subject=webhook_id,
         data=body,
         traceparent=traceparent,
-        attributes={"event_id": event[0], "event_type": event[1], **more},
+        attributes={"event_id": event_names[0], "event_type": event_names[1], **attributes},
     )
 
 

@@ -32,24 +32,24 @@ class DueCursor:
     __slots__ = ("_lowest", "_width", "field", "floor")
 
     def __init__(self, field: CursorField = "due_at") -> None:
-        self._forget(field)
+        self._reset(field)
 
-    def turn(self, field: CursorField) -> None:
+    def switch_field(self, field: CursorField) -> None:
         """Read along this field from now on: a webhook's ordering may be changed."""
         if field != self.field:
-            self._forget(field)
+            self._reset(field)
 
-    def written(self, due_at: datetime) -> None:
+    def note_due(self, due_at: datetime) -> None:
         """An open delivery was written here. Along the order, it stands behind all that is there."""
         if self.field == "due_at":
             self._lower(position_of("due_at", due_at))
 
-    def changed(self, now: datetime) -> None:
+    def note_external_change(self, now: datetime) -> None:
         """Another process made something open just now, perhaps with an order of long ago."""
         if self.field == "due_at":
             self._lower(position_of("due_at", now - _CLOCK_SKEW))
         else:
-            self._forget("order")
+            self._reset("order")
 
     def windows(self, now: datetime, until: int) -> Iterator[tuple[int, int]]:
         """Windows from the floor to this place, each wider than the one before: first and last place."""
@@ -61,20 +61,20 @@ class DueCursor:
             yield low, high
             low, width = high + 1, width * _WIDENING_FACTOR
 
-    def reached(self, place: int, span: int, *, more: bool) -> None:
+    def advance(self, position: int, span: int, *, has_more: bool) -> None:
         """Nothing is open below this place; those found there, of `more`, lie in so many places."""
-        least_ms = _DENSE_MS if more else _SPARSE_MS
+        least_ms = _DENSE_MS if has_more else _SPARSE_MS
         self._width = max(2 * span, least_ms << ORDER_BITS if self.field == "order" else least_ms)
-        self.floor = min(place, self._lowest)
+        self.floor = min(position, self._lowest)
 
-    def _forget(self, field: CursorField) -> None:
+    def _reset(self, field: CursorField) -> None:
         self.field: CursorField = field
         """Along the order of a strict webhook, else along the due time."""
         self.floor = 0
         self._width = self._lowest = LAST_POSITION[field]
 
-    def _lower(self, place: int) -> None:
-        self.floor, self._lowest = min(self.floor, place), min(self._lowest, place)
+    def _lower(self, position: int) -> None:
+        self.floor, self._lowest = min(self.floor, position), min(self._lowest, position)
 
 
 def position_of(field: CursorField, at: datetime) -> int:
@@ -83,6 +83,6 @@ def position_of(field: CursorField, at: datetime) -> int:
     return milliseconds << ORDER_BITS if field == "order" else milliseconds
 
 
-def cursor_value(field: CursorField, place: int) -> int | datetime:
+def cursor_value(field: CursorField, position: int) -> int | datetime:
     """What the store compares with: an order as it is, a due time as a time."""
-    return place if field == "order" else _EPOCH + timedelta(milliseconds=place)
+    return position if field == "order" else _EPOCH + timedelta(milliseconds=position)

@@ -43,27 +43,27 @@ class Attempt:
     number: int
     started_at: datetime
     request_headers: Mapping[str, str]
-    answer: EgressResponse
+    response: EgressResponse
 
     @property
     def ok(self) -> bool:
         """Whether the receiver took it."""
-        return self.answer.status is not None and 200 <= self.answer.status < 300
+        return self.response.status is not None and 200 <= self.response.status < 300
 
     @property
     def is_hub_failure(self) -> bool:
         """Whether it says nothing of the endpoint: the egress proxy is away."""
-        return self.answer.failure == "proxy"
+        return self.response.failure == "proxy"
 
     @property
     def is_not_sent(self) -> bool:
         """Whether it ended before anything was sent: the endpoint may be well or not."""
-        return self.answer.failure in _FINAL_FAILURES
+        return self.response.failure in _FINAL_FAILURES
 
     @property
     def is_endpoint_failure(self) -> bool:
         """Whether the endpoint does not work, as opposed to one that refuses this request."""
-        status = self.answer.status
+        status = self.response.status
         if status is None:
             return not self.is_not_sent
         return status >= 500 or status == 408
@@ -71,27 +71,27 @@ class Attempt:
     @property
     def error(self) -> str | None:
         """The class of the failure; None for an answer of 2xx."""
-        if self.answer.failure or self.ok:
-            return self.answer.failure
-        return "redirect" if 300 <= (self.answer.status or 0) < 400 else "status"
+        if self.response.failure or self.ok:
+            return self.response.failure
+        return "redirect" if 300 <= (self.response.status or 0) < 400 else "status"
 
     def document(self) -> dict[str, Any]:
-        answer = self.answer
+        response = self.response
         return {
             "number": self.number,
             "started_at": self.started_at,
-            "duration_ms": round(answer.seconds * 1000, 1),
+            "duration_ms": round(response.seconds * 1000, 1),
             "request_headers": dict(self.request_headers),
-            "status_code": answer.status,
+            "status_code": response.status,
             "error": self.error,
-            "detail": answer.detail,
+            "detail": response.detail,
             # Pairs, not a document: a stranger's names may be `$ref` or hold dots.
             "response_headers": [
                 [_header_text(name), _header_text(value)]
-                for name, value in islice(answer.headers.items(), _MAX_LOGGED_HEADERS)
+                for name, value in islice(response.headers.items(), _MAX_LOGGED_HEADERS)
             ],
-            "response_body": answer.body[:MAX_LOGGED_BODY_BYTES].decode("utf-8", "replace"),
-            "address": answer.address,
+            "response_body": response.body[:MAX_LOGGED_BODY_BYTES].decode("utf-8", "replace"),
+            "address": response.address,
         }
 
 
@@ -120,32 +120,34 @@ def evaluate_attempt(
     """
     if attempt.ok:
         return AttemptOutcome("delivered", None)
-    answer = attempt.answer
-    if answer.status == _GONE:
+    response = attempt.response
+    if response.status == _GONE:
         return AttemptOutcome("dead_letter", None, gone=True)
-    quiet_s = min(_requested_delay_s(answer, now), policy.max_retry_after_s)
-    wait = attempt_delay(policy.schedule, number + 1)
-    if wait is None or not _is_retryable(answer, policy):
-        return AttemptOutcome("dead_letter", None, quiet_s)
-    wait = add_jitter(wait, policy.jitter, seed, str(number))
-    return AttemptOutcome("retrying", now + timedelta(seconds=wait), quiet_s)
+    retry_after_s = min(_requested_delay_s(response, now), policy.max_retry_after_s)
+    wait_s = attempt_delay(policy.schedule, number + 1)
+    if wait_s is None or not _is_retryable(response, policy):
+        return AttemptOutcome("dead_letter", None, retry_after_s)
+    wait_s = add_jitter(wait_s, policy.jitter, seed, str(number))
+    return AttemptOutcome("retrying", now + timedelta(seconds=wait_s), retry_after_s)
 
 
-def _requested_delay_s(answer: EgressResponse, now: datetime) -> float:
-    if answer.status not in (429, 503):
+def _requested_delay_s(response: EgressResponse, now: datetime) -> float:
+    if response.status not in (429, 503):
         return 0.0
-    given = next((value for name, value in answer.headers.items() if name.lower() == "retry-after"), None)
-    return parse_retry_after(given, now) or 0.0
+    value_text = next(
+        (value for name, value in response.headers.items() if name.lower() == "retry-after"), None
+    )
+    return parse_retry_after(value_text, now) or 0.0
 
 
-def _header_text(given: str) -> str:
+def _header_text(text: str) -> str:
     """A stranger's header, cut, as the store can take it: the bytes of one need not be UTF-8."""
-    return given[:_MAX_HEADER_LENGTH].encode("utf-8", "replace").decode()
+    return text[:_MAX_HEADER_LENGTH].encode("utf-8", "replace").decode()
 
 
-def _is_retryable(answer: EgressResponse, policy: RetryPolicy) -> bool:
-    if answer.status is None:
-        return answer.failure not in _FINAL_FAILURES
-    if not 400 <= answer.status < 500 or answer.status in _RETRYABLE_CLIENT_ERRORS:
+def _is_retryable(response: EgressResponse, policy: RetryPolicy) -> bool:
+    if response.status is None:
+        return response.failure not in _FINAL_FAILURES
+    if not 400 <= response.status < 500 or response.status in _RETRYABLE_CLIENT_ERRORS:
         return True
     return policy.client_errors == "retry"

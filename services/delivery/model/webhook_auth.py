@@ -16,19 +16,19 @@ class WebhookAuth:
     certificate: ClientCertificate | None = None
 
 
-def webhook_auth(given: Mapping[str, Any]) -> WebhookAuth:
+def webhook_auth(settings: Mapping[str, Any]) -> WebhookAuth:
     """What these settings mean; none for an empty one. Raises `Malformed` for a certificate that is none."""
-    match given.get("type", "none"):
+    match settings.get("type", "none"):
         case "basic":
-            pair = f"{given['username']}:{given['password']}".encode()
+            pair = f"{settings['username']}:{settings['password']}".encode()
             return WebhookAuth({"Authorization": "Basic " + b64encode(pair).decode()})
         case "bearer":
-            return WebhookAuth({"Authorization": f"Bearer {given['token']}"})
+            return WebhookAuth({"Authorization": f"Bearer {settings['token']}"})
         case "header":
-            return WebhookAuth({given["name"]: given["value"]})
+            return WebhookAuth({settings["name"]: settings["value"]})
         case "mtls":
             return WebhookAuth(
-                certificate=parse_client_certificate(given["certificate"], given["private_key"])
+                certificate=parse_client_certificate(settings["certificate"], settings["private_key"])
             )
         case _:
             return WebhookAuth()

@@ -1,0 +1,25 @@
+"""Whether something keeps happening for long enough to act on it. Pure."""
+
+from datetime import UTC, datetime, timedelta
+
+
+class Recurrence:
+    """Whether something keeps happening: `times` or more over at least `over`, no two cases so far apart."""
+
+    __slots__ = ("_count", "_last_at", "_min_cases", "_min_duration", "_since")
+
+    def __init__(self, min_cases: int, min_duration: timedelta) -> None:
+        self._min_cases = min_cases
+        self._min_duration = min_duration
+        self._count = 0
+        self._since = self._last_at = datetime.min.replace(tzinfo=UTC)
+
+    def record_case(self, at: datetime, *, not_before: datetime) -> datetime | None:
+        """It happened; the time of the first case if it has happened often and long enough, else None."""
+        if self._since < not_before or at - self._last_at > self._min_duration:
+            self._since, self._count = at, 0
+        self._last_at = max(self._last_at, at)
+        self._count += 1
+        return (
+            self._since if self._count >= self._min_cases and at - self._since >= self._min_duration else None
+        )
