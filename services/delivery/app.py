@@ -34,6 +34,7 @@ from services.delivery.log.erasures import Erasures
 from services.delivery.log.recovery import Recovery
 from services.delivery.log.recovery_jobs import INDEXES as JOB_INDEXES
 from services.delivery.log.recovery_jobs import RecoveryJobs
+from services.delivery.log.recovery_worker import RecoveryWorker
 from services.delivery.log.statistics import INDEXES as STATISTICS_INDEXES
 from services.delivery.log.statistics import Statistics
 from services.delivery.log.unmatched import INDEXES as UNMATCHED_INDEXES
@@ -83,7 +84,7 @@ async def build(here: Runtime) -> Service:
         here.log,
         suspend_after=timedelta(seconds=settings.condition_suspend_s),
     )
-    results = ResultWriter(deliveries)
+    results = ResultWriter(deliveries, here.log)
     first_attempts = FirstAttemptHandler(
         subscriptions,
         deliveries,
@@ -128,6 +129,7 @@ async def build(here: Runtime) -> Service:
     scheduler = Scheduler(
         subscriptions,
         deliveries,
+        endpoint_health,
         erasures,
         endpoint_states,
         attempter,
@@ -162,7 +164,7 @@ async def build(here: Runtime) -> Service:
             scheduler,
             backlog_worker,
             backlog,
-            jobs,
+            RecoveryWorker(jobs, recovery, here.log),
         ],
         consumers=[events, requested],
     )

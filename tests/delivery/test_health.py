@@ -67,7 +67,7 @@ def circuit(hub: Hub, webhook: dict[str, Any]) -> str:
 
 def circuits_logged(hub: Hub, webhook: dict[str, Any]) -> list[str]:
     """How the webhook's circuit changed, from the service's log."""
-    lines = [line for line in hub.log_lines("delivery") if line["event"] == "circuit"]
+    lines = [line for line in hub.log_lines("delivery") if line["event"] == "circuit.changed"]
     return [line["state"] for line in lines if line["webhook_id"] == webhook["id"]]
 
 

@@ -21,7 +21,8 @@ from aiohttp import web
 
 from interlink.embedded import EmbeddedPair
 from services.delivery.log.recovery import replay_id
-from services.delivery.log.recovery_jobs import MAX_RUNNING, sortable_prefix
+from services.delivery.log.recovery_jobs import MAX_RUNNING
+from services.delivery.log.recovery_worker import sortable_prefix
 from tests.support.backends import Bus, Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -708,5 +709,5 @@ def test_the_log_of_these_tests_is_clean(hub: Hub, tmp_path: Path) -> None:
     """Nothing here is an error of ours."""
     assert "Traceback" not in hub.log_text("delivery")
     assert [
-        line for line in hub.log_lines("delivery") if line["event"] in ("job failed", "dead letter")
+        line for line in hub.log_lines("delivery") if line["event"] in ("job.failed", "dead letter")
     ] == []

@@ -124,7 +124,7 @@ def test_why_it_is_not_resent(hub: Hub) -> None:
         hub.call("POST", f"{path_of(webhook)}/disable")
         assert "disabled" in resend(hub, found[kept], 409)["detail"]
         hub.call("DELETE", path_of(webhook), expect=204)
-        assert "gone" in resend(hub, found[kept], 409)["detail"]
+        assert "deleted" in resend(hub, found[kept], 409)["detail"]
         assert len(subscriber.got) == 2
 
 

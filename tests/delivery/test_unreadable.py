@@ -32,7 +32,7 @@ from tests.support.hub import Hub
 from tests.support.outgoing import Moody, finished, n_of, new_type, numbered, path_of, read, stats
 from tests.support.subscriber import Subscriber
 
-TOLD = "an outgoing webhook's secrets do not open: its deliveries wait"
+DECRYPTION_FAILED = "webhook.decryption_failed"
 LOST = "00000000"
 """The id of a key that is nowhere."""
 
@@ -69,7 +69,7 @@ def parts(hub: Hub, webhook: dict[str, Any]) -> list[str]:
 
 def told(hub: Hub, webhook: dict[str, Any]) -> list[dict[str, Any]]:
     """What the log says of the webhook's secrets."""
-    lines = [line for line in hub.log_lines("delivery") if line["event"] == TOLD]
+    lines = [line for line in hub.log_lines("delivery") if line["event"] == DECRYPTION_FAILED]
     return [line for line in lines if line["webhook_id"] == webhook["id"]]
 
 

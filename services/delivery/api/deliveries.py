@@ -24,7 +24,7 @@ class DeliveriesApi:
         self._reasons = reasons
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add every route to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
         add("/deliveries", self.list_deliveries, methods=["GET"])
@@ -37,7 +37,8 @@ class DeliveriesApi:
         webhook_id: FilterQuery = None,
         event_type: FilterQuery = None,
         status: Annotated[
-            list[DeliveryStatus] | None, Query(max_length=20, description="Any of these; repeat it.")
+            list[DeliveryStatus] | None,
+            Query(max_length=20, description="One of these states; repeat the parameter for several."),
         ] = None,
         event_id: Annotated[str | None, Query(max_length=1000)] = None,
         error: Annotated[
@@ -48,7 +49,7 @@ class DeliveriesApi:
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[DeliveryOut]:
-        """The log, newest first."""
+        """List the delivery log, newest first."""
         query = search.DeliveryQuery(
             key.workspace,
             webhook_id=webhook_id,
@@ -74,7 +75,7 @@ class DeliveriesApi:
         )
 
     async def read_delivery(self, delivery_id: str, key: Reader) -> DeliveryOut:
-        """One delivery with every attempt."""
+        """Return one delivery with every attempt."""
         with translate_errors():
             document = await self._deliveries.collection.find_one(
                 {"_id": delivery_id, "workspace": key.workspace}

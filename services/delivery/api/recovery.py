@@ -1,4 +1,4 @@
-"""The recovery API: one delivery, many of them as a job, and dead letters."""
+"""The recovery API: retry, resend and cancel one delivery or many, and dead letters."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -44,7 +44,7 @@ class RecoveryApi:
         self._deliveries = recovery.deliveries
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add every route to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
         add("/deliveries/{delivery_id}/retry", self.retry, methods=["POST"], status_code=202)
@@ -64,19 +64,19 @@ class RecoveryApi:
     # One delivery
 
     async def retry(self, delivery_id: str, key: Writer) -> DeliveryChangedOut:
-        """Send it again now, under the same id. What has ended begins its schedule anew.
+        """Send the delivery again now, under the same id. A finished one starts another retry cycle.
 
-        What waits for its next attempt is due now and goes on with the schedule that it has. It goes past an
-        endpoint's hold and open circuit, and its result decides about them.
+        A waiting one is due now, and continues its retry cycle. It goes past the endpoint's hold and open
+        circuit, and its result decides about them.
         """
         return await self._apply_action("recover", delivery_id, key, (*ENDED, *WAITING))
 
     async def resend(self, delivery_id: str, key: Writer) -> ResendOut:
-        """Send one that has ended again, as a new delivery: the body as it was recorded, under a new id.
+        """Send a finished delivery again as a new one: the recorded body, under a new id.
 
-        For what was delivered and got lost behind the receiver's 2xx, because a receiver that knows the id
-        takes a repetition for a duplicate. What failed can be resent too; a retry sends it under its own id.
-        It goes past an endpoint's hold and open circuit, and its result decides about them.
+        This is for deliveries that got lost after the subscriber's 2xx: a subscriber that knows the id would
+        drop a repetition as a duplicate. Failed deliveries can be resent too; a retry sends them under their
+        own id. It goes past the endpoint's hold and open circuit, and its result decides about them.
         """
         request = await self._recovery.resend(delivery_id, workspace=key.workspace)
         return ResendOut(
@@ -87,7 +87,7 @@ class RecoveryApi:
         )
 
     async def cancel(self, delivery_id: str, key: Writer) -> DeliveryChangedOut:
-        """Send it no more. One that is cancelled already stays so."""
+        """Cancel a waiting delivery. A cancelled one stays cancelled."""
         document = await self._find(delivery_id, key)
         if document["status"] == "cancelled":
             return await self._delivery_changed_out(document)
@@ -96,14 +96,14 @@ class RecoveryApi:
     # Many deliveries of a webhook
 
     async def recover(self, webhook_id: str, body: RecoverCreate, key: Writer) -> JobStartedOut:
-        """Send again, under the same ids, what failed in this time."""
+        """Send the failed deliveries of a time window again, under the same ids."""
         scope = {"since": body.since, "until": body.until, "statuses": list(body.statuses)}
         return JobStartedOut(
             job=_job_out(await self._jobs.begin("recover", key.workspace, webhook_id, scope))
         )
 
     async def replay(self, webhook_id: str, body: ReplayCreate, key: Writer) -> JobStartedOut:
-        """Send again everything that ended in this time, under new ids, in the original order."""
+        """Send the finished deliveries of a time window again, under new ids, in the original order."""
         scope = {
             "since": body.since,
             "until": body.until,
@@ -115,18 +115,18 @@ class RecoveryApi:
     async def list_jobs(
         self, key: Reader, webhook_id: FilterQuery = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[JobOut]:
-        """The workspace's jobs of the last 30 days, newest first."""
+        """List the workspace's jobs of the last 30 days, newest first."""
         query = {"workspace": key.workspace} | ({} if webhook_id is None else {"webhook_id": webhook_id})
         return await page(
             self._jobs.collection, query, _job_out, limit=limit, cursor=cursor, fields=_JOB_FIELDS
         )
 
     async def read_job(self, job_id: str, key: Reader) -> JobOut:
-        """How far a job is."""
+        """Return a job with its progress."""
         return _job_out(await self._jobs.read(key.workspace, job_id))
 
     async def cancel_job(self, job_id: str, key: Writer) -> JobOut:
-        """End a job after the step at hand: what it did stays done. One that has ended stays as it is."""
+        """End a job after the step in progress; what it did is kept. A finished job stays as it is."""
         return _job_out(await self._jobs.cancel(key.workspace, job_id))
 
     # Dead letters
@@ -142,7 +142,7 @@ class RecoveryApi:
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[DeadLetterOut]:
-        """Deliveries that nothing more is tried for, newest first; `error` is their last attempt's."""
+        """List dead letters, newest first; `error` is the error class of the last attempt."""
         query = search.DeliveryQuery(
             workspace=key.workspace,
             webhook_id=webhook_id,
@@ -157,7 +157,7 @@ class RecoveryApi:
         )
 
     async def read_dead_letter(self, dead_letter_id: str, key: Reader) -> DeadLetterOut:
-        """One dead letter with every attempt and its body."""
+        """Return one dead letter with every attempt and its body."""
         document = await self._find(dead_letter_id, key, status=_DEAD_LETTER)
         dead_letter = _dead_letter_out(document)
         dead_letter.attempts = [attempt_out(attempt) for attempt in document["attempts"]]
@@ -168,13 +168,13 @@ class RecoveryApi:
     async def replay_dead_letters(
         self, body: DeadLetterSelection, key: Writer, response: Response
     ) -> DeadLetterResultsOut:
-        """Send dead letters again, under their ids, with their schedule anew: at once, or as a job."""
+        """Send dead letters again, under their ids, in another retry cycle: at once, or as a job."""
         return await self._dead_letters("recover", body, key, response)
 
     async def discard_dead_letters(
         self, body: DeadLetterSelection, key: Writer, response: Response
     ) -> DeadLetterResultsOut:
-        """Put dead letters away: at once, or as a job. They stay in the log until they expire."""
+        """Discard dead letters: at once, or as a job. They stay in the log until they expire."""
         return await self._dead_letters("discard", body, key, response)
 
     async def _dead_letters(

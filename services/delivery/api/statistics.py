@@ -1,4 +1,4 @@
-"""The statistics' API: the queue now, and an outgoing webhook's attempts by the hour."""
+"""The statistics API: the queue now, and an outgoing webhook's attempts by the hour."""
 
 import asyncio
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class StatisticsApi:
         self._delivered_retention = timedelta(days=settings.delivered_days)
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add every route to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
         add("/queue/stats", self.queue_stats, methods=["GET"])
@@ -52,10 +52,10 @@ class StatisticsApi:
     async def queue_stats(
         self, key: Reader, webhook_id: Annotated[str | None, Query(max_length=100)] = None
     ) -> QueueStatsOut:
-        """Counts by state, for the workspace or one webhook.
+        """Count deliveries by state, for the workspace or one webhook.
 
-        What is open or dead is counted in the log. `completed` is of the hourly statistics, a second or so
-        behind, and of as many hours as the log keeps what was delivered.
+        Open deliveries and dead letters are counted in the log. `completed` comes from the hourly statistics,
+        about a second late, over the time for which the log keeps successful deliveries.
         """
         query: dict[str, Any] = {"workspace": key.workspace}
         if webhook_id is not None:
@@ -79,11 +79,11 @@ class StatisticsApi:
         webhook_id: str,
         key: Reader,
         since: Annotated[
-            UtcTime | None, Query(description="A day ago, unless said; at most 90 days.")
+            UtcTime | None, Query(description="The default is a day ago; at most 90 days ago.")
         ] = None,
         until: UtcTime | None = None,
     ) -> WebhookStatsOut:
-        """An outgoing webhook's attempts, for each UTC hour from the one of `since` on that has any."""
+        """Return an outgoing webhook's attempts for each UTC hour with attempts, from that of `since` on."""
         if not await self._belongs_to(webhook_id, key.workspace):
             raise NotFound("no such outgoing webhook")
         begin = since or utcnow() - _DAY
@@ -94,9 +94,9 @@ class StatisticsApi:
         )
 
     async def _overdue_s(self, query: Mapping[str, Any]) -> float | None:
-        """How long the one that is due first has been due; None when nothing is yet.
+        """Return for how many seconds the longest overdue delivery has been due; None if none is due.
 
-        Asked only when something of this workspace is open: so a webhook's index need not hold its workspace.
+        Call it only if the workspace has an open delivery: the query uses an index without the workspace.
         """
         owner = "webhook_id" if "webhook_id" in query else "workspace"
         with translate_errors():

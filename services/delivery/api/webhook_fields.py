@@ -26,7 +26,7 @@ _RESERVED_PREFIXES: Final = ("webhook-", "x-webhook-", "x-chatwoot-", "x-interli
 
 def _validate_pattern(text: str) -> str:
     if not is_pattern(text):
-        raise ValueError("an event type (message.created), a prefix (message.*), a trigger's id or *")
+        raise ValueError("must be an event type (message.created), a prefix (message.*), a trigger's id or *")
     return canonical(text)
 
 
@@ -35,55 +35,55 @@ def _validate_url(text: str) -> str:
         parts = urlsplit(text)
         host, _port = parts.hostname, parts.port
     except ValueError:
-        raise ValueError("not a URL") from None
+        raise ValueError("must be a URL") from None
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError("must start with https:// or http:// and name a host")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("must not carry a user name or password: use 'auth'")
+        raise ValueError("must not contain a user name or password: use 'auth'")
     if parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be an encoded URL without a fragment")
     if ":" not in host and (len(host) > _MAX_HOST_LENGTH or not _HOST_NAME.fullmatch(host)):
-        raise ValueError("must name a host as DNS knows it")
+        raise ValueError("must have a valid host name")
     return text
 
 
 def _validate_waits(waits: list[float]) -> list[float]:
     if any(not 0 <= wait <= MAX_WAIT_S for wait in waits):
-        raise ValueError(f"waits are seconds from 0 to {MAX_WAIT_S:.0f}")
+        raise ValueError(f"waits must be from 0 to {MAX_WAIT_S:.0f} seconds")
     return waits
 
 
 def _validate_schedule_name(name: str) -> str:
     if name not in SCHEDULES:
-        raise ValueError(f"one of: {', '.join(SCHEDULES)}; or a list of seconds")
+        raise ValueError(f"must be one of {', '.join(SCHEDULES)}, or a list of seconds")
     return name
 
 
 def _validate_header_name(name: str) -> str:
     if not _HEADER_NAME.fullmatch(name):
-        raise ValueError("not the name of an HTTP header")
+        raise ValueError("must be the name of an HTTP header")
     if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
-        raise ValueError(f"{name} is set by the hub")
+        raise ValueError(f"{name} is set by the hub: choose another name")
     return name
 
 
 def validate_header_value(value: str) -> str:
     if not value.isascii() or not value.isprintable() or value != value.strip():
-        raise ValueError("printable ASCII without a blank at either end")
+        raise ValueError("must be printable ASCII without a space at either end")
     return value
 
 
 def _validate_headers(headers: dict[str, str]) -> dict[str, str]:
     if len({name.lower() for name in headers}) != len(headers):
-        raise ValueError("a header is named twice")
+        raise ValueError("must name each header once")
     if "authorization" in {name.lower() for name in headers}:
-        raise ValueError("Authorization belongs into 'auth'")
+        raise ValueError("must not contain Authorization: use 'auth'")
     return headers
 
 
 def validate_no_colon(text: str) -> str:
     if ":" in text:
-        raise ValueError("must not hold a colon")
+        raise ValueError("must not contain a colon")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The bodies of the outgoing webhooks' API: what a caller sends and sees."""
+"""The request and response models of the outgoing webhooks' API."""
 
 from typing import Annotated, Final, Literal
 
@@ -39,11 +39,12 @@ class _StrictModel(BaseModel):
 
 
 class RetrySettings(_StrictModel):
-    """Seconds to wait before each attempt, so the length is the number of attempts; or a schedule's name.
+    """The retry schedule: seconds to wait before each attempt, or the name of a schedule.
 
-    `jitter` lengthens each wait by up to this share of it. `client_errors` says whether an answer of 4xx
-    (other than 408, 410, 425 and 429) is final. `max_retry_after_s` bounds how long a `Retry-After` of the
-    endpoint holds its deliveries back; 0 ignores it.
+    The length of the list is the number of attempts. `jitter` lengthens each wait by up to this share of it.
+    `client_errors` says whether a 4xx response (other than 408, 410, 425 and 429) is final.
+    `max_retry_after_s` limits how long a `Retry-After` of the endpoint holds its deliveries back; 0 ignores
+    it.
     """
 
     schedule: ScheduleName | ScheduleWaits = "nchat"
@@ -53,11 +54,11 @@ class RetrySettings(_StrictModel):
 
 
 class CircuitBreakerSettings(_StrictModel):
-    """When the endpoint gets only probes; what is null is as in the installation's `INTERLINK_BREAKER_...`.
+    """When the circuit opens; null means the installation's `INTERLINK_BREAKER_...`.
 
-    The circuit opens after `failures` in a row over at least `failing_s` seconds. The first pause has
-    `pause_s`, each later one twice as much, up to `max_pause_s`. A delivery waits behind an open circuit for
-    as long as its schedule and `max_wait_s` more, without using attempts; then it is a dead letter with the
+    The circuit opens after `failures` in a row over at least `failing_s` seconds. The first pause takes
+    `pause_s`; each later one is twice as long, up to `max_pause_s`. A delivery waits behind an open circuit
+    for the sum of its schedule and `max_wait_s`, without using attempts. Then it is a dead letter with the
     error `circuit_open`.
     """
 
@@ -77,7 +78,7 @@ class RateLimitSettings(_StrictModel):
 
 
 class NoAuth(_StrictModel):
-    """The signature alone."""
+    """No authentication beside the signature."""
 
     type: Literal["none"]
 
@@ -98,7 +99,7 @@ class BearerAuth(_StrictModel):
 
 
 class HeaderAuth(_StrictModel):
-    """A header of the receiver's choice."""
+    """A header that the subscriber chose."""
 
     type: Literal["header"]
     name: HeaderName
@@ -106,7 +107,7 @@ class HeaderAuth(_StrictModel):
 
 
 class CertificateAuth(_StrictModel):
-    """Mutual TLS: a certificate with its chain, and its key without a password, both PEM."""
+    """Mutual TLS: a certificate with its chain, and its key without a password, both as PEM."""
 
     type: Literal["mtls"]
     certificate: Annotated[str, Field(max_length=32_000)]
@@ -144,7 +145,7 @@ class WebhookCreate(_StrictModel):
 
 
 class WebhookUpdate(_StrictModel):
-    """`PATCH`: what is absent stays as it is; `null` clears what `CLEARABLE` names."""
+    """`PATCH`: absent fields stay unchanged; `null` clears `transform`, `filter` and other optional ones."""
 
     name: Name | None = None
     url: Url | None = None
@@ -177,7 +178,7 @@ class WebhookSecretRotate(_StrictModel):
 
 
 class WebhookAuthOut(BaseModel):
-    """How the webhook says who it is, without what is secret."""
+    """How the webhook authenticates, without secret values."""
 
     type: str
     username: str | None = None
@@ -185,10 +186,11 @@ class WebhookAuthOut(BaseModel):
 
 
 class WebhookHealthOut(BaseModel):
-    """How the endpoint does: its circuit, and since when it does nothing but fail.
+    """The endpoint's circuit, hold, and since when it only fails.
 
-    `held_until` is the end of a quiet that it asked for with `Retry-After`. Enable and resume end a hold and
-    close the circuit; a test or a retry of one delivery goes past both, and its success does the same.
+    `held_until` is the end of a hold that the endpoint asked for with `Retry-After`. Enable and resume end a
+    hold and close the circuit. A test event or the retry of one delivery goes past both, and its success ends
+    them, too.
     """
 
     circuit: Circuit = "closed"
@@ -198,18 +200,18 @@ class WebhookHealthOut(BaseModel):
 
 
 class UnreadablePartOut(BaseModel):
-    """A part that is stored encrypted and does not open, and why: add its key, or enter it again."""
+    """An encrypted part that does not decrypt, and why: add its key, or enter the values again."""
 
     part: EncryptedPart
     reason: str
 
 
 class WebhookOut(BaseModel):
-    """An outgoing webhook; `secret` only when it was made or changed by this call.
+    """An outgoing webhook; `secret` only if this call created or changed it.
 
-    `headers` are names alone: values are secret. `public_keys` are what receivers verify `standard_v1a`
-    with, the newest first. While anything is in `unreadable`, nothing is sent and every event waits.
-    `warnings` are about names in `events` that the catalogue does not know.
+    `headers` are names: the values are secret. `public_keys` are for verifying `standard_v1a`, newest first.
+    While `unreadable` has a part, nothing is sent and every event waits. `warnings` name entries of `events`
+    that the catalogue does not know.
     """
 
     id: str
@@ -244,6 +246,6 @@ class WebhookOut(BaseModel):
 
 
 class WebhookTestOut(BaseModel):
-    """A test event is on its way: look the delivery up in the log."""
+    """The delivery of a test event: read it in the delivery log."""
 
     delivery_id: str

@@ -1,4 +1,4 @@
-"""The management API of outgoing webhooks, and of the workspace's queue as a whole."""
+"""The management API of outgoing webhooks."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -46,13 +46,11 @@ from shared.wire.tracing import child_traceparent
 _TEST_PUBLISH_TIMEOUT_S: Final = 1.8
 
 _RESETTING_FIELDS: Final = frozenset({"url", "circuit_breaker", "max_retry_after_s"})
-"""Changes after which what an endpoint answered before counts no more."""
+"""Changes that end hold and open circuit: earlier responses of the endpoint do not count any more."""
 
 Force = Annotated[
     bool,
-    Query(
-        description="Also when another webhook of the workspace has this URL, or the catalogue no such event."
-    ),
+    Query(description="Accept a URL that another webhook of the workspace has, and unknown event names."),
 ]
 
 
@@ -77,34 +75,34 @@ class WebhooksApi:
         self._documents = WebhookDocuments(subscriptions)
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add every route to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
-        one = "/outgoing-webhooks/{webhook_id}"
+        item = "/outgoing-webhooks/{webhook_id}"
         add("/outgoing-webhooks", self.create, methods=["POST"], status_code=201)
         add("/outgoing-webhooks", self.list_webhooks, methods=["GET"])
-        add(one, self.read, methods=["GET"])
-        add(one, self.change, methods=["PATCH"])
-        add(one, self.delete, methods=["DELETE"], status_code=204)
-        add(f"{one}/test", self.test, methods=["POST"], status_code=202)
-        add(f"{one}/rotate-secret", self.rotate_secret, methods=["POST"])
-        add(f"{one}/enable", self.enable, methods=["POST"])
-        add(f"{one}/disable", self.disable, methods=["POST"])
-        add(f"{one}/pause", self.pause, methods=["POST"])
-        add(f"{one}/resume", self.resume, methods=["POST"])
+        add(item, self.read, methods=["GET"])
+        add(item, self.change, methods=["PATCH"])
+        add(item, self.delete, methods=["DELETE"], status_code=204)
+        add(f"{item}/test", self.test, methods=["POST"], status_code=202)
+        add(f"{item}/rotate-secret", self.rotate_secret, methods=["POST"])
+        add(f"{item}/enable", self.enable, methods=["POST"])
+        add(f"{item}/disable", self.disable, methods=["POST"])
+        add(f"{item}/pause", self.pause, methods=["POST"])
+        add(f"{item}/resume", self.resume, methods=["POST"])
         app.include_router(router)
 
     async def create(self, body: WebhookCreate, key: Writer, *, force: Force = False) -> WebhookOut:
-        """Subscribe a URL to events. The secret is shown this once."""
+        """Subscribe a URL to events. Only this response shows the secret."""
         self._check_url(body.url)
         warnings = _check_event_names(body.events, force=force)
         if await self._is_full(key.workspace, self._settings.webhooks_per_workspace):
-            raise self._no_room()
+            raise self._limit_reached()
         if not force:
             await self._check_url_is_free(key.workspace, body.url)
         webhook_id = new_webhook_id()
         secret = body.secret or new_secret(body.profile)
-        moment = utcnow()
+        created_at = utcnow()
         document: Document = {
             "_id": webhook_id,
             "workspace": key.workspace,
@@ -117,70 +115,72 @@ class WebhooksApi:
             else [],
             "claims_url": not force,
             "paused": False,
-            "created_at": moment,
-            "changed_at": moment,
+            "created_at": created_at,
+            "changed_at": created_at,
             **enabled_fields(on=body.enabled),
         }
         if body.secret is not None:
             self._check_secret(body.profile, body.secret)
-        self._check(document)
+        self._validate(document)
         try:
             with translate_errors():
                 await self._subscriptions.collection.insert_one(document)
         except Duplicate:
             raise _url_taken() from None
+        # Concurrent calls may each have found space for one more: check again with the webhook stored.
         if await self._is_full(key.workspace, self._settings.webhooks_per_workspace + 1):
-            await self._change(webhook_id, deleted_fields())  # others were made at the same moment
-            raise self._no_room()
+            await self._change(webhook_id, deleted_fields())
+            raise self._limit_reached()
         await self._subscriptions.snapshot.record(document["_id"])
         return self._documents.webhook_out(document, {}, secret).model_copy(update={"warnings": warnings})
 
     async def list_webhooks(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[WebhookOut]:
-        """The workspace's outgoing webhooks, newest first."""
+        """List the workspace's outgoing webhooks, newest first."""
         query = {"workspace": key.workspace, "deleted_at": None}
-        found = await page(self._subscriptions.collection, query, identity, limit=limit, cursor=cursor)
-        health = await self._endpoint_health.by_webhook([document["_id"] for document in found.items])
+        results = await page(self._subscriptions.collection, query, identity, limit=limit, cursor=cursor)
+        health = await self._endpoint_health.by_webhook([document["_id"] for document in results.items])
         return Page[WebhookOut](
             items=[
                 self._documents.webhook_out(document, health.get(document["_id"], {}))
-                for document in found.items
+                for document in results.items
             ],
-            next_cursor=found.next_cursor,
+            next_cursor=results.next_cursor,
         )
 
     async def read(self, webhook_id: str, key: Reader) -> WebhookOut:
-        """One outgoing webhook."""
+        """Return one outgoing webhook."""
         return await self._webhook_out(await self._find(webhook_id, key))
 
     async def change(
         self, webhook_id: str, body: WebhookUpdate, key: Writer, *, force: Force = False
     ) -> WebhookOut:
-        """Change what is given; what waits keeps its body, and goes out as the webhook is by then."""
+        """Change the given fields. Waiting deliveries keep their bodies, and go out with the new settings."""
         document = await self._find(webhook_id, key)
-        given = body.model_dump(exclude_unset=True)
+        fields = body.model_dump(exclude_unset=True)
         change = {
             name: value
-            for name, value in stored_fields(given).items()
+            for name, value in stored_fields(fields).items()
             if value is not None or name in CLEARABLE
         }
-        secret: Document = {name: change.pop(name) for name in ("headers", "auth") if name in change}
-        change |= self._documents.sealed_fields(key.workspace, webhook_id, secret)
+        secret_fields: Document = {name: change.pop(name) for name in ("headers", "auth") if name in change}
+        change |= self._documents.sealed_fields(key.workspace, webhook_id, secret_fields)
         if body.url:
             self._check_url(body.url)
-            beside = body.url == document["url"] and not document.get("claims_url", False)
-            change["claims_url"] = not (force or beside)
+            # A webhook that shares its URL by `force` keeps doing so while its URL stays.
+            keeps_shared_url = body.url == document["url"] and not document.get("claims_url", False)
+            change["claims_url"] = not (force or keeps_shared_url)
             if change["claims_url"] and body.url != document["url"]:
                 await self._check_url_is_free(key.workspace, body.url)
         if "enabled" in change:
             change |= enabled_fields(on=change["enabled"])
         warnings = _check_event_names(body.events or (), document["events"], force=force)
-        self._check(document | change)
-        lift = bool(change.get("enabled")) or bool(_RESETTING_FIELDS & change.keys())
-        shown = await self._webhook_out(await self._change(webhook_id, change, lift=lift))
-        return shown.model_copy(update={"warnings": warnings})
+        self._validate(document | change)
+        lifts = bool(change.get("enabled")) or bool(_RESETTING_FIELDS & change.keys())
+        webhook = await self._webhook_out(await self._change(webhook_id, change, lifts=lifts))
+        return webhook.model_copy(update={"warnings": warnings})
 
     async def delete(self, webhook_id: str, key: Writer) -> Response:
-        """Remove a webhook: what waits for it is cancelled, its log stays until it expires."""
+        """Delete a webhook. Its waiting deliveries are cancelled; its log stays until it expires."""
         await self._find(webhook_id, key)
         await self._change(webhook_id, deleted_fields())
         await self._deliveries.cancel_all(webhook_id)
@@ -188,9 +188,9 @@ class WebhooksApi:
         return Response(status_code=204)
 
     async def test(self, webhook_id: str, key: Writer) -> WebhookTestOut:
-        """Send a `webhook.test` event through the same path as any other, whatever the webhook listens to.
+        """Send a `webhook.test` event the way other events go, whatever event types the webhook has.
 
-        It goes past an endpoint's hold and open circuit, and its result decides about them.
+        It goes past the endpoint's hold and open circuit, and its result decides about them.
         """
         webhook = self._subscriptions.parse(await self._find(webhook_id, key))
         event = Event(
@@ -213,11 +213,11 @@ class WebhooksApi:
         return WebhookTestOut(delivery_id=delivery_id)
 
     async def rotate_secret(self, webhook_id: str, body: WebhookSecretRotate, key: Writer) -> WebhookOut:
-        """Make or take a new secret; the old one stays valid for `overlap_hours`.
+        """Set a new secret, given or generated; the old one stays valid for `overlap_hours`.
 
-        `standard` and `standard_v1a` send a signature by each. `nchat` and `chatwoot` sign with the old one
-        until it ends, and with the new one in a second header, `...-Signature-Next`. At most five secrets
-        are valid at a time.
+        `standard` and `standard_v1a` send one signature for each valid secret. `nchat` and `chatwoot` sign
+        with the old secret until it expires, and with the new one in a second header, `...-Signature-Next`.
+        At most five secrets are valid at a time.
         """
         document = await self._find(webhook_id, key)
         profile = document["profile"]
@@ -229,57 +229,61 @@ class WebhooksApi:
         return await self._webhook_out(await self._change(webhook_id, {"secrets": rotated}), secret)
 
     async def enable(self, webhook_id: str, key: Writer) -> WebhookOut:
-        """Send again, what waited too, without hold and with the circuit closed.
+        """Enable the webhook, end a hold and close the circuit; waiting deliveries are sent.
 
-        What happened while it was disabled is not sent.
+        Events from while it was disabled are not sent.
         """
         await self._find(webhook_id, key)
-        return await self._webhook_out(await self._change(webhook_id, enabled_fields(on=True), lift=True))
+        return await self._webhook_out(await self._change(webhook_id, enabled_fields(on=True), lifts=True))
 
     async def disable(self, webhook_id: str, key: Writer) -> WebhookOut:
-        """Take no more events and send nothing until it is enabled; what waits keeps waiting."""
+        """Disable the webhook: it gets no new events, and its deliveries wait until it is enabled."""
         await self._find(webhook_id, key)
         return await self._webhook_out(await self._change(webhook_id, enabled_fields(on=False)))
 
     async def pause(self, webhook_id: str, key: Writer) -> WebhookOut:
-        """Send nothing until it is resumed, and keep every event until then."""
+        """Pause the webhook: events are stored, and nothing is sent until it is resumed."""
         await self._find(webhook_id, key)
         return await self._webhook_out(await self._change(webhook_id, {"paused": True}))
 
     async def resume(self, webhook_id: str, key: Writer) -> WebhookOut:
-        """Send what waited, and go on, without hold and with the circuit closed."""
+        """Resume the webhook, end a hold and close the circuit; waiting deliveries are sent."""
         await self._find(webhook_id, key)
-        return await self._webhook_out(await self._change(webhook_id, {"paused": False}, lift=True))
+        return await self._webhook_out(await self._change(webhook_id, {"paused": False}, lifts=True))
 
-    # The store
+    # Checks and storage
 
     def _check_url(self, url: str) -> None:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        fault = ""
+        problem = ""
         if parts.scheme == "http" and not self._settings.allow_http:
-            fault = "must start with https://: a webhook without TLS can be read and changed on its way"
+            problem = "must start with https://: without TLS, others can read and change requests"
         elif not self._client.port_allowed(port):
-            fault = f"port {port} is not allowed: ports are {self._settings.egress_ports}"
+            problem = f"port {port} is not allowed: ports are {self._settings.egress_ports}"
         elif not self._client.host_allowed(parts.hostname or ""):
-            fault = "this address is internal: deliveries go to public addresses only"
-        if fault:
-            raise _invalid("url", fault)
+            problem = "this address is internal: deliveries go to public addresses only"
+        if problem:
+            raise _invalid("url", problem)
 
-    async def _is_full(self, workspace: str, most: int) -> bool:
-        """Whether it has so many webhooks, or more."""
+    async def _is_full(self, workspace: str, limit: int) -> bool:
+        """Return whether the workspace has at least `limit` webhooks."""
         with translate_errors():
             count = await self._subscriptions.collection.count_documents(
-                {"workspace": workspace, "deleted_at": None}, limit=most
+                {"workspace": workspace, "deleted_at": None}, limit=limit
             )
-        return count >= most
+        return count >= limit
 
-    def _no_room(self) -> Conflict:
-        most = self._settings.webhooks_per_workspace
-        return Conflict(f"the workspace has {most} outgoing webhooks, which is the most: delete one first")
+    def _limit_reached(self) -> Conflict:
+        limit = self._settings.webhooks_per_workspace
+        return Conflict(f"the workspace has {limit} outgoing webhooks, its limit: delete one first")
 
     async def _check_url_is_free(self, workspace: str, url: str) -> None:
-        """The index refuses two that claim a URL; one that was forced has it without a claim."""
+        """Raise `Conflict` if a webhook of the workspace has this URL.
+
+        The unique index refuses only two webhooks that claim a URL. One that was created with `force` does
+        not.
+        """
         with translate_errors():
             taken = await self._subscriptions.collection.find_one(
                 {"workspace": workspace, "url": url, "deleted_at": None}, {"_id": 1}
@@ -287,8 +291,8 @@ class WebhooksApi:
         if taken is not None:
             raise _url_taken()
 
-    def _check(self, document: Document) -> None:
-        """That the webhook can be read back: what a field alone does not show (a certificate and its key)."""
+    def _validate(self, document: Document) -> None:
+        """Raise `Invalid` if fields do not fit together, such as a certificate and its key."""
         try:
             self._subscriptions.validate(document)
         except Malformed as error:
@@ -310,14 +314,17 @@ class WebhooksApi:
             raise NotFound("no such outgoing webhook")
         return document
 
-    async def _change(self, webhook_id: str, change: Mapping[str, Any], *, lift: bool = False) -> Document:
-        """Change a webhook; with `lift`, end its endpoint's hold and close its circuit, whoever owns it."""
-        lifted = {"$inc": {"lifts": 1}} if lift else {}
+    async def _change(self, webhook_id: str, change: Mapping[str, Any], *, lifts: bool = False) -> Document:
+        """Change a webhook.
+
+        With `lifts`, end its endpoint's hold and close its circuit in the owning process.
+        """
+        increment = {"$inc": {"lifts": 1}} if lifts else {}
         try:
             with translate_errors():
                 document = await self._subscriptions.collection.find_one_and_update(
                     {"_id": webhook_id, "deleted_at": None},
-                    {"$set": {**change, "changed_at": utcnow()}, **lifted},
+                    {"$set": {**change, "changed_at": utcnow()}, **increment},
                     return_document=True,
                 )
         except Duplicate:
@@ -333,7 +340,10 @@ class WebhooksApi:
 
 
 def _check_event_names(events: Sequence[str], accepted: Sequence[str] = (), *, force: bool) -> list[str]:
-    """What to warn of. Raises `Invalid` for names that the catalogue lacks and `accepted` does not have."""
+    """Return warnings about event names.
+
+    Raises `Invalid` for names that are in neither the catalogue nor `accepted`.
+    """
     report = event_names().check(events, events if force else accepted)
     if report.errors:
         errors = [FieldError(f"events.{position}", error) for position, error in report.errors.items()]

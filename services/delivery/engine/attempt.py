@@ -1,4 +1,4 @@
-"""One attempt: make the body, sign, POST, judge the answer, count it."""
+"""One attempt: render the body, sign, POST, evaluate the response, count it."""
 
 import asyncio
 from collections import defaultdict
@@ -28,11 +28,11 @@ from shared.wire.expressions import ExpressionError, project
 _USER_AGENT: Final = f"Interlink/{VERSION}"
 _REDACTED: Final = "[hidden]"
 _CHEAP_TRANSFORM_S: Final = 0.001
-"""A projection that takes no longer needs no pause."""
+"""A transform that takes no longer needs no pause after it."""
 
 
 class Attempter:
-    """Makes attempts; knows nothing of queues."""
+    """Makes attempts. It knows nothing of queues and retries."""
 
     def __init__(self, client: EgressClient, statistics: Statistics, log: Log) -> None:
         self._client = client
@@ -43,7 +43,10 @@ class Attempter:
     async def attempt(
         self, webhook: OutgoingWebhook, claimed: ClaimedDelivery
     ) -> tuple[Attempt, AttemptOutcome]:
-        """Send the request once. A failure of the other side is a result, not an error."""
+        """Send the request once; return the attempt and its outcome.
+
+        A failure of the endpoint is an outcome, not an exception.
+        """
         started = utcnow()
         request, number = claimed.request, claimed.attempts + 1
         if number == 1:
@@ -59,7 +62,7 @@ class Attempter:
         metrics.ATTEMPT_SECONDS.observe(response.seconds)
         metrics.deliveries(outcome.status).inc()
         self._log.info(
-            "delivery attempted",
+            "delivery.attempted",
             trace_id=request.traceparent[3:35],
             delivery_id=request.delivery_id,
             webhook_id=webhook.id,
@@ -73,9 +76,10 @@ class Attempter:
         return attempt, outcome
 
     async def _transform_body(self, webhook: OutgoingWebhook, body: bytes) -> bytes:
-        """The body as the webhook wants it; one projection of a workspace at a time.
+        """Return the body after the webhook's transform. Raises `ExpressionError`.
 
-        Raises `ExpressionError`.
+        One transform of a workspace runs at a time. A pause as long as the transform follows an expensive
+        one: transforms run in the event loop, and other workspaces must get their share of it.
         """
         if webhook.transform is None:
             return body
@@ -85,12 +89,12 @@ class Attempter:
                 return project(webhook.transform, body)
             finally:
                 cpu_s = thread_time() - started
-                await asyncio.sleep(cpu_s if cpu_s > _CHEAP_TRANSFORM_S else 0)  # others have a turn
+                await asyncio.sleep(cpu_s if cpu_s > _CHEAP_TRANSFORM_S else 0)
 
     async def _send(
         self, webhook: OutgoingWebhook, claimed: ClaimedDelivery, number: int
     ) -> tuple[Mapping[str, str], EgressResponse]:
-        """The headers as the log may keep them, and the answer."""
+        """Send one request; return its headers as the log may store them, and the response."""
         request = claimed.request
         if request.fault and claimed.attempts == 0:
             return {}, EgressResponse(None, CONDITION_TOO_EXPENSIVE, request.fault, {}, b"", 0.0, None)
@@ -127,6 +131,7 @@ class Attempter:
 
 
 def _age_s(occurred_at: str, now: datetime) -> float:
+    """Return the age of an event in seconds; 0 if its time is unreadable."""
     try:
         return max(0.0, (now - datetime.fromisoformat(occurred_at)).total_seconds())
     except (ValueError, TypeError):

@@ -1,11 +1,11 @@
-"""Deferred events: what a workspace published beyond its fair share, stored in order until its turn comes.
+"""Deferred events: what a workspace published beyond its fair share, stored in order until its turn.
 
-An event is stored once, however many webhooks want it, in chunks of up to 256 KB. A line is what waits of
-one workspace from one partition of a topic. The partition's owner appends to the line and works it off, so
-order is kept per conversation without a lock: while there is a line, later events of its workspace wait too.
+An event is stored once, however many webhooks want it, in chunks. A queue holds the deferred events of one
+workspace from one source partition. The partition's owner appends to the queue and works it off, so no lock
+is needed to keep the order. While a workspace has a queue, its later events are deferred too.
 
-Storing happens beside fan-out, so that nobody's events wait for it. Offsets are committed after `stored` has
-returned: what a killed process had accepted but not stored is read from Kafka again.
+Chunks are stored in the background, so that the events of other workspaces do not wait. Offsets are committed
+after `wait_stored`: events that a killed process had accepted but not stored are read from Kafka again.
 """
 
 import asyncio
@@ -29,25 +29,28 @@ DEFERRED_EVENTS: Final = "deferred_events"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {DEFERRED_EVENTS: (Index((("source", 1),)),)}
 
 MAX_EVENTS: Final = 50_000
-"""Of one workspace that may wait in one process."""
+"""Deferred events that one workspace may have in one process."""
 MAX_BYTES: Final = 64 << 20
-"""Of one workspace's events that may wait in one process; each counts 1 KB more than its data."""
+"""Bytes of deferred events that one workspace may have in one process, plus 1 KB for each event."""
 
 _CHUNK_EVENTS: Final = 100
 _CHUNK_BYTES: Final = 64 << 10
 _EVENT_OVERHEAD_BYTES: Final = 1024
 _INSERT_BATCH: Final = 4
 _MAX_UNSTORED_CHUNKS: Final = 64
-"""Chunks that may wait to be stored before fan-out waits for them."""
+"""Unstored chunks above which fan-out waits."""
 _RETRY_INTERVAL_S: Final = 0.5
 
 SourcePartition = tuple[str, int]
-"""A topic and a partition of it."""
+"""A topic and one of its partitions."""
 
 
 @dataclass(slots=True)
 class BacklogChunk:
-    """Some deferred events of a line; `last` and `last_offset` are order and offset of the last one."""
+    """Some deferred events of a queue.
+
+    `last` and `last_offset` are the order and the offset of the last event, `size` is in bytes.
+    """
 
     id: str
     last: int
@@ -56,9 +59,9 @@ class BacklogChunk:
     size: int
     stored: bool = True
     lost: bool = False
-    """Set when another process takes the partition over. An unstored chunk is then left to that process."""
+    """Set when another process took the partition over: that process stores the chunk if it is unstored."""
     length: int = 0
-    """The number of events in the stored chunk; 0 until it is read."""
+    """Events in the stored chunk; 0 until it is read."""
 
 
 @dataclass(slots=True)
@@ -73,7 +76,7 @@ class BacklogQueue:
 
 
 class Backlog:
-    """The lines of the partitions that this process owns."""
+    """The queues of the partitions that this process owns."""
 
     def __init__(self, mongo: Mongo, *, owned: Callable[[], tuple[int, set[SourcePartition]]]) -> None:
         self._collection: Collection = mongo.collection(DEFERRED_EVENTS)
@@ -86,23 +89,24 @@ class Backlog:
         self._unstored: deque[tuple[BacklogChunk, Document]] = deque()
         self._store_task: asyncio.Task[None] | None = None
         self._accepted_count = self._stored_count = 0
-        """Chunks so far."""
+        """Chunks accepted and stored since the process started."""
         self._stored_changed = asyncio.Condition()
         self.stored_event = asyncio.Event()
-        """Set when something deferred was stored."""
+        """Set when a chunk was stored."""
 
     def is_backlogged(self, workspace: str) -> bool:
-        """Return whether earlier events of the workspace wait here: later ones go behind them.
+        """Return whether the workspace has deferred events, so that its later events must be deferred too.
 
-        Those of other partitions too: a strict webhook gets conversations in the order in which they came.
+        This includes events of other partitions: the backlog keeps a workspace's conversations in the order
+        of arrival for strict webhooks.
         """
         return workspace in self._queued
 
     def contains(self, received: ConsumedEvent) -> bool:
-        """Return whether the event itself waits already: it was stored, and its offset was not committed.
+        """Return whether the event is deferred already: it was stored, and its offset was not committed.
 
-        The order alone does not tell: it falls with the broker's clock. The offset alone does not either: it
-        begins again with a topic that was created again.
+        Order and offset must both be compared. The order goes back with the broker's clock, and offsets start
+        again when a topic was deleted and created.
         """
         queue = self._queues.get((received.event.workspace, _source(received)))
         return queue is not None and received.offset <= queue.last_offset and order_of(received) <= queue.last
@@ -112,7 +116,7 @@ class Backlog:
         return {queue.workspace for queue in self._queues.values() if queue.chunks[0].stored}
 
     def queues_of(self, workspace: str) -> list[BacklogQueue]:
-        """Return the lines of a workspace that can be worked off."""
+        """Return the queues of a workspace whose first chunk is stored."""
         return [
             queue
             for queue in self._queues.values()
@@ -120,18 +124,17 @@ class Backlog:
         ]
 
     def is_owned(self, queue: BacklogQueue) -> bool:
-        """Return whether this process owns the line."""
+        """Return whether this process owns the queue."""
         return self._queues.get((queue.workspace, queue.source)) is queue
 
     async def follow_assignment(self, *, reload: bool = False) -> None:
-        """Follow the assignment of partitions; load what waits of those that came.
+        """Drop the queues of lost partitions, and load those of gained ones. Raises `DatabaseUnavailable`.
 
-        With `again`, look at all: a process that lost a partition may have stored something late.
-        Raises `DatabaseUnavailable`.
+        With `reload`, load all: a process that lost a partition may have stored a chunk late.
         """
         async with self._lock:
             assignment, assigned = self._current_assignment()
-            # Another process may have owned a partition between two assignments that both have it.
+            # Another process may have owned a partition between two assignments that both include it.
             reload = reload or assignment != self._assignment
             to_load = assigned if reload else assigned - self._owned
             for key in [key for key, queue in self._queues.items() if queue.source not in assigned]:
@@ -151,14 +154,14 @@ class Backlog:
             self._owned, self._assignment = assigned, assignment
 
     def append(self, events: Sequence[ConsumedEvent]) -> list[tuple[ConsumedEvent, Rejected]]:
-        """Put events at the ends of their lines and begin to store them.
+        """Append events to their queues and start to store them; `wait_stored` waits for the end.
 
-        Returns those for which the workspace has no room. `stored` waits for the others.
+        Return the events for which the workspace's backlog has no space, with the reason.
         """
         rejected: list[tuple[ConsumedEvent, Rejected]] = []
         accepted: dict[tuple[str, SourcePartition], list[ConsumedEvent]] = {}
         added: dict[str, tuple[int, int]] = {}
-        full: set[str] = set()  # nothing of it is stored behind what was refused: that would hide it
+        full: set[str] = set()  # storing events behind a rejected one would hide it from `contains`
         for received in events:
             workspace = received.event.workspace
             queued, already_added = self._queued.get(workspace, (0, 0)), added.get(workspace, (0, 0))
@@ -190,29 +193,30 @@ class Backlog:
         return rejected
 
     async def wait_stored(self, *, except_last: int = 0) -> None:
-        """Wait until everything accepted before this call is stored, except the last `but` chunks."""
+        """Wait until every chunk accepted before this call is stored, except the last `except_last`."""
         accepted = self._accepted_count - except_last
         async with self._stored_changed:
             await self._stored_changed.wait_for(lambda: self._stored_count >= accepted)
 
     async def wait_for_space(self) -> None:
-        """Wait until few chunks wait to be stored."""
+        """Wait until few chunks are unstored."""
         await self.wait_stored(except_last=_MAX_UNSTORED_CHUNKS)
 
     async def start(self) -> None:
-        """Do nothing: `own` and `put` begin the work."""
+        """Do nothing: `follow_assignment` and `append` start the work."""
 
     async def stop(self) -> None:
-        """Give up what is not stored: its offsets are not committed."""
+        """Cancel unfinished storing: the offsets of these events are not committed."""
         if self._store_task:
             self._store_task.cancel()
             await asyncio.gather(self._store_task, return_exceptions=True)
 
     async def _store_chunks(self) -> None:
-        """Store what was accepted, in order, however long MongoDB is away."""
+        """Store accepted chunks in order, however long MongoDB is unavailable."""
         while self._unstored:
             batch = list(islice(self._unstored, _INSERT_BATCH))
             failpoint("fanout.deferring")
+            # Chunks stay in `_unstored` until they are written: a failed write is repeated.
             try:
                 await self._insert([document for chunk, document in batch if not chunk.lost])
             except DatabaseUnavailable:
@@ -228,7 +232,7 @@ class Backlog:
             self.stored_event.set()
 
     async def _insert(self, documents: Sequence[Document]) -> None:
-        """Insert chunks. One that another owner of the partition stored is replaced if this one has more."""
+        """Insert chunks. A shorter one that another owner of the partition stored is replaced."""
         if not documents:
             return
         try:
@@ -241,7 +245,7 @@ class Backlog:
                     await self._collection.replace_one(shorter_stored, document, upsert=True)
 
     async def read(self, queue: BacklogQueue) -> list[ConsumedEvent]:
-        """The events of the line's first chunk that are not done. Raises `DatabaseUnavailable`."""
+        """Return the events of the queue's first chunk that are not done. Raises `DatabaseUnavailable`."""
         chunk = queue.chunks[0]
         with translate_errors():
             document = await self._collection.find_one({"_id": chunk.id})
@@ -251,13 +255,13 @@ class Backlog:
         return [_read_event(queue.source, item) for item in document["events"][document["done"] :]]
 
     async def save_progress(self, queue: BacklogQueue, left: int) -> None:
-        """So many events of the line's first chunk are left. Raises `DatabaseUnavailable`."""
+        """Store that `left` events of the queue's first chunk are not done. Raises `DatabaseUnavailable`."""
         chunk = queue.chunks[0]
         with translate_errors():
             await self._collection.update_one({"_id": chunk.id}, {"$set": {"done": chunk.length - left}})
 
     async def finish(self, queue: BacklogQueue) -> None:
-        """The requests of the line's first chunk are on Kafka: remove it. Raises `DatabaseUnavailable`."""
+        """Delete the queue's first chunk: its requests are on Kafka. Raises `DatabaseUnavailable`."""
         chunk = queue.chunks[0]
         with translate_errors():
             await self._collection.delete_one({"_id": chunk.id})
@@ -305,7 +309,7 @@ def _split_chunks(events: Sequence[ConsumedEvent]) -> Iterator[list[ConsumedEven
 def _chunk_document(
     workspace: str, source: SourcePartition, events: Sequence[ConsumedEvent], *, after: int
 ) -> Document:
-    """Return a chunk as it is stored, behind those of its line up to the order `after`."""
+    """Return a chunk as it is stored, sorted behind the queue's chunks up to the order `after`."""
     first = max(order_of(events[0]), after + 1)
     return {
         # chunks of a partition are sorted by their order

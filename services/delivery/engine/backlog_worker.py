@@ -1,12 +1,12 @@
-"""Works off the backlog: a slice of each workspace in turn, at a pace that leaves room for others.
+"""Works off the backlog: a slice of each workspace in turn, at a rate that leaves capacity for others.
 
-While events of other workspaces come, a slice is about one millisecond, followed by a pause of 19 times
-its cost; the longer a workspace's events wait, the shorter its pauses. While there are none, slices are
-larger, and only the way to the attempts sets the pace: at most `_MOST_UNDER_WAY` requests are on it, so that
-whoever comes next finds a short queue.
+While other workspaces publish events, a slice takes about one millisecond, and a pause of 19 times its cost
+follows. The longer events of a workspace wait, the shorter its pauses. While no other workspace is active,
+slices are larger, and only the first attempts limit the rate: at most `_MAX_IN_FLIGHT` requests wait for
+theirs, so that a new event finds a short queue.
 
-Conditions are evaluated in a thread of low share: it rests every few hundred steps, so that the loop
-waits for it for a tenth of a millisecond, not for a whole evaluation.
+Conditions are evaluated in a thread that pauses every few hundred steps. So the event loop waits for the
+interpreter lock for a tenth of a millisecond, not for a whole evaluation.
 """
 
 import asyncio
@@ -29,30 +29,36 @@ from shared.runtime.logs import Log
 
 DeadLetter = Callable[[ConsumedEvent, Rejected], Awaitable[None]]
 HandledOffset = Callable[[int], Awaitable[int]]
-"""The offset before which a partition of `delivery.requested` is handled."""
+"""Returns the offset before which every record of a partition of `delivery.requested` is handled."""
 
 _SLICE: Final = 16_000.0
+"""Microseconds of a slice while no other workspace is active."""
 _SHARED_SLICE: Final = 1_000.0
+"""Microseconds of a slice while other workspaces are active."""
 _MAX_PAUSE_FACTOR: Final = 19.0
 _MIN_PAUSE_FACTOR: Final = 1.0
 """The pause after a slice while other workspaces are active, as a multiple of the slice's cost."""
 _MIN_PAUSE_AGE_S: Final = 300.0
-"""The age of a deferred event at which pauses are the shortest."""
+"""The age of a deferred event at which pauses are shortest."""
 _LOOP_SLICE: Final = 1_000.0
+"""Microseconds of processing after which other tasks run."""
 _MAX_IN_FLIGHT: Final = 16
+"""Requests that may wait for their first attempt."""
 _PROGRESS_INTERVAL_S: Final = 1.0
 """The interval at which progress in a chunk is stored. After a crash, work since then is repeated."""
 _POLL_INTERVAL_S: Final = 0.5
 _RELOAD_INTERVAL_S: Final = 30.0
+"""The interval at which chunks that previous owners stored late are searched."""
 _ABSORB_POLL_INTERVAL_S: Final = 0.005
 _ABSORB_TIMEOUT_S: Final = 5.0
+"""Wait no longer for first attempts: MongoDB or the consumer may be unavailable."""
 _RETRY_INTERVAL_S: Final = 1.0
 _FAILED_POLL_INTERVAL_S: Final = 0.1
 
 
 @dataclass(slots=True)
 class _OpenChunk:
-    """The chunk of a workspace that is worked off."""
+    """The chunk of a workspace that is in progress."""
 
     queue: BacklogQueue
     events: deque[ConsumedEvent]
@@ -62,20 +68,20 @@ class _OpenChunk:
 
 
 class _ThreadThrottle:
-    """The rests of the thread that evaluates conditions: `times` as long as the work before them."""
+    """The pauses of the thread that evaluates conditions: `rest_factor` times the work before them."""
 
     def __init__(self) -> None:
         self.rest_factor = 0.0
         self.cost = 0.0
-        """Microseconds of work that were followed by a rest."""
+        """Microseconds of work that a pause has followed."""
         self._measured_at: float | None = None
 
     def begin(self) -> None:
-        """Count from the thread's next call of `rest`."""
+        """Measure from the thread's next call of `rest`."""
         self._measured_at = None
 
     def rest(self) -> None:
-        """Sleep for as long as the work since the last rest asks for; in the thread."""
+        """Sleep in proportion to the work since the last call. Called in the thread."""
         now = thread_time()
         work_s = 0.0 if self._measured_at is None else now - self._measured_at
         self._measured_at = now
@@ -117,7 +123,7 @@ class BacklogWorker:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Stop the drain. Unfinished work stays in the backlog."""
+        """Stop the worker. Unfinished work stays in the backlog."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -140,13 +146,13 @@ class BacklogWorker:
                 self._open_chunks.clear()
                 self._log.warning("backlog.waits", error=str(error))
                 await asyncio.sleep(_RETRY_INTERVAL_S)
-            except Exception as error:  # noqa: BLE001 -- one bad turn must not be the last
+            except Exception as error:  # noqa: BLE001 -- a failed turn must not end the worker
                 self._open_chunks.clear()
                 self._log.error("backlog.failed", exc_info=error)
                 await asyncio.sleep(_RETRY_INTERVAL_S)
 
     async def _run_isolated_turn(self, workspace: str) -> None:
-        """A turn of a workspace; whatever is wrong with its events, the others have theirs."""
+        """Run a turn of a workspace; an unexpected error delays this workspace only."""
         try:
             await self._run_turn(workspace)
         except RetryLater:
@@ -159,7 +165,7 @@ class BacklogWorker:
             self._retry_at.pop(workspace, None)
 
     async def _wait_for_work(self) -> None:
-        """Follow the assignment; wait until there is something."""
+        """Follow the assignment; wait until there are deferred events."""
         now = asyncio.get_running_loop().time()
         reload = now - self._reloaded_at > _RELOAD_INTERVAL_S
         if reload:
@@ -175,7 +181,7 @@ class BacklogWorker:
                 pass
 
     async def _run_turn(self, workspace: str) -> None:
-        """One slice of a workspace, and the pause after it.
+        """Work off one slice of a workspace, then pause.
 
         Raises `BrokerUnavailable`, `DatabaseUnavailable`.
         """
@@ -194,6 +200,8 @@ class BacklogWorker:
             cost += await self._expand_events(chunk, max_cost - cost)
             await self._publish(chunk)
             if not chunk.events:
+                # The requests are acknowledged by Kafka, so the chunk may go. A crash in between
+                # repeats them under the same ids.
                 await self._backlog.finish(chunk.queue)
                 del self._open_chunks[workspace]
             else:
@@ -218,7 +226,7 @@ class BacklogWorker:
         return self._shares.has_other_active(self._backlog.workspaces(), asyncio.get_running_loop().time())
 
     async def _open_next_chunk(self, workspace: str) -> _OpenChunk | None:
-        """Read the next chunk of a workspace: of each of its lines in turn, the oldest chunk first."""
+        """Read the next chunk of a workspace: the oldest first chunk of its queues."""
         queues = self._backlog.queues_of(workspace)
         if not queues:
             return None
@@ -230,7 +238,7 @@ class BacklogWorker:
         return chunk
 
     async def _expand_events(self, chunk: _OpenChunk, max_cost: float) -> float:
-        """Judge webhooks until it has cost so much or the chunk is done; what it cost."""
+        """Evaluate webhooks until the chunk is done or `max_cost` is reached; return the cost."""
         cost = yielded_at_cost = 0.0
         alone = not self._others_active()
         while chunk.events and cost < max_cost:
@@ -254,23 +262,23 @@ class BacklogWorker:
                 yielded_at_cost = cost
                 await asyncio.sleep(0)
                 if alone and self._others_active():
-                    break  # what came meanwhile does not wait for the rest of a large slice
+                    break  # new events of others do not wait for the rest of a large slice
         return cost
 
     async def _advance(self, expansion: Expansion) -> Record | None:
-        """Judge one webhook, in the thread if it has a condition. Raises `Malformed`."""
+        """Evaluate one webhook, in the thread if it has a condition. Raises `Malformed`, `TooLarge`."""
         if not expansion.is_slow:
             return expansion.step()
         self._throttle.begin()
         return await asyncio.get_running_loop().run_in_executor(self._executor, expansion.step)
 
     async def _publish(self, chunk: _OpenChunk) -> None:
-        """Put the requests that were made on Kafka, unless another process owns the line by now."""
+        """Publish the requests. Raises `BrokerUnavailable` if another process owns the queue by now."""
         records, chunk.records = chunk.records, []
         if not records:
             return
         if not self._backlog.is_owned(chunk.queue):
-            raise BrokerUnavailable("another process works off this line")
+            raise BrokerUnavailable("another process works off this queue")
         self._in_flight.extend(await self._producer.publish_all(records, timeout_s=PUBLISH_TIMEOUT_S))
         failpoint("drain.published")
 
@@ -281,7 +289,7 @@ class BacklogWorker:
             await self._backlog.save_progress(chunk.queue, len(chunk.events))
 
     async def _wait_for_attempts(self, max_in_flight: int) -> None:
-        """Until at most so many requests are on their way to their first attempt.
+        """Wait until at most `max_in_flight` requests wait for their first attempt.
 
         Raises `BrokerUnavailable`.
         """
@@ -296,7 +304,7 @@ class BacklogWorker:
             )
             if len(self._in_flight) > max_in_flight:
                 if loop.time() > deadline:
-                    self._in_flight.clear()  # attempts stand still: the store or the consumer is away
+                    self._in_flight.clear()  # no progress: MongoDB or the consumer is unavailable
                     return
-                # What other processes own is asked of the broker: that takes a fifth of the time at most.
+                # For partitions of other processes the broker is asked: at most a fifth of the time.
                 await asyncio.sleep(max(_ABSORB_POLL_INTERVAL_S, 4 * (loop.time() - asked_at)))

@@ -7,14 +7,15 @@ from shared.runtime.mongo import utcnow
 
 
 def loop_time() -> float:
+    """Return the event loop's time in seconds."""
     return asyncio.get_running_loop().time()
 
 
 def to_wall_time(at: float) -> datetime:
-    """The time on the wall of a time of the loop."""
+    """Return the wall time of a time of the event loop."""
     return utcnow() + timedelta(seconds=at - loop_time())
 
 
 def to_loop_time(at: datetime) -> float:
-    """The loop's time of a time on the wall."""
+    """Return the event loop's time of a wall time."""
     return loop_time() + (at - utcnow()).total_seconds()

@@ -1,7 +1,7 @@
-"""Lanes: what this process knows of each outgoing webhook whose partition it owns.
+"""Endpoint state: what this process knows of an outgoing webhook whose partition it owns.
 
-A partition has one owner, so the most attempts in flight, the rate, the breaker, the order of a strict
-webhook and the next due time need no lock across processes. A lane that was slow is never waited for.
+A partition has one owner. So permits, rate limit, circuit breaker, strict order and the next due time need no
+lock across processes. Batches do not wait for an endpoint that was slow.
 """
 
 from datetime import datetime
@@ -15,12 +15,17 @@ from services.delivery.model.rate_limiter import RateLimiter
 from shared.runtime.mongo import Document, utcnow
 
 SLOW_THRESHOLD_S: Final = 0.2
+"""An endpoint whose last response took longer is slow."""
 _POLL_INTERVAL_S: Final = 1.0
 _MAX_MANUAL: Final = 100
+"""Manual requests of one webhook that are remembered; further ones wait like other deliveries."""
 
 
 class EndpointState:
-    """One webhook's deliveries in this process; `next_due` is None while nothing is open in the log."""
+    """The deliveries of one webhook in this process.
+
+    Times of type float are seconds of the event loop's clock.
+    """
 
     __slots__ = (
         "breaker",
@@ -59,38 +64,44 @@ class EndpointState:
         self.due_cursor = DueCursor()
         self.in_flight = 0
         self.finished_attempts = 0
-        """First attempts that ended here."""
+        """First attempts that ended in this process."""
         self.slow = False
+        """Whether the last response was slow."""
         self.draining = False
+        """Whether a task of the scheduler works on the due deliveries."""
         self.lost = False
+        """Set when another process took the partition over."""
         self.version = 0
+        """Rises with every delivery that becomes due, so that a search notices concurrent changes."""
         self.next_due: datetime | None = None
+        """When the next open delivery of the log is due; None if none is open."""
         self.not_before = 0.0
-        """The loop's time before which a look at the log is of no use."""
+        """Searching the log before this time is useless."""
         self.held_until = 0.0
-        """The loop's time until which the endpoint asked for quiet."""
+        """The end of the hold that the endpoint asked for."""
         self.limited_until = 0.0
-        """The loop's time until which the rate limit let nothing through when it was last asked."""
+        """Until when the rate limit gave no permit at the last request for one."""
         self.next_expiry_check = 0.0
-        """The loop's time of the next look for deliveries that waited too long behind an open circuit."""
+        """The next check for deliveries that waited too long behind an open circuit."""
         self.lifts: int | None = None
-        """The webhook's `lifts` that hold and circuit are of; None until the webhook is met."""
+        """The webhook's `lifts` that hold and circuit belong to; None before the webhook is read."""
         self.manual_ids: set[str] = set()
-        """Deliveries that a person asked for: they go past hold and circuit."""
+        """Deliveries that a person asked for: they go past hold and open circuit."""
         self.written_hold_state = self.hold_state
-        """The `standing` that the store has."""
+        """The `hold_state` that is in MongoDB."""
         self.failing_since: datetime | None = None
         """The first failure since the last success."""
         self.recorded_since: datetime | None = None
-        """Since when it is failing, as the store has it."""
+        """The `failing_since` that is in MongoDB."""
         self.warned = False
+        """Whether the warning before disabling the webhook was published."""
         self.url = ""
         self.workspace = ""
 
     def update_webhook(self, webhook: OutgoingWebhook) -> None:
-        """Attempts go to this webhook now: what was learnt at another URL says nothing of its own.
+        """Use this version of the webhook from now on.
 
-        What a person lifted since (by enable, resume or other settings) is over.
+        Failures at another URL do not count. A higher `lifts` ends hold and open circuit.
         """
         self.breaker.policy = self.defaults.with_settings(webhook.breaker)
         if self.url and self.url != webhook.url:
@@ -103,9 +114,9 @@ class EndpointState:
 
     @property
     def hold_state(self) -> tuple[Any, ...]:
-        """What of this lane makes deliveries wait; empty if nothing does.
+        """What makes deliveries of this endpoint wait; empty if nothing does.
 
-        A probe comes and goes too quickly to be written.
+        A half-open circuit counts as open: a probe is too short to be written.
         """
         closed = self.breaker.circuit == "closed"
         if closed and not self.held_until and not self.limited_until:
@@ -113,7 +124,7 @@ class EndpointState:
         return closed, self.breaker.probe_at, self.held_until, self.limited_until, self.lifts
 
     def document(self) -> Document:
-        """The standing with times of the clock on the wall."""
+        """Return the hold state for MongoDB, with wall times."""
         closed = self.breaker.circuit == "closed"
         return {
             "circuit": "closed" if closed else "open",
@@ -126,7 +137,7 @@ class EndpointState:
         }
 
     def restore(self, health: Document) -> None:
-        """Take over what the partition's owner before this process had written."""
+        """Restore what the partition's previous owner wrote."""
         self.failing_since = self.recorded_since = health.get("since")
         self.warned = health.get("warned", False)
         self.lifts = health.get("lifts")
@@ -138,20 +149,20 @@ class EndpointState:
         self.written_hold_state = self.hold_state
 
     def request_manual(self, delivery_id: str) -> None:
-        """Send this delivery past hold and circuit: a person asks for it, and its result decides."""
+        """Send this delivery past hold and open circuit: a person asked for it."""
         if len(self.manual_ids) < _MAX_MANUAL:
             self.manual_ids.add(delivery_id)
         self.not_before = 0.0
 
     def available_permits(self, webhook: OutgoingWebhook) -> int:
-        """How many more attempts may start now; a strict webhook has one at a time."""
+        """Return how many more attempts may start now; at most one for a strict webhook."""
         now = loop_time()
         if now < self.held_until:
             return 0
         return int(min(self.permits_by_limits(webhook), self.breaker.available_permits(now)))
 
     def permits_by_limits(self, webhook: OutgoingWebhook) -> int:
-        """How many more attempts may start now by what the webhook's owner set, whatever was answered."""
+        """Return how many more attempts the webhook's own limits allow, whatever hold and circuit say."""
         max_in_flight = 1 if webhook.strict else webhook.max_in_flight
         permits = min(
             max_in_flight - self.in_flight,
@@ -160,9 +171,10 @@ class EndpointState:
         return max(0, int(permits))
 
     def wait_s_behind_circuit(self, webhook: OutgoingWebhook) -> float | None:
-        """How long a delivery may wait behind the circuit: None while it has not been open for that long.
+        """Return how long deliveries may wait behind the circuit, in seconds.
 
-        Nor while the endpoint asked for quiet: that is bounded by itself, and was told as the next attempt.
+        Return None while the circuit has not been open for that long. Return None during a hold, too: it has
+        a limit of its own, and the API shows its end as the next attempt.
         """
         now, policy = loop_time(), webhook.policy
         if now < self.held_until:
@@ -177,31 +189,34 @@ class EndpointState:
         return wait_s
 
     def postpone_expiry(self, seconds: float) -> None:
-        """Do not look for so long for what has waited too long."""
+        """Check again for expired deliveries after this many seconds."""
         self.next_expiry_check = loop_time() + seconds
 
     def acquire(self, webhook: OutgoingWebhook, count: int) -> None:
-        """These many attempts start now, of those that are free."""
+        """Take permits for `count` attempts that start now. Call it only with available permits."""
         now = loop_time()
         self.in_flight += count
         self.rate_limiter.acquire(webhook.rate_limit, count, now)
         self.breaker.acquire(now)
 
     def finish(self) -> None:
-        """One that was taken has ended; the breaker must not wait for a probe that told it nothing."""
+        """Return the permit of an attempt that ended.
+
+        If none is in flight, allow another probe: the last one may have said nothing about the endpoint.
+        """
         self.in_flight -= 1
         if self.in_flight == 0:
             self.breaker.release()
 
     def release(self, count: int) -> None:
-        """These many of those taken were not needed."""
+        """Return `count` unused permits."""
         if count:
             self.in_flight -= count
             self.rate_limiter.release(count)
             self.breaker.release()
 
     def pause_until_permitted(self, webhook: OutgoingWebhook) -> None:
-        """Nothing may start now: look again when something may, or the webhook may have been changed."""
+        """Pause until a permit may be available, at most 1 s: the webhook may change meanwhile."""
         now = loop_time()
         at = max(now, self.held_until)
         if self.breaker.available_permits(now) == 0:
@@ -212,26 +227,26 @@ class EndpointState:
         self.not_before = min(at, now + _POLL_INTERVAL_S)
 
     def pause(self, seconds: float) -> None:
-        """Do not look at the log for so long."""
+        """Do not search the log for this many seconds."""
         self.not_before = loop_time() + seconds
 
     def hold(self, seconds: float) -> None:
-        """The endpoint asked for quiet: start nothing for so long."""
+        """Start nothing for this many seconds: the endpoint asked for it with `Retry-After`."""
         self.held_until = max(self.held_until, loop_time() + seconds)
 
     def record_result(self, *, succeeded: bool) -> bool:
-        """The endpoint's last answer, for the breaker; whether the circuit opened or closed with it."""
+        """Record the result of an attempt; return whether the circuit opened or closed."""
         return self.breaker.record_result(succeeded=succeeded, now=loop_time())
 
     def note_due(self, at: datetime) -> None:
-        """Something in the log is open and due at this time."""
+        """Note that a delivery in the log is open and due at this time."""
         self.version += 1
         self.due_cursor.note_due(at)
         if self.next_due is None or at < self.next_due:
             self.next_due = at
 
     def note_external_change(self) -> None:
-        """Another process made something in the log due."""
+        """Note that another process made a delivery in the log due."""
         now = utcnow()
         self.note_due(now)
         self.due_cursor.note_external_change(now)

@@ -14,11 +14,11 @@ from services.delivery.settings import DeliverySettings
 from shared.runtime.mongo import utcnow
 
 _RESERVED_DIVISOR: Final = 10
-"""One slot in so many is for workspaces with nothing under way."""
+"""One permit in so many is reserved for workspaces without attempts in flight."""
 
 
 class EndpointStates:
-    """The lanes of the partitions that this process owns, and the room that they share."""
+    """The endpoint states by webhook."""
 
     def __init__(
         self, deliveries: Deliveries, endpoint_health: EndpointHealthRecords, settings: DeliverySettings
@@ -33,11 +33,12 @@ class EndpointStates:
         self._in_flight_by_workspace: Counter[str] = Counter()
 
     def available_permits(self, workspace: str) -> int:
-        """How many more attempts of a workspace this process may start.
+        """Return how many more attempts of a workspace this process may start.
 
-        A workspace has no more under way than are free for others then: one alone gets half of all, two get
-        a third each. The last tenth is for workspaces with nothing under way, one attempt each: halves of
-        halves would leave none for the eleventh that comes while the attempts of ten hang.
+        A workspace may have as many attempts in flight as permits stay free for others: one workspace alone
+        gets half of all, two get a third each. A tenth is reserved for workspaces without attempts in flight,
+        one attempt each. Without it, ten workspaces with hanging attempts would leave nothing for the
+        eleventh.
         """
         free = max(0, self._settings.most_in_flight - self._in_flight)
         own_in_flight = self._in_flight_by_workspace[workspace]
@@ -46,19 +47,19 @@ class EndpointStates:
         return max(first_permit, min((free - own_in_flight + 1) // 2, free - reserved))
 
     def acquire(self, state: EndpointState, webhook: OutgoingWebhook, count: int = 1) -> None:
-        """These many attempts of a lane start now."""
+        """Take permits for `count` attempts that start now."""
         state.workspace = webhook.workspace
         self._in_flight += count
         self._in_flight_by_workspace[webhook.workspace] += count
         state.acquire(webhook, count)
 
     def release(self, state: EndpointState, count: int) -> None:
-        """These many of them were not needed."""
+        """Return `count` unused permits."""
         self._release_permits(state, count)
         state.release(count)
 
     def finish(self, state: EndpointState) -> None:
-        """One of them has ended, however it did."""
+        """Return the permit of an attempt that ended, whatever its outcome."""
         self._release_permits(state, 1)
         state.finish()
 
@@ -69,16 +70,18 @@ class EndpointStates:
             del self._in_flight_by_workspace[state.workspace]
 
     def state(self, webhook_id: str, partition: int) -> EndpointState:
+        """Return the state of a webhook's endpoint; create it if there is none."""
         state = self._states.get(webhook_id)
         if state is None:
             state = self._states[webhook_id] = EndpointState(webhook_id, partition, self._settings.breaker)
         return state
 
     async def follow_assignment(self, assignment: int, partitions: Iterable[int]) -> None:
-        """Follow the assignment: forget lanes that went away, load what is open of those that came.
+        """Drop the states of lost partitions, and load open deliveries of gained ones.
 
-        With a new number of the assignment, all may have come: whoever owned a partition in between may have
-        left something open, also if this process has the partition again by the time that it looks.
+        With a new assignment number, open deliveries of all partitions are loaded: another process may have
+        owned a partition in between, even if this process had it before and has it again. Raises
+        `DatabaseUnavailable`.
         """
         assigned = set(partitions)
         lost, gained = self._owned - assigned, assigned - self._owned
@@ -87,6 +90,7 @@ class EndpointStates:
                 state.lost = True
                 del self._states[state.webhook_id]
             self._owned -= lost
+        # A partition of both assignments may have had another owner in between.
         to_load = assigned if assignment != self._assignment else gained
         if to_load:
             health_documents = await self._endpoint_health.unhealthy(gained) if gained else []
@@ -100,7 +104,7 @@ class EndpointStates:
         self._assignment = assignment
 
     def due_states(self, now: datetime) -> list[EndpointState]:
-        """Lanes with something due that nobody is draining, the longest due first."""
+        """Return the states with due deliveries that no task drains, the longest overdue first."""
         loop_now = loop_time()
         due = [
             state
@@ -113,7 +117,7 @@ class EndpointStates:
         return sorted(due, key=lambda state: state.next_due or now)
 
     def seconds_until_next_poll(self, max_s: float) -> float:
-        """Seconds until a lane that rests may go on, at most so many."""
+        """Return the seconds until a paused state may continue, at most `max_s`."""
         loop_now = loop_time()
         waits = (
             state.not_before - loop_now

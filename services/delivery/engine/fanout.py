@@ -1,7 +1,7 @@
-"""Fan-out: one event becomes one delivery request for every outgoing webhook that wants it.
+"""Fan-out: one delivery request for each outgoing webhook that wants an event.
 
-What a workspace publishes within its fair share is fanned out at once, straight from the batch. What is
-beyond it goes to the backlog (`backlog.py`), which `drain.py` works off in turns.
+Events within a workspace's fair share are fanned out at once, straight from the batch. Further events go to
+the backlog (`backlog.py`), and `backlog_worker.py` expands them.
 """
 
 import asyncio
@@ -36,27 +36,30 @@ from shared.wire.tracing import child_traceparent
 
 PUBLISH_TIMEOUT_S: Final = 30.0
 _MAX_REQUEST_BYTES: Final = DELIVERY_REQUESTED.max_message_bytes - (64 << 10)
-"""Bytes of a body that Kafka takes, headers aside: a format may make a body larger than its event."""
+"""Bytes of a request body that Kafka takes. A format can make a body larger than its event."""
 _MAX_BATCH_COST: Final = 2 * BURST
-"""What a batch may cost to be handled at once, over all workspaces."""
+"""The cost of a batch that may be fanned out at once, over all workspaces."""
 _LOOP_SLICE: Final = 1_000.0
-"""Microseconds of processing after which other tasks have a turn."""
+"""Microseconds of processing after which other tasks run."""
 
 
 @dataclass(slots=True)
 class _BatchPlan:
-    """What becomes of a batch."""
+    """The result of deciding on a batch: records to publish, events to defer, events to reject."""
 
     records: list[Record] = field(default_factory=list)
     deferred: list[ConsumedEvent] = field(default_factory=list)
     rejected: list[tuple[ConsumedEvent, Rejected]] = field(default_factory=list)
     cost: float = 0.0
     yielded_at_cost: float = 0.0
-    """The cost when other tasks last had a turn."""
+    """The cost at which other tasks last ran."""
 
 
 class Expansion:
-    """The requests of one event, made one webhook at a time; `cost` is what it has cost so far."""
+    """The requests of one event, made one webhook at a time.
+
+    `cost` is the cost so far in microseconds; `done` is set after the last webhook.
+    """
 
     def __init__(self, steps: Iterator[Record | None], webhooks: Sequence[OutgoingWebhook]) -> None:
         self._steps = steps
@@ -67,14 +70,17 @@ class Expansion:
 
     @property
     def is_slow(self) -> bool:
-        """Whether the next step evaluates a condition. It may run in a thread."""
+        """Whether the next step evaluates a condition, and so should run in a thread."""
         if self._evaluated == len(self._webhooks):
             return False
         event_filter = self._webhooks[self._evaluated].filter
         return event_filter is not None and event_filter.has_condition
 
     def step(self) -> Record | None:
-        """Judge one webhook: its request, or None when it gets none. Raises `Malformed`, `TooLarge`."""
+        """Evaluate one webhook; return its request, or None if it does not want the event.
+
+        Raises `Malformed` if the event's data is not JSON, `TooLarge` if the request exceeds Kafka's limit.
+        """
         started = thread_time()
         try:
             record = next(self._steps)
@@ -110,10 +116,10 @@ class Fanout:
         self._unmatched = unmatched
 
     async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
-        """Put the requests of a batch on Kafka, in order, and what is beyond a fair share into the backlog.
+        """Publish the requests of a batch, in order, and defer events beyond a fair share.
 
-        The backlog's `stored` has to return before offsets are committed.
-        Raises `BrokerUnavailable`, `DatabaseUnavailable`, `PartiallyRejected`.
+        Offsets may be committed after the backlog's `wait_stored` returned. Raises `BrokerUnavailable`,
+        `DatabaseUnavailable`; `PartiallyRejected` with the events that cannot be processed.
         """
         failpoint("fanout.read")
         await asyncio.gather(
@@ -129,13 +135,18 @@ class Fanout:
             raise PartiallyRejected(plan.rejected)
 
     async def _plan(self, batch: Sequence[ConsumedEvent]) -> _BatchPlan:
-        """Decide on each event, one of each workspace in turn."""
+        """Decide on each event, one of each workspace in turn.
+
+        After a workspace's first deferred event, its later ones are deferred too, to keep their order.
+        """
         plan = _BatchPlan()
         deferred_workspaces: set[str] = set()
         queues: dict[str, deque[ConsumedEvent]] = {}
         for received in batch:
+            # After a crash, Kafka repeats events whose offset was not committed but which are stored.
             if not self._backlog.contains(received):
                 queues.setdefault(received.event.workspace, deque()).append(received)
+        # One event of each workspace in turn, so that a workspace's burst does not delay the others' events.
         while queues:
             for workspace in list(queues):
                 received = queues[workspace].popleft()
@@ -151,7 +162,10 @@ class Fanout:
         return plan
 
     async def _fan_out_immediately(self, received: ConsumedEvent, plan: _BatchPlan) -> bool:
-        """Fan an event out, if the workspace can afford it; otherwise nothing is left of the try."""
+        """Fan an event out if the workspace can afford it; return False to defer the event.
+
+        Requests of a deferred event are discarded: the backlog makes them again.
+        """
         loop, workspace = asyncio.get_running_loop(), received.event.workspace
         if plan.cost > _MAX_BATCH_COST or not self._shares.can_afford(workspace, loop.time()):
             return False
@@ -176,27 +190,27 @@ class Fanout:
         return expansion.done
 
     def expand(self, received: ConsumedEvent, checkpoint: Checkpoint | None = None) -> Expansion:
-        """Return the requests of an event, made step by step.
-
-        `rest` is called again and again while a condition is evaluated.
-        """
+        """Return the expansion of an event. `checkpoint` is called repeatedly while a condition runs."""
         event = received.event
         triggers = triggers_of(event) if received.topic == WEBHOOKS_RECEIVED.name else ()
         webhooks = self._subscriptions.matching(event.workspace, canonical(event.type), triggers)
         return Expansion(self._request_records(received, webhooks, checkpoint), webhooks)
 
     async def ensure_current(self) -> None:
-        """Bring the webhooks that judge events up to date. Raises `DatabaseUnavailable`."""
+        """Bring the webhooks in memory up to date. Raises `DatabaseUnavailable`."""
         await self._subscriptions.ensure_current()
 
     def record_cost(self, workspace: str, cost: float) -> None:
-        """An event of the workspace was fanned out from the backlog, at this cost."""
+        """Record the cost of an event that was fanned out from the backlog."""
         self._shares.record_cost(workspace, cost, asyncio.get_running_loop().time())
 
     def _request_records(
         self, received: ConsumedEvent, webhooks: Sequence[OutgoingWebhook], checkpoint: Checkpoint | None
     ) -> Iterator[Record | None]:
-        """For each webhook whose patterns cover the event: its request, or None if its filter fails."""
+        """Yield a request, or None if the filter rejects the event, for each matching webhook.
+
+        An event without any request is recorded as unmatched.
+        """
         event = received.event
         event_type = canonical(event.type)
         from_provider = received.topic == WEBHOOKS_RECEIVED.name
@@ -214,13 +228,16 @@ class Fanout:
                 fault = ""
                 if webhook.filter is not None:
                     try:
-                        wanted, _ = webhook.filter.evaluate(event_fields, webhook.integration_id, checkpoint)
-                    except BudgetExceeded as error:
-                        wanted, fault = True, str(error)
-                    if not wanted:
+                        is_wanted, _ = webhook.filter.evaluate(
+                            event_fields, webhook.integration_id, checkpoint
+                        )
+                    except BudgetExceeded as error:  # log a failed delivery, so that the owner sees it
+                        is_wanted, fault = True, str(error)
+                    if not is_wanted:
                         yield None
                         continue
                 reason = None
+                # Webhooks with the same format share one rendered body.
                 body = bodies.get(webhook.format)
                 if body is None:
                     body = bodies[webhook.format] = render_body(webhook.format, event_fields)
@@ -236,10 +253,10 @@ class Fanout:
 def event_fields_of(
     event: Event, event_type: str, sequence: str, *, from_provider: bool = False
 ) -> EventFields:
-    """An event as filters and formats see it. Raises `Malformed` when its data is not JSON.
+    """Return the event fields for filters and formats. Raises `Malformed` if the data is not JSON.
 
-    The data of a provider's event is a `ProviderEvent`: the platform's `payload`, whose bytes stay as they
-    came, and what the headers say of it. It occurred when the platform says, else when the hub received it.
+    The data of a provider's event is a `ProviderEvent`: the provider's `payload`, byte for byte, and the
+    fields of the headers. Its time is the provider's if a header has one, else the time of receipt.
     """
     raw, data = _provider_data(event) if from_provider else _json_data(event.data)
     occurred = event.attributes.get("occurred_at") if from_provider else None
@@ -249,7 +266,7 @@ def event_fields_of(
 
 
 def triggers_of(event: Event) -> tuple[str, ...]:
-    """The catalogue's triggers that a provider's event fires; none for a record that does not say."""
+    """Return the triggers of the catalogue that a provider's event fires."""
     triggers = event.attributes.get("triggers")
     return tuple(triggers.split(",")) if triggers else ()
 
@@ -273,5 +290,5 @@ def _provider_data(event: Event) -> tuple[bytes, Any]:
 
 
 def _json_data(raw: bytes) -> tuple[bytes, Any]:
-    """JSON text that may stand inside a JSON text; the gateway's check does not cover other producers."""
+    """Return JSON text and its value. Not only the gateway publishes events, so the text is checked here."""
     return (raw, parse_json(raw)) if raw else (b"null", None)

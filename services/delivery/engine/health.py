@@ -1,8 +1,9 @@
-"""What attempts teach about an endpoint: slow or not, the breaker, and when to give it up.
+"""Endpoint health: slow or not, hold, circuit breaker, and when to disable a webhook.
 
-An endpoint that answers 410, or that did nothing but fail for `disable_after_days`, is disabled: an event
-says so on `integration.events`, and one warns when four fifths of that time are over. So is a webhook whose
-condition exceeded its budget at least ten times over at least ten minutes (`condition_too_expensive`).
+An endpoint that answers 410, or that only failed for `disable_after_days`, is disabled. An event on
+`integration.events` reports it; another event warns when four fifths of that time are over. A webhook whose
+condition exceeded its budget at least ten times over at least ten minutes is disabled, too
+(`condition_too_expensive`).
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from shared.runtime.mongo import translate_errors, utcnow
 from shared.wire.tracing import child_traceparent
 
 _RECORD_DELAY: Final = timedelta(seconds=60)
-"""A failure that is over sooner costs no write."""
+"""A failure that ends sooner is not written."""
 _WARNING_SHARE: Final = 0.8
 _MIN_EXPENSIVE_CASES: Final = 10
 _MAX_EXPENSIVE_WEBHOOKS: Final = 10_000
@@ -37,7 +38,10 @@ _SHUTDOWN_TIMEOUT_S: Final = 5.0
 
 
 class EndpointHealth:
-    """Learns from every attempt; what has to be written is written aside, so that no attempt waits."""
+    """Updates endpoint states after every attempt.
+
+    Writes run in background tasks, so that attempts do not wait.
+    """
 
     def __init__(
         self,
@@ -57,10 +61,10 @@ class EndpointHealth:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing: attempts start the work."""
 
     async def stop(self) -> None:
-        """Finish what is being written."""
+        """Wait for writes in progress."""
         if self._tasks:
             await asyncio.wait(set(self._tasks.values()), timeout=_SHUTDOWN_TIMEOUT_S)
 
@@ -73,8 +77,9 @@ class EndpointHealth:
         *,
         manual: bool = False,
     ) -> None:
-        """Take in what an attempt shows. A success of one that a person asked for ends the hold, too."""
+        """Record an attempt. The success of a manual one also ends the hold."""
         endpoint_state.slow = attempt.response.seconds > SLOW_THRESHOLD_S
+        # Failures that say nothing about the endpoint only free the probe.
         if attempt.is_hub_failure:
             endpoint_state.breaker.release()
             return
@@ -89,7 +94,7 @@ class EndpointHealth:
         if attempt.is_not_sent:
             endpoint_state.breaker.release()
         elif endpoint_state.record_result(succeeded=not attempt.is_endpoint_failure):
-            self._log.warning("circuit", state=endpoint_state.breaker.circuit, webhook_id=webhook.id)
+            self._log.warning("circuit.changed", state=endpoint_state.breaker.circuit, webhook_id=webhook.id)
         self.write_hold_state(endpoint_state)
         if attempt.ok:
             endpoint_state.failing_since, endpoint_state.warned = None, False
@@ -99,7 +104,7 @@ class EndpointHealth:
             self._record_failure(endpoint_state, webhook, attempt, outcome)
 
     def write_hold_state(self, endpoint_state: EndpointState) -> None:
-        """Write what of a lane makes deliveries wait, if it has changed, for the API and the next owner."""
+        """Write the hold state if it changed, for the API and for the partition's next owner."""
         if endpoint_state.written_hold_state != endpoint_state.hold_state:
             self._run_in_background(
                 f"{endpoint_state.webhook_id}/hold_state", self._write_hold_state(endpoint_state)
@@ -137,7 +142,7 @@ class EndpointHealth:
             self._run_in_background(webhook.id, self._record_failing(endpoint_state, webhook, since))
 
     def _record_expensive_condition(self, webhook: OutgoingWebhook, attempt: Attempt) -> None:
-        """Suspend a webhook whose condition exceeds its budget again and again, for long."""
+        """Disable a webhook whose condition exceeds its budget often and for long."""
         if len(self._expensive_cases) > _MAX_EXPENSIVE_WEBHOOKS:
             self._expensive_cases.clear()
         cases = self._expensive_cases.setdefault(
@@ -150,7 +155,7 @@ class EndpointHealth:
             )
 
     def _run_in_background(self, key: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do one such thing at a time per webhook; what fails is tried again at the next failure."""
+        """Run one such task at a time per key. The next failure repeats a task that failed."""
         if key in self._tasks:
             work.close()
             return
@@ -162,7 +167,7 @@ class EndpointHealth:
         try:
             await work
         except RetryLater as error:
-            self._log.warning("health of an endpoint not written", key=key, error=str(error))
+            self._log.warning("endpoint_health.write_failed", key=key, error=str(error))
 
     async def _write_hold_state(self, endpoint_state: EndpointState) -> None:
         while not endpoint_state.lost and endpoint_state.written_hold_state != (
@@ -200,7 +205,10 @@ class EndpointHealth:
     async def _disable(
         self, webhook: OutgoingWebhook, since: datetime, reason: str, error: str | None
     ) -> None:
-        """Tell first: should we die in between, the next failure tells it again under the same id."""
+        """Publish the event, then disable the webhook.
+
+        If the process dies in between, the next failure publishes the event again under the same id.
+        """
         current = self._subscriptions.snapshot.items.get(webhook.id)
         if current is None or not current.enabled or current.enabled_at > since:
             return
@@ -215,13 +223,13 @@ class EndpointHealth:
             )
         if document is not None:
             await self._subscriptions.snapshot.record(webhook.id)
-            self._log.warning("webhook disabled", webhook_id=webhook.id, reason=reason)
+            self._log.warning("webhook.disabled", webhook_id=webhook.id, reason=reason)
 
     async def _publish_notice(
         self, webhook: OutgoingWebhook, event_type: str, since: datetime, fields: Mapping[str, str | None]
     ) -> None:
         since_text = rfc3339(since)
-        # The name, not the URL: many a URL is a secret.
+        # The name, not the URL: URLs often contain secrets.
         data = {"webhook_id": webhook.id, "name": webhook.name, "failing_since": since_text, **fields}
         event = Event(
             id=EventId(f"evt_{derive(webhook.id, event_type, since_text)}"),

@@ -1,4 +1,4 @@
-"""Due work from the log: retries, deliveries that found no room, and leases of processes that died."""
+"""Due work from the log: retries, deliveries that got no permit, and expired leases of dead processes."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,6 +12,7 @@ from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
 from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.deliveries import MAX_EXPIRED, ClaimedDelivery, Deliveries
+from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.log.erasures import Erasures
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from shared.contracts.errors import DatabaseUnavailable
@@ -22,20 +23,23 @@ from shared.runtime.mongo import utcnow
 
 _POLL_INTERVAL_S: Final = 0.25
 _GATHER_TIMEOUT_S: Final = 0.01
+"""Wait this long for attempts to end, so that one claim takes several permits."""
 _MAX_CLAIMED: Final = 50
 _STOPPED_POLL_INTERVAL_S: Final = 1.0
+"""The pause of a webhook that may not send: disabled, paused or unreadable."""
 _DATABASE_RETRY_INTERVAL_S: Final = 1.0
 _SHUTDOWN_TIMEOUT_S: Final = 10.0
 _EXPIRY_POLL_INTERVAL_S: Final = 10.0
 
 
 class Scheduler:
-    """Drains lanes that have something due, each on its own."""
+    """Drains the endpoint states with due deliveries, each in a task of its own."""
 
     def __init__(
         self,
         subscriptions: OutgoingWebhooks,
         deliveries: Deliveries,
+        endpoint_health: EndpointHealthRecords,
         erasures: Erasures,
         endpoint_states: EndpointStates,
         attempter: Attempter,
@@ -47,6 +51,7 @@ class Scheduler:
     ) -> None:
         self._subscriptions = subscriptions
         self._deliveries = deliveries
+        self._endpoint_health = endpoint_health
         self._erasures = erasures
         self._endpoint_states = endpoint_states
         self._attempter = attempter
@@ -54,19 +59,19 @@ class Scheduler:
         self._results = results
         self._log = log
         self._assignment = assignment
-        self._task: asyncio.Task[None] | None = None
+        self._poll_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._poll())
+        self._poll_task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Start nothing new and wait for what is under way; a lease covers what takes too long."""
+        """Start nothing new and wait for attempts in flight; a lease covers those that take too long."""
         self._stopping = True
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self._poll_task:
+            self._poll_task.cancel()
+            await asyncio.gather(self._poll_task, return_exceptions=True)
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=_SHUTDOWN_TIMEOUT_S)
 
@@ -81,16 +86,17 @@ class Scheduler:
             try:
                 await self._endpoint_states.follow_assignment(*self._assignment())
             except DatabaseUnavailable as error:
-                self._log.warning("due work waits for the store", error=str(error))
+                self._log.warning("scheduler.database_unavailable", error=str(error))
                 continue
             for endpoint_state in self._endpoint_states.due_states(utcnow()):
                 endpoint_state.draining = True
                 self._create_task(self._drain(endpoint_state))
 
     async def _drain(self, endpoint_state: EndpointState) -> None:
-        """Attempt what is due while there is room; attempts that take long outlive this."""
+        """Attempt due deliveries while permits last. Long attempts outlive this task."""
         attempts: set[asyncio.Task[None]] = set()
         try:
+            # Each pass reads the settings again: webhook, hold and circuit may change at any time.
             while not (self._stopping or endpoint_state.lost):
                 await self._subscriptions.ensure_current()
                 webhook = await self._subscriptions.find(endpoint_state.webhook_id)
@@ -99,14 +105,17 @@ class Scheduler:
                         endpoint_state.pause(_STOPPED_POLL_INTERVAL_S)
                         return
                     await self._deliveries.cancel_all(endpoint_state.webhook_id)
+                    await self._endpoint_health.delete(endpoint_state.webhook_id)
                     endpoint_state.next_due = None
                     return
                 endpoint_state.update_webhook(webhook)
                 self._health.write_hold_state(endpoint_state)
                 if not self._subscriptions.may_send(webhook):
+                    # Time in which a person stopped the webhook is no wait behind the circuit.
                     endpoint_state.breaker.restart_wait(asyncio.get_running_loop().time())
                     endpoint_state.pause(_STOPPED_POLL_INTERVAL_S)
                     return
+                # A person's requests first: they go past hold and circuit.
                 attempts |= await self._start_manual(endpoint_state, webhook)
                 permits = min(
                     endpoint_state.available_permits(webhook),
@@ -128,7 +137,7 @@ class Scheduler:
                 if attempts:
                     _, attempts = await asyncio.wait(attempts, timeout=_GATHER_TIMEOUT_S)
         except DatabaseUnavailable as error:
-            self._log.warning("due work waits for the store", error=str(error))
+            self._log.warning("scheduler.database_unavailable", error=str(error))
             endpoint_state.pause(_DATABASE_RETRY_INTERVAL_S)
         finally:
             endpoint_state.draining = False
@@ -136,9 +145,10 @@ class Scheduler:
     async def _start_due(
         self, endpoint_state: EndpointState, webhook: OutgoingWebhook, permits: int
     ) -> set[asyncio.Task[None]] | None:
-        """Start what is due and has room; None when nothing is."""
+        """Claim and start due deliveries, at most `permits`; return None if none is due."""
         version = endpoint_state.version
         endpoint_state.due_cursor.switch_field("order" if webhook.strict else "due_at")
+        # Permits are taken before the claim, which awaits: concurrent tasks must not exceed the limits.
         self._endpoint_states.acquire(endpoint_state, webhook, permits)
         claimed: list[ClaimedDelivery] = []
         try:
@@ -153,8 +163,9 @@ class Scheduler:
             return {
                 self._create_task(self._attempt(endpoint_state, webhook, delivery)) for delivery in claimed
             }
+        # Nothing is due: find out when to search again.
         due = await self._deliveries.next_due(webhook.id, endpoint_state.due_cursor)
-        if endpoint_state.version != version:
+        if endpoint_state.version != version:  # became due during the search: search again
             return set()
         endpoint_state.next_due = due
         return None
@@ -162,8 +173,8 @@ class Scheduler:
     async def _start_manual(
         self, endpoint_state: EndpointState, webhook: OutgoingWebhook
     ) -> set[asyncio.Task[None]]:
-        """Start what a person asked for, past hold and circuit but not past the other limits."""
-        started: set[asyncio.Task[None]] = set()
+        """Start deliveries that a person asked for, past hold and circuit but within the limits."""
+        attempts: set[asyncio.Task[None]] = set()
         while (
             endpoint_state.manual_ids
             and self._endpoint_states.available_permits(webhook.workspace)
@@ -188,11 +199,11 @@ class Scheduler:
                 if claimed is None:
                     self._endpoint_states.release(endpoint_state, 1)
             for delivery in await self._cancel_erased(endpoint_state, [claimed] if claimed else []):
-                started.add(self._create_task(self._attempt(endpoint_state, webhook, delivery)))
-        return started
+                attempts.add(self._create_task(self._attempt(endpoint_state, webhook, delivery)))
+        return attempts
 
     async def _dead_letter_expired(self, endpoint_state: EndpointState, webhook: OutgoingWebhook) -> None:
-        """Dead-letter what has waited behind an open circuit for longer than it may."""
+        """Dead-letter deliveries that waited behind an open circuit for longer than allowed."""
         wait_s = endpoint_state.wait_s_behind_circuit(webhook)
         if wait_s is None:
             return
@@ -206,7 +217,10 @@ class Scheduler:
     async def _cancel_erased(
         self, endpoint_state: EndpointState, claimed: list[ClaimedDelivery]
     ) -> list[ClaimedDelivery]:
-        """Cancel claimed deliveries whose event was erased before they were in the log; return the others."""
+        """Cancel claimed deliveries whose event was erased; return the others.
+
+        An event can be erased before its delivery is in the log.
+        """
         erased = {
             (request.workspace, request.event_id)
             for request in (delivery.request for delivery in claimed)
@@ -223,7 +237,7 @@ class Scheduler:
         try:
             for workspace, event_id in erased:
                 await self._erasures.finish(workspace, event_id)
-        except DatabaseUnavailable:  # the lease of all of them ends, and they are claimed again
+        except DatabaseUnavailable:  # every lease expires, and the deliveries are claimed again
             self._endpoint_states.release(endpoint_state, len(remaining))
             raise
         return remaining

@@ -1,7 +1,8 @@
 """Outgoing webhooks in memory: which of them want an event, and how each is signed and sent.
 
-What is sealed of a webhook (its signing secrets, header values, auth) may not open: its encryption key is not
-there. Such a webhook wants events as before, so they wait in the log; nothing is sent until all of it opens.
+Signing secrets, header values and authentication are stored encrypted, and may not decrypt if a key is
+missing. Such a webhook still matches events, so that they wait in the log. Nothing is sent until every part
+decrypts.
 """
 
 import asyncio
@@ -52,23 +53,23 @@ _NO_AUTH: Final = {"type": "none"}
 
 @dataclass(frozen=True, slots=True)
 class _DecryptedParts:
-    """What is sealed of a webhook, in clear; what is in `faults` did not open, and is empty."""
+    """The encrypted parts of a webhook in plain text; a part with an error is empty."""
 
     keys: SigningKeys
     headers: Mapping[str, str]
     auth: WebhookAuth
-    faults: Mapping[EncryptedPart, Exception]
+    errors: Mapping[EncryptedPart, Exception]
 
     def reasons(self) -> dict[EncryptedPart, str]:
-        """Why each part that did not open did not, without anything secret."""
+        """Return why each part does not decrypt, without secrets."""
         return {
-            part: str(fault) if isinstance(fault, InterlinkError) else type(fault).__name__
-            for part, fault in self.faults.items()
+            part: str(error) if isinstance(error, InterlinkError) else type(error).__name__
+            for part, error in self.errors.items()
         }
 
 
 class OutgoingWebhooks:
-    """Every outgoing webhook in memory, by workspace and by id, and the workspaces that are paused."""
+    """Every outgoing webhook by workspace and by id, and the workspaces whose queue is paused."""
 
     def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
         self._configuration = configuration
@@ -77,7 +78,7 @@ class OutgoingWebhooks:
         self._task: asyncio.Task[None] | None = None
         self._by_workspace: dict[str, dict[str, OutgoingWebhook]] = {}
         self._matches: dict[str, dict[tuple[str, tuple[str, ...]], Sequence[OutgoingWebhook]]] = {}
-        """By workspace, then by the type of an event and its triggers."""
+        """Results of `matching` by workspace, then by event type and triggers."""
         self._cached_matches = 0
         self._unreadable: set[str] = set()
         self.collection: Collection = mongo.collection(WEBHOOKS)
@@ -101,16 +102,16 @@ class OutgoingWebhooks:
     def matching(
         self, workspace: str, event_type: str, triggers: tuple[str, ...] = ()
     ) -> Sequence[OutgoingWebhook]:
-        """Return the enabled webhooks whose patterns cover the type or a trigger; filters come later.
+        """Return the enabled webhooks with a pattern for the type or a trigger, each once.
 
-        Each is there once, however many of its patterns do.
+        Filters are not evaluated.
         """
         webhooks = self._by_workspace.get(workspace)
         if not webhooks:
             return ()
-        found = self._matches.get(workspace, {}).get((event_type, triggers))
-        if found is None:
-            found = [
+        matching = self._matches.get(workspace, {}).get((event_type, triggers))
+        if matching is None:
+            matching = [
                 webhook
                 for webhook in webhooks.values()
                 if webhook.enabled and matches(webhook.patterns, event_type, *triggers)
@@ -118,14 +119,14 @@ class OutgoingWebhooks:
             if self._cached_matches >= _MAX_CACHED_MATCHES:
                 self._matches.clear()
                 self._cached_matches = 0
-            self._matches.setdefault(workspace, {})[event_type, triggers] = found
+            self._matches.setdefault(workspace, {})[event_type, triggers] = matching
             self._cached_matches += 1
-        return found
+        return matching
 
     def unmatched_reason(
         self, workspace: str, event_type: str, triggers: tuple[str, ...] = ()
     ) -> Literal["no_webhook", "no_pattern", "disabled"]:
-        """Return why `wanting` is empty for this type and these triggers."""
+        """Return why `matching` returns no webhook for this type and these triggers."""
         webhooks = self._by_workspace.get(workspace)
         if not webhooks:
             return "no_webhook"
@@ -133,7 +134,7 @@ class OutgoingWebhooks:
         return "disabled" if covered else "no_pattern"
 
     def may_send(self, webhook: OutgoingWebhook) -> bool:
-        """Whether attempts may be made now: enabled, readable, and neither it nor its workspace is paused."""
+        """Return whether attempts may start: enabled, readable, and neither webhook nor queue is paused."""
         return (
             webhook.enabled
             and not webhook.unreadable
@@ -144,82 +145,92 @@ class OutgoingWebhooks:
     async def ensure_current(self) -> None:
         """Bring webhooks, paused queues and erasure marks up to date. Raises `DatabaseUnavailable`.
 
-        Deliveries wait until MongoDB answers: what is decided by old settings cannot be made good.
+        Deliveries wait until MongoDB answers: a decision by outdated settings cannot be undone.
         """
         if not await self._configuration.current():
             raise DatabaseUnavailable("MongoDB does not say whether the webhooks in memory are up to date")
 
     async def find(self, webhook_id: str) -> OutgoingWebhook | None:
-        """Return a webhook by id, as of the last `current`. Raises `DatabaseUnavailable`.
+        """Return a webhook by id, as of the last `ensure_current`. Raises `DatabaseUnavailable`.
 
-        One that is not known is read: its writer may have died before it said so.
+        An unknown webhook is read from MongoDB: the process that stored it may have died before it announced
+        it.
         """
         if webhook_id not in self.snapshot.items:
             await self.snapshot.load((webhook_id,))
         return self.snapshot.items.get(webhook_id)
 
     def sealed_secret(self, workspace: str, webhook_id: str, secret: str) -> StoredSecret:
-        """A new webhook's secret as it is stored."""
+        """Return the secret of a new webhook as it is stored."""
         return store_secret(self._vault, workspace, webhook_id, secret)
 
     def rotated_secrets(self, document: Document, secret: str, overlap: timedelta) -> list[StoredSecret]:
-        """The webhook's secrets after a rotation."""
+        """Return the stored secrets after a rotation; old ones stay valid for `overlap`."""
         return rotate_secret(self._vault, document, secret, overlap)
 
     async def is_gone(self, webhook_id: str) -> bool:
-        """Whether the store has it no more, unlike one that cannot be read. Raises `DatabaseUnavailable`."""
+        """Return whether the webhook is deleted, as opposed to unreadable. Raises `DatabaseUnavailable`."""
         with translate_errors():
-            found = await self.collection.find_one({"_id": webhook_id, "deleted_at": None}, {"_id": 1})
-        return found is None
+            document = await self.collection.find_one({"_id": webhook_id, "deleted_at": None}, {"_id": 1})
+        return document is None
 
     def secrets(self, document: Document) -> tuple[tuple[str, datetime | None], ...]:
-        """The webhook's secrets that have not ended, in clear, with their ends. Raises `Misconfigured`."""
+        """Return the unexpired secrets in plain text, with the times at which they expire.
+
+        Raises `Misconfigured` if one does not decrypt.
+        """
         now = utcnow()
         valid = [
-            each for each in document["secrets"] if each["expires_at"] is None or each["expires_at"] > now
+            item for item in document["secrets"] if item["expires_at"] is None or item["expires_at"] > now
         ]
         return decrypt_all(self._vault, {**document, "secrets": valid})
 
     def sealed_value(self, workspace: str, webhook_id: str, field: str, value: Mapping[str, Any]) -> Sealed:
-        """Headers or auth as they are stored."""
+        """Return headers or authentication as they are stored."""
         text = orjson.dumps(value).decode()
         return self._vault.seal(text, workspace=workspace, record=webhook_id, field=field)
 
     def parse(self, document: Document) -> OutgoingWebhook:
-        """The webhook that a document means. Raises `Malformed`; `Misconfigured`: it does not open."""
-        found = self._decrypt(document)
-        for fault in found.faults.values():
-            raise fault
-        return self._build(document, found)
+        """Return the webhook of a document.
+
+        Raises `Malformed` if the document is invalid, `Misconfigured` if a part does not decrypt.
+        """
+        parts = self._decrypt(document)
+        for error in parts.errors.values():
+            raise error
+        return self._build(document, parts)
 
     def validate(self, document: Document) -> None:
-        """That it can be used, but for what does not open. Raises `Malformed`: a certificate that is none."""
-        found = self._decrypt(document)
-        for fault in found.faults.values():
-            if not isinstance(fault, Misconfigured):
-                raise fault
-        self._build(document, found)
+        """Check that the webhook is usable, apart from parts that do not decrypt.
+
+        Raises `Malformed` if, for example, its certificate is invalid.
+        """
+        parts = self._decrypt(document)
+        for error in parts.errors.values():
+            if not isinstance(error, Misconfigured):
+                raise error
+        self._build(document, parts)
 
     def unreadable_parts(self, webhook_id: str) -> Mapping[EncryptedPart, str]:
-        """What of a webhook does not open with the keys of this process, and why."""
+        """Return the parts that do not decrypt with the keys of this process, with the reasons."""
         webhook = self.snapshot.items.get(webhook_id)
         return webhook.unreadable if webhook else {}
 
     def _parse_for_snapshot(self, document: Document) -> OutgoingWebhook:
-        """The webhook as it is kept in memory; that it does not open is told once, and once that it does."""
-        found = self._decrypt(document)
-        webhook = self._build(document, found)
+        """Return the webhook for the snapshot; log when it starts or stops being unreadable."""
+        parts = self._decrypt(document)
+        webhook = self._build(document, parts)
         before = self.snapshot.items.get(webhook.id)
-        told = before is not None and before.unreadable
-        if webhook.unreadable and not told:
+        was_unreadable = before is not None and before.unreadable
+        if webhook.unreadable and not was_unreadable:
             self._log.error(
-                "an outgoing webhook's secrets do not open: its deliveries wait",
+                "webhook.decryption_failed",
                 webhook_id=webhook.id,
                 parts=list(webhook.unreadable),
                 error="; ".join(dict.fromkeys(webhook.unreadable.values())),
             )
-        elif told and not webhook.unreadable:
-            self._log.info("an outgoing webhook's secrets open again", webhook_id=webhook.id)
+        elif was_unreadable and not webhook.unreadable:
+            self._log.info("webhook.decryption_recovered", webhook_id=webhook.id)
         return webhook
 
     async def _run_decryption_retries(self) -> None:
@@ -227,29 +238,38 @@ class OutgoingWebhooks:
             await asyncio.sleep(_DECRYPT_RETRY_INTERVAL_S)
             try:
                 await self._retry_decryption()
-            except Exception as error:  # noqa: BLE001 -- one bad look must not be the last
-                told = str(error) if isinstance(error, InterlinkError) else type(error).__name__
-                self._log.warning("secrets that do not open were not looked at", error=told)
+            except Exception as error:  # noqa: BLE001 -- a failed pass must not end the retries
+                detail = str(error) if isinstance(error, InterlinkError) else type(error).__name__
+                self._log.warning("webhook.decryption_retry_failed", error=detail)
 
     async def _retry_decryption(self) -> None:
-        """Take in webhooks that open by now. Raises `DatabaseUnavailable`.
+        """Load unreadable webhooks that decrypt by now. Raises `DatabaseUnavailable`.
 
-        Their documents need not say so: the key came where keys are held, `interlink keys` put the values
-        under another key, or a backup was played in. None of it sets `changed_at`.
+        Their `changed_at` need not change when that happens: the missing key was added, `interlink keys`
+        encrypted the values with another key, or a backup was restored.
         """
-        left = iter([(name, webhook) for name, webhook in self.snapshot.items.items() if webhook.unreadable])
-        while some := dict(islice(left, _DECRYPT_BATCH)):
-            query = {"_id": {"$in": list(some)}, "deleted_at": None}
+        remaining = iter(
+            [
+                (webhook_id, webhook)
+                for webhook_id, webhook in self.snapshot.items.items()
+                if webhook.unreadable
+            ]
+        )
+        while webhooks := dict(islice(remaining, _DECRYPT_BATCH)):
+            query = {"_id": {"$in": list(webhooks)}, "deleted_at": None}
             with translate_errors():
-                documents = await self.collection.find(query).to_list(len(some))
+                documents = await self.collection.find(query).to_list(len(webhooks))
             for document in documents:
-                name = document["_id"]
-                # What was taken in meanwhile is newer than what was read here.
-                if self.snapshot.items.get(name) is some[name] and not self._decrypt(document).faults:
-                    await self.snapshot.load((name,), again=True)
+                webhook_id = document["_id"]
+                # A version that was loaded meanwhile is newer than this one.
+                if (
+                    self.snapshot.items.get(webhook_id) is webhooks[webhook_id]
+                    and not self._decrypt(document).errors
+                ):
+                    await self.snapshot.load((webhook_id,), again=True)
                 await asyncio.sleep(0)
 
-    def _build(self, document: Document, found: _DecryptedParts) -> OutgoingWebhook:
+    def _build(self, document: Document, parts: _DecryptedParts) -> OutgoingWebhook:
         schedule, limit = document["schedule"], document.get("rate_limit")
         after_days = document.get("disable_after_days", 5)
         transform = document.get("transform")
@@ -269,10 +289,10 @@ class OutgoingWebhooks:
             if transform
             else None,
             profile=document["profile"],
-            keys=found.keys,
-            headers=found.headers,
-            auth=found.auth,
-            unreadable=found.reasons(),
+            keys=parts.keys,
+            headers=parts.headers,
+            auth=parts.auth,
+            unreadable=parts.reasons(),
             policy=RetryPolicy(
                 SCHEDULES[schedule] if isinstance(schedule, str) else tuple(schedule),
                 document.get("jitter", 0.0),
@@ -289,21 +309,21 @@ class OutgoingWebhooks:
         )
 
     def _decrypt(self, document: Document) -> _DecryptedParts:
-        """What is sealed, each part on its own. What the webhook does not have needs no key."""
-        faults: dict[EncryptedPart, Exception] = {}
+        """Decrypt the parts of a webhook, each on its own. An absent part needs no key."""
+        errors: dict[EncryptedPart, Exception] = {}
 
-        def read(part: EncryptedPart, of: Callable[[Document], P], otherwise: P) -> P:
+        def decrypt_part(part: EncryptedPart, decrypt: Callable[[Document], P], default: P) -> P:
             try:
-                return of(document)
-            except Exception as error:  # noqa: BLE001 -- whatever is wrong with it, no event is lost for it
-                faults[part] = error
-                return otherwise
+                return decrypt(document)
+            except Exception as error:  # noqa: BLE001 -- whatever is wrong with a part, no event may be lost
+                errors[part] = error
+                return default
 
         return _DecryptedParts(
-            keys=read("secret", self._signing_keys, ()),
-            headers=read("headers", self._headers, {}),
-            auth=read("auth", self._auth, WebhookAuth()),
-            faults=faults,
+            keys=decrypt_part("secret", self._signing_keys, ()),
+            headers=decrypt_part("headers", self._headers, {}),
+            auth=decrypt_part("auth", self._auth, WebhookAuth()),
+            errors=errors,
         )
 
     def _signing_keys(self, document: Document) -> SigningKeys:
@@ -329,14 +349,14 @@ class OutgoingWebhooks:
         return value
 
     def _index(self, before: OutgoingWebhook | None, after: OutgoingWebhook | None) -> None:
-        """Follow one change; the cost must not grow with the webhooks of others."""
+        """Apply one change. The cost must not grow with the webhooks of other workspaces."""
         for webhook in (before, after):
             if webhook:
                 self._cached_matches -= len(self._matches.pop(webhook.workspace, ()))
         if before:
-            own = self._by_workspace[before.workspace]
-            del own[before.id]
-            if not own:
+            workspace_webhooks = self._by_workspace[before.workspace]
+            del workspace_webhooks[before.id]
+            if not workspace_webhooks:
                 del self._by_workspace[before.workspace]
             self._unreadable.discard(before.id)
         if after:

@@ -1,8 +1,8 @@
-"""Why deliveries wait, and until when: from what the store has of their webhooks, so right in every process.
+"""Why deliveries wait and until when, from what is stored, so that every process gives the same answer.
 
-A webhook's circuit and hold are in the memory of the process that owns its partition. That process writes
-every change of them to the webhook's health document, and here they are put together with the webhook's own
-settings and each delivery's due time at the moment of reading: nothing has to be rewritten in the log.
+Circuit and hold of an endpoint are in the memory of the process that owns its partition. That process writes
+every change to the health document. This module combines it with the webhook's settings and each delivery's
+due time when it is read, so nothing has to be rewritten in the log.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from services.delivery.model.delivery_status import WaitingReason
 from shared.runtime.mongo import Document, Mongo, translate_errors, utcnow
 
 _RATE_LIMIT_GRACE: Final = timedelta(seconds=3)
-"""A lane that waits for its rate limit looks again every second, and writes that it does."""
+"""An endpoint state that waits for its rate limit checks it and writes it every second."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingState:
-    """When a delivery is attempted at the earliest; None when somebody has to act first."""
+    """The earliest time of the next attempt; None if a person has to act first."""
 
     at: datetime | None = None
     reason: WaitingReason | None = None
@@ -31,7 +31,7 @@ class WaitingState:
 
 @dataclass(frozen=True, slots=True)
 class HoldState:
-    """What makes the deliveries of one webhook wait; times that have passed are None."""
+    """What makes the deliveries of one webhook wait. Times in the past are None."""
 
     stopped: WaitingReason | None = None
     held_until: datetime | None = None
@@ -44,7 +44,7 @@ class HoldState:
         return self.next_probe_at is not None
 
     def waiting_state(self, due_at: datetime, now: datetime) -> WaitingState:
-        """Why and until when a delivery waits that is due at this time."""
+        """Return why and until when a delivery waits that is due at `due_at`."""
         if self.stopped:
             return WaitingState(None, self.stopped)
         if self.held_until and self.held_until > due_at:
@@ -59,7 +59,10 @@ class HoldState:
 
 
 def hold_state_of(webhook: Document, health: Document, now: datetime) -> HoldState:
-    """Return what a webhook's endpoint makes wait: nothing that was lifted since its owner wrote it."""
+    """Return the hold state of a webhook from its document and its health document.
+
+    It is empty if a person ended the hold (`lifts`) after the owner wrote it.
+    """
     if health.get("lifts", 0) != webhook.get("lifts", 0):
         return HoldState()
     held_until, limited_until = health.get("held_until"), health.get("limited_until")
@@ -74,7 +77,7 @@ def hold_state_of(webhook: Document, health: Document, now: datetime) -> HoldSta
 
 
 class WaitingReasons:
-    """Finds out why deliveries wait."""
+    """Determines why deliveries wait."""
 
     def __init__(
         self, mongo: Mongo, subscriptions: OutgoingWebhooks, endpoint_health: EndpointHealthRecords
@@ -84,7 +87,7 @@ class WaitingReasons:
         self._endpoint_health = endpoint_health
 
     async def of(self, deliveries: Sequence[Document], workspace: str) -> dict[str, WaitingState]:
-        """Return for each delivery of a workspace that waits, by id, why and until when.
+        """Return why and until when, by id, for each of these deliveries that waits.
 
         Raises `DatabaseUnavailable`.
         """

@@ -1,8 +1,8 @@
-"""Erasing one event's payload: out of every delivery in the log, and out of those that are still to come.
+"""Erasure of one event's payload from every delivery, in the log and still to come.
 
-An erased event leaves a mark for as long as it can come again. First attempts look at the marks, so that a
-request that is still on Kafka is not sent. What was past that look when the mark was made is found by
-going through the log again, ten seconds and two minutes later.
+An erased event leaves an erasure mark for as long as it can come again. First attempts check the marks, so a
+request that is still on Kafka is not sent. A request that had passed this check is found by erasing again
+after ten seconds and after two minutes.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ _PAYLOAD: Final = {"body": "", "attempts.$[].response_body": ""}
 
 @dataclass(frozen=True, slots=True)
 class ErasureResult:
-    """How many deliveries lost their payload, and how many of them were cancelled for it."""
+    """How many deliveries lost their payload, and how many of them were open and are cancelled."""
 
     erased: int
     cancelled: int
 
 
 class Erasures:
-    """Erases, and goes through the log again for what was under way."""
+    """Erases events, and repeats each erasure for deliveries that were in flight."""
 
     def __init__(
         self, mongo: Mongo, configuration: Configuration, settings: DeliverySettings, log: Log
@@ -69,10 +69,10 @@ class Erasures:
         await self._marked_events.stop()
 
     async def erase(self, workspace: str, event_id: str) -> ErasureResult:
-        """Erase an event's payload from the log of a workspace and cancel what is open of it.
+        """Erase an event's payload from a workspace's log, and cancel its open deliveries.
 
-        Response bodies go too: they may echo the payload. What is on Kafka stays there for as long as its
-        topic keeps it, and is not sent. Safe to repeat. Raises `DatabaseUnavailable`.
+        Response bodies are erased too, because they may echo the payload. Records on Kafka stay until the
+        topic's retention ends, and are not sent. Safe to repeat. Raises `DatabaseUnavailable`.
         """
         now = utcnow()
         mark = {
@@ -91,18 +91,15 @@ class Erasures:
         return await self._erase_in_log(workspace, event_id)
 
     async def finish(self, workspace: str, event_id: str) -> None:
-        """Erase and cancel what entered the log after the event was erased. Raises `DatabaseUnavailable`."""
+        """Erase deliveries that entered the log after the erasure. Raises `DatabaseUnavailable`."""
         await self._erase_in_log(workspace, event_id)
 
     def is_erased(self, workspace: str, event_id: str) -> bool:
-        """Return whether an event is marked, as of the last check of the configuration."""
+        """Return whether an event has an erasure mark, as of the last check of the configuration."""
         return bool(self._marked_events.items) and _id(workspace, event_id) in self._marked_events.items
 
     async def repeat_due(self, now: datetime) -> None:
-        """Go through the log again for the marks whose time for that has come.
-
-        Raises `DatabaseUnavailable`.
-        """
+        """Repeat the erasures that are due. Raises `DatabaseUnavailable`."""
         with translate_errors():
             due = (
                 await self._marks.find({"again_at": {"$lte": now}})
@@ -113,9 +110,7 @@ class Erasures:
         for mark in due:
             result = await self._erase_in_log(mark["workspace"], mark["event_id"])
             if result.erased:
-                self._log.info(
-                    "erased what was under way", event_id=mark["event_id"], deliveries=result.erased
-                )
+                self._log.info("erasure.repeated", event_id=mark["event_id"], deliveries=result.erased)
             passes = mark["passes"] + 1
             change: dict[str, Any] = {"$set": {"passes": passes}, "$unset": {"again_at": ""}}
             if passes < len(_REPEAT_DELAYS_S):
@@ -135,7 +130,7 @@ class Erasures:
         return ErasureResult(erased, cancelled)
 
     async def _erase_chunk(self, ids: Sequence[str]) -> ErasureResult:
-        """Cancel before erasing: an open delivery without a body could be claimed and sent empty."""
+        """Cancel, then erase: an open delivery without a body could be claimed and sent empty."""
         now = utcnow()
         erased = {"erased_at": now}
         with translate_errors():
@@ -160,7 +155,7 @@ class Erasures:
             try:
                 await self.repeat_due(utcnow())
             except DatabaseUnavailable as error:
-                self._log.warning("erasing again waits for the store", error=str(error))
+                self._log.warning("erasure.database_unavailable", error=str(error))
 
 
 def _id(workspace: str, event_id: str) -> str:

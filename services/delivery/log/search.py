@@ -1,10 +1,10 @@
-"""The delivery log, read in its order, by any combination of filters, on an index.
+"""Search of the delivery log, in its order, by any combination of filters, on an index.
 
-The log's indexes end in `status`, `created_at`, `_id`. What is wanted is one stretch of an index for each
-status; the newest of all stretches are merged here, and only they are fetched. Stretches are read by slices
-of time, each sixteen times as wide as the one before: a store that puts a limit into its index scan
-(MongoDB) does not need that; one that reads all that matches before it sorts and cuts (the embedded one)
-reads no more than a slice.
+The log's indexes end in `status`, `created_at`, `_id`. A query reads one range of an index for each status.
+The newest keys of all ranges are merged here, and only their documents are fetched. Ranges are read in slices
+of time, each sixteen times as wide as the last. MongoDB, which applies a limit during the index scan, does
+not need slices. The embedded database reads everything that matches before it sorts and cuts, and reads at
+most a slice.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from shared.runtime.web.paging import Page
 
 T = TypeVar("T")
 LogKey = tuple[datetime, str]
-"""Where a delivery stands in the log: when it was entered, and its id."""
+"""The position of a delivery in the log: when it was logged, and its id."""
 
 STATUSES: Final = (
     "pending",
@@ -34,16 +34,16 @@ STATUSES: Final = (
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME_RESOLUTION: Final = timedelta(milliseconds=1)
-"""What the store can tell apart."""
+"""The resolution of stored times."""
 _FIRST_SLICE: Final = timedelta(seconds=1)
 _WIDENING_FACTOR: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryQuery:
-    """Which deliveries of a workspace; what is None or empty may be anything.
+    """Filters on the deliveries of a workspace; None or empty matches everything.
 
-    `error` is the error class of the last attempt. `since` is included, `until` is not.
+    `error` is the error class of the last attempt. `since` is inclusive, `until` exclusive.
     """
 
     workspace: str
@@ -58,9 +58,9 @@ class DeliveryQuery:
 
 @dataclass(frozen=True, slots=True)
 class _IndexRanges:
-    """What is read side by side: each a stretch of one index that is in the log's order.
+    """Ranges of one index that are read concurrently, each in the order of the log.
 
-    `rest` is what no index of these holds, and is looked at in what was read.
+    `residual` has the filters that the index does not cover; they are applied to what was read.
     """
 
     ranges: Sequence[Document]
@@ -76,7 +76,10 @@ async def page(
     cursor: str | None,
     fields: Mapping[str, int] | None = None,
 ) -> Page[T]:
-    """One page of the log, newest first. Raises `Malformed`: bad cursor; `DatabaseUnavailable`."""
+    """Return one page of the log, newest first; `convert` makes its items.
+
+    Raises `Malformed` if the cursor is invalid, `DatabaseUnavailable`.
+    """
     after = _parse_cursor(cursor) if cursor else None
     keys = await find_keys(deliveries, query, limit=limit + 1, after=after)
     documents = await fetch_deliveries(deliveries, keys[:limit], fields)
@@ -95,9 +98,9 @@ async def find_keys(
     after: LogKey | None = None,
     oldest_first: bool = False,
 ) -> list[LogKey]:
-    """The first `most` that are wanted, after a key, in the log's order. Raises `DatabaseUnavailable`.
+    """Return the first `limit` matching keys after a key, in the log's order.
 
-    A delivery whose status changes at the very moment of reading may be missing once.
+    A delivery whose status changes during the search may be missing once. Raises `DatabaseUnavailable`.
     """
     index_ranges = _index_ranges(query)
     keys: list[LogKey] = []
@@ -120,7 +123,7 @@ async def find_keys(
 async def fetch_deliveries(
     deliveries: Collection, keys: Sequence[LogKey], fields: Mapping[str, int] | None = None
 ) -> list[Document]:
-    """These deliveries, in this order, without those that are gone. Raises `DatabaseUnavailable`."""
+    """Return these deliveries, in this order, without deleted ones. Raises `DatabaseUnavailable`."""
     ids = [delivery_id for _, delivery_id in keys]
     with translate_errors():
         documents = await deliveries.find({"_id": {"$in": ids}}, fields).to_list(len(ids))
@@ -135,7 +138,7 @@ async def _read_slice(
     limit: int,
     oldest_first: bool,
 ) -> list[LogKey]:
-    """The first keys of one slice of one stretch; without `rest`, from the index alone."""
+    """Return the first keys of one slice of a range; without `residual`, from the index alone."""
     direction = 1 if oldest_first else -1
     fields = {"created_at": 1, **dict.fromkeys(residual, 1)}
     keys: list[LogKey] = []
@@ -151,7 +154,7 @@ async def _read_slice(
 
 
 def _index_ranges(query: DeliveryQuery) -> _IndexRanges:
-    """The stretches, by the index that narrows most: one event, one error class, or the log's own four."""
+    """Return the ranges of the most selective index: one event, one error class, or the log's own."""
     base: Document = {"workspace": query.workspace}
     residual: dict[str, Sequence[str]] = {}
     if query.webhook_id is not None:
@@ -176,7 +179,7 @@ def _index_ranges(query: DeliveryQuery) -> _IndexRanges:
 def _slices_newest_first(
     since: datetime | None, until: datetime | None, after: LogKey | None
 ) -> Iterator[Document]:
-    """Slices of the log, the newest first, each older than the one before."""
+    """Yield slices of the log as queries, newest first."""
     floor = max(since, _EPOCH) if since else _EPOCH
     top = until
     if after:
@@ -197,7 +200,7 @@ def _slices_newest_first(
 def _slices_oldest_first(
     since: datetime | None, until: datetime | None, after: LogKey | None
 ) -> Iterator[Document]:
-    """Slices of the log, the oldest first, each newer than the one before."""
+    """Yield slices of the log as queries, oldest first."""
     low = max(since, _EPOCH) if since else _EPOCH
     if after:
         if after[0] >= low and (until is None or after[0] < until):
@@ -213,9 +216,9 @@ def _slices_oldest_first(
 
 
 def _created_between(low: datetime, high: datetime | None) -> Document:
-    """From `low` on, before `high`.
+    """Return the query for `created_at` from `low` (included) to `high` (excluded).
 
-    Not with `$gte`: the embedded store then leaves `low` itself out, because the index goes on after it.
+    It does not use `$gte`: the embedded database then leaves out `low` itself if the index has more fields.
     """
     return {"created_at": {"$gt": low - _TIME_RESOLUTION} | ({"$lt": high} if high else {})}
 
@@ -229,4 +232,4 @@ def _parse_cursor(cursor: str) -> LogKey:
     try:
         return datetime.fromtimestamp(int(at) / 1000, UTC), delivery_id
     except (ValueError, OverflowError, OSError):
-        raise Malformed("the cursor is not one of ours: pass next_cursor as it was") from None
+        raise Malformed("the cursor is not valid: pass next_cursor unchanged") from None

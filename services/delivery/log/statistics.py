@@ -1,8 +1,8 @@
-"""Hourly statistics: what became of attempts and how long they took, per outgoing webhook and workspace.
+"""Hourly statistics: outcomes and durations of attempts, per outgoing webhook and per workspace.
 
-One document for each webhook and UTC hour, and one for each workspace and hour, kept for 90 days. They are
-counts of this moment, not a ledger: a process that is killed takes its last second with it, and an answer
-of the store that gets lost may count its second twice.
+There is one document for each webhook and UTC hour, and one for each workspace and hour, for 90 days. The
+counts are approximate: a killed process loses its last second, and a lost response of MongoDB may count a
+second twice.
 """
 
 from bisect import bisect_left
@@ -38,13 +38,14 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 
 _FLUSH_INTERVAL_S: Final = 1.0
 _MAX_TALLIES: Final = 100_000
+"""Tallies that are kept in memory while MongoDB is unavailable."""
 _HOUR: Final = timedelta(hours=1)
 _BUCKETS_PER_DOUBLING: Final = 4
-"""Latency buckets in each doubling."""
+"""Latency buckets in each doubling of the latency."""
 BOUNDS: Final = tuple(
     0.0005 * 2 ** (step / _BUCKETS_PER_DOUBLING) for step in range(17 * _BUCKETS_PER_DOUBLING + 1)
 )
-"""The upper bounds of the latency buckets in seconds, 0.5 ms to 65.5 s; what takes longer is in one more."""
+"""The upper bounds of the latency buckets in seconds, 0.5 ms to 65.5 s. One more bucket has the rest."""
 _COUNTS: Final = ("attempts", "delivered", "failed_attempts", "dead_letters")
 _FIRST_BUCKET: Final = len(_COUNTS)
 _WIDTH: Final = _FIRST_BUCKET + len(BOUNDS) + 1
@@ -55,14 +56,14 @@ Tally = list[int]
 
 @dataclass(slots=True)
 class HourCounts:
-    """What was counted in one hour, or in several together."""
+    """The counts of one hour, or the sum of several."""
 
     hour: datetime
     tally: Tally = field(default_factory=lambda: [0] * _WIDTH)
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        """As the store keeps it."""
+        """Return the counts of a stored document."""
         counts = cls(document["hour"])
         for index, name in enumerate(_COUNTS):
             counts.tally[index] = document.get(name, 0)
@@ -87,14 +88,14 @@ class HourCounts:
         return self.tally[3]
 
     def add(self, other: Self) -> None:
-        """Count the other one's in."""
+        """Add the counts of another hour."""
         _add(self.tally, other.tally)
 
     def percentile_ms(self, share: float) -> float | None:
-        """The latency that this share of the attempts did not exceed; None without attempts.
+        """Return the latency in ms that this share of the attempts did not exceed; None without attempts.
 
-        It is the middle (geometric) of the bucket that holds it: within 9.1 % of the true value between
-        0.5 ms and 65.5 s; shorter ones are given as 0.5, longer ones as 65536.
+        It is the geometric middle of its bucket: within 9.1 % of the true value between 0.5 ms and 65.5 s.
+        Shorter latencies are reported as 0.5, longer ones as 65536.
         """
         if not self.attempts:
             return None
@@ -106,7 +107,7 @@ class HourCounts:
 
 
 class Statistics:
-    """Counts attempts in memory, writes the counts every second, and reads them back by the hour."""
+    """Counts attempts in memory, writes the counts every second, and reads them by the hour."""
 
     def __init__(self, mongo: Mongo, log: Log) -> None:
         self._collection: Collection = mongo.collection(STATISTICS)
@@ -120,13 +121,13 @@ class Statistics:
         await self._flush_task.start()
 
     async def stop(self) -> None:
-        """Write what is there, once, and end."""
+        """Write the pending counts once, and end."""
         await self._flush_task.stop()
 
     def record(
         self, webhook_id: str, workspace: str, outcome: CountedOutcome, seconds: float, at: datetime
     ) -> None:
-        """Count one attempt that ended at this time. For the hot path: about a microsecond, and no I/O."""
+        """Count one attempt that ended at `at`. For the hot path: about a microsecond, no I/O."""
         if not self._hour <= at < self._next_hour:
             self._hour = hour_of(at)
             self._next_hour = self._hour + _HOUR
@@ -144,9 +145,9 @@ class Statistics:
         tally[_FIRST_BUCKET + bisect_left(BOUNDS, seconds)] += 1
 
     async def flush(self) -> None:
-        """Write what was counted since the last time; what the store does not take is kept and written later.
+        """Write the counts since the last call; keep those that MongoDB does not take.
 
-        What is kept is one tally for each webhook and hour, 100,000 at most: then the oldest go.
+        At most 100,000 tallies, one per webhook and hour, are kept: the oldest are dropped.
         """
         tallies, self._tallies = self._tallies, {}
         if not tallies:
@@ -155,22 +156,22 @@ class Statistics:
             with translate_errors():
                 await self._collection.bulk_write(list(_writes(tallies)), ordered=False)
         except (InterlinkError, Duplicate) as error:
-            self._log.warning("statistics wait for the store", error=str(error))
+            self._log.warning("statistics.write_failed", error=str(error))
             self._restore(tallies)
 
     async def webhook_hours(
         self, webhook_id: str, since: datetime, until: datetime | None = None
     ) -> list[HourCounts]:
-        """A webhook's hours from the one of `since` on, before `until`, oldest first; 90 days at most.
+        """Return a webhook's hours from that of `since` on, before `until`, oldest first; 90 days at most.
 
-        Hours without attempts are not among them. Raises `DatabaseUnavailable`.
+        Hours without attempts are left out. Raises `DatabaseUnavailable`.
         """
         return await self._hours(webhook_id, since, until)
 
     async def delivered(self, workspace: str, webhook_id: str | None, since: datetime) -> int:
-        """How many were delivered from the hour of `since` on: of the workspace, or of one webhook.
+        """Return how many deliveries succeeded from the hour of `since` on, of a workspace or one webhook.
 
-        A webhook's own documents do not say whose it is: the caller has looked. Raises `DatabaseUnavailable`.
+        The caller must have checked that the webhook belongs to the workspace. Raises `DatabaseUnavailable`.
         """
         owner = webhook_id if webhook_id is not None else _workspace_owner(workspace)
         return sum(hour.delivered for hour in await self._hours(owner, since, None))
@@ -197,17 +198,17 @@ class Statistics:
             oldest = sorted(tallies, key=lambda key: key[2])
             for key in oldest[: len(tallies) - _MAX_TALLIES]:
                 del tallies[key]
-            self._log.warning("statistics dropped: the store is away", tallies=len(oldest) - _MAX_TALLIES)
+            self._log.warning("statistics.dropped", tallies=len(oldest) - _MAX_TALLIES)
         self._tallies = tallies
 
 
 def hour_of(moment: datetime) -> datetime:
-    """The UTC hour that a time is in."""
+    """Return the UTC hour that contains a time."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def sum_hours(hours: Sequence[HourCounts], since: datetime) -> HourCounts:
-    """Several hours as one."""
+    """Return the sum of several hours."""
     total = HourCounts(since)
     for hour in hours:
         total.add(hour)
@@ -242,5 +243,5 @@ def _id(owner: str, hour: datetime) -> str:
 
 
 def _workspace_owner(name: str) -> str:
-    """A workspace among the owners of statistics; no webhook's id has a colon."""
+    """Return the owner of a workspace's statistics. Webhook ids have no colon."""
     return f"workspace:{name}"

@@ -1,7 +1,7 @@
-"""Events that no outgoing webhook got: counts by type, and the last ones of each workspace with the reason.
+"""Unmatched events, which no outgoing webhook gets: counts by type, and the last ones with the reason.
 
-One document per workspace and type, and one per workspace with its last events. They are written once a
-second from memory; a process that is killed takes its last second with it.
+There is one document per workspace and type, and one per workspace with its last events. They are written
+from memory once a second; a killed process loses its last second.
 """
 
 from collections import OrderedDict
@@ -36,9 +36,9 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     UNMATCHED: (Index((("workspace", 1),)), Index((("expires_at", 1),), ttl_s=0)),
 }
 MAX_LISTED: Final = 100
-"""Events of one workspace that are listed, the latest."""
+"""The latest events of one workspace that are listed."""
 MAX_TYPES: Final = 500
-"""Types of one workspace that are counted singly; the rest is counted together."""
+"""Types of one workspace with a count of their own; the others are counted together."""
 OTHER_TYPES: Final = "(other types)"
 
 _FLUSH_INTERVAL_S: Final = 1.0
@@ -49,14 +49,14 @@ _MAX_ID_LENGTH: Final = 256
 
 @dataclass(slots=True)
 class _Tally:
-    """What was noted of one workspace since the last write."""
+    """What was recorded for one workspace since the last write."""
 
     counts: dict[str, int] = field(default_factory=dict)
     last: list[Document] = field(default_factory=list)
 
 
 class UnmatchedEventLog:
-    """Notes events, writes them once a second, and reads them back."""
+    """Records unmatched events, writes them once a second, and reads them."""
 
     def __init__(self, mongo: Mongo, log: Log) -> None:
         self._collection: Collection = mongo.collection(UNMATCHED)
@@ -69,13 +69,13 @@ class UnmatchedEventLog:
         await self._flush_task.start()
 
     async def stop(self) -> None:
-        """Write what is there, once, and end."""
+        """Write the pending records once, and end."""
         await self._flush_task.stop()
 
     def record(
         self, workspace: str, event_id: str, event_type: str, source: str, reason: UnmatchedReason
     ) -> None:
-        """Note an event that no webhook got. For the hot path: no I/O, bounded."""
+        """Record an unmatched event. For the hot path: no I/O, bounded memory."""
         metrics.unmatched(reason).inc()
         tally = self._tallies.get(workspace)
         if tally is None:
@@ -97,7 +97,7 @@ class UnmatchedEventLog:
             del tally.last[:MAX_LISTED]
 
     async def flush(self) -> None:
-        """Write what was noted since the last time; what the store does not take is dropped, and logged."""
+        """Write the records since the last call; drop and log what MongoDB does not take."""
         tallies, self._tallies = self._tallies, {}
         if not tallies:
             return
@@ -108,10 +108,10 @@ class UnmatchedEventLog:
             with translate_errors():
                 await self._collection.bulk_write(writes, ordered=False)
         except (InterlinkError, Duplicate) as error:
-            self._log.warning("unmatched events not written", workspaces=len(tallies), error=str(error))
+            self._log.warning("unmatched_events.write_failed", workspaces=len(tallies), error=str(error))
 
     async def counts(self, workspace: str) -> list[Document]:
-        """The workspace's counts by type, the highest first. Raises `DatabaseUnavailable`."""
+        """Return a workspace's counts by type, highest first. Raises `DatabaseUnavailable`."""
         with translate_errors():
             documents = await self._collection.find({"workspace": workspace}).to_list(None)
         return sorted(
@@ -120,7 +120,7 @@ class UnmatchedEventLog:
         )
 
     async def last(self, workspace: str) -> list[Document]:
-        """The workspace's last unmatched events, the latest first. Raises `DatabaseUnavailable`."""
+        """Return a workspace's last unmatched events, latest first. Raises `DatabaseUnavailable`."""
         with translate_errors():
             document = await self._collection.find_one({"_id": _last_id(workspace)})
         since = utcnow() - RETENTION
@@ -128,7 +128,7 @@ class UnmatchedEventLog:
         return sorted(events, key=lambda event: event["at"], reverse=True)
 
     async def _known_types(self, workspace: str) -> set[str]:
-        """The types that have a count of their own; remembered for a while, of the last workspaces."""
+        """Return the types with a count of their own; cached for ten minutes."""
         now = utcnow()
         read_at, known = self._types.get(workspace, (None, set[str]()))
         if read_at is None or now - read_at > _TYPES_CACHE_TTL:

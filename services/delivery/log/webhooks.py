@@ -9,7 +9,7 @@ WEBHOOKS: Final = "outgoing_webhooks"
 QUEUES: Final = "delivery_queues"
 """One document per workspace that was ever paused."""
 CLAIMS_URL: Final = {"claims_url": True}
-"""A webhook that was not forced beside another with its URL."""
+"""Webhooks with a unique URL; one that was created with `force` beside another does not claim its URL."""
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     WEBHOOKS: (

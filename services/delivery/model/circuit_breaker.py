@@ -16,10 +16,11 @@ Circuit = Literal["closed", "open", "half_open"]
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """When an endpoint gets only probes: after so many failures in a row over at least `failing_s` seconds.
+    """When the circuit opens: after `failures` in a row that last at least `failing_s` seconds.
 
-    The first pause has `pause_s` seconds; each later one is twice as long, up to `max_pause_s`. A delivery
-    waits behind an open circuit for as long as its own schedule and `max_wait_s` more.
+    The first pause takes `pause_s` seconds. Each later pause is twice as long, up to `max_pause_s`. A
+    delivery waits behind an open circuit for the sum of its own schedule and `max_wait_s`. The field names
+    are those of the stored `circuit_breaker` document.
     """
 
     enabled: bool
@@ -30,16 +31,16 @@ class BreakerPolicy:
     max_wait_s: float
 
     def with_settings(self, settings: Mapping[str, Any] | None) -> "BreakerPolicy":
-        """Return this policy with what a webhook sets otherwise."""
+        """Return this policy with a webhook's own settings; None leaves a value as it is."""
         return replace(self, **{name: value for name, value in (settings or {}).items() if value is not None})
 
     def pause(self, number: int) -> float:
-        """Return the seconds of a pause; `number` counts from 0."""
+        """Return the length of a pause in seconds; `number` counts from 0."""
         return min(self.pause_s * 2.0 ** min(number, _MAX_DOUBLINGS), max(self.pause_s, self.max_pause_s))
 
 
 class CircuitBreakerState:
-    """Opens after failures as its policy says; then one probe at a time, each pause twice the last one."""
+    """The circuit of one endpoint: closed, open, or half open while one probe is in flight."""
 
     __slots__ = ("_failing_since", "_failures", "_probing", "opened_at", "pauses", "policy", "probe_at")
 
@@ -48,55 +49,58 @@ class CircuitBreakerState:
         self.reset()
 
     def reset(self) -> None:
-        """Close the circuit and forget what was learnt."""
+        """Close the circuit and forget earlier failures."""
         self._failures = 0
         self._failing_since = 0.0
         self._probing = False
         self.pauses = 0
-        """How many pauses there were since the circuit opened; 0 while it is closed."""
+        """Pauses since the circuit opened; 0 while it is closed."""
         self.opened_at = 0.0
         self.probe_at = 0.0
-        """When the next probe may start."""
+        """The time at which the next probe may start."""
 
     def restore(self, pauses: int, opened_at: float, probe_at: float) -> None:
-        """Take over an open circuit from the process that had it before."""
+        """Restore an open circuit that the previous owner of the partition wrote."""
         self.pauses, self.opened_at, self.probe_at = pauses, opened_at, probe_at
 
     def restart_wait(self, now: float) -> None:
-        """Count the wait behind the circuit from now on: until now, deliveries waited for a person."""
+        """Count the wait behind the circuit from now on, because deliveries waited for a person until now."""
         self.opened_at = now
 
     @property
     def circuit(self) -> Circuit:
-        """Closed lets everything through, open nothing, half open one probe."""
+        """The state: closed permits every attempt, open permits none, half open is waiting for its probe."""
         if self.pauses == 0 or not self.policy.enabled:
             return "closed"
         return "half_open" if self._probing else "open"
 
     def available_permits(self, now: float) -> float:
-        """How many attempts may start now: any, one probe, or none."""
+        """Return how many attempts may start now: infinite, 1 for a probe, or 0."""
         if self.pauses == 0 or not self.policy.enabled:
             return inf
         return 1 if now >= self.probe_at and not self._probing else 0
 
     def next_permit_at(self, now: float) -> float:
-        """When the next attempt may start, given that none may start now; a probe's end is not known."""
+        """Return when to ask for a permit again. Call it only when none is available.
+
+        The end of a probe is unknown, so while one is in flight this is now.
+        """
         return now if self._probing else self.probe_at
 
     def acquire(self, now: float) -> None:
-        """An attempt starts; the first one after the pause is the probe."""
+        """Record that an attempt starts. The first attempt after a pause is the probe."""
         if self.pauses and now >= self.probe_at:
             self._probing = True
 
     def release(self) -> None:
-        """An attempt that was taken did not start: if it was to be the probe, there is none."""
+        """Return an unused permit. If it was the half-open probe, allow another one."""
         self._probing = False
 
     def record_result(self, *, succeeded: bool, now: float) -> bool:
-        """An attempt ended; whether the circuit opened or closed with it.
+        """Record the result of an attempt; return whether the circuit opened or closed.
 
-        Failures of what was sent before the circuit opened do not make its pause longer, nor do those of
-        what a person sent past it.
+        Only the probe's failure lengthens the pause. Failures of attempts that started before the circuit
+        opened, and of manual attempts while it is open, do not.
         """
         if succeeded:
             was_open = self.pauses > 0

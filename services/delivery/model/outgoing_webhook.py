@@ -17,10 +17,11 @@ from shared.wire.expressions import Expression
 
 Ordering = Literal["none", "strict"]
 EncryptedPart = Literal["secret", "headers", "auth"]
-"""What of a webhook is sealed: the secrets it signs with, the values of its headers, its auth."""
+"""A part of a webhook that is stored encrypted: signing secrets, header values, authentication."""
 SigningKeys = tuple[tuple[bytes, datetime | None], ...]
+"""Signing keys with the time at which each expires; None for the current one."""
 MAX_RETRY_AFTER_S: Final = 900.0
-"""Of a webhook that does not say otherwise."""
+"""The longest `Retry-After` that is honoured if the webhook does not set its own limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class OutgoingWebhook:
     headers: Mapping[str, str]
     auth: WebhookAuth
     unreadable: Mapping[EncryptedPart, str]
-    """What of it does not open, so is empty here, and why: nothing is sent while there is any."""
+    """Parts that do not decrypt, with the reason. They are empty here, and nothing is sent meanwhile."""
     policy: RetryPolicy
     rate_limit: RateLimit | None
     ordering: Ordering
@@ -52,14 +53,15 @@ class OutgoingWebhook:
     timeout_s: float
     disable_after: timedelta | None
     breaker: Mapping[str, Any] | None
-    """What of the circuit breaker this webhook sets otherwise than the installation."""
+    """Circuit breaker settings that differ from those of the installation."""
     lifts: int
-    """Grows whenever a person ends what holds deliveries back: enable, resume, another URL, other limits."""
+    """Rises when a person ends hold and open circuit: enable, resume, another URL or other limits."""
 
     @property
     def strict(self) -> bool:
+        """Whether deliveries go out one at a time, in the order of the events."""
         return self.ordering == "strict"
 
     def valid_keys(self) -> list[bytes]:
-        """The secrets to sign with now, the newest first; a rotated one until it ends."""
+        """Return the keys to sign with now, newest first. A rotated key is valid until it expires."""
         return unexpired_keys(self.keys)

@@ -17,7 +17,7 @@ class RateLimit:
 
 
 class RateLimiter:
-    """Counts the requests of the last period."""
+    """The start times of the requests in the last period."""
 
     __slots__ = ("_starts",)
 
@@ -25,7 +25,7 @@ class RateLimiter:
         self._starts: deque[float] = deque()
 
     def available_permits(self, limit: RateLimit | None, now: float) -> float:
-        """How many requests may start now."""
+        """Return how many requests may start now; infinite without a limit."""
         if limit is None:
             return inf
         while self._starts and self._starts[0] <= now - limit.period_s:
@@ -33,17 +33,17 @@ class RateLimiter:
         return max(0, limit.requests - len(self._starts))
 
     def next_permit_at(self, limit: RateLimit | None) -> float:
-        """When the next request may start, given that none may start now."""
+        """Return when the next request may start. Call it only when none may start now."""
         if limit is None or len(self._starts) < limit.requests:
             return 0.0
         return self._starts[len(self._starts) - limit.requests] + limit.period_s
 
     def acquire(self, limit: RateLimit | None, count: int, now: float) -> None:
-        """These many requests start now."""
+        """Record that `count` requests start now."""
         if limit is not None:
             self._starts.extend([now] * count)
 
     def release(self, count: int) -> None:
-        """These many of those taken last did not start."""
+        """Forget the last `count` acquired permits: their requests did not start."""
         for _ in range(min(count, len(self._starts))):
             self._starts.pop()

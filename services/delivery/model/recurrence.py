@@ -4,7 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 
 class Recurrence:
-    """Whether something keeps happening: `times` or more over at least `over`, no two cases so far apart."""
+    """Detects that something keeps happening.
+
+    That is the case after at least `min_cases` cases over at least `min_duration`. A gap longer than
+    `min_duration` starts the count again.
+    """
 
     __slots__ = ("_count", "_last_at", "_min_cases", "_min_duration", "_since")
 
@@ -15,7 +19,10 @@ class Recurrence:
         self._since = self._last_at = datetime.min.replace(tzinfo=UTC)
 
     def record_case(self, at: datetime, *, not_before: datetime) -> datetime | None:
-        """It happened; the time of the first case if it has happened often and long enough, else None."""
+        """Record a case; return the time of the first case if the condition is met, else None.
+
+        Cases before `not_before` do not count.
+        """
         if self._since < not_before or at - self._last_at > self._min_duration:
             self._since, self._count = at, 0
         self._last_at = max(self._last_at, at)

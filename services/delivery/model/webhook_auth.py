@@ -1,4 +1,4 @@
-"""How an outgoing webhook says who it is, beside its signature: basic, bearer, a header, a certificate."""
+"""How an outgoing webhook authenticates beside its signature: basic, bearer, a header, a certificate."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -10,14 +10,17 @@ from shared.runtime.egress.certificates import ClientCertificate, parse_client_c
 
 @dataclass(frozen=True, slots=True)
 class WebhookAuth:
-    """What an attempt adds: headers, whose values are secret, or a client certificate."""
+    """What an attempt adds to its request: headers with secret values, or a client certificate."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     certificate: ClientCertificate | None = None
 
 
 def webhook_auth(settings: Mapping[str, Any]) -> WebhookAuth:
-    """What these settings mean; none for an empty one. Raises `Malformed` for a certificate that is none."""
+    """Return the authentication of these settings; empty settings mean none.
+
+    Raises `Malformed` if the certificate or its key is not valid.
+    """
     match settings.get("type", "none"):
         case "basic":
             pair = f"{settings['username']}:{settings['password']}".encode()
