@@ -98,6 +98,7 @@ async def build(here: Runtime) -> Service:
         dead_letter=lambda received, error: requested.dead_letter(received, error),  # noqa: PLW0108 -- built below
         shares=shares,
     )
+    # Names above refer to consumers below through lambdas: handler and consumer need each other.
     requested = here.consumer(
         group="attempt",
         topics=[DELIVERY_REQUESTED],

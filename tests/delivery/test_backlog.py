@@ -26,8 +26,8 @@ async def _backlogs(
     try:
         yield made
     finally:
-        for each in made:
-            await each.stop()
+        for item in made:
+            await item.stop()
         mongo.close()
 
 
@@ -49,7 +49,7 @@ async def test_an_event_waits_at_once_and_can_be_worked_off_once_it_is_stored(st
         await backlog.wait_stored()
         assert backlog.workspaces() == {WORKSPACE}
         [queue] = backlog.queues_of(WORKSPACE)
-        assert [each.offset for each in await backlog.read(queue)] == [0]
+        assert [item.offset for item in await backlog.read(queue)] == [0]
 
 
 async def test_what_an_earlier_owner_stores_late_replaces_nothing_longer(store: Store) -> None:
@@ -65,11 +65,11 @@ async def test_what_an_earlier_owner_stores_late_replaces_nothing_longer(store: 
                 await owner.wait_stored()
             await successor.follow_assignment()
             [queue] = successor.queues_of(WORKSPACE)
-            assert [each.offset for each in await successor.read(queue)] == [0, 1, 2]
+            assert [item.offset for item in await successor.read(queue)] == [0, 1, 2]
             [queue] = owners[lengths.index(1)].queues_of(WORKSPACE)
             read = await owners[lengths.index(1)].read(queue)
             await owners[lengths.index(1)].save_progress(queue, len(read) - 1)
-            assert [each.offset for each in await successor.read(queue)] == [1, 2]
+            assert [item.offset for item in await successor.read(queue)] == [1, 2]
 
 
 async def test_what_was_lost_before_it_was_stored_is_left_on_kafka(store: Store) -> None:

@@ -55,9 +55,9 @@ async def log_of(store: Store) -> AsyncIterator[tuple[Deliveries, Collection]]:
         mongo.close()
 
 
-async def claim(deliveries: Deliveries, cursor: DueCursor, most: int = 10) -> list[str]:
-    claimed = await deliveries.claim(WEBHOOK, cursor, most=most, timeout_s=30)
-    return [one.request.delivery_id for one in claimed]
+async def claim(deliveries: Deliveries, cursor: DueCursor, limit: int = 10) -> list[str]:
+    claimed = await deliveries.claim(WEBHOOK, cursor, limit=limit, timeout_s=30)
+    return [item.request.delivery_id for item in claimed]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -76,9 +76,9 @@ def test_every_due_delivery_is_claimed_once_per_time_that_it_is_due(store: Store
                 if deed == 0:
                     new = [entry(n, some_time(), n) for n in range(dice.randrange(1, 40))]
                     await log.insert_many(new)
-                    for one in new:
-                        cursor.note_due(one["due_at"])
-                    due |= {one["_id"] for one in new}
+                    for item in new:
+                        cursor.note_due(item["due_at"])
+                    due |= {item["_id"] for item in new}
                 elif deed == 1:
                     stranger = entry(0, utcnow() - timedelta(seconds=dice.random() * 30), 0)
                     await log.insert_one(stranger)
@@ -112,10 +112,10 @@ def test_the_head_is_claimed_and_nothing_before_it_is_finished(store: Store, see
             for _ in range(50):
                 if dice.random() < 0.4:
                     order += dice.choice([1, 1, 1 << 22, 1000 << 22, 100_000 << 22])
-                    one = entry(0, utcnow(), order)
-                    await log.insert_one(one)
-                    cursor.note_due(one["due_at"])
-                    waiting.append(one["_id"])
+                    document = entry(0, utcnow(), order)
+                    await log.insert_one(document)
+                    cursor.note_due(document["due_at"])
+                    waiting.append(document["_id"])
                 else:
                     claimed = await claim(deliveries, cursor)
                     assert claimed == waiting[:1]
@@ -141,10 +141,10 @@ def test_when_the_next_one_is_due(store: Store, field: Any) -> None:
             assert await deliveries.next_due(WEBHOOK, cursor) is None
             for number, wait in enumerate((0.5, 30, 4000, 7 * 24 * 3600, 400 * 24 * 3600)):
                 await log.delete_many({})
-                one = entry(0, utcnow() + timedelta(seconds=wait), 10 + number)
-                await log.insert_one(one)
+                document = entry(0, utcnow() + timedelta(seconds=wait), 10 + number)
+                await log.insert_one(document)
                 assert await claim(deliveries, cursor) == []
-                assert await deliveries.next_due(WEBHOOK, cursor) == one["due_at"]
+                assert await deliveries.next_due(WEBHOOK, cursor) == document["due_at"]
 
     asyncio.run(test())
 
@@ -152,16 +152,16 @@ def test_when_the_next_one_is_due(store: Store, field: Any) -> None:
 def test_a_claim_that_failed_is_made_again(store: Store) -> None:
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            cursor, one = DueCursor(), entry(0, utcnow(), 1)
-            await log.insert_one(one)
-            assert await claim(deliveries, DueCursor()) == [one["_id"]]
-            await log.update_one({"_id": one["_id"]}, {"$set": {"due_at": utcnow()}})
+            cursor, document = DueCursor(), entry(0, utcnow(), 1)
+            await log.insert_one(document)
+            assert await claim(deliveries, DueCursor()) == [document["_id"]]
+            await log.update_one({"_id": document["_id"]}, {"$set": {"due_at": utcnow()}})
             mongo = mongo_at("mongodb://127.0.0.1:9/none", timeout_ms=100)
             away = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"), instance="tests")
             with pytest.raises(Exception, match="did not answer"):
-                await away.claim(WEBHOOK, cursor, most=1, timeout_s=1)
+                await away.claim(WEBHOOK, cursor, limit=1, timeout_s=1)
             mongo.close()
-            assert await claim(deliveries, cursor) == [one["_id"]]
+            assert await claim(deliveries, cursor) == [document["_id"]]
 
     asyncio.run(test())
 
@@ -171,9 +171,9 @@ def test_a_turn_of_ordering_forgets_where_it_was(store: Store) -> None:
         async with log_of(store) as (deliveries, log):
             cursor = DueCursor()
             assert await claim(deliveries, cursor) == []
-            one = entry(0, utcnow() - timedelta(days=1), 3)
-            await log.insert_one(one)
+            document = entry(0, utcnow() - timedelta(days=1), 3)
+            await log.insert_one(document)
             cursor.switch_field("order")
-            assert await claim(deliveries, cursor) == [one["_id"]]
+            assert await claim(deliveries, cursor) == [document["_id"]]
 
     asyncio.run(test())

@@ -31,18 +31,18 @@ def taken(states: EndpointStates, workspace: str) -> int:
 
 
 def test_one_workspace_has_half_and_the_next_ones_less() -> None:
-    async def look() -> None:
+    async def check() -> None:
         states = endpoint_states()
         assert [taken(states, name) for name in "abc"] == [500, 250, 125]
 
-    asyncio.run(look())
+    asyncio.run(check())
 
 
 def test_whoever_has_nothing_under_way_finds_a_slot_while_those_of_many_hang() -> None:
-    async def look() -> None:
+    async def check() -> None:
         states = endpoint_states()
         hanging = [taken(states, f"hanging-{number}") for number in range(40)]
         assert sum(hanging) < SLOTS
         assert taken(states, "late") == 1
 
-    asyncio.run(look())
+    asyncio.run(check())

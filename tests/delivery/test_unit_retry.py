@@ -31,13 +31,15 @@ def attempt(status: int | None = None, failure: EgressFailure | None = None, **h
     return Attempt(1, NOW, {}, EgressResponse(status, failure, "", named, b"", 0.1, None))
 
 
-def after(each: Attempt, policy: RetryPolicy = TWICE, number: int = 1, seed: str = "dlv_1") -> AttemptOutcome:
-    return evaluate_attempt(each, number, policy, seed, NOW)
+def after(
+    result: Attempt, policy: RetryPolicy = TWICE, number: int = 1, seed: str = "dlv_1"
+) -> AttemptOutcome:
+    return evaluate_attempt(result, number, policy, seed, NOW)
 
 
-def wait_of(step: AttemptOutcome) -> float:
-    assert step.due_at is not None
-    return (step.due_at - NOW).total_seconds()
+def wait_of(outcome: AttemptOutcome) -> float:
+    assert outcome.due_at is not None
+    return (outcome.due_at - NOW).total_seconds()
 
 
 # What an answer means
@@ -76,11 +78,11 @@ def test_410_wants_nothing_ever_again(client_errors: ClientErrorPolicy) -> None:
 @pytest.mark.parametrize("failure", get_args(EgressFailure))
 def test_a_failure_without_an_answer(failure: EgressFailure) -> None:
     unsent = failure in ("address_refused", "bad_url", "condition_too_expensive", "transform_failed")
-    each = attempt(failure=failure)
-    assert after(each).status == ("dead_letter" if unsent else "retrying")
-    assert (each.ok, each.error, each.is_not_sent) == (False, failure, unsent)
-    assert each.is_endpoint_failure is not unsent
-    assert each.is_hub_failure is (failure == "proxy")
+    result = attempt(failure=failure)
+    assert after(result).status == ("dead_letter" if unsent else "retrying")
+    assert (result.ok, result.error, result.is_not_sent) == (False, failure, unsent)
+    assert result.is_endpoint_failure is not unsent
+    assert result.is_hub_failure is (failure == "proxy")
 
 
 @pytest.mark.parametrize(
@@ -97,9 +99,9 @@ def test_an_endpoint_is_unwell_when_it_does_not_work_and_not_when_it_refuses(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_holds_the_endpoint_and_leaves_the_schedule(status: int) -> None:
-    for given_s in (500, 3, 0):
-        step = after(attempt(status, Retry_After=str(given_s)))
-        assert (wait_of(step), step.retry_after_s) == (100, given_s)
+    for header_s in (500, 3, 0):
+        outcome = after(attempt(status, Retry_After=str(header_s)))
+        assert (wait_of(outcome), outcome.retry_after_s) == (100, header_s)
     date = format_datetime(NOW + timedelta(seconds=700), usegmt=True)
     assert after(attempt(status, retry_after=date)).retry_after_s == 700, "a date, and the name in any case"
     for nonsense in ("soon", "-5", "1e9", ""):
@@ -110,14 +112,14 @@ def test_retry_after_holds_the_endpoint_and_leaves_the_schedule(status: int) -> 
 def test_retry_after_is_bounded(text: str) -> None:
     assert after(attempt(429, Retry_After=text)).retry_after_s == RETRY_AFTER_CAP_S == 86_400
     policy = RetryPolicy((0.0, 100.0), max_retry_after_s=900)
-    step = after(attempt(429, Retry_After=text), policy)
-    assert (wait_of(step), step.retry_after_s) == (100, 900)
+    outcome = after(attempt(429, Retry_After=text), policy)
+    assert (wait_of(outcome), outcome.retry_after_s) == (100, 900)
     assert after(attempt(429, Retry_After="899"), policy).retry_after_s == 899
 
 
 def test_retry_after_gives_no_attempt_that_the_schedule_does_not_have() -> None:
-    step = after(attempt(429, Retry_After="7"), number=2)
-    assert (step.status, step.due_at, step.retry_after_s) == ("dead_letter", None, 7)
+    outcome = after(attempt(429, Retry_After="7"), number=2)
+    assert (outcome.status, outcome.due_at, outcome.retry_after_s) == ("dead_letter", None, 7)
 
 
 def test_retry_after_of_another_status_is_not_heard() -> None:
@@ -129,9 +131,9 @@ def test_jitter_only_lengthens_by_its_share_and_is_the_same_when_it_is_reckoned_
     seed: str, jitter: float, wait: float
 ) -> None:
     policy = RetryPolicy((0.0, wait), jitter)
-    step = after(attempt(500), policy, seed=seed)
-    assert wait - 1e-5 <= wait_of(step) <= wait * (1 + jitter) + 1e-5
-    assert step == after(attempt(500), policy, seed=seed)
+    outcome = after(attempt(500), policy, seed=seed)
+    assert wait - 1e-5 <= wait_of(outcome) <= wait * (1 + jitter) + 1e-5
+    assert outcome == after(attempt(500), policy, seed=seed)
 
 
 def test_jitter_spreads_the_deliveries_of_one_moment() -> None:
@@ -150,16 +152,16 @@ def test_jitter_spreads_the_deliveries_of_one_moment() -> None:
     st.lists(st.tuples(st.floats(0, 3), st.integers(0, 4)), max_size=60),
 )
 def test_no_period_has_more_than_the_limit_whatever_comes_when(
-    most: int, period: float, wishes: list[tuple[float, int]]
+    max_requests: int, period: float, wishes: list[tuple[float, int]]
 ) -> None:
-    limit, limiter, now = RateLimit(most, period), RateLimiter(), 0.0
+    limit, limiter, now = RateLimit(max_requests, period), RateLimiter(), 0.0
     starts: list[float] = []
-    for gap, wanted in wishes:
+    for gap, requested in wishes:
         now += gap
-        count = min(wanted, int(limiter.available_permits(limit, now)))
+        count = min(requested, int(limiter.available_permits(limit, now)))
         limiter.acquire(limit, count, now)
         starts += [now] * count
-    for first, last in zip(starts, starts[most:], strict=False):
+    for first, last in zip(starts, starts[max_requests:], strict=False):
         assert last - first >= period - 1e-9
 
 

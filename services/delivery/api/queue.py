@@ -42,6 +42,6 @@ class QueueApi:
         document = {"_id": key.workspace, "paused": paused, "changed_at": utcnow()}
         with translate_errors():
             await self._queues.replace_one({"_id": key.workspace}, document, upsert=True)
-        # Returns when no process sends by the old state any more.
+        # Announced before the response: every process reads the new state before its next attempt.
         await self._subscriptions.queues.record(key.workspace)
         return QueueStateOut(paused=paused)

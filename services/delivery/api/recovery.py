@@ -180,6 +180,7 @@ class RecoveryApi:
     async def _dead_letters(
         self, action: Action, body: DeadLetterSelection, key: ApiKey, response: Response
     ) -> DeadLetterResultsOut:
+        # Given ids are processed at once; filters may match millions, so they start a job.
         if body.ids is not None:
             outcomes = await self._jobs.run_immediately(
                 action, key.workspace, body.ids, statuses=(_DEAD_LETTER,)

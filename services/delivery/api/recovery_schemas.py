@@ -29,7 +29,7 @@ class _TimeWindow(BaseModel):
     until: UtcTime | None = None
 
     @model_validator(mode="after")
-    def _forwards(self) -> "_TimeWindow":
+    def _check_order(self) -> "_TimeWindow":
         if self.until is not None and self.until <= self.since:
             raise ValueError("until must be later than since")
         return self
@@ -78,7 +78,7 @@ class DeadLetterSelection(BaseModel):
     error: Name | None = None
 
     @model_validator(mode="after")
-    def _one_or_the_other(self) -> "DeadLetterSelection":
+    def _check_ids_or_filters(self) -> "DeadLetterSelection":
         filters = self.model_fields_set - {"ids"}
         if bool(self.ids) == bool(filters):
             raise ValueError("give ids, or at least one of webhook_id, event_type, since, until, error")

@@ -69,6 +69,7 @@ class StatisticsApi:
             )
         counts = dict(zip(_STATUS_BY_COUNT, values, strict=True))
         overdue_s = None
+        # Without open deliveries there is nothing overdue.
         if counts["pending"] or counts["active"] or counts["delayed"]:
             overdue_s = await self._overdue_s(query)
         counts["completed"] = await self._completed(key.workspace, webhook_id)

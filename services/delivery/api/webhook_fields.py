@@ -42,6 +42,7 @@ def _validate_url(text: str) -> str:
         raise ValueError("must not contain a user name or password: use 'auth'")
     if parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be an encoded URL without a fragment")
+    # IPv6 literals have colons and are checked by the egress rules.
     if ":" not in host and (len(host) > _MAX_HOST_LENGTH or not _HOST_NAME.fullmatch(host)):
         raise ValueError("must have a valid host name")
     return text
@@ -74,6 +75,7 @@ def validate_header_value(value: str) -> str:
 
 
 def _validate_headers(headers: dict[str, str]) -> dict[str, str]:
+    # Header names are case-insensitive.
     if len({name.lower() for name in headers}) != len(headers):
         raise ValueError("must name each header once")
     if "authorization" in {name.lower() for name in headers}:

@@ -67,10 +67,10 @@ class PreviewApi:
         )
         event_fields = event_fields_of(event, canonical(event.type), "0")
         names = (event_fields.type, *_triggers_in(body.data))
-        wanted, because = matches(body.events, *names), "events: no pattern covers this type"
+        matched, because = matches(body.events, *names), "events: no pattern covers this type"
         event_filter = EventFilter.of(body.filter.model_dump() if body.filter else {})
-        if wanted:
-            wanted, because = (
+        if matched:
+            matched, because = (
                 event_filter.explain(event_fields, body.integration_id or "") if event_filter else (True, "")
             )
         text = render_body(body.format, event_fields)
@@ -80,8 +80,8 @@ class PreviewApi:
             )
             result = project(transform, text) if transform else text
         except ExpressionError as error:
-            return PreviewOut(wanted=wanted, because=because, body=None, error=str(error))
-        return PreviewOut(wanted=wanted, because=because, body=result.decode(), error=None)
+            return PreviewOut(wanted=matched, because=because, body=None, error=str(error))
+        return PreviewOut(wanted=matched, because=because, body=result.decode(), error=None)
 
 
 def _triggers_in(data: Any) -> list[str]:

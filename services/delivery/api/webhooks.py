@@ -119,6 +119,7 @@ class WebhooksApi:
             "changed_at": created_at,
             **enabled_fields(on=body.enabled),
         }
+        # Generated secrets are valid; given ones must fit the profile.
         if body.secret is not None:
             self._check_secret(body.profile, body.secret)
         self._validate(document)
@@ -175,6 +176,7 @@ class WebhooksApi:
             change |= enabled_fields(on=change["enabled"])
         warnings = _check_event_names(body.events or (), document["events"], force=force)
         self._validate(document | change)
+        # Changes that invalidate earlier responses end hold and open circuit.
         lifts = bool(change.get("enabled")) or bool(_RESETTING_FIELDS & change.keys())
         webhook = await self._webhook_out(await self._change(webhook_id, change, lifts=lifts))
         return webhook.model_copy(update={"warnings": warnings})
@@ -193,6 +195,7 @@ class WebhooksApi:
         It goes past the endpoint's hold and open circuit, and its result decides about them.
         """
         webhook = self._subscriptions.parse(await self._find(webhook_id, key))
+        # Only this webhook gets the event: it is a delivery request, not an event on `chat.events`.
         event = Event(
             id=new_event_id(),
             type=TEST_TYPE,
@@ -331,6 +334,7 @@ class WebhooksApi:
             raise _url_taken() from None
         if document is None:
             raise NotFound("no such outgoing webhook")
+        # Announced before the response: every process loads the change before its next attempt.
         await self._subscriptions.snapshot.record(document["_id"])
         return document
 

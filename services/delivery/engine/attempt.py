@@ -49,12 +49,14 @@ class Attempter:
         """
         started = utcnow()
         request, number = claimed.request, claimed.attempts + 1
+        # The age of an event counts until its first attempt: later ones follow the schedule.
         if number == 1:
             metrics.EVENT_AGE_SECONDS.observe(_age_s(request.occurred_at, started))
         metrics.IN_FLIGHT.inc()
         headers, response = await self._send(webhook, claimed, number)
         metrics.IN_FLIGHT.dec()
         attempt = Attempt(number, started, headers, response)
+        # Attempts are counted from the start of the present retry cycle.
         outcome = evaluate_attempt(
             attempt, number - claimed.cycle_start, webhook.policy, request.delivery_id, utcnow()
         )
@@ -96,6 +98,7 @@ class Attempter:
     ) -> tuple[Mapping[str, str], EgressResponse]:
         """Send one request; return its headers as the log may store them, and the response."""
         request = claimed.request
+        # Only the first attempt fails with it: a manual retry sends the event.
         if request.fault and claimed.attempts == 0:
             return {}, EgressResponse(None, CONDITION_TOO_EXPENSIVE, request.fault, {}, b"", 0.0, None)
         try:
@@ -112,6 +115,7 @@ class Attempter:
         }
         if request.replay_no:
             headers["X-Interlink-Replay"] = str(request.replay_no)
+        # The log has the names of the webhook's own headers, never their values.
         logged_headers: Mapping[str, str] = headers
         if webhook.headers or webhook.auth.headers:
             secret_headers = {**webhook.headers, **webhook.auth.headers}

@@ -146,7 +146,9 @@ class Backlog:
             query = {"source": {"$in": sorted(map(_source_name, to_load))}}
             with translate_errors():
                 documents = await self._collection.find(query, {"events": 0}).to_list(None)
+            # Chunks in memory may be unstored, or further than the stored ones: keep them.
             known_ids = {chunk.id for queue in self._queues.values() for chunk in queue.chunks}
+            # Ids sort by partition and order, so chunks are appended in the order of their events.
             for document in sorted(documents, key=lambda document: str(document["_id"])):
                 source = _parse_source(document["source"])
                 if document["_id"] not in known_ids and source in assigned:
@@ -169,6 +171,7 @@ class Backlog:
                 queued[0] + already_added[0] + 1,
                 queued[1] + already_added[1] + _event_size(received),
             )
+            # The limits are per workspace and process: one workspace must not fill the memory.
             if workspace in full or count > MAX_EVENTS or size > MAX_BYTES:
                 full.add(workspace)
                 detail = f"the workspace's backlog is full ({queued[0]} events): publish more slowly"
@@ -188,6 +191,7 @@ class Backlog:
                 self._unstored.append((chunk, document))
                 self._accepted_count += 1
                 metrics.DEFERRED.inc(chunk.count)
+        # One task stores all chunks, in order.
         if self._unstored and (self._store_task is None or self._store_task.done()):
             self._store_task = asyncio.create_task(self._store_chunks())
         return rejected
@@ -223,6 +227,7 @@ class Backlog:
                 await asyncio.sleep(_RETRY_INTERVAL_S)
                 continue
             failpoint("fanout.deferred")
+            # Only now may offsets of these events be committed.
             async with self._stored_changed:
                 for chunk, _ in batch:
                     chunk.stored = True
@@ -239,6 +244,7 @@ class Backlog:
             with translate_errors():
                 await self._collection.insert_many(documents, ordered=False)
         except Duplicate:
+            # Previous owner and this process read the same records: the chunk with more events wins.
             for document in documents:
                 with suppress(Duplicate), translate_errors():
                     shorter_stored = {"_id": document["_id"], "last": {"$lt": document["last"]}}
@@ -265,6 +271,7 @@ class Backlog:
         chunk = queue.chunks[0]
         with translate_errors():
             await self._collection.delete_one({"_id": chunk.id})
+        # Another process took the partition over meanwhile, and has its own view of the queue.
         if not self.is_owned(queue):
             return
         queue.chunks.popleft()
@@ -297,6 +304,7 @@ def _split_chunks(events: Sequence[ConsumedEvent]) -> Iterator[list[ConsumedEven
     chunk: list[ConsumedEvent] = []
     size = 0
     for received in events:
+        # Chunks are limited in events and bytes: a slice reads a whole chunk.
         if chunk and (len(chunk) == _CHUNK_EVENTS or size + _event_size(received) > _CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0

@@ -86,6 +86,7 @@ class _ThreadThrottle:
         work_s = 0.0 if self._measured_at is None else now - self._measured_at
         self._measured_at = now
         self.cost += work_s * 1e6
+        # The sleep releases the interpreter lock: the event loop goes on.
         sleep(work_s * self.rest_factor)
 
 
@@ -137,6 +138,7 @@ class BacklogWorker:
                 now = asyncio.get_running_loop().time()
                 workspaces = self._backlog.workspaces()
                 self._retry_at = {name: at for name, at in self._retry_at.items() if name in workspaces}
+                # A workspace whose turn failed pauses, the others go on.
                 runnable = [name for name in workspaces if self._retry_at.get(name, now) <= now]
                 for workspace in sorted(runnable):
                     await self._run_isolated_turn(workspace)
@@ -167,6 +169,7 @@ class BacklogWorker:
     async def _wait_for_work(self) -> None:
         """Follow the assignment; wait until there are deferred events."""
         now = asyncio.get_running_loop().time()
+        # Chunks that a previous owner stored late are found by reloading everything now and then.
         reload = now - self._reloaded_at > _RELOAD_INTERVAL_S
         if reload:
             self._reloaded_at = now
@@ -191,6 +194,7 @@ class BacklogWorker:
             self._pause_factor(workspace) if others_active else 0.0,
             0.0,
         )
+        # Beside others, slices are small; alone, they are large, to use the process.
         max_cost = _SHARED_SLICE if others_active else _SLICE
         cost = 0.0
         while cost < max_cost:
@@ -206,9 +210,11 @@ class BacklogWorker:
                 del self._open_chunks[workspace]
             else:
                 await self._save_progress(chunk)
+            # A workspace became active or idle: choose the size of the slice again.
             if others_active != self._others_active():
                 break
         others_active = self._others_active()
+        # The backlog must not fill `delivery.requested`: new events would queue behind it.
         await self._wait_for_attempts(0 if others_active else _MAX_IN_FLIGHT // 2)
         if others_active:
             await asyncio.sleep(max(0.0, cost - self._throttle.cost) * self._pause_factor(workspace) / 1e6)
@@ -218,6 +224,7 @@ class BacklogWorker:
         ages = [
             time() - at_ms_of(queue.chunks[0].last) / 1000 for queue in self._backlog.queues_of(workspace)
         ]
+        # The longer events wait, the larger the share of the process that they get.
         remaining_share = 1 - max(ages, default=0.0) / _MIN_PAUSE_AGE_S
         return min(_MAX_PAUSE_FACTOR, max(_MIN_PAUSE_FACTOR, _MAX_PAUSE_FACTOR * remaining_share))
 
@@ -240,7 +247,7 @@ class BacklogWorker:
     async def _expand_events(self, chunk: _OpenChunk, max_cost: float) -> float:
         """Evaluate webhooks until the chunk is done or `max_cost` is reached; return the cost."""
         cost = yielded_at_cost = 0.0
-        alone = not self._others_active()
+        exclusive = not self._others_active()
         while chunk.events and cost < max_cost:
             received = chunk.events[0]
             expansion = chunk.expansion or self._fanout.expand(received, self._throttle.rest)
@@ -254,14 +261,16 @@ class BacklogWorker:
             cost += expansion.cost - cost_before
             if record is not None:
                 chunk.records.append(record)
+            # The whole event is expanded: continue with the next one.
             if expansion.done:
                 self._fanout.record_cost(received.event.workspace, expansion.cost)
                 chunk.events.popleft()
                 chunk.expansion = None
+            # Evaluation does not await: let other tasks run every millisecond.
             if cost - yielded_at_cost > _LOOP_SLICE:
                 yielded_at_cost = cost
                 await asyncio.sleep(0)
-                if alone and self._others_active():
+                if exclusive and self._others_active():
                     break  # new events of others do not wait for the rest of a large slice
         return cost
 
@@ -279,6 +288,7 @@ class BacklogWorker:
             return
         if not self._backlog.is_owned(chunk.queue):
             raise BrokerUnavailable("another process works off this queue")
+        # Positions in `delivery.requested`, to know when the attempts are handled.
         self._in_flight.extend(await self._producer.publish_all(records, timeout_s=PUBLISH_TIMEOUT_S))
         failpoint("drain.published")
 

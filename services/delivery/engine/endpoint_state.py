@@ -104,9 +104,11 @@ class EndpointState:
         Failures at another URL do not count. A higher `lifts` ends hold and open circuit.
         """
         self.breaker.policy = self.defaults.with_settings(webhook.breaker)
+        # Another URL is another endpoint.
         if self.url and self.url != webhook.url:
             self.failing_since, self.warned = None, False
         self.url = webhook.url
+        # A person enabled or resumed the webhook, or changed it: try again at once.
         if self.lifts is not None and self.lifts != webhook.lifts:
             self.held_until = self.not_before = 0.0
             self.breaker.reset()
@@ -143,6 +145,7 @@ class EndpointState:
         self.lifts = health.get("lifts")
         if health.get("held_until"):
             self.held_until = max(0.0, to_loop_time(health["held_until"]))
+        # An open circuit stays open in the next process, with the pause that it had.
         if health.get("circuit") == "open" and health.get("next_probe_at"):
             opened_at, probe_at = to_loop_time(health["opened_at"]), to_loop_time(health["next_probe_at"])
             self.breaker.restore(health["pauses"], opened_at, probe_at)
@@ -150,6 +153,7 @@ class EndpointState:
 
     def request_manual(self, delivery_id: str) -> None:
         """Send this delivery past hold and open circuit: a person asked for it."""
+        # A limit on memory: what is beyond it is due in the log all the same.
         if len(self.manual_ids) < _MAX_MANUAL:
             self.manual_ids.add(delivery_id)
         self.not_before = 0.0
@@ -176,6 +180,7 @@ class EndpointState:
         Return None while the circuit has not been open for that long. Return None during a hold, too: it has
         a limit of its own, and the API shows its end as the next attempt.
         """
+        # Jitter may lengthen every wait of the schedule, so it counts in full.
         now, policy = loop_time(), webhook.policy
         if now < self.held_until:
             return None
@@ -218,12 +223,14 @@ class EndpointState:
     def pause_until_permitted(self, webhook: OutgoingWebhook) -> None:
         """Pause until a permit may be available, at most 1 s: the webhook may change meanwhile."""
         now = loop_time()
+        # The latest of hold, probe and rate limit decides.
         at = max(now, self.held_until)
         if self.breaker.available_permits(now) == 0:
             at = max(at, self.breaker.next_permit_at(now))
         if self.rate_limiter.available_permits(webhook.rate_limit, now) == 0:
             self.limited_until = self.rate_limiter.next_permit_at(webhook.rate_limit)
             at = max(at, self.limited_until)
+        # Never longer than the poll interval: settings may change meanwhile.
         self.not_before = min(at, now + _POLL_INTERVAL_S)
 
     def pause(self, seconds: float) -> None:
@@ -240,6 +247,7 @@ class EndpointState:
 
     def note_due(self, at: datetime) -> None:
         """Note that a delivery in the log is open and due at this time."""
+        # A search that is in progress compares this with what it saw before.
         self.version += 1
         self.due_cursor.note_due(at)
         if self.next_due is None or at < self.next_due:

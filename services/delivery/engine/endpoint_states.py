@@ -43,6 +43,7 @@ class EndpointStates:
         free = max(0, self._settings.most_in_flight - self._in_flight)
         own_in_flight = self._in_flight_by_workspace[workspace]
         reserved = self._settings.most_in_flight // _RESERVED_DIVISOR
+        # A workspace without attempts in flight always gets one.
         first_permit = 1 if own_in_flight == 0 and free else 0
         return max(first_permit, min((free - own_in_flight + 1) // 2, free - reserved))
 
@@ -86,6 +87,7 @@ class EndpointStates:
         assigned = set(partitions)
         lost, gained = self._owned - assigned, assigned - self._owned
         if lost:
+            # Tasks that still use a state see `lost` and end.
             for state in [state for state in self._states.values() if state.partition in lost]:
                 state.lost = True
                 del self._states[state.webhook_id]
@@ -95,7 +97,9 @@ class EndpointStates:
         if to_load:
             health_documents = await self._endpoint_health.unhealthy(gained) if gained else []
             open_webhooks = await self._deliveries.open_webhooks(to_load)
+            # Leases of a killed predecessor in this process's place need not be waited for.
             await self._deliveries.release_leases(open_webhooks)
+            # Restore holds and circuits before anything may start.
             for health in health_documents:
                 self.state(health["_id"], health["partition"]).restore(health)
             for webhook_id, partition in open_webhooks.items():

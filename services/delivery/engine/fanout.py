@@ -87,6 +87,7 @@ class Expansion:
         except StopIteration:
             self.done = True
             record = None
+        # Charge this thread's CPU time, not wall time: other threads may run in between.
         self._evaluated += 1
         self.cost += (thread_time() - started) * 1e6
         if record is not None:
@@ -125,12 +126,15 @@ class Fanout:
         await asyncio.gather(
             self._backlog.follow_assignment(), self._backlog.wait_for_space(), self.ensure_current()
         )
+        # Until here nothing was published: after a failure, the consumer repeats the whole batch.
         plan = await self._plan(batch)
         if plan.records:
             await self._producer.publish_all(plan.records, timeout_s=PUBLISH_TIMEOUT_S)
         failpoint("fanout.published")
+        # Published first: what is deferred must come after the earlier events of its workspace.
         if plan.deferred:
             plan.rejected += self._backlog.append(plan.deferred)
+        # The consumer dead-letters these and commits the others.
         if plan.rejected:
             raise PartiallyRejected(plan.rejected)
 
@@ -172,6 +176,7 @@ class Fanout:
         records: list[Record] = []
         expansion = self.expand(received)
         try:
+            # An expensive event is abandoned halfway: its cost is charged, and the backlog takes it over.
             while not expansion.done and expansion.cost <= MAX_IMMEDIATE_COST:
                 record = expansion.step()
                 if record is not None:
@@ -185,6 +190,7 @@ class Fanout:
         finally:
             plan.cost += expansion.cost
             self._shares.charge(workspace, expansion.cost, loop.time())
+        # Requests of one event go together: a partial fan-out would be repeated in part.
         if expansion.done:
             plan.records += records
         return expansion.done
@@ -241,11 +247,13 @@ class Fanout:
                 body = bodies.get(webhook.format)
                 if body is None:
                     body = bodies[webhook.format] = render_body(webhook.format, event_fields)
+                # Derived from event and webhook: publishing the event again gives the same delivery.
                 delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
                 request = request_event(
                     delivery_id, webhook.id, event, event_type, body, traceparent, fault=fault
                 )
                 yield event_record(DELIVERY_REQUESTED, webhook.id, request)
+        # No request was yielded: neither a pattern nor a filter let the event through.
         if reason:
             self._unmatched.record(event.workspace, event.id, event_type, event.source, reason)
 
@@ -285,6 +293,7 @@ def _provider_data(event: Event) -> tuple[bytes, Any]:
         "replay_of": event.attributes.get("replay_of") or None,
     }
     provider = providers().get(event.attributes["provider"])
+    # The payload's bytes stay as received: only the fields around it are rendered.
     raw, payload = _json_data(provider.payload(event.content_type, event.data) if provider else event.data)
     return orjson.dumps(fields)[:-1] + b',"payload":' + raw + b"}", {**fields, "payload": payload}
 

@@ -122,6 +122,7 @@ class EndpointHealth:
                 webhook.id, self._disable(webhook, attempt.started_at, "gone", attempt.error)
             )
             return
+        # 410 disables at once; other failures must last for days.
         since = endpoint_state.failing_since
         if since is None or since < webhook.enabled_at:
             endpoint_state.failing_since, endpoint_state.warned = attempt.started_at, False
@@ -156,6 +157,7 @@ class EndpointHealth:
 
     def _run_in_background(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         """Run one such task at a time per key. The next failure repeats a task that failed."""
+        # Something of this webhook is being written: the next failure triggers it again.
         if key in self._tasks:
             work.close()
             return
@@ -170,6 +172,7 @@ class EndpointHealth:
             self._log.warning("endpoint_health.write_failed", key=key, error=str(error))
 
     async def _write_hold_state(self, endpoint_state: EndpointState) -> None:
+        # The state may change while it is written: repeat until MongoDB has the last one.
         while not endpoint_state.lost and endpoint_state.written_hold_state != (
             hold_state := endpoint_state.hold_state
         ):
@@ -210,6 +213,7 @@ class EndpointHealth:
         If the process dies in between, the next failure publishes the event again under the same id.
         """
         current = self._subscriptions.snapshot.items.get(webhook.id)
+        # A person deleted, disabled or enabled the webhook since the failures began.
         if current is None or not current.enabled or current.enabled_at > since:
             return
         await self._publish_notice(
@@ -232,6 +236,7 @@ class EndpointHealth:
         # The name, not the URL: URLs often contain secrets.
         data = {"webhook_id": webhook.id, "name": webhook.name, "failing_since": since_text, **fields}
         event = Event(
+            # Derived: a notice that is published twice has the same id.
             id=EventId(f"evt_{derive(webhook.id, event_type, since_text)}"),
             type=event_type,
             source="/delivery",

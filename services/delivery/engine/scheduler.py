@@ -88,6 +88,7 @@ class Scheduler:
             except DatabaseUnavailable as error:
                 self._log.warning("scheduler.database_unavailable", error=str(error))
                 continue
+            # One task per endpoint state: a slow endpoint does not delay others.
             for endpoint_state in self._endpoint_states.due_states(utcnow()):
                 endpoint_state.draining = True
                 self._create_task(self._drain(endpoint_state))
@@ -101,7 +102,8 @@ class Scheduler:
                 await self._subscriptions.ensure_current()
                 webhook = await self._subscriptions.find(endpoint_state.webhook_id)
                 if webhook is None:
-                    if not await self._subscriptions.is_gone(endpoint_state.webhook_id):
+                    # Deleted, or unreadable as a document: only a deleted webhook loses its deliveries.
+                    if not await self._subscriptions.is_deleted(endpoint_state.webhook_id):
                         endpoint_state.pause(_STOPPED_POLL_INTERVAL_S)
                         return
                     await self._deliveries.cancel_all(endpoint_state.webhook_id)
@@ -122,6 +124,7 @@ class Scheduler:
                     self._endpoint_states.available_permits(webhook.workspace),
                     _MAX_CLAIMED,
                 )
+                # Nothing can start and nothing will free a permit here: come back later.
                 if permits == 0 and not attempts:
                     await self._dead_letter_expired(endpoint_state, webhook)
                     endpoint_state.pause_until_permitted(webhook)
@@ -135,6 +138,7 @@ class Scheduler:
                     return
                 attempts |= started
                 if attempts:
+                    # A short wait, so that the next claim takes the permits of several attempts.
                     _, attempts = await asyncio.wait(attempts, timeout=_GATHER_TIMEOUT_S)
         except DatabaseUnavailable as error:
             self._log.warning("scheduler.database_unavailable", error=str(error))
@@ -153,7 +157,7 @@ class Scheduler:
         claimed: list[ClaimedDelivery] = []
         try:
             claimed = await self._deliveries.claim(
-                webhook.id, endpoint_state.due_cursor, most=permits, timeout_s=webhook.timeout_s
+                webhook.id, endpoint_state.due_cursor, limit=permits, timeout_s=webhook.timeout_s
             )
         finally:
             self._endpoint_states.release(endpoint_state, permits - len(claimed))
@@ -181,6 +185,7 @@ class Scheduler:
             and endpoint_state.permits_by_limits(webhook)
         ):
             endpoint_state.due_cursor.switch_field("order" if webhook.strict else "due_at")
+            # Removed first: a delivery that is not waiting any more must not be tried for ever.
             delivery_id = endpoint_state.manual_ids.pop()
             claimed: ClaimedDelivery | None = None
             self._endpoint_states.acquire(endpoint_state, webhook)
@@ -251,6 +256,7 @@ class Scheduler:
             self._health.record_attempt(endpoint_state, webhook, attempt, outcome, manual=delivery.manual)
             await self._results.write(self._deliveries.result_update(delivery, attempt, outcome))
             failpoint("schedule.written")
+            # Only after the write: a search before it would not find the delivery.
             if outcome.due_at is not None:
                 endpoint_state.note_due(outcome.due_at)
         finally:

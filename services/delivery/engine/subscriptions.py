@@ -116,6 +116,7 @@ class OutgoingWebhooks:
                 for webhook in webhooks.values()
                 if webhook.enabled and matches(webhook.patterns, event_type, *triggers)
             ]
+            # Types are chosen by workspaces: limit the cache, and start again when it is full.
             if self._cached_matches >= _MAX_CACHED_MATCHES:
                 self._matches.clear()
                 self._cached_matches = 0
@@ -156,6 +157,7 @@ class OutgoingWebhooks:
         An unknown webhook is read from MongoDB: the process that stored it may have died before it announced
         it.
         """
+        # Not in the snapshot: deleted, or stored a moment ago.
         if webhook_id not in self.snapshot.items:
             await self.snapshot.load((webhook_id,))
         return self.snapshot.items.get(webhook_id)
@@ -168,7 +170,7 @@ class OutgoingWebhooks:
         """Return the stored secrets after a rotation; old ones stay valid for `overlap`."""
         return rotate_secret(self._vault, document, secret, overlap)
 
-    async def is_gone(self, webhook_id: str) -> bool:
+    async def is_deleted(self, webhook_id: str) -> bool:
         """Return whether the webhook is deleted, as opposed to unreadable. Raises `DatabaseUnavailable`."""
         with translate_errors():
             document = await self.collection.find_one({"_id": webhook_id, "deleted_at": None}, {"_id": 1})
@@ -267,6 +269,7 @@ class OutgoingWebhooks:
                     and not self._decrypt(document).errors
                 ):
                     await self.snapshot.load((webhook_id,), again=True)
+                # Decryption is CPU work: let other tasks run in between.
                 await asyncio.sleep(0)
 
     def _build(self, document: Document, parts: _DecryptedParts) -> OutgoingWebhook:
@@ -331,6 +334,7 @@ class OutgoingWebhooks:
         return tuple((signing_key(profile, secret), ends) for secret, ends in self.secrets(document))
 
     def _headers(self, document: Document) -> Mapping[str, str]:
+        # No headers, nothing to decrypt: the webhook works without the key.
         return {} if document.get("header_names") == [] else self._decrypt_field(document, "headers")
 
     def _auth(self, document: Document) -> WebhookAuth:
@@ -350,6 +354,7 @@ class OutgoingWebhooks:
 
     def _index(self, before: OutgoingWebhook | None, after: OutgoingWebhook | None) -> None:
         """Apply one change. The cost must not grow with the webhooks of other workspaces."""
+        # A change of one webhook may change every match of its workspace.
         for webhook in (before, after):
             if webhook:
                 self._cached_matches -= len(self._matches.pop(webhook.workspace, ()))

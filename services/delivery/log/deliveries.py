@@ -136,6 +136,7 @@ class Deliveries:
     def result_update(self, claimed: ClaimedDelivery, attempt: Attempt, outcome: AttemptOutcome) -> Write:
         """Return the update with the result of a claimed delivery."""
         state = self._outcome_fields(outcome, claimed.attempts + 1)
+        # A finished delivery leaves the partial indexes of open ones.
         unset = {} if outcome.due_at is not None else {"due_at": "", "open": ""}
         if attempt.ok:
             unset |= {"failed": "", "last_error": ""}
@@ -159,20 +160,21 @@ class Deliveries:
         try:
             with translate_errors():
                 await self.collection.bulk_write(list(writes), ordered=False)
+        # A batch was repeated after a crash: its entries were written before.
         except Duplicate:
             self._log.info("delivery.already_logged", writes=len(writes))
 
     async def claim(
-        self, webhook_id: str, due_cursor: DueCursor, *, most: int, timeout_s: float
+        self, webhook_id: str, due_cursor: DueCursor, *, limit: int, timeout_s: float
     ) -> list[ClaimedDelivery]:
-        """Claim up to `most` due deliveries of a webhook, the longest overdue first.
+        """Claim up to `limit` due deliveries of a webhook, the longest overdue first.
 
         The lease of each lasts a little longer than `timeout_s`. For strictly ordered webhooks, claim only
         the oldest open delivery, and only if it is due. Raises `DatabaseUnavailable`.
         """
         floor = due_cursor.floor
         try:
-            documents = await self._claim(webhook_id, due_cursor, most, self._lease(timeout_s))
+            documents = await self._claim(webhook_id, due_cursor, limit, self._lease(timeout_s))
         except BaseException:
             due_cursor.floor = min(due_cursor.floor, floor)  # what was found there is not claimed yet
             raise
@@ -181,7 +183,7 @@ class Deliveries:
         return [_claimed_delivery(document) for document in documents]
 
     async def _claim(
-        self, webhook_id: str, due_cursor: DueCursor, most: int, lease: datetime
+        self, webhook_id: str, due_cursor: DueCursor, limit: int, lease: datetime
     ) -> list[Document]:
         now = utcnow()
         with translate_errors():
@@ -189,7 +191,7 @@ class Deliveries:
                 head = await self._head(webhook_id, due_cursor, now)
                 ids = [head["_id"]] if head and head["due_at"] <= now else []
             else:
-                ids = await self._due_ids(webhook_id, due_cursor, now, most)
+                ids = await self._due_ids(webhook_id, due_cursor, now, limit)
             if not ids:
                 return []
             # Between search and update, another task may claim the same deliveries: the token
@@ -220,17 +222,17 @@ class Deliveries:
                     return due_at
         return None
 
-    async def _due_ids(self, webhook_id: str, due_cursor: DueCursor, now: datetime, most: int) -> list[str]:
+    async def _due_ids(self, webhook_id: str, due_cursor: DueCursor, now: datetime, limit: int) -> list[str]:
         """Return the ids of due deliveries, continuing where the last search ended."""
         documents: list[Document] = []
         last = position_of("due_at", now)
         for low, high in due_cursor.windows(now, last):
-            documents += await self._first(webhook_id, "due_at", low, high, most - len(documents))
-            if len(documents) == most:
+            documents += await self._first(webhook_id, "due_at", low, high, limit - len(documents))
+            if len(documents) == limit:
                 break
         positions = [position_of("due_at", document["due_at"]) for document in documents]
         span = positions[-1] - positions[0] if positions else 0
-        has_more = len(documents) == most
+        has_more = len(documents) == limit
         due_cursor.advance(positions[-1] if has_more else last + 1, span, has_more=has_more)
         return [document["_id"] for document in documents]
 
@@ -243,13 +245,13 @@ class Deliveries:
         return None
 
     async def _first(
-        self, webhook_id: str, field: CursorField, low: int, high: int, most: int = 1
+        self, webhook_id: str, field: CursorField, low: int, high: int, limit: int = 1
     ) -> list[Document]:
         within = {"$gte": cursor_value(field, low), "$lte": cursor_value(field, high)}
         cursor = self.collection.find(
             {"webhook_id": webhook_id, **OPEN, field: within}, {"due_at": 1, "order": 1}
         )
-        return await cursor.sort(field, 1).limit(most).to_list(most)
+        return await cursor.sort(field, 1).limit(limit).to_list(limit)
 
     async def open_webhooks(self, partitions: Iterable[int]) -> dict[str, int]:
         """Return the webhooks with open deliveries in these partitions, with their partition.
@@ -269,6 +271,7 @@ class Deliveries:
         The requests may have been sent, as with every lease that expires. Raises `DatabaseUnavailable`.
         """
         now = utcnow()
+        # Only leases of the same place, and of an earlier run of it.
         leased: Document = {
             **OPEN,
             "due_at": {"$gt": now, "$lte": self._lease(_MAX_TIMEOUT_S)},
@@ -297,6 +300,7 @@ class Deliveries:
             if not documents:
                 return 0
             ids = [document["_id"] for document in documents]
+            # The conditions are repeated: a delivery may have been claimed since it was found.
             result = await self.collection.update_many(
                 {"_id": {"$in": ids}, **OPEN, **waiting},
                 {
@@ -329,6 +333,7 @@ class Deliveries:
             "status": {"$in": ["pending", "retrying"]},
         }
         with translate_errors():
+            # A manual request must not overtake in strict order.
             if strict:
                 head = await self._head(webhook_id, due_cursor, now)
                 if head is None or head["_id"] != delivery_id:

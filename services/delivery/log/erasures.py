@@ -85,8 +85,10 @@ class Erasures:
             "again_at": now + timedelta(seconds=_REPEAT_DELAYS_S[0]),
             "expires_at": now + _MARK_TTL,
         }
+        # The mark comes first: a delivery that is logged from now on is found by a later pass.
         with translate_errors():
             await self._marks.replace_one({"_id": mark["_id"]}, mark, upsert=True)
+        # From now on no process starts a first attempt of this event.
         await self._marked_events.record(str(mark["_id"]))
         return await self._erase_in_log(workspace, event_id)
 
@@ -111,6 +113,7 @@ class Erasures:
             result = await self._erase_in_log(mark["workspace"], mark["event_id"])
             if result.erased:
                 self._log.info("erasure.repeated", event_id=mark["event_id"], deliveries=result.erased)
+            # Each mark is repeated twice, for requests that had passed the check of the marks.
             passes = mark["passes"] + 1
             change: dict[str, Any] = {"$set": {"passes": passes}, "$unset": {"again_at": ""}}
             if passes < len(_REPEAT_DELAYS_S):

@@ -22,7 +22,7 @@ from shared.runtime.mongo import Collection, Document, Mongo, UpdateOne, transla
 Action = Literal["recover", "cancel", "discard"]
 
 NOT_FOUND: Final = "no such delivery"
-WEBHOOK_GONE: Final = "its outgoing webhook was deleted"
+WEBHOOK_DELETED: Final = "its outgoing webhook was deleted"
 WEBHOOK_DISABLED: Final = "its outgoing webhook is disabled: enable it, then try again"
 _ERASED: Final = "its payload was erased: there is nothing to send"
 _STILL_OPEN: Final = "it is not finished: use retry to send it now, under the same id"
@@ -137,6 +137,7 @@ class Recovery:
         documents.sort(key=lambda document: position[document["_id"]])
         records = []
         for document in documents:
+            # Erased: there is nothing to send.
             if document.get("body") is None:
                 continue
             earlier = DeliveryRequest.from_document(document)
@@ -144,6 +145,7 @@ class Recovery:
             records.append(
                 event_record(DELIVERY_REQUESTED, earlier.webhook_id, replay_event(earlier, new_id, replay_no))
             )
+        # In order, one batch after the other: the order of a replay is that of the originals.
         for batch in _split_by_size(records):
             await self._producer.publish_all(batch, timeout_s=_PUBLISH_TIMEOUT_S)
         return len(records)
@@ -202,6 +204,7 @@ class Recovery:
 
     def _conditional_update(self, action: Action, document: Document, job: str, now: datetime) -> UpdateOne:
         query: dict[str, Any] = {name: document[name] for name in ("_id", "status", "fence")}
+        # An erasure may come between reading and writing.
         if action == "recover":
             query["body"] = {"$exists": True}
         change = {
@@ -233,6 +236,7 @@ def _split_by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _recover_update(document: Document, now: datetime) -> dict[str, Any]:
+    # In the present retry cycle: due now, never later than before.
     if document["status"] in WAITING:
         return {"$min": {"due_at": now}}
     return {
@@ -268,5 +272,5 @@ def _webhook_refusal_reason(enabled_by_webhook: Mapping[str, bool], document: Do
     """Return why nothing can be sent to a delivery's webhook; None if it can."""
     enabled = enabled_by_webhook.get(document["webhook_id"])
     if enabled is None:
-        return WEBHOOK_GONE
+        return WEBHOOK_DELETED
     return None if enabled else WEBHOOK_DISABLED

@@ -96,6 +96,7 @@ class RecoveryJobs:
             if action != "discard":
                 changed = [delivery_id for delivery_id, refusal in outcomes.items() if refusal is None]
                 await self._recovery.notify_owners(changed, workspace=workspace, manual=manual)
+        # The deliveries are changed, but their owners do not know: a worker notifies them when Kafka answers.
         except BrokerUnavailable as error:
             self._log.warning("job.notification_postponed", job_id=job["_id"], error=str(error))
             with translate_errors():

@@ -11,7 +11,8 @@ from datetime import timedelta
 from itertools import accumulate
 from typing import Any, Final
 
-from services.delivery.log.recovery import WEBHOOK_DISABLED, WEBHOOK_GONE, Recovery
+from services.delivery.log.deliveries import OPEN
+from services.delivery.log.recovery import WEBHOOK_DELETED, WEBHOOK_DISABLED, Recovery
 from services.delivery.log.recovery_jobs import LEASE, OPEN_JOBS, JobKind, RecoveryJobs, end_update
 from services.delivery.log.search import DeliveryQuery, fetch_deliveries, find_keys
 from shared.contracts.errors import DatabaseUnavailable, RetryLater
@@ -113,9 +114,11 @@ class RecoveryWorker:
                 return
             job |= plan
         step_ids, remaining = job["batch"][:_STEP_SIZE], job["batch"][_STEP_SIZE:]
+        # A crash after this line repeats the step: every effect is idempotent.
         done_count = await self._apply(job, step_ids) if step_ids else 0
         progress = {"$inc": {"done": done_count, "skipped": len(step_ids) - done_count}}
         if remaining or not job["read"]:
+            # The pause limits the job's rate, whichever process takes the next step.
             due_at = utcnow() + timedelta(seconds=len(step_ids) / _MAX_PER_SECOND)
             change = progress | {"$set": {"batch": remaining, "due_at": due_at, "waiting_for": None}}
         else:
@@ -148,15 +151,16 @@ class RecoveryWorker:
                 {"_id": job["webhook_id"], "deleted_at": None}, {"enabled": 1}
             )
             if webhook is None:
-                await self._save(job, end_update("failed", utcnow(), error=WEBHOOK_GONE))
+                await self._save(job, end_update("failed", utcnow(), error=WEBHOOK_DELETED))
                 return True
             if not webhook["enabled"]:
                 await self._postpone(job, WEBHOOK_DISABLED)
                 return True
             if job["kind"] != "replay":
                 return False
+            # Live deliveries share the webhook's permits with the replay.
             due = await self._recovery.deliveries.count_documents(
-                {"webhook_id": job["webhook_id"], **OPEN_JOBS, "due_at": {"$lte": utcnow()}}, limit=_MAX_DUE
+                {"webhook_id": job["webhook_id"], **OPEN, "due_at": {"$lte": utcnow()}}, limit=_MAX_DUE
             )
         if due >= _MAX_DUE:
             await self._postpone(
@@ -176,11 +180,13 @@ class RecoveryWorker:
         keys = await find_keys(log, query, limit=_PAGE_SIZE, after=after, oldest_first=True)
         rows = await fetch_deliveries(log, keys, {"created_at": 1, "order": 1, "event_type": 1})
         plan["read"] = len(keys) < _PAGE_SIZE
+        # Hold back the end of the page: deliveries of the same batch may be on the next one.
         if not plan["read"] and len(rows) > _ORDER_MARGIN:
             rows = rows[: sortable_prefix([row["order"] for row in rows], _ORDER_MARGIN)]
             plan["cursor"] = [rows[-1]["created_at"], rows[-1]["_id"]]
         elif keys:
             plan["cursor"] = list(keys[-1])
+        # Logged in the order of writes, sent in the order of events.
         rows.sort(key=lambda row: int(row["order"]))
         return plan | {"batch": [row["_id"] for row in rows if _matches(job, row)]}
 

@@ -105,6 +105,7 @@ async def find_keys(
     index_ranges = _index_ranges(query)
     keys: list[LogKey] = []
     slices = _slices_oldest_first if oldest_first else _slices_newest_first
+    # Every slice is read from all ranges before the next one: that keeps the order across ranges.
     for bounds in slices(query.since, query.until, after):
         results = await asyncio.gather(
             *(
@@ -114,6 +115,7 @@ async def find_keys(
                 for index_range in index_ranges.ranges
             )
         )
+        # A delivery whose status changes may be in two ranges: the set removes the repetition.
         keys += sorted(set(chain(*results)), reverse=not oldest_first)[: limit - len(keys)]
         if len(keys) == limit:
             break
@@ -161,6 +163,7 @@ def _index_ranges(query: DeliveryQuery) -> _IndexRanges:
         base["webhook_id"] = query.webhook_id
     if query.event_type is not None:
         base["event_type"] = query.event_type
+    # One event has few deliveries: the other filters are applied after reading.
     if query.event_id is not None:
         residual = {field: [value] for field, value in base.items() if field != "workspace"}
         if query.statuses:
@@ -169,6 +172,7 @@ def _index_ranges(query: DeliveryQuery) -> _IndexRanges:
             residual["last_error"] = [query.error]
         return _IndexRanges([{"workspace": query.workspace, "event_id": query.event_id}], residual)
     if query.error is not None:
+        # The index of errors has no event type.
         if "event_type" in base:
             residual["event_type"] = [base.pop("event_type")]
         base |= {"failed": True, "last_error": query.error}
@@ -184,6 +188,7 @@ def _slices_newest_first(
     top = until
     if after:
         top = min(after[0], until) if until else after[0]
+        # Deliveries of the same millisecond as the cursor come first, by id.
         if top == after[0] >= floor:
             yield {"created_at": top, "_id": {"$lt": after[1]}}
     high, width = top or utcnow(), _FIRST_SLICE

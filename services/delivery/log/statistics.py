@@ -128,6 +128,7 @@ class Statistics:
         self, webhook_id: str, workspace: str, outcome: CountedOutcome, seconds: float, at: datetime
     ) -> None:
         """Count one attempt that ended at `at`. For the hot path: about a microsecond, no I/O."""
+        # The hour is computed once an hour, not for every attempt.
         if not self._hour <= at < self._next_hour:
             self._hour = hour_of(at)
             self._next_hour = self._hour + _HOUR
@@ -149,6 +150,7 @@ class Statistics:
 
         At most 100,000 tallies, one per webhook and hour, are kept: the oldest are dropped.
         """
+        # Swap first: attempts are counted into the new dict while this one is written.
         tallies, self._tallies = self._tallies, {}
         if not tallies:
             return
@@ -194,6 +196,7 @@ class Statistics:
                 _add(tallies[key], tally)
             else:
                 tallies[key] = tally
+        # MongoDB is away for long: limit the memory.
         if len(tallies) > _MAX_TALLIES:
             oldest = sorted(tallies, key=lambda key: key[2])
             for key in oldest[: len(tallies) - _MAX_TALLIES]:

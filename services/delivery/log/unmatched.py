@@ -79,6 +79,7 @@ class UnmatchedEventLog:
         metrics.unmatched(reason).inc()
         tally = self._tallies.get(workspace)
         if tally is None:
+            # A limit on memory until the next write.
             if len(self._tallies) >= _MAX_WORKSPACES:
                 return
             tally = self._tallies[workspace] = _Tally()
@@ -93,6 +94,7 @@ class UnmatchedEventLog:
             "at": utcnow(),
         }
         tally.last.append(entry)
+        # Trim at twice the length, so that it is not done for every event.
         if len(tally.last) >= 2 * MAX_LISTED:
             del tally.last[:MAX_LISTED]
 
@@ -104,7 +106,7 @@ class UnmatchedEventLog:
         try:
             writes: list[Write] = []
             for workspace, tally in tallies.items():
-                writes += self._writes(workspace, tally, await self._known_types(workspace))
+                writes += self._writes(workspace, tally, await self._counted_types(workspace))
             with translate_errors():
                 await self._collection.bulk_write(writes, ordered=False)
         except (InterlinkError, Duplicate) as error:
@@ -127,28 +129,28 @@ class UnmatchedEventLog:
         events = [event for event in (document or {}).get("last", []) if event["at"] > since]
         return sorted(events, key=lambda event: event["at"], reverse=True)
 
-    async def _known_types(self, workspace: str) -> set[str]:
+    async def _counted_types(self, workspace: str) -> set[str]:
         """Return the types with a count of their own; cached for ten minutes."""
         now = utcnow()
-        read_at, known = self._types.get(workspace, (None, set[str]()))
+        read_at, counted_types = self._types.get(workspace, (None, set[str]()))
         if read_at is None or now - read_at > _TYPES_CACHE_TTL:
             with translate_errors():
                 documents = await self._collection.find({"workspace": workspace}, {"type": 1}).to_list(None)
-            known = {document["type"] for document in documents if "type" in document}
-            self._types[workspace] = now, known
+            counted_types = {document["type"] for document in documents if "type" in document}
+            self._types[workspace] = now, counted_types
             self._types.move_to_end(workspace)
             if len(self._types) > _MAX_WORKSPACES:
                 self._types.popitem(last=False)
-        return known
+        return counted_types
 
-    def _writes(self, workspace: str, tally: _Tally, known: set[str]) -> list[Write]:
+    def _writes(self, workspace: str, tally: _Tally, counted_types: set[str]) -> list[Write]:
         now = utcnow()
         expires = {"expires_at": now + RETENTION}
         counts: dict[str, int] = {}
         for event_type, count in tally.counts.items():
-            if event_type not in known and len(known) < MAX_TYPES:
-                known.add(event_type)
-            type_name = event_type if event_type in known else OTHER_TYPES
+            if event_type not in counted_types and len(counted_types) < MAX_TYPES:
+                counted_types.add(event_type)
+            type_name = event_type if event_type in counted_types else OTHER_TYPES
             counts[type_name] = counts.get(type_name, 0) + count
         writes: list[Write] = [
             UpdateOne(

@@ -106,6 +106,7 @@ class CircuitBreakerState:
             was_open = self.pauses > 0
             self.reset()
             return was_open
+        # A row of failures begins.
         if self._failures == 0:
             self._failing_since = now
         self._failures += 1
@@ -116,8 +117,10 @@ class CircuitBreakerState:
             if not policy.enabled:
                 return False
             self.opened_at = now
+        # The circuit is open, and this was no probe: no information.
         elif not self._probing:
             return False
+        # The circuit opens, or the probe failed: another pause.
         self.probe_at = now + policy.pause(self.pauses)
         self.pauses += 1
         self._probing = False

@@ -63,8 +63,10 @@ class DueCursor:
 
         A window is its first and its last position, both included.
         """
+        # From here on, `_lower` records what is written during this search.
         self._lowest = LAST_POSITION[self.field]
         low, width = self.floor, self._width
+        # Beyond the look-ahead one window covers the rest: growing windows would take too many searches.
         near = min(until, position_of(self.field, now + _MAX_LOOKAHEAD))
         while low <= until:
             high = min(low + width, near) if low <= near else until
@@ -79,6 +81,7 @@ class DueCursor:
         """
         least_ms = _DENSE_MS if has_more else _SPARSE_MS
         self._width = max(2 * span, least_ms << ORDER_BITS if self.field == "order" else least_ms)
+        # A delivery that was written during the search may be below the position.
         self.floor = min(position, self._lowest)
 
     def _reset(self, field: CursorField) -> None:

@@ -23,6 +23,7 @@ class Recurrence:
 
         Cases before `not_before` do not count.
         """
+        # A gap, or a person enabled the webhook since: count again.
         if self._since < not_before or at - self._last_at > self._min_duration:
             self._since, self._count = at, 0
         self._last_at = max(self._last_at, at)

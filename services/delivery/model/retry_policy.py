@@ -132,6 +132,7 @@ def evaluate_attempt(
         return AttemptOutcome("dead_letter", None, gone=True)
     retry_after_s = min(_requested_delay_s(response, now), policy.max_retry_after_s)
     wait_s = attempt_delay(policy.schedule, number + 1)
+    # The schedule is used up, or the response is final.
     if wait_s is None or not _is_retryable(response, policy):
         return AttemptOutcome("dead_letter", None, retry_after_s)
     wait_s = add_jitter(wait_s, policy.jitter, seed, str(number))
@@ -155,6 +156,7 @@ def _header_text(text: str) -> str:
 def _is_retryable(response: EgressResponse, policy: RetryPolicy) -> bool:
     if response.status is None:
         return response.failure not in _FINAL_FAILURES
+    # Anything but a final 4xx may be temporary.
     if not 400 <= response.status < 500 or response.status in _RETRYABLE_CLIENT_ERRORS:
         return True
     return policy.client_errors == "retry"
