@@ -108,7 +108,7 @@ async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
     async with log_at(uri) as deliveries:
         claimed: list[str] = []
         for webhook, reach in reaches.items():  # as after a start
-            first = await deliveries.claim(webhook, reach, most=1, timeout_s=_LEASE_S)
+            first = await deliveries.claim(webhook, reach, limit=1, timeout_s=_LEASE_S)
             claimed += [one.request.delivery_id for one in first]
         for _ in range(_ROUNDS):
             await _make_due(deliveries, reaches.values(), claimed)
@@ -116,7 +116,7 @@ async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
             for number in range(_CALLS):
                 webhook = webhooks[number % len(webhooks)]
                 began = perf_counter()
-                some = await deliveries.claim(webhook, reaches[webhook], most=_CLAIMED, timeout_s=_LEASE_S)
+                some = await deliveries.claim(webhook, reaches[webhook], limit=_CLAIMED, timeout_s=_LEASE_S)
                 seconds.append(perf_counter() - began)
                 if len(some) != _CLAIMED:
                     raise Failed(f"{len(some)} claimed, not {_CLAIMED}")
@@ -129,7 +129,7 @@ async def _make_due(deliveries: Deliveries, reaches: Iterable[DueCursor], claime
     """What was claimed waits again."""
     due_at = utcnow() - _AGO
     for reach in reaches:
-        reach.written(due_at)
+        reach.note_due(due_at)
     with translate_errors():
         await deliveries.collection.update_many(
             {"_id": {"$in": claimed}}, {"$set": {"status": "pending", "due_at": due_at}}

@@ -26,7 +26,7 @@ from rich.table import Table
 from bench.machine import described
 from interlink import embedded
 from interlink.supervise import ProcessGroup
-from services.delivery.indexes import INDEXES
+from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.search import DeliveryQuery, page
 from shared.contracts.ids import derive

@@ -249,7 +249,7 @@ def test_one_trace_id_leads_from_the_request_to_the_delivery(flow: Flow) -> None
     attempted = {
         line["delivery_id"]: line["trace_id"]
         for line in flow.hub.log_lines("delivery")
-        if line["event"] == "delivery attempted"
+        if line["event"] == "delivery.attempted"
     }
     for one in log:
         assert one["trace_id"] == attempted[one["id"]] == expected[one["event_id"]]

@@ -58,7 +58,7 @@ def test_one_trace_id_from_webhook_to_delivery(hub: Hub) -> None:
         return [line["event"] for line in hub.log_lines(service) if line.get("trace_id") == TRACE]
 
     assert lines("gateway") == ["webhook accepted"]
-    assert eventually(lambda: lines("delivery")) == ["delivery attempted"]
+    assert eventually(lambda: lines("delivery")) == ["delivery.attempted"]
     assert eventually(lambda: lines("sync")) == ["message relayed"]
 
 
