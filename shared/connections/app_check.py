@@ -19,7 +19,8 @@ from shared.manifests.connector import (
 )
 from shared.manifests.oauth1 import OAuth1Flow
 from shared.runtime.logs import Log
-from shared.wire.oauth import ProviderRequest, ProviderResponse, new_code_verifier, new_state
+from shared.wire.oauth import new_code_verifier, new_state
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from shared.wire.request_template import MissingValue
 
 _PROBE_CODE: Final = "interlink-checks-its-client-credentials"

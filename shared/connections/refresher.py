@@ -55,7 +55,8 @@ from shared.runtime.leases import HEARTBEAT_INTERVAL_S, Lease, LeaseObserver, Le
 from shared.runtime.logs import Log
 from shared.runtime.metrics import REFRESHES
 from shared.runtime.mongo import Document, utcnow
-from shared.wire.oauth import ProviderRequest, ProviderResponse, redact
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
+from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
 _CALL_TIMEOUT_S: Final = 10.0

@@ -10,12 +10,13 @@ from services.delivery.engine.subscriptions import MAX_RETRY_AFTER_S, EncryptedP
 from services.delivery.model.flow_control import Circuit
 from services.delivery.model.retry_policy import ClientErrorPolicy
 from shared.contracts.event_types import canonical
-from shared.webhooks.backoff import MAX_ATTEMPTS, MAX_WAIT_S, RETRY_AFTER_CAP_S, SCHEDULES
+from shared.webhooks.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES
 from shared.webhooks.filters import FilterSettings
 from shared.webhooks.formats import BodyFormat
 from shared.webhooks.patterns import is_pattern
 from shared.webhooks.signatures import SigningProfile
 from shared.wire.expressions import Expression, ExpressionError
+from shared.wire.retry_after import RETRY_AFTER_CAP_S
 
 _ROTATION_OVERLAP_H: Final = 24
 _MAX_HOST_LENGTH: Final = 253

@@ -23,7 +23,7 @@ SECRET = b"a secret of 32 bytes, as is right"
 _WAYS: TypeAdapter[Any] = TypeAdapter(Declared)
 
 
-def way(**declared: Any) -> SchemeVerifier:
+def make_scheme(**declared: Any) -> SchemeVerifier:
     """A way as a manifest writes it."""
     compiled: SchemeVerifier = _WAYS.validate_python(declared).compile()
     return compiled
@@ -39,26 +39,26 @@ def request(
     settings: Mapping[str, str] | None = None,
 ) -> InboundRequest:
     raw: Headers = {
-        name.encode(): [each.encode() for each in ([value] if isinstance(value, str) else value)]
+        name.encode(): [item.encode() for item in ([value] if isinstance(value, str) else value)]
         for name, value in (headers or {}).items()
     }
     return InboundRequest(
-        method, address, query, raw, body, settings or {}, lambda asked: parse_json(asked.body)
+        method, address, query, raw, body, settings or {}, lambda inbound: parse_json(inbound.body)
     )
 
 
-def said(
-    checked: SchemeVerifier,
-    asked: InboundRequest,
+def check(
+    verifier: SchemeVerifier,
+    inbound: InboundRequest,
     *secrets: bytes,
     now: float = NOW,
     document: bytes | None = None,
 ) -> VerificationResult:
     fetched = FetchedKey("https://keys.example.com/", document) if document is not None else None
-    return checked.verify(asked, secrets, now, fetched)
+    return verifier.verify(inbound, secrets, now, fetched)
 
 
-def hexed(key: bytes, content: bytes, algorithm: str = "sha256") -> str:
+def hmac_hex(key: bytes, content: bytes, algorithm: str = "sha256") -> str:
     return hmac.new(key, content, algorithm).hexdigest()
 
 

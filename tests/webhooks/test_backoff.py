@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.webhooks.backoff import (
-    MAX_ATTEMPTS,
-    MAX_WAIT_S,
-    RETRY_AFTER_CAP_S,
-    SCHEDULES,
-    add_jitter,
-    attempt_delay,
-    parse_retry_after,
-)
+from shared.webhooks.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES, add_jitter, attempt_delay
+from shared.wire.retry_after import RETRY_AFTER_CAP_S, parse_retry_after
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 DAY = 24 * 3600.0
@@ -166,8 +159,8 @@ def test_what_cannot_be_read(value: str | None) -> None:
 
 @given(st.text() | st.text("0123456789 :,-+GMTSatNov") | st.integers().map(str))
 def test_reading_never_raises_and_is_bounded(value: str) -> None:
-    found = parse_retry_after(value, NOW)
-    assert found is None or 0 <= found <= RETRY_AFTER_CAP_S
+    seconds = parse_retry_after(value, NOW)
+    assert seconds is None or 0 <= seconds <= RETRY_AFTER_CAP_S
 
 
 @given(st.integers(-(10**6), 10**6))

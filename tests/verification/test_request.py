@@ -15,19 +15,11 @@ from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed, Rejected
 from shared.manifests.registry import providers
-from shared.verification.request import (
-    SECRET_SETTING,
-    Headers,
-    InboundRequest,
-    Match,
-    SignedContent,
-    SourceTemplate,
-    SourceTemplateError,
-    compile_path,
-    compile_source,
-    decode_bytes,
-)
-from shared.wire.bodies import MAX_FORM_FIELDS, parse_json
+from shared.verification.match import Match
+from shared.verification.request import SECRET_SETTING, Headers, InboundRequest
+from shared.verification.sources import SourceTemplateError, compile_path, compile_source, replace_source
+from shared.verification.template import SignedContent, SourceTemplate
+from shared.wire.bodies import MAX_FORM_FIELDS, decode_bytes, parse_json
 
 ADDRESS = "https://hub.example.com/api/webhooks/x/ep_1"
 BODY = b'{"a":{"b":[10,{"c":"deep"}]},"n":1.50,"t":true,"f":false,"z":null,"e":"","list":[],"k":"v"}'
@@ -43,12 +35,12 @@ def request(
     settings: Mapping[str, str] | None = None,
 ) -> InboundRequest:
     return InboundRequest(
-        method, address, query, headers or {}, body, settings or {}, lambda asked: parse_json(asked.body)
+        method, address, query, headers or {}, body, settings or {}, lambda inbound: parse_json(inbound.body)
     )
 
 
-def read(source: str, asked: InboundRequest) -> str | None:
-    return compile_source(source)(asked)
+def read(source: str, inbound: InboundRequest) -> str | None:
+    return compile_source(source)(inbound)
 
 
 # Sources
@@ -92,8 +84,8 @@ def read(source: str, asked: InboundRequest) -> str | None:
 )
 def test_a_source(source: str, text: str | None) -> None:
     headers = {b"x-one": [b" value "], b"x-two": [b"1", b"2"]}
-    asked = request(query=b"a=1&b=%20", headers=headers, settings={"team": "T1"})
-    assert read(source, asked) == text
+    inbound = request(query=b"a=1&b=%20", headers=headers, settings={"team": "T1"})
+    assert read(source, inbound) == text
 
 
 @pytest.mark.parametrize(
@@ -126,12 +118,12 @@ def test_a_source_in_a_source_that_is_none(source: str) -> None:
 
 def test_what_is_there_twice_is_not_there() -> None:
     """Of two values, a proxy and we might each read another one."""
-    asked = request(
+    inbound = request(
         query=b"a=1&a=2", body=b"x=1&x=2&y=1", headers={b"h": [b"1", b"2"], b"one": [b"1"], b"none": []}
     )
     for source in ("query:a", "form:x", "header:h", "header:none"):
-        assert read(source, asked) is None, source
-    assert (read("form:y", asked), read("header:one", asked)) == ("1", "1")
+        assert read(source, inbound) is None, source
+    assert (read("form:y", inbound), read("header:one", inbound)) == ("1", "1")
 
 
 def test_bytes_of_a_header_stay_apart() -> None:
@@ -150,11 +142,11 @@ def test_a_query_or_form_that_cannot_be_read() -> None:
 
 
 def test_a_body_that_cannot_be_read() -> None:
-    asked = request(body=b"no JSON")
-    assert asked.json() is None
+    inbound = request(body=b"no JSON")
+    assert inbound.json() is None
     for source in ("json:a", "item:a", "item_sha256", "key:a"):
         with pytest.raises(Malformed):
-            read(source, asked)
+            read(source, inbound)
 
 
 def test_the_payload_is_read_once() -> None:
@@ -165,8 +157,8 @@ def test_the_payload_is_read_once() -> None:
         read_times += 1
         return {"a": "1"}
 
-    asked = InboundRequest("POST", ADDRESS, b"", {}, b"", {}, reader)
-    assert [read("json:a", asked), read("item:a", asked), asked.payload] == ["1", "1", {"a": "1"}]
+    inbound = InboundRequest("POST", ADDRESS, b"", {}, b"", {}, reader)
+    assert [read("json:a", inbound), read("item:a", inbound), inbound.payload] == ["1", "1", {"a": "1"}]
     assert read_times == 1
 
 
@@ -182,14 +174,14 @@ def test_the_payload_is_read_once() -> None:
 )
 def test_the_address_with_and_without_its_port(address: str, with_port: str, without: str) -> None:
     """Twilio signs either, whatever the address says."""
-    asked = request(address=address, query=b"q=1")
-    assert read("url_with_port", asked) == with_port
-    assert read("url_without_port", asked) == without
+    inbound = request(address=address, query=b"q=1")
+    assert read("url_with_port", inbound) == with_port
+    assert read("url_without_port", inbound) == without
 
 
 def test_the_sorted_fields_of_a_form() -> None:
-    asked = request(body=b"b=2&a=1&B=3&c=&b=1&b=2&%C3%A4=%F0%9F%98%80")
-    assert read("sorted_form", asked) == "B3" + "a1" + "b1b2" + "c" + "ä😀"
+    inbound = request(body=b"b=2&a=1&B=3&c=&b=1&b=2&%C3%A4=%F0%9F%98%80")
+    assert read("sorted_form", inbound) == "B3" + "a1" + "b1b2" + "c" + "ä😀"
 
 
 def test_the_digest_of_an_item_does_not_change_with_the_order_of_its_keys() -> None:
@@ -205,9 +197,9 @@ def test_the_digest_of_an_item_does_not_change_with_the_order_of_its_keys() -> N
 
 
 def test_numbers_are_as_json_writes_them_and_nothing_else() -> None:
-    asked = request(body=b'{"a":12345678901234567890123,"b":1e3,"c":-0,"d":0.1}')
-    assert read("json:b", asked) == "1000.0"
-    assert [read(f"json:{name}", asked) for name in "cd"] == ["0", "0.1"]
+    inbound = request(body=b'{"a":12345678901234567890123,"b":1e3,"c":-0,"d":0.1}')
+    assert read("json:b", inbound) == "1000.0"
+    assert [read(f"json:{name}", inbound) for name in "cd"] == ["0", "0.1"]
 
 
 @given(st.text(max_size=30))
@@ -249,9 +241,9 @@ def test_a_template_with_a_brace_too_many(template: str) -> None:
 
 def test_what_a_template_puts_in_is_not_read_again() -> None:
     """A sender that puts a source into its data gets the text of it, not what it names."""
-    asked = request(query=b"a=%7Bsetting%3Asecret%7D", settings={SECRET_SETTING: "hidden"})
-    assert SourceTemplate("{query:a}").text(asked) == "{setting:secret}"
-    assert SignedContent("{query:a}").of(asked) == b"{setting:secret}"
+    inbound = request(query=b"a=%7Bsetting%3Asecret%7D", settings={SECRET_SETTING: "hidden"})
+    assert SourceTemplate("{query:a}").text(inbound) == "{setting:secret}"
+    assert SignedContent("{query:a}").content(inbound) == b"{setting:secret}"
 
 
 def test_constant_templates_say_so() -> None:
@@ -264,20 +256,23 @@ def test_constant_templates_say_so() -> None:
 
 def test_what_is_signed() -> None:
     raw = b"\xff\xfe not text at all \x00"
-    asked = request(body=raw, query=b"a=%C3%A4", headers={b"h": [b"caf\xe9"]})
-    asked.timestamp = "17"
-    assert SignedContent("{body}").of(asked) == raw
-    assert SignedContent("v0:{timestamp}:{body}").of(asked) == b"v0:17:" + raw
-    assert SignedContent("{method}{url}{body}").of(asked) == b"POST" + ADDRESS.encode() + b"?a=%C3%A4" + raw
-    assert SignedContent("{query:a}|{header:h}").of(asked) == "ä".encode() + b"|caf\xe9"
-    assert SignedContent("{body}{secret}").of(asked, b"s3") == raw + b"s3"
-    assert SignedContent("x{query:none}{body}").of(asked) is None
-    assert SignedContent("{timestamp}{body}").of(request()) is None
+    inbound = request(body=raw, query=b"a=%C3%A4", headers={b"h": [b"caf\xe9"]})
+    inbound.timestamp = "17"
+    assert SignedContent("{body}").content(inbound) == raw
+    assert SignedContent("v0:{timestamp}:{body}").content(inbound) == b"v0:17:" + raw
+    assert (
+        SignedContent("{method}{url}{body}").content(inbound)
+        == b"POST" + ADDRESS.encode() + b"?a=%C3%A4" + raw
+    )
+    assert SignedContent("{query:a}|{header:h}").content(inbound) == "ä".encode() + b"|caf\xe9"
+    assert SignedContent("{body}{secret}").content(inbound, b"s3") == raw + b"s3"
+    assert SignedContent("x{query:none}{body}").content(inbound) is None
+    assert SignedContent("{timestamp}{body}").content(request()) is None
 
 
 def test_the_empty_body_is_signed_too() -> None:
-    assert SignedContent("{body}").of(request(body=b"")) == b""
-    assert SignedContent("a{body}").of(request(body=b"")) == b"a"
+    assert SignedContent("{body}").content(request(body=b"")) == b""
+    assert SignedContent("a{body}").content(request(body=b"")) == b"a"
 
 
 @pytest.mark.parametrize("source", ["body", "secret"])
@@ -328,27 +323,27 @@ def test_body_and_secret_are_in_no_answer(source: str) -> None:
     ],
 )
 def test_a_match(rules: Mapping[str, Any], holds: bool) -> None:
-    asked = request(query=b"q=1", headers={b"h": [b"1"]}, settings={"q": "1", "other": "2"})
-    assert Match(rules).holds(asked) is holds
+    inbound = request(query=b"q=1", headers={b"h": [b"1"]}, settings={"q": "1", "other": "2"})
+    assert Match(rules).holds(inbound) is holds
 
 
 def test_a_setting_that_is_empty_matches_nothing() -> None:
     """Else an endpoint whose owner left a setting out would accept requests that leave it out too."""
     for query in (b"", b"q=", b"q=1"):
-        asked = request(query=query, settings={"q": ""})
-        assert not Match({"query:q": "{setting:q}"}).holds(asked)
+        inbound = request(query=query, settings={"q": ""})
+        assert not Match({"query:q": "{setting:q}"}).holds(inbound)
 
 
 def test_a_match_with_text_that_is_not_ascii() -> None:
-    asked = request(body='{"k":"ä😀"}'.encode(), settings={"k": "ä😀"})
-    assert Match({"json:k": "{setting:k}"}).holds(asked)
+    inbound = request(body='{"k":"ä😀"}'.encode(), settings={"k": "ä😀"})
+    assert Match({"json:k": "{setting:k}"}).holds(inbound)
 
 
 # Exchanging parts
 
 
 @pytest.mark.parametrize(
-    ("source", "asked"),
+    ("source", "inbound"),
     [
         ("{header:X-Time}", request()),
         ("{query:t}", request(query=b"t=old&other=1")),
@@ -356,17 +351,17 @@ def test_a_match_with_text_that_is_not_ascii() -> None:
         ("{form:t}", request(body=b"a=1&t=old")),
     ],
 )
-def test_a_part_is_exchanged_and_the_rest_stays(source: str, asked: InboundRequest) -> None:
-    changed = asked.with_part(source, "new")
+def test_a_part_is_exchanged_and_the_rest_stays(source: str, inbound: InboundRequest) -> None:
+    changed = replace_source(inbound, source, "new")
     assert SourceTemplate(source).text(changed) == "new"
-    assert changed.method == asked.method
-    assert len(changed.body) <= len(asked.body) + 3
-    assert asked.body == request(body=asked.body).body
+    assert changed.method == inbound.method
+    assert len(changed.body) <= len(inbound.body) + 3
+    assert inbound.body == request(body=inbound.body).body
 
 
 def test_a_part_that_is_not_there_cannot_be_exchanged() -> None:
     with pytest.raises(Malformed):
-        request().with_part("{json:none}", "new")
+        replace_source(request(), "{json:none}", "new")
 
 
 # Answers that are signed
@@ -389,9 +384,9 @@ HMACS: Mapping[str, Callable[[bytes], str]] = {
     ],
 )
 def test_a_token_is_signed(source: str, token: str) -> None:
-    asked = request(query=b"token=" + token.replace("+", "%2B").encode(), settings={SECRET_SETTING: "key"})
+    inbound = request(query=b"token=" + token.replace("+", "%2B").encode(), settings={SECRET_SETTING: "key"})
     digest = hmac.new(b"key", token.encode(), hashlib.sha256).digest()
-    assert read(source, asked) == HMACS[source](digest)
+    assert read(source, inbound) == HMACS[source](digest)
 
 
 @pytest.mark.parametrize("source", HMACS)
@@ -420,9 +415,9 @@ def test_a_token_is_signed(source: str, token: str) -> None:
 def test_a_stranger_gets_nothing_signed_that_could_be_a_webhook(source: str, text: str) -> None:
     """A handshake signs with the key of webhooks: it must not sign a body, or any text around one."""
     query = urlencode({"token": text}).encode()
-    asked = InboundRequest("GET", ADDRESS, query, {}, b"", {SECRET_SETTING: "key"}, lambda _: None)
-    assert read(source, asked) is None
-    assert SourceTemplate("sha256={" + source + "}").text(asked) is None
+    inbound = InboundRequest("GET", ADDRESS, query, {}, b"", {SECRET_SETTING: "key"}, lambda _: None)
+    assert read(source, inbound) is None
+    assert SourceTemplate("sha256={" + source + "}").text(inbound) is None
 
 
 def test_without_a_secret_nothing_is_signed() -> None:
@@ -498,12 +493,12 @@ _SOURCES = st.sampled_from(
 def test_a_source_of_anything_is_a_text_or_a_refusal(
     source: str, query: bytes, body: bytes, values: list[bytes]
 ) -> None:
-    asked = request(query=query, body=body, headers={b"a": values}, settings={SECRET_SETTING: "key"})
+    inbound = request(query=query, body=body, headers={b"a": values}, settings={SECRET_SETTING: "key"})
     try:
-        said = read(source, asked)
+        value = read(source, inbound)
     except Rejected:
         return
-    assert said is None or isinstance(said, str)
+    assert value is None or isinstance(value, str)
 
 
 @pytest.mark.parametrize(
@@ -553,13 +548,13 @@ def test_the_only_other_key(body: bytes, name: str | None) -> None:
 
 def test_an_update_of_telegram_always_has_a_name() -> None:
     """Telegram holds back whatever comes after an update that is refused."""
-    door = providers()["telegram"].definition
-    assert door
+    definition = providers()["telegram"].definition
+    assert definition
     for body, event in (
         (b'{"update_id":1,"message":{"date":1}}', "message"),
         (b'{"update_id":1,"story_posted":{}}', "story_posted"),
         (b'{"update_id":1,"one":{},"two":{}}', "update"),
         (b'{"update_id":1}', "update"),
     ):
-        [arrived] = door.events(door.request("POST", ADDRESS, b"", {}, body, {}))
+        [arrived] = definition.events(definition.request("POST", ADDRESS, b"", {}, body, {}))
         assert (arrived.event, arrived.delivery_id) == (event, "1")

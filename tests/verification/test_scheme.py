@@ -16,7 +16,7 @@ from shared.manifests.models import WebhookSpec
 from shared.manifests.webhook import WebhookDefinition
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import SchemeVerifier, SecretFormat, TimestampCheck, VerificationResult
-from tests.wire.asked import (
+from tests.verification.builders import (
     ADDRESS,
     BODY,
     CURVE,
@@ -25,11 +25,11 @@ from tests.wire.asked import (
     RSA,
     SECRET,
     b64,
-    hexed,
+    check,
+    hmac_hex,
+    make_scheme,
     public_pem,
     request,
-    said,
-    way,
 )
 
 # Keys
@@ -104,7 +104,7 @@ def test_a_time(moment: Any, text: str, unix: float | None) -> None:
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
 def test_a_time_at_the_end_of_the_calendar_is_stale_and_no_error(text: str) -> None:
-    assert TimestampCheck(None, "rfc3339").verdict(text, NOW) is VerificationResult.STALE
+    assert TimestampCheck(None, "rfc3339").check(text, NOW) is VerificationResult.STALE
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_time_at_the_end_of_the_calendar_is_stale_and_no_error(text: str) -> N
 )
 def test_how_far_off_a_time_may_be(seconds: int, verdict: VerificationResult) -> None:
     stamp = TimestampCheck(None, "seconds", 300, 60)
-    assert stamp.verdict(str(int(NOW) - seconds), NOW) is verdict
+    assert stamp.check(str(int(NOW) - seconds), NOW) is verdict
 
 
 @pytest.mark.parametrize("moment", ["seconds", "milliseconds", "rfc3339"])
@@ -136,14 +136,14 @@ PAIRS = {
     "scheme": "hmac",
     "signature": {"header": "x-sig", "separator": ",", "field": "v1", "time_field": "t"},
 }
-STRIPE = way(**PAIRS, signed="{timestamp}.{body}", timestamp={})
+STRIPE = make_scheme(**PAIRS, signed="{timestamp}.{body}", timestamp={})
 
 
 def pairs(*signatures: str, at: float = NOW, field: str = "v1") -> str:
-    return ",".join([f"t={int(at)}", *(f"{field}={each}" for each in signatures)])
+    return ",".join([f"t={int(at)}", *(f"{field}={item}" for item in signatures)])
 
 
-GOOD = hexed(SECRET, f"{int(NOW)}.".encode() + BODY)
+GOOD = hmac_hex(SECRET, f"{int(NOW)}.".encode() + BODY)
 
 
 @pytest.mark.parametrize(
@@ -171,18 +171,18 @@ GOOD = hexed(SECRET, f"{int(NOW)}.".encode() + BODY)
     ],
 )
 def test_a_header_of_pairs(value: str, verdict: VerificationResult) -> None:
-    assert said(STRIPE, request({"x-sig": value}), SECRET) is verdict
+    assert check(STRIPE, request({"x-sig": value}), SECRET) is verdict
 
 
 def test_a_time_that_is_signed_and_old_is_stale_and_not_a_mismatch() -> None:
     """People look for the wrong secret for hours when their clock is wrong."""
-    old = request({"x-sig": pairs(hexed(SECRET, f"{int(NOW) - 400}.".encode() + BODY), at=NOW - 400)})
-    assert said(STRIPE, old, SECRET) is VerificationResult.STALE
-    assert said(STRIPE, old, b"another secret") is VerificationResult.MISMATCH
+    old = request({"x-sig": pairs(hmac_hex(SECRET, f"{int(NOW) - 400}.".encode() + BODY), at=NOW - 400)})
+    assert check(STRIPE, old, SECRET) is VerificationResult.STALE
+    assert check(STRIPE, old, b"another secret") is VerificationResult.MISMATCH
 
 
 def test_several_headers_of_which_any_may_match() -> None:
-    box = way(scheme="hmac", signature={"header": ["x-primary", "x-secondary"], "encoding": "base64"})
+    box = make_scheme(scheme="hmac", signature={"header": ["x-primary", "x-secondary"], "encoding": "base64"})
     good = base64.b64encode(hmac.digest(SECRET, BODY, "sha256")).decode()
     wrong = base64.b64encode(bytes(32)).decode()
     for headers in (
@@ -192,28 +192,28 @@ def test_several_headers_of_which_any_may_match() -> None:
         {"x-primary": good, "x-secondary": wrong},
         {"x-primary": "", "x-secondary": good},
     ):
-        assert said(box, request(headers), SECRET) is VerificationResult.VERIFIED, headers
+        assert check(box, request(headers), SECRET) is VerificationResult.VERIFIED, headers
     assert (
-        said(box, request({"x-primary": wrong, "x-secondary": wrong}), SECRET) is VerificationResult.MISMATCH
+        check(box, request({"x-primary": wrong, "x-secondary": wrong}), SECRET) is VerificationResult.MISMATCH
     )
-    assert said(box, request({"x-primary": [good, good]}), SECRET) is VerificationResult.DOUBLED
+    assert check(box, request({"x-primary": [good, good]}), SECRET) is VerificationResult.DOUBLED
     assert (
-        said(box, request({"x-primary": good, "x-secondary": [wrong, good]}), SECRET)
+        check(box, request({"x-primary": good, "x-secondary": [wrong, good]}), SECRET)
         is VerificationResult.DOUBLED
     )
 
 
 def test_prefixes_that_are_alternatives() -> None:
-    checked = way(scheme="hmac", signature={"header": "x-sig", "prefix": ["sha256=", ""]})
-    good = hexed(SECRET, BODY)
+    scheme = make_scheme(scheme="hmac", signature={"header": "x-sig", "prefix": ["sha256=", ""]})
+    good = hmac_hex(SECRET, BODY)
     for value in (f"sha256={good}", good, good.upper()):
-        assert said(checked, request({"x-sig": value}), SECRET) is VerificationResult.VERIFIED, value
+        assert check(scheme, request({"x-sig": value}), SECRET) is VerificationResult.VERIFIED, value
     for value in (f"sha512={good}", f"sha256={good} x", f"sha256=sha256={good}"):
-        assert said(checked, request({"x-sig": value}), SECRET) is VerificationResult.UNREADABLE, value
+        assert check(scheme, request({"x-sig": value}), SECRET) is VerificationResult.UNREADABLE, value
 
 
 def test_several_signatures_with_a_version_before_each() -> None:
-    standard = way(
+    standard = make_scheme(
         scheme="hmac",
         signature={"header": "x-sig", "encoding": "base64", "prefix": "v1,", "separator": " "},
         key={"form": "base64", "prefix": "whsec_"},
@@ -229,75 +229,77 @@ def test_several_signatures_with_a_version_before_each() -> None:
         (good.replace("v1,", "v1a,"), VerificationResult.UNREADABLE),
         (good.replace("v1,", "v1"), VerificationResult.UNREADABLE),
     ):
-        assert said(standard, request({"x-sig": value}), secret) is verdict, value
-    assert said(standard, request({"x-sig": good}), key) is VerificationResult.NO_SECRET
+        assert check(standard, request({"x-sig": value}), secret) is verdict, value
+    assert check(standard, request({"x-sig": good}), key) is VerificationResult.NO_SECRET
 
 
 def test_texts_that_are_signed_alternatively() -> None:
-    checked = way(
+    scheme = make_scheme(
         scheme="hmac",
         signature={"header": "x-sig"},
         signed=["{url_with_port}{body}", "{url_without_port}{body}"],
     )
     for url in (b"https://hub.example.com:443/api/webhooks/x/ep_1", ADDRESS.encode()):
         assert (
-            said(checked, request({"x-sig": hexed(SECRET, url + BODY)}), SECRET)
+            check(scheme, request({"x-sig": hmac_hex(SECRET, url + BODY)}), SECRET)
             is VerificationResult.VERIFIED
         )
-    assert said(checked, request({"x-sig": hexed(SECRET, BODY)}), SECRET) is VerificationResult.MISMATCH
+    assert check(scheme, request({"x-sig": hmac_hex(SECRET, BODY)}), SECRET) is VerificationResult.MISMATCH
 
 
 def test_an_alternative_whose_part_is_missing_does_not_count() -> None:
     """A text that lacks a part is no shorter text: a stranger could leave out what he cannot forge."""
-    checked = way(
+    scheme = make_scheme(
         scheme="hmac", signature={"header": "x-sig"}, signed=["{header:x-id}{body}", "v2:{header:x-id}{body}"]
     )
-    assert said(checked, request({"x-sig": hexed(SECRET, BODY)}), SECRET) is VerificationResult.MISMATCH
-    assert said(checked, request({"x-sig": hexed(SECRET, b"v2:")}), SECRET) is VerificationResult.MISMATCH
-    named = request({"x-sig": hexed(SECRET, b"7" + BODY), "x-id": "7"})
-    assert said(checked, named, SECRET) is VerificationResult.VERIFIED
-    assert said(checked, request({"x-sig": hexed(SECRET, b"7" + BODY), "x-id": ["7", "7"]}), SECRET) is (
+    assert check(scheme, request({"x-sig": hmac_hex(SECRET, BODY)}), SECRET) is VerificationResult.MISMATCH
+    assert check(scheme, request({"x-sig": hmac_hex(SECRET, b"v2:")}), SECRET) is VerificationResult.MISMATCH
+    named = request({"x-sig": hmac_hex(SECRET, b"7" + BODY), "x-id": "7"})
+    assert check(scheme, named, SECRET) is VerificationResult.VERIFIED
+    assert check(scheme, request({"x-sig": hmac_hex(SECRET, b"7" + BODY), "x-id": ["7", "7"]}), SECRET) is (
         VerificationResult.MISMATCH
     )
 
 
 def test_a_digest_of_a_text_with_the_secret_in_it() -> None:
-    zalo = way(
+    zalo = make_scheme(
         scheme="digest",
         signature={"header": "x-sig", "prefix": "mac="},
         signed="{json:app}{body}{secret}",
     )
     body = b'{"app":"7"}'
     digest = hashlib.sha256(b"7" + body + SECRET).hexdigest()
-    assert said(zalo, request({"x-sig": f"mac={digest}"}, body), SECRET) is VerificationResult.VERIFIED
-    assert said(zalo, request({"x-sig": f"mac={digest}"}, body), b"another") is VerificationResult.MISMATCH
+    assert check(zalo, request({"x-sig": f"mac={digest}"}, body), SECRET) is VerificationResult.VERIFIED
+    assert check(zalo, request({"x-sig": f"mac={digest}"}, body), b"another") is VerificationResult.MISMATCH
     assert (
-        said(zalo, request({"x-sig": f"mac={digest}"}, body), b"another", SECRET)
+        check(zalo, request({"x-sig": f"mac={digest}"}, body), b"another", SECRET)
         is VerificationResult.VERIFIED
     )
     with pytest.raises(Malformed):
-        said(zalo, request({"x-sig": f"mac={digest}"}, b"not JSON"), SECRET)
+        check(zalo, request({"x-sig": f"mac={digest}"}, b"not JSON"), SECRET)
 
 
 def test_the_hash_of_the_body_in_another_part() -> None:
-    twilio = way(
+    twilio = make_scheme(
         scheme="hmac",
         signature={"header": "x-sig"},
         signed="{url}",
         body_hash={"from": "{query:bodySHA256}"},
     )
     query = b"bodySHA256=" + hashlib.sha256(BODY).hexdigest().encode()
-    signature = hexed(SECRET, ADDRESS.encode() + b"?" + query)
-    assert said(twilio, request({"x-sig": signature}, query=query), SECRET) is VerificationResult.VERIFIED
+    signature = hmac_hex(SECRET, ADDRESS.encode() + b"?" + query)
+    assert check(twilio, request({"x-sig": signature}, query=query), SECRET) is VerificationResult.VERIFIED
     assert (
-        said(twilio, request({"x-sig": signature}, BODY + b" ", query=query), SECRET)
+        check(twilio, request({"x-sig": signature}, BODY + b" ", query=query), SECRET)
         is VerificationResult.BODY_CHANGED
     )
-    assert said(twilio, request({"x-sig": signature}, query=query), b"another") is VerificationResult.MISMATCH
+    assert (
+        check(twilio, request({"x-sig": signature}, query=query), b"another") is VerificationResult.MISMATCH
+    )
     for other in (b"", b"bodySHA256=", b"bodySHA256=zz", query + b"&" + query):
-        forged = hexed(SECRET, request(query=other).url.encode())
+        forged = hmac_hex(SECRET, request(query=other).url.encode())
         assert (
-            said(twilio, request({"x-sig": forged}, query=other), SECRET) is VerificationResult.BODY_CHANGED
+            check(twilio, request({"x-sig": forged}, query=other), SECRET) is VerificationResult.BODY_CHANGED
         )
 
 
@@ -326,14 +328,14 @@ def door(*ways: dict[str, Any], **webhook: Any) -> WebhookDefinition:
     )
 
 
-def at(entrance: WebhookDefinition, asked: InboundRequest, *secrets: bytes) -> VerificationResult:
-    taken = entrance.select_scheme(asked)
-    return taken.verify(asked, secrets, NOW) if taken else VerificationResult.MISSING
+def at(entrance: WebhookDefinition, inbound: InboundRequest, *secrets: bytes) -> VerificationResult:
+    selected = entrance.select_scheme(inbound)
+    return selected.verify(inbound, secrets, NOW) if selected else VerificationResult.MISSING
 
 
 def test_a_weaker_way_never_accepts_what_the_stronger_one_refuses() -> None:
     entrance = door(*LADDER)
-    old, token = hexed(SECRET, BODY, "sha1"), SECRET.decode()
+    old, token = hmac_hex(SECRET, BODY, "sha1"), SECRET.decode()
     weak = {"x-old": old, "x-token": token}
     assert at(entrance, request(weak), SECRET) is VerificationResult.VERIFIED
     assert at(entrance, request({"x-token": token}), SECRET) is VerificationResult.VERIFIED
@@ -342,8 +344,8 @@ def test_a_weaker_way_never_accepts_what_the_stronger_one_refuses() -> None:
         ({"x-new": "00" * 32, "x-time": stamp}, VerificationResult.MISMATCH),
         ({"x-new": "", "x-time": stamp}, VerificationResult.UNREADABLE),
         ({"x-new": "garbage", "x-time": stamp}, VerificationResult.UNREADABLE),
-        ({"x-new": hexed(SECRET, BODY)}, VerificationResult.UNREADABLE),
-        ({"x-new": hexed(SECRET, b"1" + BODY), "x-time": "1"}, VerificationResult.STALE),
+        ({"x-new": hmac_hex(SECRET, BODY)}, VerificationResult.UNREADABLE),
+        ({"x-new": hmac_hex(SECRET, b"1" + BODY), "x-time": "1"}, VerificationResult.STALE),
         ({"x-new": ["00" * 32, "00" * 32], "x-time": stamp}, VerificationResult.DOUBLED),
     ):
         assert at(entrance, request({**weak, **stronger}), SECRET) is verdict, stronger
@@ -374,7 +376,7 @@ def test_a_way_is_for_the_requests_that_it_names() -> None:
         {"scheme": "hmac", "signature": {"header": "x-sig"}, "when": {"setting:mode": "signed"}},
         {"scheme": "token", "from": "{header:x-sig}", "when": {"setting:mode": "token"}},
     )
-    token, signature = SECRET.decode(), hexed(SECRET, BODY)
+    token, signature = SECRET.decode(), hmac_hex(SECRET, BODY)
     for mode, value, verdict in (
         ("signed", signature, VerificationResult.VERIFIED),
         ("token", token, VerificationResult.VERIFIED),
@@ -386,20 +388,20 @@ def test_a_way_is_for_the_requests_that_it_names() -> None:
 
 
 def test_what_a_way_requires_beside_its_signature() -> None:
-    checked = way(
+    scheme = make_scheme(
         scheme="hmac",
         signature={"header": "x-sig"},
         require={"header:x-app": "{setting:app}", "method": "POST"},
     )
-    signature = hexed(SECRET, BODY)
+    signature = hmac_hex(SECRET, BODY)
     for app, verdict in (
         ("7", VerificationResult.VERIFIED),
         ("8", VerificationResult.UNREADABLE),
         ("", VerificationResult.UNREADABLE),
     ):
-        asked = request({"x-sig": signature, "x-app": app}, settings={"app": "7"})
-        assert said(checked, asked, SECRET) is verdict
-    assert said(checked, request({"x-sig": signature, "x-app": "7"}), SECRET) is VerificationResult.UNREADABLE
+        inbound = request({"x-sig": signature, "x-app": app}, settings={"app": "7"})
+        assert check(scheme, inbound, SECRET) is verdict
+    assert check(scheme, request({"x-sig": signature, "x-app": "7"}), SECRET) is VerificationResult.UNREADABLE
 
 
 # Anything
@@ -407,19 +409,21 @@ def test_what_a_way_requires_beside_its_signature() -> None:
 SIGNATURE = {"header": "x-sig", "encoding": "base64"}
 WAYS = [
     STRIPE,
-    way(scheme="jwt", algorithms=["HS256"], issuer=["x"], audience="{setting:audience}"),
-    way(
+    make_scheme(scheme="jwt", algorithms=["HS256"], issuer=["x"], audience="{setting:audience}"),
+    make_scheme(
         scheme="jwt",
         algorithms=["RS256"],
         keys={"url": "https://keys.example.com/", "hosts": ["keys.example.com"]},
     ),
-    way(scheme="basic"),
-    way(scheme="token", **{"from": "{json:token}"}),
-    way(scheme="token", **{"from": "{item:s}"}, each="value"),
-    way(scheme="ed25519", signature=SIGNATURE),
-    way(scheme="ecdsa", signature=SIGNATURE),
-    way(scheme="rsa", signature=SIGNATURE, keys={"url": "{header:x-url}", "hosts": ["keys.example.com"]}),
-    way(scheme="hmac", signature=SIGNATURE, signed="{url_with_port}{sorted_form}"),
+    make_scheme(scheme="basic"),
+    make_scheme(scheme="token", **{"from": "{json:token}"}),
+    make_scheme(scheme="token", **{"from": "{item:s}"}, each="value"),
+    make_scheme(scheme="ed25519", signature=SIGNATURE),
+    make_scheme(scheme="ecdsa", signature=SIGNATURE),
+    make_scheme(
+        scheme="rsa", signature=SIGNATURE, keys={"url": "{header:x-url}", "hosts": ["keys.example.com"]}
+    ),
+    make_scheme(scheme="hmac", signature=SIGNATURE, signed="{url_with_port}{sorted_form}"),
 ]
 
 
@@ -437,16 +441,16 @@ WAYS = [
     st.none() | st.binary(max_size=40) | st.sampled_from([b'{"keys":[{}]}', public_pem(RSA)]),
 )
 def test_verifying_anything_is_a_verdict_or_a_refusal(
-    checked: SchemeVerifier,
+    scheme: SchemeVerifier,
     headers: dict[str, list[str]],
     body: bytes,
     secrets: list[bytes],
     document: bytes | None,
 ) -> None:
-    asked = request(headers, body)
+    inbound = request(headers, body)
     try:
-        checked.applies(asked)
-        assert said(checked, asked, *secrets, document=document) is not VerificationResult.VERIFIED
+        scheme.applies(inbound)
+        assert check(scheme, inbound, *secrets, document=document) is not VerificationResult.VERIFIED
     except Rejected:
         return
 
@@ -456,11 +460,11 @@ def test_many_signatures_in_a_header_take_no_time() -> None:
     flood = ",".join(["t=1800000000", *(f"v1={'ab' * 32}" for _ in range(900))])
     for _ in range(3):
         assert (
-            said(STRIPE, request({"x-sig": flood}, b"x" * 1_000_000), *([SECRET] * 5))
+            check(STRIPE, request({"x-sig": flood}, b"x" * 1_000_000), *([SECRET] * 5))
             is VerificationResult.UNREADABLE
         )
     keys = [public_pem(EDWARDS)] * 2
-    checked = way(scheme="ed25519", signature={**SIGNATURE, "separator": " "})
+    scheme = make_scheme(scheme="ed25519", signature={**SIGNATURE, "separator": " "})
     flood = " ".join(b64(bytes(64)) for _ in range(700))
-    assert said(checked, request({"x-sig": flood}), *keys) is VerificationResult.UNREADABLE
+    assert check(scheme, request({"x-sig": flood}), *keys) is VerificationResult.UNREADABLE
     assert process_time() - started < 1
