@@ -1,4 +1,4 @@
-"""The catalogue: complete, named once, and open for what the platforms really send."""
+"""The table of event types: complete, each named once, and open for what producers really send."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Requests and ways of signing for the tests of this folder, as a manifest and a platform write them."""
+"""Requests as a provider sends them, and schemes as a manifest declares them, for these tests."""
 
 import base64
 import hmac
@@ -20,12 +20,12 @@ ADDRESS = "https://hub.example.com/api/webhooks/x/ep_1"
 BODY = b'{"type":"a"}'
 SECRET = b"a secret of 32 bytes, as is right"
 
-_WAYS: TypeAdapter[Any] = TypeAdapter(Declared)
+_SCHEMES: TypeAdapter[Any] = TypeAdapter(Declared)
 
 
 def make_scheme(**declared: Any) -> SchemeVerifier:
-    """A way as a manifest writes it."""
-    compiled: SchemeVerifier = _WAYS.validate_python(declared).compile()
+    """Compile a scheme as a manifest declares it."""
+    compiled: SchemeVerifier = _SCHEMES.validate_python(declared).compile()
     return compiled
 
 
@@ -45,6 +45,13 @@ def request(
     return InboundRequest(
         method, address, query, raw, body, settings or {}, lambda inbound: parse_json(inbound.body)
     )
+
+
+PAIRS = {
+    "scheme": "hmac",
+    "signature": {"header": "x-sig", "separator": ",", "field": "v1", "time_field": "t"},
+}
+STRIPE = make_scheme(**PAIRS, signed="{timestamp}.{body}", timestamp={})
 
 
 def check(

@@ -1,4 +1,4 @@
-"""HMAC signatures: GitHub's published vector, what is refused and why, and other spellings."""
+"""HMAC signatures: GitHub's published vector, rejected requests with the reason, other encodings."""
 
 import base64
 import hmac

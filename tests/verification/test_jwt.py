@@ -99,7 +99,7 @@ def test_a_token_that_lacks_a_claim(missing: str) -> None:
     assert check(HS, bearer(text), SECRET) is VerificationResult.CLAIMS
 
 
-def test_a_token_may_lack_its_end_where_the_platform_gives_none() -> None:
+def test_a_token_may_lack_its_expiry_if_the_provider_sets_none() -> None:
     endless = make_scheme(scheme="jwt", algorithms=["HS256"], expires=False)
     assert check(endless, bearer(jwt.encode({"iss": "x"}, SECRET)), SECRET) is VerificationResult.VERIFIED
     assert (

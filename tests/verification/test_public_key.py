@@ -1,4 +1,4 @@
-"""Signatures by key pairs: the forms of public keys, certificates, and where keys are fetched from."""
+"""Public-key signatures: formats of keys, certificates, and the URLs that keys are fetched from."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -72,7 +72,7 @@ def test_a_key_pair(scheme: str, private: Any, signature: bytes) -> None:
     assert check(verifier, again, own) is VerificationResult.VERIFIED
 
 
-def test_a_public_key_in_the_forms_that_platforms_show() -> None:
+def test_a_public_key_in_the_formats_of_providers() -> None:
     raw = EDWARDS.public_key().public_bytes_raw()
     inbound = request({"x-sig": EDWARDS.sign(BODY).hex()})
     discord = make_scheme(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
@@ -231,7 +231,7 @@ HOST, PATH = "api.example.com", "/v1/certs/"
     "url",
     [f"https://{HOST}{PATH}CERT-1", f"https://{HOST}{PATH}a/b_c~d.pem", f"https://{HOST}{PATH}"],
 )
-def test_an_address_of_a_key(url: str) -> None:
+def test_the_url_of_a_key(url: str) -> None:
     source = KeySource(SourceTemplate("{header:x-url}"), (HOST,), PATH)
     assert source.address(request({"x-url": url})) == url
 
@@ -291,12 +291,12 @@ def test_an_address_of_a_key(url: str) -> None:
         "file:///etc/passwd",
     ],
 )
-def test_an_address_that_is_not_the_platforms(url: str) -> None:
+def test_a_url_that_is_not_the_providers(url: str) -> None:
     source = KeySource(SourceTemplate("{setting:url}"), (HOST,), PATH)
     assert source.address(request(settings={"url": url})) is None
 
 
-def test_without_an_address_nothing_is_verified() -> None:
+def test_without_a_url_nothing_is_verified() -> None:
     keys = {"url": "{header:x-url}", "hosts": [HOST], "path": PATH}
     verifier = make_scheme(scheme="rsa", signature=SIGNATURE, keys=keys)
     inbound = request(

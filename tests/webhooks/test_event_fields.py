@@ -1,4 +1,4 @@
-"""What is read off events of several producers, and off data that is anything at all."""
+"""Event fields of several producers' events, and of arbitrary data."""
 
 from typing import Any
 

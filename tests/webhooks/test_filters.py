@@ -22,7 +22,7 @@ def outcome(settings: dict[str, Any], data: Any, own: str = "") -> tuple[bool, s
     event = event_fields(data)
     passes, reason = event_filter.explain(event, own)
     assert event_filter.matches(event, own) is passes
-    assert passes is not bool(reason), "what is not met is told, and nothing else"
+    assert passes is not bool(reason), "there is a reason only if the event does not pass"
     return passes, reason
 
 

@@ -1,4 +1,4 @@
-"""The body in every format: what receivers of each system read, and what strangers cannot forge in it."""
+"""Body formats: what subscribers of each system read, and what strangers cannot forge."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Signatures: official vectors, an independent implementation as the oracle, and what is refused."""
+"""Signature profiles: official vectors, an independent implementation as oracle, rejected secrets."""
 
 import base64
 import hashlib

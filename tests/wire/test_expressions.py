@@ -1,4 +1,7 @@
-"""Expressions from anybody on documents from strangers: bounds hold, and what stays is JMESPath."""
+"""Expressions of strangers on documents of strangers: bounds hold, and the language is JMESPath.
+
+One file of more than 400 lines: the attacks, the language and the properties share the hostile documents.
+"""
 
 import sys
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Schemas from strangers: what is refused, what is told, and that no schema costs more than it says."""
+"""Schemas of strangers: rejected schemas, error texts, and the cost of validating."""
 
 import json
 from time import process_time

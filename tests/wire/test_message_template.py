@@ -1,4 +1,4 @@
-"""Templates from anybody, payloads from strangers: bounds hold, and nothing forges a link or a mention."""
+"""Message templates on payloads of strangers: bounds hold, and nothing forges a link or a mention."""
 
 import re
 from time import process_time

@@ -1,4 +1,4 @@
-"""What a platform repeats of our secrets, and answers that are too much."""
+"""Secrets that a provider repeats in a response are redacted, and huge responses are cut."""
 
 import orjson
 import pytest

@@ -1,4 +1,4 @@
-"""Times as platforms write them."""
+"""Times as providers write them."""
 
 import pytest
 from hypothesis import given
