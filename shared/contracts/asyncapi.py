@@ -32,6 +32,7 @@ def asyncapi(version: str) -> dict[str, Any]:
     schemas: dict[str, Any] = {"Envelope": envelope}
     for topic in TOPICS:
         headers: dict[str, Any] = {"$ref": "#/components/schemas/Envelope"}
+        # The envelope's properties are repeated beside the topic's own attributes, so that tools show both.
         if topic.attributes:
             attributes = {
                 name: {"type": "string", "description": about} for name, about in topic.attributes.items()

@@ -77,6 +77,7 @@ def parse_event(headers: Iterable[Header], value: bytes | None) -> Event:
         if name in _ENVELOPE_HEADERS:
             envelope[name] = _decode_header(name, raw)
         elif raw is not None:
+            # Headers of other systems: kept if they are text, and no reason to reject an event.
             try:
                 attributes[name] = raw.decode()
             except UnicodeDecodeError:

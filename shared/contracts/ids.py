@@ -55,6 +55,7 @@ def derive(*parts: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         raw = part.encode()
+        # The length separates the parts: ("ab", "c") and ("a", "bc") give different ids.
         digest.update(len(raw).to_bytes(4))
         digest.update(raw)
     return digest.hexdigest()

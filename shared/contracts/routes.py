@@ -19,6 +19,7 @@ SERVICE_PATHS: Final[dict[str, tuple[str, ...]]] = {
 def service_for_path(path: str) -> str:
     """Return the name of the service that serves a path."""
     for service, prefixes in SERVICE_PATHS.items():
+        # A prefix ends at a slash: /api/queue-x is not below /api/queue.
         if any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes):
             return service
     return "gateway"

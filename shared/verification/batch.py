@@ -91,6 +91,7 @@ def _split_document(value: Any, tree: _PathTree) -> Iterator[tuple[Any, Any]]:
     present = [
         name for name in present if isinstance(value[name], list if _LIST_STEP in tree[name] else dict)
     ]
+    # The document is an event itself unless an element is found inside it, so that none is dropped.
     whole = True
     for name in present:
         around = {key: part for key, part in value.items() if key not in tree}

@@ -149,7 +149,8 @@ class PublicKeyVerifier:
     def _is_signed_by(
         self, key: "PublicKey", signature: bytes, content: bytes, request: InboundRequest
     ) -> bool:
-        request.work.count_public_key_check(len(content))  # Ed25519 hashes all of it for each signature
+        # Ed25519 hashes the whole content again for each signature; for the others `content` is a digest.
+        request.work.count_public_key_check(len(content))
         prehashed = asymmetric.Prehashed(_HASHES[self.algorithm])
         try:
             if isinstance(key, Ed25519PublicKey):

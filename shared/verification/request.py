@@ -122,6 +122,7 @@ class InboundRequest:
         `payload` is the document of this event, `item` its element. The copy shares the decoded parts and
         the work counter.
         """
+        # Shared on purpose: what one event made is not made again, and the work of all is counted together.
         copy = self.replace()
         copy._payload, copy._item = payload, item
         copy._derived, copy.work = self._derived, self.work

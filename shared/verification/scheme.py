@@ -141,6 +141,7 @@ class SecretFormat:
         if self.except_prefix and secret.startswith(self.except_prefix.encode()):
             return None
         form: KeyEncoding | None = self.form
+        # The prefix decides which scheme a secret is for, where one webhook definition has several.
         if self.prefix:
             if secret.startswith(self.prefix.encode()):
                 secret = secret[len(self.prefix.encode()) :]
@@ -232,6 +233,7 @@ class SignatureFormat:
             values = request.headers.get(name)
             if not values:
                 continue
+            # A repeated header is refused: a proxy in front of the hub might have checked the other one.
             if len(values) > 1:
                 return ParsedSignatures(VerificationResult.DOUBLED)
             pieces = values[0].split(self.separator) if self.separator else values
@@ -249,6 +251,7 @@ class SignatureFormat:
             return ParsedSignatures(
                 VerificationResult.UNREADABLE if has_header else VerificationResult.MISSING
             )
+        # Each signature costs a comparison, or a public-key check: a stranger must not choose how many.
         if len(texts) > MAX_SIGNATURES:
             return ParsedSignatures(VerificationResult.UNREADABLE)
         signatures = [signature for signature in map(self._decode_signature, texts) if signature]

@@ -63,6 +63,7 @@ def replace_source(request: InboundRequest, source: str, value: str) -> InboundR
     if kind == "query":
         pairs = [pair for pair in request.query if pair[0] != argument]
         return request.replace(query_string=urlencode([*pairs, (argument, value)]).encode())
+    # Encoding the body again would change blanks and number formats, which a signature covers.
     old = compile_source(f"{kind}:{argument}")(request)
     if old is None:
         raise Malformed(f"the request has no {kind}:{argument}, which is signed")
@@ -142,6 +143,7 @@ def _other_key(argument: str) -> TextGetter:
 
     def find(request: InboundRequest) -> str | None:
         value = request.item
+        # Checked by length first: a stranger's object may have a million keys.
         if not isinstance(value, dict) or len(value) > len(known_keys) + 1:
             return None
         others = [name for name in value if name not in known_keys]

@@ -127,6 +127,7 @@ class SignedContent:
 
     def _emit(self, request: InboundRequest, secret: bytes, take: Callable[[bytes], object]) -> bool:
         for part in self._parts:
+            # The secret is never read from the request: its place is marked by the function `_secret`.
             piece = part if isinstance(part, bytes) else secret if part is _secret else part(request)
             if piece is None:
                 return False

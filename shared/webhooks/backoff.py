@@ -43,5 +43,6 @@ def add_jitter(wait_s: float, share: float, *seed: str) -> float:
     The same seed (delivery id, attempt) gives the same wait, so that repeating the calculation after a crash
     does not move the attempt.
     """
+    # A hash instead of a random generator: the same seed has to give the same wait in every process.
     digest = hashlib.blake2b("\0".join(seed).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return wait_s * (1 + share * int.from_bytes(digest) / 2**64)

@@ -110,6 +110,7 @@ class EventFields:
         """The integration or endpoint that the event came through; None for the chat's own events."""
         if not isinstance(self.data, Mapping):
             return None
+        # A provider's event has no `origin`: its provider and endpoint are the origin.
         if "origin" in self.data:
             return self.data["origin"]
         through = {name: self.data[name] for name in ("provider", "endpoint_id") if name in self.data}

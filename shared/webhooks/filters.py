@@ -31,7 +31,7 @@ _Check = Callable[[EventFields, str], bool]
 """Whether an event meets a criterion, by its fields and the id of the webhook's own integration."""
 
 
-def _options() -> re2.Options:
+def _re2_options() -> re2.Options:
     options = re2.Options()
     options.max_mem = _MAX_PATTERN_MEMORY_BYTES
     options.never_capture = True
@@ -39,17 +39,18 @@ def _options() -> re2.Options:
     return options
 
 
-_OPTIONS: Final = _options()
+_RE2_OPTIONS: Final = _re2_options()
 
 
 def _compile_pattern(source: str) -> Any:
     """Compile an RE2 pattern. Raises `ExpressionError` if it is invalid or too large."""
     try:
-        pattern = re2.compile(source, _OPTIONS)
+        pattern = re2.compile(source, _RE2_OPTIONS)
     except re2.error as error:
         text = error.args[0] if error.args else b""
         reason = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
         raise ExpressionError(f"not a valid RE2 pattern: {reason[:200]}") from None
+    # RE2 runs in time linear in program size times text length: both are bounded.
     if pattern.programsize > _MAX_PROGRAM_SIZE:
         raise ExpressionError("the pattern is too large: use fewer repetitions and character classes")
     return pattern
@@ -167,6 +168,7 @@ class EventFilter:
         for reason, check in self._checks:
             if not check(fields, own):
                 return False, reason
+        # Last, because a condition costs more than all other checks together.
         if self._condition is not None:
             try:
                 if not self._condition.holds(fields.document, checkpoint):

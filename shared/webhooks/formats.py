@@ -37,6 +37,7 @@ def _with_raw_data(before: Mapping[str, Any], fields: EventFields, after: Mappin
 
     So numbers of any size and precision stay as they were.
     """
+    # JSON is spliced as text: decoding the data would lose precision of large numbers.
     parts = [_json(before)[:-1], b',"data":', fields.raw or b"null"]
     if after:
         parts += [b",", _json(after)[1:-1]]

@@ -113,10 +113,11 @@ class _MessageNormalizer:
             ("text", ("content",)),
         ):
             self._copy_first(source, name, *others)
-        self._text(source)
-        embeds, files = self._attachments(source)
+        self._convert_text(source)
+        # Embeds made of cards come before the body's own embeds.
+        embeds, files = self._convert_attachments(source)
         for position, raw in enumerate(_object_list(source, "embeds", MAX_EMBEDS)):
-            self._add(embeds, self._embed(raw, f"embeds.{position}"), f"embeds.{position}")
+            self._add_embed(embeds, self._convert_embed(raw, f"embeds.{position}"), f"embeds.{position}")
         self.normalized["embeds"] = embeds
         self.normalized["attachments"] = files + self._images[: max(0, MAX_ATTACHMENTS - len(files))]
 
@@ -126,6 +127,7 @@ class _MessageNormalizer:
         return tuple(FieldError(self._path(item["loc"]), item["msg"]) for item in errors)
 
     def _path(self, loc: tuple[str | int, ...]) -> str:
+        # The longest known path wins: an embed that was a card has its path below `attachments`.
         for length in (2, 1):
             source_path = self._source_paths.get(loc[:length])
             if source_path:
@@ -140,35 +142,36 @@ class _MessageNormalizer:
                 self._source_paths[names[0],] = name
                 return
 
-    def _text(self, source: RawObject) -> None:
+    def _convert_text(self, source: RawObject) -> None:
         """Use the blocks as the text, if they have any text: then the text of the body is only a summary."""
-        text = self._blocks(source)
+        text = self._convert_blocks(source)
         if text:
             self.normalized["text"] = text
             self._source_paths["text",] = "blocks"
         elif isinstance(self.normalized.get("text"), str):
             self.normalized["text"] = mrkdwn_to_markdown(self.normalized["text"], emphasis=False)
 
-    def _attachments(self, source: RawObject) -> tuple[list[NormalizedObject], list[Any]]:
+    def _convert_attachments(self, source: RawObject) -> tuple[list[NormalizedObject], list[Any]]:
         """Return the embeds made of cards, and the files."""
         cards: list[NormalizedObject] = []
         files: list[Any] = []
         for position, raw in enumerate(_object_list(source, "attachments", MAX_ATTACHMENTS + MAX_EMBEDS)):
             where = f"attachments.{position}"
             if "url" not in raw and _CARD_FIELDS & raw.keys():
-                self._add(cards, self._card(raw, where), where)
+                self._add_embed(cards, self._convert_card(raw, where), where)
             else:
                 self._source_paths["attachments", len(files)] = where
                 files.append(_without_empty(raw))
         return cards, files
 
-    def _add(self, embeds: list[NormalizedObject], embed: NormalizedObject, where: str) -> None:
+    def _add_embed(self, embeds: list[NormalizedObject], embed: NormalizedObject, where: str) -> None:
         """Append an embed, unless it shows nothing."""
         if any(embed.get(part) for part in ("title", "description", "fields", "author")):
             self._source_paths["embeds", len(embeds)] = where
             embeds.append(embed)
 
-    def _embed(self, raw: RawObject, where: str) -> NormalizedObject:
+    def _convert_embed(self, raw: RawObject, where: str) -> NormalizedObject:
+        """Return an embed in normal form; a footer becomes the last line, images become attachments."""
         embed = _without_empty(raw)
         author = embed.get("author")
         if isinstance(author, dict):
@@ -188,12 +191,12 @@ class _MessageNormalizer:
         for name in ("image", "thumbnail"):
             image = embed.get(name)
             if isinstance(image, dict):
-                self._image(image.get("url"))
+                self._add_image(image.get("url"))
         return embed
 
-    def _card(self, raw: RawObject, where: str) -> NormalizedObject:
+    def _convert_card(self, raw: RawObject, where: str) -> NormalizedObject:
         """Return a card as an embed, without what cannot be shown (an unknown color, an invalid link)."""
-        text = self._blocks(raw, where) or _mrkdwn(raw.get("text"))
+        text = self._convert_blocks(raw, where) or _mrkdwn(raw.get("text"))
         embed: NormalizedObject = {
             "title": raw.get("title") or None,
             "url": parse_http_url(raw.get("title_link")),
@@ -215,16 +218,17 @@ class _MessageNormalizer:
             _append_line(embed, _mrkdwn(raw.get("fallback")))
         _append_line(embed, buttons_to_markdown(raw.get("actions")))
         _append_line(embed, raw.get("footer"))
-        self._image(raw.get("image_url") or raw.get("thumb_url"))
+        self._add_image(raw.get("image_url") or raw.get("thumb_url"))
         return embed
 
-    def _blocks(self, source: RawObject, where: str = "") -> str:
+    def _convert_blocks(self, source: RawObject, where: str = "") -> str:
+        """Return the text of the blocks as Markdown; their images become attachments."""
         text, images = blocks_to_markdown(_object_list(source, "blocks", _MAX_BLOCKS, where))
         for image in images:
-            self._image(image)
+            self._add_image(image)
         return text
 
-    def _image(self, url: object) -> None:
+    def _add_image(self, url: object) -> None:
         normal_url = parse_http_url(url)
         if normal_url and len(self._images) < MAX_ATTACHMENTS:
             self._images.append({"url": normal_url})

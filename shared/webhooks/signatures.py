@@ -79,6 +79,7 @@ def _single_signature_headers(header: str, keys: Sequence[bytes], signed: bytes)
     is one signature with the new secret, for subscribers that switched already. When the old secret expires,
     the new one signs in the header itself, and there is no second header.
     """
+    # Keys come newest first, so the last signature is the one of the oldest secret.
     signatures = ["sha256=" + hmac.digest(key, signed, "sha256").hex() for key in keys]
     next_header = {f"{header}-Next": " ".join(signatures[:-1])} if len(signatures) > 1 else {}
     return {header: signatures[-1], **next_header}

@@ -93,6 +93,7 @@ def decode_answer(message: bytes, name: str, kind: AddressType, query_id: int) -
     records_start = _HEADER.size + len(question)
     if answer_id != query_id or not flags & _IS_RESPONSE or flags & _OPCODE:
         raise MalformedAnswer("the message answers another query")
+    # The question must be repeated: otherwise a forged answer needs to guess only 16 bits of id.
     if questions != 1 or message[_HEADER.size : records_start].lower() != question.lower():
         raise MalformedAnswer("the message answers another question")
     if flags & _TRUNCATED:

@@ -45,6 +45,7 @@ def _parse_network(text: str) -> Network:
         raise ValueError(
             f"{network} would trust strangers' X-Forwarded-For: list the proxies' own addresses or networks"
         )
+    # `parse_address` turns mapped addresses into IPv4, so such a network would never match.
     if isinstance(network, IPv6Network) and network.overlaps(_IPV4_MAPPED):
         raise ValueError(f"{network} is IPv4 inside IPv6: write it as IPv4")
     return network
@@ -79,6 +80,7 @@ class TrustedProxies:
         if not self._trusts(client):
             return client
         entries = b",".join(forwarded).rsplit(b",", _MAX_HOPS)[-_MAX_HOPS:] if forwarded else ()
+        # From right to left: each entry was written by the hop to its right, which is trusted by now.
         for entry in reversed(entries):
             address = _parse_entry(entry)
             if address is None:

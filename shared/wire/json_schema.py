@@ -58,6 +58,7 @@ class BoundedSchema:
             raise UnsupportedSchema(f"$schema must be {_DIALECT}")
         self._document = document
         self.size = _SizeCalculator(document).size()
+        # The size is bounded before compiling: a hostile schema could make compiling expensive too.
         try:
             self._validator = Draft202012Validator(
                 document, offline=True, mask="this", pattern_options=_PATTERN_OPTIONS
@@ -78,6 +79,7 @@ class BoundedSchema:
         """
         if self._validator.is_valid(data):
             return None
+        # Validity is cheap to check, an explanation is not: it needs every error of every alternative.
         if length > _MAX_EXPLAINED_BYTES or not self._is_cheap_to_explain(data):
             return self._missing_field(data) or FieldError("", "does not fit the schema of its type")
         try:

@@ -24,6 +24,7 @@ def is_ambiguous(raw_path: bytes) -> bool:
         if b"%" not in path:
             return False
         decoded = unquote_to_bytes(path)
+        # Another number of slashes: an encoded one was decoded.
         if decoded.count(b"/") != path.count(b"/"):
             return True
         if decoded == path:

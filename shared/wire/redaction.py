@@ -22,6 +22,7 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
 
 def _redact_truncated(text: str, secret: str) -> str:
+    # The longest beginning first, so that no more of the secret than the minimum can remain.
     for length in range(min(len(secret) - 1, len(text)), _MIN_SECRET_CHARACTERS - 1, -1):
         if text.endswith(secret[:length]):
             return text[:-length] + _REDACTED

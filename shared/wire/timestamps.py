@@ -22,6 +22,7 @@ def parse_timestamp(text: str) -> datetime | None:
     try:
         if _UNIX.fullmatch(text):
             return _from_unix(float(text))
+        # `fromisoformat` accepts neither a name of the zone nor a blank before the offset.
         iso = re.sub(r" ?(?:UTC|GMT)$", "+00:00", text)
         if re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", iso):
             moment = datetime.fromisoformat(re.sub(r" ([+-][0-9]{2})", r"\1", iso))
