@@ -21,7 +21,7 @@ from shared.manifests.schemes import (
     TokenScheme,
 )
 from shared.manifests.subscriptions import SubscriptionSpec
-from shared.verification.request import ABSENT, PRESENT
+from shared.verification.match import ABSENT, PRESENT
 
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _PLAIN_SOURCES: Final[Mapping[str, str]] = {

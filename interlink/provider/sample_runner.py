@@ -36,7 +36,7 @@ from shared.manifests.connector import (
     manual_credential_values,
 )
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
-from shared.wire.oauth import ProviderRequest, ProviderResponse
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
 _PER_REQUEST_PARAMETERS: Final = frozenset({"oauth_nonce", "oauth_timestamp", "oauth_signature"})
 

@@ -15,7 +15,8 @@ from shared.contracts.errors import Misconfigured
 from shared.manifests.connect_models import SettingName
 from shared.manifests.registry import load_yaml
 from shared.manifests.schemes import ManifestModel
-from shared.wire.oauth import JSON_CONTENT_TYPE, ProviderResponse
+from shared.wire.bodies import JSON_CONTENT_TYPE
+from shared.wire.provider_http import ProviderResponse
 
 SAMPLES: Final = "connect.yaml"
 STATE: Final = "state-1"

@@ -22,8 +22,10 @@ from shared.manifests.fixtures import (
 from shared.manifests.models import WebhookSpec
 from shared.manifests.registry import Provider
 from shared.manifests.schemes import JwtScheme, KeyPairScheme, SchemeSpec
-from shared.verification.request import Headers, InboundRequest, SourceTemplate
+from shared.verification.request import Headers, InboundRequest
 from shared.verification.scheme import VerificationResult
+from shared.verification.sources import replace_source
+from shared.verification.template import SourceTemplate
 from shared.wire.bodies import FORM_CONTENT_TYPE
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080/api/webhooks/{provider}/ENDPOINT_ID"
@@ -226,7 +228,7 @@ def _with_event(webhook: WebhookSpec, request: InboundRequest, event: str) -> In
     for template in webhook.event.source:
         part = _SINGLE_SOURCE.fullmatch(template)
         if part:
-            return request.with_part(part[1], event)
+            return replace_source(request, part[1], event)
     raise Misconfigured(f"--event: the platform says it in the body: {' or '.join(webhook.event.source)}")
 
 
@@ -239,7 +241,7 @@ def _with_delivery(webhook: WebhookSpec, request: InboundRequest) -> InboundRequ
     parts = (
         [] if there else [found for each in webhook.delivery_id if (found := _SINGLE_SOURCE.fullmatch(each))]
     )
-    return request.with_part(parts[0][1], str(uuid4())) if parts else request
+    return replace_source(request, parts[0][1], str(uuid4())) if parts else request
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -19,7 +19,8 @@ from shared.manifests.connector import (
 )
 from shared.manifests.oauth1 import OAuth1Flow
 from shared.runtime.logs import Log
-from shared.wire.oauth import ProviderRequest, ProviderResponse, new_code_verifier, new_state
+from shared.wire.oauth import new_code_verifier, new_state
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from shared.wire.request_template import MissingValue
 
 # A code that no provider has issued: one that accepts the app rejects only the code.

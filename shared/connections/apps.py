@@ -28,7 +28,7 @@ from shared.runtime.configuration import Configuration, Snapshot
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.secrets import Sealed, Vault
-from shared.wire.oauth import redact
+from shared.wire.redaction import redact
 
 __all__ = [
     "APPS_DIR_VARIABLE",

@@ -53,7 +53,8 @@ from shared.runtime.leases import Lease, LeaseObserver, Leases
 from shared.runtime.logs import Log
 from shared.runtime.metrics import REFRESHES
 from shared.runtime.mongo import Document, utcnow
-from shared.wire.oauth import ProviderRequest, ProviderResponse, redact
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
+from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
 __all__ = ["NoAnswer", "Refresher", "Timing"]

@@ -25,23 +25,18 @@ from shared.manifests.connect_models import (
     TokenMapping,
     TokenRefresh,
 )
-from shared.webhooks.backoff import parse_retry_after
-from shared.wire.bodies import parse_json
+from shared.wire.bodies import FORM_CONTENT_TYPE, JSON_CONTENT_TYPE, parse_json
 from shared.wire.expressions import Expression, ExpressionError
-from shared.wire.oauth import (
-    FORM_CONTENT_TYPE,
-    JSON_CONTENT_TYPE,
-    ClientCredentials,
+from shared.wire.oauth import ClientCredentials, authorization_url, code_challenge, sorted_query_hmac
+from shared.wire.provider_http import (
     ProviderRequest,
     ProviderResponse,
-    authorization_url,
     basic_authorization,
     build_request,
-    code_challenge,
     parse_form,
-    sorted_query_hmac,
 )
 from shared.wire.request_template import MissingValue, RequestTemplate
+from shared.wire.retry_after import parse_retry_after
 
 _SUCCESS_VALUES: Final = (None, False, 0, "", "0", "ok", "OK", "success")
 _INVALID_CLIENT_CODES: Final = frozenset({"invalid_client", "unauthorized_client"})

@@ -14,14 +14,8 @@ from shared.manifests.connector import (
     TokenResponse,
     Tokens,
 )
-from shared.wire.oauth import (
-    ClientCredentials,
-    ProviderRequest,
-    ProviderResponse,
-    build_request,
-    parse_form,
-    sign_oauth1,
-)
+from shared.wire.oauth import ClientCredentials, sign_oauth1
+from shared.wire.provider_http import ProviderRequest, ProviderResponse, build_request, parse_form
 from shared.wire.request_template import RequestTemplate
 
 _CLIENT_ERROR_TEXTS: Final = ("consumer", "application key", "invalid key", "app not found")

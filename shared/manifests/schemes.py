@@ -18,15 +18,12 @@ from pydantic import (
 from shared.verification import scheme as wire
 from shared.verification.hmac import BodyHash, HmacVerifier
 from shared.verification.jwt import JwtVerifier
+from shared.verification.match import Match
 from shared.verification.public_key import KeySource, PublicKeyVerifier
-from shared.verification.request import (
-    InboundRequest,
-    Match,
-    SignedContent,
-    SourceTemplate,
-    SourceTemplateError,
-)
+from shared.verification.request import InboundRequest
 from shared.verification.scheme import Algorithm, KeyEncoding, SecretFormat, SignatureEncoding, TimeFormat
+from shared.verification.sources import SourceTemplateError
+from shared.verification.template import SignedContent, SourceTemplate
 from shared.verification.token import BasicAuthVerifier, TokenVerifier
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,60}$")]

@@ -19,19 +19,15 @@ from shared.contracts.envelope import JSON_CONTENT_TYPE, rfc3339
 from shared.contracts.errors import Forbidden, Malformed, TooLarge
 from shared.manifests.models import BodyFormat, HandshakeSpec, ResponseSpec, WebhookSpec
 from shared.verification.batch import Batch, documents_size_limit
+from shared.verification.match import Match
 from shared.verification.public_key import PublicKeyVerifier
-from shared.verification.request import (
-    Headers,
-    InboundRequest,
-    Match,
-    SourceTemplate,
-    compile_path,
-    decode_bytes,
-)
+from shared.verification.request import Headers, InboundRequest
 from shared.verification.scheme import SchemeVerifier
+from shared.verification.sources import compile_path
+from shared.verification.template import SourceTemplate
 from shared.verification.token import TokenVerifier
 from shared.verification.work_counter import MAX_HASHED_BYTES, WorkCounter
-from shared.wire.bodies import FORM_CONTENT_TYPE, dump_json, media_type, parse_json
+from shared.wire.bodies import FORM_CONTENT_TYPE, decode_bytes, dump_json, media_type, parse_json
 from shared.wire.timestamps import parse_timestamp
 
 BodyReader = Callable[[bytes], Any]

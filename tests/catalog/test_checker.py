@@ -391,7 +391,7 @@ OF_ACME: list[tuple[str, Break, str]] = [
     (
         "open brace",
         manifest('account: "{json:account_id}"', 'account: "{json:account_id"'),
-        "a brace without its other half",
+        "unbalanced brace in",
     ),
     ("no such scheme", manifest("scheme: hmac", "scheme: magic"), "does not match any of the expected tags"),
     (

@@ -9,7 +9,7 @@ import yaml
 from interlink.provider import manifest_text
 from shared.manifests import connect_models, models, schemes, sender_description, subscriptions
 from shared.manifests.schemes import ManifestModel
-from shared.verification import request
+from shared.verification import sources
 
 PAGE = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text("utf-8")
 SECTIONS: dict[type[ManifestModel], str] = {
@@ -102,10 +102,10 @@ def test_every_field_is_there_and_no_other(model: type[ManifestModel]) -> None:
 
 def test_every_source_is_there_and_has_words() -> None:
     written = set(re.findall(r"`([a-z_0-9]+)(?::[^`]*)?`", PAGE.partition("## The provider")[0]))
-    for name in request._SOURCES:
+    for name in sources._SOURCES:
         assert name in written
         assert manifest_text.template_text(f"{{{name}}}")
-    for name in request._SOURCES_WITH_ARGUMENT:
+    for name in sources._SOURCES_WITH_ARGUMENT:
         assert name in written
         argument = "sha256" if name.startswith("hmac") else "x"
         assert argument in manifest_text.template_text(f"{{{name}:{argument}}}").replace("SHA-256", "sha256")

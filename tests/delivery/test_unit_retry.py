@@ -20,7 +20,7 @@ from services.delivery.model.retry_policy import (
     evaluate_attempt,
 )
 from shared.runtime.egress.client import EgressFailure, EgressResponse
-from shared.webhooks.backoff import RETRY_AFTER_CAP_S
+from shared.wire.retry_after import RETRY_AFTER_CAP_S
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 TWICE = RetryPolicy((0.0, 100.0))

@@ -27,7 +27,7 @@ from shared.runtime.service import runtime
 from shared.runtime.settings import EgressSettings, load
 from shared.runtime.web import access
 from shared.runtime.web.access import new_key
-from shared.wire.oauth import ProviderRequest, ProviderResponse, basic_authorization
+from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_authorization
 from tests.support.backends import Bus, Store
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually

@@ -8,7 +8,8 @@ import pytest
 from shared.manifests.connector import GrantRevoked, InvalidClient, ProviderRejected, ProviderUnavailable
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.manifests.registry import connectors
-from shared.wire.oauth import ClientCredentials, ProviderRequest, ProviderResponse, sign_oauth1
+from shared.wire.oauth import ClientCredentials, sign_oauth1
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from tests.support.fakes.trello import Trello, base_string, header_of, hmac_sha1
 from tests.support.platforms import Asked, Reply
 

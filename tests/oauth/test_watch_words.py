@@ -15,7 +15,8 @@ from shared.manifests.subscription_requests import needs_account
 from shared.manifests.subscriptions import SubscriptionSpec
 from shared.runtime.mongo import Collection
 from shared.runtime.secrets import LocalKeyProvider, Vault
-from shared.wire.oauth import JSON_CONTENT_TYPE, ProviderRequest, ProviderResponse
+from shared.wire.bodies import JSON_CONTENT_TYPE
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
 TOKEN, SECRET = "at-0123456789abcdef", "the-secret-of-the-endpoint"
 

@@ -17,8 +17,10 @@ import pytest
 from interlink.provider.checker import evaluate_fixture
 from shared.manifests.fixtures import Fixture, SchemeSigner, default_settings
 from shared.manifests.schemes import JwtScheme, KeyPairScheme
-from shared.verification.request import InboundRequest, SourceTemplate
+from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
+from shared.verification.sources import replace_source
+from shared.verification.template import SourceTemplate
 from shared.wire.bodies import FORM_CONTENT_TYPE, media_type
 from tests.providers.caller import INTERNAL, Answer, Caller, Endpoint, gateway_with_platforms
 from tests.providers.recorded import (
@@ -471,7 +473,7 @@ def _hands_over(
     webhook = _signed_with(kept, event.request(own, address=endpoint.url))
     conversation.accepts("with the secret of the handshake", endpoint, event, webhook)
     conversation.refuses("with another", endpoint, early)
-    another = request.with_part(keeps.source, token_hex(len(secret) // 2))
+    another = replace_source(request, keeps.source, token_hex(len(secret) // 2))
     conversation.refuses("a second handshake", endpoint, another, 409)
     conversation.accepts("after a second handshake", endpoint, event, webhook)
     assert caller.call("POST", path + "/handed-over-secret") == {"secret": secret}

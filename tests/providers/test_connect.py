@@ -10,7 +10,8 @@ from interlink.provider.connect_rules import connect_faults
 from interlink.provider.samples import SAMPLES, TOKENS
 from shared.manifests.connector import Connector, GrantRevoked, InvalidClient, ProviderRejected
 from shared.manifests.registry import connectors, providers
-from shared.wire.oauth import ProviderRequest, ProviderResponse, new_code_verifier
+from shared.wire.oauth import new_code_verifier
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from tests.support.fakes.atlassian import Atlassian
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.github import GitHub

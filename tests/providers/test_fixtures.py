@@ -13,6 +13,7 @@ from interlink.provider.checker import FIXTURE_TIME, check, evaluate_fixture
 from shared.contracts.errors import Malformed
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
+from shared.verification.sources import replace_source
 from shared.wire.bodies import FORM_CONTENT_TYPE
 from shared.wire.message_template import MessageTemplateError
 from tests.providers.prose import flaws, without_each
@@ -162,7 +163,7 @@ def _at_another_time(case: Keyed, request: InboundRequest) -> Iterator[Said]:
     stamp = case.signing.scheme
     written = getattr(getattr(stamp, "timestamp", None), "encode", None)
     if source and written:
-        moved = request.with_part(source, written(FIXTURE_TIME + past + 1000))
+        moved = replace_source(request, source, written(FIXTURE_TIME + past + 1000))
         yield "with another time", case.verdict(moved, now=FIXTURE_TIME + past + 1000), REFUSED
 
 

@@ -17,6 +17,7 @@ from shared.manifests.webhook import MAX_ECHO_LENGTH, Response, WebhookEvent
 from shared.verification.hmac import HmacVerifier
 from shared.verification.request import SECRET_SETTING, InboundRequest
 from shared.verification.scheme import FetchedKey, VerificationResult
+from shared.verification.sources import replace_source
 from tests.providers.caller import Caller, gateway_with_platforms
 from tests.providers.mutants import BODIES, mutants
 from tests.providers.recorded import WITH_WEBHOOKS, having, keyed, provider, recorded, signed, webhook_of
@@ -209,7 +210,7 @@ def test_a_handshake_signs_no_webhook(name: str) -> None:
     assert isinstance(way, HmacVerifier)
     for fixture in recorded(name):
         request = signed(case, fixture)
-        for text in (way.signed[0].of(request) if request else None, fixture.body):
+        for text in (way.signed[0].content(request) if request else None, fixture.body):
             if not text:
                 continue
             forged = _asked_for(asked, source, text.decode())
@@ -222,7 +223,7 @@ def _asked_for(asked: InboundRequest, source: str, text: str) -> InboundRequest:
     """The handshake with another text to sign."""
     kind, _, path = source.partition(":")
     if kind == "query":
-        return asked.with_part(source, text)
+        return replace_source(asked, source, text)
     value = asked.json()
     *outer, last = path.split(".")
     holder = value

@@ -10,7 +10,8 @@ from shared.connections.app_check import AppChecker
 from shared.connections.apps import App, Apps
 from shared.manifests.connector import InvalidClient
 from shared.manifests.registry import connectors
-from shared.wire.oauth import JSON_CONTENT_TYPE, ProviderRequest, ProviderResponse
+from shared.wire.bodies import JSON_CONTENT_TYPE
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
 
 class Judged:

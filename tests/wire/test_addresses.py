@@ -1,4 +1,4 @@
-"""Which addresses the hub may call for a stranger: the rule, the ways to write one, and the client itself."""
+"""Which addresses the hub may call for a stranger: the rule, notations of addresses, and the client."""
 
 import asyncio
 from collections.abc import Iterator

@@ -26,10 +26,10 @@ from services.delivery.api.webhook_fields import (
 from services.delivery.model.circuit_breaker import Circuit
 from services.delivery.model.outgoing_webhook import MAX_RETRY_AFTER_S, EncryptedPart, Ordering
 from services.delivery.model.retry_policy import ClientErrorPolicy
-from shared.webhooks.backoff import RETRY_AFTER_CAP_S
 from shared.webhooks.filters import FilterSettings
 from shared.webhooks.formats import BodyFormat
 from shared.webhooks.signatures import SigningProfile
+from shared.wire.retry_after import RETRY_AFTER_CAP_S
 
 _ROTATION_OVERLAP_H: Final = 24
 

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from shared.runtime.egress.client import EgressResponse
-from shared.webhooks.backoff import RETRY_AFTER_CAP_S, add_jitter, attempt_delay, parse_retry_after
+from shared.webhooks.backoff import add_jitter, attempt_delay
+from shared.wire.retry_after import RETRY_AFTER_CAP_S, parse_retry_after
 
 AttemptStatus = Literal["delivered", "retrying", "dead_letter"]
 ClientErrorPolicy = Literal["final", "retry"]

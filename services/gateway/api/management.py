@@ -23,10 +23,11 @@ from services.gateway.api.schemas import (
 from services.gateway.api.webhook_openapi import PATHS, SCHEMAS
 from services.gateway.ingest.endpoints import InboundEndpoints, new_document, sent_fields, token_digest
 from services.gateway.settings import GatewaySettings
+from shared.contracts.asyncapi import asyncapi
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, Invalid, NotFound, UnsupportedMedia
 from shared.contracts.ids import new_endpoint_id
-from shared.contracts.topics import CHAT_EVENTS, asyncapi
+from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
 from shared.runtime.quotas import Quota

@@ -27,7 +27,8 @@ from shared.manifests.registry import connectors
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page, page
-from shared.wire.oauth import ProviderRequest, redact
+from shared.wire.provider_http import ProviderRequest
+from shared.wire.redaction import redact
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]

@@ -47,7 +47,7 @@ from shared.manifests.connector import (
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, utcnow
-from shared.wire.oauth import redact
+from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
 _MAX_CODE_LENGTH: Final = 4096

@@ -22,7 +22,8 @@ from shared.manifests.connector import Connector, ProviderRejected
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.runtime.mongo import Document, translate_errors, utcnow
-from shared.wire.oauth import new_state, redact
+from shared.wire.oauth import new_state
+from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
 _PENDING_TTL: Final = LIFETIME + timedelta(minutes=2)

@@ -26,7 +26,7 @@ from shared.manifests.field_validation import validate_fields
 from shared.manifests.registry import connectors
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, utcnow
-from shared.wire.oauth import redact
+from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
 _TRIES: Final = 20

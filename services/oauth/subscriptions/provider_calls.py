@@ -30,7 +30,8 @@ from shared.manifests.subscriptions import SubscriptionSpec
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
 from shared.runtime.secrets import Vault
-from shared.wire.oauth import ProviderRequest, ProviderResponse, redact
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
+from shared.wire.redaction import redact
 from shared.wire.request_template import RequestTemplate
 
 _SECRETS: Final = ("access_token", "client_secret", "signing_secret", "endpoint:secret")

@@ -16,10 +16,21 @@ from pydantic import ValidationError
 from shared.verification.jwt import query_string_hash
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
-from tests.wire.asked import BODY, NOW, RSA, SECRET, b64, pem_of, public_pem, request, said, way
+from tests.verification.builders import (
+    BODY,
+    NOW,
+    RSA,
+    SECRET,
+    b64,
+    check,
+    make_scheme,
+    pem_of,
+    public_pem,
+    request,
+)
 
 CLAIMS = {"iat": int(NOW), "exp": int(NOW) + 300, "iss": "https://issuer.example", "aud": "hub"}
-HS = way(
+HS = make_scheme(
     scheme="jwt",
     algorithms=["HS256"],
     issuer=["https://issuer.example", "other"],
@@ -40,7 +51,7 @@ def bearer(text: str, **other: Any) -> InboundRequest:
 
 def raw_token(head: Mapping[str, Any], claims: Mapping[str, Any], key: bytes = SECRET) -> str:
     """A token by hand: what no library would make."""
-    parts = [base64.urlsafe_b64encode(json.dumps(each).encode()).rstrip(b"=") for each in (head, claims)]
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (head, claims)]
     content = b".".join(parts)
     digest = hmac.digest(key, content, "sha256") if key else b""
     return (content + b"." + base64.urlsafe_b64encode(digest).rstrip(b"=")).decode()
@@ -79,32 +90,32 @@ def raw_token(head: Mapping[str, Any], claims: Mapping[str, Any], key: bytes = S
     ],
 )
 def test_the_claims_of_a_token(claims: dict[str, Any], verdict: VerificationResult) -> None:
-    assert said(HS, bearer(raw_token({"alg": "HS256"}, {**CLAIMS, **claims})), SECRET) is verdict
+    assert check(HS, bearer(raw_token({"alg": "HS256"}, {**CLAIMS, **claims})), SECRET) is verdict
 
 
 @pytest.mark.parametrize("missing", ["exp", "iss", "aud"])
 def test_a_token_that_lacks_a_claim(missing: str) -> None:
     text = jwt.encode({name: value for name, value in CLAIMS.items() if name != missing}, SECRET)
-    assert said(HS, bearer(text), SECRET) is VerificationResult.CLAIMS
+    assert check(HS, bearer(text), SECRET) is VerificationResult.CLAIMS
 
 
-def test_a_token_may_lack_its_end_where_the_platform_gives_none() -> None:
-    endless = way(scheme="jwt", algorithms=["HS256"], expires=False)
-    assert said(endless, bearer(jwt.encode({"iss": "x"}, SECRET)), SECRET) is VerificationResult.VERIFIED
+def test_a_token_may_lack_its_expiry_if_the_provider_sets_none() -> None:
+    endless = make_scheme(scheme="jwt", algorithms=["HS256"], expires=False)
+    assert check(endless, bearer(jwt.encode({"iss": "x"}, SECRET)), SECRET) is VerificationResult.VERIFIED
     assert (
-        said(endless, bearer(jwt.encode({"exp": int(NOW) - 61}, SECRET)), SECRET) is VerificationResult.STALE
+        check(endless, bearer(jwt.encode({"exp": int(NOW) - 61}, SECRET)), SECRET) is VerificationResult.STALE
     )
     assert (
-        said(endless, bearer(jwt.encode({"nbf": int(NOW) + 61}, SECRET)), SECRET) is VerificationResult.STALE
+        check(endless, bearer(jwt.encode({"nbf": int(NOW) + 61}, SECRET)), SECRET) is VerificationResult.STALE
     )
     signed = endless.sign(request(), SECRET, NOW)
     assert endless.verify(signed, [SECRET], NOW + 10**6) is VerificationResult.VERIFIED
 
 
 def test_a_token_without_an_audience_to_compare_is_for_nobody() -> None:
-    assert said(HS, bearer(token(), settings={}), SECRET) is VerificationResult.CLAIMS
+    assert check(HS, bearer(token(), settings={}), SECRET) is VerificationResult.CLAIMS
     assert (
-        said(HS, bearer(token({"aud": ""}), settings={"audience": ""}), SECRET) is VerificationResult.CLAIMS
+        check(HS, bearer(token({"aud": ""}), settings={"audience": ""}), SECRET) is VerificationResult.CLAIMS
     )
 
 
@@ -139,16 +150,16 @@ def test_a_token_without_an_audience_to_compare_is_for_nobody() -> None:
     ],
 )
 def test_a_token_that_is_none(text: str) -> None:
-    asked = bearer(text)
-    verdict = said(HS, asked, SECRET)
+    inbound = bearer(text)
+    verdict = check(HS, inbound, SECRET)
     assert verdict in {VerificationResult.UNREADABLE, VerificationResult.MISMATCH, VerificationResult.MISSING}
-    assert said(HS, asked) is not VerificationResult.VERIFIED
+    assert check(HS, inbound) is not VerificationResult.VERIFIED
 
 
 def test_a_token_by_another_key() -> None:
-    assert said(HS, bearer(token(key=b"x" * 32)), SECRET) is VerificationResult.MISMATCH
-    assert said(HS, bearer(token(key=b"x" * 32)), SECRET, b"x" * 32) is VerificationResult.VERIFIED
-    assert said(HS, bearer(token())) is VerificationResult.NO_SECRET
+    assert check(HS, bearer(token(key=b"x" * 32)), SECRET) is VerificationResult.MISMATCH
+    assert check(HS, bearer(token(key=b"x" * 32)), SECRET, b"x" * 32) is VerificationResult.VERIFIED
+    assert check(HS, bearer(token())) is VerificationResult.NO_SECRET
 
 
 def test_which_headers_carry_a_token() -> None:
@@ -156,11 +167,11 @@ def test_which_headers_carry_a_token() -> None:
     assert HS.applies(request({"authorization": "bearer x"}))
     assert not HS.applies(request({"authorization": "Basic x"}))
     assert (
-        said(HS, request({"authorization": f"BEARER {token()}"}, settings=SETTINGS), SECRET)
+        check(HS, request({"authorization": f"BEARER {token()}"}, settings=SETTINGS), SECRET)
         is VerificationResult.VERIFIED
     )
-    assert said(HS, request({"authorization": [token(), token()]}), SECRET) is VerificationResult.DOUBLED
-    assert said(HS, request(), SECRET) is VerificationResult.MISSING
+    assert check(HS, request({"authorization": [token(), token()]}), SECRET) is VerificationResult.DOUBLED
+    assert check(HS, request(), SECRET) is VerificationResult.MISSING
 
 
 def jwks(*keys: tuple[str | None, Any], **more: Any) -> bytes:
@@ -175,7 +186,7 @@ def jwks(*keys: tuple[str | None, Any], **more: Any) -> bytes:
     return orjson.dumps({"keys": listed})
 
 
-REMOTE = way(
+REMOTE = make_scheme(
     scheme="jwt",
     algorithms=["RS256"],
     keys={"url": "https://keys.example.com/jwks", "hosts": ["keys.example.com"]},
@@ -188,11 +199,11 @@ KEYS = jwks(("one", RSA.public_key()), ("two", rsa.generate_private_key(65537, 2
 def test_a_token_by_a_published_key() -> None:
     signed = pem_of(RSA)
     assert (
-        said(REMOTE, bearer(token(key=signed, algorithm="RS256", kid="one")), document=KEYS)
+        check(REMOTE, bearer(token(key=signed, algorithm="RS256", kid="one")), document=KEYS)
         is VerificationResult.VERIFIED
     )
     assert (
-        said(REMOTE, bearer(token(key=signed, algorithm="RS256")), document=KEYS)
+        check(REMOTE, bearer(token(key=signed, algorithm="RS256")), document=KEYS)
         is VerificationResult.VERIFIED
     )
     tried: list[tuple[dict[str, Any], bytes]] = [
@@ -208,9 +219,12 @@ def test_a_token_by_a_published_key() -> None:
     ]
     for head, document in tried:
         text = token(key=signed, algorithm="RS256", **head)
-        assert said(REMOTE, bearer(text), document=document) is VerificationResult.MISMATCH, (head, document)
+        assert check(REMOTE, bearer(text), document=document) is VerificationResult.MISMATCH, (
+            head,
+            document,
+        )
     assert (
-        said(REMOTE, bearer(token(key=signed, algorithm="RS256", kid="one"))) is VerificationResult.MISMATCH
+        check(REMOTE, bearer(token(key=signed, algorithm="RS256", kid="one"))) is VerificationResult.MISMATCH
     )
 
 
@@ -219,9 +233,9 @@ def test_a_public_key_is_no_shared_key() -> None:
     public = public_pem(RSA)
     for key in (public, public.strip(), KEYS):
         text = raw_token({"alg": "HS256", "kid": "one"}, CLAIMS, key)
-        assert said(REMOTE, bearer(text), key, document=KEYS) is VerificationResult.UNREADABLE
+        assert check(REMOTE, bearer(text), key, document=KEYS) is VerificationResult.UNREADABLE
     with pytest.raises(ValidationError):
-        way(
+        make_scheme(
             scheme="jwt",
             algorithms=["RS256", "HS256"],
             keys={"url": "https://keys.example.com/jwks", "hosts": ["keys.example.com"]},
@@ -232,7 +246,7 @@ def test_a_shared_key_in_a_public_document_is_not_used() -> None:
     document = orjson.dumps(
         {"keys": [{"kty": "oct", "kid": "one", "k": base64.urlsafe_b64encode(SECRET).decode()}]}
     )
-    assert said(REMOTE, bearer(token(kid="one")), SECRET, document=document) is VerificationResult.MISMATCH
+    assert check(REMOTE, bearer(token(kid="one")), SECRET, document=document) is VerificationResult.MISMATCH
 
 
 def test_a_key_in_the_token_itself_is_not_used() -> None:
@@ -245,11 +259,11 @@ def test_a_key_in_the_token_itself_is_not_used() -> None:
         {"x5c": ["AAAA"]},
     ):
         text = token(key=pem_of(stranger), algorithm="RS256", kid="one", **head)
-        assert said(REMOTE, bearer(text), document=KEYS) is VerificationResult.MISMATCH
+        assert check(REMOTE, bearer(text), document=KEYS) is VerificationResult.MISMATCH
 
 
 def test_a_token_with_claims_and_the_hash_of_the_body() -> None:
-    checked = way(
+    scheme = make_scheme(
         scheme="jwt",
         algorithms=["HS256"],
         claims={"app": "{setting:app}", "ok": "true"},
@@ -268,11 +282,11 @@ def test_a_token_with_claims_and_the_hash_of_the_body() -> None:
         ({**good, "body": None}, VerificationResult.BODY_CHANGED),
         ({**good, "body": ["x"]}, VerificationResult.BODY_CHANGED),
     ):
-        asked = bearer(token(claims), settings={"app": "7"})
-        assert said(checked, asked, SECRET) is verdict, claims
-    assert said(checked, bearer(token(good), settings={}), SECRET) is VerificationResult.CLAIMS
+        inbound = bearer(token(claims), settings={"app": "7"})
+        assert check(scheme, inbound, SECRET) is verdict, claims
+    assert check(scheme, bearer(token(good), settings={}), SECRET) is VerificationResult.CLAIMS
     changed = bearer(token(good), settings={"app": "7"}, body=BODY + b" ")
-    assert said(checked, changed, SECRET) is VerificationResult.BODY_CHANGED
+    assert check(scheme, changed, SECRET) is VerificationResult.BODY_CHANGED
 
 
 QSH = [
@@ -336,9 +350,9 @@ QSH = [
 
 @pytest.mark.parametrize(("method", "path", "query", "canonical", "digest"), QSH)
 def test_the_hash_of_the_query(method: str, path: str, query: bytes, canonical: str, digest: str) -> None:
-    asked = request(method=method, address="https://hub.example.com" + path, query=query)
+    inbound = request(method=method, address="https://hub.example.com" + path, query=query)
     assert hashlib.sha256(canonical.encode()).hexdigest() == digest
-    assert query_string_hash(asked) == digest
+    assert query_string_hash(inbound) == digest
 
 
 @pytest.mark.parametrize(
@@ -351,14 +365,16 @@ def test_the_hash_of_the_query(method: str, path: str, query: bytes, canonical: 
 )
 def test_the_canonical_request(path: str, query: bytes, canonical: str) -> None:
     """An `&` in the path must not be read as the beginning of the query."""
-    asked = request(address="https://hub.example.com" + path, query=query)
-    assert query_string_hash(asked) == hashlib.sha256(canonical.encode()).hexdigest()
+    inbound = request(address="https://hub.example.com" + path, query=query)
+    assert query_string_hash(inbound) == hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def test_a_token_with_the_hash_of_the_query() -> None:
-    connect = way(scheme="jwt", header="authorization", prefix="JWT ", algorithms=["HS256"], query_hash="qsh")
-    asked = request(query=b"user=1")
-    claims = {"qsh": query_string_hash(asked)}
+    connect = make_scheme(
+        scheme="jwt", header="authorization", prefix="JWT ", algorithms=["HS256"], query_hash="qsh"
+    )
+    inbound = request(query=b"user=1")
+    claims = {"qsh": query_string_hash(inbound)}
     for said_of_it, query, verdict in (
         (claims, b"user=1", VerificationResult.VERIFIED),
         (claims, b"user=2", VerificationResult.BODY_CHANGED),
@@ -368,4 +384,4 @@ def test_a_token_with_the_hash_of_the_query() -> None:
         ({}, b"user=1", VerificationResult.BODY_CHANGED),
     ):
         tried = request({"authorization": f"JWT {token(said_of_it)}"}, query=query)
-        assert said(connect, tried, SECRET) is verdict, (said_of_it, query)
+        assert check(connect, tried, SECRET) is verdict, (said_of_it, query)

@@ -1,4 +1,4 @@
-"""Signatures by key pairs: the forms of public keys, certificates, and where keys are fetched from."""
+"""Public-key signatures: formats of keys, certificates, and the URLs that keys are fetched from."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,9 +12,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from shared.verification.public_key import KeySource
-from shared.verification.request import SourceTemplate
 from shared.verification.scheme import VerificationResult
-from tests.wire.asked import BODY, CURVE, EDWARDS, NOW, RSA, b64, pem_of, public_pem, request, said, way
+from shared.verification.template import SourceTemplate
+from tests.verification.builders import (
+    BODY,
+    CURVE,
+    EDWARDS,
+    NOW,
+    RSA,
+    b64,
+    check,
+    make_scheme,
+    pem_of,
+    public_pem,
+    request,
+)
 
 SHORT = rsa.generate_private_key(65537, 1024)  # noqa: S505 -- it has to be refused
 OTHERS = {
@@ -36,13 +48,15 @@ AT = {"url": "https://keys.example.com/", "hosts": ["keys.example.com"]}
     ids=["ed25519", "ecdsa", "rsa"],
 )
 def test_a_key_pair(scheme: str, private: Any, signature: bytes) -> None:
-    checked = way(scheme=scheme, signature=SIGNATURE)
+    verifier = make_scheme(scheme=scheme, signature=SIGNATURE)
     own, other = public_pem(private), public_pem(OTHERS[scheme])
-    asked = request({"x-sig": b64(signature)})
-    assert said(checked, asked, own) is VerificationResult.VERIFIED
-    assert said(checked, asked, other, own) is VerificationResult.VERIFIED
-    assert said(checked, asked, other) is VerificationResult.MISMATCH
-    assert said(checked, request({"x-sig": b64(signature)}, BODY + b" "), own) is VerificationResult.MISMATCH
+    inbound = request({"x-sig": b64(signature)})
+    assert check(verifier, inbound, own) is VerificationResult.VERIFIED
+    assert check(verifier, inbound, other, own) is VerificationResult.VERIFIED
+    assert check(verifier, inbound, other) is VerificationResult.MISMATCH
+    assert (
+        check(verifier, request({"x-sig": b64(signature)}, BODY + b" "), own) is VerificationResult.MISMATCH
+    )
     for broken in (
         signature[:-1],
         signature + b"\0",
@@ -50,23 +64,23 @@ def test_a_key_pair(scheme: str, private: Any, signature: bytes) -> None:
         b"",
         b"\x30\x06\x02\x01\x00\x02\x01\x00",
     ):
-        assert said(checked, request({"x-sig": b64(broken)}), own) in {
+        assert check(verifier, request({"x-sig": b64(broken)}), own) in {
             VerificationResult.MISMATCH,
             VerificationResult.UNREADABLE,
         }
-    again = checked.sign(request(), pem_of(private), NOW)
-    assert said(checked, again, own) is VerificationResult.VERIFIED
+    again = verifier.sign(request(), pem_of(private), NOW)
+    assert check(verifier, again, own) is VerificationResult.VERIFIED
 
 
-def test_a_public_key_in_the_forms_that_platforms_show() -> None:
+def test_a_public_key_in_the_formats_of_providers() -> None:
     raw = EDWARDS.public_key().public_bytes_raw()
-    asked = request({"x-sig": EDWARDS.sign(BODY).hex()})
-    discord = way(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
-    assert said(discord, asked, raw.hex().encode()) is VerificationResult.VERIFIED
+    inbound = request({"x-sig": EDWARDS.sign(BODY).hex()})
+    discord = make_scheme(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
+    assert check(discord, inbound, raw.hex().encode()) is VerificationResult.VERIFIED
     der = CURVE.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    sendgrid = way(scheme="ecdsa", signature=SIGNATURE, key={"form": "base64"})
-    asked = request({"x-sig": b64(CURVE.sign(BODY, ec.ECDSA(hashes.SHA256())))})
-    assert said(sendgrid, asked, b64(der).encode()) is VerificationResult.VERIFIED
+    sendgrid = make_scheme(scheme="ecdsa", signature=SIGNATURE, key={"form": "base64"})
+    inbound = request({"x-sig": b64(CURVE.sign(BODY, ec.ECDSA(hashes.SHA256())))})
+    assert check(sendgrid, inbound, b64(der).encode()) is VerificationResult.VERIFIED
 
 
 @pytest.mark.parametrize(
@@ -84,47 +98,49 @@ def test_a_public_key_in_the_forms_that_platforms_show() -> None:
     ],
 )
 def test_a_malformed_public_key_is_as_none(secret: bytes) -> None:
-    discord = way(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
-    assert said(discord, request({"x-sig": EDWARDS.sign(BODY).hex()}), secret) is VerificationResult.NO_SECRET
+    discord = make_scheme(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
+    assert (
+        check(discord, request({"x-sig": EDWARDS.sign(BODY).hex()}), secret) is VerificationResult.NO_SECRET
+    )
 
 
 def test_a_public_key_of_no_order_signs_nothing() -> None:
     """Keys of small order verify a signature of zeros over anything: the neutral element is one."""
-    discord = way(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
+    discord = make_scheme(scheme="ed25519", signature={"header": "x-sig"}, key={"form": "hex"})
     neutral = b"01" + b"00" * 31
     for point in (neutral.decode(), "00" * 32):
         forged = request({"x-sig": point + "00" * 32})
         assert (
-            said(discord, forged, EDWARDS.public_key().public_bytes_raw().hex().encode())
+            check(discord, forged, EDWARDS.public_key().public_bytes_raw().hex().encode())
             is VerificationResult.MISMATCH
         )
 
 
 def test_a_key_of_another_kind_or_too_short_is_none() -> None:
-    checked = way(scheme="rsa", signature=SIGNATURE)
+    verifier = make_scheme(scheme="rsa", signature=SIGNATURE)
     short = request({"x-sig": b64(SHORT.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
-    assert said(checked, short, public_pem(SHORT)) is VerificationResult.NO_SECRET
-    assert said(checked, short, public_pem(CURVE)) is VerificationResult.NO_SECRET
-    assert said(checked, short, pem_of(RSA)) is VerificationResult.NO_SECRET
-    fetched = way(
+    assert check(verifier, short, public_pem(SHORT)) is VerificationResult.NO_SECRET
+    assert check(verifier, short, public_pem(CURVE)) is VerificationResult.NO_SECRET
+    assert check(verifier, short, pem_of(RSA)) is VerificationResult.NO_SECRET
+    fetched = make_scheme(
         scheme="rsa",
         signature=SIGNATURE,
         keys={"url": "https://keys.example.com/", "hosts": ["keys.example.com"]},
     )
-    assert said(fetched, short, document=public_pem(SHORT)) is VerificationResult.UNREADABLE
+    assert check(fetched, short, document=public_pem(SHORT)) is VerificationResult.UNREADABLE
 
 
 def test_a_secret_is_no_replacement_for_a_key_that_is_fetched() -> None:
-    checked = way(
+    verifier = make_scheme(
         scheme="rsa",
         signature=SIGNATURE,
         keys={"url": "https://keys.example.com/", "hosts": ["keys.example.com"]},
     )
-    asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
-    assert said(checked, asked, document=public_pem(RSA)) is VerificationResult.VERIFIED
-    assert said(checked, asked, public_pem(RSA)) is VerificationResult.UNREADABLE
+    inbound = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
+    assert check(verifier, inbound, document=public_pem(RSA)) is VerificationResult.VERIFIED
+    assert check(verifier, inbound, public_pem(RSA)) is VerificationResult.UNREADABLE
     for document in (b"", b"<html>", b"{}", pem_of(RSA)):
-        assert said(checked, asked, public_pem(RSA), document=document) is VerificationResult.UNREADABLE
+        assert check(verifier, inbound, public_pem(RSA), document=document) is VerificationResult.UNREADABLE
 
 
 @pytest.mark.parametrize(
@@ -141,11 +157,11 @@ def test_a_secret_is_no_replacement_for_a_key_that_is_fetched() -> None:
 )
 def test_a_key_in_a_document(document: Any, verdict: VerificationResult) -> None:
     keys = {"url": "https://keys.example.com/", "hosts": ["keys.example.com"], "json": "data.publicKey"}
-    checked = way(scheme="rsa", signature=SIGNATURE, keys=keys)
-    asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
+    verifier = make_scheme(scheme="rsa", signature=SIGNATURE, keys=keys)
+    inbound = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
     text = orjson.dumps(document).replace(b'"PEM"', orjson.dumps(public_pem(RSA).decode()))
-    assert said(checked, asked, document=text) is verdict
-    assert said(checked, asked, document=b"no JSON") is VerificationResult.UNREADABLE
+    assert check(verifier, inbound, document=text) is verdict
+    assert check(verifier, inbound, document=b"no JSON") is VerificationResult.UNREADABLE
 
 
 def certificate(
@@ -156,7 +172,7 @@ def certificate(
     if other is not None:
         attributes.append(x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, other))
     subject = x509.Name(attributes)
-    made = (
+    signed_certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -166,7 +182,7 @@ def certificate(
         .not_valid_after(now + timedelta(days=ends))
         .sign(RSA, hashes.SHA256())
     )
-    return made.public_bytes(Encoding.PEM)
+    return signed_certificate.public_bytes(Encoding.PEM)
 
 
 @pytest.mark.parametrize(
@@ -203,9 +219,9 @@ def certificate(
 )
 def test_a_certificate(document: bytes, verdict: VerificationResult) -> None:
     keys = {"url": "https://keys.example.com/", "hosts": ["keys.example.com"], "subject": ".example.com"}
-    paypal = way(scheme="rsa", signature=SIGNATURE, keys=keys)
-    asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
-    assert said(paypal, asked, document=document) is verdict
+    paypal = make_scheme(scheme="rsa", signature=SIGNATURE, keys=keys)
+    inbound = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256()))})
+    assert check(paypal, inbound, document=document) is verdict
 
 
 HOST, PATH = "api.example.com", "/v1/certs/"
@@ -215,7 +231,7 @@ HOST, PATH = "api.example.com", "/v1/certs/"
     "url",
     [f"https://{HOST}{PATH}CERT-1", f"https://{HOST}{PATH}a/b_c~d.pem", f"https://{HOST}{PATH}"],
 )
-def test_an_address_of_a_key(url: str) -> None:
+def test_the_url_of_a_key(url: str) -> None:
     source = KeySource(SourceTemplate("{header:x-url}"), (HOST,), PATH)
     assert source.address(request({"x-url": url})) == url
 
@@ -275,14 +291,16 @@ def test_an_address_of_a_key(url: str) -> None:
         "file:///etc/passwd",
     ],
 )
-def test_an_address_that_is_not_the_platforms(url: str) -> None:
+def test_a_url_that_is_not_the_providers(url: str) -> None:
     source = KeySource(SourceTemplate("{setting:url}"), (HOST,), PATH)
     assert source.address(request(settings={"url": url})) is None
 
 
-def test_without_an_address_nothing_is_verified() -> None:
+def test_without_a_url_nothing_is_verified() -> None:
     keys = {"url": "{header:x-url}", "hosts": [HOST], "path": PATH}
-    checked = way(scheme="rsa", signature=SIGNATURE, keys=keys)
-    asked = request({"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256())), "x-url": "http://x"})
-    assert checked.key_url(asked) is None
-    assert said(checked, asked) is VerificationResult.UNREADABLE
+    verifier = make_scheme(scheme="rsa", signature=SIGNATURE, keys=keys)
+    inbound = request(
+        {"x-sig": b64(RSA.sign(BODY, padding.PKCS1v15(), hashes.SHA256())), "x-url": "http://x"}
+    )
+    assert verifier.key_url(inbound) is None
+    assert check(verifier, inbound) is VerificationResult.UNREADABLE

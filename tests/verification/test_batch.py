@@ -15,10 +15,10 @@ from shared.verification.batch import MAX_DOCUMENTS_BYTES, MAX_EVENTS, Batch
 
 def documents(paths: list[str], payload: Any) -> list[Any]:
     """The documents of a batch, each of which has to be the same as a text and as a value."""
-    found = Batch(paths).documents(payload)
-    for text, document, _ in found:
+    split = Batch(paths).documents(payload)
+    for text, document, _ in split:
         assert orjson.loads(text) == document
-    return [document for _, document, _ in found]
+    return [document for _, document, _ in split]
 
 
 def elements(paths: list[str], payload: Any) -> list[Any]:
@@ -189,22 +189,22 @@ _VALUES = st.recursive(
 def test_no_text_of_the_payload_is_lost(payload: Any, paths: list[str]) -> None:
     """Whatever comes: a refusal, or documents that together have every leaf that is in no empty list."""
     try:
-        found = documents(paths, payload)
+        split = documents(paths, payload)
     except Malformed:
         return
     if not _has_empty_list(payload):
-        kept = {leaf for document in found for leaf in _leaves(document)}
-        assert kept == set(_leaves(payload))
+        leaves = {leaf for document in split for leaf in _leaves(document)}
+        assert leaves == set(_leaves(payload))
 
 
 def _has_empty_list(value: Any) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return value == [] or any(_has_empty_list(each) for each in inner)
+    return value == [] or any(_has_empty_list(child) for child in inner)
 
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
     if isinstance(value, dict):
-        return [leaf for key, each in value.items() for leaf in _leaves(each, f"{path}.{key}")]
+        return [leaf for key, child in value.items() for leaf in _leaves(child, f"{path}.{key}")]
     if isinstance(value, list):
-        return [leaf for each in value for leaf in _leaves(each, path + "[]")]
+        return [leaf for child in value for leaf in _leaves(child, path + "[]")]
     return [(path.removeprefix("[]"), repr(value))]

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from shared.verification.scheme import VerificationResult
-from tests.wire.asked import request, said, way
+from tests.verification.builders import check, make_scheme, request
 
 
 @pytest.mark.parametrize(
@@ -25,19 +25,19 @@ from tests.wire.asked import request, said, way
     ],
 )
 def test_a_token_with_a_prefix(value: str, verdict: VerificationResult) -> None:
-    checked = way(scheme="token", **{"from": "{header:authorization}"}, prefix="Bearer ")
-    assert said(checked, request({"authorization": value}), b"s3cret") is verdict
+    scheme = make_scheme(scheme="token", **{"from": "{header:authorization}"}, prefix="Bearer ")
+    assert check(scheme, request({"authorization": value}), b"s3cret") is verdict
 
 
 def test_a_token_that_is_there_twice_or_empty() -> None:
-    checked = way(scheme="token", **{"from": "{query:token}"})
+    scheme = make_scheme(scheme="token", **{"from": "{query:token}"})
     for query in (b"", b"token=", b"token=s3cret&token=s3cret", b"token=x&token=s3cret", b"Token=s3cret"):
-        asked = request(query=query)
-        assert not checked.applies(asked)
-        assert said(checked, asked, b"s3cret") is VerificationResult.MISSING
-        assert said(checked, asked, b"") in {VerificationResult.MISSING, VerificationResult.NO_SECRET}
-    assert said(checked, request(query=b"token=s3cret"), b"s3cret") is VerificationResult.VERIFIED
-    assert said(checked, request(query=b"token=s3cret"), b"new", b"s3cret") is VerificationResult.VERIFIED
+        inbound = request(query=query)
+        assert not scheme.applies(inbound)
+        assert check(scheme, inbound, b"s3cret") is VerificationResult.MISSING
+        assert check(scheme, inbound, b"") in {VerificationResult.MISSING, VerificationResult.NO_SECRET}
+    assert check(scheme, request(query=b"token=s3cret"), b"s3cret") is VerificationResult.VERIFIED
+    assert check(scheme, request(query=b"token=s3cret"), b"new", b"s3cret") is VerificationResult.VERIFIED
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_a_token_that_is_there_twice_or_empty() -> None:
 )
 def test_a_token_in_every_element_of_a_batch(value: Any, verdict: VerificationResult) -> None:
     """One element without it would ride along with the others."""
-    graph = way(scheme="token", **{"from": "{item:s}"}, each="value")
-    assert said(graph, request(body=orjson.dumps({"value": value})), b"k1", b"k2") is verdict
+    graph = make_scheme(scheme="token", **{"from": "{item:s}"}, each="value")
+    assert check(graph, request(body=orjson.dumps({"value": value})), b"k1", b"k2") is verdict
 
 
 @pytest.mark.parametrize(
@@ -77,16 +77,18 @@ def test_a_token_in_every_element_of_a_batch(value: Any, verdict: VerificationRe
     ],
 )
 def test_basic(value: str, verdict: VerificationResult) -> None:
-    basic = way(scheme="basic")
-    asked = request({"authorization": value})
-    assert basic.applies(asked)
-    assert said(basic, asked, b"user:pass") is verdict
+    basic = make_scheme(scheme="basic")
+    inbound = request({"authorization": value})
+    assert basic.applies(inbound)
+    assert check(basic, inbound, b"user:pass") is verdict
 
 
 def test_basic_that_is_none() -> None:
-    basic = way(scheme="basic")
+    basic = make_scheme(scheme="basic")
     assert not basic.applies(request({"authorization": "Bearer x"}))
     value = "Basic " + base64.b64encode(b"user:pass").decode()
-    assert said(basic, request({"authorization": [value, value]}), b"user:pass") is VerificationResult.DOUBLED
-    assert said(basic, request(), b"user:pass") is VerificationResult.MISSING
-    assert said(basic, request({"authorization": value})) is VerificationResult.NO_SECRET
+    assert (
+        check(basic, request({"authorization": [value, value]}), b"user:pass") is VerificationResult.DOUBLED
+    )
+    assert check(basic, request(), b"user:pass") is VerificationResult.MISSING
+    assert check(basic, request({"authorization": value})) is VerificationResult.NO_SECRET

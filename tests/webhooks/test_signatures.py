@@ -1,4 +1,4 @@
-"""Signatures: official vectors, an independent implementation as the oracle, and what is refused."""
+"""Signature profiles: official vectors, an independent implementation as oracle, rejected secrets."""
 
 import base64
 import hashlib
@@ -108,8 +108,8 @@ def test_v1a_signs_what_libsodium_would_sign() -> None:
     """Ed25519 has one signature for a key and a message, and RFC 8032 a known key pair (7.1, test 1)."""
     seed = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
     public = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
-    for kept in (seed, seed + public):
-        secret = "whsk_" + base64.b64encode(kept).decode()
+    for private_key in (seed, seed + public):
+        secret = "whsk_" + base64.b64encode(private_key).decode()
         assert _v1a_signatures(_v1a(secret)) == [SigningKey(seed).sign(SIGNED).signature]
         assert public_key("standard_v1a", secret) == "whpk_" + base64.b64encode(public).decode()
 
@@ -125,8 +125,8 @@ def test_both_keys_of_a_v1a_rotation_verify() -> None:
 
 def test_a_v1a_secret_is_kept_as_libsodium_keeps_one() -> None:
     """64 bytes: the seed, then the public key of exactly that seed."""
-    kept = base64.b64decode(new_secret("standard_v1a").removeprefix("whsk_"), validate=True)
-    assert bytes(SigningKey(kept[:32]).verify_key) == kept[32:]
+    private_key = base64.b64decode(new_secret("standard_v1a").removeprefix("whsk_"), validate=True)
+    assert bytes(SigningKey(private_key[:32]).verify_key) == private_key[32:]
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def test_the_profile_that_does_not_sign() -> None:
 
 @pytest.mark.parametrize("profile", get_args(SigningProfile))
 def test_a_fresh_secret_is_one_that_its_profile_takes(profile: SigningProfile) -> None:
-    made = {new_secret(profile) for _ in range(20)}
-    assert len(made) == (1 if profile == "none" else 20)
-    for secret in made:
+    new_secrets = {new_secret(profile) for _ in range(20)}
+    assert len(new_secrets) == (1 if profile == "none" else 20)
+    for secret in new_secrets:
         key = signing_key(profile, secret)
         assert profile == "none" or len(key) >= 32
         assert SIGNERS[profile]([key], "dlv_1", "any.type", 1, 1, b"{}")

@@ -1,4 +1,4 @@
-"""HMAC signatures: GitHub's published vector, what is refused and why, and other spellings."""
+"""HMAC signatures: GitHub's published vector, rejected requests with the reason, other encodings."""
 
 import base64
 import hmac
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from shared.manifests.registry import providers
 from shared.verification.hmac import HmacVerifier
-from shared.verification.request import Headers, InboundRequest, SignedContent
+from shared.verification.request import Headers, InboundRequest
 from shared.verification.scheme import Algorithm, SignatureEncoding, SignatureFormat, VerificationResult
+from shared.verification.template import SignedContent
 
 # docs.github.com, "Validating webhook deliveries", "Testing the webhook payload validation".
 GITHUB_SECRET = b"It's a Secret to Everybody"
@@ -40,16 +41,16 @@ def test_githubs_own_vector() -> None:
 
 def test_githubs_own_vector_through_the_manifest() -> None:
     """What the gateway calls is compiled from data: header, algorithm, encoding and prefix are right."""
-    door = providers()["github"].definition
-    assert door is not None
+    definition = providers()["github"].definition
+    assert definition is not None
     for body, verdict in (
         (GITHUB_BODY, VerificationResult.VERIFIED),
         (GITHUB_BODY + b" ", VerificationResult.MISMATCH),
     ):
         request = _request(body, {NAME: [GITHUB_SIGNATURE]})
-        way = door.select_scheme(request)
-        assert way is not None
-        assert way.verify(request, [GITHUB_SECRET], 0.0) is verdict
+        scheme = definition.select_scheme(request)
+        assert scheme is not None
+        assert scheme.verify(request, [GITHUB_SECRET], 0.0) is verdict
 
 
 def test_a_missing_header() -> None:
@@ -110,23 +111,26 @@ def test_other_schemes_a_manifest_can_name(algorithm: Algorithm) -> None:
     digest = hmac.new(b"key", b"body", algorithm).digest()
     texts: dict[SignatureEncoding, bytes] = {"hex": digest.hex().encode(), "base64": base64.b64encode(digest)}
     for encoding, text in texts.items():
-        way = HmacVerifier(
+        scheme = HmacVerifier(
             SignatureFormat((b"x-s",), encoding, (b"v0=",)), (SignedContent("{body}"),), algorithm
         )
         request = _request(b"body", {b"x-s": [b"v0=" + text]})
-        assert way.sign(_request(b"body", {}), b"key", 0.0).headers[b"x-s"] == [b"v0=" + text]
-        assert way.verify(request, [b"key"], 0.0) is VerificationResult.VERIFIED
-        assert way.verify(request, [b"other"], 0.0) is VerificationResult.MISMATCH
+        assert scheme.sign(_request(b"body", {}), b"key", 0.0).headers[b"x-s"] == [b"v0=" + text]
+        assert scheme.verify(request, [b"key"], 0.0) is VerificationResult.VERIFIED
+        assert scheme.verify(request, [b"other"], 0.0) is VerificationResult.MISMATCH
 
 
 def test_base64_in_either_alphabet_and_nothing_else() -> None:
-    way = HmacVerifier(SignatureFormat((b"x-s",), "base64"), (SignedContent("{body}"),))
-    value = way.sign(_request(b"body", {}), b"key", 0.0).headers[b"x-s"][0]
+    scheme = HmacVerifier(SignatureFormat((b"x-s",), "base64"), (SignedContent("{body}"),))
+    value = scheme.sign(_request(b"body", {}), b"key", 0.0).headers[b"x-s"][0]
     for same in (value, value.rstrip(b"="), value.replace(b"+", b"-").replace(b"/", b"_")):
-        assert way.verify(_request(b"body", {b"x-s": [same]}), [b"key"], 0.0) is VerificationResult.VERIFIED
+        assert (
+            scheme.verify(_request(b"body", {b"x-s": [same]}), [b"key"], 0.0) is VerificationResult.VERIFIED
+        )
     for other in (value[:4] + b"\n" + value[4:], value + b"!", value[:-3]):
         assert (
-            way.verify(_request(b"body", {b"x-s": [other]}), [b"key"], 0.0) is not VerificationResult.VERIFIED
+            scheme.verify(_request(b"body", {b"x-s": [other]}), [b"key"], 0.0)
+            is not VerificationResult.VERIFIED
         )
 
 
@@ -134,8 +138,8 @@ def test_base64_in_either_alphabet_and_nothing_else() -> None:
     st.lists(st.binary(max_size=100), max_size=3), st.binary(max_size=50), st.binary(min_size=1, max_size=50)
 )
 def test_verifying_never_raises(values: list[bytes], body: bytes, key: bytes) -> None:
-    for way in (GITHUB, HmacVerifier(SignatureFormat((NAME,), "base64"), (SignedContent("{body}"),))):
-        assert way.verify(_request(body, {NAME: values}), [key], 0.0) is not VerificationResult.VERIFIED
+    for scheme in (GITHUB, HmacVerifier(SignatureFormat((NAME,), "base64"), (SignedContent("{body}"),))):
+        assert scheme.verify(_request(body, {NAME: values}), [key], 0.0) is not VerificationResult.VERIFIED
 
 
 @given(st.binary(max_size=200), st.binary(min_size=1, max_size=100))

@@ -1,4 +1,4 @@
-"""Requests and ways of signing for the tests of this folder, as a manifest and a platform write them."""
+"""Requests as a provider sends them, and schemes as a manifest declares them, for these tests."""
 
 import base64
 import hmac
@@ -20,12 +20,12 @@ ADDRESS = "https://hub.example.com/api/webhooks/x/ep_1"
 BODY = b'{"type":"a"}'
 SECRET = b"a secret of 32 bytes, as is right"
 
-_WAYS: TypeAdapter[Any] = TypeAdapter(Declared)
+_SCHEMES: TypeAdapter[Any] = TypeAdapter(Declared)
 
 
-def way(**declared: Any) -> SchemeVerifier:
-    """A way as a manifest writes it."""
-    compiled: SchemeVerifier = _WAYS.validate_python(declared).compile()
+def make_scheme(**declared: Any) -> SchemeVerifier:
+    """Compile a scheme as a manifest declares it."""
+    compiled: SchemeVerifier = _SCHEMES.validate_python(declared).compile()
     return compiled
 
 
@@ -39,26 +39,33 @@ def request(
     settings: Mapping[str, str] | None = None,
 ) -> InboundRequest:
     raw: Headers = {
-        name.encode(): [each.encode() for each in ([value] if isinstance(value, str) else value)]
+        name.encode(): [item.encode() for item in ([value] if isinstance(value, str) else value)]
         for name, value in (headers or {}).items()
     }
     return InboundRequest(
-        method, address, query, raw, body, settings or {}, lambda asked: parse_json(asked.body)
+        method, address, query, raw, body, settings or {}, lambda inbound: parse_json(inbound.body)
     )
 
 
-def said(
-    checked: SchemeVerifier,
-    asked: InboundRequest,
+PAIRS = {
+    "scheme": "hmac",
+    "signature": {"header": "x-sig", "separator": ",", "field": "v1", "time_field": "t"},
+}
+STRIPE = make_scheme(**PAIRS, signed="{timestamp}.{body}", timestamp={})
+
+
+def check(
+    verifier: SchemeVerifier,
+    inbound: InboundRequest,
     *secrets: bytes,
     now: float = NOW,
     document: bytes | None = None,
 ) -> VerificationResult:
     fetched = FetchedKey("https://keys.example.com/", document) if document is not None else None
-    return checked.verify(asked, secrets, now, fetched)
+    return verifier.verify(inbound, secrets, now, fetched)
 
 
-def hexed(key: bytes, content: bytes, algorithm: str = "sha256") -> str:
+def hmac_hex(key: bytes, content: bytes, algorithm: str = "sha256") -> str:
     return hmac.new(key, content, algorithm).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Times as platforms write them."""
+"""Times as providers write them."""
 
 import pytest
 from hypothesis import given
@@ -28,16 +28,16 @@ MOMENT = "2026-05-04T08:20:30.000Z"
     ],
 )
 def test_one_moment_in_many_spellings(text: str) -> None:
-    found = parse_timestamp(text)
-    assert found is not None
-    assert rfc3339(found) == MOMENT
+    parsed = parse_timestamp(text)
+    assert parsed is not None
+    assert rfc3339(parsed) == MOMENT
 
 
 def test_parts_of_a_second_are_kept() -> None:
     for text in ("1777882830.25", "1777882830250", "2026-05-04T08:20:30.250Z"):
-        found = parse_timestamp(text)
-        assert found is not None
-        assert rfc3339(found) == "2026-05-04T08:20:30.250Z"
+        parsed = parse_timestamp(text)
+        assert parsed is not None
+        assert rfc3339(parsed) == "2026-05-04T08:20:30.250Z"
 
 
 @pytest.mark.parametrize(

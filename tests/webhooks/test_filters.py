@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from shared.webhooks.filters import EventFilter, FilterSettings
 from shared.wire.expressions import MAX_CONDITION_STEPS, BudgetExceeded, Expression, ExpressionError
-from tests.wire.test_facts import CHATWOOT, NCHAT, PROVIDER, facts
+from tests.webhooks.test_event_fields import CHATWOOT, NCHAT, PROVIDER, event_fields
 
 BY_BOT = CHATWOOT | {"sender": {"id": 8, "name": "Helper", "type": "agent_bot"}}
 JOINED = {"userId": "u1", "workspaceId": "acme"}
@@ -17,13 +17,13 @@ OURS = NCHAT | {"origin": {"integration_id": "int_1", "endpoint_id": "ep_1"}}
 
 
 def outcome(settings: dict[str, Any], data: Any, own: str = "") -> tuple[bool, str]:
-    found = EventFilter.of(settings)
-    assert found is not None
-    event = facts(data)
-    passes, told = found.explain(event, own)
-    assert found.matches(event, own) is passes
-    assert passes is not bool(told), "what is not met is told, and nothing else"
-    return passes, told
+    event_filter = EventFilter.of(settings)
+    assert event_filter is not None
+    event = event_fields(data)
+    passes, reason = event_filter.explain(event, own)
+    assert event_filter.matches(event, own) is passes
+    assert passes is not bool(reason), "there is a reason only if the event does not pass"
+    return passes, reason
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_events_of_ones_own_integration(own: str, passes: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reason"),
     [
         ({"channels": ["c1"], "users": ["u9"]}, "channels: the event is in none of them"),
-        ({"users": ["u9"], "content": "x"}, "users: none of them did it"),
+        ({"users": ["u9"], "content": "x"}, "users: none of them is the actor"),
         ({"has_attachments": False}, "has_attachments: there are some"),
-        ({"content": "rollback"}, "content: the pattern is not in the words"),
+        ({"content": "rollback"}, "content: the pattern is not in the text"),
         ({"condition": "!data"}, "condition: is false for this event"),
         ({"condition": "length(data.nothing) > `1`"}, "condition: length() met a value of type null"),
         (
@@ -105,10 +105,10 @@ def test_events_of_ones_own_integration(own: str, passes: bool) -> None:
         ({"channels": ["c1"], "condition": "abs(data.content)"}, "channels: "),
     ],
 )
-def test_the_first_criterion_that_is_not_met_is_told(settings: dict[str, Any], told: str) -> None:
-    passes, said = outcome(settings, NCHAT)
+def test_the_first_criterion_that_is_not_met_is_told(settings: dict[str, Any], reason: str) -> None:
+    passes, actual = outcome(settings, NCHAT)
     assert not passes
-    assert said.startswith(told)
+    assert actual.startswith(reason)
 
 
 def test_a_condition_over_its_budget_is_never_silently_false() -> None:
@@ -117,9 +117,9 @@ def test_a_condition_over_its_budget_is_never_silently_false() -> None:
         checked = EventFilter.of({"condition": condition})
         assert checked is not None
         with pytest.raises(BudgetExceeded, match=f"condition: takes more than {MAX_CONDITION_STEPS} steps"):
-            checked.evaluate(facts(wide), "")
-        passes, said = outcome({"condition": condition}, wide)
-        assert (passes, said.partition(":")[0]) == (False, "condition_too_expensive")
+            checked.evaluate(event_fields(wide), "")
+        passes, actual = outcome({"condition": condition}, wide)
+        assert (passes, actual.partition(":")[0]) == (False, "condition_too_expensive")
 
 
 ROWS = [
@@ -174,7 +174,8 @@ CONDITIONS = [
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_the_budget_is_twice_what_a_condition_on_hundreds_takes(condition: str) -> None:
     assert (
-        Expression(condition, max_steps=MAX_CONDITION_STEPS // 2).holds(facts(HUNDREDS).document) is not None
+        Expression(condition, max_steps=MAX_CONDITION_STEPS // 2).holds(event_fields(HUNDREDS).document)
+        is not None
     )
 
 
@@ -190,9 +191,9 @@ def test_a_filter_that_asks_for_nothing_is_none(settings: dict[str, Any]) -> Non
         ({"users": ["u" * 201]}, "users.0", "at most 200 characters"),
         ({"mentions": [""]}, "mentions.0", "at least 1 character"),
         ({"conversations": "42"}, "conversations", "valid list"),
-        ({"content": "(a"}, "content", "not a pattern that RE2 takes: missing )"),
-        ({"content": r"(a)\1"}, "content", "not a pattern that RE2 takes: invalid escape sequence"),
-        ({"content": "(?=a)"}, "content", "not a pattern that RE2 takes: invalid perl operator"),
+        ({"content": "(a"}, "content", "not a valid RE2 pattern: missing )"),
+        ({"content": r"(a)\1"}, "content", "not a valid RE2 pattern: invalid escape sequence"),
+        ({"content": "(?=a)"}, "content", "not a valid RE2 pattern: invalid perl operator"),
         ({"content": "(?:a?){1000}(?:a){1000}"}, "content", "too large"),
         ({"content": r"(?i)(\pL\pN){0,50}z"}, "content", "pattern too large"),
         ({"content": "a" * 501}, "content", "at most 500 characters"),
@@ -208,9 +209,9 @@ def test_a_filter_that_asks_for_nothing_is_none(settings: dict[str, Any]) -> Non
     ],
 )
 def test_settings_are_checked_and_the_field_is_named(settings: dict[str, Any], field: str, says: str) -> None:
-    with pytest.raises(ValidationError) as refused:
+    with pytest.raises(ValidationError) as error:
         FilterSettings.model_validate(settings)
-    first = refused.value.errors()[0]
+    first = error.value.errors()[0]
     assert ".".join(map(str, first["loc"])) == field
     assert says in first["msg"]
     with pytest.raises(ExpressionError, match=rf"^filter: {field}: "):
@@ -222,8 +223,8 @@ def test_settings_come_back_from_the_store_as_they_were() -> None:
     for stored in (settings.model_dump(), settings.model_dump(exclude_defaults=True)):
         again = EventFilter.of(stored)
         assert again is not None
-        assert again.matches(facts(NCHAT), "int_1")
-        assert not again.matches(facts(OURS), "int_1")
+        assert again.matches(event_fields(NCHAT), "int_1")
+        assert not again.matches(event_fields(OURS), "int_1")
 
 
 def test_a_pattern_is_looked_for_at_the_beginning_of_long_words() -> None:
@@ -238,10 +239,10 @@ def test_a_pattern_is_looked_for_at_the_beginning_of_long_words() -> None:
 )
 def test_no_pattern_takes_long(pattern: str) -> None:
     """Each would keep a backtracking matcher busy for longer than anybody waits."""
-    found = EventFilter.of({"content": pattern})
-    assert found is not None
+    event_filter = EventFilter.of({"content": pattern})
+    assert event_filter is not None
     for _ in range(20):
-        assert not found.matches(facts({"content": "ab" * 500 + "a" * 1_000_000}), "")
+        assert not event_filter.matches(event_fields({"content": "ab" * 500 + "a" * 1_000_000}), "")
 
 
 @given(

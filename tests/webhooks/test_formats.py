@@ -1,4 +1,4 @@
-"""The body in every format: what receivers of each system read, and what strangers cannot forge in it."""
+"""Body formats: what subscribers of each system read, and what strangers cannot forge."""
 
 import json
 import re
@@ -92,7 +92,7 @@ def test_nchat_of_what_nobody_did() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [name for name, each in EVENT_TYPES.items() if any("_" in alias for alias in each.aliases)],
+    [name for name, event_type in EVENT_TYPES.items() if any("_" in alias for alias in event_type.aliases)],
 )
 def test_data_with_chatwoots_shape_goes_out_as_it_is(kind: str) -> None:
     [alias] = EVENT_TYPES[kind].aliases
@@ -330,8 +330,8 @@ def test_any_data_makes_a_body_and_always_the_same(kind: str, data: Any) -> None
 
 def test_what_can_be_read_but_not_written_is_malformed() -> None:
     raw = b'{"actor":{"a":' + b"[" * 500 + b"]" * 500 + b"}}"
-    facts = _facts("order.paid", orjson.loads(raw), raw)
+    fields = _facts("order.paid", orjson.loads(raw), raw)
     for format in ("envelope", "chatwoot"):  # noqa: A001
         with pytest.raises(Malformed):
-            render_body(format, facts)
-    assert json.loads(render_body("nchat", facts))["event"] == "order.paid"
+            render_body(format, fields)
+    assert json.loads(render_body("nchat", fields))["event"] == "order.paid"

@@ -1,4 +1,4 @@
-"""What a platform repeats of our secrets, and answers that are too much."""
+"""Secrets that a provider repeats in a response are redacted, and huge responses are cut."""
 
 import orjson
 import pytest
@@ -6,7 +6,9 @@ import pytest
 from shared.manifests.connector import ProviderRejected
 from shared.manifests.oauth1 import OAuth1Flow
 from shared.manifests.registry import connectors
-from shared.wire.oauth import FORM_CONTENT_TYPE, JSON_CONTENT_TYPE, ProviderResponse, redact
+from shared.wire.bodies import FORM_CONTENT_TYPE, JSON_CONTENT_TYPE
+from shared.wire.provider_http import ProviderResponse
+from shared.wire.redaction import redact
 
 TOKEN = "rt-" + "0123456789" * 40
 
@@ -22,11 +24,11 @@ def test_a_text_that_ends_in_a_few_letters_of_a_secret_stays() -> None:
 
 def test_a_long_token_in_a_refusal_is_hidden_although_the_refusal_is_cut_off() -> None:
     body = orjson.dumps({"error": f"no_{TOKEN}", "error_description": f"Invalid refresh token: {TOKEN}"})
-    with pytest.raises(ProviderRejected) as refused:
+    with pytest.raises(ProviderRejected) as error:
         connectors()["oidc"].parse_token_response(
             ProviderResponse(400, {"content-type": JSON_CONTENT_TYPE}, body)
         )
-    for text in (refused.value.code, refused.value.detail):
+    for text in (error.value.code, error.value.detail):
         assert TOKEN[:6] not in redact(text, [TOKEN])
 
 

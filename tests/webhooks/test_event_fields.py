@@ -1,4 +1,4 @@
-"""What is read off events of several producers, and off data that is anything at all."""
+"""Event fields of several producers' events, and of arbitrary data."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ PROVIDER = {
 }
 
 
-def facts(data: Any, **attributes: str) -> EventFields:
+def event_fields(data: Any, **attributes: str) -> EventFields:
     given = {
         "id": "e1",
         "type": "message.created",
@@ -56,29 +56,29 @@ def facts(data: Any, **attributes: str) -> EventFields:
 
 
 def test_a_message_of_the_chat() -> None:
-    found = facts(NCHAT)
-    assert (found.channel, found.conversation) == ("c7", "t3")
-    assert (found.user, found.user_name, found.is_bot) == ("u1", "ada", False)
-    assert found.content == "deploy **api** please"
-    assert found.mentions == ("u2", "u3", "grace", "4")
-    assert len(found.attachments) == 1
-    assert (found.origin, found.origin_ids) == (None, frozenset())
+    fields = event_fields(NCHAT)
+    assert (fields.channel, fields.conversation) == ("c7", "t3")
+    assert (fields.user, fields.user_name, fields.is_bot) == ("u1", "ada", False)
+    assert fields.content == "deploy **api** please"
+    assert fields.mentions == ("u2", "u3", "grace", "4")
+    assert len(fields.attachments) == 1
+    assert (fields.origin, fields.origin_ids) == (None, frozenset())
 
 
 def test_a_message_of_a_support_desk() -> None:
-    found = facts(CHATWOOT)
-    assert (found.channel, found.conversation) == ("3", "42")
-    assert (found.user, found.user_name, found.is_bot) == ("5", "Ada", False)
-    assert found.mentions == ("9", "Grace Hopper", "sales")
-    assert found.attachments == ()
+    fields = event_fields(CHATWOOT)
+    assert (fields.channel, fields.conversation) == ("3", "42")
+    assert (fields.user, fields.user_name, fields.is_bot) == ("5", "Ada", False)
+    assert fields.mentions == ("9", "Grace Hopper", "sales")
+    assert fields.attachments == ()
 
 
 def test_a_webhook_that_came_in() -> None:
-    found = facts(PROVIDER, type="forge.push", subject="ep_1")
-    assert found.origin == {"provider": "forge", "endpoint_id": "ep_1"}
-    assert found.origin_ids == {"forge", "ep_1"}
-    assert (found.channel, found.user, found.content, found.actor) == ("", "", "", None)
-    assert found.conversation == "ep_1"
+    fields = event_fields(PROVIDER, type="forge.push", subject="ep_1")
+    assert fields.origin == {"provider": "forge", "endpoint_id": "ep_1"}
+    assert fields.origin_ids == {"forge", "ep_1"}
+    assert (fields.channel, fields.user, fields.content, fields.actor) == ("", "", "", None)
+    assert fields.conversation == "ep_1"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_webhook_that_came_in() -> None:
     ],
 )
 def test_programs_are_told_from_people(data: Any, by_bot: bool) -> None:
-    assert facts(data).is_bot is by_bot
+    assert event_fields(data).is_bot is by_bot
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_programs_are_told_from_people(data: Any, by_bot: bool) -> None:
     ],
 )
 def test_the_ids_of_an_origin(data: Any, ids: set[str]) -> None:
-    assert facts(data).origin_ids == ids
+    assert event_fields(data).origin_ids == ids
 
 
 def test_the_document_of_a_condition_is_the_envelope() -> None:
-    document = facts(NCHAT).document
+    document = event_fields(NCHAT).document
     assert set(document) == {
         *("id", "type", "workspace", "occurred_at", "sequence", "subject", "origin", "actor", "data")
     }
@@ -136,10 +136,10 @@ def test_the_document_of_a_condition_is_the_envelope() -> None:
     )
 )
 def test_data_may_be_anything(data: Any) -> None:
-    found = EventFields("e", "t", "w", "now", "s", "1", b"", data)
-    texts = (found.channel, found.conversation, found.user, found.user_name, found.content)
-    assert all(isinstance(text, str) for text in (*texts, *found.mentions, *found.origin_ids))
-    assert isinstance(found.is_bot, bool)
-    assert isinstance(found.attachments, list | tuple)
-    assert found.document["data"] is data
-    assert found.changed == (data.get("changed") if isinstance(data, dict) else None)
+    fields = EventFields("e", "t", "w", "now", "s", "1", b"", data)
+    texts = (fields.channel, fields.conversation, fields.user, fields.user_name, fields.content)
+    assert all(isinstance(text, str) for text in (*texts, *fields.mentions, *fields.origin_ids))
+    assert isinstance(fields.is_bot, bool)
+    assert isinstance(fields.attachments, list | tuple)
+    assert fields.document["data"] is data
+    assert fields.changed == (data.get("changed") if isinstance(data, dict) else None)
