@@ -40,15 +40,15 @@ from shared.connections.refresh_outcome import (
     next_pause_s,
 )
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound
-from shared.manifests.connector import (
-    Connector,
+from shared.manifests.connector import Connector
+from shared.manifests.provider_response import (
     GrantRevoked,
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
-    TokenResponse,
 )
 from shared.manifests.registry import connectors
+from shared.manifests.token_response import TokenResponse
 from shared.runtime.egress.client import EgressFailure
 from shared.runtime.failpoints import failpoint
 from shared.runtime.leases import HEARTBEAT_INTERVAL_S, Lease, LeaseObserver, Leases

@@ -20,7 +20,8 @@ from shared.connections.integrations import COLLECTION, IntegrationRepository
 from shared.connections.refresh_outcome import NotConnected, check_usable
 from shared.connections.refresher import DEFAULT_TIMING, NoAnswer, Refresher, Timing
 from shared.contracts.errors import Conflict, DatabaseUnavailable, InterlinkError, RetryLater
-from shared.manifests.connector import ProviderRejected, ProviderUnavailable, manual_credential_values
+from shared.manifests.accounts import manual_credential_values
+from shared.manifests.provider_response import ProviderRejected, ProviderUnavailable
 from shared.manifests.registry import connectors
 from shared.runtime.configuration import Configuration
 from shared.runtime.egress.client import EgressClient

@@ -114,7 +114,7 @@ def test_defaults_of_the_manifest_are_filled_in() -> None:
         ({"OIDC_CLIENT_ID": "a", "OIDC_CLIENT_SECRET": "x"}, r"setting\.authorize_url: required"),
         (
             {"MICROSOFT_CLIENT_ID": "a", "MICROSOFT_CLIENT_SECRET": "x", "MICROSOFT_SETTING_TENANT": "a/b"},
-            r"setting\.tenant: .*looks different",
+            r"setting\.tenant: .*does not have the expected format",
         ),
     ],
 )

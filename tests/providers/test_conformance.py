@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from interlink.provider.checker import evaluate_fixture
-from shared.manifests.fixtures import Fixture, SchemeSigner, default_settings
+from interlink.provider.fixture_result import evaluate_fixture
+from shared.manifests.fixtures import Fixture, default_settings
+from shared.manifests.scheme_signers import SchemeSigner
 from shared.manifests.schemes import JwtScheme, KeyPairScheme
 from shared.verification.request import InboundRequest, SourceTemplate
 from shared.verification.scheme import VerificationResult

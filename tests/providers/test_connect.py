@@ -8,7 +8,8 @@ import pytest
 import shared.providers
 from interlink.provider.connect_rules import connect_faults
 from interlink.provider.samples import SAMPLES, TOKENS
-from shared.manifests.connector import Connector, GrantRevoked, InvalidClient, ProviderRejected
+from shared.manifests.connector import Connector
+from shared.manifests.provider_response import GrantRevoked, InvalidClient, ProviderRejected
 from shared.manifests.registry import connectors, providers
 from shared.wire.oauth import ProviderRequest, ProviderResponse, new_code_verifier
 from tests.support.fakes.atlassian import Atlassian

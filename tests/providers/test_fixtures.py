@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 import orjson
 import pytest
 
-from interlink.provider.checker import FIXTURE_TIME, check, evaluate_fixture
+from interlink.provider.checker import check
+from interlink.provider.fixture_result import FIXTURE_TIME, evaluate_fixture
 from shared.contracts.errors import Malformed
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult

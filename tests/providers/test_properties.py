@@ -10,10 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interlink.provider.checker import FIXTURE_TIME
+from interlink.provider.fixture_result import FIXTURE_TIME
 from shared.contracts.errors import Rejected
-from shared.manifests.fixtures import SchemeSigner, default_settings
-from shared.manifests.webhook import MAX_ECHO_LENGTH, Response, WebhookEvent
+from shared.manifests.fixtures import default_settings
+from shared.manifests.response_template import MAX_ECHO_LENGTH, Response
+from shared.manifests.scheme_signers import SchemeSigner
+from shared.manifests.webhook import WebhookEvent
 from shared.verification.hmac import HmacVerifier
 from shared.verification.request import SECRET_SETTING, InboundRequest
 from shared.verification.scheme import FetchedKey, VerificationResult

@@ -67,7 +67,7 @@ def test_a_time_is_said_in_its_largest_unit(seconds: int, said: str) -> None:
 def test_how_a_token_is_made_anew_is_said() -> None:
     assert refresh_text(TokenRefresh(by="none")).startswith("never")
     longer = TokenRefresh(by="request", request=ApiRequest(url="https://example.com"), ahead_s=86400)
-    assert refresh_text(longer) == "1 day before its end, by the access token itself while it lives"
+    assert refresh_text(longer) == "1 day before its end, with the access token itself while it is valid"
     single = TokenRefresh(rotation="single-use", lifetime_s=86400, fixed=True)
     assert refresh_text(single).endswith("each works once. It lives 1 day from the consent on.")
 
@@ -75,23 +75,23 @@ def test_how_a_token_is_made_anew_is_said() -> None:
 def test_how_a_watch_is_made_and_how_long_it_lasts_is_said() -> None:
     [mailbox] = providers()["gmail"].manifest.watches
     assert subscription_creation(mailbox).startswith(
-        "when an account is connected, where the app has `pubsub_topic`; with"
+        "when an account is connected, if the app has `pubsub_topic`; with"
     )
     assert subscription_lifetime(mailbox) == "7 days; after 1 day it is renewed"
     [events] = providers()["google-calendar"].manifest.watches
     assert subscription_lifetime(events).endswith(
-        "1 day before its end another one is made, and this one is ended"
+        "1 day before its end another one is created, and this one is cancelled"
     )
     [base] = providers()["airtable"].manifest.watches
-    assert subscription_creation(base) == "when somebody asks for it; with the scope `webhook:manage`"
+    assert subscription_creation(base) == "on request; with the scope `webhook:manage`"
 
 
 def test_a_page_has_what_is_watched() -> None:
     made = pages(providers(), dict.fromkeys(providers(), "# X\n\nFirst.\n"))
-    part = made["onedrive.md"].partition("## Watches")[2].partition("## ")[0]
+    part = made["onedrive.md"].partition("## Provider subscriptions")[2].partition("## ")[0]
     assert "| `drive` |" in part
     assert "its own, of [microsoft-graph](microsoft-graph.md)" in part
-    assert "## Watches" not in made["slack.md"]
+    assert "## Provider subscriptions" not in made["slack.md"]
 
 
 def test_a_page_has_what_is_asked_for_and_what_may_be_entered() -> None:

@@ -1,0 +1,82 @@
+"""The tokens in a token endpoint's response."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from math import isfinite
+from typing import Any, Final
+
+from shared.manifests.connect_models import OAuth2, TokenMapping
+from shared.manifests.provider_response import select_value
+
+_MAX_LIFETIME_S: Final = 20 * 365 * 24 * 3600.0
+"""Longest lifetime that is believed."""
+_MAX_TOKEN_LENGTH: Final = 16 * 1024
+_MAX_SCOPES: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of one grant. Lifetimes are seconds from the response; None if no end is known."""
+
+    access_token: str
+    refresh_token: str = ""
+    expires_in: float | None = None
+    refresh_expires_in: float | None = None
+    scopes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenResponse:
+    """Result of a token endpoint. `others` are further tokens of the same grant, by name."""
+
+    tokens: Tokens | None
+    others: Mapping[str, Tokens]
+    document: Any
+    """The whole response. It contains secrets: never store or log it."""
+
+
+def parse_tokens(grant: TokenMapping, document: Any, flow: OAuth2) -> Tokens | None:
+    """Return the tokens that `grant` selects from a response; None if it has no access token."""
+    access_token = _parse_token(select_value(grant.access_token, document))
+    if not access_token:
+        return None
+    seconds = _parse_seconds(select_value(grant.expires_in, document))
+    lifetime = flow.lifetime_s if seconds is None else seconds
+    return Tokens(
+        access_token=access_token,
+        refresh_token=_parse_token(select_value(grant.refresh_token, document)),
+        expires_in=lifetime or None,
+        refresh_expires_in=_parse_seconds(select_value(grant.refresh_expires_in, document)) or None,
+        scopes=_parse_scopes(select_value(grant.scope, document), flow.scope_separator),
+    )
+
+
+def _parse_token(value: Any) -> str:
+    """Return a token; '' if the value is not a printable string of at most `_MAX_TOKEN_LENGTH`."""
+    return value if isinstance(value, str) and len(value) <= _MAX_TOKEN_LENGTH and value.isprintable() else ""
+
+
+def _parse_seconds(value: Any) -> float | None:
+    """Return a lifetime in seconds; 0 means for ever, None means missing or not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return min(seconds, _MAX_LIFETIME_S) if isfinite(seconds) and seconds >= 0 else None
+
+
+def _parse_scopes(value: Any, separator: str) -> tuple[str, ...] | None:
+    """Split the granted scopes; None if the response does not list any.
+
+    Providers often answer with other separators than they accept: commas, spaces and `separator` all count.
+    """
+    if isinstance(value, str):
+        words: Iterable[Any] = value.replace(",", " ").replace(separator, " ").split()
+    elif isinstance(value, list):
+        words = value
+    else:
+        return None
+    return tuple(islice(dict.fromkeys(str(word)[:200] for word in words if word), _MAX_SCOPES))
