@@ -81,9 +81,9 @@ def request(**parts: Any) -> Callable[[str], str]:
 
 def header(name: str, value: str | None) -> Callable[[str], str]:
     def change(text: str) -> str:
-        told = json.loads(text)
-        headers = {key: kept for key, kept in told["headers"].items() if key != name}
-        return json.dumps(told | {"headers": headers | ({name: value} if value is not None else {})})
+        document = json.loads(text)
+        headers = {key: text for key, text in document["headers"].items() if key != name}
+        return json.dumps(document | {"headers": headers | ({name: value} if value is not None else {})})
 
     return change
 
@@ -135,7 +135,7 @@ VECTOR = {
     },
     "body": "{}",
 }
-OLD_WAY = '    - { name: old, scheme: basic, when: { "header:x-old": present } }\n'
+OLD_SCHEME = '    - { name: old, scheme: basic, when: { "header:x-old": present } }\n'
 NO_WEBHOOK = """\
 id: acme
 name: Acme
@@ -180,7 +180,7 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
         "teir: unknown field (did you mean tier?)",
     ),
     (
-        "near a field of a way",
+        "near a field of a scheme",
         manifest("      signature:", "      signatur:"),
         "signatur: unknown field (did you mean signature?)",
     ),
@@ -198,12 +198,12 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
         "push: repeated, in lines ",
     ),
     (
-        "a text as it came, in a list",
+        "a text unescaped, in a list",
         manifest("label.name | bold", "label.name"),
         "webhook.handled.issues: label.name is not escaped in text: use a filter: md",
     ),
     (
-        "a text as it came, in the card",
+        "a text unescaped, in the card",
         manifest("{{ review.body | excerpt: 5, 500 }}", "{{ review.body }}"),
         "webhook.handled.pull_request_review: review.body is not escaped in body",
     ),
@@ -257,7 +257,7 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     ),
     ("event without fixture", without_release_fixtures, "no fixture for the event 'release'"),
     ("no fixtures", remove("fixtures"), "no fixture for the event 'ping'"),
-    ("no way used", remove("fixtures"), "no fixture for the signature scheme 0 (hmac)"),
+    ("no scheme used", remove("fixtures"), "no fixture for the signature scheme 0 (hmac)"),
     ("no request", remove("fixtures/push/request.json"), "fixtures/push: request.json is missing"),
     ("no expectation", remove("fixtures/push/expected.json"), "run 'interlink provider test github --write'"),
     ("request no JSON", fixture("push", "request.json", lambda _: "{"), "fixtures/push/request.json: "),
@@ -332,7 +332,7 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
         "it is rejected: the message is not valid: text: ",
     ),
     (
-        "trigger not brought",
+        "trigger that nothing fires",
         manifest(
             "triggers: [github_trigger_new_commit",
             "triggers: [github_trigger_new_star, github_trigger_new_commit",
@@ -340,7 +340,7 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
         "nothing fires github_trigger_new_star",
     ),
     (
-        "brought and polled",
+        "fired and polled",
         manifest(
             "  auth_type: oauth", "  auth_type: oauth\n  polled: { github_trigger_new_issue: { about: x } }"
         ),
@@ -382,7 +382,7 @@ OF_ACME: list[tuple[str, Break, str]] = [
         "webhook.account: Input should be a valid tuple: put a text with braces or # in quotes",
     ),
     (
-        "an actor as it came",
+        "an actor unescaped",
         manifest('actor: "Acme"', 'actor: "{{ user.name }}"'),
         "webhook.actor: user.name is not escaped in actor",
     ),
@@ -447,12 +447,12 @@ OF_ACME: list[tuple[str, Break, str]] = [
         "no fixture for the handshake 'It asks whether the address is ours.'",
     ),
     (
-        "handshake answered in another way",
+        "handshake with another response",
         all_of(handshake("{query:challenge}!"), of_the_handshake),
         'fixtures/challenge: expected.json differs: answer is now {"status":200',
     ),
     (
-        "handshake that lacks what it echoes",
+        "handshake without the value that it echoes",
         all_of(handshake("{query:answer}"), of_the_handshake),
         "fixtures/challenge: it is rejected: the handshake has no {query:answer}",
     ),
@@ -462,8 +462,8 @@ OF_ACME: list[tuple[str, Break, str]] = [
         "webhook.handled.item.moved: no message and no trigger",
     ),
     (
-        "way without fixture",
-        manifest("  secret:\n", OLD_WAY + "  secret:\n"),
+        "scheme without fixture",
+        manifest("  secret:\n", OLD_SCHEME + "  secret:\n"),
         "fixtures: no fixture for the signature scheme 1 (old)",
     ),
     (
@@ -503,7 +503,7 @@ OF_ACME: list[tuple[str, Break, str]] = [
         "use text or json, not both",
     ),
     (
-        "trigger not brought",
+        "trigger that nothing fires",
         entry(triggers="[acme_trigger_new_item]"),
         "nothing fires acme_trigger_new_item",
     ),
@@ -528,7 +528,7 @@ def of_events(folder: Path, texts: list[str]) -> None:
     case.joinpath("body.json").write_text(json.dumps(whole))
 
 
-def test_a_text_of_a_batch_as_it_came(acme: Path) -> None:
+def test_an_unescaped_text_of_a_batch(acme: Path) -> None:
     of_events(acme, ["one", "two"])
     manifest('  event: "{json:type}"', '  batch: ["items[*]"]\n  event: "{json:type}"')(acme)
     manifest("{{ title | link: item.url }}", "{% for each in items %}{{ each.name }}{% endfor %}")(acme)
@@ -616,7 +616,7 @@ def test_each_fault_of_the_scheme_is_found(acme: Path, breaking: Break, fault: s
     [
         ("vector", manifest("tier: from-memory", "tier: verified")),
         ("fixture", handshake()),
-        ("way", manifest("  secret:\n", OLD_WAY + "  secret:\n")),
+        ("way", manifest("  secret:\n", OLD_SCHEME + "  secret:\n")),
         (
             "message",
             manifest(

@@ -174,7 +174,7 @@ RULES: list[tuple[str, Break, str]] = [
         "connect.yaml: status: repeated, in lines",
     ),
 ]
-WATCHES: list[tuple[str, Break, str]] = [
+SUBSCRIPTIONS: list[tuple[str, Break, str]] = [
     ("gmail", sample("  mailbox:", "  inbox:"), "connect.yaml: watches.mailbox: missing"),
     ("gmail", sample("  mailbox:", "  inbox:"), "connect.yaml: watches.inbox: the manifest has none"),
     (
@@ -452,14 +452,14 @@ def test_a_fault_of_the_manifest_is_found(tmp_path: Path, name: str, breaking: B
 
 
 @pytest.mark.parametrize(("name", "breaking", "fault"), PROOF)
-def test_a_sample_that_is_not_kept_is_found(tmp_path: Path, name: str, breaking: Break, fault: str) -> None:
+def test_a_difference_from_a_sample_is_found(tmp_path: Path, name: str, breaking: Break, fault: str) -> None:
     faults = broken(tmp_path, name, breaking)
     assert any(fault in line for line in faults), faults
     assert all("\n" not in line for line in faults)
 
 
-@pytest.mark.parametrize(("name", "breaking", "fault"), WATCHES)
-def test_a_fault_of_a_watch_is_found(tmp_path: Path, name: str, breaking: Break, fault: str) -> None:
+@pytest.mark.parametrize(("name", "breaking", "fault"), SUBSCRIPTIONS)
+def test_a_fault_of_a_subscription_is_found(tmp_path: Path, name: str, breaking: Break, fault: str) -> None:
     faults = broken(tmp_path, name, breaking)
     assert any(fault in line for line in faults), faults
     assert all("\n" not in line for line in faults)
@@ -470,7 +470,7 @@ def test_a_folder_somewhere_else_is_checked_too(tmp_path: Path, name: str) -> No
     assert broken(tmp_path, name, lambda _: None) == []
 
 
-def test_the_checker_asks_for_them(tmp_path: Path) -> None:
+def test_the_checker_runs_the_rules_of_connect(tmp_path: Path) -> None:
     shutil.copytree(FOLDERS / "email", tmp_path / "email")
     assert check(tmp_path / "email") == []
     tmp_path.joinpath("email", "connect.yaml").unlink()
