@@ -50,6 +50,7 @@ def check(folder: Path) -> list[str]:
     try:
         manifest = read_manifest(folder)
         provider = Provider(manifest, guard_reader(body_reader(manifest.id)))
+        # Unreadable manifests end the check: the other rules need a compiled provider.
         provider.messages  # noqa: B018 -- compiles the templates
     except Misconfigured as error:
         return [" ".join(str(error).split())]
@@ -204,6 +205,7 @@ def _fixture_faults(folder: Path, provider: Provider, webhook: WebhookSpec) -> I
         yield from faults
         return
     yield from escaping_faults(provider, webhook, fixtures)
+    # Two sets of keys: signatures by the second must be rejected.
     keys, others = scheme_signers(provider), scheme_signers(provider)
     events: set[str] = set()
     handshakes: set[str] = set()

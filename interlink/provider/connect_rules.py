@@ -93,6 +93,7 @@ def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def neighbour_manifest(folder: Path, name: str) -> Manifest | None:
     """Return another provider's manifest: from a folder beside this one, or from the package."""
+    # A new folder may lie outside the package, beside other new ones.
     for candidate in (folder.parent / name, *(entry for entry in provider_folders() if entry.name == name)):
         if candidate.joinpath(MANIFEST).is_file():
             try:
@@ -142,6 +143,7 @@ def _unused_setting_faults(folder: Path, connect: ConnectSpec) -> Iterator[str]:
     unused = [(section, name) for section, name in unused if f"{section[:-1]}:{name}" not in used]
     if not unused:
         return
+    # Providers that go through this one may use its settings.
     files = folder.parent.glob(f"*/{MANIFEST}")
     texts = [(file.parent.name, file.read_text("utf-8", "replace")) for file in files]
     others = "".join(text for name, text in texts if name == folder.name or f"through: {folder.name}" in text)

@@ -68,9 +68,12 @@ def escaping_faults(provider: Provider, webhook: WebhookSpec, fixtures: Iterable
             texts = list(_payload_texts(payload, ()))
             sources = _template_sources(webhook, event)
             condition_names = set(_NAME_PATTERN.findall(" ".join(_CONDITION_PATTERN.findall(sources))))
+            # 1. All texts at once.
             leaks = _unescaped_texts(templates, payload, texts)
+            # 2. Without texts that conditions read: marked, they may hide a part of the message.
             unconditional = [text for text in texts if text.value and text.name not in condition_names]
             leaks += _unescaped_texts(templates, payload, unconditional)
+            # 3. Texts that conditions read, one by one.
             conditional = [
                 text
                 for text in texts

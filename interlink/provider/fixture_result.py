@@ -105,6 +105,7 @@ def run_fixture(
     except InterlinkError as error:
         return FixtureResult({}, {}, (f"it is rejected: {error}",))
     faults: list[str] = []
+    # Senders of a configurable provider name their events themselves.
     accepts_any_event = provider.manifest.webhook is not None and provider.manifest.webhook.configurable
     for event in observed.get("events", ()):
         name = event["event"]
@@ -119,6 +120,7 @@ def run_fixture(
         if verdict is not VerificationResult.VERIFIED:
             faults.append(f"signed by the manifest's scheme, it is {verdict}: correct webhook.verification")
         other_signer = others[position]
+        # An example secret is the only one of its scheme: there is no other to test with.
         if not other_signer.is_example and _verify(other_signer, signed) is VerificationResult.VERIFIED:
             faults.append("signed with another secret, it is accepted: correct webhook.verification")
     return FixtureResult(observed, verdicts, tuple(faults))

@@ -39,6 +39,7 @@ def sentence(text: str) -> str:
 
 def escape_text(text: str) -> str:
     """Return plain text of a manifest as Markdown on one line; text between backticks stays code."""
+    # Odd pieces are the code between backticks.
     pieces = _CODE.split(" ".join(text.split()))
     return "".join(
         piece if position % 2 else _SPECIAL.sub(r"\\\1", piece) for position, piece in enumerate(pieces)

@@ -49,6 +49,7 @@ def create(root: Path, name: str, title: str, scheme: str) -> Path:
         raise Misconfigured(f"{folder}: {error.strerror}") from None
     try:
         _write_files(folder, name, title, scheme)
+    # Leave no half-written folder behind, whatever happens.
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):

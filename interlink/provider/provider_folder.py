@@ -33,6 +33,7 @@ def guard_reader(reader: BodyReader | None) -> BodyReader | None:
 
     def guarded(body: bytes) -> Any:
         try:
+            # A provider's reader is foreign code: report its bugs as faults of the folder.
             return read(body)
         except InterlinkError:
             raise

@@ -50,6 +50,7 @@ def run(folder: Path, provider: Provider, *, write: bool = False) -> Iterator[Fi
             continue
         result = run_fixture(provider, fixture, signers, other_signers)
         written = write and bool(result.observed) and _write_expected(case, fixture, result.observed)
+        # Run again: the faults are those of the file as written.
         if written:
             result = run_fixture(provider, replace(fixture, expected=result.observed), signers, other_signers)
         yield FixtureOutcome(case.name, _summary(provider, result), result.faults, written)

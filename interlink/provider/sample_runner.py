@@ -55,6 +55,7 @@ def sample_faults(connector: Connector, sample: Sample) -> Iterator[str]:
     elif sample.request_token or sample.requested:
         yield "request_token: the manifest has no OAuth 1.0a"
     if sample.callback:
+        # Values that one step stores are available to the next.
         values |= _account_values(sample.callback.kept)
     yield from _account_faults(connector, sample, values)
     if sample.account:
@@ -138,6 +139,7 @@ def _client_authentication_faults(
     if client is None:
         yield "client: missing: add an id and a secret with special characters"
         return
+    # Special characters show whether id and secret are form-encoded.
     special = {**values, "client_id": client.id, "client_secret": client.secret}
     authorization = _exchange_request(connector, special).headers.get("Authorization", "")
     if authorization != client.authorization:

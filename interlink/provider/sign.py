@@ -80,6 +80,7 @@ def sign(provider: Provider, options: SignOptions, now: float) -> SigningResult:
                 f"{title}: only {provider.manifest.name} can sign: the key is fetched from {key_location}"
             )
             continue
+        # A signature over the default URL would never verify.
         if not options.url and _USES_URL.search(spec.model_dump_json(by_alias=True)):
             reasons.append(f"{title}: the URL is signed: name it with --url")
             continue
@@ -106,6 +107,7 @@ def _candidates(
     if options.way and options.way not in _scheme_names(webhook):
         raise Misconfigured(f"--way {options.way}: use one of {', '.join(_scheme_names(webhook))}")
     secret = _read_secret(options.secret)
+    # Generate keys only without a secret: RSA keys are slow.
     generated = scheme_signers(provider) if not secret else []
     for position, spec in enumerate(webhook.verification):
         if options.way and options.way not in (str(position), spec.name):
@@ -148,6 +150,7 @@ def _signed(provider: Provider, unsigned: InboundRequest, signer: SchemeSigner, 
     signed = signer.sign(request, now)
     if provider.definition.select_scheme(signed) is not signer.scheme:
         raise Malformed("the request does not use this scheme")
+    # Never print a request that an endpoint would reject.
     verdict = signer.scheme.verify(signed, signer.secrets, now)
     if verdict is not VerificationResult.VERIFIED:
         raise Malformed(f"the request would be rejected ({verdict})")

@@ -130,6 +130,7 @@ def _template_faults(
     expiry = set(_EXPIRY_VALUES) if subscription.lifetime_s else set()
     preliminary = {f"watch:{name}" for name in subscription.before.keep} if subscription.before else set()
     made = {f"made:{name}" for name in ("id", "expires", "asked_id", *subscription.made.keep)}
+    # Each request has other values: a creation has no `made`, a cancellation no secret.
     for prefix, names in (
         ("before.", with_endpoint | expiry),
         ("create.", with_endpoint | expiry | preliminary | {"watch:id"}),

@@ -125,6 +125,7 @@ def _url_faults(
 ) -> Iterator[str]:
     leading = _LEADING_VALUE.match(text)
     host = _HOST_PATTERN.match(text)
+    # The URL begins with a setting: its pattern must allow only https base URLs.
     if leading:
         is_whole = leading[0] == text
         invalid = [*_INVALID_BASES, *(() if "plain-http" in exemptions else _PLAIN_HTTP_URLS)]
@@ -132,6 +133,7 @@ def _url_faults(
         yield from _pattern_faults(
             location, leading[0][1:-1], inputs, invalid, _INVALID_BASE_CHARACTERS + "?" * (not is_whole)
         )
+    # The patterns of values in the host must not allow another host.
     elif host:
         for name in RequestTemplate(host[1]).names:
             yield from _pattern_faults(location, name, inputs, _INVALID_HOSTS, _INVALID_HOST_CHARACTERS)

@@ -50,6 +50,7 @@ def manual_credential_values(kind: ManualCredential, fields: Mapping[str, str]) 
         if setting.pattern and not match:
             raise ProviderRejected("malformed", f"{setting.name} does not have the expected format")
         values[f"field:{name}"] = text
+        # A group that did not take part in the match has no value.
         groups = match.groupdict() if match else {}
         values |= {f"field:{group}": value for group, value in groups.items() if value}
         if name == "access_token":

@@ -26,6 +26,7 @@ def build_api_request(
             headers["Authorization"] = basic_authorization(
                 *(RequestTemplate(text).render_or_empty(values) for text in api.basic)
             )
+    # The request's own headers and parameters win over those of the API.
     headers |= fill_all(request.headers, values)
     query |= fill_all(request.query, values)
     if request.basic:
@@ -35,9 +36,11 @@ def build_api_request(
             RequestTemplate(password).render_or_empty(values),
             form_encoded=form_encoded and "client_id" in RequestTemplate(name).names,
         )
+    # A missing value in the URL raises; anywhere else the parameter is left out.
     url = RequestTemplate(request.url).url(values)
     if query:
         url = build_request("GET", url, {}, list(query.items()), "form").url
+    # The model allows at most one kind of body.
     if request.graphql:
         return build_request(request.method, url, headers, [("query", request.graphql)], "json")
     if request.json_ is not None:

@@ -73,6 +73,7 @@ def _resolve_trigger(
         polled = entry.polled[trigger]
         every = polled.every_s if entry.auth_type != "none" else None
         return Trigger(trigger, "polling", provider.id, polled=polled.about, every_s=every)
+    # The first provider in `through` that fires the trigger is its source.
     for other in entry.through:
         events = _events_by_trigger(known[other].manifest).get(trigger, ()) if other in known else ()
         if events:
@@ -144,6 +145,7 @@ def setup_steps(manifest: Manifest, url: str) -> list[str]:
     webhook, entry = manifest.webhook, manifest.integration
     settings = webhook.settings if webhook else {}
     steps = webhook.setup_steps if webhook else entry.setup_steps if entry else ()
+    # Without webhooks, the steps are those of connecting an account.
     if not steps and manifest.connect:
         return app_setup_steps(manifest.connect, url.partition(_WEBHOOKS_PATH)[0] + CALLBACK_PATH)
     values = {

@@ -326,6 +326,7 @@ class ManualCredential(ManifestModel):
 
     @model_validator(mode="after")
     def _tried(self) -> "ManualCredential":
+        # Exactly one test: untested credentials must not be stored.
         if (self.account is None or self.account.call is None) == (self.login is None):
             raise ValueError("a credential is tested by exactly one of account.call and login")
         return self

@@ -99,6 +99,7 @@ def connect_options(
     if connector is None:
         return ()
     manual = tuple(_manual_option(kind) for kind in connector.entered.values())
+    # Manual credentials need no app.
     if connector.oauth2 is None and connector.oauth1 is None:
         return manual
     return (
@@ -140,6 +141,7 @@ def _connect_app(
         ),
     }
     if any(
+        # Any provider that shares the app may need its signing secret.
         "signing_secret" in webhook.app.secrets
         for name, provider in known.items()
         if (webhook := provider.manifest.webhook) and webhook.app and name in connectors

@@ -6,7 +6,6 @@ from contextlib import suppress
 from hmac import compare_digest
 from typing import Any, Final
 
-from shared.contracts.errors import InterlinkError
 from shared.manifests.accounts import AccountIdentity, AccountResource
 from shared.manifests.api_requests import build_api_request, fill_all
 from shared.manifests.connect_models import (
@@ -23,8 +22,6 @@ from shared.manifests.connect_models import (
 )
 from shared.manifests.provider_response import (
     MAX_VALUE_LENGTH,
-    GrantRevoked,
-    InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
     as_text,
@@ -35,7 +32,7 @@ from shared.manifests.provider_response import (
     select_value,
     select_values,
 )
-from shared.manifests.token_response import TokenResponse, parse_tokens
+from shared.manifests.token_response import TokenResponse, parse_tokens, token_error
 from shared.wire.oauth import (
     ClientCredentials,
     ProviderRequest,
@@ -48,9 +45,6 @@ from shared.wire.oauth import (
 )
 from shared.wire.request_template import MissingValue, RequestTemplate
 
-_INVALID_CLIENT_CODES: Final = frozenset({"invalid_client", "unauthorized_client"})
-_INVALID_GRANT: Final = "invalid_grant"
-_MAX_DETAIL_LENGTH: Final = 200
 _MAX_RESOURCES: Final = 500
 
 
@@ -64,6 +58,7 @@ class Connector:
         self.provider = provider
         self.app = connect.through or provider
         source = base or connect
+        # `api` has a default: only an explicit one replaces that of `through`.
         set_fields = connect.model_fields_set
         self.connect = connect
         self.oauth2 = source.oauth2
@@ -149,6 +144,7 @@ class Connector:
         flow = self._flow()
         parameters = dict(query)
         rules = flow.callback
+        # An empty issuer is not checked: it depends on a setting that is not set.
         issuer = RequestTemplate(rules.issuer).render_or_empty(values)
         if issuer and parameters.get("iss") != issuer:
             raise ProviderRejected("wrong_issuer", "the callback's issuer is not the provider that was asked")
@@ -161,6 +157,7 @@ class Connector:
                 raise ProviderRejected(
                     "no_secret", "the callback cannot be verified: the app has no client secret"
                 )
+            # Compare in constant time: the parameters come from the browser.
             expected = sorted_query_hmac(query, rules.hmac, secret)
             if not compare_digest(expected.encode(), parameters.get(rules.hmac, "").encode()):
                 raise ProviderRejected("wrong_signature", f"the callback's {rules.hmac} is wrong")
@@ -210,6 +207,7 @@ class Connector:
         revoke = self.oauth2.revoke if self.oauth2 else self.oauth1.revoke if self.oauth1 else None
         if revoke is None:
             return None
+        # Without a refresh token, the access token stands for the grant.
         token = values.get(revoke.by) or values.get("access_token", "")
         return self.request(revoke.request, {**values, "token": token})
 
@@ -232,7 +230,7 @@ class Connector:
         mapping = flow.answer
         code = error_code(select_value(mapping.error, document))
         if code or response.status >= 400:
-            raise self._token_error(code or f"http_{response.status}", document, response)
+            raise token_error(flow, code or f"http_{response.status}", document, response)
         others = {
             name: tokens
             for name, grant in mapping.others.items()
@@ -273,6 +271,7 @@ class Connector:
         effective = set(granted)
         if not effective or self.oauth2 is None:
             return []
+        # Only the provider's own scopes imply others, not those that were added here.
         for scope in tuple(effective):
             for pattern, implied in self.oauth2.scope_means.items():
                 if match := re.fullmatch(pattern, scope):
@@ -319,6 +318,7 @@ class Connector:
             return str(account["person"])
         if self.account is None or not self.account.person:
             return ""
+        # A value stored under the same selection is the person.
         names = (name for name, selection in self.account.keep.items() if selection == self.account.person)
         stored = (account.get("kept", {}).get(name) for name in names)
         return next((str(person) for person in stored if person), None)
@@ -343,6 +343,7 @@ class Connector:
                 "nothing_to_choose", f"the account has nothing to select: {selection.about}"
             )
         resources = []
+        # Resources without an id cannot be stored: skip them.
         for item in items[:_MAX_RESOURCES]:
             resource_id = as_text(select_value(selection.id, item))
             if resource_id:
@@ -383,18 +384,6 @@ class Connector:
         return build_request(
             "POST", RequestTemplate(url).url(values), headers, list(fields.items()), client_rules.encoding
         )
-
-    def _token_error(self, code: str, document: Any, response: ProviderResponse) -> InterlinkError:
-        flow = self._flow()
-        detail = as_text(select_value(flow.answer.description, document))[:_MAX_DETAIL_LENGTH]
-        if response.status == 429 or response.status >= 500 or code == "temporarily_unavailable":
-            return provider_unavailable(response)
-        revoked_codes = flow.refresh.reconnect
-        if code in (_INVALID_GRANT, *flow.code_refused, *revoked_codes) or detail.startswith(revoked_codes):
-            return GrantRevoked(code, detail)  # the manifest's codes win over the general ones
-        if code in _INVALID_CLIENT_CODES or code in flow.client.refused:
-            return InvalidClient(code, detail)
-        return ProviderRejected(code, detail)
 
 
 _NO_REFRESH: Final = TokenRefresh(by="none")

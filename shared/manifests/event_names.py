@@ -43,6 +43,7 @@ class EventNames:
         self._triggers: dict[str, Trigger] = {}
         for provider in known.values():
             for trigger in triggers(provider, known):
+                # A webhook wins over polling as the source of a trigger.
                 if trigger.id not in self._triggers or trigger.by == "webhook":
                     self._triggers[trigger.id] = trigger
 
@@ -71,6 +72,7 @@ class EventNames:
         report = NameReport()
         allowed = frozenset(accepted)
         for position, pattern in enumerate(patterns):
+            # Suggestions are expensive: only the first names of a request get them.
             room = suggesting and len(report.errors) + len(report.warnings) < _MAX_SUGGESTED
             error, warning = self._fault(pattern, suggesting=suggesting, room=room)
             if error and pattern not in allowed:
@@ -96,6 +98,7 @@ class EventNames:
                 suggest=suggesting,
             )
             return f"no such trigger in the catalogue{hint}", ""
+        # An unknown event of a known provider may be new: a warning.
         if family in self._providers:
             if (name == family or name in self._prefixes) if wildcard else name in self._of_providers:
                 return "", ""

@@ -18,6 +18,7 @@ def validate_fields(
     """
     faults: list[FieldError] = []
     accepted: dict[str, str] = {}
+    # Collect every fault, so that a form can show them all.
     for name in values.keys() - settings.keys():
         known = ", ".join(sorted(settings)) or "none"
         faults.append(FieldError(f"{place}.{name}", f"unknown field: allowed are {known}"))

@@ -24,6 +24,7 @@ def form_value(request: InboundRequest, body_format: BodyFormat) -> Any:
         values = [value for name, value in request.form if name == body_format.form_field]
         if len(values) == 1:
             return parse_json(values[0].encode("utf-8", "surrogatepass"))
+        # With `form` set as well, other forms are read field by field.
         if not body_format.form:
             raise Malformed(f"the form must have the field {body_format.form_field!r} exactly once")
     fields: dict[str, Any] = {}
@@ -47,6 +48,7 @@ def _set_field(fields: dict[str, Any], keys: Sequence[str], value: str) -> None:
         fields = inner
     if isinstance(fields.get(last), dict):
         raise Malformed("a field of the form is both a text and an object")
+    # A repeated field collects its values: text, then list.
     if last not in fields:
         fields[last] = value
     elif isinstance(fields[last], list):

@@ -70,6 +70,7 @@ class EventTemplates:
         Raises `MessageTemplateError`.
         """
         phrases = {phrase: template.render(payload) for phrase, template in self._phrases.items()}
+        # A phrase hides a payload field of the same name; the checker rejects that.
         context = {**payload, **phrases}
         parts = {part: template.render(context) for part, template in self._parts.items()}
         return parts | {"actor": self._actor.render(payload), "actor_icon": self._icon.render(payload)}

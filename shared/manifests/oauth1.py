@@ -43,6 +43,7 @@ class OAuth1Flow:
 
     def request_token_request(self, values: Mapping[str, str], *, state: str) -> ProviderRequest:
         """Return the request for a request token; the callback URL contains the state."""
+        # OAuth 1.0a has no state parameter: it travels in the callback URL.
         callback = f"{values['redirect_uri']}?state={quote(state)}"
         return sign_oauth1(
             _client(values),

@@ -72,6 +72,7 @@ def parse_document(response: ProviderResponse) -> Any:
     try:
         return parse_json(response.body)
     except Malformed:
+        # Providers and proxies send HTML pages with errors: the status decides.
         if response.status >= 500 or response.status == 429:
             raise provider_unavailable(response) from None
         if response.status >= 400:
@@ -94,6 +95,7 @@ def select_optional(selection: JmesPath, document: Any) -> Any:
 
 def error_code(value: Any) -> str:
     """Return a provider's error code as text; '' for a value that means success."""
+    # Compared by equality: 0.0 is a success, too.
     if value in _SUCCESS_VALUES:
         return ""
     if value is True:

@@ -152,6 +152,7 @@ def _field_names(location: tuple[int | str, ...]) -> list[str]:
             for model in models
             if "scheme" in model.model_fields and step in get_args(model.model_fields["scheme"].annotation)
         }
+        # An unknown step keeps the models: list positions are steps too.
         models = nested or scheme_models or models
     return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
 
@@ -172,6 +173,7 @@ def body_reader(provider: str) -> BodyReader | None:
     if not files(_PACKAGE).joinpath(provider, "body.py").is_file():
         return None
     try:
+        # Importing runs the provider's code, so any exception may come out.
         reader: BodyReader | None = getattr(import_module(name), "read", None)
     except SyntaxError as error:
         raise Misconfigured(f"{provider}/body.py: line {error.lineno}: {error.msg}") from None

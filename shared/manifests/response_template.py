@@ -98,6 +98,7 @@ class ResponseTemplate:
         content_type = self._type or content_type
         if content_type:
             headers.append((b"content-type", content_type.encode()))
+        # Values come from the request: limit what a sender can make the hub send back.
         if len(body) + sum(len(value) for _, value in headers) > MAX_RESPONSE_BYTES:
             raise Malformed(f"the response would be larger than {MAX_RESPONSE_BYTES} bytes")
         return Response(self._status, tuple(headers), body)

@@ -86,6 +86,7 @@ def scheme_signers(provider: Provider) -> list[SchemeSigner]:
     for spec, scheme in zip(webhook.verification, provider.definition.schemes, strict=True):
         if isinstance(spec, KeyPairScheme):
             signers.append(_key_pair_signer(spec, scheme))
+        # A JWT with a shared secret is signed like HMAC, below.
         elif isinstance(spec, JwtScheme) and spec.keys:
             signers.append(_jwt_signer(spec, scheme))
         else:
@@ -182,6 +183,7 @@ def _published_key(keys: KeySource, private: Any) -> bytes:
     )
     if not keys.json:
         return pem
+    # Nest the key where the manifest's path expects it.
     document: Any = pem.decode()
     for step in reversed(keys.json.split(".")):
         document = {step: document}

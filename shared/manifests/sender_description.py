@@ -102,6 +102,7 @@ def apply_description(webhook: WebhookSpec, source: Mapping[str, Any]) -> Webhoo
             raise _invalid(*faults)
         overrides = description.model_dump(mode="json", by_alias=True, exclude_none=True)
         base = webhook.model_dump(mode="json", by_alias=True, exclude_none=True)
+        # Validate the whole: a valid part may contradict the provider's manifest.
         return WebhookSpec.model_validate({**base, **overrides})
     except ValidationError as error:
         errors = error.errors(include_input=False, include_url=False)[:_MAX_FAULTS]

@@ -64,6 +64,7 @@ def missing_setting(
     `known` are the values of the account and of its app.
     """
     for name in subscription.needs:
+        # A request that does not use the value can be sent without it.
         if known.get(name) or (of is not None and name not in _value_names(of)):
             continue
         kind, _, key = name.partition(":")

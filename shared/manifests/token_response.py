@@ -6,13 +6,25 @@ from itertools import islice
 from math import isfinite
 from typing import Any, Final
 
+from shared.contracts.errors import InterlinkError
 from shared.manifests.connect_models import OAuth2, TokenMapping
-from shared.manifests.provider_response import select_value
+from shared.manifests.provider_response import (
+    GrantRevoked,
+    InvalidClient,
+    ProviderRejected,
+    as_text,
+    provider_unavailable,
+    select_value,
+)
+from shared.wire.oauth import ProviderResponse
 
 _MAX_LIFETIME_S: Final = 20 * 365 * 24 * 3600.0
 """Longest lifetime that is believed."""
 _MAX_TOKEN_LENGTH: Final = 16 * 1024
 _MAX_SCOPES: Final = 500
+_MAX_DETAIL_LENGTH: Final = 200
+_INVALID_CLIENT_CODES: Final = frozenset({"invalid_client", "unauthorized_client"})
+_INVALID_GRANT: Final = "invalid_grant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,7 @@ def parse_tokens(grant: TokenMapping, document: Any, flow: OAuth2) -> Tokens | N
     access_token = _parse_token(select_value(grant.access_token, document))
     if not access_token:
         return None
+    # The response wins over the manifest's lifetime; 0 means that the token does not expire.
     seconds = _parse_seconds(select_value(grant.expires_in, document))
     lifetime = flow.lifetime_s if seconds is None else seconds
     return Tokens(
@@ -80,3 +93,21 @@ def _parse_scopes(value: Any, separator: str) -> tuple[str, ...] | None:
     else:
         return None
     return tuple(islice(dict.fromkeys(str(word)[:200] for word in words if word), _MAX_SCOPES))
+
+
+def token_error(flow: OAuth2, code: str, document: Any, response: ProviderResponse) -> InterlinkError:
+    """Return the error that a token endpoint's error code means.
+
+    `ProviderUnavailable`: repeat the request later. `GrantRevoked`: the grant or the code is not valid.
+    `InvalidClient`: the app is rejected. Any other code is a `ProviderRejected`.
+    """
+    detail = as_text(select_value(flow.answer.description, document))[:_MAX_DETAIL_LENGTH]
+    if response.status == 429 or response.status >= 500 or code == "temporarily_unavailable":
+        return provider_unavailable(response)
+    revoked_codes = flow.refresh.reconnect
+    # The manifest's codes win: a provider may return a general code for a revoked grant.
+    if code in (_INVALID_GRANT, *flow.code_refused, *revoked_codes) or detail.startswith(revoked_codes):
+        return GrantRevoked(code, detail)
+    if code in _INVALID_CLIENT_CODES or code in flow.client.refused:
+        return InvalidClient(code, detail)
+    return ProviderRejected(code, detail)

@@ -178,7 +178,9 @@ class WebhookDefinition:
                 )
             ]
         if not isinstance(payload, dict):
+            # Templates and match rules need named fields.
             raise Malformed("the body is JSON, but not an object")
+        # The payload is not in the body as it is: the event carries it as JSON.
         if self._reader or self._body_format.headers or not request.body:
             return [
                 self._webhook_event(
@@ -226,6 +228,7 @@ class WebhookDefinition:
             ]
         texts = dict.fromkeys(text for text in values if text and len(text) >= _MIN_SECRET_LENGTH)
         presented = [text.encode("utf-8", "replace") for text in islice(texts, _MAX_REDACTED_VALUES)]
+        # Redact more than is returned, so that a secret at the cut is recognised.
         beginning = _redact(request.body[: max_bytes + _MAX_REDACTED_BYTES], [*secrets, *presented])
         if len(request.body) > max_bytes + _MAX_REDACTED_BYTES:  # the cut may go through a secret
             beginning = beginning[:-_MAX_REDACTED_BYTES]
@@ -259,6 +262,7 @@ class WebhookDefinition:
         )
 
     def _name(self, name: str) -> str:
+        # `names` applies to the provider's spelling first, and then to the name without its prefix.
         name = self._names.get(name) or name.removeprefix(self._strip)
         name = self._names.get(name) or _INVALID_NAME_CHARACTERS.sub("_", name.replace("/", "."))
         return name[:_MAX_EVENT_LENGTH]
@@ -278,6 +282,7 @@ class WebhookDefinition:
                 name: request.header(header.encode()) for name, header in self._body_format.headers.items()
             }
             payload = {**{name: value for name, value in values.items() if value}, **payload}
+        # A field of the payload itself wins over an embedded one of the same name.
         for name, embedded in self._body_format.decoded.items():
             if isinstance(payload, dict) and name not in payload:
                 value = _parse_embedded(embedded.path, embedded.encoding, payload, request.work)
@@ -291,6 +296,7 @@ class WebhookDefinition:
         content_type = media_type(request.header(b"content-type") or JSON_CONTENT_TYPE)
         if content_type == FORM_CONTENT_TYPE and (self._body_format.form or self._body_format.form_field):
             return form_value(request, self._body_format)
+        # JSON is always parsed here, even for a provider with a reader.
         if self._reader and content_type != JSON_CONTENT_TYPE:
             return self._reader(request.body)
         if (
