@@ -293,7 +293,7 @@ def test_a_wrong_password_is_not_kept(
         ({"host": "mail.example.com/x"}, "fields.host", "does not have the expected format"),
         ({"host": ""}, "fields.host", "required"),
         ({"username": "a\r\na2 LOGOUT"}, "fields.username", "does not have the expected format"),
-        ({"otp": "1"}, "fields.otp", "not known"),
+        ({"otp": "1"}, "fields.otp", "unknown field"),
     ],
 )
 def test_what_is_wrong_with_a_mail_login_is_said(
