@@ -10,14 +10,14 @@ from typing import Final
 
 from shared.connections.apps import App, Apps
 from shared.connections.credentials import template_values
-from shared.manifests.connector import (
-    Connector,
+from shared.manifests.connector import Connector
+from shared.manifests.oauth1 import OAuth1Flow
+from shared.manifests.provider_response import (
     GrantRevoked,
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
 )
-from shared.manifests.oauth1 import OAuth1Flow
 from shared.runtime.logs import Log
 from shared.wire.oauth import new_code_verifier, new_state
 from shared.wire.provider_http import ProviderRequest, ProviderResponse

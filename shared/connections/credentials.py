@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from shared.connections.apps import App
-from shared.manifests.connector import Connector, TokenResponse, Tokens
+from shared.manifests.connector import Connector
 from shared.manifests.registry import connectors
+from shared.manifests.token_response import TokenResponse, Tokens
 from shared.runtime.mongo import utcnow
 
 MAIN: Final = ""

@@ -9,7 +9,7 @@ from shared.connections.apps import App, Apps
 from shared.connections.integrations import IntegrationEventType, IntegrationRepository
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, Misconfigured
-from shared.manifests.connector import ProviderUnavailable
+from shared.manifests.provider_response import ProviderUnavailable
 from shared.manifests.registry import connectors
 from shared.runtime.logs import Log
 from shared.runtime.metrics import REFRESHES

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.connections.refresh_outcome import MAX_DETAIL_LENGTH
-from shared.manifests.connector import ProviderUnavailable
+from shared.manifests.provider_response import ProviderUnavailable
 from shared.runtime.egress.client import EgressFailure
 from shared.runtime.leases import HEARTBEAT_INTERVAL_S
 

@@ -39,15 +39,15 @@ from shared.connections.refresh_outcome import (
 )
 from shared.connections.refresh_types import NoAnswer, Timing
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound
-from shared.manifests.connector import (
-    Connector,
+from shared.manifests.connector import Connector
+from shared.manifests.provider_response import (
     GrantRevoked,
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
-    TokenResponse,
 )
 from shared.manifests.registry import connectors
+from shared.manifests.token_response import TokenResponse
 from shared.runtime.failpoints import failpoint
 from shared.runtime.leases import Lease, LeaseObserver, Leases
 from shared.runtime.logs import Log

@@ -22,7 +22,8 @@ from shared.connections.refresh_outcome import NotConnected, check_usable
 from shared.connections.refresh_types import DEFAULT_TIMING, NoAnswer, Timing
 from shared.connections.refresher import Refresher
 from shared.contracts.errors import Conflict, DatabaseUnavailable, RetryLater
-from shared.manifests.connector import ProviderRejected, ProviderUnavailable, manual_credential_values
+from shared.manifests.accounts import manual_credential_values
+from shared.manifests.provider_response import ProviderRejected, ProviderUnavailable
 from shared.manifests.registry import connectors
 from shared.runtime.configuration import Configuration
 from shared.runtime.egress.client import EgressClient

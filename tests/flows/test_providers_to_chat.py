@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.manifests.fixtures import Fixture, default_settings, read_fixtures, scheme_signers
+from shared.manifests.fixtures import Fixture, default_settings, read_fixtures
 from shared.manifests.registry import Provider, provider_folders, providers
+from shared.manifests.scheme_signers import scheme_signers
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub

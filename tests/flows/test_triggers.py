@@ -13,8 +13,9 @@ import pytest
 import shared.providers
 from services.delivery.engine.fanout import event_fields_of
 from shared.contracts.envelope import Event
-from shared.manifests.fixtures import SchemeSigner, read_fixture, scheme_signers
+from shared.manifests.fixtures import read_fixture
 from shared.manifests.registry import providers
+from shared.manifests.scheme_signers import SchemeSigner, scheme_signers
 from shared.webhooks.formats import render_body
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually

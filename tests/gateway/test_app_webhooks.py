@@ -788,13 +788,13 @@ UNKNOWN = (
 @pytest.mark.parametrize(
     ("provider", "change", "fault"),
     [
-        ("telegram", APP, ": accounts are connected without an app"),
-        ("asana", APP, ".account: nothing says whose"),
-        ("asana", APP, ": a handshake hands a secret over"),
+        ("telegram", APP, ": accounts are connected without an OAuth app"),
+        ("asana", APP, ".account: missing: say which account"),
+        ("asana", APP, ": a handshake hands over a secret"),
         ("zoom", CHOICE, ".choice: connect has no choices"),
         ("facebook", ANOTHER, ": {setting:verify_token} has no default"),
-        ("zoom", UNKNOWN, ".setup_steps: {uri} is not filled in"),
-        ("zoom", UNKNOWN, ".setup_steps: one of them has to show the address"),
+        ("zoom", UNKNOWN, ".setup_steps: {uri} is not a placeholder"),
+        ("zoom", UNKNOWN, ".setup_steps: no step shows the URL"),
     ],
 )
 def test_the_checker_says_what_an_address_of_an_app_lacks(

@@ -110,11 +110,14 @@ def test_defaults_of_the_manifest_are_filled_in() -> None:
         ({"GITHUB_CLIENT_ID": "x"}, "github .* has no client secret"),
         ({"GITHUB_CLIENT_ID": "a b", "GITHUB_CLIENT_SECRET": "x"}, "GITHUB_CLIENT_ID: .*printable ASCII"),
         ({"GITHUB_CLIENT_ID": "a", "GITHUB_CLIENT_SECRET": "x\ny"}, "GITHUB_CLIENT_SECRET: .*one line"),
-        ({"GITHUB_CLIENT_ID": "a", "GITHUB_CLIENT_SECRET": "s", "GITHUB_SETTING_X": "y"}, r"setting\.x: not"),
+        (
+            {"GITHUB_CLIENT_ID": "a", "GITHUB_CLIENT_SECRET": "s", "GITHUB_SETTING_X": "y"},
+            r"setting\.x: unknown field",
+        ),
         ({"OIDC_CLIENT_ID": "a", "OIDC_CLIENT_SECRET": "x"}, r"setting\.authorize_url: required"),
         (
             {"MICROSOFT_CLIENT_ID": "a", "MICROSOFT_CLIENT_SECRET": "x", "MICROSOFT_SETTING_TENANT": "a/b"},
-            r"setting\.tenant: .*looks different",
+            r"setting\.tenant: .*does not have the expected format",
         ),
     ],
 )

@@ -13,7 +13,7 @@ from services.oauth.authorization.state import States
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
-from shared.manifests.connector import AccountResource
+from shared.manifests.accounts import AccountResource
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.service import Runtime, runtime
 from tests.support.backends import Bus, Store

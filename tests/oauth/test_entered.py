@@ -288,12 +288,12 @@ def test_a_wrong_password_is_not_kept(
         ({"security": "starttls"}, "fields.security", "offers no STARTTLS"),
         ({"port": "70000"}, "fields.port", "65535"),
         ({"port": "0"}, "fields.port", "65535"),
-        ({"port": "x"}, "fields.port", "looks different"),
-        ({"security": "ssl"}, "fields.security", "looks different"),
-        ({"host": "mail.example.com/x"}, "fields.host", "looks different"),
+        ({"port": "x"}, "fields.port", "does not have the expected format"),
+        ({"security": "ssl"}, "fields.security", "does not have the expected format"),
+        ({"host": "mail.example.com/x"}, "fields.host", "does not have the expected format"),
         ({"host": ""}, "fields.host", "required"),
-        ({"username": "a\r\na2 LOGOUT"}, "fields.username", "looks different"),
-        ({"otp": "1"}, "fields.otp", "not known"),
+        ({"username": "a\r\na2 LOGOUT"}, "fields.username", "does not have the expected format"),
+        ({"otp": "1"}, "fields.otp", "unknown field"),
     ],
 )
 def test_what_is_wrong_with_a_mail_login_is_said(

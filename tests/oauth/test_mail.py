@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.oauth.credentials.mail_login import MailLoginChecker, MailProtocol
-from shared.manifests.connector import GrantRevoked, ProviderRejected, ProviderUnavailable
+from shared.manifests.provider_response import GrantRevoked, ProviderRejected, ProviderUnavailable
 from tests.support.certificates import Authority
 from tests.support.mail import LoggedIn, Mailbox, MailServers, Talk, Tunnel, dribble, endless, says, silent
 from tests.support.ports import free_port

@@ -16,8 +16,8 @@ import pytest
 
 from interlink.embedded import EmbeddedServer
 from shared.connections.credentials import refresh_schedule
-from shared.manifests.connector import TokenResponse, Tokens
 from shared.manifests.registry import connectors
+from shared.manifests.token_response import TokenResponse, Tokens
 from shared.wire.timestamps import parse_timestamp
 from tests.support.accounts import SECRET, Accounts, app_at, oidc_settings
 from tests.support.auth_servers import OidcProvider

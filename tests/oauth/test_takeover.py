@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError
 
 from services.oauth.authorization.account_identity import is_same_account, person_of
-from shared.manifests.connector import AccountIdentity
+from shared.manifests.accounts import AccountIdentity
 from tests.oauth.test_whose import told
 from tests.support.accounts import Accounts
 from tests.support.another import another

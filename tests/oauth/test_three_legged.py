@@ -5,8 +5,13 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
-from shared.manifests.connector import GrantRevoked, InvalidClient, ProviderRejected, ProviderUnavailable
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
+from shared.manifests.provider_response import (
+    GrantRevoked,
+    InvalidClient,
+    ProviderRejected,
+    ProviderUnavailable,
+)
 from shared.manifests.registry import connectors
 from shared.wire.oauth import ClientCredentials, sign_oauth1
 from shared.wire.provider_http import ProviderRequest, ProviderResponse

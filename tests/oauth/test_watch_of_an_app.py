@@ -199,4 +199,4 @@ def test_a_watch_of_an_app_has_nothing_of_one_account() -> None:
     ):
         other = watch.model_copy(update={"create": watch.create.model_copy(update=wrong)})
         found = subscription_faults(manifest.model_copy(update={"watches": (other,)}), connector, {}, known)
-        assert list(found) == [f"webhook.of_app: accounts share it, and {fault} is of one"]
+        assert list(found) == [f"webhook.of_app: accounts share it, but {fault} belongs to one"]

@@ -9,7 +9,7 @@ import structlog
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
 from services.oauth.subscriptions.provider_calls import ProviderSubscriptions, subscription_types
 from shared.connections.tokens import Access, TokenSource
-from shared.manifests.connector import ProviderRejected
+from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import connectors, providers
 from shared.manifests.subscription_requests import needs_account
 from shared.manifests.subscriptions import SubscriptionSpec

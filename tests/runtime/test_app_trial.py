@@ -8,7 +8,7 @@ import structlog
 
 from shared.connections.app_check import AppChecker
 from shared.connections.apps import App, Apps
-from shared.manifests.connector import InvalidClient
+from shared.manifests.provider_response import InvalidClient
 from shared.manifests.registry import connectors
 from shared.wire.bodies import JSON_CONTENT_TYPE
 from shared.wire.provider_http import ProviderRequest, ProviderResponse

@@ -3,8 +3,8 @@
 import orjson
 import pytest
 
-from shared.manifests.connector import ProviderRejected
 from shared.manifests.oauth1 import OAuth1Flow
+from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import connectors
 from shared.wire.bodies import FORM_CONTENT_TYPE, JSON_CONTENT_TYPE
 from shared.wire.provider_http import ProviderResponse

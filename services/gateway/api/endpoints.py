@@ -27,9 +27,10 @@ from services.gateway.ingest.receive import Receiver
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, FieldError, Invalid, NotFound, Rejected
 from shared.contracts.ids import new_endpoint_id
-from shared.manifests.fixtures import FIXTURES, Fixture, new_basic_secret, new_secret, read_fixtures
+from shared.manifests.fixtures import FIXTURES, Fixture, read_fixtures
 from shared.manifests.models import EndpointTemplate, WebhookSpec
 from shared.manifests.registry import Provider, provider_folders, providers
+from shared.manifests.scheme_signers import new_basic_secret, new_secret
 from shared.manifests.sender_description import apply_description
 from shared.manifests.webhook import WebhookDefinition
 from shared.runtime.mongo import Document, utcnow

@@ -15,7 +15,8 @@ from shared.manifests.catalogue import receiving_provider
 from shared.manifests.connect_models import Setting
 from shared.manifests.models import AppWebhookSpec
 from shared.manifests.registry import Provider, connectors, providers
-from shared.manifests.webhook import Handshake, Response, WebhookDefinition
+from shared.manifests.response_template import Handshake, Response
+from shared.manifests.webhook import WebhookDefinition
 from shared.verification.request import SECRET_SETTING, InboundRequest
 
 PREFIX: Final = "/api/webhooks/"

@@ -52,7 +52,8 @@ from shared.contracts.envelope import Event, now
 from shared.contracts.errors import BrokerUnavailable, Conflict, Malformed, NotFound, Rejected, RetryLater
 from shared.contracts.ids import EventId, event_id_for, message_id_for, new_event_id
 from shared.contracts.topics import WEBHOOKS_RECEIVED
-from shared.manifests.webhook import Handshake, Response, WebhookDefinition, WebhookEvent
+from shared.manifests.response_template import Handshake, Response
+from shared.manifests.webhook import WebhookDefinition, WebhookEvent
 from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer, Record, RecordPosition, event_record

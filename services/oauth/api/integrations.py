@@ -22,7 +22,7 @@ from services.oauth.credentials.manual import ManualCredentials
 from shared.connections.integrations import IntegrationEventType, IntegrationRepository, IntegrationStatus
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import Conflict
-from shared.manifests.connector import ProviderRejected
+from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import connectors
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.web.access import ApiKey, requires

@@ -10,7 +10,7 @@ from typing import Any, Final
 from shared.connections.integrations import IntegrationEventType, IntegrationRepository
 from shared.contracts.errors import Conflict, FieldError
 from shared.contracts.ids import derive
-from shared.manifests.connector import AccountIdentity, AccountResource
+from shared.manifests.accounts import AccountIdentity, AccountResource
 from shared.manifests.registry import connectors
 from shared.runtime.mongo import Document
 

@@ -17,7 +17,7 @@ from shared.connections.credentials import reset_refresh_state
 from shared.connections.integrations import IntegrationRepository, display_name
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError, Invalid
-from shared.manifests.connector import AccountIdentity, AccountResource
+from shared.manifests.accounts import AccountIdentity, AccountResource
 from shared.runtime.mongo import Document, Duplicate, utcnow
 
 SELECTION_TIMEOUT: Final = timedelta(days=7)

@@ -34,17 +34,16 @@ from shared.connections.credentials import (
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound, Rejected
-from shared.manifests.connector import (
-    AccountIdentity,
-    AccountResource,
-    Connector,
+from shared.manifests.accounts import AccountIdentity, AccountResource
+from shared.manifests.connector import Connector
+from shared.manifests.oauth1 import OAuth1Flow, RequestToken
+from shared.manifests.provider_response import (
     GrantRevoked,
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
-    TokenResponse,
 )
-from shared.manifests.oauth1 import OAuth1Flow, RequestToken
+from shared.manifests.token_response import TokenResponse
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, utcnow
 from shared.wire.redaction import redact

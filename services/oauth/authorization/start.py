@@ -18,9 +18,10 @@ from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict
 from shared.contracts.ids import new_integration_id
-from shared.manifests.connector import Connector, ProviderRejected
+from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
+from shared.manifests.provider_response import ProviderRejected
 from shared.runtime.mongo import Document, translate_errors, utcnow
 from shared.wire.oauth import new_state
 from shared.wire.redaction import redact

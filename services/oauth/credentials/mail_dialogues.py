@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from shared.manifests.connector import GrantRevoked, ProviderRejected, ProviderUnavailable
+from shared.manifests.provider_response import GrantRevoked, ProviderRejected, ProviderUnavailable
 
 MAX_LINE_LENGTH: Final = 8 * 1024
 _MAX_LINES: Final = 200

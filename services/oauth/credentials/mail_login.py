@@ -22,7 +22,7 @@ from services.oauth.credentials.mail_dialogues import (
     log_in_imap,
     log_in_smtp,
 )
-from shared.manifests.connector import ProviderRejected, ProviderUnavailable
+from shared.manifests.provider_response import ProviderRejected, ProviderUnavailable
 from shared.runtime.egress.certificates import describe_tls_error
 from shared.runtime.egress.resolver import DnsResolver, NotResolved, literal_address
 from shared.runtime.limits import WorkspaceLimits

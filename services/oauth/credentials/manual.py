@@ -14,15 +14,11 @@ from shared.connections.refresher import NoAnswer
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError, Invalid, Misconfigured
 from shared.contracts.ids import new_integration_id
+from shared.manifests.accounts import AccountIdentity, manual_credential_values
 from shared.manifests.connect_models import ManualCredential
-from shared.manifests.connector import (
-    AccountIdentity,
-    Connector,
-    GrantRevoked,
-    ProviderRejected,
-    manual_credential_values,
-)
+from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
+from shared.manifests.provider_response import GrantRevoked, ProviderRejected
 from shared.manifests.registry import connectors
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, utcnow

@@ -29,8 +29,8 @@ from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import NotConnected, TokenSource
 from shared.contracts.errors import Conflict, InterlinkError, Invalid, NotFound, RetryLater
 from shared.contracts.ids import provider_subscription_id_for
-from shared.manifests.connector import ProviderRejected
 from shared.manifests.field_validation import validate_fields
+from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import connectors
 from shared.manifests.subscriptions import SubscriptionSpec
 from shared.runtime.logs import Log

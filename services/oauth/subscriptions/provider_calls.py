@@ -14,7 +14,7 @@ from shared.connections.tokens import Access, TokenSource
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, InterlinkError, Invalid, RetryLater
 from shared.manifests.connect_models import ApiRequest
-from shared.manifests.connector import ProviderRejected
+from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import connectors, providers
 from shared.manifests.subscription_requests import (
     creation_values,

@@ -1,4 +1,4 @@
-"""What the catalogue and the documents say of accounts: credentials, steps, pages."""
+"""Accounts in the catalogue and in the documents: credentials, steps, pages."""
 
 import pytest
 
@@ -14,31 +14,31 @@ from shared.manifests.connect_models import ApiRequest, TokenRefresh
 from shared.manifests.registry import providers
 
 
-def entered(name: str) -> dict[str, Credential]:
+def credentials_of(name: str) -> dict[str, Credential]:
     return {each.name: each for each in credentials(providers()[name].manifest)}
 
 
 def test_an_app_has_an_id_a_secret_and_its_settings() -> None:
-    found = entered("microsoft")
+    found = credentials_of("microsoft")
     assert list(found) == ["client_id", "client_secret", "tenant"]
     assert [each.required for each in found.values()] == [True, True, False]
     assert found["client_secret"].type == "secret"
     assert "register with Microsoft" in found["client_id"].about
 
 
-def test_who_goes_through_another_provider_says_whose_app_it_is() -> None:
-    assert "the provider google" in entered("gmail")["client_id"].about
+def test_the_provider_of_a_shared_app_is_named() -> None:
+    assert "the provider google" in credentials_of("gmail")["client_id"].about
 
 
-def test_what_the_person_gives_is_there_too() -> None:
-    assert entered("shopify")["shop"].required
+def test_inputs_of_the_user_are_listed() -> None:
+    assert credentials_of("shopify")["shop"].required
 
 
 def test_the_only_kind_of_credential_is_required_and_one_of_several_is_not() -> None:
-    token = entered("telegram")["bot_token.access_token"]
+    token = credentials_of("telegram")["bot_token.access_token"]
     assert (token.type, token.required) == ("secret", True)
-    assert not entered("github")["personal_token.access_token"].required
-    assert not entered("email")["smtp.password"].required
+    assert not credentials_of("github")["personal_token.access_token"].required
+    assert not credentials_of("email")["smtp.password"].required
 
 
 def test_a_provider_without_webhooks_says_how_its_app_is_registered() -> None:
@@ -48,7 +48,7 @@ def test_a_provider_without_webhooks_says_how_its_app_is_registered() -> None:
     assert not any("{" in step for step in said)
 
 
-def test_without_an_app_the_steps_are_what_is_entered() -> None:
+def test_without_an_app_the_steps_list_manual_credentials() -> None:
     connect = providers()["email"].manifest.connect
     assert connect
     assert [step.partition(":")[0] for step in app_setup_steps(connect, "")] == [
@@ -60,41 +60,41 @@ def test_without_an_app_the_steps_are_what_is_entered() -> None:
 @pytest.mark.parametrize(
     ("seconds", "said"), [(1, "1 second"), (300, "5 minutes"), (3600, "1 hour"), (7776000, "90 days")]
 )
-def test_a_time_is_said_in_its_largest_unit(seconds: int, said: str) -> None:
+def test_a_duration_has_the_largest_unit(seconds: int, said: str) -> None:
     assert duration_text(seconds) == said
 
 
-def test_how_a_token_is_made_anew_is_said() -> None:
+def test_refresh_in_words() -> None:
     assert refresh_text(TokenRefresh(by="none")).startswith("never")
     longer = TokenRefresh(by="request", request=ApiRequest(url="https://example.com"), ahead_s=86400)
-    assert refresh_text(longer) == "1 day before its end, by the access token itself while it lives"
+    assert refresh_text(longer) == "1 day before its end, with the access token itself while it is valid"
     single = TokenRefresh(rotation="single-use", lifetime_s=86400, fixed=True)
     assert refresh_text(single).endswith("each works once. It lives 1 day from the consent on.")
 
 
-def test_how_a_watch_is_made_and_how_long_it_lasts_is_said() -> None:
+def test_a_subscriptions_creation_and_lifetime_in_words() -> None:
     [mailbox] = providers()["gmail"].manifest.watches
     assert subscription_creation(mailbox).startswith(
-        "when an account is connected, where the app has `pubsub_topic`; with"
+        "when an account is connected, if the app has `pubsub_topic`; with"
     )
     assert subscription_lifetime(mailbox) == "7 days; after 1 day it is renewed"
     [events] = providers()["google-calendar"].manifest.watches
     assert subscription_lifetime(events).endswith(
-        "1 day before its end another one is made, and this one is ended"
+        "1 day before its end another one is created, and this one is cancelled"
     )
     [base] = providers()["airtable"].manifest.watches
-    assert subscription_creation(base) == "when somebody asks for it; with the scope `webhook:manage`"
+    assert subscription_creation(base) == "on request; with the scope `webhook:manage`"
 
 
-def test_a_page_has_what_is_watched() -> None:
+def test_a_page_lists_provider_subscriptions() -> None:
     made = pages(providers(), dict.fromkeys(providers(), "# X\n\nFirst.\n"))
-    part = made["onedrive.md"].partition("## Watches")[2].partition("## ")[0]
+    part = made["onedrive.md"].partition("## Provider subscriptions")[2].partition("## ")[0]
     assert "| `drive` |" in part
     assert "its own, of [microsoft-graph](microsoft-graph.md)" in part
-    assert "## Watches" not in made["slack.md"]
+    assert "## Provider subscriptions" not in made["slack.md"]
 
 
-def test_a_page_has_what_is_asked_for_and_what_may_be_entered() -> None:
+def test_a_page_lists_scopes_and_manual_credentials() -> None:
     made = pages(providers(), dict.fromkeys(providers(), "# X\n\nFirst.\n"))
     slack = made["slack.md"]
     part = slack[slack.index("## Connecting accounts") : slack.index("## Credentials")]

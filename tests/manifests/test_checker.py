@@ -81,9 +81,9 @@ def request(**parts: Any) -> Callable[[str], str]:
 
 def header(name: str, value: str | None) -> Callable[[str], str]:
     def change(text: str) -> str:
-        told = json.loads(text)
-        headers = {key: kept for key, kept in told["headers"].items() if key != name}
-        return json.dumps(told | {"headers": headers | ({name: value} if value is not None else {})})
+        document = json.loads(text)
+        headers = {key: text for key, text in document["headers"].items() if key != name}
+        return json.dumps(document | {"headers": headers | ({name: value} if value is not None else {})})
 
     return change
 
@@ -110,7 +110,7 @@ def handshake(text: str = "{query:challenge}") -> Break:
       when: {{ "query:challenge": present }}
       answer: {{ text: "{text}" }}
 """
-    return manifest("  no_handshake: The platform sends nothing before the first event.\n", described)
+    return manifest("  no_handshake: The provider sends nothing before the first event.\n", described)
 
 
 def of_the_handshake(folder: Path) -> None:
@@ -128,20 +128,20 @@ def entry(triggers: str) -> Break:
 
 
 VECTOR = {
-    "source": "the platform's documents",
+    "source": "the provider's documents",
     "secret": "key",
     "headers": {
         "x-acme-signature": "sha256=d4ae3adc30f17caa50451e0a06f21e3b5f36f5b4a6f0a0c0f0c3a4f2a0d70b1f"
     },
     "body": "{}",
 }
-OLD_WAY = '    - { name: old, scheme: basic, when: { "header:x-old": present } }\n'
+OLD_SCHEME = '    - { name: old, scheme: basic, when: { "header:x-old": present } }\n'
 NO_WEBHOOK = """\
 id: acme
 name: Acme
 category: other
 docs: ""
-sources: [the platform's documents]
+sources: [the provider's documents]
 tier: documented
 """
 
@@ -173,39 +173,39 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     ("no manifest", remove("manifest.yaml"), "manifest.yaml: missing"),
     ("no YAML", manifest("id: github", "id: [github"), "manifest.yaml: "),
     ("not UTF-8", written("manifest.yaml", b"\xff"), "manifest.yaml: "),
-    ("unknown field", manifest("tier: verified", "tier: verified\nlogo: x.png"), "logo: no such field"),
+    ("unknown field", manifest("tier: verified", "tier: verified\nlogo: x.png"), "logo: unknown field"),
     (
         "near a field",
         manifest("tier: verified", "teir: verified"),
-        "teir: no such field (did you mean tier?)",
+        "teir: unknown field (did you mean tier?)",
     ),
     (
-        "near a field of a way",
+        "near a field of a scheme",
         manifest("      signature:", "      signatur:"),
-        "signatur: no such field (did you mean signature?)",
+        "signatur: unknown field (did you mean signature?)",
     ),
     ("empty", written("manifest.yaml", "# nothing\n"), "github/manifest.yaml: is empty"),
-    ("a text without quotes", manifest("name: GitHub", "name: #1"), "a text with braces or # goes in quotes"),
-    ("a number", manifest("name: GitHub", "name: 1"), "a text that looks like a number"),
+    ("a text without quotes", manifest("name: GitHub", "name: #1"), "put a text with braces or # in quotes"),
+    ("a number", manifest("name: GitHub", "name: 1"), "put a text that looks like a number"),
     (
         "a field twice",
         manifest("tier: verified", "tier: verified\ntier: documented"),
-        "tier: twice, in lines ",
+        "tier: repeated, in lines ",
     ),
     (
         "an event twice",
         manifest("  handled:\n", "  handled:\n    push: { about: x }\n"),
-        "push: twice, in lines ",
+        "push: repeated, in lines ",
     ),
     (
-        "a text as it came, in a list",
+        "a text unescaped, in a list",
         manifest("label.name | bold", "label.name"),
-        "webhook.handled.issues: label.name goes into text as it is: put it through md",
+        "webhook.handled.issues: label.name is not escaped in text: use a filter: md",
     ),
     (
-        "a text as it came, in the card",
+        "a text unescaped, in the card",
         manifest("{{ review.body | excerpt: 5, 500 }}", "{{ review.body }}"),
-        "webhook.handled.pull_request_review: review.body goes into body as it is",
+        "webhook.handled.pull_request_review: review.body is not escaped in body",
     ),
     ("missing field", manifest("name: GitHub", ""), "name: Field required"),
     ("no docs", manifest("docs: https://docs.github.com/en/webhooks", ""), "docs: Field required"),
@@ -213,13 +213,13 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     ("another category", manifest("category: developer", "category: tools"), "category: Input should be"),
     ("another id", another_folder_name, "id is 'github', the folder is 'gitlab'"),
     ("reserved id", reserved, "'incoming' is reserved"),
-    ("no sources", manifest("sources:\n", "sources: []\nolder:\n"), "older: no such field"),
-    ("handled and ignored", manifest("    - watch\n", "    - push\n"), "handled and ignored at once: push"),
-    ("unsorted", manifest("    - watch\n", "    - aardvark\n"), "webhook.ignored: sort it"),
-    ("doubled", manifest("    - watch\n", "    - watch\n    - watch\n"), "more than once: watch"),
+    ("no sources", manifest("sources:\n", "sources: []\nolder:\n"), "older: unknown field"),
+    ("handled and ignored", manifest("    - watch\n", "    - push\n"), "both handled and ignored: push"),
+    ("unsorted", manifest("    - watch\n", "    - aardvark\n"), "webhook.ignored: not sorted: sort it"),
+    ("doubled", manifest("    - watch\n", "    - watch\n    - watch\n"), "repeated: watch"),
     ("no icon", manifest('actor_icon: "{{ sender.avatar_url | url }}"', ""), "actor_icon: missing"),
-    ("no address", manifest("Payload URL: {url}", "Payload URL"), "write {url}"),
-    ("unknown placeholder", manifest("Payload URL: {url}", "{url} {token}"), "{token} is not filled in"),
+    ("no address", manifest("Payload URL: {url}", "Payload URL"), "add {url}"),
+    ("unknown placeholder", manifest("Payload URL: {url}", "{url} {token}"), "{token} is not a placeholder"),
     ("no README", remove("README.md"), "README.md: missing"),
     ("empty README", written("README.md", " \n"), "README.md: missing"),
     ("from memory", manifest("tier: verified", "tier: from-memory"), "from_memory: empty"),
@@ -233,7 +233,7 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     (
         "idle phrase",
         manifest("phrases:\n", "phrases:\n    why: because\n"),
-        "phrases.why: no message calls it",
+        "phrases.why: no message uses it",
     ),
     (
         "unknown filter",
@@ -249,31 +249,35 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
         manifest("prefix: sha256= }", "prefix: sha256= }\n      algorithm: sha512"),
         "vectors.json: 0 (github/docs validating-webhook-deliveries.md",
     ),
-    ("wrong prefix", manifest("prefix: sha256=", "prefix: v1="), "refused (unreadable)"),
-    ("wrong header", manifest("header: x-hub-signature-256", "header: x-hub-signature"), "refused (missing)"),
-    ("event without fixture", without_release_fixtures, "none for the event 'release'"),
-    ("no fixtures", remove("fixtures"), "none for the event 'ping'"),
-    ("no way used", remove("fixtures"), "none is signed in the way 0 (hmac)"),
+    ("wrong prefix", manifest("prefix: sha256=", "prefix: v1="), "rejected (unreadable)"),
+    (
+        "wrong header",
+        manifest("header: x-hub-signature-256", "header: x-hub-signature"),
+        "rejected (missing)",
+    ),
+    ("event without fixture", without_release_fixtures, "no fixture for the event 'release'"),
+    ("no fixtures", remove("fixtures"), "no fixture for the event 'ping'"),
+    ("no scheme used", remove("fixtures"), "no fixture for the signature scheme 0 (hmac)"),
     ("no request", remove("fixtures/push/request.json"), "fixtures/push: request.json is missing"),
     ("no expectation", remove("fixtures/push/expected.json"), "run 'interlink provider test github --write'"),
     ("request no JSON", fixture("push", "request.json", lambda _: "{"), "fixtures/push/request.json: "),
     ("request more", fixture("push", "request.json", request(when=1)), "push/request.json: when: Extra"),
     ("expected no JSON", fixture("push", "expected.json", lambda _: "{"), "push/expected.json is not JSON"),
-    ("two bodies", written("fixtures/push/body.txt", "x"), "fixtures/push: one body.* at most"),
+    ("two bodies", written("fixtures/push/body.txt", "x"), "fixtures/push: at most one body.*"),
     (
         "body no JSON",
         fixture("push", "body.json", lambda _: "{"),
-        "fixtures/push: it is refused: the body is not",
+        "fixtures/push: it is rejected: the body is not",
     ),
     (
         "body no object",
         fixture("push", "body.json", lambda _: "[]"),
-        "fixtures/push: it is refused: the body is JSON, but not an object",
+        "fixtures/push: it is rejected: the body is JSON, but not an object",
     ),
     (
         "no event header",
         fixture("push", "request.json", header("X-GitHub-Event", None)),
-        "fixtures/push: it is refused: the webhook lacks {header:x-github-event}",
+        "fixtures/push: it is rejected: the webhook has no {header:x-github-event}",
     ),
     (
         "no delivery header",
@@ -283,7 +287,7 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     (
         "unknown event",
         fixture("push", "request.json", header("X-GitHub-Event", "sneeze")),
-        "fixtures/push: the event 'sneeze' is in no list",
+        "fixtures/push: the event 'sneeze' is neither handled nor ignored",
     ),
     (
         "another message",
@@ -297,11 +301,15 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
         ),
         'expected.json differs: events.0.triggers is now ["github_trigger_new_commit"]',
     ),
-    ("no object expected", fixture("push", "expected.json", lambda _: "[]"), "expected.json is an object"),
+    (
+        "no object expected",
+        fixture("push", "expected.json", lambda _: "[]"),
+        "expected.json has to be an object",
+    ),
     (
         "no events expected",
         fixture("push", "expected.json", lambda _: '{"events": ["push"]}'),
-        "expected.json: events is a list of objects",
+        "expected.json: events has to be a list of objects",
     ),
     (
         "fewer events expected",
@@ -316,54 +324,54 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     (
         "colour no colour",
         manifest('color: "#0969da"', 'color: "blue"'),
-        "it is refused: the message is not valid",
+        "it is rejected: the message is not valid",
     ),
     (
         "no text",
         manifest('text: "{{ who }} {{ done }} {{ which_pull }} {{ how }} in {{ where }}"', 'text: ""'),
-        "it is refused: the message is not valid: text: ",
+        "it is rejected: the message is not valid: text: ",
     ),
     (
-        "trigger not brought",
+        "trigger that nothing fires",
         manifest(
             "triggers: [github_trigger_new_commit",
             "triggers: [github_trigger_new_star, github_trigger_new_commit",
         ),
-        "nothing brings github_trigger_new_star",
+        "nothing fires github_trigger_new_star",
     ),
     (
-        "brought and polled",
+        "fired and polled",
         manifest(
             "  auth_type: oauth", "  auth_type: oauth\n  polled: { github_trigger_new_issue: { about: x } }"
         ),
-        "integration.polled: an event brings github_trigger_new_issue",
+        "integration.polled: an event fires github_trigger_new_issue",
     ),
     (
         "polled, not listed",
         manifest(
             "  auth_type: oauth", "  auth_type: oauth\n  polled: { github_trigger_new_star: { about: x } }"
         ),
-        "integration.polled: github_trigger_new_star is not among the triggers",
+        "integration.polled: github_trigger_new_star is not in integration.triggers",
     ),
     (
         "drawing with a script",
         written("icon.svg", '<svg viewBox="0 0 24 24"><script/></svg>'),
-        "icon.svg: an icon is",
+        "icon.svg: an icon may",
     ),
     (
         "drawing of another size",
         written("icon.svg", '<svg viewBox="0 0 32 32"><path d="M0 0"/></svg>'),
-        "icon.svg: an icon is",
+        "icon.svg: an icon may",
     ),
     (
         "unknown exemption",
         manifest("tier: verified", "tier: verified\nexemptions: { beauty: It is not beautiful. }"),
-        "exemptions.beauty: no such rule",
+        "exemptions.beauty: unknown rule",
     ),
     (
         "exemption without a reason",
         manifest("tier: verified", "tier: verified\nexemptions: { fixture: none }"),
-        "exemptions.fixture: say why",
+        "exemptions.fixture: add the reason",
     ),
 ]
 
@@ -371,17 +379,17 @@ OF_ACME: list[tuple[str, Break, str]] = [
     (
         "a list without quotes",
         manifest('account: "{json:account_id}"', "account: {json:account_id}"),
-        "webhook.account: Input should be a valid tuple: a text with braces or # goes in quotes",
+        "webhook.account: Input should be a valid tuple: put a text with braces or # in quotes",
     ),
     (
-        "an actor as it came",
+        "an actor unescaped",
         manifest('actor: "Acme"', 'actor: "{{ user.name }}"'),
-        "webhook.actor: user.name goes into actor as it is",
+        "webhook.actor: user.name is not escaped in actor",
     ),
     (
         "an icon outside the catalogue",
         written("icon.svg", '<svg viewBox="0 0 24 24"><script/></svg>'),
-        "icon.svg: an icon is",
+        "icon.svg: an icon may",
     ),
     (
         "no such source",
@@ -402,7 +410,7 @@ OF_ACME: list[tuple[str, Break, str]] = [
     (
         "setting not declared",
         manifest('account: "{json:account_id}"', 'account: "{setting:team}"'),
-        "webhook.settings: team is used and not declared",
+        "webhook.settings: team is used but not declared",
     ),
     (
         "setting not used",
@@ -417,7 +425,7 @@ OF_ACME: list[tuple[str, Break, str]] = [
             '  account: "{json:account_id}"',
             '  settings: { team: { name: Team, about: x, pattern: "[0-9]+" } }\n  account: "{setting:team}"',
         ),
-        "webhook.settings.team: give an example that fits the pattern",
+        "webhook.settings.team: add an example that matches the pattern",
     ),
     (
         "setting with a wrong example",
@@ -426,62 +434,62 @@ OF_ACME: list[tuple[str, Break, str]] = [
             '  settings: { team: { name: Team, about: x, pattern: "[0-9]+", example: x1 } }\n'
             '  account: "{setting:team}"',
         ),
-        "webhook.settings.team: give an example that fits the pattern",
+        "webhook.settings.team: add an example that matches the pattern",
     ),
     (
         "handshakes not described",
-        manifest("  no_handshake: The platform", "  # The platform"),
-        "webhook.handshakes: empty: describe it, or say in no_handshake",
+        manifest("  no_handshake: The provider", "  # The provider"),
+        "webhook.handshakes: empty: describe one, or say why not in no_handshake",
     ),
     (
         "handshake without fixture",
         handshake(),
-        "none for the handshake 'It asks whether the address is ours.'",
+        "no fixture for the handshake 'It asks whether the address is ours.'",
     ),
     (
-        "handshake answered in another way",
+        "handshake with another response",
         all_of(handshake("{query:challenge}!"), of_the_handshake),
         'fixtures/challenge: expected.json differs: answer is now {"status":200',
     ),
     (
-        "handshake that lacks what it echoes",
+        "handshake without the value that it echoes",
         all_of(handshake("{query:answer}"), of_the_handshake),
-        "fixtures/challenge: it is refused: the handshake lacks {query:answer}",
+        "fixtures/challenge: it is rejected: the handshake has no {query:answer}",
     ),
     (
         "neither message nor trigger",
         manifest("  # Events that are accepted", "    item.moved:\n      about: It was moved.\n  # Events"),
-        "webhook.handled.item.moved: neither a message nor a trigger",
+        "webhook.handled.item.moved: no message and no trigger",
     ),
     (
-        "way without fixture",
-        manifest("  secret:\n", OLD_WAY + "  secret:\n"),
-        "fixtures: none is signed in the way 1 (old)",
+        "scheme without fixture",
+        manifest("  secret:\n", OLD_SCHEME + "  secret:\n"),
+        "fixtures: no fixture for the signature scheme 1 (old)",
     ),
     (
         "what is signed is not in the fixture",
         manifest('signed: "{body}"', 'signed: "{header:x-nonce}{body}"'),
-        "none is signed in the way 0 (hmac)",
+        "no fixture for the signature scheme 0 (hmac)",
     ),
     (
         "anybody's signature",
         manifest("    - scheme: hmac", "    - scheme: digest"),
-        "signed: without {secret} anybody can make the digest",
+        "signed: without {secret} anybody can compute the digest",
     ),
     (
         "verified without a vector",
         manifest("tier: from-memory", "tier: verified"),
-        "vectors.json: missing: the tier verified needs a published signature",
+        "vectors.json: missing: add a published signature",
     ),
     (
         "vector of another key",
         written("vectors.json", json.dumps([VECTOR])),
-        "vectors.json: 0 (the platform's documents): refused (mismatch)",
+        "vectors.json: 0 (the provider's documents): rejected (mismatch)",
     ),
     (
         "vector without its header",
         written("vectors.json", json.dumps([VECTOR | {"headers": {}}])),
-        "vectors.json: 0 (the platform's documents): refused (missing)",
+        "vectors.json: 0 (the provider's documents): rejected (missing)",
     ),
     ("colour", manifest('color: "#6B7280"', "color: grey"), "color: String should match pattern"),
     (
@@ -492,12 +500,12 @@ OF_ACME: list[tuple[str, Break, str]] = [
     (
         "text and json",
         manifest("  no_handshake:", "  answers: [{ text: x, json: {} }]\n  no_handshake:"),
-        "text or json, not both",
+        "use text or json, not both",
     ),
     (
-        "trigger not brought",
+        "trigger that nothing fires",
         entry(triggers="[acme_trigger_new_item]"),
-        "nothing brings acme_trigger_new_item",
+        "nothing fires acme_trigger_new_item",
     ),
     (
         "integration without steps",
@@ -506,8 +514,8 @@ OF_ACME: list[tuple[str, Break, str]] = [
     ),
     (
         "sources",
-        manifest("  - No document yet. Name", '  - ""\n# Name'),
-        "sources: empty: name the documents",
+        manifest("  - No document yet. List", '  - ""\n# List'),
+        "sources: empty: list the documents",
     ),
 ]
 
@@ -520,20 +528,20 @@ def of_events(folder: Path, texts: list[str]) -> None:
     case.joinpath("body.json").write_text(json.dumps(whole))
 
 
-def test_a_text_of_a_batch_as_it_came(acme: Path) -> None:
+def test_an_unescaped_text_of_a_batch(acme: Path) -> None:
     of_events(acme, ["one", "two"])
     manifest('  event: "{json:type}"', '  batch: ["items[*]"]\n  event: "{json:type}"')(acme)
     manifest("{{ title | link: item.url }}", "{% for each in items %}{{ each.name }}{% endfor %}")(acme)
-    found = [fault for fault in check(acme) if "as it is" in fault]
-    where = "acme/manifest.yaml: webhook.handled.item.created: items.0.name goes into text as it is"
-    assert found == [f"{where}: put it through md, bold, link, excerpt, subject or url"]
+    found = [fault for fault in check(acme) if "is not escaped" in fault]
+    where = "acme/manifest.yaml: webhook.handled.item.created: items.0.name is not escaped in text"
+    assert found == [f"{where}: use a filter: md, bold, link, excerpt, subject or url"]
 
 
 def test_a_text_in_a_branch_that_a_comparison_leads_to(acme: Path) -> None:
     manifest("{{ title | link: item.url }}", '{% if type == "item.created" %}{{ item.title }}{% endif %}')(
         acme
     )
-    assert any("item.title goes into text as it is" in fault for fault in check(acme))
+    assert any("item.title is not escaped in text" in fault for fault in check(acme))
 
 
 def test_anchors_and_merges_are_no_doubles(acme: Path) -> None:
@@ -558,8 +566,8 @@ def test_anchors_and_merges_are_no_doubles(acme: Path) -> None:
     [
         ("def read(", "acme/body.py: line 1: "),
         ("1 / 0", "acme/body.py: ZeroDivisionError: division by zero"),
-        ("reads = 1", "acme/body.py: no function read"),
-        ("read = 1", "acme/body.py: no function read"),
+        ("reads = 1", "acme/body.py: has no function read"),
+        ("read = 1", "acme/body.py: has no function read"),
         ("def read(body):\n    return {}['x']\n", "item_created: body.py raises KeyError: 'x'"),
     ],
 )
@@ -608,7 +616,7 @@ def test_each_fault_of_the_scheme_is_found(acme: Path, breaking: Break, fault: s
     [
         ("vector", manifest("tier: from-memory", "tier: verified")),
         ("fixture", handshake()),
-        ("way", manifest("  secret:\n", OLD_WAY + "  secret:\n")),
+        ("way", manifest("  secret:\n", OLD_SCHEME + "  secret:\n")),
         (
             "message",
             manifest(

@@ -52,68 +52,80 @@ RULES: list[tuple[str, Break, str]] = [
     (
         "gitlab",
         manifest("scopes: [read_user, api]", "scopes: [api, read_user, api]"),
-        "scopes: api is there twice",
+        "scopes: api is repeated",
     ),
-    ("gmail", manifest("through: google", "through: goggle"), "through: goggle has no way to connect"),
+    (
+        "gmail",
+        manifest("through: google", "through: goggle"),
+        "through: goggle has neither oauth2 nor oauth1",
+    ),
     (
         "gmail",
         manifest(
             "  through: google\n",
             "  through: google\n  settings: { x: { name: X, about: An x., example: x } }\n",
         ),
-        "connect.settings: the app is that of google",
+        "connect.settings: the app belongs to google",
     ),
-    ("gmail", manifest("through: google", "through: youtube"), "through: youtube has no way to connect"),
+    (
+        "gmail",
+        manifest("through: google", "through: youtube"),
+        "through: youtube has neither oauth2 nor oauth1",
+    ),
     (
         "gmail",
         manifest("https://www.googleapis.com/auth/gmail.send", "email"),
-        "scopes: email is there twice",
+        "scopes: email is repeated",
     ),
     (
         "gitlab",
         manifest('token_url: "{setting:base_url}/oauth', 'token_url: "{setting:base}/oauth'),
-        "connect.oauth2.token_url: there is no setting:base",
+        "connect.oauth2.token_url: unknown value setting:base",
     ),
     (
         "discord",
         manifest("pattern: '[0-9]{1,20}'", "pattern: '[0-9'"),
         "settings.permissions.pattern: unterminated",
     ),
-    ("discord", manifest("pattern: '[0-9]{1,20}'", "pattern: '[0-9]{1,2}'"), "give an example that fits"),
+    ("discord", manifest("pattern: '[0-9]{1,20}'", "pattern: '[0-9]{1,2}'"), "add an example that matches"),
     (
         "discord",
         manifest("pattern: '[0-9]{1,20}'", "generated: true"),
-        "settings.permissions.generated: nobody but the platform",
+        "settings.permissions.generated: the hub cannot generate it",
     ),
-    ("discord", manifest("{setting:permissions}", "8"), "connect.settings.permissions: nothing uses it"),
-    ("gitlab", manifest('"Redirect URI: {redirect_uri}"', "Save."), "app_steps: one of them has to show"),
-    ("gitlab", manifest("Save application.", "Save application. {url}"), "app_steps: {url} is not filled in"),
+    ("discord", manifest("{setting:permissions}", "8"), "connect.settings.permissions: unused"),
+    ("gitlab", manifest('"Redirect URI: {redirect_uri}"', "Save."), "app_steps: no step shows"),
+    (
+        "gitlab",
+        manifest("Save application.", "Save application. {url}"),
+        "app_steps: {url} is not a placeholder",
+    ),
     (
         "slack",
         manifest("token_url: https://", "token_url: http://"),
-        "connect.oauth2.token_url: an address begins with https://",
+        "connect.oauth2.token_url: a URL has to begin with https://",
     ),
     (
         "gitlab",
         manifest("pattern: https://[A-Za-z0-9]", "pattern: https?://[A-Za-z0-9]"),
-        "the pattern of setting:base_url takes 'http://a.example'",
+        "the pattern of setting:base_url accepts 'http://a.example'",
     ),
     (
         "gitlab",
         manifest("(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*", "(/[^ ]*)*"),
-        "the pattern of setting:base_url takes 'https://a.example/#b'",
+        "the pattern of setting:base_url accepts 'https://a.example/#b'",
     ),
     (
         "jira",
         manifest("pattern: '[a-z0-9][a-z0-9-]{0,62}'", "pattern: '.*'"),
-        "connect.entered.api_token.account.call.url: the pattern of field:site takes 'a/b'",
+        "connect.entered.api_token.account.call.url: the pattern of field:site accepts 'a/b'",
     ),
     (
         "telegram",
         manifest("  secret-in-address:", "  way:"),
-        "access_token is secret: an address is no place for it",
+        "access_token is secret: remove it from the URL",
     ),
-    ("oidc", manifest("  plain-http:", "  way:"), "takes 'http://a.example'"),
+    ("oidc", manifest("  plain-http:", "  way:"), "accepts 'http://a.example'"),
     (
         "google",
         manifest('        form: { token: "{token}" }', '        query: { token: "{token}" }'),
@@ -122,20 +134,20 @@ RULES: list[tuple[str, Break, str]] = [
     (
         "jira",
         manifest("keep: { cloud_id: id,", "keep: { cloud: id,"),
-        "api.base: there is no account:cloud_id",
+        "api.base: unknown value account:cloud_id",
     ),
     (
         "email",
         manifest("host: smtp.gmail.com", "server: smtp.gmail.com"),
-        "presets.gmail.server: there is no such",
+        "presets.gmail.server: unknown field",
     ),
     (
         "email",
         manifest('port: "465", security: tls } }\n', "port: x, security: tls } }\n"),
-        "port: x does not fit",
+        "port: x does not match",
     ),
     ("email", manifest("        host:\n", "        server:\n"), "entered.smtp.fields: a login needs host"),
-    ("jira", manifest("{field:email}", "ada"), "entered.api_token.fields.email: nothing uses it"),
+    ("jira", manifest("{field:email}", "ada"), "entered.api_token.fields.email: unused"),
     (
         "bitbucket",
         lambda folder: folder.joinpath("connect.yaml").touch(),
@@ -144,25 +156,25 @@ RULES: list[tuple[str, Break, str]] = [
     (
         "mailchimp",
         manifest("(?P<dc>[a-z]{2,4}[0-9]{1,3})", "(?P<dc>[a-z]{2,4}[^-]{1,30})"),
-        "entered.api_key.account.call.url: the pattern of field:dc takes 'us/6'",
+        "entered.api_key.account.call.url: the pattern of field:dc accepts 'us/6'",
     ),
     (
         "mailchimp",
         manifest("(?P<dc>", "(?P<center>"),
-        "entered.api_key.account.call.url: there is no field:dc",
+        "entered.api_key.account.call.url: unknown value field:dc",
     ),
     (
         "jira",
         manifest("pattern: '[a-z0-9][a-z0-9-]{0,62}'", "pattern: 'exam[^.]*'"),
-        "the pattern of field:site takes 'exam/ple'",
+        "the pattern of field:site accepts 'exam/ple'",
     ),
     (
         "oidc",
         sample("  status: 503\n", "  status: 503\n    status: 500\n"),
-        "connect.yaml: status: twice, in lines",
+        "connect.yaml: status: repeated, in lines",
     ),
 ]
-WATCHES: list[tuple[str, Break, str]] = [
+SUBSCRIPTIONS: list[tuple[str, Break, str]] = [
     ("gmail", sample("  mailbox:", "  inbox:"), "connect.yaml: watches.mailbox: missing"),
     ("gmail", sample("  mailbox:", "  inbox:"), "connect.yaml: watches.inbox: the manifest has none"),
     (
@@ -178,27 +190,27 @@ WATCHES: list[tuple[str, Break, str]] = [
     (
         "gmail",
         manifest("scopes: [https://www.googleapis.com/auth/gmail.modify]", "scopes: [gmail.readonly]"),
-        "watches.mailbox.scopes: connect does not ask for gmail.readonly",
+        "watches.mailbox.scopes: connect does not request gmail.readonly",
     ),
     (
         "gmail",
         manifest("needs: [setting:pubsub_topic]", "needs: [setting:topic]"),
-        "needs: there is no setting:topic",
+        "needs: unknown value setting:topic",
     ),
     (
         "gmail",
         manifest("    own_endpoint: false\n", ""),
-        "watches.mailbox.create: the platform is not told the address",
+        "watches.mailbox.create: the provider does not get the URL",
     ),
     (
         "gmail",
         manifest("    own_endpoint: false\n", ""),
-        "watches.mailbox.endpoint_settings.service_account: the endpoint needs it",
+        "watches.mailbox.endpoint_settings.service_account: missing: the endpoint needs it",
     ),
     (
         "gmail",
         manifest("    ahead_s: 518400", "    ahead_s: 604800"),
-        "watches.mailbox.ahead_s: 604800 s before its end",
+        "watches.mailbox.ahead_s: 604800 s is not less than lifetime_s",
     ),
     ("gmail", manifest("about: Changes of the mailbox, published", "about: ''\n    #"), "about: empty"),
     (
@@ -211,7 +223,7 @@ WATCHES: list[tuple[str, Break, str]] = [
     (
         "google-calendar",
         manifest('token: "{endpoint:secret}"', "token: x"),
-        "watches.events.create: the platform is not told the secret",
+        "watches.events.create: the provider does not get the secret",
     ),
     (
         "google-calendar",
@@ -221,47 +233,47 @@ WATCHES: list[tuple[str, Break, str]] = [
     (
         "google-calendar",
         manifest("{watch:calendar_id}", "{watch:calendar}"),
-        "watches.events.create.url: there is no watch:calendar",
+        "watches.events.create.url: unknown value watch:calendar",
     ),
     (
         "google-calendar",
         manifest('"{made:resource_id}"', '"{made:resource}"'),
-        "watches.events.cancel.json: there is no made:resource",
+        "watches.events.cancel.json: unknown value made:resource",
     ),
     (
         "google-calendar",
         manifest('json: { id: "{made:id}"', 'json: { id: "{watch:id}"'),
-        "watches.events.cancel.json: there is no watch:id",
+        "watches.events.cancel.json: unknown value watch:id",
     ),
     (
         "google-drive",
         manifest("keep: { page_token: startPageToken }", "keep: { page: startPageToken }"),
-        "watches.changes.create.query.pageToken: there is no watch:page_token",
+        "watches.changes.create.query.pageToken: unknown value watch:page_token",
     ),
     (
         "google-calendar",
         manifest("      calendar_id:\n", "      id:\n"),
-        "watches.events.resource.id: {watch:id} is something else",
+        "watches.events.resource.id: {watch:id} is reserved",
     ),
     (
         "google-calendar",
         manifest("keep: { resource_id: resourceId }", "keep: { secret: resourceId }"),
-        "watches.events.made.keep.secret: {made:secret} is something else",
+        "watches.events.made.keep.secret: {made:secret} is reserved",
     ),
     (
         "airtable",
         manifest(", secret: macSecretBase64", ""),
-        "watches.base.endpoint_secret: the platform makes the secret",
+        "watches.base.endpoint_secret: the provider generates it",
     ),
     (
         "youtube",
         manifest("{ verify_token:", "{ token:"),
-        "watches.own_channel.endpoint_settings.token: the endpoint has no such setting",
+        "watches.own_channel.endpoint_settings.token: unknown setting of the endpoint",
     ),
     (
         "youtube",
         manifest("    lifetime_s: 432000\n", "    lifetime_s: 432000\n    made: { secret: secret }\n"),
-        "watches.own_channel.made.secret: the endpoint's secret is not the platform's but ours",
+        "watches.own_channel.made.secret: the provider does not generate the secret (source: ours)",
     ),
     (
         "twitter",
@@ -274,17 +286,17 @@ WATCHES: list[tuple[str, Break, str]] = [
     (
         "youtube",
         manifest('{ verify_token: "{watch:name}" }', '{ verify_token: "{access_token}" }'),
-        "watches.own_channel.endpoint_settings.verify_token: there is no access_token",
+        "watches.own_channel.endpoint_settings.verify_token: unknown value access_token",
     ),
     (
         "twitter",
         manifest("url: https://api.x.com/2/webhooks\n", "url: http://api.x.com/2/webhooks\n"),
-        "watches.webhook.create.url: an address begins with https://",
+        "watches.webhook.create.url: a URL has to begin with https://",
     ),
     (
         "onedrive",
         manifest("connect:\n  through: microsoft\n  scopes: [Files.ReadWrite]\n", ""),
-        "watches: they are made with an account",
+        "watches: they need an account",
     ),
     (
         "onedrive",
@@ -296,7 +308,7 @@ WATCHES: list[tuple[str, Break, str]] = [
     (
         "onedrive",
         manifest("made: { expires: expirationDateTime }", "made: { expires: resource }"),
-        "watches.drive.made.kept.expires: '/me/drive/root' is no time that is known",
+        "watches.drive.made.kept.expires: '/me/drive/root' is not a known time format",
     ),
     (
         "onedrive",
@@ -306,14 +318,18 @@ WATCHES: list[tuple[str, Break, str]] = [
     (
         "onedrive",
         manifest("    cancel: { method: DELETE", "    # cancel: { method: DELETE"),
-        "watches.drive.cancel: the manifest makes no such request",
+        "watches.drive.cancel: the manifest has no such request",
     ),
     (
         "google-drive",
         manifest("keep: { page_token: startPageToken }", "keep: { page_token: kind }"),
         "watches.changes.before.kept: is {'page_token': 'drive#startPageToken'}",
     ),
-    ("twitter", manifest("(data.valid == `false` && 'crc_failed') || ", ""), "webhook.refused.0: is taken"),
+    (
+        "twitter",
+        manifest("(data.valid == `false` && 'crc_failed') || ", ""),
+        "webhook.refused.0: is accepted",
+    ),
 ]
 PROOF: list[tuple[str, Break, str]] = [
     (
@@ -338,25 +354,29 @@ PROOF: list[tuple[str, Break, str]] = [
     (
         "slack",
         sample('"error":"channel_not_found"', '"error":"invalid_auth"'),
-        "not_expired.1: the token is refused",
+        "not_expired.1: the token is rejected",
     ),
     ("slack", sample("expires_in: 43200", "expires_in: 43201"), "tokens are"),
     ("github", manifest("pkce: S256", "pkce: none"), "exchange.body: is"),
     (
         "github",
         manifest("      rotation: single-use\n", "      by: none\n"),
-        "refresh: the manifest makes no such",
+        "refresh: the manifest has no such",
     ),
     ("jira", manifest("label: name\n", "label: url\n"), "choices.found: is"),
     ("jira", manifest("encoding: json", "encoding: form"), "refresh.body: is"),
     (
         "jira",
         sample('email: "ada@example.com", api_token', "email: ada, api_token"),
-        "Email does not look like one",
+        "Email does not have the expected format",
     ),
-    ("oidc", manifest('{ issuer: "{setting:issuer}" }', "{ keep: [iss] }"), "callback.refused.0: is taken"),
+    (
+        "oidc",
+        manifest('{ issuer: "{setting:issuer}" }', "{ keep: [iss] }"),
+        "callback.refused.0: is accepted",
+    ),
     ("oidc", manifest('{ issuer: "{setting:issuer}" }', "{ keep: [iss] }"), "callback.kept: is {'iss'"),
-    ("asana", manifest("data.gid || data.id", "data.number"), "account: is refused: no_account"),
+    ("asana", manifest("data.gid || data.id", "data.number"), "account: is rejected: no_account"),
     ("linear", sample('"code":"INPUT_ERROR"', '"code":"AUTHENTICATION_ERROR"'), "not_expired.1"),
     ("linear", manifest("{ viewer { id", "{ viewer { name id"), "account.request.body: is"),
     ("telegram", sample("    refused:\n", "    refuse:\n"), "entered.bot_token.refuse: Extra inputs"),
@@ -365,10 +385,10 @@ PROOF: list[tuple[str, Break, str]] = [
         sample(
             '{ status: 401, body: \'{"ok":false,"error_code":401', '{ body: \'{"ok":true,"result":{"id":1}'
         ),
-        "refused.0: is taken",
+        "refused.0: is accepted",
     ),
     ("oidc", manifest(", form_encoded: true", ""), "client.authorization: is 'Basic aHViOmV1"),
-    ("oidc", lambda folder: without(folder, "client"), "client: missing: how an id and a secret"),
+    ("oidc", lambda folder: without(folder, "client"), "client: missing: add an id and a secret"),
     ("trello", manifest("OAuthGetRequestToken", "RequestToken"), "request_token.url: is"),
     (
         "trello",
@@ -432,14 +452,14 @@ def test_a_fault_of_the_manifest_is_found(tmp_path: Path, name: str, breaking: B
 
 
 @pytest.mark.parametrize(("name", "breaking", "fault"), PROOF)
-def test_a_sample_that_is_not_kept_is_found(tmp_path: Path, name: str, breaking: Break, fault: str) -> None:
+def test_a_difference_from_a_sample_is_found(tmp_path: Path, name: str, breaking: Break, fault: str) -> None:
     faults = broken(tmp_path, name, breaking)
     assert any(fault in line for line in faults), faults
     assert all("\n" not in line for line in faults)
 
 
-@pytest.mark.parametrize(("name", "breaking", "fault"), WATCHES)
-def test_a_fault_of_a_watch_is_found(tmp_path: Path, name: str, breaking: Break, fault: str) -> None:
+@pytest.mark.parametrize(("name", "breaking", "fault"), SUBSCRIPTIONS)
+def test_a_fault_of_a_subscription_is_found(tmp_path: Path, name: str, breaking: Break, fault: str) -> None:
     faults = broken(tmp_path, name, breaking)
     assert any(fault in line for line in faults), faults
     assert all("\n" not in line for line in faults)
@@ -450,7 +470,7 @@ def test_a_folder_somewhere_else_is_checked_too(tmp_path: Path, name: str) -> No
     assert broken(tmp_path, name, lambda _: None) == []
 
 
-def test_the_checker_asks_for_them(tmp_path: Path) -> None:
+def test_the_checker_runs_the_rules_of_connect(tmp_path: Path) -> None:
     shutil.copytree(FOLDERS / "email", tmp_path / "email")
     assert check(tmp_path / "email") == []
     tmp_path.joinpath("email", "connect.yaml").unlink()

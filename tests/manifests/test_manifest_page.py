@@ -8,7 +8,7 @@ import yaml
 
 from interlink.provider import manifest_text
 from shared.manifests import connect_models, models, schemes, sender_description, subscriptions
-from shared.manifests.schemes import ManifestModel
+from shared.manifests.base import ManifestModel
 from shared.verification import sources
 
 PAGE = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text("utf-8")
