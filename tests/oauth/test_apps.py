@@ -610,7 +610,7 @@ def test_an_app_that_was_changed_in_the_store_is_not_used(hub: Hub, beside: Hub,
         ).modified_count
     for each in (hub, beside):
         eventually(partial(unreadable, each, path))
-        assert "the app of paypal cannot be opened" in refused(each, "paypal")
+        assert "the app of paypal cannot be decrypted" in refused(each, "paypal")
         each.call("POST", f"{path}/verify", expect=409)
         assert used(each, "paypal", key=other) == "theirs"
     lost = hub.call("PUT", path, {"client_id": "mine", "verified": True}, expect=422)

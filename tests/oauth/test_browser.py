@@ -188,7 +188,7 @@ async def test_somebody_says_no(world: World, chromium: Browser) -> None:
         await world.press(tab, return_to=None)
         await tab.press("#deny")
         assert await tab.see("#title") == "Not connected"
-        assert await tab.see("#text") == "The platform was told not to allow it."
+        assert await tab.see("#text") == "Access was denied at the provider."
         assert await tab.see(".code") == "access_denied"
 
 
@@ -200,10 +200,7 @@ async def test_the_page_runs_nothing_and_shows_names_as_they_are(world: World, c
         await world.sign_in(tab, name)
         await tab.press("#allow")
         assert await tab.see("#title") == "Connected"
-        assert (
-            await tab.see("#text")
-            == f"{name}@example.com is connected. This is finished: you can close this window."
-        )
+        assert await tab.see("#text") == f"{name}@example.com is connected. You can close this window."
         url = await tab.url()
         assert re.fullmatch(world.hub.url("gateway") + "/api/auth/oauth/result/[0-9a-f]{64}", url)
         assert tab.complaints == []
@@ -283,7 +280,7 @@ async def test_another_browser_is_not_led_into_it(world: World, chromium: Browse
         await victim.goto(begun["authorization_url"])
         await world.sign_in(victim, "victim")
         await victim.press("#allow")
-        assert await victim.see("#text") == "Go on in the browser that you began in, or begin anew."
+        assert await victim.see("#text") == "Continue in the browser in which you started, or start again."
         assert world.account("victim") == []
         assert world.status(begun["integration_id"])["status"] == "pending"
 
@@ -324,7 +321,7 @@ async def test_another_account_is_taken_only_when_told(world: World, chromium: B
         await world.press(other, integration=dora, return_to=None)
         await world.sign_in(other, "emil")
         await other.press("#allow")
-        told = "That is emil@example.com; this integration is of dora@example.com."
+        told = "You signed in as emil@example.com, but this integration is for dora@example.com."
         assert (await other.see("#text")).startswith(told)
         assert await other.see(".code") == "other_account"
         assert world.server.stats().since(before).revoked == 1

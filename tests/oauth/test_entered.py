@@ -274,7 +274,7 @@ def test_a_wrong_password_is_not_kept(
     answer = world.enter("email", fields, kind=protocol, expect=422)
     (fault,) = answer["errors"]
     assert fault["field"] == "fields"
-    assert "does not take user name and password" in fault["message"]
+    assert "rejected user name and password" in fault["message"]
     assert (world.count(), mailbox.logins, mailbox.refused) == (before, [], 1)
 
 
@@ -397,7 +397,7 @@ def test_what_cannot_be_opened_is_entered_anew_as_a_whole(
     integration, fields = account
     with world.database() as database:
         database.integrations.update_one({"_id": integration}, {"$set": {"credential.k": "00000000"}})
-    assert "cannot be opened" in world.do(integration, "check", expect=409)["detail"]
+    assert "cannot be decrypted" in world.do(integration, "check", expect=409)["detail"]
     part = {"fields": {"password": fields["password"]}}
     missing = world.do(integration, "fields", part, expect=422)
     assert [fault["field"] for fault in missing["errors"]] == ["fields.host", "fields.username"]
@@ -589,7 +589,7 @@ def test_a_secret_that_the_platform_does_not_take(world: World, place: Place, pr
     answer = world.enter(provider, fields, at=world.through, expect=422)
     (fault,) = answer["errors"]
     assert fault["field"] == "fields"
-    assert "the platform does not take it" in fault["message"]
+    assert "the provider rejected it" in fault["message"]
     assert provider != "slack" or "invalid_auth" in fault["message"], "in the platform's own words"
     assert provider != "sendgrid" or "the key [hidden] is wrong" in fault["message"], "but for the secret"
     assert world.count() == before
@@ -651,7 +651,7 @@ def test_bots_of_two_workspaces_are_two_accounts(world: World, place: Place) -> 
     assert first != second
     stolen, _ = credential("slack", place)
     answer = world.do(first, "fields", {"fields": stolen}, at=world.through, expect=409)
-    assert "this integration is of Team" in answer["detail"]
+    assert "this integration is for Team" in answer["detail"]
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_an_app_that_does_not_open_is_not_one_that_is_not_there(
     keys.lose()
     with Person(there.hub, "key-late") as person:
         said = person.connect("oidc", expect=409)["detail"]
-    assert said.startswith("the app of oidc cannot be opened: bring back the encryption key")
+    assert said.startswith("the secrets of the app of oidc cannot be decrypted: restore their encryption key")
     app = there.hub.call("GET", "/api/platform-credentials/oidc")
     assert app["reason"].startswith("unreadable")
     keys.start(f"{keys.own},{keys.other}")

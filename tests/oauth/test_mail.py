@@ -272,7 +272,7 @@ def test_nobody_listens() -> None:
 @pytest.mark.parametrize("security", ["tls", "starttls"])
 def test_a_server_that_never_answers(servers: MailServers, protocol: MailProtocol, security: str) -> None:
     began = monotonic()
-    why = busy(protocol, servers.talking(silent), security=security, options={"within_s": SHORT_S})
+    why = busy(protocol, servers.talking(silent), security=security, options={"timeout_s": SHORT_S})
     assert "did not answer in time" in why
     assert monotonic() - began < SHORT_S + 2
 
@@ -284,7 +284,7 @@ def test_a_server_that_never_answers(servers: MailServers, protocol: MailProtoco
 def test_a_server_that_is_slow_for_ever(servers: MailServers, protocol: MailProtocol, text: bytes) -> None:
     port = servers.talking(dribble(text, 0.02))
     began = monotonic()
-    assert "in time" in busy(protocol, port, security="none", options={"within_s": SHORT_S})
+    assert "in time" in busy(protocol, port, security="none", options={"timeout_s": SHORT_S})
     assert monotonic() - began < SHORT_S + 2
 
 

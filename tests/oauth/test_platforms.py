@@ -299,7 +299,7 @@ def test_an_app_that_is_refused_before_anybody_is_sent_is_said_at_once(stage: St
     try:
         stage.register("trello", client_secret="not-the-secret-of-the-app")
         with stage.person() as ada:
-            assert "refuses: invalid_client" in ada.connect("trello", expect=409)["detail"]
+            assert "rejects the request: invalid_client" in ada.connect("trello", expect=409)["detail"]
     finally:
         stage.register("trello")
 
@@ -367,8 +367,8 @@ def test_a_revocation_that_fails_is_logged_and_holds_nothing_up(
     assert stage.do(shown["id"], "disconnect")["status"] == "disconnected"
     assert (fake.revocations, fake.fail_calls) == (0, [])
     logged = [line for line in stage.hub.log_lines("oauth") if line.get("integration_id") == shown["id"]]
-    assert [line["event"] for line in logged if line["level"] == "warning"] == ["not revoked"]
-    assert code in logged[-1]["why"]
+    assert [line["event"] for line in logged if line["level"] == "warning"] == ["token.revoke_failed"]
+    assert code in logged[-1]["error"]
 
 
 # What one platform does.

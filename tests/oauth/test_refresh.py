@@ -378,7 +378,7 @@ def test_a_persons_own_refresh_passes_the_pause_over_an_app_once(
     assert Counts.of(server).since(before) == (0, 0), "once, and no way to ask on and on"
     with TokenUsers(own.hub.env) as others:  # who only uses the account waits
         own.move(ada, expires_at=-60, renew_at=-90)
-        assert others.ready().use(ada, USERS).errors == {"PlatformBusy": USERS}
+        assert others.ready().use(ada, USERS).errors == {"ProviderUnavailable": USERS}
     assert Counts.of(server).since(before) == (0, 0)
 
 
