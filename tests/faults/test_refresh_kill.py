@@ -296,7 +296,7 @@ def test_a_store_that_is_away_while_somebody_connects_costs_nothing_but_another_
             refused = coming.result(60)
             lenient.slow_s = 0
             half.start()
-        assert (refused.status_code, "begin anew in a moment" in refused.text) == (503, True)
+        assert (refused.status_code, "start again in a moment" in refused.text) == (503, True)
         eventually(lambda: own.shown(begun["integration_id"])["status"] == "pending", within_s=30)
         again = late.reconnect(begun["integration_id"])
         assert late.go(again["authorization_url"]).status_code == 200

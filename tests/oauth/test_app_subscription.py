@@ -1,4 +1,4 @@
-"""A webhook that belongs to the app: made on connect with the app's own token, looked at, and deleted."""
+"""A subscription of the app: created on connect with the app's own token, checked, and deleted."""
 
 import base64
 import hashlib
@@ -58,8 +58,8 @@ def test_without_the_apps_token_there_is_no_webhook_until_it_is_entered(world: W
     integration = world.account()
     [watch] = eventually(lambda: [one for one in world.watches(integration) if one["last_error"]])
     assert (watch["status"], watch["last_error"]["code"]) == ("pending", "missing_setting")
-    said = "the app of twitter has no Bearer token: enter it as its setting bearer_token"
-    assert watch["last_error"]["detail"] == said
+    detail = "the app of twitter has no Bearer token: enter it as its setting bearer_token"
+    assert watch["last_error"]["detail"] == detail
     assert (watch["endpoint_id"], world.x.webhooks) == (None, {}), "nothing is made in vain"
     world.settings(bearer_token=world.x.bearer_token)
     assert world.active(integration)["last_error"] is None
@@ -88,7 +88,7 @@ def test_the_webhook_is_made_checked_once_a_day_and_deleted(world: World) -> Non
     hub.call("GET", f"/api/inbound-endpoints/{watch['endpoint_id']}", expect=404)
 
 
-def test_a_webhook_that_is_gone_is_made_anew(world: World) -> None:
+def test_a_missing_webhook_is_created_again(world: World) -> None:
     world.settings(bearer_token=world.x.bearer_token)
     integration = world.account()
     watch = world.active(integration)
@@ -166,7 +166,7 @@ def test_a_new_secret_of_the_app_is_the_endpoints_secret_too(world: World) -> No
     assert x.webhooks == {}
 
 
-def test_the_webhook_is_deleted_for_an_account_whose_token_is_dead(world: World) -> None:
+def test_the_webhook_is_deleted_for_an_account_with_an_expired_token(world: World) -> None:
     hub, x = world.hub, world.x
     world.settings(bearer_token=x.bearer_token)
     integration = world.account()
@@ -178,7 +178,7 @@ def test_the_webhook_is_deleted_for_an_account_whose_token_is_dead(world: World)
     assert x.webhooks == {}
 
 
-def test_an_app_token_that_x_does_not_take_harms_no_account(world: World) -> None:
+def test_an_app_token_that_x_rejects_harms_no_account(world: World) -> None:
     world.settings(bearer_token="no-such-token-of-the-app")
     integration = world.account()
     [watch] = eventually(lambda: [one for one in world.watches(integration) if one["last_error"]])
@@ -188,7 +188,7 @@ def test_an_app_token_that_x_does_not_take_harms_no_account(world: World) -> Non
     world.hub.call("POST", f"/api/integrations/{integration}/disconnect")
 
 
-def test_a_watch_of_an_app_has_nothing_of_one_account() -> None:
+def test_a_subscription_of_an_app_uses_nothing_of_one_account() -> None:
     manifest, connector = providers()["twitter"].manifest, connectors()["twitter"]
     [watch] = manifest.watches
     known = {"client_secret", "setting:bearer_token", "account:username"}

@@ -1,4 +1,4 @@
-"""Connecting accounts at a real authorization server (npm's oidc-provider): PKCE, rotation, revocation."""
+"""An authorization at a real authorization server (npm's oidc-provider): PKCE, rotation, revocation."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""Subscriptions at platforms: made on connect, renewed before they end, cancelled with the integration."""
+"""Provider subscriptions: created on connect, renewed before they expire, cancelled on disconnect."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
         yield world
 
 
-def test_a_channel_is_made_on_connect_brings_webhooks_is_made_anew_and_stopped(world: World) -> None:
+def test_a_channel_is_created_on_connect_delivers_is_renewed_and_stopped(world: World) -> None:
     hub, calendar = world.hub, world.calendar
     integration = world.connected("google-calendar")
     watch = world.active(integration)
@@ -74,18 +74,18 @@ def test_subscriptions_are_renewed_and_removed(world: World) -> None:
     assert graph.made == 2, "renewed, not made anew"
     del graph.live[inbox.id]  # the platform has lost it
     eventually(lambda: graph.made == 3)
-    for each in world.watches(integration):
-        hub.call("DELETE", f"/api/integrations/{integration}/watches/{each['id']}", expect=204)
+    for item in world.watches(integration):
+        hub.call("DELETE", f"/api/integrations/{integration}/watches/{item['id']}", expect=204)
     assert not graph.live
     hub.call("POST", f"/api/integrations/{integration}/disconnect")
 
 
-def test_what_can_be_watched_is_said_and_nothing_else_is_taken(world: World) -> None:
+def test_subscription_types_are_listed_and_others_are_refused(world: World) -> None:
     hub = world.hub
     integration = world.connected("google-calendar")
     path = f"/api/integrations/{integration}/watches"
     shown = hub.call("GET", path)
-    assert [each["watch"] for each in shown["available"]] == ["events"]
+    assert [item["watch"] for item in shown["available"]] == ["events"]
     refused = hub.call("POST", path, {"watch": "nothing"}, expect=422)
     assert refused["errors"][0]["message"] == "there is events"
     bad = {"watch": "events", "resource": {"calendar_id": "a/../b"}}

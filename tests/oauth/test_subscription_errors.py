@@ -1,4 +1,4 @@
-"""What a platform says when it refuses a watch is kept and shown: no secret that was sent is in it."""
+"""The stored error of a rejected subscription has none of the secrets that were sent."""
 
 from typing import Any, cast
 
@@ -35,8 +35,10 @@ class Repeating:
         return await self.ask(make(access))
 
     async def ask(self, _call: ProviderRequest) -> ProviderResponse:
-        said = f"no {TOKEN} {SECRET}"
-        body = orjson.dumps({"error": said, "code": said, "errors": [{"code": said}], "message": said})
+        error_text = f"no {TOKEN} {SECRET}"
+        body = orjson.dumps(
+            {"error": error_text, "code": error_text, "errors": [{"code": error_text}], "message": error_text}
+        )
         return ProviderResponse(400, {"content-type": JSON_CONTENT_TYPE}, body)
 
 
@@ -56,13 +58,13 @@ def repeats() -> list[str]:
 def _watch(provider: str) -> SubscriptionSpec | None:
     """One that is made with the account's token."""
     return next(
-        (each for each in subscription_types(provider) if each.own_endpoint and needs_account(each.create)),
+        (item for item in subscription_types(provider) if item.own_endpoint and needs_account(item.create)),
         None,
     )
 
 
 @pytest.mark.parametrize("provider", repeats())
-async def test_what_is_kept_of_a_refusal_has_no_secret(provider: str) -> None:
+async def test_a_stored_error_has_no_secret(provider: str) -> None:
     making = ProviderSubscriptions(
         cast("Collection", None),
         Vault(LocalKeyProvider([b"k" * 32])),

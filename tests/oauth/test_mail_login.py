@@ -1,4 +1,4 @@
-"""Logging in to mail servers by the oauth service's own code: real ones over TLS, and hostile ones."""
+"""Mail logins by the oauth service's own protocol code: at real servers over TLS, and at hostile ones."""
 
 import asyncio
 import ssl
@@ -114,7 +114,7 @@ def test_a_wrong_password_is_refused_and_tried_once(
     ids=["quotes", "not ASCII", "empty", "blanks", "a command", "long", "like a literal", "special"],
 )
 @pytest.mark.parametrize("plain", [True, False], ids=["PLAIN", "LOGIN"])
-def test_any_password_arrives_as_it_is(servers: MailServers, password: str, plain: bool) -> None:
+def test_any_password_is_sent_unchanged(servers: MailServers, password: str, plain: bool) -> None:
     box = Mailbox({USER: password})
     check("imap", servers.imap(box, "tls", plain=plain), password=password)
     if password:  # aiosmtpd takes no empty one
@@ -129,7 +129,7 @@ def test_any_password_arrives_as_it_is(servers: MailServers, password: str, plai
 
 @pytest.mark.parametrize("protocol", ["smtp", "imap"])
 @pytest.mark.parametrize("security", ["tls", "starttls"])
-def test_a_certificate_of_nobody_known_is_refused(
+def test_a_certificate_of_an_unknown_authority_is_refused(
     servers: MailServers, mailbox: Mailbox, protocol: MailProtocol, security: str
 ) -> None:
     port = servers.smtp(mailbox, security) if protocol == "smtp" else servers.imap(mailbox, security)
@@ -152,7 +152,7 @@ def test_a_certificate_of_another_host_is_refused(servers: MailServers) -> None:
         ("imap", (READY[0], b"* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\na1 OK done\r\n")),
     ],
 )
-def test_where_starttls_is_taken_away_no_password_is_sent(
+def test_no_password_is_sent_if_starttls_is_stripped(
     servers: MailServers, protocol: MailProtocol, lines: tuple[bytes, ...]
 ) -> None:
     heard: list[bytes] = []
@@ -181,7 +181,7 @@ def test_where_starttls_is_taken_away_no_password_is_sent(
         ),
     ],
 )
-def test_what_came_before_tls_is_not_taken_for_what_comes_after(
+def test_plaintext_before_tls_is_dropped(
     servers: MailServers, protocol: MailProtocol, greeting: bytes, able: bytes, injected: bytes
 ) -> None:
     async def secured(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -193,13 +193,13 @@ def test_what_came_before_tls_is_not_taken_for_what_comes_after(
     assert "closed the connection" in busy(protocol, port, security="starttls")
 
 
-def test_without_tls_a_password_goes_to_no_public_address() -> None:
+def test_no_password_is_sent_to_a_public_address_without_tls() -> None:
     error = refusal("smtp", 587, host="8.8.8.8", security="none")
     assert error.code == "insecure"
     assert refusal("smtp", 587, host="8.8.8.8", security="TLS").code == "insecure", "a word that is unknown"
 
 
-def test_security_that_does_not_fit_is_said(servers: MailServers) -> None:
+def test_port_and_security_that_do_not_match_give_a_hint(servers: MailServers) -> None:
     def hint(usual: int, security: str) -> str:
         return busy("smtp", usual, host="127.0.0.2", security=security, options={"ports": frozenset({usual})})
 
@@ -246,7 +246,7 @@ def test_loopback_alone_may_be_allowed(host: str) -> None:
         *("mail.example.com/x", "mail.example.com:25:25", "ä" * 300),
     ],
 )
-def test_a_name_that_is_none_is_refused(host: str) -> None:
+def test_an_invalid_host_name_is_refused(host: str) -> None:
     assert refusal("smtp", 587, host=host).code == "unknown_host"
 
 
@@ -255,13 +255,13 @@ def test_other_ports_than_those_of_mail_are_refused(port: str) -> None:
     assert refusal("smtp", port, options={"ports": frozenset({80, 443})}).code == "port_refused"
 
 
-def test_a_port_that_the_operator_allows_may_be_called(servers: MailServers, mailbox: Mailbox) -> None:
+def test_a_port_that_the_operator_allows_is_accepted(servers: MailServers, mailbox: Mailbox) -> None:
     port = servers.smtp(mailbox, "tls")
     check("smtp", port, options={"ports": frozenset({443, port})})
     assert len(mailbox.logins) == 1
 
 
-def test_nobody_listens() -> None:
+def test_a_port_without_a_server() -> None:
     assert "cannot be reached" in busy("imap", free_port())
 
 
@@ -272,7 +272,7 @@ def test_nobody_listens() -> None:
 @pytest.mark.parametrize("security", ["tls", "starttls"])
 def test_a_server_that_never_answers(servers: MailServers, protocol: MailProtocol, security: str) -> None:
     began = monotonic()
-    why = busy(protocol, servers.talking(silent), security=security, options={"within_s": SHORT_S})
+    why = busy(protocol, servers.talking(silent), security=security, options={"timeout_s": SHORT_S})
     assert "did not answer in time" in why
     assert monotonic() - began < SHORT_S + 2
 
@@ -281,10 +281,12 @@ def test_a_server_that_never_answers(servers: MailServers, protocol: MailProtoco
     ("protocol", "text"),
     [("smtp", b"220-patience\r\n"), ("imap", b"* OK patience\r\n"), ("smtp", b"no line at all")],
 )
-def test_a_server_that_is_slow_for_ever(servers: MailServers, protocol: MailProtocol, text: bytes) -> None:
+def test_a_server_that_sends_slowly_for_ever(
+    servers: MailServers, protocol: MailProtocol, text: bytes
+) -> None:
     port = servers.talking(dribble(text, 0.02))
     began = monotonic()
-    assert "in time" in busy(protocol, port, security="none", options={"within_s": SHORT_S})
+    assert "in time" in busy(protocol, port, security="none", options={"timeout_s": SHORT_S})
     assert monotonic() - began < SHORT_S + 2
 
 
@@ -302,7 +304,7 @@ def test_a_server_that_is_slow_for_ever(servers: MailServers, protocol: MailProt
     ],
     ids=["banner", "abilities", "a line", "a line", "responses", "literals", "SMTP asks on", "IMAP asks on"],
 )
-def test_a_server_that_has_no_end_is_left_soon(
+def test_a_server_that_sends_endlessly_is_disconnected(
     servers: MailServers, protocol: MailProtocol, begins: tuple[bytes, ...], text: bytes
 ) -> None:
     sent: list[int] = []
@@ -339,7 +341,7 @@ def test_a_server_that_has_no_end_is_left_soon(
         ("imap", says(*READY, b"a9 OK\r\n"), "protocol"),
     ],
 )
-def test_what_is_no_login_is_refused(
+def test_an_unexpected_answer_is_an_error(
     servers: MailServers, protocol: MailProtocol, talk: Talk, code: str
 ) -> None:
     assert refusal(protocol, servers.talking(talk), security="none").code == code
@@ -360,12 +362,14 @@ def test_what_is_no_login_is_refused(
         ("imap", says(*READY, b"a2 NO [UNAVAILABLE] the users' database is away\r\n")),
     ],
 )
-def test_what_may_pass_is_no_refusal(servers: MailServers, protocol: MailProtocol, talk: Talk) -> None:
+def test_a_temporary_error_is_not_a_rejected_login(
+    servers: MailServers, protocol: MailProtocol, talk: Talk
+) -> None:
     """A server that is in trouble says nothing about the password."""
     busy(protocol, servers.talking(talk), security="none")
 
 
-def test_nothing_that_a_server_says_is_repeated(servers: MailServers) -> None:
+def test_no_text_of_a_server_is_repeated(servers: MailServers) -> None:
     password = "a-good-password"
     for talk in (
         says(*HELLO, f"535 5.7.8 {password} is wrong\r\n".encode()),
@@ -376,7 +380,7 @@ def test_nothing_that_a_server_says_is_repeated(servers: MailServers) -> None:
     assert password not in str(refusal("imap", servers.talking(talk), security="none")).lower()
 
 
-def test_servers_that_hang_do_not_keep_others_waiting(servers: MailServers, mailbox: Mailbox) -> None:
+def test_hanging_servers_do_not_block_other_workspaces(servers: MailServers, mailbox: Mailbox) -> None:
     stuck, good = servers.talking(silent), servers.imap(mailbox, "tls")
     fields = {"host": "localhost", "security": "tls", "username": USER, "password": "a-good-password"}
 
@@ -415,7 +419,7 @@ def test_with_a_proxy_everything_goes_through_it(
     assert "Proxy-Authorization: Basic aHViOnBAc3M=\r\n" in tunnel.asked[0]
 
 
-def test_a_proxy_that_does_not_lead_there(servers: MailServers, mailbox: Mailbox) -> None:
+def test_a_proxy_that_refuses_the_tunnel(servers: MailServers, mailbox: Mailbox) -> None:
     port = servers.imap(mailbox, "tls")
     refusing = Tunnel(servers, answer=b"403 Forbidden")
     assert "answered 403" in busy("imap", port, options={"proxy": f"http://127.0.0.1:{refusing.port}"})

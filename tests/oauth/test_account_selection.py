@@ -1,4 +1,4 @@
-"""What a process that dies, or another one beside it, leaves of a choice: one integration of each place."""
+"""A selection that a dying or a concurrent process interrupts leaves one integration per resource."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -127,7 +127,7 @@ def of(place: str) -> dict[str, Any]:
     return {"status": "connected", "reason": "", "account": account}
 
 
-def test_a_grant_is_one_integrations_also_when_the_process_dies_while_it_moves(hub: Hub) -> None:
+def test_a_grant_has_one_integration_when_the_process_dies_during_the_merge(hub: Hub) -> None:
     async def do(here: Runtime) -> None:
         dying, known = choosing(here, Dying)
         await integration(known, "int_there", **of("first"))
@@ -143,17 +143,17 @@ def test_a_grant_is_one_integrations_also_when_the_process_dies_while_it_moves(h
     run(hub, do)
 
 
-def test_who_is_disabled_while_a_grant_moves_stays_so(hub: Hub) -> None:
+def test_an_integration_that_is_disabled_during_the_merge_stays_disabled(hub: Hub) -> None:
     async def do(here: Runtime) -> None:
         one, known = choosing(here)
         await integration(known, "int_place", **of("second"), workspace="other")
         await integration(known, "int_new", workspace="other")
         there = await known.find("int_place")
-        begun = await known.find("int_new")
+        authorization = await known.find("int_new")
         off = {"status": "disabled", "disabled_from": "connected"}
         assert await known.change(there, off, condition={"status": "connected"})
         moved = await vars(AccountSelection)["_merge_into_existing"](
-            one, begun, AccountResource("second", "Second", {}), there
+            one, authorization, AccountResource("second", "Second", {}), there
         )
         assert moved is None
         assert (await known.find("int_place"))["status"] == "disabled"

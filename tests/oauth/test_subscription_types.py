@@ -1,4 +1,4 @@
-"""Every other kind of watch against its platform: made, renewed, found again, signed for, and ended."""
+"""The other subscription types against their providers: create, renew, find, verify and cancel."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,9 +43,9 @@ class World(Watched):
         watches = self.watches(integration)
         self.hub.call("POST", f"/api/integrations/{integration}/disconnect")
         assert self.watches(integration) == []
-        for each in watches:
-            if each["endpoint_id"]:
-                self.hub.call("GET", f"/api/inbound-endpoints/{each['endpoint_id']}", expect=404)
+        for item in watches:
+            if item["endpoint_id"]:
+                self.hub.call("GET", f"/api/inbound-endpoints/{item['endpoint_id']}", expect=404)
 
     def outcomes(self, endpoint: str) -> list[str]:
         """What became of an endpoint's requests, the last first."""
@@ -92,8 +92,8 @@ def test_gmail_waits_for_the_topic_is_pushed_to_renewed_moved_and_stopped(world:
     integration = world.connected("gmail")
     [watch] = eventually(lambda: [one for one in world.watches(integration) if one["last_error"]])
     assert (watch["status"], watch["last_error"]["code"]) == ("pending", "missing_setting")
-    said = "the app of google has no Pub/Sub topic: enter it as its setting pubsub_topic"
-    assert watch["last_error"]["detail"] == said
+    detail = "the app of google has no Pub/Sub topic: enter it as its setting pubsub_topic"
+    assert watch["last_error"]["detail"] == detail
     assert (watch["next_at"] > watch["last_error"]["at"], gmail.made) == (True, 0)
 
     settings = {"service_account": pubsub.service_account}
@@ -123,7 +123,7 @@ def test_gmail_waits_for_the_topic_is_pushed_to_renewed_moved_and_stopped(world:
     hub.call("DELETE", f"/api/inbound-endpoints/{endpoint['id']}", expect=204)
 
 
-def test_the_changes_of_a_drive_are_watched_from_a_page_on_and_over_again(world: World) -> None:
+def test_changes_of_a_drive_are_watched_from_a_page_token_and_renewed(world: World) -> None:
     drive = world.drive
     integration = world.connected("google-drive")
     watch = world.active(integration)
@@ -142,7 +142,7 @@ def test_the_changes_of_a_drive_are_watched_from_a_page_on_and_over_again(world:
     assert not drive.live
 
 
-def test_a_drive_of_microsoft_is_asked_for_its_address_renewed_and_deleted(world: World) -> None:
+def test_a_microsoft_drive_validates_the_address_is_renewed_and_deleted(world: World) -> None:
     graph = world.graph
     integration = world.connected("onedrive")
     watch = world.active(integration)
@@ -159,7 +159,7 @@ def test_a_drive_of_microsoft_is_asked_for_its_address_renewed_and_deleted(world
     assert not graph.live
 
 
-def test_a_base_is_watched_when_somebody_asks_and_its_secret_goes_to_the_endpoint(world: World) -> None:
+def test_a_base_is_subscribed_on_request_and_its_secret_goes_to_the_endpoint(world: World) -> None:
     hub, airtable = world.hub, world.airtable
     integration = world.connected("airtable")
     assert world.watches(integration) == []
@@ -192,7 +192,7 @@ def test_a_base_is_watched_when_somebody_asks_and_its_secret_goes_to_the_endpoin
     assert not airtable.webhooks
 
 
-def test_a_channel_is_subscribed_to_asked_of_its_address_and_left(world: World) -> None:
+def test_a_channel_is_subscribed_verified_and_unsubscribed(world: World) -> None:
     feeds = world.feeds
     integration = world.connected("youtube")
     watch = world.active(integration)
@@ -216,7 +216,9 @@ def test_a_channel_is_subscribed_to_asked_of_its_address_and_left(world: World) 
     assert not feeds.live
 
 
-def test_what_needs_no_token_is_cancelled_for_an_account_whose_token_is_dead(world: World) -> None:
+def test_a_subscription_without_a_token_is_cancelled_for_an_account_with_an_expired_token(
+    world: World,
+) -> None:
     hub, feeds = world.hub, world.feeds
     integration = world.connected("youtube")
     watch = world.active(integration)
@@ -244,9 +246,9 @@ def test_a_mailbox_that_two_workspaces_watch_is_stopped_with_the_last(world: Wor
     first = world.connected("gmail")
     world.active(first)
     with Person(hub, "ada", key=other) as ada:
-        begun = ada.connect("gmail")
-        ada.through(world.platforms, begun["authorization_url"])
-    path = f"/api/integrations/{begun['integration_id']}"
+        authorization = ada.connect("gmail")
+        ada.through(world.platforms, authorization["authorization_url"])
+    path = f"/api/integrations/{authorization['integration_id']}"
 
     def active() -> bool:
         return [one["status"] for one in hub.call("GET", f"{path}/watches", key=other)["items"]] == ["active"]

@@ -1,6 +1,6 @@
-"""Accounts by what somebody enters: tokens of bots, keys of APIs, names with passwords, mail servers' logins.
+"""Accounts with manual credentials: bot tokens, API keys, names with passwords, mail logins.
 
-Everything is tried out at servers of the test before it is kept.
+The credentials are checked at servers of the test before they are stored.
 """
 
 import asyncio
@@ -249,7 +249,7 @@ def login_of(mailbox: Mailbox, port: int, security: str = "tls") -> dict[str, st
 
 @pytest.mark.parametrize("security", ["tls", "starttls"])
 @pytest.mark.parametrize("protocol", ["smtp", "imap"])
-def test_a_login_at_a_mail_server_is_tried_and_kept(
+def test_a_mail_login_is_checked_and_stored(
     world: World, servers: MailServers, mailbox: Mailbox, protocol: str, security: str
 ) -> None:
     port = servers.smtp(mailbox, security) if protocol == "smtp" else servers.imap(mailbox, security)
@@ -265,7 +265,7 @@ def test_a_login_at_a_mail_server_is_tried_and_kept(
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "imap"])
-def test_a_wrong_password_is_not_kept(
+def test_a_wrong_password_is_not_stored(
     world: World, servers: MailServers, mailbox: Mailbox, protocol: str
 ) -> None:
     port = servers.smtp(mailbox, "tls") if protocol == "smtp" else servers.imap(mailbox, "tls")
@@ -274,7 +274,7 @@ def test_a_wrong_password_is_not_kept(
     answer = world.enter("email", fields, kind=protocol, expect=422)
     (fault,) = answer["errors"]
     assert fault["field"] == "fields"
-    assert "does not take user name and password" in fault["message"]
+    assert "rejected user name and password" in fault["message"]
     assert (world.count(), mailbox.logins, mailbox.refused) == (before, [], 1)
 
 
@@ -296,7 +296,7 @@ def test_a_wrong_password_is_not_kept(
         ({"otp": "1"}, "fields.otp", "unknown field"),
     ],
 )
-def test_what_is_wrong_with_a_mail_login_is_said(
+def test_an_error_of_a_mail_login_names_its_field(
     world: World, servers: MailServers, mailbox: Mailbox, given: dict[str, str], field: str, word: str
 ) -> None:
     fields = {**login_of(mailbox, servers.imap(mailbox, "none"), "none"), **given}
@@ -307,20 +307,20 @@ def test_what_is_wrong_with_a_mail_login_is_said(
     assert not mailbox.logins
 
 
-def test_a_port_that_is_none_of_mail_is_refused_where_ports_are_limited(world: World) -> None:
+def test_a_port_that_is_not_for_mail_is_refused_if_ports_are_limited(world: World) -> None:
     fields = {"host": "8.8.8.8", "port": "22", "username": user(), "password": secret()}
     answer = world.enter("email", fields, kind="smtp", at=world.through, expect=422)
     assert answer["errors"][0]["field"] == "fields.port"
     assert "25, 465, 587" in answer["errors"][0]["message"]
 
 
-def test_a_mail_server_that_is_away_is_no_fault_of_the_password(world: World, mailbox: Mailbox) -> None:
+def test_a_mail_server_that_is_down_is_not_a_rejected_login(world: World, mailbox: Mailbox) -> None:
     fields = login_of(mailbox, free_port())
     answer = world.enter("email", fields, kind="imap", expect=503)
     assert "cannot be reached" in answer["detail"]
 
 
-def test_a_preset_spares_looking_things_up(world: World, servers: MailServers, mailbox: Mailbox) -> None:
+def test_a_preset_fills_in_fields(world: World, servers: MailServers, mailbox: Mailbox) -> None:
     fields = login_of(mailbox, servers.smtp(mailbox, "starttls"))
     del fields["security"]
     world.enter("email", fields, kind="smtp", expect=422)
@@ -352,7 +352,7 @@ def account(world: World, servers: MailServers, mailbox: Mailbox) -> tuple[str, 
 Account = tuple[str, dict[str, str]]
 
 
-def test_entering_anew_keeps_the_id(world: World, mailbox: Mailbox, account: Account) -> None:
+def test_new_credentials_keep_the_integration_id(world: World, mailbox: Mailbox, account: Account) -> None:
     integration, fields = account
     mailbox.users[fields["username"]] = new = secret()
     shown = world.do(integration, "fields", {"fields": {"password": new}})
@@ -365,7 +365,7 @@ def test_entering_anew_keeps_the_id(world: World, mailbox: Mailbox, account: Acc
     assert world.told(integration) == ["connected"], "nothing of it changed what the others see"
 
 
-def test_another_user_takes_it_over_only_when_told(world: World, account: Account) -> None:
+def test_another_user_takes_over_only_with_takeover(world: World, account: Account) -> None:
     integration, fields = account
     assert world.shown(integration)["user"] is None
     for user, then in (("usr_1", "usr_1"), (None, "usr_1")):
@@ -385,19 +385,19 @@ def test_another_user_takes_it_over_only_when_told(world: World, account: Accoun
     assert world.do(integration, "fields", {**again, "user": "usr_3", "takeover": True})["user"] == "usr_3"
     assert world.do(integration, "fields", {"fields": {}})["user"] == "usr_3"
     found = world.ask("GET", "/api/integrations?user=usr_3&provider=email", expect=200)["items"]
-    assert [each["id"] for each in found] == [integration]
+    assert [item["id"] for item in found] == [integration]
     events = ["connected", "connected", *["connected", "taken_over"] * 2]
     eventually(lambda: world.told(integration) == events)
 
 
-def test_what_cannot_be_opened_is_entered_anew_as_a_whole(
+def test_credentials_that_cannot_be_decrypted_are_replaced_as_a_whole(
     world: World, mailbox: Mailbox, account: Account
 ) -> None:
     """Its encryption key is gone, or it was changed in the store."""
     integration, fields = account
     with world.database() as database:
         database.integrations.update_one({"_id": integration}, {"$set": {"credential.k": "00000000"}})
-    assert "cannot be opened" in world.do(integration, "check", expect=409)["detail"]
+    assert "cannot be decrypted" in world.do(integration, "check", expect=409)["detail"]
     part = {"fields": {"password": fields["password"]}}
     missing = world.do(integration, "fields", part, expect=422)
     assert [fault["field"] for fault in missing["errors"]] == ["fields.host", "fields.username"]
@@ -405,7 +405,9 @@ def test_what_cannot_be_opened_is_entered_anew_as_a_whole(
     assert world.do(integration, "check")["status"] == "connected"
 
 
-def test_another_account_is_refused_unless_told(world: World, mailbox: Mailbox, account: Account) -> None:
+def test_another_account_is_refused_without_any_account(
+    world: World, mailbox: Mailbox, account: Account
+) -> None:
     integration, fields = account
     other = {"username": user(), "password": secret()}
     mailbox.users[other["username"]] = other["password"]
@@ -433,7 +435,7 @@ def test_the_same_account_twice_is_one_integration(
     assert sending["id"] != integration, "reading and sending are two"
 
 
-def test_a_password_that_was_changed_is_found_out_and_told_once(
+def test_a_changed_password_is_detected_and_published_once(
     world: World, mailbox: Mailbox, account: Account
 ) -> None:
     integration, fields = account
@@ -466,7 +468,7 @@ def test_a_server_in_trouble_is_no_reason_to_ask_for_the_password(
     assert world.do(integration, "check")["status"] == "connected"
 
 
-def test_what_is_disabled_is_left_alone(world: World, mailbox: Mailbox, account: Account) -> None:
+def test_a_disabled_integration_is_not_changed(world: World, mailbox: Mailbox, account: Account) -> None:
     integration, fields = account
     assert world.do(integration, "disable")["status"] == "disabled"
     assert world.do(integration, "disable")["status"] == "disabled"
@@ -483,7 +485,7 @@ def test_what_is_disabled_is_left_alone(world: World, mailbox: Mailbox, account:
     assert world.told(integration) == ["connected"]
 
 
-def test_one_that_was_broken_is_broken_when_it_is_enabled(
+def test_an_enabled_integration_has_its_previous_error_again(
     world: World, mailbox: Mailbox, account: Account
 ) -> None:
     integration, fields = account
@@ -493,7 +495,7 @@ def test_one_that_was_broken_is_broken_when_it_is_enabled(
     assert world.do(integration, "enable")["status"] == "reauth_required"
 
 
-def test_disconnected_it_has_no_secrets_and_can_be_entered_again(
+def test_a_disconnected_integration_has_no_secrets_and_can_be_connected_again(
     world: World, mailbox: Mailbox, account: Account
 ) -> None:
     integration, fields = account
@@ -507,7 +509,7 @@ def test_disconnected_it_has_no_secrets_and_can_be_entered_again(
     eventually(lambda: world.told(integration) == ["connected", "disconnected", "connected"])
 
 
-def test_deleted_it_is_gone_and_its_account_is_free(world: World, account: Account) -> None:
+def test_a_deleted_integration_releases_its_account(world: World, account: Account) -> None:
     integration, fields = account
     world.ask("DELETE", f"/api/integrations/{integration}", expect=204)
     world.ask("GET", f"/api/integrations/{integration}", expect=404)
@@ -518,7 +520,7 @@ def test_deleted_it_is_gone_and_its_account_is_free(world: World, account: Accou
     eventually(lambda: world.told(integration) == ["connected", "disconnected"])
 
 
-def test_another_workspace_sees_nothing_of_it(world: World, account: Account) -> None:
+def test_another_workspace_does_not_find_the_integration(world: World, account: Account) -> None:
     integration, fields = account
     other = world.other_workspace()
     routes: list[Any] = [
@@ -570,7 +572,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("provider", KINDS)
-def test_a_secret_of_a_platform_is_tried_and_kept(world: World, place: Place, provider: str) -> None:
+def test_a_providers_secret_is_checked_and_stored(world: World, place: Place, provider: str) -> None:
     fields, account = credential(provider, place)
     shown = world.enter(provider, fields, kind=KINDS[provider], at=world.through, name="Of the team")
     assert (shown["status"], shown["kind"], shown["name"]) == ("connected", KINDS[provider], "Of the team")
@@ -582,21 +584,21 @@ def test_a_secret_of_a_platform_is_tried_and_kept(world: World, place: Place, pr
 
 
 @pytest.mark.parametrize("provider", KINDS)
-def test_a_secret_that_the_platform_does_not_take(world: World, place: Place, provider: str) -> None:
+def test_a_secret_that_the_provider_rejects(world: World, place: Place, provider: str) -> None:
     fields, _ = credential(provider, place)
     place.good.clear()
     before = world.count()
     answer = world.enter(provider, fields, at=world.through, expect=422)
     (fault,) = answer["errors"]
     assert fault["field"] == "fields"
-    assert "the platform does not take it" in fault["message"]
+    assert "the provider rejected it" in fault["message"]
     assert provider != "slack" or "invalid_auth" in fault["message"], "in the platform's own words"
     assert provider != "sendgrid" or "the key [hidden] is wrong" in fault["message"], "but for the secret"
     assert world.count() == before
 
 
 @pytest.mark.parametrize("provider", KINDS)
-def test_a_secret_that_is_revoked_is_found_out(world: World, place: Place, provider: str) -> None:
+def test_a_revoked_secret_is_detected(world: World, place: Place, provider: str) -> None:
     fields, account = credential(provider, place)
     integration = world.enter(provider, fields, at=world.through)["id"]
     place.good.clear()
@@ -616,7 +618,7 @@ def test_a_secret_that_is_revoked_is_found_out(world: World, place: Place, provi
 
 
 @pytest.mark.parametrize("provider", KINDS)
-def test_a_platform_that_is_away(world: World, place: Place, provider: str) -> None:
+def test_a_provider_that_does_not_answer(world: World, place: Place, provider: str) -> None:
     fields, _ = credential(provider, place)
     integration = world.enter(provider, fields, at=world.through)["id"]
     before = world.shown(integration)
@@ -629,14 +631,14 @@ def test_a_platform_that_is_away(world: World, place: Place, provider: str) -> N
     assert world.shown(integration) == before
 
 
-def test_a_button_that_is_pressed_often_makes_one_integration(world: World, place: Place) -> None:
+def test_concurrent_requests_make_one_integration(world: World, place: Place) -> None:
     fields, _ = credential("telegram", place)
     before = world.count()
     place.together = Barrier(_OFTEN, timeout=20)
     try:
         with ThreadPoolExecutor(_OFTEN) as pool:
             made = [pool.submit(world.enter, "telegram", fields, at=world.through) for _ in range(_OFTEN)]
-            (integration,) = {each.result()["id"] for each in made}
+            (integration,) = {item.result()["id"] for item in made}
     finally:
         place.together = None
     assert world.count() == before + 1
@@ -651,7 +653,7 @@ def test_bots_of_two_workspaces_are_two_accounts(world: World, place: Place) -> 
     assert first != second
     stolen, _ = credential("slack", place)
     answer = world.do(first, "fields", {"fields": stolen}, at=world.through, expect=409)
-    assert "this integration is of Team" in answer["detail"]
+    assert "this integration is for Team" in answer["detail"]
 
 
 @pytest.mark.parametrize(
@@ -673,7 +675,7 @@ def test_bots_of_two_workspaces_are_two_accounts(world: World, place: Place) -> 
         ({"provider": "telegram", "preset": "x", "fields": {}}, "preset"),
     ],
 )
-def test_what_cannot_be_right_is_not_even_tried(
+def test_invalid_fields_are_refused_without_a_check(
     world: World, platforms: Platforms, body: dict[str, Any], field: str
 ) -> None:
     asked = len(platforms.asked)
@@ -740,7 +742,7 @@ async def called(hub: Hub, integration: str, path: str) -> ProviderResponse:
         )
 
 
-def test_other_services_use_what_was_entered(world: World, servers: MailServers) -> None:
+def test_other_services_use_manual_credentials(world: World, servers: MailServers) -> None:
     gitlab = GitLab(servers)
     fields = {"base_url": gitlab.url, "access_token": gitlab.token}
     shown = world.enter("gitlab", fields)
@@ -759,9 +761,7 @@ def test_other_services_use_what_was_entered(world: World, servers: MailServers)
     assert back["status"] == "connected"
 
 
-def test_other_services_log_in_to_mail_servers_with_what_was_entered(
-    world: World, servers: MailServers, account: Account
-) -> None:
+def test_other_services_log_in_to_mail_servers(world: World, servers: MailServers, account: Account) -> None:
     integration, fields = account
     kept = asyncio.run(opened(world.hub, integration)).values
     assert {name: kept[f"field:{name}"] for name in fields} == fields
@@ -776,9 +776,9 @@ def test_other_services_log_in_to_mail_servers_with_what_was_entered(
         ("https://localhost", "reached"),
     ],
 )
-def test_a_server_of_ones_own_is_no_way_into_the_network(world: World, url: str, word: str) -> None:
+def test_a_self_hosted_server_cannot_be_an_internal_address(world: World, url: str, word: str) -> None:
     fields = {"base_url": url, "access_token": secret()}
     refused = word != "reached"
     answer = world.enter("gitlab", fields, expect=422 if refused else 503)
-    said = answer["errors"][0]["message"] if refused else answer["detail"]
-    assert word in said or (word == "dns" and "does not resolve" in said)
+    detail = answer["errors"][0]["message"] if refused else answer["detail"]
+    assert word in detail or (word == "dns" and "does not resolve" in detail)
