@@ -49,7 +49,7 @@ from shared.manifests.connector import (
     TokenResponse,
 )
 from shared.manifests.registry import connectors
-from shared.runtime.egress.client import EgressFailure
+from shared.runtime.egress.errors import EgressFailure
 from shared.runtime.failpoints import failpoint
 from shared.runtime.leases import HEARTBEAT_INTERVAL_S, Lease, LeaseObserver, Leases
 from shared.runtime.logs import Log

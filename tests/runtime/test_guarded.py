@@ -38,12 +38,12 @@ from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed, Misconfigured
 from shared.runtime.egress.certificates import ClientCertificate, parse_client_certificate
+from shared.runtime.egress.checked_resolver import PrivateNetworks
 from shared.runtime.egress.client import (
     MAX_RESPONSE_BYTES,
     WEB_PORTS,
     EgressClient,
     EgressResponse,
-    PrivateNetworks,
 )
 from shared.runtime.egress.resolver import DnsResolver
 from tests.support.dns_server import DnsServer, Reply

@@ -11,7 +11,8 @@ import dns.rcode
 import pytest
 import uvloop
 
-from shared.runtime.egress.resolver import DnsResolver, NotResolved, parse_hosts
+from shared.runtime.egress.resolver import DnsResolver, NotResolved
+from shared.runtime.egress.system_config import parse_hosts
 from tests.support.dns_server import DnsServer, Reply
 from tests.support.ports import free_port
 
