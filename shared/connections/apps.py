@@ -20,10 +20,11 @@ from shared.contracts.ids import derive
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.registry import connectors
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.secrets import Sealed, Vault
+from shared.runtime.snapshot import Snapshot
 from shared.wire.oauth import redact
 
 COLLECTION: Final = "platform_credentials"

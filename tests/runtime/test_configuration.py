@@ -15,11 +15,13 @@ from pydantic import SecretStr
 from pymongo import ReadPreference
 
 from interlink.embedded import EmbeddedPair
-from shared.runtime import configuration
-from shared.runtime.configuration import COLLECTION, Configuration, SharedCheck, Snapshot
+from shared.runtime import configuration, snapshot
+from shared.runtime.configuration import COLLECTION, Configuration
 from shared.runtime.metrics import CONFIGURATION_UNCHECKED
 from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.settings import MongoSettings
+from shared.runtime.shared_check import SharedCheck
+from shared.runtime.snapshot import Snapshot
 from tests.support.backends import Store, in_database
 
 
@@ -187,7 +189,7 @@ async def test_a_change_without_its_record_is_found_by_itself(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its writer died before it could answer."""
-    monkeypatch.setattr(configuration, "_POLL_INTERVAL_S", 0.05)
+    monkeypatch.setattr(snapshot, "_POLL_INTERVAL_S", 0.05)
     async with processes(store.uri(), 1) as [one]:
         await one.collection.insert_one({"_id": "a", "value": 1, "changed_at": utcnow()})
         async with asyncio.timeout(5):

@@ -10,11 +10,12 @@ import structlog
 from pymongo.errors import OperationFailure
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
-from shared.runtime import configuration
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime import snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Collection, Document, Mongo, translate_errors
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from shared.runtime.service import _wait_for_database
+from shared.runtime.snapshot import Snapshot
 from shared.runtime.web import access
 from shared.runtime.web.access import Keyring
 
@@ -61,7 +62,7 @@ def _snapshot(store: Refusing) -> Snapshot[Document]:
 
 async def test_a_store_that_refuses_for_a_moment_ends_no_following(monkeypatch: pytest.MonkeyPatch) -> None:
     """As while an operator changes the store's user: a key that is revoked afterwards is refused here too."""
-    monkeypatch.setattr(configuration, "_POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(snapshot, "_POLL_INTERVAL_S", 0.01)
     now, store = datetime.now(UTC), Refusing()
     store.documents = [{"_id": "old", "changed_at": now}]
     known = _snapshot(store)
@@ -81,7 +82,7 @@ async def test_a_store_that_refuses_for_a_moment_ends_no_following(monkeypatch: 
 
 
 async def test_a_clock_that_was_wrong_once_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configuration, "_POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(snapshot, "_POLL_INTERVAL_S", 0.01)
     now, store = datetime.now(UTC), Refusing()
     known = _snapshot(store)
     store.documents = [{"_id": "early", "changed_at": now + timedelta(hours=1)}]

@@ -19,7 +19,7 @@ from services.delivery.model.retry_policy import RetryPolicy
 from services.delivery.model.webhook_auth import WebhookAuth, webhook_auth
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured
 from shared.contracts.ids import WebhookId, WorkspaceId
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.metrics import UNREADABLE_WEBHOOKS
 from shared.runtime.mongo import Collection, Document, Mongo, translate_errors, utcnow
@@ -32,6 +32,7 @@ from shared.runtime.secrets import (
     store_secret,
     unexpired_keys,
 )
+from shared.runtime.snapshot import Snapshot
 from shared.webhooks.backoff import SCHEDULES
 from shared.webhooks.filters import EventFilter
 from shared.webhooks.formats import BodyFormat

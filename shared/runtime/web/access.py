@@ -20,10 +20,11 @@ from fastapi.security import HTTPBearer
 
 from shared.contracts.errors import Forbidden, InterlinkError, Unauthenticated
 from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, UpdateOne, translate_errors, utcnow
 from shared.runtime.secrets import Vault
+from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.query_parameters import reject_unknown_parameters
 
 Scope = Literal[
