@@ -370,7 +370,7 @@ def test_sigterm_lets_what_is_under_way_finish_and_nothing_new_begin(
         assert lasts.recv(1000).startswith(b"HTTP/1.1 503")
         assert other.stop_service("gateway") == 0
         assert monotonic() - told < 6 + 2
-        assert other.log_lines("gateway")[-1]["event"] == "stopped"
+        assert other.log_lines("gateway")[-1]["event"] == "service.stopped"
         assert "Traceback" not in other.log_text("gateway")
     assert [kept.key for kept in tap.look()].count(endpoint["id"].encode()) == 1
 
@@ -387,7 +387,7 @@ def test_sigterm_drains(hub: Hub) -> None:
     """The last test that the hub of this module is for."""
     for service in hub.services:
         assert hub.stop_service(service) == 0
-        assert hub.log_lines(service)[-1]["event"] == "stopped"
+        assert hub.log_lines(service)[-1]["event"] == "service.stopped"
 
 
 def test_a_store_that_is_not_there_stops_the_start_with_one_line(nowhere: subprocess.Popen[bytes]) -> None:
