@@ -21,10 +21,10 @@ from shared.connections.apps import APPS_DIR_VARIABLE as APPS_DIR
 from shared.connections.apps import configured_apps
 from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.manifests.catalogue import CALLBACK_PATH
+from shared.runtime.encryption_keys import open_vault
 from shared.runtime.failpoints import FAILPOINT_VARIABLE as CRASH_AT
 from shared.runtime.kafka.admin import missing_topics
 from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import open_vault
 from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.web import idempotency
 

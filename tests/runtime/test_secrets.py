@@ -14,19 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.errors import Conflict, Misconfigured
-from shared.runtime.secrets import (
-    LocalKeyProvider,
-    Sealed,
-    UnknownKey,
-    Vault,
-    decrypt_all,
-    embedded_key,
-    is_sealed,
-    open_vault,
-    rotate_secret,
-    store_secret,
-    write_private,
-)
+from shared.runtime.encryption_keys import embedded_key, open_vault, write_private
+from shared.runtime.record_secrets import decrypt_all, rotate_secret, store_secret
+from shared.runtime.secrets import LocalKeyProvider, Sealed, UnknownKey, Vault, is_sealed
 from shared.runtime.settings import HubSettings
 
 OLD, NEW = b"o" * 32, b"n" * 32

@@ -23,15 +23,14 @@ from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.metrics import UNREADABLE_WEBHOOKS
 from shared.runtime.mongo import Collection, Document, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import (
-    Sealed,
+from shared.runtime.record_secrets import (
     StoredSecret,
-    Vault,
     decrypt_all,
     rotate_secret,
     store_secret,
     unexpired_keys,
 )
+from shared.runtime.secrets import Sealed, Vault
 from shared.runtime.snapshot import Snapshot
 from shared.webhooks.backoff import SCHEDULES
 from shared.webhooks.filters import EventFilter
