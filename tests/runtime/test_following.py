@@ -111,7 +111,7 @@ def test_a_store_that_refuses_is_one_that_may_take_it_later(code: int) -> None:
     """What runs goes on looking; callers are told to come again, and nothing of the store's words."""
     refusal = OperationFailure("not authorized on interlink to execute", code, {"errmsg": "secret words"})
     with (
-        pytest.raises(DatabaseRefused, match=r"^MONGODB_URI: the store refuses: ") as refused,
+        pytest.raises(DatabaseRefused, match=r"^MONGODB_URI: MongoDB refuses: ") as refused,
         translate_errors(),
     ):
         raise refusal
@@ -125,5 +125,5 @@ async def test_a_store_that_refuses_is_not_waited_for_at_the_start() -> None:
             with translate_errors():
                 raise OperationFailure("no", 18, {})
 
-    with pytest.raises(Misconfigured, match="does not take the user and the password"):
+    with pytest.raises(Misconfigured, match="does not accept the user and the password"):
         await asyncio.wait_for(_wait_for_database(cast("Mongo", Refusal())), 5)

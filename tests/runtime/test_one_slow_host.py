@@ -22,7 +22,7 @@ def _url(server: asyncio.Server) -> str:
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
 
 
-@pytest.mark.parametrize("most_for_one", [5])
+@pytest.mark.parametrize("max_per_host", [5])
 async def test_a_host_that_does_not_answer_leaves_connections_for_others(max_per_host: int) -> None:
     client = EgressClient("loopback", max_connections=20, max_per_host=max_per_host)
     await client.start()

@@ -53,5 +53,5 @@ def test_dns_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTERLINK_DNS_SERVERS", "10.0.0.2, [2001:db8::1]:5353")
     assert load(EgressSettings).name_servers == (("10.0.0.2", 53), ("2001:db8::1", 5353))
     monkeypatch.setenv("INTERLINK_DNS_SERVERS", "dns.example.com")
-    with pytest.raises(Misconfigured, match=r"INTERLINK_DNS_SERVERS: .*addresses with commas between"):
+    with pytest.raises(Misconfigured, match=r"INTERLINK_DNS_SERVERS: .*addresses separated by commas"):
         load(EgressSettings)
