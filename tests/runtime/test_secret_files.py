@@ -1,4 +1,4 @@
-"""Settings that name files or servers: what is read from them, and what a wrong one leads to."""
+"""Settings that name files or servers: their values, and the errors of wrong ones."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def test_the_databases_password_comes_from_a_file(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
-def test_a_secret_that_cannot_be_read_is_named(
+def test_the_error_names_a_secret_that_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
 ) -> None:
     file = tmp_path / "password"
