@@ -10,6 +10,9 @@ idempotent. The error that it raises decides what follows:
 
 FastStream opens the consumers, but the poll loop is here. FastStream's own loop sleeps after every empty
 poll, loses a batch if one header cannot be read, and commits past a failed record (its issues 2458 and 2618).
+
+More than 400 lines: polling, handling, retries and commits share the assignment and offsets of one group
+member.
 """
 
 import asyncio
