@@ -11,7 +11,7 @@ from typing import Final
 
 from interlink.embedded import BROKER_SETTINGS, saved_addresses
 from shared.contracts.errors import Misconfigured
-from shared.runtime.secrets import EMBEDDED_KEY_FILE
+from shared.runtime.encryption_keys import EMBEDDED_KEY_FILE
 
 FORMAT: Final = 1
 """Version of the folder's format. It rises when an older version could not read the data."""

@@ -20,10 +20,10 @@ from interlink.prepare import BOOTSTRAP_VARIABLE, indexes
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
 from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.manifests.catalogue import CALLBACK_PATH
+from shared.runtime.encryption_keys import open_vault
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from shared.runtime.kafka.admin import missing_topics
 from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import open_vault
 from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.web import idempotency
 

@@ -13,8 +13,9 @@ from typing import Any, Final, Protocol
 
 from interlink.prepare import indexes
 from shared.contracts.errors import Misconfigured
+from shared.runtime.encryption_keys import load_keys
 from shared.runtime.mongo import Collection, Document, Mongo, UpdateOne, translate_errors
-from shared.runtime.secrets import LocalKeyProvider, Sealed, Vault, is_sealed, load_keys
+from shared.runtime.secrets import LocalKeyProvider, Sealed, Vault, is_sealed
 from shared.runtime.settings import HubSettings, MongoSettings, load
 
 _BATCH_SIZE: Final = 300

@@ -10,9 +10,9 @@ from typing import Any, Final
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.contracts.ids import derive
 from shared.runtime import configuration
+from shared.runtime.encryption_keys import write_private
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import write_private
 from shared.runtime.settings import KafkaSettings, MongoSettings, load
 from shared.runtime.web import access, idempotency
 

@@ -14,7 +14,7 @@ from interlink.embedded import BROKER_SETTINGS, HOST, EmbeddedServer, kafka_boot
 from interlink.supervise import ProcessSpec
 from shared.contracts.errors import Misconfigured
 from shared.contracts.routes import SERVICE_PATHS
-from shared.runtime.secrets import embedded_key, load_keys, read_keys
+from shared.runtime.encryption_keys import embedded_key, load_keys, read_keys
 from shared.runtime.settings import HubSettings, load
 
 MINICHAT: Final = "minichat"

@@ -24,10 +24,11 @@ from shared.connections.provider_app import (
     uses_own_app,
 )
 from shared.contracts.errors import Misconfigured
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.secrets import Sealed, Vault
+from shared.runtime.snapshot import Snapshot
 from shared.wire.redaction import redact
 
 __all__ = [

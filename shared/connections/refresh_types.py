@@ -5,7 +5,7 @@ from typing import Final
 
 from shared.connections.refresh_outcome import MAX_DETAIL_LENGTH
 from shared.manifests.provider_response import ProviderUnavailable
-from shared.runtime.egress.client import EgressFailure
+from shared.runtime.egress.errors import EgressFailure
 from shared.runtime.leases import HEARTBEAT_INTERVAL_S
 
 _CALL_TIMEOUT_S: Final = 10.0

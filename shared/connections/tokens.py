@@ -29,7 +29,7 @@ from shared.runtime.configuration import Configuration
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, utcnow
-from shared.runtime.service import VERSION
+from shared.runtime.version import VERSION
 from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_authorization
 from shared.wire.request_template import RequestTemplate
 

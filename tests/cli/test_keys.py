@@ -20,7 +20,8 @@ from interlink import keys as rotation
 from interlink.datadir import open_data_folder
 from interlink.topology import Plan, Topology
 from shared.contracts.errors import Misconfigured
-from shared.runtime.secrets import LocalKeyProvider, Sealed, Vault, store_secret
+from shared.runtime.record_secrets import store_secret
+from shared.runtime.secrets import LocalKeyProvider, Sealed, Vault
 from tests.cli.commands import clean_env, complaint, invoked
 from tests.support.backends import Store
 from tests.support.eventually import eventually
@@ -394,7 +395,7 @@ def test_settings_that_are_wrong_are_one_line(settings: dict[str, str], tmp_path
     assert "cannot be read" in complaint(run(command, alone | {variable: str(tmp_path / "none")}))
     assert run(command, alone | {variable: str(file)}).returncode == 0
     away = {"MONGODB_URI": "mongodb://127.0.0.1:1/x", "MONGODB_TIMEOUT_MS": "300"}
-    assert "the store did not answer" in complaint(run(command, settings | away))
+    assert "MongoDB did not answer" in complaint(run(command, settings | away))
 
 
 @pytest.mark.parametrize(

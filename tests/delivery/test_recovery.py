@@ -719,5 +719,5 @@ def test_the_log_of_these_tests_is_clean(hub: Hub, tmp_path: Path) -> None:
     """Nothing here is an error of ours."""
     assert "Traceback" not in hub.log_text("delivery")
     assert [
-        line for line in hub.log_lines("delivery") if line["event"] in ("job.failed", "dead letter")
+        line for line in hub.log_lines("delivery") if line["event"] in ("job.failed", "event.dead_lettered")
     ] == []

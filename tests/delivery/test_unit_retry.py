@@ -19,7 +19,8 @@ from services.delivery.model.retry_policy import (
     RetryPolicy,
     evaluate_attempt,
 )
-from shared.runtime.egress.client import EgressFailure, EgressResponse
+from shared.runtime.egress.client import EgressResponse
+from shared.runtime.egress.errors import EgressFailure
 from shared.wire.retry_after import RETRY_AFTER_CAP_S
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

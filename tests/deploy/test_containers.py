@@ -35,9 +35,9 @@ from services.gateway.settings import GatewaySettings
 from services.oauth.settings import OAuthSettings
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
 from shared.contracts.routes import SERVICE_PATHS, service_for_path
+from shared.runtime.encryption_keys import open_vault
 from shared.runtime.kafka.connection import connection
 from shared.runtime.mongo import Mongo
-from shared.runtime.secrets import open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as jars_reason

@@ -21,7 +21,7 @@ from shared.runtime import metrics
 from shared.runtime.egress.client import EgressClient, EgressResponse
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
-from shared.runtime.service import VERSION
+from shared.runtime.version import VERSION
 from shared.webhooks.signatures import SIGNERS
 from shared.wire.expressions import ExpressionError, project
 

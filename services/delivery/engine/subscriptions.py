@@ -25,18 +25,18 @@ from services.delivery.model.rate_limiter import RateLimit
 from services.delivery.model.retry_policy import RetryPolicy
 from services.delivery.model.webhook_auth import WebhookAuth, webhook_auth
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.metrics import UNREADABLE_WEBHOOKS
 from shared.runtime.mongo import Collection, Document, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import (
-    Sealed,
+from shared.runtime.record_secrets import (
     StoredSecret,
-    Vault,
     decrypt_all,
     rotate_secret,
     store_secret,
 )
+from shared.runtime.secrets import Sealed, Vault
+from shared.runtime.snapshot import Snapshot
 from shared.webhooks.backoff import SCHEDULES
 from shared.webhooks.filters import EventFilter
 from shared.webhooks.patterns import matches

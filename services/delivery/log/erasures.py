@@ -15,9 +15,10 @@ from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.settings import DeliverySettings
 from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.ids import derive
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Index, Mongo, translate_errors, utcnow
+from shared.runtime.snapshot import Snapshot
 
 ERASED_EVENTS: Final = "erased_events"
 

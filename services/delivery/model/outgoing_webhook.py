@@ -9,7 +9,7 @@ from services.delivery.model.rate_limiter import RateLimit
 from services.delivery.model.retry_policy import RetryPolicy
 from services.delivery.model.webhook_auth import WebhookAuth
 from shared.contracts.ids import WebhookId, WorkspaceId
-from shared.runtime.secrets import unexpired_keys
+from shared.runtime.record_secrets import unexpired_keys
 from shared.webhooks.filters import EventFilter
 from shared.webhooks.formats import BodyFormat
 from shared.webhooks.signatures import SigningProfile

@@ -14,9 +14,10 @@ from shared.contracts.event_types import EVENT_TYPES, canonical
 from shared.contracts.messages import ProviderEvent
 from shared.manifests.event_names import event_names
 from shared.manifests.registry import providers
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Collection, Document, Index, Mongo
+from shared.runtime.snapshot import Snapshot
 from shared.webhooks.incoming import INCOMING_PROVIDER
 from shared.wire.json_schema import BoundedSchema
 

@@ -31,7 +31,7 @@ from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
 from shared.runtime.quotas import Quota
-from shared.runtime.service import VERSION
+from shared.runtime.version import VERSION
 from shared.runtime.web import access
 from shared.runtime.web.access import ApiKey, Keyring, requires
 from shared.runtime.web.openapi import clean_schema

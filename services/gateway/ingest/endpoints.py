@@ -15,17 +15,18 @@ from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.manifests.registry import Provider, providers
 from shared.manifests.sender_description import apply_description
 from shared.manifests.webhook import WebhookDefinition
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Collection, Document, Index, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import (
+from shared.runtime.record_secrets import (
     StoredSecret,
-    Vault,
     decrypt_all,
     rotate_secret,
     store_secret,
     unexpired_keys,
 )
+from shared.runtime.secrets import Vault
+from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.access import ApiKey
 from shared.verification.request import SECRET_SETTING
 from shared.webhooks.incoming import INCOMING_PROVIDER

@@ -1,4 +1,4 @@
-"""The OpenAPI documents: what generated clients make of them, and that answers are as they say."""
+"""The OpenAPI documents: names for generated clients, and responses that match them."""
 
 import json
 import re
@@ -40,7 +40,7 @@ NAMES = set(
     rotate_outgoing_webhook_secret test_inbound_endpoint test_outgoing_webhook verify_platform_credential
     """.split()  # noqa: SIM905
 )
-"""Callers' code is made of these: a name that changes breaks it."""
+"""Clients are generated from these names: a change breaks their callers."""
 OF_STRANGERS = {
     "look_at_app",
     "look_at_integration",
@@ -81,14 +81,14 @@ def _references(document: Any) -> set[str]:
 # Every service's own
 
 
-def test_names_are_names_of_methods(documents: dict[str, Any]) -> None:
+def test_operation_ids_are_the_names_of_client_methods(documents: dict[str, Any]) -> None:
     names = [call["operationId"] for document in documents.values() for _, _, call in _calls(document)]
     assert len(names) == len(set(names))
     assert set(names) == NAMES
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_call_says_what_holds_for_all(documents: dict[str, Any], service: str) -> None:
+def test_every_operation_is_complete(documents: dict[str, Any], service: str) -> None:
     for path, method, call in _calls(documents[service]):
         where = f"{method} {path}"
         assert call["tags"] == [path.split("/")[2]], where
@@ -98,7 +98,7 @@ def test_every_call_says_what_holds_for_all(documents: dict[str, Any], service: 
         if not call["security"]:
             assert path == "/api/auth/oauth/callback"
             continue
-        [scopes] = [scopes for each in call["security"] for scopes in each.values()]
+        [scopes] = [scopes for item in call["security"] for scopes in item.values()]
         assert f"`{scopes[0]}`" in call["description"], where
         answers = call["responses"]
         assert {"401", "403", "422", "503"} <= answers.keys(), where
@@ -108,12 +108,12 @@ def test_every_call_says_what_holds_for_all(documents: dict[str, Any], service: 
             assert answer["description"], where
             assert status < "300" or answer["content"] == PROBLEM, where
         assert "Retry-After" in answers["503"]["headers"], where
-        headers = {each["name"] for each in call.get("parameters", ()) if each["in"] == "header"}
+        headers = {item["name"] for item in call.get("parameters", ()) if item["in"] == "header"}
         assert headers == ({"Idempotency-Key"} if method in MUTATING else set()), where
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_nothing_is_left_of_the_framework(hub: Hub, documents: dict[str, Any], service: str) -> None:
+def test_fastapis_own_error_schemas_are_removed(hub: Hub, documents: dict[str, Any], service: str) -> None:
     document = documents[service]
     schemas = document["components"]["schemas"]
     assert not {"HTTPValidationError", "ValidationError"} & schemas.keys()
@@ -127,7 +127,7 @@ def test_nothing_is_left_of_the_framework(hub: Hub, documents: dict[str, Any], s
 # All in one
 
 
-def test_the_merged_one(hub: Hub, documents: dict[str, Any], merged: dict[str, Any]) -> None:
+def test_the_merged_document(hub: Hub, documents: dict[str, Any], merged: dict[str, Any]) -> None:
     assert merged["info"]["title"] == "Interlink"
     assert merged["servers"] == documents["gateway"]["servers"]
     names = [call["operationId"] for _, _, call in _calls(merged)]
@@ -159,16 +159,16 @@ def test_the_merged_one(hub: Hub, documents: dict[str, Any], merged: dict[str, A
         ("POST", "/api/webhooks/{provider}/{endpoint_id}", 404, {}),
     ],
 )
-def test_a_refusal_is_as_it_is_written(
+def test_an_error_response_matches_the_document(
     hub: Hub, merged: dict[str, Any], method: str, template: str, status: int, more: dict[str, Any]
 ) -> None:
     url = hub.url(service_for_path(template)) + re.sub(r"\{\w+\}", "x", template)
     headers = {"authorization": f"Bearer {hub.admin_key}", "content-type": "application/json"}
     answer = httpx.request(method, url, **more | {"headers": headers | more.get("headers", {})})
     assert answer.status_code == status, answer.text
-    said = merged["paths"][template][method.lower()]["responses"][str(status)]
-    assert said["content"] == PROBLEM
-    assert answer.headers["content-type"] in said["content"]
+    declared = merged["paths"][template][method.lower()]["responses"][str(status)]
+    assert declared["content"] == PROBLEM
+    assert answer.headers["content-type"] in declared["content"]
     schema = merged["components"]["schemas"]["Problem"]
     jsonschema_rs.validate(schema, answer.json())
     jsonschema_rs.validate(schema | {"additionalProperties": False}, answer.json())
@@ -182,7 +182,7 @@ def _ask(hub: Hub, path: str, **more: Any) -> httpx.Response:
         return client.get(path, **more)
 
 
-def test_a_misspelt_filter_is_refused_and_told_what_there_is(hub: Hub) -> None:
+def test_a_misspelt_filter_is_rejected_with_the_known_ones(hub: Hub) -> None:
     answer = _ask(hub, "/api/deliveries?state=dead&limit=5")
     assert answer.status_code == 422
     [error] = answer.json()["errors"]
@@ -206,13 +206,13 @@ def test_a_misspelt_filter_is_refused_and_told_what_there_is(hub: Hub) -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_names_that_are_none(hub: Hub, query: str, fields: list[str]) -> None:
+def test_unknown_query_parameters(hub: Hub, query: str, fields: list[str]) -> None:
     answer = _ask(hub, f"/api/outgoing-webhooks?{query}")
     assert answer.status_code == 422
     assert [error["field"] for error in answer.json()["errors"]] == fields
 
 
-def test_a_call_without_parameters_says_so(hub: Hub) -> None:
+def test_a_call_without_parameters_rejects_any(hub: Hub) -> None:
     answer = _ask(hub, "/api/integration-webhooks?limit=5")
     assert answer.status_code == 422
     assert answer.json()["errors"] == [{"field": "query.limit", "message": "this call has no parameters"}]
@@ -228,15 +228,15 @@ def test_a_call_without_parameters_says_so(hub: Hub) -> None:
         "/api/integrations?status=connected&provider=github&limit=5",
     ],
 )
-def test_what_there_is_is_taken(hub: Hub, path: str) -> None:
+def test_known_parameters_are_accepted(hub: Hub, path: str) -> None:
     assert _ask(hub, path).status_code == 200
 
 
-def test_platforms_add_what_they_like(hub: Hub) -> None:
-    """What they say to a person's browser or to a webhook's address is theirs to say."""
-    back = _ask(hub, "/api/auth/oauth/callback?state=x&hd=example.com&iss=https://example.com")
-    assert back.status_code == 404
-    assert back.headers["content-type"].startswith("text/html")
+def test_providers_may_add_query_parameters(hub: Hub) -> None:
+    """Providers choose the parameters of OAuth callbacks and of webhook requests."""
+    callback = _ask(hub, "/api/auth/oauth/callback?state=x&hd=example.com&iss=https://example.com")
+    assert callback.status_code == 404
+    assert callback.headers["content-type"].startswith("text/html")
     endpoint = hub.github_endpoint()["id"]
     url = f"{hub.url('gateway')}/api/webhooks/github/{endpoint}?from=x"
     assert httpx.post(url, content=b"{}").status_code == 401

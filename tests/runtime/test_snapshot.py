@@ -1,4 +1,4 @@
-"""What is followed in memory goes on being followed, whatever one look meets."""
+"""A snapshot goes on following its collection after any error of one poll."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,24 +10,25 @@ import structlog
 from pymongo.errors import OperationFailure
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
-from shared.runtime import configuration
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime import snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Collection, Document, Mongo, translate_errors
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from shared.runtime.service import _wait_for_database
+from shared.runtime.snapshot import Snapshot
 from shared.runtime.web import access
 from shared.runtime.web.access import Keyring
 
 
 class Refusing:
-    """A collection that, as long as it is told to, is not allowed to be read or written."""
+    """A collection that refuses reads and writes while `refuses` is set."""
 
     name = "api_keys"
 
     def __init__(self) -> None:
         self.refuses = False
         self.documents: list[Document] = []
-        self.asked: list[Document] = []
+        self.queries: list[Document] = []
 
     def collection(self, _name: str) -> "Refusing":
         return self
@@ -40,7 +41,7 @@ class Refusing:
             yield document
 
     def find(self, query: Document) -> AsyncIterator[Document]:
-        self.asked.append(query)
+        self.queries.append(query)
         self._check()
         return self.find_all()
 
@@ -59,13 +60,13 @@ def _snapshot(store: Refusing) -> Snapshot[Document]:
     return Snapshot(followed, cast("Collection", store), lambda document: document, log)
 
 
-async def test_a_store_that_refuses_for_a_moment_ends_no_following(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As while an operator changes the store's user: a key that is revoked afterwards is refused here too."""
-    monkeypatch.setattr(configuration, "_POLL_INTERVAL_S", 0.01)
+async def test_a_refused_read_does_not_end_the_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while an operator changes MongoDB's user: a key that is revoked afterwards is refused here too."""
+    monkeypatch.setattr(snapshot, "_POLL_INTERVAL_S", 0.01)
     now, store = datetime.now(UTC), Refusing()
     store.documents = [{"_id": "old", "changed_at": now}]
-    known = _snapshot(store)
-    await known.start()
+    keys = _snapshot(store)
+    await keys.start()
     try:
         store.refuses = True
         await asyncio.sleep(0.05)
@@ -75,23 +76,23 @@ async def test_a_store_that_refuses_for_a_moment_ends_no_following(monkeypatch: 
             {"_id": "new", "changed_at": now},
         ]
         await asyncio.sleep(0.05)
-        assert list(known.items) == ["new"]
+        assert list(keys.items) == ["new"]
     finally:
-        await known.stop()
+        await keys.stop()
 
 
-async def test_a_clock_that_was_wrong_once_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configuration, "_POLL_INTERVAL_S", 0.01)
+async def test_a_wrong_clock_does_not_hide_later_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "_POLL_INTERVAL_S", 0.01)
     now, store = datetime.now(UTC), Refusing()
-    known = _snapshot(store)
+    keys = _snapshot(store)
     store.documents = [{"_id": "early", "changed_at": now + timedelta(hours=1)}]
-    await known.start()
+    await keys.start()
     await asyncio.sleep(0.05)
-    await known.stop()
-    assert store.asked[-1]["changed_at"]["$gte"] <= datetime.now(UTC)
+    await keys.stop()
+    assert store.queries[-1]["changed_at"]["$gte"] <= datetime.now(UTC)
 
 
-async def test_last_uses_of_keys_are_noted_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_last_uses_of_keys_are_stored_after_a_refused_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "_LAST_USED_FLUSH_INTERVAL_S", 0.01)
     store, log = Refusing(), structlog.get_logger()
     mongo = cast("Mongo", store)
@@ -106,11 +107,11 @@ async def test_last_uses_of_keys_are_noted_after_a_refusal(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("code", [13, 18, 85, 86])
-def test_a_store_that_refuses_is_one_that_may_take_it_later(code: int) -> None:
-    """What runs goes on looking; callers are told to come again, and nothing of the store's words."""
+def test_a_refusal_is_a_temporary_error_without_mongodbs_text(code: int) -> None:
+    """Tasks go on polling; callers get an error to retry, which repeats no text of MongoDB."""
     refusal = OperationFailure("not authorized on interlink to execute", code, {"errmsg": "secret words"})
     with (
-        pytest.raises(DatabaseRefused, match=r"^MONGODB_URI: the store refuses: ") as refused,
+        pytest.raises(DatabaseRefused, match=r"^MONGODB_URI: MongoDB refuses: ") as refused,
         translate_errors(),
     ):
         raise refusal
@@ -118,11 +119,11 @@ def test_a_store_that_refuses_is_one_that_may_take_it_later(code: int) -> None:
     assert not {"authorized", "secret"} & set(str(refused.value).split())
 
 
-async def test_a_store_that_refuses_is_not_waited_for_at_the_start() -> None:
+async def test_the_start_does_not_wait_for_a_database_that_refuses() -> None:
     class Refusal:
         async def ping(self) -> None:
             with translate_errors():
                 raise OperationFailure("no", 18, {})
 
-    with pytest.raises(Misconfigured, match="does not take the user and the password"):
+    with pytest.raises(Misconfigured, match="does not accept the user and the password"):
         await asyncio.wait_for(_wait_for_database(cast("Mongo", Refusal())), 5)

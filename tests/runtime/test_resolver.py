@@ -1,4 +1,4 @@
-"""Looking up names at a real DNS server: shared queries, bounds for each workspace, memory, odd answers."""
+"""The resolver at a real DNS server: shared queries, limits per workspace, cache, malformed answers."""
 
 import asyncio
 import socket
@@ -11,7 +11,8 @@ import dns.rcode
 import pytest
 import uvloop
 
-from shared.runtime.egress.resolver import DnsResolver, NotResolved, parse_hosts
+from shared.runtime.egress.resolver import DnsResolver, NotResolved
+from shared.runtime.egress.system_config import parse_hosts
 from tests.support.dns_server import DnsServer, Reply
 from tests.support.ports import free_port
 
@@ -39,20 +40,20 @@ def test_addresses_of_both_families(run: Run, server: DnsServer) -> None:
     server.replies["both.example"] = Reply(["2001:db8::1", "192.0.2.1", "192.0.2.2"])
     server.replies["six.example"] = Reply(["2001:db8::1"])
     server.replies["alias.example"] = Reply(["192.0.2.3"], alias="edge.example.net")
-    found = names(server)
-    first, second, last = run(found.lookup("both.example", "ws"))
+    resolver = names(server)
+    first, second, last = run(resolver.lookup("both.example", "ws"))
     assert ({first, second}, last) == ({"192.0.2.1", "192.0.2.2"}, "2001:db8::1")
-    assert run(found.lookup("six.example", "ws")) == ("2001:db8::1",)
-    assert run(found.lookup("ALIAS.example.", "ws")) == ("192.0.2.3",)
+    assert run(resolver.lookup("six.example", "ws")) == ("2001:db8::1",)
+    assert run(resolver.lookup("ALIAS.example.", "ws")) == ("192.0.2.3",)
     assert set(server.asked) == {
         (name, kind) for name in ("both.example", "six.example", "alias.example") for kind in ("A", "AAAA")
     }
 
 
-def test_this_machines_own_names_are_not_asked_for(run: Run, server: DnsServer) -> None:
-    found = names(server)
-    assert run(found.lookup("localhost", "ws"))[0] == "127.0.0.1"
-    assert run(found.lookup("Sub.LocalHost.", "ws")) == ("127.0.0.1", "::1")
+def test_local_names_are_not_queried(run: Run, server: DnsServer) -> None:
+    resolver = names(server)
+    assert run(resolver.lookup("localhost", "ws"))[0] == "127.0.0.1"
+    assert run(resolver.lookup("Sub.LocalHost.", "ws")) == ("127.0.0.1", "::1")
     assert server.asked == []
 
 
@@ -66,18 +67,18 @@ def test_a_hosts_file() -> None:
     }
 
 
-def test_a_name_is_asked_for_as_it_is_and_never_completed(run: Run, server: DnsServer) -> None:
+def test_search_domains_are_not_used(run: Run, server: DnsServer) -> None:
     server.replies["intranet"] = Reply(["192.0.2.9"])
-    found = names(server)
-    assert run(found.lookup("intranet", "ws")) == ("192.0.2.9",)
+    resolver = names(server)
+    assert run(resolver.lookup("intranet", "ws")) == ("192.0.2.9",)
     with pytest.raises(NotResolved, match=r"^the name does not resolve$") as caught:
-        run(found.lookup("kafka", "ws"))
+        run(resolver.lookup("kafka", "ws"))
     assert caught.value.permanent
     assert {name for name, _ in server.asked} == {"intranet", "kafka"}
 
 
 @pytest.mark.parametrize("name", ["a..b", "a b", "", "a" * 64 + ".example", "x\0.example", "*.example"])
-def test_what_is_no_name_is_not_asked_for(run: Run, server: DnsServer, name: str) -> None:
+def test_invalid_names_are_not_queried(run: Run, server: DnsServer, name: str) -> None:
     with pytest.raises(NotResolved, match="does not resolve"):
         run(names(server).lookup(name, "ws"))
     assert server.asked == []
@@ -85,14 +86,14 @@ def test_what_is_no_name_is_not_asked_for(run: Run, server: DnsServer, name: str
 
 def test_concurrent_lookups_of_one_name_share_one_query(run: Run, server: DnsServer) -> None:
     server.replies["one.example"] = Reply(["192.0.2.1"], ttl=0, delay_s=0.2)
-    found = names(server)
+    resolver = names(server)
 
     async def test() -> None:
-        results = await asyncio.gather(*(found.lookup("one.example", f"ws{n % 3}") for n in range(60)))
+        results = await asyncio.gather(*(resolver.lookup("one.example", f"ws{n % 3}") for n in range(60)))
         assert set(results) == {("192.0.2.1",)}
         assert server.count("one.example") == 1
         # Who goes away does not take the answer from the others.
-        first, second = (asyncio.create_task(found.lookup("one.example", "ws")) for _ in range(2))
+        first, second = (asyncio.create_task(resolver.lookup("one.example", "ws")) for _ in range(2))
         await asyncio.sleep(0.05)
         first.cancel()
         assert await second == ("192.0.2.1",)
@@ -101,47 +102,50 @@ def test_concurrent_lookups_of_one_name_share_one_query(run: Run, server: DnsSer
     run(test())
 
 
-def test_an_answer_is_remembered_no_longer_than_its_record_lives(run: Run, server: DnsServer) -> None:
+def test_an_answer_is_cached_for_the_lifetime_of_its_record(run: Run, server: DnsServer) -> None:
     server.replies["now.example"] = Reply([["192.0.2.1"], ["192.0.2.2"]], ttl=0)
     server.replies["soon.example"] = Reply([["192.0.2.1"], ["192.0.2.2"]], ttl=1)
-    found = names(server)
+    resolver = names(server)
 
     async def test() -> None:
-        assert [await found.lookup("now.example", "ws") for _ in range(2)] == [("192.0.2.1",), ("192.0.2.2",)]
-        assert [await found.lookup("soon.example", "ws") for _ in range(2)] == [("192.0.2.1",)] * 2
+        assert [await resolver.lookup("now.example", "ws") for _ in range(2)] == [
+            ("192.0.2.1",),
+            ("192.0.2.2",),
+        ]
+        assert [await resolver.lookup("soon.example", "ws") for _ in range(2)] == [("192.0.2.1",)] * 2
         await asyncio.sleep(1.1)
-        assert await found.lookup("soon.example", "ws") == ("192.0.2.2",)
+        assert await resolver.lookup("soon.example", "ws") == ("192.0.2.2",)
 
     run(test())
 
 
-def test_a_failure_is_remembered_for_a_moment(run: Run, server: DnsServer) -> None:
+def test_a_failure_is_cached(run: Run, server: DnsServer) -> None:
     server.replies["broken.example"] = Reply(rcode=dns.rcode.SERVFAIL)
-    found = names(server)
+    resolver = names(server)
     for name, text, permanent in (
         ("missing.example", "the name does not resolve", True),
         ("broken.example", "the DNS servers could not resolve the name", False),
     ):
         for _ in range(3):
             with pytest.raises(NotResolved) as caught:
-                run(found.lookup(name, "ws"))
+                run(resolver.lookup(name, "ws"))
             assert (str(caught.value), caught.value.permanent) == (text, permanent)
     assert server.count("missing.example") == 1
     assert server.count("broken.example") == 3, "each try of the one lookup"
 
 
-def test_slow_names_of_one_workspace_keep_nobody_else_waiting(run: Run, server: DnsServer) -> None:
+def test_slow_names_of_one_workspace_do_not_delay_others(run: Run, server: DnsServer) -> None:
     server.replies["*.slow.example"] = Reply(["192.0.2.1"], delay_s=20)
     server.replies["quick.example"] = Reply(["192.0.2.2"], ttl=0)
-    found = names(server, timeout_s=1.5)
+    resolver = names(server, timeout_s=1.5)
 
     async def test() -> None:
-        slow = [asyncio.create_task(found.lookup(f"{n}.slow.example", "hostile")) for n in range(40)]
+        slow = [asyncio.create_task(resolver.lookup(f"{n}.slow.example", "hostile")) for n in range(40)]
         await asyncio.sleep(0.2)
         assert server.most_under_way <= 16
         began = monotonic()
         for _ in range(20):
-            assert await found.lookup("quick.example", "other") == ("192.0.2.2",)
+            assert await resolver.lookup("quick.example", "other") == ("192.0.2.2",)
         assert monotonic() - began < 1.0, "less than any slow name takes"
         failures = await asyncio.gather(*slow, return_exceptions=True)
         assert {str(failure) for failure in failures} == {
@@ -151,62 +155,62 @@ def test_slow_names_of_one_workspace_keep_nobody_else_waiting(run: Run, server: 
         assert server.most_under_way <= 16 + 1
         # Nobody else's result depends on how many lookups this workspace had.
         server.replies["*.slow.example"] = Reply(["192.0.2.1"])
-        assert await found.lookup("39.slow.example", "other") == ("192.0.2.1",)
+        assert await resolver.lookup("39.slow.example", "other") == ("192.0.2.1",)
 
     run(test())
 
 
-def test_a_name_that_was_too_slow_is_asked_for_beside_and_not_waited_for(run: Run, server: DnsServer) -> None:
+def test_a_name_that_was_too_slow_is_queried_in_the_background(run: Run, server: DnsServer) -> None:
     server.replies["slow.example"] = Reply(["192.0.2.1"], delay_s=1.0)
-    found = names(server, timeout_s=0.3)
+    resolver = names(server, timeout_s=0.3)
 
     async def failed_after() -> float:
         began = monotonic()
         with pytest.raises(NotResolved, match="not resolved in time"):
-            await found.lookup("slow.example", "ws")
+            await resolver.lookup("slow.example", "ws")
         return monotonic() - began
 
     async def test() -> None:
         assert await failed_after() >= 0.3
         await asyncio.sleep(5.1)  # the failure is forgotten
-        asked = server.count("slow.example")
+        count = server.count("slow.example")
         assert await failed_after() < 0.3
         async with asyncio.timeout(10):  # it is asked for all the same
-            while server.count("slow.example") == asked:  # noqa: ASYNC110 -- another thread counts
+            while server.count("slow.example") == count:  # noqa: ASYNC110 -- another thread counts
                 await asyncio.sleep(0.01)
         server.replies["slow.example"] = Reply(["192.0.2.1"])
         async with asyncio.timeout(30):  # the failure is forgotten again, and a query beside succeeds
             while True:
                 with suppress(NotResolved):
-                    assert await found.lookup("slow.example", "ws") == ("192.0.2.1",)
+                    assert await resolver.lookup("slow.example", "ws") == ("192.0.2.1",)
                     return
                 await asyncio.sleep(0.1)
 
     run(test())
 
 
-def test_an_address_of_the_other_family_is_not_waited_for_long(run: Run, server: DnsServer) -> None:
+def test_the_second_address_family_is_not_waited_for_long(run: Run, server: DnsServer) -> None:
     server.replies["half.example"] = Reply(["192.0.2.1"], silent=frozenset({"AAAA"}))
     server.replies["none.example"] = Reply(["192.0.2.1"], silent=frozenset({"A", "AAAA"}))
-    found = names(server, timeout_s=2.0)
-    assert run(found.lookup("half.example", "ws")) == ("192.0.2.1",)
+    resolver = names(server, timeout_s=2.0)
+    assert run(resolver.lookup("half.example", "ws")) == ("192.0.2.1",)
     with pytest.raises(NotResolved, match="not resolved in time"):
-        run(found.lookup("none.example", "ws"))
+        run(resolver.lookup("none.example", "ws"))
 
 
-def test_what_does_not_fit_into_a_datagram_comes_over_tcp(run: Run, server: DnsServer) -> None:
+def test_an_answer_too_large_for_a_datagram_comes_over_tcp(run: Run, server: DnsServer) -> None:
     many = [f"192.0.2.{number}" for number in range(1, 61)]
     server.replies["many.example"] = Reply(many, truncated=True)
     server.replies["more.example"] = Reply([*many, *(f"198.51.100.{n}" for n in range(10))], truncated=True)
     server.replies["flood.example"] = Reply(
         [f"10.{n >> 8}.{n & 255}.1" for n in range(3_000)], truncated=True
     )
-    found = names(server)
-    assert set(run(found.lookup("many.example", "ws"))) == set(many)
+    resolver = names(server)
+    assert set(run(resolver.lookup("many.example", "ws"))) == set(many)
     with pytest.raises(NotResolved, match="too many addresses"):
-        run(found.lookup("more.example", "ws"))
+        run(resolver.lookup("more.example", "ws"))
     with pytest.raises(NotResolved, match="could not resolve"):
-        run(found.lookup("flood.example", "ws"))
+        run(resolver.lookup("flood.example", "ws"))
 
 
 def test_garbage_before_the_answer_is_ignored(run: Run, server: DnsServer) -> None:
@@ -215,7 +219,7 @@ def test_garbage_before_the_answer_is_ignored(run: Run, server: DnsServer) -> No
     assert run(names(server).lookup("gap.example", "ws")) == ("192.0.2.1",)
 
 
-def test_a_server_that_is_away_is_passed_over(run: Run, server: DnsServer) -> None:
+def test_an_unavailable_server_is_skipped(run: Run, server: DnsServer) -> None:
     server.replies["up.example"] = Reply(["192.0.2.1"])
     away = ("127.0.0.1", free_port())
     assert run(DnsResolver([away, ("127.0.0.1", server.port)]).lookup("up.example", "ws")) == ("192.0.2.1",)

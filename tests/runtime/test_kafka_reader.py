@@ -1,4 +1,4 @@
-"""Reading a topic as it stands, where the broker tells its end wrongly, and where it tells it well."""
+"""Reading a topic, at a broker that reports its end wrongly and at one that reports it right."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ BATCHES = (3, 1, 5)
 
 @pytest.fixture(params=["bus", "kafka"])
 def broker(request: pytest.FixtureRequest) -> Bus:
-    """The embedded one, and the most real one that is to be had."""
-    found: Bus = request.getfixturevalue(request.param)
-    return found
+    """The embedded broker, and the best other broker that is available."""
+    records: Bus = request.getfixturevalue(request.param)
+    return records
 
 
 def _settings(broker: Bus) -> KafkaSettings:
@@ -31,8 +31,8 @@ def _topic(name: str) -> Topic:
     return Topic(name=name, key="", about="", producers=(), consumers=())
 
 
-async def _written(broker: Bus, name: str, batches: Sequence[int]) -> None:
-    """A topic of one partition with batches of so many records, whose values are their offsets."""
+async def _write_batches(broker: Bus, name: str, batches: Sequence[int]) -> None:
+    """Create a topic of one partition with batches of these sizes; a record's value is its offset."""
     servers = broker.env["KAFKA_BOOTSTRAP_SERVERS"]
     admin = AIOKafkaAdminClient(bootstrap_servers=servers)
     await admin.start()
@@ -52,22 +52,24 @@ def test_a_topic_is_read_to_the_end_of_its_last_batch(broker: Bus) -> None:
     name = f"read-{token_hex(4)}"
 
     async def read() -> list[StoredRecord]:
-        await _written(broker, name, BATCHES)
-        return [kept async for kept in read_topic(_settings(broker), _topic(name))]
+        await _write_batches(broker, name, BATCHES)
+        return [record async for record in read_topic(_settings(broker), _topic(name))]
 
-    found = asyncio.run(read())
-    assert [(kept.offset, kept.value) for kept in found] == [(n, b"%d" % n) for n in range(sum(BATCHES))]
+    records = asyncio.run(read())
+    assert [(record.offset, record.value) for record in records] == [
+        (n, b"%d" % n) for n in range(sum(BATCHES))
+    ]
 
 
-def test_each_record_is_found_at_its_place_and_nothing_beyond_the_end(broker: Bus) -> None:
+def test_each_record_is_read_at_its_position_and_none_after_the_end(broker: Bus) -> None:
     name = f"read-{token_hex(4)}"
 
     async def read() -> list[bytes | None]:
-        await _written(broker, name, BATCHES)
-        found: list[bytes | None] = []
+        await _write_batches(broker, name, BATCHES)
+        records: list[bytes | None] = []
         for offset in (0, 2, 3, 4, 6, 8, 9, 1000):
-            kept = await read_record(_settings(broker), _topic(name), (0, offset), timeout_s=10)
-            found.append(kept.value if kept else None)
-        return found
+            record = await read_record(_settings(broker), _topic(name), (0, offset), timeout_s=10)
+            records.append(record.value if record else None)
+        return records
 
     assert asyncio.run(read()) == [b"0", b"2", b"3", b"4", b"6", b"8", None, None]

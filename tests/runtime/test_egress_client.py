@@ -1,4 +1,4 @@
-"""The client for strangers' URLs over real sockets: TLS, client certificates, ports, names, egress proxy."""
+"""The egress client over real sockets: TLS, client certificates, ports, names, egress proxy."""
 
 import asyncio
 import base64
@@ -38,12 +38,12 @@ from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed, Misconfigured
 from shared.runtime.egress.certificates import ClientCertificate, parse_client_certificate
+from shared.runtime.egress.checked_resolver import PrivateNetworks
 from shared.runtime.egress.client import (
     MAX_RESPONSE_BYTES,
     WEB_PORTS,
     EgressClient,
     EgressResponse,
-    PrivateNetworks,
 )
 from shared.runtime.egress.resolver import DnsResolver
 from tests.support.dns_server import DnsServer, Reply
@@ -58,7 +58,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Any]]:
-    """Runs a coroutine on either loop: they report a failed handshake differently, and both are in use."""
+    """Run a coroutine on each event loop: they report a failed handshake differently, and both are in use."""
     factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         yield runner.run
@@ -151,14 +151,14 @@ def localhost_tls(*, clients: ssl.VerifyMode = ssl.CERT_NONE) -> ssl.SSLContext:
 
 @dataclass
 class Seen:
-    """What a server saw of the requests it got."""
+    """The requests that a server received."""
 
     port: int = 0
     hosts: list[str] = field(default_factory=list)
-    resolver: list[str | None] = field(default_factory=list)
-    """Of the certificates that callers showed."""
+    common_names: list[str | None] = field(default_factory=list)
+    """The common names of the client certificates."""
     connections: list[int] = field(default_factory=list)
-    """The caller's port, so one for each connection."""
+    """The client's port, which identifies the connection."""
     headers: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -172,7 +172,7 @@ async def serving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Seen]:
         shown = request.transport.get_extra_info("peercert") or {}
         subject = {key: value for ((key, value),) in shown.get("subject", ())}
         seen.hosts.append(request.headers["Host"])
-        seen.resolver.append(subject.get("commonName"))
+        seen.common_names.append(subject.get("commonName"))
         seen.connections.append(request.transport.get_extra_info("peername")[1])
         seen.headers.append(dict(request.headers))
         return web.Response(body=await request.read())
@@ -212,9 +212,7 @@ def outcome(answer: EgressResponse) -> tuple[int | None, str | None]:
 # TLS
 
 
-def test_an_authority_of_the_companys_own_is_trusted_beside_the_systems(
-    run: Run[None], ca_file: Path
-) -> None:
+def test_a_private_authority_is_trusted_beside_the_systems(run: Run[None], ca_file: Path) -> None:
     async def test() -> None:
         async with serving(localhost_tls()) as seen:
             async with calling(ca_file=ca_file) as client:
@@ -238,7 +236,7 @@ def test_an_authority_of_the_companys_own_is_trusted_beside_the_systems(
     ],
     ids=["expired", "early", "other host", "unknown authority"],
 )
-def test_a_certificate_that_is_not_good(
+def test_an_invalid_server_certificate(
     run: Run[None], ca_file: Path, pair: tuple[str, str], detail: str
 ) -> None:
     async def test() -> None:
@@ -250,7 +248,7 @@ def test_a_certificate_that_is_not_good(
     run(test())
 
 
-def test_a_port_that_does_not_speak_tls(run: Run[None]) -> None:
+def test_a_port_without_tls(run: Run[None]) -> None:
     async def test() -> None:
         async with serving() as seen, calling() as client:
             answer = await post(client, f"https://localhost:{seen.port}/hook")
@@ -261,7 +259,7 @@ def test_a_port_that_does_not_speak_tls(run: Run[None]) -> None:
     run(test())
 
 
-def test_the_name_in_the_url_is_asked_for(run: Run[None], ca_file: Path) -> None:
+def test_sni_has_the_name_of_the_url(run: Run[None], ca_file: Path) -> None:
     """SNI: the connection goes to a checked address, and the handshake still names the host."""
     asked: list[str | None] = []
     tls = localhost_tls()
@@ -278,7 +276,7 @@ def test_the_name_in_the_url_is_asked_for(run: Run[None], ca_file: Path) -> None
 # Client certificates
 
 
-class _Picky(socketserver.ThreadingTCPServer):
+class _CertificateServer(socketserver.ThreadingTCPServer):
     """Requires a certificate. OpenSSL on the socket itself: asyncio's own servers send no alerts."""
 
     daemon_threads = True
@@ -287,13 +285,13 @@ class _Picky(socketserver.ThreadingTCPServer):
         self.tls = localhost_tls(clients=ssl.CERT_REQUIRED)
         self.tls.minimum_version = self.tls.maximum_version = version
         self.got: list[bytes] = []
-        super().__init__(("127.0.0.1", 0), _PickyHandler)
+        super().__init__(("127.0.0.1", 0), _CertificateHandler)
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
 
-class _PickyHandler(socketserver.BaseRequestHandler):
+class _CertificateHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        assert isinstance(self.server, _Picky)
+        assert isinstance(self.server, _CertificateServer)
         connection = self.server.tls.wrap_socket(
             self.request, server_side=True, do_handshake_on_connect=False
         )
@@ -311,7 +309,7 @@ class _PickyHandler(socketserver.BaseRequestHandler):
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_mutual_tls(run: Run[list[EgressResponse]], ca_file: Path, version: ssl.TLSVersion) -> None:
-    """Whoever asks for a certificate gets it; without one, or with a wrong one, the refusal is told."""
+    """A server that asks for a certificate gets it. Without one, or with a wrong one, the detail says why."""
     good = parse_client_certificate(*CLIENTS.pair("the hub"))
     unknown = parse_client_certificate(*STRANGERS.pair("the hub"))
     expired = parse_client_certificate(*CLIENTS.pair("the hub", start=NOW - timedelta(days=60)))
@@ -320,9 +318,12 @@ def test_mutual_tls(run: Run[list[EgressResponse]], ca_file: Path, version: ssl.
     async def test(port: int) -> list[EgressResponse]:
         async with calling(ca_file=ca_file) as client:
             url = f"https://localhost:{port}/hook"
-            return [await post(client, url, certificate=each) for each in (None, unknown, expired, good)]
+            return [
+                await post(client, url, certificate=certificate)
+                for certificate in (None, unknown, expired, good)
+            ]
 
-    with _Picky(version) as server:
+    with _CertificateServer(version) as server:
         answers = run(test(server.server_address[1]))
         server.shutdown()
     assert outcome(answers.pop()) == (204, None)
@@ -338,8 +339,8 @@ def test_mutual_tls(run: Run[list[EgressResponse]], ca_file: Path, version: ssl.
     assert len(server.got) == 1
 
 
-def test_a_handshake_that_is_cut_off(run: Run[None], ca_file: Path) -> None:
-    """A server that hangs up instead of saying what is wrong, as asyncio's does."""
+def test_a_handshake_that_the_server_breaks_off(run: Run[None], ca_file: Path) -> None:
+    """A server that closes the connection without an alert, as asyncio's does."""
     tls = localhost_tls(clients=ssl.CERT_REQUIRED)
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
 
@@ -352,7 +353,7 @@ def test_a_handshake_that_is_cut_off(run: Run[None], ca_file: Path) -> None:
     run(test())
 
 
-def test_nobody_listens(run: Run[None]) -> None:
+def test_a_port_that_refuses_connections(run: Run[None]) -> None:
     async def test() -> None:
         async with calling() as client:
             answer = await post(client, f"https://127.0.0.1:{free_port()}/")
@@ -361,10 +362,8 @@ def test_nobody_listens(run: Run[None]) -> None:
     run(test())
 
 
-def test_a_connection_made_with_one_certificate_never_carries_anothers_request(
-    run: Run[None], ca_file: Path
-) -> None:
-    """One pool, one URL, three identities, side by side: each request shows its own, and reuses its own."""
+def test_a_connection_is_never_shared_between_client_certificates(run: Run[None], ca_file: Path) -> None:
+    """Three identities in one pool: each request shows its own certificate and reuses its connection."""
     identities: dict[str | None, ClientCertificate | None] = {
         "a": parse_client_certificate(*CLIENTS.pair("a")),
         "b": parse_client_certificate(*CLIENTS.pair("b")),
@@ -380,16 +379,19 @@ def test_a_connection_made_with_one_certificate_never_carries_anothers_request(
             for _ in range(5):
                 for name, certificate in identities.items():
                     assert (await post(client, url, certificate=certificate)).status == 200
-                    assert seen.resolver[-1] == name
+                    assert seen.common_names[-1] == name
             assert len(set(seen.connections)) == 3  # the positive control: they are kept and used again
             everybody = list(identities.items()) * 20
-            await asyncio.gather(*(post(client, url, certificate=each) for _, each in everybody))
-            assert len(seen.resolver) == 15 + 60
+            await asyncio.gather(
+                *(post(client, url, certificate=certificate) for _, certificate in everybody)
+            )
+            assert len(seen.common_names) == 15 + 60
             owners = {
-                (connection, name) for connection, name in zip(seen.connections, seen.resolver, strict=True)
+                (connection, name)
+                for connection, name in zip(seen.connections, seen.common_names, strict=True)
             }
             assert len(owners) == len(set(seen.connections))
-            assert [seen.resolver[15:].count(name) for name in identities] == [20, 20, 20]
+            assert [seen.common_names[15:].count(name) for name in identities] == [20, 20, 20]
 
     run(test())
 
@@ -403,7 +405,7 @@ def test_a_connection_made_with_one_certificate_never_carries_anothers_request(
     ],
     ids=["rsa", "ed25519", "p384"],
 )
-def test_every_usual_kind_of_key(run: Run[None], ca_file: Path, key: Any) -> None:
+def test_all_common_key_types(run: Run[None], ca_file: Path, key: Any) -> None:
     certificate = parse_client_certificate(*CLIENTS.pair("the hub", key=key))
 
     async def test() -> None:
@@ -412,13 +414,13 @@ def test_every_usual_kind_of_key(run: Run[None], ca_file: Path, key: Any) -> Non
                 assert (
                     await post(client, f"https://localhost:{seen.port}/", certificate=certificate)
                 ).status == 200
-            assert seen.resolver == ["the hub"]
+            assert seen.common_names == ["the hub"]
 
     run(test())
 
 
-def test_a_key_is_on_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In memory on Linux; where that cannot be, in a file that only its owner reads, and that is gone."""
+def test_a_private_key_is_never_left_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is in memory on Linux, elsewhere in a private file that is removed."""
     pair = CLIENTS.pair("the hub")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
     if hasattr(os, "memfd_create"):
@@ -427,17 +429,17 @@ def test_a_key_is_on_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     with pytest.raises(FileNotFoundError):
         parse_client_certificate(*pair)
 
-    kept: list[int] = []
+    modes: list[int] = []
     load = ssl.SSLContext.load_cert_chain
 
-    def looked_at(context: ssl.SSLContext, path: str, **arguments: Any) -> None:
-        kept.append(Path(path).stat().st_mode & 0o777)
+    def record_mode(context: ssl.SSLContext, path: str, **arguments: Any) -> None:
+        modes.append(Path(path).stat().st_mode & 0o777)
         load(context, path, **arguments)
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", looked_at)
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", record_mode)
     parse_client_certificate(*pair)
-    assert kept == [0o600]
+    assert modes == [0o600]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -468,7 +470,7 @@ _SMALL_RSA = CLIENTS.pair("small", key=rsa.generate_private_key(65537, 1024))  #
     ],
     ids=[f"case {number}" for number in range(15)],
 )
-def test_what_is_no_client_certificate(certificate: str, key: str, why: str) -> None:
+def test_invalid_client_certificates(certificate: str, key: str, why: str) -> None:
     with pytest.raises(Malformed, match=why) as caught:
         parse_client_certificate(certificate, key)
     assert not any(
@@ -477,7 +479,7 @@ def test_what_is_no_client_certificate(certificate: str, key: str, why: str) -> 
 
 
 @given(st.text(max_size=200), st.text(max_size=200), st.binary(min_size=1, max_size=80))
-def test_hostile_pem_is_malformed_and_nothing_else(certificate: str, key: str, noise: bytes) -> None:
+def test_any_invalid_pem_raises_malformed(certificate: str, key: str, noise: bytes) -> None:
     middle = base64.b64encode(noise).decode()
     broken = f"-----BEGIN CERTIFICATE-----\n{middle}\n-----END CERTIFICATE-----\n"
     broken_key = f"-----BEGIN PRIVATE KEY-----\n{middle}\n-----END PRIVATE KEY-----\n"
@@ -486,7 +488,7 @@ def test_hostile_pem_is_malformed_and_nothing_else(certificate: str, key: str, n
             parse_client_certificate(*pair)
 
 
-def test_a_certificate_shows_nothing_of_its_key() -> None:
+def test_the_repr_of_a_certificate_has_no_key() -> None:
     whole = parse_client_certificate(_CERTIFICATE + CLIENTS.pem, _KEY)
     assert "PRIVATE" not in repr(whole)
     assert _KEY.splitlines()[1] not in f"{whole} {whole!r}"
@@ -558,7 +560,7 @@ def test_ports(run: Run[None]) -> None:
         "file:///etc/hostname",
     ],
 )
-def test_no_way_to_write_this_machine_is_called(run: Run[None], url: str) -> None:
+def test_every_notation_of_a_loopback_address_is_refused(run: Run[None], url: str) -> None:
     async def test() -> None:
         async with serving() as seen:
             async with calling("none") as client:
@@ -573,14 +575,14 @@ def test_no_way_to_write_this_machine_is_called(run: Run[None], url: str) -> Non
 
 @contextmanager
 def resolving(*answers: list[str], ttl: int = 0) -> Iterator[tuple[DnsServer, DnsResolver]]:
-    """A DNS server that gives a name these addresses in turn, and lookups at it."""
+    """A DNS server that answers with these addresses in turn, and a resolver that asks it."""
     with DnsServer({"hooks.example": Reply(answers, ttl=ttl)}) as server:
         yield server, DnsResolver([("127.0.0.1", server.port)])
 
 
 @pytest.mark.parametrize("second", ["127.0.0.2", "0.0.0.0", "10.0.0.1"])  # noqa: S104
-async def test_a_name_that_changes_between_check_and_connect(second: str) -> None:
-    """One resolution is checked and connected to: what DNS says afterwards counts for the next one."""
+async def test_a_dns_answer_that_changes_between_check_and_connection(second: str) -> None:
+    """The checked addresses are connected to; a later DNS answer counts for the next lookup."""
     async with serving() as seen:
         url = f"http://hooks.example:{seen.port}/"
         with resolving(["127.0.0.1"], [second]) as (server, names):
@@ -598,7 +600,7 @@ async def test_a_name_that_changes_between_check_and_connect(second: str) -> Non
 
 @pytest.mark.parametrize("bad", ["10.0.0.1", "169.254.169.254", "64:ff9b::a00:1", "::"])
 @pytest.mark.parametrize("bad_first", [True, False])
-async def test_a_name_with_one_good_and_one_bad_address(bad: str, bad_first: bool) -> None:
+async def test_a_name_with_an_allowed_and_a_refused_address(bad: str, bad_first: bool) -> None:
     async with serving() as seen:
         url = f"http://hooks.example:{seen.port}/"
         both = [bad, "127.0.0.1"] if bad_first else ["127.0.0.1", bad]
@@ -616,8 +618,8 @@ async def test_a_name_with_one_good_and_one_bad_address(bad: str, bad_first: boo
 # What a receiver may answer
 
 
-def test_a_trickle_is_cut_off_at_the_timeout(run: Run[None]) -> None:
-    """Each byte comes in good time, and the whole never would."""
+def test_a_slow_body_ends_at_the_timeout(run: Run[None]) -> None:
+    """Each byte arrives soon, but the body never ends."""
 
     def trickle(connection: Any) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
@@ -637,7 +639,7 @@ def test_a_trickle_is_cut_off_at_the_timeout(run: Run[None]) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_compressed_answer_is_not_inflated(run: Run[None], encoding: str) -> None:
-    """50 MB that come as 50 KB: what is kept is what came, no matter what the header says."""
+    """50 MB that are sent as 50 KB are stored as sent, whatever the header says."""
     plain = b"\0" * 50_000_000
     bomb = gzip.compress(plain, 9) if encoding == "gzip" else zlib.compress(plain, 9)
     assert len(bomb) < MAX_RESPONSE_BYTES
@@ -660,16 +662,16 @@ def test_a_compressed_answer_is_not_inflated(run: Run[None], encoding: str) -> N
 
 @dataclass
 class Proxy:
-    """What a proxy was asked: the first line of each request, and who asked."""
+    """The requests that a proxy received: the first line of each, and the login."""
 
     url: str = ""
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
 
 
 @asynccontextmanager
 async def proxying(*, answer: bytes | None = None) -> AsyncIterator[Proxy]:
-    """A forward proxy: CONNECT, and requests with a whole URL; or one that always says `answer`."""
+    """A forward proxy for CONNECT and for absolute URLs; with `answer`, one that always sends that."""
     proxy = Proxy()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -677,7 +679,7 @@ async def proxying(*, answer: bytes | None = None) -> AsyncIterator[Proxy]:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = head.strip().split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        proxy.asked.append(first)
+        proxy.requests.append(first)
         proxy.authorizations.append(fields.get("proxy-authorization"))
         if answer is not None:
             writer.write(answer)
@@ -734,11 +736,11 @@ def test_every_request_goes_through_the_proxy(run: Run[None], ca_file: Path, sec
             basic = "Basic " + base64.b64encode(b"hub:p@ss").decode()
             assert set(proxy.authorizations) == {basic}
             if secure:
-                assert proxy.asked == [f"CONNECT localhost:{seen.port} HTTP/1.1"]
-                assert seen.resolver == ["the hub"] * 2
+                assert proxy.requests == [f"CONNECT localhost:{seen.port} HTTP/1.1"]
+                assert seen.common_names == ["the hub"] * 2
                 assert not any("Proxy-Authorization" in headers for headers in seen.headers)
             else:
-                assert proxy.asked[0] == f"POST {url} HTTP/1.1"
+                assert proxy.requests[0] == f"POST {url} HTTP/1.1"
 
     run(test())
 
@@ -759,38 +761,38 @@ def test_every_request_goes_through_the_proxy(run: Run[None], ca_file: Path, sec
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_is_not_asked_for_an_internal_address(run: Run[None], scheme: str, host: str) -> None:
-    """The proxy is on an internal address itself, and may be called all the same."""
+    """The proxy's own address is internal, and may be called."""
 
     async def test() -> None:
         async with serving() as seen, proxying() as proxy:
             async with calling("none", proxy=proxy.url) as client:
                 answer = await post(client, f"{scheme}://{host}:{seen.port}/hook")
-                assert (outcome(answer), proxy.asked) == ((None, "address_refused"), [])
+                assert (outcome(answer), proxy.requests) == ((None, "address_refused"), [])
             async with calling("loopback", proxy=proxy.url) as client:  # the control
                 assert (await post(client, f"http://127.0.0.1:{seen.port}/hook")).status == 200
-                assert len(proxy.asked) == 1
+                assert len(proxy.requests) == 1
 
     run(test())
 
 
-async def test_a_proxy_is_asked_only_for_names_whose_every_address_is_good() -> None:
+async def test_a_proxy_is_asked_only_for_names_with_allowed_addresses() -> None:
     async with proxying(answer=b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n") as proxy:
         for addresses, asked in ((["127.0.0.1", "10.0.0.1"], 0), (["127.0.0.1"], 1)):
             with resolving(addresses, ttl=60) as (server, names):
                 async with calling(proxy=proxy.url, resolver=names) as client:
                     answers = [await post(client, "http://hooks.example/") for _ in range(2)]
-                    assert len(proxy.asked) == 2 * asked
+                    assert len(proxy.requests) == 2 * asked
                     assert [answer.failure for answer in answers] == [
                         None if asked else "address_refused"
                     ] * 2
                     assert server.count("hooks.example") == 1
 
 
-def test_a_proxy_that_does_not_help(run: Run[None]) -> None:
+def test_failures_of_the_proxy(run: Run[None]) -> None:
     async def test() -> None:
-        gone = f"http://hub:hidden@127.0.0.1:{free_port()}"
+        closed_proxy = f"http://hub:hidden@127.0.0.1:{free_port()}"
         async with serving() as seen:
-            async with calling(proxy=gone) as client:
+            async with calling(proxy=closed_proxy) as client:
                 for scheme in ("http", "https"):
                     answer = await post(client, f"{scheme}://127.0.0.1:{seen.port}/")
                     assert (outcome(answer), answer.detail) == (
@@ -819,7 +821,7 @@ def test_a_proxy_that_does_not_help(run: Run[None]) -> None:
         "http://hidden:x@p:99999",
     ],
 )
-def test_a_proxy_that_cannot_be(proxy: str) -> None:
+def test_an_invalid_proxy_setting(proxy: str) -> None:
     with pytest.raises(Misconfigured, match="INTERLINK_EGRESS_PROXY") as caught:
         EgressClient("none", max_connections=1, proxy=proxy)
     assert "hidden" not in str(caught.value)
@@ -830,7 +832,7 @@ def test_a_proxy_that_cannot_be(proxy: str) -> None:
     [None, "", "no certificates here", _CERTIFICATE[:100]],
     ids=["no file", "empty", "text", "cut"],
 )
-def test_a_file_of_authorities_that_cannot_be(tmp_path: Path, content: str | None) -> None:
+def test_an_invalid_ca_file(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)
@@ -838,7 +840,7 @@ def test_a_file_of_authorities_that_cannot_be(tmp_path: Path, content: str | Non
         EgressClient("none", max_connections=1, ca_file=path)
 
 
-def test_the_environment_chooses_no_proxy(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_ignored(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
 

@@ -1,4 +1,4 @@
-"""A call is the same call when its query is the same, too."""
+"""An idempotency key is for one call, including its query."""
 
 from typing import Any, cast
 
@@ -41,8 +41,8 @@ class OneKey:
         return ApiKey(ApiKeyId("key_1"), WorkspaceId("ws_1"), frozenset({"admin"}), None)
 
 
-async def test_one_key_for_two_queries_is_refused_and_not_answered_with_the_first() -> None:
-    """DELETE /api/platform-credentials/x?scope=workspace, and then ?scope=installation."""
+async def test_a_key_is_rejected_for_a_call_with_another_query() -> None:
+    """DELETE /api/platform-credentials/x?scope=workspace, then the same with ?scope=installation."""
     done: list[bytes] = []
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
