@@ -241,7 +241,7 @@ def test_one_trace_id_leads_from_the_request_to_the_delivery(flow: Flow) -> None
     at_the_gateway = {
         line["event_id"]: line["trace_id"]
         for line in flow.hub.log_lines("gateway")
-        if line["event"] == "webhook accepted"
+        if line["event"] == "webhook.accepted"
     }
     assert at_the_gateway == expected
     log = flow.hub.deliveries()

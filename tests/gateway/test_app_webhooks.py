@@ -522,7 +522,7 @@ def test_what_no_app_has_signed_is_refused_and_kept_nowhere(world: World, slack:
     )
     assert counted == mismatches + 3
     assert world.put(0) == []
-    [line] = [each for each in world.hub.log_lines("gateway") if each["event"] == "webhook refused"][-1:]
+    [line] = [each for each in world.hub.log_lines("gateway") if each["event"] == "webhook.rejected"][-1:]
     assert (line["route"], line["endpoint_id"], line["status"]) == ("app", "slack", 401)
 
 
@@ -546,7 +546,7 @@ def test_who_has_no_such_address_has_nothing_there(world: World, name: str) -> N
         assert answer.json()["detail"] == "no such endpoint"
 
 
-NO_ADDRESS = "{} has no address for an app: make {} with POST /api/inbound-endpoints"
+NO_ADDRESS = "{} has no app webhook: create {} with POST /api/inbound-endpoints"
 
 
 @pytest.mark.parametrize(
@@ -715,7 +715,7 @@ def test_which_paths_are_the_other_address(path: str, provider: str) -> None:
 
 
 def test_each_caller_has_a_limit_of_his_own() -> None:
-    buckets = TokenBuckets(60, most=2)
+    buckets = TokenBuckets(60, max_buckets=2)
     for _ in range(60):
         buckets.of("1.1.1.1").take()
     assert buckets.of("1.1.1.1").wait() > 0

@@ -413,7 +413,7 @@ def test_most_types(client: httpx.Client, hub: Hub) -> None:
 
 def test_the_document_names_them(hub: Hub) -> None:
     document = httpx.get(f"{hub.url('gateway')}/openapi/gateway.json").json()
-    for shape in ("NewEventType", "EventTypeChange", "ShownEventType"):
+    for shape in ("EventTypeCreate", "EventTypeUpdate", "EventTypeOut"):
         properties = document["components"]["schemas"][shape]["properties"]
         assert "schema" in properties
         assert "schema_" not in properties

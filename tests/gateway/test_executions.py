@@ -44,9 +44,9 @@ async def _endpoint(mongo: Mongo) -> Any:
 def _note(executions: Executions, endpoint: Any, *, refused: bool = False, outcome: str = "") -> None:
     seen = [] if refused else [ExecutionEvent("push", "", ())]
     outcome = outcome or ("signature" if refused else "accepted")
-    if executions.count(endpoint, outcome, len(seen), refused=refused, proven=True):
+    if executions.count(endpoint, outcome, len(seen), rejected=refused, authenticated=True):
         status = 401 if refused else 202
-        executions.keep(Execution(endpoint, NOW, outcome, status, refused, 0.001, events=seen))
+        executions.add(Execution(endpoint, NOW, outcome, status, refused, 0.001, events=seen))
 
 
 async def test_a_flood_is_counted_whole_and_kept_in_part(mongo: Mongo, executions: Executions) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from services.gateway.ingest.endpoints import EventSelection, InboundEndpoint
+from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
 from services.gateway.ingest.public_keys import CALLER, PublishedKeys
 from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.verify import Verifier
@@ -49,7 +49,7 @@ def _endpoint() -> InboundEndpoint:
         networks=(),
         body_limit=None,
         dedupe_window_s=None,
-        shown=EventSelection(()),
+        message_events=EventSelection(()),
         accepted=TokenBucket(100),
         recorded_rejections=TokenBucket(100),
     )

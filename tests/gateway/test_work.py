@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.gateway.ingest.endpoints import EventSelection, InboundEndpoint
+from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
 from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.verify import BadSignature, Verifier
 from shared.contracts.errors import InterlinkError, Malformed, Rejected
@@ -65,7 +65,7 @@ def endpoint(source: Mapping[str, Any], secrets: Sequence[bytes]) -> InboundEndp
         networks=(),
         body_limit=None,
         dedupe_window_s=None,
-        shown=EventSelection(()),
+        message_events=EventSelection(()),
         accepted=TokenBucket(1),
         recorded_rejections=TokenBucket(1),
     )
