@@ -89,9 +89,9 @@ def test_slow_hosts_that_a_workspace_names_keep_no_other_key_waiting() -> None:
             await asyncio.sleep(0.3)
             assert server.under_way
             CALLER.set("198.51.100.1")
-            began = monotonic()
+            started = monotonic()
             assert (await keys.get(url)).body == b"the key"
-            return monotonic() - began
+            return monotonic() - started
         finally:
             for attack in attacks:
                 attack.cancel()

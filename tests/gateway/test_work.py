@@ -190,8 +190,8 @@ SOURCES = st.fixed_dictionaries(
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_none(each) for name, each in value.items() if each is not None}
-    return [_without_none(each) for each in value] if isinstance(value, list) else value
+        return {name: _without_none(item) for name, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
 JSON_BODIES: Final[Mapping[str, bytes]] = {
@@ -361,12 +361,14 @@ def test_few_signatures_of_public_keys_are_checked(count: int) -> None:
     pairs = way(scheme="ed25519", signature={"header": "x-sign", "encoding": "base64", "separator": " "})
     sent = request({"x-sign": " ".join([b64(bytes(64))] * count)}, b"{}")
     sent.work.limit()
-    wanted = VerificationResult.MISMATCH if count == MAX_PUBLIC_KEY_CHECKS else VerificationResult.UNREADABLE
-    assert said(pairs, sent, public_pem(EDWARDS)) is wanted
-    again = request({"x-sign": " ".join([b64(bytes(64))] * 6)}, b"{}")
-    again.work.limit()
+    expected = (
+        VerificationResult.MISMATCH if count == MAX_PUBLIC_KEY_CHECKS else VerificationResult.UNREADABLE
+    )
+    assert said(pairs, sent, public_pem(EDWARDS)) is expected
+    repeat = request({"x-sign": " ".join([b64(bytes(64))] * 6)}, b"{}")
+    repeat.work.limit()
     with pytest.raises(InterlinkError):
-        said(pairs, again, public_pem(EDWARDS), public_pem(EDWARDS))
+        said(pairs, repeat, public_pem(EDWARDS), public_pem(EDWARDS))
 
 
 def test_a_key_that_takes_long_to_check_is_none() -> None:
@@ -406,12 +408,12 @@ def test_a_batch_of_tokens_has_as_many_elements_as_a_batch() -> None:
 @settings(max_examples=500, deadline=None)
 def test_a_form_is_read_as_the_standard_library_reads_it(text: str) -> None:
     try:
-        wanted = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)
+        expected = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)
     except ValueError:
         with pytest.raises(Malformed):
             parse_urlencoded(text.encode(), "body")
         return
-    assert parse_urlencoded(text.encode(), "body") == wanted
+    assert parse_urlencoded(text.encode(), "body") == expected
 
 
 def test_a_form_has_few_broken_escapes() -> None:
