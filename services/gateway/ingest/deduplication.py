@@ -18,8 +18,8 @@ class RecentDeliveries:
 
     def __init__(self, max_deliveries: int = 50_000) -> None:
         self._max_deliveries = max_deliveries
-        # The value is the end of the window (monotonic seconds), or the publication under way. An
-        # OrderedDict, because the first key of a plain dict is found only by walking over all deleted ones.
+        # The value is the end of the window (monotonic seconds), or the publication that is under way. It is
+        # an OrderedDict because the first key of a plain dict is found only by walking over all deleted ones.
         self._deliveries: OrderedDict[str, float | asyncio.Future[bool]] = OrderedDict()
 
     async def publish_once(

@@ -257,7 +257,7 @@ class Receiver:
         self._log.info(
             "webhook.rejected",
             route=route,
-            endpoint_id=target.log_id if target else None,
+            endpoint_id=target.name if target else None,
             status=error.status,
             reason=error.reason,
         )

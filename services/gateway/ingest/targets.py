@@ -1,7 +1,7 @@
 """The targets of a webhook: an endpoint, an incoming webhook, or the app webhook of a provider.
 
-A target is made for one request. It answers what differs between the kinds of address; the sequence of steps
-is the same for all and is in `receive.py`.
+A target is created for each request. It has what differs between the kinds of address. The sequence of steps
+is the same for all of them, and is in `receive.py`.
 """
 
 import hmac
@@ -67,13 +67,11 @@ class Target(ABC):
 
     @property
     @abstractmethod
-    def log_id(self) -> str:
-        """The name of the target in the log. Never a secret: the path of an incoming webhook is one."""
-
-    @property
-    @abstractmethod
     def name(self) -> str:
-        """The name under which a caller's rejected requests are counted."""
+        """The name in the log, and the name under which a caller's rejected requests are counted.
+
+        It is never the path: the path of an incoming webhook is a secret.
+        """
 
     @property
     @abstractmethod
@@ -154,10 +152,6 @@ class EndpointTarget(Target):
         self._services = services
 
     @property
-    def log_id(self) -> str:
-        return self._endpoint.id
-
-    @property
     def name(self) -> str:
         return self._endpoint.id
 
@@ -194,7 +188,7 @@ class EndpointTarget(Target):
         return self._endpoint.body_limit
 
     def address(self, path: str) -> str:
-        del path  # the endpoint has one address, whatever a proxy made of the path
+        del path  # a proxy may have changed the path: the provider signs the address that it was given
         return self._endpoint.address
 
     async def answer_handshake(self, handshake: Handshake, request: InboundRequest) -> Response:
@@ -280,10 +274,6 @@ class AppTarget(Target):
         self._app = _UNVERIFIED
 
     @property
-    def log_id(self) -> str:
-        return self._webhook.provider.id
-
-    @property
     def name(self) -> str:
         return self._webhook.provider.id
 
@@ -318,7 +308,7 @@ class AppTarget(Target):
     async def verify(
         self, definition: WebhookDefinition, request: InboundRequest, raw: bytes
     ) -> VerificationResult:
-        """Verify the request, and remember the app whose secret did it."""
+        """Verify the request, and store the app whose secret verified it for `publish`."""
         self._app = await self._services.verifier.verify_app(self._webhook.secrets, definition, request, raw)
         return VerificationResult.VERIFIED
 
@@ -362,7 +352,7 @@ class AppTarget(Target):
     def records(self, context: RequestContext) -> Iterable[tuple[InboundEndpoint, RequestContext]]:
         """Return the accounts whose events were to be published.
 
-        There is none before the request is verified: until then nobody knows whose it is.
+        A request that is not verified has none: its account is only a claim.
         """
         for endpoint, indexes in indexes_by_endpoint(context.endpoints):
             yield endpoint, context.for_endpoint(indexes)

@@ -27,7 +27,7 @@ VERDICT_TEXTS: Final = {
     VerificationResult.TOO_COSTLY: "cannot be checked: the body is too large for so many secrets",
     VerificationResult.CLAIMS: "has a wrong issuer, audience or other claim, or no expiry (exp)",
 }
-"""The error text of each verdict; the place of the signature stands in front."""
+"""The error text of each verdict; the place of the signature precedes it."""
 
 _YIELD_AFTER_BYTES: Final = 256 * 1024
 """Hashed bytes after which `verify_app` yields to other tasks."""
