@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from shared.connections.apps import App, Apps
+from shared.connections.apps import Apps
 from shared.connections.credentials import template_values
+from shared.connections.provider_app import App
 from shared.manifests.connector import Connector
 from shared.manifests.oauth1 import OAuth1Flow
 from shared.manifests.provider_response import (

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from shared.connections.apps import App
+from shared.connections.provider_app import App
 from shared.manifests.connector import Connector
 from shared.manifests.registry import connectors
 from shared.manifests.token_response import TokenResponse, Tokens

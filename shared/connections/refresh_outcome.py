@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from shared.connections.apps import App, Apps
+from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationEventType, IntegrationRepository
+from shared.connections.provider_app import App
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, Misconfigured
 from shared.manifests.provider_response import ProviderUnavailable

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from shared.connections.app_check import AppChecker
-from shared.connections.apps import App, Apps
+from shared.connections.apps import Apps
 from shared.connections.credentials import (
     MAIN,
     merge_tokens,
@@ -26,6 +26,7 @@ from shared.connections.credentials import (
     token_values,
 )
 from shared.connections.integrations import IntegrationEventType, IntegrationRepository
+from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import (
     MAX_PAUSE_S,
     NO_APP,

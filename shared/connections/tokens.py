@@ -14,10 +14,11 @@ from time import monotonic
 from typing import Any, Final
 
 from shared.connections.app_check import AppChecker
-from shared.connections.apps import App, Apps
+from shared.connections.apps import Apps
 from shared.connections.credentials import MAIN, token_values
 from shared.connections.integrations import COLLECTION, IntegrationRepository
 from shared.connections.last_used import LastUsedRecorder
+from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import NotConnected, check_usable
 from shared.connections.refresh_types import DEFAULT_TIMING, NoAnswer, Timing
 from shared.connections.refresher import Refresher

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.gateway.ingest.endpoints import EventSelection, InboundEndpoint
+from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
 from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.verify import BadSignature, Verifier
 from shared.contracts.errors import InterlinkError, Malformed, Rejected
@@ -59,7 +59,7 @@ def endpoint(source: Mapping[str, Any], secrets: Sequence[bytes]) -> InboundEndp
         networks=(),
         body_limit=None,
         dedupe_window_s=None,
-        shown=EventSelection(()),
+        message_events=EventSelection(()),
         accepted=TokenBucket(1),
         recorded_rejections=TokenBucket(1),
     )
@@ -184,8 +184,8 @@ SOURCES = st.fixed_dictionaries(
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_none(each) for name, each in value.items() if each is not None}
-    return [_without_none(each) for each in value] if isinstance(value, list) else value
+        return {name: _without_none(item) for name, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
 JSON_BODIES: Final[Mapping[str, bytes]] = {
@@ -357,12 +357,14 @@ def test_few_signatures_of_public_keys_are_checked(count: int) -> None:
     )
     sent = request({"x-sign": " ".join([b64(bytes(64))] * count)}, b"{}")
     sent.work.limit()
-    wanted = VerificationResult.MISMATCH if count == MAX_PUBLIC_KEY_CHECKS else VerificationResult.UNREADABLE
-    assert check(pairs, sent, public_pem(EDWARDS)) is wanted
-    again = request({"x-sign": " ".join([b64(bytes(64))] * 6)}, b"{}")
-    again.work.limit()
+    expected = (
+        VerificationResult.MISMATCH if count == MAX_PUBLIC_KEY_CHECKS else VerificationResult.UNREADABLE
+    )
+    assert check(pairs, sent, public_pem(EDWARDS)) is expected
+    repeat = request({"x-sign": " ".join([b64(bytes(64))] * 6)}, b"{}")
+    repeat.work.limit()
     with pytest.raises(InterlinkError):
-        check(pairs, again, public_pem(EDWARDS), public_pem(EDWARDS))
+        check(pairs, repeat, public_pem(EDWARDS), public_pem(EDWARDS))
 
 
 def test_a_key_that_takes_long_to_check_is_none() -> None:
@@ -402,12 +404,12 @@ def test_a_batch_of_tokens_has_as_many_elements_as_a_batch() -> None:
 @settings(max_examples=500, deadline=None)
 def test_a_form_is_read_as_the_standard_library_reads_it(text: str) -> None:
     try:
-        wanted = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)
+        expected = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)
     except ValueError:
         with pytest.raises(Malformed):
             parse_urlencoded(text.encode(), "body")
         return
-    assert parse_urlencoded(text.encode(), "body") == wanted
+    assert parse_urlencoded(text.encode(), "body") == expected
 
 
 def test_a_form_has_few_broken_escapes() -> None:

@@ -15,7 +15,8 @@ import pytest
 from pymongo import MongoClient
 
 from services.oauth.settings import OAuthSettings
-from shared.connections.apps import COLLECTION, configured_apps
+from shared.connections.apps import COLLECTION
+from shared.connections.configured_apps import configured_apps
 from shared.contracts.errors import Misconfigured
 from shared.runtime.settings import load
 from tests.cli.commands import complaint, interlink

@@ -19,7 +19,8 @@ from pymongo import MongoClient
 
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
-from shared.connections.tokens import Access, NotConnected, TokenSource
+from shared.connections.refresh_outcome import NotConnected
+from shared.connections.tokens import Access, TokenSource
 from shared.contracts.topics import TOPICS
 from shared.manifests.registry import connectors
 from shared.runtime.egress.client import create_egress_client

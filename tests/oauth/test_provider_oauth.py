@@ -16,7 +16,8 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from shared.connections.tokens import Access, NotConnected
+from shared.connections.refresh_outcome import NotConnected
+from shared.connections.tokens import Access
 from tests.support.auth_servers import MockServer
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually

@@ -57,9 +57,9 @@ def test_one_trace_id_from_webhook_to_delivery(hub: Hub) -> None:
     def lines(service: str) -> list[str]:
         return [line["event"] for line in hub.log_lines(service) if line.get("trace_id") == TRACE]
 
-    assert lines("gateway") == ["webhook accepted"]
+    assert lines("gateway") == ["webhook.accepted"]
     assert eventually(lambda: lines("delivery")) == ["delivery.attempted"]
-    assert eventually(lambda: lines("sync")) == ["message relayed"]
+    assert eventually(lambda: lines("sync")) == ["message.relayed"]
 
 
 @pytest.mark.parametrize("sent", [None, "garbage", f"00-{'0' * 32}-00f067aa0ba902b7-01"])

@@ -12,10 +12,12 @@ import pytest
 import structlog
 
 from shared.connections.app_check import AppChecker
-from shared.connections.apps import App, Apps
+from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
+from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import NotConnected
-from shared.connections.refresher import Refresher, Timing
+from shared.connections.refresh_types import Timing
+from shared.connections.refresher import Refresher
 from shared.runtime.mongo import Document, utcnow
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 

@@ -23,7 +23,9 @@ from typing import Any, Final, Self
 from shared.connections import refresher
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
-from shared.connections.tokens import Access, NotConnected, Timing, TokenSource
+from shared.connections.refresh_outcome import NotConnected
+from shared.connections.refresh_types import Timing
+from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import InterlinkError
 from shared.manifests.registry import connectors
 from shared.runtime import mongo

@@ -9,16 +9,16 @@ from starlette.responses import Response
 
 from services.oauth.api.app_schemas import AppListOut, AppOut, AppUpdate
 from shared.connections.app_check import AppChecker
-from shared.connections.apps import (
+from shared.connections.apps import Apps
+from shared.connections.integrations import IntegrationRepository
+from shared.connections.provider_app import (
     INSTALLATION,
     SECRET_FIELDS,
     App,
-    Apps,
     app_ref,
     secret_settings,
     uses_own_app,
 )
-from shared.connections.integrations import IntegrationRepository
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from shared.manifests.connector import Connector

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from shared.connections.apps import App, Apps, app_ref
+from shared.connections.apps import Apps
+from shared.connections.provider_app import App, app_ref
 from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.manifests.connector import Connector
 from shared.manifests.registry import connectors

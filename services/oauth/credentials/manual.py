@@ -13,7 +13,7 @@ from services.oauth.authorization.account_identity import CONNECTED_EVENTS, acco
 from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
 from shared.connections.integrations import IntegrationEventType, IntegrationRepository
-from shared.connections.refresher import NoAnswer
+from shared.connections.refresh_types import NoAnswer
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError, Invalid, Misconfigured
 from shared.contracts.ids import new_integration_id

@@ -25,8 +25,8 @@ from services.oauth.subscriptions.provider_calls import (
     subscription_type,
     subscription_types,
 )
-from shared.connections.apps import app_ref
 from shared.connections.integrations import IntegrationRepository
+from shared.connections.provider_app import app_ref
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, InterlinkError, NotFound
 from shared.contracts.ids import provider_subscription_id_for

@@ -18,7 +18,7 @@ from services.oauth.subscriptions.lifecycle import (
 )
 from services.oauth.subscriptions.provider_calls import MissingSetting, subscription_types
 from shared.connections.apps import COLLECTION as APPS
-from shared.connections.tokens import NotConnected
+from shared.connections.refresh_outcome import NotConnected
 from shared.contracts.errors import Invalid, RetryLater
 from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import connectors
