@@ -26,6 +26,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/vocabulary.py
 	$(BIN)/interlink provider check
 
 # Known vulnerabilities of what is locked; skipped, with its reason, where nobody can be asked.

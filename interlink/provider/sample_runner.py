@@ -296,7 +296,7 @@ def _identity_faults(location: str, identity: AccountIdentity, expected: SampleA
         id=identity.id,
         label=identity.label,
         url=identity.url,
-        kept=dict(identity.kept),
+        kept=dict(identity.attributes),
         person=identity.person,
     )
     if actual != expected:
@@ -318,7 +318,7 @@ def _resource_faults(connector: Connector, sample: Sample, values: Mapping[str, 
         yield f"choices: is rejected: {error}"
         return
     actual = tuple(
-        SampleResource(id=resource.id, label=resource.label, kept=dict(resource.kept))
+        SampleResource(id=resource.id, label=resource.label, kept=dict(resource.attributes))
         for resource in resources
     )
     if actual != expected.found:
@@ -326,9 +326,9 @@ def _resource_faults(connector: Connector, sample: Sample, values: Mapping[str, 
 
 
 def _manual_credentials_faults(connector: Connector, sample: Sample) -> Iterator[str]:
-    for name in sorted(sample.entered.keys() - connector.entered.keys()):
+    for name in sorted(sample.entered.keys() - connector.manual_credentials.keys()):
         yield f"entered.{name}: the manifest has none"
-    for name, kind in connector.entered.items():
+    for name, kind in connector.manual_credentials.items():
         expected = sample.entered.get(name)
         if expected is None:
             yield f"entered.{name}: missing: add a sample"

@@ -53,7 +53,7 @@ class SignOptions:
     settings: Sequence[str] = ()
     query: str = ""
     url: str = ""
-    way: str = ""
+    scheme: str = ""
     method: str = ""
 
 
@@ -106,13 +106,13 @@ def _candidates(
     provider: Provider, webhook: WebhookSpec, options: SignOptions
 ) -> Iterator[tuple[SchemeSpec, SchemeSigner]]:
     """Yield the schemes that may sign, each with its signer."""
-    if options.way and options.way not in _scheme_names(webhook):
-        raise Misconfigured(f"--way {options.way}: use one of {', '.join(_scheme_names(webhook))}")
+    if options.scheme and options.scheme not in _scheme_names(webhook):
+        raise Misconfigured(f"--way {options.scheme}: use one of {', '.join(_scheme_names(webhook))}")
     secret = _read_secret(options.secret)
     # Generate keys only without a secret: RSA keys are slow.
     generated = scheme_signers(provider) if not secret else []
     for position, spec in enumerate(webhook.verification):
-        if options.way and options.way not in (str(position), spec.name):
+        if options.scheme and options.scheme not in (str(position), spec.name):
             continue
         if not secret:
             yield spec, generated[position]

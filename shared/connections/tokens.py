@@ -221,7 +221,7 @@ class TokenSource:
         api, probe = connector.api_for(access.kind), connector.probe_for(access.kind)
         if probe is None:
             return False
-        by_app = not probe.token and access.kind not in connector.entered
+        by_app = not probe.token and access.kind not in connector.manual_credentials
         if by_app and "client_id" not in access.values:
             raise ProviderUnavailable("the app's credentials are missing", retry_after=60)
         answer = await self.ask(connector.request(probe, access.values, api), access.workspace)
@@ -317,7 +317,7 @@ class TokenSource:
                 "reauth_required", "the account's token has expired: connect the account again"
             )
         values = self._refresher.values(document) | token_values(tokens)
-        manual = connectors()[document["provider"]].entered.get(document["kind"])
+        manual = connectors()[document["provider"]].manual_credentials.get(document["kind"])
         if manual is not None:
             try:
                 values |= manual_credential_values(manual, secrets.get("fields", {}))

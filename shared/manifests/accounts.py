@@ -15,7 +15,7 @@ class AccountIdentity:
     id: str
     label: str
     url: str = ""
-    kept: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     """Values of the account for later requests: `{account:...}`."""
     person: str = ""
     """Id of the person that the token acts for. '' if `id` names the person, or if no person is behind the
@@ -28,7 +28,7 @@ class AccountResource:
 
     id: str
     label: str
-    kept: Mapping[str, str]
+    attributes: Mapping[str, str]
     """Values of the resource for later requests: `{account:...}`."""
 
 

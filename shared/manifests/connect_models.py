@@ -355,7 +355,7 @@ class ConnectSpec(ManifestModel):
     """Shows whether a token works, if `account` needs no request."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> "ConnectSpec":
+    def _one_kind(self) -> "ConnectSpec":
         flows = sum(flow is not None for flow in (self.through, self.oauth2, self.oauth1))
         if flows > 1:
             raise ValueError("use only one of through, oauth2 and oauth1")

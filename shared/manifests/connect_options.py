@@ -98,7 +98,7 @@ def connect_options(
     connector = connectors.get(provider)
     if connector is None:
         return ()
-    manual = tuple(_manual_option(kind) for kind in connector.entered.values())
+    manual = tuple(_manual_option(kind) for kind in connector.manual_credentials.values())
     # Manual credentials need no app.
     if connector.oauth2 is None and connector.oauth1 is None:
         return manual

@@ -62,7 +62,7 @@ class Connector:
         self.choices: AccountSelection | None = connect.choices or source.choices
         account = self.account
         self._probe: ApiRequest | None = (account and account.call) or connect.probe or source.probe
-        self.entered: Mapping[str, ManualCredential] = {
+        self.manual_credentials: Mapping[str, ManualCredential] = {
             credential.id: credential for credential in connect.entered
         }
         flow = source.oauth2 or source.oauth1
@@ -93,12 +93,12 @@ class Connector:
 
     def api_for(self, kind: str) -> Api:
         """Return how the API is called with a credential of this kind."""
-        credential = self.entered.get(kind)
+        credential = self.manual_credentials.get(kind)
         return credential.api if credential is not None and credential.api is not None else self.api
 
     def probe_for(self, kind: str) -> ApiRequest | None:
         """Return a request that shows whether a credential of this kind works; None without one."""
-        credential = self.entered.get(kind)
+        credential = self.manual_credentials.get(kind)
         if credential is None:
             return self._probe
         return credential.account.call if credential.account else None
@@ -290,7 +290,7 @@ class Connector:
             or RequestTemplate(mapping.label_text).render_or_empty(values)
             or account_id,
             url=as_text(select_optional(mapping.url, document)),
-            kept=select_values(mapping.keep, document),
+            attributes=select_values(mapping.keep, document),
         )
 
     def parse_person(self, document: Any, *, token: Any) -> str:

@@ -53,9 +53,7 @@ class SenderDescription(ManifestModel):
 
     @field_validator("handshakes")
     @classmethod
-    def _are_told_apart(
-        cls, handshakes: tuple[HandshakeSpec, ...] | None
-    ) -> tuple[HandshakeSpec, ...] | None:
+    def _are_distinct(cls, handshakes: tuple[HandshakeSpec, ...] | None) -> tuple[HandshakeSpec, ...] | None:
         for handshake in handshakes or ():
             if not handshake.when:
                 raise ValueError("when: says nothing: every request would be this handshake")

@@ -295,7 +295,7 @@ class TestSign:
             if "handshake" in fixture.expected:
                 continue
             try:
-                signed = sign(provider, SignOptions(case, given, url=url, way=str(position)), time())
+                signed = sign(provider, SignOptions(case, given, url=url, scheme=str(position)), time())
             except Misconfigured:
                 continue
             if isinstance(way, KeyPairScheme):
@@ -462,7 +462,7 @@ class TestAtAHub:
     def first(name: str, position: int, given: str) -> tuple[Path, SigningResult]:
         """The first fixture that is signed in this way."""
         for case in fixture_folders(FOLDERS / name):
-            wanted = SignOptions(case, given, url="https://hub.example.com/x", way=str(position))
+            wanted = SignOptions(case, given, url="https://hub.example.com/x", scheme=str(position))
             if "handshake" not in read_fixture(case).expected:
                 try:
                     return case, sign(providers()[name], wanted, time())

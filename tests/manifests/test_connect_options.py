@@ -34,7 +34,7 @@ def test_it_has_every_way_and_no_other(name: str) -> None:
     expected: list[str] = []
     if connector is not None:
         expected += ["oauth2"] * bool(connector.oauth2) + ["oauth1"] * bool(connector.oauth1)
-        expected += connector.entered
+        expected += connector.manual_credentials
     assert list(offered(name)) == expected
     for way in offered(name).values():
         assert way.name
@@ -50,7 +50,7 @@ def test_what_a_form_sends_is_taken(name: str) -> None:
     """Whoever enters only what is required and has no default: what fits, or an example of it."""
     for kind, way in offered(name).items():
         connector = connectors()[name]
-        settings = connector.entered[kind].fields if way.fields else connector.params
+        settings = connector.manual_credentials[kind].fields if way.fields else connector.params
         fields = way.fields or way.params
         assert list(by_id(fields)) == list(settings)
         values = {

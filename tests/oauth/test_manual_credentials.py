@@ -330,7 +330,7 @@ def test_a_preset_fills_in_fields(world: World, servers: MailServers, mailbox: M
     wrong = world.enter("email", fields, kind="smtp", preset="nobody", expect=422)
     assert wrong["errors"][0]["field"] == "preset"
     assert "gmail" in wrong["errors"][0]["message"]
-    for name, given in connectors()["email"].entered["smtp"].presets.items():
+    for name, given in connectors()["email"].manual_credentials["smtp"].presets.items():
         assert set(given.values) == {"host", "port", "security"}, name
     alone = {"username": fields["username"], "password": fields["password"]}
     missing = world.enter("email", alone, kind="imap", expect=422)

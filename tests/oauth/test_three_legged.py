@@ -90,7 +90,7 @@ def test_an_account_is_connected_and_revoked() -> None:
     account_id = CONNECTOR.parse_account(
         account, CONNECTOR.parse_api_response(answered(fake, CONNECTOR.request(account.call, values)))
     )
-    assert (account_id.id, account_id.label, account_id.kept) == (
+    assert (account_id.id, account_id.label, account_id.attributes) == (
         fake.accounts[0].id,
         "Ada Example",
         {"username": "ada"},

@@ -29,7 +29,7 @@ from tests.support.platforms import Asked
 FOLDERS = Path(next(iter(shared.providers.__path__)))
 WITH_SAMPLES = sorted(file.parent.name for file in FOLDERS.glob(f"*/{SAMPLES}"))
 OAUTH = {name for name, each in connectors().items() if each.oauth2 or each.oauth1}
-ENTERED = {name for name, each in connectors().items() if each.entered}
+ENTERED = {name for name, each in connectors().items() if each.manual_credentials}
 
 
 @pytest.mark.parametrize("name", WITH_SAMPLES)

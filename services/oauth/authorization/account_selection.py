@@ -186,6 +186,6 @@ def _account_with_resource(document: Mapping[str, Any], resource: AccountResourc
     account = document["account"]
     return {
         **account,
-        "kept": {**account["kept"], **resource.kept},
+        "kept": {**account["kept"], **resource.attributes},
         "choice": {"id": resource.id, "label": resource.label},
     }

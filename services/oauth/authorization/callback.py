@@ -297,11 +297,11 @@ class CallbackHandler:
         provider_account = connector.parse_account(account, document)
         person = connector.parse_person(document, token=granted.document)
         provider_account = replace(
-            provider_account, kept={**callback_values, **provider_account.kept}, person=person
+            provider_account, attributes={**callback_values, **provider_account.attributes}, person=person
         )
         if connector.choices is None:
             return provider_account, []
-        values |= {f"account:{name}": value for name, value in provider_account.kept.items()}
+        values |= {f"account:{name}": value for name, value in provider_account.attributes.items()}
         answer = await self._tokens.ask(
             connector.request(connector.choices.call, values), pending_state["workspace"]
         )

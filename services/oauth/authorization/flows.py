@@ -29,7 +29,7 @@ def oauth_connector(provider: str) -> Connector:
         fault = FieldError("provider", "accounts of this provider cannot be connected")
         raise Invalid("no such provider", errors=(fault,))
     if connector.oauth2 is None and connector.oauth1 is None:
-        kinds = ", ".join(connector.entered)
+        kinds = ", ".join(connector.manual_credentials)
         hint = f"send the credentials to POST /api/integrations (kind: {kinds})" if kinds else "not by OAuth"
         raise Invalid(
             "accounts of this provider are not connected by OAuth", errors=(FieldError("provider", hint),)

@@ -271,12 +271,12 @@ def _connection_change(
         "id": provider_account.id,
         "label": provider_account.label,
         "url": provider_account.url,
-        "kept": dict(provider_account.kept),
+        "kept": dict(provider_account.attributes),
         "person": provider_account.person,
     }
     if resource is not None:
         account |= {"choice": {"id": resource.id, "label": resource.label}}
-        account["kept"] = {**provider_account.kept, **resource.kept}
+        account["kept"] = {**provider_account.attributes, **resource.attributes}
     is_complete = resource is not None or not resources
     before = {"refreshable": True, "refresh_expires_at": target["refresh_expires_at"]} if retained else {}
     times = refresh_schedule(connector, granted, before)
@@ -285,7 +285,9 @@ def _connection_change(
     return {
         "status": "connected" if is_complete else "pending",
         "reason": "" if is_complete else "choice_required",
-        "choices": [{"id": item.id, "label": item.label, "kept": dict(item.kept)} for item in resources],
+        "choices": [
+            {"id": item.id, "label": item.label, "kept": dict(item.attributes)} for item in resources
+        ],
         "account": account,
         "params": pending_state["params"],
         "app": pending_state["server"][:2],

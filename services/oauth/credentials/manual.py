@@ -258,7 +258,7 @@ class ManualCredentials:
                 "id": provider_account.id,
                 "label": provider_account.label,
                 "url": provider_account.url,
-                "kept": dict(provider_account.kept),
+                "kept": dict(provider_account.attributes),
             },
             "credential": self._integrations.seal(document, {"fields": dict(values)}),
             "version": document["version"] + 1,
@@ -327,7 +327,7 @@ def _manual_credential(provider: str, kind: str | None) -> tuple[Connector, Manu
     if connector is None:
         fault = FieldError("provider", "accounts of this provider cannot be connected")
         raise Invalid("no such provider", errors=(fault,))
-    credentials = connector.entered
+    credentials = connector.manual_credentials
     if not credentials:
         fault = FieldError("provider", "its accounts are connected by OAuth: POST /api/auth/oauth/connect")
         raise Invalid("this provider has no manual credentials", errors=(fault,))

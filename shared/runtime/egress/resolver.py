@@ -107,7 +107,7 @@ class DnsResolver:
         self._timeout_s = timeout_s
         self._limits = WorkspaceLimits(_MAX_QUERIES_PER_WORKSPACE)
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
-        self._under_way: dict[str, asyncio.Task[tuple[str, ...]]] = {}
+        self._queries: dict[str, asyncio.Task[tuple[str, ...]]] = {}
 
     async def lookup(self, host: str, workspace: str) -> tuple[str, ...]:
         """Return the addresses of a name, IPv4 first; at least one. Raises `NotResolved`.
@@ -125,14 +125,14 @@ class DnsResolver:
         while True:
             if cached := self._cached(name):
                 return cached.result()
-            query = self._under_way.get(name)
+            query = self._queries.get(name)
             if query is None:
                 try:
                     async with asyncio.timeout(_RECHECK_TIMEOUT_S if was_slow else self._timeout_s):
                         await self._limits.acquire(workspace)
                 except TimeoutError:
                     raise _not_resolved(_TOO_SLOW if was_slow else _TOO_MANY) from None
-                if name in self._under_way or self._cached(name):  # another lookup was faster
+                if name in self._queries or self._cached(name):  # another lookup was faster
                     self._limits.release(workspace)
                     continue
                 query = self._start_query(name, workspace)
@@ -160,12 +160,12 @@ class DnsResolver:
         """Start the query of a name in the background. Its end releases the workspace's permit."""
 
         def finish(task: "asyncio.Task[tuple[str, ...]]") -> None:
-            del self._under_way[name]
+            del self._queries[name]
             self._limits.release(workspace)
             if not task.cancelled():
                 task.exception()  # mark it as retrieved: asyncio complains about errors that nobody reads
 
-        task = self._under_way[name] = asyncio.create_task(self._query(name))
+        task = self._queries[name] = asyncio.create_task(self._query(name))
         task.add_done_callback(finish)
         return task
 
