@@ -26,6 +26,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/vocabulary.py
 	$(BIN)/interlink provider check
 
 # The documentation site, in build/docs/site. It needs no network.

@@ -1,4 +1,4 @@
-"""`make bench`: the goals of the hub, measured here and now."""
+"""`make bench`: measure the hub on this machine and compare the results with its goals."""
 
 import argparse
 import json
@@ -37,16 +37,16 @@ STAGES: Final = (
 
 
 def main() -> int:
-    """Run the stages that are asked for, print the table; 1 when something could not be measured."""
-    wanted = _arguments()
-    plan = Plan.quick(wanted.bus) if wanted.quick else Plan(wanted.bus)
-    if wanted.due:
-        plan = replace(plan, most_due=wanted.due)
+    """Run the selected stages and print the table. Return 1 if a stage could not be measured."""
+    arguments = _arguments()
+    plan = Plan.quick(arguments.bus) if arguments.quick else Plan(arguments.bus)
+    if arguments.due:
+        plan = replace(plan, max_due=arguments.due)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    about = described() | {"bus": wanted.bus, "pinning": cores().said}
+    machine = described() | {"bus": arguments.bus, "pinning": cores().description}
     if not has_sync():
-        about["sync"] = "not there yet: not measured"
-    for name, value in about.items():
+        machine["sync"] = "not installed: not measured"
+    for name, value in machine.items():
         console.print(f"{name}: {value}", soft_wrap=True)
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="interlink-bench-") as folder:
@@ -63,7 +63,7 @@ def main() -> int:
             "backlog": lambda: backlog(bench),
         }
         try:
-            for stage in wanted.only or STAGES:
+            for stage in arguments.only or STAGES:
                 measured[stage] = run[stage]()
         except (Failed, AssertionError) as error:
             console.print(f"bench: {stage}: {error}", style="red")
@@ -71,23 +71,29 @@ def main() -> int:
         finally:
             bench.close()
     console.print(table(measured))
-    if wanted.json:
-        wanted.json.write_text(json.dumps({"machine": about, **measured}, indent=1) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps({"machine": machine, **measured}, indent=1) + "\n", encoding="utf-8"
+        )
     return 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--bus", choices=("embedded", "kafka"), default="embedded", help="the broker")
-    parser.add_argument("--quick", action="store_true", help="some seconds, to see that it works")
-    parser.add_argument("--only", action="append", choices=STAGES, help="this stage; may be repeated")
+    parser.add_argument(
+        "--quick", action="store_true", help="run for some seconds only, to see that it works"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=STAGES, help="run only this stage; may be repeated"
+    )
     parser.add_argument(
         "--due",
         type=int,
         metavar="N",
-        help="the largest backlog: 1,000, ten times as many, and so on up to N; 1,000,000 take long to enter",
+        help="the largest backlog: 1,000, then ten times as many, up to N; 1,000,000 take long to insert",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What the services are compared with: the same server and the same client with nothing of ours in them."""
+"""The baseline of the services: the same HTTP server and client without any code of the hub."""
 
 import asyncio
 import gc
@@ -11,7 +11,7 @@ import uvicorn
 
 from bench.remote import answer
 
-_kept: set[asyncio.Task[None]] = set()
+_tasks: set[asyncio.Task[None]] = set()
 
 
 async def _accept(scope: Any, receive: Any, send: Any) -> None:
@@ -21,7 +21,7 @@ async def _accept(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def serve() -> dict[str, Any]:
-    """Answer 202 to everything, on the server that `shared/runtime/service.py` sets up."""
+    """Answer every request with 202, on the server that `shared/runtime/service.py` sets up."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     server = uvicorn.Server(
@@ -36,16 +36,16 @@ async def serve() -> dict[str, Any]:
             timeout_keep_alive=65,
         )
     )
-    _tuned()
+    _tune_collector()
     task = asyncio.create_task(server._serve(sockets=[listening]))
-    _kept.add(task)
+    _tasks.add(task)  # the event loop holds only weak references
     while not server.started:  # noqa: ASYNC110 -- uvicorn has no event for it
         await asyncio.sleep(0.01)
     return {"port": listening.getsockname()[1]}
 
 
 async def post(url: str, body: str, total: int, concurrency: int) -> dict[str, Any]:
-    """POST `total` times from `concurrency` loops over one pool; seconds and CPU seconds of the loops."""
+    """POST `total` times from `concurrency` loops over one pool; return seconds and CPU seconds."""
     raw = body.encode()
     headers = {"Content-Type": "application/json"}
     left = total
@@ -61,14 +61,14 @@ async def post(url: str, body: str, total: int, concurrency: int) -> dict[str, A
                 async with session.post(url, data=raw, headers=headers) as response:
                     await response.read()
 
-        _tuned()
+        _tune_collector()
         started, cpu = perf_counter(), process_time()
         await asyncio.gather(*(loop() for _ in range(concurrency)))
         return {"seconds": perf_counter() - started, "cpu": process_time() - cpu}
 
 
-def _tuned() -> None:
-    """The collector as the services set it."""
+def _tune_collector() -> None:
+    """Set up the garbage collector as the services do."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

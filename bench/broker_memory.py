@@ -1,8 +1,7 @@
-"""How the embedded broker's memory grows with what it holds: `python -m bench.broker_memory [messages]`.
+"""Growth of the embedded broker's memory with its records: `python -m bench.broker_memory [messages]`.
 
-A million records of 1 KB by default, with acks=all, in batches, on loopback only. The broker's
-resident memory is printed at every tenth; the process is gone when the script ends. It stops early
-at 8 GB, or when the machine has less than 1 GB left.
+Produces a million records of 1 KB by default, with acks=all and in batches. Prints the broker's resident
+memory after every tenth. Stops early at 8 GB, or when the machine has less than 1 GB left.
 """
 
 import asyncio
@@ -26,52 +25,52 @@ from shared.runtime.settings import KafkaSettings, load
 _BATCH: Final = 500
 _VALUE_BYTES: Final = 1024
 _STEPS: Final = 10
-_MOST_BYTES: Final = 8 * 1024**3
-_LEFT_BYTES: Final = 1024**3
+_MAX_BYTES: Final = 8 * 1024**3
+_MIN_FREE_BYTES: Final = 1024**3
 
 
-async def measure(half: EmbeddedServer, messages: int) -> None:
-    """Produce, and print the broker's resident memory on the way."""
+async def measure(server: EmbeddedServer, messages: int) -> None:
+    """Produce records, and print the broker's resident memory after each step."""
     settings = load(KafkaSettings)
     await ensure_topics(settings)
     producer = Producer(settings, configure("bench", "error"), client_id="bench")
     producer.start()
     await producer.wait_ready(10)
-    assert half.child.pid
-    process, held = psutil.Process(half.child.pid), 0
+    assert server.child.pid
+    process, produced = psutil.Process(server.child.pid), 0
     print(f"{'messages':>10} {'RSS MB':>8} {'bytes per message':>18} {'messages/s':>11}")
     empty = process.memory_info().rss
     print(f"{0:>10} {empty / 2**20:>8.0f}")
     try:
         for _ in range(_STEPS):
-            started, aim = perf_counter(), held + messages // _STEPS
-            while held < aim:
-                count = min(_BATCH, aim - held)
+            started, target = perf_counter(), produced + messages // _STEPS
+            while produced < target:
+                count = min(_BATCH, target - produced)
                 records = [Record(CHAT_EVENTS, b"%d" % n, os.urandom(_VALUE_BYTES), []) for n in range(count)]
                 await producer.publish_all(records, timeout_s=30)
-                held += count
+                produced += count
             rss, elapsed = process.memory_info().rss, perf_counter() - started
-            each, rate = (rss - empty) / held, messages / _STEPS / elapsed
-            print(f"{held:>10} {rss / 2**20:>8.0f} {each:>18.0f} {rate:>11.0f}", flush=True)
-            if rss > _MOST_BYTES or psutil.virtual_memory().available < _LEFT_BYTES:
-                print("stopped here: enough memory taken")
+            per_message, rate = (rss - empty) / produced, messages / _STEPS / elapsed
+            print(f"{produced:>10} {rss / 2**20:>8.0f} {per_message:>18.0f} {rate:>11.0f}", flush=True)
+            if rss > _MAX_BYTES or psutil.virtual_memory().available < _MIN_FREE_BYTES:
+                print("stopped here: the memory limit is reached")
                 break
     finally:
         await producer.stop()
 
 
 def main(messages: int) -> None:
-    """Measure on a broker of our own, in a folder that is removed afterwards."""
-    leash = ProcessGroup()
+    """Measure on a new broker, in a folder that is removed afterwards."""
+    group = ProcessGroup()
     with tempfile.TemporaryDirectory() as folder:
-        half = broker(Path(folder), leash)
-        os.environ |= {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **BROKER_SETTINGS}
-        half.start()
+        server = broker(Path(folder), group)
+        os.environ |= {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(server.port), **BROKER_SETTINGS}
+        server.start()
         try:
-            asyncio.run(measure(half, messages))
+            asyncio.run(measure(server, messages))
         finally:
-            half.stop()
-            leash.close()
+            server.stop()
+            group.close()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`python -m bench.due`: how long it takes to find the integrations that something is due for, at size.
+"""`python -m bench.due`: time of the search for due integrations in a large collection.
 
-The embedded store, or the one of MONGODB_URI. It is filled with integrations of which none is due for days;
-then Upkeep's own query is timed with none due and with three hundred due, and the store's plan is read.
+Uses the embedded database, or the one of MONGODB_URI. Inserts integrations of which none is due for days,
+then times the query of `Maintenance` with none due and with three hundred due, and prints the query plan.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from shared.runtime.mongo import Document, Mongo, utcnow
 from shared.runtime.settings import MongoSettings
 
 _BATCH: Final = 5_000
-_FILL_S: Final = 900.0
+_MAX_FILL_S: Final = 900.0
 _REPEATS: Final = 30
 _PAGE: Final = 200
 _DUE: Final = 300
 
 
 def filling(first: int, last: int, now: datetime) -> Iterator[Document]:
-    """Connected integrations, due between a day and fifty days from now."""
+    """Yield connected integrations that are due between one day and fifty days from now."""
     for number in range(first, last):
         at = now - timedelta(seconds=number)
         yield {
@@ -70,57 +70,60 @@ def filling(first: int, last: int, now: datetime) -> Iterator[Document]:
         }
 
 
-async def timed(mongo: Mongo) -> tuple[int, list[float]]:
-    """How many were found, and how long each of thirty looks took, in milliseconds."""
-    took, found = [], 0
+async def time_queries(mongo: Mongo) -> tuple[int, list[float]]:
+    """Run the query repeatedly; return the number of results, and each time in milliseconds."""
+    times_ms, count_found = [], 0
     for _ in range(_REPEATS):
-        began = perf_counter()
-        found = len(await find_due(mongo.collection(COLLECTION), _PAGE))
-        took.append((perf_counter() - began) * 1000)
-    return found, took
+        started = perf_counter()
+        count_found = len(await find_due(mongo.collection(COLLECTION), _PAGE))
+        times_ms.append((perf_counter() - started) * 1000)
+    return count_found, times_ms
 
 
 def examined(database: Any) -> str:
-    """What the store says that it looked at: for the same query, with its own plan."""
+    """Return what the database examined for the same query, and the stages of its plan."""
     query = {"filter": {**OPEN_FILTER, "due_at": {"$lte": utcnow()}}, "projection": {"_id": 1, "due_at": 1}}
     command = {"find": COLLECTION, **query, "sort": {"due_at": 1, "_id": 1}, "limit": _PAGE}
-    told = database.command("explain", command, verbosity="executionStats")
-    stats, plan = told["executionStats"], str(told["queryPlanner"]["winningPlan"])
+    answer = database.command("explain", command, verbosity="executionStats")
+    stats, plan = answer["executionStats"], str(answer["queryPlanner"]["winningPlan"])
     stages = [stage for stage in ("COLLSCAN", "FETCH", "SORT", "IXSCAN") if stage in plan]
     return f"{stats['totalKeysExamined']} keys, {stats['totalDocsExamined']} documents, {'+'.join(stages)}"
 
 
-async def measured(uri: str, counts: list[int], console: Console) -> None:
-    """Fill to each count in turn, and measure."""
+async def measure(uri: str, counts: list[int], console: Console) -> None:
+    """Insert up to each count in turn, and measure."""
     client: MongoClient[Any] = MongoClient(uri, tz_aware=True)
     mongo = Mongo(MongoSettings(uri=SecretStr(uri)), app="bench")
-    wanted = [index for index in INDEXES[COLLECTION] if index.where == OPEN_FILTER]
-    await mongo.ensure({COLLECTION: wanted})  # others have no part in it, and cost time
+    indexes = [index for index in INDEXES[COLLECTION] if index.where == OPEN_FILTER]
+    await mongo.ensure(
+        {COLLECTION: indexes}
+    )  # the other indexes are not used here, and slow down the inserts
     database, now, filled = client.get_default_database(), utcnow(), 0
     collection = database[COLLECTION]
     for count in counts:
-        began = monotonic()
-        while filled < count and monotonic() - began < _FILL_S:
+        started = monotonic()
+        while filled < count and monotonic() - started < _MAX_FILL_S:
             last = min(filled + _BATCH, count)
-            batch = [RawBSONDocument(encode(each)) for each in filling(filled, last, now)]
+            batch = [RawBSONDocument(encode(document)) for document in filling(filled, last, now)]
             collection.insert_many(batch, ordered=False)
             filled = last
-        console.print(f"{filled} integrations, filled in {monotonic() - began:.0f} s")
-        some = {"_id": {"$in": [f"int_{number * filled // _DUE:032x}" for number in range(_DUE)]}}
-        for what, moment in (("none due", now + timedelta(days=2)), (f"{_DUE} due", now)):
-            collection.bulk_write([UpdateMany(some, {"$set": {"due_at": moment}})])
-            found, took = await timed(mongo)
+        console.print(f"{filled} integrations, filled in {monotonic() - started:.0f} s")
+        due_filter = {"_id": {"$in": [f"int_{number * filled // _DUE:032x}" for number in range(_DUE)]}}
+        for label, due_at in (("none due", now + timedelta(days=2)), (f"{_DUE} due", now)):
+            collection.bulk_write([UpdateMany(due_filter, {"$set": {"due_at": due_at}})])
+            count_found, times_ms = await time_queries(mongo)
             console.print(
-                f"  {what}: {found} found, median {median(took):.2f} ms, most {max(took):.1f} ms; "
-                f"{examined(database)}",
+                f"  {label}: {count_found} found, median {median(times_ms):.2f} ms, "
+                f"maximum {max(times_ms):.1f} ms; {examined(database)}",
                 soft_wrap=True,
             )
-        collection.update_many(some, {"$set": {"due_at": now + timedelta(days=2)}})
+        collection.update_many(due_filter, {"$set": {"due_at": now + timedelta(days=2)}})
     mongo.close()
     client.close()
 
 
 def main() -> None:
+    """Measure at each size of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("counts", type=int, nargs="*", default=[100_000, 1_000_000])
     console = Console(highlight=False)
@@ -129,14 +132,14 @@ def main() -> None:
     with ExitStack() as stack:
         uri = os.environ.get("MONGODB_URI")
         if uri is None:
-            leash = ProcessGroup()
+            group = ProcessGroup()
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="interlink-bench-"))
-            store = embedded.store(Path(folder), leash)
-            stack.callback(leash.close)
+            store = embedded.store(Path(folder), group)
+            stack.callback(group.close)
             stack.callback(store.stop)
             store.start()
             uri = store.uri
-        asyncio.run(measured(uri, parser.parse_args().counts, console))
+        asyncio.run(measure(uri, parser.parse_args().counts, console))
 
 
 if __name__ == "__main__":

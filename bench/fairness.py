@@ -1,9 +1,9 @@
-"""Measure a workspace's latency while another workspace makes fan-out expensive, as a ratio to being alone.
+"""Latency of a workspace while another workspace makes fan-out expensive, as a ratio to the latency alone.
 
-Two attacks: one batch of 500 events of 9 KB for 20 webhooks, and a stream of events for 40 webhooks whose
-condition takes all but its whole budget. The neighbour's events are sent at a moderate rate, after the first
-of the attacker's were handled. Rounds without and with an attack take turns on one hub. Each pair of rounds
-gives a ratio of the p99; the median of the ratios is the result, and their range is shown beside it.
+There are two attacks: one batch of 500 events of 9 KB for 20 webhooks, and a stream of events for 40 webhooks
+whose condition uses nearly its whole budget. The neighbour's events are sent at a moderate rate, after the
+first events of the attacker were handled. Rounds without and with an attack alternate on one hub. Each pair
+of rounds gives a ratio of the p99. The result is the median of the ratios, with their range beside it.
 """
 
 import json
@@ -26,8 +26,8 @@ from bench.webhook import body
 _PER_S: Final = 50.0
 _WARM_UP_S: Final = 2.0
 _SETTLE_S: Final = 1.0
-_POLLED_S: Final = 30.0
-_QUIET_S: Final = 90.0
+_HANDLED_TIMEOUT_S: Final = 30.0
+_QUIET_TIMEOUT_S: Final = 90.0
 _NEIGHBOUR: Final = "push"
 _ATTACKER: Final = "issues"
 _AGES: Final = ("p50_ms", "p99_ms")
@@ -59,8 +59,8 @@ _ATTACKS: Final = (
 
 
 def fairness(bench: Bench) -> dict[str, Any]:
-    """The neighbour's p50 and p99 in ms, alone and beside each attack."""
-    found: dict[str, Any] = {}
+    """Return the neighbour's p50 and p99 in ms, alone and beside each attack."""
+    results: dict[str, Any] = {}
     sink, feed = bench.helper("bench.sink"), bench.helper("bench.feed")
     for attack in _ATTACKS:
         with bench.hub(f"fairness-{attack.name}", "delivery") as hub:
@@ -68,8 +68,8 @@ def fairness(bench: Bench) -> dict[str, Any]:
             key = token_urlsafe(24)
             hub.init("attacker", key)
             _feed(bench, hub, _WARM_UP_S)
-            found[attack.name] = _rounds(bench, hub, _Attacker(hub, key, sink, feed), attack)
-    return found
+            results[attack.name] = _rounds(bench, hub, _Attacker(hub, key, sink, feed), attack)
+    return results
 
 
 def _rounds(bench: Bench, hub: System, attacker: "_Attacker", attack: _Attack) -> dict[str, Any]:
@@ -88,22 +88,21 @@ def _rounds(bench: Bench, hub: System, attacker: "_Attacker", attack: _Attack) -
             + f"; {arrived} deliveries of the attacker meanwhile"
         )
     result: dict[str, Any] = {
-        name: {what: median(each[what] for each in measured) for what in _AGES}
+        name: {age: median(item[age] for item in measured) for age in _AGES}
         for name, measured in rounds.items()
     }
     ratios = {
-        what: [
-            beside[what] / alone[what]
-            for alone, beside in zip(rounds["alone"], rounds["beside"], strict=True)
+        age: [
+            beside[age] / alone[age] for alone, beside in zip(rounds["alone"], rounds["beside"], strict=True)
         ]
-        for what in _AGES
+        for age in _AGES
     }
-    times = {what: median(each) for what, each in ratios.items()}
+    times = {age: median(values) for age, values in ratios.items()}
     return {**result, "times": times, "ratios": ratios, "rounds": rounds}
 
 
 def _feed(bench: Bench, hub: System, seconds: float) -> dict[str, float]:
-    """The neighbour's events, and how old they were when they arrived."""
+    """Send the neighbour's events; return the percentiles of their age on arrival, in ms."""
     total = int(_PER_S * seconds)
     bench.sink.call("reset")
     bench.feed.call(
@@ -135,14 +134,14 @@ class _Attacker:
 
     @contextmanager
     def attacks(self, attack: _Attack) -> Iterator[None]:
-        """The attack goes on meanwhile; its events have been handled in part when this begins."""
+        """Run an attack while the block runs. The block starts when the first events were handled."""
         webhooks = [self._webhook(number, attack.condition) for number in range(attack.webhooks)]
-        sleep(_SETTLE_S)  # until every process knows them
+        sleep(_SETTLE_S)  # until every process has read them
         self._sink.call("reset")
         feeding = Thread(target=self._publish, args=(attack,))
         try:
             feeding.start()
-            self._wait_polled(attack)
+            self._wait_handled(attack)
             yield
             feeding.join()
         finally:
@@ -151,20 +150,21 @@ class _Attacker:
             self._wait_quiet()
 
     def arrived(self) -> int:
+        """Return the number of the attacker's deliveries."""
         return int(self._sink.call("count")["count"])
 
     def _webhook(self, number: int, condition: str | None) -> str:
-        wanted: dict[str, Any] = {
+        webhook: dict[str, Any] = {
             "name": "attacker",
             "url": f"http://127.0.0.1:{self._port}/{number}",
             "events": [f"github.{_ATTACKER}"],
         }
         if condition:
-            wanted["filter"] = {"condition": condition}
-        made = self._client.post("/api/outgoing-webhooks?force=true", json=wanted)
-        if made.status_code != 201:
-            raise Failed(f"no webhook {number}: {made.status_code} {made.text}")
-        return str(made.json()["id"])
+            webhook["filter"] = {"condition": condition}
+        response = self._client.post("/api/outgoing-webhooks?force=true", json=webhook)
+        if response.status_code != 201:
+            raise Failed(f"webhook {number} was not created: {response.status_code} {response.text}")
+        return str(response.json()["id"])
 
     def _publish(self, attack: _Attack) -> None:
         self._feed.call(
@@ -177,21 +177,21 @@ class _Attacker:
             rate=attack.rate,
         )
 
-    def _wait_polled(self, attack: _Attack) -> None:
-        deadline = monotonic() + _POLLED_S
+    def _wait_handled(self, attack: _Attack) -> None:
+        deadline = monotonic() + _HANDLED_TIMEOUT_S
         handled = self._handled()
         while (self.arrived() == 0) if attack.condition is None else (self._handled() == handled):
             if monotonic() > deadline:
-                raise Failed(f"nothing of the attack was handled after {_POLLED_S:.0f} s")
+                raise Failed(f"no event of the attack was handled after {_HANDLED_TIMEOUT_S:.0f} s")
             sleep(0.05)
 
     def _wait_quiet(self) -> None:
-        """Until what is deferred is worked off: without webhooks, that is quick."""
-        deadline = monotonic() + _QUIET_S
+        """Wait until the deferred events are processed. That is quick, because their webhooks are deleted."""
+        deadline = monotonic() + _QUIET_TIMEOUT_S
         before = -1.0
         while before != (before := self._hub.metric("delivery", "interlink_unmatched_events_total")):
             if monotonic() > deadline:
-                raise Failed(f"the attack was not over after {_QUIET_S:.0f} s")
+                raise Failed(f"the attack was not over after {_QUIET_TIMEOUT_S:.0f} s")
             sleep(_SETTLE_S)
 
     def _handled(self) -> float:

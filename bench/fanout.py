@@ -1,4 +1,4 @@
-"""A thousand endpoints: every event goes to each of them, and each gets it once."""
+"""Fan-out to a thousand endpoints: every event is delivered to each of them exactly once."""
 
 from time import monotonic, sleep
 from typing import Any, Final
@@ -13,16 +13,19 @@ from bench.webhook import body
 
 _KIND: Final = "push"
 _SETTLE_S: Final = 2.0
-_SLOWEST_PER_S: Final = 250
-"""Fewer than so many deliveries a second, and the bench gives up."""
+_MIN_PER_S: Final = 250
+"""Deliveries per second below which the bench gives up."""
 
 
 def fanout(bench: Bench) -> dict[str, Any]:
-    """From the first event's publishing until everything arrived. Raises `Failed`: not each exactly once."""
+    """Measure from the publication of the first event until every delivery arrived.
+
+    Raises `Failed` if a delivery did not arrive exactly once.
+    """
     endpoints, events = bench.plan.endpoints, bench.plan.events
     total = endpoints * events
-    most = {"INTERLINK_WEBHOOKS_PER_WORKSPACE": str(endpoints)}
-    with bench.hub("fanout", "delivery", env=most) as hub:
+    env = {"INTERLINK_WEBHOOKS_PER_WORKSPACE": str(endpoints)}
+    with bench.hub("fanout", "delivery", env=env) as hub:
         _subscribe(hub, bench.sink_port, endpoints)
         bench.sink.call("reset", ids=True)
         pid = hub.pid("delivery")
@@ -35,12 +38,12 @@ def fanout(bench: Bench) -> dict[str, Any]:
             total=events,
             kinds=[_KIND],
         )
-        bench.arrived(total, 30 + total / _SLOWEST_PER_S)
+        bench.arrived(total, 30 + total / _MIN_PER_S)
         sleep(_SETTLE_S)
         used = cpu_seconds(pid) - before
         seen = bench.sink.call("seen")
     if seen["count"] != total or seen["distinct"] != total:
-        raise Failed(f"{seen['count']} requests of {seen['distinct']} deliveries arrived, not {total}")
+        raise Failed(f"{seen['count']} requests of {seen['distinct']} deliveries arrived instead of {total}")
     seconds = seen["last"] - started
     bench.say(
         f"fanout: {events} events to {endpoints:,} endpoints: {total:,} deliveries, each once, in "
@@ -57,13 +60,13 @@ def fanout(bench: Bench) -> dict[str, Any]:
 
 
 def _subscribe(hub: System, port: int, endpoints: int) -> None:
-    """Over one connection: it takes a while as it is."""
+    """Create the webhooks, over one connection to save time."""
     headers = {"authorization": f"Bearer {hub.admin_key}"}
     with httpx.Client(base_url=hub.url("delivery"), headers=headers, timeout=30) as client:
         for number in range(endpoints):
             url = f"http://127.0.0.1:{port}/hooks/{number}"
-            made = client.post(
+            response = client.post(
                 "/api/outgoing-webhooks", json={"name": "bench", "url": url, "events": [f"github.{_KIND}"]}
             )
-            if made.status_code != 201:
-                raise Failed(f"no webhook {number}: {made.status_code} {made.text}")
+            if response.status_code != 201:
+                raise Failed(f"webhook {number} was not created: {response.status_code} {response.text}")

@@ -1,4 +1,4 @@
-"""Puts verified webhooks on Kafka as the gateway would, as fast as it can, for delivery to work off."""
+"""A helper process that publishes webhook events on Kafka, as the gateway does, for delivery to process."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,9 +23,10 @@ async def feed(
     kinds: Sequence[str] = EVENTS,
     rate: float = 0.0,
 ) -> dict[str, Any]:
-    """`total` webhooks of these event types in turn, each type from an endpoint of its own.
+    """Publish `total` webhook events of these types in turn, each type from its own endpoint.
 
-    At `rate` a second each leaves when it is due, and its age counts from then; at 0 all leave at once.
+    At a `rate` per second, each is published when it is due, and its age counts from that time. At 0 all are
+    published at once.
     """
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap,
@@ -37,7 +38,9 @@ async def feed(
     await producer.start()
     raw = body.encode()
     try:
-        await producer.partitions_for(WEBHOOKS_RECEIVED.name)  # else the first ones wait for the metadata
+        await producer.partitions_for(
+            WEBHOOKS_RECEIVED.name
+        )  # otherwise the first events wait for the metadata
         started, sent = monotonic_ns(), 0
         while sent < total:
             due = min(total, int((monotonic_ns() - started) * rate / 1e9) + 1) if rate else total

@@ -1,9 +1,10 @@
-"""What a dead endpoint with a long backlog does to a healthy one's latency: next to nothing, it should.
+"""Latency of a healthy endpoint beside dead endpoints with a long backlog, compared with its latency alone.
 
-Two hubs, each with a bus and a store of its own. In both, a healthy endpoint gets events at a moderate
-rate. In one there are also two dead endpoints, one that accepts and never answers and one that refuses;
-their backlog is put straight into the log before, and some new events are for them. Delivery of one hub
-runs at a time, round about, so that what else the machine does meets both alike.
+There are two hubs, each with its own broker and database. In both, a healthy endpoint receives events at a
+moderate rate. One of them also has two dead endpoints, one that accepts connections and never answers and one
+that refuses them. Their backlog is inserted into the delivery log beforehand, and some new events are for
+them. The delivery services of the hubs run one at a time, in turn, so that other load of the machine affects
+both equally.
 """
 
 from statistics import median
@@ -27,9 +28,9 @@ _HEALTHY_PER_S: Final = 100
 _PER_S: Final = _HEALTHY_PER_S * len(_KINDS) / _KINDS.count(_HEALTHY)
 _WARM_UP_S: Final = 2.0
 _SETTLE_S: Final = 0.5
-_HANGING_S: Final = 60.0
+_HANGING_TIMEOUT_S: Final = 60.0
 _IN_FLIGHT: Final = int(WebhookCreate.model_fields["max_in_flight"].default)
-_STILL: Final = 0.99
+_MIN_STILL_WAITING: Final = 0.99
 _AGES: Final = ("p50_ms", "p99_ms")
 _BREAKER: Final = {
     "INTERLINK_BREAKER_FAILURES": str(DeliverySettings.model_fields["breaker_failures"].default)
@@ -37,9 +38,10 @@ _BREAKER: Final = {
 
 
 def isolation(bench: Bench) -> dict[str, Any]:
-    """p50 and p99 in ms, from when an event was due to be published until its request is at the sink.
+    """Return p50 and p99 in ms, from when an event is due until its request is at the sink.
 
-    And the CPU seconds of delivery and the store: what else runs on the machine changes them little.
+    Also return the CPU seconds of delivery and of the database, which other load of the machine changes
+    little.
     """
     plan = bench.plan
     rounds: dict[str, list[dict[str, float]]] = {"alone": [], "beside": []}
@@ -56,8 +58,10 @@ def isolation(bench: Bench) -> dict[str, Any]:
         ]
         for hub in (alone, beside):
             hub.stop_service("delivery")
-        took = fill(beside.store_uri, beside.workspace, dead, plan.dead_waiting)
-        bench.say(f"isolation: {plan.dead_waiting:,} put into the log for two dead endpoints in {took:.0f} s")
+        fill_s = fill(beside.store_uri, beside.workspace, dead, plan.dead_waiting)
+        bench.say(
+            f"isolation: {plan.dead_waiting:,} inserted into the log for two dead endpoints in {fill_s:.0f} s"
+        )
         for number in range(plan.beside_rounds):
             for name, hub in (("alone", alone), ("beside", beside)):
                 rounds[name].append(_round(bench, hub, hanging=_IN_FLIGHT if hub is beside else 0))
@@ -67,28 +71,31 @@ def isolation(bench: Bench) -> dict[str, Any]:
                 f"{rounds['beside'][-1]['p50_ms']:.1f} ms, {rounds['beside'][-1]['p99_ms']:.1f} ms"
             )
         waiting = still_waiting(beside.store_uri, dead)
-    if waiting < plan.dead_waiting * _STILL:
-        raise Failed(f"only {waiting} of {plan.dead_waiting} still waited for the dead at the end")
+    if waiting < plan.dead_waiting * _MIN_STILL_WAITING:
+        raise Failed(
+            f"only {waiting} of {plan.dead_waiting} deliveries of the dead endpoints were open at the end"
+        )
     return _document(rounds, waiting)
 
 
 def _subscribe(hub: System, port: int, kind: str) -> str:
-    """A webhook with every default; its id."""
+    """Create a webhook with default settings; return its id."""
     webhook = hub.outgoing_webhook(f"http://127.0.0.1:{port}/hooks/{kind}", events=[f"github.{kind}"])
     return str(webhook["id"])
 
 
 def _round(bench: Bench, hub: System, hanging: int) -> dict[str, float]:
-    """Delivery as it starts, warmed up, measured, killed: the attempts that hang would make it linger.
+    """Start delivery, warm it up, measure it and kill it.
 
-    It is measured when so many of them hang: taking over a backlog is not what is asked here.
+    It is measured when `hanging` attempts hang: the time after a start, when it takes over the backlog, is
+    not of interest here. It is killed because the hanging attempts would delay a stop.
     """
     hub.start_service("delivery")
     hub.wait_ready("delivery")
-    deadline = monotonic() + _HANGING_S
+    deadline = monotonic() + _HANGING_TIMEOUT_S
     while (count := bench.sink.call("hanging")["count"]) < hanging:
         if monotonic() > deadline:
-            raise Failed(f"{count} of {hanging} attempts hang after {_HANGING_S:.0f} s")
+            raise Failed(f"{count} of {hanging} attempts hang after {_HANGING_TIMEOUT_S:.0f} s")
         sleep(0.05)
     _feed(bench, hub, _WARM_UP_S)
     pids = {"delivery": hub.pid("delivery"), "store": hub.store_pid}
@@ -100,20 +107,20 @@ def _round(bench: Bench, hub: System, hanging: int) -> dict[str, float]:
 
 
 def _feed(bench: Bench, hub: System, seconds: float) -> dict[str, Any]:
-    turns = int(_PER_S * seconds / len(_KINDS))
-    healthy = turns * _KINDS.count(_HEALTHY)
+    cycles = int(_PER_S * seconds / len(_KINDS))
+    healthy = cycles * _KINDS.count(_HEALTHY)
     bench.sink.call("reset")
     bench.feed.call(
         "feed",
         bootstrap=hub.bootstrap,
         workspace=hub.workspace,
         body=body().decode(),
-        total=turns * len(_KINDS),
+        total=cycles * len(_KINDS),
         kinds=_KINDS,
         rate=_PER_S,
     )
     bench.arrived(healthy)
-    sleep(_SETTLE_S)  # else what is killed before its commit comes again in the next round
+    sleep(_SETTLE_S)  # otherwise events without a commit come again in the next round
     seen = bench.sink.call("seen")
     if seen["count"] != healthy:
         raise Failed(f"{seen['count']} deliveries of {healthy} events")
@@ -121,9 +128,9 @@ def _feed(bench: Bench, hub: System, seconds: float) -> dict[str, Any]:
 
 
 def _document(rounds: dict[str, list[dict[str, float]]], waiting: int) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        name: {what: median(each[what] for each in measured) for what in measured[0]}
+    results: dict[str, Any] = {
+        name: {value: median(item[value] for item in measured) for value in measured[0]}
         for name, measured in rounds.items()
     }
-    times = {what: found["beside"][what] / alone for what, alone in found["alone"].items()}
-    return {**found, "times": times, "waiting": waiting, "rounds": rounds}
+    times = {value: results["beside"][value] / alone for value, alone in results["alone"].items()}
+    return {**results, "times": times, "waiting": waiting, "rounds": rounds}

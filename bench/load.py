@@ -1,4 +1,4 @@
-"""The load generator: keep-alive connections and requests that are bytes already, in a process of its own."""
+"""The load generator, a helper process: keep-alive connections and requests that are built in advance."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ _GRACE_S: Final = 5.0
 class _Connection(asyncio.Protocol):
     __slots__ = ("_buffer", "_due", "_run", "transport")
 
-    def __init__(self, run: "_Run") -> None:
+    def __init__(self, run: "_LoadRun") -> None:
         self._run = run
         self._buffer = b""
         self._due = 0
@@ -51,8 +51,8 @@ class _Connection(asyncio.Protocol):
         self._run.lost()
 
 
-class _Run:
-    """One run: as fast as the answers come, or at a steady rate whatever comes back."""
+class _LoadRun:
+    """One run: as fast as the responses arrive, or at a steady rate."""
 
     def __init__(self, heads: list[str], body: str, seconds: float, rate: float) -> None:
         self._heads = [head.encode() for head in heads]
@@ -61,61 +61,61 @@ class _Run:
         self._rate = rate
         self._number = 0
         self._open = 0
-        self._free: deque[_Connection] = deque()
-        self._late: deque[int] = deque()
+        self._idle_connections: deque[_Connection] = deque()
+        self._overdue: deque[int] = deque()
         self._until = 0.0
-        self._idle = asyncio.Event()
+        self._finished = asyncio.Event()
         self.lost_connections = 0
         self.statuses: Counter[bytes] = Counter()
         self.latencies = array("Q")
 
     async def go(self, connections: list[_Connection]) -> float:
-        """Send for the given time; the seconds until the last answer."""
+        """Send for the given time; return the seconds until the last response."""
         started = monotonic()
         self._until = started + self._seconds
         if self._rate:
-            self._free.extend(connections)
-            await self._steadily(started)
+            self._idle_connections.extend(connections)
+            await self._send_steadily(started)
         else:
             for connection in connections:
                 self._send(connection, monotonic_ns())
         try:
             async with asyncio.timeout(self._seconds + _GRACE_S):
-                await self._idle.wait()
+                await self._finished.wait()
         except TimeoutError:
             pass
         return monotonic() - started
 
-    async def _steadily(self, started: float) -> None:
+    async def _send_steadily(self, started: float) -> None:
         sent, total = 0, int(self._rate * self._seconds)
         start_ns = int(started * 1e9)
         while sent < total:
             due = min(total, int((monotonic() - started) * self._rate))
             for number in range(sent, due):
                 due_at = start_ns + int(number * 1e9 / self._rate)
-                if self._free:
-                    self._send(self._free.popleft(), due_at)
+                if self._idle_connections:
+                    self._send(self._idle_connections.popleft(), due_at)
                 else:
-                    self._late.append(due_at)
+                    self._overdue.append(due_at)
             sent = max(sent, due)
             await asyncio.sleep(_TICK_S)
         if not self._open:
-            self._idle.set()
+            self._finished.set()
 
     def answered(self, connection: _Connection, due: int, status: bytes) -> None:
         self._open -= 1
         self.statuses[status] += 1
         self.latencies.append(monotonic_ns() - due)
         if self._rate:
-            if self._late:
-                self._send(connection, self._late.popleft())
+            if self._overdue:
+                self._send(connection, self._overdue.popleft())
                 return
-            self._free.append(connection)
+            self._idle_connections.append(connection)
         elif monotonic() < self._until:
             self._send(connection, monotonic_ns())
             return
         if not self._open and monotonic() >= self._until:
-            self._idle.set()
+            self._finished.set()
 
     def lost(self) -> None:
         self.lost_connections += 1
@@ -131,26 +131,26 @@ class _Run:
 async def run(
     port: int, heads: list[str], body: str, connections: int, seconds: float, rate: float = 0.0
 ) -> dict[str, Any]:
-    """Requests with these heads in turn; `rate` 0 is as fast as they are answered."""
-    this = _Run(heads, body, seconds, rate)
+    """Send requests with these heads in turn. A `rate` of 0 sends as fast as they are answered."""
+    load_run = _LoadRun(heads, body, seconds, rate)
     loop = asyncio.get_running_loop()
     opened = [
-        (await loop.create_connection(lambda: _Connection(this), "127.0.0.1", port))[1]
+        (await loop.create_connection(lambda: _Connection(load_run), "127.0.0.1", port))[1]
         for _ in range(connections)
     ]
-    took = await this.go(opened)
-    lost = this.lost_connections
+    seconds_taken = await load_run.go(opened)
+    lost = load_run.lost_connections
     for connection in opened:
         if connection.transport:
             connection.transport.close()
-    latencies = sorted(this.latencies)
+    latencies = sorted(load_run.latencies)
     gc.collect()
     return {
         "answered": len(latencies),
-        "accepted": this.statuses[b"202"],
-        "statuses": {status.decode(): count for status, count in this.statuses.items()},
+        "accepted": load_run.statuses[b"202"],
+        "statuses": {status.decode(): count for status, count in load_run.statuses.items()},
         "lost_connections": lost,
-        "seconds": took,
+        "seconds": seconds_taken,
         "p50_ms": latencies[len(latencies) // 2] / 1e6 if latencies else None,
         "p99_ms": latencies[int(len(latencies) * 0.99)] / 1e6 if latencies else None,
     }

@@ -1,4 +1,4 @@
-"""`python -m bench.log`: the delivery log at size, asked by every combination of filters; with the plans."""
+"""`python -m bench.log`: queries with every combination of filters on a large delivery log, with plans."""
 
 import argparse
 import asyncio
@@ -26,7 +26,7 @@ from rich.table import Table
 from bench.machine import described
 from interlink import embedded
 from interlink.supervise import ProcessGroup
-from services.delivery.indexes import INDEXES
+from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.search import DeliveryQuery, page
 from shared.contracts.ids import derive
@@ -48,7 +48,7 @@ _STATUS_SHARE: Final = {
 _OPEN: Final = ("pending", "delivering", "retrying")
 _WEBHOOKS: Final = 40
 _SPAN: Final = timedelta(days=7)
-_FILL_S: Final = 420.0
+_MAX_FILL_S: Final = 420.0
 _BATCH: Final = 1_000
 _REPEATS: Final = 3
 BEFORE: Final = (
@@ -60,35 +60,39 @@ BEFORE: Final = (
     Index((("partition", 1), ("webhook_id", 1)), where={"open": True}),
     Index((("expires_at", 1),), ttl_s=0),
 )
-"""The indexes that the log had before it could be asked for everything: what the new ones cost beside."""
+"""The indexes of the log before it had filters: they show what the present ones cost."""
 
 
 def webhook_of(workspace: str, number: int) -> str:
+    """Return the id of a workspace's webhook."""
     return f"wh_{derive('bench', workspace, str(number))}"
 
 
 def filling(count: int, until: datetime, *, body: int = 300, seed: int = 1) -> Iterator[Document]:
-    """Deliveries as the engine leaves them, over the seven days before `until`; some share a millisecond."""
-    dice = random.Random(seed)  # noqa: S311 -- not a secret
-    statuses = dice.choices(list(_STATUS_SHARE), list(_STATUS_SHARE.values()), k=min(count, 100_000))
+    """Yield deliveries as the engine stores them, over the seven days before `until`.
+
+    Some have the same millisecond.
+    """
+    generator = random.Random(seed)  # noqa: S311 -- not a secret
+    statuses = generator.choices(list(_STATUS_SHARE), list(_STATUS_SHARE.values()), k=min(count, 100_000))
     start = until - _SPAN
     for number in range(count):
         workspace = WORKSPACES[number % 10 == 9]
         at = start + _SPAN * ((number - number % 3) / count)
-        yield _delivery(number, workspace, at, statuses[number % len(statuses)], body, dice)
+        yield _delivery(number, workspace, at, statuses[number % len(statuses)], body, generator)
 
 
 def _delivery(
-    number: int, workspace: str, at: datetime, status: str, body: int, dice: random.Random
+    number: int, workspace: str, at: datetime, status: str, body: int, generator: random.Random
 ) -> Document:
     at = at.replace(microsecond=at.microsecond // 1000 * 1000)
     failed = status in ("dead_letter", "retrying", "discarded")
     document: Document = {
         "_id": f"dlv_{derive('bench', str(number))}",
-        "webhook_id": webhook_of(workspace, dice.randrange(_WEBHOOKS)),
+        "webhook_id": webhook_of(workspace, generator.randrange(_WEBHOOKS)),
         "workspace": workspace,
         "event_id": f"evt_{number // 3}",
-        "event_type": dice.choices(TYPES, _TYPE_SHARE)[0],
+        "event_type": generator.choices(TYPES, _TYPE_SHARE)[0],
         "occurred_at": at.isoformat(),
         "body": b"x" * body,
         "traceparent": f"00-{number:032x}-{number:016x}-01",
@@ -114,7 +118,7 @@ def _delivery(
         ],
     }
     if failed:
-        document |= {"failed": True, "last_error": dice.choice(("timeout", "status", "connection"))}
+        document |= {"failed": True, "last_error": generator.choice(("timeout", "status", "connection"))}
     if status in _OPEN:
         document |= {"open": True, "due_at": at + timedelta(days=30)}
     else:
@@ -123,7 +127,7 @@ def _delivery(
 
 
 def combinations(now: datetime, workspace: str = WORKSPACES[0]) -> dict[str, DeliveryQuery]:
-    """Every way to ask: a webhook, an event type, statuses, a time; then one event, and an error class."""
+    """Return all combinations of webhook, event type, statuses and time, and some with event or error."""
     webhooks = {"": None, "webhook": webhook_of(workspace, 1)}
     types = {"": None, "type": TYPES[1]}
     statuses: dict[str, Sequence[str]] = {
@@ -137,31 +141,31 @@ def combinations(now: datetime, workspace: str = WORKSPACES[0]) -> dict[str, Del
         "until": (None, now - timedelta(days=3)),
         "window": (now - timedelta(days=4), now - timedelta(days=3)),
     }
-    found: dict[str, DeliveryQuery] = {}
-    for webhook, kind, status, time in product(webhooks, types, statuses, times):
-        name = " + ".join(filter(None, (webhook, kind, status, time))) or "everything"
+    queries: dict[str, DeliveryQuery] = {}
+    for webhook, event_type, status, time in product(webhooks, types, statuses, times):
+        name = " + ".join(filter(None, (webhook, event_type, status, time))) or "everything"
         since, until = times[time]
-        found[name] = DeliveryQuery(
+        queries[name] = DeliveryQuery(
             workspace,
             webhook_id=webhooks[webhook],
-            event_type=types[kind],
+            event_type=types[event_type],
             statuses=statuses[status],
             since=since,
             until=until,
         )
     for webhook, status in product(webhooks, statuses):
         name = " + ".join(filter(None, ("error", webhook, status)))
-        found[name] = DeliveryQuery(
+        queries[name] = DeliveryQuery(
             workspace, webhook_id=webhooks[webhook], error="timeout", statuses=statuses[status]
         )
-    found["event"] = DeliveryQuery(workspace, event_id="evt_77")
-    found["event + webhook"] = DeliveryQuery(workspace, event_id="evt_77", webhook_id=webhooks["webhook"])
-    return found
+    queries["event"] = DeliveryQuery(workspace, event_id="evt_77")
+    queries["event + webhook"] = DeliveryQuery(workspace, event_id="evt_77", webhook_id=webhooks["webhook"])
+    return queries
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the store says of one find: its stages from the top, the index, what it looked at."""
+    """The query plan of one find: its stages from the top, the index, and the examined documents."""
 
     stages: tuple[str, ...]
     index: str
@@ -174,7 +178,7 @@ class Plan:
 
 @dataclass
 class Finds(monitoring.CommandListener):
-    """Keeps the finds on the log that are really sent."""
+    """Records the find commands on the delivery log that are sent to the database."""
 
     commands: list[Document] = field(default_factory=list)
 
@@ -183,16 +187,16 @@ class Finds(monitoring.CommandListener):
             self.commands.append(dict(event.command))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Nothing to keep."""
+        """Do nothing."""
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        """Nothing to keep."""
+        """Do nothing."""
 
 
 @contextmanager
 def finds() -> Iterator[Finds]:
-    """The finds of every client that is made inside."""
-    listeners = monitoring._LISTENERS.command_listeners  # there is no public way to end it
+    """Record the finds of every client that is created inside the block."""
+    listeners = monitoring._LISTENERS.command_listeners  # pymongo has no public way to unregister
     listener = Finds()
     monitoring.register(listener)
     try:
@@ -202,12 +206,12 @@ def finds() -> Iterator[Finds]:
 
 
 async def explained(mongo: Mongo, command: Mapping[str, Any]) -> Plan:
-    """The store's own account of a find that was sent."""
-    wanted = {
+    """Return the query plan of a find command."""
+    find = {
         name: command[name] for name in ("find", "filter", "projection", "sort", "limit") if name in command
     }
     answer = await mongo.collection(DELIVERIES).database.command(
-        {"explain": wanted, "verbosity": "executionStats"}
+        {"explain": find, "verbosity": "executionStats"}
     )
     stages: list[str] = []
     index = ""
@@ -222,7 +226,7 @@ async def explained(mongo: Mongo, command: Mapping[str, Any]) -> Plan:
 
 @dataclass
 class Asked:
-    """One combination, asked."""
+    """The result of one query."""
 
     name: str
     ms: float
@@ -235,64 +239,68 @@ class Asked:
 
 
 async def ask(
-    mongo: Mongo, seen: Finds, name: str, wanted: DeliveryQuery, *, limit: int, repeats: int
+    mongo: Mongo, seen: Finds, name: str, query: DeliveryQuery, *, limit: int, repeats: int
 ) -> Asked:
-    """Ask for one page, as the API does; the plans are of the first time."""
-    took: list[float] = []
+    """Query one page, as the API does. The plans are those of the first repetition."""
+    times_ms: list[float] = []
     sent: list[Document] = []
     for _ in range(repeats):
         seen.commands.clear()
-        began = perf_counter()
-        found = await page(
+        started = perf_counter()
+        result = await page(
             mongo.collection(DELIVERIES),
-            wanted,
+            query,
             lambda document: document,
             limit=limit,
             cursor=None,
             fields={"attempts": 0, "body": 0},
         )
-        took.append((perf_counter() - began) * 1000)
+        times_ms.append((perf_counter() - started) * 1000)
         sent = sent or list(seen.commands)
     plans = [await explained(mongo, command) for command in sent]
-    return Asked(name, median(took), len(found.items), plans)
+    return Asked(name, median(times_ms), len(result.items), plans)
 
 
-def fill(uri: str, count: int, until: datetime, most_s: float = _FILL_S) -> tuple[int, float]:
-    """Insert up to this many, for no longer than this; how many there are now, and how many per second."""
+def fill(uri: str, count: int, until: datetime, most_s: float = _MAX_FILL_S) -> tuple[int, float]:
+    """Insert up to `count` deliveries within about `most_s` seconds.
+
+    Returns the number of inserted deliveries, and how many were inserted per second.
+    """
     with MongoClient[Document](uri) as client:
         log = client.get_default_database()[DELIVERIES]
         rows = filling(count, until)
-        began, done = perf_counter(), 0
+        started, done = perf_counter(), 0
         while batch := list(islice(rows, _BATCH)):
             log.insert_many(batch, ordered=False)
             done += len(batch)
-            if perf_counter() - began > most_s:
+            if perf_counter() - started > most_s:
                 break
-    return done, done / (perf_counter() - began)
+    return done, done / (perf_counter() - started)
 
 
 @contextmanager
 def store(folder: Path) -> Iterator[str]:
-    """The store's address: MONGODB_URI where it is set, else an embedded one of this folder."""
-    if given := os.environ.get("MONGODB_URI"):
-        yield given
+    """Return the URI of the database: MONGODB_URI if it is set, else an embedded one in this folder."""
+    if uri := os.environ.get("MONGODB_URI"):
+        yield uri
         return
-    leash = ProcessGroup()
-    half = embedded.store(folder, leash)
-    half.start()
+    group = ProcessGroup()
+    server = embedded.store(folder, group)
+    server.start()
     try:
-        yield half.uri
+        yield server.uri
     finally:
-        half.stop()
-        leash.close()
+        server.stop()
+        group.close()
 
 
 def mongo_at(uri: str, timeout_ms: int = 60_000) -> Mongo:
+    """Return a client of the database."""
     return Mongo(MongoSettings(uri=SecretStr(uri), timeout_ms=timeout_ms), app="bench")
 
 
 async def measure(uri: str, rows: int, limit: int, console: Console) -> Table:
-    """Cost of the indexes, fill, and every combination."""
+    """Measure the cost of the indexes, then every combination of filters."""
     now = utcnow()
     for title, indexes in (("the indexes before", BEFORE), ("the indexes now", INDEXES[DELIVERIES])):
         name = title.replace(" ", "_")
@@ -308,8 +316,8 @@ async def measure(uri: str, rows: int, limit: int, console: Console) -> Table:
         size = len(encode(next(filling(1, now))))
         console.print(f"{done:,} deliveries of {size} bytes over 7 days, filled at {per_s:,.0f}/s")
         table = Table("asked for", "index", "finds", "sorts", "documents", "items", "ms", box=MARKDOWN)
-        for name, wanted in combinations(now).items():
-            asked = await ask(mongo, seen, name, wanted, limit=limit, repeats=_REPEATS)
+        for name, query in combinations(now).items():
+            asked = await ask(mongo, seen, name, query, limit=limit, repeats=_REPEATS)
             console.print(f"{name}: {asked.ms:.1f} ms", style="dim")
             table.add_row(
                 name,
@@ -329,16 +337,21 @@ def _database(uri: str, name: str) -> str:
 
 
 def main() -> int:
-    """Fill, ask, print."""
+    """Fill the log, run the queries, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.log", description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="as many as fit into seven minutes")
-    parser.add_argument("--limit", type=int, default=50, help="of a page")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=1_000_000,
+        help="deliveries to insert; at most as many as fit into seven minutes",
+    )
+    parser.add_argument("--limit", type=int, default=50, help="size of a page")
+    arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     for name, value in described().items():
         console.print(f"{name}: {value}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="interlink-bench-") as folder, store(Path(folder)) as uri:
-        console.print(asyncio.run(measure(uri, asked.rows, asked.limit, console)))
+        console.print(asyncio.run(measure(uri, arguments.rows, arguments.limit, console)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The machine: what it is, which cores run what, and what a process has used."""
+"""The machine: its description, the assignment of cores, and the resources that a process used."""
 
 import os
 import platform
@@ -31,23 +31,21 @@ PACKAGES: Final = (
 
 @dataclass(frozen=True)
 class Cores:
-    """Where the system under test runs, and where everything else does."""
+    """The cores of the system under test, and those of everything else."""
 
     system: frozenset[int]
     rest: frozenset[int]
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         if self.system == self.rest:
-            return "nothing is pinned: there is one core only, or the platform cannot"
-        named = ", ".join(map(str, sorted(self.system))), ", ".join(map(str, sorted(self.rest)))
-        return (
-            f"system under test on core {named[0]}; load generator, broker, store and sink on core {named[1]}"
-        )
+            return "nothing is pinned: there is only one core, or the platform does not support it"
+        system, rest = (", ".join(map(str, sorted(cores))) for cores in (self.system, self.rest))
+        return f"system under test on core {system}; load generator, broker, database and sink on core {rest}"
 
 
 def cores() -> Cores:
-    """The first core that this process may use for the system under test, the others for the rest."""
+    """Assign the first core that this process may use to the system under test, the others to the rest."""
     if not hasattr(os, "sched_getaffinity"):
         return Cores(frozenset(), frozenset())
     usable = sorted(os.sched_getaffinity(0))
@@ -57,13 +55,13 @@ def cores() -> Cores:
 
 
 @contextmanager
-def pinned(to: frozenset[int]) -> Iterator[None]:
-    """What is started inside runs on these cores, with all its threads."""
-    if not to:
+def pinned(cores_to_use: frozenset[int]) -> Iterator[None]:
+    """Start processes inside the block on these cores."""
+    if not cores_to_use:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, to)
+    os.sched_setaffinity(0, cores_to_use)
     try:
         yield
     finally:
@@ -71,33 +69,36 @@ def pinned(to: frozenset[int]) -> Iterator[None]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, all threads; in nanoseconds where the kernel says them."""
+    """Return the user and system time of a process so far, of all threads.
+
+    On Linux the resolution is a nanosecond.
+    """
     if platform.system() == "Linux":
-        return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3) makes it
+        return time.clock_gettime(~pid << 3 | 2)  # the clock id that clock_getcpuclockid(3) computes
     used = psutil.Process(pid).cpu_times()
     return float(used.user + used.system)
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory in MB (10^6 bytes)."""
+    """Return the resident memory of a process in MB (10^6 bytes)."""
     return float(psutil.Process(pid).memory_info().rss) / 1e6
 
 
 def described() -> dict[str, str]:
-    """CPU, cores, kernel, Python and the versions of what matters here."""
-    found = {
+    """Return CPU, cores, kernel, Python, and the versions of the relevant packages."""
+    facts = {
         "cpu": _cpu(),
         "cores": str(os.cpu_count()),
-        "load average before": ", ".join(f"{each:.2f}" for each in os.getloadavg()),
+        "load average before": ", ".join(f"{load:.2f}" for load in os.getloadavg()),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            facts[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return facts
 
 
 def _cpu() -> str:

@@ -1,4 +1,4 @@
-"""Where the CPU of a service goes under the bench's load: `python -m bench.profile gateway`."""
+"""CPU profile of a service under load: `python -m bench.profile gateway`."""
 
 import argparse
 import json
@@ -17,35 +17,35 @@ from bench.system import System
 
 
 def main() -> int:
-    """Load the service, profile it meanwhile, print the hot spots per request or delivery."""
-    wanted = _arguments()
+    """Profile the service under load, and print the hot spots per request or delivery."""
+    arguments = _arguments()
     with tempfile.TemporaryDirectory(prefix="interlink-profile-") as name:
         folder = Path(name)
         out = folder / "profile.out"
-        bench = Bench(Plan(wanted.bus), cores(), folder, lambda _line: None)
-        profiled = (wanted.service, wanted.how, str(out))
+        bench = Bench(Plan(arguments.bus), cores(), folder, lambda _line: None)
+        profiled = (arguments.service, arguments.how, str(out))
         try:
-            with bench.hub("profile", wanted.service, profiled=profiled) as hub:
-                work = Work(bench, hub, wanted.service, wanted.amount)
-                work.warm_up()
-                pid = hub.pid(wanted.service)
+            with bench.hub("profile", arguments.service, profiled=profiled) as hub:
+                load = ServiceLoad(bench, hub, arguments.service, arguments.amount)
+                load.warm_up()
+                pid = hub.pid(arguments.service)
                 _signal(pid, signal.SIGUSR1)
-                units, cpu = work.run(pid)
+                units, cpu = load.run(pid)
                 _signal(pid, signal.SIGUSR2)
         finally:
             bench.close()
-        unit = "request" if wanted.service == "gateway" else "delivery"
-        print(f"{units:.0f} of them, {cpu / units * 1e6:.0f} us of CPU per {unit} (profiler included)\n")
-        if wanted.how == "calls":
+        unit = "request" if arguments.service == "gateway" else "delivery"
+        print(f"{units:.0f} units, {cpu / units * 1e6:.0f} us of CPU per {unit} (profiler included)\n")
+        if arguments.how == "calls":
             stats = pstats.Stats(str(out))
-            stats.strip_dirs().sort_stats("tottime").print_stats(wanted.top)
+            stats.strip_dirs().sort_stats("tottime").print_stats(arguments.top)
         else:
-            _print_samples(json.loads(out.read_text("utf-8")), cpu / units * 1e6, wanted.top)
+            _print_samples(json.loads(out.read_text("utf-8")), cpu / units * 1e6, arguments.top)
     return 0
 
 
-class Work:
-    """The load of a service: requests for the gateway, webhooks on Kafka for delivery."""
+class ServiceLoad:
+    """The load of a service: requests for the gateway, webhook events on Kafka for delivery."""
 
     def __init__(self, bench: Bench, hub: System, service: str, amount: float) -> None:
         self._bench = bench
@@ -61,7 +61,7 @@ class Work:
         self._go(0.2)
 
     def run(self, pid: int) -> tuple[float, float]:
-        """Units of work and CPU seconds."""
+        """Run the load; return the units of load and the CPU seconds."""
         before = cpu_seconds(pid)
         units = self._go(1.0)
         return units, cpu_seconds(pid) - before
@@ -83,17 +83,17 @@ def _signal(pid: int, number: signal.Signals) -> None:
     sleep(0.7)
 
 
-def _print_samples(found: dict[str, Any], us: float, top: int) -> None:
-    ticks = found["ticks"]
+def _print_samples(profile: dict[str, Any], us: float, top: int) -> None:
+    ticks = profile["ticks"]
     print(f"{ticks} samples; microseconds per unit of work\n")
-    for what, title in (
-        ("total", "with what it calls"),
-        ("own", "by itself, with the C code that it calls"),
+    for kind, title in (
+        ("total", "including callees"),
+        ("own", "without callees, but with the C code that it calls"),
         ("lines", "by line"),
     ):
         print(f"--- {title}")
-        ranked = sorted(found[what].items(), key=lambda item: -item[1])
-        for name, count in ranked[: top * 2 if what == "total" else top]:
+        ranked = sorted(profile[kind].items(), key=lambda item: -item[1])
+        for name, count in ranked[: top * 2 if kind == "total" else top]:
             print(f"{count / ticks * us:8.1f} us {count / ticks:6.1%}  {name}")
         print()
 

@@ -1,8 +1,8 @@
-"""A service with a profiler in it: SIGUSR1 starts it, SIGUSR2 writes what it saw. Run by `bench.profile`.
+"""A service with a profiler: SIGUSR1 starts the profiler, SIGUSR2 writes its result. Run by `bench.profile`.
 
-`sample` looks at the main thread's stack at every tick of consumed CPU time: it costs nothing, so
-its shares are true, but what C code uses is the caller's. `calls` is cProfile: it names every
-function, C ones too, and makes all of them slower, cheap ones the most.
+`sample` reads the main thread's stack at every tick of consumed CPU time. It costs almost nothing, so its
+shares are accurate, but the time of C code counts to its caller. `calls` is cProfile: it lists every
+function, those in C too, and slows all of them down, cheap ones the most.
 """
 
 import cProfile
@@ -19,11 +19,11 @@ from typing import Any, Final
 from shared.runtime.service import run
 
 _TICK_S: Final = 0.001
-_DEEPEST: Final = 60
+_MAX_DEPTH: Final = 60
 
 
 class Sampler:
-    """Counts where the main thread is: per function itself, and with what it calls; per line."""
+    """Counts samples of the main thread: per function, per function with its callees, and per line."""
 
     def __init__(self) -> None:
         self.ticks = 0
@@ -32,22 +32,22 @@ class Sampler:
         self.lines: Counter[str] = Counter()
 
     def start(self) -> None:
-        signal.signal(signal.SIGPROF, self._look)
+        signal.signal(signal.SIGPROF, self._sample)
         signal.setitimer(signal.ITIMER_PROF, _TICK_S, _TICK_S)
 
     def stop(self, out: Path) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        found = {"ticks": self.ticks, "own": self.own, "total": self.total, "lines": self.lines}
-        out.write_text(json.dumps(found), encoding="utf-8")
+        profile = {"ticks": self.ticks, "own": self.own, "total": self.total, "lines": self.lines}
+        out.write_text(json.dumps(profile), encoding="utf-8")
 
-    def _look(self, _number: int, frame: FrameType | None) -> None:
+    def _sample(self, _number: int, frame: FrameType | None) -> None:
         self.ticks += 1
         if frame is None:
             return
         self.own[_name(frame)] += 1
         self.lines[f"{_file(frame)}:{frame.f_lineno} {frame.f_code.co_name}"] += 1
         seen: set[str] = set()
-        for _ in range(_DEEPEST):
+        for _ in range(_MAX_DEPTH):
             if frame is None:
                 break
             seen.add(_name(frame))
@@ -56,7 +56,7 @@ class Sampler:
 
 
 class Calls:
-    """cProfile, of everything that the main thread calls."""
+    """cProfile of everything that the main thread calls."""
 
     def __init__(self) -> None:
         self._profile = cProfile.Profile()

@@ -1,4 +1,4 @@
-"""Helper processes of the bench: JSON lines in on standard input, one JSON line out per command."""
+"""Helper processes of the bench. They read commands as JSON lines and answer each with one JSON line."""
 
 import asyncio
 import json
@@ -13,35 +13,35 @@ from interlink.supervise import ProcessGroup
 
 Command = Callable[..., Awaitable[dict[str, Any]]]
 
-_LONGEST_S: Final = 180.0
+_CALL_TIMEOUT_S: Final = 180.0
 
 
 class Failed(Exception):
-    """A helper process ended, said nothing in time, or what it had to do went wrong."""
+    """A helper process ended, did not answer in time, or reported an error."""
 
 
 class Remote:
-    """A helper process, pinned; it dies with this one."""
+    """A helper process on given cores. It ends with this process."""
 
-    def __init__(self, module: str, to: frozenset[int], leash: ProcessGroup) -> None:
+    def __init__(self, module: str, cores: frozenset[int], group: ProcessGroup) -> None:
         self._module = module
-        with pinned(to):
+        with pinned(cores):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
             )
-        leash.add(self._process.pid)
-        self._process_group = leash
+        group.add(self._process.pid)
+        self._process_group = group
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def call(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Have it do something and wait for what comes out. Raises `Failed` after three minutes."""
+        """Run a command in the helper; return its result. Raises `Failed`, after 3 minutes at the latest."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps({"do": command, **arguments}).encode() + b"\n")
-        readable, _, _ = select.select([self._process.stdout], [], [], _LONGEST_S)
+        readable, _, _ = select.select([self._process.stdout], [], [], _CALL_TIMEOUT_S)
         line = self._process.stdout.readline() if readable else b""
         if not line:
             raise Failed(f"{self._module} {command}: no answer")
@@ -51,7 +51,7 @@ class Remote:
         return answer
 
     def stop(self) -> None:
-        """Close its input, which ends it."""
+        """End the helper by closing its standard input."""
         assert self._process.stdin
         self._process.stdin.close()
         try:
@@ -63,13 +63,13 @@ class Remote:
 
 
 async def answer(commands: Mapping[str, Command]) -> None:
-    """Do what standard input says until it ends."""
+    """Run the commands on standard input until it ends."""
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        wanted = json.loads(line)
+        arguments = json.loads(line)
         try:
-            out = await commands[wanted.pop("do")](**wanted)
+            result = await commands[arguments.pop("do")](**arguments)
         except Exception as error:  # noqa: BLE001 -- the other side reports it
-            out = {"failed": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(out) + "\n")
+            result = {"failed": f"{type(error).__name__}: {error}"}
+        sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()

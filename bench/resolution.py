@@ -1,9 +1,9 @@
-"""Measure a healthy endpoint's latency while another workspace has slow host names, as a ratio.
+"""Latency of a healthy endpoint while another workspace has slow host names, as a ratio.
 
-Two hubs, each with a bus and a store of its own, both with a healthy endpoint whose name resolves at once and
-is looked up for each new connection. In both, another workspace has 40 webhooks at names that do not resolve,
-and an event for all of them comes every second: in one the answer comes at once, in the other it takes 20 s.
-Delivery of one hub runs at a time, in turn.
+There are two hubs, each with its own broker and database. Both have a healthy endpoint whose name resolves at
+once and is looked up for each new connection. In both, another workspace has 40 webhooks at names that do not
+resolve, and every second an event for all of them: in one hub the DNS answer comes at once, in the other it
+takes 20 s. The delivery services of the hubs run one at a time, in turn.
 """
 
 from collections.abc import Iterator
@@ -26,9 +26,9 @@ _OTHERS: Final = "other"
 _NAMES: Final = 40
 _SLOW_S: Final = 20.0
 _PER_S: Final = 100.0
-_EVERY_S: Final = 1.0
-_ONCE: Final = {"schedule": [0]}
-"""Not tried again: retries would make each round heavier than the one before."""
+_INTERVAL_S: Final = 1.0
+_NO_RETRIES: Final = {"schedule": [0]}
+"""No retries: they would make each round heavier than the one before."""
 _WARM_UP_S: Final = 2.0
 _SETTLE_S: Final = 0.5
 
@@ -51,39 +51,42 @@ def resolution(bench: Bench) -> dict[str, Any]:
             for number in range(bench.plan.beside_rounds):
                 for name, hub in hubs.items():
                     rounds[name].append(_round(bench, hub, others[name]))
-                one, other = (rounds[name][-1]["p99_ms"] for name in hubs)
-                bench.say(f"resolution, round {number + 1}: p99 {one:.1f} ms, slow {other:.1f} ms")
+                quick_p99, slow_p99 = (rounds[name][-1]["p99_ms"] for name in hubs)
+                bench.say(f"resolution, round {number + 1}: p99 {quick_p99:.1f} ms, slow {slow_p99:.1f} ms")
         if not server.count("0.slow.example"):
             raise Failed("no slow name was looked up")
-    found: dict[str, Any] = {
-        name: {what: median(each[what] for each in measured) for what in measured[0]}
+    results: dict[str, Any] = {
+        name: {value: median(item[value] for item in measured) for value in measured[0]}
         for name, measured in rounds.items()
     }
-    times = {what: found["slow"][what] / value for what, value in found["quick"].items()}
-    return {**found, "times": times, "slow_names": _NAMES, "rounds": rounds}
+    times = {value: results["slow"][value] / quick for value, quick in results["quick"].items()}
+    return {**results, "times": times, "slow_names": _NAMES, "rounds": rounds}
 
 
 def _prepare(bench: Bench, hub: System, kind: str) -> str:
-    """Make the webhooks of both workspaces; the admin key of the other one."""
+    """Create the webhooks of both workspaces; return the admin key of the other workspace."""
     url = f"http://good.example:{bench.sink_port}/hooks/{_HEALTHY}"
     hub.outgoing_webhook(url, events=[f"github.{_HEALTHY}"])
     key = hub.other_workspace()
     for number in range(_NAMES):
-        made = {
+        webhook = {
             "name": "x",
             "url": f"http://{number}.{kind}.example:{bench.sink_port}/",
             "events": [_OTHERS],
-        } | {"retry": _ONCE}
-        hub.call("POST", "/api/outgoing-webhooks?force=true", made, key=key, expect=201)
+        } | {"retry": _NO_RETRIES}
+        hub.call("POST", "/api/outgoing-webhooks?force=true", webhook, key=key, expect=201)
     hub.stop_service("delivery")
     return key
 
 
 def _round(bench: Bench, hub: System, key: str) -> dict[str, float]:
-    """Start delivery, warm it up, measure, kill it: attempts that wait for a name would make it linger."""
+    """Start delivery, warm it up, measure it and kill it.
+
+    It is killed because attempts that wait for a name would delay a stop.
+    """
     hub.start_service("delivery")
     hub.wait_ready("delivery")
-    with _others(hub, key):
+    with _publishing(hub, key):
         _feed(bench, hub, _WARM_UP_S)
         before = cpu_seconds(hub.pid("delivery"))
         seen = _feed(bench, hub, bench.plan.beside_s)
@@ -93,11 +96,11 @@ def _round(bench: Bench, hub: System, key: str) -> dict[str, float]:
 
 
 @contextmanager
-def _others(hub: System, key: str) -> Iterator[None]:
-    over = Event()
+def _publishing(hub: System, key: str) -> Iterator[None]:
+    stopping = Event()
 
     def publish() -> None:
-        while not over.is_set():
+        while not stopping.is_set():
             event = {
                 "specversion": "1.0",
                 "id": token_hex(8),
@@ -106,14 +109,14 @@ def _others(hub: System, key: str) -> Iterator[None]:
                 "data": {},
             }
             hub.call("POST", "/api/events", [event], key=key, expect=202)
-            over.wait(_EVERY_S)
+            stopping.wait(_INTERVAL_S)
 
     thread = Thread(target=publish)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        stopping.set()
         thread.join()
 
 

@@ -1,4 +1,4 @@
-"""What the ways of signing cost: one verification of 1.5 KB; the gateway with the cheapest and dearest."""
+"""Cost of signature schemes: one verification of 1.5 KB, and the gateway with cheapest and dearest."""
 
 from collections.abc import Mapping
 from statistics import median
@@ -20,8 +20,8 @@ from shared.verification.scheme import VerificationResult
 
 _NOW: Final = 1_800_000_000.0
 _ROUNDS: Final = 7
-_SECONDS: Final = 0.05
-"""Of one round."""
+_ROUND_S: Final = 0.05
+"""Length of one round."""
 _HEADER: Final = "x-signature"
 _SIGNATURE: Final = {"header": _HEADER}
 _TIMED: Final = {"signed": "{timestamp}.{body}", "timestamp": {"from": "{header:x-time}"}}
@@ -39,11 +39,11 @@ SCHEMES: Final[Mapping[str, Mapping[str, Any]]] = {
     "ECDSA P-256 SHA-256": {"scheme": "ecdsa", "signature": _SIGNATURE},
     "JWT HS256": {"scheme": "jwt", "algorithms": ["HS256"]},
 }
-_WAY: Final[TypeAdapter[Any]] = TypeAdapter(SchemeSpec)
+_SCHEME: Final[TypeAdapter[Any]] = TypeAdapter(SchemeSpec)
 
 
 def schemes(bench: Bench) -> dict[str, Any]:
-    """Microseconds of each verification, the median of several rounds; requests a second at the gateway."""
+    """Return microseconds of each verification (median of rounds), and rates of the gateway."""
     costs = {name: _cost(*_signed(declared)) for name, declared in SCHEMES.items()}
     for name, us in costs.items():
         bench.say(f"verification, {name}: {us:.1f} us")
@@ -52,16 +52,16 @@ def schemes(bench: Bench) -> dict[str, Any]:
 
 
 def _signed(declared: Mapping[str, Any]) -> tuple[Compiled, InboundRequest, bytes]:
-    """A way, a request that is signed in it, and the endpoint's secret."""
-    way: Compiled = _WAY.validate_python(declared).compile()
+    """Return a compiled scheme, a request that is signed with it, and the endpoint's secret."""
+    scheme: Compiled = _SCHEME.validate_python(declared).compile()
     secret, key = _keys(str(declared["scheme"]))
     headers = {b"content-type": [b"application/json"]}
-    plain = InboundRequest("POST", "https://hub.example.com/x", b"", headers, body(), {}, lambda _: None)
-    return way, way.sign(plain, key, _NOW), secret
+    unsigned = InboundRequest("POST", "https://hub.example.com/x", b"", headers, body(), {}, lambda _: None)
+    return scheme, scheme.sign(unsigned, key, _NOW), secret
 
 
 def _keys(scheme: str) -> tuple[bytes, bytes]:
-    """The endpoint's secret and what signs."""
+    """Return the endpoint's secret and the key that signs."""
     private: Any
     if scheme == "ed25519":
         private = Ed25519PrivateKey.generate()
@@ -84,39 +84,41 @@ def _keys(scheme: str) -> tuple[bytes, bytes]:
     )
 
 
-def _cost(way: Compiled, request: InboundRequest, secret: bytes) -> float:
+def _cost(scheme: Compiled, request: InboundRequest, secret: bytes) -> float:
     rounds: list[float] = []
     for _ in range(_ROUNDS):
         count = 0
-        began = perf_counter()
-        while perf_counter() - began < _SECONDS:
+        started = perf_counter()
+        while perf_counter() - started < _ROUND_S:
             for _ in range(20):
-                assert way.verify(request, [secret], _NOW) is VerificationResult.VERIFIED
+                assert scheme.verify(request, [secret], _NOW) is VerificationResult.VERIFIED
             count += 20
-        rounds.append((perf_counter() - began) / count * 1e6)
+        rounds.append((perf_counter() - started) / count * 1e6)
     return median(rounds)
 
 
 def _through_the_gateway(bench: Bench, cheapest: str, dearest: str) -> dict[str, Any]:
-    """CPU microseconds per request and requests a second, in turn."""
-    found: dict[str, Any] = {name: {"us": [], "per_s": []} for name in (cheapest, dearest)}
+    """Measure CPU microseconds per request and requests per second of both schemes, in turn."""
+    measured: dict[str, Any] = {name: {"us": [], "per_s": []} for name in (cheapest, dearest)}
     with bench.hub("schemes", "gateway") as hub:
-        targets = {name: _target(hub, SCHEMES[name]) for name in found}
+        targets = {name: _target(hub, SCHEMES[name]) for name in measured}
         for target in targets.values():
             bench.load(target, min(1.5, bench.plan.gateway_s))
         for _ in range(bench.plan.rounds):
             for name, target in targets.items():
                 us, per_s = bench.load(target, bench.plan.gateway_s)
-                found[name]["us"].append(us)
-                found[name]["per_s"].append(per_s)
-    shown = {name: {what: median(values) for what, values in each.items()} for name, each in found.items()}
-    for name, each in shown.items():
-        bench.say(f"gateway, {name}: {each['us']:.0f} us, {each['per_s']:,.0f}/s")
+                measured[name]["us"].append(us)
+                measured[name]["per_s"].append(per_s)
+    medians = {
+        name: {unit: median(values) for unit, values in rounds.items()} for name, rounds in measured.items()
+    }
+    for name, values in medians.items():
+        bench.say(f"gateway, {name}: {values['us']:.0f} us, {values['per_s']:,.0f}/s")
     return {
         "cheapest": cheapest,
         "dearest": dearest,
-        "per_s": {name: each["per_s"] for name, each in shown.items()},
-        "times": shown[dearest]["us"] / shown[cheapest]["us"],
+        "per_s": {name: values["per_s"] for name, values in medians.items()},
+        "times": medians[dearest]["us"] / medians[cheapest]["us"],
     }
 
 
@@ -130,13 +132,13 @@ def _target(hub: System, declared: Mapping[str, Any]) -> Target:
         "source": {"verification": [dict(declared)]},
     }
     endpoint = hub.call("POST", "/api/inbound-endpoints", new, expect=201)
-    given = {name: values[0] for name, values in signed.headers.items()}
+    headers = {name: values[0] for name, values in signed.headers.items()}
     payload = body()
     lines = [
         f"POST /api/webhooks/generic/{endpoint['id']} HTTP/1.1",
         f"Host: 127.0.0.1:{hub.ports['gateway']}",
         f"Content-Length: {len(payload)}",
-        *(f"{name.decode()}: {value.decode()}" for name, value in given.items()),
+        *(f"{name.decode()}: {value.decode()}" for name, value in headers.items()),
         "webhook-id: ",
     ]
     return Target(hub.pid("gateway"), hub.ports["gateway"], ["\r\n".join(lines)])

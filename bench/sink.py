@@ -1,4 +1,4 @@
-"""The sink: a receiver of outgoing webhooks that costs next to nothing and knows how old they are."""
+"""The sink, a helper process: a cheap receiver of outgoing webhooks that measures their age."""
 
 import asyncio
 import re
@@ -12,11 +12,14 @@ from bench.webhook import due_ns
 
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _ID: Final = re.compile(rb"(?i)\r\nwebhook-id: *([^\r]+)")
-_ANSWER: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
+_RESPONSE: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
 
 
-class _Seen:
-    """What arrived since the last reset; `ids` keeps whose it was, `upto` the time of that one."""
+class _Received:
+    """What arrived since the last reset.
+
+    With `ids` the delivery ids are stored. `upto_at` is the time at which request number `upto` arrived.
+    """
 
     def __init__(self, *, ids: bool = False, upto: int = 0) -> None:
         self.ids: set[bytes] | None = set() if ids else None
@@ -29,7 +32,7 @@ class _Seen:
         self.body = b""
 
 
-_seen = _Seen()
+_received = _Received()
 _dead: list[asyncio.Server | socket.socket] = []
 _hanging: set[asyncio.BaseTransport] = set()
 
@@ -54,79 +57,81 @@ class _Connection(asyncio.Protocol):
                 return
             head, body = self._buffer[:end], self._buffer[end + 4 : whole]
             self._buffer = self._buffer[whole:]
-            self._transport.write(_ANSWER)
-            _note(head, body)
+            self._transport.write(_RESPONSE)
+            _record(head, body)
 
 
 class _Silent(asyncio.Protocol):
-    """Takes everything and says nothing."""
+    """Accepts every connection and never answers."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         _hanging.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        _hanging.difference_update([each for each in _hanging if each.is_closing()])
+        _hanging.difference_update([transport for transport in _hanging if transport.is_closing()])
 
 
-def _note(head: bytes, body: bytes) -> None:
+def _record(head: bytes, body: bytes) -> None:
     now = monotonic()
-    if not _seen.count:
-        _seen.first = now
-        _seen.body = body
-    _seen.count += 1
-    _seen.last = now
-    if _seen.count == _seen.upto:
-        _seen.upto_at = now
-    if _seen.ids is not None and (found := _ID.search(head)):
-        _seen.ids.add(found[1])
+    if not _received.count:
+        _received.first = now
+        _received.body = body
+    _received.count += 1
+    _received.last = now
+    if _received.count == _received.upto:
+        _received.upto_at = now
+    if _received.ids is not None and (delivery_id := _ID.search(head)):
+        _received.ids.add(delivery_id[1])
     due = due_ns(body)
     if due is not None:
-        _seen.ages.append(int(now * 1e9) - due)
+        _received.ages.append(int(now * 1e9) - due)
 
 
 async def listen() -> dict[str, Any]:
+    """Listen on a free port and return it."""
     server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0)
     return {"port": server.sockets[0].getsockname()[1]}
 
 
 async def dead() -> dict[str, Any]:
-    """A port that accepts and never answers, and one that refuses for as long as this process lives."""
+    """Return a port that accepts and never answers, and a port that refuses while this process lives."""
     server = await asyncio.get_running_loop().create_server(_Silent, "127.0.0.1", 0)
-    taken = socket.socket()
-    taken.bind(("127.0.0.1", 0))
-    _dead.extend((server, taken))
-    return {"silent": server.sockets[0].getsockname()[1], "refusing": taken.getsockname()[1]}
+    refusing = socket.socket()
+    refusing.bind(("127.0.0.1", 0))
+    _dead.extend((server, refusing))
+    return {"silent": server.sockets[0].getsockname()[1], "refusing": refusing.getsockname()[1]}
 
 
 async def hanging() -> dict[str, Any]:
-    """How many connections wait for the answer that never comes."""
+    """Return the number of connections to the port that never answers."""
     return {"count": len(_hanging)}
 
 
 async def reset(*, ids: bool = False, upto: int = 0) -> dict[str, Any]:
-    """Forget what arrived. From now on keep the delivery ids, and when so many had arrived."""
-    globals()["_seen"] = _Seen(ids=ids, upto=upto)
+    """Forget what arrived. `ids` and `upto` say what to record from now on."""
+    globals()["_received"] = _Received(ids=ids, upto=upto)
     return {}
 
 
 async def seen() -> dict[str, Any]:
-    """How many arrived and when, how old they were, and what the first one looked like."""
-    ages = sorted(_seen.ages)
+    """Return the number of requests, their times and ages, and the body of the first one."""
+    ages = sorted(_received.ages)
     return {
-        "count": _seen.count,
-        "first": _seen.first,
-        "last": _seen.last,
-        "upto_at": _seen.upto_at,
-        "distinct": len(_seen.ids) if _seen.ids is not None else None,
+        "count": _received.count,
+        "first": _received.first,
+        "last": _received.last,
+        "upto_at": _received.upto_at,
+        "distinct": len(_received.ids) if _received.ids is not None else None,
         "p50_ms": ages[len(ages) // 2] / 1e6 if ages else None,
         "p99_ms": ages[int(len(ages) * 0.99)] / 1e6 if ages else None,
-        "body": _seen.body.decode(),
+        "body": _received.body.decode(),
     }
 
 
 async def count() -> dict[str, Any]:
-    return {"count": _seen.count}
+    """Return the number of requests."""
+    return {"count": _received.count}
 
 
 if __name__ == "__main__":

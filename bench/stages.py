@@ -1,6 +1,6 @@
-"""The measurements: gateway, delivery, end to end with memory. Each runs on a fresh bus and store.
+"""The main stages: gateway, delivery, and end to end with memory. Each runs on a new broker and database.
 
-What is asked of delivery when something is the matter is in `isolation`, `fanout` and `backlog`.
+The behaviour of delivery under adverse conditions is measured in `isolation`, `fanout` and `backlog`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,17 +19,17 @@ from bench.webhook import body, request_head
 from bench.written import written
 from interlink.supervise import ProcessGroup
 
-_ARRIVE_S: Final = 60.0
+_ARRIVAL_TIMEOUT_S: Final = 60.0
 _SETTLE_S: Final = 0.4
-_COUNTED_S: Final = 1.5
-"""Statistics are written every second."""
-_KEPT_UP: Final = 0.97
-_KEPT_UP_P50_MS: Final = 150.0
+_STATISTICS_WAIT_S: Final = 1.5
+"""Delivery writes its statistics every second."""
+_MIN_KEPT_UP: Final = 0.97
+_MAX_KEPT_UP_P50_MS: Final = 150.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how often."""
+    """How long and how often each stage measures."""
 
     bus: BusName = "embedded"
     rounds: int = 5
@@ -38,7 +38,7 @@ class Plan:
     ramp_from: int = 500
     ramp_by: float = 1.35
     ramp_s: float = 3.0
-    ramp_most: int = 20_000
+    ramp_max: int = 20_000
     half_s: float = 10.0
     dead_waiting: int = 100_000
     beside_rounds: int = 5
@@ -47,16 +47,16 @@ class Plan:
     fair_s: float = 6.0
     endpoints: int = 1_000
     events: int = 100
-    most_due: int = 100_000
+    max_due: int = 100_000
 
     @property
     def backlogs(self) -> tuple[int, ...]:
-        """Each ten times the one before."""
-        return tuple(size for size in (10**power for power in range(3, 9)) if size <= self.most_due)
+        """The sizes of the backlog, each ten times the one before."""
+        return tuple(size for size in (10**power for power in range(3, 9)) if size <= self.max_due)
 
     @classmethod
     def quick(cls, bus: BusName) -> "Plan":
-        """Seconds, to see that everything works; the numbers mean little."""
+        """Return a plan that takes seconds and shows that everything works; its numbers mean little."""
         return cls(
             bus,
             rounds=2,
@@ -65,7 +65,7 @@ class Plan:
             ramp_from=200,
             ramp_by=2.0,
             ramp_s=1.0,
-            ramp_most=400,
+            ramp_max=400,
             half_s=2.0,
             dead_waiting=5_000,
             beside_rounds=2,
@@ -74,13 +74,13 @@ class Plan:
             fair_s=3.0,
             endpoints=100,
             events=100,
-            most_due=10_000,
+            max_due=10_000,
         )
 
 
 @dataclass
 class Sides:
-    """What each round measured: per unit of work, of ours and of the bare one beside it."""
+    """The measurements of each round, per unit of work: of the hub, and of the baseline beside it."""
 
     ours_us: list[float] = field(default_factory=list)
     bare_us: list[float] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Sides:
 
     @property
     def times(self) -> float:
-        """CPU of ours as a multiple of the bare one's: the ratio of the medians."""
+        """CPU of the hub as a multiple of the baseline: the ratio of the medians."""
         return median(self.ours_us) / median(self.bare_us)
 
     def document(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class Target:
-    """A server to put load on: its process, port, and requests up to the delivery id."""
+    """A server to load: its process, its port, and the heads of requests up to the delivery id."""
 
     pid: int
     port: int
@@ -113,7 +113,7 @@ class Target:
 
 
 class Bench:
-    """One run of the bench: the helpers that live as long as it, and its stages."""
+    """One run of the bench: its helper processes and its stages."""
 
     def __init__(self, plan: Plan, cores: Cores, folder: Path, say: Callable[[str], None]) -> None:
         self.plan = plan
@@ -141,7 +141,7 @@ class Bench:
         profiled: tuple[str, ...] = (),
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> Iterator[System]:
-        """A hub of these services for one stage."""
+        """Run a hub with these services for one stage."""
         folder = self._folder / stage
         with system(
             folder, self.plan.bus, services, self._cores, self._process_group, profiled=profiled, env=env
@@ -149,7 +149,7 @@ class Bench:
             yield hub
 
     def gateway(self) -> Sides:
-        """CPU and rate of the gateway beside a bare app on the same server, as fast as they answer."""
+        """Measure CPU and rate of the gateway beside a bare app on the same server, under full load."""
         sides = Sides()
         port = self._bare.call("serve")["port"]
         bare_head = [request_head("/", f"127.0.0.1:{port}", "secret", "push", body())]
@@ -171,13 +171,13 @@ class Bench:
         return sides
 
     def subscribe(self, hub: System) -> None:
-        """Have the hub deliver to this bench's sink."""
+        """Create webhooks that deliver to the sink of this bench."""
         hub.subscribe(self.sink_port)
 
     def load(self, target: "Target", seconds: float) -> tuple[float, float]:
-        """CPU microseconds per request and requests per second of one process under full load."""
+        """Return CPU microseconds per request and requests per second of one process under full load."""
         before = cpu_seconds(target.pid)
-        ran = self._load.call(
+        result = self._load.call(
             "run",
             port=target.port,
             heads=target.heads,
@@ -186,9 +186,9 @@ class Bench:
             seconds=seconds,
         )
         used = cpu_seconds(target.pid) - before
-        if not ran["accepted"] or ran["accepted"] != ran["answered"] or ran["lost_connections"]:
-            raise Failed(f"not every request was accepted: {ran}")
-        return used / ran["answered"] * 1e6, ran["answered"] / ran["seconds"]
+        if not result["accepted"] or result["accepted"] != result["answered"] or result["lost_connections"]:
+            raise Failed(f"not every request was accepted: {result}")
+        return used / result["answered"] * 1e6, result["answered"] / result["seconds"]
 
     def delivery(self) -> dict[str, Any]:
         """CPU and rate of delivery, from the first to the last, beside a bare loop of its HTTP client.
@@ -211,20 +211,23 @@ class Bench:
                 sides.ours_us.append(cost)
                 sides.ours_per_s.append(rate)
                 self._round("delivery", number, sides)
-            sleep(_COUNTED_S)
+            sleep(_STATISTICS_WAIT_S)
             total = warming + self.plan.rounds * self.plan.deliveries
-            kept = written(hub.store_uri, hub.store_pid, total)
-            self.say(f"delivery: {kept.said}")
-        return sides.document() | {"written": kept.document()}
+            stored = written(hub.store_uri, hub.store_pid, total)
+            self.say(f"delivery: {stored.description}")
+        return sides.document() | {"written": stored.document()}
 
     def post(self, delivered: str) -> tuple[float, float]:
         total = self.plan.deliveries
         url = f"http://127.0.0.1:{self.sink_port}/hooks/bare"
-        ran = self._bare.call("post", url=url, body=delivered, total=total, concurrency=CONCURRENCY)
-        return ran["cpu"] / total * 1e6, total / ran["seconds"]
+        result = self._bare.call("post", url=url, body=delivered, total=total, concurrency=CONCURRENCY)
+        return result["cpu"] / total * 1e6, total / result["seconds"]
 
     def deliver(self, hub: System, pid: int, total: int) -> tuple[float, float]:
-        """Feed `total` webhooks at once and wait until all arrived and their log and commit are done."""
+        """Publish `total` webhook events at once, and wait for their deliveries, log writes and commits.
+
+        Returns CPU microseconds per delivery and deliveries per second.
+        """
         self.sink.call("reset")
         before = cpu_seconds(pid)
         self.feed.call(
@@ -239,7 +242,7 @@ class Bench:
         return used / total * 1e6, total / (seen["last"] - seen["first"])
 
     def end_to_end(self) -> dict[str, Any]:
-        """The highest rate at which deliveries keep up, the ages at half of it, and memory after it."""
+        """Measure the highest rate at which deliveries keep up, the ages at half of it, and memory."""
         services = ("gateway", "delivery", *(("sync",) if has_sync() else ()))
         plan = self.plan
         with self.hub("flow", *services) as hub:
@@ -247,28 +250,26 @@ class Bench:
             self.subscribe(hub)
             self._steady(hub, heads, plan.ramp_from, min(2.0, plan.ramp_s))
             rate, best, ramp = float(plan.ramp_from), 0.0, []
-            while rate <= plan.ramp_most:
-                ran = self._steady(hub, heads, rate, plan.ramp_s)
-                ramp.append(ran)
-                self.say(
-                    f"end to end: {rate:.0f}/s in, p50 {ran['p50_ms']:.1f} ms, p99 {ran['p99_ms']:.1f} ms"
-                )
-                if not ran["kept_up"]:
+            while rate <= plan.ramp_max:
+                result = self._steady(hub, heads, rate, plan.ramp_s)
+                ramp.append(result)
+                ages = f"p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms"
+                self.say(f"end to end: {rate:.0f}/s in, {ages}")
+                if not result["kept_up"]:
                     break
-                best = ran["out_per_s"]
+                best = result["out_per_s"]
                 rate *= plan.ramp_by
             half = max(best, float(plan.ramp_from)) / 2
             sleep(1.0)
-            ran = self._steady(hub, heads, half, plan.half_s)
-            self.say(
-                f"end to end at half: {half:.0f}/s, p50 {ran['p50_ms']:.1f} ms, p99 {ran['p99_ms']:.1f} ms"
-            )
+            result = self._steady(hub, heads, half, plan.half_s)
+            ages = f"p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms"
+            self.say(f"end to end at half: {half:.0f}/s, {ages}")
             memory = {name: resident_mb(hub.pid(name)) for name in services}
-        return {"most_per_s": best, "at_half": ran, "ramp": ramp, "resident_mb": memory}
+        return {"most_per_s": best, "at_half": result, "ramp": ramp, "resident_mb": memory}
 
     def _steady(self, hub: System, heads: list[str], rate: float, seconds: float) -> dict[str, Any]:
         self.sink.call("reset")
-        ran = self._load.call(
+        result = self._load.call(
             "run",
             port=hub.ports["gateway"],
             heads=heads,
@@ -277,36 +278,38 @@ class Bench:
             seconds=seconds,
             rate=rate,
         )
-        soon = self.sink.call("seen")
-        self.arrived(ran["accepted"])
+        at_end = self.sink.call("seen")
+        self.arrived(result["accepted"])
         seen = self.sink.call("seen")
-        took = max(seconds, soon["last"] - soon["first"])
-        kept_up = ran["accepted"] == ran["answered"] and soon["count"] >= ran["accepted"] * _KEPT_UP
+        seconds_taken = max(seconds, at_end["last"] - at_end["first"])
+        kept_up = (
+            result["accepted"] == result["answered"] and at_end["count"] >= result["accepted"] * _MIN_KEPT_UP
+        )
         return {
             "in_per_s": rate,
-            "out_per_s": soon["count"] / took,
-            "accepted": ran["accepted"],
-            "answer_p50_ms": ran["p50_ms"],
-            "answer_p99_ms": ran["p99_ms"],
+            "out_per_s": at_end["count"] / seconds_taken,
+            "accepted": result["accepted"],
+            "answer_p50_ms": result["p50_ms"],
+            "answer_p99_ms": result["p99_ms"],
             "p50_ms": seen["p50_ms"],
             "p99_ms": seen["p99_ms"],
-            "kept_up": kept_up and seen["p50_ms"] < _KEPT_UP_P50_MS,
+            "kept_up": kept_up and seen["p50_ms"] < _MAX_KEPT_UP_P50_MS,
         }
 
-    def arrived(self, total: int, within_s: float = _ARRIVE_S) -> None:
-        """Wait until so many are at the sink. Raises `Failed`."""
-        deadline = monotonic() + within_s
+    def arrived(self, total: int, timeout_s: float = _ARRIVAL_TIMEOUT_S) -> None:
+        """Wait until `total` requests are at the sink. Raises `Failed` after `timeout_s` seconds."""
+        deadline = monotonic() + timeout_s
         while (count := self.sink.call("count")["count"]) < total:
             if monotonic() > deadline:
-                raise Failed(f"{count} of {total} deliveries arrived within {within_s:.0f} s")
+                raise Failed(f"{count} of {total} deliveries arrived within {timeout_s:.0f} s")
             sleep(0.02)
 
     def helper(self, module: str) -> Remote:
-        """One more helper process beside the system under test, until the bench ends."""
+        """Start another helper process beside the system under test. It runs until the bench ends."""
         return self._helper(module, self._cores.rest)
 
-    def _helper(self, module: str, to: frozenset[int]) -> Remote:
-        helper = Remote(module, to, self._process_group)
+    def _helper(self, module: str, cores: frozenset[int]) -> Remote:
+        helper = Remote(module, cores, self._process_group)
         self._helpers.append(helper)
         return helper
 

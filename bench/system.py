@@ -1,4 +1,4 @@
-"""The hub under test: a fresh bus and store, and the services as real processes, each on its cores."""
+"""The hub under test: a new broker and database, and the services as processes on their cores."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from bench.webhook import EVENTS, body, request_head
 from interlink.embedded import BROKER_SETTINGS, EmbeddedPair
 from interlink.supervise import ProcessGroup
 from tests.support.apache_kafka import ApacheKafka
-from tests.support.apache_kafka import available as why_not
+from tests.support.apache_kafka import available as unavailable_reason
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 
@@ -21,7 +21,7 @@ CONCURRENCY = 64
 
 
 class System(Hub):
-    """The services of one stage; `profiled` starts that one under the profiler."""
+    """The services of one stage. `profiled` is a service to start under the profiler, and its arguments."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class System(Hub):
         store: Store,
         services: Sequence[str],
         cores: Cores,
-        leash: ProcessGroup,
+        group: ProcessGroup,
         *,
         store_pid: int,
         profiled: Sequence[str] = (),
@@ -42,11 +42,11 @@ class System(Hub):
         self.store_uri = self.env["MONGODB_URI"]
         self.store_pid = store_pid
         self._cores = cores
-        self._process_group = leash
+        self._process_group = group
         self._profiled = profiled
 
     def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
-        """As a test starts it, but on its core, and gone when the bench is."""
+        """Start a service as a test does, but on its core. It ends with the bench."""
         if self._profiled and name == self._profiled[0]:
             module = ("bench.profiled", *self._profiled)
         with pinned(self._cores.system):
@@ -63,27 +63,28 @@ class System(Hub):
         return status
 
     def heads(self, *, channels: bool) -> list[str]:
-        """One endpoint per event; the requests to them, up to the delivery id."""
+        """Create one endpoint per event; return the heads of requests to them, up to the delivery id."""
         payload = body()
-        made: list[str] = []
+        heads: list[str] = []
         for event in EVENTS:
             channel = {"channel_id": f"ch_{event}"} if channels else {}
             endpoint = self.github_endpoint(rate_limit=100_000_000, **channel)
             path = f"/api/webhooks/github/{endpoint['id']}"
-            made.append(
+            heads.append(
                 request_head(path, f"127.0.0.1:{self.ports['gateway']}", endpoint["secret"], event, payload)
             )
-        return made
+        return heads
 
     def subscribe(self, port: int) -> None:
-        """One outgoing webhook per event, which makes one delivery per webhook that comes in."""
+        """Create one outgoing webhook per event, so that each received webhook causes one delivery."""
         for event in EVENTS:
             url = f"http://127.0.0.1:{port}/hooks/{event}"
-            most: Any = CONCURRENCY // len(EVENTS)
-            self.outgoing_webhook(url, events=[f"github.{event}"], max_in_flight=most)
+            max_in_flight: Any = CONCURRENCY // len(EVENTS)
+            self.outgoing_webhook(url, events=[f"github.{event}"], max_in_flight=max_in_flight)
 
 
 def has_sync() -> bool:
+    """Return whether the sync service is installed."""
     return find_spec("services.sync.app") is not None
 
 
@@ -93,18 +94,18 @@ def system(
     bus_name: BusName,
     services: Sequence[str],
     cores: Cores,
-    leash: ProcessGroup,
+    group: ProcessGroup,
     *,
     profiled: Sequence[str] = (),
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[System]:
-    """A hub with these services, ready, on a bus and a store of its own."""
+    """Run a hub with these services on its own broker and database. It is ready inside the block."""
     with contextlib.ExitStack() as stack:
         pair = EmbeddedPair(folder / "pair")
         kafka: ApacheKafka | None = None
         with pinned(cores.rest):
             if bus_name == "kafka":
-                if reason := why_not():
+                if reason := unavailable_reason():
                     raise SystemExit(f"bench: {reason}")
                 kafka = ApacheKafka(folder / "kafka")
                 stack.callback(kafka.stop)
@@ -126,7 +127,7 @@ def system(
             store,
             services,
             cores,
-            leash,
+            group,
             store_pid=pair.store.child.pid or 0,
             profiled=profiled,
             env=env,

@@ -1,4 +1,4 @@
-"""Deliveries that wait: put straight into the log, by delivery's own code, to save the time of a feed."""
+"""Open deliveries, inserted into the log by delivery's own code: faster than publishing their events."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -21,7 +21,7 @@ from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.settings import MongoSettings
 
 _BATCH: Final = 1_000
-_SIDE_BY_SIDE: Final = 2
+_WRITERS: Final = 2
 _TYPE: Final = "github.issues"
 _BODY: Final = (
     b'{"id":"evt_bench","type":"github.issues","version":"1","workspace":"default","occurred_at":'
@@ -31,7 +31,7 @@ _BODY: Final = (
 
 @asynccontextmanager
 async def log_at(uri: str) -> AsyncIterator[Deliveries]:
-    """The delivery log in a store, in this process."""
+    """Open the delivery log of a database in this process."""
     mongo = Mongo(MongoSettings(uri=SecretStr(uri), timeout_ms=60_000), app="bench")
     try:
         yield Deliveries(mongo, DeliverySettings(), configure("bench", "error"), instance="bench")
@@ -40,38 +40,43 @@ async def log_at(uri: str) -> AsyncIterator[Deliveries]:
 
 
 def fill(uri: str, workspace: str, webhooks: Sequence[str], count: int, first: int = 0) -> float:
-    """Enter `count` deliveries that are due now, to each webhook in turn, numbered from `first`; seconds."""
+    """Insert `count` due deliveries, for each webhook in turn; return the seconds.
+
+    `first` is the number of the first delivery, which its id is derived from.
+    """
     return asyncio.run(_fill(uri, workspace, webhooks, count, first))
 
 
 async def _fill(uri: str, workspace: str, webhooks: Sequence[str], count: int, first: int) -> float:
     requests = _requests(workspace, webhooks, count, first)
 
-    async def enter(deliveries: Deliveries) -> None:
-        while some := list(islice(requests, _BATCH)):
+    async def insert(deliveries: Deliveries) -> None:
+        while batch := list(islice(requests, _BATCH)):
             due = utcnow()
-            await deliveries.write([deliveries.waiting(request, due) for request in some])
+            await deliveries.write([deliveries.waiting(request, due) for request in batch])
 
     started = perf_counter()
     async with log_at(uri) as deliveries:
-        await asyncio.gather(*(enter(deliveries) for _ in range(_SIDE_BY_SIDE)))
+        await asyncio.gather(*(insert(deliveries) for _ in range(_WRITERS)))
     return perf_counter() - started
 
 
 def still_waiting(uri: str, webhooks: Sequence[str]) -> int:
-    """How many deliveries to these webhooks are open."""
+    """Return the number of open deliveries of these webhooks."""
 
-    async def counted() -> int:
+    async def count() -> int:
         async with log_at(uri) as deliveries:
             query = {"webhook_id": {"$in": list(webhooks)}, **OPEN}
             return int(await deliveries.collection.count_documents(query))
 
-    return asyncio.run(counted())
+    return asyncio.run(count())
 
 
 def _requests(workspace: str, webhooks: Sequence[str], count: int, first: int) -> Iterator[DeliveryRequest]:
-    every = range(DELIVERY_REQUESTED.partitions)
-    partitions = {webhook: partition_of(webhook.encode(), every, every) for webhook in webhooks}
+    all_partitions = range(DELIVERY_REQUESTED.partitions)
+    partitions = {
+        webhook: partition_of(webhook.encode(), all_partitions, all_partitions) for webhook in webhooks
+    }
     occurred_at = now()
     for number in range(first, first + count):
         webhook = WebhookId(webhooks[number % len(webhooks)])

@@ -1,7 +1,7 @@
-"""The webhook that everything is measured with: 1.5 KB as GitHub sends it, signed, with an id of its own.
+"""The webhook of all measurements: 1.5 KB as GitHub sends it, signed, with an id of its own.
 
-The delivery id is `<when it was due, 16 hex digits of monotonic nanoseconds>-<number>`: the sink reads the
-time out of the body that arrives, so nobody has to remember what was sent.
+The delivery id is `<due time as 16 hex digits of monotonic nanoseconds>-<number>`. The sink reads the due
+time from the received body, so that no list of sent webhooks is needed.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ MARK: Final = b'"delivery_id":"'
 
 
 def body() -> bytes:
-    """A push, filled up to the size with the commit's message."""
+    """Return a push event of `SIZE` bytes, padded with the commit message."""
     person = {"login": "octocat", "id": 583231, "type": "User", "site_admin": False}
     push: dict[str, Any] = {
         "ref": "refs/heads/main",
@@ -57,7 +57,7 @@ def body() -> bytes:
 
 
 def request_head(path: str, host: str, secret: str, event: str, payload: bytes) -> str:
-    """A request up to the value of its last header, the delivery id."""
+    """Return a request up to the value of its last header, the delivery id."""
     signature = hmac.new(secret.encode(), payload, hashlib.sha256).hexdigest()
     lines: Sequence[str] = (
         f"POST {path} HTTP/1.1",
@@ -77,12 +77,13 @@ def request_head(path: str, host: str, secret: str, event: str, payload: bytes) 
 
 
 def delivery_id(due_ns: int, number: int) -> bytes:
+    """Return the delivery id of a webhook."""
     return b"%016x-%x" % (due_ns, number)
 
 
 def due_ns(delivered: bytes) -> int | None:
-    """When the webhook inside a delivered body was due."""
-    at = delivered.find(MARK)
-    if at < 0:
+    """Return the due time of the webhook in a delivered body, in monotonic nanoseconds, or None."""
+    position = delivered.find(MARK)
+    if position < 0:
         return None
-    return int(delivered[at + len(MARK) : at + len(MARK) + 16], 16)
+    return int(delivered[position + len(MARK) : position + len(MARK) + 16], 16)

@@ -1,4 +1,4 @@
-"""What deliveries leave in the store: rows, BSON bytes, and the bytes that the store wrote for them."""
+"""What deliveries store in the database: rows, BSON bytes, and the bytes written to disk."""
 
 from dataclasses import asdict, dataclass
 from statistics import mean
@@ -12,15 +12,16 @@ from pymongo.errors import OperationFailure
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.statistics import STATISTICS
 
-_LOOKED_AT: Final = 2_000
+_SAMPLE_SIZE: Final = 2_000
 
 
 @dataclass(frozen=True)
 class Written:
-    """Per delivery, but for `statistics_rows`: one for each webhook and hour, and one for each workspace.
+    """Sizes per delivery, and the number of statistics rows.
 
-    `bson_bytes` is a delivery's document, `body_bytes` of it are the request's body; `index_bytes` are as
-    the store tells, `disk_bytes` what its process wrote, journal included. None: nobody tells.
+    There is a statistics row for each webhook and hour, and one for each workspace. `bson_bytes` is the size
+    of a delivery's document, of which `body_bytes` are the request's body. `index_bytes` is as the database
+    reports it, `disk_bytes` is what its process wrote, including the journal. None if it is not known.
     """
 
     rows: float
@@ -32,7 +33,7 @@ class Written:
     disk_bytes: float | None
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         parts = [
             f"{self.rows:.2f} rows per delivery",
             f"{self.bson_bytes:,.0f} bytes of BSON, of them {self.body_bytes:,.0f} the body",
@@ -41,7 +42,7 @@ class Written:
         if self.index_bytes is not None:
             parts.append(f"indexes {self.index_bytes:,.0f} bytes per delivery")
         if self.disk_bytes is not None:
-            parts.append(f"written by the store to disk {self.disk_bytes:,.0f} bytes per delivery")
+            parts.append(f"written to disk by the database {self.disk_bytes:,.0f} bytes per delivery")
         return "; ".join(parts)
 
     def document(self) -> dict[str, Any]:
@@ -49,12 +50,12 @@ class Written:
 
 
 def written(uri: str, store_pid: int, deliveries: int) -> Written:
-    """Of a store that has seen nothing but these deliveries; sizes are means over the latest 2,000."""
+    """Measure a database that holds only these deliveries. Sizes are means of the latest 2,000."""
     with MongoClient[RawBSONDocument](uri, document_class=RawBSONDocument) as client:
         database = client.get_default_database()
         log, statistics = database[DELIVERIES], database[STATISTICS]
         rows = log.count_documents({})
-        latest = list(log.find().sort("created_at", -1).limit(_LOOKED_AT))
+        latest = list(log.find().sort("created_at", -1).limit(_SAMPLE_SIZE))
         hours = list(statistics.find())
         index_bytes = _index_bytes(client, database.name)
     return Written(
@@ -77,7 +78,7 @@ def _index_bytes(client: MongoClient[RawBSONDocument], database: str) -> float |
 
 
 def _disk_bytes(pid: int, deliveries: int) -> float | None:
-    """None where the kernel does not say, or where nothing is written: the folder is in memory."""
+    """Return None if the kernel does not report it, or if nothing was written (a folder in memory)."""
     try:
         total = psutil.Process(pid).io_counters().write_bytes  # not on every platform
     except (AttributeError, psutil.Error):

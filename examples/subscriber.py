@@ -1,8 +1,8 @@
-"""A receiver of outgoing webhooks: verifies each with the `standardwebhooks` package and prints it.
+"""Receive outgoing webhooks, verify each with the `standardwebhooks` package, and print it.
 
     python examples/subscriber.py whsec_... [port, 9000 by default]
 
-It keeps the ids that it has seen: the hub delivers at least once, and a retry carries the same id.
+It remembers delivery ids: the hub delivers at least once, and a retry has the same id.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
-LARGEST = 5 * 1024 * 1024
+MAX_BODY_BYTES = 5 * 1024 * 1024
 
 
 def main(secret: str, port: int) -> None:
@@ -21,11 +21,11 @@ def main(secret: str, port: int) -> None:
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(min(int(self.headers.get("content-length", 0)), LARGEST))
+            body = self.rfile.read(min(int(self.headers.get("content-length", 0)), MAX_BODY_BYTES))
             try:
                 webhook.verify(body, {name.lower(): value for name, value in self.headers.items()})
-            except (WebhookVerificationError, ValueError) as error:  # ValueError: what is no base64
-                print(f"refused: {error}", flush=True)  # noqa: T201
+            except (WebhookVerificationError, ValueError) as error:  # ValueError: invalid base64
+                print(f"rejected: {error}", flush=True)  # noqa: T201
                 self.send_error(401)
                 return
             delivery = self.headers["webhook-id"]
@@ -36,7 +36,7 @@ def main(secret: str, port: int) -> None:
             self.end_headers()
 
         def log_message(self, *_arguments: object) -> None:
-            """Printed above, in one line."""
+            """Do nothing: `do_POST` prints one line."""
 
     print(f"listening on http://127.0.0.1:{port}/", flush=True)  # noqa: T201
     HTTPServer(("127.0.0.1", port), Receiver).serve_forever()

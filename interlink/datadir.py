@@ -1,4 +1,4 @@
-"""The data folder of `interlink up`: who uses it, which version wrote it, what is where in it."""
+"""The data folder of `interlink up`: its lock, its format version, and the paths in it."""
 
 import fcntl
 import json
@@ -11,10 +11,10 @@ from typing import Final
 
 from interlink.embedded import BROKER_SETTINGS, saved_addresses
 from shared.contracts.errors import Misconfigured
-from shared.runtime.secrets import EMBEDDED_KEY_FILE
+from shared.runtime.encryption_keys import EMBEDDED_KEY_FILE
 
 FORMAT: Final = 1
-"""Counts up when a version writes what an older one cannot read."""
+"""Version of the folder's format. It rises when an older version could not read the data."""
 
 _LOCK: Final = "lock"
 _VERSION: Final = "version.json"
@@ -22,36 +22,37 @@ _IGNORED_ENTRIES: Final = frozenset({_LOCK, "lost+found"})
 
 
 class DataFolder:
-    """Where things are. Made by `opened`, which has checked that they may be used."""
+    """The paths in a data folder. `open_data_folder` checks that it may be used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.admin_key = self.path / "admin.key"
         self.encryption_key = self.path / EMBEDDED_KEY_FILE
-        """There, unless a key is given."""
+        """Exists unless the user sets a key of his own."""
         self.address = self.path / "address"
-        """Where people find the hub that runs, or ran last."""
+        """Holds the public URL of the hub that runs, or ran last."""
         self.logs = self.path / "logs"
 
 
 @contextmanager
 def open_data_folder(path: Path) -> Iterator[DataFolder]:
-    """The folder, made if need be and locked while the context lasts.
+    """Create the folder if there is none, and lock it while the context lasts.
 
-    Raises `Misconfigured`: not writable, readable by other users, in use by another `interlink up`, of an
-    incompatible version, or full of files that are not Interlink's.
+    Raises `Misconfigured` if it is not writable, is open to other users, is used by another `interlink up`,
+    has an incompatible format, or holds files that are not Interlink's.
     """
     folder = DataFolder(path)
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_exposed(folder.path)
-        _refuse_foreign(folder.path)
+        _reject_exposed(folder.path)
+        _reject_foreign(folder.path)
         lock = (folder.path / _LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise Misconfigured(
             f"the data folder {path} cannot be used: {error.strerror}; choose another one with --data-dir"
         ) from None
     with lock:
+        # The system releases the lock however this process ends, so that a killed `up` leaves no stale one.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -70,7 +71,7 @@ def open_data_folder(path: Path) -> Iterator[DataFolder]:
 
 
 def in_use(path: Path) -> bool:
-    """Whether an `interlink up` runs on this folder now."""
+    """Return whether an `interlink up` runs on this folder now."""
     try:
         with (path / _LOCK).open(encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -82,10 +83,10 @@ def in_use(path: Path) -> bool:
 
 
 def join_running(path: Path, *, needs_it: bool = False) -> None:
-    """Let a command that is run beside `interlink up` find the embedded pair and the local key.
+    """Set this process's environment so that a command uses the embedded pair of a running `interlink up`.
 
-    Sets what is unset in this process's environment; variables that the user has set win. Raises
-    `Misconfigured` when it `needs_it`, and the environment does not say what to use instead.
+    Only variables that are not set are changed. With `needs_it`, raise `Misconfigured` if no `interlink up`
+    runs and `MONGODB_URI` is not set either.
     """
     if not in_use(path):
         if needs_it and not os.environ.get("MONGODB_URI"):
@@ -94,6 +95,7 @@ def join_running(path: Path, *, needs_it: bool = False) -> None:
                 "INTERLINK_ENCRYPTION_KEY to what your services have"
             )
         return
+    # What a service of that `up` has in its environment, as far as commands need it.
     settings = saved_addresses(path)
     if "KAFKA_BOOTSTRAP_SERVERS" in settings and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         settings |= BROKER_SETTINGS
@@ -109,14 +111,14 @@ def join_running(path: Path, *, needs_it: bool = False) -> None:
 
 
 def display_path(path: Path) -> str:
-    """A path as a person would type it here."""
+    """Return a path as a person would type it in the current folder."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
 
 
-def _refuse_exposed(path: Path) -> None:
+def _reject_exposed(path: Path) -> None:
     """Raise `Misconfigured` if other users may enter the folder: keys, passwords and all data are in it."""
     status = path.stat()
     if status.st_uid != os.geteuid():
@@ -132,32 +134,35 @@ def _refuse_exposed(path: Path) -> None:
         )
 
 
-def _refuse_foreign(path: Path) -> None:
+def _reject_foreign(path: Path) -> None:
+    """Raise `Misconfigured` if the folder holds files and was not created by Interlink."""
     if (path / _VERSION).exists():
         return
-    strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in _IGNORED_ENTRIES)
-    if strangers and strangers != ["version.new"]:
+    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in _IGNORED_ENTRIES)
+    if foreign and foreign != ["version.new"]:
         raise Misconfigured(
-            f"the folder {path} is not empty and was not made by Interlink (it has {strangers[0]!r}): "
+            f"the folder {path} is not empty and was not created by Interlink (it has {foreign[0]!r}): "
             "choose another one with --data-dir"
         )
 
 
 def _check_version(path: Path) -> None:
+    """Write the format version of a new folder. Raises `Misconfigured` if it is another one."""
     file = path / _VERSION
     if not file.exists():
+        # Renamed when it is complete: a crash must not leave a file that a later start calls damaged.
         scratch = path / "version.new"
         scratch.write_text(json.dumps({"format": FORMAT, "interlink": version("interlink")}) + "\n", "utf-8")
         scratch.replace(file)
         return
     try:
         written = json.loads(file.read_text("utf-8"))
-        found, by = int(written["format"]), str(written.get("interlink", "unknown"))
+        stored, writer = int(written["format"]), str(written.get("interlink", "unknown"))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Misconfigured(f"{file} is damaged: it should hold {{'format': {FORMAT}}}") from None
-    if found != FORMAT:
-        age = "a newer" if found > FORMAT else "an older"
+    if stored != FORMAT:
+        age = "a newer" if stored > FORMAT else "an older"
         raise Misconfigured(
-            f"the data folder {path} was written by {age} version of Interlink ({by}, format {found}; "
+            f"the data folder {path} was written by {age} version of Interlink ({writer}, format {stored}; "
             f"this one reads format {FORMAT}): use that version, or another folder with --data-dir"
         )

@@ -1,4 +1,4 @@
-"""Records that no retry could help: what is on `dead.letters`, and back to where each came from."""
+"""List the records on the topic `dead.letters` and publish them again on the topics they came from."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -21,7 +21,7 @@ _TOPICS: Final = {topic.name: topic for topic in TOPICS if topic is not DEAD_LET
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRecord:
-    """One dead letter; `offset` is its place on `dead.letters`, by which it is named."""
+    """A record on `dead.letters`. Its `offset` identifies it for users; `metadata` are its `dl_` headers."""
 
     offset: int
     record: StoredRecord
@@ -29,7 +29,7 @@ class DeadLetterRecord:
 
     @property
     def topic(self) -> str:
-        """The topic that it came from."""
+        """The topic that the record came from."""
         return self.metadata.get("topic", "")
 
     @property
@@ -38,30 +38,32 @@ class DeadLetterRecord:
 
     @property
     def has_record(self) -> bool:
-        """Whether it holds the record; one that was too large to copy is only a pointer to it."""
+        """Whether the record itself is there. One that was too large to copy is only a pointer."""
         return any(not name.startswith(_HEADER_PREFIX) for name, _ in self.record.headers) or bool(
             self.record.value
         )
 
     def line(self) -> str:
-        """What a person reads of it, in one line."""
-        event = dict(self.record.headers)
-        about = " ".join(_printable_text(event.get(name)) for name in ("ce_type", "ce_id") if event.get(name))
+        """Return one line for a person: number, time, reason, origin, consumer group, event and error."""
+        headers = dict(self.record.headers)
+        event = " ".join(
+            _printable_text(headers.get(name)) for name in ("ce_type", "ce_id") if headers.get(name)
+        )
         origin = f"{self.topic}/{self.metadata.get('partition', '?')}/{self.metadata.get('offset', '?')}"
-        said = [self.metadata.get("time", ""), self.reason, origin, self.metadata.get("group", ""), about]
-        return "  ".join([str(self.offset), *filter(None, said), self.metadata.get("error", "")])
+        fields = [self.metadata.get("time", ""), self.reason, origin, self.metadata.get("group", ""), event]
+        return "  ".join([str(self.offset), *filter(None, fields), self.metadata.get("error", "")])
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which dead letters: every condition that is given must hold."""
+    """Selects dead letters. Every condition that is set must hold."""
 
     topic: str | None = None
     reason: str | None = None
     offsets: Collection[int] = ()
 
     def matches(self, letter: DeadLetterRecord) -> bool:
-        """Whether it is one of them."""
+        """Return whether the filter selects this dead letter."""
         return (
             self.topic in (None, letter.topic)
             and self.reason in (None, letter.reason)
@@ -71,34 +73,38 @@ class DeadLetterFilter:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What became of one dead letter that was to be replayed."""
+    """What happened to a dead letter that was to be replayed. `detail` says where to, or why not."""
 
     letter: DeadLetterRecord
     outcome: Literal["replayed", "skipped"]
     detail: str
 
 
-async def list_newest(wanted: DeadLetterFilter, limit: int) -> Sequence[str]:
-    """A line for each of the last `limit`, oldest first. Raises `Misconfigured`, `BrokerUnavailable`."""
-    _validate_topic(wanted)
+async def list_newest(selection: DeadLetterFilter, limit: int) -> Sequence[str]:
+    """Return one line for each of the newest `limit`, the oldest first.
+
+    Raises `Misconfigured` or `BrokerUnavailable`.
+    """
+    _validate_topic(selection)
     configure(_NAME, "error")
     lines: deque[str] = deque(maxlen=limit)
-    async for letter in _read_dead_letters(wanted):
+    async for letter in _read_dead_letters(selection):
         lines.append(letter.line())
     return lines
 
 
-async def replay(wanted: DeadLetterFilter) -> AsyncIterator[ReplayResult]:
-    """Put each back on its topic, with its key, value and own headers, and say so once it is acknowledged.
+async def replay(selection: DeadLetterFilter) -> AsyncIterator[ReplayResult]:
+    """Publish each selected record on its topic again, with its key, value and own headers.
 
-    What is dead-lettered again meanwhile is not read again. Raises `Misconfigured`, `BrokerUnavailable`.
+    Yield a result once the broker has acknowledged it. Records that become dead letters meanwhile are not
+    read. Raises `Misconfigured` or `BrokerUnavailable`.
     """
-    _validate_topic(wanted)
+    _validate_topic(selection)
     producer = Producer(load(KafkaSettings), configure(_NAME, "error"), client_id="interlink-replay")
     producer.start()
     try:
         await producer.wait_ready(_CONNECT_TIMEOUT_S)
-        async for letter in _read_dead_letters(wanted):
+        async for letter in _read_dead_letters(selection):
             yield await _replay_one(producer, letter)
     finally:
         await producer.stop()
@@ -108,11 +114,11 @@ async def _replay_one(producer: Producer, letter: DeadLetterRecord) -> ReplayRes
     topic = _TOPICS.get(letter.topic)
     if topic is None:
         return ReplayResult(
-            letter, "skipped", f"it came from {letter.topic or 'nowhere'}, which is no topic of ours"
+            letter, "skipped", f"it came from {letter.topic or 'nowhere'}, which is not a topic of the hub"
         )
     if not letter.has_record:
         return ReplayResult(
-            letter, "skipped", "it was too large to copy: it is where it was, until that expires"
+            letter, "skipped", "it was too large to copy: only the original record has it, until that expires"
         )
     try:
         await producer.publish(_record(topic, letter.record), timeout_s=_ACK_TIMEOUT_S)
@@ -126,24 +132,24 @@ def _record(topic: Topic, record: StoredRecord) -> Record:
     return Record(topic, record.key or b"", record.value or b"", headers)
 
 
-async def _read_dead_letters(wanted: DeadLetterFilter) -> AsyncIterator[DeadLetterRecord]:
-    async for kept in read_topic(load(KafkaSettings), DEAD_LETTERS):
-        marks = {
+async def _read_dead_letters(selection: DeadLetterFilter) -> AsyncIterator[DeadLetterRecord]:
+    async for record in read_topic(load(KafkaSettings), DEAD_LETTERS):
+        metadata = {
             name.removeprefix(_HEADER_PREFIX): _printable_text(value)
-            for name, value in kept.headers
+            for name, value in record.headers
             if name.startswith(_HEADER_PREFIX)
         }
-        letter = DeadLetterRecord(kept.offset, kept, marks)
-        if wanted.matches(letter):
+        letter = DeadLetterRecord(record.offset, record, metadata)
+        if selection.matches(letter):
             yield letter
 
 
-def _validate_topic(wanted: DeadLetterFilter) -> None:
-    if wanted.topic is not None and wanted.topic not in _TOPICS:
-        raise Misconfigured(f"--topic {wanted.topic}: one of {', '.join(_TOPICS)}")
+def _validate_topic(selection: DeadLetterFilter) -> None:
+    if selection.topic is not None and selection.topic not in _TOPICS:
+        raise Misconfigured(f"--topic {selection.topic}: has to be one of {', '.join(_TOPICS)}")
 
 
 def _printable_text(raw: bytes | None) -> str:
-    """A stranger's bytes for a terminal: nothing in it moves the cursor or hides what follows."""
+    """Return untrusted bytes for a terminal: nothing in them moves the cursor or hides what follows."""
     shown = (raw or b"").decode("utf-8", "replace")
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)

@@ -1,4 +1,4 @@
-"""`interlink doctor`: what stands between these settings and a running hub, and what to do about it."""
+"""`interlink doctor`: check settings, data folder, Kafka and MongoDB, and say how to repair what is wrong."""
 
 import os
 import sys
@@ -17,32 +17,31 @@ from pydantic_settings import BaseSettings
 from interlink.datadir import FORMAT, display_path, in_use, join_running
 from interlink.keys import count_unknown_keys
 from interlink.prepare import BOOTSTRAP_VARIABLE, indexes
-from shared.connections.apps import APPS_DIR_VARIABLE as APPS_DIR
-from shared.connections.apps import configured_apps
+from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
 from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.manifests.catalogue import CALLBACK_PATH
-from shared.runtime.failpoints import FAILPOINT_VARIABLE as CRASH_AT
+from shared.runtime.encryption_keys import open_vault
+from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from shared.runtime.kafka.admin import missing_topics
 from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import open_vault
 from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.web import idempotency
 
 _MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
-_MAX_NAMED: Final = 4
+_MAX_LISTED: Final = 4
 _MISSING_FIELD: Final = "Field required"
 _PROBE: Final = "interlink-doctor"
 _OTHER_VARIABLES: Final = frozenset(
-    {"INTERLINK_SECRET", "INTERLINK_DATA_DIR", BOOTSTRAP_VARIABLE, CRASH_AT, APPS_DIR}
+    {"INTERLINK_SECRET", "INTERLINK_DATA_DIR", BOOTSTRAP_VARIABLE, FAILPOINT_VARIABLE, APPS_DIR_VARIABLE}
 )
-"""Variables that are no settings of a service."""
+"""Variables that the command or tests read, and that are no settings of a service."""
 
 S = TypeVar("S", bound=BaseSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `ok` is None when it could not be; `detail` says what to do."""
+    """The result of one check. `ok` is None if it could not be made; `detail` says what to do."""
 
     about: str
     ok: bool | None
@@ -50,7 +49,7 @@ class Finding:
 
 
 async def run_checks(data_dir: Path, services: Sequence[str]) -> list[Finding]:
-    """Look at everything; what cannot work because of an earlier finding is left out."""
+    """Run all checks, except those that cannot work because of an earlier finding."""
     join_running(data_dir)
     findings = [*_check_python(), _check_data_folder(data_dir), *_check_settings(services)]
     kafka, mongo = _load_or_none(KafkaSettings), _load_or_none(MongoSettings)
@@ -62,19 +61,19 @@ async def run_checks(data_dir: Path, services: Sequence[str]) -> list[Finding]:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print the findings."""
+    """Print the findings as a table."""
     from rich.console import Console  # noqa: PLC0415 -- only when it is shown
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    words = {True: Text("ok", "green"), False: Text("wrong", "bold red"), None: Text("unknown", "yellow")}
-    rows = Table(box=None, pad_edge=False, show_header=False)
-    rows.add_column(no_wrap=True)
-    rows.add_column(no_wrap=True)
-    rows.add_column(overflow="fold")
+    verdicts = {True: Text("ok", "green"), False: Text("wrong", "bold red"), None: Text("unknown", "yellow")}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for finding in findings:
-        rows.add_row(finding.about, words[finding.ok], Text(finding.detail))
-    Console().print(rows)
+        table.add_row(finding.about, verdicts[finding.ok], Text(finding.detail))
+    Console().print(table)
 
 
 def _check_python() -> Iterator[Finding]:
@@ -84,7 +83,9 @@ def _check_python() -> Iterator[Finding]:
 
 def _check_data_folder(path: Path) -> Finding:
     if not path.exists():
-        return Finding("data folder", True, f"{display_path(path)} is not there yet: 'interlink up' makes it")
+        return Finding(
+            "data folder", True, f"{display_path(path)} does not exist yet: 'interlink up' creates it"
+        )
     if not os.access(path, os.W_OK | os.X_OK):
         return Finding(
             "data folder", False, f"{display_path(path)} is not writable: choose another with --data-dir"
@@ -97,54 +98,58 @@ def _check_settings(services: Sequence[str]) -> Iterator[Finding]:
     for kind, name in ((HubSettings, "hub"), (KafkaSettings, "Kafka"), (MongoSettings, "MongoDB")):
         yield _check_setting(f"settings: {name}", partial(load, kind))
     for name, own in own_settings(services):
-        found = _check_setting(f"settings: {name}", partial(load, own))
-        if _MISSING_FIELD not in found.detail:  # 'interlink up' gives what only one service needs
-            yield found
+        finding = _check_setting(f"settings: {name}", partial(load, own))
+        if _MISSING_FIELD not in finding.detail:  # 'interlink up' sets what single services require
+            yield finding
     yield _check_setting("encryption key", lambda: open_vault(load(HubSettings)))
     yield _check_apps()
     yield _check_variables(services)
 
 
 def _check_variables(services: Sequence[str]) -> Finding:
-    """Variables that begin as ours do and that nobody reads: it may be a slip."""
+    """Report variables with the prefix INTERLINK_ that nothing reads: their names may be misspelled."""
     kinds: list[type[BaseSettings]] = [HubSettings, *(kind for _, kind in own_settings(services))]
-    known = {f"INTERLINK_{name}".upper() for kind in kinds for name in kind.model_fields}
-    known |= _OTHER_VARIABLES
-    strangers = [
-        f"{name} (did you mean {near[0]}?)" if (near := get_close_matches(name, known, 1)) else name
+    names = {f"INTERLINK_{name}".upper() for kind in kinds for name in kind.model_fields}
+    names |= _OTHER_VARIABLES
+    unknown = [
+        f"{name} (did you mean {near[0]}?)" if (near := get_close_matches(name, names, 1)) else name
         for name in sorted(os.environ)
-        if name.startswith("INTERLINK_") and not name.startswith("INTERLINK_APP_") and name not in known
+        if name.startswith("INTERLINK_") and not name.startswith("INTERLINK_APP_") and name not in names
     ]
-    if strangers:
-        return Finding("variables", None, f"nobody reads {_shorten(strangers)}: see 'interlink settings'")
-    return Finding("variables", True, "all are known")
+    if unknown:
+        return Finding(
+            "variables",
+            None,
+            f"nothing reads {_shorten(unknown)}: 'interlink settings' lists the right names",
+        )
+    return Finding("variables", True, "all of them are settings of the hub")
 
 
 def own_settings(services: Sequence[str]) -> Iterator[tuple[str, type[EgressSettings]]]:
-    """What single services read."""
+    """Yield the settings classes of single services, with the service's name."""
     for service in services:
         if find_spec(f"services.{service}.settings"):
-            known = vars(import_module(f"services.{service}.settings")).values()
-            own = [each for each in known if isinstance(each, type) and issubclass(each, EgressSettings)]
-            yield from ((service, each) for each in own if each is not EgressSettings)
+            members = vars(import_module(f"services.{service}.settings")).values()
+            own = [kind for kind in members if isinstance(kind, type) and issubclass(kind, EgressSettings)]
+            yield from ((service, kind) for kind in own if kind is not EgressSettings)
 
 
 def _check_apps() -> Finding:
-    """The apps that environment and files say, and the address that each has to be registered with."""
+    """List the apps from environment and files, and the redirect URI to register at the providers."""
     hub = _load_or_none(HubSettings)
-    where = f"; redirect URI: {hub.public_base}{CALLBACK_PATH}" if hub else ""
+    redirect_uri = f"; redirect URI: {hub.public_base}{CALLBACK_PATH}" if hub else ""
     try:
-        found = [f"{name} ({app.source})" for name, app in sorted(configured_apps().items())]
+        apps = [f"{name} ({app.source})" for name, app in sorted(configured_apps().items())]
     except Misconfigured as error:
         return Finding("apps", False, str(error))
-    return Finding("apps", True, (", ".join(found) or "none but those that the API was told") + where)
+    return Finding("apps", True, (", ".join(apps) or "only those that were set by the API") + redirect_uri)
 
 
 def _check_setting(about: str, action: Callable[[], object]) -> Finding:
     try:
         action()
     except Misconfigured as error:
-        hint = "; or run 'interlink up', which brings its own" if _MISSING_FIELD in str(error) else ""
+        hint = "; or run 'interlink up', which sets it" if _MISSING_FIELD in str(error) else ""
         return Finding(about, False, f"{error}{hint}")
     return Finding(about, True, "")
 
@@ -160,46 +165,48 @@ async def _check_kafka(settings: KafkaSettings) -> Finding:
     try:
         missing = await missing_topics(settings)
     except InterlinkError as error:
-        return Finding("bus", False, f"{error}: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?")
+        return Finding("Kafka", False, f"{error}: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?")
     if missing:
-        return Finding("bus", False, f"topics are missing ({_shorten(missing)}): run 'interlink init'")
-    return Finding("bus", True, f"{settings.bootstrap_servers} answers, every topic is there")
+        return Finding("Kafka", False, f"topics are missing ({_shorten(missing)}): run 'interlink init'")
+    return Finding("Kafka", True, f"{settings.bootstrap_servers} answers, every topic exists")
 
 
 async def _check_mongo(settings: MongoSettings, services: Sequence[str]) -> AsyncIterator[Finding]:
     try:
         mongo = Mongo(settings, app=_PROBE)
     except Misconfigured as error:
-        yield Finding("store", False, str(error))
+        yield Finding("MongoDB", False, str(error))
         return
     try:
         await mongo.ping()
-        yield Finding("store", True, "answers")
+        yield Finding("MongoDB", True, "answers")
         yield await _check_indexes(mongo, services)
         yield await _check_write(mongo)
         yield await _check_clock(mongo)
         yield await _check_sealed_secrets(mongo, services)
     except InterlinkError as error:
-        yield Finding("store", False, f"{error}: is it running, and is MONGODB_URI right?")
+        yield Finding("MongoDB", False, f"{error}: is it running, and is MONGODB_URI right?")
     finally:
         mongo.close()
 
 
 async def _check_indexes(mongo: Mongo, services: Sequence[str]) -> Finding:
     missing: list[str] = []
-    for each in indexes(services):
-        for name, wanted in each.items():
+    for by_collection in indexes(services):
+        for name, required in by_collection.items():
             with translate_errors():
-                there = await mongo.collection(name).index_information()
-            present = {tuple((key, int(way)) for key, way in index["key"]) for index in there.values()}
-            missing += [_index_name(name, index) for index in wanted if tuple(index.keys) not in present]
+                existing = await mongo.collection(name).index_information()
+            present = {
+                tuple((key, int(direction)) for key, direction in index["key"]) for index in existing.values()
+            }
+            missing += [_index_name(name, index) for index in required if tuple(index.keys) not in present]
     if missing:
         return Finding("indexes", False, f"missing: {_shorten(missing)}: run 'interlink init'")
-    return Finding("indexes", True, "all there")
+    return Finding("indexes", True, "all exist")
 
 
 async def _check_sealed_secrets(mongo: Mongo, services: Sequence[str]) -> Finding:
-    """Whether the keys that there are open what the store has."""
+    """Check that the configured keys open the stored secrets."""
     try:
         missing = await count_unknown_keys(mongo, services)
     except Misconfigured:
@@ -209,16 +216,16 @@ async def _check_sealed_secrets(mongo: Mongo, services: Sequence[str]) -> Findin
         return Finding(
             "sealed secrets",
             False,
-            f"sealed with a key that is not there: {keys}. Nothing that needs them is sent or called: "
-            "put that key behind the first one and restart; 'interlink keys status' counts all of them",
+            f"sealed with a key that is missing: {keys}. Deliveries and calls that need them fail: "
+            "add that key behind the first one and restart; 'interlink keys status' counts all of them",
         )
-    return Finding("sealed secrets", True, "the keys open them")
+    return Finding("sealed secrets", True, "the configured keys open them")
 
 
 def _shorten(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
 
 
 def _index_name(collection: str, index: Index) -> str:
@@ -226,26 +233,28 @@ def _index_name(collection: str, index: Index) -> str:
 
 
 async def _check_write(mongo: Mongo) -> Finding:
+    """Write and remove a document. Raises `DatabaseUnavailable`."""
     collection = mongo.collection(idempotency.COLLECTION)
     probe: dict[str, Any] = {"_id": f"{_PROBE}-{os.getpid()}", "expires_at": utcnow()}
     with translate_errors():
         await collection.replace_one({"_id": probe["_id"]}, probe, upsert=True)
         await collection.delete_one({"_id": probe["_id"]})
-    return Finding("store, writing", True, "a document was written and removed")
+    return Finding("MongoDB, writing", True, "a document was written and removed")
 
 
 async def _check_clock(mongo: Mongo) -> Finding:
+    """Compare this machine's clock with MongoDB's, at the middle of a request."""
     before = utcnow()
     with translate_errors():
         answer = await mongo.collection(idempotency.COLLECTION).database.command("hello")
     after = utcnow()
     theirs = answer.get("localTime")
     if theirs is None:
-        return Finding("clock", None, "the store does not tell its time")
+        return Finding("clock", None, "MongoDB does not report its time")
     theirs = theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)
     ours = before + (after - before) / 2
-    apart = abs(theirs - ours)
-    shown_s = f"{apart.total_seconds():.1f} s from the store's"
-    if apart > _MAX_CLOCK_SKEW:
-        return Finding("clock", False, f"{shown_s}: leases and retries need the same time; set up NTP")
-    return Finding("clock", True, shown_s)
+    skew = abs(theirs - ours)
+    difference = f"{skew.total_seconds():.1f} s from MongoDB's"
+    if skew > _MAX_CLOCK_SKEW:
+        return Finding("clock", False, f"{difference}: leases and retries need the same time; set up NTP")
+    return Finding("clock", True, difference)

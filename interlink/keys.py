@@ -1,8 +1,8 @@
-"""`interlink keys`: which encryption keys the store depends on, and every sealed value under the first one.
+"""`interlink keys`: count stored secrets by encryption key, and seal all of them with the first key.
 
-A rotation goes through every document of every collection while services write: what it writes is written
-only where the value is still the one that was read. It keeps no place, because to begin again costs reading
-only: what is under the first key already is not written again.
+A rotation reads every document of every collection while services write. An update applies only if the value
+is still the one that was read. Progress is not stored: starting again costs reads only, because values under
+the first key are not written again.
 """
 
 from collections import Counter
@@ -13,127 +13,134 @@ from typing import Any, Final, Protocol
 
 from interlink.prepare import indexes
 from shared.contracts.errors import Misconfigured
+from shared.runtime.encryption_keys import load_keys
 from shared.runtime.mongo import Collection, Document, Mongo, UpdateOne, translate_errors
-from shared.runtime.secrets import LocalKeyProvider, Sealed, Vault, is_sealed, load_keys
+from shared.runtime.secrets import LocalKeyProvider, Sealed, Vault, is_sealed
 from shared.runtime.settings import HubSettings, MongoSettings, load
 
 _BATCH_SIZE: Final = 300
 _MAX_PASSES: Final = 4
 _MAX_ATTEMPTS: Final = 20
 _MAX_REPORTED: Final = 100
-"""Values of one collection that are named; the others are only counted."""
+"""How many faulty values of a collection are listed. The others are only counted."""
 
 FieldPath = tuple[str | int, ...]
-"""Where a value stands in its document: names, and places in lists."""
+"""Path of a value in its document: field names, and indexes of lists."""
 SealedTransform = Callable[[Sealed, FieldPath, Document], Sealed | None]
-"""What a sealed value is to become, or None where it stays. Raises `Misconfigured`: it cannot be opened."""
+"""Returns the new value, or None to leave it. Raises `Misconfigured` if the value cannot be opened."""
 _KeyUse = tuple[str, bool]
-"""What is kept of a sealed value to count it: its key id, and whether it has the form of 0.3.0."""
+"""What is counted of a sealed value: its key id, and whether it has the format of version 0.3.0."""
 
 
 class LineReporter(Protocol):
-    """Takes a line for the operator; `wrong` ones tell what could not be done."""
+    """Prints a line for the operator. `wrong` lines report what could not be done."""
 
     def __call__(self, line: str, *, wrong: bool = False) -> None: ...
 
 
-async def status(services: Iterable[str], say: LineReporter) -> bool:
-    """Count sealed values by key and change nothing; False when one is sealed with a key that is not there.
+async def status(services: Iterable[str], report: LineReporter) -> bool:
+    """Count sealed values by key and change nothing. Return False if the key of one is missing.
 
-    Raises `Misconfigured`, `DatabaseUnavailable`.
+    Raises `Misconfigured` or `DatabaseUnavailable`.
     """
     keys = load_keys(load(HubSettings))
 
-    def known(value: Sealed, _path: FieldPath, document: Document) -> None:
+    def check_key(value: Sealed, _path: FieldPath, document: Document) -> None:
         if value["k"] not in keys.ids:
             raise Misconfigured(f"a secret of {document['_id']} was sealed with key {value['k']}")
 
     async with _collections(services) as collections:
-        found = {each.name: await _CollectionPass(each, known, say).run() for each in collections}
-        for name, counts in found.items():
-            say(counts.line(name))
-    used = _total_by_key(found.values())
-    _report_keys(keys, used, say)
+        results = {
+            collection.name: await _CollectionPass(collection, check_key, report).run()
+            for collection in collections
+        }
+        for name, counts in results.items():
+            report(counts.line(name))
+    used = _total_by_key(results.values())
+    _report_keys(keys, used, report)
     return used.keys() <= set(keys.ids)
 
 
-async def rotate(services: Iterable[str], say: LineReporter) -> bool:
-    """Bring every sealed value under the first key; False when one is left under another.
+async def rotate(services: Iterable[str], report: LineReporter) -> bool:
+    """Seal every value with the first key. Return False if one is left under another key.
 
-    What a service read before and writes afterwards is under the old key again, so collections that hold
-    sealed values are gone through until one time changes nothing. Raises `Misconfigured`,
-    `DatabaseUnavailable`.
+    Raises `Misconfigured` or `DatabaseUnavailable`.
     """
     keys = load_keys(load(HubSettings))
-    renewal = _Rewrapper(keys)
-    found: dict[str, _Counts] = {}
-    async with _collections(services) as everywhere:
-        collections, changed = everywhere, 0
-        for nth in range(_MAX_PASSES):
+    rewrapper = _Rewrapper(keys)
+    results: dict[str, _Counts] = {}
+    async with _collections(services) as all_collections:
+        collections, changed = all_collections, 0
+        # A service may write back under the old key what it read before: repeat until a pass changes nothing.
+        for number in range(_MAX_PASSES):
             changed = 0
-            for each in collections:
-                counts = await _CollectionPass(each, renewal.rewrap, say if nth == 0 else _discard_line).run()
-                found[each.name] = counts
+            first = number == 0
+            for collection in collections:
+                counts = await _CollectionPass(
+                    collection, rewrapper.rewrap, report if first else _discard_line
+                ).run()
+                results[collection.name] = counts
                 changed += counts.changed
-                if nth == 0 or counts.changed:
-                    again = "" if nth == 0 else f" (time {nth + 1})"
-                    say(f"{counts.line(each.name)}, {counts.changed} documents changed{again}")
+                if first or counts.changed:
+                    note = "" if first else f" (pass {number + 1})"
+                    report(f"{counts.line(collection.name)}, {counts.changed} documents changed{note}")
             if not changed:
                 break
-            collections = [each for each in collections if found[each.name].keys]
+            collections = [collection for collection in collections if results[collection.name].keys]
         else:
-            say("services seal with another key meanwhile: give them all the same first one", wrong=True)
-    used = _total_by_key(found.values())
-    _report_keys(keys, used, say)
+            report("services still seal with another key: give all of them the same first key", wrong=True)
+    used = _total_by_key(results.values())
+    _report_keys(keys, used, report)
     return not changed and used.keys() <= {keys.current}
 
 
 async def count_unknown_keys(mongo: Mongo, services: Iterable[str]) -> dict[str, int]:
-    """How much is sealed with which key that is not there, among the newest documents of each collection.
+    """Count sealed values by missing key, in the newest documents of each collection.
 
-    A look for `interlink doctor`: it reads no more than a page of each. Raises `Misconfigured`,
+    For `interlink doctor`: at most one batch of each collection is read. Raises `Misconfigured` or
     `DatabaseUnavailable`.
     """
-    known, found = load_keys(load(HubSettings)).ids, Counter[str]()
-    for name in {name for each in indexes(services) for name in each}:
+    available, counts = load_keys(load(HubSettings)).ids, Counter[str]()
+    for name in {name for by_collection in indexes(services) for name in by_collection}:
         with translate_errors():
             async for document in mongo.collection(name).find().sort("_id", -1).limit(_BATCH_SIZE):
-                found.update(value["k"] for _, value in sealed_in(document) if value["k"] not in known)
-    return dict(found)
+                counts.update(value["k"] for _, value in sealed_in(document) if value["k"] not in available)
+    return dict(counts)
 
 
 def sealed_in(value: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Sealed]]:
-    """Every sealed value in a document, at any depth, with where it stands."""
+    """Yield every sealed value in a document, at any depth, with its path."""
     if is_sealed(value):
         yield path, value
         return
-    for name, each in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(each, dict | list):
-            yield from sealed_in(each, (*path, name))
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, dict | list):
+            yield from sealed_in(item, (*path, name))
 
 
 class _Rewrapper:
-    """What a rotation makes of a value: its data key under the first key, or all of it anew."""
+    """Seals values with the first key: wraps the data key again, or encrypts those of version 0.3.0 again."""
 
     def __init__(self, keys: LocalKeyProvider) -> None:
         self._keys = keys
         self._vault = Vault(keys, direct=keys)
 
     def rewrap(self, value: Sealed, path: FieldPath, document: Document) -> Sealed | None:
+        """Return the value under the first key; None if it is. Raises `Misconfigured` if it does not open."""
         record = str(document["_id"])
         if "w" not in value:
-            return self._of_0_3(value, path, document, record)
+            return self._reseal_0_3(value, path, document, record)
         return None if value["k"] == self._keys.current else self._vault.rewrap(value, record=record)
 
-    def _of_0_3(self, value: Sealed, path: FieldPath, document: Document, record: str) -> Sealed:
-        """The record and field that it was bound to are told from where it stands, and opening proves it."""
+    def _reseal_0_3(self, value: Sealed, path: FieldPath, document: Document, record: str) -> Sealed:
+        """Encrypt a value of version 0.3.0 again. Its path gives the field, and opening proves it."""
         name, workspace = _field_name(path), document.get("workspace")
         try:
             plain = self._vault.open(value, workspace="", record=record, field=name)
         except Misconfigured as error:
             if value["k"] not in self._keys.ids:
                 raise
-            raise Misconfigured(f"{error}; or version 0.3.0 sealed it for another place") from None
+            raise Misconfigured(f"{error}; or version 0.3.0 sealed it for another field") from None
         if not isinstance(workspace, str):
             until = " until it expires" if document.get("expires_at") else ""
             raise Misconfigured(
@@ -144,6 +151,7 @@ class _Rewrapper:
 
 
 def _field_name(path: FieldPath) -> str:
+    """Return the field name that a value at this path is bound to."""
     match path:
         case ("secrets", int(), "sealed"):
             return "secret"
@@ -152,7 +160,7 @@ def _field_name(path: FieldPath) -> str:
 
 @dataclass(slots=True)
 class _Counts:
-    """What was found in a collection; values as they are after what was changed."""
+    """Counts of one pass through a collection, after its changes."""
 
     documents: int = 0
     changed: int = 0
@@ -167,13 +175,13 @@ class _Counts:
             self.of_0_3 += of_0_3
 
     def line(self, name: str) -> str:
-        form = f" ({self.of_0_3} in the form of 0.3.0)" if self.of_0_3 else ""
-        return f"{name}: {self.documents} documents, {self.keys.total()} sealed values{form}"
+        note = f" ({self.of_0_3} in the format of 0.3.0)" if self.of_0_3 else ""
+        return f"{name}: {self.documents} documents, {self.keys.total()} sealed values{note}"
 
 
 @dataclass(frozen=True, slots=True)
 class _DocumentUpdate:
-    """What is to be done with one document. Its update matches only what was read."""
+    """The update of one document. It matches only the values that were read."""
 
     id: Any
     match: Mapping[str, Any]
@@ -182,64 +190,74 @@ class _DocumentUpdate:
     after: Sequence[_KeyUse]
     faults: Sequence[str]
 
-    def update(self) -> UpdateOne:
+    def operation(self) -> UpdateOne:
         return UpdateOne({"_id": self.id, **self.match}, {"$set": self.change})
 
 
 class _CollectionPass:
-    """One time through a collection. It holds one batch of documents and one page of updates in memory."""
+    """One pass through a collection. At most one batch of documents and of updates is in memory."""
 
-    def __init__(self, collection: Collection, rewrap: SealedTransform, say: LineReporter) -> None:
+    def __init__(self, collection: Collection, transform: SealedTransform, report: LineReporter) -> None:
         self._collection = collection
-        self._transform = rewrap
-        self._say = say
-        self._told = 0
+        self._transform = transform
+        self._report = report
+        self._faults = 0
         self._counts = _Counts()
 
     async def run(self) -> _Counts:
-        waiting: list[_DocumentUpdate] = []
+        """Read every document and write what the transform changes. Return the counts."""
+        updates: list[_DocumentUpdate] = []
         with translate_errors():
-            # One cursor, in the store's own order: no document moves in it when it is changed. A query for
-            # each page in the order of ids costs the embedded store all that follows, each time.
+            # One cursor in storage order: a change does not move a document in it. Queries by page in the
+            # order of ids would make the embedded database read all later documents for each page.
             async for document in self._collection.find().batch_size(_BATCH_SIZE):
-                self._take(self._planned(document), waiting)
-                if len(waiting) == _BATCH_SIZE:
-                    await self._write(waiting)
-                    waiting = []
-        if waiting:
-            await self._write(waiting)
-        if self._told > _MAX_REPORTED:
-            self._say(f"{self._collection.name}: {self._told - _MAX_REPORTED} more such values", wrong=True)
+                self._add(self._plan(document), updates)
+                if len(updates) == _BATCH_SIZE:
+                    await self._write(updates)
+                    updates = []
+        if updates:
+            await self._write(updates)
+        if self._faults > _MAX_REPORTED:
+            more = self._faults - _MAX_REPORTED
+            self._report(f"{self._collection.name}: {more} more such values", wrong=True)
         return self._counts
 
-    def _take(self, plan: _DocumentUpdate, waiting: list[_DocumentUpdate]) -> None:
-        if plan.change:
-            waiting.append(plan)
+    def _add(self, update: _DocumentUpdate, updates: list[_DocumentUpdate]) -> None:
+        """Collect an update to write. Count a document without one at once."""
+        if update.change:
+            updates.append(update)
         else:
-            self._settle(plan, plan.before)
+            self._count(update, update.before)
 
-    async def _write(self, plans: list[_DocumentUpdate]) -> None:
-        """Write what still is as it was read; what is not is read and planned again."""
+    async def _write(self, updates: list[_DocumentUpdate]) -> None:
+        """Apply the updates. Documents that changed since they were read are read and planned again."""
         for _ in range(_MAX_ATTEMPTS):
             with translate_errors():
-                done = await self._collection.bulk_write([plan.update() for plan in plans], ordered=False)
-            self._counts.changed += done.matched_count
-            if done.matched_count == len(plans):
-                for plan in plans:
-                    self._settle(plan, plan.after)
+                result = await self._collection.bulk_write(
+                    [update.operation() for update in updates], ordered=False
+                )
+            self._counts.changed += result.matched_count
+            if result.matched_count == len(updates):
+                for update in updates:
+                    self._count(update, update.after)
                 return
-            again: list[_DocumentUpdate] = []
+            # The result does not say which updates matched. Those that did need no other one.
+            remaining: list[_DocumentUpdate] = []
             with translate_errors():
-                async for document in self._collection.find({"_id": {"$in": [plan.id for plan in plans]}}):
-                    self._take(self._planned(document), again)
-            if not again:
+                async for document in self._collection.find(
+                    {"_id": {"$in": [update.id for update in updates]}}
+                ):
+                    self._add(self._plan(document), remaining)
+            if not remaining:
                 return
-            plans = again
-        for plan in plans:
-            self._settle(plan, plan.before)
-            self._fault(f"{plan.id} changes all the time, or has a dot in a field's name: it stays as it is")
+            updates = remaining
+        for update in updates:
+            self._count(update, update.before)
+            self._report_fault(
+                f"{update.id} changes all the time, or has a dot in a field's name: it stays as it is"
+            )
 
-    def _planned(self, document: Document) -> _DocumentUpdate:
+    def _plan(self, document: Document) -> _DocumentUpdate:
         match: Document = {}
         change: Document = {}
         before: list[_KeyUse] = []
@@ -254,22 +272,25 @@ class _CollectionPass:
             before.append(_key_use(value))
             after.append(_key_use(new or value))
             if new:
-                place = ".".join(map(str, path))
+                field_path = ".".join(map(str, path))
                 # A nonce and a wrapped key are random: the same one is the same value.
-                match |= {f"{place}.k": value["k"], f"{place}.n": value["n"]}
-                match |= {f"{place}.w": value["w"]} if "w" in value else {}
-                change |= {f"{place}.k": new["k"], f"{place}.w": new["w"]} if "w" in value else {place: new}
+                match |= {f"{field_path}.k": value["k"], f"{field_path}.n": value["n"]}
+                match |= {f"{field_path}.w": value["w"]} if "w" in value else {}
+                if "w" in value:
+                    change |= {f"{field_path}.k": new["k"], f"{field_path}.w": new["w"]}
+                else:
+                    change[field_path] = new
         return _DocumentUpdate(document["_id"], match, change, before, after, faults)
 
-    def _settle(self, plan: _DocumentUpdate, values: Sequence[_KeyUse]) -> None:
+    def _count(self, update: _DocumentUpdate, values: Sequence[_KeyUse]) -> None:
         self._counts.add(values)
-        for fault in plan.faults:
-            self._fault(fault)
+        for fault in update.faults:
+            self._report_fault(fault)
 
-    def _fault(self, text: str) -> None:
-        self._told += 1
-        if self._told <= _MAX_REPORTED:
-            self._say(f"{self._collection.name}: {text}", wrong=True)
+    def _report_fault(self, text: str) -> None:
+        self._faults += 1
+        if self._faults <= _MAX_REPORTED:
+            self._report(f"{self._collection.name}: {text}", wrong=True)
 
 
 @asynccontextmanager
@@ -277,7 +298,7 @@ async def _collections(services: Iterable[str]) -> AsyncIterator[Sequence[Collec
     mongo = Mongo(load(MongoSettings), app="interlink-keys")
     try:
         await mongo.ping()
-        names = dict.fromkeys(name for each in indexes(services) for name in each)
+        names = dict.fromkeys(name for by_collection in indexes(services) for name in by_collection)
         yield [mongo.collection(name) for name in names]
     finally:
         mongo.close()
@@ -287,18 +308,18 @@ def _key_use(value: Sealed) -> _KeyUse:
     return value["k"], "w" not in value
 
 
-def _total_by_key(found: Iterable[_Counts]) -> Counter[str]:
-    return sum((counts.keys for counts in found), Counter[str]())
+def _total_by_key(results: Iterable[_Counts]) -> Counter[str]:
+    return sum((counts.keys for counts in results), Counter[str]())
 
 
-def _report_keys(keys: LocalKeyProvider, used: Counter[str], say: LineReporter) -> None:
-    for nth, key in enumerate(keys.ids):
-        first = ", the first" if nth == 0 else ""
+def _report_keys(keys: LocalKeyProvider, used: Counter[str], report: LineReporter) -> None:
+    for number, key in enumerate(keys.ids):
+        first = ", the first" if number == 0 else ""
         count = f"{used[key]} sealed values" if used[key] else "nothing is sealed with it"
-        say(f"key {key}{first}: {count}")
+        report(f"key {key}{first}: {count}")
     for key in sorted(used.keys() - set(keys.ids)):
-        say(f"key {key}, which is not there: {used[key]} sealed values", wrong=True)
+        report(f"key {key}, which is missing: {used[key]} sealed values", wrong=True)
 
 
 def _discard_line(line: str, *, wrong: bool = False) -> None:
-    """For what was said the first time through."""
+    """Report nothing: a later pass finds the faults of the first one again."""

@@ -1,4 +1,4 @@
-"""What has to be there before the services start: topics, indexes and a first admin key. Safe to repeat."""
+"""`interlink init`: create topics, indexes and a first admin key. It is safe to repeat."""
 
 import importlib
 import os
@@ -10,9 +10,9 @@ from typing import Any, Final
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.contracts.ids import derive
 from shared.runtime import configuration
+from shared.runtime.encryption_keys import write_private
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import write_private
 from shared.runtime.settings import KafkaSettings, MongoSettings, load
 from shared.runtime.web import access, idempotency
 
@@ -22,7 +22,7 @@ _MIN_KEY_LENGTH: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What was done: topics that were missing, a key to show once, and what a person should know."""
+    """The result: topics that were created, a key to show once, and notes for a person."""
 
     topics: Sequence[str]
     new_key: str | None = None
@@ -30,15 +30,19 @@ class Prepared:
 
 
 async def prepare(services: Iterable[str], workspace: str, key_file: Path | None) -> Prepared:
-    """Create what is missing. Raises `Misconfigured`, `BrokerUnavailable` or `DatabaseUnavailable`."""
-    kafka, store = load(KafkaSettings), load(MongoSettings)
-    wanted = indexes(services)
-    mongo = Mongo(store, app="interlink-init")
+    """Create what is missing for these services, and an admin key of the workspace.
+
+    With `key_file`, the key is stored in that file. Raises `Misconfigured`, `BrokerUnavailable` or
+    `DatabaseUnavailable`.
+    """
+    kafka_settings, mongo_settings = load(KafkaSettings), load(MongoSettings)
+    required = indexes(services)
+    mongo = Mongo(mongo_settings, app="interlink-init")
     try:
-        await _check_connection(mongo, store)
-        topics = await ensure_topics(kafka)
-        for each in wanted:
-            await mongo.ensure(each)
+        await _check_connection(mongo, mongo_settings)
+        topics = await ensure_topics(kafka_settings)
+        for by_collection in required:
+            await mongo.ensure(by_collection)
         keys = AdminKeys(mongo, workspace)
         if key_file:
             return Prepared(topics, notes=await keys.ensure_in_file(key_file))
@@ -54,73 +58,78 @@ async def _check_connection(mongo: Mongo, settings: MongoSettings) -> None:
     except DatabaseRefused:
         raise
     except DatabaseUnavailable as error:
-        where = settings.uri.get_secret_value().rpartition("@")[2].rpartition("//")[2].partition("/")[0]
-        raise Misconfigured(f"no store at {where} (MONGODB_URI): {error}") from None
+        # Host and port only: the URI holds a password.
+        address = settings.uri.get_secret_value().rpartition("@")[2].rpartition("//")[2].partition("/")[0]
+        raise Misconfigured(f"no MongoDB at {address} (MONGODB_URI): {error}") from None
 
 
 def indexes(services: Iterable[str]) -> list[Mapping[str, Sequence[Index]]]:
-    """The indexes of every service and of what they share."""
+    """Return the indexes of these services and of what they share, each by collection."""
     apps = [importlib.import_module(f"services.{name}.app") for name in services]
     return [access.INDEXES, idempotency.INDEXES, *(app.INDEXES for app in apps)]
 
 
 class AdminKeys:
-    """The keys with scope `admin` of one workspace."""
+    """Creates and checks the API keys with scope `admin` of one workspace."""
 
     def __init__(self, mongo: Mongo, workspace: str) -> None:
         self._mongo = mongo
         self._collection = mongo.collection(access.COLLECTION)
         self._workspace = workspace
-        # The same for everybody, so that of two that start at once, one makes the first key.
+        # The same in every process, so that of two that start at once, only one creates the first key.
         self._first = f"key_{derive('first admin key', workspace)[:16]}"
 
     async def ensure(self) -> tuple[str | None, Sequence[str]]:
-        """Make the first key when the workspace has none; return it when it is to be shown."""
-        if await self._one({"scopes": "admin", **_active_filter()}):
+        """Create the first key if the workspace has none. Return it if a person has to see it, and notes."""
+        if await self._find_one({"scopes": "admin", **_active_filter()}):
             return None, ()
-        given = _bootstrap_key()
-        if given is None:
+        bootstrap_key = _bootstrap_key()
+        if bootstrap_key is None:
             key, _ = access.new_key(self._workspace, "", ["admin"])
             return (key if await self._insert_first(key) else None), ()
-        if await self._one({"digest": access.digest(given)}):
+        if await self._find_one({"digest": access.digest(bootstrap_key)}):
             raise Misconfigured(
                 f"the key in {BOOTSTRAP_VARIABLE} was revoked or has expired: set another one"
             )
-        if not await self._insert_first(given):
+        if not await self._insert_first(bootstrap_key):
             return None, ()
         return None, (f"the admin key of workspace {self._workspace!r} is the one in {BOOTSTRAP_VARIABLE}",)
 
     async def ensure_in_file(self, file: Path) -> Sequence[str]:
-        """Make sure that the key in this file is a valid admin key, and say what was not as before."""
-        known = _read_key_file(file)
-        if known and await self._valid(known):
+        """Ensure that the file holds a valid admin key. Return notes about what was changed."""
+        file_key = _read_key_file(file)
+        if file_key and await self._is_valid(file_key):
             return ()
-        empty = not await self._one({})
-        if known and empty:  # a new store, not a key that was revoked
-            await self._insert(known)
-            return (f"the store is new: the admin key in {file} was put into it",)
+        empty = not await self._find_one({})
+        if file_key and empty:  # a new database, not a key that was revoked
+            await self._insert(file_key)
+            return (f"the database is new: the admin key in {file} was added to it",)
         key = _bootstrap_key()
-        if key is None or (await self._one({"digest": access.digest(key)}) and not await self._valid(key)):
+        if key is None or (
+            await self._find_one({"digest": access.digest(key)}) and not await self._is_valid(key)
+        ):
             key, _ = access.new_key(self._workspace, "", ["admin"])
-        write_private(file, key)  # first: a key that nobody knows would stay in the store for ever
-        if not await self._valid(key):
+        # The file first: a key that nobody knows would stay in the database for ever.
+        write_private(file, key)
+        if not await self._is_valid(key):
             await self._insert(key)
         if empty:
             return ()
-        why = "is not valid in this store any more" if known else "was gone"
-        return (f"the admin key in {file} {why}: there is another one in it now",)
+        problem = "is no longer valid in this database" if file_key else "was missing"
+        return (f"the admin key in {file} {problem}: the file has a new one now",)
 
-    async def _valid(self, key: str) -> bool:
+    async def _is_valid(self, key: str) -> bool:
         return (
-            await self._one({"digest": access.digest(key), "scopes": "admin", **_active_filter()}) is not None
+            await self._find_one({"digest": access.digest(key), "scopes": "admin", **_active_filter()})
+            is not None
         )
 
-    async def _one(self, query: Mapping[str, Any]) -> Document | None:
+    async def _find_one(self, query: Mapping[str, Any]) -> Document | None:
         with translate_errors():
             return await self._collection.find_one({"workspace": self._workspace, **query})
 
     async def _insert_first(self, key: str) -> bool:
-        """Insert the workspace's first key; False when somebody else was first."""
+        """Insert the workspace's first key. Return False if another process was first."""
         document = self._document(key) | {"_id": self._first}
         revoked = {"_id": self._first, "deleted_at": {"$ne": None}}
         try:
@@ -154,11 +163,12 @@ def _read_key_file(file: Path) -> str | None:
 
 
 def _bootstrap_key() -> str | None:
-    given = os.environ.get(BOOTSTRAP_VARIABLE, "").strip()
-    if not given:
+    """Return the key that the environment sets. Raises `Misconfigured` if it is too short or has blanks."""
+    key = os.environ.get(BOOTSTRAP_VARIABLE, "").strip()
+    if not key:
         return None
-    if len(given) < _MIN_KEY_LENGTH or not given.isprintable() or " " in given:
+    if len(key) < _MIN_KEY_LENGTH or not key.isprintable() or " " in key:
         raise Misconfigured(
-            f"{BOOTSTRAP_VARIABLE}: a key has at least {_MIN_KEY_LENGTH} characters and no blanks"
+            f"{BOOTSTRAP_VARIABLE}: a key needs at least {_MIN_KEY_LENGTH} characters and no blanks"
         )
-    return given
+    return key

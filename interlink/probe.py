@@ -1,4 +1,4 @@
-"""Two questions to a service on this machine, over plain HTTP: ready, and how far behind."""
+"""Ask a service on this machine over plain HTTP whether it is ready, and for its consumer lag."""
 
 import asyncio
 from typing import Final
@@ -10,13 +10,13 @@ _LAG_METRIC: Final = "interlink_consumer_lag{"
 
 
 async def is_ready(port: int, path: str) -> bool:
-    """Whether it answers 200."""
+    """Return whether the service answers 200 at this path."""
     status, _ = await _get(port, path)
     return status == 200
 
 
 async def consumer_lag(port: int) -> int:
-    """Records on Kafka that its consumer groups have not handled yet; 0 when it does not answer."""
+    """Return how many records its consumer groups have not processed; 0 if the service does not answer."""
     _, body = await _get(port, "/metrics")
     return sum(
         int(float(line.rpartition(" ")[2])) for line in body.splitlines() if line.startswith(_LAG_METRIC)
@@ -24,6 +24,7 @@ async def consumer_lag(port: int) -> int:
 
 
 async def _get(port: int, path: str) -> tuple[int, str]:
+    """Return status and body. The status is 0 if there is no answer within 3 s."""
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(HOST, port)
@@ -35,5 +36,5 @@ async def _get(port: int, path: str) -> tuple[int, str]:
                 writer.close()
     except (OSError, TimeoutError):
         return 0, ""
-    words = head.split(b" ", 2)
-    return (int(words[1]) if len(words) > 1 and words[1].isdigit() else 0), body.decode(errors="replace")
+    parts = head.split(b" ", 2)
+    return (int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0), body.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""A test event onto a topic, as a chat service would publish it."""
+"""`interlink send`: publish a test event on a topic, as a chat service would."""
 
 import sys
 from pathlib import Path
@@ -17,20 +17,20 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _ACK_TIMEOUT_S: Final = 10.0
 
 
-def read_data(given: str) -> bytes:
-    """The event's data: JSON text as it was given, from `@file`, or from standard input for `-`.
+def read_data(argument: str) -> bytes:
+    """Return the event's data: the argument itself, the content of `@file`, or standard input for `-`.
 
-    Raises `Misconfigured` when it is not JSON or the file cannot be read.
+    Raises `Misconfigured` if it is not JSON or the file cannot be read.
     """
-    if given == "-":
+    if argument == "-":
         data = sys.stdin.buffer.read()
-    elif given.startswith("@"):
+    elif argument.startswith("@"):
         try:
-            data = Path(given[1:]).read_bytes()
+            data = Path(argument[1:]).read_bytes()
         except OSError as error:
-            raise Misconfigured(f"--data {given}: {error.strerror}") from None
+            raise Misconfigured(f"--data {argument}: {error.strerror}") from None
     else:
-        data = given.encode()
+        data = argument.encode()
     try:
         parse_json(data)
     except Malformed as error:
@@ -38,19 +38,22 @@ def read_data(given: str) -> bytes:
     return data
 
 
-def new_event(kind: str, data: bytes, *, subject: str, source: str, workspace: str) -> Event:
-    """An event with a new id and the time of now."""
-    return Event(new_event_id(), kind, source, workspace, now(), data, subject)
+def new_event(event_type: str, data: bytes, *, subject: str, source: str, workspace: str) -> Event:
+    """Return an event with a new id and the current time."""
+    return Event(new_event_id(), event_type, source, workspace, now(), data, subject)
 
 
 async def publish(topic_name: str, event: Event) -> None:
-    """Put the event on the topic, keyed by its subject, and wait for the ack.
+    """Publish the event with its subject as key, and wait for the broker's acknowledgement.
 
-    Raises `Misconfigured` for an unknown topic, `BrokerUnavailable` when there is no broker or no ack.
+    Raises `Misconfigured` if the topic is unknown, and `BrokerUnavailable` if there is no broker or no
+    acknowledgement.
     """
     topic = next((topic for topic in TOPICS if topic.name == topic_name), None)
     if topic is None:
-        raise Misconfigured(f"--topic {topic_name}: one of {', '.join(each.name for each in TOPICS)}")
+        raise Misconfigured(
+            f"--topic {topic_name}: has to be one of {', '.join(topic.name for topic in TOPICS)}"
+        )
     producer = Producer(load(KafkaSettings), configure("send", "error"), client_id="interlink-send")
     producer.start()
     try:

@@ -1,6 +1,6 @@
 """`interlink settings`: every environment variable that services read, as a page (`docs/settings.md`).
 
-What a setting means is the docstring behind its field, so that page and code cannot differ.
+The description of a setting is the docstring behind its field, so that page and code cannot differ.
 """
 
 import ast
@@ -18,16 +18,16 @@ from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, 
 _INTRODUCTION: Final = """\
 # Settings
 
-Environment variables, as `interlink settings` prints them. `interlink doctor` checks them, and a service
-whose settings are wrong says which and does not start. `interlink up` brings what is required, and allows
-what a trial on one machine needs. `interlink init` takes the first admin key from
-`INTERLINK_BOOTSTRAP_ADMIN_KEY`, else it makes one. The apps of platforms have variables of their own, which
-the README tells under "Connect accounts".
+Environment variables, as `interlink settings` prints them. `interlink doctor` checks them. A service with a
+wrong setting prints its name and does not start. `interlink up` sets what is required, and allows what a
+trial on one machine needs. `interlink init` takes the first admin key from `INTERLINK_BOOTSTRAP_ADMIN_KEY`,
+else it creates one. OAuth apps of providers have variables of their own: see "Connect accounts" in the
+README.
 """
 
 
 def render_page(services: Sequence[str]) -> str:
-    """The settings of these services, as Markdown."""
+    """Return the settings of these services as Markdown."""
     own = dict(own_settings(services))
     groups: dict[str, type[BaseSettings]] = {
         "Kafka": KafkaSettings,
@@ -40,11 +40,11 @@ def render_page(services: Sequence[str]) -> str:
 
 
 def _table(kind: type[BaseSettings]) -> str:
-    prefix, meanings = str(kind.model_config.get("env_prefix", "")), _descriptions(kind)
+    prefix, descriptions = str(kind.model_config.get("env_prefix", "")), _descriptions(kind)
     rows = [
-        f"| `{prefix}{name.upper()}` | {_default(field)} | {_values(field)} | {meaning} |\n"
+        f"| `{prefix}{name.upper()}` | {_default(field)} | {_values(field)} | {description} |\n"
         for name, field in kind.model_fields.items()
-        if (meaning := meanings.get(name)) is not None  # what it has from its parent is told with that
+        if (description := descriptions.get(name)) is not None  # inherited fields are in the parent's table
     ]
     return "| variable | default | values | |\n|---|---|---|---|\n" + "".join(rows)
 
@@ -59,31 +59,31 @@ def _default(field: FieldInfo) -> str:
 
 
 def _values(field: FieldInfo) -> str:
-    """What it may be, where that is few words."""
+    """Return the allowed values or bounds, if they fit into a table."""
     kind = field.annotation
     if get_origin(kind) is Literal:
-        return ", ".join(f"`{each}`" for each in get_args(kind))
+        return ", ".join(f"`{value}`" for value in get_args(kind))
     if kind is bool:
         return "`true`, `false`"
     parts = [field, *(FieldInfo.from_annotation(part) for part in get_args(kind))]
-    words = {"gt": "more than", "ge": "from", "le": "to"}
+    labels = {"gt": "more than", "ge": "from", "le": "to"}
     return " ".join(
-        f"{word} {getattr(bound, name)}"
-        for bound in (each for part in parts for each in part.metadata)
-        for name, word in words.items()
+        f"{label} {getattr(bound, name)}"
+        for bound in (constraint for part in parts for constraint in part.metadata)
+        for name, label in labels.items()
         if hasattr(bound, name)
     )
 
 
 def _descriptions(kind: type[BaseSettings]) -> Mapping[str, str]:
-    """The docstring behind each field that the class itself has."""
+    """Return the docstring behind each field that the class itself defines, not its parents."""
     [defined] = ast.parse(dedent(inspect.getsource(kind))).body
     assert isinstance(defined, ast.ClassDef)  # noqa: S101 -- it is the source of a class
-    found: dict[str, str] = {}
-    for field, behind in zip(defined.body, [*defined.body[1:], None], strict=True):
+    descriptions: dict[str, str] = {}
+    for field, following in zip(defined.body, [*defined.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            text = behind.value if isinstance(behind, ast.Expr) else None
-            found[field.target.id] = (
+            text = following.value if isinstance(following, ast.Expr) else None
+            descriptions[field.target.id] = (
                 " ".join(str(text.value).split()) if isinstance(text, ast.Constant) else ""
             )
-    return found
+    return descriptions

@@ -1,8 +1,8 @@
-"""The login of the embedded store, so that only processes which know a file of the data folder get in.
+"""The login of the embedded database: only processes that can read the data folder have access.
 
-The store listens on 127.0.0.1, where every user of the machine may connect, and creates users only over its
-protocol, while it asks nobody for a login. So that nobody else gets in at that moment, it is started once for
-this alone, with TLS and a client certificate that exists only then; from then on it requires the login.
+The database listens on 127.0.0.1, where every user of the machine can connect. It can create users only over
+its protocol, while it does not require a login. To keep others out at that moment, it is started once with
+TLS and a client certificate that exists only for this purpose. Every later start requires the login.
 """
 
 import os
@@ -28,7 +28,7 @@ _CONNECT_TIMEOUT_MS: Final = 30_000
 
 
 def store_password(folder: Path) -> str:
-    """Return the password of the folder's store, made if there is none."""
+    """Return the password of the folder's database. Create one if there is none."""
     for name in (_PASSWORD, _PENDING_PASSWORD):
         if (folder / name).exists():
             return (folder / name).read_text("utf-8").strip()
@@ -42,10 +42,10 @@ def store_password(folder: Path) -> str:
 def create_login(
     folder: Path, host: str, port: int, run: Callable[[Sequence[str], Callable[[], None]], None]
 ) -> None:
-    """Create the store's only user, if that was not finished yet.
+    """Create the database's only user, unless an earlier call finished that.
 
-    `run` starts the store with additional options, calls back, and stops it. All other users are removed:
-    a store of an earlier version let everybody create some.
+    `run` starts the database with more options, calls back, and stops it. All other users are removed: an
+    earlier version required no login, so that anybody could create users.
     """
     if (folder / _PASSWORD).exists():
         return
@@ -71,15 +71,15 @@ def _replace_users(host: str, port: int, certificate: Path, password: str) -> No
         tlsCertificateKeyFile=str(certificate),
         serverSelectionTimeoutMS=_CONNECT_TIMEOUT_MS,
     ) as client:
-        for known in client.admin["system.users"].find():
-            client[known["db"]].command("dropUser", known["user"])
+        for user in client.admin["system.users"].find():
+            client[user["db"]].command("dropUser", user["user"])
         client.admin.command("createUser", USER, pwd=password, roles=["root"])
 
 
 def _certificate(host: str) -> bytes:
-    """Return a key and a certificate that is its own authority, for both sides, as PEM."""
+    """Return a private key and a self-signed certificate, for server and client, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the embedded store's first start")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the embedded database's first start")])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()

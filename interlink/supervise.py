@@ -1,6 +1,6 @@
-"""The processes that `interlink up` answers for: none outlives it, and none ends unnoticed.
+"""Child processes of `interlink up`: starting, stopping, and killing them when their parent is gone.
 
-Plain and blocking, so that the tests' embedded pair uses the same code; `up` adds the waiting.
+Blocking and without asyncio, so that tests use the same code. `up` adds waiting and restarts.
 """
 
 import contextlib
@@ -20,35 +20,35 @@ _STABLE_AFTER_S: Final = 60.0
 _INITIAL_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 15.0
 
-# Reads lists of process ids, the newest counts; the end of its input is the end of whoever wrote them.
+# Each input line is a list of process ids; the last one counts. The input ends when its writer is gone.
 _GUARD: Final = 'pids=; while read -r line; do pids=$line; done; [ -z "$pids" ] || kill -9 $pids'
 
 
 class ProcessGroup:
-    """Kills what it holds (SIGKILL) as soon as this process is gone, however it ended.
+    """Kills its processes (SIGKILL) as soon as this process is gone, however it ended.
 
-    A shell waits for the end of its input, a pipe that only this process holds open. It works where
-    there is no PR_SET_PDEATHSIG, and for children that a thread started which has ended since.
+    A guard process, a shell, waits for the end of its input: a pipe that only this process holds open. Unlike
+    PR_SET_PDEATHSIG, this works on every Unix and for children of threads that have ended.
     """
 
     def __init__(self) -> None:
-        self._held: set[int] = set()
+        self._pids: set[int] = set()
         self._guard: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def add(self, pid: int) -> None:
         with self._lock:
-            self._held.add(pid)
+            self._pids.add(pid)
             self._write_pids()
 
     def remove(self, pid: int) -> None:
-        """Let go of a process that has ended: its id may soon be somebody else's."""
+        """Remove a process that has ended: the system may give its id to another process."""
         with self._lock:
-            self._held.discard(pid)
+            self._pids.discard(pid)
             self._write_pids()
 
     def close(self) -> None:
-        """Let go of everything without killing it."""
+        """Stop guarding, without killing any process."""
         with self._lock:
             if self._guard:
                 self._guard.kill()
@@ -56,8 +56,8 @@ class ProcessGroup:
                 self._guard = None
 
     def _write_pids(self) -> None:
-        line = (" ".join(map(str, sorted(self._held))) + "\n").encode()
-        for _ in range(2):
+        line = (" ".join(map(str, sorted(self._pids))) + "\n").encode()
+        for _ in range(2):  # twice, because the guard may have been killed meanwhile
             if self._guard is None:
                 self._guard = subprocess.Popen(  # noqa: S603 -- a constant
                     ["/bin/sh", "-c", _GUARD],
@@ -70,7 +70,7 @@ class ProcessGroup:
             assert self._guard.stdin is not None  # noqa: S101 -- opened above
             try:
                 self._guard.stdin.write(line)
-            except BrokenPipeError:  # somebody killed the guard: the next one is told everything
+            except BrokenPipeError:  # the guard was killed: start another one with the whole list
                 self._guard.communicate()
                 self._guard = None
             else:
@@ -79,7 +79,7 @@ class ProcessGroup:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run: `env` is the whole environment, `log` takes its output, kept under about 10 MB twice."""
+    """What to run. `env` is the whole environment. `log` receives the output: two files of about 10 MB."""
 
     name: str
     command: Sequence[str]
@@ -98,7 +98,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
         self.status: int | None = None
-        """How the last one ended: its exit status, or minus the signal's number."""
+        """How the last run ended: its exit status, or the signal's number as a negative one."""
 
     @property
     def pid(self) -> int | None:
@@ -106,7 +106,7 @@ class Child:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start it. Raises `OSError` when the command cannot be run."""
+        """Start the process. Raises `OSError` if the command cannot be run."""
         self.trim_log()
         with self.spec.log.open("ab") as log:
             self._log_start = log.tell()
@@ -122,7 +122,7 @@ class Child:
         self._process_group.add(self._process.pid)
 
     def running(self) -> bool:
-        """Whether it still runs; when not, `status` says how it ended."""
+        """Return whether the process runs. If not, `status` says how it ended."""
         if self._process is None:
             return False
         status = self._process.poll()
@@ -134,20 +134,20 @@ class Child:
         return False
 
     def terminate(self) -> None:
-        """Ask it to end (SIGTERM), also when it is paused."""
+        """Ask the process to end (SIGTERM), also if it is suspended."""
         if self.running() and self._process:
             self._process.send_signal(signal.SIGTERM)
             self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it at once (SIGKILL) and wait until it is gone."""
+        """End the process at once (SIGKILL) and wait until it is gone."""
         if self.running() and self._process:
             self._process.kill()
             self._process.wait()
             self.running()
 
     def stop(self) -> bool:
-        """SIGTERM, then SIGKILL when its time is over; whether it went by itself."""
+        """Send SIGTERM, and SIGKILL after `stop_timeout_s`. Return False if it had to be killed."""
         self.terminate()
         deadline = monotonic() + self.spec.stop_timeout_s
         while self.running():
@@ -158,31 +158,32 @@ class Child:
         return True
 
     def memory_mb(self) -> int:
-        """Its resident memory in MB; 0 when it does not run or nobody can tell."""
+        """Return the resident memory in MB; 0 if the process does not run or `ps` fails."""
         if not self.running() or self._process is None:
             return 0
         try:
-            shown = subprocess.run(  # noqa: S603 -- a number
+            output = subprocess.run(  # noqa: S603 -- a number
                 ["/bin/ps", "-o", "rss=", "-p", str(self._process.pid)],
                 capture_output=True,
                 timeout=5,
                 check=True,
             )
-            return int(shown.stdout) // 1024
+            return int(output.stdout) // 1024
         except (OSError, subprocess.SubprocessError, ValueError):
             return 0
 
     def trim_log(self) -> None:
-        """Keep the log bounded: over 10 MB it moves to `<log>.1`, its writer goes on with an empty one."""
-        with contextlib.suppress(OSError):  # not there, or the disk is full: no reason to end anything
+        """Copy a log of more than 10 MB to `<log>.1` and empty it, while the process goes on writing."""
+        with contextlib.suppress(OSError):  # no file, or a full disk: no reason to stop the process
             if self.spec.log.stat().st_size > _MAX_LOG_BYTES:
+                # The process writes in append mode, so that it continues at the new end after the truncation.
                 shutil.copyfile(self.spec.log, self.spec.log.with_name(self.spec.log.name + ".1"))
                 with self.spec.log.open("r+b") as log:
                     log.truncate(0)
                 self._log_start = 0
 
     def last_lines(self, count: int = 10) -> list[str]:
-        """The end of what the last run wrote, without empty lines."""
+        """Return the last lines that the last run wrote, without empty ones."""
         try:
             with self.spec.log.open("rb") as log:
                 end = log.seek(0, 2)
@@ -194,13 +195,13 @@ class Child:
 
 
 class Backoff:
-    """How long to wait before the next start: longer each time, short again after a steady minute."""
+    """The pause before the next start: doubled each time, and short again after a run of a minute."""
 
     def __init__(self) -> None:
         self._pause = _INITIAL_BACKOFF_S
 
     def after(self, ran_s: float) -> float:
-        """The pause in seconds after a run of `ran_s` seconds."""
+        """Return the pause in seconds after a run of `ran_s` seconds."""
         if ran_s >= _STABLE_AFTER_S:
             self._pause = _INITIAL_BACKOFF_S
         pause, self._pause = self._pause, min(self._pause * 2, _MAX_BACKOFF_S)
@@ -208,7 +209,7 @@ class Backoff:
 
 
 def describe_exit(status: int | None) -> str:
-    """How a process ended, in words: `status 1`, `signal SIGKILL`."""
+    """Return how a process ended, as text: `status 1`, `signal SIGKILL`."""
     if status is None:
         return "no process"
     if status < 0:

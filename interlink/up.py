@@ -1,7 +1,7 @@
 """`interlink up`: the whole hub on one machine, from one command to one Ctrl-C.
 
-It starts the embedded broker and store where no other is given, prepares them, starts the services
-and the chat page, says when all are ready, starts again what ends, and stops everything in order.
+It starts the embedded broker and database unless the user has set others, prepares them, starts the services
+and the chat page, prints when all are ready, restarts what ends, and stops everything in order.
 """
 
 import asyncio
@@ -36,46 +36,47 @@ PrintLine = Callable[[str], None]
 
 
 class StartError(InterlinkError):
-    """A part of the hub did not come up; the message says which and why."""
+    """A process of the hub did not start. The message says which and why."""
 
 
 def run(plan: Plan) -> int:
-    """Run the hub until SIGINT, SIGTERM or SIGHUP; the exit status. Raises `InterlinkError`."""
+    """Run the hub until SIGINT, SIGTERM or SIGHUP. Return the exit status. Raises `InterlinkError`."""
     with open_data_folder(plan.data_dir) as folder:
         return asyncio.run(_run_until_signal(Hub(plan, folder, _print_line)))
 
 
 def _print_line(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be gone; the hub is not for that reason
-        print(text, flush=True)  # noqa: T201 -- the one voice of the command
+    with contextlib.suppress(OSError):  # the terminal may be gone: the hub goes on
+        print(text, flush=True)  # noqa: T201 -- all output of the command
 
 
 async def _run_until_signal(hub: "Hub") -> int:
     loop = asyncio.get_running_loop()
     work = asyncio.ensure_future(hub.work())
-    told = 0
+    signals = 0
 
-    def tell() -> None:
-        nonlocal told
-        told += 1
-        if told == 1:
+    def on_signal() -> None:
+        """Stop the hub in order. A second signal kills it."""
+        nonlocal signals
+        signals += 1
+        if signals == 1:
             work.cancel()
         else:
             hub.kill()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, tell)
+        loop.add_signal_handler(number, on_signal)
     try:
         with contextlib.suppress(asyncio.CancelledError):
             await work
     finally:
         await hub.stop()
-    return _EXIT_KILLED if told > 1 else 0
+    return _EXIT_KILLED if signals > 1 else 0
 
 
 @dataclass(slots=True)
 class _ManagedProcess:
-    """A child, how to see that it works, and, of an embedded half, what its end means."""
+    """A child, its readiness check, and for an embedded server, what its end means for data."""
 
     child: Child
     is_ready: Callable[[], Awaitable[bool]]
@@ -83,80 +84,84 @@ class _ManagedProcess:
 
 
 class Hub:
-    """Everything that one `interlink up` runs."""
+    """All processes of one `interlink up`."""
 
-    def __init__(self, plan: Plan, folder: DataFolder, say: PrintLine) -> None:
+    def __init__(self, plan: Plan, folder: DataFolder, print_line: PrintLine) -> None:
         self._plan = plan
         self._folder = folder
-        self._say = say
+        self._print = print_line
         self._process_group = ProcessGroup()
         self._broker: EmbeddedServer | None = None
-        self._parts: dict[str, _ManagedProcess] = {}
-        self._layout: Topology | None = None
-        self._welcomed = False
+        self._processes: dict[str, _ManagedProcess] = {}
+        self._ready = False
         self._killed = False
 
     async def work(self) -> None:
-        """Start everything, say that it is ready, and keep it so. Raises `InterlinkError`."""
-        await self._ports_are_free()
-        self._layout = layout = self._make_pair()
-        self._folder.address.write_text(layout.public_url + "\n", encoding="utf-8")
-        await self._start(list(self._parts.values()))
-        await self._prepare(layout)
+        """Start all processes, print the banner, and restart what ends. Raises `InterlinkError`."""
+        await self._wait_for_ports()
+        topology = self._create_topology()
+        self._folder.address.write_text(topology.public_url + "\n", encoding="utf-8")
+        await self._start(list(self._processes.values()))
+        await self._prepare(topology)
         services = {
             spec.name: _ManagedProcess(Child(spec, self._process_group), partial(is_ready, port, path))
-            for spec, port, path in layout.services()
+            for spec, port, path in topology.services()
         }
-        self._parts |= services
+        self._processes |= services
         await self._start(list(services.values()))
-        self._say(self._welcome())
-        self._welcomed = True
+        self._print(self._banner())
+        self._ready = True
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._look_after())
-            for part in self._parts.values():
-                tasks.create_task(self._keep(part, layout))
+            tasks.create_task(self._watch_resources())
+            for process in self._processes.values():
+                tasks.create_task(self._supervise(process, topology))
 
     def kill(self) -> None:
-        """End everything at once."""
+        """End all processes at once."""
         self._killed = True
-        for part in self._parts.values():
-            part.child.kill()
+        for process in self._processes.values():
+            process.child.kill()
 
     async def stop(self) -> None:
-        """First what lets events in, then what handles them once they are handled, then what holds them."""
-        if self._welcomed and not self._killed:
-            self._say("stopping: what is in flight is finished first; Ctrl-C again ends everything at once")
+        """Stop the entrance first, then the services once they have processed everything, then the rest."""
+        if self._ready and not self._killed:
+            self._print("stopping: running work is finished first; Ctrl-C again ends everything at once")
         entrance, *handlers = self._plan.services
-        await self._end(entrance)
-        if self._broker and self._welcomed:
-            await self._drained(handlers)
-        await self._end(*handlers)
+        await self._stop_processes(entrance)
+        if self._broker and self._ready:
+            await self._drain(handlers)
+        await self._stop_processes(*handlers)
         for name in (MINICHAT, "store", "broker"):
-            await self._end(name)
+            await self._stop_processes(name)
         self._process_group.close()
-        if self._welcomed:
-            self._say("stopped")
+        if self._ready:
+            self._print("stopped")
 
     # Starting
 
-    def _make_pair(self) -> Topology:
+    def _create_topology(self) -> Topology:
+        """Return the topology, with embedded servers unless the user has set others."""
         path, store = self._folder.path, None
         if not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
             self._broker = embedded.broker(path, self._process_group)
-            self._add_half(self._broker, "it holds events in memory: those not handled yet are lost")
+            self._add_embedded(self._broker, "it holds events in memory: those not processed yet are lost")
         if not os.environ.get("MONGODB_URI"):
             store = embedded.store(path, self._process_group)
             store.prepare()
-            self._add_half(store, "its data is on disk: nothing is lost")
+            self._add_embedded(store, "its data is on disk: nothing is lost")
         return Topology(self._plan, self._folder, self._broker, store)
 
-    def _add_half(self, half: EmbeddedServer, exit_note: str) -> None:
-        self._parts[half.child.name] = _ManagedProcess(
-            half.child, partial(asyncio.to_thread, half.answers), exit_note
+    def _add_embedded(self, server: EmbeddedServer, exit_note: str) -> None:
+        self._processes[server.child.name] = _ManagedProcess(
+            server.child, partial(asyncio.to_thread, server.answers), exit_note
         )
 
-    async def _ports_are_free(self) -> None:
-        deadline = monotonic() + _PORT_TIMEOUT_S  # those of an `up` that was just killed take a moment
+    async def _wait_for_ports(self) -> None:
+        """Wait up to 2 s until all ports are free: an `up` that was just killed may still hold them.
+
+        Raises `Misconfigured`.
+        """
+        deadline = monotonic() + _PORT_TIMEOUT_S
         for name, port in self._plan.ports().items():
             while not embedded.is_free(self._plan.host(name), port):
                 if monotonic() > deadline:
@@ -165,14 +170,14 @@ class Hub:
                     )
                 await asyncio.sleep(_POLL_INTERVAL_S)
 
-    async def _start(self, parts: Sequence[_ManagedProcess]) -> None:
-        for part in parts:
-            _start_child(part.child)
-        await asyncio.gather(*map(_wait_until_ready, parts))
+    async def _start(self, processes: Sequence[_ManagedProcess]) -> None:
+        for process in processes:
+            _start_child(process.child)
+        await asyncio.gather(*map(_wait_until_ready, processes))
 
-    async def _prepare(self, layout: Topology) -> None:
-        """Run `interlink init` and pass on what it has to say. Raises `StartError` with its complaint."""
-        command, env = layout.init()
+    async def _prepare(self, topology: Topology) -> None:
+        """Run `interlink init` and print its notes. Raises `StartError` with its error message."""
+        command, env = topology.init()
         process = await asyncio.create_subprocess_exec(
             *command,
             env=env,
@@ -183,18 +188,20 @@ class Hub:
         )
         self._process_group.add(process.pid)
         try:
-            notes, complaint = await process.communicate()
+            output, errors = await process.communicate()
         finally:
             if process.returncode is None:
                 process.kill()
             self._process_group.remove(process.pid)
         if process.returncode:
-            lines = complaint.decode(errors="replace").strip().splitlines() or ["no reason given"]
+            lines = errors.decode(errors="replace").strip().splitlines() or [
+                "'interlink init' failed without a message"
+            ]
             raise StartError(lines[-1].removeprefix("interlink: "))
-        for note in notes.decode(errors="replace").splitlines():
-            self._say(note)
+        for note in output.decode(errors="replace").splitlines():
+            self._print(note)
 
-    def _welcome(self) -> str:
+    def _banner(self) -> str:
         ports = self._plan.ports()
         return render_banner(
             HubAddresses(
@@ -206,79 +213,82 @@ class Hub:
             )
         )
 
-    # Keeping
+    # Supervising
 
-    async def _keep(self, part: _ManagedProcess, layout: Topology) -> None:
-        backoff, child = Backoff(), part.child
+    async def _supervise(self, process: _ManagedProcess, topology: Topology) -> None:
+        """Start a process again each time it ends."""
+        backoff, child = Backoff(), process.child
         while True:
             started = monotonic()
-            while child.running():  # noqa: ASYNC110 -- a process does not say when it ends
+            while child.running():  # noqa: ASYNC110 -- there is no event for the end of a process
                 await asyncio.sleep(_POLL_INTERVAL_S)
             pause = backoff.after(monotonic() - started)
-            means = f" ({part.exit_note})" if part.exit_note else ""
-            self._say(
-                f"{child.name} ended with {describe_exit(child.status)}{means}: "
+            note = f" ({process.exit_note})" if process.exit_note else ""
+            self._print(
+                f"{child.name} ended with {describe_exit(child.status)}{note}: "
                 f"it is started again in {pause:g} s; its log: {display_path(child.spec.log)}"
             )
             await asyncio.sleep(pause)
             try:
                 _start_child(child)
-                await _wait_until_ready(part)
+                await _wait_until_ready(process)
             except StartError as error:
-                self._say(str(error))
+                self._print(str(error))
                 continue
             if self._broker and child is self._broker.child:
-                await self._prepare_again(layout, child)
-            self._say(f"{child.name} is back")
+                await self._prepare_again(topology, child)
+            self._print(f"{child.name} is back")
 
-    async def _prepare_again(self, layout: Topology, broker: Child) -> None:
-        """Create the topics that a new broker lacks, as soon as the store is there too."""
+    async def _prepare_again(self, topology: Topology, broker: Child) -> None:
+        """Create the topics on a restarted broker, as soon as the database answers too."""
         while broker.running():
             try:
-                await self._prepare(layout)
+                await self._prepare(topology)
             except StartError as error:
-                self._say(f"the topics are not created yet: {error}")
+                self._print(f"the topics are not created yet: {error}")
                 await asyncio.sleep(_PREPARE_RETRY_INTERVAL_S)
             else:
                 return
 
-    async def _look_after(self) -> None:
-        """Keep the logs bounded, and say when the embedded broker has grown large: it forgets nothing."""
-        large_mb = _BROKER_WARNING_MB
+    async def _watch_resources(self) -> None:
+        """Trim the logs, and warn when the memory of the embedded broker grows: it never removes a record."""
+        warning_mb = _BROKER_WARNING_MB
         while True:
             await asyncio.sleep(_HOUSEKEEPING_INTERVAL_S)
-            for part in self._parts.values():
-                part.child.trim_log()
-            if self._broker and (now_mb := self._broker.child.memory_mb()) > large_mb:
-                large_mb = now_mb * 2
-                self._say(
-                    f"the embedded broker holds {now_mb} MB: it keeps every event until it stops. "
+            for process in self._processes.values():
+                process.child.trim_log()
+            if self._broker and (used_mb := self._broker.child.memory_mb()) > warning_mb:
+                warning_mb = used_mb * 2
+                self._print(
+                    f"the embedded broker uses {used_mb} MB: it holds every event until it stops. "
                     "Restart 'interlink up', or set KAFKA_BOOTSTRAP_SERVERS for more than a trial"
                 )
 
     # Stopping
 
-    async def _end(self, *names: str) -> None:
-        children = [self._parts[name].child for name in names if name in self._parts]
+    async def _stop_processes(self, *names: str) -> None:
+        """Stop these processes together. Those that take longer than their time limit are killed."""
+        children = [self._processes[name].child for name in names if name in self._processes]
         for child in children:
             child.terminate()
         deadline = monotonic() + max((child.spec.stop_timeout_s for child in children), default=0)
         while any(child.running() for child in children):
             if monotonic() > deadline:
                 for child in filter(Child.running, children):
-                    self._say(f"{child.name} did not stop in time and was killed")
+                    self._print(f"{child.name} did not stop in time and was killed")
                     child.kill()
             await asyncio.sleep(_POLL_INTERVAL_S / 4)
 
-    async def _drained(self, handlers: Sequence[str]) -> None:
-        """Wait until nothing on the embedded broker is unhandled: it forgets what it holds."""
+    async def _drain(self, services: Sequence[str]) -> None:
+        """Wait until every record is processed: the embedded broker loses its records when it stops."""
         ports = self._plan.ports()
-        deadline, calm = monotonic() + _DRAIN_TIMEOUT_S, 0
-        while calm < 2 and not self._killed:
-            behind = sum(await asyncio.gather(*(consumer_lag(ports[name]) for name in handlers)))
-            calm = calm + 1 if behind == 0 else 0
+        # Twice in a row: a service may publish a record for another one that has just reported no lag.
+        deadline, empty_in_a_row = monotonic() + _DRAIN_TIMEOUT_S, 0
+        while empty_in_a_row < 2 and not self._killed:
+            lag = sum(await asyncio.gather(*(consumer_lag(ports[name]) for name in services)))
+            empty_in_a_row = empty_in_a_row + 1 if lag == 0 else 0
             if monotonic() > deadline:
-                self._say(f"{behind} events were not handled in time, and the embedded broker forgets them")
+                self._print(f"{lag} events were not processed in time and are lost with the embedded broker")
                 return
             await asyncio.sleep(_POLL_INTERVAL_S)
 
@@ -290,20 +300,20 @@ def _start_child(child: Child) -> None:
         raise StartError(f"{child.name} cannot be run: {error.strerror}") from None
 
 
-async def _wait_until_ready(part: _ManagedProcess) -> None:
-    """Return when it works. Raises `StartError` when it ended instead, or takes more than 90 s."""
-    deadline = monotonic() + _READY_TIMEOUT_S
-    while not await part.is_ready():
-        if not part.child.running():
-            raise StartError(_failure_detail(part.child, f"ended with {describe_exit(part.child.status)}"))
+async def _wait_until_ready(process: _ManagedProcess) -> None:
+    """Return when the process is ready. Raises `StartError` if it ends, or takes more than 90 s."""
+    child, deadline = process.child, monotonic() + _READY_TIMEOUT_S
+    while not await process.is_ready():
+        if not child.running():
+            raise StartError(_failure_detail(child, f"ended with {describe_exit(child.status)}"))
         if monotonic() > deadline:
-            raise StartError(_failure_detail(part.child, f"was not ready within {_READY_TIMEOUT_S:.0f} s"))
+            raise StartError(_failure_detail(child, f"was not ready within {_READY_TIMEOUT_S:.0f} s"))
         await asyncio.sleep(_POLL_INTERVAL_S)
 
 
-def _failure_detail(child: Child, what: str) -> str:
-    """One line: the child's own last complaint where it is one, else where to read more."""
+def _failure_detail(child: Child, problem: str) -> str:
+    """Return one line: the child's own error message if it printed one, else the problem and its log."""
     lines = child.last_lines(1)
     if lines and lines[0].startswith("interlink: "):
         return f"{child.name}: {lines[0].removeprefix('interlink: ')}"
-    return f"{child.name} {what}; its log: {display_path(child.spec.log)}"
+    return f"{child.name} {problem}; its log: {display_path(child.spec.log)}"

@@ -11,14 +11,13 @@ from typing import Any, Final
 
 import httpx
 
-from services.gateway.api.proxy import merge_openapi
-from shared.contracts.topics import asyncapi
+from services.gateway.api.documents import merge_openapi
 from shared.runtime.configuration import Configuration
+from shared.runtime.encryption_keys import open_vault
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Mongo
-from shared.runtime.secrets import open_vault
-from shared.runtime.service import VERSION, Runtime
+from shared.runtime.service import Runtime
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.web.access import Keyring
 
@@ -45,7 +44,8 @@ class ApiDocument:
 
 def asyncapi_document() -> ApiDocument:
     """Return the AsyncAPI document, as `/api/asyncapi.json` answers it."""
-    return ApiDocument(asyncapi(VERSION))
+    with _environment():
+        return ApiDocument(asyncio.run(_document("gateway", "/api/asyncapi.json")))
 
 
 def openapi_document() -> ApiDocument:
@@ -56,7 +56,7 @@ def openapi_document() -> ApiDocument:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Nothing of the caller's environment counts, so that every machine builds the same pages."""
+    """Replace the environment for a while, so that every machine builds the same pages."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(_ENVIRONMENT)
@@ -85,7 +85,7 @@ async def _document(service: str, path: str) -> dict[str, Any]:
 
 
 def _runtime(name: str) -> Runtime:
-    """What `shared.runtime.service.runtime` gives a service, without waiting for anything to answer."""
+    """Return what `shared.runtime.service.runtime` gives a service, without connecting to anything."""
     hub, kafka = load(HubSettings), load(KafkaSettings)
     log = configure(name, "error")
     vault, mongo = open_vault(hub), Mongo(load(MongoSettings), app="docs")

@@ -18,12 +18,12 @@ _LIMITS: Final = {
 
 
 def cell(text: object) -> str:
-    """A text for the cell of a table: on one line, with bars escaped."""
+    """Return a text for the cell of a table: on one line, with bars escaped."""
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with its heading, or nothing if it has no rows."""
+    """Return a table with its heading, or nothing if it has no rows."""
     lines = ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
     if not lines:
         return ""
@@ -31,7 +31,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def schema_type(schema: Mapping[str, Any], schemas_page: str) -> str:
-    """The type of a JSON Schema in a few words, with links to the page of the schemas."""
+    """Return the type of a JSON Schema in a few words, with links to the page of the schemas."""
     if reference := schema.get("$ref", "").removeprefix(_REFERENCE):
         return f"[{reference}]({schemas_page}#{reference.lower()})"
     for key in ("anyOf", "oneOf", "allOf"):
@@ -51,7 +51,7 @@ def schema_type(schema: Mapping[str, Any], schemas_page: str) -> str:
 
 
 def schema_limits(schema: Mapping[str, Any]) -> str:
-    """The bounds and the default of a JSON Schema in a few words."""
+    """Return the bounds and the default of a JSON Schema in a few words."""
     parts = [part for part in (schema, *schema.get("anyOf", ())) if isinstance(part, Mapping)]
     found = [f"{text} `{part[name]}`" for part in parts for name, text in _LIMITS.items() if name in part]
     if schema.get("default") is not None:
@@ -60,7 +60,7 @@ def schema_limits(schema: Mapping[str, Any]) -> str:
 
 
 def properties_table(schema: Mapping[str, Any], schemas_page: str) -> str:
-    """The fields of an object: name, type, whether it is required, limits and description."""
+    """Return a table of the fields of an object: name, type, limits and description."""
     required = set(schema.get("required", ()))
     rows = [
         (

@@ -75,7 +75,7 @@ def stage(project: Path, build: Path) -> int:
 
 
 def _find_pages(project: Path) -> Iterator[tuple[str, str]]:
-    """Every page of the repository, with its path on the site."""
+    """Return every page of the repository, with its path on the site."""
     for file in sorted(project.glob("docs/**/*.md")):
         source = file.relative_to(project).as_posix()
         yield source, source.removeprefix("docs/")
@@ -86,7 +86,7 @@ def _find_pages(project: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rewrite(project: Path, source: str, sources: Mapping[str, str]) -> str:
-    """The text of a page with its links as they have to be on the site."""
+    """Return the text of a page with its links as they have to be on the site."""
     here = sources[source]
 
     def replace(link: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
-"""A chat in one page, so that the hub can be seen at work: `python -m examples.minichat`.
+"""A chat in one page, to see the hub at work: `python -m examples.minichat`.
 
-How it works with the hub is in `hub.py`; this is the page's server.
+This is the page's server. `hub.py` has everything that concerns the hub.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from pydantic import BaseModel, StringConstraints
 from examples.minichat import hub
 
 PAGE = Path(__file__).with_name("page.html").read_text("utf-8")
-KEPT, SILENCE_S = 200, 15
+MAX_MESSAGES, KEEPALIVE_INTERVAL_S = 200, 15
 
 history: OrderedDict[str, dict[str, Any]] = OrderedDict()  # this service's "database"
 pages: set[asyncio.Queue[dict[str, Any]]] = set()  # one queue per open page
 
 
 def show(message: dict[str, Any]) -> None:
-    """Keep a message, once, and hand it to every open page; one that does not keep up has to reconnect."""
+    """Store a message once and send it to every open page. A page that is too slow has to reconnect."""
     if message["message_id"] in history:
         return
     history[message["message_id"]] = message
-    if len(history) > KEPT:
+    if len(history) > MAX_MESSAGES:
         history.popitem(last=False)
     for page in list(pages):
         try:
@@ -43,14 +43,14 @@ def show(message: dict[str, Any]) -> None:
 
 @hub.inbound
 async def receive(message: hub.Inbound, workspace: hub.Workspace) -> None:
-    """Show what comes for our workspace."""
+    """Show a message that is for this page's workspace."""
     if workspace == hub.WORKSPACE:
         show(message.model_dump())
 
 
 @contextlib.asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Serve the page whether Kafka is there or not."""
+    """Serve the page with or without Kafka."""
     connecting = asyncio.create_task(hub.connect())
     yield
     connecting.cancel()
@@ -62,7 +62,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 class Post(BaseModel):
-    """What a person writes."""
+    """A message that a person writes."""
 
     channel: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
     author: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
@@ -71,27 +71,27 @@ class Post(BaseModel):
 
 @app.post("/messages", status_code=201)
 async def write(post: Post) -> Response:
-    """Send what a person wrote; 503 when it is not on Kafka."""
+    """Publish a message. Answer 503 if Kafka did not acknowledge it."""
     message = await hub.publish(post.channel, post.author, post.text)
     if message is None:
-        return JSONResponse({"detail": "Kafka did not take the message: try again"}, 503)
+        return JSONResponse({"detail": "Kafka did not accept the message: try again"}, 503)
     show(message.model_dump())
     return JSONResponse({"message_id": message.message_id}, 201)
 
 
 @app.get("/events")
 async def events() -> StreamingResponse:
-    """Server-sent events: the messages that are kept, then every new one."""
+    """Stream the stored messages and then every new one, as server-sent events."""
 
     async def stream() -> AsyncIterator[str]:
-        page: asyncio.Queue[dict[str, Any]] = asyncio.Queue(KEPT)
+        page: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MAX_MESSAGES)
         pages.add(page)
         try:
             for message in list(history.values()):
                 yield f"data: {json.dumps(message)}\n\n"
             while page in pages:
                 try:
-                    message = await asyncio.wait_for(page.get(), SILENCE_S)
+                    message = await asyncio.wait_for(page.get(), KEEPALIVE_INTERVAL_S)
                 except TimeoutError:
                     yield ": still here\n\n"
                 else:
@@ -104,7 +104,7 @@ async def events() -> StreamingResponse:
 
 @app.get("/")
 async def front() -> HTMLResponse:
-    """The page. The browser runs its script and style only, whatever a message may hold."""
+    """Return the page. Its policy allows only the page's own script and style, whatever a message holds."""
     nonce = secrets.token_urlsafe(16)
     policy = (
         "default-src 'none'; connect-src 'self'; img-src https: data:; "
@@ -115,7 +115,7 @@ async def front() -> HTMLResponse:
 
 @app.get("/healthz")
 async def health() -> dict[str, str]:
-    """The process is alive."""
+    """Answer that the process is alive."""
     return {"status": "alive"}
 
 

@@ -1,7 +1,7 @@
-"""All that an internal service does to work with the hub: read `chat.inbound`, publish on `chat.events`.
+"""How a chat service works with the hub: consume `chat.inbound`, publish on `chat.events`.
 
-The two topics are the whole agreement; `/api/asyncapi.json` describes them. Nothing here is imported
-from the hub: copy this file, and use `inbound` and `publish` in your own service.
+The two topics are the whole interface; `/api/asyncapi.json` describes them. Nothing is imported from the hub:
+copy this file, and use `inbound` and `publish` in your own service.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from faststream.security import SASLPlaintext
 from pydantic import BaseModel
 
 WORKSPACE = environ.get("MINICHAT_WORKSPACE", "default")
-ACK_WITHIN_S = 5
+ACK_TIMEOUT_S = 5
 
 Workspace = Annotated[str, Context("message.headers.workspace")]
 
 
 def login() -> SASLPlaintext | None:
-    """Return the login at the broker, if it wants one."""
+    """Return the login for the broker; None if the environment has none."""
     if "KAFKA_SASL_USERNAME" not in environ:
         return None
     password = Path(environ["KAFKA_SASL_PASSWORD_FILE"]).read_text("utf-8").strip()
@@ -37,14 +37,14 @@ broker = KafkaBroker(
     environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
     security=login(),
     client_id="minichat",
-    acks="all",  # every in-sync replica has it; the default would be one
+    acks="all",  # by every in-sync replica; the default is one
     enable_idempotence=environ.get("KAFKA_ENABLE_IDEMPOTENCE", "true") == "true",
     allow_auto_create_topics=False,  # the hub creates them, with their partitions and retention
 )
 
 
 class Inbound(BaseModel):
-    """A message on `chat.inbound`, as far as this service needs it. `text` is Markdown from outside."""
+    """A message on `chat.inbound`: the fields that this service needs. `text` is untrusted Markdown."""
 
     message_id: str
     channel_id: str
@@ -57,28 +57,28 @@ class Inbound(BaseModel):
     origin: dict[str, Any] = {}
 
 
-async def readable(record: ConsumerRecord, parse: Any) -> Any:
-    """Mend headers that are null or not text: for one of them, FastStream loses the whole message."""
+async def parse_readable(record: ConsumerRecord, parse: Any) -> Any:
+    """Replace headers that are null or not text: because of one, FastStream would lose the whole message."""
     record.headers = [(name, (raw or b"").decode(errors="replace").encode()) for name, raw in record.headers]
     return await parse(record)
 
 
-# Decorates the handler. Delivery is at least once: `message_id` tells a repeat.
+# Decorates the handler. Delivery is at least once: `message_id` identifies a duplicate.
 inbound = broker.subscriber(
     "chat.inbound",
-    # A page without a database reads everything again at each start, so its group is new each time. A
-    # service that stores messages has one fixed group: its replicas share the work and go on where they were.
+    # A page without a database reads everything again at each start, so its group is new each time. A service
+    # that stores messages has one fixed group: its replicas share the work and continue where they stopped.
     group_id=f"minichat-{uuid.uuid4()}",
-    auto_offset_reset="earliest",  # the default, latest, misses what was sent before the group joined
+    auto_offset_reset="earliest",  # the default, latest, skips what was published before the group joined
     ack_policy=AckPolicy.ACK,  # commit after the handler: store first, then return
-    parser=readable,
-    fetch_max_wait_ms=50,  # the embedded broker does not answer a held fetch early, as Kafka does
+    parser=parse_readable,
+    fetch_max_wait_ms=50,  # unlike Kafka, the embedded broker answers a fetch only after the whole wait
     session_timeout_ms=int(environ.get("KAFKA_SESSION_TIMEOUT_MS", "10000")),
 )
 
 
 async def connect() -> None:
-    """Start the Kafka clients as soon as there is a broker; later they survive its absence themselves."""
+    """Start the Kafka clients as soon as there is a broker. Afterwards they reconnect by themselves."""
     while True:
         try:
             return await broker.start()
@@ -88,7 +88,7 @@ async def connect() -> None:
 
 
 async def publish(channel: str, author: str, text: str) -> Inbound | None:
-    """Publish `message.created`, in order per channel; the message, or None when Kafka did not take it."""
+    """Publish `message.created`, in order per channel. Return None if Kafka did not acknowledge it."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     message = Inbound(
         message_id=f"msg_{uuid.uuid4().hex}",
@@ -105,7 +105,7 @@ async def publish(channel: str, author: str, text: str) -> Inbound | None:
     }
     headers = {  # a CloudEvent in Kafka's binary mode
         "ce_specversion": "1.0",
-        "ce_id": f"evt_{uuid.uuid4().hex}",  # unique within ce_source: whoever gets it twice can tell
+        "ce_id": f"evt_{uuid.uuid4().hex}",  # unique within ce_source: consumers recognise duplicates by it
         "ce_type": "message.created",
         "ce_source": "/minichat",
         "ce_time": now,
@@ -113,7 +113,7 @@ async def publish(channel: str, author: str, text: str) -> Inbound | None:
         "workspace": WORKSPACE,
     }
     try:
-        async with asyncio.timeout(ACK_WITHIN_S):
+        async with asyncio.timeout(ACK_TIMEOUT_S):
             await broker.publish(data, topic="chat.events", key=channel.encode(), headers=headers)
     except (KafkaError, FastStreamException, TimeoutError):
         return None

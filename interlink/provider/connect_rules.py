@@ -1,7 +1,7 @@
-"""The checker's rules for a manifest's `connect`: `connect_faults` is what `check` asks.
+"""The checker's rules for a manifest's `connect`.
 
-The samples in `connect.yaml` are run by `connect_samples` and `watch_samples`; rules of `watches` are in
-`watch_checks`.
+The samples in `connect.yaml` are run by `sample_runner` and `subscription_sample_runner`; the rules of
+`watches` are in `subscription_rules`.
 """
 
 import re
@@ -13,21 +13,19 @@ from interlink.provider.sample_runner import sample_faults
 from interlink.provider.samples import SAMPLES, TOKENS, VALUES, read_sample
 from interlink.provider.subscription_rules import subscription_faults
 from interlink.provider.subscription_sample_runner import subscription_sample_faults
+from interlink.provider.template_rules import (
+    CONNECT_RULES,
+    input_fields,
+    named_groups,
+    setting_faults,
+    text_faults,
+)
 from shared.contracts.errors import Misconfigured
 from shared.manifests.connect_models import ConnectSpec, ManualCredential, Preset
 from shared.manifests.connector import Connector
 from shared.manifests.models import Manifest
 from shared.manifests.registry import MANIFEST, provider_folders, read_manifest
-from shared.manifests.template_texts import (
-    CONNECT_RULES,
-    api_texts,
-    connect_texts,
-    input_fields,
-    named_groups,
-    request_texts,
-    setting_faults,
-    text_faults,
-)
+from shared.manifests.template_texts import api_texts, connect_texts, request_texts
 from shared.wire.request_template import RequestTemplate
 
 __all__ = [
@@ -39,26 +37,29 @@ __all__ = [
 ]
 
 README_HEADING: Final = "## Connecting accounts"
-"""The part of a provider's README that is about accounts."""
+"""Heading in a provider's README of the part about accounts."""
 
 _PLACEHOLDER: Final = re.compile(r"\{[\w:]*\}")
 
 
 def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """The faults of a folder's `connect` and its samples, a line each. Nothing for one without `connect`."""
+    """Yield the faults of a folder's `connect` and its samples, a line each.
+
+    Without `connect`, only samples and `watches` are faults.
+    """
     connect = manifest.connect
     if connect is None:
         if (folder / SAMPLES).exists():
             yield f"{SAMPLES}: the manifest has no connect: remove it"
         if manifest.watches:
-            yield f"{MANIFEST}: watches: they are made with an account: write connect"
+            yield f"{MANIFEST}: watches: they need an account: add connect"
         return
     base: ConnectSpec | None = None
     if connect.through:
         other = neighbour_manifest(folder, connect.through)
         base = other.connect if other else None
         if base is None or base.through:
-            yield f"{MANIFEST}: connect.through: {connect.through} has no way to connect of its own"
+            yield f"{MANIFEST}: connect.through: {connect.through} has neither oauth2 nor oauth1"
             return
     yield from (
         f"{MANIFEST}: connect.{fault}" for fault in connect_section_faults(connect, base, manifest.exemptions)
@@ -67,7 +68,7 @@ def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     connector = Connector(manifest.id, connect, base)
     targets = {
         name: neighbour_manifest(folder, name)
-        for name in {each.endpoint for each in manifest.watches}
+        for name in {subscription.endpoint for subscription in manifest.watches}
         if name
     }
     known = known_values(connect, base)
@@ -76,9 +77,9 @@ def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     )
     readme = folder / "README.md"
     if readme.is_file() and README_HEADING not in readme.read_text("utf-8", "replace"):
-        yield f"README.md: the manifest has connect: write a part '{README_HEADING}'"
+        yield f"README.md: the manifest has connect: add a section '{README_HEADING}'"
     if not (folder / SAMPLES).is_file():
-        yield f"{SAMPLES}: missing: what is said in connect is proved by samples"
+        yield f"{SAMPLES}: missing: add samples that prove connect"
         return
     try:
         sample = read_sample(folder)
@@ -86,51 +87,49 @@ def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield str(error)
         return
     yield from (f"{SAMPLES}: {fault}" for fault in sample_faults(connector, sample))
-    watched = subscription_sample_faults(connector, sample, manifest.watches)
-    yield from (f"{SAMPLES}: {fault}" for fault in watched)
+    subscription_lines = subscription_sample_faults(connector, sample, manifest.watches)
+    yield from (f"{SAMPLES}: {fault}" for fault in subscription_lines)
 
 
 def neighbour_manifest(folder: Path, name: str) -> Manifest | None:
-    """Another provider's manifest: of a folder beside this one, or of one that comes with us."""
-    for place in (folder.parent / name, *(each for each in provider_folders() if each.name == name)):
-        if place.joinpath(MANIFEST).is_file():
+    """Return another provider's manifest: from a folder beside this one, or from the package."""
+    # A new folder may lie outside the package, beside other new ones.
+    for candidate in (folder.parent / name, *(entry for entry in provider_folders() if entry.name == name)):
+        if candidate.joinpath(MANIFEST).is_file():
             try:
-                return read_manifest(place)
+                return read_manifest(candidate)
             except Misconfigured:
                 return None
     return None
 
 
-# The rules
-
-
 def connect_section_faults(
     connect: ConnectSpec, base: ConnectSpec | None, exemptions: Mapping[str, str]
 ) -> Iterator[str]:
-    """What is wrong with `connect` itself; `base` is the one that it goes through."""
+    """Yield the faults of `connect` itself; `base` is the section of the provider in `through`."""
     source = base or connect
     settings, params = source.settings, {**source.params, **connect.params}
     known = known_values(connect, base)
     yield from _scope_faults(connect, base)
     if connect.through and connect.settings:
-        yield f"settings: the app is that of {connect.through}: its settings stand there"
-    for place, given in (("settings", connect.settings), ("params", connect.params)):
-        yield from setting_faults(place, given)
+        yield f"settings: the app belongs to {connect.through}: move its settings there"
+    for place, declared in (("settings", connect.settings), ("params", connect.params)):
+        yield from setting_faults(place, declared)
     yield from _app_step_faults(connect, set(settings))
-    entered = {**input_fields("setting", settings), **input_fields("param", params)}
+    inputs = {**input_fields("setting", settings), **input_fields("param", params)}
     for text in connect_texts(connect):
-        yield from text_faults(text, known | {"token"}, entered, exemptions)
+        yield from text_faults(text, known | {"token"}, inputs, exemptions)
     for kind in connect.entered:
         yield from (
             f"entered.{kind.id}.{fault}" for fault in _manual_credential_faults(connect, kind, exemptions)
         )
-    doubled = [kind.id for kind in connect.entered]
-    if len(set(doubled)) < len(doubled):
-        yield "entered: two have the same id"
+    ids = [kind.id for kind in connect.entered]
+    if len(set(ids)) < len(ids):
+        yield "entered: two have the same id: rename one"
 
 
 def known_values(connect: ConnectSpec, base: ConnectSpec | None) -> set[str]:
-    """The names of what is known of an account that is connected: its app's, its own, and its tokens."""
+    """Return the names of a connected account's values: the app's, the account's, and the tokens."""
     source = base or connect
     known = {*VALUES, *TOKENS, *(f"setting:{name}" for name in source.settings)}
     known |= {f"param:{name}" for name in (*source.params, *connect.params)}
@@ -138,47 +137,48 @@ def known_values(connect: ConnectSpec, base: ConnectSpec | None) -> set[str]:
 
 
 def _unused_setting_faults(folder: Path, connect: ConnectSpec) -> Iterator[str]:
-    """Settings and params that are in no text: of this provider, and of those that go through it."""
+    """Yield settings and params that no template of this provider, or of one that goes through it, uses."""
     used = {name for _, text, _ in connect_texts(connect) for name in RequestTemplate(text).names}
-    left = [(place, name) for place in ("settings", "params") for name in getattr(connect, place)]
-    left = [(place, name) for place, name in left if f"{place[:-1]}:{name}" not in used]
-    if not left:
+    unused = [(section, name) for section in ("settings", "params") for name in getattr(connect, section)]
+    unused = [(section, name) for section, name in unused if f"{section[:-1]}:{name}" not in used]
+    if not unused:
         return
+    # Providers that go through this one may use its settings.
     files = folder.parent.glob(f"*/{MANIFEST}")
     texts = [(file.parent.name, file.read_text("utf-8", "replace")) for file in files]
     others = "".join(text for name, text in texts if name == folder.name or f"through: {folder.name}" in text)
-    for place, name in left:
-        if f"{place[:-1]}:{name}" not in others:
-            yield f"{place}.{name}: nothing uses it: remove it"
+    for section, name in unused:
+        if f"{section[:-1]}:{name}" not in others:
+            yield f"{section}.{name}: unused: remove it"
 
 
 def _account_value_names(connect: ConnectSpec, base: ConnectSpec | None) -> set[str]:
-    """What may stand beside an account: `{account:...}`."""
-    found: set[str] = set()
+    """Return the names of the values that are stored with an account: `{account:...}`."""
+    names: set[str] = set()
     account, choices = connect.account or (base and base.account), connect.choices or (base and base.choices)
-    for kept in (account, choices):
-        found |= set(kept.keep) if kept else set()
+    for mapping in (account, choices):
+        names |= set(mapping.keep) if mapping else set()
     flow = (base or connect).oauth2
-    return found | set(flow.callback.keep if flow else ())
+    return names | set(flow.callback.keep if flow else ())
 
 
 def _scope_faults(connect: ConnectSpec, base: ConnectSpec | None) -> Iterator[str]:
     flows = (connect.oauth2, connect.oauth1, base and base.oauth2, base and base.oauth1)
-    found = [scope for flow in flows if flow for scope in flow.scopes] + list(connect.scopes)
-    for scope in sorted({scope for scope in found if found.count(scope) > 1}):
-        yield f"scopes: {scope} is there twice"
+    scopes = [scope for flow in flows if flow for scope in flow.scopes] + list(connect.scopes)
+    for scope in sorted({scope for scope in scopes if scopes.count(scope) > 1}):
+        yield f"scopes: {scope} is repeated"
 
 
 def _app_step_faults(connect: ConnectSpec, settings: set[str]) -> Iterator[str]:
     if not (connect.oauth2 or connect.oauth1):
         if connect.app_steps:
-            yield "app_steps: there is no app to register: remove them"
+            yield "app_steps: there is no OAuth app to register: remove them"
         return
-    placeholders = {found for step in connect.app_steps for found in _PLACEHOLDER.findall(step)}
+    placeholders = {placeholder for step in connect.app_steps for placeholder in _PLACEHOLDER.findall(step)}
     if "{redirect_uri}" not in placeholders:
-        yield "app_steps: one of them has to show where the address goes: write {redirect_uri}"
-    for other in sorted(placeholders - {"{redirect_uri}"} - {f"{{setting:{name}}}" for name in settings}):
-        yield f"app_steps: {other} is not filled in"
+        yield "app_steps: no step shows the redirect URI: add {redirect_uri}"
+    for unknown in sorted(placeholders - {"{redirect_uri}"} - {f"{{setting:{name}}}" for name in settings}):
+        yield f"app_steps: {unknown} is not a placeholder: remove it"
 
 
 def _manual_credential_faults(
@@ -198,14 +198,14 @@ def _manual_credential_faults(
         used |= set(RequestTemplate(text[1]).names)
         yield from text_faults(text, known, fields, exemptions)
     if kind.login:
-        wanted = {"host", "port", "security", "username", "password"}
-        if not wanted <= kind.fields.keys():
-            yield f"fields: a login needs {', '.join(sorted(wanted))}"
+        required = {"host", "port", "security", "username", "password"}
+        if not required <= kind.fields.keys():
+            yield f"fields: a login needs {', '.join(sorted(required))}"
     for name, field in kind.fields.items():
-        spoken = {f"field:{each}" for each in (name, *named_groups(field))}
-        spoken |= {"access_token"} if name == "access_token" else set()
-        if not kind.login and not spoken & used:
-            yield f"fields.{name}: nothing uses it: remove it"
+        names = {f"field:{part}" for part in (name, *named_groups(field))}
+        names |= {"access_token"} if name == "access_token" else set()
+        if not kind.login and not names & used:
+            yield f"fields.{name}: unused: remove it"
     for preset, chosen in kind.presets.items():
         yield from (f"presets.{preset}.{fault}" for fault in _preset_faults(kind, chosen))
 
@@ -214,6 +214,6 @@ def _preset_faults(kind: ManualCredential, preset: Preset) -> Iterator[str]:
     for name, value in preset.values.items():
         field = kind.fields.get(name)
         if field is None:
-            yield f"{name}: there is no such field"
+            yield f"{name}: unknown field"
         elif field.secret or (field.pattern and not re.fullmatch(field.pattern, value)):
-            yield f"{name}: {value} does not fit"
+            yield f"{name}: {value} does not match the field's pattern"

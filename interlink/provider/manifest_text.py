@@ -1,4 +1,4 @@
-"""A manifest's language in words, for the documents: sources, templates, matches, ways of signing."""
+"""A manifest in words, for the documents: sources, templates, match rules, signature schemes."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,18 +21,18 @@ from shared.manifests.schemes import (
     TokenScheme,
 )
 from shared.manifests.subscriptions import SubscriptionSpec
-from shared.verification.request import ABSENT, PRESENT
+from shared.verification.match import ABSENT, PRESENT
 
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _PLAIN_SOURCES: Final[Mapping[str, str]] = {
-    "body": "the body as it came",
+    "body": "the raw body",
     "secret": "the secret",
     "method": "the method",
-    "url": "the address with its query",
-    "url_without_query": "the address without its query",
-    "url_with_port": "the address with its port written out",
-    "url_without_port": "the address without its port",
-    "path": "the path of the address",
+    "url": "the URL with its query",
+    "url_without_query": "the URL without its query",
+    "url_with_port": "the URL with an explicit port",
+    "url_without_port": "the URL without its port",
+    "path": "the path of the URL",
     "timestamp": "the time",
     "sorted_form": "the names and values of the form, sorted",
     "crc32": "the CRC-32 of the body as a number",
@@ -63,45 +63,45 @@ SCHEMES: Final[Mapping[str, str]] = {
 
 
 def source_text(name: str) -> str:
-    """A source: `header:x` is "the header `x`"."""
+    """Return a source in words: `header:x` is "the header `x`"."""
     kind, _, argument = name.partition(":")
     if kind == "key":
-        return "which of " + ", ".join(f"`{each}`" for each in argument.split("|")) + " there is"
+        return "which of " + ", ".join(f"`{key}`" for key in argument.split("|")) + " there is"
     if kind == "other_key":
-        besides = ", ".join(f"`{each}`" for each in argument.split("|"))
-        return f"the name of the only field besides {besides}"
+        others = ", ".join(f"`{key}`" for key in argument.split("|"))
+        return f"the name of the only field besides {others}"
     if kind in ("hmac_sha256_hex", "hmac_sha256_base64"):
         return f"the HMAC-SHA256 ({kind.rpartition('_')[2]}) of {source_text(argument)} with the secret"
     return _PARAMETERIZED_SOURCES[kind].format(argument) if argument else _PLAIN_SOURCES[kind]
 
 
 def template_text(text: str) -> str:
-    """A text with sources: the pieces in order, joined by a plus."""
+    """Return a text with sources in words: its pieces in order, joined by a plus."""
     pieces = _BRACES.split(text)
-    said = [
+    words = [
         source_text(piece) if position % 2 else code(piece) for position, piece in enumerate(pieces) if piece
     ]
-    return " + ".join(said) or "nothing"
+    return " + ".join(words) or "nothing"
 
 
 def code(text: str) -> str:
-    """A text as it is written, in Markdown."""
-    shown = text.replace("\n", "\\n").replace("\t", "\\t")
-    return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
+    """Return a text as Markdown code."""
+    escaped = text.replace("\n", "\\n").replace("\t", "\\t")
+    return f"`` {escaped} ``" if "`" in escaped else f"`{escaped}`"
 
 
 def any_of(texts: Sequence[str]) -> str:
-    """Alternatives, in order."""
+    """Return alternatives in order, in words."""
     return ", else ".join(map(template_text, texts))
 
 
 def join_words(words: Sequence[str], last: str = "or") -> str:
-    """`a, b or c`."""
+    """Return `a, b or c`."""
     return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
 
 
 def match_text(rules: Mapping[str, Any]) -> str:
-    """What parts have to be: "`action` in the body is `opened`, and ..."."""
+    """Return match rules in words: "`action` in the body is `opened`, and ..."."""
     return ", and ".join(_rule_text(name, value) for name, value in rules.items())
 
 
@@ -113,64 +113,64 @@ def _rule_text(name: str, value: Any) -> str:
     if isinstance(value, str) and _BRACES.search(value):
         return f"{source_text(name)} is {template_text(value)}"
     values = value if isinstance(value, list | tuple) else [value]
-    shown = [code(str(each).lower() if isinstance(each, bool) else str(each)) for each in values]
-    return f"{source_text(name)} is {join_words(shown)}"
+    codes = [code(str(item).lower() if isinstance(item, bool) else str(item)) for item in values]
+    return f"{source_text(name)} is {join_words(codes)}"
 
 
-def scheme_text(declared: SchemeSpec) -> list[str]:
-    """A way of signing, a sentence each."""
-    said = [*_scheme_sentences(declared)]
-    if declared.when:
-        said.append(f"It is for requests where {match_text(declared.when)}.")
-    if declared.require:
-        said.append(f"Besides: {match_text(declared.require)}.")
-    return said
+def scheme_text(spec: SchemeSpec) -> list[str]:
+    """Return a signature scheme in words, a sentence each."""
+    sentences = [*_scheme_sentences(spec)]
+    if spec.when:
+        sentences.append(f"It is for requests where {match_text(spec.when)}.")
+    if spec.require:
+        sentences.append(f"Besides: {match_text(spec.require)}.")
+    return sentences
 
 
-def _scheme_sentences(declared: SchemeSpec) -> Iterator[str]:
-    if isinstance(declared, HmacScheme | DigestScheme):
-        name = _DIGESTS[declared.algorithm]
-        kind = f"HMAC-{name.replace('-', '')}" if isinstance(declared, HmacScheme) else name
-        texts = [template_text(text) for text in declared.signed]
-        where = _signature_location(declared.signature)
+def _scheme_sentences(spec: SchemeSpec) -> Iterator[str]:
+    if isinstance(spec, HmacScheme | DigestScheme):
+        name = _DIGESTS[spec.algorithm]
+        kind = f"HMAC-{name.replace('-', '')}" if isinstance(spec, HmacScheme) else name
+        texts = [template_text(text) for text in spec.signed]
+        where = _signature_location(spec.signature)
         if len(texts) == 1:
             yield f"{kind} of {texts[0]}, {where}."
         else:
             yield f"{kind}, {where}, of one of these: {'; '.join(texts)}."
-        yield from _key_sentences(declared.key)
-        yield from _timestamp_sentences(declared.timestamp, declared.signature)
-        yield from _body_hash_sentences(declared.body_hash)
-    elif isinstance(declared, TokenScheme):
-        after = f" after {code(declared.prefix)}" if declared.prefix.strip() else ""
-        each = f", in every element of `{declared.each}`" if declared.each else ""
-        yield f"The secret itself is {template_text(declared.source)}{after}{each}."
-        yield from _key_sentences(declared.key)
-    elif isinstance(declared, BasicScheme):
+        yield from _key_sentences(spec.key)
+        yield from _timestamp_sentences(spec.timestamp, spec.signature)
+        yield from _body_hash_sentences(spec.body_hash)
+    elif isinstance(spec, TokenScheme):
+        after = f" after {code(spec.prefix)}" if spec.prefix.strip() else ""
+        in_each = f", in every element of `{spec.each}`" if spec.each else ""
+        yield f"The secret itself is {template_text(spec.source)}{after}{in_each}."
+        yield from _key_sentences(spec.key)
+    elif isinstance(spec, BasicScheme):
         yield "HTTP Basic in the header `authorization`; the secret is `user:password`."
-    elif isinstance(declared, KeyPairScheme):
-        with_digest = "" if declared.scheme == "ed25519" else f" with {_DIGESTS[declared.algorithm]}"
-        kind = _KEY_PAIR_NAMES[declared.scheme] + with_digest
-        yield f"{kind} over {template_text(declared.signed)}, {_signature_location(declared.signature)}."
+    elif isinstance(spec, KeyPairScheme):
+        with_digest = "" if spec.scheme == "ed25519" else f" with {_DIGESTS[spec.algorithm]}"
+        kind = _KEY_PAIR_NAMES[spec.scheme] + with_digest
+        yield f"{kind} over {template_text(spec.signed)}, {_signature_location(spec.signature)}."
         yield (
-            _fetched_key_sentence(declared.keys, "The public key")
-            if declared.keys
-            else _public_key_sentence(declared.key)
+            _fetched_key_sentence(spec.keys, "The public key")
+            if spec.keys
+            else _public_key_sentence(spec.key)
         )
-        yield from _timestamp_sentences(declared.timestamp, declared.signature)
+        yield from _timestamp_sentences(spec.timestamp, spec.signature)
     else:
-        yield from _jwt_sentences(declared)
+        yield from _jwt_sentences(spec)
 
 
 def _signature_location(signature: SignatureLocation) -> str:
     header = "in the header " + join_words([f"`{name}`" for name in signature.header])
     prefixes = [code(prefix) for prefix in signature.prefix if prefix]
     after = f" after {join_words(prefixes)}" if prefixes else ""
-    said = f"in {signature.encoding} {header}{after}"
+    location = f"in {signature.encoding} {header}{after}"
     if signature.field:
-        return f"{said}, as {code(signature.field)} in pairs that {code(signature.separator)} separates"
+        return f"{location}, as {code(signature.field)} in pairs that {code(signature.separator)} separates"
     if signature.separator:
-        return f"{said}; several may be there, separated by {code(signature.separator)}"
-    return said
+        return f"{location}; several may be there, separated by {code(signature.separator)}"
+    return location
 
 
 def _key_sentences(key: KeySpec) -> Iterator[str]:
@@ -193,25 +193,31 @@ def _public_key_sentence(key: KeySpec) -> str:
     return f"The endpoint's secret is the public key: {form}."
 
 
-def _fetched_key_sentence(keys: RemoteKey, what: str) -> str:
-    where = code(keys.url) if "{" not in keys.url else template_text(keys.url)
-    said = f"{what} is fetched from {where}"
+def _fetched_key_sentence(keys: RemoteKey, subject: str) -> str:
+    location = code(keys.url) if "{" not in keys.url else template_text(keys.url)
+    sentence = f"{subject} is fetched from {location}"
     if keys.json_:
-        said += f", at `{keys.json_}` in the JSON"
-    said += f"; only from {join_words([f'`{host}`' for host in keys.hosts])}"
-    return f"{said}, and made out to `{keys.subject}`." if keys.subject else f"{said}."
+        sentence += f", at `{keys.json_}` in the JSON"
+    sentence += f"; only from {join_words([f'`{host}`' for host in keys.hosts])}"
+    return f"{sentence}, and made out to `{keys.subject}`." if keys.subject else f"{sentence}."
 
 
-def _timestamp_sentences(stamp: TimestampSpec | None, signature: SignatureLocation) -> Iterator[str]:
-    if stamp is None:
+def _timestamp_sentences(timestamp: TimestampSpec | None, signature: SignatureLocation) -> Iterator[str]:
+    if timestamp is None:
         return
-    where = (
-        template_text(stamp.source) if stamp.source else f"{code(signature.time_field)} in the same header"
+    location = (
+        template_text(timestamp.source)
+        if timestamp.source
+        else f"{code(signature.time_field)} in the same header"
     )
-    ahead = "" if stamp.future_s == stamp.tolerance_s else f" (or {stamp.future_s:g} s ahead of our clock)"
+    ahead = (
+        ""
+        if timestamp.future_s == timestamp.tolerance_s
+        else f" (or {timestamp.future_s:g} s ahead of the hub's clock)"
+    )
     yield (
-        f"The time is {where}, in {_TIME_FORMATS[stamp.format]}; a request that is more than "
-        f"{stamp.tolerance_s:g} s off{ahead} is refused as stale."
+        f"The time is {location}, in {_TIME_FORMATS[timestamp.format]}; a request that is more than "
+        f"{timestamp.tolerance_s:g} s off{ahead} is rejected as stale."
     )
 
 
@@ -221,127 +227,129 @@ def _body_hash_sentences(digest: BodyDigest | None) -> Iterator[str]:
         yield f"The {kind} has to be {template_text(digest.source)}."
 
 
-def _jwt_sentences(declared: JwtScheme) -> Iterator[str]:
-    after = f" after {code(declared.prefix.strip())}" if declared.prefix.strip() else ""
+def _jwt_sentences(spec: JwtScheme) -> Iterator[str]:
+    after = f" after {code(spec.prefix.strip())}" if spec.prefix.strip() else ""
     yield (
-        f"A JSON Web Token in the header `{declared.header}`{after}, signed with "
-        f"{join_words([f'`{name}`' for name in declared.algorithms])}."
+        f"A JSON Web Token in the header `{spec.header}`{after}, signed with "
+        f"{join_words([f'`{name}`' for name in spec.algorithms])}."
     )
-    if declared.keys:
-        yield _fetched_key_sentence(declared.keys, "The set of public keys")
+    if spec.keys:
+        yield _fetched_key_sentence(spec.keys, "The set of public keys")
     else:
-        yield from _key_sentences(declared.key)
-    if declared.issuer:
-        yield f"Its issuer is {join_words([code(name) for name in declared.issuer])}."
-    if declared.audience:
-        yield f"Its audience is {template_text(declared.audience)}."
-    for claim, text in declared.claims.items():
+        yield from _key_sentences(spec.key)
+    if spec.issuer:
+        yield f"Its issuer is {join_words([code(name) for name in spec.issuer])}."
+    if spec.audience:
+        yield f"Its audience is {template_text(spec.audience)}."
+    for claim, text in spec.claims.items():
         yield f"Its claim `{claim}` is {template_text(text)}."
-    if declared.body_hash:
-        digest = declared.body_hash
+    if spec.body_hash:
+        digest = spec.body_hash
         algorithm = _DIGESTS[digest.algorithm]
         yield f"Its claim `{digest.claim}` is the {algorithm} of the body in {digest.encoding}."
-    if declared.query_hash:
-        yield f"Its claim `{declared.query_hash}` is the hash of method, path and query."
-    yield f"It has an end, and that is at most {declared.leeway_s:g} s past."
+    if spec.query_hash:
+        yield f"Its claim `{spec.query_hash}` is the hash of method, path and query."
+    yield f"It expired at most {spec.leeway_s:g} s ago."
 
 
 _SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 def duration_text(seconds: int) -> str:
-    """A time in the largest unit that it is a whole number of: `90 days`, `5 minutes`."""
-    size, unit = next(each for each in _SPANS if seconds % each[0] == 0)
+    """Return a duration in the largest unit that divides it: `90 days`, `5 minutes`."""
+    size, unit = next(span for span in _SPANS if seconds % span[0] == 0)
     count = seconds // size
     return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 _ROTATIONS: Final = {
     "none": "The refresh token stays the same.",
-    "replaced": "A new refresh token comes each time, and the old one stays good.",
-    "single-use": "A new refresh token comes each time; each works once.",
+    "replaced": "Each refresh returns a new refresh token, and the old one stays valid.",
+    "single-use": "Each refresh returns a new refresh token; each works once.",
 }
 
 
-def refresh_text(declared: TokenRefresh) -> str:
-    """How a token is made anew, and how long that is possible."""
-    if declared.by == "none":
-        return "never: the token is used as long as it lives"
-    ahead = f"{duration_text(declared.ahead_s)} before its end" if declared.ahead_s else "at its end"
-    if declared.by == "request":
-        return f"{ahead}, by the access token itself while it lives"
-    said = [f"{ahead}. {_ROTATIONS[declared.rotation]}"]
-    if declared.lifetime_s:
-        since = "from the consent on" if declared.fixed else "without use"
-        said.append(f"It lives {duration_text(declared.lifetime_s)} {since}.")
-    return " ".join(said)
+def refresh_text(refresh: TokenRefresh) -> str:
+    """Return how a token is refreshed, and how long that is possible."""
+    if refresh.by == "none":
+        return "never: the token is used until it expires"
+    ahead = f"{duration_text(refresh.ahead_s)} before its end" if refresh.ahead_s else "at its end"
+    if refresh.by == "request":
+        return f"{ahead}, with the access token itself while it is valid"
+    sentences = [f"{ahead}. {_ROTATIONS[refresh.rotation]}"]
+    if refresh.lifetime_s:
+        since = "from the consent on" if refresh.fixed else "without use"
+        sentences.append(f"It lives {duration_text(refresh.lifetime_s)} {since}.")
+    return " ".join(sentences)
 
 
-def subscription_creation(declared: SubscriptionSpec) -> str:
-    """When a watch is made, and what it depends on."""
-    said = "when an account is connected" if declared.automatic else "when somebody asks for it"
-    needs = [f"`{name.partition(':')[2]}`" for name in declared.needs]
+def subscription_creation(subscription: SubscriptionSpec) -> str:
+    """Return when a provider subscription is created, and what it depends on."""
+    text = "when an account is connected" if subscription.automatic else "on request"
+    needs = [f"`{name.partition(':')[2]}`" for name in subscription.needs]
     if needs:
-        said += f", where the app has {join_words(needs, 'and')}"
-    if declared.scopes:
-        said += f"; with the scope {join_words([f'`{scope}`' for scope in declared.scopes], 'and')}"
-    return said
+        text += f", if the app has {join_words(needs, 'and')}"
+    if subscription.scopes:
+        text += f"; with the scope {join_words([f'`{scope}`' for scope in subscription.scopes], 'and')}"
+    return text
 
 
-def subscription_lifetime(declared: SubscriptionSpec) -> str:
-    """How long a watch lives, and what is done before it ends."""
-    if declared.lifetime_s is None:
-        return "until it is ended"
-    how = "it is renewed" if declared.renew else "another one is made, and this one is ended"
-    early = declared.ahead_s > declared.lifetime_s / 2
-    when = f"after {duration_text(declared.lifetime_s - declared.ahead_s)}"
-    when = when if early else f"{duration_text(declared.ahead_s)} before its end"
-    return f"{duration_text(declared.lifetime_s)}; {when} {how}"
+def subscription_lifetime(subscription: SubscriptionSpec) -> str:
+    """Return how long a provider subscription lives, and what is done before it expires."""
+    if subscription.lifetime_s is None:
+        return "until it is cancelled"
+    how = "it is renewed" if subscription.renew else "another one is created, and this one is cancelled"
+    early = subscription.ahead_s > subscription.lifetime_s / 2
+    when = f"after {duration_text(subscription.lifetime_s - subscription.ahead_s)}"
+    when = when if early else f"{duration_text(subscription.ahead_s)} before its end"
+    return f"{duration_text(subscription.lifetime_s)}; {when} {how}"
 
 
-def body_text(bodies: BodyFormat) -> str:
-    """What bodies are read."""
-    said = ["JSON"]
-    if bodies.form_field:
-        said.append(f"a form with JSON in the field `{bodies.form_field}`")
-    if bodies.form == "brackets":
-        said.append("a form, where `a[b]` is nested")
-    elif bodies.form:
-        said.append("a form")
-    if bodies.text:
-        said.append("other text")
-    if bodies.empty:
-        said.append("no body")
-    inner = "".join(
-        f"; `{each.path}` holds {'JSON' if each.encoding == 'json' else 'JSON in base64'}, read as `{name}`"
-        for name, each in bodies.decoded.items()
+def body_text(body_format: BodyFormat) -> str:
+    """Return which bodies are read."""
+    kinds = ["JSON"]
+    if body_format.form_field:
+        kinds.append(f"a form with JSON in the field `{body_format.form_field}`")
+    if body_format.form == "brackets":
+        kinds.append("a form, where `a[b]` is nested")
+    elif body_format.form:
+        kinds.append("a form")
+    if body_format.text:
+        kinds.append("other text")
+    if body_format.empty:
+        kinds.append("no body")
+    embedded = "".join(
+        f"; `{spec.path}` holds {'JSON' if spec.encoding == 'json' else 'JSON in base64'}, read as `{name}`"
+        for name, spec in body_format.decoded.items()
     )
-    headers = "".join(f"; the header `{name}` is read as `{new}`" for new, name in bodies.headers.items())
-    return join_words(said) + inner + headers
+    headers = "".join(
+        f"; the header `{name}` is read as `{new}`" for new, name in body_format.headers.items()
+    )
+    return join_words(kinds) + embedded + headers
 
 
 def event_naming_text(event: EventNaming) -> str:
-    """How events are called."""
-    said = any_of(event.source)
+    """Return how events get their names."""
+    text = any_of(event.source)
     if event.strip:
-        said += f", without {code(event.strip)}"
-    renamed = [f"{code(old)} is called `{new}`" for old, new in event.names.items()]
-    return f"{said}; {', '.join(renamed)}" if renamed else said
+        text += f", without {code(event.strip)}"
+    renamed = [f"{code(old)} becomes `{new}`" for old, new in event.names.items()]
+    return f"{text}; {', '.join(renamed)}" if renamed else text
 
 
-def response_text(said: ResponseSpec) -> str:
-    """What the platform is told."""
-    found = f"status {said.status}, "
-    if said.text is not None:
-        found += f"and {template_text(said.text)} as text"
-    elif said.json_ is not None:
-        fields = [f"`{name}` is {value}" for name, value in _response_fields(said.json_)]
-        found += f"and JSON where {join_words(fields, 'and')}" if fields else "and an empty JSON object"
+def response_text(spec: ResponseSpec) -> str:
+    """Return a response in words."""
+    words = f"status {spec.status}, "
+    if spec.text is not None:
+        words += f"and {template_text(spec.text)} as text"
+    elif spec.json_ is not None:
+        fields = [f"`{name}` is {value}" for name, value in _response_fields(spec.json_)]
+        words += f"and JSON where {join_words(fields, 'and')}" if fields else "and an empty JSON object"
     else:
-        found += "without a body"
-    for name, text in said.headers.items():
-        found += f", and in the header `{name}` {template_text(text)}"
-    return found
+        words += "without a body"
+    for name, text in spec.headers.items():
+        words += f", and in the header `{name}` {template_text(text)}"
+    return words
 
 
 def _response_fields(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A new provider's folder: it passes the checker as it is, and says what to replace."""
+"""Creates a new provider's folder, which passes the checker and marks what to replace."""
 
 import re
 import shutil
@@ -24,30 +24,32 @@ _FIXTURE: Final = "item_created"
 
 
 def create(root: Path, name: str, title: str, scheme: str) -> Path:
-    """Make the folder `root/name` for the platform called `title`; `scheme` is one of `start/schemes.yaml`.
+    """Create the folder `root/name` of the provider called `title` and return it.
 
-    Raises `Misconfigured` for an id that is malformed, reserved or taken, and when it cannot be written.
+    `scheme` is one of `start/schemes.yaml`. Raises `Misconfigured` if the id is malformed, reserved or taken,
+    or if the folder cannot be written.
     """
     try:
         _ID.validate_python(name)
     except ValidationError:
         raise Misconfigured(
-            f"{name!r} is no id: a to z, 0 to 9, _ and -, 40 characters at most, with no _ or - in front"
+            f"{name!r} is not a valid id: use at most 40 of a to z, 0 to 9, _ and -, but not _ or - first"
         ) from None
     if name in RESERVED_IDS:
-        raise Misconfigured(f"{name!r} is reserved: take another id")
+        raise Misconfigured(f"{name!r} is reserved: choose another id")
     title = title or name.replace("-", " ").replace("_", " ").title()
     if not _NAME.fullmatch(title):
-        raise Misconfigured("--name: 60 characters at most, without braces, quotes, < > | and \\")
+        raise Misconfigured("--name: use at most 60 characters, without braces, quotes, < > | and \\")
     folder = root / name
     try:
         folder.mkdir()
     except FileExistsError:
-        raise Misconfigured(f"{name!r} is there already: {folder}") from None
+        raise Misconfigured(f"{name!r} already exists: {folder}") from None
     except OSError as error:
         raise Misconfigured(f"{folder}: {error.strerror}") from None
     try:
         _write_files(folder, name, title, scheme)
+    # Leave no half-written folder behind, whatever happens.
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
@@ -57,22 +59,24 @@ def create(root: Path, name: str, title: str, scheme: str) -> Path:
 
 
 def _write_files(folder: Path, name: str, title: str, scheme: str) -> None:
-    begin = _TEMPLATES.joinpath
-    scheme_parts: Mapping[str, str] = yaml.safe_load(begin("schemes.yaml").read_text("utf-8"))[scheme]
+    template = _TEMPLATES.joinpath
+    scheme_parts: Mapping[str, str] = yaml.safe_load(template("schemes.yaml").read_text("utf-8"))[scheme]
     parts = {
-        "WAY": textwrap.indent(scheme_parts["way"].rstrip(), " " * 4),
+        "SCHEME": textwrap.indent(scheme_parts["scheme"].rstrip(), " " * 4),
         "SECRET": textwrap.indent(scheme_parts["secret"].rstrip(), " " * 4),
         "SIGNATURE": scheme_parts["signature"],
         "YAML_ID": name if yaml.safe_load(name) == name else f'"{name}"',
         "ID": name,
         "NAME": title,
     }
-    case = folder / "fixtures" / _FIXTURE
-    case.mkdir(parents=True)
+    fixture = folder / "fixtures" / _FIXTURE
+    fixture.mkdir(parents=True)
     for file in (MANIFEST, "README.md"):
-        folder.joinpath(file).write_text(_substitute(begin(f"{file}.txt").read_text("utf-8"), parts), "utf-8")
+        folder.joinpath(file).write_text(
+            _substitute(template(f"{file}.txt").read_text("utf-8"), parts), "utf-8"
+        )
     for file in ("request.json", "body.json"):
-        case.joinpath(file).write_bytes(begin(file).read_bytes())
+        fixture.joinpath(file).write_bytes(template(file).read_bytes())
     for _ in run(folder, Provider(read_manifest(folder)), write=True):
         pass
 

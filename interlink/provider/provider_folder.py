@@ -1,14 +1,14 @@
-"""Where providers' folders are, and one of them by its id."""
+"""The provider folders, and one of them by its id."""
 
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from interlink.provider.checker import guard_reader
-from shared.contracts.errors import Misconfigured
+from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.manifests import registry
 from shared.manifests.registry import MANIFEST, Provider, body_reader, read_manifest
+from shared.manifests.webhook import BodyReader
 from shared.wire.message_template import MessageTemplateError
 
 PROVIDERS_ROOT: Final = Path(str(files("shared.providers")))
@@ -16,29 +16,53 @@ _PROJECT: Final = PROVIDERS_ROOT.parent.parent
 
 
 def _is_missing_manifest(entry: Path) -> bool:
-    """Whether it is a folder that should have one. What a removed provider left to Python is none."""
+    """Return whether a folder should have a manifest and has none.
+
+    A folder with nothing but `__pycache__` is left over from a removed provider.
+    """
     if not entry.is_dir() or entry.name.startswith(("_", ".")) or entry.joinpath(MANIFEST).is_file():
         return False
     return [inner.name for inner in entry.iterdir()] != ["__pycache__"]
 
 
-def find_folders(ids: list[str]) -> list[Path]:
-    """These folders, or all of them, by id, also those that lack their manifest.
+def guard_reader(reader: BodyReader | None) -> BodyReader | None:
+    """Wrap a reader: an unexpected exception becomes a `Misconfigured` that names it."""
+    if reader is None:
+        return None
+    read = reader
 
-    Raises `Misconfigured` for an id that nobody has.
+    def guarded(body: bytes) -> Any:
+        try:
+            # A provider's reader is foreign code: report its bugs as faults of the folder.
+            return read(body)
+        except InterlinkError:
+            raise
+        except Exception as error:
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            raise Misconfigured(
+                f"body.py raises {cause}: raise Malformed for a body that cannot be read"
+            ) from error
+
+    return guarded
+
+
+def find_folders(ids: list[str]) -> list[Path]:
+    """Return these folders, or all of them, by id, including those without a manifest.
+
+    Raises `Misconfigured` for an unknown id.
     """
     known = {entry.name: entry for entry in PROVIDERS_ROOT.iterdir() if _is_missing_manifest(entry)}
     known |= {folder.name: Path(str(folder)) for folder in registry.provider_folders()}
     unknown = sorted(set(ids) - known.keys())
     if unknown:
-        near = get_close_matches(unknown[0], known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise Misconfigured(f"no such provider: {', '.join(unknown)}{hint}")
+        matches = get_close_matches(unknown[0], known, n=1)
+        hint = f" (did you mean {matches[0]}?)" if matches else ""
+        raise Misconfigured(f"unknown provider: {', '.join(unknown)}{hint}")
     return [known[name] for name in sorted(set(ids) or known)]
 
 
 def load_provider(name: str) -> tuple[Path, Provider]:
-    """A folder and what is in it. Raises `Misconfigured` for one that the checker would not accept either."""
+    """Return a folder and its provider. Raises `Misconfigured` if the manifest is not valid."""
     folder = find_folders([name])[0]
     manifest = read_manifest(folder)
     try:
@@ -50,7 +74,7 @@ def load_provider(name: str) -> tuple[Path, Provider]:
 
 
 def load_all() -> tuple[dict[str, Provider], dict[str, str]]:
-    """Every provider, and its README, by id. Raises `Misconfigured`."""
+    """Return every provider, and its README, by id. Raises `Misconfigured`."""
     known: dict[str, Provider] = {}
     readmes: dict[str, str] = {}
     for folder in find_folders([]):
@@ -65,7 +89,7 @@ def load_all() -> tuple[dict[str, Provider], dict[str, str]]:
 
 
 def pages_folder() -> Path:
-    """`docs/providers` of the project that this runs from. Raises `Misconfigured` when there is none."""
+    """Return `docs/providers` of the project around this package. Raises `Misconfigured` without one."""
     if not _PROJECT.joinpath("pyproject.toml").is_file():
-        raise Misconfigured("there is no project around this installation: say where with --folder")
+        raise Misconfigured("this installation is not in a project: name the folder with --folder")
     return _PROJECT / "docs" / "providers"

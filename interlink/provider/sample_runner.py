@@ -1,10 +1,11 @@
-"""The runner of samples: where a connector does another thing than `connect.yaml` says."""
+"""Runs the samples in `connect.yaml` and reports what a connector does differently."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
+from interlink.provider.request_comparison import request_faults
 from interlink.provider.samples import (
     CODE,
     OAUTH1_VERIFIER,
@@ -18,27 +19,22 @@ from interlink.provider.samples import (
     ManualCredentialSample,
     Sample,
     SampleAccount,
-    SampleRequest,
     SampleResource,
     SampleTokens,
 )
 from shared.contracts.errors import InterlinkError
+from shared.manifests.accounts import AccountIdentity, manual_credential_values
 from shared.manifests.connect_models import ManualCredential
-from shared.manifests.connector import (
-    AccountIdentity,
-    Connector,
+from shared.manifests.connector import Connector
+from shared.manifests.oauth1 import OAuth1Flow, RequestToken
+from shared.manifests.provider_response import (
     GrantRevoked,
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
-    TokenResponse,
-    Tokens,
-    manual_credential_values,
 )
-from shared.manifests.oauth1 import OAuth1Flow, RequestToken
-from shared.wire.oauth import ProviderRequest, ProviderResponse
-
-_PER_REQUEST_PARAMETERS: Final = frozenset({"oauth_nonce", "oauth_timestamp", "oauth_signature"})
+from shared.manifests.token_response import TokenResponse, Tokens
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
 _ERROR_NAMES: Final[Mapping[type[Exception], str]] = {
     ProviderRejected: "Refused",
@@ -50,7 +46,7 @@ _ERROR_NAMES: Final[Mapping[type[Exception], str]] = {
 
 
 def sample_faults(connector: Connector, sample: Sample) -> Iterator[str]:
-    """Where the connector does another thing than the samples say, or a part has no sample: a line each."""
+    """Yield each difference between connector and samples, and each part without a sample."""
     values = sample_values(connector)
     if connector.oauth2:
         yield from _authorization_faults(connector, sample, values)
@@ -59,6 +55,7 @@ def sample_faults(connector: Connector, sample: Sample) -> Iterator[str]:
     elif sample.request_token or sample.requested:
         yield "request_token: the manifest has no OAuth 1.0a"
     if sample.callback:
+        # Values that one step stores are available to the next.
         values |= _account_values(sample.callback.kept)
     yield from _account_faults(connector, sample, values)
     if sample.account:
@@ -67,20 +64,20 @@ def sample_faults(connector: Connector, sample: Sample) -> Iterator[str]:
     if sample.choices and sample.choices.found:
         values |= _account_values(sample.choices.found[0].kept)
     yield from _token_request_faults(connector, sample, values)
-    for name, answers, refused in (
+    for name, responses, is_rejected in (
         ("expired", sample.expired, True),
         ("not_expired", sample.not_expired, False),
     ):
-        for position, answer in enumerate(answers):
-            if connector.is_token_rejected(answer.to_answer()) is not refused:
-                yield f"{name}.{position}: the token is {'not ' * refused}refused"
+        for position, response in enumerate(responses):
+            if connector.is_token_rejected(response.to_answer()) is not is_rejected:
+                yield f"{name}.{position}: the token is {'not ' * is_rejected}rejected"
     if "api" in connector.connect.model_fields_set and connector.api.expired and not sample.expired:
-        yield "expired: missing: an answer that says that the token is not good any more"
+        yield "expired: missing: add a response to a token that is no longer valid"
     yield from _manual_credentials_faults(connector, sample)
 
 
 def connected_values(connector: Connector, sample: Sample) -> dict[str, str]:
-    """What requests are filled with once the account of the samples is connected."""
+    """Return the values of requests for the account of the samples."""
     values = {**sample_values(connector), **TOKENS}
     values |= _account_values(sample.callback.kept if sample.callback else {})
     if sample.account:
@@ -91,27 +88,31 @@ def connected_values(connector: Connector, sample: Sample) -> dict[str, str]:
 
 
 def sample_values(connector: Connector) -> dict[str, str]:
-    """What the requests of the samples are filled with beside tokens: settings are as their examples."""
-    settings = {f"setting:{name}": each.example or each.default for name, each in connector.settings.items()}
-    params = {f"param:{name}": each.example or each.default for name, each in connector.params.items()}
+    """Return the values of the samples' requests without tokens: settings have their examples."""
+    settings = {
+        f"setting:{name}": setting.example or setting.default for name, setting in connector.settings.items()
+    }
+    params = {
+        f"param:{name}": setting.example or setting.default for name, setting in connector.params.items()
+    }
     return {name: value for name, value in {**VALUES, **settings, **params}.items() if value}
 
 
-def _account_values(kept: Mapping[str, str]) -> dict[str, str]:
-    return {f"account:{name}": value for name, value in kept.items()}
+def _account_values(values: Mapping[str, str]) -> dict[str, str]:
+    return {f"account:{name}": value for name, value in values.items()}
 
 
 def _authorization_faults(connector: Connector, sample: Sample, values: Mapping[str, str]) -> Iterator[str]:
-    """The way out, and back."""
-    made = connector.authorize(values, state=STATE, verifier=PKCE_VERIFIER, scopes=connector.scopes)
-    if made != sample.authorize:
-        yield f"authorize: is {made}"
+    """Yield differences in the OAuth 2.0 flow: authorization request, callback, code exchange."""
+    url = connector.authorize(values, state=STATE, verifier=PKCE_VERIFIER, scopes=connector.scopes)
+    if url != sample.authorize:
+        yield f"authorize: is {url}"
     flow = connector.connect.oauth2
     if flow is None:
         return
-    wanted = flow.callback
-    if (wanted.issuer or wanted.hmac or wanted.same or wanted.keep) and not sample.callback:
-        yield "callback: missing: what comes back is checked, or kept"
+    rules = flow.callback
+    if (rules.issuer or rules.hmac or rules.same or rules.keep) and not sample.callback:
+        yield "callback: missing: add a sample, because the callback is checked or stored"
     if sample.callback:
         yield from _callback_faults(connector, sample.callback, values)
     yield from request_faults("exchange", sample.exchange, lambda: _exchange_request(connector, values))
@@ -127,27 +128,28 @@ def _authorization_faults(connector: Connector, sample: Sample, values: Mapping[
 
 
 def _exchange_request(connector: Connector, values: Mapping[str, str]) -> ProviderRequest:
-    assert connector.oauth2  # noqa: S101 -- the caller has looked
+    assert connector.oauth2  # noqa: S101 -- checked by the caller
     return connector.exchange(values, code=CODE + connector.oauth2.callback.strip, verifier=PKCE_VERIFIER)
 
 
 def _client_authentication_faults(
     connector: Connector, client: ClientSample | None, values: Mapping[str, str]
 ) -> Iterator[str]:
-    """An app with other characters in its id and secret than those of all other samples."""
+    """Yield differences for an app with special characters in its id and secret."""
     if client is None:
-        yield "client: missing: how an id and a secret with other characters are sent"
+        yield "client: missing: add an id and a secret with special characters"
         return
+    # Special characters show whether id and secret are form-encoded.
     special = {**values, "client_id": client.id, "client_secret": client.secret}
-    made = _exchange_request(connector, special).headers.get("Authorization", "")
-    if made != client.authorization:
-        yield f"client.authorization: is {made!r}"
+    authorization = _exchange_request(connector, special).headers.get("Authorization", "")
+    if authorization != client.authorization:
+        yield f"client.authorization: is {authorization!r}"
 
 
 def _oauth1_faults(
     flow: OAuth1Flow, connector: Connector, sample: Sample, values: Mapping[str, str]
 ) -> Iterator[str]:
-    """The way out of OAuth 1.0a, which begins with a request of ours, and the way back."""
+    """Yield differences in the OAuth 1.0a flow, which begins with a request of the hub."""
     request = RequestToken(*REQUEST_TOKEN)
     yield from request_faults(
         "request_token", sample.request_token, lambda: flow.request_token_request(values, state=STATE)
@@ -163,76 +165,81 @@ def _oauth1_faults(
 
 
 def _request_token_faults(flow: OAuth1Flow, sample: Sample) -> Iterator[str]:
-    """What the answers to the first leg mean."""
-    if not any(each.token for each in sample.requested):
-        yield "requested: none gives a request token"
-    if not any(each.refused for each in sample.requested):
-        yield "requested: none is an error"
-    for answer in sample.requested:
-        where = f"requested: {answer.name}"
+    """Yield differences in the meaning of responses to the first leg."""
+    if not any(sample_response.token for sample_response in sample.requested):
+        yield "requested: missing: add a response with a request token"
+    if not any(sample_response.refused for sample_response in sample.requested):
+        yield "requested: missing: add a response with an error"
+    for sample_response in sample.requested:
+        location = f"requested: {sample_response.name}"
         try:
-            made = flow.parse_request_token(answer.to_answer())
+            request_token = flow.parse_request_token(sample_response.to_answer())
         except (ProviderUnavailable, ProviderRejected) as error:
-            yield from _error_faults(where, error, answer.refused, answer.code)
+            yield from _error_faults(location, error, sample_response.refused, sample_response.code)
         else:
-            if answer.refused:
-                yield f"{where}: is taken"
-            elif (made.token, made.secret) != (answer.token, answer.secret):
-                yield f"{where}: the token is {made.token!r}, its secret {made.secret!r}"
+            if sample_response.refused:
+                yield f"{location}: is accepted"
+            elif (request_token.token, request_token.secret) != (
+                sample_response.token,
+                sample_response.secret,
+            ):
+                yield f"{location}: the token is {request_token.token!r}, its secret {request_token.secret!r}"
 
 
 def _callback_faults(
     connector: Connector, sample: CallbackSample, values: Mapping[str, str]
 ) -> Iterator[str]:
     try:
-        kept = connector.validate_callback(parse_qsl(sample.query, keep_blank_values=True), values)
-        if kept != sample.kept:
-            yield f"callback.kept: is {kept}"
+        stored = connector.validate_callback(parse_qsl(sample.query, keep_blank_values=True), values)
+        if stored != sample.kept:
+            yield f"callback.kept: is {stored}"
     except InterlinkError as error:
-        yield f"callback.query: is refused: {error}"
+        yield f"callback.query: is rejected: {error}"
     for position, query in enumerate(sample.refused):
         try:
             connector.validate_callback(parse_qsl(query, keep_blank_values=True), values)
-            yield f"callback.refused.{position}: is taken"
+            yield f"callback.refused.{position}: is accepted"
         except ProviderRejected:
             continue
 
 
 def _token_response_faults(
-    granted: Callable[[ProviderResponse], TokenResponse], sample: Sample, person_in: Callable[[Any], str]
+    parse: Callable[[ProviderResponse], TokenResponse], sample: Sample, person_in: Callable[[Any], str]
 ) -> Iterator[str]:
-    """What the token endpoint's answers mean."""
-    if not any(each.tokens or each.others for each in sample.answers):
-        yield "answers: none gives tokens"
-    if not any(each.refused for each in sample.answers):
-        yield "answers: none is an error"
-    for answer in sample.answers:
-        where = f"answers: {answer.name}"
+    """Yield differences in the meaning of the token endpoint's responses."""
+    if not any(answer.tokens or answer.others for answer in sample.answers):
+        yield "answers: missing: add a response with tokens"
+    if not any(answer.refused for answer in sample.answers):
+        yield "answers: missing: add a response with an error"
+    for sample_response in sample.answers:
+        location = f"answers: {sample_response.name}"
         try:
-            made = granted(answer.to_answer())
+            result = parse(sample_response.to_answer())
         except (ProviderUnavailable, ProviderRejected) as error:
-            yield from _error_faults(where, error, answer.refused, answer.code)
+            yield from _error_faults(location, error, sample_response.refused, sample_response.code)
         else:
-            if answer.refused:
-                yield f"{where}: is taken"
-            elif _as_sample_tokens(made.tokens) != answer.tokens:
-                yield f"{where}: tokens are {_as_sample_tokens(made.tokens)}"
-            elif {name: _as_sample_tokens(each) for name, each in made.others.items()} != answer.others:
-                yield f"{where}: others are {dict(made.others)}"
-            elif (person := person_in(made.document)) != answer.person:
-                yield f"{where}: person is {person!r}"
+            if sample_response.refused:
+                yield f"{location}: is accepted"
+            elif _as_sample_tokens(result.tokens) != sample_response.tokens:
+                yield f"{location}: tokens are {_as_sample_tokens(result.tokens)}"
+            elif {
+                name: _as_sample_tokens(tokens) for name, tokens in result.others.items()
+            } != sample_response.others:
+                yield f"{location}: others are {dict(result.others)}"
+            elif (person := person_in(result.document)) != sample_response.person:
+                yield f"{location}: person is {person!r}"
 
 
 def _error_faults(
-    where: str, error: ProviderUnavailable | ProviderRejected, wanted: str | None, code: str
+    location: str, error: ProviderUnavailable | ProviderRejected, expected: str | None, code: str
 ) -> Iterator[str]:
-    """Whether an answer was refused as the sample says."""
-    kind = _ERROR_NAMES[type(error)]
+    """Yield a fault if a response was not rejected as the sample says."""
+    name = _ERROR_NAMES[type(error)]
     if isinstance(error, ProviderUnavailable):
-        if wanted != kind:
-            yield f"{where}: is {kind}"
-    elif (kind, error.code) != (wanted, code):
-        yield f"{where}: is {kind} {error.code!r}"
+        if expected != name:
+            yield f"{location}: is {name}"
+    elif (name, error.code) != (expected, code):
+        yield f"{location}: is {name} {error.code!r}"
 
 
 def _as_sample_tokens(tokens: Tokens | None) -> SampleTokens | None:
@@ -248,7 +255,7 @@ def _as_sample_tokens(tokens: Tokens | None) -> SampleTokens | None:
 
 
 def _token_request_faults(connector: Connector, sample: Sample, values: Mapping[str, str]) -> Iterator[str]:
-    """What is asked for with the tokens."""
+    """Yield differences in the requests for a long-lived token, refresh and revocation."""
     values = {**values, **TOKENS}
     if connector.connect.oauth2:
         yield from request_faults("longer", sample.longer, lambda: connector.long_lived_request(values))
@@ -261,145 +268,109 @@ def _account_faults(connector: Connector, sample: Sample, values: Mapping[str, s
     account = connector.connect.account
     if account is None or sample.account is None:
         if account or sample.account:
-            yield "account: missing: whose account it is" if account else "account: the manifest has none"
+            yield "account: missing: add a sample" if account else "account: the manifest has none"
         return
-    answer = sample.account.to_answer()
-    asked = account.call
+    response = sample.account.to_answer()
+    call = account.call
     yield from request_faults(
         "account.request",
         sample.account.request,
-        lambda: connector.request(asked, {**values, **TOKENS}) if asked else None,
+        lambda: connector.request(call, {**values, **TOKENS}) if call else None,
     )
     try:
         document = (
-            connector.parse_api_response(answer)
+            connector.parse_api_response(response)
             if account.call
-            else connector.parse_token_response(answer).document
+            else connector.parse_token_response(response).document
         )
-        made = connector.parse_account(account, document)
+        identity = connector.parse_account(account, document)
         if account.person_in == "account":
-            made = replace(made, person=connector.parse_person(document, token=None))
-        yield from _identity_faults("account.whose", made, sample.account.whose)
+            identity = replace(identity, person=connector.parse_person(document, token=None))
+        yield from _identity_faults("account.whose", identity, sample.account.whose)
     except InterlinkError as error:
-        yield f"account: is refused: {error}"
+        yield f"account: is rejected: {error}"
 
 
-def _identity_faults(where: str, made: AccountIdentity, wanted: SampleAccount) -> Iterator[str]:
-    shown = SampleAccount(
-        id=made.id, label=made.label, url=made.url, kept=dict(made.kept), person=made.person
+def _identity_faults(location: str, identity: AccountIdentity, expected: SampleAccount) -> Iterator[str]:
+    actual = SampleAccount(
+        id=identity.id,
+        label=identity.label,
+        url=identity.url,
+        kept=dict(identity.attributes),
+        person=identity.person,
     )
-    if shown != wanted:
-        yield f"{where}: is {shown.model_dump(exclude_defaults=True)}"
+    if actual != expected:
+        yield f"{location}: is {actual.model_dump(exclude_defaults=True)}"
 
 
 def _resource_faults(connector: Connector, sample: Sample, values: Mapping[str, str]) -> Iterator[str]:
-    choices, wanted = connector.connect.choices, sample.choices
-    if choices is None or wanted is None:
-        if choices or wanted:
-            yield (
-                "choices: missing: what there is to choose of"
-                if choices
-                else "choices: the manifest has none"
-            )
+    choices, expected = connector.connect.choices, sample.choices
+    if choices is None or expected is None:
+        if choices or expected:
+            yield ("choices: missing: add a sample" if choices else "choices: the manifest has none")
         return
     yield from request_faults(
-        "choices.request", wanted.request, lambda: connector.request(choices.call, {**values, **TOKENS})
+        "choices.request", expected.request, lambda: connector.request(choices.call, {**values, **TOKENS})
     )
     try:
-        found = connector.parse_resources(connector.parse_api_response(wanted.to_answer()))
+        resources = connector.parse_resources(connector.parse_api_response(expected.to_answer()))
     except InterlinkError as error:
-        yield f"choices: is refused: {error}"
+        yield f"choices: is rejected: {error}"
         return
-    shown = tuple(SampleResource(id=each.id, label=each.label, kept=dict(each.kept)) for each in found)
-    if shown != wanted.found:
-        yield f"choices.found: is {[each.model_dump() for each in shown]}"
+    actual = tuple(
+        SampleResource(id=resource.id, label=resource.label, kept=dict(resource.attributes))
+        for resource in resources
+    )
+    if actual != expected.found:
+        yield f"choices.found: is {[resource.model_dump() for resource in actual]}"
 
 
 def _manual_credentials_faults(connector: Connector, sample: Sample) -> Iterator[str]:
-    for name in sorted(sample.entered.keys() - connector.entered.keys()):
+    for name in sorted(sample.entered.keys() - connector.manual_credentials.keys()):
         yield f"entered.{name}: the manifest has none"
-    for name, kind in connector.entered.items():
-        wanted = sample.entered.get(name)
-        if wanted is None:
-            yield f"entered.{name}: missing"
+    for name, kind in connector.manual_credentials.items():
+        expected = sample.entered.get(name)
+        if expected is None:
+            yield f"entered.{name}: missing: add a sample"
             continue
-        yield from (f"entered.{name}.{fault}" for fault in _manual_credential_faults(connector, kind, wanted))
+        yield from (
+            f"entered.{name}.{fault}" for fault in _manual_credential_faults(connector, kind, expected)
+        )
 
 
 def _manual_credential_faults(
-    connector: Connector, kind: ManualCredential, wanted: ManualCredentialSample
+    connector: Connector, kind: ManualCredential, expected: ManualCredentialSample
 ) -> Iterator[str]:
     try:
-        values = manual_credential_values(kind, wanted.fields)
+        values = manual_credential_values(kind, expected.fields)
     except ProviderRejected as error:
         yield f"fields: {error.detail}"
         return
-    for name in sorted(wanted.fields.keys() - kind.fields.keys()):
+    for name in sorted(expected.fields.keys() - kind.fields.keys()):
         yield f"fields.{name}: the manifest has none"
     account = kind.account
     call = account.call if account else None
     if account is None or call is None:
-        if wanted.request or wanted.whose:
-            yield "request: it is tried out by a login"
+        if expected.request or expected.whose:
+            yield "request: a login tests it: remove request and whose"
         return
     api = kind.api or connector.api
-    yield from request_faults("request", wanted.request, lambda: connector.request(call, values, api))
+    yield from request_faults("request", expected.request, lambda: connector.request(call, values, api))
     try:
-        found = connector.parse_account(
-            account, connector.parse_api_response(wanted.to_answer(), api), values
+        identity = connector.parse_account(
+            account, connector.parse_api_response(expected.to_answer(), api), values
         )
-        if wanted.whose is None:
-            yield "whose: missing"
+        if expected.whose is None:
+            yield "whose: missing: add the expected account"
         else:
-            yield from _identity_faults("whose", found, wanted.whose)
+            yield from _identity_faults("whose", identity, expected.whose)
     except InterlinkError as error:
-        yield f"body: is refused: {error}"
-    if not wanted.refused:
-        yield "refused: missing: what the platform answers to a wrong one"
-    for position, answer in enumerate(wanted.refused):
+        yield f"body: is rejected: {error}"
+    if not expected.refused:
+        yield "refused: missing: add the provider's response to a wrong one"
+    for position, answer in enumerate(expected.refused):
         try:
             connector.parse_account(account, connector.parse_api_response(answer.to_answer(), api), values)
-            yield f"refused.{position}: is taken"
+            yield f"refused.{position}: is accepted"
         except InterlinkError:
             continue
-
-
-def request_faults(
-    where: str, wanted: SampleRequest | None, make: Callable[[], ProviderRequest | None]
-) -> Iterator[str]:
-    """The parts of the request that is made which are not as the sample says."""
-    try:
-        made = make()
-    except InterlinkError as error:
-        yield f"{where}: cannot be made: {error}"
-        return
-    if made is None or wanted is None:
-        if made:
-            yield f"{where}: missing: {made.method} {made.url}"
-        elif wanted:
-            yield f"{where}: the manifest makes no such request"
-        return
-    headers, signed = _split_oauth1_header(made.headers) if wanted.signed else (made.headers, {})
-    shown = {
-        "method": (wanted.method, made.method),
-        "url": (wanted.url, made.url),
-        "headers": (_lowercase_names(wanted.headers), _lowercase_names(headers)),
-        "signed": (wanted.signed, signed),
-        "body": (wanted.body, made.body.decode()),
-    }
-    for part, (expected, is_) in shown.items():
-        if expected != is_:
-            yield f"{where}.{part}: is {is_!r}"
-
-
-def _split_oauth1_header(headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The other headers, and the parameters of `Authorization: OAuth` that are the same each time."""
-    others = dict(headers)
-    scheme, _, listed = others.pop("Authorization", "").partition(" ")
-    pairs = (each.partition("=") for each in listed.split(", ")) if scheme == "OAuth" else ()
-    named = {unquote(name): unquote(value.strip('"')) for name, _, value in pairs}
-    return others, {name: value for name, value in named.items() if name not in _PER_REQUEST_PARAMETERS}
-
-
-def _lowercase_names(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}

@@ -1,7 +1,7 @@
-"""`connect.yaml` beside a manifest: the samples that prove its `connect` and its `watches`.
+"""The models of `connect.yaml`: samples that prove a manifest's `connect` and its `watches`.
 
-They have the requests that are made, to the letter, and answers of the platform with what they mean. The app,
-the tokens and the address of the hub are always those of `VALUES` and `TOKENS`.
+They contain the exact requests, and responses of the provider with their meaning. The app, the tokens and the
+hub's URL are always those of `VALUES` and `TOKENS`.
 """
 
 from collections.abc import Mapping
@@ -12,20 +12,21 @@ import yaml
 from pydantic import Field, ValidationError
 
 from shared.contracts.errors import Misconfigured
+from shared.manifests.base import ManifestModel
 from shared.manifests.connect_models import SettingName
 from shared.manifests.registry import load_yaml
-from shared.manifests.schemes import ManifestModel
-from shared.wire.oauth import JSON_CONTENT_TYPE, ProviderResponse
+from shared.wire.bodies import JSON_CONTENT_TYPE
+from shared.wire.provider_http import ProviderResponse
 
 SAMPLES: Final = "connect.yaml"
 STATE: Final = "state-1"
 CODE: Final = "code-1"
 PKCE_VERIFIER: Final = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
-"""Of RFC 7636, appendix B."""
+"""From RFC 7636, appendix B."""
 REQUEST_TOKEN: Final = ("request-1", "request-secret-1")
 """The request token of OAuth 1.0a, and its secret."""
 OAUTH1_VERIFIER: Final = "verifier-1"
-"""The verifier of OAuth 1.0a, which comes back to the hub."""
+"""The verifier of OAuth 1.0a in the callback."""
 VALUES: Final[Mapping[str, str]] = {
     "client_id": "client-id",
     "client_secret": "client-secret",
@@ -37,9 +38,9 @@ ErrorName = Literal["Refused", "ConsentGone", "ClientRefused", "PlatformBusy"]
 
 
 class SampleRequest(ManifestModel):
-    """A request as it is sent. Names of headers may be written in any case.
+    """A request as it is sent. Header names may be written in any case.
 
-    `signed` are the parameters of the header `Authorization: OAuth`, but for those that are new each time:
+    `signed` are the parameters of the header `Authorization: OAuth`, without those that differ each time:
     nonce, time and signature.
     """
 
@@ -51,20 +52,22 @@ class SampleRequest(ManifestModel):
 
 
 class SampleResponse(ManifestModel):
-    """What a platform answers; JSON where no header says otherwise."""
+    """A response of the provider; JSON unless a header says otherwise."""
 
     status: int = 200
     headers: dict[str, str] = Field(default_factory=dict)
     body: str = ""
 
     def to_answer(self) -> ProviderResponse:
-        """As the hub gets it."""
-        told = {name.lower(): value for name, value in self.headers.items()}
-        return ProviderResponse(self.status, {"content-type": JSON_CONTENT_TYPE, **told}, self.body.encode())
+        """Return the response as the hub receives it."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        return ProviderResponse(
+            self.status, {"content-type": JSON_CONTENT_TYPE, **headers}, self.body.encode()
+        )
 
 
 class SampleTokens(ManifestModel):
-    """The tokens of an answer; what is not there is left out."""
+    """The tokens of a response; missing ones are left out."""
 
     access_token: str
     refresh_token: str = ""
@@ -74,7 +77,7 @@ class SampleTokens(ManifestModel):
 
 
 class TokenSample(SampleResponse):
-    """An answer of the token endpoint: the tokens that it gives, or the error that it means and its code."""
+    """A response of the token endpoint: its tokens, or its error and the error's code."""
 
     name: str
     tokens: SampleTokens | None = None
@@ -82,11 +85,11 @@ class TokenSample(SampleResponse):
     refused: ErrorName | None = None
     code: str = ""
     person: str = ""
-    """Who the tokens act for, where `account.person` is in this answer."""
+    """The person that the tokens act for, if `account.person` selects from this response."""
 
 
 class RequestTokenSample(SampleResponse):
-    """An answer to OAuth 1.0a's first leg: the request token, or the error that it means and its code."""
+    """A response to the first leg of OAuth 1.0a: the request token, or the error and its code."""
 
     name: str
     token: str = ""
@@ -96,7 +99,7 @@ class RequestTokenSample(SampleResponse):
 
 
 class ClientSample(ManifestModel):
-    """An app whose id and secret have other characters than letters, and how HTTP Basic carries them."""
+    """An app with special characters in its id and secret, and its HTTP Basic header."""
 
     id: str
     secret: str
@@ -104,7 +107,7 @@ class ClientSample(ManifestModel):
 
 
 class SampleAccount(ManifestModel):
-    """The account that an answer is about."""
+    """The account that a response describes."""
 
     id: str
     label: str
@@ -114,14 +117,14 @@ class SampleAccount(ManifestModel):
 
 
 class AccountSample(SampleResponse):
-    """Whose account it is. Without a request, the body is the token endpoint's answer."""
+    """The account's response. Without a request, the body is the token endpoint's response."""
 
     request: SampleRequest | None = None
     whose: SampleAccount
 
 
 class SampleResource(ManifestModel):
-    """One place that may be chosen."""
+    """A resource of an account."""
 
     id: str
     label: str
@@ -129,14 +132,14 @@ class SampleResource(ManifestModel):
 
 
 class ResourcesSample(SampleResponse):
-    """What there is to choose of."""
+    """The resources that a user can select."""
 
     request: SampleRequest
     found: tuple[SampleResource, ...]
 
 
 class CallbackSample(ManifestModel):
-    """The parameters that come back to the hub, what is kept of them, and some that are refused."""
+    """The callback's parameters, those that are stored, and queries that are rejected."""
 
     query: str
     kept: dict[str, str] = Field(default_factory=dict)
@@ -144,7 +147,7 @@ class CallbackSample(ManifestModel):
 
 
 class ManualCredentialSample(SampleResponse):
-    """A credential that somebody enters. One that is tried out by a login has its fields only."""
+    """Manual credentials. Credentials that a login tests have only `fields`."""
 
     fields: dict[str, str]
     request: SampleRequest | None = None
@@ -153,21 +156,21 @@ class ManualCredentialSample(SampleResponse):
 
 
 class PreliminaryRequestSample(SampleResponse):
-    """What is asked for first, and what is kept of its answer."""
+    """A preliminary request, and the values stored from its response."""
 
     request: SampleRequest
     kept: dict[SettingName, str]
 
 
 class SubscriptionResultSample(SampleResponse):
-    """The answer that made or renewed a watch: what is kept of it, and its end in UTC, where it says one."""
+    """The response that created or renewed a subscription: its stored values, and its expiry in UTC."""
 
     kept: dict[SettingName, str] = Field(default_factory=dict)
     ends: str = ""
 
 
 class SubscriptionSample(ManifestModel):
-    """A watch: its requests, and the answers to them. What `resource` leaves out is as its example."""
+    """The requests of a provider subscription, and their responses. `resource` defaults to the examples."""
 
     resource: dict[SettingName, str] = Field(default_factory=dict)
     before: PreliminaryRequestSample | None = None
@@ -177,11 +180,11 @@ class SubscriptionSample(ManifestModel):
     renewed: SubscriptionResultSample | None = None
     cancel: SampleRequest | None = None
     refused: tuple[SampleResponse, ...] = ()
-    """Answers to `create` that made nothing."""
+    """Responses to `create` that created nothing."""
 
 
 class Sample(ManifestModel):
-    """`connect.yaml`."""
+    """The content of `connect.yaml`."""
 
     request_token: SampleRequest | None = None
     requested: tuple[RequestTokenSample, ...] = ()
@@ -202,11 +205,11 @@ class Sample(ManifestModel):
 
 
 def read_sample(folder: Path) -> Sample:
-    """The folder's samples. Raises `Misconfigured`."""
+    """Read a folder's samples. Raises `Misconfigured`."""
     try:
         return Sample.model_validate(load_yaml((folder / SAMPLES).read_text("utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{SAMPLES}: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        fault = error.errors()[0]
-        raise Misconfigured(f"{SAMPLES}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        item = error.errors()[0]
+        raise Misconfigured(f"{SAMPLES}: {'.'.join(map(str, item['loc']))}: {item['msg']}") from None

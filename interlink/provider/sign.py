@@ -1,4 +1,4 @@
-"""A request as a platform would send it, signed: to try an endpoint by hand."""
+"""Signs a request as a provider does, to try an endpoint by hand."""
 
 import re
 import shlex
@@ -11,23 +11,19 @@ from uuid import uuid4
 
 from shared.contracts.envelope import JSON_CONTENT_TYPE
 from shared.contracts.errors import Malformed, Misconfigured, Rejected
-from shared.manifests.fixtures import (
-    SchemeSigner,
-    default_settings,
-    read_fixture,
-    scheme_signers,
-    settings_with_secret,
-    signer_from_private_key,
-)
+from shared.manifests.fixtures import default_settings, read_fixture, settings_with_secret
 from shared.manifests.models import WebhookSpec
 from shared.manifests.registry import Provider
+from shared.manifests.scheme_signers import SchemeSigner, scheme_signers, signer_from_private_key
 from shared.manifests.schemes import JwtScheme, KeyPairScheme, SchemeSpec
-from shared.verification.request import Headers, InboundRequest, SourceTemplate
+from shared.verification.request import Headers, InboundRequest
 from shared.verification.scheme import VerificationResult
+from shared.verification.sources import replace_source
+from shared.verification.template import SourceTemplate
 from shared.wire.bodies import FORM_CONTENT_TYPE
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080/api/webhooks/{provider}/ENDPOINT_ID"
-"""Where the request goes when nobody says: the hub as `interlink up` starts it."""
+"""Default URL of the request: the hub as `interlink up` starts it."""
 
 _HEADER: Final = re.compile(r"\s*([A-Za-z0-9_-]+)\s*:\s*([^\x00-\x1f\x7f]*?)\s*")
 _SETTING: Final = re.compile(r"([a-z][a-z0-9_]*)=(.*)", re.DOTALL)
@@ -44,10 +40,10 @@ _CONTENT_TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class SignOptions:
-    """What to sign. `file` is a body, or a fixture's folder; `event` what the platform calls the event.
+    """What to sign. `file` is a body or a fixture's folder; `event` is the provider's name of the event.
 
-    `headers` are `name: value`, `settings` are `name=value`. `secret` may be `@file`; empty: one is made.
-    `way` is the position or the name of a way of signing; empty: the first that can sign this request.
+    `headers` are `name: value`, `settings` are `name=value`. `secret` may be `@file`; '' generates one. `way`
+    is the position or the name of a signature scheme; '' means the first that can sign this request.
     """
 
     file: Path
@@ -57,161 +53,165 @@ class SignOptions:
     settings: Sequence[str] = ()
     query: str = ""
     url: str = ""
-    way: str = ""
+    scheme: str = ""
     method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SigningResult:
-    """A signed request, the file that has its body (None: signing changed the body), and notes."""
+    """A signed request, the file with its body (None if signing changed the body), and notes."""
 
     request: InboundRequest
     file: Path | None
     notes: tuple[str, ...]
 
 
-def sign(provider: Provider, wanted: SignOptions, now: float) -> SigningResult:
-    """Sign what is wanted. Raises `Misconfigured`, which says what is missing or cannot be."""
+def sign(provider: Provider, options: SignOptions, now: float) -> SigningResult:
+    """Sign a request. Raises `Misconfigured`, which says what is missing or cannot be signed."""
     webhook = provider.manifest.webhook
     if webhook is None or provider.definition is None:
         raise Misconfigured(f"{provider.id} has no webhooks")
-    plain, file = _request(provider, webhook, wanted)
+    unsigned, file = _request(provider, webhook, options)
     notes: list[str] = []
     reasons: list[str] = []
-    for declared, signing in _candidates(provider, webhook, wanted):
-        what = declared.name or declared.scheme
-        remote = _key_location(declared)
-        if remote:
+    for spec, signer in _candidates(provider, webhook, options):
+        title = spec.name or spec.scheme
+        key_location = _key_location(spec)
+        if key_location:
             reasons.append(
-                f"{what}: only {provider.manifest.name} can sign: its key is fetched from {remote}"
+                f"{title}: only {provider.manifest.name} can sign: the key is fetched from {key_location}"
             )
             continue
-        if not wanted.url and _USES_URL.search(declared.model_dump_json(by_alias=True)):
-            reasons.append(f"{what}: the address is signed: say which with --url")
+        # A signature over the default URL would never verify.
+        if not options.url and _USES_URL.search(spec.model_dump_json(by_alias=True)):
+            reasons.append(f"{title}: the URL is signed: name it with --url")
             continue
         try:
-            signed = _signed(provider, plain, signing, now)
+            signed = _signed(provider, unsigned, signer, now)
         except Rejected as error:
-            reasons.append(f"{what}: {error}")
+            reasons.append(f"{title}: {error}")
             continue
-        if isinstance(declared, KeyPairScheme):
-            notes.append(f"public key to enter at the endpoint as its secret: {signing.secret}")
-        elif not wanted.secret:
-            notes.append(f"secret to enter at the endpoint, made now: {signing.secret}")
-        notes += _describe(provider, signed, what)
-        return SigningResult(signed, file if file and signed.body == plain.body else None, tuple(notes))
-    if provider.definition.handshake(plain):
-        return SigningResult(plain, file, tuple(_describe(provider, plain, "")))
-    raise Misconfigured("; ".join(reasons) or "no way of signing is called so: see --way")
+        if isinstance(spec, KeyPairScheme):
+            notes.append(f"public key, to enter as the endpoint's secret: {signer.secret}")
+        elif not options.secret:
+            notes.append(f"generated secret, to enter at the endpoint: {signer.secret}")
+        notes += _describe(provider, signed, title)
+        return SigningResult(signed, file if file and signed.body == unsigned.body else None, tuple(notes))
+    if provider.definition.handshake(unsigned):
+        return SigningResult(unsigned, file, tuple(_describe(provider, unsigned, "")))
+    raise Misconfigured("; ".join(reasons) or "no such signature scheme: see --way")
 
 
 def _candidates(
-    provider: Provider, webhook: WebhookSpec, wanted: SignOptions
+    provider: Provider, webhook: WebhookSpec, options: SignOptions
 ) -> Iterator[tuple[SchemeSpec, SchemeSigner]]:
-    """The ways that may sign, each with its keys."""
-    if wanted.way and wanted.way not in _scheme_names(webhook):
-        raise Misconfigured(f"--way {wanted.way}: one of {', '.join(_scheme_names(webhook))}")
-    secret = _read_secret(wanted.secret)
-    made = scheme_signers(provider) if not secret else []
-    for position, declared in enumerate(webhook.verification):
-        if wanted.way and wanted.way not in (str(position), declared.name):
+    """Yield the schemes that may sign, each with its signer."""
+    if options.scheme and options.scheme not in _scheme_names(webhook):
+        raise Misconfigured(f"--way {options.scheme}: use one of {', '.join(_scheme_names(webhook))}")
+    secret = _read_secret(options.secret)
+    # Generate keys only without a secret: RSA keys are slow.
+    generated = scheme_signers(provider) if not secret else []
+    for position, spec in enumerate(webhook.verification):
+        if options.scheme and options.scheme not in (str(position), spec.name):
             continue
         if not secret:
-            yield declared, made[position]
+            yield spec, generated[position]
             continue
         assert provider.definition  # noqa: S101 -- see sign
-        way = provider.definition.schemes[position]
-        if isinstance(declared, KeyPairScheme) and not declared.keys:
+        scheme = provider.definition.schemes[position]
+        if isinstance(spec, KeyPairScheme) and not spec.keys:
             try:
-                yield declared, signer_from_private_key(declared, way, secret.encode())
+                yield spec, signer_from_private_key(spec, scheme, secret.encode())
             except Malformed as error:
-                raise Misconfigured(
-                    f"--secret: {declared.scheme} is signed with a key pair: {error}"
-                ) from None
+                raise Misconfigured(f"--secret: {spec.scheme} needs a private key: {error}") from None
         else:
-            yield declared, SchemeSigner(way, secret, secret.encode())
+            yield spec, SchemeSigner(scheme, secret, secret.encode())
 
 
 def _scheme_names(webhook: WebhookSpec) -> list[str]:
     numbers = [str(position) for position in range(len(webhook.verification))]
-    return numbers + [way.name for way in webhook.verification if way.name]
+    return numbers + [scheme.name for scheme in webhook.verification if scheme.name]
 
 
-def _key_location(declared: SchemeSpec) -> str:
-    """Where the key of a way is fetched from; '' for the others."""
-    if not isinstance(declared, KeyPairScheme | JwtScheme) or declared.keys is None:
+def _key_location(spec: SchemeSpec) -> str:
+    """Return where a scheme's key is fetched from; '' if it is not fetched."""
+    if not isinstance(spec, KeyPairScheme | JwtScheme) or spec.keys is None:
         return ""
-    return declared.keys.url if "{" not in declared.keys.url else ", ".join(declared.keys.hosts)
+    return spec.keys.url if "{" not in spec.keys.url else ", ".join(spec.keys.hosts)
 
 
-def _signed(provider: Provider, plain: InboundRequest, signing: SchemeSigner, now: float) -> InboundRequest:
-    """Raises `Rejected` when the request lacks what is signed, or would not be taken."""
+def _signed(provider: Provider, unsigned: InboundRequest, signer: SchemeSigner, now: float) -> InboundRequest:
+    """Return the signed request.
+
+    Raises `Rejected` if the request lacks what is signed, or if an endpoint would reject it.
+    """
     assert provider.definition  # noqa: S101 -- see sign
-    headers, settings = plain.headers, settings_with_secret(signing.secret, plain.settings)
-    address, query = plain.address, plain.query_string
-    request = provider.definition.request(plain.method, address, query, headers, plain.body, settings)
-    signed = signing.sign(request, now)
-    if provider.definition.select_scheme(signed) is not signing.scheme:
-        raise Malformed("the request is not of this way")
-    verdict = signing.scheme.verify(signed, signing.secrets, now)
+    headers, settings = unsigned.headers, settings_with_secret(signer.secret, unsigned.settings)
+    address, query = unsigned.address, unsigned.query_string
+    request = provider.definition.request(unsigned.method, address, query, headers, unsigned.body, settings)
+    signed = signer.sign(request, now)
+    if provider.definition.select_scheme(signed) is not signer.scheme:
+        raise Malformed("the request does not use this scheme")
+    # Never print a request that an endpoint would reject.
+    verdict = signer.scheme.verify(signed, signer.secrets, now)
     if verdict is not VerificationResult.VERIFIED:
-        raise Malformed(f"the request would be refused ({verdict})")
+        raise Malformed(f"the request would be rejected ({verdict})")
     if any(_INVALID_HEADER_BYTES.search(value) for values in signed.headers.values() for value in values):
-        raise Malformed("a header would have characters that headers cannot have")
+        raise Malformed("a header would have characters that are not allowed in headers")
     return signed
 
 
-def _describe(provider: Provider, request: InboundRequest, way: str) -> Iterator[str]:
-    """What the hub takes the request for. Raises `Misconfigured` when it would refuse it."""
+def _describe(provider: Provider, request: InboundRequest, scheme: str) -> Iterator[str]:
+    """Yield what the hub reads in the request. Raises `Misconfigured` if it would reject it."""
     assert provider.definition  # noqa: S101 -- see sign
-    by = f", signed in the way {way}" if way else ", which is not signed"
+    signature = f", signed by the scheme {scheme}" if scheme else ", not signed"
     handshake = provider.definition.handshake(request) or provider.definition.verified_handshake(request)
     if handshake:
-        yield f"a handshake{by}: {handshake.about}"
+        yield f"a handshake{signature}: {handshake.about}"
         return
     try:
         events = provider.definition.events(request)
     except Rejected as error:
-        hint = " (--event and --header say what headers have)" if "header:" in str(error) else ""
-        raise Misconfigured(f"it would be refused: {error}{hint}") from None
-    for arrived in events[:20]:
-        triggers = f" ({', '.join(arrived.triggers)})" if arrived.triggers else ""
-        yield f"the event {provider.id}.{arrived.event}{triggers}{by}"
+        hint = " (set headers with --event and --header)" if "header:" in str(error) else ""
+        raise Misconfigured(f"the hub would reject it: {error}{hint}") from None
+    for webhook_event in events[:20]:
+        triggers = f" ({', '.join(webhook_event.triggers)})" if webhook_event.triggers else ""
+        yield f"the event {provider.id}.{webhook_event.event}{triggers}{signature}"
     if not events:
-        yield f"no event at all{by}"
+        yield f"no event{signature}"
 
 
 def _request(
-    provider: Provider, webhook: WebhookSpec, wanted: SignOptions
+    provider: Provider, webhook: WebhookSpec, options: SignOptions
 ) -> tuple[InboundRequest, Path | None]:
-    """The request without its signature, and the file of its body."""
+    """Return the request without its signature, and the file of its body."""
     assert provider.definition  # noqa: S101 -- see sign
     headers: dict[str, str] = {}
     settings = default_settings(provider)
-    method, query = wanted.method, wanted.query
-    file: Path | None = wanted.file
-    if wanted.file.is_dir():
-        fixture = read_fixture(wanted.file, allow_missing_expected=True)
-        file = next(iter(sorted(wanted.file.glob("body.*"))), None)
+    method, query = options.method, options.query
+    file: Path | None = options.file
+    if options.file.is_dir():
+        fixture = read_fixture(options.file, allow_missing_expected=True)
+        file = next(iter(sorted(options.file.glob("body.*"))), None)
         headers, settings = dict(fixture.headers), {**settings, **fixture.settings}
         method, query = method or fixture.method, query or fixture.query
     body = _read(file) if file else b""
-    headers |= dict(_header(text) for text in wanted.headers)
+    headers |= dict(_header(text) for text in options.headers)
     if body and file:
         headers.setdefault("content-type", _CONTENT_TYPES.get(file.suffix.lower(), JSON_CONTENT_TYPE))
-    settings |= dict(_setting(webhook, text) for text in wanted.settings)
-    parts = urlsplit(wanted.url or DEFAULT_URL.format(provider=provider.id))
+    settings |= dict(_setting(webhook, text) for text in options.settings)
+    parts = urlsplit(options.url or DEFAULT_URL.format(provider=provider.id))
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Misconfigured(f"--url {wanted.url}: an address starts with http:// or https://")
-    query = "&".join(each for each in (parts.query, query.removeprefix("?")) if each)
+        raise Misconfigured(f"--url {options.url}: a URL has to begin with http:// or https://")
+    query = "&".join(part for part in (parts.query, query.removeprefix("?")) if part)
     raw: Headers = {name: [value] for name, value in _raw_headers(headers)}
     address = parts._replace(query="", fragment="").geturl()
     if not query.isascii():
-        raise Misconfigured("--query: only ASCII: write other characters as %XX")
+        raise Misconfigured("--query: not ASCII: write other characters as %XX")
     request = provider.definition.request(
         method.upper() or webhook.methods[0], address, query.encode(), raw, body, settings
     )
-    return _with_delivery(webhook, _with_event(webhook, request, wanted.event)), file
+    return _with_delivery(webhook, _with_event(webhook, request, options.event)), file
 
 
 def _raw_headers(headers: dict[str, str]) -> Iterator[tuple[bytes, bytes]]:
@@ -224,49 +224,51 @@ def _with_event(webhook: WebhookSpec, request: InboundRequest, event: str) -> In
     if not event:
         return request
     for template in webhook.event.source:
-        part = _SINGLE_SOURCE.fullmatch(template)
-        if part:
-            return request.with_part(part[1], event)
-    raise Misconfigured(f"--event: the platform says it in the body: {' or '.join(webhook.event.source)}")
+        source = _SINGLE_SOURCE.fullmatch(template)
+        if source:
+            return replace_source(request, source[1], event)
+    raise Misconfigured(f"--event: the provider sends it in the body: {' or '.join(webhook.event.source)}")
 
 
 def _with_delivery(webhook: WebhookSpec, request: InboundRequest) -> InboundRequest:
-    """With a new id of the delivery, where the platform gives one beside the body and there is none yet."""
+    """Add a new delivery id if the provider sends one outside the body and the request has none."""
     try:
-        there = any(SourceTemplate(template).text(request) for template in webhook.delivery_id)
+        has_id = any(SourceTemplate(template).text(request) for template in webhook.delivery_id)
     except Malformed:
         return request
-    parts = (
-        [] if there else [found for each in webhook.delivery_id if (found := _SINGLE_SOURCE.fullmatch(each))]
+    sources = (
+        []
+        if has_id
+        else [source for template in webhook.delivery_id if (source := _SINGLE_SOURCE.fullmatch(template))]
     )
-    return request.with_part(parts[0][1], str(uuid4())) if parts else request
+    return replace_source(request, sources[0][1], str(uuid4())) if sources else request
 
 
 def _header(text: str) -> tuple[str, str]:
-    found = _HEADER.fullmatch(text)
-    if not found:
+    match = _HEADER.fullmatch(text)
+    if not match:
         raise Misconfigured(f"--header {text!r}: write it as name: value")
-    return found[1].lower(), found[2]
+    return match[1].lower(), match[2]
 
 
 def _setting(webhook: WebhookSpec, text: str) -> tuple[str, str]:
-    found = _SETTING.fullmatch(text)
-    if not found or found[1] not in webhook.settings:
-        known = ", ".join(webhook.settings) or "there are none"
+    match = _SETTING.fullmatch(text)
+    if not match or match[1] not in webhook.settings:
+        known = ", ".join(webhook.settings) or "none"
         raise Misconfigured(f"--setting {text!r}: write it as name=value; names: {known}")
-    return found[1], found[2]
+    return match[1], match[2]
 
 
-def _read_secret(given: str) -> str:
-    if not given.startswith("@"):
-        return given
-    raw = _read(Path(given[1:]))
+def _read_secret(option: str) -> str:
+    if not option.startswith("@"):
+        return option
+    raw = _read(Path(option[1:]))
     try:
         secret = raw.decode().strip()
     except UnicodeDecodeError:
-        raise Misconfigured(f"--secret {given}: it is not text") from None
+        raise Misconfigured(f"--secret {option}: the file is not text") from None
     if not secret:
-        raise Misconfigured(f"--secret {given}: it is empty")
+        raise Misconfigured(f"--secret {option}: the file is empty")
     return secret
 
 
@@ -278,7 +280,7 @@ def _read(file: Path) -> bytes:
 
 
 def curl(signed: SigningResult) -> str:
-    """A command that sends it, for any shell of the Bourne family."""
+    """Return a shell command that sends the request, for any Bourne-like shell."""
     request = signed.request
     lines = [f"curl -sS -i -g -X {request.method} {shlex.quote(request.url)}"]
     for name, values in request.headers.items():
@@ -295,7 +297,7 @@ def curl(signed: SigningResult) -> str:
 
 
 def http(signed: SigningResult) -> bytes:
-    """The same as it goes over the wire."""
+    """Return the request as it is sent over HTTP/1.1."""
     request = signed.request
     parts = urlsplit(request.url)
     target = parts._replace(scheme="", netloc="").geturl() or "/"

@@ -1,10 +1,11 @@
-"""The runner of the samples of watches: where one does another thing than `connect.yaml` says."""
+"""Runs the samples of provider subscriptions and reports what differs from `connect.yaml`."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from interlink.provider.sample_runner import connected_values, request_faults
+from interlink.provider.request_comparison import request_faults
+from interlink.provider.sample_runner import connected_values
 from interlink.provider.samples import Sample, SubscriptionResultSample, SubscriptionSample
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import InterlinkError
@@ -19,112 +20,120 @@ from shared.manifests.subscription_requests import (
 from shared.manifests.subscriptions import SubscriptionSpec
 
 SUBSCRIPTION_ID: Final = "wch_1"
-"""What names the watch for good."""
+"""The permanent name of the subscription."""
 CREATION_ID: Final = "6f1c8a52-0b5e-4c0e-9c5a-2f0f4f0d7a11"
-"""The UUID of the request that makes it."""
+"""The UUID of the creation request."""
 _ENDPOINT_SECRET: Final = "endpoint-secret"  # noqa: S105 -- of samples
 REQUESTED_EXPIRY: Final = datetime(2026, 1, 8, tzinfo=UTC)
-"""The end that is asked for."""
+"""The expiry that is requested."""
 
 
 def endpoint_url(provider: str) -> str:
-    """The address of the endpoint that a watch brings webhooks to."""
+    """Return the URL of the subscription's endpoint."""
     return f"https://hub.example.com/api/webhooks/{provider}/ep_1"
 
 
 def subscription_sample_faults(
     connector: Connector, sample: Sample, watches: tuple[SubscriptionSpec, ...]
 ) -> Iterator[str]:
-    """Where a watch does another thing than its sample says, or has none: a line each."""
-    known = {watch.id: watch for watch in watches}
-    for name in sorted(sample.watches.keys() - known.keys()):
+    """Yield each difference between subscriptions and samples, and each one without a sample."""
+    by_id = {subscription.id: subscription for subscription in watches}
+    for name in sorted(sample.watches.keys() - by_id.keys()):
         yield f"watches.{name}: the manifest has none"
-    for name, watch in known.items():
-        wanted = sample.watches.get(name)
-        if wanted is None:
-            yield f"watches.{name}: missing: its requests, and the answers to them"
+    for name, subscription in by_id.items():
+        expected = sample.watches.get(name)
+        if expected is None:
+            yield f"watches.{name}: missing: add its requests and the responses to them"
             continue
         yield from (
-            f"watches.{name}.{fault}" for fault in _subscription_faults(connector, sample, watch, wanted)
+            f"watches.{name}.{fault}"
+            for fault in _subscription_faults(connector, sample, subscription, expected)
         )
 
 
 def _subscription_faults(
-    connector: Connector, sample: Sample, watch: SubscriptionSpec, wanted: SubscriptionSample
+    connector: Connector, sample: Sample, subscription: SubscriptionSpec, expected: SubscriptionSample
 ) -> Iterator[str]:
     account = connected_values(connector, sample)
-    for name in sorted(wanted.resource.keys() - watch.resource.keys()):
+    for name in sorted(expected.resource.keys() - subscription.resource.keys()):
         yield f"resource.{name}: the manifest has none"
-    examples = {name: each.example or each.default for name, each in watch.resource.items()}
-    resource = {name: text for name, text in {**examples, **wanted.resource}.items() if text}
-    ends = REQUESTED_EXPIRY if watch.lifetime_s else None
+    examples = {name: setting.example or setting.default for name, setting in subscription.resource.items()}
+    resource = {name: text for name, text in {**examples, **expected.resource}.items() if text}
+    expiry = REQUESTED_EXPIRY if subscription.lifetime_s else None
 
     def values(made: Mapping[str, str]) -> dict[str, str]:
-        url = endpoint_url(watch.endpoint or connector.provider) if watch.own_endpoint else ""
-        secret = _ENDPOINT_SECRET if watch.own_endpoint else ""
-        found = subscription_values(SUBSCRIPTION_ID, resource, url=url, secret=secret, made=made, ends=ends)
-        return {**account, **{name: text for name, text in found.items() if text}}
+        url = endpoint_url(subscription.endpoint or connector.provider) if subscription.own_endpoint else ""
+        secret = _ENDPOINT_SECRET if subscription.own_endpoint else ""
+        filled = subscription_values(
+            SUBSCRIPTION_ID, resource, url=url, secret=secret, made=made, ends=expiry
+        )
+        return {**account, **{name: text for name, text in filled.items() if text}}
 
-    yield from _preliminary_faults(connector, watch, wanted, values({}))
-    first = wanted.before.kept if wanted.before else {}
-    creating = {**values({}), **creation_values(CREATION_ID, first)}
-    yield from request_faults("create", wanted.create, lambda: connector.request(watch.create, creating))
-    yield from _result_faults("made", connector, watch, wanted.made)
-    for position, answer in enumerate(wanted.refused):
+    yield from _preliminary_faults(connector, subscription, expected, values({}))
+    preliminary = expected.before.kept if expected.before else {}
+    creation = {**values({}), **creation_values(CREATION_ID, preliminary)}
+    yield from request_faults(
+        "create", expected.create, lambda: connector.request(subscription.create, creation)
+    )
+    yield from _result_faults("made", connector, subscription, expected.made)
+    for position, answer in enumerate(expected.refused):
         try:
             connector.parse_api_response(answer.to_answer())
-            yield f"refused.{position}: is taken"
+            yield f"refused.{position}: is accepted"
         except InterlinkError:
             continue
-    made = values(wanted.made.kept)
-    renew, cancel = watch.renew, watch.cancel
+    made = values(expected.made.kept)
+    renew, cancel = subscription.renew, subscription.cancel
     yield from request_faults(
-        "renew", wanted.renew, lambda: connector.request(renew, made) if renew else None
+        "renew", expected.renew, lambda: connector.request(renew, made) if renew else None
     )
-    if wanted.renewed:
-        yield from _result_faults("renewed", connector, watch, wanted.renewed)
+    if expected.renewed:
+        yield from _result_faults("renewed", connector, subscription, expected.renewed)
     elif renew:
-        yield "renewed: missing: the answer to it"
+        yield "renewed: missing: add the response to it"
     yield from request_faults(
-        "cancel", wanted.cancel, lambda: connector.request(cancel, made) if cancel else None
+        "cancel", expected.cancel, lambda: connector.request(cancel, made) if cancel else None
     )
 
 
 def _preliminary_faults(
-    connector: Connector, watch: SubscriptionSpec, wanted: SubscriptionSample, values: Mapping[str, str]
+    connector: Connector,
+    subscription: SubscriptionSpec,
+    expected: SubscriptionSample,
+    values: Mapping[str, str],
 ) -> Iterator[str]:
-    before = watch.before
-    if before is None or wanted.before is None:
-        if before or wanted.before:
-            yield "before: missing: what is asked for first" if before else "before: the manifest has none"
+    before = subscription.before
+    if before is None or expected.before is None:
+        if before or expected.before:
+            yield "before: missing: add a sample" if before else "before: the manifest has none"
         return
-    asked = before.request
+    request = before.request
     yield from request_faults(
-        "before.request", wanted.before.request, lambda: connector.request(asked, values)
+        "before.request", expected.before.request, lambda: connector.request(request, values)
     )
     try:
-        kept = preliminary_values(before, connector.parse_api_response(wanted.before.to_answer()))
+        stored = preliminary_values(before, connector.parse_api_response(expected.before.to_answer()))
     except InterlinkError as error:
-        yield f"before: is refused: {error}"
+        yield f"before: is rejected: {error}"
         return
-    if kept != wanted.before.kept:
-        yield f"before.kept: is {kept}"
+    if stored != expected.before.kept:
+        yield f"before.kept: is {stored}"
 
 
 def _result_faults(
-    where: str, connector: Connector, watch: SubscriptionSpec, wanted: SubscriptionResultSample
+    location: str, connector: Connector, subscription: SubscriptionSpec, expected: SubscriptionResultSample
 ) -> Iterator[str]:
-    """What is kept of an answer, and when the watch ends by it."""
+    """Yield differences in the values stored from a response, and in the expiry."""
     try:
-        kept = result_values(watch.made, connector.parse_api_response(wanted.to_answer()))
+        stored = result_values(subscription.made, connector.parse_api_response(expected.to_answer()))
     except InterlinkError as error:
-        yield f"{where}: is refused: {error}"
+        yield f"{location}: is rejected: {error}"
         return
-    if kept != wanted.kept:
-        yield f"{where}.kept: is {kept}"
-    end = expiry_of(kept)
-    if kept.get("expires") and end is None:
-        yield f"{where}.kept.expires: {kept['expires']!r} is no time that is known"
-    shown = rfc3339(end) if end else ""
-    if shown != wanted.ends:
-        yield f"{where}.ends: is {shown!r}"
+    if stored != expected.kept:
+        yield f"{location}.kept: is {stored}"
+    expiry = expiry_of(stored)
+    if stored.get("expires") and expiry is None:
+        yield f"{location}.kept.expires: {stored['expires']!r} is not a known time format"
+    shown_expiry = rfc3339(expiry) if expiry else ""
+    if shown_expiry != expected.ends:
+        yield f"{location}.ends: is {shown_expiry!r}"

@@ -1,20 +1,22 @@
-"""Builds the delivery service: fan-out, first attempts, due work, recovery, and the management API."""
+"""The delivery service: fan-out, first attempts, due work, recovery, and the management API."""
 
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-from services.delivery import indexes
 from services.delivery.api.deliveries import DeliveriesApi
 from services.delivery.api.erasures import ErasuresApi
+from services.delivery.api.queue import QueueApi
 from services.delivery.api.recovery import RecoveryApi
 from services.delivery.api.statistics import StatisticsApi
 from services.delivery.api.unmatched import UnmatchedApi
+from services.delivery.api.webhook_preview import PreviewApi
 from services.delivery.api.webhooks import WebhooksApi
 from services.delivery.engine.attempt import Attempter
+from services.delivery.engine.backlog import INDEXES as BACKLOG_INDEXES
 from services.delivery.engine.backlog import Backlog
 from services.delivery.engine.backlog_worker import BacklogWorker
-from services.delivery.engine.endpoint_state import EndpointStates
+from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.fanout import Fanout
 from services.delivery.engine.first_attempts import FirstAttemptHandler
@@ -23,13 +25,21 @@ from services.delivery.engine.results import ResultWriter
 from services.delivery.engine.scheduler import Scheduler
 from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.engine.waiting_reasons import WaitingReasons
-from services.delivery.log import recovery_jobs
+from services.delivery.log.deliveries import INDEXES as DELIVERY_INDEXES
 from services.delivery.log.deliveries import Deliveries
+from services.delivery.log.endpoint_health import INDEXES as HEALTH_INDEXES
+from services.delivery.log.endpoint_health import EndpointHealthRecords
+from services.delivery.log.erasures import INDEXES as ERASURE_INDEXES
 from services.delivery.log.erasures import Erasures
 from services.delivery.log.recovery import Recovery
+from services.delivery.log.recovery_jobs import INDEXES as JOB_INDEXES
 from services.delivery.log.recovery_jobs import RecoveryJobs
+from services.delivery.log.recovery_worker import RecoveryWorker
+from services.delivery.log.statistics import INDEXES as STATISTICS_INDEXES
 from services.delivery.log.statistics import Statistics
+from services.delivery.log.unmatched import INDEXES as UNMATCHED_INDEXES
 from services.delivery.log.unmatched import UnmatchedEventLog
+from services.delivery.log.webhooks import INDEXES as WEBHOOK_INDEXES
 from services.delivery.settings import DeliverySettings
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
 from shared.runtime.egress.client import create_egress_client
@@ -37,75 +47,92 @@ from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {**indexes.INDEXES, **recovery_jobs.INDEXES}
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    **WEBHOOK_INDEXES,
+    **DELIVERY_INDEXES,
+    **HEALTH_INDEXES,
+    **STATISTICS_INDEXES,
+    **BACKLOG_INDEXES,
+    **UNMATCHED_INDEXES,
+    **ERASURE_INDEXES,
+    **JOB_INDEXES,
+}
 
 
 async def build(here: Runtime) -> Service:
-    """The delivery service of this process."""
+    """Build the delivery service of this process. `here` has its connections and identity."""
     settings = load(DeliverySettings)
     client = create_egress_client(settings, max_connections=settings.most_in_flight)
     subscriptions = OutgoingWebhooks(here.mongo, here.configuration, here.vault, here.log)
     deliveries = Deliveries(here.mongo, settings, here.log, instance=here.instance)
+    endpoint_health = EndpointHealthRecords(here.mongo)
     erasures = Erasures(here.mongo, here.configuration, settings, here.log)
     statistics = Statistics(here.mongo, here.log)
     unmatched = UnmatchedEventLog(here.mongo, here.log)
     shares = FairShares()
     backlog = Backlog(
         here.mongo,
-        owned=lambda: (events.assignment[0], {(place.topic, place.partition) for place in events.assigned}),
+        # `events` is built below: it needs the fan-out, which needs the backlog.
+        owned=lambda: (events.assignment[0], {(item.topic, item.partition) for item in events.assigned}),
     )
-    lanes = EndpointStates(deliveries, settings)
+    endpoint_states = EndpointStates(deliveries, endpoint_health, settings)
     attempter = Attempter(client, statistics, here.log)
     health = EndpointHealth(
         subscriptions,
-        deliveries,
+        endpoint_health,
         here.producer,
         here.log,
         suspend_after=timedelta(seconds=settings.condition_suspend_s),
     )
-    results = ResultWriter(deliveries)
-    first = FirstAttemptHandler(
+    results = ResultWriter(deliveries, here.log)
+    first_attempts = FirstAttemptHandler(
         subscriptions,
         deliveries,
         erasures,
-        lanes,
+        endpoint_states,
         attempter,
         health,
         results,
         here.log,
         assignment=lambda: requested.assignment,
-        dead_letter=lambda received, error: requested.dead_letter(received, error),  # noqa: PLW0108 -- below
+        dead_letter=lambda received, error: requested.dead_letter(received, error),  # noqa: PLW0108 -- built below
         shares=shares,
     )
+    # Names above refer to consumers below through lambdas: handler and consumer need each other.
     requested = here.consumer(
-        group="attempt", topics=[DELIVERY_REQUESTED], handler=first.handle, durable=first.saved
+        group="attempt",
+        topics=[DELIVERY_REQUESTED],
+        handler=first_attempts.handle,
+        durable=first_attempts.wait_saved,
     )
     fanout = Fanout(subscriptions, here.producer, backlog, shares, unmatched)
     events = here.consumer(
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
         handler=fanout.handle,
-        durable=backlog.stored,
+        durable=backlog.wait_stored,
     )
 
-    async def attempted(partition: int) -> int:
-        open_at = first.first_open(partition)
-        return await requested.handled_offset(partition) if open_at is None else open_at
+    async def handled_offset(partition: int) -> int:
+        """Return the offset of `delivery.requested` before which every request is in the log."""
+        unsaved = first_attempts.first_unsaved_offset(partition)
+        return await requested.handled_offset(partition) if unsaved is None else unsaved
 
-    drain = BacklogWorker(
+    backlog_worker = BacklogWorker(
         backlog,
         fanout,
         shares,
         here.producer,
         here.log,
         dead_letter=events.dead_letter,
-        handled=attempted,
+        handled_offset=handled_offset,
     )
-    schedule = Scheduler(
+    scheduler = Scheduler(
         subscriptions,
         deliveries,
+        endpoint_health,
         erasures,
-        lanes,
+        endpoint_states,
         attempter,
         health,
         results,
@@ -113,14 +140,16 @@ async def build(here: Runtime) -> Service:
         assignment=lambda: requested.assignment,
     )
     recovery = Recovery(here.mongo, here.producer, settings)
-    work = RecoveryJobs(here.mongo, recovery, here.log)
+    jobs = RecoveryJobs(here.mongo, recovery, here.log)
     management = here.management_app("Interlink delivery")
-    WebhooksApi(subscriptions, deliveries, here.producer, client, settings, here.mongo).mount(management)
-    reasons = WaitingReasons(here.mongo, subscriptions, deliveries)
+    PreviewApi().mount(management)
+    WebhooksApi(subscriptions, deliveries, endpoint_health, here.producer, client, settings).mount(management)
+    QueueApi(subscriptions, here.mongo).mount(management)
+    reasons = WaitingReasons(here.mongo, subscriptions, endpoint_health)
     DeliveriesApi(deliveries, reasons).mount(management)
     StatisticsApi(deliveries, statistics, subscriptions, settings).mount(management)
     ErasuresApi(erasures).mount(management)
-    RecoveryApi(work, recovery, reasons).mount(management)
+    RecoveryApi(jobs, recovery, reasons).mount(management)
     UnmatchedApi(unmatched).mount(management)
     return Service(
         app=management,
@@ -132,11 +161,11 @@ async def build(here: Runtime) -> Service:
             unmatched,
             health,
             results,
-            first,
-            schedule,
-            drain,
+            first_attempts,
+            scheduler,
+            backlog_worker,
             backlog,
-            work,
+            RecoveryWorker(jobs, recovery, here.log),
         ],
         consumers=[events, requested],
     )

@@ -1,42 +1,42 @@
-"""The delivery service's own settings."""
+"""The settings of the delivery service."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from services.delivery.model.flow_control import BreakerPolicy
+from services.delivery.model.circuit_breaker import BreakerPolicy
 from shared.runtime.settings import EgressSettings
 
 
 class DeliverySettings(EgressSettings):
-    """`INTERLINK_*` that only delivery reads."""
+    """`INTERLINK_*` settings that only delivery reads."""
 
     allow_http: bool = False
-    """Whether an outgoing webhook may have a URL without TLS; true in the embedded default."""
+    """Whether outgoing webhooks may have a URL without TLS; true in the embedded default."""
     webhooks_per_workspace: Annotated[int, Field(ge=1, le=100_000)] = 500
     """Outgoing webhooks that a workspace may have."""
     most_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 1_000
-    """Attempts under way at a time in this process, over all outgoing webhooks."""
+    """Attempts in flight at a time in this process, over all outgoing webhooks."""
     breaker_failures: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Failures in a row after which an endpoint gets only probes. A webhook may set these five otherwise."""
+    """Failures in a row after which the circuit of an endpoint opens. A webhook can override these five."""
     breaker_failing_s: Annotated[float, Field(ge=0, le=86_400)] = 30
-    """Seconds that those failures have to last at least."""
+    """Seconds that these failures must last at least."""
     breaker_open_s: Annotated[float, Field(ge=0.1, le=3600)] = 30
     """Seconds before the first probe; each later pause is twice as long."""
     breaker_max_open_s: Annotated[float, Field(ge=0.1, le=3600)] = 60
     """The longest pause between two probes, in seconds."""
     breaker_max_wait_s: Annotated[float, Field(ge=1, le=604_800)] = 600
-    """Seconds, and those of its schedule, that a delivery waits behind an open circuit: then it is dead."""
+    """Seconds beyond its schedule that a delivery waits behind an open circuit before it is dead."""
     condition_suspend_s: Annotated[float, Field(ge=1, le=86_400)] = 600
-    """Seconds over which a condition must exceed its budget, ten times or more, to suspend its webhook."""
+    """Seconds over which a condition must exceed its budget, ten times or more, to disable its webhook."""
     delivered_days: Annotated[int, Field(ge=1, le=365)] = 7
-    """How long the log keeps a delivery that succeeded."""
+    """Days for which the log keeps a successful delivery."""
     dead_letter_days: Annotated[int, Field(ge=1, le=365)] = 30
-    """How long it keeps one that did not."""
+    """Days for which the log keeps any other finished delivery."""
 
     @property
     def breaker(self) -> BreakerPolicy:
-        """The circuit breaker of a webhook that sets nothing otherwise."""
+        """The circuit breaker of a webhook without settings of its own."""
         return BreakerPolicy(
             enabled=True,
             failures=self.breaker_failures,

@@ -1,4 +1,4 @@
-"""Builds the gateway: the bare webhook path beside the management API, behind one port."""
+"""The gateway: the webhook path beside the management API, behind one port."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,15 +6,18 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway.api import event_type_registry
+from services.gateway.api.api_keys import ApiKeysApi
 from services.gateway.api.catalogue import CatalogueApi
+from services.gateway.api.documents import DocumentsApi
 from services.gateway.api.endpoints import EndpointsApi
 from services.gateway.api.event_type_registry import EventTypes
 from services.gateway.api.event_types import EventTypesApi
 from services.gateway.api.executions import ExecutionsApi
-from services.gateway.api.management import MAX_BODY_BYTES, ManagementApi
+from services.gateway.api.incoming_webhooks import IncomingWebhooksApi
+from services.gateway.api.integration_webhooks import IntegrationWebhooksApi
 from services.gateway.api.proxy import ServiceProxy
-from services.gateway.ingest import connected_accounts, endpoints
-from services.gateway.ingest import executions as executions_store
+from services.gateway.api.publish_events import MAX_BODY_BYTES, PublishEventsApi
+from services.gateway.ingest import connected_accounts, endpoints, executions
 from services.gateway.ingest.app_webhooks import PREFIX, alias_provider, app_webhook_targets
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.endpoints import InboundEndpoints
@@ -34,73 +37,78 @@ from shared.runtime.web.body_limit import BodyLimit
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **endpoints.INDEXES,
     **connected_accounts.INDEXES,
-    **executions_store.INDEXES,
+    **executions.INDEXES,
     **event_type_registry.INDEXES,
 }
 _MAX_KEY_FETCHES: Final = 100
-"""Connections to platforms that publish their keys."""
+"""Concurrent connections to hosts that publish public keys."""
 _MAX_KEY_FETCHES_PER_WORKSPACE: Final = 5
-"""Of those, to hosts that one workspace has named."""
+"""Of these, connections to hosts that one workspace named."""
 
 
-async def build(here: Runtime) -> Service:
-    """The gateway of this process."""
+async def build(runtime: Runtime) -> Service:
+    """Build the gateway of this process from its settings."""
     settings = load(GatewaySettings)
     client = create_egress_client(
         settings, max_connections=_MAX_KEY_FETCHES, max_per_workspace=_MAX_KEY_FETCHES_PER_WORKSPACE
     )
-    endpoints = InboundEndpoints(
-        here.mongo, here.configuration, here.vault, here.log, public_base=here.hub.public_base
+    public_base, log = runtime.hub.public_base, runtime.log
+    inbound = InboundEndpoints(
+        runtime.mongo, runtime.configuration, runtime.vault, log, public_base=public_base
     )
-    executions = Executions(here.mongo, settings, here.log)
-    verifier = Verifier(PublishedKeys(client, here.log))
-    apps = Apps(here.mongo, here.configuration, here.vault, here.log)
-    accounts = ConnectedAccounts(here.mongo, here.configuration)
-    addresses = app_webhook_targets(apps, here.hub.public_base)
+    recorder = Executions(runtime.mongo, settings, log)
+    apps = Apps(runtime.mongo, runtime.configuration, runtime.vault, log)
+    accounts = ConnectedAccounts(runtime.mongo, runtime.configuration)
     receiver = Receiver(
         settings,
-        here.configuration,
-        endpoints,
-        addresses,
+        runtime.configuration,
+        inbound,
+        app_webhook_targets(apps, public_base),
         accounts,
-        verifier,
-        executions,
-        here.producer,
-        here.log,
+        Verifier(PublishedKeys(client, log)),
+        recorder,
+        runtime.producer,
+        log,
     )
-    types = EventTypes(here.mongo, here.configuration, here.log)
-    forwarder = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
-    management = here.management_app("Interlink gateway", max_body_bytes=MAX_BODY_BYTES)
-    ManagementApi(
-        endpoints,
-        types,
-        here.keyring,
-        here.mongo.collection(access.COLLECTION),
-        here.producer,
-        public_base=here.hub.public_base,
-        forwarder=forwarder,
-        settings=settings,
-    ).mount(management)
-    EndpointsApi(endpoints, receiver, per_workspace=settings.endpoints_per_workspace).mount(management)
-    ExecutionsApi(endpoints, accounts, executions, here.producer, here.kafka).mount(management)
-    CatalogueApi(endpoints, apps, here.hub.public_base).mount(management)
-    EventTypesApi(types).mount(management)
+    types = EventTypes(runtime.mongo, runtime.configuration, log)
+    proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
+
+    management = runtime.management_app("Interlink gateway", max_body_bytes=MAX_BODY_BYTES)
+    for api in (
+        IncomingWebhooksApi(
+            inbound, public_base=public_base, per_workspace=settings.incoming_webhooks_per_workspace
+        ),
+        PublishEventsApi(types, runtime.producer),
+        ApiKeysApi(
+            runtime.keyring,
+            runtime.mongo.collection(access.COLLECTION),
+            per_workspace=settings.api_keys_per_workspace,
+        ),
+        DocumentsApi(proxy),
+        EndpointsApi(inbound, receiver, per_workspace=settings.endpoints_per_workspace),
+        ExecutionsApi(inbound, accounts, recorder, runtime.producer, runtime.kafka),
+        CatalogueApi(apps, public_base),
+        IntegrationWebhooksApi(inbound, public_base),
+        EventTypesApi(types),
+    ):
+        api.mount(management)
     return Service(
-        app=_dispatch(receiver, management, forwarder),
-        parts=[client, endpoints, apps, executions, types, forwarder],
+        app=_dispatch(receiver, management, proxy),
+        parts=[client, inbound, apps, recorder, types, proxy],
     )
 
 
-def _dispatch(receiver: Receiver, management: ASGIApp, forwarder: ServiceProxy) -> ASGIApp:
-    forward = BodyLimit(forwarder, max_bytes=MAX_BODY_BYTES)
+def _dispatch(receiver: Receiver, management: ASGIApp, proxy: ServiceProxy) -> ASGIApp:
+    """Return the app that gives each path to the webhook path, another service, or the management API."""
+    limited_proxy = BodyLimit(proxy, max_bytes=MAX_BODY_BYTES)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
             if path.startswith(PREFIX):
                 return await receiver(scope, receive, send)
-            if forwarder.handles(path):
-                return await forward(scope, receive, send)
+            if proxy.handles(path):
+                return await limited_proxy(scope, receive, send)
             if alias_provider(path):
                 return await receiver.alias(scope, receive, send)
         return await management(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The gateway's own settings."""
+"""The settings of the gateway."""
 
 from typing import Annotated
 
@@ -8,21 +8,21 @@ from shared.runtime.settings import EgressSettings
 
 
 class GatewaySettings(EgressSettings):
-    """`INTERLINK_*` that the gateway reads."""
+    """The `INTERLINK_*` variables that the gateway reads."""
 
     max_body_bytes: Annotated[int, Field(ge=1024, le=8 * 1024 * 1024)] = 1024 * 1024
-    """The largest body that is taken, in bytes, before and after it is inflated."""
+    """The largest accepted body in bytes, before and after decompression."""
     body_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
-    """How long a request's body may take to arrive."""
+    """The time in which a request's body has to be complete."""
     dedupe_window_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
-    """How long a delivery id is remembered, by this process, where an endpoint does not say it."""
+    """The deduplication window of an endpoint that has none of its own. Each process has its own memory."""
     executions_days: Annotated[int, Field(ge=1, le=90)] = 7
-    """How long it is kept what arrived at an endpoint; of refused requests, two days at most."""
+    """How long executions are stored, in days; those of rejected requests for two days at most."""
     endpoints_per_workspace: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    """Inbound endpoints of one workspace, at most."""
+    """The maximum number of inbound endpoints of one workspace."""
     incoming_webhooks_per_workspace: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    """Incoming webhooks of one workspace, at most."""
+    """The maximum number of incoming webhooks of one workspace."""
     api_keys_per_workspace: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """API keys of one workspace, at most; expired ones count until they are deleted."""
+    """The maximum number of API keys of one workspace. Expired keys count until they are deleted."""
     peers: dict[str, HttpUrl] = Field(default_factory=dict)
-    """Where the other services are, when there is no reverse proxy in front: `{"delivery": "http://..."}`."""
+    """The base URLs of the other services, if there is no reverse proxy: `{"delivery": "http://..."}`."""

@@ -1,4 +1,4 @@
-"""Builds the oauth service: connecting accounts, their tokens, and the apps they are connected with."""
+"""Build the oauth service: connected accounts, their tokens, OAuth apps and provider subscriptions."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -15,6 +15,7 @@ from services.oauth.authorization.disconnect import Disconnector
 from services.oauth.authorization.revoke import GrantRevoker
 from services.oauth.authorization.start import AuthorizationStarter
 from services.oauth.authorization.state import States
+from services.oauth.authorization.store_connection import ConnectionWriter
 from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.credentials.maintenance import Maintenance
 from services.oauth.credentials.manual import ManualCredentials
@@ -22,6 +23,7 @@ from services.oauth.settings import OAuthSettings
 from services.oauth.subscriptions import lifecycle
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
+from services.oauth.subscriptions.renewal import SubscriptionRenewal
 from shared.connections import apps, integrations
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
@@ -45,64 +47,101 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 _GATEWAY_TIMEOUT_S: Final = 15.0
 _MAX_CONNECTIONS: Final = 200
 _MAX_PER_HOST_OR_WORKSPACE: Final = 50
-"""Calls to one host, and calls of one workspace. A platform, or somebody's own servers, that do not answer
-must not hold up the tokens of the others."""
+"""Calls to one host, and calls of one workspace. A provider or a customer's server that does not answer must
+not block the tokens of the others."""
 
 
-async def build(here: Runtime) -> Service:
-    """The oauth service of this process."""
+async def build(runtime: Runtime) -> Service:
+    """Build the oauth service of this process. Raises `Misconfigured` if settings or manifests are wrong."""
     settings = load(OAuthSettings)
-    connectors()  # a manifest that cannot be read is said now, not when somebody connects
-    base = here.hub.public_base
-    redirect_uri = base + CALLBACK_PATH
+    connectors()  # Fail now if a manifest cannot be read, not at the first authorization.
+    public_base = runtime.hub.public_base
+    redirect_uri = public_base + CALLBACK_PATH
     client = create_egress_client(
         settings,
         max_connections=_MAX_CONNECTIONS,
         max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
         max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
     )
-    known = IntegrationRepository(here.mongo, here.vault, here.producer, here.log)
-    registered = Apps(here.mongo, here.configuration, here.vault, here.log)
-    tokens = TokenSource(known, registered, here.configuration, client, here.log, redirect_uri=redirect_uri)
+    integrations_repository = IntegrationRepository(
+        runtime.mongo, runtime.vault, runtime.producer, runtime.log
+    )
+    registered_apps = Apps(runtime.mongo, runtime.configuration, runtime.vault, runtime.log)
+    tokens = TokenSource(
+        integrations_repository,
+        registered_apps,
+        runtime.configuration,
+        client,
+        runtime.log,
+        redirect_uri=redirect_uri,
+    )
+
+    # Provider subscriptions
     endpoints = GatewayEndpoints(
-        ApiClient(timeout_s=_GATEWAY_TIMEOUT_S), here.vault, url=str(settings.gateway_url)
+        ApiClient(timeout_s=_GATEWAY_TIMEOUT_S), runtime.vault, url=str(settings.gateway_url)
     )
-    watching = SubscriptionLifecycle(
-        here.mongo, here.vault, known, tokens, endpoints, here.log, interval_s=settings.upkeep_every_s
+    subscriptions = SubscriptionLifecycle(
+        runtime.mongo, runtime.vault, integrations_repository, tokens, endpoints, runtime.log
     )
-    dances = States(here.mongo, here.vault)
-    connecting = AuthorizationStarter(
-        dances,
-        known,
-        registered,
+    renewal = SubscriptionRenewal(
+        runtime.mongo, subscriptions, runtime.log, interval_s=settings.upkeep_every_s
+    )
+
+    # Authorizations
+    states = States(runtime.mongo, runtime.vault)
+    starter = AuthorizationStarter(
+        states,
+        integrations_repository,
+        registered_apps,
         tokens,
         redirect_uri=redirect_uri,
-        public_base=base,
+        public_base=public_base,
         origins=settings.origins,
     )
-    revoking = GrantRevoker(known, tokens, here.log)
-    arriving = CallbackHandler(dances, known, registered, tokens, watching, revoking, here.log)
-    mail = MailLoginChecker(
+    revoker = GrantRevoker(integrations_repository, tokens, runtime.log)
+    writer = ConnectionWriter(integrations_repository, tokens, subscriptions, revoker)
+    callback_handler = CallbackHandler(
+        states, integrations_repository, registered_apps, tokens, writer, runtime.log
+    )
+    account_selection = AccountSelection(integrations_repository, tokens, states, subscriptions)
+    disconnector = Disconnector(integrations_repository, tokens, subscriptions, revoker, runtime.log)
+
+    # Credentials
+    mail_logins = MailLoginChecker(
         settings.allow_private_networks,
         settings.ports,
         authorities=read_ca_file(settings.egress_ca_file) if settings.egress_ca_file else None,
         proxy=settings.egress_proxy,
-        names=DnsResolver(settings.name_servers),
+        resolver=DnsResolver(settings.name_servers),
     )
-    management = here.management_app("Interlink accounts")
+    manual_credentials = ManualCredentials(
+        integrations_repository, tokens, mail_logins, subscriptions, runtime.log
+    )
+    maintenance = Maintenance(
+        integrations_repository, tokens, disconnector, runtime.log, interval_s=settings.upkeep_every_s
+    )
+
+    # Routes
+    management = runtime.management_app("Interlink accounts")
     pages = Pages(settings.chat_name, settings.chat_url)
-    AuthorizationApi(connecting, arriving, dances, known, pages, here.log, public_base=base).mount(management)
-    disconnecting = Disconnector(known, tokens, watching, revoking, here.log)
-    choosing = AccountSelection(known, tokens, dances, watching)
-    entering = ManualCredentials(known, tokens, mail, watching, here.log)
-    IntegrationsApi(known, tokens, entering, choosing, disconnecting).mount(management)
+    AuthorizationApi(
+        starter,
+        callback_handler,
+        states,
+        integrations_repository,
+        pages,
+        runtime.log,
+        public_base=public_base,
+    ).mount(management)
+    IntegrationsApi(
+        integrations_repository, tokens, manual_credentials, account_selection, disconnector
+    ).mount(management)
     AppsApi(
-        registered,
-        known,
+        registered_apps,
+        integrations_repository,
         tokens.app_checker,
         redirect_uri=redirect_uri,
         operator_workspace=settings.operator_workspace,
     ).mount(management)
-    SubscriptionsApi(known, watching).mount(management)
-    upkeep = Maintenance(known, tokens, disconnecting, here.log, interval_s=settings.upkeep_every_s)
-    return Service(app=management, parts=[client, endpoints, registered, tokens, upkeep, watching])
+    SubscriptionsApi(integrations_repository, subscriptions).mount(management)
+    return Service(app=management, parts=[client, endpoints, registered_apps, tokens, maintenance, renewal])

@@ -1,4 +1,4 @@
-"""The oauth service's own settings."""
+"""The settings of the oauth service."""
 
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -7,24 +7,24 @@ from pydantic import Field, HttpUrl, field_validator
 
 from shared.runtime.settings import EgressSettings
 
-_PORTS: Final = {"https": 443, "http": 80}
+_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
 class OAuthSettings(EgressSettings):
-    """`INTERLINK_*` that the oauth service reads."""
+    """The `INTERLINK_*` environment variables that only the oauth service reads."""
 
     return_origins: str = ""
-    """Origins that a person may be sent back to beside the hub's own, with commas between."""
+    """Origins that a person may be sent back to, beside the hub's own, separated by commas."""
     chat_name: Annotated[str, Field(max_length=60, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
-    """What the chat is called on the pages that people see who connect an account."""
+    """The chat's name on the pages that people see when they connect an account."""
     chat_url: Annotated[str, Field(max_length=2000)] = ""
-    """Where the link on these pages leads: back to the chat."""
+    """The address of the link on these pages that leads back to the chat."""
     operator_workspace: str = "default"
-    """The workspace whose admin keys may set platform credentials of the whole installation."""
+    """The workspace whose admin keys may set the OAuth apps of the whole installation."""
     gateway_url: HttpUrl = HttpUrl("http://127.0.0.1:8080")
-    """Where the gateway is, for the endpoints that watches need."""
+    """The gateway's address, for creating the inbound endpoints of provider subscriptions."""
     upkeep_every_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
-    """How often it is looked for integrations that something is due for."""
+    """The interval in which due integrations and provider subscriptions are processed, in seconds."""
 
     @field_validator("return_origins")
     @classmethod
@@ -37,22 +37,30 @@ class OAuthSettings(EgressSettings):
         if not text:
             return text
         parts = urlsplit(text)
-        if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or not text.isprintable():
-            raise ValueError(f"{text} is not an address, as https://chat.example.com/settings")
+        if (
+            parts.scheme not in _DEFAULT_PORTS
+            or not parts.hostname
+            or "@" in parts.netloc
+            or not text.isprintable()
+        ):
+            raise ValueError(f"{text} is not an address such as https://chat.example.com/settings")
         return text
 
     @property
     def origins(self) -> frozenset[str]:
-        """Scheme, host and port, as browsers write them."""
+        """The allowed origins: scheme, host and port, as browsers write them."""
         return frozenset(filter(None, self.return_origins.split(",")))
 
 
 def _origin(text: str) -> str:
-    """The origin in lower case, without the port that its scheme has anyway. Raises `ValueError`."""
+    """Return the origin in lower case, without its scheme's default port. Raises `ValueError`."""
     parts = urlsplit(text.strip().lower())
-    host, wrong = parts.netloc, ValueError(f"{text.strip()} is not an origin, as https://chat.example.com")
-    if parts.scheme not in _PORTS or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise wrong
+    host, error = (
+        parts.netloc,
+        ValueError(f"{text.strip()} is not an origin such as https://chat.example.com"),
+    )
+    if parts.scheme not in _DEFAULT_PORTS or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise error
     if not parts.hostname or not host.isascii() or parts.port == 0 or set(host) & set("@*\\ "):
-        raise wrong
-    return f"{parts.scheme}://{host.removesuffix(f':{_PORTS[parts.scheme]}')}"
+        raise error
+    return f"{parts.scheme}://{host.removesuffix(f':{_DEFAULT_PORTS[parts.scheme]}')}"

@@ -1,4 +1,4 @@
-"""Sync: what comes in from platforms goes to the chat, in the order of its conversation."""
+"""The sync service: webhook events become messages of the chat, in the order of their conversation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -12,10 +12,10 @@ from shared.runtime.web.problems import problem_response
 INDEXES: Final[Mapping[str, Sequence[Index]]] = {}
 
 
-async def build(here: Runtime) -> Service:
-    """The service: one consumer, and no API of its own."""
-    relay = Relay(here.producer, here.log)
+async def build(runtime: Runtime) -> Service:
+    """Build the service: one consumer, and no API of its own."""
+    relay = Relay(runtime.producer, runtime.log)
     return Service(
-        app=problem_response(404, "sync has no API: it works from topic to topic"),
-        consumers=(here.consumer(group="relay", topics=(WEBHOOKS_RECEIVED,), handler=relay.handle),),
+        app=problem_response(404, "the sync service has no API: it reads and writes Kafka topics only"),
+        consumers=(runtime.consumer(group="relay", topics=(WEBHOOKS_RECEIVED,), handler=relay.handle),),
     )

@@ -1,6 +1,7 @@
-"""Webhooks become messages of the chat: `webhooks.received` in, `chat.inbound` out, in order, at least once.
+"""Relay of webhook events to the chat: from `webhooks.received` to `chat.inbound`, in order, at least once.
 
-What a repeat produces is the same to the byte: ids and times come from the event, so that the chat skips it.
+A repeated event produces the same message, byte for byte: ids and times are derived from the event, so that
+the chat recognizes and skips it.
 """
 
 from collections.abc import Sequence
@@ -22,25 +23,24 @@ from shared.wire.bodies import parse_object
 MESSAGE_RECEIVED: Final = "message.received"
 SOURCE: Final = "/sync"
 DEFAULT_AUTHOR: Final = "Incoming webhook"
-"""Who an incoming webhook's message is shown as from when its caller gives no `username`."""
+"""The author of a message to an incoming webhook whose caller gives no `username`."""
 
 _ACK_TIMEOUT_S: Final = 10.0
 
 
 class Relay:
-    """The stage: a handler for `webhooks.received`."""
+    """The handler of events on `webhooks.received`."""
 
     def __init__(self, producer: Producer, log: Log) -> None:
         self._producer = producer
         self._log = log
 
     async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
-        """Put the messages of a batch on `chat.inbound`, in the batch's order.
+        """Publish the messages of a batch on `chat.inbound`, in the order of the batch.
 
-        Raises `BrokerUnavailable` when they were not acknowledged; `Malformed`, `Invalid` or
-        `MessageTemplateError`
-        when one of the events can make no message: nothing of the batch was published then, and the
-        consumer tries the events one by one and dead-letters that one.
+        Raises `BrokerUnavailable` if Kafka does not acknowledge them. Raises `Malformed`, `Invalid` or
+        `MessageTemplateError` if one of the events cannot become a message: nothing of the batch is published
+        then, and the consumer handles the events one by one and dead-letters that one.
         """
         outcomes: list[str] = []
         relayed: list[tuple[Event, InboundMessage]] = []
@@ -56,7 +56,7 @@ class Relay:
             metrics.RELAYED.labels(outcome).inc()
         for event, message in relayed:
             self._log.info(
-                "message relayed",
+                "message.relayed",
                 trace_id=event.trace_id,
                 event_id=event.id,
                 message_id=message.message_id,
@@ -64,27 +64,27 @@ class Relay:
             )
 
     def _outcome(self, event: Event) -> str:
-        """What becomes of an event: relayed, or why it is no message."""
+        """Return `relayed`, or why the event becomes no message: `unknown`, `ignored` or `no_channel`."""
         name = event.attributes.get("provider", "")
         if name != INCOMING_PROVIDER:
             provider = providers().get(name)
-            kind = event.attributes.get("event", "")
-            if provider is None or not (kind in provider.handled or kind in provider.ignored):
+            event_name = event.attributes.get("event", "")
+            if provider is None or not (event_name in provider.handled or event_name in provider.ignored):
                 self._log.warning(
-                    "event is in no manifest", trace_id=event.trace_id, event_id=event.id, type=event.type
+                    "event.unknown_type", trace_id=event.trace_id, event_id=event.id, type=event.type
                 )
                 return "unknown"
-            if kind not in provider.messages:
-                self._log.debug("event ignored", trace_id=event.trace_id, event_id=event.id, type=event.type)
+            if event_name not in provider.messages:
+                self._log.debug("event.ignored", trace_id=event.trace_id, event_id=event.id, type=event.type)
                 return "ignored"
         return "relayed" if event.attributes.get("channel_id") else "no_channel"
 
 
 def message_of(event: Event) -> InboundMessage:
-    """The message that a handled event with a channel becomes.
+    """Return the message of a handled event that has a channel.
 
-    Raises `Malformed` or `Invalid` for a body that is not as promised, `MessageTemplateError` when the
-    manifest's templates cannot make a message of it.
+    Raises `Malformed` or `Invalid` if a header is missing or the body is not valid, and
+    `MessageTemplateError` if the manifest's template does not fit the body.
     """
     author, text, embeds, attachments, thread = _message_parts(event)
     return InboundMessage(
@@ -108,19 +108,21 @@ def message_of(event: Event) -> InboundMessage:
 
 
 def _message_parts(event: Event) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
+    """Return author, text, embeds, attachments and thread id."""
     name = _attribute(event, "provider")
     if name == INCOMING_PROVIDER:
         allowed = event.attributes.get(MASS_MENTIONS_ATTRIBUTE) == "true"
-        given = parse_incoming_message(event.content_type, event.data, mass_mentions=allowed)
-        author = Author(name=given.username or DEFAULT_AUTHOR, icon_url=given.icon_url)
-        return author, given.text, given.embeds, given.attachments, given.thread_id
+        message = parse_incoming_message(event.content_type, event.data, mass_mentions=allowed)
+        author = Author(name=message.username or DEFAULT_AUTHOR, icon_url=message.icon_url)
+        return author, message.text, message.embeds, message.attachments, message.thread_id
     provider = providers()[name]
     payload = parse_object(provider.payload(event.content_type, event.data))
-    shown = provider.messages[_attribute(event, "event")].message(payload)
-    return shown.author, shown.text, shown.embeds, [], None
+    rendered = provider.messages[_attribute(event, "event")].message(payload)
+    return rendered.author, rendered.text, rendered.embeds, [], None
 
 
 def _attribute(event: Event, name: str) -> str:
+    """Return an attribute that must not be empty. Raises `Malformed`."""
     value = event.attributes.get(name)
     if not value:
         raise Malformed(f"header {name} is missing: the gateway sets it on every webhook")

@@ -1,30 +1,51 @@
-"""Platform credentials: the apps that an installation, or one workspace of it, has registered with platforms.
+"""OAuth apps of the installation and of workspaces: client id, secrets and settings that providers issued.
 
-They come from the environment (`INTERLINK_APP_<PROVIDER>_CLIENT_ID`, `_CLIENT_SECRET`, `_SIGNING_SECRET`,
-`_SETTING_<NAME>`), from files of the same fields below `INTERLINK_APPS_DIR/<provider>/` (`client_id`,
-`setting_<name>`), or from the API, sealed in the store. A workspace's own app goes before the installation's,
-and what environment or files say of the installation's before what the API was told.
+An app comes from the environment or files (`configured_apps`) or from the API, which stores its secrets
+sealed. A workspace's own app takes precedence over the installation's. For the installation, environment and
+files take precedence over the API.
 """
 
-import os
-import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from pathlib import Path
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final
 
-from shared.contracts.errors import Invalid, Misconfigured
-from shared.contracts.ids import derive
-from shared.manifests.connector import Connector
-from shared.manifests.field_validation import validate_fields
-from shared.manifests.registry import connectors
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
+from shared.connections.provider_app import (
+    INSTALLATION,
+    SECRET_FIELDS,
+    SETTING_PREFIX,
+    App,
+    AppRef,
+    AppSource,
+    app_record_id,
+    app_ref,
+    secret_settings,
+    uses_own_app,
+)
+from shared.contracts.errors import Misconfigured
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.secrets import Sealed, Vault
-from shared.wire.oauth import redact
+from shared.runtime.snapshot import Snapshot
+from shared.wire.redaction import redact
+
+__all__ = [
+    "APPS_DIR_VARIABLE",
+    "COLLECTION",
+    "INDEXES",
+    "INSTALLATION",
+    "SECRET_FIELDS",
+    "App",
+    "AppRef",
+    "AppSource",
+    "Apps",
+    "app_ref",
+    "configured_apps",
+    "secret_settings",
+    "uses_own_app",
+]
 
 COLLECTION: Final = "platform_credentials"
 INDEXES: Final = {
@@ -33,52 +54,13 @@ INDEXES: Final = {
         Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
     )
 }
-INSTALLATION: Final = ""
-"""In place of a workspace: of the whole installation."""
-SECRET_FIELDS: Final = ("client_secret", "signing_secret")
-APPS_DIR_VARIABLE: Final = "INTERLINK_APPS_DIR"
-_VARIABLE_PREFIX: Final = "INTERLINK_APP_"
-_SETTING_PREFIX: Final = "setting_"
-_FIELD_PATTERNS: Final = {
-    "client_id": re.compile(r"[\x21-\x7e]{1,1000}"),
-    **dict.fromkeys(SECRET_FIELDS, re.compile(r"[\x20-\x7e]{1,8000}")),
-}
-_FIELD_NAMES: Final = "client_id, client_secret, signing_secret, setting_<name>"
-_MAX_FILE_BYTES: Final = 16 * 1024
 _MAX_REASON_LENGTH: Final = 300
-
-AppSource = Literal["api", "environment", "file"]
-AppRef = Sequence[str]
-"""Whose an app is (`INSTALLATION`, or the workspace) and its client id: what an integration keeps of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class App:
-    """An app registered with a platform; `secrets` has those of `SECRET_FIELDS` that are known."""
-
-    provider: str
-    workspace: str
-    client_id: str
-    secrets: Mapping[str, str] = field(repr=False)
-    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
-    verified: bool = False
-    """The platform has taken it, or its operator says that it is right: accounts may be connected with it."""
-    source: AppSource = "api"
-    reason: str = ""
-    """What the platform said to it, or why it was not asked."""
-    created_at: datetime | None = None
-    changed_at: datetime | None = None
-    revision: str = ""
-    """Another one after each change of id, secrets or settings, and when the platform took it once more:
-    what was found out is of this one only."""
-    readable: bool = True
-    """Whether everything that is sealed opens: with half of its secrets an app is not used."""
 
 
 class Apps:
-    """The apps in memory. A part of every service that has them.
+    """All apps, held in memory and written to MongoDB.
 
-    Raises `Misconfigured`, as `configured_apps`.
+    The constructor raises `Misconfigured` if environment or files configure an app wrongly.
     """
 
     def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
@@ -91,7 +73,7 @@ class Apps:
             configuration, self._collection, self._parse, log, on_change=self._invalidate
         )
         self.configured: Mapping[str, App] = configured_apps()
-        """By provider: the installation's apps that the environment or files say."""
+        """The installation's apps from environment and files, by provider id."""
 
     async def start(self) -> None:
         await self._snapshot.start()
@@ -100,59 +82,60 @@ class Apps:
         await self._snapshot.stop()
 
     async def current(self) -> None:
-        """Bring the apps up to date, where no API key was checked: see `Configuration.current`."""
+        """Apply changes of other processes. Checking an API key does it too: see `Configuration.current`."""
         await self._configuration.current()
 
     def find(self, provider: str, workspace: str, registered: AppRef | None = None) -> App | None:
-        """The app that a workspace's accounts of a provider are connected with, now or (`registered`) once.
+        """Return the app with which a workspace connects accounts of a provider.
 
-        None also when it cannot be read or is not there any more: another one in its place would be given
-        this one's codes and tokens.
+        With `registered`, return exactly the app that an integration refers to. Return None if the app is
+        unreadable or was removed. Never fall back to another app: it would receive codes and tokens that
+        belong to this one.
         """
         app = self._find_app(provider, workspace, registered)
         return app if app is not None and app.readable else None
 
     def is_unreadable(self, provider: str, workspace: str, registered: AppRef | None = None) -> bool:
-        """Whether the app that `find` is asked for is there, and cannot be opened."""
+        """Return whether the app that `find` looks for exists, but its secrets cannot be decrypted."""
         app = self._find_app(provider, workspace, registered)
         return app is not None and not app.readable
 
     def _find_app(self, provider: str, workspace: str, registered: AppRef | None) -> App | None:
         if registered is None:
             return self.select(provider, workspace)
-        every = self._candidates(provider, workspace)
-        return next((each for each in every if list(app_ref(each)) == list(registered)), None)
+        candidates = self._candidates(provider, workspace)
+        return next((app for app in candidates if list(app_ref(app)) == list(registered)), None)
 
     def select(self, provider: str, workspace: str) -> App | None:
-        """The app for accounts that are connected now, whether it can be read or not."""
+        """Return the app for accounts that are connected now, readable or not."""
         return next(self._candidates(provider, workspace), None)
 
     def all_readable(self, provider: str) -> Sequence[App]:
-        """All apps of a provider that can be read, of whomever, the installation's first.
+        """Return the readable apps of a provider, of all workspaces, the installation's first.
 
-        The same object until one of them changes.
+        Return the same object until one of them changes, so that callers can cache by identity.
         """
-        found = self._by_provider.get(provider)
-        if found is None:
-            told = sorted(self._snapshot.items.values(), key=lambda each: each.workspace)
-            given = self.configured.get(provider)
-            apps = [*([given] if given else []), *(each for each in told if each.provider == provider)]
-            found = self._by_provider[provider] = tuple(each for each in apps if each.readable)
-        return found
+        cached = self._by_provider.get(provider)
+        if cached is None:
+            stored = sorted(self._snapshot.items.values(), key=lambda app: app.workspace)
+            configured = self.configured.get(provider)
+            apps = [app for app in stored if app.provider == provider]
+            if configured:
+                apps.insert(0, configured)
+            cached = self._by_provider[provider] = tuple(app for app in apps if app.readable)
+        return cached
 
     def _candidates(self, provider: str, workspace: str) -> Iterator[App]:
-        """The workspace's own and the installation's: the first is used for what is connected now."""
+        """Yield the workspace's app and the installation's, in order of precedence."""
         items = self._snapshot.items
-        own, told = (
-            items.get(app_record_id(provider, workspace)),
-            items.get(app_record_id(provider, INSTALLATION)),
-        )
-        return (each for each in (own, self.configured.get(provider), told) if each is not None)
+        own = items.get(app_record_id(provider, workspace))
+        installation = items.get(app_record_id(provider, INSTALLATION))
+        return (app for app in (own, self.configured.get(provider), installation) if app is not None)
 
-    # In the store
+    # In MongoDB
 
     async def read(self, provider: str, workspace: str) -> App | None:
-        """The app that the API was told, as it is in the store now. Raises `DatabaseUnavailable`."""
+        """Read an app that was set by the API. Return None if there is none. Raises `DatabaseUnavailable`."""
         with translate_errors():
             document = await self._collection.find_one(
                 {"_id": app_record_id(provider, workspace), "deleted_at": None}
@@ -160,22 +143,23 @@ class Apps:
         return None if document is None else self._parse(document)
 
     async def write(self, app: App, before: App | None) -> App | None:
-        """Keep an app in place of what was `read`; None when that is not what is there any more.
+        """Store an app in place of `before`, which is what `read` returned (None: there was no app).
 
-        Raises `DatabaseUnavailable`.
+        Return None if the stored app has changed since. Raises `DatabaseUnavailable`.
         """
         now = utcnow()
         app = replace(app, changed_at=now, created_at=app.created_at or now, revision=secrets.token_hex(8))
         document = self._document(app)
-        found = {"_id": document["_id"]}
+        by_id = {"_id": document["_id"]}
         try:
             with translate_errors():
                 if before is not None:
-                    query = {**found, "revision": before.revision, "deleted_at": None}
+                    query = {**by_id, "revision": before.revision, "deleted_at": None}
                 else:
-                    query = {**found, "deleted_at": {"$ne": None}}
-                done = await self._collection.replace_one(query, document)
-                if not done.modified_count:
+                    # The document of an app that was removed stays for a while, under the same id.
+                    query = {**by_id, "deleted_at": {"$ne": None}}
+                result = await self._collection.replace_one(query, document)
+                if not result.modified_count:
                     if before is not None:
                         return None
                     await self._collection.insert_one(document)
@@ -187,10 +171,10 @@ class Apps:
     async def record_check(
         self, app: App, *, verified: bool, reason: str, new_revision: bool = False
     ) -> App | None:
-        """Note what was found out about an app; None when it has been changed since.
+        """Store the result of a check of an app. Return None if the app has changed since.
 
-        `anew`: what was found out before does not count any more. Should a platform repeat the app's
-        secrets, they are left out. Raises `DatabaseUnavailable`.
+        `new_revision` makes earlier results, and pauses because of them, void. Secrets of the app are removed
+        from `reason`, because a provider may repeat them in an error. Raises `DatabaseUnavailable`.
         """
         change = {"verified": verified, "reason": _redact_reason(app, reason), "changed_at": utcnow()}
         if new_revision:
@@ -198,21 +182,21 @@ class Apps:
         return await self._change(app, change)
 
     async def remove(self, app: App) -> App | None:
-        """Remove an app and its secrets; None when it has been changed since.
+        """Remove an app and its secrets. Return None if the app has changed since.
 
         Raises `DatabaseUnavailable`.
         """
         return await self._change(app, {"deleted_at": utcnow(), "changed_at": utcnow(), "secrets": {}})
 
     async def _change(self, app: App, change: Document) -> App | None:
-        wanted = {
+        query = {
             "_id": app_record_id(app.provider, app.workspace),
             "revision": app.revision,
             "deleted_at": None,
         }
         with translate_errors():
             document: Document | None = await self._collection.find_one_and_update(
-                wanted, {"$set": change}, return_document=True
+                query, {"$set": change}, return_document=True
             )
         if document is None:
             return None
@@ -225,18 +209,18 @@ class Apps:
                 self._by_provider.pop(app.provider, None)
 
     def _document(self, app: App) -> Document:
-        name = app_record_id(app.provider, app.workspace)
+        record_id = app_record_id(app.provider, app.workspace)
         hidden = secret_settings(app.provider)
         sealed = dict(app.secrets) | {
-            _SETTING_PREFIX + key: value for key, value in app.settings.items() if key in hidden
+            SETTING_PREFIX + key: value for key, value in app.settings.items() if key in hidden
         }
         return {
-            "_id": name,
+            "_id": record_id,
             "provider": app.provider,
             "workspace": app.workspace,
             "client_id": app.client_id,
             "secrets": {
-                key: self._vault.seal(value, workspace=app.workspace, record=name, field=key)
+                key: self._vault.seal(value, workspace=app.workspace, record=record_id, field=key)
                 for key, value in sealed.items()
             },
             "settings": {key: value for key, value in app.settings.items() if key not in hidden},
@@ -249,33 +233,32 @@ class Apps:
         }
 
     def _parse(self, document: Document) -> App:
-        name, workspace = document["_id"], document["workspace"]
-        kept: dict[str, str] = {}
+        """Return the app of a document. One whose secrets do not all open is not `readable`."""
+        record_id, workspace = document["_id"], document["workspace"]
+        opened: dict[str, str] = {}
         readable = True
         sealed: Mapping[str, Sealed] = document["secrets"]
         for key, value in sealed.items():
             try:
-                kept[key] = self._vault.open(value, workspace=workspace, record=name, field=key)
+                opened[key] = self._vault.open(value, workspace=workspace, record=record_id, field=key)
             except Misconfigured as error:
                 readable = False
-                self._log.error(
-                    "platform credential not used", provider=document["provider"], error=str(error)
-                )
+                self._log.error("app.unreadable", provider=document["provider"], error=str(error))
         hidden = {
-            key.removeprefix(_SETTING_PREFIX): value
-            for key, value in kept.items()
-            if key.startswith(_SETTING_PREFIX)
+            key.removeprefix(SETTING_PREFIX): value
+            for key, value in opened.items()
+            if key.startswith(SETTING_PREFIX)
         }
         return App(
             provider=document["provider"],
             workspace=workspace,
             client_id=document["client_id"],
-            secrets={key: value for key, value in kept.items() if key in SECRET_FIELDS},
+            secrets={key: value for key, value in opened.items() if key in SECRET_FIELDS},
             settings={**document["settings"], **hidden},
             verified=document["verified"] and readable,
             reason=document["reason"]
             if readable
-            else "unreadable: its secrets cannot be opened: bring back their key, or enter them again",
+            else "unreadable: its secrets cannot be decrypted: restore their key, or enter them again",
             created_at=document["created_at"],
             changed_at=document["changed_at"],
             revision=document["revision"],
@@ -283,175 +266,8 @@ class Apps:
         )
 
 
-def app_ref(app: App) -> AppRef:
-    """What an integration keeps of the app that it is connected with."""
-    return app.workspace, app.client_id
-
-
-def app_record_id(provider: str, workspace: str) -> str:
-    """The id of a platform credential: there is one for each provider and workspace."""
-    return f"pcr_{derive('platform credential', provider, workspace)}"
-
-
-def secret_settings(provider: str) -> frozenset[str]:
-    """The settings of a provider's app that are never shown."""
-    connector = connectors().get(provider)
-    return frozenset(
-        name for name, setting in (connector.settings if connector else {}).items() if setting.secret
-    )
-
-
-def uses_own_app(connector: Connector) -> bool:
-    """Whether accounts of the provider are connected with an app of its own."""
-    return bool(connector.oauth2 or connector.oauth1) and connector.app == connector.provider
-
-
 def _redact_reason(app: App, text: str) -> str:
+    """Return a provider's text without the app's secrets, cut to the stored length."""
     hidden = secret_settings(app.provider)
-    of_settings = (value for name, value in app.settings.items() if name in hidden)
-    return redact(text, [*app.secrets.values(), *of_settings])[:_MAX_REASON_LENGTH]
-
-
-# Environment and files
-
-
-def configured_apps(environment: Mapping[str, str] = os.environ) -> dict[str, App]:
-    """The installation's apps that environment and files say, by provider.
-
-    Raises `Misconfigured`, which names the variable or file: no such provider or field, a field that is
-    missing, empty or has the wrong form, an app that is in both.
-    """
-    told = _read_environment(environment)
-    filed = _read_files(environment.get(APPS_DIR_VARIABLE, ""))
-    for provider in told.keys() & filed.keys():
-        raise Misconfigured(
-            f"the app of {provider} is in the environment and in {APPS_DIR_VARIABLE}: leave one of them out"
-        )
-    return {
-        **{provider: _build_app(provider, fields, "environment") for provider, fields in told.items()},
-        **{provider: _build_app(provider, fields, "file") for provider, fields in filed.items()},
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _FieldValue:
-    """A field's value, and the variable or file that says it."""
-
-    value: str = field(repr=False)
-    origin: str
-
-
-def _read_environment(environment: Mapping[str, str]) -> dict[str, dict[str, _FieldValue]]:
-    """The fields by provider; a variable that is empty is one that is not set."""
-    found: dict[str, dict[str, _FieldValue]] = {}
-    known = {name.replace("-", "_"): name for name in connectors()}
-    for variable, value in environment.items():
-        if not variable.startswith(_VARIABLE_PREFIX) or not value:
-            continue
-        name, key = _split_variable(variable.removeprefix(_VARIABLE_PREFIX).lower())
-        if not key:
-            raise Misconfigured(
-                f"{variable}: ends in none of _CLIENT_ID, _CLIENT_SECRET, _SIGNING_SECRET, _SETTING_<NAME>"
-            )
-        provider = known.get(name, name)
-        _check_provider(provider, variable)
-        found.setdefault(provider, {})[key] = _FieldValue(value, variable)
-    return found
-
-
-def _split_variable(name: str) -> tuple[str, str]:
-    """Provider and field of a variable's name; without a field when there is none."""
-    provider, found, setting = name.partition(f"_{_SETTING_PREFIX}")
-    if found:
-        return provider, _SETTING_PREFIX + setting if setting else ""
-    for key in _FIELD_PATTERNS:
-        if name.endswith(f"_{key}"):
-            return name.removesuffix(f"_{key}"), key
-    return name, ""
-
-
-def _read_files(folder: str) -> dict[str, dict[str, _FieldValue]]:
-    if not folder:
-        return {}
-    found: dict[str, dict[str, _FieldValue]] = {}
-    for place in _list_folder(Path(folder)):
-        if not place.is_dir():
-            raise Misconfigured(
-                f"{place}: in {APPS_DIR_VARIABLE} stands a folder for each provider, with files in it"
-            )
-        _check_provider(place.name, str(place))
-        said = {file.name: _FieldValue(_read_field(file), str(file)) for file in _list_folder(place)}
-        if said:
-            found[place.name] = said
-    return found
-
-
-def _list_folder(folder: Path) -> list[Path]:
-    """What is in it, but for hidden names: Kubernetes mounts a secret as links into a folder `..data`."""
-    try:
-        return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-    except OSError as error:
-        raise Misconfigured(f"{APPS_DIR_VARIABLE}: {folder} cannot be read: {error.strerror}") from None
-
-
-def _read_field(file: Path) -> str:
-    """The text without blanks and line breaks at its end, which editors and `echo` leave there."""
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(_MAX_FILE_BYTES + 1)
-        if len(raw) > _MAX_FILE_BYTES:
-            raise Misconfigured(f"{file}: has more than {_MAX_FILE_BYTES} bytes")
-        text = raw.decode().strip()
-    except OSError as error:
-        raise Misconfigured(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise Misconfigured(f"{file}: is not text") from None
-    if not text:
-        raise Misconfigured(f"{file}: is empty")
-    return text
-
-
-def _check_provider(provider: str, origin: str) -> None:
-    connector = connectors().get(provider)
-    if connector is None:
-        raise Misconfigured(f"{origin}: no accounts are connected with an app of {provider!r}")
-    if connector.app != provider:
-        raise Misconfigured(
-            f"{origin}: accounts of {provider} are connected with the app of {connector.app}: set that one"
-        )
-    if not uses_own_app(connector):
-        raise Misconfigured(f"{origin}: accounts of {provider} are connected without an app")
-
-
-def _build_app(provider: str, said: Mapping[str, _FieldValue], source: AppSource) -> App:
-    connector = connectors()[provider]
-    settings: dict[str, str] = {}
-    for key, each in said.items():
-        if key.startswith(_SETTING_PREFIX):
-            settings[key.removeprefix(_SETTING_PREFIX)] = each.value
-        elif key not in _FIELD_PATTERNS:
-            raise Misconfigured(f"{each.origin}: no such field: there are {_FIELD_NAMES}")
-        elif not _FIELD_PATTERNS[key].fullmatch(each.value):
-            raise Misconfigured(f"{each.origin}: {key} is printable ASCII in one line, and not that long")
-    wanted = ["client_id", *(["client_secret"] if connector.needs_secret else [])]
-    for key in wanted:
-        if key not in said:
-            raise Misconfigured(
-                f"the app of {provider} that the {source} says has no {key.replace('_', ' ')}"
-            )
-    try:
-        settings = validate_fields(connector.settings, settings, place="setting")
-    except Invalid as error:
-        faults = "; ".join(f"{each.field}: {each.message}" for each in error.errors)
-        raise Misconfigured(f"the app of {provider} that the {source} says: {faults}") from None
-    return App(
-        provider=provider,
-        workspace=INSTALLATION,
-        client_id=said["client_id"].value,
-        secrets={key: said[key].value for key in SECRET_FIELDS if key in said},
-        settings=settings,
-        verified=True,
-        source=source,
-        # The same in every process; too short to try out secrets with.
-        revision=derive(*(part for key in sorted(said) for part in (key, said[key].value)))[:8],
-    )
+    settings = (value for name, value in app.settings.items() if name in hidden)
+    return redact(text, [*app.secrets.values(), *settings])[:_MAX_REASON_LENGTH]

@@ -1,8 +1,8 @@
-"""Integrations in the store: who is connected, with which sealed credential, and what is to be told of it.
+"""Integrations in MongoDB: state, sealed credential and outbox of each connected account.
 
-One document holds the state, the credential and the events that are still to be published, so new tokens,
-the state that they mean and the event that tells of it are one write, which a crash cannot cut in two.
-`version` grows with each credential: a write that is not of the version it has read does nothing.
+One document holds all three. New tokens, the state that follows from them and the event about it are one
+write, which a crash cannot split. `version` rises with each credential: a write for a version that is not
+the stored one does nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,23 +24,21 @@ from shared.wire.tracing import child_traceparent
 
 COLLECTION: Final = "integrations"
 OPEN_FILTER: Final = {"open": True}
-"""Something is to be done at `due_at`: a token to be made anew, or an end to be noted."""
+"""Maintenance has to act at `due_at`: refresh a token, or note its expiry."""
 IDENTITY_FILTER: Final = {"holds_identity": True}
-"""No other integration of the workspace may have its `identity`
-(services/oauth/authorization/account_identity.py).
-"""
+"""No other integration of the workspace may have the same `identity` (see account_identity.py of oauth)."""
 SOLE_FILTER: Final = {"sole": True}
-"""It is the only integration of its account in the workspace: nobody can save the account a second time."""
+"""The only integration of its account in the workspace: a second one cannot be stored."""
 OUTBOX_PENDING: Final = {"untold": True}
-"""Events are kept in `events` until they are on Kafka."""
+"""Events stay in `events` until Kafka has acknowledged them."""
 _USER_INDEX_KEYS: Final = (("workspace", 1), ("user", 1), ("deleted_at", 1))
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
         Index((("workspace", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
         Index((("workspace", 1), ("provider", 1), ("created_at", -1), ("_id", -1))),
-        # A user's, all or of a provider or status: with everything that the list asks for, because the
-        # embedded store reads the whole collection for a field that the index lacks.
+        # For the list of one user, also by provider or status. Each index has every field of the query,
+        # because the embedded database reads the whole collection for a field that the index lacks.
         Index((*_USER_INDEX_KEYS, ("created_at", -1), ("_id", -1))),
         Index((*_USER_INDEX_KEYS, ("status", 1), ("created_at", -1), ("_id", -1))),
         Index((*_USER_INDEX_KEYS, ("provider", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
@@ -51,7 +49,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
             where=SOLE_FILTER,
         ),
         Index((("workspace", 1), ("identity", 1)), unique=True, where=IDENTITY_FILTER),
-        # `open` is a key, too: a query that asks for it is answered from the index alone.
+        # `open` is a key too, so that the index alone answers the query.
         Index((("open", 1), ("due_at", 1), ("_id", 1)), where=OPEN_FILTER),
         Index((("changed_at", 1), ("_id", 1)), where=OUTBOX_PENDING),
         Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
@@ -70,7 +68,7 @@ IntegrationEventType = Literal[
 ]
 
 _ROUTING_FIELDS: Final = ("status", "account", "app", "deleted_at")
-"""What decides whose the events of an account are: other processes are told when it changes."""
+"""Fields that decide where an account's webhooks go. Other processes are notified when one changes."""
 _MAX_PER_ACCOUNT: Final = 1000
 _PUBLISH_TIMEOUT_S: Final = 2.0
 _OUTBOX_INTERVAL_S: Final = 1.0
@@ -78,11 +76,11 @@ _OUTBOX_BATCH: Final = 200
 _MAX_PENDING_EVENTS: Final = 20
 _MAX_NAME_LENGTH: Final = 100
 _OUTBOX_DELAY: Final = timedelta(seconds=5)
-"""Who wrote an event tells it himself within this time; after that, anybody does."""
+"""The process that stored an event publishes it within this time. After that, any process may."""
 
 
 class IntegrationRepository:
-    """The collection, its credentials, and the telling of its events. A part of every service that has it."""
+    """Reads and writes integrations, seals their credentials, and publishes their events."""
 
     def __init__(self, mongo: Mongo, vault: Vault, producer: Producer, log: Log) -> None:
         self._mongo = mongo
@@ -91,12 +89,12 @@ class IntegrationRepository:
         self._producer = producer
         self._log = log
 
-    async def find(self, name: str, workspace: str | None = None) -> Document:
-        """One that is there. Raises `NotFound`, also for another workspace's; `DatabaseUnavailable`.
+    async def find(self, integration_id: str, workspace: str | None = None) -> Document:
+        """Read an integration. If it was merged into another one of the same account, return that one.
 
-        For a connection that turned out to be of an account that was connected already, it is that account's.
+        Raises `NotFound`, also if it belongs to another workspace, and `DatabaseUnavailable`.
         """
-        query: dict[str, Any] = {"_id": name}
+        query: dict[str, Any] = {"_id": integration_id}
         if workspace is not None:
             query["workspace"] = workspace
         with translate_errors():
@@ -104,24 +102,25 @@ class IntegrationRepository:
             if document is not None and document.get("merged_into"):
                 document = await self.collection.find_one({**query, "_id": document["merged_into"]})
         if document is None or document["deleted_at"] is not None:
-            raise NotFound("no such integration")
+            raise NotFound("there is no such integration")
         return document
 
     async def of_account(self, provider: str, account: str, workspace: str | None = None) -> list[Document]:
-        """Those of an account of a provider, of one workspace or of all, at most 1,000.
+        """Return the integrations of a provider's account, in one workspace or in all, at most 1,000.
 
-        Asked for is only what the index has: for more, the embedded store would read all documents. Raises
-        `DatabaseUnavailable`.
+        Raises `DatabaseUnavailable`.
         """
+        # `deleted_at` is no part of the query: the index lacks it, and the embedded database would read all
+        # documents.
         query = {"provider": provider, "account.id": account}
         if workspace is not None:
             query["workspace"] = workspace
         with translate_errors():
-            found = await self.collection.find(query).limit(_MAX_PER_ACCOUNT).to_list(_MAX_PER_ACCOUNT)
-        return [document for document in found if document["deleted_at"] is None]
+            documents = await self.collection.find(query).limit(_MAX_PER_ACCOUNT).to_list(_MAX_PER_ACCOUNT)
+        return [document for document in documents if document["deleted_at"] is None]
 
     def seal(self, document: Mapping[str, Any], secrets: Mapping[str, Any]) -> Any:
-        """A credential as it is stored, bound to its integration and workspace."""
+        """Encrypt a credential. The result can be opened only for this integration and workspace."""
         return self._vault.seal(
             orjson.dumps(secrets).decode(),
             workspace=document["workspace"],
@@ -130,20 +129,21 @@ class IntegrationRepository:
         )
 
     def open(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """The credential in clear. Raises `Misconfigured`: it cannot be opened."""
+        """Decrypt the credential of an integration. Raises `Misconfigured` if it does not open."""
         text = self._vault.open(
             document["credential"],
             workspace=document["workspace"],
             record=document["_id"],
             field="credential",
         )
-        found: dict[str, Any] = orjson.loads(text)
-        return found
+        credential: dict[str, Any] = orjson.loads(text)
+        return credential
 
     async def add(self, document: Document, *, publish: IntegrationEventType) -> Document:
-        """Write a new one, with the event that tells of it.
+        """Store a new integration with an event about it, and publish the event.
 
-        Raises `Duplicate`: the account has one already, where it may have one only; `DatabaseUnavailable`.
+        Raises `Duplicate` if the account may have one integration only and has one, and
+        `DatabaseUnavailable`.
         """
         moment = utcnow()
         added = {
@@ -166,16 +166,18 @@ class IntegrationRepository:
         publish: IntegrationEventType | Sequence[IntegrationEventType] | None = None,
         condition: Mapping[str, Any] | None = None,
     ) -> Document | None:
-        """Write a change, with the events that tell of it; None when the document is not what was read.
+        """Change an integration, store events about it in the same write, and publish them.
 
-        `only` is what has to hold beside it (a lease's fence). `version` in `change` is the new one. Raises
-        `Duplicate`: another integration has the identity; `DatabaseUnavailable`.
+        Return None if the stored version is not that of `document`, or if `condition` (more fields to match,
+        such as a lease's fence) does not hold. A `version` in `change` is the new version. Raises `Duplicate`
+        if another integration has the same identity, and `DatabaseUnavailable`.
         """
         moment = utcnow()
         update: dict[str, Any] = {"$set": {**change, "changed_at": moment}}
         if publish:
             kinds = (publish,) if isinstance(publish, str) else publish
             after = {**document, **change}
+            # One write for state and events: a crash cannot store a change without its event.
             events = [_build_event(after, kind, moment, before=document) for kind in kinds]
             update["$push"] = {"events": {"$each": events, "$slice": -_MAX_PENDING_EVENTS}}
             update["$set"]["untold"] = True
@@ -187,6 +189,7 @@ class IntegrationRepository:
         }
         with translate_errors():
             changed = await self.collection.find_one_and_update(query, update, return_document=True)
+        # Before the events, so that other processes forget the old state before they read of the new one.
         if changed is not None and any(
             name in change and change[name] != document.get(name) for name in _ROUTING_FIELDS
         ):
@@ -196,11 +199,11 @@ class IntegrationRepository:
         return changed
 
     async def publish(self, document: Mapping[str, Any]) -> bool:
-        """Publish what is untold, in order: whether that is done.
+        """Publish the stored events of an integration in order. Return whether none is left.
 
-        Without the bus it stays untold, and is told later. Without the store it may be told again, as the
-        same event. One that Kafka never takes is left out. None of this is the business of whoever has made
-        the change, which is written by now.
+        Without Kafka they stay in the outbox. Without MongoDB they may be published again, with the same ids.
+        An event that Kafka will never accept is dropped. Nothing is raised: the caller's change is stored by
+        now, and must not seem to have failed.
         """
         events: Sequence[Document] = document.get("events") or []
         try:
@@ -209,13 +212,14 @@ class IntegrationRepository:
             with translate_errors():
                 await self.collection.update_one(
                     {"_id": document["_id"]},
-                    {"$pull": {"events": {"id": {"$in": [each["id"] for each in events]}}}},
+                    {"$pull": {"events": {"id": {"$in": [event["id"] for event in events]}}}},
                 )
+                # Only if no other process has stored more events since.
                 await self.collection.update_one(
                     {"_id": document["_id"], "events": []}, {"$set": {"untold": False}}
                 )
         except RetryLater as error:
-            self._log.warning("event not told yet", integration_id=document["_id"], error=str(error))
+            self._log.warning("integration.publish_delayed", integration_id=document["_id"], error=str(error))
             return False
         return True
 
@@ -225,16 +229,16 @@ class IntegrationRepository:
             await self._producer.publish(record, timeout_s=_PUBLISH_TIMEOUT_S)
         except Rejected as error:
             self._log.error(
-                "event dropped: it cannot be told",
+                "integration.event_dropped",
                 integration_id=document["_id"],
                 type=event["type"],
                 error=str(error),
             )
 
     async def clear_app_pauses(self, providers: Sequence[str], app: Sequence[str], revision: str) -> None:
-        """Let integrations that wait because the platform refused their app ask again, now.
+        """End the pauses of integrations that wait because the provider rejected their app.
 
-        `app` is `app_ref` the app that was repaired, and `revision` what it is now. Raises
+        `app` is the `app_ref` of the app that was corrected, and `revision` its new one. Raises
         `DatabaseUnavailable`.
         """
         query = {
@@ -249,25 +253,28 @@ class IntegrationRepository:
             )
 
     async def publish_pending(self) -> None:
-        """What others left untold, the oldest first, as long as bus and store take it."""
+        """Publish events that other processes stored but did not publish, the oldest first.
+
+        Stop at the first failure. Raises `DatabaseUnavailable`.
+        """
         before = utcnow() - _OUTBOX_DELAY
         query = {**OUTBOX_PENDING, "changed_at": {"$lt": before}}
         with translate_errors():
-            found = (
+            documents = (
                 await self.collection.find(query)
                 .sort([("changed_at", 1)])
                 .limit(_OUTBOX_BATCH)
                 .to_list(_OUTBOX_BATCH)
             )
-        for document in found:
+        for document in documents:
             if not await self.publish(document):
                 return
 
 
 def display_name(document: Mapping[str, Any]) -> str:
-    """What people call an integration: its own name, else the label of its account, else the provider.
+    """Return the name to show: the integration's own, else its account's label, else the provider.
 
-    Where the account has several places, the place is said too: each has an integration of its own.
+    If the account has several resources, the label of the selected one is added.
     """
     if document["name"]:
         return str(document["name"])
@@ -283,7 +290,7 @@ def _build_event(
     *,
     before: Mapping[str, Any] | None = None,
 ) -> Document:
-    """What is told; its id depends on integration, kind and moment: told twice, it is one event."""
+    """Return an outbox entry. Its id is derived, so that publishing it twice is one event."""
     account = document.get("account") or {}
     data = {
         "integrationId": document["_id"],
@@ -297,8 +304,8 @@ def _build_event(
     }
     if kind == "integration.taken_over" and before is not None:
         data["previousUser"] = before.get("user")
-    name = derive(document["_id"], kind, str(document["version"]), rfc3339(moment))
-    return {"id": f"evt_{name}", "type": kind, "at": moment, "data": data}
+    digest = derive(document["_id"], kind, str(document["version"]), rfc3339(moment))
+    return {"id": f"evt_{digest}", "type": kind, "at": moment, "data": data}
 
 
 def _to_envelope(document: Mapping[str, Any], event: Mapping[str, Any]) -> Event:

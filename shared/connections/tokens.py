@@ -1,8 +1,8 @@
-"""Tokens of connected accounts, for every service: fetched here, and made anew by one process for all.
+"""Tokens of connected accounts, for every service that calls providers.
 
-Who wants to call a platform asks `access`. A token that is about to end is made anew beside the call, one
-that has ended is waited for. A platform's 401 makes a token be made anew once (`refused`), however many calls
-it met. How it is made anew is in `refresh.py`.
+`TokenSource.access` returns valid tokens. A token that expires soon is refreshed beside the call; for one
+that has expired, the caller waits. A 401 of a provider causes one refresh (`replace_rejected`), however many
+calls received it. `refresher.py` has the refresh itself.
 """
 
 import asyncio
@@ -14,51 +14,56 @@ from time import monotonic
 from typing import Any, Final
 
 from shared.connections.app_check import AppChecker
-from shared.connections.apps import App, Apps
+from shared.connections.apps import Apps
 from shared.connections.credentials import MAIN, token_values
 from shared.connections.integrations import COLLECTION, IntegrationRepository
+from shared.connections.last_used import LastUsedRecorder
+from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import NotConnected, check_usable
-from shared.connections.refresher import DEFAULT_TIMING, NoAnswer, Refresher, Timing
-from shared.contracts.errors import Conflict, DatabaseUnavailable, InterlinkError, RetryLater
-from shared.manifests.connector import ProviderRejected, ProviderUnavailable, manual_credential_values
+from shared.connections.refresh_types import DEFAULT_TIMING, NoAnswer, Timing
+from shared.connections.refresher import Refresher
+from shared.contracts.errors import Conflict, DatabaseUnavailable, RetryLater
+from shared.manifests.accounts import manual_credential_values
+from shared.manifests.provider_response import ProviderRejected, ProviderUnavailable
 from shared.manifests.registry import connectors
 from shared.runtime.configuration import Configuration
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, translate_errors, utcnow
-from shared.runtime.service import VERSION
-from shared.wire.oauth import ProviderRequest, ProviderResponse, basic_authorization
+from shared.runtime.mongo import Document, utcnow
+from shared.runtime.version import VERSION
+from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_authorization
 from shared.wire.request_template import RequestTemplate
 
 __all__ = ["MAIN", "Access", "NoAnswer", "NotConnected", "Timing", "TokenSource"]
 
 _USER_AGENT: Final = f"Interlink/{VERSION}"
-"""Some platforms refuse requests without one."""
+"""Some providers reject requests without one."""
 _CACHE_TTL_S: Final = 2.0
 _MAX_CACHED: Final = 10_000
 _EXPIRY_MARGIN: Final = timedelta(seconds=5)
-"""A token is waited for when it ends within this time: a call may be under way for a while."""
+"""A caller waits for a refresh if its token expires within this time: the call itself takes some."""
 _FORCED_REFRESH_INTERVAL: Final = timedelta(seconds=60)
+"""After a refresh because of a 401, another 401 causes none for this time."""
 _MAX_ATTEMPTS: Final = 5
-_LAST_USED_INTERVAL_S: Final = 600.0
 _ACCEPTED_TTL_S: Final = 60.0
-"""A token that the platform took is taken to be good for so long, whatever one call is answered."""
+"""A token that the provider accepted counts as valid for this time, even if single calls are rejected."""
 _MAX_RESPONSE_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a call to the platform is made with; `version` names the tokens for `TokenSource.refused`."""
+    """The tokens for a call to a provider. `version` identifies them for `TokenSource.replace_rejected`."""
 
     integration: str
     provider: str
     workspace: str
     version: int
     values: Mapping[str, str] = field(repr=False)
-    """For requests of the manifest: tokens, account, params, settings."""
+    """Values for the manifest's request templates: tokens, account, params, settings."""
     ends_at: datetime | None
+    """Expiry of the token; None if it does not expire."""
     other: str = MAIN
-    """Which of the consent's tokens they are."""
+    """Name of the grant that the tokens belong to; `MAIN` for the main one."""
     kind: str = "oauth2"
 
     @property
@@ -67,25 +72,25 @@ class Access:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What carries the token."""
+        """The request headers that carry the token."""
         api = connectors()[self.provider].api_for(self.kind)
-        made = {
+        headers = {
             name: RequestTemplate(text).render_or_empty(self.values) for name, text in api.headers.items()
         }
         if api.basic:
-            made["Authorization"] = basic_authorization(
+            headers["Authorization"] = basic_authorization(
                 *(RequestTemplate(text).render_or_empty(self.values) for text in api.basic)
             )
-        return {name: value for name, value in made.items() if value}
+        return {name: value for name, value in headers.items() if value}
 
     @property
     def base(self) -> str:
-        """What addresses of the API begin with."""
+        """The base URL of the provider's API."""
         return RequestTemplate(connectors()[self.provider].api_for(self.kind).base).url(self.values)
 
 
 class TokenSource:
-    """The tokens of all integrations. Services ask it; it needs `start`ed apps and client."""
+    """Provides tokens of all integrations. Apps and egress client have to be started before it is used."""
 
     def __init__(
         self,
@@ -104,126 +109,130 @@ class TokenSource:
         self._log = log
         self._timing = timing
         self.app_checker = AppChecker(apps, log, self.ask, redirect_uri=redirect_uri)
-        """Whether platforms take apps."""
+        """Checks whether providers accept apps."""
         self._refresher = Refresher(
             integrations, apps, self.app_checker, log, self.ask, redirect_uri=redirect_uri, timing=timing
         )
         self._cache: dict[str, tuple[float, Document]] = {}
         self._changes = 0
-        """How often integrations were changed: what was read before the last time is not kept."""
+        """Number of changes of integrations. A document that was read before the last one is not cached."""
         self._refreshes: dict[tuple[str, bool], asyncio.Task[Document]] = {}
-        """By integration, and whether a person asked for it himself."""
-        self._use_recorded: dict[str, float] = {}
+        """Running refreshes by integration id and by whether a person asked for the refresh."""
         self._accepted: dict[tuple[str, str, int], float] = {}
-        self._use_tasks: set[asyncio.Task[None]] = set()
+        """Until when tokens count as valid, by integration id, grant and version."""
+        self._last_used = LastUsedRecorder(integrations)
         configuration.follow(COLLECTION, self._on_change)
 
     async def start(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing: every part of a service has a start."""
 
     async def stop(self) -> None:
-        """Let what is under way be written: a new refresh token exists nowhere else."""
-        under_way = [*self._refreshes.values(), *self._use_tasks]
-        if under_way:
-            await asyncio.wait(under_way, timeout=self._timing.call_s + 5)
-        for name, provider in self._refresher.unsaved.items():
+        """Wait until running refreshes are written: a new refresh token exists nowhere else."""
+        pending = [*self._refreshes.values(), *self._last_used.tasks]
+        if pending:
+            await asyncio.wait(pending, timeout=self._timing.call_s + 5)
+        for integration_id, provider in self._refresher.unsaved.items():
             self._log.error(
-                "new tokens are lost, because the store does not take them: the account has to be connected "
-                "again",
-                integration_id=name,
+                "token.lost",
+                integration_id=integration_id,
                 provider=provider,
+                detail="MongoDB did not accept the new tokens: the account has to be connected again",
             )
 
     # For services
 
-    async def access(self, name: str, *, other: str = MAIN) -> Access:
-        """The tokens of an integration, good for now.
+    async def access(self, integration_id: str, *, other: str = MAIN) -> Access:
+        """Return valid tokens of an integration. `other` is the name of a further grant of the same consent.
 
-        `other` names further tokens of the same consent. Raises `NotFound`, `NotConnected`,
-        `ProviderUnavailable`
-        (it is being made anew, or the platform does not answer), `DatabaseUnavailable`.
+        Raises `NotFound`, `NotConnected`, `ProviderUnavailable` (another process refreshes the token, or the
+        provider does not answer) or `DatabaseUnavailable`.
         """
-        document = await self._find_cached(name)
+        document = await self._find_cached(integration_id)
         check_usable(document)
         ends = document.get("expires_at")
         if ends is not None and document.get("refreshable"):
             renew_at = document.get("renew_at") or ends
+            # Just before the expiry the caller waits for new tokens. Earlier, from `renew_at` on, it uses the
+            # old ones while a refresh runs beside the call.
             if ends - min(_EXPIRY_MARGIN, (ends - renew_at) / 2) <= utcnow():
                 try:
-                    document = await self._ensure_newer(name, than=document["version"])
+                    document = await self._ensure_newer(integration_id, than=document["version"])
                 except (ProviderUnavailable, DatabaseUnavailable):
-                    if ends <= utcnow():
+                    if ends <= utcnow():  # else the old token still works
                         raise
             elif renew_at <= utcnow() and self._refresher.outcomes.may_refresh(document):
-                self._start_refresh(name, document["version"])
+                self._start_refresh(integration_id, document["version"])
         access = self._access(document, other)
-        self._record_use(document)
+        self._last_used.record(document["_id"])
         return access
 
-    async def replace_refused(self, access: Access) -> Access:
-        """After a 401: tokens newer than those that the platform refused, made once for everybody.
+    async def replace_rejected(self, access: Access) -> Access:
+        """Return newer tokens after a 401, refreshed once for all callers.
 
-        Where they are new already, or cannot be made anew, the platform is asked whose they are: when it
-        answers, the 401 was about the call, and they come back as they are. Raises `NotConnected` when it
-        does not take them there either; else as `access`.
+        If the tokens were refreshed a moment ago, or cannot be refreshed, ask the provider for the account's
+        identity: if it answers, the 401 concerned the call, and the same tokens are returned. Raises
+        `NotConnected` if the provider rejects the tokens there too; else as `access`.
         """
         for _ in range(_MAX_ATTEMPTS):
             document = await self._integrations.find(access.integration)
             check_usable(document)
             if document["version"] > access.version and not document.get("halfway"):
                 return self._access(document, access.other)
-            named = (access.integration, access.other, access.version)
-            if self._accepted.get(named, 0.0) > monotonic():
+            key = (access.integration, access.other, access.version)
+            if self._accepted.get(key, 0.0) > monotonic():
                 return access
-            made = document.get("forced_at")
-            fresh = made is not None and made > utcnow() - _FORCED_REFRESH_INTERVAL
-            under_way = document.get("halfway") or document.get("lease") is not None
-            if document.get("refreshable") and (not fresh or under_way):
+            forced_at = document.get("forced_at")
+            recent = forced_at is not None and forced_at > utcnow() - _FORCED_REFRESH_INTERVAL
+            refreshing = document.get("halfway") or document.get("lease") is not None
+            if document.get("refreshable") and (not recent or refreshing):
                 document = await self._ensure_newer(access.integration, than=access.version, forced=True)
                 return self._access(document, access.other)
             if await self._is_accepted(access):
                 if len(self._accepted) >= _MAX_CACHED:
                     self._accepted.clear()
-                self._accepted[named] = monotonic() + _ACCEPTED_TTL_S
+                self._accepted[key] = monotonic() + _ACCEPTED_TTL_S
                 return access
+            # None of it helped: a person has to connect the account again.
             self.forget(access.integration)
-            why = "the platform does not take the token"
-            if await self._refresher.outcomes.mark_reauth_required(document, "token_refused", why):
+            detail = "the provider rejects the token"
+            if await self._refresher.outcomes.mark_reauth_required(document, "token_refused", detail):
                 break
-        raise NotConnected("reauth_required", "the platform does not take the account's token")
+        raise NotConnected(
+            "reauth_required", "the provider rejects the account's token: connect the account again"
+        )
 
     async def call(
-        self, name: str, make: Callable[[Access], ProviderRequest], *, other: str = MAIN
+        self, integration_id: str, make: Callable[[Access], ProviderRequest], *, other: str = MAIN
     ) -> ProviderResponse:
-        """Call the platform with an account's token; once more with new ones when they are refused.
+        """Send the request that `make` returns for an account's tokens. After a 401, send it with new tokens.
 
-        Raises as `access` does; `ProviderUnavailable` also when there is no answer.
+        Raises as `access` does, and `ProviderUnavailable` without an answer.
         """
-        access = await self.access(name, other=other)
+        access = await self.access(integration_id, other=other)
         connector = connectors()[access.provider]
         answer = await self.ask(make(access), access.workspace)
         if connector.is_token_rejected(answer, connector.api_for(access.kind)):
-            answer = await self.ask(make(await self.replace_refused(access)), access.workspace)
+            answer = await self.ask(make(await self.replace_rejected(access)), access.workspace)
         return answer
 
     async def _is_accepted(self, access: Access) -> bool:
-        """Whether the platform takes the token when it is asked whose it is. Raises `ProviderUnavailable`."""
+        """Return whether the provider identifies the account by the token. Raises `ProviderUnavailable`."""
         connector = connectors()[access.provider]
         api, probe = connector.api_for(access.kind), connector.probe_for(access.kind)
         if probe is None:
             return False
-        by_app = not probe.token and access.kind not in connector.entered
-        if by_app and "client_id" not in access.values:  # nobody can ask now
-            raise ProviderUnavailable("the app's credentials are not there", retry_after=60)
+        by_app = not probe.token and access.kind not in connector.manual_credentials
+        if by_app and "client_id" not in access.values:
+            raise ProviderUnavailable("the app's credentials are missing", retry_after=60)
         answer = await self.ask(connector.request(probe, access.values, api), access.workspace)
         if connector.is_token_rejected(answer, api):
             return False
-        with suppress(ProviderRejected):  # it is the answer to somebody that the platform knows
+        with suppress(ProviderRejected):  # an error, but not about the token: the provider knows the account
             connector.parse_api_response(answer, api)
         return True
 
     async def ask(self, call: ProviderRequest, workspace: str) -> ProviderResponse:
-        """Send a request as it is, on behalf of a workspace. Raises `NoAnswer`."""
+        """Send a request unchanged, on behalf of a workspace. Raises `NoAnswer`."""
         headers = {"User-Agent": _USER_AGENT, **call.headers}
         answer = await self._client.call(
             call.method,
@@ -241,76 +250,80 @@ class TokenSource:
 
     # For the service that owns integrations
 
-    async def refresh(self, name: str, *, than: int, user_initiated: bool = False) -> Document:
-        """Make an integration's tokens anew, or wait for who does. Raises as `access`.
+    async def refresh(self, integration_id: str, *, than: int, user_initiated: bool = False) -> Document:
+        """Refresh an integration's tokens until they are newer than version `than`, or wait for it.
 
-        `by_person`: somebody asks for it himself, which passes a pause over a refused app once.
+        `user_initiated`: a person asked for it, which is allowed once in a pause because of a rejected app.
+        Raises as `access`.
         """
-        return await self._ensure_newer(name, than=than, user_initiated=user_initiated)
+        return await self._ensure_newer(integration_id, than=than, user_initiated=user_initiated)
 
     def values(self, document: Mapping[str, Any]) -> dict[str, str]:
-        """What requests of the manifest are filled with, but for the tokens."""
+        """Return the values for the manifest's request templates, without the tokens."""
         return self._refresher.values(document)
 
     def app_of(self, document: Mapping[str, Any]) -> App | None:
-        """The app that an integration is connected with."""
+        """Return the app that an integration is connected with; None if it is gone or unreadable."""
         return self._refresher.outcomes.app_of(document)
 
-    def forget(self, name: str) -> None:
-        """Look at the store at the next call: this process has changed it."""
+    def forget(self, integration_id: str) -> None:
+        """Read the integration again at the next call: this process has changed it."""
         self._changes += 1
-        self._cache.pop(name, None)
+        self._cache.pop(integration_id, None)
 
     # Reading
 
-    async def _on_change(self, names: Collection[str] | None) -> None:
-        """Forget integrations that were connected or disconnected."""
+    async def _on_change(self, integration_ids: Collection[str] | None) -> None:
+        """Forget integrations that another process changed; all of them for None."""
         self._changes += 1
-        if names is None:
+        if integration_ids is None:
             self._cache.clear()
-        for name in names or ():
-            self.forget(name)
+        for integration_id in integration_ids or ():
+            self.forget(integration_id)
 
-    async def _find_cached(self, name: str) -> Document:
-        if name in self._cache:
+    async def _find_cached(self, integration_id: str) -> Document:
+        if integration_id in self._cache:
             await self._configuration.current()
-        kept = self._cache.get(name)
-        if kept and kept[0] > monotonic():
-            return kept[1]
-        changes = self._changes
-        document = await self._integrations.find(name)
+        cached = self._cache.get(integration_id)
+        if cached and cached[0] > monotonic():
+            return cached[1]
+        changes = self._changes  # before the read: a change during it makes the document stale
+        document = await self._integrations.find(integration_id)
         self._cache_document(document, changes)
         return document
 
     def _cache_document(self, document: Document, changes: int) -> None:
-        """Keep what was read when there had been so many changes, unless there were more since."""
+        """Cache a document that was read at change number `changes`, unless there were more changes since."""
         if changes != self._changes:
             return
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
-        kept = self._cache.get(document["_id"])
-        if kept is None or kept[1]["version"] <= document["version"]:
+        cached = self._cache.get(document["_id"])
+        if cached is None or cached[1]["version"] <= document["version"]:
             self._cache[document["_id"]] = (monotonic() + _CACHE_TTL_S, document)
 
     def _access(self, document: Document, other: str) -> Access:
+        """Decrypt the tokens of one grant. Raises `NotConnected` if there are none that can be used."""
         secrets = self._refresher.outcomes.decrypt_credential(document)
         others = secrets.get("others", {})
         tokens = secrets if other == MAIN else others.get(other)
         if other == MAIN and others and not secrets.get("access_token"):
-            tokens = next(iter(others.values()))  # the consent gave no other
+            tokens = next(iter(others.values()))  # this consent has no main grant
         if not tokens:
-            raise NotConnected("connected", f"the account has no token called {other!r}")
+            raise NotConnected("connected", f"the account has no token named {other!r}")
         ends = document.get("expires_at")
         if ends is not None and ends <= utcnow() and not document.get("refreshable"):
-            raise NotConnected("reauth_required", "the account's token has ended: connect it again")
+            raise NotConnected(
+                "reauth_required", "the account's token has expired: connect the account again"
+            )
         values = self._refresher.values(document) | token_values(tokens)
-        way = connectors()[document["provider"]].entered.get(document["kind"])
-        if way is not None:
+        manual = connectors()[document["provider"]].manual_credentials.get(document["kind"])
+        if manual is not None:
             try:
-                values |= manual_credential_values(way, secrets.get("fields", {}))
-            except ProviderRejected:  # the manifest asks for something else by now
+                values |= manual_credential_values(manual, secrets.get("fields", {}))
+            except ProviderRejected:  # the manifest has other fields than when they were entered
                 raise NotConnected(
-                    "error", "what was entered does not fit any more: enter it again"
+                    "error", "the provider needs other credentials now: enter them again"
                 ) from None
         return Access(
             integration=document["_id"],
@@ -323,54 +336,35 @@ class TokenSource:
             kind=document["kind"],
         )
 
-    def _record_use(self, document: Document) -> None:
-        """Write down, now and then, that it is used; beside the call, which does not depend on it."""
-        name, now = document["_id"], monotonic()
-        if self._use_recorded.get(name, 0.0) > now:
-            return
-        if len(self._use_recorded) >= _MAX_CACHED:
-            self._use_recorded.clear()
-        self._use_recorded[name] = now + _LAST_USED_INTERVAL_S
-        task = asyncio.create_task(self._write_use(name))
-        self._use_tasks.add(task)
-        task.add_done_callback(self._use_tasks.discard)
-
-    async def _write_use(self, name: str) -> None:
-        try:
-            with translate_errors():
-                await self._integrations.collection.update_one(
-                    {"_id": name, "deleted_at": None}, {"$set": {"last_used_at": utcnow()}}
-                )
-        except InterlinkError:
-            self._use_recorded.pop(name, None)
-
-    # Making anew: one task for each integration, whoever waits for it
+    # Refreshing: one task for each integration, for all callers that wait
 
     async def _ensure_newer(
-        self, name: str, *, than: int, forced: bool = False, user_initiated: bool = False
+        self, integration_id: str, *, than: int, forced: bool = False, user_initiated: bool = False
     ) -> Document:
-        """The document with tokens newer than this version; who goes away does not end the making."""
+        """Return the document with tokens newer than version `than`. A cancelled caller stops no refresh."""
         while True:
             changes = self._changes
             try:
                 document = await asyncio.shield(
-                    self._start_refresh(name, than, forced=forced, user_initiated=user_initiated)
+                    self._start_refresh(integration_id, than, forced=forced, user_initiated=user_initiated)
                 )
             except BaseException:
-                self.forget(name)
+                self.forget(integration_id)
                 raise
-            if document["version"] > than:  # not of a task that began for an older version
+            if document["version"] > than:  # else the task had been started for an older version
                 self._cache_document(document, changes)
                 return document
 
     def _start_refresh(
-        self, name: str, than: int, *, forced: bool = False, user_initiated: bool = False
+        self, integration_id: str, than: int, *, forced: bool = False, user_initiated: bool = False
     ) -> "asyncio.Task[Document]":
-        key = name, user_initiated
+        key = integration_id, user_initiated
         task = self._refreshes.get(key)
         if task is None or task.done():
             task = asyncio.create_task(
-                self._refresher.ensure_newer(name, than, forced=forced, user_initiated=user_initiated)
+                self._refresher.ensure_newer(
+                    integration_id, than, forced=forced, user_initiated=user_initiated
+                )
             )
             self._refreshes[key] = task
             changes = self._changes
@@ -386,4 +380,4 @@ class TokenSource:
         if error is None:
             self._cache_document(task.result(), changes)
         elif not isinstance(error, RetryLater | Conflict):
-            self._log.warning("token not made anew", integration_id=key[0], error=str(error)[:300])
+            self._log.warning("token.refresh_failed", integration_id=key[0], error=str(error)[:300])

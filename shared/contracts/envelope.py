@@ -1,8 +1,8 @@
 """The event envelope: CloudEvents 1.0 in Kafka binary mode, attributes as headers, data as value.
 
-Internal services may publish with any Kafka client, so everything that comes in is checked here:
-a header that is null or not UTF-8, an attribute that is missing, a time that is none. What fails
-raises `Malformed` and goes to the dead-letter topic; it is never dropped.
+Internal services may publish with any Kafka client, so every record is checked here: headers that are null
+or not UTF-8, missing attributes, invalid times. An invalid record raises `Malformed` and goes to the
+dead-letter topic; it is never dropped.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ _MAX_ATTRIBUTE_BYTES = 1024
 class Event:
     """One fact in the past tense, about one workspace.
 
-    `data` is the body as it travels; it is parsed where it is needed and never re-encoded.
+    `data` is the body as published; it is parsed where it is needed and never encoded again.
     `attributes` are further headers (for a provider's webhook: provider, endpoint_id, event, ...).
     """
 
@@ -42,7 +42,7 @@ class Event:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """The Kafka headers of this event."""
+        """Return the Kafka headers of this event, in order."""
         headers = [
             ("ce_specversion", b"1.0"),
             ("ce_id", self.id.encode()),
@@ -61,42 +61,42 @@ class Event:
 
     @property
     def trace_id(self) -> str:
-        """The correlation id: one from the platform's request to the last delivery attempt."""
+        """The trace id, the same from the provider's request to the last delivery attempt; else empty."""
         return self.traceparent[3:35]
 
 
 def parse_event(headers: Iterable[Header], value: bytes | None) -> Event:
-    """The event that a Kafka record carries.
+    """Parse the event of a Kafka record.
 
-    Raises `Malformed` when a required attribute is missing, unreadable or over 1024 characters.
-    A header that the envelope does not know is dropped when it is not readable text: a stranger's
-    tracing header must not cost an event.
+    Raises `Malformed` if a required attribute is missing, not UTF-8 or over 1024 bytes. A header that is not
+    part of the envelope is dropped if it is not UTF-8, so that no foreign tracing header costs an event.
     """
-    own: dict[str, str] = {}
+    envelope: dict[str, str] = {}
     attributes: dict[str, str] = {}
     for name, raw in headers:
         if name in _ENVELOPE_HEADERS:
-            own[name] = _decode_header(name, raw)
+            envelope[name] = _decode_header(name, raw)
         elif raw is not None:
+            # Headers of other systems: kept if they are text, and no reason to reject an event.
             try:
                 attributes[name] = raw.decode()
             except UnicodeDecodeError:
                 continue
     for name in ("ce_id", "ce_type", "ce_source", "workspace"):
-        if not own.get(name):
-            raise Malformed(f"header {name} is missing: it is required of every event")
-    if own.get("ce_specversion", "1.0") != "1.0":
-        raise Malformed(f"ce_specversion is {own['ce_specversion']!r}: only 1.0 is understood")
+        if not envelope.get(name):
+            raise Malformed(f"header {name} is missing: every event must have it")
+    if envelope.get("ce_specversion", "1.0") != "1.0":
+        raise Malformed(f"ce_specversion is {envelope['ce_specversion']!r}: only 1.0 is supported")
     return Event(
-        id=own["ce_id"],
-        type=own["ce_type"],
-        source=own["ce_source"],
-        workspace=own["workspace"],
-        time=_validate_time(own["ce_time"]) if own.get("ce_time") else now(),
+        id=envelope["ce_id"],
+        type=envelope["ce_type"],
+        source=envelope["ce_source"],
+        workspace=envelope["workspace"],
+        time=_validate_time(envelope["ce_time"]) if envelope.get("ce_time") else now(),
         data=value or b"",
-        subject=own.get("ce_subject", ""),
-        content_type=own.get("content-type", JSON_CONTENT_TYPE),
-        traceparent=own.get("traceparent", ""),
+        subject=envelope.get("ce_subject", ""),
+        content_type=envelope.get("content-type", JSON_CONTENT_TYPE),
+        traceparent=envelope.get("traceparent", ""),
         attributes=attributes,
     )
 
@@ -118,13 +118,14 @@ def _validate_time(text: str) -> str:
             return text
     except ValueError:
         pass
-    raise Malformed(f"ce_time is {text[:40]!r}: not an RFC 3339 time with its offset")
+    raise Malformed(f"ce_time is {text[:40]!r}: not an RFC 3339 time with an offset")
 
 
 def rfc3339(moment: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds, as every time in the API and on the topics is written."""
+    """Format a time as RFC 3339 in UTC with milliseconds, like every time in the API and on the topics."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def now() -> str:
+    """Return the current time as `rfc3339` formats it."""
     return rfc3339(datetime.now(UTC))

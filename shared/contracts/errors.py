@@ -1,18 +1,18 @@
-"""The error tree: a class says what the caller must do, and carries the data to do it.
+"""The errors of the hub. A class says what the caller must do, and carries the data to do it.
 
-`RetryLater`: the same call may succeed later.  `Rejected`: the input is wrong; the same input will
-never succeed.  `Misconfigured`: a person has to change a setting before anything can work.
+`RetryLater`: the same call may succeed later. `Rejected`: the input is wrong, and the same input will
+never succeed. `Misconfigured`: a person has to change a setting first.
 """
 
 from dataclasses import dataclass
 
 
 class InterlinkError(Exception):
-    """Base of everything that the hub raises on purpose."""
+    """Base of all errors that the hub raises on purpose."""
 
 
 class RetryLater(InterlinkError):
-    """Try the same thing again after `retry_after` seconds: nothing was lost, nothing pretended."""
+    """Try the same call again after `retry_after` seconds. Nothing was lost, and no success was reported."""
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
@@ -20,7 +20,7 @@ class RetryLater(InterlinkError):
 
 
 class BrokerUnavailable(RetryLater):
-    """Kafka did not acknowledge in time. The event may still arrive: ids make the repeat harmless."""
+    """Kafka did not acknowledge in time. The event may still be stored: its id makes the repeat harmless."""
 
 
 class DatabaseUnavailable(RetryLater):
@@ -28,19 +28,22 @@ class DatabaseUnavailable(RetryLater):
 
 
 class DatabaseRefused(DatabaseUnavailable):
-    """MongoDB answers, and takes nothing until somebody mends its settings: that may be done while we run."""
+    """MongoDB refuses every operation until its settings are corrected, for example its credentials.
+
+    That can be done while the hub runs, so the call may be retried.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One wrong field of a request body; `field` is a dotted path."""
+    """One invalid field of a request body. `field` is its dotted path, empty for the whole body."""
 
     field: str
     message: str
 
 
 class Rejected(InterlinkError):
-    """The input can never be accepted. `status` is its HTTP status, `reason` a stable short word."""
+    """The input can never be accepted. `status` is its HTTP status, `reason` a stable code for programs."""
 
     status = 400
     reason = "malformed"
@@ -52,64 +55,64 @@ class Rejected(InterlinkError):
 
 
 class Malformed(Rejected):
-    """A body, header or event that does not have the promised form."""
+    """A body, header or event does not have the documented format."""
 
 
 class TooLarge(Rejected):
-    """More bytes than the limit, before or after inflation."""
+    """The input has more bytes or items than the limit, before or after decompression."""
 
     status = 413
     reason = "too_large"
 
 
 class UnsupportedMedia(Rejected):
-    """A content type or encoding that this route does not take."""
+    """The route does not support this content type or encoding."""
 
     status = 415
     reason = "unsupported_media"
 
 
 class NotFound(Rejected):
-    """No such thing here, or one that belongs to another workspace."""
+    """The resource does not exist, or belongs to another workspace."""
 
     status = 404
     reason = "not_found"
 
 
 class Unauthenticated(Rejected):
-    """No API key, or one that is unknown, expired or revoked."""
+    """The API key is missing, unknown, expired or revoked."""
 
     status = 401
     reason = "unauthenticated"
 
 
 class Forbidden(Rejected):
-    """The key is good, but its scopes or the caller's address do not allow this call."""
+    """The key is valid, but its scopes or the caller's address do not allow this call."""
 
     status = 403
     reason = "forbidden"
 
 
 class Conflict(Rejected):
-    """The call clashes with another one or with what is there."""
+    """The call conflicts with another call or with what is stored."""
 
     status = 409
     reason = "conflict"
 
 
 class Invalid(Rejected):
-    """The body is well formed, and its fields are not acceptable."""
+    """The body is well formed, but some of its fields are not acceptable."""
 
     status = 422
     reason = "invalid"
 
 
 class OverLimit(Rejected):
-    """More than one workspace may have waiting: it is refused for the sake of the others."""
+    """The workspace has reached its limit of waiting work, which protects the other workspaces."""
 
     status = 429
     reason = "over_limit"
 
 
 class Misconfigured(InterlinkError):
-    """A setting is missing or wrong. The message says which and what to do."""
+    """A setting is missing or wrong. The message says which one, and what to do."""

@@ -1,7 +1,7 @@
-"""What events carry as data, by the platform that they come from: the models behind the event types' schemas.
+"""Models of events' data, from which the schemas of the event types are made, grouped by producer.
 
-Strict about what a receiver relies on, open for everything else: platforms add fields, and the older of
-two versions still has to be taken. Ids are texts or numbers, as the platform has them.
+They are strict about the fields that subscribers rely on, and allow all others: producers add fields, and
+data of an older version must still be accepted. Ids are texts or numbers, as the producer has them.
 """
 
 from typing import Any
@@ -17,20 +17,20 @@ class _OpenModel(BaseModel):
 
 
 class _CamelCaseModel(_OpenModel):
-    """The chat's own spelling: `channelId`."""
+    """Fields are in camel case, as the chat writes them: `channelId`."""
 
     model_config = ConfigDict(alias_generator=to_camel)
 
 
 class FieldChange(_OpenModel):
-    """What a field was and is."""
+    """The value of a field before and after an update."""
 
     previous_value: Any = None
     current_value: Any = None
 
 
 class UserObject(_CamelCaseModel):
-    """Somebody, by id."""
+    """A user, by id."""
 
     id: Id
     username: str | None = None
@@ -44,11 +44,11 @@ class NamedObject(_CamelCaseModel):
     name: str | None = None
 
 
-# The chat's own: the id in the data itself, or the thing inside it
+# The chat's own events: the data has an id (`...Ref`), or the whole object (`Nested...`)
 
 
 class MessageRef(_CamelCaseModel):
-    """A message of the chat, by id; `changed` says what an update changed."""
+    """A message of the chat, by id. `changed` has the fields that an update changed."""
 
     message_id: Id
     channel_id: Id
@@ -63,7 +63,7 @@ class MessageObject(_CamelCaseModel):
 
 
 class NestedMessage(_CamelCaseModel):
-    """A message as the chat keeps it, with its channel beside it."""
+    """A message as the chat stores it, with its channel."""
 
     message: MessageObject
     channel: NamedObject | None = None
@@ -71,7 +71,7 @@ class NestedMessage(_CamelCaseModel):
 
 
 class Reaction(_CamelCaseModel):
-    """Somebody's reaction to a message."""
+    """A user's reaction to a message."""
 
     message_id: Id
     emoji: str
@@ -153,7 +153,7 @@ class NestedParticipant(_CamelCaseModel):
 
 
 class IntegrationRef(_CamelCaseModel):
-    """An integration, by id; `user` is the chat's own id of the person whose account it is."""
+    """An integration, by id. `user` is the chat's id of the person who connected the account."""
 
     integration_id: Id
     provider: str | None = None
@@ -161,7 +161,7 @@ class IntegrationRef(_CamelCaseModel):
 
 
 class IntegrationTakenOver(IntegrationRef):
-    """An integration that another user has connected, with the consent of its account."""
+    """An integration that another user of the same account has taken over."""
 
     previous_user: Id
 
@@ -171,7 +171,7 @@ class NestedIntegration(_CamelCaseModel):
     provider: str | None = None
 
 
-# Chatwoot's, as its `webhook_data` makes them
+# Chatwoot's events, as its `webhook_data` writes them
 
 
 class ChatwootReference(_OpenModel):
@@ -182,7 +182,7 @@ class ChatwootReference(_OpenModel):
 
 
 class ChatwootConversation(_OpenModel):
-    """A conversation; `id` is the number that people see."""
+    """A conversation. `id` is the number that people see."""
 
     id: Id
     status: str
@@ -195,7 +195,7 @@ class ConversationRef(_OpenModel):
 
 
 class ChatwootMessage(_OpenModel):
-    """A message in a conversation; an attachment alone has no content, an activity no sender."""
+    """A message in a conversation. An attachment alone has no content, an activity has no sender."""
 
     id: Id
     message_type: Id
@@ -221,7 +221,7 @@ class ChatwootContact(_OpenModel):
 
 
 class ChatwootInbox(_OpenModel):
-    """An inbox's settings: Chatwoot sends its channel, but neither its id nor its name."""
+    """An inbox's settings. Chatwoot sends its channel, but neither its id nor its name."""
 
     channel: dict[str, Any]
     changed_attributes: list[dict[str, FieldChange]] | None = None
@@ -232,7 +232,7 @@ class InboxRef(ChatwootReference):
 
 
 class ChatwootWidget(_OpenModel):
-    """A visitor opened the widget: the visitor as a contact of an inbox."""
+    """A visitor who opened the widget, as a contact of an inbox."""
 
     source_id: str
     contact: ChatwootReference | None = None
@@ -242,7 +242,7 @@ class ChatwootWidget(_OpenModel):
     event_info: dict[str, Any] | None = None
 
 
-# The hub's own
+# The hub's own events
 
 
 class WebhookTest(_OpenModel):
@@ -250,7 +250,7 @@ class WebhookTest(_OpenModel):
 
 
 class WebhookFailing(_OpenModel):
-    """Nothing but failures since `failing_since`; at `disables_at` the webhook is disabled."""
+    """An outgoing webhook that has only failed since `failing_since`. It is disabled at `disables_at`."""
 
     webhook_id: str
     name: str

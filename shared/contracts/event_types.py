@@ -1,7 +1,7 @@
-"""Every event type that the hub knows by itself, in one table: what it says, its other names, its data.
+"""The table of event types that the hub defines: name, description, data model, example, aliases.
 
-The union of nself-chat's and Chatwoot's events and our own. A type has one name, with dots; the other
-names are aliases. A type that is not here is free: whoever publishes it says what it means.
+It is the union of nself-chat's, Chatwoot's and the hub's own events. A type has one canonical name, with
+dots; other names are aliases. A type that is not in the table may be published by anybody, with any data.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ PayloadType = type[BaseModel] | UnionType
 
 @dataclass(frozen=True)
 class EventType:
-    """A type: its name, a sentence about it, what its data is, an example of the data, other names."""
+    """An event type: canonical name, description in a sentence, model of its data, an example, aliases."""
 
     name: str
     about: str
@@ -61,7 +61,7 @@ class EventType:
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """The JSON Schema (2020-12) of the data; open for fields that it does not name."""
+        """The JSON Schema (2020-12) of the data. It allows fields that it does not name."""
         payload: Any = self.payload  # a type form, which no annotation can say before PEP 747
         return TypeAdapter[Any](payload).json_schema()
 
@@ -373,13 +373,15 @@ _HUB: Final = (
 )
 
 EVENT_TYPES: Final[Mapping[str, EventType]] = {
-    each.name: each for each in (*_MESSAGES, *_CHAT, *_SUPPORT, *_HUB)
+    event_type.name: event_type for event_type in (*_MESSAGES, *_CHAT, *_SUPPORT, *_HUB)
 }
-"""Every type by its name."""
+"""Every type by its canonical name."""
 
-_CANONICAL: Final = {alias: each.name for each in EVENT_TYPES.values() for alias in each.aliases}
+_CANONICAL: Final = {
+    alias: event_type.name for event_type in EVENT_TYPES.values() for alias in event_type.aliases
+}
 
 
 def canonical(name: str) -> str:
-    """The one name of a type: an alias's type's, else the name as it is."""
+    """Return the canonical name of a type. A name that is not an alias is returned as it is."""
     return _CANONICAL.get(name, name)

@@ -1,7 +1,7 @@
-"""Opaque ids with a type prefix, random or derived.
+"""Opaque ids with a type prefix, random or derived from other ids.
 
-A derived id is the same however often its inputs are processed, which is what makes at-least-once
-delivery harmless: the second write, produce or POST carries the id of the first.
+A derived id is the same however often its inputs are processed. That makes at-least-once delivery harmless:
+the second write, produce or POST carries the id of the first. So the inputs of a derived id never change.
 """
 
 import hashlib
@@ -37,9 +37,9 @@ def new_integration_id() -> IntegrationId:
     return IntegrationId(f"int_{secrets.token_hex(16)}")
 
 
-def provider_subscription_id_for(integration: str, watch: str, *resource: str) -> ProviderSubscriptionId:
-    """One watch of a kind for a resource of an integration."""
-    return ProviderSubscriptionId(f"wch_{derive(integration, watch, *resource)}")
+def provider_subscription_id_for(integration: str, kind: str, *resource: str) -> ProviderSubscriptionId:
+    """Derive the id of the provider subscription of a kind for a resource of an integration."""
+    return ProviderSubscriptionId(f"wch_{derive(integration, kind, *resource)}")
 
 
 def new_execution_id() -> ExecutionId:
@@ -51,25 +51,26 @@ def new_api_key_id() -> ApiKeyId:
 
 
 def derive(*parts: str) -> str:
-    """32 hex digits that depend on every part and on where each part ends."""
+    """Derive 32 hex digits from the parts. They depend on every part and on where each part ends."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         raw = part.encode()
+        # The length separates the parts: ("ab", "c") and ("a", "bc") give different ids.
         digest.update(len(raw).to_bytes(4))
         digest.update(raw)
     return digest.hexdigest()
 
 
 def event_id_for(endpoint: EndpointId, delivery: str) -> EventId:
-    """The id of a provider's event: a redelivery under the same delivery id is the same event."""
+    """Derive the id of a provider's event: a redelivery under the same delivery id is the same event."""
     return EventId(f"evt_{derive(endpoint, delivery)}")
 
 
 def delivery_id_for(workspace: str, source: str, event: str, webhook: WebhookId) -> DeliveryId:
-    """One delivery per event and outgoing webhook; CloudEvents identifies an event by source and id."""
+    """Derive the id of the delivery of an event, identified by source and id, to an outgoing webhook."""
     return DeliveryId(f"dlv_{derive(workspace, source, event, webhook)}")
 
 
 def message_id_for(event: str) -> MessageId:
-    """The chat message that an event becomes, known before it is rendered."""
+    """Derive the id of the chat message that an event becomes, before the message is rendered."""
     return MessageId(f"msg_{derive(event)}")

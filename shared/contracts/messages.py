@@ -1,4 +1,4 @@
-"""What the topics carry as data: one model per payload, shared by producer, consumer and AsyncAPI."""
+"""Models of the topics' payloads, shared by producers, consumers and the AsyncAPI document."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,13 +9,13 @@ Text256 = Annotated[str, StringConstraints(max_length=256)]
 
 
 class Payload(BaseModel):
-    """A payload: unknown fields are kept out, so that what is documented is what travels."""
+    """Base of payloads. Unknown fields are dropped, so that only documented fields are published."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Attachment(Payload):
-    """A file that a message points at; it is not fetched by the hub."""
+    """A file that a message links to. The hub does not fetch it."""
 
     url: HttpUrl
     filename: Text256 | None = None
@@ -31,7 +31,7 @@ class EmbedField(Payload):
 
 
 class Embed(Payload):
-    """A card below a message. `description` and the values of fields are Markdown, all else is plain text.
+    """A card below a message. `description` and the values of fields are Markdown, the rest is plain text.
 
     `color` is `#rrggbb`.
     """
@@ -45,7 +45,7 @@ class Embed(Payload):
 
 
 class Author(Payload):
-    """Who a message is shown as from: a person of the platform, or the integration itself. Plain text."""
+    """The author that a message shows: a person of the provider, or the integration itself. Plain text."""
 
     name: Text256
     icon_url: HttpUrl | None = None
@@ -53,10 +53,10 @@ class Author(Payload):
 
 
 class Origin(Payload):
-    """Where a message came from, so that what the hub brought in is never sent back there.
+    """Where a message came from, so that it is never sent back there.
 
-    `account` is the provider's account that it is about, and `occurred_at` when it happened, where the
-    provider says so.
+    `account` is the provider's account that the event is about, and `occurred_at` when it happened; both are
+    null if the provider does not say.
     """
 
     provider: str
@@ -70,7 +70,7 @@ class Origin(Payload):
 class InboundMessage(Payload):
     """`chat.inbound`: one message for a channel of the chat. `text` is Markdown.
 
-    `message_id` is derived from the event: a consumer that has seen it already skips the repeat.
+    `message_id` is derived from the event, so that a consumer can skip a message that it has seen.
     """
 
     message_id: str
@@ -101,10 +101,10 @@ class MessageCreated(Payload):
 class ProviderEvent(Payload):
     """The data of a provider's event as a subscriber receives it (type `<provider>.<event>`).
 
-    `triggers` are the ids of the catalogue that the event fires; `account` is the provider's account that it
-    is about, null where the event does not say. `received_at` is when the hub received it; when it happened,
-    as the provider says, is `occurred_at` of the envelope. `test` is true for a test of an endpoint, and
-    `replay_of` is the id of the event that somebody had sent again.
+    `triggers` are the ids of the catalogue's triggers that the event fires; `account` is the provider's
+    account that it is about, null if the event does not say. `received_at` is when the hub received it; when
+    it happened is `occurred_at` of the envelope. `test` is true for a test of an endpoint, and `replay_of` is
+    the id of the event that this one replays.
     """
 
     provider: str
@@ -120,7 +120,7 @@ class ProviderEvent(Payload):
 
 
 class DeadLetter(Payload):
-    """The headers that a dead letter adds to the record it holds; key and value stay as they were."""
+    """The headers that a dead letter adds to those of its record. Key and value stay unchanged."""
 
     dl_reason: Literal["malformed", "failed", "over_limit"]
     dl_error: str

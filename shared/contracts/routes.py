@@ -1,4 +1,4 @@
-"""Which service answers which paths: the reverse proxy and the embedded entrance agree on this table."""
+"""Which service serves which API paths. The reverse proxy and the single entrance both use this table."""
 
 from typing import Final
 
@@ -13,12 +13,13 @@ SERVICE_PATHS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials"),
 }
-"""Path prefixes by service; everything else below `/api` is the gateway's."""
+"""Path prefixes by service. The gateway serves every other path below `/api`."""
 
 
 def service_for_path(path: str) -> str:
-    """The service that answers a path."""
+    """Return the name of the service that serves a path."""
     for service, prefixes in SERVICE_PATHS.items():
+        # A prefix ends at a slash: /api/queue-x is not below /api/queue.
         if any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes):
             return service
     return "gateway"

@@ -1,4 +1,4 @@
-"""The catalogue as it is shown: what brings each trigger, what has to be entered, what to do. Pure."""
+"""The catalogue as the API lists it: triggers, credentials to enter, setup steps, icons. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +12,9 @@ from shared.manifests.registry import Provider
 
 ICON: Final = "icon.svg"
 ENDPOINT_PLACEHOLDER: Final = "{endpoint_id}"
-"""Stands in an address for the endpoint that is not there yet."""
+"""Stands for the endpoint id in a URL while there is no endpoint."""
 CALLBACK_PATH: Final = "/api/auth/oauth/callback"
-"""Where platforms send people back to, behind the hub's own address."""
+"""Path of the OAuth redirect URI, after the hub's public URL."""
 
 TriggerSource = Literal["webhook", "polling", "through"]
 _WEBHOOKS_PATH: Final = "/api/webhooks/"
@@ -24,11 +24,11 @@ _WORD_PATTERN: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A trigger of the catalogue and what brings it.
+    """A trigger of the catalogue and its source.
 
-    `webhook`: events of the provider's own webhooks; `through`: events of another provider's; `polling`:
-    the platform has to be asked, `polled` says for what and `every_s` how often that makes sense. Without
-    `every_s` there is no platform: the trigger is the hub's own.
+    `webhook`: events of the provider's own webhooks; `through`: events of another provider's; `polling`: the
+    provider has to be polled, `polled` says for what and `every_s` how often that makes sense. Without
+    `every_s` there is no provider: the trigger is the hub's own.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A value that somebody enters so that the hub and the platform know each other."""
+    """A value that a user enters so that the hub and the provider know each other."""
 
     name: str
     type: Literal["text", "secret"]
@@ -51,25 +51,29 @@ class Credential:
 
 
 def triggers(provider: Provider, known: Mapping[str, Provider]) -> list[Trigger]:
-    """The triggers of the provider's entry in the catalogue; without one, those that its events bring."""
+    """Return the triggers of a provider's catalogue entry; without an entry, those of its events."""
     entry = provider.manifest.integration
-    own = _events_by_trigger(provider.manifest)
+    events_by_trigger = _events_by_trigger(provider.manifest)
     return [
-        _resolve_trigger(provider, known, trigger, own)
-        for trigger in (entry.triggers if entry else tuple(own))
+        _resolve_trigger(provider, known, trigger, events_by_trigger)
+        for trigger in (entry.triggers if entry else tuple(events_by_trigger))
     ]
 
 
 def _resolve_trigger(
-    provider: Provider, known: Mapping[str, Provider], trigger: str, own: Mapping[str, Sequence[str]]
+    provider: Provider,
+    known: Mapping[str, Provider],
+    trigger: str,
+    events_by_trigger: Mapping[str, Sequence[str]],
 ) -> Trigger:
     entry = provider.manifest.integration
-    if trigger in own or entry is None:
-        return Trigger(trigger, "webhook", provider.id, tuple(own[trigger]))
+    if trigger in events_by_trigger or entry is None:
+        return Trigger(trigger, "webhook", provider.id, tuple(events_by_trigger[trigger]))
     if trigger in entry.polled:
         polled = entry.polled[trigger]
         every = polled.every_s if entry.auth_type != "none" else None
         return Trigger(trigger, "polling", provider.id, polled=polled.about, every_s=every)
+    # The first provider in `through` that fires the trigger is its source.
     for other in entry.through:
         events = _events_by_trigger(known[other].manifest).get(trigger, ()) if other in known else ()
         if events:
@@ -78,82 +82,85 @@ def _resolve_trigger(
 
 
 def _events_by_trigger(manifest: Manifest) -> dict[str, list[str]]:
-    """The events that bring each trigger."""
-    found: dict[str, list[str]] = {}
+    """Return the events that fire each trigger."""
+    events: dict[str, list[str]] = {}
     for name, event in (manifest.webhook.handled if manifest.webhook else {}).items():
         for trigger in event.triggers:
-            found.setdefault(trigger, []).append(name)
-    return found
+            events.setdefault(trigger, []).append(name)
+    return events
 
 
 def credentials(manifest: Manifest) -> list[Credential]:
-    """What has to be entered: for the webhook, and for connecting accounts.
+    """Return the values to enter: for the webhook, and for connecting accounts.
 
-    The fields of a kind of credential bear its id: `bot_token.access_token`.
+    Names of manual credentials begin with their kind: `bot_token.access_token`.
     """
-    found: list[Credential] = []
+    entries: list[Credential] = []
     kind: Literal["text", "secret"]
     webhook = manifest.webhook
     if webhook and webhook.secret.source in ("ours", "theirs"):
         secret = webhook.secret
-        theirs = secret.source == "theirs"
-        made = "" if theirs else "We make one when none is given. "
+        required = secret.source == "theirs"
+        hint = "" if required else "We make one when none is given. "
         kind = "text" if secret.public else "secret"
-        found.append(Credential(secret.name, kind, secret.pattern, theirs, made + secret.about))
+        entries.append(Credential(secret.name, kind, secret.pattern, required, hint + secret.about))
     for name, setting in (webhook.settings if webhook else {}).items():
-        found.append(_setting_credential(name, setting, setting.required))
+        entries.append(_setting_credential(name, setting, setting.required))
     if manifest.connect:
-        found += _account_credentials(manifest, manifest.connect)
-    return found
+        entries += _account_credentials(manifest, manifest.connect)
+    return entries
 
 
 def _account_credentials(manifest: Manifest, connect: ConnectSpec) -> Iterator[Credential]:
-    """Of the registered app, of a person who connects, and of what is entered in place of OAuth."""
+    """Yield the values of the OAuth app, of the user who connects, and of manual credentials."""
     app = f"the app that you register with {manifest.name}, to connect accounts"
     if connect.through:
         app = f"the app of the provider {connect.through}, to connect accounts"
-    by_app = bool(connect.through or connect.oauth2 or connect.oauth1)
-    if by_app:
+    has_app = bool(connect.through or connect.oauth2 or connect.oauth1)
+    if has_app:
         yield Credential("client_id", "text", "", True, f"The client id of {app}.")
         yield Credential("client_secret", "secret", "", True, f"The client secret of {app}.")
-    listed = manifest.webhook.settings if manifest.webhook else {}
+    webhook_settings = manifest.webhook.settings if manifest.webhook else {}
     for name, setting in {**connect.settings, **connect.params}.items():
-        if name not in listed:  # what the address of an app needs, an endpoint needs by the same name
+        if name not in webhook_settings:  # an app webhook uses the same setting as an endpoint
             yield _setting_credential(name, setting, setting.required)
-    other = by_app or len(connect.entered) > 1
+    has_alternative = has_app or len(connect.entered) > 1
     for kind in connect.entered:
         for name, field in kind.fields.items():
-            shown = _setting_credential(f"{kind.id}.{name}", field, field.required and not other)
-            yield replace(shown, about=f"{kind.name}: {shown.about}")
+            credential = _setting_credential(
+                f"{kind.id}.{name}", field, field.required and not has_alternative
+            )
+            yield replace(credential, about=f"{kind.name}: {credential.about}")
 
 
 def _setting_credential(name: str, setting: Setting, required: bool) -> Credential:
     kind: Literal["text", "secret"] = "secret" if setting.secret else "text"
-    made = "We make one when none is given. " if setting.generated else ""
-    about = f"{setting.name}. {made}{setting.about}".rstrip()
+    hint = "We make one when none is given. " if setting.generated else ""
+    about = f"{setting.name}. {hint}{setting.about}".rstrip()
     return Credential(name, kind, setting.pattern, required, about)
 
 
 def setup_steps(manifest: Manifest, url: str) -> list[str]:
-    """What a person does, step by step, with this address; secret and settings are named, not shown."""
+    """Return the user's steps with this URL; secret and settings are named, not shown."""
     webhook, entry = manifest.webhook, manifest.integration
     settings = webhook.settings if webhook else {}
-    own = webhook.setup_steps if webhook else entry.setup_steps if entry else ()
-    if not own and manifest.connect:
+    steps = webhook.setup_steps if webhook else entry.setup_steps if entry else ()
+    # Without webhooks, the steps are those of connecting an account.
+    if not steps and manifest.connect:
         return app_setup_steps(manifest.connect, url.partition(_WEBHOOKS_PATH)[0] + CALLBACK_PATH)
     values = {
         "{url}": url,
         "{secret}": "(the endpoint's secret)",
-        **{f"{{setting:{name}}}": f"({each.name})" for name, each in settings.items()},
+        **{f"{{setting:{name}}}": f"({setting.name})" for name, setting in settings.items()},
     }
-    return [_substitute(step, values) for step in own]
+    return [_substitute(step, values) for step in steps]
 
 
 def app_setup_steps(connect: ConnectSpec, redirect_uri: str) -> list[str]:
-    """What an operator does so that accounts can be connected; without an app, what a person enters."""
+    """Return the operator's steps to register the OAuth app; without an app, the manual credentials."""
     values = {
         "{redirect_uri}": redirect_uri,
-        **{f"{{setting:{name}}}": f"({each.name})" for name, each in connect.settings.items()},
+        **{f"{{setting:{name}}}": f"({setting.name})" for name, setting in connect.settings.items()},
     }
     if connect.app_steps:
         return [_substitute(step, values) for step in connect.app_steps]
@@ -167,18 +174,18 @@ def _substitute(step: str, values: Mapping[str, str]) -> str:
 
 
 def receiving_provider(manifest: Manifest) -> str:
-    """The provider whose endpoints get this one's webhooks: itself, or the first that it goes through."""
+    """Return the provider whose endpoints receive this one's webhooks: itself, or the first of `through`."""
     entry = manifest.integration
     return entry.through[0] if entry and entry.through and not manifest.webhook else manifest.id
 
 
 def placeholder_url(base: str, manifest: Manifest) -> str:
-    """Where the platform will send webhooks, once there is an endpoint."""
+    """Return the webhook URL with a placeholder for the endpoint id."""
     return f"{base}{_WEBHOOKS_PATH}{receiving_provider(manifest)}/{ENDPOINT_PLACEHOLDER}"
 
 
 def initials(name: str) -> str:
-    """What stands for a provider without an icon: two letters."""
+    """Return two letters that stand for a provider without an icon."""
     words: list[str] = _WORD_PATTERN.findall(name)
     capitals = [letter for letter in words[0] if letter.isupper()] if words else []
     if len(words) > 1:
@@ -189,6 +196,6 @@ def initials(name: str) -> str:
 
 
 def icon(folder: Traversable) -> str | None:
-    """The path data of the folder's icon, in a box of 24 by 24; None without one."""
+    """Return the path data of a folder's icon, in a box of 24 by 24; None without one."""
     file = folder.joinpath(ICON)
     return " ".join(_PATH_PATTERN.findall(file.read_text("utf-8"))) if file.is_file() else None

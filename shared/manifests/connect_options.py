@@ -1,4 +1,4 @@
-"""The ways to connect an account that a provider offers, as a form needs them. Pure."""
+"""Connect options: how an account of a provider can be connected, as a form needs it. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ _OAUTH_PATH: Final = "/api/auth/oauth/connect"
 _MANUAL_PATH: Final = "/api/integrations"
 _APPS_PATH: Final = "/api/platform-credentials/"
 _WORD_LIST: Final = re.compile(r"\w+(?:\|\w+)+")
-"""A pattern that is nothing but words to choose from."""
+"""A pattern that only lists words to choose from."""
 _NAMED_GROUP: Final = re.compile(r"\(\?P<\w+>")
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectField:
-    """What somebody enters; `id` is its name in the body of a call, `name` what people read.
+    """A value to enter. `id` is its name in the body of a request, `name` is its label.
 
-    `pattern` has to match the whole text, in Python or JavaScript. `options`: one of these. What has a
-    `default`, or is `generated` by the hub, may be left out, also where it is `required`. `example` is empty
-    for secrets.
+    `pattern` has to match the whole text, in Python or JavaScript. `options`: the allowed values, if only
+    these are allowed. A value with a `default`, or that is `generated` by the hub, may be left out, even if
+    it is `required`. `example` is empty for secrets.
     """
 
     id: str
@@ -42,7 +42,7 @@ class ConnectField:
 
 @dataclass(frozen=True, slots=True)
 class ConnectPreset:
-    """Values of fields that need not be looked up: `id` is sent as `preset`."""
+    """Well-known values of fields: `id` is sent as `preset`."""
 
     id: str
     name: str
@@ -51,10 +51,10 @@ class ConnectPreset:
 
 @dataclass(frozen=True, slots=True)
 class ConnectApp:
-    """The app that accounts are connected with. An operator registers it and puts it to `path`, once.
+    """The OAuth app that accounts are connected with. An operator registers it once by a PUT to `path`.
 
-    `provider` is whose app it is: another than the entry's where several share one. `settings` go into the
-    body's `settings`.
+    `provider` is the app's provider: another one than the entry's if several share an app. `settings` go into
+    the body's `settings`.
     """
 
     provider: str
@@ -67,12 +67,12 @@ class ConnectApp:
 
 @dataclass(frozen=True, slots=True)
 class ConnectOption:
-    """A way to connect an account: what to post to `path`, beside `provider`.
+    """One way to connect an account: what to post to `path`, beside `provider`.
 
-    By OAuth (`kind` is `oauth2` or `oauth1`): `params`; `scopes` are asked for when the call names none,
-    and `choice` is what the person may have to choose afterwards. Any other kind is entered: `kind`, `fields`
-    and perhaps a `preset`. `app_registered`: whether there is an app that the workspace's accounts may be
-    connected with; null where no app is needed.
+    By OAuth (`kind` is `oauth2` or `oauth1`): `params`; `scopes` are the default, and `choice` says what the
+    user may have to select afterwards. Any other kind is manual credentials: `kind`, `fields` and perhaps a
+    `preset`. `app_registered`: whether there is an app for the workspace's accounts; null if no app is
+    needed.
     """
 
     kind: str
@@ -91,27 +91,31 @@ class ConnectOption:
 def connect_options(
     provider: str, known: Mapping[str, Provider], connectors: Mapping[str, Connector], base: str
 ) -> tuple[ConnectOption, ...]:
-    """Every way of a provider, OAuth first, with addresses below `base`; as if no app were registered."""
+    """Return every connect option of a provider, OAuth first, with URLs below `base`.
+
+    `app_registered` is False: the caller knows which apps are registered.
+    """
     connector = connectors.get(provider)
     if connector is None:
         return ()
-    entered = tuple(_manual_option(kind) for kind in connector.entered.values())
+    manual = tuple(_manual_option(kind) for kind in connector.manual_credentials.values())
+    # Manual credentials need no app.
     if connector.oauth2 is None and connector.oauth1 is None:
-        return entered
+        return manual
     return (
         _oauth_option(
             connector, known[connector.app].manifest, _connect_app(connector, known, connectors, base)
         ),
-        *entered,
+        *manual,
     )
 
 
-def _oauth_option(connector: Connector, of_app: Manifest, app: ConnectApp) -> ConnectOption:
+def _oauth_option(connector: Connector, app_manifest: Manifest, app: ConnectApp) -> ConnectOption:
     kind, version = ("oauth2", "2.0") if connector.oauth2 is not None else ("oauth1", "1.0a")
     return ConnectOption(
         kind=kind,
         name=f"Sign in (OAuth {version})",
-        about=f"A person signs in at {of_app.name} and allows the app.",
+        about=f"A person signs in at {app_manifest.name} and allows the app.",
         path=_OAUTH_PATH,
         fields=(),
         presets=(),
@@ -126,23 +130,24 @@ def _oauth_option(connector: Connector, of_app: Manifest, app: ConnectApp) -> Co
 def _connect_app(
     connector: Connector, known: Mapping[str, Provider], connectors: Mapping[str, Connector], base: str
 ) -> ConnectApp:
-    """The same for all providers whose accounts are connected with it."""
+    """Return the app. It is the same for all providers that share it."""
     manifest = known[connector.app].manifest
     steps = app_setup_steps(manifest.connect, base + CALLBACK_PATH) if manifest.connect else []
-    whose = f"the app that you register with {manifest.name}"
+    description = f"the app that you register with {manifest.name}"
     fields = {
-        "client_id": Setting(name="Client ID", about=f"Of {whose}.", required=True),
+        "client_id": Setting(name="Client ID", about=f"Of {description}.", required=True),
         "client_secret": Setting(
-            name="Client secret", about=f"Of {whose}.", required=connector.needs_secret, secret=True
+            name="Client secret", about=f"Of {description}.", required=connector.needs_secret, secret=True
         ),
     }
     if any(
+        # Any provider that shares the app may need its signing secret.
         "signing_secret" in webhook.app.secrets
         for name, provider in known.items()
         if (webhook := provider.manifest.webhook) and webhook.app and name in connectors
         if connectors[name].app == connector.app
     ):
-        about = f"What signs the webhooks of {whose}, where it is another than the client secret."
+        about = f"What signs the webhooks of {description}, where it is another than the client secret."
         fields["signing_secret"] = Setting(name="Signing secret", about=about, secret=True)
     return ConnectApp(
         provider=connector.app,
@@ -155,7 +160,7 @@ def _connect_app(
 
 
 def _manual_option(kind: ManualCredential) -> ConnectOption:
-    presets = (ConnectPreset(name, each.name, each.values) for name, each in kind.presets.items())
+    presets = (ConnectPreset(name, preset.name, preset.values) for name, preset in kind.presets.items())
     return ConnectOption(
         kind=kind.id,
         name=kind.name,
@@ -175,15 +180,15 @@ def _connect_fields(settings: Mapping[str, Setting]) -> tuple[ConnectField, ...]
     return tuple(
         ConnectField(
             id=name,
-            name=each.name,
-            about=each.about,
-            required=each.required,
-            secret=each.secret,
-            pattern=_NAMED_GROUP.sub("(?:", each.pattern),
-            options=tuple(each.pattern.split("|")) if _WORD_LIST.fullmatch(each.pattern) else (),
-            default=each.default,
-            generated=each.generated,
-            example="" if each.secret else each.example,
+            name=setting.name,
+            about=setting.about,
+            required=setting.required,
+            secret=setting.secret,
+            pattern=_NAMED_GROUP.sub("(?:", setting.pattern),
+            options=tuple(setting.pattern.split("|")) if _WORD_LIST.fullmatch(setting.pattern) else (),
+            default=setting.default,
+            generated=setting.generated,
+            example="" if setting.secret else setting.example,
         )
-        for name, each in settings.items()
+        for name, setting in settings.items()
     )

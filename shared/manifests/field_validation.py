@@ -1,4 +1,4 @@
-"""What somebody entered for settings that a manifest describes, checked."""
+"""Validation of values that a user entered for a manifest's settings."""
 
 import re
 import secrets
@@ -11,15 +11,17 @@ from shared.manifests.connect_models import Setting
 def validate_fields(
     settings: Mapping[str, Setting], values: Mapping[str, str], *, place: str, complete: bool = True
 ) -> dict[str, str]:
-    """The values; when they have to be complete, with what we make and the defaults.
+    """Return the valid values; with `complete`, add generated values and defaults.
 
-    `place` is the field of the body that they stood in. Raises `Invalid` with every fault.
+    `place` is the field of the body that contains them. Without `complete`, missing values are allowed.
+    Raises `Invalid` with every fault.
     """
     faults: list[FieldError] = []
-    found: dict[str, str] = {}
+    accepted: dict[str, str] = {}
+    # Collect every fault, so that a form can show them all.
     for name in values.keys() - settings.keys():
         known = ", ".join(sorted(settings)) or "none"
-        faults.append(FieldError(f"{place}.{name}", f"not known: there is {known}"))
+        faults.append(FieldError(f"{place}.{name}", f"unknown field: allowed are {known}"))
     for name, setting in settings.items():
         value = values.get(name)
         if value is None and complete:
@@ -29,8 +31,12 @@ def validate_fields(
                 faults.append(FieldError(f"{place}.{name}", f"required: {setting.name}. {setting.about}"))
             continue
         if setting.pattern and not re.fullmatch(setting.pattern, value):
-            faults.append(FieldError(f"{place}.{name}", f"{setting.name} looks different: {setting.about}"))
-        found[name] = value
+            faults.append(
+                FieldError(
+                    f"{place}.{name}", f"{setting.name} does not have the expected format: {setting.about}"
+                )
+            )
+        accepted[name] = value
     if faults:
         raise Invalid("some fields are not acceptable", errors=tuple(faults))
-    return found
+    return accepted

@@ -1,4 +1,4 @@
-"""From a webhook's payload to what the chat shows: pure, with the templates of the provider's manifest."""
+"""Chat messages from a webhook's payload, by the manifest's templates. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _MAX_BODY_LENGTH: Final = 4000
 
 
 class RenderedMessage(Payload):
-    """A chat message without its address: who it is shown as from, its text and its card."""
+    """A chat message without its address: the author, the text and the card."""
 
     author: Author
     text: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_LENGTH)]
@@ -31,7 +31,7 @@ class EventTemplates:
     __slots__ = ("_actor", "_icon", "_parts", "_phrases")
 
     def __init__(self, name: str, message: MessageTemplates, webhook: WebhookSpec) -> None:
-        """Raises `MessageTemplateError`, which names the template that is no Liquid."""
+        """Compile the templates. Raises `MessageTemplateError` for one that is not valid Liquid."""
         sources = {part: source for part, source in message if source}
         self._parts = {
             part: MessageTemplate(source, f"handled.{name}.message.{part}")
@@ -46,23 +46,23 @@ class EventTemplates:
         self._icon = MessageTemplate(webhook.actor_icon, "actor_icon")
 
     def message(self, payload: Mapping[str, Any]) -> RenderedMessage:
-        """The message that this payload becomes.
+        """Render the message for a payload.
 
-        Raises `MessageTemplateError`: a template went over its bounds, or made no text or a card that is
-        not valid.
+        Raises `MessageTemplateError` if a template exceeds its limits, or makes no text or a card that is not
+        valid.
         """
-        said = self.rendered(payload)
+        parts = self.rendered(payload)
         try:
             return RenderedMessage(
                 author=Author.model_validate(
-                    {"name": plain_text(said["actor"]), "icon_url": _valid_url(said["actor_icon"])}
+                    {"name": plain_text(parts["actor"]), "icon_url": _valid_url(parts["actor_icon"])}
                 ),
-                text=_truncate_lines(said.get("text", ""), MAX_TEXT_LENGTH),
-                embeds=[_embed(said)] if said.get("title") or said.get("body") else [],
+                text=_truncate_lines(parts.get("text", ""), MAX_TEXT_LENGTH),
+                embeds=[_embed(parts)] if parts.get("title") or parts.get("body") else [],
             )
         except ValidationError as error:
-            faults = [".".join(map(str, fault["loc"])) + f": {fault['msg']}" for fault in error.errors()]
-            raise MessageTemplateError("the message is not valid: " + "; ".join(faults)) from None
+            errors = [".".join(map(str, item["loc"])) + f": {item['msg']}" for item in error.errors()]
+            raise MessageTemplateError("the message is not valid: " + "; ".join(errors)) from None
 
     def rendered(self, payload: Mapping[str, Any]) -> dict[str, str]:
         """Render each part of the message to Markdown, as its template has it.
@@ -70,29 +70,30 @@ class EventTemplates:
         Raises `MessageTemplateError`.
         """
         phrases = {phrase: template.render(payload) for phrase, template in self._phrases.items()}
+        # A phrase hides a payload field of the same name; the checker rejects that.
         context = {**payload, **phrases}
         parts = {part: template.render(context) for part, template in self._parts.items()}
         return parts | {"actor": self._actor.render(payload), "actor_icon": self._icon.render(payload)}
 
 
 def uses_phrase(source: str, phrase: str) -> bool:
-    """Whether a template has the name of the phrase in it."""
+    """Return whether a template contains the name of the phrase."""
     return re.search(rf"\b{phrase}\b", source) is not None
 
 
-def _embed(said: Mapping[str, str]) -> Embed:
+def _embed(parts: Mapping[str, str]) -> Embed:
     return Embed.model_validate(
         {
-            "title": _truncate(plain_text(said.get("title", "")), _MAX_TITLE_LENGTH) or None,
-            "description": _truncate_lines(said.get("body", ""), _MAX_BODY_LENGTH) or None,
-            "url": _valid_url(said.get("url", "")),
-            "color": said.get("color") or None,
+            "title": _truncate(plain_text(parts.get("title", "")), _MAX_TITLE_LENGTH) or None,
+            "description": _truncate_lines(parts.get("body", ""), _MAX_BODY_LENGTH) or None,
+            "url": _valid_url(parts.get("url", "")),
+            "color": parts.get("color") or None,
         }
     )
 
 
 def _valid_url(text: str) -> str | None:
-    """An address that can be followed: a payload's bad one costs the link, not the message."""
+    """Return the URL; None if it is not valid, so that a bad payload costs the link and not the message."""
     try:
         _URL.validate_python(text)
     except ValidationError:
@@ -100,12 +101,12 @@ def _valid_url(text: str) -> str | None:
     return text
 
 
-def _truncate_lines(text: str, longest: int) -> str:
-    """The text without the last lines that are too much."""
-    while len(text) > longest and "\n" in text:
+def _truncate_lines(text: str, max_length: int) -> str:
+    """Remove lines from the end until the text is short enough."""
+    while len(text) > max_length and "\n" in text:
         text = text.rpartition("\n")[0]
-    return shorten(text, longest)
+    return shorten(text, max_length)
 
 
-def _truncate(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
+def _truncate(text: str, max_length: int) -> str:
+    return text if len(text) <= max_length else f"{text[: max_length - 1].rstrip()}…"

@@ -1,4 +1,4 @@
-"""The manifest: what a provider's folder says about it as data, validated by `Manifest`.
+"""The manifest: a provider's folder as data, validated by `Manifest`.
 
 Texts with sources in braces (`{json:event.type}`) are in the language of `shared/verification/request.py`;
 the templates of messages are Liquid (`shared/wire/message_template.py`).
@@ -7,17 +7,11 @@ the templates of messages are Liquid (`shared/wire/message_template.py`).
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    HttpUrl,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, StringConstraints, model_validator
 
+from shared.manifests.base import ManifestModel, as_list
 from shared.manifests.connect_models import ConnectSpec, ProviderId, Setting, SettingName
-from shared.manifests.schemes import HeaderName, ManifestModel, MatchRules, SchemeSpec, TemplateText
+from shared.manifests.schemes import HeaderName, MatchRules, SchemeSpec, TemplateText
 from shared.manifests.subscriptions import SubscriptionSpec
 from shared.verification.batch import Batch
 
@@ -47,12 +41,8 @@ Category = Literal[
 Tier = Literal["verified", "documented", "from-memory"]
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Alternatives = Annotated[tuple[TemplateText, ...], BeforeValidator(_as_list)]
-"""Templates in order: the first whose sources are all there says it."""
+Alternatives = Annotated[tuple[TemplateText, ...], BeforeValidator(as_list)]
+"""Templates in order: the first whose sources all have a value is used."""
 
 
 def _validate_batch_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,19 +53,19 @@ def _validate_batch_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
 BatchPaths = Annotated[
     tuple[Annotated[str, Field(max_length=200)], ...], AfterValidator(_validate_batch_paths)
 ]
-"""Paths of lists whose elements are events of their own: `entry[*].messaging[*]`, or `[*]`."""
+"""Paths of lists whose elements are separate events: `entry[*].messaging[*]`, or `[*]`."""
 
 
 _MAX_ALTERNATIVES: Final = 12
 _MAX_FIELDS: Final = 20
 _MAX_EMBEDDED: Final = 1
 _BODILESS_STATUSES: Final = (204, 205, 304)
-_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def reject_control_characters(text: str) -> str:
-    """Return a text of an answer. Raise `ValueError` for CR, LF, NUL or another control character in it."""
-    if _CONTROL_CHARACTERS.search(text):
+    """Return a text of a response. Raise `ValueError` if it has CR, LF, NUL or another control character."""
+    if CONTROL_CHARACTERS.search(text):
         raise ValueError("control characters (CR, LF, NUL) cannot be sent back: remove them")
     return text
 
@@ -84,10 +74,10 @@ ResponseText = Annotated[TemplateText, AfterValidator(reject_control_characters)
 
 
 class EventNaming(ManifestModel):
-    """How an event is called: the first template that has all its sources, made into a name.
+    """How an event gets its name: the first template whose sources all have a value, made into a name.
 
-    `strip` is taken from the front, `names` gives what is left another name. Then `/` is `.`, and every
-    other run of characters that a name cannot have is `_`.
+    `strip` is removed from the beginning, then `names` renames the rest. At last `/` becomes `.`, and every
+    other run of characters that are not allowed becomes `_`.
     """
 
     source: Alternatives = Field(alias="from", max_length=_MAX_ALTERNATIVES)
@@ -96,19 +86,19 @@ class EventNaming(ManifestModel):
 
 
 def parse_event_naming(value: object) -> object:
-    """A text or list in place of a `EventNaming` is its `from`."""
+    """Turn a text or a list into the `from` of an `EventNaming`."""
     return {"from": value} if isinstance(value, str | list) else value
 
 
 class EmbeddedJson(ManifestModel):
-    """A text in the payload that is JSON itself, put beside the payload's own fields under a new name."""
+    """A text in the payload that is itself JSON, added to the payload's fields under a new name."""
 
     path: str
     encoding: Literal["json", "base64_json"] = "json"
 
 
 class BodyFormat(ManifestModel):
-    """How a body becomes the payload. JSON always does; an empty body only where `empty` says so."""
+    """How a body becomes the payload. JSON is always accepted; an empty body only with `empty`."""
 
     form_field: str | None = None
     """The field of a URL-encoded form that holds the JSON payload."""
@@ -116,19 +106,19 @@ class BodyFormat(ManifestModel):
     """The fields of a URL-encoded form are the payload; `brackets` nests `data[merges][EMAIL]`."""
     empty: bool = False
     text: bool = False
-    """A body of another type is the payload `{"text": ...}`."""
+    """A body of another content type becomes the payload `{"text": ...}`."""
     decoded: Annotated[dict[SettingName, EmbeddedJson], Field(max_length=_MAX_EMBEDDED)] = {}
     headers: Annotated[dict[SettingName, HeaderName], Field(max_length=_MAX_FIELDS)] = {}
-    """Headers that say what happened, put beside the payload's own fields under new names."""
+    """Headers that describe the event, added to the payload's fields under new names."""
 
 
 class ResponseSpec(ManifestModel):
-    """What the platform is told: a status and a body, `text` or `json` (its texts are templates), or none."""
+    """A response to the provider: status, headers and at most one of `text` and `json` (of templates)."""
 
     when: MatchRules = {}
     status: Status = 200
     type: MediaType = ""
-    """The content type, where it is not the one that the body's kind has."""
+    """The content type, if it is not the usual one of `text` or `json`."""
     headers: Annotated[dict[ResponseHeaderName, ResponseText], Field(max_length=_MAX_FIELDS)] = {}
     text: ResponseText | None = None
     json_: (
@@ -148,17 +138,17 @@ class ResponseSpec(ManifestModel):
     @model_validator(mode="after")
     def _one_body(self) -> "ResponseSpec":
         if self.text is not None and self.json_ is not None:
-            raise ValueError("text or json, not both")
+            raise ValueError("use text or json, not both")
         if self.status in _BODILESS_STATUSES and (self.text is not None or self.json_ is not None):
-            raise ValueError(f"an answer with status {self.status} has no body: remove text and json")
+            raise ValueError(f"a response with status {self.status} has no body: remove text and json")
         return self
 
 
 class HandshakeSpec(ManifestModel):
-    """A request that proves to the platform that the address is ours. It is no event.
+    """A request with which the provider checks the address. It is not an event.
 
-    `require` has to hold too, else 403. `verified` asks for the signature first. `keeps` is the source of a
-    secret that the platform hands over: it is taken only while the endpoint waits for one.
+    If `require` does not hold, the response is 403. `verified`: the signature is checked first. `keeps` is
+    the source of a secret that the provider hands over: it is stored only while the endpoint waits for one.
     """
 
     about: str
@@ -170,30 +160,30 @@ class HandshakeSpec(ManifestModel):
 
 
 class RejectionSpec(ManifestModel):
-    """What a request without a valid signature is answered where the platform asks for another than 401."""
+    """The status of a request without a valid signature, if the provider needs another one than 401."""
 
     status: Status
     why: str
 
 
 class SecretSpec(ManifestModel):
-    """The secret that verifies.
+    """The secret that verifies requests.
 
-    `ours`: we make it, and its owner enters it on the platform. `theirs`: the platform shows it, and its
-    owner enters it here (also after the endpoint was made). `handshake`: the platform hands it over. `none`:
-    keys are public or in the settings.
+    `ours`: the hub generates it, and the user enters it at the provider. `theirs`: the provider shows it, and
+    the user enters it in the hub, also after the endpoint was created. `handshake`: the provider sends it.
+    `none`: keys are public or in the settings.
     """
 
     source: Literal["ours", "theirs", "handshake", "none"]
     name: str = "SecretSpec"
-    """As the platform calls it."""
+    """The provider's name for it."""
     about: str = ""
-    """Where it is found, or where it goes."""
+    """Where to find it, or where to enter it."""
     pattern: str = ""
     kind: Literal["hex", "token", "whsec", "basic"] = "hex"
-    """What we make: 64 hex digits, 43 characters of base64url, `whsec_` and base64, or user:password."""
+    """The generated form: 64 hex digits, 43 base64url characters, `whsec_` and base64, or user:password."""
     public: bool = False
-    """A public key: whoever knows it cannot sign."""
+    """A public key: knowing it does not allow signing."""
     min_length: int = 8
     max_length: int = 500
 
@@ -201,10 +191,10 @@ class SecretSpec(ManifestModel):
 class MessageTemplates(ManifestModel):
     """Liquid templates over the payload and the phrases that make a chat message.
 
-    `text` says everything that matters on a line of Markdown (a list may follow). The others make the
-    card below it: `title` and `body` are Markdown, `url` where the title leads, `color` is `#rrggbb`. An
-    empty result leaves the part out; without title and body there is no card. Whatever comes from the
-    payload goes through `md`, `link`, `excerpt` or `url`.
+    `text` is one line of Markdown with everything that matters (a list may follow). The others make the card
+    below it: `title` and `body` are Markdown, `url` is the title's link, `color` is `#rrggbb`. A part with an
+    empty result is left out; without title and body there is no card. Values from the payload go through
+    `md`, `link`, `excerpt` or `url`.
     """
 
     text: str
@@ -215,7 +205,7 @@ class MessageTemplates(ManifestModel):
 
 
 class HandledEvent(ManifestModel):
-    """An event that we know: `triggers` of the catalogue with what has to match, and its chat message."""
+    """An event with a meaning for the hub: its triggers with their conditions, and its chat message."""
 
     about: str
     triggers: dict[TriggerId, MatchRules] = {}
@@ -223,10 +213,10 @@ class HandledEvent(ManifestModel):
 
 
 class ProviderLimits(ManifestModel):
-    """How the platform sends: for the documents. What is not known is left out."""
+    """How the provider sends, for the documents. Unknown facts are left out."""
 
     within_s: float | None = None
-    """How long the platform waits for an answer."""
+    """Seconds that the provider waits for a response."""
     retries: str = ""
     disables: str = ""
     notes: tuple[str, ...] = ()
@@ -243,73 +233,73 @@ class EndpointTemplate(ManifestModel):
 
 
 class AppWebhookSpec(ManifestModel):
-    """The one address that an app registered with the platform has, for the webhooks of all its accounts.
+    """The address that a provider's app has for the webhooks of all its accounts.
 
-    Each event goes to the workspaces that have connected its account with the same app.
+    Each event goes to the workspaces that connected its account with the same app.
     """
 
     secrets: tuple[Literal["signing_secret", "client_secret"], ...] = Field(min_length=1)
-    """Which of the app's secrets sign: every one that it has verifies."""
+    """The app's secrets that may sign: each one that is set verifies."""
     account: Alternatives = ()
-    """What names the connected account in an event; without it, the webhook's `account`."""
+    """Names the connected account in an event; empty: the webhook's `account`."""
     choice: Alternatives = ()
-    """The same for an account's chosen place: an account that has one gets only what is of this place, and
-    what is of no place."""
+    """Names the account's resource in an event. An integration with a resource gets the events of this
+    resource and those of none."""
     setup_steps: tuple[str, ...] = Field(min_length=1)
-    """What an operator does on the platform: `{url}` says where the address goes, `{setting:...}` the app's
+    """What an operator does at the provider: `{url}` is the address, `{setting:...}` are the app's
     settings."""
 
 
 class WebhookSpec(ManifestModel):
-    """How the platform's webhooks come in."""
+    """How the provider's webhooks come in."""
 
     methods: tuple[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], ...] = ("POST",)
     verification: tuple[SchemeSpec, ...]
-    """The ways of signing, in order: the first that applies to a request decides."""
+    """The signature schemes, in order: the first that applies to a request decides."""
     secret: SecretSpec
     settings: dict[SettingName, Setting] = {}
     body: BodyFormat = BodyFormat()
     batch: BatchPaths = ()
     event: Annotated[EventNaming, BeforeValidator(parse_event_naming)]
     delivery_id: Alternatives = ()
-    """What is the same when the platform sends the same again; empty: the platform gives nothing such."""
+    """Stays the same when the provider sends the same delivery again; empty: there is no such value."""
     account: Alternatives = ()
-    """Which account (team, tenant, page) on the platform the event belongs to: the routing key."""
+    """The provider's account (team, tenant, page) that the event belongs to: the routing key."""
     occurred: Alternatives = ()
-    """When it happened, as the platform writes it: see `shared.wire.timestamps`."""
+    """The time of the event, in one of the formats of `shared.wire.timestamps`."""
     handshakes: tuple[HandshakeSpec, ...] = ()
     no_handshake: str = ""
-    """Why there is none to describe, where `handshakes` is empty."""
+    """Why there is none, if `handshakes` is empty."""
     answers: tuple[ResponseSpec, ...] = ()
-    """To an accepted event: the first that matches; 202 with the event's id when there is none."""
+    """Responses to accepted events: the first that matches, else 202 with the event ids."""
     refused: RejectionSpec | None = None
     limits: ProviderLimits = ProviderLimits()
     actor: str = ""
     """Liquid template of the name that a message is shown as from."""
     actor_icon: str = ""
     setup_steps: tuple[str, ...]
-    """What a person does on the platform: `{url}`, `{secret}` and `{setting:...}` say where values go."""
+    """What a user does at the provider: `{url}`, `{secret}` and `{setting:...}` stand for values."""
     phrases: dict[PhraseName, str] = {}
-    """Liquid templates of what several messages say; a message calls one as `{{ name }}`."""
+    """Liquid templates that several messages share; a message calls one as `{{ name }}`."""
     handled: dict[EventName, HandledEvent]
     ignored: tuple[EventName, ...] = ()
-    """Events that are accepted and delivered to subscribers, but are no chat message and no trigger."""
+    """Events that are accepted and delivered to subscribers, but make no chat message and no trigger."""
     templates: tuple[EndpointTemplate, ...] = ()
     configurable: bool = False
-    """An endpoint may describe its sender itself: see `shared.manifests.sender_description`."""
+    """Whether an endpoint may describe its sender: see `shared.manifests.sender_description`."""
     app: AppWebhookSpec | None = None
-    """The address of a whole app; None where webhooks come to addresses of single endpoints only."""
+    """The address of a whole app; None if only single endpoints have addresses."""
 
     @model_validator(mode="after")
     def _one_place_per_event(self) -> "WebhookSpec":
-        doubled = sorted(set(self.handled) & set(self.ignored))
-        if doubled:
-            raise ValueError(f"handled and ignored at once: {', '.join(doubled)}")
+        duplicates = sorted(set(self.handled) & set(self.ignored))
+        if duplicates:
+            raise ValueError(f"both handled and ignored: {', '.join(duplicates)}")
         return self
 
 
 class PollingSpec(ManifestModel):
-    """A trigger that no webhook brings: what has to be asked for, and how often it makes sense."""
+    """A trigger without a webhook: what to poll, and how often it makes sense."""
 
     about: str
     every_s: int = 300
@@ -320,20 +310,20 @@ class CatalogueEntry(ManifestModel):
 
     auth_type: Literal["oauth", "apiKey", "none"]
     category: str = ""
-    """The catalogue's own, where it is another than the provider's."""
+    """The category in the catalogue, if it differs from the provider's."""
     docs: str = ""
     capabilities: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
     triggers: tuple[TriggerId, ...] = ()
     polled: dict[TriggerId, PollingSpec] = {}
     through: tuple[ProviderId, ...] = ()
-    """Providers whose webhooks bring this integration's triggers, where it has none of its own."""
+    """Providers whose webhooks bring this integration's triggers, if it has no webhooks of its own."""
     setup_steps: tuple[str, ...] = ()
-    """For an integration without webhooks of its own."""
+    """Steps for an integration without webhooks of its own."""
 
 
 class Manifest(ManifestModel):
-    """A provider: its folder's name is its id."""
+    """A provider. Its id is the name of its folder."""
 
     id: ProviderId
     name: str
@@ -343,18 +333,18 @@ class Manifest(ManifestModel):
     sources: tuple[str, ...]
     """Where the facts come from: document, SDK and version."""
     tier: Tier
-    """`verified`: a published signature is reproduced; `documented`: from the platform's documents or
-    SDK; `from-memory`: likely, not certain."""
+    """`verified`: a published signature is reproduced; `documented`: from the provider's documents or SDK;
+    `from-memory`: likely, not certain."""
     from_memory: tuple[str, ...] = ()
-    """The facts that no source was found for."""
+    """The facts without a source."""
     exemptions: dict[str, str] = {}
-    """Rules of the checker that do not hold for this provider, each with the reason."""
+    """Rules of the checker that do not apply to this provider, each with the reason."""
     aliases: tuple[str, ...] = ()
-    """Other names that people look for."""
+    """Other names that people search for."""
     integration: CatalogueEntry | None = None
     """Its entry in the catalogue of integrations."""
     webhook: WebhookSpec | None = None
     connect: ConnectSpec | None = None
     """How accounts are connected."""
     watches: tuple[SubscriptionSpec, ...] = ()
-    """Subscriptions that a connected account needs at the platform, for its webhooks to come."""
+    """Provider subscriptions that a connected account needs, so that its webhooks come."""

@@ -1,4 +1,4 @@
-"""OAuth 1.0a's three legs as requests and answers (RFC 5849): a request token, the person's word, a token."""
+"""OAuth 1.0a (RFC 5849) as requests and responses: request token, authorization, access token."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,44 +6,38 @@ from typing import Final
 from urllib.parse import quote
 
 from shared.manifests.connect_models import OAuth1
-from shared.manifests.connector import (
+from shared.manifests.provider_response import (
     GrantRevoked,
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
-    TokenResponse,
-    Tokens,
 )
-from shared.wire.oauth import (
-    ClientCredentials,
-    ProviderRequest,
-    ProviderResponse,
-    build_request,
-    parse_form,
-    sign_oauth1,
-)
+from shared.manifests.token_response import TokenResponse, Tokens
+from shared.wire.oauth import ClientCredentials, sign_oauth1
+from shared.wire.provider_http import ProviderRequest, ProviderResponse, build_request, parse_form
 from shared.wire.request_template import RequestTemplate
 
 _CLIENT_ERROR_TEXTS: Final = ("consumer", "application key", "invalid key", "app not found")
-"""What errors say, in lower case, that are about the app and not about the request token."""
+"""Parts of error texts, in lower case, that concern the app and not the request token."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestToken:
-    """What the first leg gives: it names the request, and its secret signs the third leg."""
+    """Result of the first leg. Its secret signs the third leg."""
 
     token: str
     secret: str = field(repr=False)
 
 
 class OAuth1Flow:
-    """The flow of one provider, compiled."""
+    """The flow of one provider."""
 
     def __init__(self, flow: OAuth1) -> None:
         self._flow = flow
 
     def request_token_request(self, values: Mapping[str, str], *, state: str) -> ProviderRequest:
-        """The request for a request token; the state comes back in our own address."""
+        """Return the request for a request token; the callback URL contains the state."""
+        # OAuth 1.0a has no state parameter: it travels in the callback URL.
         callback = f"{values['redirect_uri']}?state={quote(state)}"
         return sign_oauth1(
             _client(values),
@@ -52,21 +46,22 @@ class OAuth1Flow:
             callback=callback,
         )
 
-    def parse_request_token(self, answer: ProviderResponse) -> RequestToken:
-        """Raises `InvalidClient`, `ProviderRejected`, `ProviderUnavailable`."""
-        if answer.status in (401, 403):  # nobody was asked yet: only the app can be wrong
+    def parse_request_token(self, response: ProviderResponse) -> RequestToken:
+        """Return the request token.
+
+        Raises `InvalidClient`, `ProviderRejected` or `ProviderUnavailable`.
+        """
+        if response.status in (401, 403):  # no user is involved yet: only the app can be wrong
             raise InvalidClient("invalid_client")
-        if 400 <= answer.status < 500 and answer.status != 429:
-            raise ProviderRejected(f"http_{answer.status}")
-        found = _parse_form(answer)
-        if found.get("oauth_callback_confirmed") != "true":  # RFC 5849, 2.1: else it is no OAuth 1.0a
-            raise ProviderRejected(
-                "no_callback", "the platform did not confirm where to send the person back to"
-            )
-        return RequestToken(found["oauth_token"], found["oauth_token_secret"])
+        if 400 <= response.status < 500 and response.status != 429:
+            raise ProviderRejected(f"http_{response.status}")
+        fields = _parse_form(response)
+        if fields.get("oauth_callback_confirmed") != "true":  # required by RFC 5849, 2.1
+            raise ProviderRejected("no_callback", "the provider did not confirm the callback URL")
+        return RequestToken(fields["oauth_token"], fields["oauth_token_secret"])
 
     def authorize(self, values: Mapping[str, str], token: str, scopes: Sequence[str]) -> str:
-        """Where the person is sent."""
+        """Return the URL that the user's browser opens."""
         flow = self._flow
         pairs = {"oauth_token": token}
         if scopes:
@@ -80,20 +75,20 @@ class OAuth1Flow:
 
     @staticmethod
     def verifier(query: Mapping[str, str], request: RequestToken) -> str:
-        """The person's word, of what came back (RFC 5849, 2.2).
+        """Return the verifier from the callback's parameters (RFC 5849, 2.2).
 
-        Raises `ProviderRejected`: it was not given, or is about another request.
+        Raises `ProviderRejected` if the user denied the request, or if the callback belongs to another one.
         """
         if not query.get("oauth_verifier"):
-            raise ProviderRejected("access_denied", "the platform sent no permission back")
+            raise ProviderRejected("access_denied", "the provider sent no verifier: access was denied")
         if query.get("oauth_token") != request.token:
-            raise ProviderRejected("wrong_answer", "oauth_token is not what was asked for")
+            raise ProviderRejected("wrong_answer", "oauth_token is not the value that was expected")
         return query["oauth_verifier"]
 
     def access_token_request(
         self, values: Mapping[str, str], request: RequestToken, verifier: str
     ) -> ProviderRequest:
-        """The request for the token that lasts."""
+        """Return the request for the access token."""
         return sign_oauth1(
             _client(values),
             "POST",
@@ -104,15 +99,15 @@ class OAuth1Flow:
         )
 
     @staticmethod
-    def parse_token_response(answer: ProviderResponse) -> TokenResponse:
-        """The token: its secret is a further one of the same consent.
+    def parse_token_response(response: ProviderResponse) -> TokenResponse:
+        """Return the access token; its secret is the further token `signing`.
 
-        Raises `GrantRevoked` (the request token or the verifier is not good), `InvalidClient`,
-        `ProviderRejected`, `ProviderUnavailable`.
+        Raises `GrantRevoked` if the request token or the verifier is not valid, `InvalidClient`,
+        `ProviderRejected` or `ProviderUnavailable`.
         """
-        found = _parse_form(answer)
+        fields = _parse_form(response)
         return TokenResponse(
-            Tokens(found["oauth_token"]), {"signing": Tokens(found["oauth_token_secret"])}, found
+            Tokens(fields["oauth_token"]), {"signing": Tokens(fields["oauth_token_secret"])}, fields
         )
 
 
@@ -120,15 +115,15 @@ def _client(values: Mapping[str, str]) -> ClientCredentials:
     return ClientCredentials(values["client_id"], values.get("client_secret", ""))
 
 
-def _parse_form(answer: ProviderResponse) -> dict[str, str]:
-    if answer.status == 429 or answer.status >= 500:
-        raise ProviderUnavailable(f"the platform answered {answer.status}", retry_after=2.0)
-    if answer.status >= 400:
-        said = answer.body.decode("utf-8", "replace").lower()
-        if any(words in said for words in _CLIENT_ERROR_TEXTS):
+def _parse_form(response: ProviderResponse) -> dict[str, str]:
+    if response.status == 429 or response.status >= 500:
+        raise ProviderUnavailable(f"the provider answered with status {response.status}", retry_after=2.0)
+    if response.status >= 400:
+        text = response.body.decode("utf-8", "replace").lower()
+        if any(part in text for part in _CLIENT_ERROR_TEXTS):
             raise InvalidClient("invalid_client")
-        raise GrantRevoked(f"http_{answer.status}")
-    found = parse_form(answer.body)
-    if not found.get("oauth_token") or not found.get("oauth_token_secret"):
-        raise ProviderRejected("no_token", "the platform's answer has no token")
-    return found
+        raise GrantRevoked(f"http_{response.status}")
+    fields = parse_form(response.body)
+    if not fields.get("oauth_token") or not fields.get("oauth_token_secret"):
+        raise ProviderRejected("no_token", "the provider's response has no token")
+    return fields

@@ -1,4 +1,4 @@
-"""The ways of signing as a manifest writes them, each of which compiles to one of `shared/wire`."""
+"""The signature schemes of a manifest. Each compiles to a verifier of `shared/verification`."""
 
 import re
 from collections.abc import Callable
@@ -6,34 +6,38 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
     field_validator,
     model_validator,
 )
 
-from shared.verification import scheme as wire
+from shared.manifests.base import ManifestModel, as_list
 from shared.verification.hmac import BodyHash, HmacVerifier
 from shared.verification.jwt import JwtVerifier
+from shared.verification.match import Match
 from shared.verification.public_key import KeySource, PublicKeyVerifier
-from shared.verification.request import (
-    InboundRequest,
-    Match,
-    SignedContent,
-    SourceTemplate,
-    SourceTemplateError,
+from shared.verification.request import InboundRequest
+from shared.verification.scheme import (
+    Algorithm,
+    KeyEncoding,
+    SchemeVerifier,
+    SecretFormat,
+    SignatureEncoding,
+    SignatureFormat,
+    TimeFormat,
+    TimestampCheck,
 )
-from shared.verification.scheme import Algorithm, KeyEncoding, SecretFormat, SignatureEncoding, TimeFormat
+from shared.verification.sources import SourceTemplateError
+from shared.verification.template import SignedContent, SourceTemplate
 from shared.verification.token import BasicAuthVerifier, TokenVerifier
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,60}$")]
 
 
 MAX_SIGNED_TEXTS: Final = 3
-"""Texts of which one has to be signed: the body is hashed for each of them."""
+"""Alternative signed texts of a scheme. The body is hashed once for each."""
 
 _MAX_RULES: Final = 20
 _MAX_VALUES: Final = 50
@@ -44,16 +48,10 @@ _TOKEN_SOURCE: Final = re.compile(r"\{(?:header|query|form|json|item):[^{}]+\}")
 _EMPTY_REQUEST: Final = InboundRequest("POST", "", b"", {}, b"", {}, lambda _: None)
 
 
-class ManifestModel(BaseModel):
-    """A piece of a manifest: a field that the model does not know is a mistake, not an extension."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
-
-
-def _validated_by(compile_it: Callable[[Any], object]) -> Callable[[Any], Any]:
+def _validated_by(compile_value: Callable[[Any], object]) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         try:
-            compile_it(value)
+            compile_value(value)
         except SourceTemplateError as error:
             raise ValueError(str(error)) from None
         return value
@@ -65,43 +63,39 @@ TemplateText = Annotated[str, AfterValidator(_validated_by(SourceTemplate))]
 """A text with sources in braces."""
 
 SignedText = Annotated[str, AfterValidator(_validated_by(SignedContent))]
-"""As `TemplateText`, with `{body}` (raw) and `{secret}` besides."""
+"""Like `TemplateText`, with `{body}` (raw) and `{secret}` as well."""
 
 MatchRules = Annotated[
     dict[str, str | int | bool | Annotated[list[str | int], Field(max_length=_MAX_VALUES)]],
     Field(max_length=_MAX_RULES),
     AfterValidator(_validated_by(Match)),
 ]
-"""Sources and what each has to be; see `shared.verification.request.Match`."""
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+"""Sources and their expected values; see `shared.verification.request.Match`."""
 
 
 SignedTexts = Annotated[
-    tuple[SignedText, ...], BeforeValidator(_as_list), Field(min_length=1, max_length=MAX_SIGNED_TEXTS)
+    tuple[SignedText, ...], BeforeValidator(as_list), Field(min_length=1, max_length=MAX_SIGNED_TEXTS)
 ]
-"""One text that is signed, or several of which one has to be."""
+"""One signed text, or several of which one has to be signed."""
 
 
 class SignatureLocation(ManifestModel):
-    """Where signatures are: see `shared.verification.scheme.Signature`."""
+    """Where signatures are: see `shared.verification.scheme.SignatureFormat`."""
 
-    header: Annotated[tuple[HeaderName, ...], BeforeValidator(_as_list), Field(max_length=_MAX_NAMES)]
+    header: Annotated[tuple[HeaderName, ...], BeforeValidator(as_list), Field(max_length=_MAX_NAMES)]
     """One header, or several of which any may match."""
     encoding: SignatureEncoding = "hex"
-    prefix: Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(max_length=_MAX_NAMES)] = ("",)
-    """What stands before each signature; several are alternatives, the first is the platform's."""
+    prefix: Annotated[tuple[str, ...], BeforeValidator(as_list), Field(max_length=_MAX_NAMES)] = ("",)
+    """Text before each signature. Several are alternatives; the provider sends the first."""
     separator: str = ""
-    """Between several signatures (or pairs) in one value."""
+    """Separator of several signatures (or pairs) in one value."""
     field: str = ""
-    """In a value of pairs (`t=1,v1=ab`), which are signatures."""
+    """In a value of pairs (`t=1,v1=ab`), the name of the signatures."""
     time_field: str = ""
-    """In a value of pairs, which one is the time."""
+    """In a value of pairs, the name of the time."""
 
-    def compile(self) -> wire.SignatureFormat:
-        return wire.SignatureFormat(
+    def compile(self) -> SignatureFormat:
+        return SignatureFormat(
             tuple(name.encode() for name in self.header),
             self.encoding,
             tuple(prefix.encode() for prefix in self.prefix),
@@ -112,7 +106,7 @@ class SignatureLocation(ManifestModel):
 
 
 class KeySpec(ManifestModel):
-    """How the secret becomes a key: see `shared.verification.scheme.KeyForm`."""
+    """How the secret becomes a key: see `shared.verification.scheme.SecretFormat`."""
 
     form: KeyEncoding = "text"
     prefix: str = ""
@@ -124,16 +118,16 @@ class KeySpec(ManifestModel):
 
 
 class TimestampSpec(ManifestModel):
-    """When the request was sent; without `from` it is the `time_field` of the signature's header."""
+    """The time at which the request was sent; without `from`, the `time_field` of the signature's header."""
 
     source: TemplateText | None = Field(None, alias="from")
     format: TimeFormat = "seconds"
     tolerance_s: Annotated[float, Field(gt=0, le=_WEEK_S)] = 300.0
     future_s: Annotated[float, Field(ge=0, le=_WEEK_S)] = 300.0
 
-    def compile(self) -> wire.TimestampCheck:
+    def compile(self) -> TimestampCheck:
         source = SourceTemplate(self.source) if self.source else None
-        return wire.TimestampCheck(source, self.format, self.tolerance_s, self.future_s)
+        return TimestampCheck(source, self.format, self.tolerance_s, self.future_s)
 
 
 class BodyDigest(ManifestModel):
@@ -145,7 +139,7 @@ class BodyDigest(ManifestModel):
 
 
 class RemoteKey(ManifestModel):
-    """A key that has to be fetched: see `shared.verification.scheme.KeySource`."""
+    """A key that has to be fetched: see `shared.verification.public_key.KeySource`."""
 
     url: TemplateText
     hosts: Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)]
@@ -157,7 +151,7 @@ class RemoteKey(ManifestModel):
     def _may_be_fetched(self) -> "RemoteKey":
         source = self.compile()
         if source.url.constant and source.address(_EMPTY_REQUEST) is None:
-            raise ValueError("url: https, on one of hosts (in lower case), without user, port and query")
+            raise ValueError("url: use https and one of hosts (in lower case), without user, port and query")
         return self
 
     def compile(self) -> KeySource:
@@ -166,18 +160,18 @@ class RemoteKey(ManifestModel):
 
 class _SchemeBase(ManifestModel):
     name: str = ""
-    """As the platform calls it, where there are several."""
+    """The provider's name for it, if there are several."""
     when: MatchRules = {}
-    """Which requests are signed in this way, beside having its header."""
+    """Requests that are signed by this scheme, besides having its header."""
     require: MatchRules = {}
-    """What else has to hold, else the request is unreadable."""
+    """Further conditions; a request that breaks one is malformed."""
     example: str = ""
-    """A secret of this way that is not a real one, for its tests, where any random text will not do."""
+    """A secret that is not real, for the scheme's tests, if random text would not be accepted."""
 
 
 def _covers_the_body(signed: tuple[str, ...], body_hash: object) -> bool:
-    """Whether a signature over these texts is of this request and no other."""
-    return body_hash is not None or all(any(part in text for part in _BODY_SOURCES) for text in signed)
+    """Return whether a signature over these texts covers the body."""
+    return body_hash is not None or all(any(source in text for source in _BODY_SOURCES) for text in signed)
 
 
 class HmacScheme(_SchemeBase):
@@ -194,15 +188,15 @@ class HmacScheme(_SchemeBase):
     @model_validator(mode="after")
     def _signs_the_body(self) -> "HmacScheme":
         if not _covers_the_body(self.signed, self.body_hash):
-            raise ValueError(f"signed: has nothing of the body: one of {', '.join(_BODY_SOURCES)}")
+            raise ValueError(f"signed: does not cover the body: add one of {', '.join(_BODY_SOURCES)}")
         return self
 
-    def compile(self) -> wire.SchemeVerifier:
+    def compile(self) -> SchemeVerifier:
         return _compile_hmac(self, plain=False)
 
 
 class DigestScheme(_SchemeBase):
-    """A plain digest of a text that has `{secret}` in it."""
+    """A plain digest of a text that contains `{secret}`."""
 
     scheme: Literal["digest"]
     signature: SignatureLocation
@@ -215,12 +209,12 @@ class DigestScheme(_SchemeBase):
     @model_validator(mode="after")
     def _signs_the_body(self) -> "DigestScheme":
         if not all("{secret}" in text for text in self.signed):
-            raise ValueError("signed: without {secret} anybody can make the digest")
+            raise ValueError("signed: without {secret} anybody can compute the digest: add it")
         if not _covers_the_body(self.signed, self.body_hash):
-            raise ValueError(f"signed: has nothing of the body: one of {', '.join(_BODY_SOURCES)}")
+            raise ValueError(f"signed: does not cover the body: add one of {', '.join(_BODY_SOURCES)}")
         return self
 
-    def compile(self) -> wire.SchemeVerifier:
+    def compile(self) -> SchemeVerifier:
         return _compile_hmac(self, plain=True)
 
 
@@ -237,16 +231,16 @@ class TokenScheme(_SchemeBase):
     @classmethod
     def _of_the_request(cls, text: str) -> str:
         if not _TOKEN_SOURCE.fullmatch(text):
-            raise ValueError("from: one source of the request, in braces: {header:x-token}, {json:token}")
+            raise ValueError("from: use one source of the request, in braces: {header:x-token}, {json:token}")
         return text
 
     @model_validator(mode="after")
     def _is_in_each(self) -> "TokenScheme":
         if self.each and not self.source.startswith("{item:"):
-            raise ValueError("from: with each, the token is in every element: {item:token}")
+            raise ValueError("from: with each, the token is in every element: use {item:token}")
         return self
 
-    def compile(self) -> wire.SchemeVerifier:
+    def compile(self) -> SchemeVerifier:
         return TokenVerifier(
             SourceTemplate(self.source),
             self.prefix,
@@ -262,12 +256,12 @@ class BasicScheme(_SchemeBase):
 
     scheme: Literal["basic"]
 
-    def compile(self) -> wire.SchemeVerifier:
+    def compile(self) -> SchemeVerifier:
         return BasicAuthVerifier(Match(self.when), Match(self.require))
 
 
 class KeyPairScheme(_SchemeBase):
-    """A signature by the platform's private key; the public key is the secret, or is fetched."""
+    """A signature by the provider's private key. The public key is the secret, or it is fetched."""
 
     scheme: Literal["ed25519", "ecdsa", "rsa"]
     signature: SignatureLocation
@@ -277,7 +271,7 @@ class KeyPairScheme(_SchemeBase):
     keys: RemoteKey | None = None
     timestamp: TimestampSpec | None = None
 
-    def compile(self) -> wire.SchemeVerifier:
+    def compile(self) -> SchemeVerifier:
         return PublicKeyVerifier(
             self.scheme,
             self.signature.compile(),
@@ -316,18 +310,18 @@ class JwtScheme(_SchemeBase):
     query_hash: str = ""
     leeway_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     expires: bool = True
-    """The platform's tokens have an end (`exp`); where they have none, a token is valid for good."""
+    """Whether the provider's tokens have an expiry (`exp`); without it, a token is valid for ever."""
 
     @model_validator(mode="after")
     def _has_keys(self) -> "JwtScheme":
         shared = {name for name in self.algorithms if name.startswith("HS")}
         if self.keys and shared:
-            raise ValueError("keys that are published sign with RS, ES or EdDSA, not with HS")
+            raise ValueError("keys: published keys are for RS, ES and EdDSA, not for HS")
         if not self.keys and len(shared) < len(self.algorithms):
-            raise ValueError("RS, ES and EdDSA need keys: the address of a JWKS document")
+            raise ValueError("keys: missing: RS, ES and EdDSA need the URL of a JWKS document")
         return self
 
-    def compile(self) -> wire.SchemeVerifier:
+    def compile(self) -> SchemeVerifier:
         body = self.body_hash
         return JwtVerifier(
             self.header.encode(),
@@ -353,16 +347,16 @@ SchemeSpec = Annotated[
 ]
 
 
-def _compile_hmac(way: HmacScheme | DigestScheme, *, plain: bool) -> wire.SchemeVerifier:
-    body = way.body_hash
+def _compile_hmac(spec: HmacScheme | DigestScheme, *, plain: bool) -> SchemeVerifier:
+    digest = spec.body_hash
     return HmacVerifier(
-        way.signature.compile(),
-        tuple(SignedContent(text) for text in way.signed),
-        way.algorithm,
+        spec.signature.compile(),
+        tuple(SignedContent(text) for text in spec.signed),
+        spec.algorithm,
         plain,
-        way.key.compile(),
-        way.timestamp.compile() if way.timestamp else None,
-        BodyHash(SourceTemplate(body.source), body.algorithm, body.encoding) if body else None,
-        Match(way.when),
-        Match(way.require),
+        spec.key.compile(),
+        spec.timestamp.compile() if spec.timestamp else None,
+        BodyHash(SourceTemplate(digest.source), digest.algorithm, digest.encoding) if digest else None,
+        Match(spec.when),
+        Match(spec.require),
     )

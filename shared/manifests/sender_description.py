@@ -1,8 +1,8 @@
-"""A sender that a user describes by hand: a part of the manifest's language, for one endpoint.
+"""A sender that a user describes: the manifest's language for one endpoint.
 
-It is what a provider with `configurable: true` takes in place of its own description, so that any platform
-can be verified without a folder. Its author may be hostile to everybody else at this hub: a description is
-bounded in size, and its answers can be no page and no redirect, and set no cookie.
+A provider with `configurable: true` accepts it in place of its own description, so that any sender can be
+verified without a provider folder. The author may be hostile to every other user of this hub: a description
+is limited in size, and its responses can be neither a page nor a redirect, and set no cookie.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ import orjson
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from shared.contracts.errors import FieldError, Invalid
+from shared.manifests.base import ManifestModel
 from shared.manifests.models import (
     Alternatives,
     BatchPaths,
@@ -22,14 +23,14 @@ from shared.manifests.models import (
     WebhookSpec,
     parse_event_naming,
 )
-from shared.manifests.schemes import ManifestModel, SchemeSpec
+from shared.manifests.schemes import SchemeSpec
 
 MAX_DESCRIPTION_BYTES: Final = 16 * 1024
-"""Of a description, written as JSON."""
+"""Size of a description as JSON."""
 
 RESPONSE_TYPES: Final = ("text/plain", "application/json")
 RESPONSE_HEADERS: Final = ("retry-after", "webhook-allowed-origin", "webhook-allowed-rate", "x-hook-secret")
-"""What handshakes need, and no browser heeds."""
+"""Headers that handshakes need and browsers ignore."""
 
 _UTF_8: Final = "; charset=utf-8"
 _MAX_ITEMS: Final = 5
@@ -37,7 +38,7 @@ _MAX_FAULTS: Final = 20
 
 
 class SenderDescription(ManifestModel):
-    """What is left out is as the provider's manifest has it."""
+    """A sender's description. Fields that are left out are as in the provider's manifest."""
 
     methods: Annotated[tuple[str, ...] | None, Field(max_length=_MAX_ITEMS)] = None
     verification: Annotated[tuple[SchemeSpec, ...] | None, Field(min_length=1, max_length=_MAX_ITEMS)] = None
@@ -52,9 +53,7 @@ class SenderDescription(ManifestModel):
 
     @field_validator("handshakes")
     @classmethod
-    def _are_told_apart(
-        cls, handshakes: tuple[HandshakeSpec, ...] | None
-    ) -> tuple[HandshakeSpec, ...] | None:
+    def _are_distinct(cls, handshakes: tuple[HandshakeSpec, ...] | None) -> tuple[HandshakeSpec, ...] | None:
         for handshake in handshakes or ():
             if not handshake.when:
                 raise ValueError("when: says nothing: every request would be this handshake")
@@ -70,21 +69,23 @@ class SenderDescription(ManifestModel):
             yield from _response_faults(f"source.answers.{number}", answer)
 
 
-def _response_faults(where: str, answer: ResponseSpec) -> Iterator[FieldError]:
-    if not (200 <= answer.status < 300 or 400 <= answer.status < 500):
-        yield FieldError(f"{where}.status", f"{answer.status} is not allowed: use 2xx or 4xx")
-    if answer.type and answer.type.removesuffix(_UTF_8) not in RESPONSE_TYPES:
-        yield FieldError(f"{where}.type", f"{answer.type} is not allowed: use {' or '.join(RESPONSE_TYPES)}")
-    for name in answer.headers:
+def _response_faults(location: str, response: ResponseSpec) -> Iterator[FieldError]:
+    if not (200 <= response.status < 300 or 400 <= response.status < 500):
+        yield FieldError(f"{location}.status", f"{response.status} is not allowed: use 2xx or 4xx")
+    if response.type and response.type.removesuffix(_UTF_8) not in RESPONSE_TYPES:
+        yield FieldError(
+            f"{location}.type", f"{response.type} is not allowed: use {' or '.join(RESPONSE_TYPES)}"
+        )
+    for name in response.headers:
         if name.lower() not in RESPONSE_HEADERS:
             allowed = ", ".join(RESPONSE_HEADERS)
-            yield FieldError(f"{where}.headers", f"{name} is not allowed: use only {allowed}")
+            yield FieldError(f"{location}.headers", f"{name} is not allowed: use only {allowed}")
 
 
 def apply_description(webhook: WebhookSpec, source: Mapping[str, Any]) -> WebhookSpec:
-    """Return the manifest's webhook with what the user's description says instead.
+    """Return the manifest's webhook with the fields of the user's description in it.
 
-    Raises `Invalid`, which names each field of the description that is not acceptable and what to do.
+    Raises `Invalid`, which names each field of the description that is not valid and what to do.
     """
     try:
         size = len(orjson.dumps(source))
@@ -93,17 +94,18 @@ def apply_description(webhook: WebhookSpec, source: Mapping[str, Any]) -> Webhoo
     if size > MAX_DESCRIPTION_BYTES:
         raise _invalid(FieldError("source", f"has {size} bytes as JSON: use at most {MAX_DESCRIPTION_BYTES}"))
     try:
-        checked = SenderDescription.model_validate(source)
-        faults = tuple(checked.answer_faults())
+        description = SenderDescription.model_validate(source)
+        faults = tuple(description.answer_faults())
         if faults:
             raise _invalid(*faults)
-        given = checked.model_dump(mode="json", by_alias=True, exclude_none=True)
-        whole = webhook.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return WebhookSpec.model_validate({**whole, **given})
+        overrides = description.model_dump(mode="json", by_alias=True, exclude_none=True)
+        base = webhook.model_dump(mode="json", by_alias=True, exclude_none=True)
+        # Validate the whole: a valid part may contradict the provider's manifest.
+        return WebhookSpec.model_validate({**base, **overrides})
     except ValidationError as error:
         errors = error.errors(include_input=False, include_url=False)[:_MAX_FAULTS]
         raise _invalid(
-            *(FieldError(".".join(("source", *map(str, each["loc"]))), each["msg"]) for each in errors)
+            *(FieldError(".".join(("source", *map(str, item["loc"]))), item["msg"]) for item in errors)
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What the requests of a watch are filled with, and what is kept of their answers. No I/O."""
+"""Values of a provider subscription's requests, and the values stored from their responses. No I/O."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -26,10 +26,10 @@ def subscription_values(
     made: Mapping[str, str],
     ends: datetime | None,
 ) -> dict[str, str]:
-    """What requests are filled with beside the account's values.
+    """Return the values of a subscription's requests, beside those of the account.
 
-    `url` and `secret` are the endpoint's, `made` is what was kept when the watch was made, `ends` is the end
-    that is asked for.
+    `url` and `secret` are the endpoint's, `made` are the values stored at its creation, `ends` is the expiry
+    that is requested.
     """
     values = {f"watch:{key}": text for key, text in resource.items()}
     values |= {"watch:name": name, "endpoint:url": url, "endpoint:secret": secret}
@@ -41,55 +41,66 @@ def subscription_values(
 
 
 def creation_values(id_: str, first: Mapping[str, str]) -> dict[str, str]:
-    """What the request that makes a watch has besides: a new UUID, and what was asked for first."""
+    """Return the further values of the creation request: a new UUID and the preliminary values."""
     return {"watch:id": id_, **{f"watch:{name}": text for name, text in first.items()}}
 
 
 def needs_account(request: ApiRequest) -> bool:
-    """Whether a request has something of the account's credential in it, which an app's own has not."""
+    """Return whether a request contains the account's credentials, which an app's subscription has not."""
     return request.token or any(
         name in TOKEN_NAMES or name.startswith("field:") for name in _value_names(request)
     )
 
 
 def missing_setting(
-    watch: SubscriptionSpec, connector: Connector, known: Mapping[str, str], *, of: ApiRequest | None = None
+    subscription: SubscriptionSpec,
+    connector: Connector,
+    known: Mapping[str, str],
+    *,
+    of: ApiRequest | None = None,
 ) -> str:
-    """What has to be entered before a watch, or one request of it, can be made; empty for nothing.
+    """Return what is missing to create a subscription, or to send the request `of`; '' for nothing.
 
     `known` are the values of the account and of its app.
     """
-    for name in watch.needs:
+    for name in subscription.needs:
+        # A request that does not use the value can be sent without it.
         if known.get(name) or (of is not None and name not in _value_names(of)):
             continue
-        kind, _, short = name.partition(":")
+        kind, _, key = name.partition(":")
         if kind != "setting":
-            return f"the account has no {short}"
-        title = connector.settings[short].name
-        return f"the app of {connector.app} has no {title}: enter it as its setting {short}"
+            return f"the account has no {key}"
+        title = connector.settings[key].name
+        return f"the app of {connector.app} has no {title}: enter it as its setting {key}"
     return ""
 
 
-def settings_digest(watch: SubscriptionSpec, known: Mapping[str, str]) -> str:
-    """A digest of the settings that a watch depends on: another one when it has to be made with others."""
-    return derive(*(known.get(name, "") for name in watch.needs)) if watch.needs else ""
+def settings_digest(subscription: SubscriptionSpec, known: Mapping[str, str]) -> str:
+    """Return a digest of the settings that a subscription depends on; '' for none.
+
+    A changed digest means that the subscription has to be created again.
+    """
+    return derive(*(known.get(name, "") for name in subscription.needs)) if subscription.needs else ""
 
 
 def preliminary_values(before: PreliminaryRequest, document: Any) -> dict[str, str]:
-    """What is kept of the answer to the request that comes first."""
+    """Return the values to store from the response to the preliminary request."""
     return {name: _select_text(selection, document) for name, selection in before.keep.items()}
 
 
 def result_values(made: SubscriptionResult, document: Any) -> dict[str, str]:
-    """What is kept of the answer that made or renewed a watch; its `secret` is not for all to see."""
+    """Return the values to store from the response that created or renewed a subscription.
+
+    Its `secret` must not be shown.
+    """
     selections = {"id": made.id, "expires": made.expires, "secret": made.secret, **made.keep}
-    found = ((name, _select_text(selection, document)) for name, selection in selections.items())
-    return {name: text for name, text in found if text}
+    values = ((name, _select_text(selection, document)) for name, selection in selections.items())
+    return {name: text for name, text in values if text}
 
 
-def expiry_of(kept: Mapping[str, str]) -> datetime | None:
-    """The end that the platform told; None when it told none that can be read."""
-    return parse_timestamp(kept.get("expires", ""))
+def expiry_of(stored: Mapping[str, str]) -> datetime | None:
+    """Return the expiry that the provider returned; None if it returned none that can be read."""
+    return parse_timestamp(stored.get("expires", ""))
 
 
 def _value_names(request: ApiRequest) -> set[str]:

@@ -1,13 +1,14 @@
-"""Watches: subscriptions at a platform that make it send webhooks, and that end unless they are renewed.
+"""Provider subscriptions: they make a provider send webhooks, and expire unless they are renewed.
 
-Requests are filled with what those of `connect` are, and with `{watch:...}` (what is watched),
-`{watch:name}`, which names the watch for good, `{watch:id}`, a new UUID for each creation,
-`{watch:expires_at}` and `{watch:expires_ms}`, the end that is asked for, `{endpoint:url}`,
-`{endpoint:secret}`, and `{made:...}`, what was kept of the answer.
+Their requests have the values of `connect`, and `{watch:...}` (the resource), `{watch:name}`, the permanent
+name of the subscription, `{watch:id}`, a new UUID for each creation, `{watch:expires_at}` and
+`{watch:expires_ms}`, the requested expiry, `{endpoint:url}`, `{endpoint:secret}`, and `{made:...}`, the
+values stored from the response.
 """
 
 from pydantic import Field
 
+from shared.manifests.base import ManifestModel
 from shared.manifests.connect_models import (
     ApiRequest,
     JmesPath,
@@ -16,59 +17,60 @@ from shared.manifests.connect_models import (
     Setting,
     SettingName,
 )
-from shared.manifests.schemes import ManifestModel
 
 
 class SubscriptionResult(ManifestModel):
-    """What is taken from the answer that made or renewed a watch."""
+    """Values of the response that created or renewed a subscription."""
 
     id: JmesPath = "id"
     expires: JmesPath = "null"
-    """When it ends, as the platform writes it."""
+    """The expiry, in one of the formats of `shared.wire.timestamps`."""
     secret: JmesPath = "null"
-    """A secret that the platform made for the endpoint."""
+    """A secret that the provider generated for the endpoint."""
     keep: dict[SettingName, JmesPath] = {}
 
 
 class PreliminaryRequest(ManifestModel):
-    """Something that has to be asked for first."""
+    """A request that has to be sent before the creation."""
 
     request: ApiRequest
     keep: dict[SettingName, JmesPath]
-    """`{watch:...}` of the request that follows."""
+    """`{watch:...}` of the following request."""
 
 
 class SubscriptionSpec(ManifestModel):
-    """A kind of watch. Without `renew` another one is made before it ends, and the old one is cancelled.
+    """A kind of provider subscription.
 
-    Where `renew` is the same request as `create`, the platform has one at a time: making it again renews it.
+    Without `renew`, another one is created before it expires, and the old one is cancelled. If `renew` is the
+    same request as `create`, the provider has one at a time: creating it again renews it.
     """
 
     id: SettingName
     about: str
     endpoint: ProviderId | None = None
-    """Whose webhooks it brings, where that is another provider."""
+    """The provider whose webhooks it brings, if it is another one."""
     own_endpoint: bool = True
-    """An inbound endpoint is made for it. Else its webhooks come to one that somebody has set up already."""
+    """Whether an inbound endpoint is created for it. Else its webhooks come to an existing one."""
     endpoint_settings: dict[SettingName, RequestTemplateText] = {}
     endpoint_secret: RequestTemplateText = ""
-    """The endpoint's secret, where it is one that we know already."""
+    """The endpoint's secret, if it is already known."""
     automatic: bool = False
-    """Made when an account is connected; others are made when somebody asks for them."""
+    """Created when an account is connected; others are created on request."""
     needs: tuple[str, ...] = ()
-    """Without these values (`setting:pubsub_topic`) it is not made: it waits for them."""
+    """Required values (`setting:pubsub_topic`): it is not created before they are set."""
     of_app: bool = False
-    """It belongs to the app, not to the account: a workspace's accounts of the same app have one together."""
+    """Belongs to the app, not to the account: a workspace's accounts of the same app share one."""
     resource: dict[SettingName, Setting] = {}
-    """What is watched."""
+    """Inputs that name the resource."""
     before: PreliminaryRequest | None = None
     create: ApiRequest
     made: SubscriptionResult = SubscriptionResult()
     lifetime_s: int | None = None
-    """What is asked for, and what holds where the answer does not say it; null: it does not end."""
+    """The requested lifetime in seconds, and the assumed one if the response has none; null: it does not
+    expire."""
     ahead_s: int = Field(86_400, ge=60)
-    """How long before its end it is renewed."""
+    """Seconds before its expiry at which it is renewed."""
     renew: ApiRequest | None = None
     cancel: ApiRequest | None = None
     scopes: tuple[str, ...] = ()
-    """Without these, granted by the person, it is not made."""
+    """Granted scopes without which it is not created."""

@@ -1,6 +1,7 @@
-"""A manifest's `webhook` compiled: what the gateway asks about a request. Pure: no clock, no network.
+"""A manifest's `webhook`, compiled: reads one inbound request. Pure: no clock, no network.
 
-In order: `handshake`, `way` and its `verify`, `verified_handshake`, `events`, `answer`.
+The gateway calls, in this order: `handshake`, `select_scheme` and the scheme's `verify`,
+`verified_handshake`, `events`, `answer`.
 """
 
 import hashlib
@@ -16,57 +17,48 @@ from urllib.parse import quote_plus
 import orjson
 
 from shared.contracts.envelope import JSON_CONTENT_TYPE, rfc3339
-from shared.contracts.errors import Forbidden, Malformed, TooLarge
-from shared.manifests.models import BodyFormat, HandshakeSpec, ResponseSpec, WebhookSpec
+from shared.contracts.errors import Malformed, TooLarge
+from shared.manifests.form_body import form_value
+from shared.manifests.models import WebhookSpec
+from shared.manifests.response_template import Handshake, Response, ResponseTemplate
 from shared.verification.batch import Batch, documents_size_limit
+from shared.verification.match import Match
 from shared.verification.public_key import PublicKeyVerifier
-from shared.verification.request import (
-    Headers,
-    InboundRequest,
-    Match,
-    SourceTemplate,
-    compile_path,
-    decode_bytes,
-)
+from shared.verification.request import Headers, InboundRequest
 from shared.verification.scheme import SchemeVerifier
+from shared.verification.sources import compile_path
+from shared.verification.template import SourceTemplate
 from shared.verification.token import TokenVerifier
 from shared.verification.work_counter import MAX_HASHED_BYTES, WorkCounter
-from shared.wire.bodies import FORM_CONTENT_TYPE, dump_json, media_type, parse_json
+from shared.wire.bodies import FORM_CONTENT_TYPE, decode_bytes, dump_json, media_type, parse_json
 from shared.wire.timestamps import parse_timestamp
 
 BodyReader = Callable[[bytes], Any]
-"""A provider's own `read(body)`: a body that is neither JSON nor a form, as a JSON value."""
+"""A provider's own `read(body)`: returns a body that is neither JSON nor a form as a JSON value."""
 
 MASK: Final = b"***"
-"""In place of a secret."""
+"""Replaces a secret in a body."""
 
 MAX_ACCOUNT_LENGTH: Final = 200
-"""Characters of what names an account."""
+"""Characters of an account id in a webhook event."""
 
-MAX_ECHO_LENGTH: Final = 4096
-"""Characters of what a handshake sends back."""
-
-MAX_RESPONSE_BYTES: Final = 16 * 1024
-"""Bytes of the body and the headers of an answer together."""
 
 _MAX_SIGNED_METADATA_BYTES: Final = 64 * 1024
-"""More bytes than all that is signed beside the body: the address and the headers have fewer."""
+"""Upper bound of what is signed beside the body: URL and headers together are smaller."""
 
 _MAX_EVENT_LENGTH: Final = 100
 _MAX_ID_LENGTH: Final = 200
 _INVALID_NAME_CHARACTERS: Final = re.compile(r"[^A-Za-z0-9_.:-]+")
 _INVALID_ID_CHARACTERS: Final = re.compile(r"[^\x21-\x7e]")
-_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x1f\x7f]")
-_BRACKETS: Final = re.compile(r"\[([^\[\]]*)\]")
-_MAX_DEPTH: Final = 10
 _MIN_SECRET_LENGTH: Final = 4
 _MAX_REDACTED_VALUES: Final = 200
-"""Secrets that are looked for in a refused body: more than can stand in its beginning, which is kept."""
+"""Secrets that are looked for in a rejected body: more than fit in its beginning, which is stored."""
 _MAX_REDACTED_BYTES: Final = 4096
+"""Longest secret that is redacted although it crosses the cut."""
 
 
 class AccountRef(NamedTuple):
-    """Whose an event is, as the platform says it: the account, and its place. '' where it does not."""
+    """Account and resource that an event belongs to, as the provider names them; '' if unknown."""
 
     account: str
     choice: str
@@ -74,10 +66,10 @@ class AccountRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WebhookEvent:
-    """One event of a request, ready for its topic. `delivery_id` is '' where the request has none.
+    """One event of a request, ready for its topic. `delivery_id` is '' if the request has none.
 
-    `data` is the body as it came, or, for one of several events (and for what is no JSON or form), JSON.
-    `owner` is known of events at the address of an app.
+    `data` is the body as received. It is JSON for one event of a batch, and for bodies that are neither JSON
+    nor a form. `account_ref` is set for events at an app webhook only.
     """
 
     event: str
@@ -90,125 +82,18 @@ class WebhookEvent:
     account_ref: AccountRef | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What the platform is answered."""
-
-    status: int
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    body: bytes = b""
-
-
-class Handshake:
-    """A handshake of the manifest, compiled. `keeps` is the secret that this request hands over."""
-
-    __slots__ = ("_keeps", "_reply", "_require", "_when", "about", "awaits_secret", "verified")
-
-    def __init__(self, handshake: HandshakeSpec) -> None:
-        self.about = handshake.about
-        self.verified = handshake.verified
-        self.awaits_secret = handshake.keeps is not None
-        self._when = Match(handshake.when)
-        self._require = Match(handshake.require)
-        self._keeps = SourceTemplate(handshake.keeps) if handshake.keeps else None
-        self._reply = ResponseTemplate(handshake.answer)
-
-    def matches(self, request: InboundRequest) -> bool:
-        """Whether this request is the handshake."""
-        try:
-            return self._when.holds(request)
-        except Malformed:
-            return False
-
-    def response(self, request: InboundRequest) -> Response:
-        """Raises `Forbidden` when what it requires does not hold, `Malformed` for what cannot be echoed."""
-        if not self._require.holds(request):
-            raise Forbidden("the handshake does not have the value that this endpoint expects")
-        return self._reply.response(request)
-
-    def extract_secret(self, request: InboundRequest) -> str | None:
-        """The secret in it."""
-        return self._keeps.text(request) if self._keeps else None
-
-
-class ResponseTemplate:
-    """An answer of the manifest, compiled."""
-
-    __slots__ = ("_headers", "_json", "_status", "_text", "_type", "_when")
-
-    def __init__(self, answer: ResponseSpec) -> None:
-        self._when = Match(answer.when)
-        self._status = answer.status
-        self._type = answer.type
-        self._headers = [
-            (name.lower().encode(), SourceTemplate(text)) for name, text in answer.headers.items()
-        ]
-        self._text = SourceTemplate(answer.text) if answer.text is not None else None
-        self._json = _compile_templates(answer.json_) if answer.json_ is not None else None
-
-    def matches(self, request: InboundRequest) -> bool:
-        """Whether this is the answer to the request."""
-        return self._when.holds(request)
-
-    def response(self, request: InboundRequest) -> Response:
-        """Raises `Malformed` when the request lacks what is echoed, or it is too long or unprintable."""
-        headers = [(name, _render_echo(template, request).encode()) for name, template in self._headers]
-        kind, body = "", b""
-        if self._text is not None:
-            kind, body = "text/plain; charset=utf-8", _render_echo(self._text, request).encode()
-        elif self._json is not None:
-            kind, body = JSON_CONTENT_TYPE, orjson.dumps(_render_values(self._json, request))
-        kind = self._type or kind
-        if kind:
-            headers.append((b"content-type", kind.encode()))
-        if len(body) + sum(len(value) for _, value in headers) > MAX_RESPONSE_BYTES:
-            raise Malformed(f"the answer would have more than {MAX_RESPONSE_BYTES} bytes")
-        return Response(self._status, tuple(headers), body)
-
-
-def _compile_templates(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: SourceTemplate(value)
-        if isinstance(value, str)
-        else _compile_templates(value)
-        if isinstance(value, Mapping)
-        else value
-        for name, value in values.items()
-    }
-
-
-def _render_values(values: Mapping[str, Any], request: InboundRequest) -> dict[str, Any]:
-    return {
-        name: _render_echo(value, request)
-        if isinstance(value, SourceTemplate)
-        else _render_values(value, request)
-        if isinstance(value, Mapping)
-        else value
-        for name, value in values.items()
-    }
-
-
-def _render_echo(template: SourceTemplate, request: InboundRequest) -> str:
-    said = template.text(request)
-    if said is None:
-        raise Malformed(f"the handshake lacks {template.source}")
-    if len(said) > MAX_ECHO_LENGTH or _CONTROL_CHARACTERS.search(said):
-        raise Malformed(f"{template.source} is too long or has characters that cannot be sent back")
-    return said
-
-
 class WebhookDefinition:
-    """What a provider's webhooks are checked and read with."""
+    """Verifies, reads and answers the webhooks of one provider."""
 
     def __init__(self, webhook: WebhookSpec, reader: BodyReader | None = None) -> None:
-        """`reader` is the provider's own, for bodies that are neither JSON nor a form."""
+        """Compile a webhook section. `reader` reads bodies that are neither JSON nor a form."""
         self.methods = frozenset(webhook.methods)
-        self.schemes: Sequence[SchemeVerifier] = [way.compile() for way in webhook.verification]
-        handshakes = [Handshake(each) for each in webhook.handshakes]
-        self._unsigned_handshakes = [each for each in handshakes if not each.verified]
-        self._signed_handshakes = [each for each in handshakes if each.verified]
-        self._answers = [ResponseTemplate(each) for each in webhook.answers]
-        self._bodies = webhook.body
+        self.schemes: Sequence[SchemeVerifier] = [scheme.compile() for scheme in webhook.verification]
+        handshakes = [Handshake(spec) for spec in webhook.handshakes]
+        self._unsigned_handshakes = [handshake for handshake in handshakes if not handshake.verified]
+        self._signed_handshakes = [handshake for handshake in handshakes if handshake.verified]
+        self._responses = [ResponseTemplate(spec) for spec in webhook.answers]
+        self._body_format = webhook.body
         self._reader = reader
         self._batch = Batch(webhook.batch)
         self._event = [SourceTemplate(text) for text in webhook.event.source]
@@ -227,12 +112,12 @@ class WebhookDefinition:
             if event.triggers
         }
         self._has_secret_in_body = any(
-            isinstance(way, TokenVerifier) and way.is_in_body for way in self.schemes
+            isinstance(scheme, TokenVerifier) and scheme.is_in_body for scheme in self.schemes
         )
         self.rejection_status = webhook.refused.status if webhook.refused else None
-        passes = max((way.hash_passes for way in self.schemes), default=1)
-        self.max_body = (MAX_HASHED_BYTES - _MAX_SIGNED_METADATA_BYTES) // passes
-        """Bytes of a body that can be verified with the newest secret at least."""
+        hash_passes = max((scheme.hash_passes for scheme in self.schemes), default=1)
+        self.max_body = (MAX_HASHED_BYTES - _MAX_SIGNED_METADATA_BYTES) // hash_passes
+        """Bytes of a body that can be verified with at least the newest secret."""
 
     def request(
         self,
@@ -243,34 +128,40 @@ class WebhookDefinition:
         body: bytes,
         settings: Mapping[str, str],
     ) -> InboundRequest:
-        """A request whose payload is read as the manifest says."""
+        """Return a request whose payload is read by the manifest's rules."""
         return InboundRequest(method, address, query_string, headers, body, settings, self._read)
 
     def handshake(self, request: InboundRequest) -> Handshake | None:
-        """The handshake that this request is, of those that are not signed."""
+        """Return the matching handshake of those that need no signature; None for none."""
         return _find_handshake(self._unsigned_handshakes, request) if self._unsigned_handshakes else None
 
     def verified_handshake(self, request: InboundRequest) -> Handshake | None:
-        """The handshake that this request is, now that its signature is known to be right."""
+        """Return the matching handshake of those that need a valid signature; None for none."""
         return _find_handshake(self._signed_handshakes, request) if self._signed_handshakes else None
 
     def select_scheme(self, request: InboundRequest) -> SchemeVerifier | None:
-        """The way in which a request is signed; None when it is not. Raises `Malformed`."""
-        return next((way for way in self.schemes if way.applies(request)), None)
+        """Return the first scheme that applies to the request; None if it is not signed.
+
+        Raises `Malformed` if a value that decides about it cannot be read.
+        """
+        return next((scheme for scheme in self.schemes if scheme.applies(request)), None)
 
     def accepts_secret(self, secret: bytes, *, made_here: bool = False) -> bool:
-        """Whether one of the ways could verify with this secret. A public key is never made here."""
+        """Return whether a scheme can verify with this secret.
+
+        `made_here`: the hub generated the secret, so it is not a public key.
+        """
         return any(
-            way.accepts_secret(secret)
-            for way in self.schemes
-            if not (made_here and isinstance(way, PublicKeyVerifier))
+            scheme.accepts_secret(secret)
+            for scheme in self.schemes
+            if not (made_here and isinstance(scheme, PublicKeyVerifier))
         )
 
     def events(self, request: InboundRequest, *, with_accounts: bool = False) -> list[WebhookEvent]:
-        """The events of a request, in its order: none for an empty batch. With their owners when asked.
+        """Return the events of a request, in order; none for an empty batch.
 
-        Raises `Malformed` for a body that cannot be read, or one that lacks what every webhook has;
-        `TooLarge` for a batch over its bounds.
+        `with_accounts` adds each event's `account_ref`. Raises `Malformed` if the body cannot be read or has
+        no event name, and `TooLarge` if a batch exceeds its limits.
         """
         payload = request.payload
         if self._batch:
@@ -283,20 +174,22 @@ class WebhookDefinition:
                 )
             ]
         if not isinstance(payload, dict):
+            # Templates and match rules need named fields.
             raise Malformed("the body is JSON, but not an object")
-        if self._reader or self._bodies.headers or not request.body:
+        # The payload is not in the body as it is: the event carries it as JSON.
+        if self._reader or self._body_format.headers or not request.body:
             return [
                 self._webhook_event(
                     request, dump_json(payload), JSON_CONTENT_TYPE, with_accounts=with_accounts
                 )
             ]
-        kind = request.header(b"content-type") or JSON_CONTENT_TYPE
-        if self._bodies.decoded or media_type(kind) != JSON_CONTENT_TYPE:
-            dump_json(payload)  # whoever asks `json` for it needs it written anew: not later than here
-        return [self._webhook_event(request, request.body, kind, with_accounts=with_accounts)]
+        content_type = request.header(b"content-type") or JSON_CONTENT_TYPE
+        if self._body_format.decoded or media_type(content_type) != JSON_CONTENT_TYPE:
+            dump_json(payload)  # `json` writes it again later: raise now what cannot be written
+        return [self._webhook_event(request, request.body, content_type, with_accounts=with_accounts)]
 
     def claimed_account(self, request: InboundRequest) -> str:
-        """Return the account that a request claims to be of, which nothing has proven yet; '' for none."""
+        """Return the account id that an unverified request claims; '' if it has none."""
         try:
             if self._batch:
                 document, element = self._batch.first(request.payload)
@@ -306,111 +199,124 @@ class WebhookDefinition:
             return ""
 
     def answer(self, request: InboundRequest) -> Response | None:
-        """What the platform wants to hear of accepted events; None when it does not care."""
-        found = next((each for each in self._answers if each.matches(request)), None)
-        return found.response(request) if found else None
+        """Return the response to accepted events; None if the manifest does not define one."""
+        template = next((response for response in self._responses if response.matches(request)), None)
+        return template.response(request) if template else None
 
     def redact(self, data: bytes, secrets: Sequence[bytes]) -> bytes:
-        """What may go on to others: without the secret, where the platform sends it in the body."""
+        """Return data without the secrets, if the provider sends the secret in the body."""
         return _redact(data, secrets) if self._has_secret_in_body else data
 
-    def redact_rejected(self, request: InboundRequest, secrets: Sequence[bytes], most: int) -> bytes:
-        """The beginning of a refused body, without what stands where the platform sends secrets, too.
+    def redact_rejected(self, request: InboundRequest, secrets: Sequence[bytes], max_bytes: int) -> bytes:
+        """Return the beginning of a rejected body, with every possible secret redacted.
 
-        It may be the secret of somebody else, sent to the wrong address.
+        Besides `secrets`, the values in the places of secrets are redacted: the request may carry the secret
+        of another endpoint. The result has at most `max_bytes` bytes.
         """
-        said: list[str | None] = []
+        values: list[str | None] = []
         with suppress(Malformed, TooLarge):
-            for way in self.schemes:
-                if isinstance(way, TokenVerifier) and way.is_in_body:
-                    said += way.presented_tokens(request)
-            said += [
-                each.extract_secret(request)
-                for each in (*self._unsigned_handshakes, *self._signed_handshakes)
+            for scheme in self.schemes:
+                if isinstance(scheme, TokenVerifier) and scheme.is_in_body:
+                    values += scheme.presented_tokens(request)
+            values += [
+                handshake.extract_secret(request)
+                for handshake in (*self._unsigned_handshakes, *self._signed_handshakes)
             ]
-        texts = dict.fromkeys(text for text in said if text and len(text) >= _MIN_SECRET_LENGTH)
-        found = [text.encode("utf-8", "replace") for text in islice(texts, _MAX_REDACTED_VALUES)]
-        begin = _redact(request.body[: most + _MAX_REDACTED_BYTES], [*secrets, *found])
-        if len(request.body) > most + _MAX_REDACTED_BYTES:  # the cut may have gone through one
-            begin = begin[:-_MAX_REDACTED_BYTES]
-        return begin[:most]
+        texts = dict.fromkeys(text for text in values if text and len(text) >= _MIN_SECRET_LENGTH)
+        presented = [text.encode("utf-8", "replace") for text in islice(texts, _MAX_REDACTED_VALUES)]
+        # Redact more than is returned, so that a secret at the cut is recognised.
+        beginning = _redact(request.body[: max_bytes + _MAX_REDACTED_BYTES], [*secrets, *presented])
+        if len(request.body) > max_bytes + _MAX_REDACTED_BYTES:  # the cut may go through a secret
+            beginning = beginning[:-_MAX_REDACTED_BYTES]
+        return beginning[:max_bytes]
 
     def json(self, content_type: str, data: bytes) -> bytes:
-        """The payload of an event's data, as JSON text. Raises `Malformed`."""
-        if media_type(content_type) == JSON_CONTENT_TYPE and not self._bodies.decoded:
+        """Return the payload of an event's data as JSON text. Raises `Malformed`."""
+        if media_type(content_type) == JSON_CONTENT_TYPE and not self._body_format.decoded:
             return data
         headers = {b"content-type": [content_type.encode("latin-1", "replace")]}
         return dump_json(self._read(self.request("POST", "", b"", headers, data, {})))
 
     def _webhook_event(
-        self, one: InboundRequest, data: bytes, content_type: str, *, with_accounts: bool
+        self, request: InboundRequest, data: bytes, content_type: str, *, with_accounts: bool
     ) -> WebhookEvent:
-        event = self._name(_first_value(self._event, one) or _raise_missing(self._event))
-        delivery = _first_value(self._delivery_id, one) or ""
+        event = self._name(_first_value(self._event, request) or _raise_missing(self._event))
+        delivery = _first_value(self._delivery_id, request) or ""
         return WebhookEvent(
             event,
             _printable_id(delivery),
-            _printable_id(_first_value(self._account, one) or ""),
-            self._occurred_at(one),
-            tuple(trigger for trigger, rules in self._triggers.get(event, ()) if rules.holds(one)),
+            _printable_id(_first_value(self._account, request) or ""),
+            self._occurred_at(request),
+            tuple(trigger for trigger, rules in self._triggers.get(event, ()) if rules.holds(request)),
             data,
             content_type,
-            AccountRef(_account_value(self._app_account, one), _account_value(self._app_resource, one))
+            AccountRef(
+                _account_value(self._app_account, request), _account_value(self._app_resource, request)
+            )
             if with_accounts
             else None,
         )
 
-    def _name(self, said: str) -> str:
-        said = self._names.get(said) or said.removeprefix(self._strip)
-        said = self._names.get(said) or _INVALID_NAME_CHARACTERS.sub("_", said.replace("/", "."))
-        return said[:_MAX_EVENT_LENGTH]
+    def _name(self, name: str) -> str:
+        # `names` applies to the provider's spelling first, and then to the name without its prefix.
+        name = self._names.get(name) or name.removeprefix(self._strip)
+        name = self._names.get(name) or _INVALID_NAME_CHARACTERS.sub("_", name.replace("/", "."))
+        return name[:_MAX_EVENT_LENGTH]
 
-    def _occurred_at(self, one: InboundRequest) -> str:
+    def _occurred_at(self, request: InboundRequest) -> str:
         for template in self._occurred:
-            said = template.text(one)
-            moment = parse_timestamp(said) if said else None
-            if moment:
-                return rfc3339(moment)
+            text = template.text(request)
+            time = parse_timestamp(text) if text else None
+            if time:
+                return rfc3339(time)
         return ""
 
     def _read(self, request: InboundRequest) -> Any:
         payload = self._value(request)
-        if self._bodies.headers and isinstance(payload, dict):
-            said = {name: request.header(header.encode()) for name, header in self._bodies.headers.items()}
-            payload = {**{name: value for name, value in said.items() if value}, **payload}
-        for name, each in self._bodies.decoded.items():
+        if self._body_format.headers and isinstance(payload, dict):
+            values = {
+                name: request.header(header.encode()) for name, header in self._body_format.headers.items()
+            }
+            payload = {**{name: value for name, value in values.items() if value}, **payload}
+        # A field of the payload itself wins over an embedded one of the same name.
+        for name, embedded in self._body_format.decoded.items():
             if isinstance(payload, dict) and name not in payload:
-                inner = _parse_embedded(each.path, each.encoding, payload, request.work)
-                if inner is not None:
-                    payload = {**payload, name: inner}
+                value = _parse_embedded(embedded.path, embedded.encoding, payload, request.work)
+                if value is not None:
+                    payload = {**payload, name: value}
         return payload
 
     def _value(self, request: InboundRequest) -> Any:
-        if not request.body and self._bodies.empty:
+        if not request.body and self._body_format.empty:
             return {}
-        kind = media_type(request.header(b"content-type") or JSON_CONTENT_TYPE)
-        if kind == FORM_CONTENT_TYPE and (self._bodies.form or self._bodies.form_field):
-            return _form_value(request, self._bodies)
-        if self._reader and kind != JSON_CONTENT_TYPE:
+        content_type = media_type(request.header(b"content-type") or JSON_CONTENT_TYPE)
+        if content_type == FORM_CONTENT_TYPE and (self._body_format.form or self._body_format.form_field):
+            return form_value(request, self._body_format)
+        # JSON is always parsed here, even for a provider with a reader.
+        if self._reader and content_type != JSON_CONTENT_TYPE:
             return self._reader(request.body)
-        if self._bodies.text and kind != JSON_CONTENT_TYPE and not kind.endswith("+json"):
+        if (
+            self._body_format.text
+            and content_type != JSON_CONTENT_TYPE
+            and not content_type.endswith("+json")
+        ):
             return {"text": request.body.decode("utf-8", "replace")}
         return parse_json(request.body)
 
 
 def _find_handshake(handshakes: Sequence[Handshake], request: InboundRequest) -> Handshake | None:
-    return next((each for each in handshakes if each.matches(request)), None)
+    return next((handshake for handshake in handshakes if handshake.matches(request)), None)
 
 
 def _redact(data: bytes, secrets: Sequence[bytes]) -> bytes:
     for secret in secrets:
-        for written in _secret_encodings(secret):
-            data = data.replace(written, MASK)
+        for encoding in _secret_encodings(secret):
+            data = data.replace(encoding, MASK)
     return data
 
 
 def _secret_encodings(secret: bytes) -> set[bytes]:
-    """How a secret may stand in a body."""
+    """Return the spellings that a secret can have in a body."""
     text = secret.decode()
     escaped = json.dumps(text)[1:-1]
     return {
@@ -424,75 +330,38 @@ def _secret_encodings(secret: bytes) -> set[bytes]:
 
 def _first_value(templates: Sequence[SourceTemplate], request: InboundRequest) -> str | None:
     for template in templates:
-        said = template.text(request)
-        if said:
-            return said
+        value = template.text(request)
+        if value:
+            return value
     return None
 
 
 def _account_value(templates: Sequence[SourceTemplate], request: InboundRequest) -> str:
-    """What names an account, as it is; '' for what is so long, or not printable, that it names none."""
-    said = _first_value(templates, request) or ""
-    return said if len(said) <= MAX_ACCOUNT_LENGTH and said.isprintable() else ""
+    """Return an account id as the provider writes it; '' if it is too long or not printable."""
+    value = _first_value(templates, request) or ""
+    return value if len(value) <= MAX_ACCOUNT_LENGTH and value.isprintable() else ""
 
 
 def _raise_missing(templates: Sequence[SourceTemplate]) -> str:
-    wanted = " or ".join(template.source for template in templates)
-    raise Malformed(f"the webhook lacks {wanted} (or has it more than once)")
+    sources = " or ".join(template.source for template in templates)
+    raise Malformed(f"the webhook has no {sources}, or has it more than once")
 
 
 def _printable_id(text: str) -> str:
-    """An id as a header can carry it: as it is, or its digest when it is long or has other characters."""
+    """Return an id that fits in a header: unchanged, or its digest if it is long or has other characters."""
     if len(text) > _MAX_ID_LENGTH or _INVALID_ID_CHARACTERS.search(text):
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return text
 
 
 def _parse_embedded(path: str, encoding: str, payload: Any, work: WorkCounter) -> Any:
-    """A JSON text inside the payload, as a value; None when there is none that can be read."""
-    said = compile_path(path)(payload)
-    if not isinstance(said, str):
+    """Return a JSON text inside the payload as a value; None if it is missing or not valid."""
+    text = compile_path(path)(payload)
+    if not isinstance(text, str):
         return None
-    raw = said.encode("utf-8", "surrogatepass") if encoding == "json" else decode_bytes(said, "base64")
+    raw = text.encode("utf-8", "surrogatepass") if encoding == "json" else decode_bytes(text, "base64")
     work.parsed_bytes += len(raw or b"")
     try:
         return parse_json(raw) if raw else None
     except Malformed:
         return None
-
-
-def _form_value(request: InboundRequest, bodies: BodyFormat) -> Any:
-    """A form's fields: the JSON in one of them, or all of them as an object."""
-    if bodies.form_field:
-        values = [value for name, value in request.form if name == bodies.form_field]
-        if len(values) == 1:
-            return parse_json(values[0].encode("utf-8", "surrogatepass"))
-        if not bodies.form:
-            raise Malformed(f"the form must have the field {bodies.form_field!r} once")
-    fields: dict[str, Any] = {}
-    for name, value in request.form:
-        keys = [name]
-        if bodies.form == "brackets" and "[" in name:
-            keys = [name.partition("[")[0], *_BRACKETS.findall(name)]
-        _set_field(fields, keys, value)
-    return fields
-
-
-def _set_field(fields: dict[str, Any], keys: Sequence[str], value: str) -> None:
-    """Set a field; one that is there again becomes a list. Raises `Malformed` for contradictions."""
-    if len(keys) > _MAX_DEPTH:
-        raise Malformed(f"a field of the form is nested more than {_MAX_DEPTH} deep")
-    *outer, last = keys
-    for key in outer:
-        inner = fields.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise Malformed("a field of the form is a text and an object at once")
-        fields = inner
-    if isinstance(fields.get(last), dict):
-        raise Malformed("a field of the form is a text and an object at once")
-    if last not in fields:
-        fields[last] = value
-    elif isinstance(fields[last], list):
-        fields[last].append(value)
-    else:
-        fields[last] = [fields[last], value]

@@ -1,8 +1,9 @@
-"""Crash points: places where a test makes a process die as if the machine had taken it.
+"""Failpoints: places where a test kills a process, as a failure of its machine would.
 
-`INTERLINK_CRASH_AT=attempt.sent` kills the process (SIGKILL: no handler, no clean-up, no farewell to the
-broker) when it gets there; `attempt.sent:20` when it gets there for the twentieth time. The variable is for
-`tests/faults` and stands in no manual. Without it, `failpoint` is a function that does nothing.
+`INTERLINK_CRASH_AT=attempt.sent` kills the process when it reaches that place, with SIGKILL: no handler and
+no clean-up runs, and the process does not leave its consumer groups. `attempt.sent:20` kills it when it
+reaches the place for the twentieth time. The variable is for `tests/faults` only and not documented for
+operators. Without it, `failpoint` does nothing.
 """
 
 import os
@@ -15,31 +16,32 @@ from shared.contracts.errors import Misconfigured
 FAILPOINT_VARIABLE: Final = "INTERLINK_CRASH_AT"
 
 FAILPOINTS: Final[Mapping[str, str]] = {
-    "fanout.read": "a batch of events is read, nothing of it is published",
-    "fanout.published": "its requests are on Kafka, its offsets are not committed",
-    "fanout.deferring": "what is beyond a workspace's share is accepted, nothing of it is stored",
-    "fanout.deferred": "what is beyond a workspace's share is stored, its offsets are not committed",
-    "drain.published": "requests of deferred events are on Kafka, the events are still stored",
-    "attempt.read": "a batch of requests is read, nothing of it is sent",
-    "attempt.before_send": "one of its requests is about to be sent, others of it may be under way",
-    "attempt.sent": "an answer is here, nothing of it is written",
-    "attempt.before_write": "all of the batch that is not under way is sent, the bulk write has not begun",
+    "fanout.read": "a batch of events is read, none of their delivery requests are published",
+    "fanout.published": "the delivery requests are published, the offsets of the batch are not committed",
+    "fanout.deferring": "events beyond a workspace's fair share are accepted, none of them is stored",
+    "fanout.deferred": "events beyond a workspace's fair share are stored, the offsets are not committed",
+    "drain.published": "delivery requests of deferred events are published, the events are still stored",
+    "attempt.read": "a batch of delivery requests is read, no attempt has started",
+    "attempt.before_send": "one attempt of the batch is about to start, others may be under way",
+    "attempt.sent": "a subscriber has responded, the outcome is not written",
+    "attempt.before_write": "all attempts of the batch have ended or are leased, none of them is written",
     "attempt.written": "the bulk write is done, the offsets are not committed",
-    "schedule.claimed": "due work is claimed, nothing of it is sent",
-    "schedule.sent": "an answer is here, nothing of it is written",
-    "schedule.written": "the result is written, what comes after it is not done",
-    "refresh.claimed": "a credential is claimed, the platform is not asked for new tokens",
-    "refresh.committing": "it is written that the platform is about to be asked, it is not asked",
-    "refresh.answered": "the platform has answered with new tokens, nothing of them is written",
-    "refresh.committed": "the new tokens are written, nobody has got them from this process",
+    "schedule.claimed": "a due delivery is claimed, its attempt has not started",
+    "schedule.sent": "a subscriber has responded, the outcome is not written",
+    "schedule.written": "the outcome is written, the steps after it are not done",
+    "refresh.claimed": "an integration is claimed for a refresh, the provider is not asked for new tokens",
+    "refresh.committing": "the lease is committed, the provider is not asked for new tokens",
+    "refresh.answered": "the provider has answered with new tokens, they are not written",
+    "refresh.committed": "the new tokens are written, no caller of this process has got them",
 }
-"""Every crash point, and what has happened by the time that a process dies there."""
+"""Every failpoint, and the state in which a process dies there."""
 
 
 def failpoint_for(setting: str | None) -> Callable[[str], None]:
-    """What `failpoint` is under this setting: nothing without one, else the end at the place it names.
+    """Return the function `failpoint` for this setting, the text of `INTERLINK_CRASH_AT`.
 
-    Raises `Misconfigured` for a place that is not in `FAILPOINTS`, and for a count that is not 1 or more.
+    Without a setting it does nothing. Raises `Misconfigured` if the name is not in `FAILPOINTS`, or the count
+    is not 1 or more.
     """
     if not setting:
         return _disabled
@@ -48,15 +50,15 @@ def failpoint_for(setting: str | None) -> Callable[[str], None]:
         raise Misconfigured(f"{FAILPOINT_VARIABLE}: {name!r} is not one of: {', '.join(FAILPOINTS)}")
     if count and not (count.isdecimal() and int(count) >= 1):
         raise Misconfigured(
-            f"{FAILPOINT_VARIABLE}: {setting!r}: what follows the colon is a count of 1 or more"
+            f"{FAILPOINT_VARIABLE}: {setting!r}: the part after the colon must be a count of 1 or more"
         )
-    left = int(count or 1)
+    remaining = int(count or 1)
 
     def count_down(reached: str) -> None:
-        nonlocal left
+        nonlocal remaining
         if reached == name:
-            left -= 1
-            if left == 0:
+            remaining -= 1
+            if remaining == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return count_down
@@ -67,4 +69,4 @@ def _disabled(_reached: str) -> None:
 
 
 failpoint: Final = failpoint_for(os.environ.get(FAILPOINT_VARIABLE))
-"""`failpoint("attempt.sent")`: this place is reached."""
+"""Called with its name where a place is reached."""

@@ -1,7 +1,4 @@
-"""HTTP to servers that we chose: provider APIs and our own services (httpx).
-
-For URLs that strangers chose see `guarded`.
-"""
+"""HTTP calls to the hub's own services (httpx). For URLs that others chose see `egress.client`."""
 
 from collections.abc import Sequence
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -12,45 +9,51 @@ import httpx
 from shared.contracts.errors import Malformed, RetryLater
 
 HeaderPairs = Sequence[tuple[bytes, bytes]]
+"""Headers as pairs of name and value, in order and with repeats."""
 
 _MAX_RESPONSE_BYTES: Final = 32 * 1024 * 1024
 
 
 class Unreachable(RetryLater):
-    """The server did not answer."""
+    """The server did not answer, or with more or something else than expected."""
 
 
 class ApiClient:
-    """A pooled client without redirects, without the environment's proxies, and without a memory for cookies.
+    """A pooled client without redirects, cookies and the proxies of the environment.
 
-    It carries many people's requests: what one is given must not go out with another's.
+    It carries the requests of many users, so a cookie for one must not be sent with the request of another.
     """
 
     def __init__(self, *, timeout_s: float) -> None:
-        nobody = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self._client = httpx.AsyncClient(
-            timeout=timeout_s, trust_env=False, follow_redirects=False, cookies=nobody
+            timeout=timeout_s, trust_env=False, follow_redirects=False, cookies=no_cookies
         )
 
     async def call(
         self, method: str, url: str, headers: HeaderPairs, body: bytes
     ) -> tuple[int, HeaderPairs, bytes]:
-        """Status, headers and body. Raises `Unreachable`, and `Malformed` for what HTTP/1.1 cannot carry."""
+        """Send a request and return status, headers and the decompressed body of the response.
+
+        Raises `Unreachable`, or `Malformed` if the path or a header cannot be sent over HTTP/1.1.
+        """
         try:
             response = await self._client.request(method, url, headers=list(headers), content=body)
         except (httpx.LocalProtocolError, httpx.InvalidURL):
-            raise Malformed("the path or a header has characters that cannot be passed on") from None
+            raise Malformed("the path or a header has characters that cannot be forwarded") from None
         except httpx.HTTPError as error:
             raise Unreachable(
                 f"the service behind this path did not answer ({type(error).__name__})"
             ) from None
         if len(response.content) > _MAX_RESPONSE_BYTES:
-            raise Unreachable("the service behind this path answered too much")
-        kept = [(name, value) for name, value in response.headers.raw if name.lower() != b"content-encoding"]
-        return response.status_code, kept, response.content
+            raise Unreachable("the response of the service behind this path is too large")
+        headers_out = [
+            (name, value) for name, value in response.headers.raw if name.lower() != b"content-encoding"
+        ]
+        return response.status_code, headers_out, response.content
 
     async def get_json(self, url: str) -> Any:
-        """The JSON that a GET answers. Raises `Unreachable`."""
+        """Return the JSON of the response to a GET request. Raises `Unreachable` if the status is not 200."""
         status, _, body = await self.call("GET", url, [], b"")
         if status != 200:
             raise Unreachable(f"{status} instead of JSON")

@@ -1,12 +1,12 @@
-"""Leases: one process does a piece of work, settled in the store without comparing two clocks.
+"""Leases in MongoDB: one process at a time does a piece of work, and clocks of processes are not compared.
 
-A lease is one field of a document, beside the document's `fence`, a counter that grows with each claim. It
-names its holder and has a beat, which the holder increments while it works. Nobody reads another process's
-time: who waits counts, on its own monotonic clock, for how long it has seen the same beat, and claims the
-lease when that is too long. The fence keeps out the writes of an earlier holder.
+A lease is one field of a document, beside the document's `fence`, a counter that rises with each claim. The
+lease names its holder and has a beat, which the holder increments while it works. A process that waits for
+the lease measures on its own monotonic clock for how long it has seen the same beat, and claims the lease
+when that is too long. The fence makes writes of an earlier holder fail.
 
-Before a step that must not be done twice, the holder writes `committed`. Whoever finds a silent lease knows
-from it whether that step was begun.
+Before a step that must not be done twice, the holder writes `committed`. A process that finds a silent lease
+sees from it whether that step may have begun.
 """
 
 import asyncio
@@ -27,28 +27,28 @@ _RELEASE_RETRY_INTERVAL_S: Final = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease as a document holds it. Two looks at a lease whose holder works are never equal for long."""
+    """A lease as it is stored in a document. It changes with each heartbeat of its holder."""
 
     fence: int
     holder: str
-    """A new random text with each claim."""
+    """A random text, new with each claim."""
     beat: int
     committed: bool
-    """Whether the holder has written that it is about to take the step that must not be done twice."""
+    """Whether the holder has announced the step that must not be done twice."""
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self | None:
-        """Return the document's lease; None if nobody holds it."""
-        held = document.get(LEASE_FIELD)
-        if not held:
+        """Return the document's lease; None if no process holds it."""
+        stored = document.get(LEASE_FIELD)
+        if not stored:
             return None
-        return cls(document["fence"], held["holder"], held["beat"], held["committed"])
+        return cls(document["fence"], stored["holder"], stored["beat"], stored["committed"])
 
 
 class LeaseObserver:
-    """Measure how long a lease has been silent, on this process's own clock.
+    """Measures for how long a lease has been silent, on this process's own clock.
 
-    Make a new one after a look at the store has failed: while the store was away, no holder could beat.
+    Use a new observer after a failed read: while MongoDB was unavailable, no holder could write a heartbeat.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -57,7 +57,7 @@ class LeaseObserver:
         self._since = 0.0
 
     def silent_s(self, lease: Lease | None) -> float:
-        """Return for how many seconds the lease has looked as it does now."""
+        """Return for how many seconds the lease has not changed, as far as this observer has seen it."""
         now = self._clock()
         if lease is None or lease != self._seen:
             self._seen, self._since = lease, now
@@ -69,7 +69,7 @@ class Leases:
 
     def __init__(self, collection: Collection, *, heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S) -> None:
         self._collection = collection
-        self._beat_s = heartbeat_interval_s
+        self._heartbeat_interval_s = heartbeat_interval_s
 
     async def claim(
         self,
@@ -80,10 +80,10 @@ class Leases:
         change: Mapping[str, Any],
         increment: Mapping[str, int],
     ) -> Document | None:
-        """Take the lease if it still is as it was `seen`; return the document, or None if it is not.
+        """Claim the lease if it is still as it was `seen`, and return the new document; otherwise None.
 
-        `only` has to hold beside it; `change` and `increment` are written with it. Raises
-        `DatabaseUnavailable`.
+        `document` is the document as it was read. `condition` is a further query that has to match it.
+        `change` and `increment` are written with the claim (`$set`, `$inc`). Raises `DatabaseUnavailable`.
         """
         query: Document = {"_id": document["_id"], "fence": document["fence"], **condition}
         if seen is not None:
@@ -94,28 +94,29 @@ class Leases:
             return await self._collection.find_one_and_update(query, update, return_document=True)
 
     async def commit(self, claimed: Mapping[str, Any]) -> bool:
-        """Write that the step that must not be done twice begins.
+        """Announce the step that must not be done twice.
 
-        Return False if the lease is another's by now: then do not take the step.
-        Raises `DatabaseUnavailable`.
+        Return False if another process has claimed the lease: then the step must not be done. Raises
+        `DatabaseUnavailable`.
         """
         with translate_errors():
-            done = await self._collection.update_one(
+            result = await self._collection.update_one(
                 self._held_query(claimed), {"$set": {f"{LEASE_FIELD}.committed": True}}
             )
-        return bool(done.matched_count)
+        return bool(result.matched_count)
 
     @staticmethod
     def settled(claimed: Mapping[str, Any]) -> Document:
-        """Return the fields to write with the outcome of a committed step, to go on holding the lease."""
-        # Not a beat that somebody has seen: a waiter that stood still meanwhile must see a change.
+        """Return the fields to write with the outcome of a committed step, if the holder keeps the lease."""
+        # A random beat, not the next one: a process that was stopped meanwhile must not find the one it
+        # knows.
         return {LEASE_FIELD: {**claimed[LEASE_FIELD], "beat": secrets.randbits(30), "committed": False}}
 
     async def release(self, claimed: Mapping[str, Any]) -> None:
-        """Let go of the lease; wait for the store as long as it takes.
+        """Release the lease, however long MongoDB is unavailable.
 
-        For a holder that knows the outcome and could not write it: whoever finds the lease silent would have
-        to assume the worst.
+        For a holder that has finished, but could not write so: a process that finds a silent lease that is
+        committed has to assume that the step was done.
         """
         while True:
             try:
@@ -130,29 +131,30 @@ class Leases:
 
     @asynccontextmanager
     async def heartbeat(self, claimed: Mapping[str, Any]) -> AsyncIterator[None]:
-        """Beat while the block runs. A store that is away is tried again with the next beat."""
-        task = asyncio.create_task(self._beat(claimed))
+        """Write heartbeats while the context lasts. One that fails is followed by the next as usual."""
+        task = asyncio.create_task(self._write_heartbeats(claimed))
         try:
             yield
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _beat(self, claimed: Mapping[str, Any]) -> None:
+    async def _write_heartbeats(self, claimed: Mapping[str, Any]) -> None:
         while True:
-            await asyncio.sleep(self._beat_s)
+            await asyncio.sleep(self._heartbeat_interval_s)
             try:
                 with translate_errors():
-                    done = await self._collection.update_one(
+                    result = await self._collection.update_one(
                         self._held_query(claimed), {"$inc": {f"{LEASE_FIELD}.beat": 1}}
                     )
             except DatabaseUnavailable:
                 continue
-            if not done.matched_count:
-                return  # it was let go, or is another's
+            if not result.matched_count:
+                return  # the lease was released, or another process has claimed it
 
     @staticmethod
     def _held_query(claimed: Mapping[str, Any]) -> Document:
+        """Return the query that matches the document only while this claim holds its lease."""
         return {
             "_id": claimed["_id"],
             "fence": claimed["fence"],

@@ -1,4 +1,4 @@
-"""Bounds on what one workspace has under way, so that none can use up what all share."""
+"""Limits on how much one workspace has under way, so that none can use up what all share."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 
 class WorkspaceLimits:
-    """At most so many of something at a time for each workspace; what exceeds them waits in turn.
+    """At most `limit` uses at a time for each workspace; further ones wait, in the order of their calls.
 
-    Workspaces do not wait for each other, and one that has nothing under way takes no memory.
+    Workspaces do not wait for each other. A workspace without uses takes no memory.
     """
 
     def __init__(self, limit: int) -> None:
@@ -17,7 +17,7 @@ class WorkspaceLimits:
         self._semaphores: dict[str, asyncio.Semaphore] = {}
 
     async def acquire(self, workspace: str) -> None:
-        """Wait for room. Whoever returns from here calls `release` once."""
+        """Wait until the workspace may have one more use. The caller ends it with one call of `release`."""
         semaphore = self._semaphores.get(workspace)
         if semaphore is None:
             semaphore = self._semaphores[workspace] = asyncio.Semaphore(self._limit)
@@ -34,7 +34,7 @@ class WorkspaceLimits:
 
     @asynccontextmanager
     async def hold(self, workspace: str) -> AsyncIterator[None]:
-        """Have room while the context lasts."""
+        """Hold one use of the workspace while the context lasts."""
         await self.acquire(workspace)
         try:
             yield

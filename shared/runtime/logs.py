@@ -1,4 +1,4 @@
-"""JSON logs on standard output, one object a line; `trace_id` joins a webhook with its deliveries."""
+"""JSON logs on standard output, one object per line. `trace_id` links a webhook with its deliveries."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ _LIBRARIES: Final = ("aiokafka", "faststream", "motor", "pymongo", "uvicorn", "h
 
 
 def _render_line(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
-    """One JSON line: the level, the time, and what was said. One step, because the hot paths log."""
+    """Return an event as a JSON line, with level and time. One processor, because the hot paths log."""
     event["level"] = level
     event["time"] = datetime.now(UTC)
     if "exc_info" in event:
@@ -27,7 +27,7 @@ def _render_line(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
 def configure(service: str, level: str) -> Log:
     """Set up logging for this process and return its logger, bound to the service's name.
 
-    Library loggers go the same way, from warnings up.
+    Loggers of libraries write to it too, from level warning up.
     """
     numeric = _LEVELS[level]
     structlog.configure(
@@ -49,7 +49,7 @@ def configure(service: str, level: str) -> Log:
 
 
 class _StructlogHandler(logging.Handler):
-    """Hands what libraries log to the structured logger."""
+    """Passes the records of libraries on to the structured logger."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()

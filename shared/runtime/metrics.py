@@ -1,4 +1,4 @@
-"""Every metric of the hub in one table, and the collector of consumer lag."""
+"""All metrics of the hub, and the collector of consumer lag."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -15,40 +15,44 @@ REQUESTS: Final = Counter(
     "interlink_requests_total", "HTTP requests, by route and outcome.", ["route", "outcome"]
 )
 SIGNATURE_FAILURES: Final = Counter(
-    "interlink_signature_failures_total", "Webhooks refused for their signature.", ["provider", "reason"]
+    "interlink_signature_failures_total", "Webhooks rejected for their signature.", ["provider", "reason"]
 )
 UNCONNECTED: Final = Counter(
     "interlink_unconnected_events_total",
-    "Events at the address of an app whose account nobody has connected.",
+    "Events at an app webhook whose account is not connected in any workspace.",
     ["provider"],
 )
 EXECUTIONS_DROPPED: Final = Counter(
-    "interlink_executions_dropped_total", "Requests at endpoints that are not in their executions."
+    "interlink_executions_dropped_total", "Requests to endpoints that were not stored as executions."
 )
 PRODUCE_SECONDS: Final = Histogram(
     "interlink_produce_seconds",
-    "From handing a record to the producer to the broker's ack.",
+    "Time from publishing a record to the broker's acknowledgement.",
     ["topic"],
     buckets=_FAST_BUCKETS,
 )
 PRODUCE_FAILURES: Final = Counter(
-    "interlink_produce_failures_total", "Records without an ack in time.", ["topic"]
+    "interlink_produce_failures_total", "Records not acknowledged in time.", ["topic"]
 )
 HANDLED: Final = Counter("interlink_handled_total", "Records handled.", ["topic", "group"])
 BATCH_RETRIES: Final = Counter("interlink_batch_retries_total", "Batches tried again.", ["group"])
 DEAD_LETTERED: Final = Counter(
-    "interlink_dead_lettered_total", "Records put on the dead-letter topic.", ["topic", "group", "reason"]
+    "interlink_dead_lettered_total",
+    "Records published to the dead-letter topic.",
+    ["topic", "group", "reason"],
 )
-RELAYED: Final = Counter("interlink_relayed_total", "Webhooks in sync, by what became of them.", ["outcome"])
+RELAYED: Final = Counter(
+    "interlink_relayed_total", "Webhook events handled by sync, by outcome.", ["outcome"]
+)
 UNMATCHED: Final = Counter(
-    "interlink_unmatched_events_total", "Events that no outgoing webhook got, by reason.", ["reason"]
+    "interlink_unmatched_events_total", "Events without a delivery, by reason.", ["reason"]
 )
 DEFERRED: Final = Counter(
     "interlink_deferred_events_total",
-    "Events beyond their workspace's fair share, which wait in the backlog.",
+    "Events beyond their workspace's fair share, stored in the backlog.",
 )
 DELIVERIES: Final = Counter(
-    "interlink_deliveries_total", "Delivery attempts, by what became of the delivery.", ["outcome"]
+    "interlink_deliveries_total", "Delivery attempts, by the delivery's state after them.", ["outcome"]
 )
 ATTEMPT_SECONDS: Final = Histogram(
     "interlink_attempt_seconds", "Duration of one attempt.", buckets=_SLOW_BUCKETS
@@ -57,50 +61,56 @@ EVENT_AGE_SECONDS: Final = Histogram(
     "interlink_event_age_seconds", "Age of an event at its first delivery attempt.", buckets=_SLOW_BUCKETS
 )
 CONNECTIONS: Final = Counter(
-    "interlink_connections_total", "People back from a platform, by outcome.", ["provider", "outcome"]
+    "interlink_connections_total", "OAuth callbacks, by outcome.", ["provider", "outcome"]
 )
 WATCHES: Final = Counter(
-    "interlink_watches_total", "Watches at platforms made or renewed, by outcome.", ["provider", "outcome"]
+    "interlink_watches_total",
+    "Provider subscriptions created or renewed, by outcome.",
+    ["provider", "outcome"],
 )
 REFRESHES: Final = Counter(
-    "interlink_token_refreshes_total", "Tokens made anew, by what became of it.", ["provider", "outcome"]
+    "interlink_token_refreshes_total", "Token refreshes, by outcome.", ["provider", "outcome"]
 )
 CONFIGURATION_UNCHECKED: Final = Gauge(
     "interlink_configuration_unchecked",
-    "1 while MongoDB does not say whether the configuration in memory is up to date.",
+    "1 while MongoDB does not answer whether the configuration in memory is up to date.",
 )
 IN_FLIGHT: Final = Gauge("interlink_attempts_in_flight", "Attempts under way.")
 UNREADABLE_WEBHOOKS: Final = Gauge(
-    "interlink_webhooks_unreadable", "Outgoing webhooks whose secrets do not open: their deliveries wait."
+    "interlink_webhooks_unreadable",
+    "Outgoing webhooks whose secrets cannot be decrypted: their deliveries wait.",
 )
+
+
+# The children are cached: looking one up by its labels costs more than counting.
 
 
 @cache
 def requests(route: str, outcome: str) -> Counter:
-    """The child of `REQUESTS`: looking one up costs more than counting."""
+    """Return the child of `REQUESTS` with these labels."""
     return REQUESTS.labels(route, outcome)
 
 
 @cache
 def produce_seconds(topic: str) -> Histogram:
-    """The child of `PRODUCE_SECONDS`."""
+    """Return the child of `PRODUCE_SECONDS` with this label."""
     return PRODUCE_SECONDS.labels(topic)
 
 
 @cache
 def deliveries(outcome: str) -> Counter:
-    """The child of `DELIVERIES`."""
+    """Return the child of `DELIVERIES` with this label."""
     return DELIVERIES.labels(outcome)
 
 
 @cache
 def unmatched(reason: str) -> Counter:
-    """The child of `UNMATCHED`."""
+    """Return the child of `UNMATCHED` with this label."""
     return UNMATCHED.labels(reason)
 
 
 Lag = Iterable[tuple[str, str, int, int]]
-"""(group, topic, partition, records behind)."""
+"""Tuples of group, topic, partition, and how many records the group is behind."""
 
 
 class _LagCollector(Collector):
@@ -131,10 +141,10 @@ REGISTRY.register(_LAG)
 
 
 def collect_lag(read: Callable[[], Lag]) -> None:
-    """Read a consumer's lag at every scrape."""
+    """Register a consumer: `read` is called at every scrape."""
     _LAG.readers.append(read)
 
 
 def exposition() -> bytes:
-    """The text that `/metrics` answers."""
+    """Return the response body of `/metrics`."""
     return generate_latest(REGISTRY)

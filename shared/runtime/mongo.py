@@ -1,4 +1,4 @@
-"""The MongoDB seam: one client, its errors as ours, and indexes."""
+"""The only code that opens MongoDB connections: the client, the translation of its errors, and indexes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,23 +41,27 @@ __all__ = [
 ]
 
 _PERMANENT_ERRORS: Final[Mapping[int, str]] = {
-    13: "its user has not the rights that the hub needs: readWrite on the database",
-    18: "it does not take the user and the password",
-    85: "an index is there with other options: remove that",
-    86: "an index is there with other options: remove that",
+    13: "its user lacks the rights that the hub needs: readWrite on the database",
+    18: "it does not accept the user and the password",
+    85: "an index exists with other options: remove that",
+    86: "an index exists with other options: remove that",
 }
-"""What no retry helps against, and a person does."""
+"""Errors by MongoDB's code that last until a person acts."""
 _DEFAULT_DATABASE: Final = "interlink"
 TOMBSTONE_TTL_S: Final = 24 * 3600
 
 
 class Duplicate(Exception):
-    """A unique index refused the document: somebody was first."""
+    """A unique index refused the document: an equal one exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index that `init` creates; `ttl_s` counts from the time in its one key."""
+    """An index that `interlink init` creates.
+
+    With `ttl_s`, MongoDB deletes a document that many seconds after the time in the index's only key. `where`
+    makes it a partial index.
+    """
 
     keys: tuple[tuple[str, int], ...]
     unique: bool = False
@@ -66,12 +70,15 @@ class Index:
 
 
 def utcnow() -> datetime:
-    """Now, with the millisecond precision that BSON keeps."""
+    """Return the current time, in the millisecond precision of BSON."""
     return datetime.fromtimestamp(time_ns() // 1_000_000 / 1000, UTC)
 
 
 class Mongo:
-    """The store. Every call that fails for the store's sake raises `DatabaseUnavailable`."""
+    """The connection to MongoDB, over one pooled client.
+
+    Raises `Misconfigured` if the connection string is malformed.
+    """
 
     def __init__(self, settings: MongoSettings, *, app: str) -> None:
         self._settings = settings
@@ -91,12 +98,13 @@ class Mongo:
         return self._database[name]
 
     def async_database(self) -> AsyncDatabase[Document]:
-        """Return the database over a client of its own, for this loop, without Motor's threads.
+        """Return the database over a new client for this event loop, without Motor's threads.
 
-        While the loop is busy, a thread waits for the interpreter's lock again and again: a read that takes
-        0.4 ms was measured at more than a second. To be closed by its owner. It reads from the primary,
-        whatever the URI prefers: another member may not have what was just answered.
+        The caller closes the client. It reads from the primary, whatever the connection string prefers:
+        secondaries may lack what was just acknowledged.
         """
+        # While the loop is busy, a thread waits for the interpreter's lock again and again. A read of 0.4 ms
+        # was measured at more than a second.
         client: AsyncMongoClient[Document] = AsyncMongoClient(
             self._settings.uri.get_secret_value(), **self._options()
         )
@@ -118,15 +126,18 @@ class Mongo:
         }
 
     async def ping(self) -> None:
-        """Raises `DatabaseUnavailable` when the store does not answer."""
+        """Check the connection. Raises `DatabaseRefused` or `DatabaseUnavailable`."""
         with translate_errors():
             await self._database.command("ping")
 
     async def ensure(self, indexes: Mapping[str, Sequence[Index]]) -> None:
-        """Create what is missing of these indexes, by collection. Safe to repeat."""
+        """Create the indexes that are missing, by collection. It is safe to repeat.
+
+        Raises `DatabaseRefused` or `DatabaseUnavailable`.
+        """
         with translate_errors():
-            for name, wanted in indexes.items():
-                for index in wanted:
+            for name, collection_indexes in indexes.items():
+                for index in collection_indexes:
                     options: dict[str, Any] = {}
                     if index.unique:
                         options["unique"] = True
@@ -142,7 +153,11 @@ class Mongo:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise a driver's error as `Duplicate` (a unique index), `DatabaseRefused` or `DatabaseUnavailable`."""
+    """Raise the driver's errors inside the context as the hub's.
+
+    `Duplicate` for a unique index, `DatabaseRefused` for an error that lasts until a person acts, and
+    `DatabaseUnavailable` for any other.
+    """
     try:
         yield
     except DuplicateKeyError:
@@ -151,10 +166,10 @@ def translate_errors() -> Iterator[None]:
         faults = error.details.get("writeErrors", [])
         if faults and all(fault.get("code") == 11000 for fault in faults):
             raise Duplicate from None
-        raise DatabaseUnavailable(f"the store refused a bulk write: {faults[:1]}") from error
+        raise DatabaseUnavailable(f"MongoDB refused a bulk write: {faults[:1]}") from error
     except OperationFailure as error:
-        if refusal := _PERMANENT_ERRORS.get(error.code or 0):
-            raise DatabaseRefused(f"MONGODB_URI: the store refuses: {refusal}") from error
-        raise DatabaseUnavailable(f"the store refused: {type(error).__name__} {error.code}") from error
+        if reason := _PERMANENT_ERRORS.get(error.code or 0):
+            raise DatabaseRefused(f"MONGODB_URI: MongoDB refuses: {reason}") from error
+        raise DatabaseUnavailable(f"MongoDB refused: {type(error).__name__} {error.code}") from error
     except PyMongoError as error:
-        raise DatabaseUnavailable(f"the store did not answer: {type(error).__name__}") from error
+        raise DatabaseUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""Something that is done again and again while a service runs, and once more when it stops."""
+"""An action that is repeated while a service runs, and done once more when it stops."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,11 +8,14 @@ from shared.runtime.logs import Log
 
 
 class PeriodicTask:
-    """A part of a service: calls `do` every `every_s` seconds. What it raises is logged, and it goes on."""
+    """A part of a service that awaits an action every `interval_s` seconds.
 
-    def __init__(self, do: Callable[[], Awaitable[None]], every_s: float, log: Log) -> None:
-        self._action = do
-        self._interval_s = every_s
+    An error of the action is logged, and the next interval starts.
+    """
+
+    def __init__(self, action: Callable[[], Awaitable[None]], interval_s: float, log: Log) -> None:
+        self._action = action
+        self._interval_s = interval_s
         self._log = log
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -21,7 +24,7 @@ class PeriodicTask:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Call it a last time, and end."""
+        """Run the action a last time and end."""
         self._stopping.set()
         if self._task:
             await asyncio.gather(self._task, return_exceptions=True)
@@ -32,7 +35,5 @@ class PeriodicTask:
                 await asyncio.wait_for(self._stopping.wait(), self._interval_s)
             try:
                 await self._action()
-            except Exception as error:  # noqa: BLE001 -- one bad turn must not be the last
-                self._log.error(
-                    "not done, and tried again", what=self._action.__qualname__, error=repr(error)
-                )
+            except Exception as error:  # noqa: BLE001 -- one failed run must not be the last
+                self._log.error("periodic_task.failed", action=self._action.__qualname__, error=repr(error))

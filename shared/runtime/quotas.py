@@ -1,4 +1,4 @@
-"""Limits on how much of a kind a workspace may have."""
+"""Limits on how many documents of a kind a workspace may have."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -11,7 +11,10 @@ from shared.runtime.mongo import Collection, translate_errors
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """The most that a workspace may have of one kind. `setting` is the variable that raises it."""
+    """The maximum of one kind of documents per workspace.
+
+    `kind` is its plural in error texts, `setting` the environment variable that raises the maximum.
+    """
 
     collection: Collection
     maximum: int
@@ -20,26 +23,27 @@ class Quota:
 
     @asynccontextmanager
     async def reserve(
-        self, alive: Mapping[str, Any], undo: Callable[[], Awaitable[object]]
+        self, query: Mapping[str, Any], undo: Callable[[], Awaitable[object]]
     ) -> AsyncIterator[None]:
-        """Insert one document inside this block. Raises `Conflict` if there is no room for it.
+        """Insert one document inside this context. Raises `Conflict` if the workspace has the maximum.
 
-        `alive` finds what the workspace has. It is counted before and after: of two processes that insert at
-        the same moment, the one that counts more than `most` calls `undo`, so the limit is never passed.
+        `query` finds the documents that count. They are counted before and after the insert: if two processes
+        insert at the same time, one that counts more than the maximum awaits `undo` and raises `Conflict`, so
+        the maximum is never exceeded.
         """
-        if await self._count(alive, self.maximum) >= self.maximum:
-            raise self._full()
+        if await self._count(query, self.maximum) >= self.maximum:
+            raise self._quota_error()
         yield
-        if await self._count(alive, self.maximum + 1) > self.maximum:
+        if await self._count(query, self.maximum + 1) > self.maximum:
             await undo()
-            raise self._full()
+            raise self._quota_error()
 
-    async def _count(self, alive: Mapping[str, Any], limit: int) -> int:
+    async def _count(self, query: Mapping[str, Any], limit: int) -> int:
         with translate_errors():
-            return await self.collection.count_documents(dict(alive), limit=limit)
+            return await self.collection.count_documents(dict(query), limit=limit)
 
-    def _full(self) -> Conflict:
+    def _quota_error(self) -> Conflict:
         return Conflict(
-            f"this workspace has {self.maximum} {self.kind}, which is the most: delete one, "
+            f"this workspace has {self.maximum} {self.kind}, which is the maximum: delete one, "
             f"or have the operator raise {self.setting}"
         )

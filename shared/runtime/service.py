@@ -1,8 +1,8 @@
-"""The skeleton that every service runs in: settings, logs, bus, store, keys, health, readiness, drain.
+"""The frame that every service runs in: settings, logs, Kafka, MongoDB, keys, health, readiness and drain.
 
-A service's `app.py` gets a `Runtime`, builds what it is made of and returns a `Service`; `serve` starts
-it, answers `/healthz`, `/readyz` and `/metrics`, and drains it on SIGTERM or SIGINT: first no longer
-ready, then no new requests, then the batches at hand, then the connections.
+A service's `app.py` gets a `Runtime`, builds the service's parts and returns a `Service`. `serve` starts it
+and answers `/healthz`, `/readyz` and `/metrics`. SIGTERM or SIGINT drains it in this order: it is no longer
+ready, takes no new requests, finishes the current batches, and closes its connections.
 """
 
 import asyncio
@@ -11,45 +11,44 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Protocol
 
-import orjson
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.contracts.topics import Topic
-from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
+from shared.runtime.encryption_keys import open_vault
 from shared.runtime.kafka.connection import connection
 from shared.runtime.kafka.consumer import BatchHandler, Consumer, DurabilityBarrier
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Mongo
-from shared.runtime.secrets import Vault, open_vault
+from shared.runtime.secrets import Vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
+from shared.runtime.version import VERSION
 from shared.runtime.web import problems
 from shared.runtime.web.access import Keyring
 from shared.runtime.web.body_limit import BodyLimit
 from shared.runtime.web.idempotency import Idempotency
 from shared.runtime.web.openapi import OpenApiApp, operation_id
+from shared.runtime.web.service_app import ServiceApp
 from shared.runtime.web.uvicorn_protocol import BoundedHeadProtocol
-from shared.wire.forwarded import TrustedProxies
-from shared.wire.paths import AMBIGUOUS_PATH_ERROR, is_ambiguous
 
-VERSION: Final = "0.4.0"
 _REMOVED_VARIABLE: Final = "FORWARDED_ALLOW_IPS"
-"""What uvicorn reads. Ignoring it in silence would make endpoints see the proxy's address instead."""
+"""A variable of uvicorn. If it were silently ignored, the proxy would count as the client of all requests."""
 _DATABASE_TIMEOUT_S: Final = 30.0
 _PING_INTERVAL_S: Final = 2.0
+_PING_TIMEOUT_S: Final = 2.0
 
 
 class ServicePart(Protocol):
-    """Something that runs as long as the service: a snapshot, a scheduler, a flusher."""
+    """A part of a service that runs as long as the service: a snapshot, a scheduler, a flusher."""
 
     async def start(self) -> None: ...
 
@@ -58,7 +57,7 @@ class ServicePart(Protocol):
 
 @dataclass
 class Runtime:
-    """What a service receives: its connections, and the helpers that bind them together."""
+    """The settings and connections of one process, and what a service builds with them."""
 
     name: str
     hub: HubSettings
@@ -72,7 +71,7 @@ class Runtime:
 
     @property
     def instance(self) -> str:
-        """The name of this process, which the one that is started in its place has too."""
+        """The name of this process: host name and listening address. After a restart it is the same."""
         return f"{socket.gethostname()}-{self.hub.host}-{self.hub.port}"
 
     def consumer(
@@ -84,7 +83,7 @@ class Runtime:
         max_records: int = 500,
         durable: DurabilityBarrier | None = None,
     ) -> Consumer:
-        """A member of the consumer group `<service>-<group>`."""
+        """Return a new member of the consumer group `<service>-<group>`; see `Consumer`."""
         return Consumer(
             self.kafka,
             self.producer,
@@ -98,7 +97,10 @@ class Runtime:
         )
 
     def management_app(self, title: str, *, max_body_bytes: int = 1024 * 1024) -> FastAPI:
-        """A FastAPI app with problem details, bounded bodies, API keys and idempotency keys in place."""
+        """Return a FastAPI app with problem details, bounded bodies, API keys and idempotency keys.
+
+        Its OpenAPI document is at `/openapi/<service>.json`.
+        """
         app = OpenApiApp(
             title=title,
             version=VERSION,
@@ -111,6 +113,7 @@ class Runtime:
         app.add_route(f"/openapi/{self.name}.json", app.document, include_in_schema=False)
         app.state.keyring = self.keyring
         problems.install_handlers(app, self.log)
+        # The middleware that is added last is outermost: `Idempotency` relies on a bounded, complete body.
         app.add_middleware(
             Idempotency, mongo=self.mongo, vault=self.vault, keyring=self.keyring, service=self.name
         )
@@ -120,7 +123,7 @@ class Runtime:
 
 @dataclass
 class Service:
-    """What a service is made of. Parts start in order, before the consumers, and stop in reverse."""
+    """The components of a service. Parts start in order, before the consumers, and stop in reverse order."""
 
     app: ASGIApp
     parts: Sequence[ServicePart] = ()
@@ -132,13 +135,17 @@ Build = Callable[[Runtime], Awaitable[Service]]
 
 @contextlib.asynccontextmanager
 async def runtime(name: str) -> AsyncIterator[Runtime]:
-    """The connections of one process. Raises `Misconfigured`; waits up to 30 s for the store."""
+    """Open the connections of one process for the time of the context.
+
+    Waits up to 30 s for MongoDB. Raises `Misconfigured` if a setting is missing or wrong, or MongoDB does not
+    answer.
+    """
     if _REMOVED_VARIABLE in os.environ:
         raise Misconfigured(
             f"{_REMOVED_VARIABLE} is not read any more: set INTERLINK_TRUSTED_PROXIES instead"
         )
     hub, kafka, mongo_settings = load(HubSettings), load(KafkaSettings), load(MongoSettings)
-    connection(kafka)  # a file or a password that is not there is said now, not by a client in the background
+    connection(kafka)  # so that a missing file or password fails here, not in a background task
     log = configure(name, hub.log_level)
     vault = open_vault(hub)
     mongo = Mongo(mongo_settings, app=f"interlink-{name}")
@@ -159,23 +166,23 @@ async def runtime(name: str) -> AsyncIterator[Runtime]:
 
 
 async def serve(name: str, build: Build) -> None:
-    """Run a service until SIGTERM or SIGINT. Raises `Misconfigured` when it cannot start."""
-    async with runtime(name) as here:
-        listening = _bind(here.hub.host, here.hub.port)
-        service = await build(here)
-        door = _ServiceApp(service, here)
+    """Run a service until SIGTERM or SIGINT. Raises `Misconfigured` if it cannot start."""
+    async with runtime(name) as context:
+        listener = _bind(context.hub.host, context.hub.port)
+        service = await build(context)
+        app = ServiceApp(service.app, context.hub.proxies, _ReadinessChecks(service, context))
         server = _Server(
             uvicorn.Config(
-                door,
+                app,
                 http=BoundedHeadProtocol,
                 loop="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
-                proxy_headers=False,  # see `_Door._take_client`
+                proxy_headers=False,  # `ServiceApp` sets the client
                 server_header=False,
                 timeout_keep_alive=65,
-                timeout_graceful_shutdown=max(1, int(here.hub.drain_seconds / 2)),
+                timeout_graceful_shutdown=max(1, int(context.hub.drain_seconds / 2)),
             )
         )
         started: list[ServicePart] = []
@@ -185,23 +192,24 @@ async def serve(name: str, build: Build) -> None:
                 started.append(part)
             for consumer in service.consumers:
                 consumer.start()
+            # What exists now stays for the life of the process: freezing it keeps it out of every collection.
             gc.collect()
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)
-            with _drain_on_signal(door, server):
-                here.log.info("started", host=here.hub.host, port=here.hub.port)
-                await server.serve(sockets=[listening])
+            with _drain_on_signal(app, server):
+                context.log.info("service.started", host=context.hub.host, port=context.hub.port)
+                await server.serve(sockets=[listener])
         finally:
             await asyncio.gather(
-                *(consumer.stop(timeout_s=here.hub.drain_seconds / 2) for consumer in service.consumers)
+                *(consumer.stop(timeout_s=context.hub.drain_seconds / 2) for consumer in service.consumers)
             )
             for part in reversed(started):
                 await part.stop()
-            here.log.info("stopped")
+            context.log.info("service.stopped")
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us: uvicorn would raise them again before the batches at hand are done."""
+    """A server that leaves signals to `serve`: uvicorn would raise them again before the batches are done."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -209,11 +217,12 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _drain_on_signal(door: "_ServiceApp", server: uvicorn.Server) -> Iterator[None]:
+def _drain_on_signal(app: ServiceApp, server: uvicorn.Server) -> Iterator[None]:
+    """Start the drain on SIGTERM or SIGINT; after the context, both signals are ignored."""
     loop = asyncio.get_running_loop()
 
     def drain() -> None:
-        door.draining = True
+        app.draining = True
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -226,83 +235,33 @@ def _drain_on_signal(door: "_ServiceApp", server: uvicorn.Server) -> Iterator[No
             signal.signal(number, signal.SIG_IGN)
 
 
-@dataclass
-class _ServiceApp:
-    """The outermost ASGI app: health, readiness and metrics, then the service itself."""
+class _ReadinessChecks:
+    """What `/readyz` checks of a service, besides draining. MongoDB is asked at most every 2 s."""
 
-    service: Service
-    runtime: Runtime
-    draining: bool = False
-    _database_ok: bool = False
-    _database_checked: float = field(default=-_PING_INTERVAL_S)
-    _proxies: TrustedProxies = field(init=False)
+    def __init__(self, service: Service, context: Runtime) -> None:
+        self._service = service
+        self._runtime = context
+        self._database_ok = False
+        self._database_checked_at = -_PING_INTERVAL_S
 
-    def __post_init__(self) -> None:
-        self._proxies = self.runtime.hub.proxies
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            if is_ambiguous(scope["raw_path"].partition(b"?")[0]):
-                refused = problems.problem_response(
-                    400, AMBIGUOUS_PATH_ERROR, headers=dict(problems.SANDBOX_HEADERS)
-                )
-                return await refused(scope, receive, send)
-            self._set_client(scope)
-            if path == "/healthz":
-                return await _send_response(send, 200, b'{"status":"alive"}')
-            if path == "/readyz":
-                checks = await self._checks()
-                ready = all(checks.values())
-                body = orjson.dumps({"ready": ready, "checks": checks})
-                return await _send_response(send, 200 if ready else 503, body)
-            if path == "/metrics":
-                return await _send_response(
-                    send, 200, metrics.exposition(), b"text/plain; version=0.0.4; charset=utf-8"
-                )
-        try:
-            await self.service.app(scope, receive, send)
-        except asyncio.CancelledError:
-            if not self.draining or scope["type"] != "http":
-                raise
-            headers = {"Retry-After": "1", **problems.SANDBOX_HEADERS}
-            late = problems.problem_response(503, "the service is stopping: send it again", headers=headers)
-            with contextlib.suppress(RuntimeError):  # the answer had begun
-                await late(scope, receive, send)
-
-    def _set_client(self, scope: Scope) -> None:
-        """Set the request's client to the address that trusted proxies vouch for."""
-        if scope["client"]:
-            forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-            peer, port = scope["client"]
-            client = self._proxies.client(peer, forwarded)
-            scope["client"] = (client, port if client == peer else 0)
-
-    async def _checks(self) -> dict[str, bool]:
-        if monotonic() - self._database_checked >= _PING_INTERVAL_S:
+    async def __call__(self) -> Mapping[str, bool]:
+        if monotonic() - self._database_checked_at >= _PING_INTERVAL_S:
             try:
-                async with asyncio.timeout(2):
-                    await self.runtime.mongo.ping()
+                async with asyncio.timeout(_PING_TIMEOUT_S):
+                    await self._runtime.mongo.ping()
                 self._database_ok = True
             except (DatabaseUnavailable, TimeoutError):
                 self._database_ok = False
-            self._database_checked = monotonic()
-        checks = {
-            "not_draining": not self.draining,
-            "producer_has_metadata": self.runtime.producer.ready,
+            self._database_checked_at = monotonic()
+        return {
+            "producer_has_metadata": self._runtime.producer.ready,
             "store_answers": self._database_ok,
+            **{f"{consumer.group}_assigned": consumer.ready for consumer in self._service.consumers},
         }
-        checks |= {f"{consumer.group}_assigned": consumer.ready for consumer in self.service.consumers}
-        return checks
-
-
-async def _send_response(send: Send, status: int, body: bytes, media: bytes = b"application/json") -> None:
-    headers = [(b"content-type", media), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def _wait_for_database(mongo: Mongo) -> None:
+    """Wait until MongoDB answers. Raises `Misconfigured` if it refuses, or after 30 s."""
     deadline = monotonic() + _DATABASE_TIMEOUT_S
     while True:
         try:
@@ -312,26 +271,27 @@ async def _wait_for_database(mongo: Mongo) -> None:
         except DatabaseUnavailable as error:
             if monotonic() > deadline:
                 raise Misconfigured(
-                    f"MONGODB_URI: the store did not answer within {_DATABASE_TIMEOUT_S:.0f} s ({error})"
+                    f"MONGODB_URI: MongoDB did not answer within {_DATABASE_TIMEOUT_S:.0f} s ({error})"
                 ) from None
             await asyncio.sleep(0.5)
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    """Return a bound socket. Raises `Misconfigured` if the address is in use or not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host, port))
+        listener.bind((host, port))
     except OSError as error:
-        listening.close()
+        listener.close()
         raise Misconfigured(f"cannot listen on {host}:{port}: {error.strerror}; set INTERLINK_PORT") from None
-    listening.set_inheritable(False)
-    return listening
+    listener.set_inheritable(False)
+    return listener
 
 
 def run(name: str, build: Build) -> None:
-    """Run a service in this process on uvloop, until it is told to stop."""
+    """Run a service in this process on uvloop, until SIGTERM or SIGINT."""
     import uvloop  # noqa: PLC0415 -- not on every platform
 
     uvloop.run(serve(name, build))

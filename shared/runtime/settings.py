@@ -1,4 +1,4 @@
-"""Settings, one fragment per concern, read from the environment. Topics are code, not settings."""
+"""Settings from the environment, one class per concern. `docs/settings.md` shows the docstrings of fields."""
 
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
@@ -15,34 +15,34 @@ _WEB_PORTS: Final = "80,443"
 
 
 class KafkaSettings(BaseSettings):
-    """`KAFKA_*`, by the names that people know."""
+    """`KAFKA_*`: the connection to Kafka, by the names of Kafka's own options."""
 
     model_config = SettingsConfigDict(env_prefix="KAFKA_", frozen=True)
 
     bootstrap_servers: str
-    """Brokers to begin with, as `host:port`, with commas between."""
+    """Bootstrap servers as `host:port`, separated by commas."""
     enable_idempotence: bool = True
-    """Off only for the embedded broker, which cannot do it."""
+    """Whether producers are idempotent. Off only for the embedded broker, which does not support it."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """How the brokers are spoken to: with or without TLS, with or without a login."""
+    """The protocol of the brokers: with or without TLS, with or without a login."""
     ssl_cafile: Path | None = None
-    """A PEM file of the authorities that sign the brokers' certificates; by default the system's."""
+    """A PEM file with the authorities of the brokers' certificates; by default the system's authorities."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    """How the login goes, with `SASL_...`."""
+    """The mechanism of the login, for the protocols `SASL_...`."""
     sasl_username: str | None = None
-    """Whose login."""
+    """The user name of the login."""
     sasl_password: SecretStr | None = None
-    """Its password."""
+    """The password of the login."""
     sasl_password_file: Path | None = None
-    """A file that holds the password instead: a mounted secret."""
+    """A file that contains the password instead: a mounted secret."""
     answers_held_fetches: bool = True
-    """Whether the broker answers a fetch that it holds as soon as something arrives. The embedded one
-    does not: with it, a consumer asks more often while there is traffic."""
+    """Whether the broker answers a waiting fetch as soon as a record arrives. The embedded broker does not:
+    with it, a consumer fetches more often while there is traffic."""
     replication_factor: Annotated[int, Field(ge=1, le=10)] | None = None
-    """Of topics that `interlink init` creates; by default 3, or as many brokers as there are."""
+    """Replicas of the topics that `interlink init` creates; by default 3, or one per broker if fewer."""
     session_timeout_ms: Annotated[int, Field(ge=2_000, le=300_000)] = 10_000
-    """How soon a consumer that was killed, and not started again, is replaced. With the embedded broker one
-    that joins waits about half of it."""
+    """Milliseconds until the partitions of a killed consumer that is not started again are reassigned. With
+    the embedded broker, a consumer that joins waits about half of it."""
 
     @property
     def is_embedded(self) -> bool:
@@ -51,40 +51,40 @@ class KafkaSettings(BaseSettings):
 
 
 class MongoSettings(BaseSettings):
-    """`MONGODB_URI`, with the database in its path."""
+    """`MONGODB_*`: the connection to MongoDB."""
 
     model_config = SettingsConfigDict(env_prefix="MONGODB_", frozen=True)
 
     uri: SecretStr
-    """The connection string, with login and options; the database is its path."""
+    """The connection string, with login and options. Its path is the database."""
     password_file: Path | None = None
-    """A file that holds the login's password, where the connection string has none: a mounted secret."""
+    """A file that contains the password, if the connection string has none: a mounted secret."""
     timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5_000
-    """Milliseconds until the store counts as away, when no server is found or none connects."""
+    """Milliseconds until MongoDB counts as unavailable, if no server is found or none connects."""
 
 
 class HubSettings(BaseSettings):
-    """`INTERLINK_*`: what every service reads."""
+    """`INTERLINK_*`: the settings that every service reads."""
 
     model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
 
     host: str = "127.0.0.1"
-    """The address to listen on; `0.0.0.0` for every one."""
+    """The address to listen on; `0.0.0.0` for all addresses."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     """The port to listen on, also for `/healthz`, `/readyz` and `/metrics`."""
     public_url: HttpUrl = HttpUrl("http://127.0.0.1:8080")
-    """What platforms call: the scheme and host in front of `/api/webhooks/...`."""
+    """The URL that providers call: scheme and host in front of `/api/webhooks/...`."""
     trusted_proxies: str = "127.0.0.1,::1"
-    """Reverse proxies and load balancers in front, whose `X-Forwarded-For` is believed: IP addresses and
-    networks with commas or blanks between. Name each of a chain; networks of everybody are refused."""
+    """Reverse proxies and load balancers whose `X-Forwarded-For` is trusted: IP addresses and networks,
+    separated by commas or blanks. Name each proxy of a chain. Networks of all addresses are refused."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least that is logged."""
+    """The lowest level that is logged."""
     encryption_key: SecretStr | None = None
-    """32 bytes in base64; several, comma separated, while a rotation is under way (the first one seals)."""
+    """The master key, 32 bytes in base64. During a rotation several, separated by commas: the first seals."""
     encryption_key_file: str | None = None
-    """A file that holds the keys instead, with commas or line breaks between: a mounted secret."""
+    """A file that contains the keys instead, separated by commas or line breaks: a mounted secret."""
     drain_seconds: Annotated[float, Field(ge=0, le=300)] = 20.0
-    """How long a stop may take: half of it for requests, half for the batches at hand."""
+    """The maximum duration of a stop in seconds: half of it for requests, half for the current batches."""
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -98,26 +98,26 @@ class HubSettings(BaseSettings):
 
     @property
     def proxies(self) -> TrustedProxies:
-        """The proxies that are trusted, as the request path asks for them."""
+        """The trusted proxies, parsed."""
         return TrustedProxies(parse_networks(self.trusted_proxies))
 
 
 class EgressSettings(BaseSettings):
-    """`INTERLINK_*` of a service that calls addresses which others chose."""
+    """`INTERLINK_*`: the settings of services that call addresses which others chose."""
 
     model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
 
     allow_private_networks: Literal["none", "loopback", "all"] = "none"
-    """Internal addresses that may be called; `loopback` is the embedded default's."""
+    """Internal addresses that may be called; `interlink up` allows `loopback`."""
     egress_ports: str = _WEB_PORTS
-    """The ports that may be called, with commas between, or `any`, which is the embedded default."""
+    """The ports that may be called, separated by commas, or `any`, which `interlink up` sets."""
     egress_proxy: Annotated[str | None, Field(pattern=r"^http://\S+$")] = None
-    """An HTTP proxy that every call goes through."""
+    """An HTTP proxy for all calls."""
     egress_ca_file: str | None = None
-    """A PEM file of certificate authorities to trust beside the system's."""
+    """A PEM file with certificate authorities to trust beside the system's."""
     dns_servers: str = ""
-    """DNS servers that names are looked up at, as `address` or `address:port` with commas between; by default
-    the system's (`/etc/resolv.conf`). Its search domains are not used: names are absolute."""
+    """DNS servers, as `address` or `address:port`, separated by commas; by default the system's
+    (`/etc/resolv.conf`). Search domains are not used: names are absolute."""
 
     @field_validator("dns_servers")
     @classmethod
@@ -125,19 +125,21 @@ class EgressSettings(BaseSettings):
         try:
             _parse_servers(text)
         except ValueError:
-            raise ValueError("addresses with commas between, as 10.0.0.2,10.0.0.3:5353") from None
+            raise ValueError(
+                "must be addresses separated by commas, such as 10.0.0.2,10.0.0.3:5353"
+            ) from None
         return text
 
     @property
     def name_servers(self) -> tuple[tuple[str, int], ...]:
-        """The DNS servers to ask as address and port; none for the system's."""
+        """The DNS servers as address and port; empty for the system's."""
         return _parse_servers(self.dns_servers)
 
     @field_validator("egress_ports")
     @classmethod
     def _ports(cls, text: str) -> str:
         if text != "any" and not all(_is_port(part) for part in text.split(",")):
-            raise ValueError("ports with commas between, as 80,443; or any")
+            raise ValueError("must be ports separated by commas, such as 80,443, or 'any'")
         return text
 
     @property
@@ -149,12 +151,15 @@ class EgressSettings(BaseSettings):
 
 
 def _parse_servers(text: str) -> tuple[tuple[str, int], ...]:
-    """Raises `ValueError`."""
+    """Parse DNS servers that are separated by commas. Raises `ValueError`."""
     return tuple(parse_server(part.strip()) for part in text.split(",") if part.strip())
 
 
 def read_secret_file(file: Path, variable: str) -> str:
-    """Return what a mounted secret holds, without line breaks at its end. Raises `Misconfigured`."""
+    """Return the text of a mounted secret, without line breaks at its end.
+
+    Raises `Misconfigured` with the name of the variable if the file cannot be read or is empty.
+    """
     try:
         text = file.read_text("utf-8").rstrip("\r\n")
     except (OSError, UnicodeError) as error:
@@ -169,14 +174,14 @@ def _is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and 0 < int(text) < 65536
 
 
-def load(kind: type[S]) -> S:
-    """The settings of this kind from the environment.
+def load(settings_class: type[S]) -> S:
+    """Return the settings of a class from the environment.
 
-    Raises `Misconfigured` with one line that names the variable and what is wrong with it.
+    Raises `Misconfigured` with one line that names each wrong variable and what is wrong with it.
     """
-    prefix = kind.model_config.get("env_prefix", "")
+    prefix = settings_class.model_config.get("env_prefix", "")
     try:
-        return kind()
+        return settings_class()
     except SettingsError as error:  # its text is: error parsing value for field "name" from source ...
         name = str(error).partition('"')[2].partition('"')[0]
         raise Misconfigured(f"{prefix}{name}".upper() + ": must be JSON") from None

@@ -1,4 +1,4 @@
-"""Signatures that both sides can make: HMAC, and digests of a text with the secret in it."""
+"""Schemes with a shared secret: HMAC, and plain digests of a text that contains the secret."""
 
 import base64
 import hashlib
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.contracts.errors import Malformed
-from shared.verification.request import InboundRequest, Match, SignedContent, SourceTemplate, decode_bytes
+from shared.verification.match import MATCH_ALL, Match
+from shared.verification.request import InboundRequest
 from shared.verification.scheme import (
-    MATCH_ALL,
     TEXT_SECRET,
     Algorithm,
     FetchedKey,
@@ -23,27 +23,30 @@ from shared.verification.scheme import (
     check_timestamp,
     extract_signatures,
 )
+from shared.verification.sources import replace_source
+from shared.verification.template import SignedContent, SourceTemplate
+from shared.wire.bodies import decode_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class BodyHash:
-    """A digest of the body that the signature covers, in a part of the request."""
+    """A digest of the body in a part of the request, where the signature covers the digest only."""
 
     source: SourceTemplate
     algorithm: Algorithm = "sha256"
     encoding: SignatureEncoding = "hex"
 
     def holds(self, request: InboundRequest) -> bool:
-        """Whether the body is the one that the digest was made of."""
-        said = self.source.text(request)
-        given = decode_bytes(said, self.encoding) if said else None
-        if given is None:
+        """Return whether the digest is the one of the body. Raises `TooCostly`."""
+        text = self.source.text(request)
+        received = decode_bytes(text, self.encoding) if text else None
+        if received is None:
             return False
         request.work.count_hash(len(request.body))
-        return hmac.compare_digest(given, self._digest(request))
+        return hmac.compare_digest(received, self._digest(request))
 
     def encoded_digest(self, request: InboundRequest) -> str:
-        """The digest, as it is written."""
+        """Return the digest of the body as the provider writes it."""
         digest = self._digest(request)
         return digest.hex() if self.encoding == "hex" else base64.b64encode(digest).decode()
 
@@ -53,9 +56,9 @@ class BodyHash:
 
 @dataclass(frozen=True, slots=True)
 class HmacVerifier(NoFetchedKey):
-    """HMAC of `signed`, or, with `plain`, a bare digest of a text that has `{secret}` in it.
+    """HMAC of the content in `signed`; with `plain`, a bare digest of a content that has `{secret}` in it.
 
-    Several `signed` are alternatives: one of them has to match.
+    Several contents in `signed` are alternatives: one of them has to match.
     """
 
     signature: SignatureFormat
@@ -83,23 +86,23 @@ class HmacVerifier(NoFetchedKey):
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
     ) -> VerificationResult:
         del fetched
-        found = extract_signatures(self.signature, self.timestamp, self.require, request)
-        if found.verdict is not VerificationResult.VERIFIED:
-            return found.verdict
+        parsed = extract_signatures(self.signature, self.timestamp, self.require, request)
+        if parsed.result is not VerificationResult.VERIFIED:
+            return parsed.result
         keys = self.key.keys(secrets)
         if not keys:
             return VerificationResult.NO_SECRET
-        if not any(self._is_signed(request, key, found.signatures) for key in keys):
+        if not any(self._is_signed(request, key, parsed.signatures) for key in keys):
             return VerificationResult.MISMATCH
         if self.body_hash and not self.body_hash.holds(request):
             return VerificationResult.BODY_CHANGED
         return check_timestamp(self.timestamp, request, now)
 
     def _is_signed(self, request: InboundRequest, key: bytes, signatures: Sequence[bytes]) -> bool:
-        """Whether one of the signatures is this key's. The first text that matches ends the search."""
+        """Return whether one of the signatures was made with this key, of one of the contents."""
         for signed in self.signed:
-            made = self._digest(request, key, signed)
-            if made is not None and any(hmac.compare_digest(made, each) for each in signatures):
+            digest = self._digest(request, key, signed)
+            if digest is not None and any(hmac.compare_digest(digest, received) for received in signatures):
                 return True
         return False
 
@@ -109,15 +112,17 @@ class HmacVerifier(NoFetchedKey):
     def sign(self, request: InboundRequest, secret: bytes, now: float) -> InboundRequest:
         request = add_timestamp(self.timestamp, request, now)
         if self.body_hash:
-            request = request.with_part(self.body_hash.source.source, self.body_hash.encoded_digest(request))
+            request = replace_source(
+                request, self.body_hash.source.source, self.body_hash.encoded_digest(request)
+            )
         key = self.key.key(secret)
-        made = self._digest(request, key, self.signed[0]) if key else None
-        if made is None:
-            raise Malformed("the request lacks a part that is signed, or the secret is not for this way")
-        return self.signature.signed(request, made)
+        digest = self._digest(request, key, self.signed[0]) if key else None
+        if digest is None:
+            raise Malformed("the request lacks a part that is signed, or the secret is not for this scheme")
+        return self.signature.add_to(request, digest)
 
     def _digest(self, request: InboundRequest, key: bytes, signed: SignedContent) -> bytes | None:
-        if signed.only_body and not self.plain:
+        if signed.only_body and not self.plain:  # the usual scheme: one call instead of an object and a loop
             request.work.count_hash(len(request.body))
             return hmac.digest(key, request.body, self.algorithm)
         digest = hashlib.new(self.algorithm) if self.plain else hmac.new(key, None, self.algorithm)

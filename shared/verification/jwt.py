@@ -1,4 +1,4 @@
-"""JSON Web Tokens as the proof (RFC 7519), with keys that are shared, or published as a JWKS (RFC 7517)."""
+"""JSON Web Tokens as the proof (RFC 7519), with a shared key or keys published as a JWKS (RFC 7517)."""
 
 import base64
 import hashlib
@@ -12,10 +12,10 @@ from urllib.parse import quote, urlsplit
 import jwt
 
 from shared.contracts.errors import Malformed
+from shared.verification.match import MATCH_ALL, Match
 from shared.verification.public_key import KeySource, is_acceptable_key
-from shared.verification.request import InboundRequest, Match, SourceTemplate, decode_bytes, scalar_text
+from shared.verification.request import InboundRequest
 from shared.verification.scheme import (
-    MATCH_ALL,
     TEXT_SECRET,
     Algorithm,
     FetchedKey,
@@ -24,17 +24,20 @@ from shared.verification.scheme import (
     VerificationResult,
     missing_header_result,
 )
-from shared.wire.bodies import parse_json
+from shared.verification.sources import scalar_text
+from shared.verification.template import SourceTemplate
+from shared.wire.bodies import decode_bytes, parse_json
 
 
 @dataclass(frozen=True, slots=True)
 class JwtVerifier:
-    """A signed token in a header: who sent it, to whom, when; and of the body only what it has a hash of.
+    """A signed token in a header. It proves the body only where a claim has a hash of it.
 
-    `claims` have to be as they say; `issuer` and `audience` too, where they are given. With `keys`, the
-    signing keys are a JWKS document that is fetched; else the secret is the HMAC key. `body_hash` is a claim
-    with a digest of the body, `query_hash` one with Atlassian's digest of method, path and query (`qsh`).
-    Without `expires` a token may lack its end, and is then valid for good.
+    Every claim in `claims` must have the value of its template; `issuers` and `audience` are checked if they
+    are set. With `keys`, the signing keys are a fetched JWKS document; else the secret is the HMAC key.
+    `body_hash` names a claim with a digest of the body, `query_hash` one with Atlassian's digest of method,
+    path and query (`qsh`). `leeway_s` allows for differences between clocks. If `expires` is false, a token
+    without an expiry is accepted and never expires.
     """
 
     header: bytes
@@ -61,8 +64,8 @@ class JwtVerifier:
         return 1
 
     def applies(self, request: InboundRequest) -> bool:
-        said = request.header(self.header) or ""
-        return said.lower().startswith(self.prefix.lower()) and self.when.holds(request)
+        value = request.header(self.header) or ""
+        return value.lower().startswith(self.prefix.lower()) and self.when.holds(request)
 
     def key_url(self, request: InboundRequest) -> str | None:
         return self.keys.address(request) if self.keys else None
@@ -70,11 +73,11 @@ class JwtVerifier:
     def verify(
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
     ) -> VerificationResult:
-        said = request.header(self.header)
-        if said is None:
+        value = request.header(self.header)
+        if value is None:
             return missing_header_result(request, self.header)
-        token = said[len(self.prefix) :].strip()
-        if not (said.lower().startswith(self.prefix.lower()) and self.require.holds(request) and token):
+        token = value[len(self.prefix) :].strip()
+        if not (value.lower().startswith(self.prefix.lower()) and self.require.holds(request) and token):
             return VerificationResult.UNREADABLE
         candidates: list[Any] = list(self.key.keys(secrets))
         if self.keys:
@@ -84,14 +87,15 @@ class JwtVerifier:
                 return VerificationResult.UNREADABLE
         if not candidates:
             return VerificationResult.MISMATCH if self.keys else VerificationResult.NO_SECRET
-        worst = VerificationResult.MISMATCH
+        # A result other than "another key" says more about what is wrong, so it wins.
+        result = VerificationResult.MISMATCH
         for candidate in candidates:
-            verdict = self._verify_with_key(request, token, candidate, now)
-            if verdict is not VerificationResult.MISMATCH:
-                worst = verdict
-            if verdict is VerificationResult.VERIFIED:
+            candidate_result = self._verify_with_key(request, token, candidate, now)
+            if candidate_result is not VerificationResult.MISMATCH:
+                result = candidate_result
+            if candidate_result is VerificationResult.VERIFIED:
                 break
-        return worst
+        return result
 
     def _verify_with_key(
         self, request: InboundRequest, token: str, key: Any, now: float
@@ -114,19 +118,19 @@ class JwtVerifier:
         if self.issuers and claims.get("iss") not in self.issuers:
             return False
         if self.audience:
-            wanted, given = self.audience.text(request), claims.get("aud")
-            if not wanted or wanted not in (given if isinstance(given, list) else [given]):
+            expected, audience = self.audience.text(request), claims.get("aud")
+            if not expected or expected not in (audience if isinstance(audience, list) else [audience]):
                 return False
         for name, template in self.claims:
-            wanted = template.text(request)
-            if not wanted or scalar_text(claims.get(name)) != wanted:
+            expected = template.text(request)
+            if not expected or scalar_text(claims.get(name)) != expected:
                 return False
         return True
 
     def _hashes_match(self, request: InboundRequest, claims: Mapping[str, Any]) -> bool:
         if self.query_hash:
-            given = scalar_text(claims.get(self.query_hash)) or ""
-            if not hmac.compare_digest(given.encode(), query_string_hash(request).encode()):
+            query_hash = scalar_text(claims.get(self.query_hash)) or ""
+            if not hmac.compare_digest(query_hash.encode(), query_string_hash(request).encode()):
                 return False
         if self.body_hash is None:
             return True
@@ -136,26 +140,25 @@ class JwtVerifier:
         return hmac.compare_digest(digest, hashlib.new(algorithm, request.body).digest())
 
     def _check_validity_period(self, claims: Mapping[str, Any], now: float) -> VerificationResult:
-        ends, starts = (
-            _numeric_date(claims.get("exp")),
-            _numeric_date(claims.get("nbf", claims.get("iat", 0))),
-        )
-        if ends is None and "exp" not in claims:
+        expires_at = _numeric_date(claims.get("exp"))
+        starts_at = _numeric_date(claims.get("nbf", claims.get("iat", 0)))
+        if expires_at is None and "exp" not in claims:
             if self.expires:
                 return VerificationResult.CLAIMS
-            ends = now
-        if ends is None or starts is None:
+            expires_at = now
+        if expires_at is None or starts_at is None:
             return VerificationResult.UNREADABLE
-        early = starts > now + self.leeway_s
-        return (
-            VerificationResult.STALE if early or now > ends + self.leeway_s else VerificationResult.VERIFIED
-        )
+        is_early, is_late = starts_at > now + self.leeway_s, now > expires_at + self.leeway_s
+        return VerificationResult.STALE if is_early or is_late else VerificationResult.VERIFIED
 
     def accepts_secret(self, secret: bytes) -> bool:
         return self.keys is None and bool(self.key.key(secret))
 
     def sign(self, request: InboundRequest, secret: bytes, now: float) -> InboundRequest:
-        """`secret` is the HMAC key, or the private key as PEM; its key id in a JWKS is `fixture`."""
+        """Return the request with a token. `secret` is the HMAC key, or the private key as PEM.
+
+        The token's key id in a JWKS is `FIXTURE_KEY_ID`.
+        """
         claims: dict[str, Any] = {"iat": int(now)}
         if self.expires:
             claims["exp"] = int(now) + 300
@@ -164,8 +167,8 @@ class JwtVerifier:
         if self.audience:
             claims["aud"] = self.audience.text(request)
         for name, template in self.claims:
-            said = template.text(request)
-            claims[name] = {"true": True, "false": False}.get(said or "", said)
+            text = template.text(request)
+            claims[name] = {"true": True, "false": False}.get(text or "", text)
         if self.query_hash:
             claims[self.query_hash] = query_string_hash(request)
         if self.body_hash:
@@ -178,13 +181,15 @@ class JwtVerifier:
 
 
 def _numeric_date(value: Any) -> float | None:
-    """A claim as a time in Unix seconds; None when it is none, or is after the year 9999."""
+    """Return a NumericDate claim in Unix seconds; None if it is not a number or is after the year 9999."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 253_402_300_800:
         return None
     return float(value)
 
 
 FIXTURE_KEY_ID: Final = "fixture"
+"""The `kid` of tokens that `JwtVerifier.sign` makes."""
+
 _SIGNATURE_ONLY_OPTIONS: Final[Any] = {
     "verify_exp": False,
     "verify_nbf": False,
@@ -194,37 +199,40 @@ _SIGNATURE_ONLY_OPTIONS: Final[Any] = {
     "verify_sub": False,
     "verify_jti": False,
 }
-"""What a token claims is compared here, with the time as a parameter."""
+"""The library checks the signature only. Claims are checked here, with the time as a parameter."""
 
 
 def _select_keys(token: str, document: bytes) -> list[Any]:
-    """The key that the token names; every key when it names none."""
+    """Return the key of a JWKS that the token names by its `kid`; every key if it names none."""
     keys = _parse_jwks(document)
-    name = jwt.get_unverified_header(token).get("kid")
-    return [key for key_id, key in keys if name is None or key_id == name]
+    wanted_id = jwt.get_unverified_header(token).get("kid")
+    return [key for key_id, key in keys if wanted_id is None or key_id == wanted_id]
+
+
+_MAX_JWKS_KEYS: Final = 100
 
 
 @lru_cache(maxsize=64)
 def _parse_jwks(document: bytes) -> list[tuple[str | None, Any]]:
+    """Return the usable keys of a JWKS document with their ids; keys that cannot be read are left out."""
     try:
-        found = parse_json(document).get("keys", [])
+        items = parse_json(document).get("keys", [])
     except (Malformed, AttributeError):
         return []
     keys: list[tuple[str | None, Any]] = []
-    for each in found[:100] if isinstance(found, list) else []:
+    for item in items[:_MAX_JWKS_KEYS] if isinstance(items, list) else []:
         try:
-            key = jwt.PyJWK(each)
+            key = jwt.PyJWK(item)
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
             continue
-        if key.key_type != "oct" and is_acceptable_key(
-            key.key
-        ):  # a public document has no use for a shared key
+        # A shared key (`oct`) in a public document is no secret: whoever reads it could sign.
+        if key.key_type != "oct" and is_acceptable_key(key.key):
             keys.append((key.key_id, key.key))
     return keys
 
 
 def query_string_hash(request: InboundRequest) -> str:
-    """Atlassian's `qsh`: SHA-256 of method, path and the sorted query, each percent-encoded.
+    """Return Atlassian's `qsh`: SHA-256 in hex of method, path and the sorted query, percent-encoded.
 
     https://developer.atlassian.com/cloud/jira/platform/understanding-jwt-for-connect-apps/ ("Creating a
     query string hash"): values of one name are joined by a comma, and the parameter `jwt` is left out.
@@ -233,6 +241,6 @@ def query_string_hash(request: InboundRequest) -> str:
     for name, value in request.query:
         if name != "jwt":
             values.setdefault(quote(name, safe="-._~"), []).append(quote(value, safe="-._~"))
-    query = "&".join(f"{name}={','.join(sorted(each))}" for name, each in sorted(values.items()))
+    query = "&".join(f"{name}={','.join(sorted(texts))}" for name, texts in sorted(values.items()))
     path = urlsplit(request.address).path.rstrip("/").replace("&", "%26") or "/"
     return hashlib.sha256(f"{request.method.upper()}&{path}&{query}".encode()).hexdigest()

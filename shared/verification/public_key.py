@@ -1,4 +1,7 @@
-"""Signatures that only the platform can make: Ed25519, ECDSA and RSA, by keys entered or fetched."""
+"""Public-key schemes: Ed25519, ECDSA and RSA signatures that only the provider can make.
+
+The public key is the endpoint's secret, or it is fetched from the provider.
+"""
 
 import hashlib
 import re
@@ -15,16 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import utils as asymmetric
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shared.contracts.errors import Malformed
-from shared.verification.request import (
-    InboundRequest,
-    Match,
-    SignedContent,
-    SourceTemplate,
-    compile_path,
-    scalar_text,
-)
+from shared.verification.match import MATCH_ALL, Match
+from shared.verification.request import InboundRequest
 from shared.verification.scheme import (
-    MATCH_ALL,
     TEXT_SECRET,
     Algorithm,
     FetchedKey,
@@ -37,29 +33,31 @@ from shared.verification.scheme import (
     check_timestamp,
     extract_signatures,
 )
+from shared.verification.sources import compile_path, scalar_text
+from shared.verification.template import SignedContent, SourceTemplate
 from shared.wire.bodies import parse_json
 
 MIN_RSA_BITS: Final = 2048
-"""Bits: a shorter key can be broken."""
+"""A shorter key can be broken."""
 
 MAX_RSA_BITS: Final = 4096
 MAX_RSA_EXPONENT: Final = 2**32
-"""A longer key or a larger public exponent makes each check take milliseconds."""
+"""With a longer key or a larger public exponent, each check takes milliseconds."""
 
 _CURVES: Final = ("secp256r1", "secp384r1")
 
 _MAX_URL_CHARACTERS: Final = 500
 _PLAIN_URL: Final = re.compile(r"https://([a-z0-9.-]+)(/[A-Za-z0-9._~/-]*)")
-"""Host and path; what is not in it (escapes, a port, a user, other letters) might be read in two ways."""
+"""Host and path. Whatever else a URL may have (escapes, a port, a user, other letters) is ambiguous."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """Where a key is that neither the endpoint nor the request has: at `url`, on one of `hosts` only.
+    """Where the provider publishes a key that neither the endpoint nor the request has.
 
-    The address may come from the request (a certificate's) and then has to be https, on one of `hosts`,
-    below `path`, without user, port, query, fragment or escapes. `json` is the path of the key in a JSON
-    document; `subject` what the name of a certificate has to end with.
+    `url` may come from the request (such as the URL of a certificate), so it must be https, on one of
+    `hosts`, below `path`, without user, port, query, fragment or escapes. `json` is the path of the key in a
+    JSON document. `subject` is how the common name of a certificate must end.
     """
 
     url: SourceTemplate
@@ -69,30 +67,30 @@ class KeySource:
     subject: str = ""
 
     def address(self, request: InboundRequest) -> str | None:
-        """Where to fetch from; None for an address that is not allowed."""
+        """Return the URL to fetch the key from; None if it is missing or not allowed."""
         url = self.url.text(request)
-        found = _PLAIN_URL.fullmatch(url) if url and len(url) <= _MAX_URL_CHARACTERS else None
-        if found is None or found[1] not in self.hosts:
+        match = _PLAIN_URL.fullmatch(url) if url and len(url) <= _MAX_URL_CHARACTERS else None
+        if match is None or match[1] not in self.hosts:
             return None
-        return url if found[2].startswith(self.path) and ".." not in found[2] else None
+        return url if match[2].startswith(self.path) and ".." not in match[2] else None
 
     def pem(self, body: bytes) -> bytes | None:
-        """The key in what was fetched."""
+        """Return the key, as PEM or DER, from the body that was fetched; None if it has none."""
         if not self.json:
             return body
         try:
-            said = scalar_text(compile_path(self.json)(parse_json(body)))
+            text = scalar_text(compile_path(self.json)(parse_json(body)))
         except Malformed:
             return None
-        return said.encode() if said else None
+        return text.encode() if text else None
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKeyVerifier:
-    """A signature that only the platform's private key can make: Ed25519, ECDSA (P-256) or RSA (PKCS #1).
+    """A signature made with the provider's private key: Ed25519, ECDSA (P-256, P-384) or RSA (PKCS #1).
 
     The public key is the endpoint's secret (hex, base64 of DER, or PEM), or is fetched from `keys`: PEM, or
-    an X.509 certificate, which has to be valid now.
+    an X.509 certificate that is valid now.
     """
 
     kind: KeyType
@@ -122,41 +120,45 @@ class PublicKeyVerifier:
     def verify(
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
     ) -> VerificationResult:
-        found = extract_signatures(self.signature, self.timestamp, self.require, request)
-        if found.verdict is not VerificationResult.VERIFIED:
-            return found.verdict
+        parsed = extract_signatures(self.signature, self.timestamp, self.require, request)
+        if parsed.result is not VerificationResult.VERIFIED:
+            return parsed.result
         content = self._content(request)
         if content is None:
             return VerificationResult.UNREADABLE
         public = self._keys_from_fetched(fetched, now) if self.keys else self._keys_from_secrets(secrets)
         if not public:
             return VerificationResult.UNREADABLE if self.keys else VerificationResult.NO_SECRET
-        right = any(
+        is_signed = any(
             self._is_signed_by(key, signature, content, request)
             for key in public
-            for signature in found.signatures
+            for signature in parsed.signatures
         )
-        return check_timestamp(self.timestamp, request, now) if right else VerificationResult.MISMATCH
+        return check_timestamp(self.timestamp, request, now) if is_signed else VerificationResult.MISMATCH
 
     def _content(self, request: InboundRequest) -> bytes | None:
-        """What is signed: for Ed25519 itself, else its digest, which is made once for all signatures."""
+        """Return the signed bytes for Ed25519, else their digest, made once for all signatures.
+
+        None if a signed part is missing.
+        """
         if self.kind == "ed25519":
-            return self.signed.of(request)
+            return self.signed.content(request)
         digest = hashlib.new(self.algorithm)
         return digest.digest() if self.signed.feed(request, b"", digest.update) else None
 
     def _is_signed_by(
         self, key: "PublicKey", signature: bytes, content: bytes, request: InboundRequest
     ) -> bool:
-        request.work.count_public_key_check(len(content))  # Ed25519 hashes all of it for each signature
-        made = asymmetric.Prehashed(_HASHES[self.algorithm])
+        # Ed25519 hashes the whole content again for each signature; for the others `content` is a digest.
+        request.work.count_public_key_check(len(content))
+        prehashed = asymmetric.Prehashed(_HASHES[self.algorithm])
         try:
             if isinstance(key, Ed25519PublicKey):
                 key.verify(signature, content)
             elif isinstance(key, ec.EllipticCurvePublicKey):
-                key.verify(signature, content, ec.ECDSA(made))
+                key.verify(signature, content, ec.ECDSA(prehashed))
             else:
-                key.verify(signature, content, padding.PKCS1v15(), made)
+                key.verify(signature, content, padding.PKCS1v15(), prehashed)
         except (InvalidSignature, ValueError):
             return False
         return True
@@ -166,8 +168,8 @@ class PublicKeyVerifier:
         return self.keys is None and bool(key) and parse_public_key(self.kind, key or b"") is not None
 
     def _keys_from_secrets(self, secrets: Sequence[bytes]) -> list["PublicKey"]:
-        found = (parse_public_key(self.kind, key) for key in self.key.keys(secrets))
-        return [key for key in found if key is not None]
+        parsed = (parse_public_key(self.kind, key) for key in self.key.keys(secrets))
+        return [key for key in parsed if key is not None]
 
     def _keys_from_fetched(self, fetched: FetchedKey | None, now: float) -> list["PublicKey"]:
         pem = self.keys.pem(fetched.body) if self.keys and fetched else None
@@ -180,26 +182,26 @@ class PublicKeyVerifier:
         return [key] if key else []
 
     def sign(self, request: InboundRequest, secret: bytes, now: float) -> InboundRequest:
-        """`secret` is the private key as PEM."""
+        """Return the signed request. `secret` is the private key as PEM. Raises `Malformed`."""
         request = add_timestamp(self.timestamp, request, now)
-        content = self.signed.of(request)
+        content = self.signed.content(request)
         if content is None:
             raise Malformed("the request lacks a part that is signed")
         private = _private_key(secret)
         if isinstance(private, Ed25519PrivateKey):
-            made = private.sign(content)
+            signature = private.sign(content)
         elif isinstance(private, ec.EllipticCurvePrivateKey):
-            made = private.sign(content, ec.ECDSA(_HASHES[self.algorithm]))
+            signature = private.sign(content, ec.ECDSA(_HASHES[self.algorithm]))
         elif isinstance(private, rsa.RSAPrivateKey):
-            made = private.sign(content, padding.PKCS1v15(), _HASHES[self.algorithm])
+            signature = private.sign(content, padding.PKCS1v15(), _HASHES[self.algorithm])
         else:
             raise Malformed("the key is neither Ed25519, nor ECDSA, nor RSA")
-        return self.signature.signed(request, made)
+        return self.signature.add_to(request, signature)
 
 
 @lru_cache(maxsize=16)
 def _private_key(pem: bytes) -> Any:
-    """Kept from one signature to the next: to check an RSA key takes a hundred times as long as to sign."""
+    """Load a private key. Cached, because checking an RSA key takes a hundred times as long as signing."""
     return serialization.load_pem_private_key(pem, None)
 
 
@@ -209,7 +211,10 @@ _HASHES: Final = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256(), "sha512": ha
 
 @lru_cache(maxsize=4096)
 def parse_public_key(kind: KeyType, raw: bytes) -> PublicKey | None:
-    """A key as platforms write it: 32 bytes (Ed25519), DER, or PEM; None when it is of another kind."""
+    """Parse a public key in 32 raw bytes (Ed25519), DER or PEM.
+
+    None if it cannot be read, is not of this kind, or is not acceptable (see `is_acceptable_key`).
+    """
     try:
         key: Any
         if kind == "ed25519" and len(raw) == 32:
@@ -226,7 +231,7 @@ def parse_public_key(kind: KeyType, raw: bytes) -> PublicKey | None:
 
 
 def is_acceptable_key(key: Any) -> bool:
-    """Whether a public key is neither too weak to prove anything nor too slow to be checked for strangers."""
+    """Return whether a public key is strong enough to prove something, and cheap enough to check."""
     if isinstance(key, rsa.RSAPublicKey):
         return MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS and key.public_numbers().e < MAX_RSA_EXPONENT
     return not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name in _CURVES
@@ -240,9 +245,9 @@ _KEY_CLASSES: Final[Mapping[str, type]] = {
 
 
 def _certificate_key(pem: bytes, subject: str, now: float) -> PublicKey | None:
-    """The key of a certificate that is valid now and is made out to `subject`; the first of a chain counts.
+    """Return the key of a chain's first certificate, if it is valid now and its name ends with `subject`.
 
-    Who issued it is not looked at: it came over TLS from a host that the manifest names.
+    The issuer is not checked: the certificate came over TLS from a host that the manifest names.
     """
     try:
         certificate = x509.load_pem_x509_certificates(pem)[0]
@@ -251,7 +256,7 @@ def _certificate_key(pem: bytes, subject: str, now: float) -> PublicKey | None:
     except (ValueError, IndexError, UnsupportedAlgorithm):
         return None
     valid = certificate.not_valid_before_utc.timestamp() <= now <= certificate.not_valid_after_utc.timestamp()
-    ours = any(str(name.value).endswith(subject) for name in names)
-    if not (valid and ours and is_acceptable_key(key)):
+    has_subject = any(str(name.value).endswith(subject) for name in names)
+    if not (valid and has_subject and is_acceptable_key(key)):
         return None
     return key if isinstance(key, Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey) else None

@@ -1,8 +1,12 @@
-"""How platforms prove that a webhook is theirs: each way a value with `verify` and `sign`. Pure.
+"""Signature schemes: how providers prove that a webhook is theirs. Pure.
 
-A way looks at a `Request` and at the endpoint's secrets, newest first (several are valid while one is
-rotated), and gives a `Verdict`. Comparison is in constant time, over the bytes as they came. `sign` makes
-what `verify` accepts: for test deliveries, fixtures and the tests of every provider.
+A scheme is a `SchemeVerifier` with `verify` and `sign`. It looks at an `InboundRequest` and at the
+endpoint's secrets, newest first (several are valid during a rotation), and returns a `VerificationResult`.
+Secrets are compared in constant time, over the bytes as they were received. `sign` makes what `verify`
+accepts: for test deliveries, fixtures and the tests of every provider.
+
+The schemes are in `hmac`, `token`, `public_key` and `jwt`. Here is what they share: the results, the
+protocol, and the formats of secrets, times and signatures.
 """
 
 import base64
@@ -12,7 +16,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, Literal, Protocol
 
-from shared.verification.request import InboundRequest, Match, SourceTemplate, decode_bytes
+from shared.verification.match import Match
+from shared.verification.request import InboundRequest
+from shared.verification.sources import replace_source
+from shared.verification.template import SourceTemplate
+from shared.wire.bodies import decode_bytes
 
 SignatureEncoding = Literal["hex", "base64"]
 Algorithm = Literal["sha1", "sha256", "sha512"]
@@ -20,38 +28,107 @@ KeyType = Literal["ed25519", "ecdsa", "rsa"]
 KeyEncoding = Literal["text", "base64", "hex"]
 TimeFormat = Literal["seconds", "milliseconds", "rfc3339"]
 
+MAX_SIGNATURES: Final = 10
+"""Signatures in one request. A provider that rotates its keys sends two or three."""
+
 
 class VerificationResult(StrEnum):
-    """Why a request was accepted or not; the value is the metric's label and stands in executions."""
+    """Why a request was accepted or not. The value is a metric label and is stored in executions."""
 
     VERIFIED = "verified"
     UNSIGNED = "unsigned"
-    """Accepted without a proof, because the endpoint says so."""
+    """Accepted without a proof, because the endpoint allows it."""
     MISSING = "missing"
+    """The part with the proof is not in the request."""
     DOUBLED = "doubled"
+    """A header with the proof is in the request more than once."""
     UNREADABLE = "unreadable"
     STALE = "stale"
+    """The proof is right, and its time is too far from now."""
     MISMATCH = "mismatch"
+    """The proof was made with another secret, or of another content."""
     BODY_CHANGED = "body_changed"
+    """The proof is right, and the hash of the body in it is of another body."""
     CLAIMS = "claims"
-    """A token that is rightly signed, and is from another issuer, for somebody else, or has no end."""
-    NO_SECRET = "no_secret"  # noqa: S105 -- a word
-    """The endpoint has no secret yet that this way of signing could use."""
+    """The token's signature is right, and its issuer, audience, expiry or another claim is not."""
+    NO_SECRET = "no_secret"  # noqa: S105 -- a result, no secret
+    """The endpoint has no secret yet that this scheme could use."""
     TOO_COSTLY = "too_costly"
-    """The body is too large to be tried with every secret and signed text."""
+    """The body is too large to be checked with every secret and signed content."""
 
 
-MAX_SIGNATURES: Final = 10
-"""Of one request: a platform that rotates its keys sends two or three."""
+@dataclass(frozen=True, slots=True)
+class FetchedKey:
+    """A key or certificate that a scheme needs and that was fetched: its URL and the response's body.
+
+    Schemes do no I/O: the caller asks `SchemeVerifier.key_url`, fetches, and passes the result to `verify`.
+    """
+
+    url: str
+    body: bytes
+
+
+class SchemeVerifier(Protocol):
+    """One signature scheme, as a manifest compiles it."""
+
+    @property
+    def proof_location(self) -> str:
+        """The part of the request that carries the proof, as error messages name it."""
+
+    @property
+    def hash_passes(self) -> int:
+        """How often a body is hashed to verify it with one secret; 1 if only a part of it is."""
+
+    def applies(self, request: InboundRequest) -> bool:
+        """Return whether the request carries this scheme's proof. The first scheme that applies decides."""
+
+    def key_url(self, request: InboundRequest) -> str | None:
+        """Return the URL of the key that `verify` needs fetched; None if it needs none."""
+
+    def verify(
+        self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
+    ) -> VerificationResult:
+        """Verify that one of `secrets`, or the fetched key, made the proof. `now` is in Unix seconds.
+
+        Raises `Malformed` if a signed part cannot be decoded, `TooCostly` if the request's work is limited
+        and the check would exceed the limit.
+        """
+
+    def accepts_secret(self, secret: bytes) -> bool:
+        """Return whether this scheme could verify with an endpoint's secret."""
+
+    def sign(self, request: InboundRequest, secret: bytes, now: float) -> InboundRequest:
+        """Return a copy of the request as the provider would send it at `now` (Unix seconds).
+
+        For public-key schemes `secret` is the private key as PEM. Raises `Malformed` if a signed part is
+        missing or the secret is not for this scheme.
+        """
+
+
+class NoFetchedKey:
+    """Base of the schemes that verify with the endpoint's secrets alone."""
+
+    __slots__ = ()
+
+    def key_url(self, request: InboundRequest) -> str | None:
+        """Return None: there is nothing to fetch."""
+        del request
+        return None
+
+
+def missing_header_result(request: InboundRequest, header: bytes) -> VerificationResult:
+    """Return why a header has no value to use: it is missing, or repeated."""
+    return (
+        VerificationResult.DOUBLED if len(request.headers.get(header, ())) > 1 else VerificationResult.MISSING
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SecretFormat:
     """How an endpoint's secret, as its owner sees it, becomes the bytes of a key.
 
-    `prefix` is what a secret of this way starts with, and is taken away; `otherwise` says what a secret
-    without it is: read in this form, or not for this way (None). `except_prefix` leaves secrets to another
-    way.
+    A secret of this scheme starts with `prefix`, which is removed. `otherwise` is the encoding of a secret
+    without the prefix; None rejects it. A secret that starts with `except_prefix` belongs to another scheme.
     """
 
     form: KeyEncoding = "text"
@@ -60,10 +137,11 @@ class SecretFormat:
     except_prefix: str = ""
 
     def key(self, secret: bytes) -> bytes | None:
-        """The key, None when the secret is not for this way or cannot be read."""
+        """Return the key; None if the secret is not for this scheme or cannot be decoded."""
         if self.except_prefix and secret.startswith(self.except_prefix.encode()):
             return None
         form: KeyEncoding | None = self.form
+        # The prefix decides which scheme a secret is for, where one webhook definition has several.
         if self.prefix:
             if secret.startswith(self.prefix.encode()):
                 secret = secret[len(self.prefix.encode()) :]
@@ -74,25 +152,26 @@ class SecretFormat:
         return secret if form == "text" else decode_bytes(secret, form)
 
     def encode(self, key: bytes) -> str:
-        """A secret for these bytes, as its owner would see it."""
+        """Return the secret of a key as its owner would see it."""
         if self.form == "text":
             return self.prefix + key.decode()
         return self.prefix + (key.hex() if self.form == "hex" else base64.b64encode(key).decode())
 
     def keys(self, secrets: Sequence[bytes]) -> list[bytes]:
-        """Those of the endpoint's secrets that are keys of this way."""
+        """Return the keys of those secrets that are for this scheme, in order."""
         return [key for key in map(self.key, secrets) if key]
 
 
 TEXT_SECRET: Final = SecretFormat()
-"""A secret that is the key as it is."""
+"""A secret whose text is the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimestampCheck:
-    """When a request was sent: where it says so, how it is written, and how far off the clock it may be.
+    """Where a request says when it was sent, how the time is written, and how old or new it may be.
 
-    Without `source` the time is in the signature's header. `future_s` is for clocks that are ahead.
+    Without `source`, the time is in the signature's header. `tolerance_s` bounds the age; `future_s` allows
+    for clocks that are ahead.
     """
 
     source: SourceTemplate | None
@@ -100,25 +179,25 @@ class TimestampCheck:
     tolerance_s: float = 300.0
     future_s: float = 300.0
 
-    def verdict(self, text: str, now: float) -> VerificationResult:
-        """Whether a time, as it is written in the request, is near enough to `now` (Unix seconds)."""
-        at = self.parse_unix(text)
-        if at is None:
+    def check(self, text: str, now: float) -> VerificationResult:
+        """Return whether a time, as it is written in the request, is near enough to `now` (Unix seconds)."""
+        sent_at = self.parse_unix(text)
+        if sent_at is None:
             return VerificationResult.UNREADABLE
         return (
             VerificationResult.VERIFIED
-            if -self.future_s <= now - at <= self.tolerance_s
+            if -self.future_s <= now - sent_at <= self.tolerance_s
             else VerificationResult.STALE
         )
 
     def encode(self, now: float) -> str:
-        """A moment as the platform writes it."""
+        """Return a time, given in Unix seconds, as the provider writes it."""
         if self.time_format == "rfc3339":
             return datetime.fromtimestamp(int(now), UTC).isoformat().replace("+00:00", "Z")
         return str(int(now * 1000 if self.time_format == "milliseconds" else now))
 
     def parse_unix(self, text: str) -> float | None:
-        """The moment in Unix seconds; None when it is not written as it should be."""
+        """Return a written time in Unix seconds; None if it is not in the expected format."""
         if self.time_format == "rfc3339":
             try:
                 moment = datetime.fromisoformat(text)
@@ -132,11 +211,11 @@ class TimestampCheck:
 
 @dataclass(frozen=True, slots=True)
 class SignatureFormat:
-    """Where signatures are and how they are written.
+    """Which headers carry signatures and how they are written.
 
-    One header or several (each of them may match), a `prefix` before each signature, several of them in one
-    value with a `separator`. `field` is for headers of pairs (`t=1614,v1=ab`): which ones are signatures;
-    `time_field` which one is the time.
+    There may be several headers, and any of their signatures may match. `prefixes` are the texts that may
+    stand before a signature; `separator` divides several signatures in one value. For headers of pairs
+    (`t=1614,v1=ab`), `field` names the pairs that are signatures, `time_field` the one that is the time.
     """
 
     headers: tuple[bytes, ...]
@@ -147,13 +226,14 @@ class SignatureFormat:
     time_field: bytes = b""
 
     def parse(self, request: InboundRequest) -> "ParsedSignatures":
-        """The signatures of a request."""
+        """Return the signatures of a request, or why there are none."""
         texts: list[bytes] = []
-        at = ""
+        sent_at = ""
         for name in self.headers:
             values = request.headers.get(name)
             if not values:
                 continue
+            # A repeated header is refused: a proxy in front of the hub might have checked the other one.
             if len(values) > 1:
                 return ParsedSignatures(VerificationResult.DOUBLED)
             pieces = values[0].split(self.separator) if self.separator else values
@@ -162,18 +242,21 @@ class SignatureFormat:
                 if self.field:
                     key, _, text = text.partition(b"=")
                     if self.time_field and key == self.time_field:
-                        at = text.decode("latin-1")
+                        sent_at = text.decode("latin-1")
                     if key != self.field:
                         continue
                 texts.append(text)
         if not texts:
-            there = any(request.headers.get(name) for name in self.headers)
-            return ParsedSignatures(VerificationResult.UNREADABLE if there else VerificationResult.MISSING)
+            has_header = any(request.headers.get(name) for name in self.headers)
+            return ParsedSignatures(
+                VerificationResult.UNREADABLE if has_header else VerificationResult.MISSING
+            )
+        # Each signature costs a comparison, or a public-key check: a stranger must not choose how many.
         if len(texts) > MAX_SIGNATURES:
             return ParsedSignatures(VerificationResult.UNREADABLE)
         signatures = [signature for signature in map(self._decode_signature, texts) if signature]
         return ParsedSignatures(
-            VerificationResult.VERIFIED if signatures else VerificationResult.UNREADABLE, signatures, at
+            VerificationResult.VERIFIED if signatures else VerificationResult.UNREADABLE, signatures, sent_at
         )
 
     def _decode_signature(self, text: bytes) -> bytes | None:
@@ -183,129 +266,66 @@ class SignatureFormat:
         return None
 
     def is_present(self, request: InboundRequest) -> bool:
-        """Whether the request has one of the headers."""
+        """Return whether the request has one of the headers."""
         return any(name in request.headers for name in self.headers)
 
-    def signed(self, request: InboundRequest, signature: bytes) -> InboundRequest:
-        """The request with this signature in its header."""
+    def add_to(self, request: InboundRequest, signature: bytes) -> InboundRequest:
+        """Return a copy of the request with this signature in the first of the headers."""
         return request.with_header(self.headers[0], self._header_value(signature, request.timestamp))
 
-    def _header_value(self, signature: bytes, at: str) -> bytes:
+    def _header_value(self, signature: bytes, sent_at: str) -> bytes:
         text = signature.hex().encode() if self.encoding == "hex" else base64.b64encode(signature)
         text = self.prefixes[0] + text
         if not self.field:
             return text
         pairs = [self.field + b"=" + text]
         if self.time_field:
-            pairs.insert(0, self.time_field + b"=" + at.encode())
+            pairs.insert(0, self.time_field + b"=" + sent_at.encode())
         return self.separator.join(pairs)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedSignatures:
-    """The signatures of a request, or why there are none; `at` is the time in a header of pairs."""
+    """The signatures of a request. `result` is `VERIFIED`, or the reason why there are none to check.
 
-    verdict: VerificationResult
-    signatures: Sequence[bytes] = ()
-    at: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedKey:
-    """A key or certificate that a way needs and a request does not have: where it is, and what is there.
-
-    Whoever does I/O gets `wanted` from the way, fetches it, and calls `verify` with what came.
+    `sent_at` is the time in a header of pairs, as it is written; empty where there is none.
     """
 
-    url: str
-    body: bytes
-
-
-class SchemeVerifier(Protocol):
-    """One way of signing, as a manifest compiles it."""
-
-    @property
-    def proof_location(self) -> str:
-        """The part of the request that carries the proof, as error messages name it."""
-
-    @property
-    def hash_passes(self) -> int:
-        """How often a body is hashed to verify it with one secret; 1 where only a part of it is."""
-
-    def applies(self, request: InboundRequest) -> bool:
-        """Whether the request carries this way's proof: the first way that applies decides."""
-
-    def key_url(self, request: InboundRequest) -> str | None:
-        """The address of a key that `verify` needs fetched, None when it needs none."""
-
-    def verify(
-        self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
-    ) -> VerificationResult:
-        """Whether one of `secrets` (or the fetched key) made the proof. `now` is in Unix seconds.
-
-        Raises `Malformed` when a part that is signed cannot be read, `TooCostly` when the request's work
-        is limited and this would go over the limit.
-        """
-
-    def accepts_secret(self, secret: bytes) -> bool:
-        """Whether an endpoint's secret is one that this way could verify with."""
-
-    def sign(self, request: InboundRequest, secret: bytes, now: float) -> InboundRequest:
-        """The request as the platform would send it. For key pairs `secret` is the private key as PEM."""
-
-
-class NoFetchedKey:
-    """What a way inherits that verifies with the endpoint's secrets alone."""
-
-    __slots__ = ()
-
-    def key_url(self, request: InboundRequest) -> str | None:
-        """None: there is nothing to fetch."""
-        del request
-        return None
-
-
-MATCH_ALL: Final = Match({})
-"""Of a way that is every request's which carries its proof."""
-
-
-def missing_header_result(request: InboundRequest, header: bytes) -> VerificationResult:
-    """Why a header cannot be read: it is not there, or there more than once."""
-    return (
-        VerificationResult.DOUBLED if len(request.headers.get(header, ())) > 1 else VerificationResult.MISSING
-    )
+    result: VerificationResult
+    signatures: Sequence[bytes] = ()
+    sent_at: str = ""
 
 
 def extract_signatures(
     signature: SignatureFormat, timestamp: TimestampCheck | None, require: Match, request: InboundRequest
 ) -> ParsedSignatures:
-    """The signatures of a request that has what goes with them, or why it has not.
+    """Return the signatures of a request that has a time and meets `require`, or why there are none.
 
-    The request's time is noted in it as it is written: signatures cover that text.
+    The time is stored in `request.timestamp` as it is written, because signatures cover that text.
     """
-    found = signature.parse(request)
-    if found.verdict is not VerificationResult.VERIFIED:
-        return found
+    parsed = signature.parse(request)
+    if parsed.result is not VerificationResult.VERIFIED:
+        return parsed
     if timestamp:
-        request.timestamp = found.at or (timestamp.source and timestamp.source.text(request)) or ""
+        request.timestamp = parsed.sent_at or (timestamp.source and timestamp.source.text(request)) or ""
         if not request.timestamp:
             return ParsedSignatures(VerificationResult.UNREADABLE)
-    return found if require.holds(request) else ParsedSignatures(VerificationResult.UNREADABLE)
+    return parsed if require.holds(request) else ParsedSignatures(VerificationResult.UNREADABLE)
 
 
 def check_timestamp(
     timestamp: TimestampCheck | None, request: InboundRequest, now: float
 ) -> VerificationResult:
-    """The last word on a request whose signature is right: whether its time is near enough to now."""
-    return timestamp.verdict(request.timestamp, now) if timestamp else VerificationResult.VERIFIED
+    """Return the final result for a request whose signature is right: whether its time is acceptable."""
+    return timestamp.check(request.timestamp, now) if timestamp else VerificationResult.VERIFIED
 
 
 def add_timestamp(timestamp: TimestampCheck | None, request: InboundRequest, now: float) -> InboundRequest:
-    """The request with its time in it, for `sign`."""
+    """Return a copy of the request that says it was sent at `now` (Unix seconds), to be signed."""
     if timestamp is None:
         return request
     text = timestamp.encode(now)
     if timestamp.source:
-        request = request.with_part(timestamp.source.source, text)
+        request = replace_source(request, timestamp.source.source, text)
     request.timestamp = text
     return request

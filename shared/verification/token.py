@@ -1,4 +1,4 @@
-"""The secret itself as the proof: a token in some part of the request, or HTTP Basic."""
+"""Schemes in which the secret itself is the proof: a token in some part of the request, or HTTP Basic."""
 
 import base64
 import hmac
@@ -7,16 +7,9 @@ from dataclasses import dataclass
 
 from shared.contracts.errors import Malformed, TooLarge
 from shared.verification.batch import MAX_EVENTS
-from shared.verification.request import (
-    InboundRequest,
-    Match,
-    SourceTemplate,
-    compile_path,
-    decode_bytes,
-    scalar_text,
-)
+from shared.verification.match import MATCH_ALL, Match
+from shared.verification.request import InboundRequest
 from shared.verification.scheme import (
-    MATCH_ALL,
     TEXT_SECRET,
     FetchedKey,
     NoFetchedKey,
@@ -24,13 +17,16 @@ from shared.verification.scheme import (
     VerificationResult,
     missing_header_result,
 )
+from shared.verification.sources import compile_path, replace_source, scalar_text
+from shared.verification.template import SourceTemplate
+from shared.wire.bodies import decode_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class TokenVerifier(NoFetchedKey):
     """The secret itself, in a part of the request, or in every element of a batch.
 
-    `each` is the path of the batch (`value`) whose elements each carry it at `source`.
+    `batch_path` is the path of the batch (`value`) if each of its elements carries the token at `source`.
     """
 
     source: SourceTemplate
@@ -42,7 +38,7 @@ class TokenVerifier(NoFetchedKey):
 
     @property
     def is_in_body(self) -> bool:
-        """Whether the secret is a part of the body, which goes on to others."""
+        """Whether the secret is a part of the body, which is passed on to consumers."""
         return self.source.source.strip("{}").partition(":")[0] in ("json", "item", "form")
 
     @property
@@ -60,27 +56,29 @@ class TokenVerifier(NoFetchedKey):
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
     ) -> VerificationResult:
         del now, fetched
-        given = self._complete_tokens(request)
-        if given is None:
+        tokens = self._complete_tokens(request)
+        if tokens is None:
             return VerificationResult.MISSING
         if not self.require.holds(request):
             return VerificationResult.UNREADABLE
         keys = self.key.keys(secrets)
         if not keys:
             return VerificationResult.NO_SECRET
+        # Every token is compared with every key, whatever was found before: the time tells nothing.
         verified = True
-        for token in given:
+        for token in tokens:
             raw = token.removeprefix(self.prefix).encode("utf-8", "surrogatepass")
-            same = False
+            is_key = False
             for key in keys:
-                same |= hmac.compare_digest(raw, key)
-            verified &= same and token.startswith(self.prefix)
+                is_key |= hmac.compare_digest(raw, key)
+            verified &= is_key and token.startswith(self.prefix)
         return VerificationResult.VERIFIED if verified else VerificationResult.MISMATCH
 
     def presented_tokens(self, request: InboundRequest) -> list[str | None]:
-        """What stands where the token should, right or not: of a batch, of every element.
+        """Return the token of the request, right or wrong, or of every element of its batch.
 
-        Raises `Malformed`, and `TooLarge` for more elements than a batch may have.
+        None stands for a missing token. Raises `Malformed`, and `TooLarge` for a batch of more than
+        `MAX_EVENTS` elements.
         """
         if not self.batch_path:
             return [self.source.text(request)]
@@ -93,9 +91,12 @@ class TokenVerifier(NoFetchedKey):
         return [scalar_text(read(element)) or None for element in elements]
 
     def _complete_tokens(self, request: InboundRequest) -> list[str] | None:
-        """Every token of the request; None when one is missing: an element without it would ride along."""
-        given = self.presented_tokens(request)
-        return None if not given or None in given else [token for token in given if token is not None]
+        """Return every token of the request; None if one is missing.
+
+        Otherwise an element without a token would be accepted along with the others.
+        """
+        tokens = self.presented_tokens(request)
+        return None if not tokens or None in tokens else [token for token in tokens if token is not None]
 
     def accepts_secret(self, secret: bytes) -> bool:
         return bool(self.key.key(secret))
@@ -103,10 +104,10 @@ class TokenVerifier(NoFetchedKey):
     def sign(self, request: InboundRequest, secret: bytes, now: float) -> InboundRequest:
         del now
         if not self.batch_path:
-            return request.with_part(self.source.source, self.prefix + secret.decode())
+            return replace_source(request, self.source.source, self.prefix + secret.decode())
         tokens = self._complete_tokens(request)
         if not tokens:
-            raise Malformed(f"an element of {self.batch_path} has no token to exchange")
+            raise Malformed(f"an element of {self.batch_path} has no token to replace")
         body = request.body
         for token in set(tokens):
             body = body.replace(token.encode(), secret)
@@ -115,7 +116,7 @@ class TokenVerifier(NoFetchedKey):
 
 @dataclass(frozen=True, slots=True)
 class BasicAuthVerifier(NoFetchedKey):
-    """HTTP Basic: the secret is `user:password`."""
+    """HTTP Basic authentication (RFC 7617): the secret is `user:password`."""
 
     when: Match = MATCH_ALL
     require: Match = MATCH_ALL
@@ -135,17 +136,17 @@ class BasicAuthVerifier(NoFetchedKey):
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
     ) -> VerificationResult:
         del now, fetched
-        said = request.header(b"authorization")
-        if said is None:
+        authorization = request.header(b"authorization")
+        if authorization is None:
             return missing_header_result(request, b"authorization")
-        given = decode_bytes(said.partition(" ")[2].strip(), "base64")
-        if _authorization_scheme(request) != "basic" or given is None or b":" not in given:
+        credentials = decode_bytes(authorization.partition(" ")[2].strip(), "base64")
+        if _authorization_scheme(request) != "basic" or credentials is None or b":" not in credentials:
             return VerificationResult.UNREADABLE
         if not secrets:
             return VerificationResult.NO_SECRET
         verified = False
         for secret in secrets:
-            verified |= hmac.compare_digest(given, secret)
+            verified |= hmac.compare_digest(credentials, secret)
         return VerificationResult.VERIFIED if verified else VerificationResult.MISMATCH
 
     def accepts_secret(self, secret: bytes) -> bool:

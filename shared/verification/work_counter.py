@@ -1,31 +1,34 @@
-"""What reading and verifying one request costs, counted in bytes: the same on every machine. Pure."""
+"""The cost of reading and verifying one request, counted in bytes and public-key checks. Pure.
+
+Bytes are the same on every machine, unlike time: the same request is accepted or refused everywhere.
+"""
 
 from typing import Final
 
 from shared.contracts.errors import InterlinkError
 
 MAX_HASHED_BYTES: Final = 8 * 1024 * 1024
-"""Bytes that are hashed to verify one request, over all schemes, texts and secrets."""
+"""Bytes hashed to verify one request, over all schemes, signed contents and secrets."""
 
 MAX_HASH_PASSES: Final = 4
-"""How often as many bytes as a large body has are hashed: secrets times signed texts."""
+"""How often a large body may be hashed: number of secrets times number of signed contents."""
 
 MAX_PUBLIC_KEY_CHECKS: Final = 10
-"""Signatures of public keys that are checked for one request: each costs as much as hashing 100 KiB."""
+"""Public-key signatures checked for one request. Each costs as much as hashing 100 KiB."""
 
 _MIN_HASH_LIMIT: Final = 256 * 1024
-"""Bytes that may be hashed for any request: a small body is tried with every secret and text."""
+"""Bytes that may be hashed for any request: a small body is checked with every secret and content."""
 
 
 class TooCostly(InterlinkError):
-    """Verifying this request would take more than a request may cost."""
+    """Verifying the request would exceed the limits of one request's work."""
 
 
 class WorkCounter:
-    """Counts what one request costs. Without `limit` it only counts.
+    """Counts the work of one request. It has no limits until `limit` is called.
 
-    `hashed` are bytes that went into a digest, `parsed` bytes that were read as JSON, as a form or as a query
-    string (or written as JSON again), `public_key_checks` signatures of public keys.
+    `hashed_bytes` went into a digest. `parsed_bytes` were read as JSON, form or query string, or written as
+    JSON. `public_key_checks` is the number of checked public-key signatures.
     """
 
     __slots__ = (
@@ -43,26 +46,26 @@ class WorkCounter:
         self.remove_limits()
 
     def remove_limits(self) -> None:
-        """Only count from now on: what follows is done for a request that is verified."""
+        """Count without limits from now on, because the request is verified."""
         self._max_hashed_bytes: float = float("inf")
         self._max_public_key_checks: float = float("inf")
 
-    def limit(self, most_hashed: int = MAX_HASHED_BYTES) -> None:
-        """Refuse to hash more than this many bytes from now on, those already counted included."""
-        self._max_hashed_bytes = most_hashed
+    def limit(self, max_bytes: int = MAX_HASHED_BYTES) -> None:
+        """Limit the work: at most `max_bytes` hashed in all, those already counted included."""
+        self._max_hashed_bytes = max_bytes
         self._max_public_key_checks = MAX_PUBLIC_KEY_CHECKS
 
     def count_hash(self, size: int) -> None:
-        """Count `size` bytes before they are hashed. Raise `TooCostly` instead if they are too many."""
+        """Count `size` bytes that are about to be hashed. Raises `TooCostly` if that exceeds the limit."""
         self.hashed_bytes += size
         if self.hashed_bytes > self._max_hashed_bytes:
             self.hashed_bytes -= size
-            raise TooCostly("verifying this body would hash more bytes than one request may cost")
+            raise TooCostly("verifying this body would hash too many bytes for one request")
 
     def count_public_key_check(self, size: int) -> None:
-        """Count the check of one signature over `size` bytes. Raise `TooCostly` instead of one too many."""
+        """Count one check of a signature over `size` bytes. Raises `TooCostly` if that exceeds a limit."""
         if self.public_key_checks >= self._max_public_key_checks:
-            raise TooCostly("verifying this request would check more signatures than one request may cost")
+            raise TooCostly("verifying this request would check too many signatures")
         self.count_hash(size)
         self.public_key_checks += 1
 

@@ -1,6 +1,6 @@
-"""What can be read off an event whatever it is: who, where, which words. Filters and formats ask here.
+"""Event fields: actor, channel, content and others, read from any event. Used by filters and formats. Pure.
 
-Producers spell the same thing in several ways; the tables below are the one place that knows them.
+Producers write the same field in several ways; the tables below are the only place that knows them.
 """
 
 import re
@@ -19,14 +19,14 @@ _CONTENT_PATHS: Final = ("content", "text", "message.content")
 _ATTACHMENT_FIELDS: Final = ("attachments", "files")
 _BOT_TYPES: Final = frozenset({"bot", "agent_bot", "captain_assistant", "app", "integration"})
 _MENTION: Final = re.compile(r"mention://(user|team)/([0-9]{1,20})/([^)\s]{1,200})")
-"""A mention written into the words, as `[@Ada](mention://user/7/Ada)`."""
+"""A mention inside a message's text, such as `[@Ada](mention://user/7/Ada)`."""
 
 
 @dataclass(frozen=True)
 class EventFields:
-    """One event with its data parsed once, for everything that asks.
+    """One event, with its data parsed once for all filters and formats.
 
-    `raw` is the data's JSON text as it travels. `sequence` grows along the event's topic partition, so
+    `raw` is the data's JSON text as published. `sequence` grows along the event's topic partition, so also
     along its conversation; it is a text because it does not fit a JavaScript number.
     """
 
@@ -41,40 +41,40 @@ class EventFields:
 
     @cached_property
     def channel(self) -> str:
-        """The id of the channel or inbox; empty when there is none."""
+        """The id of the channel or inbox; empty if there is none."""
         return self._first(_CHANNEL_PATHS)
 
     @cached_property
     def conversation(self) -> str:
-        """The id of the conversation or thread, else the event's subject."""
+        """The id of the conversation or thread; without one, the event's subject."""
         return self._first(_CONVERSATION_PATHS) or self.subject
 
     @cached_property
     def actor(self) -> Mapping[str, Any] | None:
-        """Who did it, as the data says."""
+        """The object of who caused the event, as it is in the data; None if there is none."""
         for name in _ACTOR_FIELDS:
-            found = value_at(self.data, name)
-            if isinstance(found, Mapping):
-                return found
+            value = value_at(self.data, name)
+            if isinstance(value, Mapping):
+                return value
         return None
 
     @cached_property
     def user(self) -> str:
-        """The id of who did it; empty when nobody is named."""
+        """The id of the actor; empty if the data does not have it."""
         if self.actor is not None:
-            return next((found for name in _USER_ID_FIELDS if (found := id_text(self.actor.get(name)))), "")
+            return next((text for name in _USER_ID_FIELDS if (text := id_text(self.actor.get(name)))), "")
         return self._first(("userId", "user_id"))
 
     @cached_property
     def user_name(self) -> str:
-        """What they are called; empty when the data does not say."""
+        """The name of the actor; empty if the data does not have it."""
         actor = self.actor or {}
-        found = next((found for name in _USER_NAME_FIELDS if (found := id_text(actor.get(name)))), "")
-        return found or self._first(("username",))
+        user_name = next((text for name in _USER_NAME_FIELDS if (text := id_text(actor.get(name)))), "")
+        return user_name or self._first(("username",))
 
     @cached_property
     def is_bot(self) -> bool:
-        """Whether a program did it."""
+        """Whether the actor is a program."""
         actor = self.actor or {}
         return any(actor.get(name) is True for name in ("bot", "isBot", "is_bot")) or (
             id_text(actor.get("type")).lower() in _BOT_TYPES
@@ -82,32 +82,35 @@ class EventFields:
 
     @cached_property
     def content(self) -> str:
-        """The words of a message."""
+        """The text of a message; empty if there is none."""
         return self._first(_CONTENT_PATHS)
 
     @cached_property
     def mentions(self) -> tuple[str, ...]:
-        """The ids and names of who is mentioned, in a list of the data or in the words."""
-        found: list[str] = []
-        for one in _list_or_empty(value_at(self.data, "mentions")):
-            parts = (
-                [one.get(name) for name in ("id", *_USER_NAME_FIELDS)] if isinstance(one, Mapping) else [one]
+        """The ids and names of mentioned users, from a list in the data and from the text."""
+        mentions: list[str] = []
+        for item in _list_or_empty(value_at(self.data, "mentions")):
+            values = (
+                [item.get(name) for name in ("id", *_USER_NAME_FIELDS)]
+                if isinstance(item, Mapping)
+                else [item]
             )
-            found += [text for text in map(id_text, parts) if text]
-        return (*found, *_inline_mentions(self.content))
+            mentions += [text for text in map(id_text, values) if text]
+        return (*mentions, *_inline_mentions(self.content))
 
     @cached_property
     def attachments(self) -> Sequence[Any]:
-        """The files of a message."""
+        """The files of a message; empty if there are none."""
         return next(
-            (found for name in _ATTACHMENT_FIELDS if (found := _list_or_empty(value_at(self.data, name)))), ()
+            (files for name in _ATTACHMENT_FIELDS if (files := _list_or_empty(value_at(self.data, name)))), ()
         )
 
     @cached_property
     def origin(self) -> Any:
-        """The integration or endpoint that the event came through; None for one of the chat's own."""
+        """The integration or endpoint that the event came through; None for the chat's own events."""
         if not isinstance(self.data, Mapping):
             return None
+        # A provider's event has no `origin`: its provider and endpoint are the origin.
         if "origin" in self.data:
             return self.data["origin"]
         through = {name: self.data[name] for name in ("provider", "endpoint_id") if name in self.data}
@@ -115,20 +118,20 @@ class EventFields:
 
     @cached_property
     def origin_ids(self) -> frozenset[str]:
-        """Every id in the origin, to tell whether it is a given integration."""
+        """Every id in the origin, to check whether an integration is one of them."""
         values = self.origin.values() if isinstance(self.origin, Mapping) else (self.origin,)
         return frozenset(text for text in map(id_text, values) if text)
 
     @cached_property
     def changed(self) -> Any:
-        """What an update changed, as the producer says; None when it does not."""
+        """What an update changed, as the producer describes it; None if it does not."""
         if not isinstance(self.data, Mapping):
             return None
         return self.data.get("changed", self.data.get("changed_attributes"))
 
     @cached_property
     def document(self) -> Mapping[str, Any]:
-        """The event as one document, for a condition. It is shared: nobody may change it."""
+        """The event as one document for a condition. It is shared by all conditions: never change it."""
         return {
             "id": self.id,
             "type": self.type,
@@ -142,11 +145,11 @@ class EventFields:
         }
 
     def _first(self, paths: Sequence[str]) -> str:
-        return next((found for path in paths if (found := id_text(value_at(self.data, path)))), "")
+        return next((text for path in paths if (text := id_text(value_at(self.data, path)))), "")
 
 
 def value_at(data: Any, path: str) -> Any:
-    """The value at a dotted path of nested objects; None where it ends early."""
+    """Return the value at a dotted path of nested objects; None if the path ends early."""
     for name in path.split("."):
         if not isinstance(data, Mapping):
             return None
@@ -155,7 +158,7 @@ def value_at(data: Any, path: str) -> Any:
 
 
 def id_text(value: Any) -> str:
-    """An id or name as text: numbers are ids too; nothing for what is neither."""
+    """Return an id or name as text; empty for other values. Integers are ids too."""
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
@@ -165,8 +168,8 @@ def _list_or_empty(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _inline_mentions(words: str) -> Iterator[str]:
-    for kind, number, name in _MENTION.findall(words):
-        if kind == "user":  # a team's number would be taken for a user's
-            yield number
+def _inline_mentions(text: str) -> Iterator[str]:
+    for kind, mentioned_id, name in _MENTION.findall(text):
+        if kind == "user":  # a team's id would be taken for a user's
+            yield mentioned_id
         yield unquote(name)

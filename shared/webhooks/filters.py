@@ -1,8 +1,8 @@
-"""Which events a webhook wants beyond its patterns: by place, person and words, and by a condition.
+"""Filters: which events an outgoing webhook gets beyond its patterns, by event fields and by a condition.
 
-All criteria that are given have to hold. In a list, one of its items is enough. A criterion asks for
-something: an event that has no such thing (no channel, no words, nobody who did it) does not meet it.
-What excludes, and `has_attachments: false`, is met by an event that has no such thing.
+All criteria that are set must hold; in a list, one item is enough. An event that does not have the field
+(no channel, no text, no actor) does not meet a criterion on it. But it does meet the excluding criteria and
+`has_attachments: false`.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,12 +25,13 @@ _MAX_PATTERN_CHARACTERS: Final = 500
 _MAX_PROGRAM_SIZE: Final = 2_000
 _MAX_PATTERN_MEMORY_BYTES: Final = 512 * 1024
 _MAX_SEARCHED_CHARACTERS: Final = 10_000
-"""Characters of the words. With the size of a pattern's program they bound the time that it takes."""
+"""Characters of a message's text. With the size of a pattern's program, they bound the time of a search."""
 
 _Check = Callable[[EventFields, str], bool]
+"""Whether an event meets a criterion, by its fields and the id of the webhook's own integration."""
 
 
-def _options() -> re2.Options:
+def _re2_options() -> re2.Options:
     options = re2.Options()
     options.max_mem = _MAX_PATTERN_MEMORY_BYTES
     options.never_capture = True
@@ -38,19 +39,20 @@ def _options() -> re2.Options:
     return options
 
 
-_OPTIONS: Final = _options()
+_RE2_OPTIONS: Final = _re2_options()
 
 
 def _compile_pattern(source: str) -> Any:
-    """Raises `ExpressionError` for what RE2 does not take, or could take long over."""
+    """Compile an RE2 pattern. Raises `ExpressionError` if it is invalid or too large."""
     try:
-        pattern = re2.compile(source, _OPTIONS)
+        pattern = re2.compile(source, _RE2_OPTIONS)
     except re2.error as error:
-        told = error.args[0] if error.args else b""
-        reason = told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
-        raise ExpressionError(f"not a pattern that RE2 takes: {reason[:200]}") from None
+        text = error.args[0] if error.args else b""
+        reason = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        raise ExpressionError(f"not a valid RE2 pattern: {reason[:200]}") from None
+    # RE2 runs in time linear in program size times text length: both are bounded.
     if pattern.programsize > _MAX_PROGRAM_SIZE:
-        raise ExpressionError("too large: repeat less, or name fewer classes of characters")
+        raise ExpressionError("the pattern is too large: use fewer repetitions and character classes")
     return pattern
 
 
@@ -78,10 +80,10 @@ _Names = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Fi
 
 
 class FilterSettings(BaseModel):
-    """A filter as the API takes it and the store keeps it; what is left out asks for nothing.
+    """A filter as the API accepts it and the database stores it. A criterion that is not set always holds.
 
     `channels` and `conversations` are ids, `users` and `mentions` ids or names. `content` is an RE2
-    pattern, looked for in the first 10,000 characters of the words. `exclude_own` keeps out events that
+    pattern, searched in the first 10,000 characters of the message's text. `exclude_own` excludes events that
     came through the integration that the webhook belongs to. `condition` is JMESPath on
     `{id, type, workspace, occurred_at, sequence, subject, origin, actor, data}`.
     """
@@ -112,7 +114,7 @@ class FilterSettings(BaseModel):
 
 
 class EventFilter:
-    """A compiled filter: asked once for each event and webhook, so cheap checks come first."""
+    """A compiled filter. It is evaluated once for each event and webhook, so cheap checks come first."""
 
     __slots__ = ("_checks", "_condition")
 
@@ -122,47 +124,54 @@ class EventFilter:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "EventFilter | None":
-        """The filter that is stored like this; None when it asks for nothing.
+        """Return the filter of stored settings; None if no criterion is set.
 
-        Raises `ExpressionError` for settings that `FilterSettings` does not take.
+        Raises `ExpressionError` for settings that `FilterSettings` does not accept.
         """
         try:
-            read = FilterSettings.model_validate(settings)
+            validated = FilterSettings.model_validate(settings)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise ExpressionError(f"filter: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        return cls(read) if read != FilterSettings() else None
+        return cls(validated) if validated != FilterSettings() else None
 
-    def matches(self, facts: EventFields, own: str) -> bool:
-        """Whether the webhook wants this event. `own` is the id of the integration it belongs to, or empty.
+    def matches(self, fields: EventFields, own: str) -> bool:
+        """Return whether an event passes the filter.
 
-        Never raises: an event that the condition cannot be evaluated on does not meet it.
+        `own` is the id of the integration that the webhook belongs to, or empty. Never raises: if the
+        condition cannot be evaluated on the event, the event does not pass.
         """
-        return self.explain(facts, own)[0]
+        return self.explain(fields, own)[0]
 
-    def explain(self, facts: EventFields, own: str) -> tuple[bool, str]:
-        """As `passes`, with the first criterion that is not met and why; empty when all are."""
+    def explain(self, fields: EventFields, own: str) -> tuple[bool, str]:
+        """Return whether an event passes, and why not: the first criterion that is not met, or an empty text.
+
+        Never raises, like `matches`.
+        """
         try:
-            return self.evaluate(facts, own)
+            return self.evaluate(fields, own)
         except BudgetExceeded as error:
             return False, f"condition_too_expensive: {error}"
 
     @property
     def has_condition(self) -> bool:
-        """Whether judging may take long."""
+        """Whether evaluating the filter may take long."""
         return self._condition is not None
 
-    def evaluate(self, facts: EventFields, own: str, rest: Checkpoint | None = None) -> tuple[bool, str]:
-        """As `explain`. Raises `BudgetExceeded`: whether the condition holds is not known.
+    def evaluate(
+        self, fields: EventFields, own: str, checkpoint: Checkpoint | None = None
+    ) -> tuple[bool, str]:
+        """Return the same as `explain`. `checkpoint` is called regularly while the condition is evaluated.
 
-        `rest` is called again and again while the condition is evaluated.
+        Raises `BudgetExceeded` if the condition takes too many steps: whether it holds is unknown.
         """
-        for told, check in self._checks:
-            if not check(facts, own):
-                return False, told
+        for reason, check in self._checks:
+            if not check(fields, own):
+                return False, reason
+        # Last, because a condition costs more than all other checks together.
         if self._condition is not None:
             try:
-                if not self._condition.holds(facts.document, rest):
+                if not self._condition.holds(fields.document, checkpoint):
                     return False, "condition: is false for this event"
             except BudgetExceeded:
                 raise
@@ -171,63 +180,63 @@ class EventFilter:
         return True, ""
 
 
-def _checks(wanted: FilterSettings) -> list[tuple[str, _Check]]:
-    """Each criterion but the condition: what to tell when it is not met, and how to find out."""
+def _checks(settings: FilterSettings) -> list[tuple[str, _Check]]:
+    """Return the check of each criterion except the condition, with the reason if it is not met."""
     checks: list[tuple[str, _Check]] = []
-    if wanted.exclude_own:
+    if settings.exclude_own:
         checks.append(("exclude_own: the event came through this integration", _not_own))
-    if wanted.channels:
-        checks.append(("channels: the event is in none of them", _in_channels(frozenset(wanted.channels))))
-    if wanted.conversations:
-        conversations = frozenset(wanted.conversations)
+    if settings.channels:
+        checks.append(("channels: the event is in none of them", _in_channels(frozenset(settings.channels))))
+    if settings.conversations:
+        conversations = frozenset(settings.conversations)
         checks.append(("conversations: the event is in none of them", _in_conversations(conversations)))
-    if wanted.users:
-        checks.append(("users: none of them did it", _by_users(frozenset(wanted.users))))
-    if wanted.exclude_bots:
-        checks.append(("exclude_bots: a program did it", _not_by_bot))
-    if wanted.has_attachments is not None:
-        told = "there are none" if wanted.has_attachments else "there are some"
-        checks.append((f"has_attachments: {told}", _with_attachments(wanted.has_attachments)))
-    if wanted.mentions:
-        checks.append(("mentions: none of them is mentioned", _with_mentions(frozenset(wanted.mentions))))
-    if wanted.content is not None:
-        checks.append(("content: the pattern is not in the words", _with_content(wanted.content)))
+    if settings.users:
+        checks.append(("users: none of them is the actor", _by_users(frozenset(settings.users))))
+    if settings.exclude_bots:
+        checks.append(("exclude_bots: the actor is a program", _not_by_bot))
+    if settings.has_attachments is not None:
+        reason = "there are none" if settings.has_attachments else "there are some"
+        checks.append((f"has_attachments: {reason}", _with_attachments(settings.has_attachments)))
+    if settings.mentions:
+        checks.append(("mentions: none of them is mentioned", _with_mentions(frozenset(settings.mentions))))
+    if settings.content is not None:
+        checks.append(("content: the pattern is not in the text", _with_content(settings.content)))
     return checks
 
 
-def _not_own(facts: EventFields, own: str) -> bool:
-    return not own or own not in facts.origin_ids
+def _not_own(fields: EventFields, own: str) -> bool:
+    return not own or own not in fields.origin_ids
 
 
-def _not_by_bot(facts: EventFields, _own: str) -> bool:
-    return not facts.is_bot
+def _not_by_bot(fields: EventFields, _own: str) -> bool:
+    return not fields.is_bot
 
 
 def _in_channels(channels: frozenset[str]) -> _Check:
-    return lambda facts, _own: facts.channel in channels
+    return lambda fields, _own: fields.channel in channels
 
 
 def _in_conversations(conversations: frozenset[str]) -> _Check:
-    return lambda facts, _own: facts.conversation in conversations
+    return lambda fields, _own: fields.conversation in conversations
 
 
 def _by_users(users: frozenset[str]) -> _Check:
-    return lambda facts, _own: facts.user in users or facts.user_name in users
+    return lambda fields, _own: fields.user in users or fields.user_name in users
 
 
-def _with_attachments(wanted: bool) -> _Check:
-    return lambda facts, _own: bool(facts.attachments) is wanted
+def _with_attachments(expected: bool) -> _Check:
+    return lambda fields, _own: bool(fields.attachments) is expected
 
 
 def _with_mentions(names: frozenset[str]) -> _Check:
-    return lambda facts, _own: not names.isdisjoint(facts.mentions)
+    return lambda fields, _own: not names.isdisjoint(fields.mentions)
 
 
 def _with_content(source: str) -> _Check:
     pattern = _compile_pattern(source)
 
-    def said(facts: EventFields, _own: str) -> bool:
-        words = facts.content[:_MAX_SEARCHED_CHARACTERS].encode("utf-8", "replace")
-        return bool(words) and pattern.search(words) is not None
+    def contains(fields: EventFields, _own: str) -> bool:
+        text = fields.content[:_MAX_SEARCHED_CHARACTERS].encode("utf-8", "replace")
+        return bool(text) and pattern.search(text) is not None
 
-    return said
+    return contains

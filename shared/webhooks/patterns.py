@@ -8,14 +8,14 @@ PATTERN: Final = re.compile(r"\*|[a-z0-9_-]+(\.[A-Za-z0-9_:-]+)*(\.\*)?")
 
 
 def is_pattern(text: str) -> bool:
-    """Whether `text` is a pattern that `matches` understands."""
+    """Return whether a text is a valid pattern for `matches`."""
     return len(text) <= 200 and PATTERN.fullmatch(text) is not None
 
 
 def matches(patterns: Iterable[str], *names: str) -> bool:
-    """Whether one of the patterns covers one of the names of an event: its type, or a trigger that it fires.
+    """Return whether one of the patterns matches one of an event's names: its type, or a trigger of it.
 
-    `a.*` covers `a.b` and `a.b.c`, not `a`.
+    `a.*` matches `a.b` and `a.b.c`, not `a`.
     """
     return any(
         pattern in ("*", name) or (pattern.endswith(".*") and name.startswith(pattern[:-1]))

@@ -1,17 +1,16 @@
-"""Which IP addresses the hub may call for a stranger (server-side request forgery).
+"""Which IP addresses the hub may call for a stranger, against server-side request forgery. Pure.
 
-`ipaddress.is_global` alone is not enough: it lets through multicast, the forms that wrap an IPv4
-address in an IPv6 one, and a cloud's metadata address, and its table changes with the version of
-Python. The rule is that, and the IANA special-purpose registries, and of IPv6 nothing but the
-block that is handed out as global unicast.
+`ipaddress.is_global` alone is not enough: it allows multicast, IPv4 addresses wrapped in IPv6, and a cloud's
+metadata address, and its table changes with the version of Python. The rule here adds the IANA
+special-purpose registries, and allows only the IPv6 block that is assigned as global unicast.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
-"""All of public IPv6 today. Outside of it are NAT64, mapped, translated and compatible IPv4, site-local,
-segment routing, multicast, and whatever is given a meaning later."""
+"""All public IPv6 addresses today. Outside are NAT64, mapped, translated and compatible IPv4, site-local,
+segment routing, multicast, and whatever is assigned later."""
 
 _BLOCKED: Final[tuple[IPv4Network | IPv6Network, ...]] = tuple(
     ip_network(text)
@@ -30,13 +29,13 @@ _LOCAL_NAMES: Final = (
     *(".localhost", ".local", ".localdomain", ".internal", ".intranet", ".private", ".corp", ".home", ".lan"),
     ".home.arpa",
 )
-"""Ends of names that are reserved for local networks, or that only those use."""
+"""Suffixes of names that are reserved for local networks, or that only those use."""
 
 
 def is_public(text: str) -> bool:
-    """Whether a literal address is on the public internet. What does not parse is not.
+    """Return whether a literal address is on the public internet; false for a text that is no address.
 
-    Nor is one with a zone (`%eth0`): through which interface to call is not a stranger's choice.
+    An address with a zone (`%eth0`) is not public: a stranger must not choose the network interface.
     """
     try:
         address = ip_address(text)
@@ -55,7 +54,7 @@ def is_public(text: str) -> bool:
 
 
 def is_loopback(text: str) -> bool:
-    """Whether a literal address is this machine's own (127.0.0.0/8, ::1)."""
+    """Return whether a literal address is a loopback address (127.0.0.0/8, ::1)."""
     try:
         address: IPv4Address | IPv6Address = ip_address(text)
     except ValueError:
@@ -66,9 +65,9 @@ def is_loopback(text: str) -> bool:
 
 
 def is_internal_host(host: str) -> bool:
-    """Return whether a URL's host says by itself that it is not on the internet, without looking it up.
+    """Return whether a URL's host is known not to be on the internet, without a DNS lookup.
 
-    That is a literal address that is not public, or a name that only a local network knows.
+    That is a literal address that is not public, or a name that only a local network can resolve.
     """
     host = host.strip("[]").rstrip(".").lower()
     try:

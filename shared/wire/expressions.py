@@ -1,12 +1,12 @@
-"""Expressions on events: JMESPath, with bounds on what a stranger's may cost on a stranger's document.
+"""Expressions on events: JMESPath with a budget, for a stranger's expression on a stranger's document. Pure.
 
-The language and its evaluation are the library's (https://jmespath.org/specification.html). What is
-added here is an account: whatever could grow is paid for in steps before it is made, so that time and
-memory end with the account. A value may hold the same part many times and be small in memory and
-without end when it is written down: so what looks into a value (comparing, dumping) pays for all it sees.
+The language and its evaluation are the library's (https://jmespath.org/specification.html). Added here is a
+budget of steps: whatever could grow is charged before it is made, so that the budget bounds time and memory.
+A value may contain the same part many times: then it is small in memory and endless when it is written. So
+whatever looks into a value (comparing, dumping) is charged for all that it reads.
 
-Where the library departs from its specification, this follows the specification: texts and numbers do
-not compare (null), true is not 1 at any depth, and `to_number` reads JSON numbers only.
+Where the library departs from its specification, this module follows the specification: texts and numbers
+do not compare (null), true is not 1 at any depth, and `to_number` reads JSON numbers only.
 """
 
 import re
@@ -23,23 +23,24 @@ from shared.contracts.errors import InterlinkError, Malformed
 from shared.wire.bodies import parse_json
 
 MAX_EXPRESSION_CHARACTERS: Final = 4_000
-"""Of an expression's source."""
+"""Characters of an expression's source."""
 
 MAX_STEPS: Final = 100_000
-"""Of one evaluation, about half a microsecond each."""
+"""Steps of one evaluation, of about half a microsecond each."""
 
 MAX_CONDITION_STEPS: Final = 5_000
-"""Of one evaluation of an outgoing webhook's condition."""
+"""Steps of one evaluation of an outgoing webhook's condition."""
 
 _CHECKPOINT_INTERVAL_STEPS: Final = 300
 
 Checkpoint = Callable[[], None]
+"""Called regularly during a long evaluation, for example to let other work run."""
 
 MAX_TRANSFORM_STEPS: Final = 10_000
-"""Of one evaluation of an outgoing webhook's projection, the result included."""
+"""Steps of one evaluation of an outgoing webhook's projection, the result included."""
 
 MAX_RESULT_BYTES: Final = 1 << 20
-"""Of a result written as JSON."""
+"""Bytes of a result as JSON."""
 
 _MAX_EXPRESSION_DEPTH: Final = 100
 _MAX_RESULT_DEPTH: Final = 200
@@ -56,23 +57,23 @@ _Node = Mapping[str, Any]
 
 
 class ExpressionError(InterlinkError):
-    """An expression is wrong, went over its bounds with this document, or met a value it cannot work on."""
+    """An expression is invalid, exceeded a bound on this document, or met a value of the wrong type."""
 
 
 class BudgetExceeded(ExpressionError):
-    """An evaluation took more steps than it may; on a smaller document the expression may work."""
+    """An evaluation needed more steps than its budget; on a smaller document the expression may work."""
 
 
 class Expression:
-    """A compiled expression; it does not change, and may be applied to any document.
+    """A compiled expression. It is immutable and may be applied to any number of documents.
 
-    What `apply` returns shares parts with the document: neither may be changed afterwards.
+    The result of `apply` shares parts with the document: neither may be changed afterwards.
     """
 
     __slots__ = ("_max_steps", "_tree", "name")
 
     def __init__(self, source: str, name: str = "expression", *, max_steps: int = MAX_STEPS) -> None:
-        """`name` is how errors call it. Raises `ExpressionError`, with what is wrong and where."""
+        """Raise `ExpressionError` with the problem and its position. `name` stands for it in errors."""
         self.name = name
         self._max_steps = max_steps
         if len(source) > MAX_EXPRESSION_CHARACTERS:
@@ -83,28 +84,29 @@ class Expression:
         except (JMESPathError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
             raise ExpressionError(f"{name}: {_error_text(error)}") from None
         finally:
-            Parser.purge()  # the library would keep 512 trees, of a megabyte each when they are hostile
+            Parser.purge()  # the library caches 512 trees, of up to a megabyte each if they are hostile
 
     def apply(self, document: Any) -> Any:
-        """What the expression selects, None when nothing. It can be dumped as JSON.
+        """Return what the expression selects, None for nothing. The result can be written as JSON.
 
-        Raises `ExpressionError`, `BudgetExceeded`.
+        Raises `ExpressionError`, or `BudgetExceeded` if it takes more than `max_steps` steps.
         """
         return self._evaluate(document, result=True)
 
-    def holds(self, document: Any, rest: Checkpoint | None = None) -> bool:
-        """Return whether what it selects is `truthy`; quicker than `apply`.
+    def holds(self, document: Any, checkpoint: Checkpoint | None = None) -> bool:
+        """Return whether the selected value is `truthy`. Faster than `apply`, as no result is measured.
 
-        Raises `ExpressionError`, `BudgetExceeded`. `rest` is called after every few hundred steps.
+        `checkpoint` is called after every few hundred steps. Raises `ExpressionError`, or `BudgetExceeded`
+        if it takes more than `max_steps` steps.
         """
-        return truthy(self._evaluate(document, result=False, rest=rest))
+        return truthy(self._evaluate(document, result=False, checkpoint=checkpoint))
 
-    def _evaluate(self, document: Any, *, result: bool, rest: Checkpoint | None = None) -> Any:
-        account = _StepBudget(self._max_steps, rest)
+    def _evaluate(self, document: Any, *, result: bool, checkpoint: Checkpoint | None = None) -> Any:
+        budget = _StepBudget(self._max_steps, checkpoint)
         try:
-            value = _Interpreter(account).visit(self._tree, document)
+            value = _Interpreter(budget).visit(self._tree, document)
             if result:
-                _charge_result(value, account)
+                _charge_result(value, budget)
         except _StepBudgetExceeded as error:
             raise BudgetExceeded(f"{self.name}: {error}") from None
         except (JMESPathError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
@@ -113,36 +115,38 @@ class Expression:
 
 
 def truthy(value: Any) -> bool:
-    """As JMESPath has it: false, null, "", [] and {} are false, everything else (0 too) is true."""
+    """Return a value's truth in JMESPath: false, null, "", [] and {} are false, all else (also 0) is true."""
     return bool(value) if isinstance(value, str | list | dict) else value is not None and value is not False
 
 
 def project(expression: Expression, body: bytes) -> bytes:
-    """The JSON of what an expression selects from a JSON body; `null` when it selects nothing.
+    """Return the JSON of what an expression selects from a JSON body; `null` if it selects nothing.
 
-    Raises `ExpressionError`; also for a body that is not JSON, and a result of more than 1 MiB.
+    Raises `ExpressionError`, also for a body that is not JSON and a result of more than `MAX_RESULT_BYTES`.
     """
     try:
-        made = orjson.dumps(expression.apply(parse_json(body)))
+        result = orjson.dumps(expression.apply(parse_json(body)))
     except (Malformed, orjson.JSONEncodeError) as error:
         raise ExpressionError(f"{expression.name}: {error}") from None
-    if len(made) > MAX_RESULT_BYTES:
+    if len(result) > MAX_RESULT_BYTES:
         raise ExpressionError(f"{expression.name}: the result is more than {MAX_RESULT_BYTES} bytes")
-    return made
+    return result
 
 
 class _StepBudgetExceeded(JMESPathError):
-    """The account is empty."""
+    """The budget is used up."""
 
 
 class _StepBudget:
-    __slots__ = ("_all", "_mark", "_rest", "left")
+    """The steps that one evaluation may take."""
 
-    def __init__(self, steps: int, rest: Checkpoint | None = None) -> None:
-        self._all = self.left = steps
-        self._rest = rest
-        self._mark = steps - _CHECKPOINT_INTERVAL_STEPS if rest else 0
-        """`pay` looks closer when fewer steps than this are left."""
+    __slots__ = ("_checkpoint", "_mark", "_total", "left")
+
+    def __init__(self, steps: int, checkpoint: Checkpoint | None = None) -> None:
+        self._total = self.left = steps
+        self._checkpoint = checkpoint
+        # One comparison per charge: below the mark, either the checkpoint is due or the budget is used up.
+        self._mark = steps - _CHECKPOINT_INTERVAL_STEPS if checkpoint else 0
 
     def charge(self, steps: int) -> None:
         self.left -= steps
@@ -151,17 +155,17 @@ class _StepBudget:
 
     def _reach_checkpoint(self) -> None:
         if self.left < 0:
-            raise _StepBudgetExceeded(f"takes more than {self._all} steps on this document")
-        if self._rest:
-            self._rest()
+            raise _StepBudgetExceeded(f"takes more than {self._total} steps on this document")
+        if self._checkpoint:
+            self._checkpoint()
             self._mark = max(0, self.left - _CHECKPOINT_INTERVAL_STEPS)
 
 
 class _Functions(Functions):
-    """The functions of the specification; each pays for its arguments, and for what it makes."""
+    """The functions of the specification; each call is charged for its arguments and its result."""
 
-    def __init__(self, account: _StepBudget) -> None:
-        self._budget = account
+    def __init__(self, budget: _StepBudget) -> None:
+        self._budget = budget
 
     def call_function(self, function_name: str, resolved_args: Any) -> Any:
         self._budget.charge(_STEPS_PER_CALL)
@@ -203,8 +207,8 @@ class _Functions(Functions):
     @signature({"types": ["array", "boolean", "null", "number", "object", "string"]})
     def _func_to_number(self, value: Any) -> Any:
         if isinstance(value, str):
-            found = _NUMBER.fullmatch(value)
-            return found and (float(value) if found[1] or found[2] else int(value))
+            match = _NUMBER.fullmatch(value)
+            return match and (float(value) if match[1] or match[2] else int(value))
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     def _charge_text(self, characters: int) -> None:
@@ -212,11 +216,11 @@ class _Functions(Functions):
 
 
 class _Interpreter(TreeInterpreter):
-    """One evaluation. Each node that is visited is a step, and so is a stretch of the text it gives."""
+    """One evaluation. Visiting a node is charged one step, and more steps if its result is a long text."""
 
-    def __init__(self, account: _StepBudget) -> None:
-        super().__init__(Options(custom_functions=_Functions(account)))
-        self._budget = account
+    def __init__(self, budget: _StepBudget) -> None:
+        super().__init__(Options(custom_functions=_Functions(budget)))
+        self._budget = budget
 
     def visit(self, node: _Node, *args: Any, **_kwargs: Any) -> Any:
         self._budget.charge(1)
@@ -248,9 +252,9 @@ class _Interpreter(TreeInterpreter):
     def visit_slice(self, node: _Node, value: Any) -> Any:
         if not isinstance(value, list):
             return None
-        wanted = slice(*node["children"])
-        self._budget.charge(len(range(*wanted.indices(len(value)))))
-        return value[wanted]
+        part = slice(*node["children"])
+        self._budget.charge(len(range(*part.indices(len(value)))))
+        return value[part]
 
     _EQUALITY: Final = frozenset({"eq", "ne"})
 
@@ -260,11 +264,11 @@ _VISITORS: Final[Mapping[str, Any]] = {
     for name in dir(_Interpreter)
     if name.startswith("visit_")
 }
-"""Looked up here and not per instance: a method that an instance keeps makes a cycle for the collector."""
+"""Looked up once here: bound methods cached by an instance would be a cycle for the garbage collector."""
 
 
 def _check_tree(tree: _Node) -> None:
-    """What can be known before there is a document."""
+    """Check what does not depend on a document. Raises `JMESPathError`."""
     level: list[_Node] = [{"type": "whole", "children": [tree]}]
     for _depth in range(_MAX_EXPRESSION_DEPTH):
         level = [child for node in level for child in _checked_children(node)]
@@ -275,7 +279,7 @@ def _check_tree(tree: _Node) -> None:
 
 def _checked_children(node: _Node) -> Iterator[_Node]:
     kind, children = node["type"], node["children"]
-    orjson.dumps(node.get("value"))  # half a character or a huge number would come out of a result's dump
+    orjson.dumps(node.get("value"))  # a lone surrogate or a huge number could not be written in a result
     if kind == "slice":
         if children[2] == 0:
             raise JMESPathError("the step of a slice cannot be 0")
@@ -283,82 +287,88 @@ def _checked_children(node: _Node) -> Iterator[_Node]:
     if kind == "function_expression":
         _check_call(node["value"], children)
     elif any(child["type"] == "expref" for child in children):
-        raise JMESPathError("&... stands only where a function takes an expression")
+        raise JMESPathError("&... is allowed only where a function takes an expression")
     yield from children
 
 
 def _check_call(name: str, arguments: list[_Node]) -> None:
-    known = _Functions.FUNCTION_TABLE.get(name)
-    if known is None:
+    function = _Functions.FUNCTION_TABLE.get(name)
+    if function is None:
         raise JMESPathError(f"no function {name}(), there are {', '.join(_Functions.FUNCTION_TABLE)}")
-    wanted = known["signature"]
-    variadic = bool(wanted[-1].get("variadic"))
-    if len(arguments) < len(wanted) if variadic else len(arguments) != len(wanted):
+    parameters = function["signature"]
+    variadic = bool(parameters[-1].get("variadic"))
+    if len(arguments) < len(parameters) if variadic else len(arguments) != len(parameters):
         raise JMESPathError(
-            f"{name}() takes {'at least ' if variadic else ''}{len(wanted)} arguments, not {len(arguments)}"
+            f"{name}() takes {'at least ' if variadic else ''}{len(parameters)} arguments,"
+            f" not {len(arguments)}"
         )
     for position, argument in enumerate(arguments):
-        takes_expression = wanted[min(position, len(wanted) - 1)]["types"] == ["expref"]
+        takes_expression = parameters[min(position, len(parameters) - 1)]["types"] == ["expref"]
         if takes_expression != (argument["type"] == "expref"):
-            said = "an expression: write &name" if takes_expression else "a value, not an expression (&...)"
-            raise JMESPathError(f"{name}() takes {said}, as argument {position + 1}")
+            fix = "an expression: write &name" if takes_expression else "a value, not an expression (&...)"
+            raise JMESPathError(f"{name}() takes {fix}, as argument {position + 1}")
 
 
-def _deep_equal(left: Any, right: Any, account: _StepBudget) -> bool:
-    """Deep equality, where true is not 1. Python's own would look at shared parts over and over, unpaid."""
+def _deep_equal(left: Any, right: Any, budget: _StepBudget) -> bool:
+    """Compare two values deeply, with true different from 1.
+
+    Python's own comparison would read shared parts again and again without being charged.
+    """
     pairs = [(left, right)]
     while pairs:
-        one, other = pairs.pop()
-        if isinstance(one, list) and isinstance(other, list):
-            if len(one) != len(other):
+        first, second = pairs.pop()
+        if isinstance(first, list) and isinstance(second, list):
+            if len(first) != len(second):
                 return False
-            account.charge(len(one))
-            pairs.extend(zip(one, other, strict=True))
-        elif isinstance(one, dict) and isinstance(other, dict):
-            account.charge(_key_steps(one))
-            if one.keys() != other.keys():
+            budget.charge(len(first))
+            pairs.extend(zip(first, second, strict=True))
+        elif isinstance(first, dict) and isinstance(second, dict):
+            budget.charge(_key_steps(first))
+            if first.keys() != second.keys():
                 return False
-            pairs.extend((item, other[key]) for key, item in one.items())
+            pairs.extend((item, second[key]) for key, item in first.items())
         else:
-            if isinstance(one, bool) is not isinstance(other, bool) or one != other:
+            if isinstance(first, bool) is not isinstance(second, bool) or first != second:
                 return False
-            if isinstance(one, str):
-                account.charge(len(one) // _READ_CHARACTERS_PER_STEP)
+            if isinstance(first, str):
+                budget.charge(len(first) // _READ_CHARACTERS_PER_STEP)
     return True
 
 
-def _charge_result(value: Any, account: _StepBudget) -> int:
-    """The characters of all texts in a value that is to be dumped, when it is fit for that."""
-    characters, cells, level = 0, 0, [value]
+def _charge_result(value: Any, budget: _StepBudget) -> int:
+    """Charge for writing a value as JSON, and return the number of characters in all its texts.
+
+    Raises `JMESPathError` if the value is too large or too deep, or has an integer of more than 64 bits.
+    """
+    characters, children, level = 0, 0, [value]
     for _depth in range(_MAX_RESULT_DEPTH):
-        following: list[Any] = []
-        for one in level:
-            if isinstance(one, str):
-                characters += len(one)
-            elif isinstance(one, list | dict):
-                cells += len(one)
-                if (
-                    cells >= _DUMPED_VALUES_PER_STEP
-                ):  # paid before it is looked at: a part may be in it many times
-                    account.charge(cells // _DUMPED_VALUES_PER_STEP)
-                    cells %= _DUMPED_VALUES_PER_STEP
-                if isinstance(one, dict):
-                    characters += sum(map(len, one))
-                    following += one.values()
+        next_level: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                characters += len(item)
+            elif isinstance(item, list | dict):
+                children += len(item)
+                # Charged before the children are read: a part may be in the value many times.
+                if children >= _DUMPED_VALUES_PER_STEP:
+                    budget.charge(children // _DUMPED_VALUES_PER_STEP)
+                    children %= _DUMPED_VALUES_PER_STEP
+                if isinstance(item, dict):
+                    characters += sum(map(len, item))
+                    next_level += item.values()
                 else:
-                    following += one
-            elif isinstance(one, int) and one not in _JSON_INTEGERS:
+                    next_level += item
+            elif isinstance(item, int) and item not in _JSON_INTEGERS:
                 raise JMESPathError("the result holds an integer of more than 64 bits")
         if characters > MAX_RESULT_BYTES:
             raise JMESPathError(f"the result is more than {MAX_RESULT_BYTES} bytes")
-        if not following:
+        if not next_level:
             return characters
-        level = following
+        level = next_level
     raise JMESPathError(f"the result is nested more than {_MAX_RESULT_DEPTH} deep")
 
 
 def _key_steps(value: dict[str, Any]) -> int:
-    """Steps to look at every key: comparing two keys reads both to their end."""
+    """Return the steps for reading every key: comparing two keys reads both to their end."""
     return len(value) + sum(map(len, value)) // _READ_CHARACTERS_PER_STEP
 
 
@@ -367,17 +377,18 @@ def _is_number(value: Any) -> bool:
 
 
 def _error_text(error: Exception) -> str:
-    """One short line. The library's own tells the whole value that was met, however large."""
+    """Describe an error in one short line. The library's own text repeats the whole value, however large."""
     if isinstance(error, JMESPathTypeError):
-        met, wanted = TYPES_MAP.get(error.actual_type, error.actual_type), " or ".join(error.expected_types)
-        return f"{error.function_name}() met a value of type {met}, it takes {wanted}"
+        actual = TYPES_MAP.get(error.actual_type, error.actual_type)
+        expected = " or ".join(error.expected_types)
+        return f"{error.function_name}() met a value of type {actual}, it takes {expected}"
     if isinstance(error, RecursionError):
         return "nested too deep"
     if isinstance(error, IncompleteExpressionError):
         return "ends before it is complete"
-    told = str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
     position = getattr(error, "lex_position", None)
     if isinstance(position, int) and not isinstance(error, ArityError):
         reason = getattr(error, "message", "") or getattr(error, "msg", "")
-        told = f"not JMESPath at character {position + 1}: {reason}"
-    return " ".join(told[:_MAX_ERROR_CHARACTERS].split())
+        text = f"not JMESPath at character {position + 1}: {reason}"
+    return " ".join(text[:_MAX_ERROR_CHARACTERS].split())

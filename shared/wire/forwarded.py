@@ -1,4 +1,4 @@
-"""The client's address behind reverse proxies: what `X-Forwarded-For` says, as far as it can be believed.
+"""The client's address behind reverse proxies: `X-Forwarded-For`, as far as it can be trusted. Pure.
 
 Each proxy appends the address that it was called from, so only the right end of the list is known to be true:
 the part that trusted proxies wrote. Everything left of that is the client's own claim.
@@ -14,9 +14,9 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _MAX_HOPS: Final = 32
-"""Entries that are looked at: no chain of proxies is longer, and a header of 64 KiB has thousands."""
+"""Entries that are read: no chain of proxies is longer, and a header of 64 KiB has thousands."""
 _MIN_PREFIX_LENGTH: Final = {4: 8, 6: 8}
-"""A network with more addresses than these is no list of proxies: it trusts strangers."""
+"""By IP version: a network with a shorter prefix is no list of proxies, it would trust strangers."""
 _ENTRY: Final = re.compile(
     r"\[(?P<bracketed>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+)(?::[0-9]{1,5})?|(?P<v6>[0-9A-Fa-f:.]+)"
 )
@@ -25,33 +25,34 @@ _IPV4_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Parse addresses and networks with commas or blanks between.
+    """Parse addresses and networks that are separated by commas or blanks.
 
-    Raises `ValueError`, which says what is wrong.
+    Raises `ValueError`, with the problem and the fix, for `*` and for networks that would trust strangers.
     """
     return tuple(_parse_network(part) for part in text.replace(",", " ").split())
 
 
 def _parse_network(text: str) -> Network:
     if text == "*":
-        raise ValueError("* would trust everybody's X-Forwarded-For: name the proxies' addresses or networks")
+        raise ValueError("* would trust everybody's X-Forwarded-For: list the proxies' addresses or networks")
     try:
         network = ip_network(text if "%" not in text else "")
     except ValueError:
         raise ValueError(
-            f"{text[:60]!r} is no IP address and no network: write them as 10.0.0.7,192.0.2.0/24"
+            f"{text[:60]!r} is not an IP address or network: write them as 10.0.0.7,192.0.2.0/24"
         ) from None
     if network.prefixlen < _MIN_PREFIX_LENGTH[network.version]:
         raise ValueError(
-            f"{network} would trust strangers' X-Forwarded-For: name the proxies' own addresses or networks"
+            f"{network} would trust strangers' X-Forwarded-For: list the proxies' own addresses or networks"
         )
+    # `parse_address` turns mapped addresses into IPv4, so such a network would never match.
     if isinstance(network, IPv6Network) and network.overlaps(_IPV4_MAPPED):
         raise ValueError(f"{network} is IPv4 inside IPv6: write it as IPv4")
     return network
 
 
 def parse_address(text: str) -> Address | None:
-    """Parse an IP address, IPv4 also in its IPv6 form; None for anything else, and for one with a zone."""
+    """Parse an IP address, also IPv4 mapped to IPv6. None for any other text, and for a zone (`%eth0`)."""
     if "%" in text:
         return None
     try:
@@ -62,23 +63,24 @@ def parse_address(text: str) -> Address | None:
 
 
 class TrustedProxies:
-    """The proxies whose `X-Forwarded-For` is believed."""
+    """The proxies whose `X-Forwarded-For` is trusted."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self._networks = tuple(networks)
         self._trusts = lru_cache(maxsize=4096)(self._is_trusted)
 
     def client(self, peer: str, forwarded: Sequence[bytes]) -> str:
-        """Return the rightmost address that is no trusted proxy's.
+        """Return the client's address: the rightmost one that is not a trusted proxy's.
 
         `peer` is the address that the connection comes from, `forwarded` the values of all
-        `X-Forwarded-For` headers in order. Where an entry cannot be read, the hop that sent it is the
-        client. If every hop is trusted, the client is the first one.
+        `X-Forwarded-For` headers in order. If an entry cannot be parsed, the hop that sent it is the
+        client. If every hop is trusted, the first one is the client.
         """
         client = peer
         if not self._trusts(client):
             return client
         entries = b",".join(forwarded).rsplit(b",", _MAX_HOPS)[-_MAX_HOPS:] if forwarded else ()
+        # From right to left: each entry was written by the hop to its right, which is trusted by now.
         for entry in reversed(entries):
             address = _parse_entry(entry)
             if address is None:
@@ -96,6 +98,6 @@ class TrustedProxies:
 
 
 def _parse_entry(entry: bytes) -> Address | None:
-    """Parse one entry: an address, with or without a port."""
+    """Parse an entry of the header: an address, with or without a port. None if it is neither."""
     match = _ENTRY.fullmatch(entry.decode("latin-1").strip())
     return parse_address(match[match.lastgroup]) if match and match.lastgroup else None

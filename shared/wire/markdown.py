@@ -1,4 +1,4 @@
-"""Links in messages: where a URL in plain text ends, and how text and links are written in Markdown.
+"""Text and links in Markdown: finding URLs in plain text, escaping text, writing and reading links. Pure.
 
 Text is escaped, a URL never is. A URL in the middle of text becomes an autolink (`<https://...>`): every
 CommonMark parser takes what is between the brackets byte for byte, whatever marks are in it, and where the
@@ -11,18 +11,18 @@ from typing import Final
 from urllib.parse import quote
 
 MAX_URL_CHARACTERS: Final = 2000
-"""Characters of a URL; a longer one is text."""
+"""A longer URL is plain text."""
 
 _INVISIBLE: Final = (
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
     r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U000e0000-\U000e0fff\ud800-\udfff"
 )
-"""Characters without a shape, and those that turn the direction of writing."""
+"""Characters without a shape, and those that change the direction of writing."""
 _WIDE_MARKS: Final = (
     r"\u2026\u3001\u3002\u3008-\u3011\u3014-\u301f"
     r"\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff5b-\uff65"
 )
-"""Punctuation that stands beside a URL without a blank between them."""
+"""Punctuation that is written next to a URL without a blank between them."""
 _QUOTES: Final = r"\u00ab\u00bb\u2018-\u201f\u2039\u203a"
 _PATH: Final = rf"[^\s\x00-\x20\x7f-\xa0<>\"`\\|{_INVISIBLE}{_WIDE_MARKS}]"
 _HOST: Final = (
@@ -58,12 +58,12 @@ _MARKDOWN: Final = re.compile(
 
 
 def split_links(text: str) -> Iterator[tuple[str, str]]:
-    """Split text into parts, each with the URL that it links to; the URL is empty for what is only text.
+    """Split text into pairs of visible text and the URL that it links to; the URL is empty for plain text.
 
-    A part that links is a URL as it is written, with http, https or mailto, or `www.` and a host (then the
-    URL has `http://` before it). It ends as people mean it: before a blank, an invisible character, a bracket
-    that it does not open, and punctuation at its end. One with a user name before the host is text, and so is
-    one that somebody cut (`https://a.example/b...`): it would lead to another place.
+    A link is a URL as it is written: http, https, mailto, or `www.` and a host (its target then begins with
+    `http://`). It ends where people expect: before a blank, an invisible character, a closing bracket that
+    it did not open, and trailing punctuation. A URL with a user name before the host is plain text. So is a
+    truncated one (`https://a.example/b...`), because it would lead to another place.
     """
     end = position = 0
     while match := _URL.search(text, position):
@@ -84,66 +84,66 @@ def split_links(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _trim_url(url: str) -> str:
-    """Cut a URL before a bracket that it does not open, and before the punctuation of the sentence."""
+    """Cut a URL before a closing bracket that it did not open, and before the sentence's punctuation."""
     closing: list[str] = []
-    for found in _BRACKET.finditer(url):
-        if found[0] in _BRACKETS:
-            closing.append(_BRACKETS[found[0]])
-        elif not closing or closing.pop() != found[0]:
-            url = url[: found.start()]
+    for bracket in _BRACKET.finditer(url):
+        if bracket[0] in _BRACKETS:
+            closing.append(_BRACKETS[bracket[0]])
+        elif not closing or closing.pop() != bracket[0]:
+            url = url[: bracket.start()]
             break
     return _TRAILING_ENTITIES.sub("", url).rstrip(_TRAILING_PUNCTUATION)
 
 
 def cut_label(visible: str, characters: int) -> str:
-    """At most so many characters of a URL, to be shown for it; empty when its whole host is not among them.
+    """Cut a URL to a label of at most `characters`; empty if that would cut the host.
 
-    Part of a host would pretend to be another one.
+    A part of a host would look like another host.
     """
     origin = _ORIGIN.match(visible)
     return visible[:characters] if origin and characters > origin.end() else ""
 
 
 def web_url(value: str) -> str:
-    """Return an http or https URL without a user name, or nothing.
+    """Return a text that is an http or https URL without a user name; empty for any other text.
 
-    Characters that no URL may have (blanks, quotes, brackets, backslashes) are percent-encoded; others stay.
+    Characters that a URL cannot have (blanks, quotes, brackets, backslashes) are percent-encoded.
     """
     text = value.strip()
     if len(text) > MAX_URL_CHARACTERS or not _WHOLE_URL.fullmatch(text):
         return ""
-    url = _INVALID_IN_URL.sub(lambda found: quote(found[0], safe=""), text)
+    url = _INVALID_IN_URL.sub(lambda match: quote(match[0], safe=""), text)
     return url if len(url) <= MAX_URL_CHARACTERS else ""
 
 
 def escape(text: str) -> str:
-    """Return text in Markdown that shows it as it is, and that no client takes for a URL or a mention."""
+    """Escape text for Markdown, so that it is shown as it is and no client makes a URL or mention of it."""
     return _SPECIAL.sub(r"\\\g<0>", text)
 
 
 def bare_link(visible: str, url: str) -> str:
-    """Write a URL that stands in text: `split_links` has both arguments."""
+    """Write a URL in the middle of text as Markdown. The arguments are a pair of `split_links`."""
     if visible != url or _ENTITY.search(url):
         return link(escape(visible), url)
     return f"<{url}>"
 
 
 def link(label: str, url: str) -> str:
-    """Write a link. `label` is Markdown without a link in it, `url` is one of `web_url` or `split_links`."""
-    target = _ENTITY.sub(r"\1%3B", url)  # parsers differ in how often they read an entity in an address
+    """Write a link. `label` is Markdown without a link; `url` comes from `web_url` or `split_links`."""
+    target = _ENTITY.sub(r"\1%3B", url)  # parsers differ in how often they decode an entity
     return f"[{label}](<{target}>)" if "(" in target or ")" in target else f"[{label}]({target})"
 
 
 def plain_text(markdown: str) -> str:
-    """Read what this module and the filters of templates write: the text that it shows, without the marks."""
-    return _MARKDOWN.sub(lambda found: found[1] or found[2] or plain_text(found[3] or ""), markdown)
+    """Return the visible text of Markdown that this module or a message template's filters wrote."""
+    return _MARKDOWN.sub(lambda match: match[1] or match[2] or plain_text(match[3] or ""), markdown)
 
 
-def shorten(markdown: str, longest: int) -> str:
-    """Cut a line of what this module writes to `longest` characters, between two marks and not in one."""
-    if len(markdown) <= longest:
+def shorten(markdown: str, max_characters: int) -> str:
+    """Cut a line of Markdown that this module wrote to `max_characters`, never inside an escape or link."""
+    if len(markdown) <= max_characters:
         return markdown
-    limit = longest - len("…**")
+    limit = max_characters - len("…**")
     end, stars = limit, 0
     for mark in _MARKDOWN.finditer(markdown):
         if mark.end() > limit:

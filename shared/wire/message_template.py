@@ -1,9 +1,9 @@
-"""Message templates: Liquid, which has no way to run code, with bounds on what a template may cost.
+"""Message templates: Liquid, which cannot run code, with bounds on the cost of a template. Pure.
 
-A template is data from a manifest (later also from a user), the context a payload from a stranger.
-Tags and filters are a short list: what could multiply (`join` of a range, `replace` without a bound)
-or load another template is not on it. The filters of our own make a value safe inside Markdown, so
-that nobody's branch name forges a link or a mention; URLs in a value stay links, byte for byte.
+A template comes from a manifest (later also from a user), its context is a stranger's payload. Only a short
+list of tags and filters is allowed: nothing that could multiply (`join` of a range, `replace` without a
+bound) or load another template. The hub's own filters make a value safe inside Markdown, so that a branch
+name cannot forge a link or a mention; URLs in a value stay links, byte for byte.
 """
 
 import re
@@ -17,10 +17,10 @@ from shared.contracts.errors import InterlinkError
 from shared.wire.markdown import bare_link, cut_label, escape, link, split_links, web_url
 
 MAX_TEMPLATE_CHARACTERS: Final = 20_000
-"""Of one rendered text, and of a template's source."""
+"""Characters of a rendered text, and of a template's source."""
 
 _DEFAULT_LINE_CHARACTERS: Final = 200
-"""Characters of a value on a line, where a template does not say."""
+"""Characters of a value on one line, unless the template sets another limit."""
 
 _WHITESPACE: Final = re.compile(r"\s+")
 _RULE: Final = re.compile(r"[-=+: ]+")
@@ -31,7 +31,7 @@ _LAYOUT: Final = re.compile(r"[ \t]*\n[ \t]*(\n?)\s*")
 _BLANKS: Final = re.compile(r"[ \t]+")
 _LINE_BREAK: Final = re.compile(r" ?\n\s*")
 _CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and those that turn the direction of writing: they make text read as it is not."""
+"""Control characters, and those that change the direction of writing: they disguise text."""
 
 _TAGS: Final = frozenset(
     {"#", "assign", "break", "capture", "case", "comment", "content", "continue", "echo", "for", "if"}
@@ -44,7 +44,7 @@ _FILTERS: Final = frozenset(
 
 
 class MessageTemplateError(InterlinkError):
-    """A template is wrong, went over its bounds with this payload, or made something that is no message."""
+    """A template is invalid, or rendering it with this payload failed or exceeded a bound."""
 
 
 class _BoundedEnvironment(Environment):
@@ -55,12 +55,12 @@ class _BoundedEnvironment(Environment):
 
 
 def _scalar_text(value: object) -> str:
-    """A text or number of the payload; nothing for what has no place in a sentence."""
+    """Return a text or number as text; empty for values that have no place in a sentence."""
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 def _visible_parts(parts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Bring the parts of a text (see `split_links`) on one line, without what is not seen of them."""
+    """Put the parts of a text (see `split_links`) on one line, without control characters."""
     line = [
         (text if url else _WHITESPACE.sub(" ", _CONTROL_CHARACTERS.sub("", text)), url) for text, url in parts
     ]
@@ -71,110 +71,112 @@ def _visible_parts(parts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return line
 
 
-def _cut_line(given: Iterable[tuple[str, str]], longest: int) -> tuple[str, str]:
-    """Cut the parts of a text to `longest` characters on one line: what is seen of it, and its Markdown.
+def _cut_line(parts: Iterable[tuple[str, str]], max_characters: int) -> tuple[str, str]:
+    """Cut the parts of a text to one line of `max_characters`; return its visible text and its Markdown.
 
-    A URL that is cut leads to its whole address, where enough of it is seen to tell the host.
+    A URL that is cut still links to its whole target, if its visible part includes the host.
     """
-    parts = _visible_parts(given)
-    seen = "".join(visible for visible, _url in parts)
-    if len(seen) <= longest:
-        return seen, "".join(bare_link(visible, url) if url else escape(visible) for visible, url in parts)
-    left = max(longest, 1) - 1
-    seen, written = f"{seen[:left]}…", ""
-    for visible, url in parts:
+    line = _visible_parts(parts)
+    visible_text = "".join(visible for visible, _url in line)
+    if len(visible_text) <= max_characters:
+        markdown = "".join(bare_link(visible, url) if url else escape(visible) for visible, url in line)
+        return visible_text, markdown
+    left = max(max_characters, 1) - 1
+    visible_text, markdown = f"{visible_text[:left]}…", ""
+    for visible, url in line:
         if len(visible) > left:
             if label := cut_label(visible, left) if url else "":
-                return seen, written + link(f"{escape(label)}…", url)
-            written += "" if url else escape(visible[:left])
+                return visible_text, markdown + link(f"{escape(label)}…", url)
+            markdown += "" if url else escape(visible[:left])
             break
         left -= len(visible)
-        written += bare_link(visible, url) if url else escape(visible)
-    return seen, f"{written.rstrip()}…"
+        markdown += bare_link(visible, url) if url else escape(visible)
+    return visible_text, f"{markdown.rstrip()}…"
 
 
-def _md(value: object, longest: int = _DEFAULT_LINE_CHARACTERS) -> str:
-    """`md`: the value on one line, cut to `longest` characters; Markdown acts on nothing but its URLs."""
-    return _cut_line(split_links(_scalar_text(value)[:MAX_TEMPLATE_CHARACTERS]), longest)[1]
+# Filters. Their parameters are positional in templates: `{{ title | md: 80 }}`.
+
+
+def _md(value: object, max_characters: int = _DEFAULT_LINE_CHARACTERS) -> str:
+    """Filter `md`: the value on one line, cut to `max_characters`, escaped except for its URLs."""
+    return _cut_line(split_links(_scalar_text(value)[:MAX_TEMPLATE_CHARACTERS]), max_characters)[1]
 
 
 def _bold(value: object) -> str:
-    """`bold`: as `md`, in bold type."""
+    """Filter `bold`: as `md`, in bold type."""
     text = _md(value)
     return f"**{text}**" if text else ""
 
 
 def _url(value: object) -> str:
-    """`url`: an http or https address without user name; else nothing."""
+    """Filter `url`: an http or https URL without a user name; empty for any other value."""
     return web_url(_scalar_text(value))
 
 
 def _link(label: object, target: object) -> str:
-    """`link: target`: the label as a Markdown link, or alone when the target is not one to follow."""
-    address = _url(target)
-    if not address:
+    """Filter `link: target`: the label as a Markdown link, or alone if `target` is not a web URL."""
+    url = _url(target)
+    if not url:
         return _md(label)
-    seen = "".join(
-        visible
-        for visible, _url in _visible_parts(split_links(_scalar_text(label)[:MAX_TEMPLATE_CHARACTERS]))
-    )
-    if seen == address:
-        return bare_link(seen, address)
-    text = (
-        seen if len(seen) <= _DEFAULT_LINE_CHARACTERS else f"{seen[: _DEFAULT_LINE_CHARACTERS - 1].rstrip()}…"
-    )
-    return link(escape(text), address) if text else ""
+    parts = _visible_parts(split_links(_scalar_text(label)[:MAX_TEMPLATE_CHARACTERS]))
+    text = "".join(visible for visible, _target in parts)
+    if text == url:
+        return bare_link(text, url)
+    if len(text) > _DEFAULT_LINE_CHARACTERS:
+        text = f"{text[: _DEFAULT_LINE_CHARACTERS - 1].rstrip()}…"
+    return link(escape(text), url) if text else ""
 
 
-def _subject(value: object, longest: int = 100) -> str:
-    """`subject: longest`: the first line that says something, as `md` makes it."""
-    return _md(_scalar_text(value).strip()[:MAX_TEMPLATE_CHARACTERS].partition("\n")[0], longest)
+def _subject(value: object, max_characters: int = 100) -> str:
+    """Filter `subject: max_characters`: the first line of a text that is not empty, as `md` writes it."""
+    return _md(_scalar_text(value).strip()[:MAX_TEMPLATE_CHARACTERS].partition("\n")[0], max_characters)
 
 
 def _excerpt(value: object, lines: int = 5, characters: int = 500) -> str:
-    """`excerpt: lines, characters`: the first lines that say something, each as `md` makes it.
+    """Filter `excerpt: lines, characters`: the first lines that are not empty, each as `md` writes it.
 
-    The text is taken for Markdown: marks that a reader of plain text can do without are left out.
+    The text is treated as Markdown: marks that plain text does not need are removed.
     """
-    found: list[str] = []
+    excerpt: list[str] = []
     left = max(characters, 1)
     for raw in _strip_comments(_scalar_text(value)[:MAX_TEMPLATE_CHARACTERS]).splitlines():
-        seen, line = _cut_line(_strip_markdown(raw.strip()), max(left, 1))
+        visible, line = _cut_line(_strip_markdown(raw.strip()), max(left, 1))
         if not line:
             continue
-        if found and (len(found) >= lines or left <= 1):
-            found[-1] = found[-1].removesuffix("…") + "…"
+        if excerpt and (len(excerpt) >= lines or left <= 1):
+            excerpt[-1] = excerpt[-1].removesuffix("…") + "…"
             break
-        left -= len(seen)
-        found.append(("\\" if _RULE.fullmatch(seen) else "") + line)
-    return "\n".join(found)
+        left -= len(visible)
+        # A line of dashes would be a rule, or make a heading of the line above it.
+        excerpt.append(("\\" if _RULE.fullmatch(visible) else "") + line)
+    return "\n".join(excerpt)
 
 
 def _strip_markdown(line: str) -> Iterator[tuple[str, str]]:
-    """Split a line into parts (see `split_links`) without marks of a heading, of bold type and around URLs.
+    """Split a line into parts (see `split_links`) without the marks of headings, bold type and autolinks.
 
-    Every kind of bullet becomes `-`.
+    Every bullet becomes `-`.
     """
     line = _HEADING.sub("", line, count=1) if line.startswith("#") else line
     line = _BULLET.sub("- ", line, count=1) if line.startswith(("* ", "+ ")) else line
-    # Marks in a URL are its own: a NUL holds the place of each while the others are taken out.
+    # Marks in a URL have no meaning: a NUL replaces each URL while the marks in the text are removed.
     parts = list(split_links(line.replace("\0", "")))
     masked = "".join("\0" if url else text for text, url in parts)[:2000]
     texts = _STRONG.sub(r"\1", masked).replace("<\0>", "\0").split("\0")
     yield texts[0], ""
-    for text, found in zip(texts[1:], (part for part in parts if part[1]), strict=False):
-        yield found
+    for text, url_part in zip(texts[1:], (part for part in parts if part[1]), strict=False):
+        yield url_part
         yield text, ""
 
 
 def _strip_comments(text: str) -> str:
-    """Without HTML comments, which pull request forms are full of and nobody sees."""
-    kept: list[str] = []
+    """Remove HTML comments: forms of pull requests are full of them, and no reader sees them."""
+    pieces: list[str] = []
     while (start := text.find("<!--")) >= 0:
-        kept.append(text[:start])
+        pieces.append(text[:start])
         end = text.find("-->", start)
         text = text[end + 3 :] if end >= 0 else ""
-    return "".join((*kept, text))
+    return "".join((*pieces, text))
 
 
 def _replace(value: object, old: str, new: str = "") -> str:
@@ -187,8 +189,10 @@ def _replace(value: object, old: str, new: str = "") -> str:
 def _environment() -> Environment:
     environment = _BoundedEnvironment()
     environment.tags = {name: tag for name, tag in environment.tags.items() if name in _TAGS}
-    environment.filters = {name: do for name, do in environment.filters.items() if name in _FILTERS}
-    own: dict[str, Callable[..., str]] = {
+    environment.filters = {
+        name: function for name, function in environment.filters.items() if name in _FILTERS
+    }
+    own_filters: dict[str, Callable[..., str]] = {
         "md": _md,
         "bold": _bold,
         "url": _url,
@@ -197,8 +201,8 @@ def _environment() -> Environment:
         "replace": _replace,
         "subject": _subject,
     }
-    for name, do in own.items():
-        environment.add_filter(name, do)
+    for name, function in own_filters.items():
+        environment.add_filter(name, function)
     return environment
 
 
@@ -206,22 +210,22 @@ _ENVIRONMENT: Final = _environment()
 
 
 class MessageTemplate:
-    """A compiled template; `render` may be called with any payload and never runs away.
+    """A compiled template. Rendering it is bounded, whatever the payload is.
 
-    Layout is for the reader of the template: a line break in it is a blank, an empty line is a line
-    break, blanks in a row are one, and lines have no blank ends.
+    A line break in the source is a blank in the result, and an empty line is a line break. Several blanks
+    become one, and lines have no blanks at their ends.
     """
 
     __slots__ = ("_name", "_template")
 
     def __init__(self, source: str, name: str = "template") -> None:
-        """`name` is how errors call it. Raises `MessageTemplateError` for a source that is not Liquid."""
+        """Raise `MessageTemplateError` for invalid Liquid. `name` is the template's name in errors."""
         self._name = name
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise MessageTemplateError(f"{name}: more than {MAX_TEMPLATE_CHARACTERS} characters")
         try:
-            laid_out = _LAYOUT.sub(lambda gap: gap[1] or " ", source)
-            self._template: BoundTemplate = _ENVIRONMENT.from_string(laid_out)
+            unwrapped = _LAYOUT.sub(lambda gap: gap[1] or " ", source)
+            self._template: BoundTemplate = _ENVIRONMENT.from_string(unwrapped)
             unknown = sorted(set(self._template.analyze().filters) - set(_ENVIRONMENT.filters))
         except (LiquidError, RecursionError) as error:
             raise MessageTemplateError(f"{name}: {_first_line(error)}") from None
@@ -229,7 +233,7 @@ class MessageTemplate:
             raise MessageTemplateError(f"{name}: no such filter: {', '.join(unknown)}")
 
     def render(self, payload: Mapping[str, Any]) -> str:
-        """The text for this payload. Raises `MessageTemplateError`."""
+        """Return the text for a payload. Raises `MessageTemplateError`."""
         try:
             text = self._template.render(payload)
         except (LiquidError, RecursionError, ArithmeticError, ValueError, TypeError) as error:
@@ -238,5 +242,5 @@ class MessageTemplate:
 
 
 def _first_line(error: Exception) -> str:
-    """Without the drawing of the template that a Liquid error carries."""
+    """Return an error's first line: Liquid appends an excerpt of the template."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Mrkdwn (links in angle brackets, single asterisks for bold) and layout blocks, as Markdown."""
+"""Slack's mrkdwn (links in angle brackets, single asterisks for bold) and layout blocks as Markdown. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,25 +25,25 @@ _STRUCK: Final = re.compile(r"(?<![\w~\\])~(?![\s~])([^~\n]+)(?<!\s)~(?![\w~])")
 
 
 def mrkdwn_to_markdown(text: str, *, emphasis: bool = True) -> str:
-    """The same text in Markdown. `emphasis` off leaves asterisks alone, for text that may be Markdown.
+    """Convert mrkdwn to Markdown. Without `emphasis` asterisks stay, for text that may be Markdown already.
 
-    Entities (`&amp;`) mean the same in both. Text over 40,000 characters is left as it is: no limit of
-    ours takes it anyway.
+    Entities (`&amp;`) mean the same in both. Text over 40,000 characters is returned as it is, because it
+    exceeds every limit of a message anyway.
     """
     if len(text) > _MAX_CHARACTERS:
         return text
-    # Marks in a URL are its own: a NUL holds the place of each link while the others are read.
+    # Marks in a URL have no meaning: a NUL replaces each link while the marks in the text are converted.
     links: list[str] = []
 
-    def masked(found: re.Match[str]) -> str:
-        label = found["label"]
+    def mask(match: re.Match[str]) -> str:
+        label = match["label"]
         links.append(
-            _markdown_link(_convert_text(label, emphasis=emphasis), found["url"]) if label else found[0]
+            _markdown_link(_convert_text(label, emphasis=emphasis), match["url"]) if label else match[0]
         )
         return "\0"
 
-    first, *others = _convert_text(_LINK.sub(masked, text.replace("\0", "")), emphasis=emphasis).split("\0")
-    return first + "".join(made + other for made, other in zip(links, others, strict=True))
+    first, *others = _convert_text(_LINK.sub(mask, text.replace("\0", "")), emphasis=emphasis).split("\0")
+    return first + "".join(converted + other for converted, other in zip(links, others, strict=True))
 
 
 def _convert_text(text: str, *, emphasis: bool) -> str:
@@ -57,51 +57,52 @@ def _convert_text(text: str, *, emphasis: bool) -> str:
 
 
 def _markdown_link(label: str, url: str) -> str:
-    """A link in Markdown, whatever brackets there are in its label and its URL."""
+    """Write a Markdown link; brackets in the label and backslashes in the URL are escaped."""
     return link(_BRACKET.sub(r"\\\g<0>", label), url.replace("\\", "%5C"))
 
 
 def blocks_to_markdown(blocks: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
-    """The text of the blocks, a paragraph each, and the addresses of their pictures.
+    """Return the text of layout blocks, a paragraph each, and the URLs of their images.
 
-    Headers, sections, contexts, actions (links only), dividers and images; other kinds say nothing.
+    Headers, sections, contexts, actions (links only), dividers and images are converted; other block types
+    are skipped.
     """
-    said: list[str] = []
-    pictures: list[str] = []
+    paragraphs: list[str] = []
+    images: list[str] = []
     for block in blocks:
         match block.get("type"):
             case "header":
                 text = _text(block.get("text"))
-                said.append(f"**{text}**" if text else "")
+                paragraphs.append(f"**{text}**" if text else "")
             case "section":
-                said += [_text(block.get("text")), *map(_text, _parts(block.get("fields")))]
+                paragraphs += [_text(block.get("text")), *map(_text, _parts(block.get("fields")))]
             case "context":
-                said.append(" ".join(filter(None, map(_text, _parts(block.get("elements"))))))
+                paragraphs.append(" ".join(filter(None, map(_text, _parts(block.get("elements"))))))
             case "actions":
-                said.append(buttons_to_markdown(block.get("elements")))
-            case "divider" if any(said):
-                said.append("---")
+                paragraphs.append(buttons_to_markdown(block.get("elements")))
+            case "divider" if any(paragraphs):
+                paragraphs.append("---")
             case "image":
-                said.append(_text(block.get("title")))
-                pictures.append(parse_http_url(block.get("image_url")) or "")
-    return "\n\n".join(filter(None, said)).removesuffix("\n\n---"), list(filter(None, pictures))
+                paragraphs.append(_text(block.get("title")))
+                images.append(parse_http_url(block.get("image_url")) or "")
+    return "\n\n".join(filter(None, paragraphs)).removesuffix("\n\n---"), list(filter(None, images))
 
 
 def buttons_to_markdown(buttons: object) -> str:
-    """The buttons that lead somewhere, as links on one line."""
-    found: list[str] = []
+    """Return the buttons that have a URL as Markdown links on one line."""
+    links: list[str] = []
     for button in _parts(buttons):
         if isinstance(button, Mapping):
             label = button.get("text")
             label = label if isinstance(label, str) else _text(label)
-            address = parse_http_url(button.get("url"))
-            if label and address:
-                found.append(_markdown_link(label, address))
-    return " ".join(found)
+            url = parse_http_url(button.get("url"))
+            if label and url:
+                links.append(_markdown_link(label, url))
+    return " ".join(links)
 
 
 def parse_http_url(value: object) -> str | None:
-    """An http or https address in normal form; None for everything else."""
+    """Return an http or https URL in normal form; None for any other value."""
     try:
         return str(_HTTP_URL.validate_python(value))
     except ValidationError:
@@ -113,7 +114,7 @@ def _parts(value: object) -> list[Any]:
 
 
 def _text(part: object) -> str:
-    """The text of a text object; '' for anything else (a picture, a button)."""
+    """Return the text of a text object; empty for any other element (an image, a button)."""
     if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
         return ""
     text: str = part["text"].strip()

@@ -1,4 +1,4 @@
-"""Request paths that two programs may read differently.
+"""Ambiguous request paths, which two programs may interpret differently.
 
 A proxy that checks a path and a client library that normalises it before sending must mean the same path. So
 a path with dot segments, empty segments, backslashes or encoded separators is refused before it is routed.
@@ -12,9 +12,10 @@ AMBIGUOUS_PATH_ERROR: Final = "the path has '..', '//', '\\' or an encoded slash
 
 
 def is_ambiguous(raw_path: bytes) -> bool:
-    """Return whether a path, as it stood in the request line, could mean another one to somebody else.
+    """Return whether another program could interpret a path of a request line as a different path.
 
-    It is judged as sent and after each percent-decoding, because a second program may decode again.
+    The path is checked as sent and after each percent-decoding, because a second program may decode again. A
+    path that is still encoded after three decodings counts as ambiguous.
     """
     path = raw_path
     for _ in range(_MAX_DECODINGS):
@@ -23,6 +24,7 @@ def is_ambiguous(raw_path: bytes) -> bool:
         if b"%" not in path:
             return False
         decoded = unquote_to_bytes(path)
+        # Another number of slashes: an encoded one was decoded.
         if decoded.count(b"/") != path.count(b"/"):
             return True
         if decoded == path:

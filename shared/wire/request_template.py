@@ -1,6 +1,7 @@
-"""Texts with values in braces, of which requests to a platform are made: `https://{param:shop}.example.com`.
+"""Request templates: texts with values in braces, such as `https://{param:shop}.example.com`. Pure.
 
-A value is named alone (`{access_token}`) or by its kind (`{param:shop}`, `{account:cloud_id}`).
+Requests to a provider are made of them. A value has a plain name (`{access_token}`) or a kind and a name
+(`{param:shop}`, `{account:cloud_id}`).
 """
 
 import re
@@ -17,11 +18,11 @@ _SAFE_IN_URL: Final = "-._~:@"
 
 
 class MissingValue(InterlinkError):
-    """A text that is none of this language, or whose value is not there."""
+    """A request template has a syntax error, or one of its values is missing or empty."""
 
 
 class RequestTemplate:
-    """A compiled text. Raises `MissingValue` for braces that name nothing."""
+    """A compiled template. Raises `MissingValue` for braces that do not name a value."""
 
     __slots__ = ("_literals", "names")
 
@@ -29,35 +30,37 @@ class RequestTemplate:
         pieces = _PLACEHOLDER.split(text)
         self._literals: Final = tuple(pieces[0::2])
         self.names: Final = tuple(pieces[1::2])
-        """What it names, in order."""
+        """The names of its values, in order."""
         if any("{" in literal or "}" in literal for literal in self._literals):
-            raise MissingValue(f"{text!r}: in braces stands a name, as {{client_id}} or {{param:shop}}")
+            raise MissingValue(
+                f"{text!r}: write the name of a value in braces, as {{client_id}} or {{param:shop}}"
+            )
 
     def __call__(self, values: TemplateValues) -> str:
-        """The text with its values. Raises `MissingValue`, which names the value that is not there."""
+        """Return the text with its values. Raises `MissingValue`, which names the value that is missing."""
         return self._join([_required_value(values, name) for name in self.names])
 
     def url(self, values: TemplateValues) -> str:
-        """An address: what cannot stand in a path or host is percent-encoded in each value.
+        """Return the text as a URL: characters that a path or host cannot have are percent-encoded in values.
 
-        But a value that the text begins with is the beginning of an address itself.
+        A value at the start of the template is a base URL and stays as it is. Raises `MissingValue`.
         """
-        found = [quote(_required_value(values, name), safe=_SAFE_IN_URL) for name in self.names]
-        if found and not self._literals[0]:
-            found[0] = values[self.names[0]]
-        return self._join(found)
+        quoted = [quote(_required_value(values, name), safe=_SAFE_IN_URL) for name in self.names]
+        if quoted and not self._literals[0]:
+            quoted[0] = values[self.names[0]]
+        return self._join(quoted)
 
     def render_or_empty(self, values: TemplateValues) -> str:
-        """The same, or an empty text when one of the values is not there or is empty."""
+        """Return the text with its values, or an empty text if one of them is missing or empty."""
         if not all(values.get(name) for name in self.names):
             return ""
         return self(values)
 
-    def _join(self, found: list[str]) -> str:
-        made = [self._literals[0]]
-        for value, literal in zip(found, self._literals[1:], strict=True):
-            made += (value, literal)
-        return "".join(made)
+    def _join(self, values: list[str]) -> str:
+        pieces = [self._literals[0]]
+        for value, literal in zip(values, self._literals[1:], strict=True):
+            pieces += (value, literal)
+        return "".join(pieces)
 
 
 def _required_value(values: TemplateValues, name: str) -> str:

@@ -1,4 +1,4 @@
-"""W3C Trace Context: one trace id from the platform's request to the last delivery attempt."""
+"""W3C Trace Context: one trace id from the provider's request to the last delivery attempt."""
 
 import os
 import re
@@ -8,7 +8,7 @@ _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{
 
 
 def child_traceparent(traceparent: str) -> str:
-    """A new span in the given trace; a new trace when the header is absent or not well formed."""
+    """Return the `traceparent` of a new span: in the given trace, or in a new one if that is invalid."""
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if match:
         return f"00-{match[1]}-{os.urandom(8).hex()}-{match[2]}"

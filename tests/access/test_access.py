@@ -14,7 +14,7 @@ from tests.support.hub import Hub
 
 ROW = tuple[str, str]
 CLIENT = httpx.Client(timeout=30)
-"""One for all calls: a new one for each would cost more than the call."""
+"""One client for all calls: a new one would cost more than a call."""
 
 SCOPES = (
     "events:write",
@@ -116,10 +116,10 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/platform-credentials/{provider}/verify"): "admin",
 }
 OPEN: frozenset[ROW] = frozenset({("GET", "/api/auth/oauth/callback")})
-"""Browsers come here, sent by platforms: a state and its cookie are asked for, not a key."""
+"""Providers redirect browsers here, with a state and its cookie instead of a key."""
 
 ROWS = sorted(NEEDS)
-TOLD: dict[ROW, int] = {
+EXPECTED_STATUS: dict[ROW, int] = {
     ("POST", "/api/inbound-endpoints/{endpoint_id}/handed-over-secret"): 409,
     ("POST", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/replay"): 409,
     ("POST", "/api/integrations"): 422,
@@ -133,19 +133,19 @@ TOLD: dict[ROW, int] = {
     ("DELETE", "/api/integrations/{integration_id}/watches/{watch_id}"): 404,
     ("POST", "/api/platform-credentials/{provider}/verify"): 503,
 }
-"""Who may call these is told, of the things here, that it cannot be done with them: the account was never
-connected, and its platform is not there."""
+"""Expected statuses of permitted calls that fail for the items of this test: its account was never connected,
+and its provider is not there."""
 PROVIDER = "oidc"
 SINCE = {"since": "2020-01-01T00:00:00Z"}
 
 
 def allows(held: str, needed: str) -> bool:
-    """What api.md says: admin is everything in its workspace, and who may write may read."""
+    """Return whether a scope includes another: `admin` includes all, `x:write` includes `x:read`."""
     return held in (needed, "admin") or held == needed.replace(":read", ":write")
 
 
 def body_for(row: ROW) -> Any:
-    """A body that the route accepts."""
+    """Return a body that the route accepts."""
     method, path = row
     bodies: dict[ROW, Any] = {
         ("POST", "/api/inbound-endpoints"): {"provider": "github", "name": "x"},
@@ -189,8 +189,8 @@ def body_for(row: ROW) -> Any:
 
 
 @dataclass
-class Things:
-    """One of each kind in a workspace."""
+class Items:
+    """The ids of one item of each kind in a workspace."""
 
     endpoint: str
     incoming: str
@@ -222,18 +222,18 @@ class Things:
 
 
 def register(hub: Hub, key: str | None = None) -> None:
-    """The workspace's app at the platform."""
+    """Register the workspace's OAuth app."""
     row = ("PUT", "/api/platform-credentials/{provider}")
     hub.call("PUT", f"/api/platform-credentials/{PROVIDER}", body_for(row), key=key)
 
 
 def connect(hub: Hub, key: str | None = None) -> str:
-    """An integration that waits for its person."""
+    """Create an integration that waits for its user, and return its id."""
     row = ("POST", "/api/auth/oauth/connect")
     return str(hub.call(*row, body_for(row), key=key)["integration_id"])
 
 
-def make_things(hub: Hub, key: str | None = None) -> Things:
+def create_items(hub: Hub, key: str | None = None) -> Items:
     register(hub, key)
     webhook = hub.call(
         "POST", "/api/outgoing-webhooks", body_for(("POST", "/api/outgoing-webhooks")), key=key
@@ -241,7 +241,7 @@ def make_things(hub: Hub, key: str | None = None) -> Things:
     delivery = hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test", key=key)["delivery_id"]
     once = body_for(("POST", "/api/outgoing-webhooks")) | {"retry": {"schedule": [0]}}
     dying = hub.call("POST", "/api/outgoing-webhooks", once, key=key)["id"]
-    things = Things(
+    items = Items(
         endpoint=hub.call("POST", "/api/inbound-endpoints", {"provider": "github", "name": "x"}, key=key)[
             "id"
         ],
@@ -258,13 +258,13 @@ def make_things(hub: Hub, key: str | None = None) -> Things:
         job=hub.call("POST", f"/api/outgoing-webhooks/{dying}/recover", SINCE, key=key)["job"]["id"],
         integration=connect(hub, key),
     )
-    httpx.post(f"{hub.url('gateway')}/api/webhooks/github/{things.endpoint}", content=b"{}")
-    arrived = f"/api/inbound-endpoints/{things.endpoint}/events"
+    httpx.post(f"{hub.url('gateway')}/api/webhooks/github/{items.endpoint}", content=b"{}")
+    arrived = f"/api/inbound-endpoints/{items.endpoint}/events"
     eventually(lambda: bool(hub.call("GET", arrived, key=key)["items"]), 20)
-    things.execution = hub.call("GET", arrived, key=key)["items"][0]["id"]
+    items.execution = hub.call("GET", arrived, key=key)["items"][0]["id"]
     eventually(lambda: len(hub.call("GET", "/api/deliveries", key=key)["items"]) == 2, 20)
     eventually(lambda: bool(hub.call("GET", "/api/dead-letters", key=key)["items"]), 20)
-    return things
+    return items
 
 
 def ask(hub: Hub, row: ROW, path: str, headers: dict[str, str]) -> httpx.Response:
@@ -279,14 +279,14 @@ WHERE = {
 }
 
 
-def known(hub: Hub, key: str, *, status: int, within_s: float = 10) -> None:
+def wait_until_known(hub: Hub, key: str, *, status: int, within_s: float = 10) -> None:
     """Wait until every service answers this key with this status."""
     for service, path in WHERE.items():
 
-        def look(url: str = hub.url(service) + path) -> bool:
+        def check(url: str = hub.url(service) + path) -> bool:
             return httpx.get(url, headers=bearer(key)).status_code == status
 
-        eventually(look, within_s)
+        eventually(check, within_s)
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -295,23 +295,23 @@ def bearer(key: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def scoped(hub: Hub) -> dict[str, str]:
-    """A key for each scope alone, known to every service."""
+    """Keys with one scope each, which every service knows."""
     keys = {
         scope: hub.call("POST", "/api/api-keys", {"name": scope, "scopes": [scope]})["key"]
         for scope in SCOPES
     }
     last = hub.call("POST", "/api/api-keys", {"name": "last", "scopes": ["admin"]})["key"]
-    known(hub, last, status=200)  # made after the others, so those are known too
+    wait_until_known(hub, last, status=200)  # made after the others, so those are known too
     register(hub)
     return keys
 
 
 @pytest.fixture(scope="module")
-def others(hub: Hub) -> Things:
-    """Things of another workspace."""
+def others(hub: Hub) -> Items:
+    """Items of another workspace."""
     key = hub.other_workspace()
-    known(hub, key, status=200)
-    return make_things(hub, key)
+    wait_until_known(hub, key, status=200)
+    return create_items(hub, key)
 
 
 def test_every_route_has_a_row(hub: Hub) -> None:
@@ -343,7 +343,7 @@ def test_a_key_changes_nothing_where_none_is_needed(hub: Hub, row: ROW) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
 def test_without_a_key(hub: Hub, row: ROW) -> None:
-    path = Things("ep_x", "ep_x", "wh_x", "dlv_x", "key_x").path(row[1])
+    path = Items("ep_x", "ep_x", "wh_x", "dlv_x", "key_x").path(row[1])
     refused: tuple[dict[str, str], ...] = (
         {},
         {"authorization": "Bearer"},
@@ -359,8 +359,8 @@ def test_without_a_key(hub: Hub, row: ROW) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
-def test_an_unknown_parameter_is_refused_of_who_may_call(hub: Hub, scoped: dict[str, str], row: ROW) -> None:
-    path = Things("ep_x", "ep_x", "wh_x", "dlv_x", "key_x").path(row[1]) + "?no_such=hidden"
+def test_an_unknown_parameter_is_rejected_with_permission(hub: Hub, scoped: dict[str, str], row: ROW) -> None:
+    path = Items("ep_x", "ep_x", "wh_x", "dlv_x", "key_x").path(row[1]) + "?no_such=hidden"
     refused = ask(hub, row, path, bearer(hub.admin_key))
     assert refused.status_code == 422, refused.text
     assert [error["field"] for error in refused.json()["errors"]] == ["query.no_such"]
@@ -383,13 +383,13 @@ def test_each_scope(hub: Hub, scoped: dict[str, str], row: ROW) -> None:
 
             status = eventually(later)
         if allows(scope, NEEDS[row]):
-            assert status == TOLD[row] if row in TOLD else status < 400, (scope, status)
+            assert status == EXPECTED_STATUS[row] if row in EXPECTED_STATUS else status < 400, (scope, status)
         else:
             assert status == 403, (scope, status)
 
 
 def make_path(hub: Hub, row: ROW) -> str:
-    """The path of something that is there: made anew where the call takes it away."""
+    """Return the path of an existing item, a new one if the call deletes it."""
     if "{" not in row[1]:
         return row[1]
     if row[0] == "DELETE" and "{watch_id}" not in row[1]:
@@ -400,18 +400,18 @@ def make_path(hub: Hub, row: ROW) -> str:
             app = {"client_id": "x", "client_secret": "x", "verified": True}
             hub.call("PUT", f"/api/{kind}/zoom", app)
             return f"/api/{kind}/zoom"
-        made = hub.call("POST", f"/api/{kind}", body_for(("POST", f"/api/{kind}")))
-        return f"/api/{kind}/{made.get('id') or made['name']}"
-    return _mine(hub).path(row[1])
+        created = hub.call("POST", f"/api/{kind}", body_for(("POST", f"/api/{kind}")))
+        return f"/api/{kind}/{created.get('id') or created['name']}"
+    return _own_items(hub).path(row[1])
 
 
-_MINE: dict[int, Things] = {}
+_OWN_ITEMS: dict[int, Items] = {}
 
 
-def _mine(hub: Hub) -> Things:
-    if id(hub) not in _MINE:
-        _MINE[id(hub)] = make_things(hub)
-    return _MINE[id(hub)]
+def _own_items(hub: Hub) -> Items:
+    if id(hub) not in _OWN_ITEMS:
+        _OWN_ITEMS[id(hub)] = create_items(hub)
+    return _OWN_ITEMS[id(hub)]
 
 
 OF_THE_WORKSPACE = [
@@ -421,40 +421,40 @@ OF_THE_WORKSPACE = [
 
 
 @pytest.mark.parametrize("row", OF_THE_WORKSPACE, ids=" ".join)
-def test_another_workspaces_things_are_not_there(hub: Hub, others: Things, row: ROW) -> None:
+def test_items_of_another_workspace_are_not_found(hub: Hub, others: Items, row: ROW) -> None:
     theirs = ask(hub, row, others.path(row[1]), bearer(hub.admin_key))
     nobodys = ask(
-        hub, row, Things("ep_x", "ep_x", "wh_x", "dlv_x", "key_x").path(row[1]), bearer(hub.admin_key)
+        hub, row, Items("ep_x", "ep_x", "wh_x", "dlv_x", "key_x").path(row[1]), bearer(hub.admin_key)
     )
     assert theirs.status_code == nobodys.status_code == 404
     assert theirs.text == nobodys.text
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row[0] == "GET" and "{" not in row[1]], ids=" ".join)
-def test_lists_show_the_own_workspace_only(hub: Hub, others: Things, row: ROW) -> None:
+def test_lists_show_only_the_keys_workspace(hub: Hub, others: Items, row: ROW) -> None:
     text = ask(hub, row, row[1], bearer(hub.admin_key)).text
-    for thing in vars(others).values():
-        assert thing not in text
+    for item in vars(others).values():
+        assert item not in text
 
 
-def test_another_workspaces_deliveries_by_filter(hub: Hub, others: Things) -> None:
+def test_another_workspaces_deliveries_by_filter(hub: Hub, others: Items) -> None:
     assert hub.call("GET", f"/api/deliveries?webhook_id={others.webhook}")["items"] == []
     assert hub.call("GET", f"/api/queue/stats?webhook_id={others.webhook}")["total"] == 0
 
 
 def test_a_revoked_key_is_refused_everywhere_within_seconds(hub: Hub) -> None:
-    made = hub.call("POST", "/api/api-keys", {"name": "short", "scopes": ["admin"]})
-    known(hub, made["key"], status=200, within_s=5)
-    hub.call("DELETE", f"/api/api-keys/{made['id']}")
-    known(hub, made["key"], status=401, within_s=5)
+    created = hub.call("POST", "/api/api-keys", {"name": "short", "scopes": ["admin"]})
+    wait_until_known(hub, created["key"], status=200, within_s=5)
+    hub.call("DELETE", f"/api/api-keys/{created['id']}")
+    wait_until_known(hub, created["key"], status=401, within_s=5)
 
 
 def test_a_key_expires_by_itself(hub: Hub) -> None:
     soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
-    made = hub.call("POST", "/api/api-keys", {"name": "brief", "scopes": ["admin"], "expires_at": soon})
+    created = hub.call("POST", "/api/api-keys", {"name": "brief", "scopes": ["admin"], "expires_at": soon})
     url = hub.url("gateway") + "/api/inbound-endpoints"
-    assert httpx.get(url, headers=bearer(made["key"])).status_code == 200
-    eventually(lambda: httpx.get(url, headers=bearer(made["key"])).status_code == 401, 5)
+    assert httpx.get(url, headers=bearer(created["key"])).status_code == 200
+    eventually(lambda: httpx.get(url, headers=bearer(created["key"])).status_code == 401, 5)
     hub.call(
         "POST",
         "/api/api-keys",
@@ -463,11 +463,11 @@ def test_a_key_expires_by_itself(hub: Hub) -> None:
     )
 
 
-def test_a_key_is_shown_once_and_its_use_is_noted(hub: Hub) -> None:
-    made = hub.call("POST", "/api/api-keys", {"name": "once", "scopes": ["events:write"]})
+def test_a_key_is_shown_once_and_its_use_is_stored(hub: Hub) -> None:
+    created = hub.call("POST", "/api/api-keys", {"name": "once", "scopes": ["events:write"]})
     listed = httpx.get(hub.url("gateway") + "/api/api-keys?limit=500", headers=bearer(hub.admin_key)).text
-    assert made["key"] not in listed
-    assert made["prefix"] in listed
+    assert created["key"] not in listed
+    assert created["prefix"] in listed
     for service in hub.services:
-        assert made["key"] not in hub.log_text(service)
+        assert created["key"] not in hub.log_text(service)
         assert hub.admin_key not in hub.log_text(service)

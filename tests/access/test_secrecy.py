@@ -1,4 +1,4 @@
-"""Keys that have ended, workspaces that do not meet, and secrets that are in clear nowhere."""
+"""Expired and revoked keys, separation of workspaces, and secrets that are nowhere in clear."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ from tests.support.tap import Tap
 
 SERVICES = ("gateway", "delivery", "oauth")
 CALLBACK = "/api/auth/oauth/callback"
-"""The one route that takes no key."""
+"""The only route without a key."""
 LISTS = (
     "/api/inbound-endpoints",
     "/api/incoming-webhooks",
@@ -56,17 +56,17 @@ def client() -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def routes(hub: Hub, client: httpx.Client) -> list[tuple[str, str]]:
-    """Every route that takes a key, with something in the place of its parameters."""
-    found: list[tuple[str, str]] = []
+    """Every route that needs a key, with its parameters filled."""
+    paths: list[tuple[str, str]] = []
     for service in SERVICES:
         document = client.get(f"{hub.url(service)}/openapi/{service}.json").json()
         for path, operations in document["paths"].items():
             assert service_for_path(path) == service
             concrete = "/".join("x" if part.startswith("{") else part for part in path.split("/"))
             if path != CALLBACK:
-                found += [(method.upper(), hub.url(service) + concrete) for method in operations]
-    assert len(found) > 20
-    return found
+                paths += [(method.upper(), hub.url(service) + concrete) for method in operations]
+    assert len(paths) > 20
+    return paths
 
 
 @pytest.fixture(scope="module")
@@ -79,40 +79,40 @@ def stranger(hub: Hub) -> str:
 
 
 @pytest.fixture(scope="module")
-def ended(hub: Hub) -> dict[str, str]:
-    """A key that expired and one that was revoked; every service took both before, and none does at once."""
+def invalid_keys(hub: Hub) -> dict[str, str]:
+    """A key that expired and one that was revoked. Every service accepted both before."""
     soon = datetime.now(UTC) + timedelta(seconds=3)
     expiring = {"name": "expiring", "scopes": ["admin"], "expires_at": soon.isoformat()}
     expired = hub.call("POST", "/api/api-keys", expiring, expect=201)
     revoked = hub.call("POST", "/api/api-keys", {"name": "revoked", "scopes": ["admin"]}, expect=201)
-    for made in (expired, revoked):
+    for created in (expired, revoked):
         for service in SERVICES:
-            assert hub.knows(service, made["key"])
+            assert hub.knows(service, created["key"])
     hub.call("DELETE", f"/api/api-keys/{revoked['id']}", expect=204)
     assert not any(hub.knows(service, revoked["key"]) for service in SERVICES)
     sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
     return {"expired": expired["key"], "revoked": revoked["key"]}
 
 
-def test_no_route_takes_a_key_that_is_none_any_more(
-    hub: Hub, routes: list[tuple[str, str]], ended: dict[str, str], client: httpx.Client
+def test_no_route_accepts_an_invalid_key(
+    hub: Hub, routes: list[tuple[str, str]], invalid_keys: dict[str, str], client: httpx.Client
 ) -> None:
-    """Expired, revoked, misspelt, of another scheme: one answer for all, which tells nothing apart."""
+    """Expired, revoked, misspelt, of another scheme: the response is the same for all."""
     admin = hub.admin_key
     none: list[str | bytes] = [
-        *(f"Bearer {key}" for key in ended.values()),
+        *(f"Bearer {key}" for key in invalid_keys.values()),
         f"Bearer {admin[:-1]}",
         f"Bearer {admin}x",
         f"Bearer {admin.swapcase()}",
         f"Bearer {admin},{admin}",
         b"Bearer \xff\xfe",
     ]
-    said = {
-        client.request(method, url, headers=[(b"authorization", _raw(each))], json={}).text
+    responses = {
+        client.request(method, url, headers=[(b"authorization", _raw(item))], json={}).text
         for method, url in routes
-        for each in none
+        for item in none
     }
-    assert len(said) == 1
+    assert len(responses) == 1
     unread: list[str | bytes] = [
         f"Basic {base64.b64encode(admin.encode()).decode()}",
         f"Token {admin}",
@@ -121,31 +121,31 @@ def test_no_route_takes_a_key_that_is_none_any_more(
         b"\xff" * 100,
     ]
     for method, url in routes:
-        for each in unread:
-            answer = client.request(method, url, headers=[(b"authorization", _raw(each))], json={})
-            assert answer.status_code == 401, (method, url, each)
+        for item in unread:
+            answer = client.request(method, url, headers=[(b"authorization", _raw(item))], json={})
+            assert answer.status_code == 401, (method, url, item)
 
 
 def _raw(text: str | bytes) -> bytes:
     return text if isinstance(text, bytes) else text.encode()
 
 
-def test_a_key_in_the_address_is_no_key(hub: Hub) -> None:
+def test_a_key_in_the_url_is_not_accepted(hub: Hub) -> None:
     for name in ("key", "api_key", "access_token", "token", "authorization"):
         answer = httpx.get(hub.url("gateway") + f"/api/api-keys?{name}={hub.admin_key}", timeout=10)
         assert answer.status_code == 401
 
 
-def test_the_scheme_is_written_as_one_likes(hub: Hub) -> None:
+def test_the_scheme_bearer_is_case_insensitive(hub: Hub) -> None:
     for scheme in ("Bearer", "bearer", "BEARER"):
         headers = {"authorization": f"{scheme} {hub.admin_key}"}
         assert httpx.get(hub.url("gateway") + "/api/api-keys", headers=headers).status_code == 200
 
 
-def test_last_use_is_noted(
+def test_last_use_is_stored(
     hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Within half a minute, and when a service stops; a key that nobody used has none."""
+    """Within half a minute, and when a service stops. An unused key has none."""
     body = {"name": "x", "scopes": ["admin"]}
     unused, used = (hub.call("POST", "/api/api-keys", body, expect=201) for _ in range(2))
     assert unused["last_used_at"] is used["last_used_at"] is None
@@ -153,23 +153,25 @@ def test_last_use_is_noted(
     with another("gateway", hub, tmp_path_factory.mktemp("another"), bus, store) as other:
         assert other.call("GET", "/api/api-keys", key=used["key"])["items"]
         assert other.stop_service("gateway") == 0
-    found = {each["id"]: each["last_used_at"] for each in hub.call("GET", "/api/api-keys?limit=500")["items"]}
-    assert found[unused["id"]] is None
-    assert before < datetime.fromisoformat(found[used["id"]]) < datetime.now(UTC)
+    last_used = {
+        item["id"]: item["last_used_at"] for item in hub.call("GET", "/api/api-keys?limit=500")["items"]
+    }
+    assert last_used[unused["id"]] is None
+    assert before < datetime.fromisoformat(last_used[used["id"]]) < datetime.now(UTC)
 
 
-def test_what_is_shown_of_a_key(hub: Hub) -> None:
-    """Enough to recognise it by, far too little to use it."""
-    made = hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["events:write"]}, expect=201)
+def test_lists_show_the_prefix_of_a_key(hub: Hub) -> None:
+    """Enough to recognise the key, too little to use it."""
+    created = hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["events:write"]}, expect=201)
     items = hub.call("GET", "/api/api-keys?limit=500")["items"]
-    [shown] = [each for each in items if each["id"] == made["id"]]
-    assert shown == {**made, "key": None}
-    assert made["key"].startswith(shown["prefix"])
+    [shown] = [item for item in items if item["id"] == created["id"]]
+    assert shown == {**created, "key": None}
+    assert created["key"].startswith(shown["prefix"])
     assert len(shown["prefix"]) <= 12
-    assert len(made["key"]) >= 43
+    assert len(created["key"]) >= 43
 
 
-def test_a_refused_change_changes_nothing(hub: Hub) -> None:
+def test_a_rejected_call_changes_nothing(hub: Hub) -> None:
     reader = hub.call("POST", "/api/api-keys", {"name": "r", "scopes": ["integrations:read"]})["key"]
     path = f"/api/inbound-endpoints/{hub.github_endpoint()['id']}"
     before = hub.call("GET", path)
@@ -192,7 +194,7 @@ def test_an_event_for_another_workspace_is_refused(hub: Hub, stranger: str) -> N
 
 
 def test_events_of_another_workspace_do_not_arrive(hub: Hub, stranger: str) -> None:
-    """The same type, the same conversation: only the workspace is another one."""
+    """The events differ only in the workspace."""
     with Subscriber() as subscriber:
         hub.outgoing_webhook(subscriber.url, events=["meeting.*"])
         for key, name in ((stranger, "theirs"), (hub.admin_key, "mine")):
@@ -203,35 +205,38 @@ def test_events_of_another_workspace_do_not_arrive(hub: Hub, stranger: str) -> N
         assert [b'"id":"mine"' in got.body for got in subscriber.got] == [True]
 
 
-def test_a_key_makes_keys_of_its_own_workspace_only(hub: Hub, stranger: str) -> None:
+def test_a_key_creates_keys_of_its_own_workspace_only(hub: Hub, stranger: str) -> None:
     body = {"name": "x", "scopes": ["admin"]}
     hub.call("POST", "/api/api-keys", body | {"workspace": hub.workspace}, key=stranger, expect=422)
-    made = hub.call("POST", "/api/api-keys", body, key=stranger, expect=201)
+    created = hub.call("POST", "/api/api-keys", body, key=stranger, expect=201)
     hub.github_endpoint()
-    assert hub.call("GET", "/api/inbound-endpoints", key=made["key"])["items"] == []
-    assert made["id"] not in {each["id"] for each in hub.call("GET", "/api/api-keys?limit=500")["items"]}
+    assert hub.call("GET", "/api/inbound-endpoints", key=created["key"])["items"] == []
+    assert created["id"] not in {item["id"] for item in hub.call("GET", "/api/api-keys?limit=500")["items"]}
 
 
 # Secrets
 
 
 def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, client: httpx.Client) -> None:
-    """One of every kind, used in every way: not in the store, a log, a topic, an answer or a metric."""
+    """One secret of each kind is in no document, log, topic, response or metric."""
     taps = [Tap(bus, topic.name) for topic in TOPICS]
-    given = f"given-{token_hex(12)}"
-    secrets = {"admin key": hub.admin_key, "another workspace's key": stranger, "given secret": given}
-    endpoint = hub.github_endpoint(secret=given)
+    chosen = f"given-{token_hex(12)}"
+    secrets = {"admin key": hub.admin_key, "another workspace's key": stranger, "given secret": chosen}
+    endpoint = hub.github_endpoint(secret=chosen)
     secrets["generated secret"] = hub.github_endpoint()["secret"]
     rotate = f"/api/inbound-endpoints/{endpoint['id']}/rotate-secret"
     secrets["rotated secret"] = hub.call("POST", rotate, {})["secret"]
-    made = hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["admin"]}, expect=201)
-    secrets["made key"] = made["key"]
+    created = hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["admin"]}, expect=201)
+    secrets["made key"] = created["key"]
     incoming = hub.call("POST", "/api/incoming-webhooks", {"name": "x", "target_channel_id": "c"}, expect=201)
     secrets["token"] = incoming["token"]
     once = {"authorization": f"Bearer {hub.admin_key}", "idempotency-key": f"once-{token_hex(8)}"}
     body: dict[str, Any] = {"provider": "github", "name": "kept"}
-    kept = client.post(hub.url("gateway") + "/api/inbound-endpoints", json=body, headers=once)
-    secrets |= {"kept answer's secret": kept.json()["secret"], "idempotency key": once["idempotency-key"]}
+    replayed = client.post(hub.url("gateway") + "/api/inbound-endpoints", json=body, headers=once)
+    secrets |= {
+        "stored response's secret": replayed.json()["secret"],
+        "idempotency key": once["idempotency-key"],
+    }
     app: dict[str, Any] = {
         "client_id": "x",
         "client_secret": f"client-{token_hex(12)}",
@@ -253,8 +258,10 @@ def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, clien
     [cookie] = begun[0].cookies.values()
     client.cookies.clear()
     secrets |= {"state": query["state"][0], "cookie": cookie}
-    gone = client.get(hub.url("oauth") + CALLBACK, params={"state": secrets["state"], "code": given})
-    assert gone.status_code == 403, "another browser"
+    other_browser = client.get(
+        hub.url("oauth") + CALLBACK, params={"state": secrets["state"], "code": chosen}
+    )
+    assert other_browser.status_code == 403, "another browser"
     with Subscriber() as subscriber:
         webhook = hub.outgoing_webhook(subscriber.url)
         nchat = hub.outgoing_webhook(subscriber.url, profile="nchat")
@@ -263,7 +270,7 @@ def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, clien
         secrets["rotated webhook secret"] = hub.call("POST", rotate, {})["secret"]
         payload = b'{"zen":"x"}'
         url = hub.url("gateway") + f"/api/webhooks/github/{endpoint['id']}"
-        for secret, status in ((given, 202), ("wrong", 401)):
+        for secret, status in ((chosen, 202), ("wrong", 401)):
             answer = client.post(url, content=payload, headers=signed(secret, "ping", payload))
             assert answer.status_code == status
         for text, statuses in (("x", {200}), (["x"], {400, 422})):
@@ -295,7 +302,7 @@ def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, clien
     for record in records:
         headers = b"\n".join(value or b"" for _, value in record.headers)
         _absent(raw, b"\n".join((record.key or b"", record.value or b"", headers)), "a topic")
-    deliveries = [f"/api/deliveries/{each['id']}" for each in hub.deliveries(webhook_id=webhook["id"])]
+    deliveries = [f"/api/deliveries/{item['id']}" for item in hub.deliveries(webhook_id=webhook["id"])]
     shown = (
         f"/api/inbound-endpoints/{endpoint['id']}",
         f"/api/incoming-webhooks/{incoming['id']}",

@@ -37,8 +37,8 @@ def _take_over(hub: Hub) -> None:
             for secret in (_VICTIM, "Private name", integration):
                 assert secret not in page.text
             person.reconnect(integration, user=_ATTACKER, expect=409)
-        shown = hub.call("GET", f"/api/integrations/{integration}")
-        assert (shown["user"], shown["status"]) == (_VICTIM, "connected")
+        current = hub.call("GET", f"/api/integrations/{integration}")
+        assert (current["user"], current["status"]) == (_VICTIM, "connected")
         assert hub.call("POST", f"/api/integrations/{integration}/refresh")["health"] == "ok"
 
 

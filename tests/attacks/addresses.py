@@ -28,10 +28,10 @@ class _Listed:
     """A GitHub endpoint that takes webhooks from the listed addresses only."""
 
     def __init__(self, hub: Hub) -> None:
-        made = hub.github_endpoint(allow_ips=[f"{_LISTED}/32", "2001:db8:7::/48"])
+        created = hub.github_endpoint(allow_ips=[f"{_LISTED}/32", "2001:db8:7::/48"])
         self._hub = hub
-        self._path = f"/api/webhooks/github/{made['id']}"
-        self._secret = made["secret"]
+        self._path = f"/api/webhooks/github/{created['id']}"
+        self._secret = created["secret"]
 
     def status(self, *forwarded: str | bytes, port: int | None = None, source: str = "127.0.0.1") -> int:
         """Send a correctly signed webhook with these `X-Forwarded-For` headers; return the status."""

@@ -19,8 +19,8 @@ _TOKEN: Final = [{"scheme": "token", "from": "{header:x-token}"}]
 def make(hub: Hub, source: dict[str, Any] | None = None, expect: int = 201) -> dict[str, Any]:
     """An endpoint of the provider that may be described, or the answer that refuses it."""
     body = {"provider": "generic", "name": "attack", "secret": "a secret of the attack", "source": source}
-    made: dict[str, Any] = hub.call("POST", "/api/inbound-endpoints", body, expect=expect)
-    return made
+    created: dict[str, Any] = hub.call("POST", "/api/inbound-endpoints", body, expect=expect)
+    return created
 
 
 def stored(hub: Hub, source: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def stored(hub: Hub, source: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 def read(hub: Hub, endpoint: dict[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}")
-    return shown
+    current: dict[str, Any] = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}")
+    return current
 
 
 def send(hub: Hub, endpoint: dict[str, Any], method: str = "GET", **options: Any) -> httpx.Response:
@@ -60,8 +60,8 @@ def harmless(answer: httpx.Response) -> None:
 
 
 def handshake(answer: dict[str, Any], **when: str) -> dict[str, Any]:
-    shaken = {"about": "x", "when": when or {"method": "GET"}, "answer": answer}
-    return {"verification": _TOKEN, "handshakes": [shaken]}
+    handshake_spec = {"about": "x", "when": when or {"method": "GET"}, "answer": answer}
+    return {"verification": _TOKEN, "handshakes": [handshake_spec]}
 
 
 HOSTILE: Final[dict[str, tuple[dict[str, Any], str]]] = {
@@ -96,9 +96,11 @@ HOSTILE: Final[dict[str, tuple[dict[str, Any], str]]] = {
 def _is_refused(answer: dict[str, Any], field: str) -> Any:
     def attempt(hub: Hub) -> None:
         for source in (handshake(answer), {"verification": _TOKEN, "answers": [answer]}):
-            place = "source.handshakes.0.answer" if "handshakes" in source else "source.answers.0"
+            location = "source.handshakes.0.answer" if "handshakes" in source else "source.answers.0"
             faults = make(hub, source, expect=422)["errors"]
-            assert any(fault["field"].startswith(f"{place}.{field}".rstrip(".")) for fault in faults), faults
+            assert any(fault["field"].startswith(f"{location}.{field}".rstrip(".")) for fault in faults), (
+                faults
+            )
             assert all(fault["message"] for fault in faults)
             mine = make(hub, {"verification": _TOKEN})
             path = f"/api/inbound-endpoints/{mine['id']}"
@@ -112,15 +114,15 @@ def _was_stored(answer: dict[str, Any], field: str) -> Any:
     def attempt(hub: Hub) -> None:
         endpoint = stored(hub, handshake(answer))
         eventually(lambda: read(hub, endpoint)["disabled_reason"])
-        shown = read(hub, endpoint)
+        current = read(hub, endpoint)
         assert send(hub, endpoint).status_code == 503
-        assert shown["status"] == "error"
-        assert f"source.handshakes.0.answer.{field}".rstrip(".") in shown["disabled_reason"]
-        assert "PATCH" in shown["disabled_reason"]
+        assert current["status"] == "error"
+        assert f"source.handshakes.0.answer.{field}".rstrip(".") in current["disabled_reason"]
+        assert "PATCH" in current["disabled_reason"]
         assert send(hub, endpoint, "POST", content=b"{}").status_code == 503
         path = f"/api/inbound-endpoints/{endpoint['id']}"
-        mended = hub.call("PATCH", path, {"source": handshake({"text": "{query:x}"})})
-        assert (mended["status"], mended["disabled_reason"]) == ("active", None)
+        fixed = hub.call("PATCH", path, {"source": handshake({"text": "{query:x}"})})
+        assert (fixed["status"], fixed["disabled_reason"]) == ("active", None)
         assert send(hub, endpoint, params={"x": "<b>"}).text == "<b>"
 
     return attempt
@@ -132,8 +134,8 @@ def _splits_with_a_value(hub: Hub) -> None:
     for answer in ({"headers": echo}, {"text": "{query:x}"}, {"json": {"x": "{query:x}"}}):
         endpoint = make(hub, handshake(answer))
         for value in ("a\r\nSet-Cookie: a=b", "a\nSet-Cookie: a=b", "a\rb", "a\0b", "x" * 4097):
-            refused = send(hub, endpoint, params={"x": value})
-            assert refused.status_code == 400, refused.text
+            rejected = send(hub, endpoint, params={"x": value})
+            assert rejected.status_code == 400, rejected.text
         assert send(hub, endpoint, params={"x": "<script>"}).status_code == 200
 
 
@@ -155,8 +157,8 @@ def _every_answer_is_harmless(hub: Hub) -> None:
         {"provider": "microsoft-graph", "name": "x"},
         expect=201,
     )
-    shaken = send(hub, graph, "POST", params={"validationToken": "<script>alert(1)</script>"})
-    assert shaken.text == "<script>alert(1)</script>"
+    handshake_spec = send(hub, graph, "POST", params={"validationToken": "<script>alert(1)</script>"})
+    assert handshake_spec.text == "<script>alert(1)</script>"
     for endpoint in (own, graph):
         for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS"):
             for options in ({}, {"content": b"x" * 2_000_000}, {"headers": {"content-encoding": "br"}}):
@@ -179,7 +181,7 @@ def _every_answer_is_harmless(hub: Hub) -> None:
 
 
 ATTACKS: Final = (
-    *(Attack(f"an answer {what}", _is_refused(*each)) for what, each in HOSTILE.items()),
+    *(Attack(f"an answer {what}", _is_refused(*item)) for what, item in HOSTILE.items()),
     *(
         Attack(f"a stored answer {what}", _was_stored(*HOSTILE[what]))
         for what in (

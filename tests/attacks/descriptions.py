@@ -87,18 +87,18 @@ def _while_others_are_served(hub: Hub, endpoint: dict[str, Any], **options: Any)
     ask = _healthy(hub)
     with ThreadPoolExecutor(4) as at_once:
         under_way = [at_once.submit(send, hub, endpoint, "POST", **options) for _ in range(8)]
-        while not all(each.done() for each in under_way):
+        while not all(item.done() for item in under_way):
             ask()
-        return [each.result() for each in under_way]
+        return [item.result() for item in under_way]
 
 
 def _stands_in_the_store(hub: Hub) -> None:
     """It was stored before descriptions were bounded."""
     endpoint = stored(hub, _signed("{body}" * 5000))
-    shown = eventually(lambda: read(hub, endpoint)["disabled_reason"] and read(hub, endpoint))
-    assert shown["status"] == "error"
-    assert "use at most 16384" in shown["disabled_reason"]
-    assert "PATCH" in shown["disabled_reason"]
+    current = eventually(lambda: read(hub, endpoint)["disabled_reason"] and read(hub, endpoint))
+    assert current["status"] == "error"
+    assert "use at most 16384" in current["disabled_reason"]
+    assert "PATCH" in current["disabled_reason"]
     for answer in _while_others_are_served(hub, endpoint, content=_LARGE, headers={"x-sign": "00" * 32}):
         assert answer.status_code == 503
         assert answer.headers["retry-after"]
@@ -124,10 +124,10 @@ def _has_ten_secrets(hub: Hub) -> None:
         return "too large for so many secrets" in answer.json()["detail"]
 
     eventually(too_costly)
-    refused = _while_others_are_served(hub, endpoint, content=_LARGE, headers={"x-sign": "00" * 64})
-    assert {answer.status_code for answer in refused} == {401}
+    rejected = _while_others_are_served(hub, endpoint, content=_LARGE, headers={"x-sign": "00" * 64})
+    assert {answer.status_code for answer in rejected} == {401}
     path = f"/api/inbound-endpoints/{endpoint['id']}/events"
-    eventually(lambda: any(each["verdict"] == "too_costly" for each in hub.call("GET", path)["items"]))
+    eventually(lambda: any(item["verdict"] == "too_costly" for item in hub.call("GET", path)["items"]))
 
 
 def _costs_much(source: dict[str, Any], body: bytes, **headers: str) -> Callable[[Hub], None]:
@@ -163,14 +163,14 @@ _KEYS: Final = {
 def _sends_many_signatures(hub: Hub) -> None:
     """Of a public key: the whole body is hashed for each of them."""
     body = {"provider": "generic", "name": "x", "secret": "d75a980182b10ab7" * 4, "source": _KEYS}
-    made = hub.call("POST", "/api/inbound-endpoints", body)
+    created = hub.call("POST", "/api/inbound-endpoints", body)
     signatures = " ".join([base64.b64encode(bytes(64)).decode()] * 600)
-    for answer in _while_others_are_served(hub, made, content=_LARGE, headers={"x-sign": signatures}):
+    for answer in _while_others_are_served(hub, created, content=_LARGE, headers={"x-sign": signatures}):
         assert answer.status_code == 401
 
 
 ATTACKS: Final = (
-    *(Attack(f"a description {what}", _is_refused(*each)) for what, each in UNBOUNDED.items()),
+    *(Attack(f"a description {what}", _is_refused(*item)) for what, item in UNBOUNDED.items()),
     Attack("a description that signs the body 5,000 times is stored", _stands_in_the_store),
     Attack("an endpoint has ten secrets", _has_ten_secrets),
     Attack("a request has many signatures of a public key", _sends_many_signatures),

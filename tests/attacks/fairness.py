@@ -23,11 +23,11 @@ NEIGHBOUR_EVENTS = 20
 
 @contextmanager
 def _webhooks(hub: Hub, count: int, url: str, **fields: Any) -> Iterator[list[dict[str, Any]]]:
-    made = [hub.outgoing_webhook(f"{url}/{number}", **fields) for number in range(count)]
+    created = [hub.outgoing_webhook(f"{url}/{number}", **fields) for number in range(count)]
     try:
-        yield made
+        yield created
     finally:
-        for webhook in made:
+        for webhook in created:
             hub.call("DELETE", path_of(webhook))
 
 
@@ -124,7 +124,7 @@ def _a_condition_that_is_over_its_budget_for_long(hub: Hub) -> None:
     condition = {"condition": "length(data.rows[?a == `1`]) > `0`"}
     rows = {"rows": [{"a": 1}] * 3_000}
     with Subscriber() as sink, _webhooks(hub, 1, sink.url, events=[kind], filter=condition) as (webhook,):
-        told = hub.outgoing_webhook(
+        message = hub.outgoing_webhook(
             f"{sink.url}/told",
             events=["webhook.disabled"],
             filter={"condition": f"data.webhook_id == '{webhook['id']}'"},
@@ -144,7 +144,7 @@ def _a_condition_that_is_over_its_budget_for_long(hub: Hub) -> None:
         assert hub.call("GET", path_of(webhook))["disabled_reason"] == "condition_too_expensive"
         [got] = sink.wait_for(1)
         assert json.loads(got.body)["data"]["reason"] == "condition_too_expensive"
-        hub.call("DELETE", path_of(told))
+        hub.call("DELETE", path_of(message))
 
 
 ATTACKS = (

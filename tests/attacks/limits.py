@@ -37,12 +37,12 @@ def _make_too_many(hub: Hub) -> None:
     key = hub.other_workspace()
     for path, body, setting in _KINDS:
         there = len(hub.call("GET", path, key=key)["items"])
-        made = [hub.call("POST", path, body, key=key, expect=201) for _ in range(_MOST - there)]
-        refused = hub.call("POST", path, body, key=key, expect=409)
-        assert str(_MOST) in refused["detail"]
-        assert setting in refused["detail"]
+        created = [hub.call("POST", path, body, key=key, expect=201) for _ in range(_MOST - there)]
+        rejected = hub.call("POST", path, body, key=key, expect=409)
+        assert str(_MOST) in rejected["detail"]
+        assert setting in rejected["detail"]
         assert len(hub.call("GET", path, key=key)["items"]) == _MOST
-        hub.call("DELETE", f"{path}/{made[0]['id']}", key=key, expect=204)
+        hub.call("DELETE", f"{path}/{created[0]['id']}", key=key, expect=204)
         hub.call("POST", path, body, key=key, expect=201)
         hub.call("POST", path, body, key=key, expect=409)
     neighbour = hub.other_workspace()
@@ -62,14 +62,14 @@ def _call_everybody(hub: Hub) -> None:
         {"blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": calls}}]},
     ]
     channel, allowed = f"c-{token_hex(4)}", f"c-{token_hex(4)}"
-    made = _incoming(hub, key, channel)
-    assert made["allow_mass_mentions"] is False
+    created = _incoming(hub, key, channel)
+    assert created["allow_mass_mentions"] is False
     for body in bodies:
         for sent in ({"json": body}, {"data": {"payload": json.dumps(body)}}):
-            httpx.post(made["url"], **sent, timeout=10).raise_for_status()
+            httpx.post(created["url"], **sent, timeout=10).raise_for_status()
 
     def arrived(to: str) -> list[str]:
-        return [json.dumps(each.data) for each in tap.look() if each.key == to.encode()]
+        return [json.dumps(item.data) for item in tap.look() if item.key == to.encode()]
 
     eventually(lambda: len(arrived(channel)) == 2 * len(bodies))
     for message in arrived(channel):
@@ -88,14 +88,14 @@ def _call_everybody(hub: Hub) -> None:
 
 
 def _show_an_internal_icon(hub: Hub) -> None:
-    made = _incoming(hub, hub.other_workspace(), "c")
+    created = _incoming(hub, hub.other_workspace(), "c")
     for name in ("icon_url", "avatar_url"):
         for url in ("http://a.example/i", "https://127.0.0.1/i", "https://[::1]/", "https://vault.internal/"):
-            answer = httpx.post(made["url"], json={"text": "x", name: url}, timeout=10)
+            answer = httpx.post(created["url"], json={"text": "x", name: url}, timeout=10)
             assert answer.status_code == 422, url
-            assert [each["field"] for each in answer.json()["errors"]] == [name]
+            assert [item["field"] for item in answer.json()["errors"]] == [name]
     unknown = {"text": "x", "icon_url": f"https://{token_hex(8)}.example/i.png"}
-    assert httpx.post(made["url"], json=unknown, timeout=10).status_code == 200, "names are not looked up"
+    assert httpx.post(created["url"], json=unknown, timeout=10).status_code == 200, "names are not looked up"
 
 
 def _incoming(hub: Hub, key: str, channel: str, **fields: Any) -> dict[str, Any]:

@@ -19,10 +19,10 @@ class _Target:
     """A GitHub endpoint, the provider that knows its secret, and strangers who do not."""
 
     def __init__(self, hub: Hub, **fields: object) -> None:
-        made = hub.github_endpoint(**fields)
+        created = hub.github_endpoint(**fields)
         self.hub = hub
-        self.id: str = made["id"]
-        self.secret: str = made["secret"]
+        self.id: str = created["id"]
+        self.secret: str = created["secret"]
         self.path = f"/api/webhooks/github/{self.id}"
 
     def accepts(self, source: str = _PROVIDER, body: bytes = _BODY) -> int:
@@ -62,7 +62,7 @@ def _flood_with_wrong_signatures(hub: Hub) -> None:
     query = {"limit": "200"}
 
     def both() -> list[str] | None:
-        outcomes = [each["outcome"] for each in hub.call("GET", listed, params=query)["items"]]
+        outcomes = [item["outcome"] for item in hub.call("GET", listed, params=query)["items"]]
         return outcomes if outcomes.count("accepted") == 40 else None
 
     outcomes = eventually(both)
@@ -101,8 +101,8 @@ def _make_it_hash(hub: Hub) -> None:
 def _flood_with_handshakes(hub: Hub) -> None:
     """Handshakes that nobody signed are answered, and take the caller's room only."""
     body = {"provider": "dropbox", "name": "test", "secret": token_hex(16)}
-    made = hub.call("POST", "/api/inbound-endpoints", body, expect=201)
-    path = f"/api/webhooks/dropbox/{made['id']}?challenge=7"
+    created = hub.call("POST", "/api/inbound-endpoints", body, expect=201)
+    path = f"/api/webhooks/dropbox/{created['id']}?challenge=7"
     port = hub.ports["gateway"]
     statuses = [exchange(port, path, method="GET", source=_STRANGER)[0] for _ in range(700)]
     assert set(statuses) == {200, 429}

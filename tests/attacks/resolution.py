@@ -26,8 +26,8 @@ _MOST_QUERIES = 16
 
 def _webhook(hub: Hub, url: str, kind: str, key: str | None = None) -> str:
     body = {"name": "test", "url": url, "events": [kind], "retry": _ONCE}
-    made = hub.call("POST", "/api/outgoing-webhooks?force=true", body, key=key, expect=201)
-    return str(made["id"])
+    created = hub.call("POST", "/api/outgoing-webhooks?force=true", body, key=key, expect=201)
+    return str(created["id"])
 
 
 def _publish(hub: Hub, kind: str, key: str | None = None) -> None:
@@ -44,8 +44,8 @@ def _attempt(hub: Hub, webhook: str) -> dict[str, Any]:
             (str(one["id"]) for one in hub.deliveries(webhook_id=webhook) if one["finished_at"]), None
         )
 
-    found = eventually(finished, 20)
-    return dict(hub.call("GET", f"/api/deliveries/{found}")["attempts"][-1])
+    results = eventually(finished, 20)
+    return dict(hub.call("GET", f"/api/deliveries/{results}")["attempts"][-1])
 
 
 def _has(subscriber: Subscriber, count: int) -> bool:

@@ -15,9 +15,9 @@ from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 
 _MODULES = [
-    import_module(f"{attacks.__name__}.{found.name}")
-    for found in iter_modules(attacks.__path__)
-    if not found.name.startswith("test_")
+    import_module(f"{attacks.__name__}.{results.name}")
+    for results in iter_modules(attacks.__path__)
+    if not results.name.startswith("test_")
 ]
 ATTACKS: list[Attack] = [attack for module in _MODULES for attack in getattr(module, "ATTACKS", ())]
 

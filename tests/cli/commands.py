@@ -1,4 +1,4 @@
-"""Running `interlink` as a person does: a process with an environment, its exit status and what it said."""
+"""Running `interlink` as a person does: a process with an environment, its exit status and its output."""
 
 import contextlib
 import os
@@ -27,16 +27,16 @@ ENCRYPTION_KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 def clean_env(**settings: str) -> dict[str, str]:
     """This process's environment without anybody's settings of the hub, and with these."""
-    kept = {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("INTERLINK_", "KAFKA_", "MONGODB_", "MINICHAT_"))
     }
-    return kept | settings
+    return inherited | settings
 
 
 def settings_of(pair: EmbeddedPair, database: str) -> dict[str, str]:
-    """How a service is told about the embedded pair, with a database of its own."""
+    """The settings of a service for the embedded pair, with a database of its own."""
     return {
         "KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap,
         **BROKER_SETTINGS,
@@ -68,7 +68,7 @@ def invoked(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a command that was wrong on purpose: status 2, no traceback, nothing else."""
+    """The error message of a command: exactly one line on standard error, and status 2."""
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
@@ -110,15 +110,15 @@ class Up:
     def key(self) -> str:
         return (self.folder / "admin.key").read_text().strip()
 
-    def said(self) -> str:
+    def text(self) -> str:
         return self.output.read_text("utf-8", "replace")
 
-    def until_said(self, text: str, within_s: float = 60) -> None:
-        def heard() -> bool:
-            assert text in self.said() or self.process.poll() is None, self.said()
-            return text in self.said()
+    def wait_for_text(self, expected: str, within_s: float = 60) -> None:
+        def has_text() -> bool:
+            assert expected in self.text() or self.process.poll() is None, self.text()
+            return expected in self.text()
 
-        eventually(heard, within_s)
+        eventually(has_text, within_s)
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -145,7 +145,7 @@ def gone_within(processes: list[psutil.Process], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     left = list(processes)
     while left and time.monotonic() < deadline:
-        left = [each for each in left if _alive(each)]
+        left = [process for process in left if _alive(process)]
         time.sleep(0.02)
     assert not left, left
 
@@ -178,7 +178,7 @@ def running(folder: Path, *arguments: str, **settings: str) -> Iterator[Up]:
     """A ready `interlink up`; killed with all it started when the test has not ended it."""
     up = start_up(folder, port_block(), *arguments, **settings)
     try:
-        up.until_said("Ctrl-C stops everything.", within_s=120)
+        up.wait_for_text("Ctrl-C stops everything.", within_s=120)
         yield up
     finally:
         if up.process.poll() is None:
@@ -189,5 +189,5 @@ def running(folder: Path, *arguments: str, **settings: str) -> Iterator[Up]:
 
 
 def environment_of(pair: EmbeddedPair) -> Mapping[str, str]:
-    """What a chat service is told about the bus."""
+    """The Kafka settings of a chat service."""
     return {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS}

@@ -1,4 +1,4 @@
-"""The commands as processes: what they do, and what they say in one line when they cannot."""
+"""The commands as processes: what they do, and their one-line error messages."""
 
 import ast
 import json
@@ -72,9 +72,9 @@ class TestServe:
         self, tmp_path: Path, settings: dict[str, str]
     ) -> None:
         settings["INTERLINK_ENCRYPTION_KEY"] = "c2VjcmV0"
-        said = complaint(interlink("serve", "gateway", cwd=tmp_path, **settings))
-        assert "INTERLINK_ENCRYPTION_KEY" in said
-        assert "c2VjcmV0" not in said
+        message = complaint(interlink("serve", "gateway", cwd=tmp_path, **settings))
+        assert "INTERLINK_ENCRYPTION_KEY" in message
+        assert "c2VjcmV0" not in message
 
     def test_a_taken_port_is_named(self, tmp_path: Path, settings: dict[str, str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -94,7 +94,7 @@ class TestInit:
         assert stored["scopes"] == ["admin"]
         again = invoked("init", **settings)
         assert again.returncode == 0
-        assert "topics: all there" in again.stdout
+        assert "topics: all exist" in again.stdout
         assert not KEY.search(again.stdout)
         assert keys.count_documents({}) == 1
 
@@ -113,18 +113,18 @@ class TestInit:
             )
             for _ in range(3)
         ]
-        said = [process.communicate(timeout=60)[0] for process in processes]
+        outputs = [process.communicate(timeout=60)[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0, 0]
-        shown = [found[0] for text in said if (found := KEY.search(text))]
+        shown = [match[0] for text in outputs if (match := KEY.search(text))]
         assert len(shown) == 1
         assert [document["digest"] for document in keys.find()] == [digest(shown[0])]
 
     def test_a_given_key_is_used_and_not_shown(self, settings: dict[str, str], keys: Documents) -> None:
-        settings["INTERLINK_BOOTSTRAP_ADMIN_KEY"] = given = f"given-{token_hex(16)}"
+        settings["INTERLINK_BOOTSTRAP_ADMIN_KEY"] = bootstrap_key = f"given-{token_hex(16)}"
         done = invoked("init", **settings)
         assert done.returncode == 0
-        assert given not in done.stdout + done.stderr
-        assert [document["digest"] for document in keys.find()] == [digest(given)]
+        assert bootstrap_key not in done.stdout + done.stderr
+        assert [document["digest"] for document in keys.find()] == [digest(bootstrap_key)]
 
     def test_a_given_key_that_was_revoked_does_not_come_back(
         self, settings: dict[str, str], keys: Documents
@@ -158,13 +158,13 @@ class TestInit:
         assert init() == ""
         assert file.read_text() == first
         keys.delete_many({})  # a new store
-        assert "the store is new" in init()
+        assert "the database is new" in init()
         assert file.read_text() == first
         file.unlink()
-        assert "was gone" in init()
+        assert "was missing" in init()
         second = file.read_text()
         keys.update_many({}, {"$currentDate": {"deleted_at": True}})  # revoked: it must not come back
-        assert "not valid in this store any more" in init()
+        assert "no longer valid in this database" in init()
         assert file.read_text() not in (first, second)
 
 
@@ -174,19 +174,20 @@ class TestDoctor:
         done = invoked("doctor", **settings)
         assert done.returncode == 0, done.stdout
         assert "wrong" not in done.stdout
-        for about in ("Python", "bus", "store", "indexes", "clock", "encryption key", "data folder", "apps"):
+        names = ("Python", "Kafka", "MongoDB", "indexes", "clock", "encryption key", "data folder", "apps")
+        for about in names:
             assert about in done.stdout
 
     def test_apps_and_where_platforms_send_people_back_to(self, settings: dict[str, str]) -> None:
         settings["INTERLINK_PUBLIC_URL"] = "https://hub.example.com/"
         app = {"INTERLINK_APP_GITHUB_CLIENT_ID": "Iv1.x", "INTERLINK_APP_GITHUB_CLIENT_SECRET": "not-shown"}
-        said = invoked("doctor", COLUMNS="300", **settings, **app).stdout
-        assert "github (environment); redirect URI: https://hub.example.com/api/auth/oauth/callback" in said
-        assert "not-shown" not in said
+        output = invoked("doctor", COLUMNS="300", **settings, **app).stdout
+        assert "github (environment); redirect URI: https://hub.example.com/api/auth/oauth/callback" in output
+        assert "not-shown" not in output
         del app["INTERLINK_APP_GITHUB_CLIENT_ID"]
         done = invoked("doctor", COLUMNS="300", **settings, **app)
         assert done.returncode == 1
-        assert "the app of github that the environment says has no client id" in done.stdout
+        assert "the app of github in the environment has no client id" in done.stdout
         assert "not-shown" not in done.stdout
 
     def test_it_says_what_to_do(self, settings: dict[str, str]) -> None:
@@ -247,7 +248,7 @@ class TestSend:
         assert (record.key, json.loads(record.value)) == (b"general", {"a": 1})
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "message"),
         [
             (("x.y", "--data", "{"), "--data"),
             (("x.y", "--data", "@nowhere.json"), "No such file"),
@@ -255,9 +256,9 @@ class TestSend:
         ],
     )
     def test_what_is_wrong_is_said(
-        self, tmp_path: Path, settings: dict[str, str], arguments: tuple[str, ...], said: str
+        self, tmp_path: Path, settings: dict[str, str], arguments: tuple[str, ...], message: str
     ) -> None:
-        assert said in complaint(interlink("send", *arguments, cwd=tmp_path, **settings))
+        assert message in complaint(interlink("send", *arguments, cwd=tmp_path, **settings))
 
     def test_no_broker(self, tmp_path: Path) -> None:
         done = interlink("send", "x.y", cwd=tmp_path, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
@@ -291,22 +292,22 @@ class TestUpRefuses:
         port = port_block()
         with socket.create_server(("127.0.0.1", port + above)):
             done = interlink("up", "--port", str(port), cwd=tmp_path)
-        said = complaint(done)
-        assert f"port {port + above} (for {name}) is taken" in said
-        assert "--port" in said
+        message = complaint(done)
+        assert f"port {port + above} (for {name}) is taken" in message
+        assert "--port" in message
 
     def test_a_folder_in_use(self, tmp_path: Path) -> None:
         with open_data_folder(tmp_path / "data"):
-            said = complaint(interlink("up", "--data-dir", "data", cwd=tmp_path))
-        assert "in use by another 'interlink up'" in said
+            message = complaint(interlink("up", "--data-dir", "data", cwd=tmp_path))
+        assert "in use by another 'interlink up'" in message
 
-    @pytest.mark.parametrize(("found", "age"), [(FORMAT - 1, "an older"), (FORMAT + 1, "a newer")])
-    def test_another_versions_folder(self, tmp_path: Path, found: int, age: str) -> None:
+    @pytest.mark.parametrize(("stored", "age"), [(FORMAT - 1, "an older"), (FORMAT + 1, "a newer")])
+    def test_another_versions_folder(self, tmp_path: Path, stored: int, age: str) -> None:
         with open_data_folder(tmp_path / "data") as folder:
             version = folder.path / "version.json"
-        version.write_text(json.dumps({"format": found, "interlink": "9.9"}))
-        said = complaint(interlink("up", "--data-dir", "data", cwd=tmp_path))
-        assert f"written by {age} version of Interlink (9.9, format {found}" in said
+        version.write_text(json.dumps({"format": stored, "interlink": "9.9"}))
+        message = complaint(interlink("up", "--data-dir", "data", cwd=tmp_path))
+        assert f"written by {age} version of Interlink (9.9, format {stored}" in message
 
     def test_a_folder_of_something_else(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").touch()
@@ -331,20 +332,20 @@ class TestUpRefuses:
             timeout=30,
             check=False,
         )
-        said = complaint(done)
-        assert "pip install 'interlink[embedded]'" in said
-        assert variable in said
+        message = complaint(done)
+        assert "pip install 'interlink[embedded]'" in message
+        assert variable in message
 
     def test_no_bus(self, tmp_path: Path, settings: dict[str, str]) -> None:
         settings["KAFKA_BOOTSTRAP_SERVERS"] = "127.0.0.1:1"
-        said = complaint(interlink("up", "--port", str(port_block()), cwd=tmp_path, **settings))
-        assert "no Kafka broker at 127.0.0.1:1" in said
+        message = complaint(interlink("up", "--port", str(port_block()), cwd=tmp_path, **settings))
+        assert "no Kafka broker at 127.0.0.1:1" in message
 
     def test_no_store(self, tmp_path: Path, settings: dict[str, str]) -> None:
         settings |= {"MONGODB_URI": "mongodb://user:hidden@127.0.0.1:1/x", "MONGODB_TIMEOUT_MS": "500"}
-        said = complaint(interlink("up", "--port", str(port_block()), cwd=tmp_path, **settings))
-        assert "no store at 127.0.0.1:1 (MONGODB_URI)" in said
-        assert "hidden" not in said
+        message = complaint(interlink("up", "--port", str(port_block()), cwd=tmp_path, **settings))
+        assert "no MongoDB at 127.0.0.1:1 (MONGODB_URI)" in message
+        assert "hidden" not in message
 
 
 @pytest.mark.parametrize(
@@ -359,6 +360,6 @@ class TestUpRefuses:
 )
 def test_a_service_does_not_start_that_would_believe_everybody(name: str, value: str) -> None:
     settings = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "MONGODB_URI": "mongodb://127.0.0.1:1/x"}
-    said = complaint(invoked("serve", "gateway", **settings, **{name: value}))
-    assert said.startswith(name)
-    assert "INTERLINK_TRUSTED_PROXIES" in said
+    message = complaint(invoked("serve", "gateway", **settings, **{name: value}))
+    assert message.startswith(name)
+    assert "INTERLINK_TRUSTED_PROXIES" in message

@@ -90,12 +90,16 @@ def test_what_is_there_is_listed_and_put_back_as_it_was(own: tuple[Bus, dict[str
     done = _run(settings, "dead-letters", "replay", "--offset", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["2  replayed: to chat.events", "1 replayed, 0 skipped"]
-    [kept] = chat.wait_for(1)
-    assert (kept.key, kept.value, list(kept.headers)) == (third.key, third.value, list(third.headers))
+    [record] = chat.wait_for(1)
+    assert (record.key, record.value, list(record.headers)) == (third.key, third.value, list(third.headers))
 
     assert _numbers("replay", settings, "--topic", INTEGRATION_EVENTS.name)[:1] == ["1"]
-    [kept] = integration.wait_for(1)
-    assert (kept.key, kept.value, list(kept.headers)) == (second.key, second.value, list(second.headers))
+    [record] = integration.wait_for(1)
+    assert (record.key, record.value, list(record.headers)) == (
+        second.key,
+        second.value,
+        list(second.headers),
+    )
     assert _numbers("replay", settings, "--all") == ["0", "1", "2", "3"]  # the last line counts
     assert [record.attributes["ce_type"] for record in chat.wait_for(3)] == ["c.made", "a.made", "c.made"]
     assert len(_run(settings, "dead-letters", "list").stdout.splitlines()) == 3
@@ -103,9 +107,9 @@ def test_what_is_there_is_listed_and_put_back_as_it_was(own: tuple[Bus, dict[str
 
 def _numbers(command: str, settings: dict[str, str], *options: str) -> list[str]:
     """The first word of each line."""
-    said = _run(settings, "dead-letters", command, *options)
-    assert said.returncode == 0, said.stderr
-    return [line.split()[0] for line in said.stdout.splitlines()]
+    done = _run(settings, "dead-letters", command, *options)
+    assert done.returncode == 0, done.stderr
+    return [line.split()[0] for line in done.stdout.splitlines()]
 
 
 def test_what_cannot_be_put_back_is_said(own: tuple[Bus, dict[str, str]]) -> None:
@@ -121,7 +125,7 @@ def test_what_cannot_be_put_back_is_said(own: tuple[Bus, dict[str, str]]) -> Non
     assert "skipped: it came from gone.topic" in done.stdout
     assert "skipped: it was too large to copy" in done.stdout
     assert "0 replayed, 2 skipped" in done.stdout
-    assert "1 of these are not there" in done.stderr
+    assert "1 of these numbers do not exist" in done.stderr
     assert chat.look() == []
 
 
@@ -159,8 +163,12 @@ def test_poison_that_is_put_back_is_delivered_once_its_cause_is_gone(
 
             def refused() -> bool:
                 """The poison was refused again, each time that it was put back."""
-                found = [each for each in dead.look() if each.attributes["dl_group"] == "delivery-fanout"]
-                return len([each for each in found if each.attributes["dl_reason"] == "malformed"]) == 3
+                letters = [
+                    letter for letter in dead.look() if letter.attributes["dl_group"] == "delivery-fanout"
+                ]
+                return (
+                    len([letter for letter in letters if letter.attributes["dl_reason"] == "malformed"]) == 3
+                )
 
             eventually(refused)
             [delivery] = hub.deliveries(event_type=kind)

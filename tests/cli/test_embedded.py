@@ -1,4 +1,4 @@
-"""The embedded pair, and the supervision under it: what is promised of each half, and of the leash."""
+"""The embedded pair, and the supervision under it: what each server and the process group promise."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ _STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);
 
 
 @pytest.fixture
-def leash() -> Iterator[ProcessGroup]:
+def process_group() -> Iterator[ProcessGroup]:
     started = ProcessGroup()
     yield started
     started.close()
@@ -141,8 +141,8 @@ class TestPair:
 
 
 class TestSupervision:
-    def test_who_does_not_stop_is_killed(self, tmp_path: Path, leash: ProcessGroup) -> None:
-        child = Child(python(f"{_STUBBORN}; time.sleep(60)", tmp_path, stop_timeout_s=0.5), leash)
+    def test_who_does_not_stop_is_killed(self, tmp_path: Path, process_group: ProcessGroup) -> None:
+        child = Child(python(f"{_STUBBORN}; time.sleep(60)", tmp_path, stop_timeout_s=0.5), process_group)
         child.start()
         while child.last_lines() != ["up"]:
             time.sleep(0.02)
@@ -153,10 +153,10 @@ class TestSupervision:
         script = (
             "import os, pathlib, sys\n"
             "from interlink.supervise import Child, ProcessGroup, ProcessSpec\n"
-            "leash = ProcessGroup()\n"
+            "process_group = ProcessGroup()\n"
             "for line in sys.stdin:\n"
             "  spec = ProcessSpec('c', ('sleep', '60'), os.environ, pathlib.Path(sys.argv[1]))\n"
-            "  Child(spec, leash).start(); print('started', flush=True)"
+            "  Child(spec, process_group).start(); print('started', flush=True)"
         )
         owner = subprocess.Popen(
             [sys.executable, "-c", script, str(tmp_path / "log")],
@@ -171,37 +171,37 @@ class TestSupervision:
             owner.stdin.write(b"another\n")  # type: ignore[union-attr]
             assert owner.stdout.readline() == b"started\n"  # type: ignore[union-attr]
             running = psutil.Process(owner.pid).children()
-            return [each for each in running if each.status() != psutil.STATUS_ZOMBIE]
+            return [child for child in running if child.status() != psutil.STATUS_ZOMBIE]
 
-        guards = [each for each in another() if each.name() == "sh"]
+        guards = [child for child in another() if child.name() == "sh"]
         guards[0].kill()
         gone_within(guards, 5)
-        assert sorted(each.name() for each in another()) == ["sh", "sleep", "sleep"]
+        assert sorted(child.name() for child in another()) == ["sh", "sleep", "sleep"]
         left = psutil.Process(owner.pid).children()
         owner.kill()
         owner.communicate()
         gone_within(left, 5)
 
-    def test_its_end_is_in_its_log(self, tmp_path: Path, leash: ProcessGroup) -> None:
-        child = Child(python("print('last words'); raise SystemExit(3)", tmp_path), leash)
+    def test_its_end_is_in_its_log(self, tmp_path: Path, process_group: ProcessGroup) -> None:
+        child = Child(python("print('last words'); raise SystemExit(3)", tmp_path), process_group)
         child.start()
         while child.running():
             time.sleep(0.02)
         assert child.last_lines() == ["last words"]
         assert describe_exit(child.status) == "status 3"
 
-    def test_the_log_is_bounded(self, tmp_path: Path, leash: ProcessGroup) -> None:
+    def test_the_log_is_bounded(self, tmp_path: Path, process_group: ProcessGroup) -> None:
         spec = python("print('new', flush=True); import time; time.sleep(60)", tmp_path)
         spec.log.write_bytes(b"old\n" * 3_000_000)
-        child = Child(spec, leash)
+        child = Child(spec, process_group)
         child.start()  # trims
         assert spec.log.with_name("child.log.1").stat().st_size == 12_000_000
         while spec.log.read_text() != "new\n":
             time.sleep(0.02)
         child.kill()
 
-    def test_a_paused_child_can_be_stopped(self, tmp_path: Path, leash: ProcessGroup) -> None:
-        child = Child(python("import time; time.sleep(60)", tmp_path), leash)
+    def test_a_paused_child_can_be_stopped(self, tmp_path: Path, process_group: ProcessGroup) -> None:
+        child = Child(python("import time; time.sleep(60)", tmp_path), process_group)
         child.start()
         assert child.pid
         os.kill(child.pid, signal.SIGSTOP)

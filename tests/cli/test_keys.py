@@ -20,7 +20,8 @@ from interlink import keys as rotation
 from interlink.datadir import open_data_folder
 from interlink.topology import Plan, Topology
 from shared.contracts.errors import Misconfigured
-from shared.runtime.secrets import LocalKeyProvider, Sealed, Vault, store_secret
+from shared.runtime.record_secrets import store_secret
+from shared.runtime.secrets import LocalKeyProvider, Sealed, Vault
 from tests.cli.commands import clean_env, complaint, invoked
 from tests.support.backends import Store
 from tests.support.eventually import eventually
@@ -78,15 +79,15 @@ def plain(vault: Vault, value: Any, record: str, field: str) -> str:
 
 
 def endpoint(name: str, vault: Vault, *secrets: str, settings: Document | None = None) -> Document:
-    kept = [store_secret(vault, "ws_1", name, secret) for secret in secrets]
-    kept[-1]["expires_at"] = datetime(2030, 1, 1, tzinfo=UTC)
-    return {"_id": name, "workspace": "ws_1", "secrets": kept, "settings": settings or {}}
+    stored = [store_secret(vault, "ws_1", name, secret) for secret in secrets]
+    stored[-1]["expires_at"] = datetime(2030, 1, 1, tzinfo=UTC)
+    return {"_id": name, "workspace": "ws_1", "secrets": stored, "settings": settings or {}}
 
 
 def secrets_of(database: Database, name: str, vault: Vault) -> list[str]:
     document = database[ENDPOINTS].find_one({"_id": name})
     assert document
-    return [plain(vault, each["sealed"], name, "secret") for each in document["secrets"]]
+    return [plain(vault, entry["sealed"], name, "secret") for entry in document["secrets"]]
 
 
 def test_everything_comes_under_the_first_key(database: Database, settings: dict[str, str]) -> None:
@@ -154,11 +155,11 @@ def test_everything_comes_under_the_first_key(database: Database, settings: dict
 def test_the_doctor_knows_what_no_key_opens(database: Database, settings: dict[str, str]) -> None:
     values = [vault_of(key).seal("x", workspace="default", record="ep_1", field="s") for key in (LOST, OLD)]
     database[ENDPOINTS].insert_one({"_id": "ep_1", "workspace": "default", "secrets": values})
-    said = invoked("doctor", COLUMNS="300", **settings).stdout
-    assert f"sealed with a key that is not there: 1 with key {LOST_ID}." in said
+    output = invoked("doctor", COLUMNS="300", **settings).stdout
+    assert f"sealed with a key that is missing: 1 with key {LOST_ID}." in output
     keys = {"INTERLINK_ENCRYPTION_KEY": text_of(NEW, OLD, LOST)}
-    said = invoked("doctor", COLUMNS="300", **settings | keys).stdout
-    assert "the keys open them" in said
+    output = invoked("doctor", COLUMNS="300", **settings | keys).stdout
+    assert "the configured keys open them" in output
 
 
 def test_values_of_0_3_are_sealed_anew(database: Database, settings: dict[str, str]) -> None:
@@ -166,7 +167,7 @@ def test_values_of_0_3_are_sealed_anew(database: Database, settings: dict[str, s
         {
             "_id": "ep_1",
             "workspace": "ws_1",
-            "secrets": [{"sealed": of_0_3(each, "ep_1", "secret"), "expires_at": None} for each in "ab"],
+            "secrets": [{"sealed": of_0_3(text, "ep_1", "secret"), "expires_at": None} for text in "ab"],
             "settings": {"token": of_0_3("t", "ep_1", "settings.token", NEW)},
         }
     )
@@ -174,15 +175,15 @@ def test_values_of_0_3_are_sealed_anew(database: Database, settings: dict[str, s
         {"_id": "wh_1", "workspace": "ws_1", "auth": of_0_3("{}", "wh_1", "auth"), "secrets": []}
     )
     looked = run("status", settings).stdout
-    assert f"{ENDPOINTS}: 1 documents, 3 sealed values (3 in the form of 0.3.0)\n" in looked
+    assert f"{ENDPOINTS}: 1 documents, 3 sealed values (3 in the format of 0.3.0)\n" in looked
     done = run("rotate", settings)
     assert done.returncode == 0, done.stderr
-    assert "in the form of 0.3.0" not in done.stdout
+    assert "in the format of 0.3.0" not in done.stdout
     new = vault_of(NEW)
     [found] = database[ENDPOINTS].find()
     assert secrets_of(database, "ep_1", new) == ["a", "b"]
     assert plain(new, found["settings"]["token"], "ep_1", "settings.token") == "t"
-    assert all("w" in each["sealed"] for each in found["secrets"])
+    assert all("w" in entry["sealed"] for entry in found["secrets"])
     [webhook] = database[WEBHOOKS].find()
     assert plain(new, webhook["auth"], "wh_1", "auth") == "{}"
 
@@ -213,18 +214,18 @@ def test_what_cannot_be_brought_over_is_named_and_the_rest_is_done(
     looked = run("status", settings)
     assert looked.returncode == 1
     assert f"{ENDPOINTS}: a secret of ep_2 was sealed with key {LOST_ID}" in looked.stderr
-    assert f"key {LOST_ID}, which is not there: 1 sealed values" in looked.stderr
+    assert f"key {LOST_ID}, which is missing: 1 sealed values" in looked.stderr
 
     done = run("rotate", settings)
     assert done.returncode == 1
-    said = done.stderr.splitlines()
-    assert len(said) == 5, said
-    assert any("idempotency_keys: the secret 'answer' of f00d?[2J was sealed by" in each for each in said)
-    assert any(each.endswith("it stays as it is until it expires") for each in said)
-    assert any(f"{ENDPOINTS}: a secret of ep_2 was sealed with key {LOST_ID}" in each for each in said)
-    assert any(f"{ENDPOINTS}: a secret of ep_3 was changed" in each for each in said)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 5, lines
+    assert any("idempotency_keys: the secret 'answer' of f00d?[2J was sealed by" in line for line in lines)
+    assert any(line.endswith("it stays as it is until it expires") for line in lines)
+    assert any(f"{ENDPOINTS}: a secret of ep_2 was sealed with key {LOST_ID}" in line for line in lines)
+    assert any(f"{ENDPOINTS}: a secret of ep_3 was changed" in line for line in lines)
     assert any(
-        f"{ENDPOINTS}: the secret 'settings.moved' of ep_4 was changed or moved" in each for each in said
+        f"{ENDPOINTS}: the secret 'settings.moved' of ep_4 was changed or moved" in line for line in lines
     )
     assert f"key {NEW_ID}, the first: 4 sealed values" in done.stdout
     assert f"key {OLD_ID}: 3 sealed values" in done.stdout
@@ -245,7 +246,7 @@ def test_a_thousand_that_are_lost_are_counted_not_listed(
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 102
     assert f"{ENDPOINTS}: 900 more such values" in done.stderr
-    assert f"key {LOST_ID}, which is not there: 1000 sealed values" in done.stderr
+    assert f"key {LOST_ID}, which is missing: 1000 sealed values" in done.stderr
 
 
 def test_what_changes_between_reading_and_writing_is_read_again(
@@ -254,13 +255,15 @@ def test_what_changes_between_reading_and_writing_is_read_again(
     """A service rotates one secret, removes an endpoint and pushes a value to another place just then."""
     old, now = vault_of(OLD), datetime.now(UTC)
     database[ENDPOINTS].insert_many([endpoint(f"ep_{n}", old, "a", "b") for n in range(5)])
-    kept = [store_secret(old, "ws_1", "ep_1", "newer"), store_secret(old, "ws_1", "ep_1", "a")]
+    secrets = [store_secret(old, "ws_1", "ep_1", "newer"), store_secret(old, "ws_1", "ep_1", "a")]
     plan, seen = rotation._Rewrapper.rewrap, set[str]()
 
-    def anew(self: Any, value: Sealed, path: rotation.FieldPath, document: Document) -> Sealed | None:
+    def changing_rewrap(
+        self: Any, value: Sealed, path: rotation.FieldPath, document: Document
+    ) -> Sealed | None:
         if document["_id"] not in seen:
             seen.add(document["_id"])
-            change = {"secrets": kept, "changed_at": now}
+            change = {"secrets": secrets, "changed_at": now}
             if document["_id"] == "ep_1":
                 database[ENDPOINTS].update_one({"_id": "ep_1"}, {"$set": change})
             if document["_id"] == "ep_2":
@@ -271,7 +274,7 @@ def test_what_changes_between_reading_and_writing_is_read_again(
                 database[ENDPOINTS].update_one({"_id": "ep_4"}, {"$set": {"name": "Ada Example"}})
         return plan(self, value, path, document)
 
-    monkeypatch.setattr(rotation._Rewrapper, "rewrap", anew)
+    monkeypatch.setattr(rotation._Rewrapper, "rewrap", changing_rewrap)
     done = run("rotate", settings)
     assert done.returncode == 0, done.stderr
     new = vault_of(NEW)
@@ -342,23 +345,23 @@ def test_it_is_killed_and_run_again(database: Database, settings: dict[str, str]
     eventually(begun, every_s=0.01)
     first.kill()
     first.communicate()
-    found = Counter(each["secrets"][0]["sealed"]["k"] for each in database[ENDPOINTS].find())
+    found = Counter(document["secrets"][0]["sealed"]["k"] for document in database[ENDPOINTS].find())
     assert 0 < found[NEW_ID] < len(names)
     both = vault_of(NEW, OLD)
     for name in names[::400]:
         assert secrets_of(database, name, both) == [name]
 
     beside = [process(), process()]  # neither harms the other
-    ends = [each.communicate(timeout=60)[0].splitlines()[-2:] for each in beside]
-    assert [each.returncode for each in beside] == [0, 0]
+    ends = [process.communicate(timeout=60)[0].splitlines()[-2:] for process in beside]
+    assert [process.returncode for process in beside] == [0, 0]
     assert (
         ends
         == [[f"key {NEW_ID}, the first: 2400 sealed values", f"key {OLD_ID}: nothing is sealed with it"]] * 2
     )
     new = vault_of(NEW)
     for document in database[ENDPOINTS].find():
-        [kept] = document["secrets"]
-        assert plain(new, kept["sealed"], document["_id"], "secret") == document["_id"]
+        [entry] = document["secrets"]
+        assert plain(new, entry["sealed"], document["_id"], "secret") == document["_id"]
 
 
 def test_a_service_that_seals_with_another_key_is_noticed(
@@ -378,7 +381,7 @@ def test_a_service_that_seals_with_another_key_is_noticed(
     monkeypatch.setattr(rotation._CollectionPass, "run", walk)
     done = run("rotate", settings)
     assert done.returncode == 1
-    assert "give them all the same first one" in done.stderr
+    assert "give all of them the same first key" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["status", "rotate"])
@@ -392,11 +395,11 @@ def test_settings_that_are_wrong_are_one_line(settings: dict[str, str], tmp_path
     assert "cannot be read" in complaint(run(command, alone | {variable: str(tmp_path / "none")}))
     assert run(command, alone | {variable: str(file)}).returncode == 0
     away = {"MONGODB_URI": "mongodb://127.0.0.1:1/x", "MONGODB_TIMEOUT_MS": "300"}
-    assert "the store did not answer" in complaint(run(command, settings | away))
+    assert "MongoDB did not answer" in complaint(run(command, settings | away))
 
 
 @pytest.mark.parametrize(
-    ("given", "made"),
+    ("variables", "created"),
     [
         ({}, True),
         ({"INTERLINK_ENCRYPTION_KEY": "k"}, False),
@@ -406,24 +409,24 @@ def test_settings_that_are_wrong_are_one_line(settings: dict[str, str], tmp_path
     ids=str,
 )
 def test_up_makes_a_key_only_where_none_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], made: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], created: bool
 ) -> None:
     for name in ("INTERLINK_ENCRYPTION_KEY", "INTERLINK_ENCRYPTION_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with open_data_folder(tmp_path / "data") as folder:
-        layout = Topology(
+        topology = Topology(
             Plan(8080, tmp_path / "data", minichat=False, services=["gateway"]), folder, None, None
         )
         environments: Sequence[dict[str, str]] = [
-            layout.init()[1],
-            *(dict(spec.env) for spec, _, _ in layout.services()),
+            topology.init()[1],
+            *(dict(spec.env) for spec, _, _ in topology.services()),
         ]
         for env in environments:
-            assert bool(env.get("INTERLINK_ENCRYPTION_KEY")) is (made or "k" in given.values())
-            assert env.get("INTERLINK_ENCRYPTION_KEY_FILE") == given.get("INTERLINK_ENCRYPTION_KEY_FILE")
-        assert (folder.path / "encryption.key").exists() is made
+            assert bool(env.get("INTERLINK_ENCRYPTION_KEY")) is (created or "k" in variables.values())
+            assert env.get("INTERLINK_ENCRYPTION_KEY_FILE") == variables.get("INTERLINK_ENCRYPTION_KEY_FILE")
+        assert (folder.path / "encryption.key").exists() is created
 
 
 def test_up_makes_no_key_where_another_one_has_sealed(

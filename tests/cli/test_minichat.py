@@ -117,8 +117,8 @@ async def chat(page: str, pair: EmbeddedPair) -> AsyncIterator[Chat]:
 
 async def test_a_message_is_shown_once(chat: Chat) -> None:
     first, last = message("hello"), message("the last")
-    for each in (first, first, last):
-        await chat.send(each)
+    for message_sent in (first, first, last):
+        await chat.send(message_sent)
     shown = await chat.shown_until(last["message_id"])
     assert shown.count(first["message_id"]) == 1
 
@@ -233,9 +233,9 @@ class TestInABrowser:
         written = MessageTemplate("{{ v | md }} **{{ v | md }}** {{ 'label' | link: v }}").render({"v": url})
         await chat.send(message(f"{written} bare https://links.example/x_(y). <mailto:ann_b@links.example>"))
         async with opened(chat.url) as tab:
-            found = "[...document.querySelectorAll('main a')].map((a) => [a.textContent, a.href])"
-            await tab.until(f"{found}.some((link) => link[1].startsWith('https://links.example'))")
-            links = [link for link in await tab.evaluate(found) if "links.example" in link[1]]
+            script = "[...document.querySelectorAll('main a')].map((a) => [a.textContent, a.href])"
+            await tab.until(f"{script}.some((link) => link[1].startsWith('https://links.example'))")
+            links = [link for link in await tab.evaluate(script) if "links.example" in link[1]]
         assert links == [
             [url, url],
             [url, url],

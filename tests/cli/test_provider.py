@@ -22,8 +22,9 @@ from interlink.provider.new import create
 from interlink.provider.sign import SigningResult, SignOptions, curl, sign
 from shared.contracts.errors import Misconfigured
 from shared.manifests import registry
-from shared.manifests.fixtures import default_settings, fixture_folders, new_secret, read_fixture
+from shared.manifests.fixtures import default_settings, fixture_folders, read_fixture
 from shared.manifests.registry import Provider, providers, read_manifest
+from shared.manifests.scheme_signers import new_secret
 from shared.manifests.schemes import JwtScheme, KeyPairScheme
 from shared.verification.scheme import VerificationResult
 from tests.cli.commands import complaint, invoked
@@ -115,9 +116,7 @@ class TestNew:
         made = invoked("provider", "new", "acme", "--name", "Acme Corp.", "--scheme", scheme)
         assert made.returncode == 0, made.stderr
         assert str(root / "acme") in made.stdout
-        assert (
-            invoked("provider", "check", "acme").stdout == "1 provider checked, nothing to complain about\n"
-        )
+        assert invoked("provider", "check", "acme").stdout == "1 provider checked, no faults\n"
         tested = invoked("provider", "test", "acme")
         assert tested.returncode == 0
         assert tested.stdout.splitlines() == [
@@ -135,14 +134,14 @@ class TestNew:
     @pytest.mark.parametrize(
         ("name", "said"),
         [
-            ("Acme", "is no id"),
-            ("", "is no id"),
-            ("../x", "is no id"),
-            ("a" * 41, "is no id"),
-            ("x\n", "is no id"),
+            ("Acme", "is not a valid id"),
+            ("", "is not a valid id"),
+            ("../x", "is not a valid id"),
+            ("a" * 41, "is not a valid id"),
+            ("x\n", "is not a valid id"),
             ("incoming", "is reserved"),
             ("interlink", "is reserved"),
-            ("there", "is there already"),
+            ("there", "already exists"),
         ],
     )
     def test_what_is_refused(self, root: Path, name: str, said: str) -> None:
@@ -169,7 +168,7 @@ class TestCheck:
         for arguments in ((), ("bare",), ("acme", "bare")):
             done = invoked("provider", "check", *arguments)
             assert done.returncode == 1
-            assert done.stdout == "bare/manifest.yaml: missing: every provider has one\n"
+            assert done.stdout == "bare/manifest.yaml: missing: every provider needs one\n"
         assert "_old" in complaint(invoked("provider", "check", "_old"))
         assert "bare/manifest.yaml: missing" in complaint(invoked("provider", "test", "bare"))
 
@@ -230,12 +229,12 @@ class TestTest:
         right = case.joinpath("expected.json").read_bytes()
         done = invoked("provider", "test", "acme", "--write")
         assert done.returncode == 1
-        assert "it is refused" in done.stdout
+        assert "it is rejected" in done.stdout
         assert case.joinpath("expected.json").read_bytes() == right
 
     def test_an_unknown_provider(self) -> None:
         said = complaint(invoked("provider", "test", "gihub"))
-        assert said == "no such provider: gihub (did you mean github?)"
+        assert said == "unknown provider: gihub (did you mean github?)"
 
     def test_a_manifest_that_cannot_be_read(self, root: Path) -> None:
         create(root, "acme", "Acme", "hmac").joinpath("manifest.yaml").write_text("id: other\n")
@@ -296,7 +295,7 @@ class TestSign:
             if "handshake" in fixture.expected:
                 continue
             try:
-                signed = sign(provider, SignOptions(case, given, url=url, way=str(position)), time())
+                signed = sign(provider, SignOptions(case, given, url=url, scheme=str(position)), time())
             except Misconfigured:
                 continue
             if isinstance(way, KeyPairScheme):
@@ -316,7 +315,7 @@ class TestSign:
         assert done.returncode == 0
         assert secret not in done.stdout + done.stderr
         assert "-H 'x-github-event: push'" in done.stdout
-        assert "the event github.push, signed in the way hmac" in done.stderr
+        assert "the event github.push, signed by the scheme hmac" in done.stderr
 
     def test_an_empty_secret(self, tmp_path: Path) -> None:
         file = tmp_path / "body.json"
@@ -326,7 +325,7 @@ class TestSign:
         command = ("provider", "sign", "github", str(file), "--event", "push")
         assert "it is empty" in complaint(invoked(*command, "--secret", ""))
         assert "it is empty" in complaint(invoked(*command, INTERLINK_SECRET=""))
-        assert "it is empty" in complaint(invoked(*command, "--secret", f"@{empty}"))
+        assert "the file is empty" in complaint(invoked(*command, "--secret", f"@{empty}"))
         assert invoked(*command, "--secret", "a secret", INTERLINK_SECRET="").returncode == 0
 
     def test_the_raw_request(self, tmp_path: Path) -> None:
@@ -346,14 +345,14 @@ class TestSign:
         ("arguments", "said"),
         [
             (("github", "nowhere.json"), "nowhere.json: No such file"),
-            (("github", "BODY"), "the webhook lacks {header:x-github-event}"),
+            (("github", "BODY"), "the webhook has no {header:x-github-event}"),
             (("github", "BODY", "--event", "push", "-H", "x"), "--header 'x': write it as name: value"),
             (("github", "BODY", "--event", "push", "-H", "x: a\nb: c"), "write it as name: value"),
             (("github", "BODY", "--event", "push", "--setting", "x=1"), "--setting 'x=1'"),
-            (("github", "BODY", "--event", "push", "--way", "7"), "--way 7: one of 0"),
-            (("github", "BODY", "--event", "push", "--url", "hub"), "--url hub: an address starts with"),
+            (("github", "BODY", "--event", "push", "--way", "7"), "--way 7: use one of 0"),
+            (("github", "BODY", "--event", "push", "--url", "hub"), "--url hub: a URL has to begin with"),
             (("github", "BODY", "--event", "push", "--secret", "@nowhere"), "nowhere: No such file"),
-            (("github", "TEXT", "--event", "push"), "it would be refused: the body is not"),
+            (("github", "TEXT", "--event", "push"), "the hub would reject it: the body is not"),
         ],
     )
     def test_what_is_wrong_is_said(self, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -366,11 +365,11 @@ class TestSign:
     def test_a_key_pair_needs_its_private_key(self, root: Path, tmp_path: Path) -> None:
         case = create(root, "acme", "Acme", "ed25519") / "fixtures" / "item_created"
         said = complaint(invoked("provider", "sign", "acme", str(case), "--secret", "00" * 32))
-        assert said.startswith("--secret: ed25519 is signed with a key pair")
+        assert said.startswith("--secret: ed25519 needs a private key")
         file = tmp_path / "rsa.pem"
         file.write_bytes(_private("rsa"))
         said = complaint(invoked("provider", "sign", "acme", str(case), "--secret", f"@{file}"))
-        assert said.endswith("it is not a key for ed25519")
+        assert said.endswith("the key is not for ed25519")
 
     def test_where_only_the_platform_can_sign(self, root: Path) -> None:
         folder = create(root, "acme", "Acme", "ed25519")
@@ -379,14 +378,14 @@ class TestSign:
         remote = 'keys: { url: "https://keys.example.com/1.pem", hosts: [keys.example.com] }'
         file.write_text(text.replace("key: { form: hex }", remote))
         said = complaint(invoked("provider", "sign", "acme", str(folder / "fixtures" / "item_created")))
-        assert "only Acme can sign: its key is fetched from https://keys.example.com/1.pem" in said
+        assert "only Acme can sign: the key is fetched from https://keys.example.com/1.pem" in said
 
     def test_an_address_that_is_signed_has_to_be_given(self, root: Path) -> None:
         folder = create(root, "acme", "Acme", "hmac")
         file = folder / "manifest.yaml"
         file.write_text(file.read_text().replace('signed: "{body}"', 'signed: "{url}{body}"'))
         case = str(folder / "fixtures" / "item_created")
-        assert "say which with --url" in complaint(invoked("provider", "sign", "acme", case))
+        assert "name it with --url" in complaint(invoked("provider", "sign", "acme", case))
         assert invoked("provider", "sign", "acme", case, "--url", "https://hub.example.com/x").returncode == 0
 
 
@@ -463,7 +462,7 @@ class TestAtAHub:
     def first(name: str, position: int, given: str) -> tuple[Path, SigningResult]:
         """The first fixture that is signed in this way."""
         for case in fixture_folders(FOLDERS / name):
-            wanted = SignOptions(case, given, url="https://hub.example.com/x", way=str(position))
+            wanted = SignOptions(case, given, url="https://hub.example.com/x", scheme=str(position))
             if "handshake" not in read_fixture(case).expected:
                 try:
                     return case, sign(providers()[name], wanted, time())
@@ -508,7 +507,7 @@ class TestDocs:
         page = (tmp_path / "acme.md").read_text()
         for said in (
             "# Acme \\*Co\\*",
-            "- HMAC-SHA256 of the body as it came, in hex in the header `x-acme-signature` after `sha256=`.",
+            "- HMAC-SHA256 of the raw body, in hex in the header `x-acme-signature` after `sha256=`.",
             "| `item.created` | An item was made. | | yes |",
             "Address: https://hub.example.com/api/webhooks/acme/{endpoint_id}",
             "## From memory",

@@ -21,19 +21,19 @@ def test_the_page_of_the_project_is_current() -> None:
 
 
 def test_every_setting_is_there_and_says_what_it_means() -> None:
-    told = rows()
+    table = rows()
     for kind in (KafkaSettings, MongoSettings, HubSettings, EgressSettings, DeliverySettings):
         prefix = str(kind.model_config.get("env_prefix"))
-        assert {f"{prefix}{name.upper()}" for name in kind.model_fields} <= told.keys()
-    assert [name for name, (_, _, meaning) in told.items() if not meaning] == []
+        assert {f"{prefix}{name.upper()}" for name in kind.model_fields} <= table.keys()
+    assert [name for name, (_, _, description) in table.items() if not description] == []
 
 
 def test_defaults_and_values_are_those_of_the_code() -> None:
-    told = rows()
-    assert told["MONGODB_URI"][0] == "**required**"
-    assert told["KAFKA_REPLICATION_FACTOR"][:2] == ("", "from 1 to 10")
-    assert told["INTERLINK_ALLOW_HTTP"][:2] == ("`false`", "`true`, `false`")
-    assert told["INTERLINK_LOG_LEVEL"][:2] == ("`info`", "`debug`, `info`, `warning`, `error`")
-    assert told["INTERLINK_BODY_TIMEOUT_S"][:2] == ("`10.0`", "more than 0 to 120")
-    assert told["INTERLINK_DEDUPE_WINDOW_S"][:2] == ("`600.0`", "from 0 to 86400")
-    assert told["INTERLINK_ENCRYPTION_KEY"][0] == ""
+    table = rows()
+    assert table["MONGODB_URI"][0] == "**required**"
+    assert table["KAFKA_REPLICATION_FACTOR"][:2] == ("", "from 1 to 10")
+    assert table["INTERLINK_ALLOW_HTTP"][:2] == ("`false`", "`true`, `false`")
+    assert table["INTERLINK_LOG_LEVEL"][:2] == ("`info`", "`debug`, `info`, `warning`, `error`")
+    assert table["INTERLINK_BODY_TIMEOUT_S"][:2] == ("`10.0`", "more than 0 to 120")
+    assert table["INTERLINK_DEDUPE_WINDOW_S"][:2] == ("`600.0`", "from 0 to 86400")
+    assert table["INTERLINK_ENCRYPTION_KEY"][0] == ""

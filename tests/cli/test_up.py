@@ -48,7 +48,7 @@ def shown_in_chat(up: Up) -> dict[str, dict[str, Any]]:
                 if line.startswith("data: "):
                     message = json.loads(line.removeprefix("data: "))
                     messages[message["message_id"]] = message
-    except httpx.ReadTimeout:  # it has said what it has
+    except httpx.ReadTimeout:  # it has sent everything it has
         pass
     return messages
 
@@ -76,9 +76,9 @@ class TestRunning:
     """One hub; the tests go through its life in order."""
 
     def test_it_says_where_everything_is(self, up: Up) -> None:
-        assert f"Interlink is ready: {up.url}\n" in up.said()
-        assert up.chat in up.said()
-        assert up.key not in up.said()
+        assert f"Interlink is ready: {up.url}\n" in up.text()
+        assert up.chat in up.text()
+        assert up.key not in up.text()
         assert stat.S_IMODE((up.folder / "admin.key").stat().st_mode) == 0o600
         assert stat.S_IMODE(up.folder.stat().st_mode) == 0o700
 
@@ -118,8 +118,8 @@ class TestRunning:
         assert interlink("send", "message.created", cwd=tmp_path, **beside).stdout.startswith("evt_")
 
     def test_a_second_one_is_refused(self, up: Up, tmp_path: Path) -> None:
-        said = complaint(interlink("up", "--data-dir", str(up.folder), cwd=tmp_path))
-        assert f"in use by another 'interlink up' (process {up.process.pid})" in said
+        message = complaint(interlink("up", "--data-dir", str(up.folder), cwd=tmp_path))
+        assert f"in use by another 'interlink up' (process {up.process.pid})" in message
 
     def test_the_chat_has_none_of_the_hubs_secrets(self, up: Up) -> None:
         environment = up.child("examples.minichat").environ()
@@ -127,29 +127,29 @@ class TestRunning:
 
     def test_a_service_that_dies_is_started_again(self, up: Up) -> None:
         up.child("serve sync").kill()
-        up.until_said("sync ended with signal SIGKILL: it is started again")
-        up.until_said("sync is back")
+        up.wait_for_text("sync ended with signal SIGKILL: it is started again")
+        up.wait_for_text("sync is back")
         message = incoming(up, "after sync")
         assert eventually(lambda: shown_in_chat(up).get(message))
 
     def test_a_store_that_dies_comes_back_with_its_data(self, up: Up) -> None:
         made = call(up, "POST", "/api/inbound-endpoints", {"provider": "github", "name": "kept"})
         up.child("secantus").kill()
-        up.until_said("store is back")
+        up.wait_for_text("store is back")
         eventually(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
         assert call(up, "GET", f"/api/inbound-endpoints/{made['id']}")["name"] == "kept"
 
     def test_a_broker_that_dies_comes_back_and_the_user_is_told(self, up: Up) -> None:
         up.child("tansu").kill()
-        up.until_said("broker ended with signal SIGKILL (it holds events in memory")
-        up.until_said("broker is back")
+        up.wait_for_text("broker ended with signal SIGKILL (it holds events in memory")
+        up.wait_for_text("broker is back")
         eventually(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
         message = incoming(up, "after the broker")
         assert eventually(lambda: shown_in_chat(up).get(message), within_s=30)
 
     def test_ctrl_c_ends_it_all(self, up: Up) -> None:
         assert up.end(signal.SIGINT, STOP_S) == 0
-        assert up.said().endswith("stopped\n")
+        assert up.text().endswith("stopped\n")
         assert all(is_free(HOST, up.port + offset) for offset in PORTS)
 
 
@@ -171,7 +171,7 @@ def test_its_folder_goes_on_and_a_second_ctrl_c_ends_it_at_once(folder: Path) ->
         up.child("serve delivery").send_signal(signal.SIGSTOP)  # it will not stop when it is asked to
         delivery = psutil.Process(up.child("serve delivery").pid)
         up.process.send_signal(signal.SIGINT)
-        up.until_said("stopping")
+        up.wait_for_text("stopping")
         time.sleep(1)
         assert delivery.is_running()
         up.process.send_signal(signal.SIGINT)
@@ -203,11 +203,11 @@ def test_a_clean_stop_loses_nothing(tmp_path: Path) -> None:
             )
             assert answer.status_code == 202, answer.text
         assert up.end(signal.SIGTERM, 60) == 0
-        assert "were not handled in time" not in up.said()
-        wanted = {f"e{n}" for n in range(count)}
+        assert "were not processed in time" not in up.text()
+        expected = {f"e{n}" for n in range(count)}
 
         def all_there() -> bool:
-            return wanted == {json.loads(got.body)["id"] for got in subscriber.got}
+            return expected == {json.loads(got.body)["id"] for got in subscriber.got}
 
         if not all_there():
             with running(tmp_path / "data", "--no-minichat"):  # goes on with what it had put off
@@ -215,11 +215,11 @@ def test_a_clean_stop_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_with_a_bus_and_a_store_of_ones_own(tmp_path: Path, pair: EmbeddedPair) -> None:
-    given = settings_of(pair, f"up_{token_hex(6)}")
-    with running(tmp_path / "data", "--no-minichat", **given) as up:
+    settings = settings_of(pair, f"up_{token_hex(6)}")
+    with running(tmp_path / "data", "--no-minichat", **settings) as up:
         commands = [" ".join(child.cmdline()) for child in up.children()]
         assert not [command for command in commands if "tansu" in command or "secantus" in command]
-        assert up.child("serve delivery").environ()["MONGODB_URI"] == given["MONGODB_URI"]
+        assert up.child("serve delivery").environ()["MONGODB_URI"] == settings["MONGODB_URI"]
         assert "INTERLINK_ALLOW_PRIVATE_NETWORKS" not in up.child("serve delivery").environ()
         assert call(up, "GET", "/api/outgoing-webhooks")["items"] == []
         assert up.end(signal.SIGTERM, STOP_S) == 0
@@ -230,7 +230,7 @@ def test_with_a_bus_and_a_store_of_ones_own(tmp_path: Path, pair: EmbeddedPair) 
 def test_a_service_that_cannot_start_is_one_line_and_leaves_nobody(tmp_path: Path) -> None:
     up = start_up(tmp_path / "data", port_block(), INTERLINK_LOG_LEVEL="loud")
     assert up.process.wait(60) == 2
-    lines = up.said().splitlines()
+    lines = up.text().splitlines()
     assert len(lines) == 1
     assert "INTERLINK_LOG_LEVEL" in lines[0]
     assert all(is_free(HOST, up.port + offset) for offset in PORTS)

@@ -1,4 +1,4 @@
-"""The envelope: what is put on Kafka comes off it the same; what strangers put there is refused clearly."""
+"""The envelope: an event survives the round trip through headers; invalid records are rejected."""
 
 from datetime import UTC, datetime, timedelta, timezone
 

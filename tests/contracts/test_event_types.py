@@ -1,4 +1,4 @@
-"""The catalogue: complete, named once, and open for what the platforms really send."""
+"""The table of event types: complete, each named once, and open for what producers really send."""
 
 import re
 from typing import Any
@@ -155,32 +155,32 @@ def test_every_type_is_there() -> None:
 
 
 def test_a_name_means_one_type() -> None:
-    aliases = [alias for each in EVENT_TYPES.values() for alias in each.aliases]
+    aliases = [alias for event_type in EVENT_TYPES.values() for alias in event_type.aliases]
     assert len(aliases) == len(set(aliases))
     assert not set(aliases) & set(EVENT_TYPES)
     assert set(SUPPORT) <= set(aliases)
-    for each in EVENT_TYPES.values():
-        for name in (each.name, *each.aliases):
+    for event_type in EVENT_TYPES.values():
+        for name in (event_type.name, *event_type.aliases):
             assert re.fullmatch(NAME_PATTERN, name)
-            assert canonical(name) == each.name
+            assert canonical(name) == event_type.name
     assert canonical("order.paid") == "order.paid"
 
 
-@pytest.mark.parametrize("each", EVENT_TYPES.values(), ids=EVENT_TYPES)
-def test_an_example_fits_and_nothing_does_not(each: EventType) -> None:
-    assert Draft202012Validator(each.schema).is_valid(dict(each.example))
-    assert each.about.endswith(".")
-    schema = BoundedSchema(orjson.dumps(each.schema))
-    assert schema.fault(dict(each.example), 100) is None
+@pytest.mark.parametrize("event_type", EVENT_TYPES.values(), ids=EVENT_TYPES)
+def test_an_example_fits_and_nothing_does_not(event_type: EventType) -> None:
+    assert Draft202012Validator(event_type.schema).is_valid(dict(event_type.example))
+    assert event_type.about.endswith(".")
+    schema = BoundedSchema(orjson.dumps(event_type.schema))
+    assert schema.fault(dict(event_type.example), 100) is None
     wrong: Any
-    for wrong in ({}, None, [dict(each.example)], "x"):
+    for wrong in ({}, None, [dict(event_type.example)], "x"):
         assert schema.fault(wrong, 100), wrong
 
 
-@pytest.mark.parametrize("each", EVENT_TYPES.values(), ids=EVENT_TYPES)
-def test_more_fields_are_welcome(each: EventType) -> None:
-    more = {**each.example, "new_field": {"a": [1]}, "newField": None}
-    assert BoundedSchema(orjson.dumps(each.schema)).fault(more, 100) is None
+@pytest.mark.parametrize("event_type", EVENT_TYPES.values(), ids=EVENT_TYPES)
+def test_more_fields_are_welcome(event_type: EventType) -> None:
+    more = {**event_type.example, "new_field": {"a": [1]}, "newField": None}
+    assert BoundedSchema(orjson.dumps(event_type.schema)).fault(more, 100) is None
 
 
 @pytest.mark.parametrize(("name", "data"), REAL, ids=[f"{name}-{n}" for n, (name, _) in enumerate(REAL)])

@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 from tests.support.hub import Hub
 
 PATH = "/api/outgoing-webhooks"
-MOST = 6
+MAX_WEBHOOKS = 6
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
         env={
             "INTERLINK_ALLOW_HTTP": "false",
             "INTERLINK_EGRESS_PORTS": "80,443,8443",
-            "INTERLINK_WEBHOOKS_PER_WORKSPACE": str(MOST),
+            "INTERLINK_WEBHOOKS_PER_WORKSPACE": str(MAX_WEBHOOKS),
         },
         workspace=f"addresses-{token_hex(4)}",
     )
@@ -63,7 +63,7 @@ def make(hub: Hub, url: str, query: str = "", key: str | None = None) -> dict[st
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         ("http://example.com/", "https://"),
         ("http://example.com:443/", "https://"),
@@ -74,17 +74,17 @@ def make(hub: Hub, url: str, query: str = "", key: str | None = None) -> dict[st
     ],
 )
 def test_an_address_that_is_refused_when_it_is_given_and_when_it_is_changed(
-    hub: Hub, url: str, told: str
+    hub: Hub, url: str, expected: str
 ) -> None:
     made = make(hub, "https://example.com:8443/")
-    for method, path, given in (
+    for method, path, request in (
         ("POST", PATH, body(url)),
         ("POST", f"{PATH}?force=true", body(url)),
         ("PATCH", f"{PATH}/{made['id']}", {"url": url}),
     ):
-        [fault] = hub.call(method, path, given, expect=422)["errors"]
+        [fault] = hub.call(method, path, request, expect=422)["errors"]
         assert fault["field"] == "url"
-        assert told in fault["message"]
+        assert expected in fault["message"]
     assert hub.call("GET", f"{PATH}/{made['id']}")["url"] == "https://example.com:8443/"
     assert len(hub.call("GET", PATH)["items"]) == 1
 
@@ -95,10 +95,10 @@ def test_an_address_at_an_allowed_port(hub: Hub) -> None:
 
 
 def test_no_more_than_so_many_per_workspace(hub: Hub, other_key: str) -> None:
-    made = [make(hub, f"https://example.com/{number}") for number in range(MOST)]
+    made = [make(hub, f"https://example.com/{number}") for number in range(MAX_WEBHOOKS)]
     for query in ("", "?force=true"):
         problem = hub.call("POST", PATH + query, body("https://example.com/more"), expect=409)
-        assert str(MOST) in problem["detail"]
+        assert str(MAX_WEBHOOKS) in problem["detail"]
     make(hub, "https://example.com/more", key=other_key)  # another workspace has room
     hub.call("DELETE", f"{PATH}/{made[0]['id']}", expect=204)
     make(hub, "https://example.com/more")
@@ -122,11 +122,11 @@ def at_once(hub: Hub, urls: list[str]) -> list[int]:
 
 
 def test_no_more_than_so_many_when_all_come_at_once(hub: Hub) -> None:
-    for number in range(MOST - 1):
+    for number in range(MAX_WEBHOOKS - 1):
         make(hub, f"https://example.com/{number}")
     answers = at_once(hub, [f"https://example.com/at-once-{number}" for number in range(8)])
     assert set(answers) <= {201, 409}
-    assert len(hub.call("GET", PATH)["items"]) <= MOST
+    assert len(hub.call("GET", PATH)["items"]) <= MAX_WEBHOOKS
 
 
 def test_a_url_is_one_webhooks_unless_forced(hub: Hub) -> None:
@@ -141,8 +141,8 @@ def test_a_url_is_one_webhooks_unless_forced(hub: Hub) -> None:
     hub.call("PATCH", f"{PATH}/{other['id']}", {"url": url}, expect=409)
     assert hub.call("GET", f"{PATH}/{other['id']}")["url"] == "https://example.com/other"
     assert hub.call("PATCH", f"{PATH}/{other['id']}?force=true", {"url": url})["url"] == url
-    for one in (first, second):  # its own URL is no other's
-        assert hub.call("PATCH", f"{PATH}/{one['id']}", {"url": url, "name": "same"})["url"] == url
+    for webhook in (first, second):  # its own URL is no other's
+        assert hub.call("PATCH", f"{PATH}/{webhook['id']}", {"url": url, "name": "same"})["url"] == url
     make(hub, "https://example.com/other")
 
 
@@ -154,8 +154,8 @@ def test_another_workspace_may_have_the_same_url(hub: Hub, other_key: str) -> No
 
 def test_a_url_is_free_again_once_its_webhook_is_deleted_or_has_moved(hub: Hub) -> None:
     url = "https://example.com/hook"
-    gone = make(hub, url)
-    hub.call("DELETE", f"{PATH}/{gone['id']}", expect=204)
+    deleted = make(hub, url)
+    hub.call("DELETE", f"{PATH}/{deleted['id']}", expect=204)
     moved = make(hub, url)
     hub.call("PATCH", f"{PATH}/{moved['id']}", {"url": f"{url}/new"})
     make(hub, url)

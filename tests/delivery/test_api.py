@@ -89,7 +89,7 @@ def _problem(answer: httpx.Response, status: int, *fields: str) -> None:
 
 
 def test_a_webhooks_life(client: httpx.Client) -> None:
-    wanted: dict[str, Any] = {
+    request: dict[str, Any] = {
         "name": "Ours",
         "url": "https://example.com:8443/hook?a=1&b=%20",
         "events": ["github.*", "message.created"],
@@ -127,14 +127,14 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
             "max_wait_s": 60,
         },
     }
-    created = client.post(CREATE, json=wanted)
+    created = client.post(CREATE, json=request)
     assert created.status_code == 201
     made = created.json()
     assert re.fullmatch(r"wh_[0-9a-f]{32}", made["id"])
     assert made["secret"].startswith("whsec_")
     assert TIME.fullmatch(made["created_at"])
     assert made == {
-        **wanted,
+        **request,
         **{name: made[name] for name in ("id", "secret", "created_at")},
         "updated_at": made["created_at"],
         "headers": ["X-Team"],
@@ -171,8 +171,8 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         shown["disabled_reason"] = None if shown["enabled"] else "by_hand"
         assert changed.json() == shown
     for retry, shows in (
-        ({"schedule": "standard"}, {**wanted["retry"], "schedule": "standard"}),
-        ({"jitter": 0, "schedule": [5]}, {**wanted["retry"], "schedule": [5], "jitter": 0}),
+        ({"schedule": "standard"}, {**request["retry"], "schedule": "standard"}),
+        ({"jitter": 0, "schedule": [5]}, {**request["retry"], "schedule": [5], "jitter": 0}),
     ):
         assert client.patch(path, json={"retry": retry}).json()["retry"] == shows
     for auth in ({"type": "basic", "username": "u", "password": "p"}, {"type": "none"}):
@@ -180,7 +180,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         shows.pop("password", None)
         assert client.patch(path, json={"auth": auth}).json()["auth"] == shows
     assert client.patch(path, json={"headers": {}}).json()["headers"] == []
-    assert client.patch(path, json=dict.fromkeys(wanted.keys() - {"profile"})).json()["name"] == "Both"
+    assert client.patch(path, json=dict.fromkeys(request.keys() - {"profile"})).json()["name"] == "Both"
     assert client.post(f"{path}/disable").json()["enabled"] is False
     assert client.post(f"{path}/enable").json()["enabled"] is True
     rotated = client.post(f"{path}/rotate-secret", json={}).json()
@@ -442,8 +442,8 @@ def many(hub: Hub) -> tuple[str, list[str]]:
         eventually(lambda: client.get(PATH).status_code == 200)
         with ThreadPoolExecutor(8) as pool:
             made = list(pool.map(lambda _: client.post(CREATE, json=WEBHOOK).json(), range(120)))
-    made.sort(key=lambda each: (each["created_at"], each["id"]), reverse=True)
-    return key, [each["id"] for each in made]
+    made.sort(key=lambda entry: (entry["created_at"], entry["id"]), reverse=True)
+    return key, [item["id"] for item in made]
 
 
 @pytest.mark.parametrize("limit", [7, 50, 120, 500])
@@ -454,7 +454,7 @@ def test_a_list_is_walked_page_by_page(hub: Hub, many: tuple[str, list[str]], li
     while len(found) < len(ids):
         page = hub.call("GET", PATH, key=key, params=params)
         assert 0 < len(page["items"]) <= limit
-        found += [each["id"] for each in page["items"]]
+        found += [item["id"] for item in page["items"]]
         params["cursor"] = page["next_cursor"]
     assert found == ids
     assert params["cursor"] is None
@@ -480,7 +480,7 @@ def test_the_same_call_gets_the_same_answer(client: httpx.Client) -> None:
     assert len({answer.text for answer in answers}) == 1
     _problem(client.post(CREATE, json={**body, "name": "y"}, headers=headers), 422)
     items = client.get(f"{PATH}?limit=500").json()["items"]
-    assert sum(each["name"] == body["name"] for each in items) == 1
+    assert sum(item["name"] == body["name"] for item in items) == 1
 
 
 def test_twenty_of_the_same_at_once_make_one(client: httpx.Client) -> None:
@@ -496,7 +496,7 @@ def test_twenty_of_the_same_at_once_make_one(client: httpx.Client) -> None:
     assert {answer.status_code for answer in answers} <= {201, 409}
     assert len({answer.text for answer in answers if answer.status_code == 201}) == 1
     items = client.get(f"{PATH}?limit=500").json()["items"]
-    assert sum(each["name"] == body["name"] for each in items) == 1
+    assert sum(item["name"] == body["name"] for item in items) == 1
 
 
 def test_a_test_event_is_sent_once(client: httpx.Client) -> None:
@@ -532,7 +532,7 @@ def log(hub: Hub) -> dict[str, Any]:
 
 
 def _finished(hub: Hub, delivery: str) -> bool:
-    return any(each["id"] == delivery and each["finished_at"] for each in hub.deliveries())
+    return any(item["id"] == delivery and item["finished_at"] for item in hub.deliveries())
 
 
 def test_one_delivery(hub: Hub, log: dict[str, Any]) -> None:
@@ -558,19 +558,19 @@ def test_one_delivery(hub: Hub, log: dict[str, Any]) -> None:
 
 
 def test_the_log_is_newest_first_without_bodies(log: dict[str, Any]) -> None:
-    assert [each["id"] for each in log["all"]] == log["ids"][::-1]
-    for each in log["all"]:
-        assert each["attempts"] is each["body"] is None
+    assert [delivery["id"] for delivery in log["all"]] == log["ids"][::-1]
+    for delivery in log["all"]:
+        assert delivery["attempts"] is delivery["body"] is None
 
 
 def test_the_log_is_filtered(hub: Hub, client: httpx.Client, log: dict[str, Any]) -> None:
     ids = log["ids"]
-    at = {each["id"]: each["created_at"] for each in log["all"]}
+    at = {delivery["id"]: delivery["created_at"] for delivery in log["all"]}
 
     def found(**query: str) -> list[str]:
         answer = client.get("/api/deliveries", params={"webhook_id": log["webhook"], **query})
         assert answer.status_code == 200, answer.text
-        return [each["id"] for each in answer.json()["items"]]
+        return [item["id"] for item in answer.json()["items"]]
 
     assert found(status="delivered") == [ids[4], ids[2], ids[0]]
     assert found(status="dead_letter") == [ids[3], ids[1]]

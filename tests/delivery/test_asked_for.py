@@ -1,4 +1,4 @@
-"""A test goes past a hold, whatever else happens to its webhook's lane at that moment."""
+"""A test event goes past a hold, whatever else happens to its webhook's endpoint state at that moment."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

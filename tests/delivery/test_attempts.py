@@ -58,14 +58,16 @@ def n_of(got: Got) -> int:
 def finished(hub: Hub, webhook_id: str, within_s: float = 20, count: int = 1) -> list[dict[str, Any]]:
     """The webhook's deliveries with every attempt, oldest first, once `count` are finished."""
 
-    def look() -> list[dict[str, Any]] | None:
+    def check() -> list[dict[str, Any]] | None:
         """All deliveries are finished."""
-        found = hub.deliveries(webhook_id=webhook_id)
-        done = [one for one in found if one["status"] in ("delivered", "dead_letter", "cancelled")]
-        return found if len(done) == len(found) == count else None
+        listed = hub.deliveries(webhook_id=webhook_id)
+        done = [
+            delivery for delivery in listed if delivery["status"] in ("delivered", "dead_letter", "cancelled")
+        ]
+        return listed if len(done) == len(listed) == count else None
 
-    found = eventually(look, within_s) or []
-    return [hub.call("GET", f"/api/deliveries/{one['id']}") for one in reversed(found)]
+    listed = eventually(check, within_s) or []
+    return [hub.call("GET", f"/api/deliveries/{delivery['id']}") for delivery in reversed(listed)]
 
 
 def attempt_of(hub: Hub, url: str, **fields: Any) -> dict[str, Any]:
@@ -121,8 +123,8 @@ def test_retries_follow_the_schedule_and_the_log_keeps_every_attempt(hub: Hub) -
         assert attempt["request_headers"]["webhook-id"] == delivery["id"]
     got = subscriber.got
     assert len(got) == 3
-    assert {one.headers["webhook-id"] for one in got} == {delivery["id"]}
-    assert {one.body for one in got} == {delivery["body"].encode()}
+    assert {request.headers["webhook-id"] for request in got} == {delivery["id"]}
+    assert {request.body for request in got} == {delivery["body"].encode()}
     for earlier, later in pairwise(got):
         assert later.at - earlier.at >= 0.3
 
@@ -217,7 +219,7 @@ def test_a_redirect_to_an_internal_address_is_tried_again_where_it_came_from(hub
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry=QUICK)
         publish(hub, kind)
         [delivery] = finished(hub, webhook["id"])
-    assert [one["status_code"] for one in delivery["attempts"]] == [307, 204]
+    assert [attempt["status_code"] for attempt in delivery["attempts"]] == [307, 204]
 
 
 def test_an_endless_answer_is_read_up_to_its_bound_only(hub: Hub, note: Callable[[str], None]) -> None:
@@ -344,9 +346,11 @@ def test_what_is_not_http_is_a_failure(hub: Hub, noise: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "value", "kept"), [(100, b"value", 50), (5, b"v" * 5000, 6)], ids=["many", "long"]
+    ("count", "value", "expected_count"), [(100, b"value", 50), (5, b"v" * 5000, 6)], ids=["many", "long"]
 )
-def test_many_and_long_headers_do_not_flood_the_log(hub: Hub, count: int, value: bytes, kept: int) -> None:
+def test_many_and_long_headers_do_not_flood_the_log(
+    hub: Hub, count: int, value: bytes, expected_count: int
+) -> None:
     head = b"".join(b"x-header-%d: %b\r\n" % (number, value) for number in range(count))
 
     def talk(connection: Any) -> None:
@@ -355,7 +359,7 @@ def test_many_and_long_headers_do_not_flood_the_log(hub: Hub, count: int, value:
     with Rude(talk) as subscriber:
         attempt = attempt_of(hub, subscriber.url)
     assert (attempt["outcome"], attempt["status_code"]) == ("delivered", 200)
-    assert len(attempt["response_headers"]) == kept
+    assert len(attempt["response_headers"]) == expected_count
     assert max(map(len, attempt["response_headers"].values())) <= 512
 
 
@@ -378,7 +382,7 @@ HOSTILE = (
 
 @pytest.mark.parametrize("delay_s", [0, 0.6], ids=["at once", "after its batch"])
 def test_an_answer_that_no_database_would_take_costs_nothing_else(hub: Hub, delay_s: float) -> None:
-    """Header names that are operators, bytes that are no text: kept as well as can be, beside others."""
+    """Header names that are operators, bytes that are no text: stored as well as possible, beside others."""
 
     def talk(connection: Any) -> None:
         sleep(delay_s)
@@ -396,15 +400,15 @@ def test_an_answer_that_no_database_would_take_costs_nothing_else(hub: Hub, dela
     assert (delivery["status"], delivery["attempt_count"]) == ("dead_letter", 3)
     assert (other["status"], other["attempt_count"]) == ("delivered", 1)
     for attempt in delivery["attempts"]:
-        kept = attempt["response_headers"]
+        logged = attempt["response_headers"]
         assert attempt["status_code"] == 500
-        assert (kept["$ref"], kept["$id"], kept["$set"], kept["a.b.c"]) == (
+        assert (logged["$ref"], logged["$id"], logged["$set"], logged["a.b.c"]) == (
             "outgoing_webhooks",
             "1",
             "x",
             "d",
         )
-        assert kept["X-Name"].startswith("caf")
+        assert logged["X-Name"].startswith("caf")
         assert attempt["response_body"].endswith(".")
 
 
@@ -528,29 +532,29 @@ def test_after_a_rotation_both_secrets_verify_until_the_old_one_ends(hub: Hub) -
         subscriber.wait_for(1)
         newest = hub.call("POST", f"{path}/rotate-secret", {"overlap_hours": 0})["secret"]
         publish(hub, kind)
-        both, alone = subscriber.wait_for(2)
+        both, newest_only = subscriber.wait_for(2)
     assert len(both.headers["webhook-signature"].split(" ")) == 2
     assert Webhook(old).verify(both.body, both.headers)
     assert Webhook(new).verify(both.body, both.headers)
-    assert len(alone.headers["webhook-signature"].split(" ")) == 1
-    assert Webhook(newest).verify(alone.body, alone.headers)
+    assert len(newest_only.headers["webhook-signature"].split(" ")) == 1
+    assert Webhook(newest).verify(newest_only.body, newest_only.headers)
     for gone in (old, new):
         with pytest.raises(WebhookVerificationError):
-            Webhook(gone).verify(alone.body, alone.headers)
+            Webhook(gone).verify(newest_only.body, newest_only.headers)
 
 
 def test_secrets_are_in_no_answer_but_the_first_and_in_no_log(hub: Hub) -> None:
     webhook = hub.outgoing_webhook("http://127.0.0.1:9/", events=[new_type()])
     path = f"/api/outgoing-webhooks/{webhook['id']}"
     secrets = [webhook["secret"], hub.call("POST", f"{path}/rotate-secret", {})["secret"]]
-    said = [
+    visible = [
         json.dumps(hub.call("GET", path)),
         json.dumps(hub.call("GET", "/api/outgoing-webhooks?limit=500")),
         json.dumps(hub.call("PATCH", path, {"name": "other"})),
         hub.log_text("delivery"),
     ]
     for secret in secrets:
-        for text in said:
+        for text in visible:
             assert secret.removeprefix("whsec_") not in text
 
 
@@ -558,19 +562,19 @@ def test_secrets_are_in_no_answer_but_the_first_and_in_no_log(hub: Hub) -> None:
 
 
 def test_a_change_holds_for_the_next_event(hub: Hub) -> None:
-    with Subscriber() as one, Subscriber() as other:
+    with Subscriber() as subscriber, Subscriber() as other:
         kind, another = new_type(), new_type()
-        webhook = hub.outgoing_webhook(one.url, events=[kind])
+        webhook = hub.outgoing_webhook(subscriber.url, events=[kind])
         path = f"/api/outgoing-webhooks/{webhook['id']}"
         publish(hub, kind)
-        one.wait_for(1)
+        subscriber.wait_for(1)
         changed = hub.call("PATCH", path, {"url": other.url, "events": [f"{another}.*"]})
         assert (changed["url"], changed["events"]) == (other.url, [f"{another}.*"])
         publish(hub, kind)
         publish(hub, f"{another}.made")
         other.wait_for(1)
         assert json.loads(other.got[0].body)["type"] == f"{another}.made"
-        assert len(one.got) == 1
+        assert len(subscriber.got) == 1
         hub.call("PATCH", path, {"urll": "x"}, expect=422)
 
 
@@ -667,7 +671,7 @@ def test_strict_order_waits_for_the_one_that_fails(hub: Hub) -> None:
         publish(hub, kind, 5, first=5)
         deliveries = finished(hub, webhook["id"], count=10)
     assert [n_of(got) for got in subscriber.got] == [0, 0, 0, *range(1, 10)]
-    assert [one["attempt_count"] for one in deliveries].count(3) == 1
+    assert [delivery["attempt_count"] for delivery in deliveries].count(3) == 1
 
 
 def test_strict_order_is_kept_behind_a_slow_and_failing_subscriber(hub: Hub) -> None:
@@ -721,18 +725,18 @@ def test_the_queue_is_counted_at_each_stage(hub: Hub) -> None:
     counted = ("pending", "active", "completed", "failed", "delayed")
 
     def stage(**expected: int) -> None:
-        wanted = dict.fromkeys(counted, 0) | expected
+        expected_counts = dict.fromkeys(counted, 0) | expected
 
-        def look() -> dict[str, Any] | None:
+        def check() -> dict[str, Any] | None:
             now = stats(hub, webhook["id"])
             seen.append(now)
-            return now if {name: now[name] for name in counted} == wanted else None
+            return now if {name: now[name] for name in counted} == expected_counts else None
 
         seen: list[dict[str, Any]] = []
         try:
-            now = eventually(look, 10, every_s=0.03) or {}
+            now = eventually(check, 10, every_s=0.03) or {}
         except AssertionError:
-            pytest.fail(f"never {wanted}, but {seen[-1]}")
+            pytest.fail(f"never {expected_counts}, but {seen[-1]}")
         assert now["total"] == sum(expected.values())
 
     with Subscriber(Script(500, 204), delay_s=1) as subscriber:

@@ -26,8 +26,8 @@ async def _backlogs(
     try:
         yield made
     finally:
-        for each in made:
-            await each.stop()
+        for item in made:
+            await item.stop()
         mongo.close()
 
 
@@ -39,17 +39,17 @@ def _received(source: tuple[str, int], offset: int) -> ConsumedEvent:
 async def test_an_event_waits_at_once_and_can_be_worked_off_once_it_is_stored(store: Store) -> None:
     source = f"test.{token_hex(6)}", 0
     async with _backlogs(store, source, 1) as [backlog]:
-        await backlog.own()
+        await backlog.follow_assignment()
         first, second = _received(source, 0), _received(source, 1)
-        assert not backlog.put([first])
-        assert backlog.has(first)
-        assert backlog.holds(second.event.workspace)
+        assert not backlog.append([first])
+        assert backlog.contains(first)
+        assert backlog.is_backlogged(second.event.workspace)
         assert backlog.workspaces() == set()
-        assert backlog.lines_of(WORKSPACE) == []
-        await backlog.stored()
+        assert backlog.queues_of(WORKSPACE) == []
+        await backlog.wait_stored()
         assert backlog.workspaces() == {WORKSPACE}
-        [line] = backlog.lines_of(WORKSPACE)
-        assert [each.offset for each in await backlog.read(line)] == [0]
+        [queue] = backlog.queues_of(WORKSPACE)
+        assert [item.offset for item in await backlog.read(queue)] == [0]
 
 
 async def test_what_an_earlier_owner_stores_late_replaces_nothing_longer(store: Store) -> None:
@@ -59,29 +59,29 @@ async def test_what_an_earlier_owner_stores_late_replaces_nothing_longer(store: 
         events = [_received(source, offset) for offset in range(3)]
         async with _backlogs(store, source, 3) as [*owners, successor]:
             for owner in owners:
-                await owner.own()
+                await owner.follow_assignment()
             for owner, length in zip(owners, lengths, strict=True):
-                owner.put(events[:length])
-                await owner.stored()
-            await successor.own()
-            [line] = successor.lines_of(WORKSPACE)
-            assert [each.offset for each in await successor.read(line)] == [0, 1, 2]
-            [line] = owners[lengths.index(1)].lines_of(WORKSPACE)
-            read = await owners[lengths.index(1)].read(line)
-            await owners[lengths.index(1)].save_progress(line, len(read) - 1)
-            assert [each.offset for each in await successor.read(line)] == [1, 2]
+                owner.append(events[:length])
+                await owner.wait_stored()
+            await successor.follow_assignment()
+            [queue] = successor.queues_of(WORKSPACE)
+            assert [item.offset for item in await successor.read(queue)] == [0, 1, 2]
+            [queue] = owners[lengths.index(1)].queues_of(WORKSPACE)
+            read = await owners[lengths.index(1)].read(queue)
+            await owners[lengths.index(1)].save_progress(queue, len(read) - 1)
+            assert [item.offset for item in await successor.read(queue)] == [1, 2]
 
 
 async def test_what_was_lost_before_it_was_stored_is_left_on_kafka(store: Store) -> None:
     source = f"test.{token_hex(6)}", 0
     owned = {source}
     async with _backlogs(store, source, 2, owned) as [backlog, successor]:
-        await backlog.own()
-        backlog.put([_received(source, 0)])
+        await backlog.follow_assignment()
+        backlog.append([_received(source, 0)])
         owned.clear()
-        await backlog.own()
+        await backlog.follow_assignment()
         async with asyncio.timeout(5):
-            await backlog.stored()
+            await backlog.wait_stored()
         owned.add(source)
-        await successor.own()
-        assert successor.lines_of(WORKSPACE) == []
+        await successor.follow_assignment()
+        assert successor.queues_of(WORKSPACE) == []

@@ -1,4 +1,4 @@
-"""An event whose requests cannot be made costs nobody but its own workspace."""
+"""An event whose requests cannot be made delays its own workspace only."""
 
 from secrets import token_hex
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.log import mongo_at
-from services.delivery.indexes import INDEXES
+from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES, Deliveries
 from services.delivery.model.due_cursor import DueCursor
 from services.delivery.settings import DeliverySettings
@@ -55,9 +55,9 @@ async def log_of(store: Store) -> AsyncIterator[tuple[Deliveries, Collection]]:
         mongo.close()
 
 
-async def claim(deliveries: Deliveries, reach: DueCursor, most: int = 10) -> list[str]:
-    claimed = await deliveries.claim(WEBHOOK, reach, most=most, timeout_s=30)
-    return [one.request.delivery_id for one in claimed]
+async def claim(deliveries: Deliveries, cursor: DueCursor, limit: int = 10) -> list[str]:
+    claimed = await deliveries.claim(WEBHOOK, cursor, limit=limit, timeout_s=30)
+    return [item.request.delivery_id for item in claimed]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -70,31 +70,31 @@ def test_every_due_delivery_is_claimed_once_per_time_that_it_is_due(store: Store
 
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach, due = DueCursor(), set[str]()
+            cursor, due = DueCursor(), set[str]()
             for _ in range(45):
                 deed = dice.randrange(3)
                 if deed == 0:
                     new = [entry(n, some_time(), n) for n in range(dice.randrange(1, 40))]
                     await log.insert_many(new)
-                    for one in new:
-                        reach.written(one["due_at"])
-                    due |= {one["_id"] for one in new}
+                    for item in new:
+                        cursor.note_due(item["due_at"])
+                    due |= {item["_id"] for item in new}
                 elif deed == 1:
                     stranger = entry(0, utcnow() - timedelta(seconds=dice.random() * 30), 0)
                     await log.insert_one(stranger)
-                    reach.changed(utcnow())
+                    cursor.note_external_change(utcnow())
                     due.add(stranger["_id"])
                 else:
-                    for claimed in await claim(deliveries, reach, dice.randrange(1, 30)):
+                    for claimed in await claim(deliveries, cursor, dice.randrange(1, 30)):
                         due.remove(claimed)  # a KeyError: it was not due
                         if dice.random() < 0.3:
                             again = some_time()
                             await log.update_one({"_id": claimed}, {"$set": {"due_at": again}})
-                            reach.written(again)
+                            cursor.note_due(again)
                             due.add(claimed)
                         else:
                             await log.update_one({"_id": claimed}, DONE)
-            while more := await claim(deliveries, reach):
+            while more := await claim(deliveries, cursor):
                 due -= set(more)
             assert due == set()
 
@@ -107,28 +107,28 @@ def test_the_head_is_claimed_and_nothing_before_it_is_finished(store: Store, see
 
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach, waiting = DueCursor("order"), list[str]()
+            cursor, waiting = DueCursor("order"), list[str]()
             order = int(utcnow().timestamp() * 1000) - dice.choice([0, 10, 86_400_000]) << 22
             for _ in range(50):
                 if dice.random() < 0.4:
                     order += dice.choice([1, 1, 1 << 22, 1000 << 22, 100_000 << 22])
-                    one = entry(0, utcnow(), order)
-                    await log.insert_one(one)
-                    reach.written(one["due_at"])
-                    waiting.append(one["_id"])
+                    document = entry(0, utcnow(), order)
+                    await log.insert_one(document)
+                    cursor.note_due(document["due_at"])
+                    waiting.append(document["_id"])
                 else:
-                    claimed = await claim(deliveries, reach)
+                    claimed = await claim(deliveries, cursor)
                     assert claimed == waiting[:1]
                     if claimed and dice.random() < 0.3:
-                        assert await claim(deliveries, reach) == []  # its lease has not run out
+                        assert await claim(deliveries, cursor) == []  # its lease has not run out
                         await log.update_one({"_id": claimed[0]}, {"$set": {"due_at": utcnow()}})
                     elif claimed:
                         await log.update_one({"_id": claimed[0]}, DONE)
                         waiting.pop(0)
             earlier = entry(0, utcnow(), 5)
             await log.insert_one(earlier)
-            reach.changed(utcnow())
-            assert await claim(deliveries, reach) == [earlier["_id"]]
+            cursor.note_external_change(utcnow())
+            assert await claim(deliveries, cursor) == [earlier["_id"]]
 
     asyncio.run(test())
 
@@ -137,14 +137,14 @@ def test_the_head_is_claimed_and_nothing_before_it_is_finished(store: Store, see
 def test_when_the_next_one_is_due(store: Store, field: Any) -> None:
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach = DueCursor(field)
-            assert await deliveries.next_due(WEBHOOK, reach) is None
+            cursor = DueCursor(field)
+            assert await deliveries.next_due(WEBHOOK, cursor) is None
             for number, wait in enumerate((0.5, 30, 4000, 7 * 24 * 3600, 400 * 24 * 3600)):
                 await log.delete_many({})
-                one = entry(0, utcnow() + timedelta(seconds=wait), 10 + number)
-                await log.insert_one(one)
-                assert await claim(deliveries, reach) == []
-                assert await deliveries.next_due(WEBHOOK, reach) == one["due_at"]
+                document = entry(0, utcnow() + timedelta(seconds=wait), 10 + number)
+                await log.insert_one(document)
+                assert await claim(deliveries, cursor) == []
+                assert await deliveries.next_due(WEBHOOK, cursor) == document["due_at"]
 
     asyncio.run(test())
 
@@ -152,16 +152,16 @@ def test_when_the_next_one_is_due(store: Store, field: Any) -> None:
 def test_a_claim_that_failed_is_made_again(store: Store) -> None:
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach, one = DueCursor(), entry(0, utcnow(), 1)
-            await log.insert_one(one)
-            assert await claim(deliveries, DueCursor()) == [one["_id"]]
-            await log.update_one({"_id": one["_id"]}, {"$set": {"due_at": utcnow()}})
+            cursor, document = DueCursor(), entry(0, utcnow(), 1)
+            await log.insert_one(document)
+            assert await claim(deliveries, DueCursor()) == [document["_id"]]
+            await log.update_one({"_id": document["_id"]}, {"$set": {"due_at": utcnow()}})
             mongo = mongo_at("mongodb://127.0.0.1:9/none", timeout_ms=100)
             away = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"), instance="tests")
             with pytest.raises(Exception, match="did not answer"):
-                await away.claim(WEBHOOK, reach, most=1, timeout_s=1)
+                await away.claim(WEBHOOK, cursor, limit=1, timeout_s=1)
             mongo.close()
-            assert await claim(deliveries, reach) == [one["_id"]]
+            assert await claim(deliveries, cursor) == [document["_id"]]
 
     asyncio.run(test())
 
@@ -169,11 +169,11 @@ def test_a_claim_that_failed_is_made_again(store: Store) -> None:
 def test_a_turn_of_ordering_forgets_where_it_was(store: Store) -> None:
     async def test() -> None:
         async with log_of(store) as (deliveries, log):
-            reach = DueCursor()
-            assert await claim(deliveries, reach) == []
-            one = entry(0, utcnow() - timedelta(days=1), 3)
-            await log.insert_one(one)
-            reach.turn("order")
-            assert await claim(deliveries, reach) == [one["_id"]]
+            cursor = DueCursor()
+            assert await claim(deliveries, cursor) == []
+            document = entry(0, utcnow() - timedelta(days=1), 3)
+            await log.insert_one(document)
+            cursor.switch_field("order")
+            assert await claim(deliveries, cursor) == [document["_id"]]
 
     asyncio.run(test())

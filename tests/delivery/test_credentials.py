@@ -71,8 +71,8 @@ def verified_v1a(got: Got, public: str) -> bool:
         (got.headers["webhook-id"].encode(), got.headers["webhook-timestamp"].encode(), got.body)
     )
     good = 0
-    for each in got.headers["webhook-signature"].split(" "):
-        version, _, signature = each.partition(",")
+    for part in got.headers["webhook-signature"].split(" "):
+        version, _, signature = part.partition(",")
         assert version == "v1a"
         try:
             key.verify(signed, base64.b64decode(signature, validate=True))
@@ -91,13 +91,13 @@ def test_the_standard_profile_satisfies_both_official_libraries_at_every_attempt
     with Subscriber(in_turn(500, 204)) as subscriber:
         webhook, delivery, got = sent(hub, subscriber, retry={"schedule": [0, 1.1], "jitter": 0})
     assert delivery["status"] == "delivered"
-    for one in got:
-        Webhook(webhook["secret"]).verify(one.body, one.headers)
-        SvixWebhook(webhook["secret"]).verify(one.body, one.headers)
+    for request in got:
+        Webhook(webhook["secret"]).verify(request.body, request.headers)
+        SvixWebhook(webhook["secret"]).verify(request.body, request.headers)
         with pytest.raises(SvixVerificationError):
-            SvixWebhook(webhook["secret"]).verify(one.body + b" ", one.headers)
-        assert one.headers["webhook-id"] == delivery["id"]
-    first, second = (int(one.headers["webhook-timestamp"]) for one in got)
+            SvixWebhook(webhook["secret"]).verify(request.body + b" ", request.headers)
+        assert request.headers["webhook-id"] == delivery["id"]
+    first, second = (int(request.headers["webhook-timestamp"]) for request in got)
     assert before <= first < second <= time()
     assert got[0].headers["webhook-signature"] != got[1].headers["webhook-signature"]
     assert got[0].body == got[1].body
@@ -109,7 +109,7 @@ def test_v1a_is_verified_with_the_public_key_of_the_api_through_a_rotation(hub: 
             hub, subscriber, profile="standard_v1a", retry={"schedule": [0, 1.1], "jitter": 0}
         )
         [public] = webhook["public_keys"]
-        assert [verified_v1a(one, public) for one in got] == [True, True]
+        assert [verified_v1a(request, public) for request in got] == [True, True]
         assert int(got[0].headers["webhook-timestamp"]) < int(got[1].headers["webhook-timestamp"])
 
         rotated = hub.call("POST", f"{path_of(webhook)}/rotate-secret", {"overlap_hours": 1})
@@ -125,10 +125,10 @@ def test_v1a_is_verified_with_the_public_key_of_the_api_through_a_rotation(hub: 
         newest = hub.call("POST", f"{path_of(webhook)}/rotate-secret", {"overlap_hours": 0})
         assert newest["public_keys"][1:] == [], "what no longer signs is nothing to verify with"
         numbered(hub, webhook["events"][0])
-        alone = subscriber.wait_for(4)[3]
-    assert verified_v1a(alone, newest["public_keys"][0])
-    assert not verified_v1a(alone, newer)
-    assert not verified_v1a(alone, older)
+        newest_only = subscriber.wait_for(4)[3]
+    assert verified_v1a(newest_only, newest["public_keys"][0])
+    assert not verified_v1a(newest_only, newer)
+    assert not verified_v1a(newest_only, older)
     for secret in (webhook["secret"], rotated["secret"], newest["secret"]):
         assert secret.startswith("whsk_")
 
@@ -138,18 +138,20 @@ def test_the_chatwoot_profile(hub: Hub) -> None:
         webhook, delivery, got = sent(
             hub, subscriber, profile="chatwoot", retry={"schedule": [0, 1.1], "jitter": 0}
         )
-    for one in got:
-        assert one.headers["x-chatwoot-signature"] == by_one_header("chatwoot", webhook["secret"], one)
-        assert "x-chatwoot-signature-next" not in one.headers
-    assert {one.headers["x-chatwoot-delivery"] for one in got} == {delivery["id"]}
-    first, second = (int(one.headers["x-chatwoot-timestamp"]) for one in got)
+    for request in got:
+        assert request.headers["x-chatwoot-signature"] == by_one_header(
+            "chatwoot", webhook["secret"], request
+        )
+        assert "x-chatwoot-signature-next" not in request.headers
+    assert {request.headers["x-chatwoot-delivery"] for request in got} == {delivery["id"]}
+    first, second = (int(request.headers["x-chatwoot-timestamp"]) for request in got)
     assert first < second
 
 
-def by_one_header(profile: str, secret: str, one: Got) -> str:
+def by_one_header(profile: str, secret: str, request: Got) -> str:
     """What the profile's signature header has if this secret signs."""
-    at = one.headers["x-chatwoot-timestamp"].encode() + b"." if profile == "chatwoot" else b""
-    return "sha256=" + hmac.new(secret.encode(), at + one.body, hashlib.sha256).hexdigest()
+    at = request.headers["x-chatwoot-timestamp"].encode() + b"." if profile == "chatwoot" else b""
+    return "sha256=" + hmac.new(secret.encode(), at + request.body, hashlib.sha256).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -212,14 +214,16 @@ def test_a_rotated_secret_ends_by_itself(hub: Hub) -> None:
         [both] = subscriber.wait_for(1)
         now = datetime.now(UTC)
         with closing(pymongo.MongoClient[Any](hub.env["MONGODB_URI"], tz_aware=True)) as client:
-            found = client.get_default_database()["outgoing_webhooks"].find_one({"_id": webhook["id"]})
-            assert found
-            kept, ends = found["secrets"], found["secrets"][1]["expires_at"]
-            assert kept[0]["expires_at"] is None
+            stored_webhook = client.get_default_database()["outgoing_webhooks"].find_one(
+                {"_id": webhook["id"]}
+            )
+            assert stored_webhook
+            stored_values, ends = stored_webhook["secrets"], stored_webhook["secrets"][1]["expires_at"]
+            assert stored_values[0]["expires_at"] is None
             assert abs(ends - now - timedelta(days=7)) < timedelta(minutes=1)
-            kept[1]["expires_at"] = now
+            stored_values[1]["expires_at"] = now
             client.get_default_database()["outgoing_webhooks"].update_one(
-                {"_id": webhook["id"]}, {"$set": {"secrets": kept, "changed_at": now}}
+                {"_id": webhook["id"]}, {"$set": {"secrets": stored_values, "changed_at": now}}
             )
 
         def alone() -> Got | None:
@@ -241,7 +245,7 @@ def test_a_rotated_secret_ends_by_itself(hub: Hub) -> None:
 # Headers and auth
 
 
-def everything_said_of(hub: Hub, webhook: dict[str, Any], delivery_id: str) -> str:
+def everything_visible_of(hub: Hub, webhook: dict[str, Any], delivery_id: str) -> str:
     """What anybody can read of a webhook and its delivery: answers, logs, and the whole store."""
     answers = [
         hub.call("GET", path_of(webhook)),
@@ -257,7 +261,7 @@ def everything_said_of(hub: Hub, webhook: dict[str, Any], delivery_id: str) -> s
         database = client.get_default_database()
         for name in database.list_collection_names():
             stored += [bson.encode(document) for document in database[name].find()]
-    assert any(delivery_id.encode() in each for each in stored)
+    assert any(delivery_id.encode() in item for item in stored)
     text = b"".join(stored).decode("utf-8", "replace")
     return "\n".join((*map(json.dumps, answers), hub.log_text("delivery"), hub.log_text("gateway"), text))
 
@@ -288,7 +292,7 @@ AUTHS: dict[str, tuple[dict[str, str], tuple[str, str], dict[str, str | None], l
 
 @pytest.mark.parametrize("name", AUTHS)
 def test_headers_and_auth_reach_the_receiver_and_nobody_else(hub: Hub, bus: Bus, name: str) -> None:
-    auth, (header, value), shown, secrets = AUTHS[name]
+    auth, (header, value), public_auth, secrets = AUTHS[name]
     requests = Tap(bus, "delivery.requested")
     with Subscriber(in_turn(500, 204)) as subscriber:
         webhook, delivery, got = sent(
@@ -299,22 +303,26 @@ def test_headers_and_auth_reach_the_receiver_and_nobody_else(hub: Hub, bus: Bus,
             retry={"schedule": [0, 0.1]},
         )
     assert len(got) == 2
-    for one in got:
-        assert (one.headers["x-team"], one.headers["x-empty"], one.headers[header.lower()]) == (
+    for request in got:
+        assert (request.headers["x-team"], request.headers["x-empty"], request.headers[header.lower()]) == (
             STATIC,
             "",
             value,
         )
-        Webhook(webhook["secret"]).verify(one.body, one.headers)
-    assert (webhook["headers"], webhook["auth"]) == (["X-Empty", "X-Team"], shown)
+        Webhook(webhook["secret"]).verify(request.body, request.headers)
+    assert (webhook["headers"], webhook["auth"]) == (["X-Empty", "X-Team"], public_auth)
     for attempt in delivery["attempts"]:
-        kept = attempt["request_headers"]
-        assert (kept["X-Team"], kept["X-Empty"], kept[header]) == (HIDDEN, HIDDEN, HIDDEN)
-        assert kept["webhook-id"] == delivery["id"]
-    said = everything_said_of(hub, webhook, delivery["id"])
-    assert HIDDEN in said
+        stored_values = attempt["request_headers"]
+        assert (stored_values["X-Team"], stored_values["X-Empty"], stored_values[header]) == (
+            HIDDEN,
+            HIDDEN,
+            HIDDEN,
+        )
+        assert stored_values["webhook-id"] == delivery["id"]
+    visible = everything_visible_of(hub, webhook, delivery["id"])
+    assert HIDDEN in visible
     for secret in (STATIC, *secrets, webhook["secret"], webhook["secret"].removeprefix("whsec_")):
-        assert secret not in said
+        assert secret not in visible
         assert all(secret.encode() not in (record.value or b"") for record in requests.look())
     assert requests.records
 
@@ -328,9 +336,9 @@ def test_changed_headers_and_auth_hold_for_the_next_event_and_none_takes_them_aw
         subscriber.wait_for(2)
         hub.call("PATCH", path_of(webhook), {"headers": {"X-B": "2"}, "auth": {"type": "none"}})
         numbered(hub, kind)
-        got = [one.headers for one in subscriber.wait_for(3)]
-    told = [(one.get("x-a"), one.get("x-b"), one.get("authorization")) for one in got]
-    assert told == [("1", None, "Bearer one"), ("1", None, "Bearer two"), (None, "2", None)]
+        got = [request.headers for request in subscriber.wait_for(3)]
+    credentials = [(request.get("x-a"), request.get("x-b"), request.get("authorization")) for request in got]
+    assert credentials == [("1", None, "Bearer one"), ("1", None, "Bearer two"), (None, "2", None)]
 
 
 @pytest.mark.parametrize(
@@ -368,10 +376,10 @@ def test_a_client_certificate_is_shown_to_the_receiver_that_demands_one(hub: Hub
         assert delivery["status"] == "delivered"
         assert (got.client, got.headers["x-team"]) == ("interlink of the test", STATIC)
         assert webhook["auth"] == {"type": "mtls", "username": None, "name": None}
-        said = everything_said_of(hub, webhook, delivery["id"])
+        visible = everything_visible_of(hub, webhook, delivery["id"])
         lines = [line for line in key.splitlines() if not line.startswith("-----")]
         assert len(lines) >= 2
-        assert not [line for line in lines if line in said or line.encode().hex() in said]
+        assert not [line for line in lines if line in visible or line.encode().hex() in visible]
 
         _, refused, _ = sent(hub, subscriber)  # without one
         other, other_key = Authority("strangers").pair("somebody else")

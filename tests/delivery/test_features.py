@@ -101,24 +101,24 @@ FILTERS: dict[str, tuple[dict[str, Any], list[dict[str, Any]], list[int]]] = {
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_filter_lets_through_what_it_says_and_the_preview_says_the_same(hub: Hub, name: str) -> None:
-    wish, data, wanted = FILTERS[name]
-    assert wanted[-1] == len(data) - 1, "the last one is the control"
+    filter_settings, data, expected = FILTERS[name]
+    assert expected[-1] == len(data) - 1, "the last one is the control"
     with Subscriber() as subscriber:
         kind = new_type()
-        settings: dict[str, Any] = {"filter": wish, "integration_id": "int_own"}
+        settings: dict[str, Any] = {"filter": filter_settings, "integration_id": "int_own"}
         hub.outgoing_webhook(subscriber.url, events=[kind], ordering="strict", **settings)
         publish(hub, kind, *data)
-        got = subscriber.wait_for(len(wanted))
-    assert [json.loads(one.body)["data"] for one in got] == [data[place] for place in wanted]
+        got = subscriber.wait_for(len(expected))
+    assert [json.loads(request.body)["data"] for request in got] == [data[index] for index in expected]
 
-    previews = [hub.call("POST", PREVIEW, {"type": kind, "data": each, **settings}) for each in data]
-    assert [place for place, shown in enumerate(previews) if shown["wanted"]] == wanted
-    for place, shown in enumerate(previews):
-        assert shown["error"] is None
-        if place in wanted:
-            assert shown["because"] == ""
+    previews = [hub.call("POST", PREVIEW, {"type": kind, "data": item, **settings}) for item in data]
+    assert [index for index, preview in enumerate(previews) if preview["wanted"]] == expected
+    for index, preview in enumerate(previews):
+        assert preview["error"] is None
+        if index in expected:
+            assert preview["because"] == ""
         else:  # which criterion it was
-            assert shown["because"].partition(":")[0] in wish
+            assert preview["because"].partition(":")[0] in filter_settings
 
 
 def test_a_changed_filter_holds_for_the_next_event_and_a_cleared_one_no_more(hub: Hub) -> None:
@@ -136,11 +136,11 @@ def test_a_changed_filter_holds_for_the_next_event_and_a_cleared_one_no_more(hub
         assert hub.call("PATCH", path_of(webhook), {"filter": None})["filter"] is None
         numbered(hub, kind, 2, first=10)
         got = subscriber.wait_for(4)
-    assert [n_of(one) for one in got] == [1, 2, 10, 11]
+    assert [n_of(request) for request in got] == [1, 2, 10, 11]
 
 
 @pytest.mark.parametrize(
-    ("wish", "field"),
+    ("filter_settings", "field"),
     [
         ({"content": "(unclosed"}, "filter.content"),
         ({"content": r"(a)\1"}, "filter.content"),
@@ -150,7 +150,7 @@ def test_a_changed_filter_holds_for_the_next_event_and_a_cleared_one_no_more(hub
     ],
 )
 def test_a_filter_that_is_none_is_refused_when_it_is_given(
-    hub: Hub, wish: dict[str, Any], field: str
+    hub: Hub, filter_settings: dict[str, Any], field: str
 ) -> None:
     webhook = hub.outgoing_webhook("http://127.0.0.1:9/", events=[new_type()])
     for method, path, body in (
@@ -158,26 +158,26 @@ def test_a_filter_that_is_none_is_refused_when_it_is_given(
         ("PATCH", path_of(webhook), {}),
         ("POST", PREVIEW, {}),
     ):
-        problem = hub.call(method, path, {**body, "filter": wish}, expect=422)
+        problem = hub.call(method, path, {**body, "filter": filter_settings}, expect=422)
         assert [fault["field"] for fault in problem["errors"]] == [field]
     assert hub.call("GET", path_of(webhook))["filter"] is None
 
 
 def test_the_preview_says_why_not(hub: Hub) -> None:
-    def shown(**trial: Any) -> dict[str, Any]:
+    def preview(**trial: Any) -> dict[str, Any]:
         return dict(hub.call("POST", PREVIEW, {"type": "chat.said", "data": {"n": 1}, **trial}))
 
-    assert shown(events=["other.*"])["because"].startswith("events:")
-    assert shown(filter={"channels": ["ch-1"]})["because"].startswith("channels:")
-    assert shown(filter={"condition": "data.n > `5`"})["because"].startswith("condition:")
-    assert shown(filter={"condition": "max(data.n)"})["because"].startswith("condition:")
-    plain = shown()
+    assert preview(events=["other.*"])["because"].startswith("events:")
+    assert preview(filter={"channels": ["ch-1"]})["because"].startswith("channels:")
+    assert preview(filter={"condition": "data.n > `5`"})["because"].startswith("condition:")
+    assert preview(filter={"condition": "max(data.n)"})["because"].startswith("condition:")
+    plain = preview()
     assert (plain["wanted"], plain["because"], plain["error"]) == (True, "", None)
     assert json.loads(plain["body"])["data"] == {"n": 1}
-    made = shown(transform="{number: data.n, kind: type}")
+    made = preview(transform="{number: data.n, kind: type}")
     assert json.loads(made["body"]) == {"number": 1, "kind": "chat.said"}
     for transform in ("max(data.n)", "data.["):
-        failed = shown(transform=transform)
+        failed = preview(transform=transform)
         assert (failed["wanted"], failed["body"]) == (True, None)
         assert failed["error"].startswith("transform:")
 
@@ -196,7 +196,7 @@ def body_of(hub: Hub, kind: str, data: Any, **fields: Any) -> dict[str, Any]:
     return dict(json.loads(got.body))
 
 
-def said(channel: str) -> dict[str, Any]:
+def message_data(channel: str) -> dict[str, Any]:
     return {
         "messageId": "msg_1",
         "channelId": channel,
@@ -211,10 +211,10 @@ def test_the_envelope_and_its_growing_sequence(hub: Hub) -> None:
     with Subscriber() as subscriber:
         kind = new_type()
         hub.outgoing_webhook(subscriber.url, events=[kind], ordering="strict")
-        [name] = publish(hub, kind, said("ch-1"), subject="ch-1")
+        [name] = publish(hub, kind, message_data("ch-1"), subject="ch-1")
         for batch in range(3):
             publish(hub, kind, *[{"batch": batch}] * 5, subject="ch-1")
-        got = [json.loads(one.body) for one in subscriber.wait_for(16)]
+        got = [json.loads(request.body) for request in subscriber.wait_for(16)]
     first = got[0]
     assert list(first) == [
         *(
@@ -238,9 +238,9 @@ def test_the_envelope_and_its_growing_sequence(hub: Hub) -> None:
     )
     assert datetime.fromisoformat(first["occurred_at"]).tzinfo is not None
     assert (first["origin"], first["actor"]) == ({"integration_id": "int_7"}, ANN)
-    assert (first["data"], first["changed"]) == (said("ch-1"), said("ch-1")["changed"])
-    sequences = [one["sequence"] for one in got]
-    assert all(isinstance(one, str) for one in sequences), "too large for a JavaScript number"
+    assert (first["data"], first["changed"]) == (message_data("ch-1"), message_data("ch-1")["changed"])
+    sequences = [item["sequence"] for item in got]
+    assert all(isinstance(item, str) for item in sequences), "too large for a JavaScript number"
     assert all(int(earlier) < int(later) for earlier, later in pairwise(sequences))
 
 
@@ -251,28 +251,28 @@ def test_a_retry_sends_the_bytes_and_the_sequence_of_the_first_attempt(hub: Hub)
         publish(hub, kind, {"n": 1.10, "big": 2**63})
         [delivery] = finished(hub, webhook["id"])
     assert delivery["attempt_count"] == 3
-    assert {one.body for one in subscriber.got} == {delivery["body"].encode()}
+    assert {request.body for request in subscriber.got} == {delivery["body"].encode()}
 
 
 def test_the_formats_of_other_systems(hub: Hub) -> None:
     channel = f"ch-{token_hex(4)}"
 
     def of(format: str) -> dict[str, Any]:  # noqa: A002 -- the word of the API
-        wish = {"channels": [channel]}
-        return body_of(hub, "message.created", said(channel), format=format, filter=wish)
+        filter_settings = {"channels": [channel]}
+        return body_of(hub, "message.created", message_data(channel), format=format, filter=filter_settings)
 
     nchat = of("nchat")
     assert nchat["event"] == "message.created"
-    assert nchat["data"] == said(channel)
+    assert nchat["data"] == message_data(channel)
     assert nchat["triggeredBy"] == {"userId": "usr_1", "username": "ann"}
     assert {"id", "timestamp", "version"} <= nchat.keys()
 
     chatwoot = of("chatwoot")
     assert chatwoot["event"] == "message_created"
-    assert (chatwoot["content"], chatwoot["message_type"]) == (said(channel)["content"], "incoming")
+    assert (chatwoot["content"], chatwoot["message_type"]) == (message_data(channel)["content"], "incoming")
     assert chatwoot["inbox"]["id"] == channel
     assert chatwoot["sender"]["id"] == "usr_1"
-    assert chatwoot["changed_attributes"] == [said(channel)["changed"]]
+    assert chatwoot["changed_attributes"] == [message_data(channel)["changed"]]
     assert "data" not in chatwoot
 
     slack = of("slack")
@@ -301,7 +301,7 @@ def test_a_change_of_format_holds_for_the_next_event(hub: Hub) -> None:
         subscriber.wait_for(1)
         hub.call("PATCH", path_of(webhook), {"format": "nchat"})
         numbered(hub, kind)
-        first, second = (json.loads(one.body) for one in subscriber.wait_for(2))
+        first, second = (json.loads(request.body) for request in subscriber.wait_for(2))
     assert first["type"] == second["event"] == kind
     assert "event" not in first
     assert "type" not in second
@@ -354,7 +354,7 @@ def test_a_transformation_that_fails_is_a_dead_letter_until_it_is_mended(hub: Hu
         hub.call("PATCH", path_of(webhook), {"transform": "{given: data.numbers}"})
         hub.call("POST", f"/api/deliveries/{dead['id']}/retry", expect=202)
         eventually(lambda: read(hub, dead["id"])["status"] == "delivered")
-        bodies = [json.loads(one.body) for one in subscriber.wait_for(2)]
+        bodies = [json.loads(request.body) for request in subscriber.wait_for(2)]
     assert bodies == [{"most": 3}, {"given": "none"}]
     assert subscriber.got[1].headers["webhook-id"] == dead["id"]
 
@@ -371,4 +371,6 @@ def test_a_transformation_without_end_costs_its_delivery_and_nobody_elses(hub: H
         neighbour.wait_for(5)
         dead = finished(hub, grown["id"], 5)
         assert subscriber.got == []
-    assert {(one["status"], one["error"]) for one in dead} == {("dead_letter", "transform_failed")}
+    assert {(delivery["status"], delivery["error"]) for delivery in dead} == {
+        ("dead_letter", "transform_failed")
+    }

@@ -57,17 +57,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
         started.stop()
 
 
-def shown(hub: Hub, webhook: dict[str, Any]) -> dict[str, Any]:
+def read_webhook(hub: Hub, webhook: dict[str, Any]) -> dict[str, Any]:
     return dict(hub.call("GET", path_of(webhook)))
 
 
 def circuit(hub: Hub, webhook: dict[str, Any]) -> str:
-    return str(shown(hub, webhook)["health"]["circuit"])
+    return str(read_webhook(hub, webhook)["health"]["circuit"])
 
 
 def circuits_logged(hub: Hub, webhook: dict[str, Any]) -> list[str]:
     """How the webhook's circuit changed, from the service's log."""
-    lines = [line for line in hub.log_lines("delivery") if line["event"] == "circuit"]
+    lines = [line for line in hub.log_lines("delivery") if line["event"] == "circuit.changed"]
     return [line["state"] for line in lines if line["webhook_id"] == webhook["id"]]
 
 
@@ -94,7 +94,7 @@ def test_the_circuit_opens_probes_and_closes_and_the_backlog_drains(hub: Hub) ->
         assert (counts["failed"], counts["completed"]) == (0, 0), "nothing is dead for the breaker's sake"
         untouched = hub.deliveries(webhook_id=webhook["id"], status="pending")
         assert len(untouched) >= 12
-        assert {each["attempt_count"] for each in untouched} == {0}
+        assert {delivery["attempt_count"] for delivery in untouched} == {0}
 
         mood.status = 204
         eventually(lambda: circuit(hub, webhook) == "closed")
@@ -102,10 +102,10 @@ def test_the_circuit_opens_probes_and_closes_and_the_backlog_drains(hub: Hub) ->
         eventually(lambda: stats(hub, webhook)["pending"] == 0)
         failed = hub.deliveries(webhook_id=webhook["id"], status="retrying")
         assert FAILURES + 2 <= len(failed) <= tried
-        for each in failed:
-            hub.call("POST", f"/api/deliveries/{each['id']}/retry", expect=202)
+        for delivery in failed:
+            hub.call("POST", f"/api/deliveries/{delivery['id']}/retry", expect=202)
         done = finished(hub, webhook["id"], 20)
-    assert {each["status"] for each in done} == {"delivered"}
+    assert {delivery["status"] for delivery in done} == {"delivered"}
     assert circuits_logged(hub, webhook) == ["open", "closed"]
 
 
@@ -119,9 +119,9 @@ def test_a_dead_letter_is_made_by_attempts_alone(hub: Hub) -> None:
         subscriber.wait_for(FAILURES + 1)
         mood.status = 204
         done = finished(hub, webhook["id"], 12)
-    dead = [each for each in done if each["status"] == "dead_letter"]
+    dead = [delivery for delivery in done if delivery["status"] == "dead_letter"]
     assert FAILURES + 1 <= len(dead) <= FAILURES + 2
-    assert {each["attempt_count"] for each in done} == {1}
+    assert {delivery["attempt_count"] for delivery in done} == {1}
     assert len(subscriber.got) == 12
 
 
@@ -192,7 +192,7 @@ def test_another_url_is_probed_at_once(hub: Hub) -> None:
 
 
 @contextmanager
-def told(hub: Hub, webhook: dict[str, Any]) -> Iterator[Subscriber]:
+def notice_listener(hub: Hub, webhook: dict[str, Any]) -> Iterator[Subscriber]:
     """What another outgoing webhook hears of this one."""
     with Subscriber() as listener:
         other = hub.outgoing_webhook(
@@ -205,9 +205,9 @@ def told(hub: Hub, webhook: dict[str, Any]) -> Iterator[Subscriber]:
         hub.call("DELETE", path_of(other), expect=204)
 
 
-def said(got: list[Got]) -> list[tuple[str, Any]]:
+def notices(got: list[Got]) -> list[tuple[str, Any]]:
     """Types and data."""
-    bodies = [json.loads(each.body) for each in got]
+    bodies = [json.loads(request.body) for request in got]
     return [(body["type"], body["data"]) for body in bodies]
 
 
@@ -215,19 +215,20 @@ def test_410_disables_at_once_and_says_so_without_the_url(hub: Hub) -> None:
     with Subscriber(Moody(410)) as subscriber:
         kind = new_type()
         webhook = hub.outgoing_webhook(f"{subscriber.url}/{token_hex(8)}", events=[kind], retry=OFTEN)
-        with told(hub, webhook) as listener:
+        with notice_listener(hub, webhook) as listener:
             numbered(hub, kind)
             [heard] = listener.wait_for(1)
-            eventually(lambda: not shown(hub, webhook)["enabled"])
-            assert shown(hub, webhook)["disabled_reason"] == "gone"
-            [(what, data)] = said([heard])
+            eventually(lambda: not read_webhook(hub, webhook)["enabled"])
+            assert read_webhook(hub, webhook)["disabled_reason"] == "gone"
+            [(what, data)] = notices([heard])
             [delivery] = finished(hub, webhook["id"])
             assert (delivery["status"], delivery["attempt_count"]) == ("dead_letter", 1)
             assert what == "webhook.disabled"
             assert (data["webhook_id"], data["reason"]) == (webhook["id"], "gone")
             assert webhook["url"].encode() not in heard.body
 
-            numbered(hub, kind, first=1)  # nobody listens any more
+            [event_id] = numbered(hub, kind, first=1)  # nobody listens any more
+            eventually(lambda: event_id in json.dumps(hub.call("GET", "/api/events/unmatched")))
             subscriber.answer = None
             enabled = hub.call("POST", f"{path_of(webhook)}/enable")
             assert (enabled["enabled"], enabled["disabled_reason"]) == (True, None)
@@ -243,10 +244,10 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
         webhook = hub.outgoing_webhook(
             subscriber.url, events=[kind], retry=OFTEN, disable_after_days=SOON, ordering="strict"
         )
-        with told(hub, webhook) as listener:
+        with notice_listener(hub, webhook) as listener:
             before = datetime.now(UTC)
             numbered(hub, kind)
-            heard = said(listener.wait_for(2))
+            heard = notices(listener.wait_for(2))
             assert [what for what, _ in heard] == ["webhook.failing", "webhook.disabled"]
             (_, warning), (_, end) = heard
             since = datetime.fromisoformat(warning["failing_since"])
@@ -254,8 +255,8 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
             assert warning["webhook_id"] == end["webhook_id"] == webhook["id"]
             assert end["failing_since"] == warning["failing_since"]
             assert end["reason"] == "failing"
-            eventually(lambda: not shown(hub, webhook)["enabled"])
-            now = shown(hub, webhook)
+            eventually(lambda: not read_webhook(hub, webhook)["enabled"])
+            now = read_webhook(hub, webhook)
             assert now["disabled_reason"] == "failing"
             assert datetime.fromisoformat(now["health"]["failing_since"]) == since
             assert subscriber.got[-1].at - subscriber.got[0].at >= 2.5
@@ -265,10 +266,10 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
             count = len(subscriber.got)
             enabled_at = datetime.now(UTC)
             hub.call("POST", f"{path_of(webhook)}/enable")
-            heard = said(listener.wait_for(4))[2:]
+            heard = notices(listener.wait_for(4))[2:]
             assert [what for what, _ in heard] == ["webhook.failing", "webhook.disabled"]
             assert all(datetime.fromisoformat(data["failing_since"]) >= enabled_at for _, data in heard)
-            eventually(lambda: not shown(hub, webhook)["enabled"])
+            eventually(lambda: not read_webhook(hub, webhook)["enabled"])
             assert subscriber.got[-1].at - subscriber.got[count].at >= 2.5
 
             # One more failure and then a success: it is well again, also for who asks.
@@ -278,7 +279,7 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
             mood.status = 204
             numbered(hub, kind, first=20)
             eventually(lambda: n_of(subscriber.got[-1]) == 20)
-            eventually(lambda: shown(hub, webhook)["health"]["failing_since"] is None)
+            eventually(lambda: read_webhook(hub, webhook)["health"]["failing_since"] is None)
             assert {n_of(got) for got in subscriber.got} == {0, 20}
             assert len(listener.got) == 4
 
@@ -288,7 +289,7 @@ def test_one_success_in_between_starts_the_clock_anew(hub: Hub) -> None:
     with Subscriber(mood) as subscriber:
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry=OFTEN, disable_after_days=SOON)
-        with told(hub, webhook) as listener:
+        with notice_listener(hub, webhook) as listener:
             numbered(hub, kind)
             eventually(lambda: subscriber.got[-1:] and subscriber.got[-1].at - subscriber.got[0].at > 1)
             mood.status = 204
@@ -296,7 +297,7 @@ def test_one_success_in_between_starts_the_clock_anew(hub: Hub) -> None:
             well_at = datetime.now(UTC)
             mood.status = 404
             numbered(hub, kind, first=1)
-            heard = said(listener.wait_for(2))
+            heard = notices(listener.wait_for(2))
     assert [what for what, _ in heard] == ["webhook.failing", "webhook.disabled"]
     assert all(datetime.fromisoformat(data["failing_since"]) >= well_at for _, data in heard)
 
@@ -306,19 +307,22 @@ def test_an_endpoint_that_is_rarely_called_is_warned_of_before_it_is_disabled(hu
     with Subscriber(Moody(404)) as subscriber:
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry=ONCE, disable_after_days=SOON)
-        with told(hub, webhook) as listener:
+        with notice_listener(hub, webhook) as listener:
             numbered(hub, kind)
             [first] = finished(hub, webhook["id"])
             began = datetime.fromisoformat(first["attempts"][0]["started_at"])
             eventually(lambda: (datetime.now(UTC) - began).total_seconds() > 2.7)
             numbered(hub, kind)
-            [(what, data)] = said(listener.wait_for(1))
+            [(what, data)] = notices(listener.wait_for(1))
             assert what == "webhook.failing"
             assert datetime.fromisoformat(data["disables_at"]) >= began
-            assert shown(hub, webhook)["enabled"] is True
-            eventually(lambda: shown(hub, webhook)["health"]["failing_since"])
+            assert read_webhook(hub, webhook)["enabled"] is True
+            eventually(lambda: read_webhook(hub, webhook)["health"]["failing_since"])
             numbered(hub, kind)
-            assert [what for what, _ in said(listener.wait_for(2))] == ["webhook.failing", "webhook.disabled"]
+            assert [what for what, _ in notices(listener.wait_for(2))] == [
+                "webhook.failing",
+                "webhook.disabled",
+            ]
 
 
 def test_no_end_is_set_when_the_owner_wants_none(hub: Hub) -> None:
@@ -327,10 +331,10 @@ def test_no_end_is_set_when_the_owner_wants_none(hub: Hub) -> None:
         for_ever = hub.outgoing_webhook(subscriber.url, events=[kind], retry=OFTEN, disable_after_days=0)
         soon = hub.outgoing_webhook(control.url, events=[kind], retry=OFTEN, disable_after_days=SOON)
         numbered(hub, kind)
-        eventually(lambda: not shown(hub, soon)["enabled"])
+        eventually(lambda: not read_webhook(hub, soon)["enabled"])
         count = len(subscriber.got)
         subscriber.wait_for(count + 3)
-        assert shown(hub, for_ever)["enabled"] is True
+        assert read_webhook(hub, for_ever)["enabled"] is True
         [delivery] = hub.deliveries(webhook_id=for_ever["id"])
         hub.call("POST", f"{path_of(for_ever)}/pause")
         assert read(hub, delivery["id"])["status"] in ("retrying", "delivering")

@@ -64,18 +64,18 @@ def in_s(moment: str | None) -> float:
 def waiting(hub: Hub, webhook: dict[str, Any], reason: str | None, count: int) -> list[dict[str, Any]]:
     """The webhook's deliveries that wait for this reason, once there are so many."""
 
-    def look() -> list[dict[str, Any]]:
+    def check() -> list[dict[str, Any]]:
         """They wait, and the API says why."""
-        found = hub.deliveries(webhook_id=webhook["id"])
-        some = [one for one in found if one["status"] in ("pending", "retrying")]
-        some = [one for one in some if one["waiting_reason"] == reason]
-        return some if len(some) == count else []
+        listed = hub.deliveries(webhook_id=webhook["id"])
+        matching = [delivery for delivery in listed if delivery["status"] in ("pending", "retrying")]
+        matching = [item for item in matching if item["waiting_reason"] == reason]
+        return matching if len(matching) == count else []
 
-    return eventually(look) or []
+    return eventually(check) or []
 
 
 def held(hub: Hub, subscriber: Subscriber, retry_after: str = DAY, **fields: Any) -> dict[str, Any]:
-    """A webhook whose endpoint asked for quiet: one delivery that was answered so, and two behind it."""
+    """A webhook whose endpoint sent `Retry-After`: one delivery with that response, and two behind it."""
     kind = new_type()
     subscriber.answer = Moody(429, Retry_After=retry_after)
     webhook = hub.outgoing_webhook(subscriber.url, events=[kind], **{"retry": SOON, **fields})
@@ -103,15 +103,15 @@ def opened(hub: Hub, subscriber: Subscriber, **fields: Any) -> dict[str, Any]:
 # Bounds, and what is shown
 
 
-@pytest.mark.parametrize(("given", "most_s"), [({}, 900), ({"max_retry_after_s": 20}, 20)])
-def test_a_retry_after_is_bounded_and_shown(hub: Hub, given: dict[str, Any], most_s: float) -> None:
+@pytest.mark.parametrize(("settings", "max_s"), [({}, 900), ({"max_retry_after_s": 20}, 20)])
+def test_a_retry_after_is_bounded_and_shown(hub: Hub, settings: dict[str, Any], max_s: float) -> None:
     with Subscriber() as subscriber:
-        webhook = held(hub, subscriber, retry={"schedule": [0, 0], "jitter": 0, **given})
-        assert hub.call("GET", path_of(webhook))["retry"]["max_retry_after_s"] == most_s
-        assert most_s - 20 < in_s(health(hub, webhook)["held_until"]) <= most_s
-        for one in waiting(hub, webhook, "held", 3):
-            assert most_s - 20 < in_s(one["next_attempt_at"]) <= most_s + 1
-            assert read(hub, one["id"])["waiting_reason"] == "held"
+        webhook = held(hub, subscriber, retry={"schedule": [0, 0], "jitter": 0, **settings})
+        assert hub.call("GET", path_of(webhook))["retry"]["max_retry_after_s"] == max_s
+        assert max_s - 20 < in_s(health(hub, webhook)["held_until"]) <= max_s
+        for delivery in waiting(hub, webhook, "held", 3):
+            assert max_s - 20 < in_s(delivery["next_attempt_at"]) <= max_s + 1
+            assert read(hub, delivery["id"])["waiting_reason"] == "held"
         assert len(subscriber.got) == 1
 
 
@@ -129,7 +129,7 @@ def test_what_is_held_back_is_not_given_up_behind_the_circuit(hub: Hub) -> None:
         eventually(lambda: health(hub, webhook)["circuit"] == "open")
         numbered(hub, kind, 2, first=1)
         deliveries = finished(hub, webhook["id"], 3)
-    assert [one["status"] for one in deliveries] == ["dead_letter", "delivered", "delivered"]
+    assert [delivery["status"] for delivery in deliveries] == ["dead_letter", "delivered", "delivered"]
 
 
 def test_a_retry_after_can_be_ignored(hub: Hub) -> None:
@@ -149,9 +149,9 @@ def test_an_open_circuit_is_shown_with_its_next_probe(hub: Hub) -> None:
     with Subscriber() as subscriber:
         webhook = opened(hub, subscriber)
         assert 500 < in_s(health(hub, webhook)["next_probe_at"]) <= 600
-        found = waiting(hub, webhook, "circuit_open", 3)
-        assert all(500 < in_s(one["next_attempt_at"]) <= 601 for one in found)
-        assert sorted(one["attempt_count"] for one in found) == [0, 0, 1]
+        listed = waiting(hub, webhook, "circuit_open", 3)
+        assert all(500 < in_s(delivery["next_attempt_at"]) <= 601 for delivery in listed)
+        assert sorted(delivery["attempt_count"] for delivery in listed) == [0, 0, 1]
 
 
 @pytest.mark.parametrize("action", ["pause", "disable"])
@@ -160,11 +160,11 @@ def test_what_is_paused_or_disabled_says_so_and_promises_no_time(hub: Hub, actio
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry=LATER)
         numbered(hub, kind)
-        [one] = waiting(hub, webhook, None, 1)
-        assert 500 < in_s(one["next_attempt_at"]) <= 600, "its schedule"
+        [delivery] = waiting(hub, webhook, None, 1)
+        assert 500 < in_s(delivery["next_attempt_at"]) <= 600, "its schedule"
         hub.call("POST", f"{path_of(webhook)}/{action}")
-        [one] = waiting(hub, webhook, action + "d", 1)
-        assert one["next_attempt_at"] is None
+        [delivery] = waiting(hub, webhook, action + "d", 1)
+        assert delivery["next_attempt_at"] is None
 
 
 def test_what_waits_for_its_rate_limit_says_so(hub: Hub) -> None:
@@ -174,8 +174,8 @@ def test_what_waits_for_its_rate_limit_says_so(hub: Hub) -> None:
             subscriber.url, events=[kind], rate_limit={"requests": 1, "period_s": 600}
         )
         numbered(hub, kind, 3)
-        for one in waiting(hub, webhook, "rate_limited", 2):
-            assert 500 < in_s(one["next_attempt_at"]) <= 600
+        for delivery in waiting(hub, webhook, "rate_limited", 2):
+            assert 500 < in_s(delivery["next_attempt_at"]) <= 600
 
 
 def test_what_waits_for_its_turn_says_so(hub: Hub) -> None:
@@ -183,13 +183,13 @@ def test_what_waits_for_its_turn_says_so(hub: Hub) -> None:
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], max_in_flight=1)
         numbered(hub, kind, 3)
-        for one in waiting(hub, webhook, "queued", 2):
-            assert -2 < in_s(one["next_attempt_at"]) <= 0
+        for delivery in waiting(hub, webhook, "queued", 2):
+            assert -2 < in_s(delivery["next_attempt_at"]) <= 0
 
 
 def test_another_process_and_the_next_owner_know_it(hub: Hub, tmp_path: Path, bus: Bus, store: Store) -> None:
-    with Subscriber() as one, Subscriber() as two:
-        quiet, broken = held(hub, one), opened(hub, two)
+    with Subscriber() as held_subscriber, Subscriber() as broken_subscriber:
+        quiet, broken = held(hub, held_subscriber), opened(hub, broken_subscriber)
         with another("delivery", hub, tmp_path, bus, store) as second:
             assert in_s(health(second, quiet)["held_until"]) > 500
             assert health(second, broken)["circuit"] == "open"
@@ -203,7 +203,7 @@ def test_another_process_and_the_next_owner_know_it(hub: Hub, tmp_path: Path, bu
         for webhook, reason in ((quiet, "held"), (broken, "circuit_open")):
             numbered(hub, webhook["events"][0], first=3)
             waiting(hub, webhook, reason, 4)
-        assert (len(one.got), len(two.got)) == (1, 1)
+        assert (len(held_subscriber.got), len(broken_subscriber.got)) == (1, 1)
 
 
 # Ended by a person
@@ -255,9 +255,9 @@ def test_a_test_passes_alone_and_its_failure_changes_nothing(hub: Hub, make: Any
         assert len(subscriber.got) == 2
 
 
-def make_reason(shown: dict[str, Any]) -> Any:
+def make_reason(health: dict[str, Any]) -> Any:
     """Which of the two helpers made the webhook that has this health."""
-    return held if shown["held_until"] else opened if shown["circuit"] == "open" else None
+    return held if health["held_until"] else opened if health["circuit"] == "open" else None
 
 
 @pytest.mark.parametrize("make", [held, opened])
@@ -284,7 +284,7 @@ def test_jobs_do_not_pass(hub: Hub, make: Any) -> None:
         webhook = make(hub, subscriber)
         subscriber.answer = None
         since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
-        ids = [one["id"] for one in hub.deliveries(webhook_id=webhook["id"])]
+        ids = [delivery["id"] for delivery in hub.deliveries(webhook_id=webhook["id"])]
         job = hub.call("POST", f"{path_of(webhook)}/recover", {"since": since}, expect=202)["job"]
         eventually(lambda: hub.call("GET", f"/api/delivery-jobs/{job['id']}")["status"] == "done")
         hub.call("POST", f"/api/deliveries/{ids[0]}/cancel")
@@ -307,13 +307,13 @@ def test_failures_of_a_moment_end_as_dead_letters_that_recover_finds(hub: Hub) -
         )
         numbered(hub, kind, 8)
         dead = finished(hub, webhook["id"], 8)
-        assert {(one["status"], one["attempt_count"]) for one in dead} == {("dead_letter", 3)}
+        assert {(delivery["status"], delivery["attempt_count"]) for delivery in dead} == {("dead_letter", 3)}
         assert health(hub, webhook)["circuit"] == "closed"
         subscriber.answer = None
         hub.call("POST", f"{path_of(webhook)}/recover", {"since": since.isoformat()}, expect=202)
         eventually(lambda: stats(hub, webhook)["failed"] == 0)
         done = finished(hub, webhook["id"], 8)
-    assert {one["status"] for one in done} == {"delivered"}
+    assert {delivery["status"] for delivery in done} == {"delivered"}
 
 
 def test_what_waits_too_long_behind_a_circuit_is_a_dead_letter_that_used_no_attempt(hub: Hub) -> None:
@@ -328,13 +328,13 @@ def test_what_waits_too_long_behind_a_circuit_is_a_dead_letter_that_used_no_atte
         )
         numbered(hub, kind, 8)
         dead = finished(hub, webhook["id"], 8)
-        assert {one["status"] for one in dead} == {"dead_letter"}
-        waited = [one for one in dead if one["error"] == "circuit_open"]
+        assert {delivery["status"] for delivery in dead} == {"dead_letter"}
+        waited = [delivery for delivery in dead if delivery["error"] == "circuit_open"]
         assert len(waited) >= 4
-        assert any(one["attempt_count"] == 0 for one in waited)
-        assert len(subscriber.got) == sum(one["attempt_count"] for one in dead)
+        assert any(delivery["attempt_count"] == 0 for delivery in waited)
+        assert len(subscriber.got) == sum(delivery["attempt_count"] for delivery in dead)
         errors = hub.call("GET", f"/api/dead-letters?webhook_id={webhook['id']}&error=circuit_open")["items"]
-        assert {one["id"] for one in errors} == {one["id"] for one in waited}
+        assert {item["id"] for item in errors} == {delivery["id"] for delivery in waited}
         subscriber.answer = None
         hub.call("POST", f"{path_of(webhook)}/recover", {"since": since.isoformat()}, expect=202)
         eventually(lambda: len(hub.deliveries(webhook_id=webhook["id"], status="delivered")) == 8)
@@ -358,7 +358,7 @@ def test_a_circuit_that_is_switched_off_costs_every_delivery_its_attempts(hub: H
 
 
 @pytest.mark.parametrize(
-    "given",
+    "settings",
     [
         {"circuit_breaker": {"failures": 0}},
         {"circuit_breaker": {"pause_s": 0}},
@@ -368,8 +368,8 @@ def test_a_circuit_that_is_switched_off_costs_every_delivery_its_attempts(hub: H
         {"retry": {"max_retry_after_s": -1}},
     ],
 )
-def test_settings_that_are_refused(hub: Hub, given: dict[str, Any]) -> None:
-    body = {"name": "x", "url": "http://127.0.0.1:9/", "events": ["*"], **given}
+def test_settings_that_are_refused(hub: Hub, settings: dict[str, Any]) -> None:
+    body = {"name": "x", "url": "http://127.0.0.1:9/", "events": ["*"], **settings}
     hub.call("POST", "/api/outgoing-webhooks?force=true", body, expect=422)
 
 

@@ -1,4 +1,4 @@
-"""The delivery log: every question on an index, every attempt, erasing, statistics, how long it is kept."""
+"""The delivery log: every question on an index, every attempt, erasing, statistics, retention."""
 
 import asyncio
 import random
@@ -30,7 +30,7 @@ from bench.log import (
 )
 from interlink import embedded
 from interlink.supervise import ProcessGroup
-from services.delivery.indexes import INDEXES
+from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.erasures import Erasures
 from services.delivery.log.search import DeliveryQuery, LogKey, find_keys, page
@@ -135,29 +135,29 @@ def run(uri: str, work: Callable[[Mongo], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(inside())
 
 
-def place(document: Document) -> LogKey:
+def key_of(document: Document) -> LogKey:
     return document["created_at"], document["_id"]
 
 
-def expected(documents: list[Document], wanted: DeliveryQuery) -> list[LogKey]:
+def expected(documents: list[Document], query: DeliveryQuery) -> list[LogKey]:
     """What the log should answer, newest first, by looking at everything."""
 
     def fits(document: Document) -> bool:
         fields = {
-            "workspace": wanted.workspace,
-            "webhook_id": wanted.webhook_id,
-            "event_type": wanted.event_type,
-            "event_id": wanted.event_id,
-            "last_error": wanted.error,
+            "workspace": query.workspace,
+            "webhook_id": query.webhook_id,
+            "event_type": query.event_type,
+            "event_id": query.event_id,
+            "last_error": query.error,
         }
         return (
             all(value is None or document.get(name) == value for name, value in fields.items())
-            and (not wanted.statuses or document["status"] in wanted.statuses)
-            and (wanted.since is None or document["created_at"] >= wanted.since)
-            and (wanted.until is None or document["created_at"] < wanted.until)
+            and (not query.statuses or document["status"] in query.statuses)
+            and (query.since is None or document["created_at"] >= query.since)
+            and (query.until is None or document["created_at"] < query.until)
         )
 
-    return sorted(map(place, filter(fits, documents)), reverse=True)
+    return sorted(map(key_of, filter(fits, documents)), reverse=True)
 
 
 # Every question on an index
@@ -169,39 +169,39 @@ def test_every_combination_is_read_from_its_index_in_order(
 ) -> None:
     """No collection scan, no index that covers only some of the filter; on MongoDB no sort either."""
     uri, documents = filled
-    wanted = COMBINATIONS[name]
+    query = COMBINATIONS[name]
 
     async def once(mongo: Mongo) -> tuple[Any, Any]:
         about = await mongo.collection(DELIVERIES).database.command("buildInfo")
-        return about, await ask(mongo, seen, name, wanted, limit=LIMIT, repeats=1)
+        return about, await ask(mongo, seen, name, query, limit=LIMIT, repeats=1)
 
     seen: Finds
     with finds() as seen:
         about, asked = run(uri, once)
-    assert asked.items == min(LIMIT, len(expected(documents, wanted)))
+    assert asked.items == min(LIMIT, len(expected(documents, query)))
     *looks, fetch = asked.plans
     assert fetch.index == "_id_"
-    assert {plan.index for plan in looks} == {index_for(wanted)}
+    assert {plan.index for plan in looks} == {index_for(query)}
     assert all(any(stage.endswith("IXSCAN") for stage in plan.stages) for plan in looks)
     if "secantus" in str(about).lower():
         # It sorts and cuts after it has read all that matches; slices of time keep that small.
         assert asked.documents <= 20 * (LIMIT + 1)
     else:
         assert not any(plan.sorts for plan in looks)
-        if wanted.event_id is None:
+        if query.event_id is None:
             assert all(plan.documents == 0 for plan in looks), "keys are to come from the index alone"
         assert asked.documents <= LIMIT + 1
 
 
-def index_for(wanted: DeliveryQuery) -> str:
+def index_for(query: DeliveryQuery) -> str:
     """The name of the one index that has exactly what is filtered by before the log's order."""
-    if wanted.event_id is not None:
+    if query.event_id is not None:
         return "workspace_1_event_id_1_created_at_-1__id_-1"
     named = {
-        "webhook_id": wanted.webhook_id,
-        "failed": wanted.error,
-        "last_error": wanted.error,
-        "event_type": wanted.event_type,
+        "webhook_id": query.webhook_id,
+        "failed": query.error,
+        "last_error": query.error,
+        "event_type": query.event_type,
     }
     fields = "".join(f"{name}_1_" for name, value in named.items() if value is not None)
     return f"workspace_1_{fields}status_1_created_at_-1__id_-1"
@@ -229,22 +229,22 @@ def test_every_combination_answers_what_looking_at_everything_would(
     filled: tuple[str, list[Document]], name: str
 ) -> None:
     uri, documents = filled
-    wanted = COMBINATIONS[name]
-    should = expected(documents, wanted)
+    query = COMBINATIONS[name]
+    should = expected(documents, query)
 
     async def walk(mongo: Mongo) -> tuple[list[LogKey], list[LogKey]]:
         log = mongo.collection(DELIVERIES)
         down: list[LogKey] = []
         cursor = None
         for limit in (1, 7, 40, *[500] * 30):
-            found = await page(log, wanted, place, limit=limit, cursor=cursor)
+            found = await page(log, query, key_of, limit=limit, cursor=cursor)
             assert len(found.items) == limit or found.next_cursor is None
             down += found.items
             cursor = found.next_cursor
             if cursor is None:
                 break
         up: list[LogKey] = []
-        while some := await find_keys(log, wanted, most=900, after=up[-1] if up else None, oldest_first=True):
+        while some := await find_keys(log, query, limit=900, after=up[-1] if up else None, oldest_first=True):
             up += some
         return down, up
 
@@ -262,15 +262,18 @@ def test_times_at_an_edge_of_the_calendar_or_of_a_delivery(filled: tuple[str, li
     async def walk(mongo: Mongo) -> None:
         log = mongo.collection(DELIVERIES)
         for since, until in product(edges, edges):
-            wanted = DeliveryQuery(WORKSPACES[1], statuses=("delivered",), since=since, until=until)
-            should = expected(documents, wanted)
-            assert await find_keys(log, wanted, most=5) == should[:5], (since, until)
-            assert await find_keys(log, wanted, most=5, oldest_first=True) == should[::-1][:5], (since, until)
+            query = DeliveryQuery(WORKSPACES[1], statuses=("delivered",), since=since, until=until)
+            should = expected(documents, query)
+            assert await find_keys(log, query, limit=5) == should[:5], (since, until)
+            assert await find_keys(log, query, limit=5, oldest_first=True) == should[::-1][:5], (
+                since,
+                until,
+            )
         for cursor in ("0-x", "0-", "253402300799000-x", "1-x-y"):
-            await page(log, DeliveryQuery(WORKSPACES[1]), place, limit=5, cursor=cursor)
+            await page(log, DeliveryQuery(WORKSPACES[1]), key_of, limit=5, cursor=cursor)
         for cursor in ("x", "-", "-1-x", "1" * 190, "9999999999999999-x", "1.5-x", "nan-x"):
             with pytest.raises(Malformed):
-                await page(log, DeliveryQuery(WORKSPACES[1]), place, limit=5, cursor=cursor)
+                await page(log, DeliveryQuery(WORKSPACES[1]), key_of, limit=5, cursor=cursor)
 
     run(uri, walk)
 
@@ -290,7 +293,7 @@ def test_the_api_filters_the_log(seeded: Seeded) -> None:
 
     def shown(**query: Any) -> set[str]:
         found = hub.call("GET", "/api/deliveries", params={"limit": 500, **query})["items"]
-        return {name for name, one in made.items() if one["_id"] in {item["id"] for item in found}}
+        return {name for name, document in made.items() if document["_id"] in {item["id"] for item in found}}
 
     assert shown(webhook_id=webhook) == {"delivered", "dead", "away", "old"}
     assert shown(webhook_id=webhook, status=["dead_letter", "discarded"]) == {"dead", "away"}
@@ -352,10 +355,10 @@ def test_an_erased_event_leaves_no_trace_of_its_payload_and_is_not_sent_again(se
         def tried() -> bool:
             """Both events have been attempted at both webhooks."""
             log = [*seeded.of(erased), *seeded.of(kept)]
-            return len(log) == 4 and all(one["attempt_count"] >= 1 for one in log)
+            return len(log) == 4 and all(delivery["attempt_count"] >= 1 for delivery in log)
 
         eventually(tried)
-        assert all(secret.encode() in encode(one) for one in seeded.of(erased))
+        assert all(secret.encode() in encode(delivery) for delivery in seeded.of(erased))
         answer = hub.call("POST", "/api/deliveries/erase", {"event_id": erased})
         assert answer == {"erased": 2, "cancelled": 1}
         assert hub.call("POST", "/api/deliveries/erase", {"event_id": erased}) == {
@@ -364,22 +367,22 @@ def test_an_erased_event_leaves_no_trace_of_its_payload_and_is_not_sent_again(se
         }
         before = len(failing.got)
         # The event beside it goes on being tried, after the erased one's own times have come.
-        eventually(lambda: "dead_letter" in [one["status"] for one in seeded.of(kept)])
+        eventually(lambda: "dead_letter" in [delivery["status"] for delivery in seeded.of(kept)])
         later = [got.body for got in failing.got[before:]]
     assert later
     assert not any(secret.encode() in body for body in later)
-    assert not any(secret.encode() in encode(one) for one in seeded.of(erased))
-    by_webhook = {one["webhook_id"]: one for one in seeded.of(erased)}
+    assert not any(secret.encode() in encode(delivery) for delivery in seeded.of(erased))
+    by_webhook = {delivery["webhook_id"]: delivery for delivery in seeded.of(erased)}
     assert by_webhook[done["id"]]["status"] == "delivered"
     assert by_webhook[again["id"]]["status"] == "cancelled"
-    for one in by_webhook.values():
-        shown = hub.call("GET", f"/api/deliveries/{one['_id']}")
+    for item in by_webhook.values():
+        shown = hub.call("GET", f"/api/deliveries/{item['_id']}")
         assert shown["body"] is None
         assert shown["erased_at"] is not None
         assert [attempt["response_body"] for attempt in shown["attempts"]] == [None]
-        assert "open" not in one
-        assert one["expires_at"] > one["finished_at"]
-    assert all(one["body"] for one in seeded.of(kept))
+        assert "open" not in item
+        assert item["expires_at"] > item["finished_at"]
+    assert all(delivery["body"] for delivery in seeded.of(kept))
 
 
 def test_only_the_own_workspaces_event_is_erased(seeded: Seeded) -> None:
@@ -388,7 +391,7 @@ def test_only_the_own_workspaces_event_is_erased(seeded: Seeded) -> None:
     [theirs] = seeded.put(event_id=event_id, workspace="another")
     answer = seeded.hub.call("POST", "/api/deliveries/erase", {"event_id": event_id})
     assert answer == {"erased": 1, "cancelled": 0}
-    left = {one["_id"]: "body" in one for one in seeded.of(event_id)}
+    left = {delivery["_id"]: "body" in delivery for delivery in seeded.of(event_id)}
     assert left == {ours["_id"]: False, theirs["_id"]: True}
     for body in ({}, {"event_id": ""}, {"event_id": 1}, {"event_id": "x", "more": 1}):
         seeded.hub.call("POST", "/api/deliveries/erase", body, expect=422)
@@ -397,7 +400,7 @@ def test_only_the_own_workspaces_event_is_erased(seeded: Seeded) -> None:
 def test_what_was_under_way_is_erased_afterwards(store: Store, log: Log) -> None:
     """A first attempt that had been looked at before the event was erased enters the log after it."""
     event_id = f"evt_{token_hex(8)}"
-    one, two = (
+    first, second = (
         document | {"event_id": event_id, "workspace": "w", "status": status} | more
         for document, status, more in zip(
             filling(2, NOW),
@@ -414,18 +417,18 @@ def test_what_was_under_way_is_erased_afterwards(store: Store, log: Log) -> None
         assert erasures.is_erased("w", event_id)
         assert not erasures.is_erased("v", event_id)
         assert not erasures.is_erased("w", "x")
-        await deliveries.insert_many([one])
-        await erasures.again(utcnow() + timedelta(seconds=5))
-        assert "body" in (await deliveries.find_one({"_id": one["_id"]}) or {})
-        await erasures.again(utcnow() + timedelta(seconds=11))
-        assert "body" not in (await deliveries.find_one({"_id": one["_id"]}) or {})
-        await deliveries.insert_many([two])
-        await erasures.again(utcnow() + timedelta(seconds=11))
-        assert "body" in (await deliveries.find_one({"_id": two["_id"]}) or {})
-        await erasures.again(utcnow() + timedelta(seconds=121))
-        found = await deliveries.find_one({"_id": two["_id"]}) or {}
+        await deliveries.insert_many([first])
+        await erasures.repeat_due(utcnow() + timedelta(seconds=5))
+        assert "body" in (await deliveries.find_one({"_id": first["_id"]}) or {})
+        await erasures.repeat_due(utcnow() + timedelta(seconds=11))
+        assert "body" not in (await deliveries.find_one({"_id": first["_id"]}) or {})
+        await deliveries.insert_many([second])
+        await erasures.repeat_due(utcnow() + timedelta(seconds=11))
+        assert "body" in (await deliveries.find_one({"_id": second["_id"]}) or {})
+        await erasures.repeat_due(utcnow() + timedelta(seconds=121))
+        found = await deliveries.find_one({"_id": second["_id"]}) or {}
         assert "body" not in found
-        assert (found["status"], found["fence"]) == ("cancelled", two["fence"] + 1)
+        assert (found["status"], found["fence"]) == ("cancelled", second["fence"] + 1)
 
     run(store.uri(), late)
 
@@ -439,8 +442,8 @@ def test_percentiles_are_within_the_bound_that_is_promised(store: Store, log: Lo
 
     async def counted(mongo: Mongo) -> Any:
         statistics = Statistics(mongo, log)
-        for each in seconds:
-            statistics.record("wh_1", "w", "delivered", each, NOW)
+        for item in seconds:
+            statistics.record("wh_1", "w", "delivered", item, NOW)
         await statistics.flush()
         return await statistics.webhook_hours("wh_1", NOW)
 
@@ -469,19 +472,23 @@ def test_processes_and_hours_add_up(store: Store, log: Log) -> None:
     before = NOW - timedelta(hours=30)
 
     async def counted(mongo: Mongo) -> Any:
-        one, two = Statistics(mongo, log), Statistics(mongo, log)
-        for process in (one, two):
+        first, second = Statistics(mongo, log), Statistics(mongo, log)
+        for process in (first, second):
             await process.start()
         for number in range(100):
-            for process in (one, two):
+            for process in (first, second):
                 process.record("wh_1", "w", "delivered", 0.01, NOW)
                 process.record("wh_1", "w", "retrying", 0.01, before)
                 process.record(f"wh_{number}", "w", "dead_letter", 0.01, NOW)
                 process.record("wh_1", "v", "delivered", 0.01, NOW)
             await asyncio.sleep(0)
-        await asyncio.gather(one.stop(), two.stop())
-        counts = [await one.delivered(name, None, NOW - timedelta(days=7)) for name in ("w", "v", "x")]
-        return await one.webhook_hours("wh_1", before), await one.webhook_hours("wh_9", before, NOW), counts
+        await asyncio.gather(first.stop(), second.stop())
+        counts = [await first.delivered(name, None, NOW - timedelta(days=7)) for name in ("w", "v", "x")]
+        return (
+            await first.webhook_hours("wh_1", before),
+            await first.webhook_hours("wh_9", before, NOW),
+            counts,
+        )
 
     [earlier, hour], [ninth], counts = run(store.uri(), counted)
     assert (earlier.hour, earlier.attempts, earlier.failed_attempts) == (hour_of(before), 200, 200)
@@ -601,7 +608,7 @@ def test_what_is_finished_is_kept_by_its_status(seeded: Seeded) -> None:
 
         def tried() -> dict[str, Document] | None:
             """One delivered, one dead, one waiting."""
-            log = {one["status"]: one for one in seeded.deliveries.find({"event_type": kind})}
+            log = {delivery["status"]: delivery for delivery in seeded.deliveries.find({"event_type": kind})}
             return log if log.keys() == {"delivered", "dead_letter", "retrying"} else None
 
         log = eventually(tried) or {}

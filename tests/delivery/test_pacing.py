@@ -70,7 +70,7 @@ def test_client_errors_are_final_or_not_as_the_owner_says(
         )
         numbered(hub, kind)
         [delivery] = finished(hub, webhook["id"])
-    assert [each["status_code"] for each in delivery["attempts"]] == answered
+    assert [attempt["status_code"] for attempt in delivery["attempts"]] == answered
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 502])
@@ -80,7 +80,7 @@ def test_a_status_that_may_pass_is_tried_again(hub: Hub, status: int) -> None:
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry=QUICK)
         numbered(hub, kind)
         [delivery] = finished(hub, webhook["id"])
-    assert [each["status_code"] for each in delivery["attempts"]] == [status, 204]
+    assert [attempt["status_code"] for attempt in delivery["attempts"]] == [status, 204]
 
 
 def test_a_timeout_is_tried_again(hub: Hub) -> None:
@@ -91,7 +91,7 @@ def test_a_timeout_is_tried_again(hub: Hub) -> None:
         subscriber.wait_for(1)
         subscriber.delay_s = 0
         [delivery] = finished(hub, webhook["id"])
-    assert [each["error"] for each in delivery["attempts"]] == ["timeout", None]
+    assert [attempt["error"] for attempt in delivery["attempts"]] == ["timeout", None]
     assert 900 <= delivery["attempts"][0]["duration_ms"] <= 2500
 
 
@@ -115,8 +115,8 @@ def test_jitter_lengthens_each_wait_by_up_to_its_share_and_not_all_by_the_same(h
         waits: dict[float, list[float]] = {}
         for jitter, webhook in hooks.items():
             waiting(hub, webhook, delayed=20)
-            found = [read(hub, each["id"]) for each in hub.deliveries(webhook_id=webhook["id"])]
-            waits[jitter] = sorted(map(until, found))
+            deliveries = [read(hub, delivery["id"]) for delivery in hub.deliveries(webhook_id=webhook["id"])]
+            waits[jitter] = sorted(map(until, deliveries))
             hub.call("DELETE", path_of(webhook), expect=204)
     assert all(99.9 <= wait < 102 for wait in waits[0]), "to judge an answer takes time"
     assert all(99.9 <= wait < 152 for wait in waits[0.5])
@@ -155,11 +155,11 @@ def test_retry_after_holds_this_delivery_and_all_others_of_the_endpoint(
         assert len(subscriber.got) == 1
         done = finished(hub, webhook["id"], 4)
         got = subscriber.wait_for(5)
-    released = min(one.at for one in got[1:])
+    released = min(request.at for request in got[1:])
     assert released - first.at >= 3.9
     assert beside.at < released, "others are not held"
-    assert [each["attempt_count"] for each in done] == [2, 1, 1, 1]
-    assert {each["status"] for each in done} == {"delivered"}
+    assert [delivery["attempt_count"] for delivery in done] == [2, 1, 1, 1]
+    assert {delivery["status"] for delivery in done} == {"delivered"}
 
 
 @pytest.mark.parametrize("text", ["9" * 30, "Fri, 31 Dec 9999 23:59:59 GMT"])
@@ -174,7 +174,7 @@ def test_a_huge_retry_after_is_bounded_and_another_url_does_not_wait_for_it(hub:
         numbered(hub, kind, first=1)
         waiting(hub, webhook, delayed=1, pending=1)
         hub.call("PATCH", path_of(webhook), {"url": other.url})
-        assert {n_of(one) for one in other.wait_for(2)} == {0, 1}
+        assert {n_of(request) for request in other.wait_for(2)} == {0, 1}
         assert len(subscriber.got) == 1
 
 
@@ -187,7 +187,7 @@ LATE_S = 0.5
 
 def too_fast(subscriber: Subscriber, requests: int, period_s: float = 1) -> list[tuple[int, float]]:
     """Runs of arrivals that were more than the limit allows in their time: how many in how many seconds."""
-    times = sorted(one.at for one in subscriber.got)
+    times = sorted(request.at for request in subscriber.got)
     runs = [
         (last - first + 1, times[last] - times[first])
         for first in range(len(times))
@@ -216,7 +216,7 @@ def test_a_rate_limit_holds_in_any_period_and_is_used(hub: Hub, ordering: str, b
             hub.call("POST", f"{path_of(webhook)}/resume")
         got = subscriber.wait_for(22)
         finished(hub, webhook["id"], 22)
-    times = [one.at for one in got]
+    times = [request.at for request in got]
     assert too_fast(subscriber, 5) == []
     assert 3.5 <= max(times) - min(times) <= 9, "22 need four periods more than the first"
     assert sorted(map(n_of, got)) == list(range(22)), "each once"
@@ -237,14 +237,14 @@ def test_a_changed_rate_limit_does_not_wait_for_the_old_period(hub: Hub) -> None
         subscriber.wait_for(5)
 
 
-@pytest.mark.parametrize(("ordering", "most"), [("none", 3), ("strict", 1)])
-def test_no_more_are_under_way_than_may_be(hub: Hub, ordering: str, most: int) -> None:
+@pytest.mark.parametrize(("ordering", "max_in_flight"), [("none", 3), ("strict", 1)])
+def test_no_more_are_under_way_than_may_be(hub: Hub, ordering: str, max_in_flight: int) -> None:
     with Subscriber(delay_s=0.3) as subscriber:
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], ordering=ordering, max_in_flight=3)
         numbered(hub, kind, 10)
         finished(hub, webhook["id"], 10)
-    assert (len(subscriber.got), subscriber.most_under_way) == (10, most)
+    assert (len(subscriber.got), subscriber.most_under_way) == (10, max_in_flight)
 
 
 # Pause and resume
@@ -271,7 +271,7 @@ def test_pause_loses_nothing_and_sends_nothing_also_through_a_restart(hub: Hub) 
         assert hub.call("POST", f"{path_of(webhook)}/resume")["paused"] is False
         done = finished(hub, webhook["id"], 15)
     assert [n_of(got) for got in subscriber.got] == list(range(15))
-    assert {each["attempt_count"] for each in done} == {1}
+    assert {delivery["attempt_count"] for delivery in done} == {1}
 
 
 def test_pause_holds_what_was_to_be_tried_again(hub: Hub) -> None:
@@ -292,9 +292,9 @@ def test_pause_holds_what_was_to_be_tried_again(hub: Hub) -> None:
 
 def test_a_paused_queue_is_its_workspaces_alone(hub: Hub) -> None:
     key = hub.other_workspace()
-    with Subscriber() as one, Subscriber() as two, Subscriber() as elsewhere:
+    with Subscriber() as subscriber_a, Subscriber() as subscriber_b, Subscriber() as elsewhere:
         kind = new_type()
-        hooks = [hub.outgoing_webhook(each.url, events=[kind]) for each in (one, two)]
+        hooks = [hub.outgoing_webhook(item.url, events=[kind]) for item in (subscriber_a, subscriber_b)]
         other = {"name": "x", "url": elsewhere.url, "events": [kind]}
         hub.call("POST", "/api/outgoing-webhooks", other, key=key, expect=201)
         assert hub.call("POST", "/api/queue/pause") == {"paused": True}
@@ -303,10 +303,10 @@ def test_a_paused_queue_is_its_workspaces_alone(hub: Hub) -> None:
             waiting(hub, webhook, pending=5)
         numbered(hub, kind, 5, key=key)
         elsewhere.wait_for(5)
-        assert (one.got, two.got) == ([], [])
+        assert (subscriber_a.got, subscriber_b.got) == ([], [])
         assert hub.call("GET", path_of(hooks[0]))["paused"] is False, "the webhook itself is not"
         assert hub.call("POST", "/api/queue/resume") == {"paused": False}
-        for webhook, subscriber in zip(hooks, (one, two), strict=True):
+        for webhook, subscriber in zip(hooks, (subscriber_a, subscriber_b), strict=True):
             finished(hub, webhook["id"], 5)
             assert sorted(map(n_of, subscriber.got)) == list(range(5))
 
@@ -369,9 +369,9 @@ def _across(hub: Hub, second: Hub, subscribers: list[Subscriber]) -> None:
     kind = new_type()
     hooks = [
         hub.outgoing_webhook(
-            each.url, events=[kind], retry=ONCE, rate_limit={"requests": 2, "period_s": 1}, max_in_flight=9
+            item.url, events=[kind], retry=ONCE, rate_limit={"requests": 2, "period_s": 1}, max_in_flight=9
         )
-        for each in subscribers
+        for item in subscribers
     ]
     for webhook in hooks:
         second.call("POST", f"{path_of(webhook)}/pause")
@@ -380,18 +380,18 @@ def _across(hub: Hub, second: Hub, subscribers: list[Subscriber]) -> None:
     numbered(hub, kind, 5)
     for webhook in hooks:
         waiting(hub, webhook, pending=5)
-    assert not any(each.got for each in subscribers)
+    assert not any(item.got for item in subscribers)
     for webhook in hooks:
         hub.call("POST", f"{path_of(webhook)}/resume")
     for webhook, subscriber in zip(hooks, subscribers, strict=True):
         dead = finished(hub, webhook["id"], 5, within_s=30)
-        assert {each["status"] for each in dead} == {"dead_letter"}
+        assert {delivery["status"] for delivery in dead} == {"dead_letter"}
         assert len(subscriber.got) == 5, "each once"
         subscriber.answer = None
         for each, asked in zip(dead, (hub, second, hub, second, hub), strict=True):
             asked.call("POST", f"/api/deliveries/{each['id']}/retry", expect=202)
     for webhook, subscriber in zip(hooks, subscribers, strict=True):
         done = finished(hub, webhook["id"], 5, within_s=30)
-        assert {(each["status"], each["attempt_count"]) for each in done} == {("delivered", 2)}
+        assert {(delivery["status"], delivery["attempt_count"]) for delivery in done} == {("delivered", 2)}
         assert len(subscriber.got) == 10
         assert too_fast(subscriber, 2) == []

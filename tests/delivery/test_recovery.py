@@ -21,7 +21,8 @@ from aiohttp import web
 
 from interlink.embedded import EmbeddedPair
 from services.delivery.log.recovery import replay_id
-from services.delivery.log.recovery_jobs import MAX_RUNNING, sortable_prefix
+from services.delivery.log.recovery_jobs import MAX_RUNNING
+from services.delivery.log.recovery_worker import sortable_prefix
 from tests.support.backends import Bus, Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -106,23 +107,23 @@ def until(hub: Hub, webhook_id: str, count: int = 1, within_s: float = 30, **que
     if count > FEW:
         counted(hub, webhook_id, count, within_s, **query)
 
-    def look() -> list[Any] | None:
+    def check() -> list[Any] | None:
         """So many deliveries are as they should be."""
         found = hub.deliveries(webhook_id=webhook_id, **query)
         return found if len(found) == count else None
 
-    return eventually(look, within_s, 0.2) or []
+    return eventually(check, within_s, 0.2) or []
 
 
 def ended(hub: Hub, job: Job, within_s: float = 60) -> Job:
     """The job, once it no longer runs."""
 
-    def look() -> Job | None:
+    def check() -> Job | None:
         """The job has ended."""
         now = dict(hub.call("GET", f"/api/delivery-jobs/{job['id']}"))
         return now if now["status"] != "running" else None
 
-    return eventually(look, within_s) or {}
+    return eventually(check, within_s) or {}
 
 
 def begin(hub: Hub, webhook_id: str, kind: str, **body: Any) -> Job:
@@ -130,7 +131,7 @@ def begin(hub: Hub, webhook_id: str, kind: str, **body: Any) -> Job:
     return dict(hub.call("POST", path, {"since": LONG_AGO, **body}, expect=202)["job"])
 
 
-def step(hub: Hub, delivery_id: str, what: str, expect: int | None = None) -> Any:
+def act(hub: Hub, delivery_id: str, what: str, expect: int | None = None) -> Any:
     return hub.call("POST", f"/api/deliveries/{delivery_id}/{what}", expect=expect)
 
 
@@ -144,7 +145,7 @@ def dead_ones(hub: Hub, subscriber: Subscriber, count: int, **fields: Any) -> tu
     webhook = hub.outgoing_webhook(subscriber.url, events=[kind], **({"retry": ONCE} | fields))["id"]
     publish(hub, kind, count)
     found = until(hub, webhook, count, status="dead_letter")
-    return webhook, [one["id"] for one in found]
+    return webhook, [delivery["id"] for delivery in found]
 
 
 def log_of(hub: Hub) -> Any:
@@ -160,18 +161,18 @@ def test_a_dead_letter_that_is_retried_begins_its_schedule_anew_under_the_same_i
     mood = Moody(500)
     with Subscriber(mood) as subscriber:
         webhook, [name] = dead_ones(hub, subscriber, 1, retry={"schedule": [0, 0.2]})
-        assert step(hub, name, "retry", 202)["id"] == name
+        assert act(hub, name, "retry", 202)["id"] == name
         subscriber.wait_for(4)
         [again] = until(hub, webhook, status="dead_letter")
         assert (again["id"], again["attempt_count"]) == (name, 4)
         assert again["finished_at"] is not None
         mood.status = 204
-        step(hub, name, "retry", 202)
+        act(hub, name, "retry", 202)
         until(hub, webhook, status="delivered")
         delivery = read(hub, name)
         assert [attempt["number"] for attempt in delivery["attempts"]] == [1, 2, 3, 4, 5]
         assert {got.headers["webhook-id"] for got in subscriber.wait_for(5)} == {name}
-        assert "replay" in step(hub, name, "retry", 409)["detail"]
+        assert "replay" in act(hub, name, "retry", 409)["detail"]
 
 
 def test_what_waits_for_its_next_attempt_is_due_at_once(hub: Hub) -> None:
@@ -182,7 +183,7 @@ def test_what_waits_for_its_next_attempt_is_due_at_once(hub: Hub) -> None:
         publish(hub, kind)
         [waiting] = until(hub, webhook, status="retrying")
         mood.status = 204
-        step(hub, waiting["id"], "retry", 202)
+        act(hub, waiting["id"], "retry", 202)
         [delivered] = until(hub, webhook, status="delivered")
         assert (delivered["id"], delivered["attempt_count"]) == (waiting["id"], 2)
 
@@ -190,13 +191,13 @@ def test_what_waits_for_its_next_attempt_is_due_at_once(hub: Hub) -> None:
 def test_what_cannot_be_sent_again_is_told_why(hub: Hub) -> None:
     with Subscriber(Moody(500)) as subscriber:
         webhook, [name] = dead_ones(hub, subscriber, 1)
-        step(hub, "dlv_nobody", "retry", 404)
-        step(hub, "dlv_nobody", "cancel", 404)
+        act(hub, "dlv_nobody", "retry", 404)
+        act(hub, "dlv_nobody", "cancel", 404)
         other = hub.other_workspace()
         for what in ("retry", "cancel"):
             eventually(partial(_is_hidden, hub, f"/api/deliveries/{name}/{what}", other))
         hub.call("POST", f"/api/outgoing-webhooks/{webhook}/disable")
-        assert "disabled" in step(hub, name, "retry", 409)["detail"]
+        assert "disabled" in act(hub, name, "retry", 409)["detail"]
         for kind in ("recover", "replay"):
             path = f"/api/outgoing-webhooks/{webhook}/{kind}"
             assert "disabled" in hub.call("POST", path, {"since": LONG_AGO}, expect=409)["detail"]
@@ -206,10 +207,10 @@ def test_what_cannot_be_sent_again_is_told_why(hub: Hub) -> None:
             log.update_one(
                 {"_id": name}, {"$unset": {"body": ""}, "$set": {"erased_at": log.find_one()["created_at"]}}
             )
-        assert "erased" in step(hub, name, "retry", 409)["detail"]
+        assert "erased" in act(hub, name, "retry", 409)["detail"]
         assert ended(hub, begin(hub, webhook, "replay"))["skipped"] == 1
         hub.call("DELETE", f"/api/outgoing-webhooks/{webhook}")
-        assert step(hub, name, "retry", 409)["detail"]
+        assert act(hub, name, "retry", 409)["detail"]
         hub.call("POST", f"/api/outgoing-webhooks/{webhook}/replay", {"since": LONG_AGO}, expect=404)
         assert len(subscriber.got) == 1
 
@@ -230,17 +231,17 @@ def test_a_cancelled_delivery_is_not_sent_until_it_is_retried(hub: Hub) -> None:
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry={"schedule": [0, 1]})["id"]
         publish(hub, kind)
         [waiting] = until(hub, webhook, status="retrying")
-        assert step(hub, waiting["id"], "cancel", 200)["status"] == "cancelled"
-        assert step(hub, waiting["id"], "cancel", 200)["status"] == "cancelled"
+        assert act(hub, waiting["id"], "cancel", 200)["status"] == "cancelled"
+        assert act(hub, waiting["id"], "cancel", 200)["status"] == "cancelled"
         sleep(1.5)  # past the time that it was due
         assert len(subscriber.got) == 1
         cancelled = read(hub, waiting["id"])
         assert cancelled["finished_at"] is not None
         assert cancelled["next_attempt_at"] is None
         mood.status = 204
-        step(hub, waiting["id"], "retry", 202)
+        act(hub, waiting["id"], "retry", 202)
         until(hub, webhook, status="delivered")
-        assert "nothing to cancel" in step(hub, waiting["id"], "cancel", 409)["detail"]
+        assert "nothing to cancel" in act(hub, waiting["id"], "cancel", 409)["detail"]
 
 
 def test_cancelling_the_head_of_a_strict_webhook_lets_the_next_go(hub: Hub) -> None:
@@ -250,7 +251,7 @@ def test_cancelling_the_head_of_a_strict_webhook_lets_the_next_go(hub: Hub) -> N
         publish(hub, kind, 3)
         [head] = until(hub, webhook, status="retrying")
         until(hub, webhook, 2, status="pending")
-        step(hub, head["id"], "cancel", 200)
+        act(hub, head["id"], "cancel", 200)
         until(hub, webhook, 2, status="delivered")
         assert [n_of(got) for got in subscriber.got] == [0, 1, 2]
 
@@ -262,7 +263,7 @@ def test_what_is_under_way_is_left_alone(hub: Hub) -> None:
         publish(hub, kind)
         [sent] = until(hub, webhook, status="delivering")
         for what in ("retry", "cancel"):
-            assert "under way" in step(hub, sent["id"], what, 409)["detail"]
+            assert "under way" in act(hub, sent["id"], what, 409)["detail"]
         until(hub, webhook, status="delivered")
         assert len(subscriber.got) == 1
 
@@ -275,7 +276,7 @@ def test_hands_and_engine_at_the_same_delivery_at_the_same_time(hub: Hub) -> Non
             subscriber.url, events=[kind], retry={"schedule": [0] + [0.05] * 30}, max_in_flight=50
         )["id"]
         publish(hub, kind, 40)
-        names = [one["id"] for one in until(hub, webhook, 40)]
+        names = [delivery["id"] for delivery in until(hub, webhook, 40)]
 
         def meddle(number: int) -> None:
             what = "cancel" if number % 3 == 0 else "retry"
@@ -291,25 +292,25 @@ def test_hands_and_engine_at_the_same_delivery_at_the_same_time(hub: Hub) -> Non
 
         def cancelled() -> bool:
             """Everything is cancelled, a try at a time: what is under way refuses."""
-            for one in hub.deliveries(webhook_id=webhook):
-                if one["status"] != "cancelled":
-                    _status(hub, f"/api/deliveries/{one['id']}/cancel", hub.admin_key)
-                if one["status"] == "dead_letter":
+            for item in hub.deliveries(webhook_id=webhook):
+                if item["status"] != "cancelled":
+                    _status(hub, f"/api/deliveries/{item['id']}/cancel", hub.admin_key)
+                if item["status"] == "dead_letter":
                     return all(
-                        one["status"] in ("cancelled", "dead_letter")
-                        for one in hub.deliveries(webhook_id=webhook)
+                        item["status"] in ("cancelled", "dead_letter")
+                        for item in hub.deliveries(webhook_id=webhook)
                     )
-            return all(one["status"] == "cancelled" for one in hub.deliveries(webhook_id=webhook))
+            return all(delivery["status"] == "cancelled" for delivery in hub.deliveries(webhook_id=webhook))
 
         eventually(cancelled, 60)
         sent = len(subscriber.got)
         sleep(0.5)  # ten times the pause between attempts
         assert len(subscriber.got) == sent
-        for one in hub.deliveries(webhook_id=webhook):
-            numbers = [attempt["number"] for attempt in read(hub, one["id"])["attempts"]]
+        for delivery in hub.deliveries(webhook_id=webhook):
+            numbers = [attempt["number"] for attempt in read(hub, delivery["id"])["attempts"]]
             assert numbers == list(range(1, len(numbers) + 1))
-            mine = sum(got.headers["webhook-id"] == one["id"] for got in subscriber.got)
-            assert len(numbers) == one["attempt_count"] == mine
+            mine = sum(got.headers["webhook-id"] == delivery["id"] for got in subscriber.got)
+            assert len(numbers) == delivery["attempt_count"] == mine
 
 
 def test_a_retry_while_the_bus_stands_still_is_made_good_afterwards(
@@ -328,7 +329,7 @@ def test_a_retry_while_the_bus_stands_still_is_made_good_afterwards(
             assert pid
             os.kill(pid, signal.SIGSTOP)
             try:
-                assert step(hub, name, "retry", 202)["status"] == "pending"
+                assert act(hub, name, "retry", 202)["status"] == "pending"
                 assert len(subscriber.got) == 1
             finally:
                 os.kill(pid, signal.SIGCONT)
@@ -346,10 +347,10 @@ def test_recover_sends_what_failed_again_and_nothing_else(hub: Hub) -> None:
     with Subscriber(mood) as subscriber:
         webhook, names = dead_ones(hub, subscriber, 250, max_in_flight=50)
         hub.call("POST", "/api/dead-letters/discard", {"ids": names[:5]})
-        step(hub, names[5], "retry", 202)
+        act(hub, names[5], "retry", 202)
         counted(hub, webhook, 245, status="dead_letter")
         mood.status = 204
-        step(hub, names[6], "retry", 202)
+        act(hub, names[6], "retry", 202)
         until(hub, webhook, 1, status="delivered")
         sent = len(subscriber.got)
         job = ended(hub, begin(hub, webhook, "recover"))
@@ -371,7 +372,7 @@ def test_recover_hastens_what_waits_and_keeps_to_its_time(hub: Hub) -> None:
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry=LONG)["id"]
         publish(hub, kind, 3)
-        made = sorted(one["created_at"] for one in until(hub, webhook, 3, status="retrying"))
+        made = sorted(delivery["created_at"] for delivery in until(hub, webhook, 3, status="retrying"))
         mood.status = 204
         nothing = ended(hub, begin(hub, webhook, "recover", until=made[0]))
         assert (nothing["total"], nothing["done"]) == (0, 0)
@@ -387,13 +388,15 @@ def test_replay_sends_everything_again_in_order_under_new_ids(hub: Hub) -> None:
         publish(hub, f"{kind}.one", 150)
         publish(hub, f"{kind}.two", 10)
         first = until(hub, webhook, 160, status="delivered")
-        originals = {one["id"]: one["event_id"] for one in first}
+        originals = {delivery["id"]: delivery["event_id"] for delivery in first}
 
         job = ended(hub, begin(hub, webhook, "replay", events=[f"{kind}.one"]))
         assert (job["status"], job["done"], job["replay_no"]) == ("done", 150, 1)
         got = subscriber.wait_for(310)[160:]
-        assert [n_of(one) for one in got] == list(range(150))
-        log = {one["id"]: one["event_id"] for one in until(hub, webhook, 310, status="delivered")}
+        assert [n_of(request) for request in got] == list(range(150))
+        log = {
+            delivery["id"]: delivery["event_id"] for delivery in until(hub, webhook, 310, status="delivered")
+        }
         ones = {name for name in originals if f"{kind}.one" in _types(first, name)}
         assert {got.headers["webhook-id"] for got in got} == {replay_id(name, 1) for name in ones}
         for name in ones:
@@ -402,12 +405,14 @@ def test_replay_sends_everything_again_in_order_under_new_ids(hub: Hub) -> None:
         second = ended(hub, begin(hub, webhook, "replay"))
         assert (second["done"], second["replay_no"]) == (310, 2)
         found = until(hub, webhook, 470, status="delivered")
-        assert {one["id"] for one in found} - log.keys() == {replay_id(name, 2) for name in originals}
-        assert [n_of(one) for one in subscriber.wait_for(470)[310:]] == [*range(150), *range(10)]
+        assert {delivery["id"] for delivery in found} - log.keys() == {
+            replay_id(name, 2) for name in originals
+        }
+        assert [n_of(request) for request in subscriber.wait_for(470)[310:]] == [*range(150), *range(10)]
 
 
 def _types(deliveries: list[Any], name: str) -> set[str]:
-    return {one["event_type"] for one in deliveries if one["id"] == name}
+    return {delivery["event_type"] for delivery in deliveries if delivery["id"] == name}
 
 
 def test_two_replays_at_once_are_two(hub: Hub) -> None:
@@ -415,7 +420,7 @@ def test_two_replays_at_once_are_two(hub: Hub) -> None:
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind])["id"]
         publish(hub, kind, 5)
-        names = [one["id"] for one in until(hub, webhook, 5, status="delivered")]
+        names = [delivery["id"] for delivery in until(hub, webhook, 5, status="delivered")]
         with ThreadPoolExecutor(4) as pool:
             jobs = list(pool.map(lambda _: begin(hub, webhook, "replay"), range(4)))
         assert sorted(job["replay_no"] for job in jobs) == [1, 2, 3, 4]
@@ -423,7 +428,7 @@ def test_two_replays_at_once_are_two(hub: Hub) -> None:
             assert ended(hub, job)["status"] == "done"
         wanted = {replay_id(name, number) for name in names for number in range(1, 5)}
         found = until(hub, webhook, 25, status="delivered")
-        assert {one["id"] for one in found} == wanted | set(names)
+        assert {delivery["id"] for delivery in found} == wanted | set(names)
 
 
 def test_killed_in_the_middle_of_a_replay_nothing_is_missing_and_nothing_is_made_twice(hub: Hub) -> None:
@@ -432,7 +437,9 @@ def test_killed_in_the_middle_of_a_replay_nothing_is_missing_and_nothing_is_made
         fields: dict[str, Any] = {"ordering": "strict", "timeout_s": SHORT_S}
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], **fields)["id"]
         publish(hub, kind, MANY)
-        originals = [one["id"] for one in until(hub, webhook, MANY, within_s=60, status="delivered")]
+        originals = [
+            delivery["id"] for delivery in until(hub, webhook, MANY, within_s=60, status="delivered")
+        ]
         job = begin(hub, webhook, "replay")
         eventually(lambda: _job_document(hub, job)["done"] >= 100, every_s=0.01)
         hub.kill("delivery")
@@ -444,10 +451,14 @@ def test_killed_in_the_middle_of_a_replay_nothing_is_missing_and_nothing_is_made
         done = ended(hub, job, within_s=90)
         assert (done["status"], done["done"], done["skipped"]) == ("done", MANY, 0)
         found = until(hub, webhook, 2 * MANY, within_s=60, status="delivered")
-        assert {one["id"] for one in found} - set(originals) == {replay_id(name, 1) for name in originals}
+        assert {delivery["id"] for delivery in found} - set(originals) == {
+            replay_id(name, 1) for name in originals
+        }
         got = subscriber.got[MANY:]
-        assert {one.headers["webhook-id"] for one in got} == {replay_id(name, 1) for name in originals}
-        numbers = list(dict.fromkeys(n_of(one) for one in got))
+        assert {request.headers["webhook-id"] for request in got} == {
+            replay_id(name, 1) for name in originals
+        }
+        numbers = list(dict.fromkeys(n_of(request) for request in got))
         assert all(earlier < later for earlier, later in pairwise(numbers))
 
 
@@ -464,8 +475,8 @@ def test_killed_in_the_middle_of_a_recovery_each_has_one_new_round(hub: Hub) -> 
         done = ended(hub, job, within_s=90)
         assert (done["status"], done["done"], done["skipped"]) == ("done", MANY, 0)
         found = until(hub, webhook, MANY, within_s=60, status="dead_letter")
-        assert {one["id"] for one in found} == set(names)
-        assert {one["attempt_count"] for one in found} == {2}
+        assert {delivery["id"] for delivery in found} == set(names)
+        assert {delivery["attempt_count"] for delivery in found} == {2}
 
 
 def _job_document(hub: Hub, job: Job) -> dict[str, Any]:
@@ -523,7 +534,7 @@ def test_a_job_waits_for_a_webhook_that_is_disabled_and_ends_with_one_that_is_go
         hub.call("DELETE", path)
         failed = ended(hub, other)
         assert failed["status"] == "failed"
-        assert "gone" in failed["error"]
+        assert "deleted" in failed["error"]
 
 
 def test_jobs_are_listed_and_are_nobody_elses(hub: Hub) -> None:
@@ -531,11 +542,11 @@ def test_jobs_are_listed_and_are_nobody_elses(hub: Hub) -> None:
         webhook, _ = dead_ones(hub, subscriber, 1)
         jobs = [ended(hub, begin(hub, webhook, "recover", statuses=["cancelled"])) for _ in range(3)]
         listed = hub.call("GET", "/api/delivery-jobs", params={"webhook_id": webhook, "limit": "2"})
-        assert [one["id"] for one in listed["items"]] == [jobs[2]["id"], jobs[1]["id"]]
+        assert [item["id"] for item in listed["items"]] == [jobs[2]["id"], jobs[1]["id"]]
         rest = hub.call(
             "GET", "/api/delivery-jobs", params={"webhook_id": webhook, "cursor": listed["next_cursor"]}
         )
-        assert [one["id"] for one in rest["items"]] == [jobs[0]["id"]]
+        assert [item["id"] for item in rest["items"]] == [jobs[0]["id"]]
         other = hub.other_workspace()
         eventually(lambda: _get(hub, "/api/delivery-jobs", other).status_code == 200)
         assert _get(hub, "/api/delivery-jobs", other).json()["items"] == []
@@ -593,11 +604,11 @@ def test_dead_letters_are_listed_with_their_last_error_and_read_singly(hub: Hub)
     with Subscriber(Moody(418)) as subscriber:
         webhook, names = dead_ones(hub, subscriber, 3)
         listed = hub.call("GET", "/api/dead-letters", params={"webhook_id": webhook, "limit": "2"})
-        assert [one["id"] for one in listed["items"]] == names[:2]
+        assert [item["id"] for item in listed["items"]] == names[:2]
         rest = hub.call(
             "GET", "/api/dead-letters", params={"webhook_id": webhook, "cursor": listed["next_cursor"]}
         )
-        assert [one["id"] for one in rest["items"]] == names[2:]
+        assert [item["id"] for item in rest["items"]] == names[2:]
         shown = listed["items"][0]
         assert (shown["error"], shown["status_code"], shown["attempt_count"]) == ("status", 418, 1)
         assert shown["attempts"] is shown["body"] is None
@@ -610,7 +621,7 @@ def test_dead_letters_are_listed_with_their_last_error_and_read_singly(hub: Hub)
 
         def found(**query: str) -> list[str]:
             items = hub.call("GET", "/api/dead-letters", params={"webhook_id": webhook, **query})["items"]
-            return [one["id"] for one in items]
+            return [item["id"] for item in items]
 
         assert found(error="status", event_type=shown["event_type"]) == names
         assert found(error="timeout") == []
@@ -626,7 +637,7 @@ def test_dead_letters_by_id_are_told_apart(hub: Hub) -> None:
         webhook, names = dead_ones(hub, subscriber, 4)
         put_away = hub.call("POST", "/api/dead-letters/discard", {"ids": [names[0], names[0], "dlv_x"]})
         assert put_away["job"] is None
-        assert [(one["id"], one["done"]) for one in put_away["results"]] == [
+        assert [(item["id"], item["done"]) for item in put_away["results"]] == [
             (names[0], True),
             ("dlv_x", False),
         ]
@@ -634,7 +645,7 @@ def test_dead_letters_by_id_are_told_apart(hub: Hub) -> None:
         hub.call("GET", f"/api/dead-letters/{names[0]}", expect=404)
         mood.status = 204
         replayed = hub.call("POST", "/api/dead-letters/replay", {"ids": names[:3]})["results"]
-        assert [(one["id"], one["done"]) for one in replayed] == [
+        assert [(item["id"], item["done"]) for item in replayed] == [
             (names[0], False),
             (names[1], True),
             (names[2], True),
@@ -644,7 +655,7 @@ def test_dead_letters_by_id_are_told_apart(hub: Hub) -> None:
         until(hub, webhook, 1, status="dead_letter")
         other = hub.other_workspace()
         theirs = hub.call("POST", "/api/dead-letters/discard", {"ids": [names[3]]}, key=other)["results"]
-        assert [one["done"] for one in theirs] == [False]
+        assert [item["done"] for item in theirs] == [False]
         until(hub, webhook, 1, status="dead_letter")
 
 
@@ -652,12 +663,12 @@ def test_dead_letters_by_filter_are_a_job(hub: Hub) -> None:
     mood = Moody(500)
     with Subscriber(mood) as subscriber:
         kind = new_type()
-        one, _ = dead_ones(hub, subscriber, 20, kind=kind)
+        webhook, _ = dead_ones(hub, subscriber, 20, kind=kind)
         other, _ = dead_ones(hub, subscriber, 20, kind=f"{kind}.more")
         mood.status = 204
         job = hub.call("POST", "/api/dead-letters/replay", {"event_type": kind}, expect=202)["job"]
         assert (ended(hub, job)["done"], job["webhook_id"]) == (20, None)
-        until(hub, one, 20, status="delivered")
+        until(hub, webhook, 20, status="delivered")
         until(hub, other, 20, status="dead_letter")
         body = {"webhook_id": other, "error": "timeout"}
         none = hub.call("POST", "/api/dead-letters/discard", body, expect=202)["job"]
@@ -708,5 +719,5 @@ def test_the_log_of_these_tests_is_clean(hub: Hub, tmp_path: Path) -> None:
     """Nothing here is an error of ours."""
     assert "Traceback" not in hub.log_text("delivery")
     assert [
-        line for line in hub.log_lines("delivery") if line["event"] in ("job failed", "dead letter")
+        line for line in hub.log_lines("delivery") if line["event"] in ("job.failed", "event.dead_lettered")
     ] == []

@@ -39,12 +39,14 @@ def resend(hub: Hub, delivery_id: str, expect: int = 202, key: str | None = None
 def logged(hub: Hub, delivery_id: str) -> dict[str, Any]:
     """The new delivery, once it has been delivered."""
 
-    def look() -> dict[str, Any] | None:
+    def check() -> dict[str, Any] | None:
         """The new delivery is in the log, delivered."""
-        found = [one for one in hub.deliveries(status="delivered") if one["id"] == delivery_id]
-        return read(hub, delivery_id) if found else None
+        listed = [
+            delivery for delivery in hub.deliveries(status="delivered") if delivery["id"] == delivery_id
+        ]
+        return read(hub, delivery_id) if listed else None
 
-    return eventually(look) or {}
+    return eventually(check) or {}
 
 
 def test_a_delivered_message_is_sent_again_under_a_new_id(hub: Hub) -> None:
@@ -61,11 +63,11 @@ def test_a_delivered_message_is_sent_again_under_a_new_id(hub: Hub) -> None:
         third = resend(hub, again["id"]) if logged(hub, again["id"]) else {}
         got = subscriber.wait_for(3)
         new = logged(hub, third["id"])
-    assert {one.body for one in got} == {got[0].body}
-    assert [one.headers["webhook-id"] for one in got] == [first["id"], again["id"], third["id"]]
-    assert [one.headers.get("x-interlink-replay") for one in got] == [None, "1", "2"]
-    for one in got:
-        Webhook(webhook["secret"]).verify(one.body, one.headers)
+    assert {request.body for request in got} == {got[0].body}
+    assert [request.headers["webhook-id"] for request in got] == [first["id"], again["id"], third["id"]]
+    assert [request.headers.get("x-interlink-replay") for request in got] == [None, "1", "2"]
+    for request in got:
+        Webhook(webhook["secret"]).verify(request.body, request.headers)
     assert third["replay_of"] == first["id"], "the original, not the one between"
     assert (new["replay_of"], new["replay_no"], new["event_id"]) == (first["id"], 2, first["event_id"])
     assert read(hub, first["id"]) == first, "the original stays as it is"
@@ -79,19 +81,19 @@ def test_what_ended_otherwise_can_be_resent_too(hub: Hub, by: str) -> None:
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], retry=retry)
         numbered(hub, kind)
         subscriber.wait_for(1)
-        [one] = eventually(lambda: hub.deliveries(webhook_id=webhook["id"]))
+        [delivery] = eventually(lambda: hub.deliveries(webhook_id=webhook["id"]))
         if by == "cancelled":
-            eventually(lambda: read(hub, one["id"])["status"] == "retrying")
-            assert "retry" in resend(hub, one["id"], 409)["detail"]
-            hub.call("POST", f"/api/deliveries/{one['id']}/cancel")
-        eventually(lambda: read(hub, one["id"])["status"] != "delivering")
+            eventually(lambda: read(hub, delivery["id"])["status"] == "retrying")
+            assert "retry" in resend(hub, delivery["id"], 409)["detail"]
+            hub.call("POST", f"/api/deliveries/{delivery['id']}/cancel")
+        eventually(lambda: read(hub, delivery["id"])["status"] != "delivering")
         if by == "discarded":
-            eventually(lambda: read(hub, one["id"])["status"] == "dead_letter")
-            hub.call("POST", "/api/dead-letters/discard", {"ids": [one["id"]]})
+            eventually(lambda: read(hub, delivery["id"])["status"] == "dead_letter")
+            hub.call("POST", "/api/dead-letters/discard", {"ids": [delivery["id"]]})
         subscriber.answer = None
-        again = resend(hub, one["id"])
-        assert logged(hub, again["id"])["replay_of"] == one["id"]
-        assert read(hub, one["id"])["status"] == by
+        again = resend(hub, delivery["id"])
+        assert logged(hub, again["id"])["replay_of"] == delivery["id"]
+        assert read(hub, delivery["id"])["status"] == by
 
 
 def test_repeated_with_an_idempotency_key_a_resend_is_one(hub: Hub) -> None:
@@ -116,15 +118,15 @@ def test_why_it_is_not_resent(hub: Hub) -> None:
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind])
         erased, kept = publish(hub, kind, {"n": 1}, {"n": 2})
-        found = {one["event_id"]: one["id"] for one in finished(hub, webhook["id"], 2)}
+        listed = {delivery["event_id"]: delivery["id"] for delivery in finished(hub, webhook["id"], 2)}
         hub.call("POST", "/api/deliveries/erase", {"event_id": erased})
-        assert "erased" in resend(hub, found[erased], 409)["detail"]
-        resend(hub, found[kept], 404, key=hub.other_workspace())
+        assert "erased" in resend(hub, listed[erased], 409)["detail"]
+        resend(hub, listed[kept], 404, key=hub.other_workspace())
         resend(hub, "dlv_nothing", 404)
         hub.call("POST", f"{path_of(webhook)}/disable")
-        assert "disabled" in resend(hub, found[kept], 409)["detail"]
+        assert "disabled" in resend(hub, listed[kept], 409)["detail"]
         hub.call("DELETE", path_of(webhook), expect=204)
-        assert "gone" in resend(hub, found[kept], 409)["detail"]
+        assert "deleted" in resend(hub, listed[kept], 409)["detail"]
         assert len(subscriber.got) == 2
 
 
@@ -140,7 +142,10 @@ def test_a_resend_is_a_delivery_that_a_job_can_recover(hub: Hub) -> None:
         again = resend(hub, first["id"])["id"]
         eventually(
             lambda: (
-                [one["id"] for one in hub.deliveries(webhook_id=webhook["id"], status="dead_letter")]
+                [
+                    delivery["id"]
+                    for delivery in hub.deliveries(webhook_id=webhook["id"], status="dead_letter")
+                ]
                 == [again]
             )
         )

@@ -37,7 +37,7 @@ def received(offset: int, at_ms: int) -> ConsumedEvent:
 )
 def test_only_what_waits_is_taken_for_waiting(offset: int, at_ms: int, waits: bool) -> None:
     backlog = Backlog.__new__(Backlog)
-    backlog._lines, backlog._waiting = {}, {}
+    backlog._queues, backlog._queued = {}, {}
     last = received(*WAITING)
-    backlog._append("w", SOURCE, BacklogChunk("c", order_of(last), last.offset, 1, 1))
-    assert backlog.has(received(offset, at_ms)) is waits
+    backlog._append_chunk("w", SOURCE, BacklogChunk("c", order_of(last), last.offset, 1, 1))
+    assert backlog.contains(received(offset, at_ms)) is waits

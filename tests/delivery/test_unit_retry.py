@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.delivery.model.flow_control import BreakerPolicy, CircuitBreakerState, RateLimit, RateLimiter
+from services.delivery.model.circuit_breaker import BreakerPolicy, CircuitBreakerState
+from services.delivery.model.rate_limiter import RateLimit, RateLimiter
 from services.delivery.model.retry_policy import (
     Attempt,
     AttemptOutcome,
@@ -18,8 +19,9 @@ from services.delivery.model.retry_policy import (
     RetryPolicy,
     evaluate_attempt,
 )
-from shared.runtime.egress.client import EgressFailure, EgressResponse
-from shared.webhooks.backoff import RETRY_AFTER_CAP_S
+from shared.runtime.egress.client import EgressResponse
+from shared.runtime.egress.errors import EgressFailure
+from shared.wire.retry_after import RETRY_AFTER_CAP_S
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 TWICE = RetryPolicy((0.0, 100.0))
@@ -30,13 +32,15 @@ def attempt(status: int | None = None, failure: EgressFailure | None = None, **h
     return Attempt(1, NOW, {}, EgressResponse(status, failure, "", named, b"", 0.1, None))
 
 
-def after(each: Attempt, policy: RetryPolicy = TWICE, number: int = 1, seed: str = "dlv_1") -> AttemptOutcome:
-    return evaluate_attempt(each, number, policy, seed, NOW)
+def after(
+    result: Attempt, policy: RetryPolicy = TWICE, number: int = 1, seed: str = "dlv_1"
+) -> AttemptOutcome:
+    return evaluate_attempt(result, number, policy, seed, NOW)
 
 
-def wait_of(step: AttemptOutcome) -> float:
-    assert step.due_at is not None
-    return (step.due_at - NOW).total_seconds()
+def wait_of(outcome: AttemptOutcome) -> float:
+    assert outcome.due_at is not None
+    return (outcome.due_at - NOW).total_seconds()
 
 
 # What an answer means
@@ -75,11 +79,11 @@ def test_410_wants_nothing_ever_again(client_errors: ClientErrorPolicy) -> None:
 @pytest.mark.parametrize("failure", get_args(EgressFailure))
 def test_a_failure_without_an_answer(failure: EgressFailure) -> None:
     unsent = failure in ("address_refused", "bad_url", "condition_too_expensive", "transform_failed")
-    each = attempt(failure=failure)
-    assert after(each).status == ("dead_letter" if unsent else "retrying")
-    assert (each.ok, each.error, each.is_not_sent) == (False, failure, unsent)
-    assert each.is_endpoint_failure is not unsent
-    assert each.is_hub_failure is (failure == "proxy")
+    result = attempt(failure=failure)
+    assert after(result).status == ("dead_letter" if unsent else "retrying")
+    assert (result.ok, result.error, result.is_not_sent) == (False, failure, unsent)
+    assert result.is_endpoint_failure is not unsent
+    assert result.is_hub_failure is (failure == "proxy")
 
 
 @pytest.mark.parametrize(
@@ -96,9 +100,9 @@ def test_an_endpoint_is_unwell_when_it_does_not_work_and_not_when_it_refuses(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_holds_the_endpoint_and_leaves_the_schedule(status: int) -> None:
-    for given_s in (500, 3, 0):
-        step = after(attempt(status, Retry_After=str(given_s)))
-        assert (wait_of(step), step.retry_after_s) == (100, given_s)
+    for header_s in (500, 3, 0):
+        outcome = after(attempt(status, Retry_After=str(header_s)))
+        assert (wait_of(outcome), outcome.retry_after_s) == (100, header_s)
     date = format_datetime(NOW + timedelta(seconds=700), usegmt=True)
     assert after(attempt(status, retry_after=date)).retry_after_s == 700, "a date, and the name in any case"
     for nonsense in ("soon", "-5", "1e9", ""):
@@ -109,14 +113,14 @@ def test_retry_after_holds_the_endpoint_and_leaves_the_schedule(status: int) -> 
 def test_retry_after_is_bounded(text: str) -> None:
     assert after(attempt(429, Retry_After=text)).retry_after_s == RETRY_AFTER_CAP_S == 86_400
     policy = RetryPolicy((0.0, 100.0), max_retry_after_s=900)
-    step = after(attempt(429, Retry_After=text), policy)
-    assert (wait_of(step), step.retry_after_s) == (100, 900)
+    outcome = after(attempt(429, Retry_After=text), policy)
+    assert (wait_of(outcome), outcome.retry_after_s) == (100, 900)
     assert after(attempt(429, Retry_After="899"), policy).retry_after_s == 899
 
 
 def test_retry_after_gives_no_attempt_that_the_schedule_does_not_have() -> None:
-    step = after(attempt(429, Retry_After="7"), number=2)
-    assert (step.status, step.due_at, step.retry_after_s) == ("dead_letter", None, 7)
+    outcome = after(attempt(429, Retry_After="7"), number=2)
+    assert (outcome.status, outcome.due_at, outcome.retry_after_s) == ("dead_letter", None, 7)
 
 
 def test_retry_after_of_another_status_is_not_heard() -> None:
@@ -128,9 +132,9 @@ def test_jitter_only_lengthens_by_its_share_and_is_the_same_when_it_is_reckoned_
     seed: str, jitter: float, wait: float
 ) -> None:
     policy = RetryPolicy((0.0, wait), jitter)
-    step = after(attempt(500), policy, seed=seed)
-    assert wait - 1e-5 <= wait_of(step) <= wait * (1 + jitter) + 1e-5
-    assert step == after(attempt(500), policy, seed=seed)
+    outcome = after(attempt(500), policy, seed=seed)
+    assert wait - 1e-5 <= wait_of(outcome) <= wait * (1 + jitter) + 1e-5
+    assert outcome == after(attempt(500), policy, seed=seed)
 
 
 def test_jitter_spreads_the_deliveries_of_one_moment() -> None:
@@ -149,39 +153,39 @@ def test_jitter_spreads_the_deliveries_of_one_moment() -> None:
     st.lists(st.tuples(st.floats(0, 3), st.integers(0, 4)), max_size=60),
 )
 def test_no_period_has_more_than_the_limit_whatever_comes_when(
-    most: int, period: float, wishes: list[tuple[float, int]]
+    max_requests: int, period: float, wishes: list[tuple[float, int]]
 ) -> None:
-    limit, pace, now = RateLimit(most, period), RateLimiter(), 0.0
+    limit, limiter, now = RateLimit(max_requests, period), RateLimiter(), 0.0
     starts: list[float] = []
-    for gap, wanted in wishes:
+    for gap, requested in wishes:
         now += gap
-        count = min(wanted, int(pace.room(limit, now)))
-        pace.take(limit, count, now)
+        count = min(requested, int(limiter.available_permits(limit, now)))
+        limiter.acquire(limit, count, now)
         starts += [now] * count
-    for first, last in zip(starts, starts[most:], strict=False):
+    for first, last in zip(starts, starts[max_requests:], strict=False):
         assert last - first >= period - 1e-9
 
 
 def test_a_full_period_says_when_there_is_room_again_and_what_was_not_used_is_given_back() -> None:
-    limit, pace = RateLimit(2, 10.0), RateLimiter()
-    assert pace.room(limit, 100.0) == 2
-    pace.take(limit, 1, 100.0)
-    pace.take(limit, 1, 103.0)
-    assert (pace.room(limit, 109.9), pace.next_permit_at(limit)) == (0, 110.0)
-    assert (pace.room(limit, 110.0), pace.next_permit_at(limit)) == (1, 0.0)
-    pace.take(limit, 1, 110.0)
-    pace.unused(1)
-    assert pace.room(limit, 110.0) == 1
-    assert (pace.room(None, 110.0), pace.next_permit_at(None)) == (inf, 0.0)
+    limit, limiter = RateLimit(2, 10.0), RateLimiter()
+    assert limiter.available_permits(limit, 100.0) == 2
+    limiter.acquire(limit, 1, 100.0)
+    limiter.acquire(limit, 1, 103.0)
+    assert (limiter.available_permits(limit, 109.9), limiter.next_permit_at(limit)) == (0, 110.0)
+    assert (limiter.available_permits(limit, 110.0), limiter.next_permit_at(limit)) == (1, 0.0)
+    limiter.acquire(limit, 1, 110.0)
+    limiter.release(1)
+    assert limiter.available_permits(limit, 110.0) == 1
+    assert (limiter.available_permits(None, 110.0), limiter.next_permit_at(None)) == (inf, 0.0)
 
 
 def test_a_limit_that_was_made_smaller_holds_for_what_was_sent_before() -> None:
-    pace = RateLimiter()
-    pace.take(RateLimit(10, 10.0), 5, 100.0)
-    pace.take(RateLimit(10, 10.0), 1, 105.0)
-    assert pace.room(RateLimit(2, 10.0), 106.0) == 0
-    assert pace.next_permit_at(RateLimit(2, 10.0)) == 110.0
-    assert pace.room(RateLimit(2, 10.0), 110.0) == 1
+    limiter = RateLimiter()
+    limiter.acquire(RateLimit(10, 10.0), 5, 100.0)
+    limiter.acquire(RateLimit(10, 10.0), 1, 105.0)
+    assert limiter.available_permits(RateLimit(2, 10.0), 106.0) == 0
+    assert limiter.next_permit_at(RateLimit(2, 10.0)) == 110.0
+    assert limiter.available_permits(RateLimit(2, 10.0), 110.0) == 1
 
 
 # The breaker
@@ -192,16 +196,20 @@ def policy(failures: int, pause_s: float, failing_s: float = 0.0) -> BreakerPoli
 
 
 def fail(breaker: CircuitBreakerState, now: float) -> bool:
-    breaker.permit_used(now)
-    return breaker.answered(well=False, now=now)
+    breaker.acquire(now)
+    return breaker.record_result(succeeded=False, now=now)
 
 
 def test_so_many_failures_in_a_row_open_the_circuit_and_a_success_starts_the_count_anew() -> None:
     breaker = CircuitBreakerState(policy(3, 10.0))
     assert [fail(breaker, 0.0) for _ in range(2)] == [False, False]
-    assert breaker.answered(well=True, now=0.0) is False
+    assert breaker.record_result(succeeded=True, now=0.0) is False
     assert [fail(breaker, 1.0) for _ in range(3)] == [False, False, True]
-    assert (breaker.circuit, breaker.room(10.9), breaker.next_permit_at(1.0)) == ("open", 0, 11.0)
+    assert (breaker.circuit, breaker.available_permits(10.9), breaker.next_permit_at(1.0)) == (
+        "open",
+        0,
+        11.0,
+    )
 
 
 def test_after_the_pause_there_is_one_probe_and_each_pause_is_twice_the_last_up_to_the_longest() -> None:
@@ -210,16 +218,16 @@ def test_after_the_pause_there_is_one_probe_and_each_pause_is_twice_the_last_up_
     for _ in range(7):
         until = breaker.next_permit_at(now)
         pauses.append(until - now)
-        assert breaker.room(until - 0.01) == 0
+        assert breaker.available_permits(until - 0.01) == 0
         now = until
-        assert breaker.room(now) == 1
-        breaker.permit_used(now)
-        assert (breaker.circuit, breaker.room(now + 100)) == ("half_open", 0)
-        assert breaker.answered(well=False, now=now) is False
+        assert breaker.available_permits(now) == 1
+        breaker.acquire(now)
+        assert (breaker.circuit, breaker.available_permits(now + 100)) == ("half_open", 0)
+        assert breaker.record_result(succeeded=False, now=now) is False
     assert pauses == [1, 2, 4, 8, 10, 10, 10]
-    breaker.permit_used(now + 10)
-    assert breaker.answered(well=True, now=now + 10) is True
-    assert (breaker.circuit, breaker.room(now + 10)) == ("closed", inf)
+    breaker.acquire(now + 10)
+    assert breaker.record_result(succeeded=True, now=now + 10) is True
+    assert (breaker.circuit, breaker.available_permits(now + 10)) == ("closed", inf)
     assert fail(breaker, 0.0)
     assert breaker.next_permit_at(0.0) == 1.0, "the first pause again"
 
@@ -227,26 +235,26 @@ def test_after_the_pause_there_is_one_probe_and_each_pause_is_twice_the_last_up_
 def test_what_was_under_way_when_it_opened_makes_no_pause_longer_and_may_close_it() -> None:
     breaker = CircuitBreakerState(policy(2, 10.0))
     assert [fail(breaker, 0.0) for _ in range(2)] == [False, True]
-    assert [breaker.answered(well=False, now=5.0) for _ in range(5)] == [False] * 5
+    assert [breaker.record_result(succeeded=False, now=5.0) for _ in range(5)] == [False] * 5
     assert breaker.next_permit_at(5.0) == 10.0
-    assert breaker.answered(well=True, now=6.0) is True
+    assert breaker.record_result(succeeded=True, now=6.0) is True
     assert breaker.circuit == "closed"
 
 
 def test_a_probe_that_was_not_sent_leaves_room_for_another() -> None:
     breaker = CircuitBreakerState(policy(1, 10.0))
     fail(breaker, 0.0)
-    breaker.permit_used(10.0)
-    assert breaker.room(10.0) == 0
-    breaker.unused()
-    assert (breaker.circuit, breaker.room(10.0)) == ("open", 1)
+    breaker.acquire(10.0)
+    assert breaker.available_permits(10.0) == 0
+    breaker.release()
+    assert (breaker.circuit, breaker.available_permits(10.0)) == ("open", 1)
 
 
 def test_a_breaker_opens_only_after_failures_over_some_time() -> None:
     breaker = CircuitBreakerState(policy(3, 10.0, failing_s=30.0))
     assert [fail(breaker, float(now)) for now in range(30)] == [False] * 30
     assert fail(breaker, 30.0) is True
-    assert breaker.answered(well=True, now=31.0) is True
+    assert breaker.record_result(succeeded=True, now=31.0) is True
     assert fail(breaker, 100.0) is False
     assert fail(breaker, 131.0) is False, "two failures are no three"
     assert fail(breaker, 132.0) is True
@@ -255,19 +263,27 @@ def test_a_breaker_opens_only_after_failures_over_some_time() -> None:
 def test_a_breaker_that_is_switched_off_never_opens() -> None:
     breaker = CircuitBreakerState(replace(policy(1, 10.0), enabled=False))
     assert [fail(breaker, float(now)) for now in range(100)] == [False] * 100
-    assert (breaker.circuit, breaker.room(100.0)) == ("closed", inf)
+    assert (breaker.circuit, breaker.available_permits(100.0)) == ("closed", inf)
 
 
 def test_a_failure_that_was_sent_past_the_circuit_makes_no_pause_longer() -> None:
     breaker = CircuitBreakerState(policy(1, 10.0))
     fail(breaker, 0.0)
     assert fail(breaker, 5.0) is False
-    assert (breaker.circuit, breaker.room(9.9), breaker.room(10.0)) == ("open", 0, 1)
+    assert (breaker.circuit, breaker.available_permits(9.9), breaker.available_permits(10.0)) == (
+        "open",
+        0,
+        1,
+    )
 
 
 def test_a_circuit_is_taken_over_as_it_was() -> None:
     breaker = CircuitBreakerState(policy(1, 10.0))
     breaker.restore(2, -20.0, 15.0)
-    assert (breaker.circuit, breaker.room(14.9), breaker.room(15.0)) == ("open", 0, 1)
+    assert (breaker.circuit, breaker.available_permits(14.9), breaker.available_permits(15.0)) == (
+        "open",
+        0,
+        1,
+    )
     assert fail(breaker, 15.0) is False
     assert breaker.next_permit_at(15.0) == 15.0 + 40.0

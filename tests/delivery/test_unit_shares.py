@@ -11,7 +11,7 @@ from services.delivery.engine.fair_share import (
     REQUEST_COST,
     FairShares,
 )
-from services.delivery.model.flow_control import Recurrence
+from services.delivery.model.recurrence import Recurrence
 
 START = datetime(2026, 5, 4, 10, tzinfo=UTC)
 
@@ -54,7 +54,7 @@ def test_an_event_that_is_too_dear_makes_the_next_ones_wait_until_cheaper_ones_c
     shares = FairShares()
     shares.charge("a", MAX_IMMEDIATE_COST + 1, 0)
     assert not shares.can_afford("a", 10)
-    shares.learn("a", REQUEST_COST, 10)
+    shares.record_cost("a", REQUEST_COST, 10)
     assert shares.can_afford("a", 10)
 
 

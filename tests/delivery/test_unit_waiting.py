@@ -15,7 +15,7 @@ def at(seconds: float) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("standing", "due_s", "expected"),
+    ("hold_state", "due_s", "expected"),
     [
         (HoldState(), 60, WaitingState(at(60))),
         (HoldState(), -60, WaitingState(NOW, "queued")),
@@ -31,8 +31,8 @@ def at(seconds: float) -> datetime:
         (HoldState(limited_until=at(5)), 60, WaitingState(at(60))),
     ],
 )
-def test_why_and_until_when(standing: HoldState, due_s: float, expected: WaitingState) -> None:
-    assert standing.of(at(due_s), NOW) == expected
+def test_why_and_until_when(hold_state: HoldState, due_s: float, expected: WaitingState) -> None:
+    assert hold_state.waiting_state(at(due_s), NOW) == expected
 
 
 def test_what_was_lifted_or_has_passed_holds_nothing() -> None:

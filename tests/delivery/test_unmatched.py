@@ -34,35 +34,35 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
 def counted(hub: Hub, key: str, kinds: set[str], count: int) -> dict[str, Any]:
     """What is answered once so many events of these types are counted."""
 
-    def look() -> dict[str, Any] | None:
+    def check() -> dict[str, Any] | None:
         """All are counted."""
-        found: dict[str, Any] = hub.call("GET", PATH, key=key)
-        total = sum(each["count"] for each in found["types"] if each["type"] in kinds)
+        unmatched: dict[str, Any] = hub.call("GET", PATH, key=key)
+        total = sum(item["count"] for item in unmatched["types"] if item["type"] in kinds)
         assert total <= count, "nothing is counted twice"
-        return found if total == count else None
+        return unmatched if total == count else None
 
-    return eventually(look, 30) or {}
+    return eventually(check, 30) or {}
 
 
 def test_each_reason_is_told(hub: Hub) -> None:
     key = hub.other_workspace()
-    alone, other, wanted, off = new_type(), new_type(), new_type(), new_type()
-    first = publish(hub, alone, {"n": 1}, key=key)
-    found = counted(hub, key, {alone}, 1)
-    assert [(each["id"], each["reason"]) for each in found["events"]] == [(first[0], "no_webhook")]
+    unsubscribed, other, subscribed, off = new_type(), new_type(), new_type(), new_type()
+    first = publish(hub, unsubscribed, {"n": 1}, key=key)
+    unmatched = counted(hub, key, {unsubscribed}, 1)
+    assert [(item["id"], item["reason"]) for item in unmatched["events"]] == [(first[0], "no_webhook")]
     with Subscriber() as sink:
         body = {
             "name": "one",
             "url": sink.url,
-            "events": [wanted, off],
+            "events": [subscribed, off],
             "filter": {"condition": "data.n > `5`"},
         }
         webhook = hub.call("POST", "/api/outgoing-webhooks", body, key=key)
-        eventually(lambda: publish(hub, wanted, {"n": 7}, subject="one", key=key) and sink.got, 30)
+        eventually(lambda: publish(hub, subscribed, {"n": 7}, subject="one", key=key) and sink.got, 30)
         sent = {event["id"] for event in hub.call("GET", PATH, key=key)["events"]}
         ids = {
             "no_pattern": publish(hub, other, {"n": 1}, subject="one", key=key),
-            "filtered": publish(hub, wanted, {"n": 2}, subject="one", key=key),
+            "filtered": publish(hub, subscribed, {"n": 2}, subject="one", key=key),
         }
         eventually(lambda: len(listed(hub, key) - sent) >= 2, 20)
         hub.call("POST", f"{path_of(webhook)}/disable", key=key)
@@ -71,8 +71,8 @@ def test_each_reason_is_told(hub: Hub) -> None:
     events = hub.call("GET", PATH, key=key)["events"]
     assert listed(hub, key) >= {event_id for (event_id,) in ids.values()}
     for reason, (event_id,) in ids.items():
-        assert [each["reason"] for each in events if each["id"] == event_id] == [reason]
-    assert events == sorted(events, key=lambda each: each["at"], reverse=True)
+        assert [item["reason"] for item in events if item["id"] == event_id] == [reason]
+    assert events == sorted(events, key=lambda entry: entry["at"], reverse=True)
 
 
 def listed(hub: Hub, key: str) -> set[str]:
@@ -81,16 +81,16 @@ def listed(hub: Hub, key: str) -> set[str]:
 
 
 def disabled(hub: Hub, key: str, kind: str) -> list[str]:
-    """An event that met the webhook disabled, in whichever process: each is told within a second."""
+    """An event that met the webhook disabled, in either process: each learns it within a second."""
     [event_id] = publish(hub, kind, {"n": 9}, key=key)
 
-    def look() -> list[str]:
+    def check() -> list[str]:
         """The event is decided on."""
         events = hub.call("GET", PATH, key=key)["events"]
-        return [each["reason"] for each in events if each["id"] == event_id]
+        return [item["reason"] for item in events if item["id"] == event_id]
 
     try:
-        return [event_id] if eventually(look, 3) == ["disabled"] else []
+        return [event_id] if eventually(check, 3) == ["disabled"] else []
     except AssertionError:
         return []
 
@@ -103,10 +103,10 @@ def test_counts_of_two_processes_add_up_and_lists_are_bounded(hub: Hub) -> None:
         for _conversation in range(60):
             publish(hub, kind, {"n": 1}, subject=token_hex(4), key=key)
             total += 1
-    found = counted(hub, key, set(kinds), total)
-    assert {each["type"]: each["count"] for each in found["types"]} == dict.fromkeys(kinds, 60)
-    assert len(found["events"]) == MAX_LISTED
-    assert all(each["reason"] == "no_webhook" for each in found["events"])
+    unmatched = counted(hub, key, set(kinds), total)
+    assert {item["type"]: item["count"] for item in unmatched["types"]} == dict.fromkeys(kinds, 60)
+    assert len(unmatched["events"]) == MAX_LISTED
+    assert all(item["reason"] == "no_webhook" for item in unmatched["events"])
 
 
 def test_types_without_end_are_counted_together(hub: Hub) -> None:
@@ -126,14 +126,14 @@ def test_types_without_end_are_counted_together(hub: Hub) -> None:
     for start in range(0, count, 500):
         hub.call("POST", "/api/events", events[start : start + 500], key=key, expect=202)
 
-    def look() -> list[dict[str, Any]] | None:
+    def check() -> list[dict[str, Any]] | None:
         """All are counted."""
         types: list[dict[str, Any]] = hub.call("GET", PATH, key=key)["types"]
-        return types if sum(each["count"] for each in types) == count else None
+        return types if sum(item["count"] for item in types) == count else None
 
-    types = eventually(look, 30) or []
+    types = eventually(check, 30) or []
     assert len(types) <= 2 * MAX_TYPES + 1, "each process has room for so many"
-    assert [each for each in types if each["type"] == OTHER_TYPES] or len(types) == count
+    assert [item for item in types if item["type"] == OTHER_TYPES] or len(types) == count
 
 
 def test_another_workspace_sees_none_of_it(hub: Hub) -> None:

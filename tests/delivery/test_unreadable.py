@@ -1,4 +1,4 @@
-"""An outgoing webhook whose secrets do not open: its events wait, nothing is sent, and nothing is lost."""
+"""An outgoing webhook whose secrets do not decrypt: its events wait, nothing is sent, and nothing is lost."""
 
 import asyncio
 import base64
@@ -32,7 +32,7 @@ from tests.support.hub import Hub
 from tests.support.outgoing import Moody, finished, n_of, new_type, numbered, path_of, read, stats
 from tests.support.subscriber import Subscriber
 
-TOLD = "an outgoing webhook's secrets do not open: its deliveries wait"
+DECRYPTION_FAILED = "webhook.decryption_failed"
 LOST = "00000000"
 """The id of a key that is nowhere."""
 
@@ -56,7 +56,7 @@ def unbroken(hub: Hub) -> Iterator[None]:
 
 
 def again_with(hub: Hub, **env: str) -> None:
-    """Delivery, started anew."""
+    """The delivery service, restarted."""
     assert hub.stop_service("delivery") == 0
     hub.start_service("delivery", **env)
     hub.wait_ready("delivery")
@@ -64,12 +64,12 @@ def again_with(hub: Hub, **env: str) -> None:
 
 def parts(hub: Hub, webhook: dict[str, Any]) -> list[str]:
     """What of a webhook does not open."""
-    return [each["part"] for each in hub.call("GET", path_of(webhook))["unreadable"]]
+    return [item["part"] for item in hub.call("GET", path_of(webhook))["unreadable"]]
 
 
-def told(hub: Hub, webhook: dict[str, Any]) -> list[dict[str, Any]]:
+def decryption_errors(hub: Hub, webhook: dict[str, Any]) -> list[dict[str, Any]]:
     """What the log says of the webhook's secrets."""
-    lines = [line for line in hub.log_lines("delivery") if line["event"] == TOLD]
+    lines = [line for line in hub.log_lines("delivery") if line["event"] == DECRYPTION_FAILED]
     return [line for line in lines if line["webhook_id"] == webhook["id"]]
 
 
@@ -142,21 +142,21 @@ def test_with_another_key_everything_waits_and_goes_out_when_the_key_is_back(hub
                 waits(hub, webhook, 6)
         finished(hub, webhooks["open"]["id"], 6)
         sleep(4.5)  # what was tried before is due by now, and stays
-        assert {one.path for one in subscriber.got} == {"/hook/open"}
+        assert {request.path for request in subscriber.got} == {"/hook/open"}
         assert len(moody.got) == 1
-        shown = {one["id"]: one for one in hub.call("GET", "/api/outgoing-webhooks")["items"]}
+        listed = {item["id"]: item for item in hub.call("GET", "/api/outgoing-webhooks")["items"]}
         for name, webhook in webhooks.items():
-            here = shown[webhook["id"]]
-            assert [each["part"] for each in here["unreadable"]] == lost[name]
-            assert all("INTERLINK_ENCRYPTION_KEY" in each["reason"] for each in here["unreadable"])
+            here = listed[webhook["id"]]
+            assert [item["part"] for item in here["unreadable"]] == lost[name]
+            assert all("INTERLINK_ENCRYPTION_KEY" in item["reason"] for item in here["unreadable"])
             assert here["enabled"]
             assert (here["health"]["circuit"], here["health"]["failing_since"]) == ("closed", None)
-            lines = told(hub, webhook)
+            lines = decryption_errors(hub, webhook)
             assert [line["level"] for line in lines] == ["error"] * bool(lost[name])
             assert [line["parts"] for line in lines] == [lost[name]] * bool(lost[name])
             if lost[name]:
                 waiting = hub.deliveries(webhook_id=webhook["id"], status="pending")
-                assert [one["attempt_count"] for one in waiting] == [0] * 6
+                assert [item["attempt_count"] for item in waiting] == [0] * 6
                 assert stats(hub, webhook)["failed"] == 0
         assert read(hub, tried["id"])["status"] == "retrying"
         assert read(hub, tried["id"])["attempt_count"] == 1
@@ -165,17 +165,20 @@ def test_with_another_key_everything_waits_and_goes_out_when_the_key_is_back(hub
         again_with(hub)
         for name, webhook in webhooks.items():
             ended = finished(hub, webhook["id"], 7 if name == "later" else 6)
-            assert {one["status"] for one in ended} == {"delivered"}
+            assert {item["status"] for item in ended} == {"delivered"}
             assert parts(hub, webhook) == []
-            assert len(told(hub, webhook)) == bool(lost[name])
+            assert len(decryption_errors(hub, webhook)) == bool(lost[name])
         assert read(hub, tried["id"])["attempt_count"] == 2
-        got = {name: [one for one in subscriber.got if one.path == f"/hook/{name}"] for name in secret}
-        assert [n_of(one) for one in got["strict"]] == list(range(6))
-        for one in got["plain"]:
-            Webhook(webhooks["plain"]["secret"]).verify(one.body, one.headers)
+        got = {
+            name: [request for request in subscriber.got if request.path == f"/hook/{name}"]
+            for name in secret
+        }
+        assert [n_of(request) for request in got["strict"]] == list(range(6))
+        for request in got["plain"]:
+            Webhook(webhooks["plain"]["secret"]).verify(request.body, request.headers)
         bearer, team = secret["bearer"]["auth"]["token"], secret["headers"]["headers"]["X-Team"]
-        assert [one.headers["authorization"] for one in got["bearer"]] == [f"Bearer {bearer}"] * 6
-        assert [one.headers["x-team"] for one in got["headers"]] == [team] * 6
+        assert [request.headers["authorization"] for request in got["bearer"]] == [f"Bearer {bearer}"] * 6
+        assert [request.headers["x-team"] for request in got["headers"]] == [team] * 6
 
 
 def test_a_process_that_runs_on_finds_out_by_itself(hub: Hub) -> None:
@@ -184,9 +187,9 @@ def test_a_process_that_runs_on_finds_out_by_itself(hub: Hub) -> None:
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], ordering="strict")
         with stored(hub) as webhooks:
-            found = webhooks.find_one({"_id": webhook["id"]})
-        assert found is not None
-        key = found["secrets"][0]["sealed"]["k"]
+            document = webhooks.find_one({"_id": webhook["id"]})
+        assert document is not None
+        key = document["secrets"][0]["sealed"]["k"]
         set_fields(hub, webhook, {"secrets.0.sealed.k": LOST})
         eventually(lambda: parts(hub, webhook) == ["secret"])
         numbered(hub, kind, 3)
@@ -195,9 +198,9 @@ def test_a_process_that_runs_on_finds_out_by_itself(hub: Hub) -> None:
         assert subscriber.got == []
         set_fields(hub, webhook, {"secrets.0.sealed.k": key}, datetime.now(UTC) - timedelta(hours=1))
         got = subscriber.wait_for(3)
-    assert [n_of(one) for one in got] == [0, 1, 2]
+    assert [n_of(request) for request in got] == [0, 1, 2]
     assert parts(hub, webhook) == []
-    assert len(told(hub, webhook)) == 1, "once, whatever else of it was changed"
+    assert len(decryption_errors(hub, webhook)) == 1, "once, whatever else of it was changed"
 
 
 def test_what_is_entered_again_is_used_for_what_waited(hub: Hub) -> None:
@@ -213,14 +216,14 @@ def test_what_is_entered_again_is_used_for_what_waited(hub: Hub) -> None:
         bad = {"auth": {"type": "mtls", "certificate": "x", "private_key": "y"}}
         hub.call("PATCH", path, bad, expect=422)
         changed = hub.call("PATCH", path, {"auth": {"type": "bearer", "token": token}})
-        assert [each["part"] for each in changed["unreadable"]] == ["secret"]
+        assert [item["part"] for item in changed["unreadable"]] == ["secret"]
         assert subscriber.got == []
         rotated = hub.call("POST", f"{path}/rotate-secret", {})
         assert rotated["unreadable"] == []
         got = subscriber.wait_for(2)
-        for one in got:
-            Webhook(rotated["secret"]).verify(one.body, one.headers)
-            assert one.headers["authorization"] == f"Bearer {token}"
+        for request in got:
+            Webhook(rotated["secret"]).verify(request.body, request.headers)
+            assert request.headers["authorization"] == f"Bearer {token}"
         finished(hub, webhook["id"], 2)
 
 
@@ -249,7 +252,7 @@ def test_what_waits_for_a_webhook_that_cannot_be_read_at_all_is_not_cancelled(hu
         assert stats(hub, webhook)["pending"] == 2
         set_fields(hub, webhook, {"transform": None})
         subscriber.wait_for(2)
-        assert {one["status"] for one in finished(hub, webhook["id"], 2)} == {"delivered"}
+        assert {delivery["status"] for delivery in finished(hub, webhook["id"], 2)} == {"delivered"}
 
 
 class Service:
@@ -278,7 +281,7 @@ async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change
     monkeypatch.setattr(subscriptions, "_DECRYPT_RETRY_INTERVAL_S", 0.05)
     keys, mongo = Service(), Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
     log = structlog.get_logger()
-    known = OutgoingWebhooks(mongo, Configuration(mongo, log), Vault(keys), log)
+    webhooks_in_memory = OutgoingWebhooks(mongo, Configuration(mongo, log), Vault(keys), log)
     moment = datetime.now(UTC) - timedelta(days=1)
     document: dict[str, Any] = {
         "_id": "wh_1",
@@ -289,7 +292,7 @@ async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change
         "filter": {"condition": "data.n == `1`"},
         "enabled": True,
         "profile": "nchat",
-        "secrets": [known.keep("w", "wh_1", "secret-of-the-test")],
+        "secrets": [webhooks_in_memory.sealed_secret("w", "wh_1", "secret-of-the-test")],
         "schedule": [0],
         "ordering": "none",
         "max_in_flight": 1,
@@ -297,25 +300,25 @@ async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change
         "created_at": moment,
         "changed_at": moment,
     }
-    await known.collection.insert_one(document)
+    await webhooks_in_memory.collection.insert_one(document)
     keys.answers = False
-    await known.start()
+    await webhooks_in_memory.start()
     try:
-        [webhook] = known.matching("w", "message.created")
+        [webhook] = webhooks_in_memory.matching("w", "message.created")
         assert webhook.filter is not None
-        assert not known.sends(webhook)
-        assert json.dumps(dict(known.unreadable("wh_1"))).startswith('{"secret": ')
+        assert not webhooks_in_memory.may_send(webhook)
+        assert json.dumps(dict(webhooks_in_memory.unreadable_parts("wh_1"))).startswith('{"secret": ')
         keys.answers = True
         for _ in range(500):
             await asyncio.sleep(0.01)
-            if known.sends(known.matching("w", "message.created")[0]):
+            if webhooks_in_memory.may_send(webhooks_in_memory.matching("w", "message.created")[0]):
                 break
-        [webhook] = known.matching("w", "message.created")
-        assert known.sends(webhook)
+        [webhook] = webhooks_in_memory.matching("w", "message.created")
+        assert webhooks_in_memory.may_send(webhook)
         assert webhook.valid_keys() == [b"secret-of-the-test"]
         asked = keys.asked
         await asyncio.sleep(0.2)
         assert keys.asked == asked, "what opens is not opened again"
     finally:
-        await known.stop()
+        await webhooks_in_memory.stop()
         mongo.close()

@@ -1,4 +1,4 @@
-"""The step of CI that checks the locks: what it makes of what pip-audit says, or does not say."""
+"""The step of CI that checks the lock files: its verdict on the report of pip-audit, or without one."""
 
 import importlib.util
 import json
@@ -58,9 +58,9 @@ def test_what_is_not_known_is_skipped_and_says_why(
     if script is not None:
         command.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         command.chmod(0o755)
-    said, bad = audit.audit(ROOT / "requirements.lock", str(command))
+    output, bad = audit.audit(ROOT / "requirements.lock", str(command))
     assert bad is failed
-    assert said == lines if isinstance(lines, list) else len(said) == lines
+    assert output == lines if isinstance(lines, list) else len(output) == lines
 
 
 def test_ci_runs_it_for_both_locks() -> None:

@@ -1,4 +1,4 @@
-"""The image, the compose file and the reverse proxy: what the real tools say of them without an engine."""
+"""The image, the compose file and the reverse proxy, checked by the real tools without a container engine."""
 
 import asyncio
 import http.client
@@ -33,12 +33,11 @@ from interlink.prepare import BOOTSTRAP_VARIABLE
 from services.delivery.settings import DeliverySettings
 from services.gateway.settings import GatewaySettings
 from services.oauth.settings import OAuthSettings
-from shared.connections.apps import APPS_DIR_VARIABLE as APPS_FOLDER
-from shared.connections.apps import configured_apps
+from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
 from shared.contracts.routes import SERVICE_PATHS, service_for_path
+from shared.runtime.encryption_keys import open_vault
 from shared.runtime.kafka.connection import connection
 from shared.runtime.mongo import Mongo
-from shared.runtime.secrets import open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as jars_reason
@@ -53,7 +52,7 @@ KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
 def run(*command: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None) -> str:
-    """What a tool prints; the test fails with it when the tool does."""
+    """Return the output of a tool. The test fails with that output if the tool fails."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -93,7 +92,7 @@ def stages() -> list[list[tuple[str, str]]]:
 
 
 def last(instruction: str) -> str:
-    """The one that counts: the last of its kind in the final stage."""
+    """Return the instruction that counts: the last of its kind in the final stage."""
     return [rest for name, rest in stages()[-1] if name == instruction][-1]
 
 
@@ -211,7 +210,7 @@ def test_the_build_context_has_what_is_copied_and_no_secret(tmp_path: Path) -> N
         if name == "COPY" and "--from" not in rest
         for source in rest.split()[:-1]
     ]
-    kept_out = [
+    ignored = [
         ".git/config",
         ".venv/bin/python",
         ".env",
@@ -223,14 +222,14 @@ def test_the_build_context_has_what_is_copied_and_no_secret(tmp_path: Path) -> N
         "shared/__pycache__/x.cpython-311.pyc",
         "tests/test_x.py",
     ]
-    files = [*kept_out, *(name if (ROOT / name).is_file() else f"{name}/deep/file.py" for name in copied)]
+    files = [*ignored, *(name if (ROOT / name).is_file() else f"{name}/deep/file.py" for name in copied)]
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     patterns = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     patterns = [line for line in patterns if line and not line.startswith("#")]
     sent = {str(path) for path in exclude_paths(str(tmp_path), patterns) if (tmp_path / path).is_file()}
-    assert sent == set(files) - set(kept_out)
+    assert sent == set(files) - set(ignored)
 
 
 def test_the_wheel_has_every_module_and_data_file(tmp_path: Path) -> None:
@@ -302,12 +301,12 @@ def strings(value: object) -> Iterator[str]:
             yield from strings(item)
 
 
-def interpolated(text: str, given: dict[str, str]) -> str:
-    return _VARIABLE.sub(lambda found: given.get(found[1]) or (found[3] if found[2] == "-" else ""), text)
+def interpolated(text: str, variables: dict[str, str]) -> str:
+    return _VARIABLE.sub(lambda match: variables.get(match[1]) or (match[3] if match[2] == "-" else ""), text)
 
 
 def environment(service: str) -> dict[str, str]:
-    """What the container's process is given when .env is empty."""
+    """Return the environment of the container's process if .env is empty."""
     declared = SERVICES[service]["environment"]
     return {
         name: interpolated(value, {}).replace("$$", "$")
@@ -506,14 +505,14 @@ def test_the_broker_wants_the_login_that_the_services_have(
     def here(text: str) -> str:
         return text.replace("/run/secrets", str(secrets))
 
-    given = environment("kafka")
+    variables = environment("kafka")
     settings = {
         variable.removeprefix("KAFKA_")
         .replace("__", "\0")
         .replace("_", ".")
         .lower()
         .replace("\0", "_"): value
-        for variable, value in given.items()
+        for variable, value in variables.items()
         if re.match("KAFKA_(SASL|CONFIG_PROVIDERS|LISTENER_NAME|INTER_BROKER|CONTROLLER_LISTENER)", variable)
     }
     port = free_port()
@@ -524,7 +523,7 @@ def test_the_broker_wants_the_login_that_the_services_have(
             **{name: here(value) for name, value in settings.items()},
             "listeners": f"HUB://127.0.0.1:{port},CONTROLLER://127.0.0.1:{{controller}}",
             "advertised.listeners": f"HUB://127.0.0.1:{port}",
-            "listener.security.protocol.map": given["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"],
+            "listener.security.protocol.map": variables["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"],
         },
         answers=lambda: answers(port),
     )
@@ -569,8 +568,8 @@ def test_the_settings_accept_what_the_containers_are_given(
     for variable in fields:
         monkeypatch.delenv(variable, raising=False)
     secrets = made_secrets(tmp_path)
-    given = environment(name)
-    for variable, value in given.items():
+    variables = environment(name)
+    for variable, value in variables.items():
         monkeypatch.setenv(variable, value.replace(_MOUNTED, f"{secrets}/"))
     hub, kafka, mongo, gateway = (
         load(HubSettings),
@@ -589,7 +588,7 @@ def test_the_settings_accept_what_the_containers_are_given(
     assert gateway.peers.keys() == (SERVICE_PATHS.keys() if name == "gateway" else set())
     if name == "oauth":
         assert str(oauth.gateway_url) == f"http://gateway:{environment('gateway')['INTERLINK_PORT']}/"
-    assert given.keys() - fields <= {APPS_FOLDER}, "no variable that nobody reads"
+    assert variables.keys() - fields <= {APPS_DIR_VARIABLE}, "no variable that nobody reads"
 
 
 def test_apps_are_files_that_those_may_read_who_need_them() -> None:
@@ -602,12 +601,16 @@ def test_apps_are_files_that_those_may_read_who_need_them() -> None:
     assert mounted.pop("gateway") == [volume]
     assert not any(mounted.values())
     assert (volume["type"], volume["read_only"]) == ("bind", True)
-    assert volume["target"] == environment("oauth")[APPS_FOLDER] == environment("gateway")[APPS_FOLDER]
+    assert (
+        volume["target"]
+        == environment("oauth")[APPS_DIR_VARIABLE]
+        == environment("gateway")[APPS_DIR_VARIABLE]
+    )
     folder = ROOT / interpolated(volume["source"], {})
     assert [path.name for path in folder.iterdir() if path.name == ".gitignore"], "there is a folder to mount"
-    kept_out = run("git", "check-ignore", folder / "github" / "client_secret")
-    assert "client_secret" in kept_out
-    configured_apps({APPS_FOLDER: str(folder)})  # does not refuse it as it is
+    ignored = run("git", "check-ignore", folder / "github" / "client_secret")
+    assert "client_secret" in ignored
+    configured_apps({APPS_DIR_VARIABLE: str(folder)})  # does not refuse it as it is
 
 
 def test_the_first_admin_key_is_passed_on_only_to_what_makes_it() -> None:
@@ -620,12 +623,12 @@ def test_the_first_admin_key_is_passed_on_only_to_what_makes_it() -> None:
 def test_the_example_is_given_what_it_reads_and_no_secret() -> None:
     folder = ROOT / "examples" / "minichat"
     source = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
-    given = environment("minichat")
-    assert given.keys() <= set(re.findall(r'"([A-Z_]+)"', source))
-    assert not any("ENCRYPTION" in name or "MONGO" in name for name in given)
+    variables = environment("minichat")
+    assert variables.keys() <= set(re.findall(r'"([A-Z_]+)"', source))
+    assert not any("ENCRYPTION" in name or "MONGO" in name for name in variables)
     assert SERVICES["minichat"]["secrets"] == ["kafka_password"]
     assert (
-        f"http://127.0.0.1:{given['MINICHAT_PORT']}/healthz"
+        f"http://127.0.0.1:{variables['MINICHAT_PORT']}/healthz"
         in SERVICES["minichat"]["healthcheck"]["test"][-1]
     )
     assert '"/healthz"' in source
@@ -681,7 +684,7 @@ def test_the_proxy_is_asked_for_its_health_where_it_answers() -> None:
 
 @dataclass
 class Upstream:
-    """A service as the proxy sees it: remembers what reached it, and hangs up when it is asked to."""
+    """A service behind the proxy. It records requests, and closes the connection if it is told to."""
 
     name: str
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)

@@ -249,7 +249,7 @@ def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_b
     claimed = own.kept(integration)
     half.kill()
     lenient.let_go()
-    eventually(lambda: "cannot be saved yet" in sleeper.log, within_s=30)
+    eventually(lambda: "token.save_failed" in sleeper.log, within_s=30)
     sleeper.stand_still()
     half.start()
     patient.begin(integration, USERS)
@@ -296,7 +296,7 @@ def test_a_store_that_is_away_while_somebody_connects_costs_nothing_but_another_
             refused = coming.result(60)
             lenient.slow_s = 0
             half.start()
-        assert (refused.status_code, "begin anew in a moment" in refused.text) == (503, True)
+        assert (refused.status_code, "start again in a moment" in refused.text) == (503, True)
         eventually(lambda: own.shown(begun["integration_id"])["status"] == "pending", within_s=30)
         again = late.reconnect(begun["integration_id"])
         assert late.go(again["authorization_url"]).status_code == 200

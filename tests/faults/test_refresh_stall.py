@@ -10,7 +10,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from shared.connections.tokens import Timing
+from shared.connections.refresh_types import Timing
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from tests.support.accounts import SECRET, Accounts, accounts
 from tests.support.backends import Bus, Store

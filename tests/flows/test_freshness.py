@@ -156,10 +156,10 @@ def _partitions(hub: Hub) -> bool:
 
 def received(subscriber: Subscriber) -> dict[str, list[str]]:
     """The ids of the events that came, by path."""
-    found: dict[str, list[str]] = {}
+    results: dict[str, list[str]] = {}
     for got in list(subscriber.got):
-        found.setdefault(got.path, []).append(json.loads(got.body)["id"])
-    return found
+        results.setdefault(got.path, []).append(json.loads(got.body)["id"])
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -215,8 +215,8 @@ async def test_no_event_published_after_a_webhook_was_disabled_is_delivered(two:
 
             async def make(number: int) -> None:
                 body = {"name": "x", "url": f"{subscriber.url}/{number}", "events": [kinds[number]]}
-                made = await calls.call(number % 2, "POST", "/api/outgoing-webhooks", body, expect=201)
-                paths[number] = f"/api/outgoing-webhooks/{made['id']}"
+                created = await calls.call(number % 2, "POST", "/api/outgoing-webhooks", body, expect=201)
+                paths[number] = f"/api/outgoing-webhooks/{created['id']}"
 
             await repeat(_ROUND, make)
             for turn in range(TRIALS // _ROUND):
@@ -264,8 +264,8 @@ async def test_each_later_event_meets_the_webhook_as_it_was_left(two: Two) -> No
                 kind, run_of = new_type(), f"{run}-{number}"
                 body = {"name": "x", "url": f"{base}/{run_of}", "events": [kind], "enabled": False}
                 path = "/api/outgoing-webhooks"
-                made = await calls.call(number % 2, "POST", path, body, expect=201)
-                path = f"{path}/{made['id']}"
+                created = await calls.call(number % 2, "POST", path, body, expect=201)
+                path = f"{path}/{created['id']}"
                 await calls.publish(1 - number % 2, kind, f"{run_of}-off")
                 await settle(f"{run_of}-off")
                 await calls.call(1 - number % 2, "POST", f"{path}/enable", expect=200)
@@ -297,12 +297,12 @@ async def test_each_later_event_meets_the_webhook_as_it_was_left(two: Two) -> No
             paused: set[str] = set()
             with Subscriber() as witness:
                 body: dict[str, Any] = {"name": "x", "url": witness.url, "events": ["*"]}
-                made = await calls.call(0, "POST", "/api/outgoing-webhooks", body, expect=201)
+                created = await calls.call(0, "POST", "/api/outgoing-webhooks", body, expect=201)
                 await repeat(32, trial)
                 await asyncio.to_thread(subscriber.wait_for, 64, 60)
-                await calls.call(0, "DELETE", f"/api/outgoing-webhooks/{made['id']}", expect=204)
-        found = received(subscriber)
-        assert found == {f"/hook/{each}": [f"{each}-on", f"{each}-paused"] for each in secrets}
+                await calls.call(0, "DELETE", f"/api/outgoing-webhooks/{created['id']}", expect=204)
+        results = received(subscriber)
+        assert results == {f"/hook/{item}": [f"{item}-on", f"{item}-paused"] for item in secrets}
         for got in subscriber.got:
             Webhook(secrets[got.path.rpartition("/")[2]]).verify(got.body, got.headers)
 
@@ -312,7 +312,7 @@ async def test_an_event_that_was_erased_is_not_delivered_when_it_is_published_ag
         run, kind = token_hex(4), new_type()
         async with two.calls() as calls:
             body: dict[str, Any] = {"name": "x", "url": subscriber.url, "events": [kind]}
-            made = await calls.call(0, "POST", "/api/outgoing-webhooks", body, expect=201)
+            created = await calls.call(0, "POST", "/api/outgoing-webhooks", body, expect=201)
 
             async def trial(number: int) -> None:
                 name = f"{run}-{number}"
@@ -327,7 +327,7 @@ async def test_an_event_that_was_erased_is_not_delivered_when_it_is_published_ag
             await calls.publish(0, kind, f"{run}-last")
             await asyncio.to_thread(subscriber.wait_for, 1, 60)
             await asyncio.sleep(0.5)
-            await calls.call(0, "DELETE", f"/api/outgoing-webhooks/{made['id']}", expect=204)
+            await calls.call(0, "DELETE", f"/api/outgoing-webhooks/{created['id']}", expect=204)
         assert [json.loads(got.body)["id"] for got in subscriber.got] == [f"{run}-last"]
 
 
@@ -362,15 +362,15 @@ async def test_a_paused_workspace_gets_nothing_until_it_goes_on(two: Two) -> Non
         kind = new_type()
         async with two.calls() as calls:
             body: dict[str, Any] = {"name": "x", "url": subscriber.url, "events": [kind]}
-            made = await calls.call(0, "POST", "/api/outgoing-webhooks", body, expect=201)
+            created = await calls.call(0, "POST", "/api/outgoing-webhooks", body, expect=201)
             for number in range(8):
                 await calls.call(number % 2, "POST", "/api/queue/pause", expect=200)
                 await calls.publish(1 - number % 2, kind, f"{kind}-{number}")
-                await _entered(calls, made["id"], number + 1)
+                await _entered(calls, created["id"], number + 1)
                 assert len(subscriber.got) == number
                 await calls.call(1 - number % 2, "POST", "/api/queue/resume", expect=200)
                 await asyncio.to_thread(subscriber.wait_for, number + 1)
-            await calls.call(0, "DELETE", f"/api/outgoing-webhooks/{made['id']}", expect=204)
+            await calls.call(0, "DELETE", f"/api/outgoing-webhooks/{created['id']}", expect=204)
 
 
 async def _entered(calls: Calls, webhook: str, count: int) -> None:
@@ -391,23 +391,23 @@ async def test_an_endpoint_is_at_once_what_another_gateway_made_of_it(two: Two) 
         async def trial(number: int) -> None:
             here, there = number % 2, 1 - number % 2
             path = "/api/inbound-endpoints"
-            made = await calls.call(here, "POST", path, {"provider": "github", "name": "x"}, expect=201)
-            path = f"{path}/{made['id']}"
-            old = made["secret"]
-            assert await calls.deliver(there, made, old) == 202
+            created = await calls.call(here, "POST", path, {"provider": "github", "name": "x"}, expect=201)
+            path = f"{path}/{created['id']}"
+            old = created["secret"]
+            assert await calls.deliver(there, created, old) == 202
             await calls.call(there, "POST", f"{path}/disable", expect=200)
-            assert await calls.deliver(here, made, old) == 410
+            assert await calls.deliver(here, created, old) == 410
             await calls.call(here, "POST", f"{path}/enable", expect=200)
             rotated = await calls.call(
                 there, "POST", f"{path}/rotate-secret", {"overlap_hours": 1}, expect=200
             )
-            assert await calls.deliver(here, made, old) == 202
-            assert await calls.deliver(here, made, rotated["secret"]) == 202
+            assert await calls.deliver(here, created, old) == 202
+            assert await calls.deliver(here, created, rotated["secret"]) == 202
             last = await calls.call(here, "POST", f"{path}/rotate-secret", {"overlap_hours": 0}, expect=200)
-            assert await calls.deliver(there, made, rotated["secret"]) == 401
-            assert await calls.deliver(there, made, last["secret"]) == 202
+            assert await calls.deliver(there, created, rotated["secret"]) == 401
+            assert await calls.deliver(there, created, last["secret"]) == 202
             await calls.call(here, "DELETE", path, expect=204)
-            assert await calls.deliver(there, made, last["secret"]) == 404
+            assert await calls.deliver(there, created, last["secret"]) == 404
 
         await repeat(100, trial)
 
@@ -423,12 +423,12 @@ async def test_an_incoming_webhook_is_known_to_every_gateway(two: Two) -> None:
         async def trial(number: int) -> None:
             here, there = number % 2, 1 - number % 2
             path, body = "/api/incoming-webhooks", {"name": "x", "target_channel_id": "ch_1"}
-            made = await calls.call(here, "POST", path, body, expect=201)
-            assert await post(there, made["token"]) == 200
-            await calls.call(here, "PATCH", f"{path}/{made['id']}", {"enabled": False}, expect=200)
-            assert await post(there, made["token"]) == 410
-            await calls.call(there, "DELETE", f"{path}/{made['id']}", expect=204)
-            assert await post(here, made["token"]) == 404
+            created = await calls.call(here, "POST", path, body, expect=201)
+            assert await post(there, created["token"]) == 200
+            await calls.call(here, "PATCH", f"{path}/{created['id']}", {"enabled": False}, expect=200)
+            assert await post(there, created["token"]) == 410
+            await calls.call(there, "DELETE", f"{path}/{created['id']}", expect=204)
+            assert await post(here, created["token"]) == 404
 
         await repeat(100, trial)
 
@@ -448,11 +448,11 @@ async def test_an_api_key_works_everywhere_when_it_was_made_and_nowhere_when_it_
 
         async def trial(number: int) -> None:
             body = {"name": "x", "scopes": ["admin"]}
-            made = await calls.call(number % 2, "POST", "/api/api-keys", body, expect=201)
-            note("an API key", made["key"])
-            await everywhere(made["key"], 200)
-            await calls.call(1 - number % 2, "DELETE", f"/api/api-keys/{made['id']}", expect=204)
-            await everywhere(made["key"], 401)
+            created = await calls.call(number % 2, "POST", "/api/api-keys", body, expect=201)
+            note("an API key", created["key"])
+            await everywhere(created["key"], 200)
+            await calls.call(1 - number % 2, "DELETE", f"/api/api-keys/{created['id']}", expect=204)
+            await everywhere(created["key"], 401)
 
         await repeat(100, trial)
 
@@ -492,7 +492,7 @@ def signed_by_slack(secret: str, body: bytes) -> dict[str, str]:
 
 async def test_the_secret_of_an_app_counts_at_every_gateway(two: Two) -> None:
     """Registered and removed through one oauth process, shown by the other, judged by both gateways."""
-    said = b'{"type":"event_callback","event":{"type":"reaction_added"},"team_id":"T1","event_id":"Ev1"}'
+    payload = b'{"type":"event_callback","event":{"type":"reaction_added"},"team_id":"T1","event_id":"Ev1"}'
     async with two.calls() as calls:
         for number in range(20):
             here, there = number % 2, 1 - number % 2
@@ -505,13 +505,13 @@ async def test_the_secret_of_an_app_counts_at_every_gateway(two: Two) -> None:
             }
             note("an app's secret", body["client_secret"], body["signing_secret"])
             await calls.call(here, "PUT", path, body, expect=200)
-            shown = await calls.call(there, "GET", path, expect=200)
-            assert shown["client_id"] == f"client-{number}"
+            current = await calls.call(there, "GET", path, expect=200)
+            assert current["client_id"] == f"client-{number}"
             url = two.hubs[there].url("gateway") + "/api/webhooks/slack"
-            headers = signed_by_slack(str(body["signing_secret"]), said)
-            async with calls.session.post(url, data=said, headers=headers) as answer:
+            headers = signed_by_slack(str(body["signing_secret"]), payload)
+            async with calls.session.post(url, data=payload, headers=headers) as answer:
                 assert answer.status in (200, 202), await answer.text()
             await calls.call(there, "DELETE", path, expect=204)
             await calls.call(here, "GET", path, expect=404)
-            async with calls.session.post(url, data=said, headers=headers) as answer:
+            async with calls.session.post(url, data=payload, headers=headers) as answer:
                 assert answer.status == 401

@@ -70,13 +70,13 @@ class Flow:
 def examples(note: Callable[[str], None]) -> list[Example]:
     """GitHub's own examples, and those of the shared folder where it is."""
     try:
-        found = octokit_examples()
+        results = octokit_examples()
     except Unavailable as error:
         pytest.skip(str(error))
     beside = shared_examples()
-    note(f"payloads: {len(found)} of @octokit/webhooks-examples, {len(beside) or 'none (skipped)'} beside")
-    assert len(found) > 300
-    return found + beside
+    note(f"payloads: {len(results)} of @octokit/webhooks-examples, {len(beside) or 'none (skipped)'} beside")
+    assert len(results) > 300
+    return results + beside
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +100,12 @@ def flow(
             inbound, dead = Tap(kafka, CHAT_INBOUND.name), Tap(kafka, DEAD_LETTERS.name)
             started = monotonic()
             posted = asyncio.run(_post(endpoint, examples))
-            took = monotonic() - started
+            elapsed = monotonic() - started
             strict.wait_for(len(posted), within_s=60)
             loose.wait_for(len(posted), within_s=60)
             note(
-                f"flow: {len(posted)} webhooks accepted in {took:.1f} s,"
-                f" all at both subscribers {monotonic() - started - took:.1f} s later"
+                f"flow: {len(posted)} webhooks accepted in {elapsed:.1f} s,"
+                f" all at both subscribers {monotonic() - started - elapsed:.1f} s later"
             )
             _settled(hub, len(posted))
             handled = sum(one.example.event in _handled() for one in posted)
@@ -241,7 +241,7 @@ def test_one_trace_id_leads_from_the_request_to_the_delivery(flow: Flow) -> None
     at_the_gateway = {
         line["event_id"]: line["trace_id"]
         for line in flow.hub.log_lines("gateway")
-        if line["event"] == "webhook accepted"
+        if line["event"] == "webhook.accepted"
     }
     assert at_the_gateway == expected
     log = flow.hub.deliveries()
@@ -249,7 +249,7 @@ def test_one_trace_id_leads_from_the_request_to_the_delivery(flow: Flow) -> None
     attempted = {
         line["delivery_id"]: line["trace_id"]
         for line in flow.hub.log_lines("delivery")
-        if line["event"] == "delivery attempted"
+        if line["event"] == "delivery.attempted"
     }
     for one in log:
         assert one["trace_id"] == attempted[one["id"]] == expected[one["event_id"]]

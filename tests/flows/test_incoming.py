@@ -59,13 +59,13 @@ class Incoming:
         eventually(lambda: len(self._mine()) >= count)
         mine = self._mine()
         assert len(mine) == count
-        for kept in mine:
-            assert kept.attributes["ce_type"] == "message.received"
-            assert kept.attributes["ce_subject"] == kept.data["channel_id"] == self.channel
-        return [kept.data for kept in mine]
+        for stored in mine:
+            assert stored.attributes["ce_type"] == "message.received"
+            assert stored.attributes["ce_subject"] == stored.data["channel_id"] == self.channel
+        return [stored.data for stored in mine]
 
     def _mine(self) -> list[Kept]:
-        return [kept for kept in self.tap.look() if kept.key == self.channel.encode()]
+        return [stored for stored in self.tap.look() if stored.key == self.channel.encode()]
 
 
 @pytest.fixture(scope="module")
@@ -82,19 +82,19 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
 def incoming(hub: Hub, bus: Bus) -> Iterator[Incoming]:
     channel = f"c-{token_hex(6)}"
     body = {"name": "Builds", "target_channel_id": channel, "rate_limit": 1000}
-    made = hub.call("POST", "/api/incoming-webhooks", body, expect=201)
-    assert made["token"] in made["url"]
-    yield Incoming(made["id"], made["url"], channel, Tap(bus, CHAT_INBOUND.name))
-    hub.call("DELETE", f"/api/incoming-webhooks/{made['id']}", expect=204)
+    created = hub.call("POST", "/api/incoming-webhooks", body, expect=201)
+    assert created["token"] in created["url"]
+    yield Incoming(created["id"], created["url"], channel, Tap(bus, CHAT_INBOUND.name))
+    hub.call("DELETE", f"/api/incoming-webhooks/{created['id']}", expect=204)
 
 
 def test_everything_that_a_message_can_have_reaches_the_chat(incoming: Incoming) -> None:
     answer = incoming.post(WHOLE)
     assert answer.status_code == 200
-    said = answer.json()
-    assert (said["success"], said["channel_id"]) == (True, incoming.channel)
+    payload = answer.json()
+    assert (payload["success"], payload["channel_id"]) == (True, incoming.channel)
     [message] = incoming.messages(1)
-    assert message["message_id"] == said["message_id"]
+    assert message["message_id"] == payload["message_id"]
     assert message["text"] == WHOLE["text"]
     assert message["thread_id"] == "thread-1"
     assert message["author"] == {
@@ -111,8 +111,8 @@ def test_everything_that_a_message_can_have_reaches_the_chat(incoming: Incoming)
         "text/plain",
     )
     [embed] = message["embeds"]
-    [given] = WHOLE["embeds"]
-    assert {name: embed[name] for name in given} == given
+    [values] = WHOLE["embeds"]
+    assert {name: embed[name] for name in values} == values
     assert (message["origin"]["provider"], message["origin"]["endpoint_id"]) == ("incoming", incoming.id)
 
 
@@ -135,19 +135,19 @@ def test_other_shapes_of_the_same(
 
 def test_fifty_posts_in_sequence_keep_their_order(incoming: Incoming) -> None:
     with httpx.Client(timeout=10) as client:
-        said = [client.post(incoming.url, json={"text": f"number {n}"}) for n in range(50)]
-    assert {answer.status_code for answer in said} == {200}
+        payload = [client.post(incoming.url, json={"text": f"number {n}"}) for n in range(50)]
+    assert {answer.status_code for answer in payload} == {200}
     messages = incoming.messages(50)
     assert [message["text"] for message in messages] == [f"number {n}" for n in range(50)]
-    assert [message["message_id"] for message in messages] == [one.json()["message_id"] for one in said]
+    assert [message["message_id"] for message in messages] == [one.json()["message_id"] for one in payload]
 
 
 def test_a_repeat_with_the_same_key_is_one_message(incoming: Incoming) -> None:
     first = incoming.post({"text": "once"}, **{"idempotency-key": "k1"})
-    again = incoming.post({"text": "once"}, **{"idempotency-key": "k1"})
+    repeat = incoming.post({"text": "once"}, **{"idempotency-key": "k1"})
     assert incoming.post({"text": "another"}).status_code == 200
-    assert (first.status_code, again.status_code) == (200, 200)
-    assert first.json()["message_id"] == again.json()["message_id"]
+    assert (first.status_code, repeat.status_code) == (200, 200)
+    assert first.json()["message_id"] == repeat.json()["message_id"]
     assert [message["text"] for message in incoming.messages(2)] == ["once", "another"]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.manifests.fixtures import Fixture, default_settings, read_fixtures, scheme_signers
+from shared.manifests.fixtures import Fixture, default_settings, read_fixtures
 from shared.manifests.registry import Provider, provider_folders, providers
+from shared.manifests.scheme_signers import scheme_signers
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -33,11 +34,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
 
 def test_the_first_message_of_each(hub: Hub, bus: Bus) -> None:
     tap = Tap(bus, "chat.inbound")
-    shown = [each for each in providers().values() if each.messages]
-    assert len(shown) > 30
-    wanted: dict[str, list[str]] = {}
+    current = [item for item in providers().values() if item.messages]
+    assert len(current) > 30
+    expected: dict[str, list[str]] = {}
     unsigned: set[str] = set()
-    for provider in shown:
+    for provider in current:
         cases = {case.name: _texts(case) for case in read_fixtures(_folder(provider))}
         event = next(event for texts in cases.values() for event, text in texts if text)
         endpoint = _endpoint(hub, provider)
@@ -50,20 +51,20 @@ def test_the_first_message_of_each(hub: Hub, bus: Bus) -> None:
         if answer.status_code == 409:
             unsigned.add(provider.id)
             continue
-        said = answer.json()
-        assert said["status"] < 300, (provider.id, said)
-        wanted[endpoint] = [text for _, text in cases[said["fixture"]] if text]
+        payload = answer.json()
+        assert payload["status"] < 300, (provider.id, payload)
+        expected[endpoint] = [text for _, text in cases[payload["fixture"]] if text]
     assert unsigned <= KEYS_OF_THE_PLATFORM
-    assert len(wanted) > 25
+    assert len(expected) > 25
 
     def messages() -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        results: dict[str, list[str]] = {}
         for record in tap.look():
-            found.setdefault(record.data["origin"]["endpoint_id"], []).append(record.data["text"])
-        return {endpoint: texts for endpoint, texts in found.items() if endpoint in wanted}
+            results.setdefault(record.data["origin"]["endpoint_id"], []).append(record.data["text"])
+        return {endpoint: texts for endpoint, texts in results.items() if endpoint in expected}
 
-    eventually(lambda: sum(map(len, messages().values())) >= sum(map(len, wanted.values())), 30)
-    assert messages() == wanted
+    eventually(lambda: sum(map(len, messages().values())) >= sum(map(len, expected.values())), 30)
+    assert messages() == expected
 
 
 def _folder(provider: Provider) -> Path:
@@ -73,7 +74,7 @@ def _folder(provider: Provider) -> Path:
 def _texts(case: Fixture) -> list[tuple[str, str]]:
     """Each event of a recorded webhook with the text of its message, '' where it makes none."""
     return [
-        (each["event"], each.get("message", {}).get("text", "")) for each in case.expected.get("events", ())
+        (item["event"], item.get("message", {}).get("text", "")) for item in case.expected.get("events", ())
     ]
 
 
@@ -87,7 +88,7 @@ def _endpoint(hub: Hub, provider: Provider) -> str:
         "channel_id": "general",
         "settings": default_settings(provider),
     }
-    shared = [each.secret for each in scheme_signers(provider) if each.key == each.secret.encode()]
+    shared = [item.secret for item in scheme_signers(provider) if item.key == item.secret.encode()]
     if webhook.secret.source in ("theirs", "handshake") and shared:
         body["secret"] = shared[0]
     return str(hub.call("POST", "/api/inbound-endpoints", body, expect=201)["id"])

@@ -13,8 +13,9 @@ import pytest
 import shared.providers
 from services.delivery.engine.fanout import event_fields_of
 from shared.contracts.envelope import Event
-from shared.manifests.fixtures import SchemeSigner, read_fixture, scheme_signers
+from shared.manifests.fixtures import read_fixture
 from shared.manifests.registry import providers
+from shared.manifests.scheme_signers import SchemeSigner, scheme_signers
 from shared.webhooks.formats import render_body
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -68,7 +69,7 @@ def test_a_trigger_fires_and_tells_account_and_time(hub: Hub, bus: Bus) -> None:
     names = ("trigger", "several", "other", "condition", "nchat", "nobody")
     with Subscriber() as subscriber:
         secret = f"whsec_{'A' * 32}"
-        wanted: dict[str, dict[str, Any]] = {
+        requested: dict[str, dict[str, Any]] = {
             "trigger": {"events": [TRIGGER]},
             "several": {"events": ["*", "stripe.*", TRIGGER, "stripe.payment_intent.succeeded"]},
             "other": {"events": ["stripe_trigger_payment_failed"]},
@@ -83,7 +84,7 @@ def test_a_trigger_fires_and_tells_account_and_time(hub: Hub, bus: Bus) -> None:
             "nobody": {"events": ["stripe.charge.failed"]},
         }
         for name in names:
-            hub.outgoing_webhook(f"{subscriber.url}/{name}", secret=secret, **wanted[name])
+            hub.outgoing_webhook(f"{subscriber.url}/{name}", secret=secret, **requested[name])
         subscriber.secret = secret
         paid, failed = stripe.send(PAYMENT), stripe.send(FAILED)
         assert paid["triggers"] == [TRIGGER]
@@ -109,29 +110,29 @@ def test_a_trigger_fires_and_tells_account_and_time(hub: Hub, bus: Bus) -> None:
             assert data["received_at"] not in (paid["occurred_at"], None), name
             assert (data["test"], data["replay_of"]) == (False, None), name
             assert data["payload"]["account"] == paid["account"], name
-        assert [each["data"]["triggers"] for each in to("several")] == [paid["triggers"], failed["triggers"]]
+        assert [item["data"]["triggers"] for item in to("several")] == [paid["triggers"], failed["triggers"]]
         assert to("other")[0]["data"]["account"] == failed.get("account")
         assert to("nobody") == []
         assert len(subscriber.got) == 6, "a webhook gets an event once, however many of its patterns match"
 
     def executions() -> list[dict[str, Any]]:
         path = f"/api/inbound-endpoints/{stripe.endpoint['id']}/events"
-        found: list[dict[str, Any]] = hub.call("GET", path)["items"]
-        return found
+        results: list[dict[str, Any]] = hub.call("GET", path)["items"]
+        return results
 
     eventually(lambda: len(executions()) == 2)
-    shown = executions()
-    assert shown[1]["triggers"] == [TRIGGER]
-    assert shown[1]["accounts"] == [paid["account"]]
-    assert shown[1]["occurred_at"] == paid["occurred_at"]
-    assert shown[0]["accounts"] == []
+    current = executions()
+    assert current[1]["triggers"] == [TRIGGER]
+    assert current[1]["accounts"] == [paid["account"]]
+    assert current[1]["occurred_at"] == paid["occurred_at"]
+    assert current[0]["accounts"] == []
 
     def origins() -> list[dict[str, Any]]:
-        return [each.data["origin"] for each in tap.look() if each.data["channel_id"] == channel]
+        return [item.data["origin"] for item in tap.look() if item.data["channel_id"] == channel]
 
     eventually(lambda: len(origins()) == 2)
-    told = [(each["account"], each["occurred_at"]) for each in origins()]
-    assert told == [(paid["account"], paid["occurred_at"]), (None, failed["occurred_at"])]
+    message = [(item["account"], item["occurred_at"]) for item in origins()]
+    assert message == [(paid["account"], paid["occurred_at"]), (None, failed["occurred_at"])]
 
 
 def test_a_record_from_before_says_no_less_than_it_did() -> None:
@@ -162,12 +163,12 @@ def test_a_test_and_a_replay_say_so(hub: Hub) -> None:
     stripe = Stripe(hub, f"c-{token_hex(4)}")
     path = f"/api/inbound-endpoints/{stripe.endpoint['id']}"
     with Subscriber() as subscriber:
-        made = hub.outgoing_webhook(subscriber.url, events=["stripe.charge.refunded"])
-        subscriber.secret = made["secret"]
+        created = hub.outgoing_webhook(subscriber.url, events=["stripe.charge.refunded"])
+        subscriber.secret = created["secret"]
         hub.call("POST", f"{path}/test", {"event": "charge.refunded"})
         subscriber.wait_for(1)
-        shown = eventually(lambda: hub.call("GET", f"{path}/events")["items"])
-        hub.call("POST", f"{path}/events/{shown[0]['id']}/replay", expect=202)
+        current = eventually(lambda: hub.call("GET", f"{path}/events")["items"])
+        hub.call("POST", f"{path}/events/{current[0]['id']}/replay", expect=202)
         subscriber.wait_for(2)
         first, second = (json.loads(got.body) for got in subscriber.got)
     assert (first["data"]["test"], first["data"]["replay_of"]) == (True, None)
@@ -182,8 +183,8 @@ def test_names_that_the_catalogue_lacks(hub: Hub) -> None:
         answer: dict[str, Any] = hub.call("POST", f"{HOOKS}{query}", body, expect=expect)
         return answer
 
-    refused = create("message.*", "strype.payment", "stripe_trigger_nope", "stripe.*", expect=422)
-    errors = {each["field"]: each["message"] for each in refused["errors"]}
+    rejected = create("message.*", "strype.payment", "stripe_trigger_nope", "stripe.*", expect=422)
+    errors = {item["field"]: item["message"] for item in rejected["errors"]}
     assert set(errors) == {"events.1", "events.2"}
     assert "did you mean stripe?" in errors["events.1"]
     assert TRIGGER in errors["events.2"]
@@ -192,18 +193,18 @@ def test_names_that_the_catalogue_lacks(hub: Hub) -> None:
     assert [warning.partition(":")[0] for warning in mine["warnings"]] == ["order.paid", "github.pusch"]
     assert "github.push" in mine["warnings"][1]
     assert create("message.created", "stripe.payment_intent.succeeded", expect=201)["warnings"] == []
-    shown = hub.call("GET", f"{HOOKS}/{mine['id']}")["warnings"]
-    assert [warning.partition(":")[0] for warning in shown] == ["order.paid", "github.pusch"]
+    current = hub.call("GET", f"{HOOKS}/{mine['id']}")["warnings"]
+    assert [warning.partition(":")[0] for warning in current] == ["order.paid", "github.pusch"]
 
     path = f"{HOOKS}/{mine['id']}"
-    refused = hub.call("PATCH", path, {"events": ["stripe_trigger_nope"]}, expect=422)
-    assert [each["field"] for each in refused["errors"]] == ["events.0"]
+    rejected = hub.call("PATCH", path, {"events": ["stripe_trigger_nope"]}, expect=422)
+    assert [item["field"] for item in rejected["errors"]] == ["events.0"]
     assert hub.call("PATCH", path, {"events": ["orders.paid"]})["warnings"] != []
     # A type of one's own that is called almost as a provider; what a webhook has, it may keep.
     forced = create("strype.payment", expect=201, query="?force=true")
     assert len(forced["warnings"]) == 1
-    kept = hub.call("PATCH", f"{HOOKS}/{forced['id']}", {"events": ["strype.payment", "message.*"]})
-    assert kept["events"] == ["strype.payment", "message.*"]
+    stored = hub.call("PATCH", f"{HOOKS}/{forced['id']}", {"events": ["strype.payment", "message.*"]})
+    assert stored["events"] == ["strype.payment", "message.*"]
 
 
 def test_nobody_publishes_a_trigger(hub: Hub) -> None:
@@ -213,10 +214,10 @@ def test_nobody_publishes_a_trigger(hub: Hub) -> None:
 
 
 def test_event_types_say_which_triggers_they_fire(hub: Hub) -> None:
-    shown = hub.call("GET", "/api/event-types/stripe.payment_intent.succeeded")
-    assert shown["triggers"] == [TRIGGER]
-    assert shown["example"]["triggers"] == [TRIGGER]
-    assert {"triggers", "account", "received_at"} <= shown["schema"]["properties"].keys()
+    current = hub.call("GET", "/api/event-types/stripe.payment_intent.succeeded")
+    assert current["triggers"] == [TRIGGER]
+    assert current["example"]["triggers"] == [TRIGGER]
+    assert {"triggers", "account", "received_at"} <= current["schema"]["properties"].keys()
     assert hub.call("GET", "/api/event-types/message.created")["triggers"] == []
     topics = hub.call("GET", "/api/asyncapi.json")
     headers = topics["channels"]["webhooks_received"]["messages"]["record"]["headers"]

@@ -77,10 +77,10 @@ def _problem(answer: httpx.Response, status: int, *fields: str) -> None:
     assert body["status"] == status
     assert isinstance(body["detail"], str)
     assert body["detail"]
-    found = [error["field"] for error in body.get("errors", [])]
+    results = [error["field"] for error in body.get("errors", [])]
     assert all(error.keys() == {"field", "message"} and error["message"] for error in body.get("errors", []))
     for field in fields:
-        assert field in found, (field, found)
+        assert field in results, (field, results)
 
 
 def _post(client: httpx.Client, path: str, raw: bytes, **headers: str) -> httpx.Response:
@@ -92,36 +92,36 @@ def _post(client: httpx.Client, path: str, raw: bytes, **headers: str) -> httpx.
 
 
 def test_an_endpoints_life(hub: Hub, client: httpx.Client) -> None:
-    wanted = {
+    expected = {
         "provider": "github",
         "name": "Our repositories",
         "channel_id": "general",
         "allow_ips": ["192.0.2.7/24", "2001:db8::1", "127.0.0.1"],
         "rate_limit": 100,
     }
-    created = client.post("/api/inbound-endpoints", json=wanted)
+    created = client.post("/api/inbound-endpoints", json=expected)
     assert created.status_code == 201
-    made = created.json()
-    assert re.fullmatch(r"ep_[0-9a-f]{32}", made["id"])
-    assert made["url"] == f"{hub.url('gateway')}/api/webhooks/github/{made['id']}"
-    assert len(made["secret"]) >= 32
-    assert made["status"] == "active"
-    assert made["allow_ips"] == ["192.0.2.0/24", "2001:db8::1/128", "127.0.0.1/32"]
-    assert {made[name] for name in ("provider", "name", "channel_id")} == {
+    registered = created.json()
+    assert re.fullmatch(r"ep_[0-9a-f]{32}", registered["id"])
+    assert registered["url"] == f"{hub.url('gateway')}/api/webhooks/github/{registered['id']}"
+    assert len(registered["secret"]) >= 32
+    assert registered["status"] == "active"
+    assert registered["allow_ips"] == ["192.0.2.0/24", "2001:db8::1/128", "127.0.0.1/32"]
+    assert {registered[name] for name in ("provider", "name", "channel_id")} == {
         "github",
         "Our repositories",
         "general",
     }
-    assert made["rate_limit"] == 100
-    assert "github.push" in made["trigger_types"]
-    assert any(made["url"] in step for step in made["setup_steps"])
-    assert TIME.fullmatch(made["created_at"])
-    assert made["created_at"] == made["updated_at"]
+    assert registered["rate_limit"] == 100
+    assert "github.push" in registered["trigger_types"]
+    assert any(registered["url"] in step for step in registered["setup_steps"])
+    assert TIME.fullmatch(registered["created_at"])
+    assert registered["created_at"] == registered["updated_at"]
 
-    path = f"/api/inbound-endpoints/{made['id']}"
-    shown = {**made, "secret": None}
-    assert client.get(path).json() == shown
-    assert client.get("/api/inbound-endpoints?limit=1").json()["items"] == [shown]
+    path = f"/api/inbound-endpoints/{registered['id']}"
+    current = {**registered, "secret": None}
+    assert client.get(path).json() == current
+    assert client.get("/api/inbound-endpoints?limit=1").json()["items"] == [current]
 
     changes: tuple[dict[str, Any], ...] = (
         {"name": "Renamed"},
@@ -135,15 +135,15 @@ def test_an_endpoints_life(hub: Hub, client: httpx.Client) -> None:
     for change in changes:
         changed = client.patch(path, json=change)
         assert changed.status_code == 200
-        shown = {**shown, **change, "updated_at": changed.json()["updated_at"]}
-        assert changed.json() == shown
-        assert changed.json()["updated_at"] >= made["updated_at"]
+        current = {**current, **change, "updated_at": changed.json()["updated_at"]}
+        assert changed.json() == current
+        assert changed.json()["updated_at"] >= registered["updated_at"]
     assert client.patch(path, json={"enabled": False}).json()["status"] == "inactive"
     assert client.get(path).json()["status"] == "inactive"
     assert client.patch(path, json={"name": None, "rate_limit": None}).json()["name"] == "Both"
 
     rotated = client.post(f"{path}/rotate-secret", json={}).json()
-    assert rotated["secret"] not in (None, made["secret"])
+    assert rotated["secret"] not in (None, registered["secret"])
     own = client.post(f"{path}/rotate-secret", json={"secret": "chosen by me", "overlap_hours": 168}).json()
     assert own["secret"] == "chosen by me"
     assert client.get(path).json()["secret"] is None
@@ -156,43 +156,46 @@ def test_an_endpoints_life(hub: Hub, client: httpx.Client) -> None:
         ("POST", f"{path}/rotate-secret", {}),
     ):
         _problem(client.request(method, where, json=body), 404)
-    assert made["id"] not in client.get("/api/inbound-endpoints?limit=500").text
+    assert registered["id"] not in client.get("/api/inbound-endpoints?limit=500").text
 
 
 def test_a_secret_of_ones_own(client: httpx.Client) -> None:
     body = {"provider": "github", "name": "x", "secret": "sécret of my own"}
-    made = client.post("/api/inbound-endpoints", json=body).json()
-    assert made["secret"] == "sécret of my own"
+    registered = client.post("/api/inbound-endpoints", json=body).json()
+    assert registered["secret"] == "sécret of my own"
     headers = signed("sécret of my own", "ping", BODY)
-    assert client.post(f"/api/webhooks/github/{made['id']}", content=BODY, headers=headers).status_code == 202
+    assert (
+        client.post(f"/api/webhooks/github/{registered['id']}", content=BODY, headers=headers).status_code
+        == 202
+    )
 
 
 def test_an_incoming_webhooks_life(hub: Hub, client: httpx.Client) -> None:
     created = client.post("/api/incoming-webhooks", json={"name": "Deploys", "target_channel_id": "ops"})
     assert created.status_code == 201
-    made = created.json()
-    assert made["url"] == f"{hub.url('gateway')}/api/webhooks/incoming/{made['token']}"
-    assert len(made["token"]) >= 43
-    assert made["enabled"] is True
-    path = f"/api/incoming-webhooks/{made['id']}"
-    shown = {**made, "token": None, "url": None}
-    assert client.get(path).json() == shown
-    assert client.get("/api/incoming-webhooks?limit=1").json()["items"] == [shown]
-    answer = client.post(made["url"], json={"text": "done"})
+    registered = created.json()
+    assert registered["url"] == f"{hub.url('gateway')}/api/webhooks/incoming/{registered['token']}"
+    assert len(registered["token"]) >= 43
+    assert registered["enabled"] is True
+    path = f"/api/incoming-webhooks/{registered['id']}"
+    current = {**registered, "token": None, "url": None}
+    assert client.get(path).json() == current
+    assert client.get("/api/incoming-webhooks?limit=1").json()["items"] == [current]
+    answer = client.post(registered["url"], json={"text": "done"})
     assert answer.status_code == 200
     assert answer.json()["success"] is True
     assert answer.json()["channel_id"] == "ops"
     assert TIME.fullmatch(answer.json()["timestamp"])
     changed = client.patch(path, json={"name": "x", "target_channel_id": "general", "rate_limit": 7}).json()
     assert (changed["name"], changed["target_channel_id"], changed["rate_limit"]) == ("x", "general", 7)
-    assert client.post(made["url"], json={"text": "done"}).json()["channel_id"] == "general"
+    assert client.post(registered["url"], json={"text": "done"}).json()["channel_id"] == "general"
     client.patch(path, json={"enabled": False})
-    _problem(client.post(made["url"], json={"text": "done"}), 410)
+    _problem(client.post(registered["url"], json={"text": "done"}), 410)
     assert client.patch(path, json={"enabled": None, "target_channel_id": None}).json()["enabled"] is False
     assert client.delete(path).status_code == 204
     _problem(client.get(path), 404)
     _problem(client.delete(path), 404)
-    _problem(client.post(made["url"], json={"text": "done"}), 404)
+    _problem(client.post(registered["url"], json={"text": "done"}), 404)
 
 
 def test_endpoints_and_incoming_webhooks_are_not_each_other(hub: Hub, client: httpx.Client) -> None:
@@ -213,14 +216,14 @@ def test_an_api_keys_life(client: httpx.Client) -> None:
     body = {"name": "CI", "scopes": ["webhooks:read", "events:write", "events:write"], "expires_at": later}
     created = client.post("/api/api-keys", json=body)
     assert created.status_code == 201
-    made = created.json()
-    assert re.fullmatch(r"ilk_[A-Za-z0-9_-]{43}", made["key"])
-    assert made["scopes"] == ["events:write", "webhooks:read"]
-    assert made["expires_at"] == "2998-12-31T22:00:00.000Z"
-    assert client.get("/api/api-keys?limit=1").json()["items"] == [{**made, "key": None}]
-    assert client.delete(f"/api/api-keys/{made['id']}").status_code == 204
-    _problem(client.delete(f"/api/api-keys/{made['id']}"), 404)
-    assert made["id"] not in client.get("/api/api-keys?limit=500").text
+    registered = created.json()
+    assert re.fullmatch(r"ilk_[A-Za-z0-9_-]{43}", registered["key"])
+    assert registered["scopes"] == ["events:write", "webhooks:read"]
+    assert registered["expires_at"] == "2998-12-31T22:00:00.000Z"
+    assert client.get("/api/api-keys?limit=1").json()["items"] == [{**registered, "key": None}]
+    assert client.delete(f"/api/api-keys/{registered['id']}").status_code == 204
+    _problem(client.delete(f"/api/api-keys/{registered['id']}"), 404)
+    assert registered["id"] not in client.get("/api/api-keys?limit=500").text
 
 
 # Bodies that are not as they should be
@@ -370,9 +373,11 @@ def test_a_hostile_body(client: httpx.Client, path: str, what: str) -> None:
 
 def test_text_of_any_kind_is_kept_as_it_is(client: httpx.Client) -> None:
     name = 'NUL \0, \u202e turned, 😀, \u0007, \ufffe, <script>, "quotes", {{ x }}, $ne, ünï'
-    made = client.post("/api/inbound-endpoints", json={**ENDPOINT, "name": name, "channel_id": name}).json()
-    shown = client.get(f"/api/inbound-endpoints/{made['id']}").json()
-    assert shown["name"] == shown["channel_id"] == name
+    registered = client.post(
+        "/api/inbound-endpoints", json={**ENDPOINT, "name": name, "channel_id": name}
+    ).json()
+    current = client.get(f"/api/inbound-endpoints/{registered['id']}").json()
+    assert current["name"] == current["channel_id"] == name
 
 
 @pytest.mark.parametrize(
@@ -452,7 +457,7 @@ def many(hub: Hub) -> tuple[str, list[str]]:
     with hub.client("gateway", key) as client:
         eventually(lambda: client.get("/api/inbound-endpoints").status_code == 200)
         with ThreadPoolExecutor(8) as pool:
-            made = list(
+            registered = list(
                 pool.map(
                     lambda number: client.post(
                         "/api/inbound-endpoints", json={**ENDPOINT, "name": f"number {number}"}
@@ -460,8 +465,8 @@ def many(hub: Hub) -> tuple[str, list[str]]:
                     range(120),
                 )
             )
-    made.sort(key=lambda each: (each["created_at"], each["id"]), reverse=True)
-    return key, [each["id"] for each in made]
+    registered.sort(key=lambda item: (item["created_at"], item["id"]), reverse=True)
+    return key, [item["id"] for item in registered]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 50, 119, 120, 121, 500])
@@ -470,15 +475,15 @@ def test_a_list_is_walked_page_by_page(hub: Hub, many: tuple[str, list[str]], li
     key, ids = many
     if limit == 1:
         ids = ids[:10]
-    found: list[str] = []
+    results: list[str] = []
     params: dict[str, Any] = {"limit": limit}
-    while len(found) < len(ids):
+    while len(results) < len(ids):
         page = hub.call("GET", "/api/inbound-endpoints", key=key, params=params)
         assert page.keys() == {"items", "next_cursor"}
         assert 0 < len(page["items"]) <= limit
-        found += [each["id"] for each in page["items"]]
+        results += [item["id"] for item in page["items"]]
         params["cursor"] = page["next_cursor"]
-    assert found == ids
+    assert results == ids
     if limit != 1:
         assert params["cursor"] is None
 
@@ -486,7 +491,7 @@ def test_a_list_is_walked_page_by_page(hub: Hub, many: tuple[str, list[str]], li
 def test_fifty_when_nothing_is_said(hub: Hub, many: tuple[str, list[str]]) -> None:
     key, ids = many
     page = hub.call("GET", "/api/inbound-endpoints", key=key)
-    assert [each["id"] for each in page["items"]] == ids[:50]
+    assert [item["id"] for item in page["items"]] == ids[:50]
     assert page["next_cursor"]
 
 
@@ -496,7 +501,7 @@ def test_what_is_new_does_not_shift_the_pages(hub: Hub, many: tuple[str, list[st
     new = hub.call("POST", "/api/inbound-endpoints", ENDPOINT, key=key)["id"]
     params = {"limit": 50, "cursor": page["next_cursor"]}
     rest = hub.call("GET", "/api/inbound-endpoints", key=key, params=params)
-    assert [each["id"] for each in rest["items"]] == ids[50:100]
+    assert [item["id"] for item in rest["items"]] == ids[50:100]
     hub.call("DELETE", f"/api/inbound-endpoints/{new}", key=key, expect=204)
 
 
@@ -563,13 +568,13 @@ def test_the_same_call_gets_the_same_answer(
     assert {answer.text for answer in answers} == {answers[0].text}
     assert {answer.headers["content-type"] for answer in answers} == {"application/json"}
     items = client.get(f"{path}?limit=500").json()["items"]
-    assert sum(each["name"] == name for each in items) == 1
+    assert sum(item["name"] == name for item in items) == 1
 
 
 def test_the_key_for_another_call_is_refused(hub: Hub, client: httpx.Client) -> None:
     key, other = token_hex(8), hub.github_endpoint()["id"]
-    made = _once(client, "/api/inbound-endpoints", ENDPOINT, key)
-    assert made.status_code == 201
+    registered = _once(client, "/api/inbound-endpoints", ENDPOINT, key)
+    assert registered.status_code == 201
     for method, path, body in (
         ("POST", "/api/inbound-endpoints", {**ENDPOINT, "name": "y"}),
         ("POST", "/api/incoming-webhooks", ENDPOINT),
@@ -578,7 +583,7 @@ def test_the_key_for_another_call_is_refused(hub: Hub, client: httpx.Client) -> 
     ):
         _problem(_once(client, path, body, key, method), 422)
     assert client.get(f"/api/inbound-endpoints/{other}").status_code == 200
-    assert _once(client, "/api/inbound-endpoints", ENDPOINT, key).text == made.text
+    assert _once(client, "/api/inbound-endpoints", ENDPOINT, key).text == registered.text
 
 
 def test_changes_and_removals_too(hub: Hub, client: httpx.Client) -> None:
@@ -610,15 +615,15 @@ def test_twenty_of_the_same_at_once_make_one(hub: Hub, client: httpx.Client) -> 
 
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(call, range(20)))
-    made = {answer.text for answer in answers if answer.status_code == 201}
-    assert len(made) == 1
+    registered = {answer.text for answer in answers if answer.status_code == 201}
+    assert len(registered) == 1
     for answer in answers:
         if answer.status_code != 201:
             _problem(answer, 409)
             assert answer.headers["retry-after"]
-    assert {_once(client, "/api/inbound-endpoints", body, key).text} == made
+    assert {_once(client, "/api/inbound-endpoints", body, key).text} == registered
     items = client.get("/api/inbound-endpoints?limit=500").json()["items"]
-    assert sum(each["name"] == body["name"] for each in items) == 1
+    assert sum(item["name"] == body["name"] for item in items) == 1
 
 
 def test_another_workspaces_same_key_is_another(
@@ -677,14 +682,14 @@ def test_events_are_on_the_topic_when_they_are_accepted(client: httpx.Client, hu
     answer = client.post("/api/events", json=event)
     assert answer.status_code == 202
     assert answer.json() == {"accepted": [event["id"]]}
-    [kept] = [kept for kept in tap.look() if kept.attributes["ce_id"] == event["id"]]
-    assert kept.key == b"general"
-    assert kept.data == event["data"]
-    found = parse_event(kept.headers, kept.value)
-    assert (found.type, found.source, found.subject) == ("note.written", "/chat", "general")
-    assert found.workspace == hub.workspace
-    assert found.time == "2026-01-02T01:04:05.000Z"
-    assert found.trace_id == trace
+    [stored] = [stored for stored in tap.look() if stored.attributes["ce_id"] == event["id"]]
+    assert stored.key == b"general"
+    assert stored.data == event["data"]
+    results = parse_event(stored.headers, stored.value)
+    assert (results.type, results.source, results.subject) == ("note.written", "/chat", "general")
+    assert results.workspace == hub.workspace
+    assert results.time == "2026-01-02T01:04:05.000Z"
+    assert results.trace_id == trace
 
 
 def test_a_batch_keeps_its_order(client: httpx.Client, bus: Bus) -> None:
@@ -697,9 +702,9 @@ def test_a_batch_keeps_its_order(client: httpx.Client, bus: Bus) -> None:
     assert answer.json()["accepted"] == [event["id"] for event in batch]
     ids = {event["id"] for event in batch}
     by_channel: dict[bytes, list[int]] = {}
-    for kept in tap.look():
-        if kept.attributes["ce_id"] in ids:
-            by_channel.setdefault(kept.key or b"", []).append(kept.data["n"])
+    for stored in tap.look():
+        if stored.attributes["ce_id"] in ids:
+            by_channel.setdefault(stored.key or b"", []).append(stored.data["n"])
     assert sorted(by_channel) == [b"channel-0", b"channel-1", b"channel-2"]
     for numbers in by_channel.values():
         assert numbers == sorted(numbers)
@@ -756,7 +761,7 @@ def test_one_bad_event_spoils_the_batch(client: httpx.Client, bus: Bus) -> None:
     tap = Tap(bus, "chat.events")
     batch = [_event(), _event(id=""), _event(), _event(type="x y", source="")]
     _problem(client.post("/api/events", json=batch), 422, "1.id", "3.type", "3.source")
-    assert not {event["id"] for event in batch} & {kept.attributes["ce_id"] for kept in tap.look()}
+    assert not {event["id"] for event in batch} & {stored.attributes["ce_id"] for stored in tap.look()}
 
 
 @pytest.mark.parametrize(
@@ -823,11 +828,11 @@ def test_an_accepted_event_can_be_read_by_everybody(
         assert answer.status_code == 422
         _problem(answer, 422, f"0.{next(iter(change))}")
         return
-    [kept] = [kept for kept in tap.look() if (b"ce_id", event["id"].encode()) in _raw(kept.headers)]
-    found = parse_event(kept.headers, kept.value)
-    assert found.id == event["id"]
+    [stored] = [stored for stored in tap.look() if (b"ce_id", event["id"].encode()) in _raw(stored.headers)]
+    results = parse_event(stored.headers, stored.value)
+    assert results.id == event["id"]
     if "n" not in str(event["data"]):  # a number beyond 64 bits is rounded, as everywhere in JSON
-        assert json.loads(found.data) == event["data"]
+        assert json.loads(results.data) == event["data"]
 
 
 def _raw(headers: Any) -> list[tuple[bytes, bytes | None]]:
@@ -844,36 +849,36 @@ def _deliver(hub: Hub, endpoint: dict[str, Any], secret: str | None = None) -> i
 
 
 def test_a_change_is_known_to_another_gateway_at_once(hub: Hub, entrance: Hub) -> None:
-    made = hub.github_endpoint()
-    assert _deliver(entrance, made) == 202
-    path = f"/api/inbound-endpoints/{made['id']}"
+    registered = hub.github_endpoint()
+    assert _deliver(entrance, registered) == 202
+    path = f"/api/inbound-endpoints/{registered['id']}"
     hub.call("PATCH", path, {"enabled": False})
-    assert _deliver(entrance, made) == 410
+    assert _deliver(entrance, registered) == 410
     entrance.call("PATCH", path, {"enabled": True})
-    assert _deliver(hub, made) == 202
+    assert _deliver(hub, registered) == 202
     rotated = hub.call("POST", f"{path}/rotate-secret", {"overlap_hours": 0})
     assert _deliver(entrance, rotated) == 202
-    assert _deliver(entrance, made) == 401
+    assert _deliver(entrance, registered) == 401
     hub.call("DELETE", path, expect=204)
     assert _deliver(entrance, rotated) == 404
 
 
 def test_a_token_is_known_to_another_gateway_at_once(hub: Hub, entrance: Hub) -> None:
-    made = hub.call("POST", "/api/incoming-webhooks", INCOMING)
-    url = entrance.url("gateway") + f"/api/webhooks/incoming/{made['token']}"
+    registered = hub.call("POST", "/api/incoming-webhooks", INCOMING)
+    url = entrance.url("gateway") + f"/api/webhooks/incoming/{registered['token']}"
     assert httpx.post(url, json={"text": "x"}).status_code == 200
-    hub.call("DELETE", f"/api/incoming-webhooks/{made['id']}", expect=204)
+    hub.call("DELETE", f"/api/incoming-webhooks/{registered['id']}", expect=204)
     assert httpx.post(url, json={"text": "x"}).status_code == 404
 
 
 def test_two_changes_in_the_same_millisecond_are_two(hub: Hub, entrance: Hub) -> None:
     """The second one bears the time of the first, and nobody records it: it must not be taken for known."""
-    made = hub.github_endpoint()
-    assert _deliver(entrance, made) == 202
+    registered = hub.github_endpoint()
+    assert _deliver(entrance, registered) == 202
     with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"]) as mongo:
         collection = mongo.get_default_database()["inbound_endpoints"]
-        collection.update_one({"_id": made["id"]}, {"$set": {"enabled": False}})
-    eventually(lambda: _deliver(entrance, made) == 410)
+        collection.update_one({"_id": registered["id"]}, {"$set": {"enabled": False}})
+    eventually(lambda: _deliver(entrance, registered) == 410)
 
 
 def test_a_document_that_cannot_be_read_blinds_nobody(hub: Hub, entrance: Hub) -> None:
@@ -892,13 +897,13 @@ def test_a_document_that_cannot_be_read_blinds_nobody(hub: Hub, entrance: Hub) -
             now = datetime.now(UTC)
             collection.insert_one({**good, "_id": f"ep_bad{position}", **change, "changed_at": now})
         collection.insert_one({"_id": "ep_empty", "changed_at": datetime.now(UTC)})
-    made = hub.github_endpoint()
-    assert _deliver(entrance, made) == 202
+    registered = hub.github_endpoint()
+    assert _deliver(entrance, registered) == 202
     eventually(lambda: "ep_empty" in entrance.log_text("gateway"))
     entrance.stop_service("gateway")
     entrance.start_service("gateway")
     entrance.wait_ready("gateway")
-    assert _deliver(entrance, made) == 202
+    assert _deliver(entrance, registered) == 202
     with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"]) as mongo:
         collection = mongo.get_default_database()["inbound_endpoints"]
         collection.delete_many({"_id": {"$regex": "^ep_(bad|empty)"}})
@@ -912,7 +917,7 @@ def test_asyncapi_names_every_topic(hub: Hub) -> None:
     assert document["asyncapi"] == "3.0.0"
     assert document["info"]["title"]
     assert document["info"]["version"]
-    assert {each["address"] for each in document["channels"].values()} == {topic.name for topic in TOPICS}
+    assert {item["address"] for item in document["channels"].values()} == {topic.name for topic in TOPICS}
     for topic in TOPICS:
         [(name, channel)] = [
             pair for pair in document["channels"].items() if pair[1]["address"] == topic.name
@@ -925,10 +930,10 @@ def test_asyncapi_names_every_topic(hub: Hub) -> None:
             assert {"ce_id", "ce_type", "ce_source", "workspace"} <= set(headers["required"])
             assert ("payload" in message) is (topic.payload is not None)
         uses = [
-            each for each in document["operations"].values() if each["channel"]["$ref"].endswith(f"/{name}")
+            item for item in document["operations"].values() if item["channel"]["$ref"].endswith(f"/{name}")
         ]
-        assert sum(each["action"] == "send" for each in uses) == len(topic.producers)
-        assert sum(each["action"] == "receive" for each in uses) == len(topic.consumers)
+        assert sum(item["action"] == "send" for item in uses) == len(topic.producers)
+        assert sum(item["action"] == "receive" for item in uses) == len(topic.consumers)
     for name in (*document["channels"], *document["operations"], *document["components"]["schemas"]):
         assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)
     _all_resolve(document)
@@ -937,19 +942,19 @@ def test_asyncapi_names_every_topic(hub: Hub) -> None:
 def _resolve(document: Any, schema: Any) -> Any:
     """The schema without references, as deep as they go."""
     if isinstance(schema, list):
-        return [_resolve(document, each) for each in schema]
+        return [_resolve(document, item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        found = document
+        results = document
         for part in schema["$ref"].removeprefix("#/").split("/"):
-            found = found[part.replace("~1", "/").replace("~0", "~")]
-        return _resolve(document, found)
-    return {name: _resolve(document, each) for name, each in schema.items()}
+            results = results[part.replace("~1", "/").replace("~0", "~")]
+        return _resolve(document, results)
+    return {name: _resolve(document, item) for name, item in schema.items()}
 
 
 def _all_resolve(document: Any) -> None:
-    _resolve(document, {name: each for name, each in document.items() if name != "components"})
+    _resolve(document, {name: item for name, item in document.items() if name != "components"})
     _resolve(document, document.get("components", {}))
 
 
@@ -974,7 +979,7 @@ def test_openapi_of_one_gateway(hub: Hub) -> None:
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     assert all(answer["content"] == problem for status, answer in answers.items() if status >= "300")
     assert "Retry-After" in answers["429"]["headers"]
-    assert all(each["security"] == [] for path in STRANGERS for each in document["paths"][path].values())
+    assert all(item["security"] == [] for path in STRANGERS for item in document["paths"][path].values())
 
 
 def test_openapi_is_merged_over_the_services(hub: Hub, entrance: Hub) -> None:
@@ -988,11 +993,11 @@ def test_openapi_is_merged_over_the_services(hub: Hub, entrance: Hub) -> None:
     for document in own.values():
         for path, operations in document["paths"].items():
             assert _resolve(merged, merged["paths"][path]) == _resolve(document, operations), path
-    ids = [each["operationId"] for operations in merged["paths"].values() for each in operations.values()]
+    ids = [item["operationId"] for operations in merged["paths"].values() for item in operations.values()]
     assert len(ids) == len(set(ids))
     for path, operations in merged["paths"].items():
         for operation in operations.values():
-            named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
+            named = {item["name"] for item in operation.get("parameters", []) if item["in"] == "path"}
             assert named == set(re.findall(r"\{(\w+)\}", path)), path
 
 
@@ -1052,10 +1057,10 @@ def test_a_webhooks_life_through_the_entrance(hub: Hub, entrance: Hub) -> None:
     headers = {"authorization": f"Bearer {hub.admin_key}"}
     with httpx.Client(base_url=entrance.url("gateway"), headers=headers) as client:
         once = {"idempotency-key": token_hex(8)}
-        made = [client.post("/api/outgoing-webhooks", json=WEBHOOK, headers=once) for _ in range(2)]
-        assert [answer.status_code for answer in made] == [201, 201]
-        assert made[0].text == made[1].text
-        path = f"/api/outgoing-webhooks/{made[0].json()['id']}"
+        registered = [client.post("/api/outgoing-webhooks", json=WEBHOOK, headers=once) for _ in range(2)]
+        assert [answer.status_code for answer in registered] == [201, 201]
+        assert registered[0].text == registered[1].text
+        path = f"/api/outgoing-webhooks/{registered[0].json()['id']}"
         assert client.patch(path, json={"name": "ünï"}).json()["name"] == "ünï"
         removed = client.delete(path)
         assert removed.status_code == 204

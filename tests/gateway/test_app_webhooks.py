@@ -125,8 +125,8 @@ class World:
     def send(
         self, provider: str, body: bytes, headers: Mapping[str, str], *, url: str = "", method: str = "POST"
     ) -> httpx.Response:
-        given = {"content-type": "application/json", **headers}
-        return httpx.request(method, url or self.url(provider), content=body, headers=given, timeout=10)
+        values = {"content-type": "application/json", **headers}
+        return httpx.request(method, url or self.url(provider), content=body, headers=values, timeout=10)
 
     def put(self, count: int) -> list[Kept]:
         """What was put on the topic since the last look: so many, and no more a moment later."""
@@ -137,8 +137,8 @@ class World:
         return self.tap.look()[before:]
 
     def unconnected(self, provider: str) -> float:
-        found: float = self.hub.metric("gateway", "interlink_unconnected_events_total", provider=provider)
-        return found
+        results: float = self.hub.metric("gateway", "interlink_unconnected_events_total", provider=provider)
+        return results
 
 
 def new_secret() -> str:
@@ -148,15 +148,15 @@ def new_secret() -> str:
 def sample(provider: str, case: str) -> dict[str, Any]:
     """The body of a fixture of the provider's folder."""
     text = (PROVIDERS / provider / "fixtures" / case / "body.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    results: dict[str, Any] = json.loads(text)
+    return results
 
 
 def of_slack(secret: str, team: str, **changed: Any) -> tuple[bytes, dict[str, str]]:
     """A message in a team, as Slack sends it."""
-    said = sample("slack", "message") | {"team_id": team, "event_id": f"Ev{token_hex(6)}", **changed}
-    said["authorizations"][0]["team_id"] = changed.get("installed", team)
-    body = json.dumps(said).encode()
+    content = sample("slack", "message") | {"team_id": team, "event_id": f"Ev{token_hex(6)}", **changed}
+    content["authorizations"][0]["team_id"] = changed.get("installed", team)
+    body = json.dumps(content).encode()
     return body, signed_by_slack(secret, body)
 
 
@@ -174,9 +174,9 @@ def taken(world: World, provider: str, body: bytes, headers: Mapping[str, str]) 
     return world.send(provider, body, headers).is_success
 
 
-def routes(found: Sequence[Kept]) -> set[tuple[str, str]]:
+def routes(results: Sequence[Kept]) -> set[tuple[str, str]]:
     """Workspace and integration of each."""
-    return {(each.attributes["workspace"], each.attributes["endpoint_id"]) for each in found}
+    return {(item.attributes["workspace"], item.attributes["endpoint_id"]) for item in results}
 
 
 @pytest.fixture(scope="module")
@@ -261,19 +261,23 @@ def test_an_event_goes_to_every_workspace_that_has_connected_its_account(
     body, signed = of_slack(slack, team)
     answer = world.send("slack", body, signed)
     assert (answer.status_code, answer.content) == (200, b"")
-    found = world.put(2)
-    assert routes(found) == {(a, first), (b, second)}
-    for each, integration in zip(
-        sorted(found, key=lambda one: one.attributes["workspace"] != a), (first, second), strict=True
+    results = world.put(2)
+    assert routes(results) == {(a, first), (b, second)}
+    for item, integration in zip(
+        sorted(results, key=lambda item: item.attributes["workspace"] != a), (first, second), strict=True
     ):
-        assert each.key == integration.encode()
-        assert each.value == body
-        said = each.attributes
-        assert (said["ce_type"], said["provider"], said["event"]) == ("slack.message", "slack", "message")
-        assert said["ce_source"] == f"/webhooks/slack/{integration}"
-        assert said["account"] == team
-        assert "channel_id" not in said
-    assert len({each.attributes["ce_id"] for each in found}) == 2
+        assert item.key == integration.encode()
+        assert item.value == body
+        content = item.attributes
+        assert (content["ce_type"], content["provider"], content["event"]) == (
+            "slack.message",
+            "slack",
+            "message",
+        )
+        assert content["ce_source"] == f"/webhooks/slack/{integration}"
+        assert content["account"] == team
+        assert "channel_id" not in content
+    assert len({item.attributes["ce_id"] for item in results}) == 2
     # It came twice: it is the same event, and not put there again.
     assert world.send("slack", body, signed).status_code == 200
     assert world.put(0) == []
@@ -291,24 +295,28 @@ def test_what_arrived_for_an_account_stands_under_its_integration(
     world: World, slack: str, a: str, b: str
 ) -> None:
     team = f"T{token_hex(5)}"
-    own, others = (world.connected(each, "slack", team, app=OF_ALL) for each in (a, b))
+    own, others = (world.connected(item, "slack", team, app=OF_ALL) for item in (a, b))
     assert world.send("slack", *of_slack(slack, team)).status_code == 200
-    found = {each.attributes["workspace"]: each.attributes["ce_id"] for each in world.put(2)}
+    results = {item.attributes["workspace"]: item.attributes["ce_id"] for item in world.put(2)}
     path = f"/api/inbound-endpoints/{own}/events"
-    [one] = eventually(lambda: world.hub.call("GET", path, key=world.keys[a])["items"])
-    assert (one["outcome"], one["verdict"], one["types"]) == ("accepted", "verified", ["message"])
-    assert one["event_ids"] == [found[a]]
-    payload = world.hub.call("GET", f"{path}/{one['id']}/payload", key=world.keys[a])
+    [execution] = eventually(lambda: world.hub.call("GET", path, key=world.keys[a])["items"])
+    assert (execution["outcome"], execution["verdict"], execution["types"]) == (
+        "accepted",
+        "verified",
+        ["message"],
+    )
+    assert execution["event_ids"] == [results[a]]
+    payload = world.hub.call("GET", f"{path}/{execution['id']}/payload", key=world.keys[a])
     assert json.loads(payload["items"][0]["data"])["team_id"] == team
-    replayed = world.hub.call("POST", f"{path}/{one['id']}/replay", key=world.keys[a])
-    [again] = world.put(1)
-    assert [again.attributes["ce_id"]] == replayed["accepted"]
-    assert again.attributes["workspace"] == a
-    for wrong in (path, f"{path}/{one['id']}", f"{path}/{one['id']}/payload"):
+    replayed = world.hub.call("POST", f"{path}/{execution['id']}/replay", key=world.keys[a])
+    [repeat] = world.put(1)
+    assert [repeat.attributes["ce_id"]] == replayed["accepted"]
+    assert repeat.attributes["workspace"] == a
+    for wrong in (path, f"{path}/{execution['id']}", f"{path}/{execution['id']}/payload"):
         world.hub.call("GET", wrong, key=world.keys[b], expect=404)
-    world.hub.call("POST", f"{path}/{one['id']}/replay", key=world.keys[b], expect=404)
+    world.hub.call("POST", f"{path}/{execution['id']}/replay", key=world.keys[b], expect=404)
     world.hub.call(
-        "GET", f"/api/inbound-endpoints/{others}/events/{one['id']}", key=world.keys[b], expect=404
+        "GET", f"/api/inbound-endpoints/{others}/events/{execution['id']}", key=world.keys[b], expect=404
     )
 
 
@@ -324,21 +332,21 @@ def test_a_batch_of_two_pages_is_cut_into_what_each_workspace_may_see(
     world.connected("default", "messenger", "person-1", app=app, choice=one)
     answer = world.send("facebook", body, signed_by_meta(meta["client_secret"], body))
     assert (answer.status_code, answer.text) == (200, "EVENT_RECEIVED")
-    found = world.put(5)
-    assert len(found) == 5
-    mine = [each for each in found if each.attributes["workspace"] == a]
-    theirs = [each for each in found if each.attributes["workspace"] == b]
+    results = world.put(5)
+    assert len(results) == 5
+    mine = [item for item in results if item.attributes["workspace"] == a]
+    theirs = [item for item in results if item.attributes["workspace"] == b]
     assert (len(mine), len(theirs)) == (3, 2)
     assert routes(mine) == {(a, first)}
     assert routes(theirs) == {(b, second)}
-    assert [len(each.data["entry"]) for each in found] == [1] * 5
-    assert not any(other.encode() in (each.value or b"") for each in mine)
-    assert not any(one.encode() in (each.value or b"") for each in theirs)
+    assert [len(item.data["entry"]) for item in results] == [1] * 5
+    assert not any(other.encode() in (item.value or b"") for item in mine)
+    assert not any(one.encode() in (item.value or b"") for item in theirs)
     executions = f"/api/inbound-endpoints/{second}/events"
-    [shown] = eventually(lambda: world.hub.call("GET", executions, key=world.keys[b])["items"])
-    assert (shown["events"], sorted(shown["event_ids"])) == (
+    [current] = eventually(lambda: world.hub.call("GET", executions, key=world.keys[b])["items"])
+    assert (current["events"], sorted(current["event_ids"])) == (
         2,
-        sorted(each.attributes["ce_id"] for each in theirs),
+        sorted(item.attributes["ce_id"] for item in theirs),
     )
 
 
@@ -352,8 +360,8 @@ def test_an_account_with_a_place_gets_what_is_of_it_and_what_names_none(world: W
     assert account["entry"][0]["id"] == waba
     first = world.connected(a, "whatsapp", waba, app=app, choice=number)
     second = world.connected(b, "whatsapp", waba, app=app, choice="another-number")
-    for said, expected in ((text, {(a, first)}), (account, {(a, first), (b, second)})):
-        body = json.dumps(said).encode()
+    for content, expected in ((text, {(a, first)}), (account, {(a, first), (b, second)})):
+        body = json.dumps(content).encode()
         signed = signed_by_meta(registered["client_secret"], body)
         eventually(partial(taken, world, "whatsapp", body, signed))
         assert routes(world.put(len(expected))) == expected
@@ -364,11 +372,11 @@ def test_a_meeting_is_for_the_person_whose_it_is(world: World, a: str, b: str) -
     secret = new_secret()
     world.register("zoom", signing_secret=secret)
     app = (INSTALLATION, "app-of-zoom")
-    said = sample("zoom", "meeting_started")
-    host = said["payload"]["object"]["host_id"]
+    content = sample("zoom", "meeting_started")
+    host = content["payload"]["object"]["host_id"]
     first = world.connected(a, "zoom", host, app=app)
     world.connected(b, "zoom", "another-person", app=app)
-    world.connected(b, "zoom", said["payload"]["account_id"], app=app)
+    world.connected(b, "zoom", content["payload"]["account_id"], app=app)
 
     def signed(body: bytes) -> dict[str, str]:
         at = str(int(time()))
@@ -381,7 +389,7 @@ def test_a_meeting_is_for_the_person_whose_it_is(world: World, a: str, b: str) -
     token = sample("zoom", "url_validation")["payload"]["plainToken"]
     mac = hmac.new(secret.encode(), token.encode(), hashlib.sha256).hexdigest()
     assert answer.json() == {"plainToken": token, "encryptedToken": mac}
-    body = json.dumps(said).encode()
+    body = json.dumps(content).encode()
     assert world.send("zoom", body, signed(body)).status_code == 200
     assert routes(world.put(1)) == {(a, first)}
 
@@ -440,14 +448,14 @@ def test_what_a_stranger_has_a_platform_send_keeps_nobody_elses_events_out(
 
 def test_one_app_that_two_workspaces_have_registered_is_for_both(world: World, a: str, b: str) -> None:
     team, secret = f"T{token_hex(5)}", new_secret()
-    for each in (a, b):
-        world.register("slack", workspace=each, client="slack-of-both", signing_secret=secret)
-    made = {(each, world.connected(each, "slack", team, app=(each, "slack-of-both"))) for each in (a, b)}
+    for item in (a, b):
+        world.register("slack", workspace=item, client="slack-of-both", signing_secret=secret)
+    created = {(item, world.connected(item, "slack", team, app=(item, "slack-of-both"))) for item in (a, b)}
     ready(world, "slack", secret)
 
     def both() -> bool:
         assert world.send("slack", *of_slack(secret, team)).is_success
-        return routes(world.put(1)) == made
+        return routes(world.put(1)) == created
 
     eventually(both)  # once both are known
 
@@ -511,7 +519,7 @@ def test_what_no_app_has_signed_is_refused_and_kept_nowhere(world: World, slack:
     )
     forged = world.send("slack", *of_slack(new_secret(), team))
     changed = world.send("slack", body + b" ", signed)
-    assert [each.status_code for each in (forged, changed)] == [401, 401]
+    assert [item.status_code for item in (forged, changed)] == [401, 401]
     assert forged.headers["content-type"] == "application/problem+json"
     assert forged.content == changed.content
     assert world.send("slack", body, {}).status_code == 401
@@ -522,7 +530,7 @@ def test_what_no_app_has_signed_is_refused_and_kept_nowhere(world: World, slack:
     )
     assert counted == mismatches + 3
     assert world.put(0) == []
-    [line] = [each for each in world.hub.log_lines("gateway") if each["event"] == "webhook refused"][-1:]
+    [line] = [item for item in world.hub.log_lines("gateway") if item["event"] == "webhook.rejected"][-1:]
     assert (line["route"], line["endpoint_id"], line["status"]) == ("app", "slack", 401)
 
 
@@ -546,23 +554,23 @@ def test_who_has_no_such_address_has_nothing_there(world: World, name: str) -> N
         assert answer.json()["detail"] == "no such endpoint"
 
 
-NO_ADDRESS = "{} has no address for an app: make {} with POST /api/inbound-endpoints"
+NO_ADDRESS = "{} has no app webhook: create {} with POST /api/inbound-endpoints"
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "content"),
     [
         ("github", NO_ADDRESS.format("github", "an endpoint")),
         ("discord", NO_ADDRESS.format("discord", "an endpoint of discord_interactions")),
         ("email", "email sends no webhooks"),
     ],
 )
-def test_a_provider_without_such_an_address_says_what_to_do(world: World, name: str, said: str) -> None:
+def test_a_provider_without_such_an_address_says_what_to_do(world: World, name: str, content: str) -> None:
     """Which providers there are is in the documents: it tells nothing of what anybody has here."""
     for path in (f"/api/webhooks/{name}", f"/integrations/{name}/webhook"):
         for method in ("GET", "POST"):
             answer = world.send(name, b"{}", {}, url=world.hub.url("gateway") + path, method=method)
-            assert (answer.status_code, answer.json()["detail"]) == (404, said), (method, path)
+            assert (answer.status_code, answer.json()["detail"]) == (404, content), (method, path)
             assert answer.headers["content-type"] == "application/problem+json"
 
 
@@ -655,36 +663,36 @@ def test_the_address_says_how_it_is_set_up_and_nothing_of_anybody(
     world.register("zalo", workspace=a, signing_secret=secret, client="123456")
     answer = httpx.get(world.url("messenger"))
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-    shown = answer.json()
+    current = answer.json()
     url = f"{world.hub.env['INTERLINK_PUBLIC_URL']}/api/webhooks/messenger"
-    assert (shown["provider"], shown["url"], shown["registered"]) == ("messenger", url, True)
-    assert shown["credentials"] == {
+    assert (current["provider"], current["url"], current["registered"]) == ("messenger", url, True)
+    assert current["credentials"] == {
         "path": "/api/platform-credentials/facebook",
         "secrets": ["client_secret"],
         "settings": ["verify_token"],
     }
-    assert any(url in step for step in shown["setup_steps"])
-    assert not any("{" in step for step in shown["setup_steps"])
-    assert httpx.get(world.url("messenger") + "?hub.mode=unsubscribe").json() == shown
-    assert httpx.get(f"{world.hub.url('gateway')}/integrations/messenger/webhook").json() == shown
+    assert any(url in step for step in current["setup_steps"])
+    assert not any("{" in step for step in current["setup_steps"])
+    assert httpx.get(world.url("messenger") + "?hub.mode=unsubscribe").json() == current
+    assert httpx.get(f"{world.hub.url('gateway')}/integrations/messenger/webhook").json() == current
     head = httpx.head(world.url("messenger"))
     assert (head.status_code, head.content) == (200, b"")
     # A workspace's own app is nobody else's business.
     own = new_secret()
     world.register("tiktok", workspace=a, client_secret=own)
     assert httpx.get(world.url("tiktok")).json()["registered"] is False
-    for each in (*shown.values(), *httpx.get(world.url("tiktok")).json().values()):
-        assert meta["settings"]["verify_token"] not in str(each)
-        assert meta["client_id"] not in str(each)
-        assert a not in str(each)
+    for item in (*current.values(), *httpx.get(world.url("tiktok")).json().values()):
+        assert meta["settings"]["verify_token"] not in str(item)
+        assert meta["client_id"] not in str(item)
+        assert a not in str(item)
 
 
 def test_an_app_is_registered_there_once_it_has_the_secret_that_signs(world: World) -> None:
     """The gateway looks for changes every second."""
 
     def registered() -> bool:
-        shown: bool = httpx.get(world.url("stripe")).json()["registered"]
-        return shown
+        current: bool = httpx.get(world.url("stripe")).json()["registered"]
+        return current
 
     assert httpx.get(world.url("stripe")).json()["credentials"]["secrets"] == ["signing_secret"]
     world.register("stripe")
@@ -715,7 +723,7 @@ def test_which_paths_are_the_other_address(path: str, provider: str) -> None:
 
 
 def test_each_caller_has_a_limit_of_his_own() -> None:
-    buckets = TokenBuckets(60, most=2)
+    buckets = TokenBuckets(60, max_buckets=2)
     for _ in range(60):
         buckets.of("1.1.1.1").take()
     assert buckets.of("1.1.1.1").wait() > 0
@@ -748,13 +756,13 @@ def test_an_account_that_a_person_connects_gets_its_events(world: World) -> None
     world.stage.register("slack", signing_secret=secret)
     note("an app's secret", secret)
     fake = world.stage.play("slack")
-    shown = world.stage.connect("slack")
+    current = world.stage.connect("slack")
     team = fake.accounts[0].place.id
-    assert shown["account"]["id"] == team
+    assert current["account"]["id"] == team
     ready(world, "slack", secret)
     assert world.send("slack", *of_slack(secret, team)).status_code == 200
-    assert routes(world.put(1)) == {(world.hub.workspace, shown["id"])}
-    world.stage.do(shown["id"], "disconnect")
+    assert routes(world.put(1)) == {(world.hub.workspace, current["id"])}
+    world.stage.do(current["id"], "disconnect")
     sleep(SEEN_S)
     assert world.send("slack", *of_slack(secret, team)).status_code == 200
     assert world.put(0) == []
@@ -764,9 +772,9 @@ def test_an_account_that_a_person_connects_gets_its_events(world: World) -> None
 
 
 def test_every_provider_with_such_an_address_can_be_served() -> None:
-    found = {name for name, each in providers().items() if (it := each.manifest.webhook) and it.app}
-    assert {"slack", "facebook", "messenger", "instagram", "whatsapp", "zoom"} <= found
-    assert all(connectors()[name].app in connectors() for name in found)
+    results = {name for name, item in providers().items() if (it := item.manifest.webhook) and it.app}
+    assert {"slack", "facebook", "messenger", "instagram", "whatsapp", "zoom"} <= results
+    assert all(connectors()[name].app in connectors() for name in results)
 
 
 APP = (
@@ -788,13 +796,13 @@ UNKNOWN = (
 @pytest.mark.parametrize(
     ("provider", "change", "fault"),
     [
-        ("telegram", APP, ": accounts are connected without an app"),
-        ("asana", APP, ".account: nothing says whose"),
-        ("asana", APP, ": a handshake hands a secret over"),
+        ("telegram", APP, ": accounts are connected without an OAuth app"),
+        ("asana", APP, ".account: missing: say which account"),
+        ("asana", APP, ": a handshake hands over a secret"),
         ("zoom", CHOICE, ".choice: connect has no choices"),
         ("facebook", ANOTHER, ": {setting:verify_token} has no default"),
-        ("zoom", UNKNOWN, ".setup_steps: {uri} is not filled in"),
-        ("zoom", UNKNOWN, ".setup_steps: one of them has to show the address"),
+        ("zoom", UNKNOWN, ".setup_steps: {uri} is not a placeholder"),
+        ("zoom", UNKNOWN, ".setup_steps: no step shows the URL"),
     ],
 )
 def test_the_checker_says_what_an_address_of_an_app_lacks(
@@ -808,8 +816,8 @@ def test_the_checker_says_what_an_address_of_an_app_lacks(
     text = PROVIDERS.joinpath(provider, "manifest.yaml").read_text("utf-8")
     assert change[0] in text
     folder.joinpath("manifest.yaml").write_text(text.replace(*change), "utf-8")
-    said = [each for each in check(folder) if "webhook.app" in each]
-    assert any(f"manifest.yaml: webhook.app{fault}" in each for each in said), said
+    content = [item for item in check(folder) if "webhook.app" in item]
+    assert any(f"manifest.yaml: webhook.app{fault}" in item for item in content), content
 
 
 # Without the store, and without the bus
@@ -838,9 +846,9 @@ def test_503_while_the_bus_is_away(world: World, slack: str, a: str, bus: Bus) -
         # What is for nobody needs no bus.
         assert world.send("slack", *of_slack(slack, f"T{token_hex(5)}")).status_code == 200
     eventually(lambda: world.send("slack", body, signed).status_code == 200, 20)
-    found = world.put(1)
-    assert routes(found) == {(a, integration)}
-    assert len({each.attributes["ce_id"] for each in found}) == 1, "what came twice is one event"
+    results = world.put(1)
+    assert routes(results) == {(a, integration)}
+    assert len({item.attributes["ce_id"] for item in results}) == 1, "what came twice is one event"
 
 
 @contextmanager
@@ -856,7 +864,7 @@ def away(process: int | None) -> Iterator[None]:
 
 def refused(world: World, body: bytes, signed: Mapping[str, str]) -> None:
     """Within two seconds, and it may come again."""
-    began = monotonic()
+    started = monotonic()
     answer = world.send("slack", body, signed)
-    assert (answer.status_code, monotonic() - began < 2) == (503, True)
+    assert (answer.status_code, monotonic() - started < 2) == (503, True)
     assert answer.headers["retry-after"]

@@ -209,15 +209,15 @@ _SECRETS: set[str] = set()
 
 
 def _target(hub: Hub, **fields: Any) -> Target:
-    made = hub.github_endpoint(**fields)
-    _SECRETS.add(made["secret"])
-    return Target(made["id"], f"/api/webhooks/github/{made['id']}", made["secret"])
+    created = hub.github_endpoint(**fields)
+    _SECRETS.add(created["secret"])
+    return Target(created["id"], f"/api/webhooks/github/{created['id']}", created["secret"])
 
 
 def _incoming(hub: Hub, **fields: Any) -> tuple[str, str]:
     body = {"name": "in", "target_channel_id": "general", **fields}
-    made = hub.call("POST", "/api/incoming-webhooks", body, expect=201)
-    return f"/api/webhooks/incoming/{made['token']}", made["token"]
+    created = hub.call("POST", "/api/incoming-webhooks", body, expect=201)
+    return f"/api/webhooks/incoming/{created['token']}", created["token"]
 
 
 @pytest.fixture
@@ -333,10 +333,10 @@ def test_the_secret_of_another_endpoint(stranger: Stranger, target: Target, hub:
 
 def test_a_signature_over_the_same_json_written_otherwise(stranger: Stranger, target: Target) -> None:
     """The bytes are signed, not what they mean."""
-    again = json.dumps(json.loads(BODY)).encode()
-    assert json.loads(again) == json.loads(BODY)
-    _problem(stranger.request(target.path, _pairs(target.headers(again)), BODY), 401)
-    assert stranger.request(target.path, _pairs(target.headers(again)), again).status == 202
+    repeat = json.dumps(json.loads(BODY)).encode()
+    assert json.loads(repeat) == json.loads(BODY)
+    _problem(stranger.request(target.path, _pairs(target.headers(repeat)), BODY), 401)
+    assert stranger.request(target.path, _pairs(target.headers(repeat)), repeat).status == 202
 
 
 def test_a_body_changed_by_one_byte(stranger: Stranger, target: Target) -> None:
@@ -369,8 +369,8 @@ def test_both_secrets_are_good_while_they_overlap(stranger: Stranger, hub: Hub) 
     second = Target(first.id, first.path, hub.call("POST", rotate, {"overlap_hours": 1})["secret"])
     third = Target(first.id, first.path, hub.call("POST", rotate, {"overlap_hours": 1})["secret"])
     assert len({first.secret, second.secret, third.secret}) == 3
-    for each in (third, second, first):
-        assert stranger.request(each.path, _pairs(each.headers(BODY)), BODY).status == 202
+    for item in (third, second, first):
+        assert stranger.request(item.path, _pairs(item.headers(BODY)), BODY).status == 202
 
 
 def test_without_overlap_the_old_secret_is_refused_at_once(stranger: Stranger, hub: Hub) -> None:
@@ -812,7 +812,7 @@ NOWHERE = (
 
 
 def _said(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
-    return answer.status, [each for each in answer.headers if each[0] != "date"], answer.body
+    return answer.status, [item for item in answer.headers if item[0] != "date"], answer.body
 
 
 def test_what_is_not_there_is_always_the_same_404(stranger: Stranger, target: Target, hub: Hub) -> None:
@@ -837,16 +837,16 @@ def test_what_is_not_there_is_always_the_same_404(stranger: Stranger, target: Ta
 
 
 def test_an_unknown_endpoint_and_a_wrong_token_take_the_same_time(hub: Hub) -> None:
-    took: dict[str, list[float]] = {"github": [], "incoming": []}
+    elapsed: dict[str, list[float]] = {"github": [], "incoming": []}
     with httpx.Client(base_url=hub.url("gateway")) as client:
         for _ in range(150):
-            for kind, times in took.items():
+            for kind, times in elapsed.items():
                 started = perf_counter()
                 answer = client.post(f"/api/webhooks/{kind}/{token_hex(16)}", content=BODY)
                 times.append(perf_counter() - started)
                 assert answer.status_code == 404
-    one, other = median(took["github"]), median(took["incoming"])
-    assert abs(one - other) < 0.5 * max(one, other), took
+    github, incoming = median(elapsed["github"]), median(elapsed["incoming"])
+    assert abs(github - incoming) < 0.5 * max(github, incoming), elapsed
 
 
 def test_disabled_is_410_and_enabled_again_202(stranger: Stranger, hub: Hub) -> None:
@@ -863,9 +863,9 @@ def test_deleted_is_as_if_it_had_never_been(stranger: Stranger, hub: Hub) -> Non
     never = stranger.request(NOWHERE[0], _pairs(target.headers(BODY)), BODY)
     hub.call("DELETE", f"/api/inbound-endpoints/{target.id}", expect=204)
     assert _said(stranger.request(target.path, _pairs(target.headers(BODY)), BODY)) == _said(never)
-    [found] = hub.call("GET", "/api/incoming-webhooks?limit=1")["items"]
+    [results] = hub.call("GET", "/api/incoming-webhooks?limit=1")["items"]
     assert stranger.request(incoming, body=b'{"text":"x"}').status == 200
-    hub.call("DELETE", f"/api/incoming-webhooks/{found['id']}", expect=204)
+    hub.call("DELETE", f"/api/incoming-webhooks/{results['id']}", expect=204)
     assert _said(stranger.request(incoming, body=b'{"text":"x"}')) == _said(never)
 
 
@@ -882,7 +882,7 @@ def test_an_address_that_is_not_on_the_list(stranger: Stranger, hub: Hub, impati
     listed = _target(hub, allow_ips=["192.0.2.0/24", "2001:db8::/32"])
 
     def status(*forwarded: str, through: Stranger = stranger) -> int:
-        pairs = [*_pairs(listed.headers(BODY)), *(("x-forwarded-for", each) for each in forwarded)]
+        pairs = [*_pairs(listed.headers(BODY)), *(("x-forwarded-for", item) for item in forwarded)]
         answer = through.request(listed.path, pairs, BODY)
         if answer.status != 202:
             _problem(answer, 403)
@@ -995,7 +995,7 @@ def test_a_flood_of_bad_signatures(stranger: Stranger, target: Target, hub: Hub)
 
 
 def _published(tap: Tap, target: Target) -> list[str]:
-    return [kept.attributes["delivery_id"] for kept in tap.look() if kept.key == target.id.encode()]
+    return [stored.attributes["delivery_id"] for stored in tap.look() if stored.key == target.id.encode()]
 
 
 def test_a_repeat_is_accepted_and_published_once(
@@ -1058,8 +1058,8 @@ def test_the_same_delivery_id_at_another_endpoint_is_another_event(
     other = _target(hub)
     delivery = token_hex(8)
     answers = [
-        stranger.request(each.path, _pairs(each.headers(BODY, delivery=delivery)), BODY)
-        for each in (target, other)
+        stranger.request(item.path, _pairs(item.headers(BODY, delivery=delivery)), BODY)
+        for item in (target, other)
     ]
     assert [answer.status for answer in answers] == [202, 202]
     assert answers[0].json["event_id"] != answers[1].json["event_id"]

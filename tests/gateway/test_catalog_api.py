@@ -19,7 +19,7 @@ from tests.support.eventually import eventually
 from tests.support.hub import Hub
 
 FOLDERS = Path(next(iter(shared.providers.__path__)))
-INTEGRATIONS = {name for name, each in providers().items() if each.manifest.integration}
+INTEGRATIONS = {name for name, entry in providers().items() if entry.manifest.integration}
 SHOWN = {
     *("id", "user_id", "provider_id", "webhook_url", "create_endpoint", "trigger_types"),
     "integration_config",
@@ -63,9 +63,9 @@ def items(client: httpx.Client) -> dict[str, dict[str, Any]]:
     answer = client.get("/api/catalog")
     assert answer.status_code == 200, answer.text
     assert answer.json().keys() == {"items"}
-    found: dict[str, dict[str, Any]] = {item["id"]: item for item in answer.json()["items"]}
-    assert len(found) == len(answer.json()["items"])
-    return found
+    results: dict[str, dict[str, Any]] = {item["id"]: item for item in answer.json()["items"]}
+    assert len(results) == len(answer.json()["items"])
+    return results
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def webhooks(client: httpx.Client) -> list[dict[str, Any]]:
     answer = client.get("/api/integration-webhooks")
     assert answer.status_code == 200, answer.text
     assert answer.json().keys() == {"webhooks"}
-    found: list[dict[str, Any]] = answer.json()["webhooks"]
-    assert all(each.keys() == SHOWN for each in found)
-    return found
+    results: list[dict[str, Any]] = answer.json()["webhooks"]
+    assert all(entry.keys() == SHOWN for entry in results)
+    return results
 
 
 def made(client: httpx.Client, provider: str, **fields: Any) -> dict[str, Any]:
@@ -135,9 +135,9 @@ def test_github(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
     assert "github.push" in github["webhooks"]["event_types"]
     assert github["webhooks"]["secret"]["source"] == "ours"
     names = ["Secret", "client_id", "client_secret", "personal_token.access_token"]
-    assert [each["name"] for each in github["credentials"]] == names
-    assert [each["required"] for each in github["credentials"]] == [False, True, True, False]
-    assert [each["secret"] for each in github["credentials"]] == [True, False, True, True]
+    assert [entry["name"] for entry in github["credentials"]] == names
+    assert [entry["required"] for entry in github["credentials"]] == [False, True, True, False]
+    assert [entry["secret"] for entry in github["credentials"]] == [True, False, True, True]
     url = f"{hub.url('gateway')}/api/webhooks/github/{{endpoint_id}}"
     assert f"Payload URL: {url}" in github["setup_steps"]
 
@@ -147,21 +147,21 @@ def test_github(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
 
 def oauth_of(client: httpx.Client, provider: str) -> dict[str, Any]:
     """The way by OAuth of a provider."""
-    [item] = [each for each in client.get("/api/catalog").json()["items"] if each["id"] == provider]
-    way: dict[str, Any] = item["connect"][0]
-    assert way["kind"] in ("oauth2", "oauth1")
-    return way
+    [item] = [entry for entry in client.get("/api/catalog").json()["items"] if entry["id"] == provider]
+    scheme: dict[str, Any] = item["connect"][0]
+    assert scheme["kind"] in ("oauth2", "oauth1")
+    return scheme
 
 
 def test_each_entry_says_how_accounts_are_connected(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
-    kinds = {name: [way["kind"] for way in item["connect"]] for name, item in items.items()}
+    kinds = {name: [scheme["kind"] for scheme in item["connect"]] for name, item in items.items()}
     assert kinds["github"] == ["oauth2", "personal_token"]
     assert kinds["oidc"] == ["oauth2"]
     assert kinds["email"] == ["smtp", "imap"]
     assert kinds["telegram"] == ["bot_token"]
     assert kinds["trello"] == ["oauth1", "key_and_token"]
     assert kinds["generic"] == []
-    assert {name for name, found in kinds.items() if found} == connectors().keys()
+    assert {name for name, results in kinds.items() if results} == connectors().keys()
     [shop] = items["shopify"]["connect"][0]["params"]
     assert shop == {
         "id": "shop",
@@ -184,9 +184,9 @@ def test_each_entry_says_how_accounts_are_connected(hub: Hub, items: dict[str, d
 
 def test_an_entered_kind_needs_no_app(items: dict[str, dict[str, Any]]) -> None:
     for item in items.values():
-        for way in item["connect"]:
-            by_oauth = way["kind"] in ("oauth2", "oauth1")
-            assert (way["app"] is not None, way["app_registered"] is not None) == (by_oauth, by_oauth)
+        for scheme in item["connect"]:
+            by_oauth = scheme["kind"] in ("oauth2", "oauth1")
+            assert (scheme["app"] is not None, scheme["app_registered"] is not None) == (by_oauth, by_oauth)
 
 
 def test_an_app_is_there_for_whom_it_is_registered(
@@ -199,8 +199,8 @@ def test_an_app_is_there_for_whom_it_is_registered(
         hub.call("PUT", f"/api/platform-credentials/{provider}", body)
 
     def there(provider: str) -> tuple[bool, bool]:
-        found = (oauth_of(each, provider)["app_registered"] for each in (client, workspace))
-        return next(found), next(found)
+        results = (oauth_of(entry, provider)["app_registered"] for entry in (client, workspace))
+        return next(results), next(results)
 
     assert there("linear") == (True, True)  # of the environment
     assert there("google-drive") == there("github") == (False, False)
@@ -244,10 +244,10 @@ def test_what_comes_through_another_provider(items: dict[str, dict[str, Any]]) -
     ],
 )
 def test_search(client: httpx.Client, query: str, there: set[str]) -> None:
-    found = {item["id"] for item in client.get(f"/api/catalog?{query}").json()["items"]}
-    assert there <= found
+    results = {item["id"] for item in client.get(f"/api/catalog?{query}").json()["items"]}
+    assert there <= results
     if "category=" in query:
-        assert "slack" not in found
+        assert "slack" not in results
 
 
 @pytest.mark.parametrize("query", ["q=no-such-thing", "q=.*", "q=%25", "category=logic&q=github"])
@@ -282,18 +282,18 @@ def test_it_is_in_the_document_of_the_api(client: httpx.Client) -> None:
 
 
 def test_without_endpoints_each_integration_is_generated(hub: Hub, workspace: httpx.Client) -> None:
-    found = webhooks(workspace)
-    assert {each["provider_id"] for each in found} == INTEGRATIONS
-    names = [each["external_config"]["integration_name"] for each in found]
+    results = webhooks(workspace)
+    assert {entry["provider_id"] for entry in results} == INTEGRATIONS
+    names = [entry["external_config"]["integration_name"] for entry in results]
     assert names == sorted(names, key=str.casefold)
-    for each in found:
-        assert each["status"] == "inactive"
-        assert each["webhook_url"] is None
-        assert "{endpoint_id}" not in str(each)
-        assert (each["trigger_count"], each["error_count"], each["last_triggered"]) == (0, 0, None)
-        assert each["external_config"]["instructions"].startswith("1. ")
-        assert each["user_id"].startswith("other-")
-    github = next(each for each in found if each["provider_id"] == "github")
+    for entry in results:
+        assert entry["status"] == "inactive"
+        assert entry["webhook_url"] is None
+        assert "{endpoint_id}" not in str(entry)
+        assert (entry["trigger_count"], entry["error_count"], entry["last_triggered"]) == (0, 0, None)
+        assert entry["external_config"]["instructions"].startswith("1. ")
+        assert entry["user_id"].startswith("other-")
+    github = next(entry for entry in results if entry["provider_id"] == "github")
     assert github["trigger_types"] == [
         "github_trigger_new_commit",
         "github_trigger_new_issue",
@@ -306,7 +306,7 @@ def test_without_endpoints_each_integration_is_generated(hub: Hub, workspace: ht
         "path": "/api/inbound-endpoints",
         "body": {"provider": "github", "name": "GitHub"},
     }
-    kinds = {each["provider_id"]: each["external_config"]["type"] for each in found}
+    kinds = {entry["provider_id"]: entry["external_config"]["type"] for entry in results}
     assert kinds["discord"] == "webhook"
     assert kinds["blackbaud"] == "polling"
 
@@ -314,20 +314,20 @@ def test_without_endpoints_each_integration_is_generated(hub: Hub, workspace: ht
 def test_the_call_that_makes_an_endpoint_makes_one(workspace: httpx.Client) -> None:
     """For every integration that webhooks come from; what stands in angle brackets is filled in."""
     filled = {"service_account": "push@project.iam.gserviceaccount.com"}
-    for each in webhooks(workspace):
-        call, kind = each["create_endpoint"], each["external_config"]["type"]
-        assert (call is None) == (kind != "webhook"), each["provider_id"]
+    for entry in webhooks(workspace):
+        call, kind = entry["create_endpoint"], entry["external_config"]["type"]
+        assert (call is None) == (kind != "webhook"), entry["provider_id"]
         if call is None:
             continue
         body = {name: value for name, value in call["body"].items() if name != "secret"}
         if "settings" in body:
             body["settings"] = {name: filled[name] for name in body["settings"]}
         answer = workspace.request(call["method"], call["path"], json=body)
-        assert answer.status_code == 201, (each["provider_id"], answer.text)
+        assert answer.status_code == 201, (entry["provider_id"], answer.text)
         assert "{" not in answer.json()["url"]
-    shown = {each["webhook_url"]: each["create_endpoint"] for each in webhooks(workspace)}
-    assert len(shown) > 25
-    assert [url for url, call in shown.items() if url and call] == []
+    current = {entry["webhook_url"]: entry["create_endpoint"] for entry in webhooks(workspace)}
+    assert len(current) > 25
+    assert [url for url, call in current.items() if url and call] == []
 
 
 def test_an_endpoint_stands_in_place_of_its_integration(workspace: httpx.Client) -> None:
@@ -336,58 +336,58 @@ def test_an_endpoint_stands_in_place_of_its_integration(workspace: httpx.Client)
     other = made(workspace, "generic")
     made_by_hand = workspace.post("/api/incoming-webhooks", json={"name": "x", "target_channel_id": "c"})
     assert made_by_hand.status_code == 201
-    found = webhooks(workspace)
-    assert [each["id"] for each in found[:3]] == [other["id"], newer["id"], older["id"]]
-    assert {each["provider_id"] for each in found[3:]} == INTEGRATIONS - {"github"}
-    shown = found[2]
-    assert shown["webhook_url"] == older["url"]
-    assert older["url"] in shown["external_config"]["instructions"]
-    assert shown["status"] == "active"
-    assert shown["external_config"]["setup_required"] is True
-    assert shown["integration_config"]["channel_id"] == "general"
-    assert (shown["created_at"], shown["updated_at"]) == (older["created_at"], older["updated_at"])
-    assert all(older["secret"] not in str(each) for each in found)
+    results = webhooks(workspace)
+    assert [entry["id"] for entry in results[:3]] == [other["id"], newer["id"], older["id"]]
+    assert {entry["provider_id"] for entry in results[3:]} == INTEGRATIONS - {"github"}
+    current = results[2]
+    assert current["webhook_url"] == older["url"]
+    assert older["url"] in current["external_config"]["instructions"]
+    assert current["status"] == "active"
+    assert current["external_config"]["setup_required"] is True
+    assert current["integration_config"]["channel_id"] == "general"
+    assert (current["created_at"], current["updated_at"]) == (older["created_at"], older["updated_at"])
+    assert all(older["secret"] not in str(entry) for entry in results)
     workspace.patch(f"/api/inbound-endpoints/{newer['id']}", json={"enabled": False})
     assert webhooks(workspace)[1]["status"] == "inactive"
-    for each in (older, newer):
-        assert workspace.delete(f"/api/inbound-endpoints/{each['id']}").status_code == 204
-    assert {each["provider_id"] for each in webhooks(workspace)[1:]} == INTEGRATIONS
+    for entry in (older, newer):
+        assert workspace.delete(f"/api/inbound-endpoints/{entry['id']}").status_code == 204
+    assert {entry["provider_id"] for entry in webhooks(workspace)[1:]} == INTEGRATIONS
 
 
 def test_it_counts_what_came(workspace: httpx.Client) -> None:
     """The request is the one that `interlink provider sign` prints."""
     endpoint = made(workspace, "github")
     case = FOLDERS / "github" / "fixtures" / "push"
-    wanted = SignOptions(case, endpoint["secret"], url=endpoint["url"])
+    expected = SignOptions(case, endpoint["secret"], url=endpoint["url"])
     for secret, status in ((endpoint["secret"], "202"), ("another-secret", "401")):
-        command = curl(sign(providers()["github"], SignOptions(case, secret, url=wanted.url), 0.0))
+        command = curl(sign(providers()["github"], SignOptions(case, secret, url=expected.url), 0.0))
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
         assert done.stdout.split()[1] == status, done.stdout
 
     def counted() -> bool:
-        shown = webhooks(workspace)[0]
-        return (shown["trigger_count"], shown["error_count"]) == (1, 1)
+        current = webhooks(workspace)[0]
+        return (current["trigger_count"], current["error_count"]) == (1, 1)
 
     eventually(counted, 20)
-    shown = webhooks(workspace)[0]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", shown["last_triggered"])
-    assert shown["external_config"]["setup_required"] is False
+    current = webhooks(workspace)[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", current["last_triggered"])
+    assert current["external_config"]["setup_required"] is False
 
 
 def test_secret_settings_are_not_shown(workspace: httpx.Client) -> None:
     secret = {
         name: default_settings(provider).keys()
-        & {key for key, each in provider.manifest.webhook.settings.items() if each.secret}
+        & {key for key, entry in provider.manifest.webhook.settings.items() if entry.secret}
         for name, provider in providers().items()
         if provider.manifest.webhook
     }
     name = next(name for name, keys in secret.items() if keys)
     made(workspace, name, settings=default_settings(providers()[name]))
-    shown = webhooks(workspace)[0]["integration_config"]["settings"]
-    assert {shown[key] for key in secret[name]} == {None}
+    current = webhooks(workspace)[0]["integration_config"]["settings"]
+    assert {current[key] for key in secret[name]} == {None}
 
 
 def test_what_others_have_is_not_shown(client: httpx.Client, workspace: httpx.Client) -> None:
     endpoint = made(client, "gitlab")
-    assert endpoint["id"] in {each["id"] for each in webhooks(client)}
-    assert endpoint["id"] not in {each["id"] for each in webhooks(workspace)}
+    assert endpoint["id"] in {entry["id"] for entry in webhooks(client)}
+    assert endpoint["id"] not in {entry["id"] for entry in webhooks(workspace)}

@@ -5,7 +5,8 @@ from typing import Any, cast
 import structlog
 from pydantic import SecretStr
 
-from services.gateway.ingest.endpoints import InboundEndpoints, new_document
+from services.gateway.api.endpoint_documents import new_document
+from services.gateway.ingest.endpoints import InboundEndpoints
 from shared.contracts.ids import ApiKeyId, WorkspaceId
 from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Mongo

@@ -51,31 +51,31 @@ def tap(hub: Hub, bus: Bus) -> Tap:
 
 def put(tap: Tap, event_id: str) -> Kept:
     """The record of an event."""
-    found: list[Kept] = []
+    results: list[Kept] = []
 
     def there() -> bool:
-        found[:] = [record for record in tap.look() if record.attributes["ce_id"] == event_id]
-        return bool(found)
+        results[:] = [record for record in tap.look() if record.attributes["ce_id"] == event_id]
+        return bool(results)
 
     eventually(there, 20)
-    [one] = found
-    return one
+    [execution] = results
+    return execution
 
 
 def make(hub: Hub, provider: str = "github", **fields: Any) -> dict[str, Any]:
-    made: dict[str, Any] = hub.call(
+    created: dict[str, Any] = hub.call(
         "POST", "/api/inbound-endpoints", {"provider": provider, "name": "x", **fields}, expect=201
     )
-    return made
+    return created
 
 
 def post(hub: Hub, endpoint: dict[str, Any], body: bytes = BODY, **headers: str) -> httpx.Response:
     """As GitHub would send it."""
-    given = signed(endpoint["secret"], "issues", body) | {
+    values = signed(endpoint["secret"], "issues", body) | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
     path = endpoint["url"].partition("/api/")[2]
-    return httpx.post(f"{hub.url('gateway')}/api/{path}", content=body, headers=given, timeout=10)
+    return httpx.post(f"{hub.url('gateway')}/api/{path}", content=body, headers=values, timeout=10)
 
 
 def send(hub: Hub, endpoint: dict[str, Any], body: bytes = b"", **options: Any) -> httpx.Response:
@@ -88,19 +88,19 @@ def send(hub: Hub, endpoint: dict[str, Any], body: bytes = b"", **options: Any) 
 def executions(hub: Hub, endpoint: dict[str, Any], count: int = 1) -> list[dict[str, Any]]:
     """The newest first, once there are so many."""
     path = f"/api/inbound-endpoints/{endpoint['id']}/events"
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
 
     def there() -> bool:
-        found[:] = hub.call("GET", path)["items"]
-        return len(found) >= count
+        results[:] = hub.call("GET", path)["items"]
+        return len(results) >= count
 
     eventually(there, 10)
-    return found
+    return results
 
 
 def read(hub: Hub, endpoint: dict[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}")
-    return shown
+    current: dict[str, Any] = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}")
+    return current
 
 
 def refused(hub: Hub, body: dict[str, Any], *, path: str = "/api/inbound-endpoints") -> dict[str, str]:
@@ -116,21 +116,21 @@ def test_an_execution_says_what_arrived_and_what_it_became(hub: Hub) -> None:
     endpoint = make(hub, channel_id="general")
     answer = post(hub, endpoint, x_github_delivery="d-1")
     assert answer.status_code == 202
-    [one] = executions(hub, endpoint)
-    assert one["outcome"] == "accepted"
-    assert one["verdict"] == "verified"
-    assert one["status"] == 202
-    assert one["types"] == ["issues"]
-    assert one["triggers"] == ["github_trigger_new_issue"]
-    assert one["event_ids"] == [answer.json()["event_id"]]
-    assert one["delivery_ids"] == ["d-1"]
-    assert one["bytes"] == len(BODY)
-    assert 0 <= one["duration_ms"] < 10_000
-    assert one["detail"] == ""
-    assert hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}") == one
-    shown = read(hub, endpoint)
-    assert (shown["trigger_count"], shown["error_count"], shown["status"]) == (1, 0, "active")
-    assert shown["last_triggered"]
+    [execution] = executions(hub, endpoint)
+    assert execution["outcome"] == "accepted"
+    assert execution["verdict"] == "verified"
+    assert execution["status"] == 202
+    assert execution["types"] == ["issues"]
+    assert execution["triggers"] == ["github_trigger_new_issue"]
+    assert execution["event_ids"] == [answer.json()["event_id"]]
+    assert execution["delivery_ids"] == ["d-1"]
+    assert execution["bytes"] == len(BODY)
+    assert 0 <= execution["duration_ms"] < 10_000
+    assert execution["detail"] == ""
+    assert hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}/events/{execution['id']}") == execution
+    current = read(hub, endpoint)
+    assert (current["trigger_count"], current["error_count"], current["status"]) == (1, 0, "active")
+    assert current["last_triggered"]
 
 
 @pytest.mark.parametrize(
@@ -151,23 +151,23 @@ def test_an_execution_says_what_arrived_and_what_it_became(hub: Hub) -> None:
 def test_why_a_signature_was_refused(hub: Hub, headers: dict[str, str], body: bytes, verdict: str) -> None:
     """A body that something on the way wrote anew is told from one that somebody else signed."""
     endpoint = make(hub)
-    given = signed(endpoint["secret"], "issues", BODY)
-    given |= {name.replace("_", "-"): value for name, value in headers.items()}
-    assert send(hub, endpoint, body, headers=given).status_code == 401
-    [one] = executions(hub, endpoint)
-    assert one["verdict"] == verdict
-    assert one["outcome"] == "signature"
-    assert one["events"] == 0
-    shown = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}/payload")
-    assert shown["items"][0]["data"] == body.decode()
-    assert endpoint["secret"] not in json.dumps([one, shown])
+    values = signed(endpoint["secret"], "issues", BODY)
+    values |= {name.replace("_", "-"): value for name, value in headers.items()}
+    assert send(hub, endpoint, body, headers=values).status_code == 401
+    [execution] = executions(hub, endpoint)
+    assert execution["verdict"] == verdict
+    assert execution["outcome"] == "signature"
+    assert execution["events"] == 0
+    current = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}/events/{execution['id']}/payload")
+    assert current["items"][0]["data"] == body.decode()
+    assert endpoint["secret"] not in json.dumps([execution, current])
 
 
 def test_a_body_that_is_too_deep_to_be_written_anew_stops_nothing(hub: Hub) -> None:
     endpoint = make(hub)
     deep = b'{"a":' + b"[" * 990 + b"]" * 990 + b"}"
-    given = signed(endpoint["secret"], "issues", BODY)
-    assert send(hub, endpoint, deep, headers=given).status_code == 401
+    values = signed(endpoint["secret"], "issues", BODY)
+    assert send(hub, endpoint, deep, headers=values).status_code == 401
     assert executions(hub, endpoint)[0]["verdict"] == "wrong_secret"
     assert post(hub, endpoint).status_code == 202
     assert executions(hub, endpoint, 2)[0]["verdict"] == "verified"
@@ -185,10 +185,12 @@ def test_missing_malformed_and_old(hub: Hub) -> None:
     newest = hub.call("POST", rotate, {"overlap_hours": 0})
     assert post(hub, endpoint).status_code == 401
     assert post(hub, newest, x_github_delivery="c").status_code == 202
-    verdicts = [one["verdict"] for one in executions(hub, endpoint, 6)]
+    verdicts = [execution["verdict"] for execution in executions(hub, endpoint, 6)]
     assert verdicts[1] in ("old_secret", "wrong_secret")
     assert sorted(filter(None, [*verdicts[:1], *verdicts[2:]])) == ["missing", *["verified"] * 4]
-    malformed = next(one for one in executions(hub, endpoint) if one["outcome"] == "malformed")
+    malformed = next(
+        execution for execution in executions(hub, endpoint) if execution["outcome"] == "malformed"
+    )
     assert malformed["verdict"] == "verified"
     assert "not JSON" in malformed["detail"]
 
@@ -222,16 +224,16 @@ def test_a_payload_is_read_from_its_topic_and_replayed(hub: Hub, tap: Tap) -> No
     assert post(hub, endpoint, x_github_delivery="d-7").json()["duplicate"] is True
     repeat, first = executions(hub, endpoint, 2)
     assert [repeat["outcome"], first["outcome"]] == ["duplicate", "accepted"]
-    for one in (repeat, first):
-        path = f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}"
+    for execution in (repeat, first):
+        path = f"/api/inbound-endpoints/{endpoint['id']}/events/{execution['id']}"
         [payload] = hub.call("GET", f"{path}/payload")["items"]
         assert payload["event_id"] == event_id
         assert payload["type"] == "github.issues"
         assert payload["data"] == BODY.decode()
-    again = hub.call("POST", f"{path}/replay", expect=202)["accepted"]
+    repeated = hub.call("POST", f"{path}/replay", expect=202)["accepted"]
     once_more = hub.call("POST", f"{path}/replay", expect=202)["accepted"]
-    assert len({event_id, *again, *once_more}) == 3
-    replayed = put(tap, again[0])
+    assert len({event_id, *repeated, *once_more}) == 3
+    replayed = put(tap, repeated[0])
     assert replayed.value == BODY
     assert replayed.attributes["replay_of"] == event_id
     assert hub.call("GET", path)["replays"] == 2
@@ -240,12 +242,12 @@ def test_a_payload_is_read_from_its_topic_and_replayed(hub: Hub, tap: Tap) -> No
 def test_what_is_no_event_has_nothing_to_replay(hub: Hub) -> None:
     endpoint = make(hub)
     send(hub, endpoint, BODY)
-    [one] = executions(hub, endpoint)
-    path = f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}"
+    [execution] = executions(hub, endpoint)
+    path = f"/api/inbound-endpoints/{endpoint['id']}/events/{execution['id']}"
     hub.call("POST", f"{path}/replay", expect=409)
     hub.call("GET", f"{path}x", expect=404)
     other = make(hub)
-    hub.call("GET", f"/api/inbound-endpoints/{other['id']}/events/{one['id']}", expect=404)
+    hub.call("GET", f"/api/inbound-endpoints/{other['id']}/events/{execution['id']}", expect=404)
 
 
 def test_refused_requests_are_all_counted_and_some_kept(hub: Hub) -> None:
@@ -255,12 +257,12 @@ def test_refused_requests_are_all_counted_and_some_kept(hub: Hub) -> None:
         for _ in range(100):
             client.post(url, content=b"x" * 5000)
     eventually(lambda: read(hub, endpoint)["error_count"] == 100, 10)
-    kept = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}/events?limit=500")["items"]
-    assert 50 <= len(kept) <= 65
-    path = f"/api/inbound-endpoints/{endpoint['id']}/events/{kept[0]['id']}/payload"
-    [shown] = hub.call("GET", path)["items"]
-    assert len(shown["data"]) < 5000
-    assert shown["truncated"] is True
+    stored = hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}/events?limit=500")["items"]
+    assert 50 <= len(stored) <= 65
+    path = f"/api/inbound-endpoints/{endpoint['id']}/events/{stored[0]['id']}/payload"
+    [current] = hub.call("GET", path)["items"]
+    assert len(current["data"]) < 5000
+    assert current["truncated"] is True
 
 
 # What can be set
@@ -286,10 +288,10 @@ def test_a_dedupe_window_of_its_own(hub: Hub) -> None:
 
 def test_only_the_events_that_are_asked_for_go_to_the_channel(hub: Hub, tap: Tap) -> None:
     endpoint = make(hub, channel_id="general", events=["push", "pull_request*"])
-    for kind, shown in (("push", True), ("pull_request_review", True), ("issues", False)):
+    for kind, current in (("push", True), ("pull_request_review", True), ("issues", False)):
         answer = post(hub, endpoint, x_github_event=kind)
         event = put(tap, answer.json()["event_id"])
-        assert event.attributes.get("channel_id") == ("general" if shown else None)
+        assert event.attributes.get("channel_id") == ("general" if current else None)
         assert event.attributes["endpoint_id"] == endpoint["id"]
 
 
@@ -299,15 +301,18 @@ def test_unsigned_requests_need_a_reason(hub: Hub) -> None:
     path = f"/api/inbound-endpoints/{endpoint['id']}"
     hub.call("PATCH", path, {"require_signature": False}, expect=422)
     why = "an old device that cannot sign"
-    shown = hub.call("PATCH", path, {"require_signature": False, "unsigned_reason": why})
-    assert (shown["require_signature"], shown["unsigned_reason"]) == (False, why)
+    current = hub.call("PATCH", path, {"require_signature": False, "unsigned_reason": why})
+    assert (current["require_signature"], current["unsigned_reason"]) == (False, why)
     headers = {"x-github-event": "issues"}
     assert send(hub, endpoint, BODY, headers=headers).status_code == 202
     wrong = headers | {"x-hub-signature-256": "sha256=" + "0" * 64}
     assert send(hub, endpoint, BODY, headers=wrong).status_code == 401  # a wrong one is never accepted
-    assert {one["verdict"] for one in executions(hub, endpoint, 2)} == {"unsigned", "wrong_secret"}
-    shown = hub.call("PATCH", path, {"require_signature": True})
-    assert (shown["require_signature"], shown["unsigned_reason"]) == (True, "")
+    assert {execution["verdict"] for execution in executions(hub, endpoint, 2)} == {
+        "unsigned",
+        "wrong_secret",
+    }
+    current = hub.call("PATCH", path, {"require_signature": True})
+    assert (current["require_signature"], current["unsigned_reason"]) == (True, "")
     assert send(hub, endpoint, BODY, headers=headers).status_code == 401
 
 
@@ -327,27 +332,27 @@ def test_a_test_delivery_takes_the_whole_way(hub: Hub, tap: Tap) -> None:
     endpoint = make(hub, channel_id="general")
     path = f"/api/inbound-endpoints/{endpoint['id']}/test"
     for _ in range(2):  # never a repeat of itself
-        said = hub.call("POST", path, {"event": "push"})
-        assert said["status"] == 202
-        event = put(tap, json.loads(said["answer"])["event_id"])
+        content = hub.call("POST", path, {"event": "push"})
+        assert content["status"] == 202
+        event = put(tap, json.loads(content["answer"])["event_id"])
         assert event.attributes["ce_type"] == "github.push"
         assert event.attributes["test"] == "true"
         assert event.attributes["channel_id"] == "general"
-    assert [one["test"] for one in executions(hub, endpoint, 2)] == [True, True]
+    assert [execution["test"] for execution in executions(hub, endpoint, 2)] == [True, True]
     fault = hub.call("POST", path, {"event": "nothing.such"}, expect=422)
     assert fault["errors"][0]["field"] == "event"
 
 
 def test_an_endpoint_from_a_template(hub: Hub) -> None:
-    templates = {each["id"]: each for each in hub.call("GET", "/api/endpoint-templates")}
+    templates = {item["id"]: item for item in hub.call("GET", "/api/endpoint-templates")}
     template = templates["github-to-channel"]
     assert template["provider"] == "github"
-    made = hub.call("POST", "/api/endpoint-templates/github-to-channel", {"channel_id": "dev"}, expect=201)
-    assert made["secret"]
-    assert (made["name"], made["channel_id"]) == (template["name"], "dev")
-    assert made["events"] == template["events"]
-    assert any(made["url"] in step for step in made["setup_steps"])
-    assert post(hub, made).status_code == 202
+    created = hub.call("POST", "/api/endpoint-templates/github-to-channel", {"channel_id": "dev"}, expect=201)
+    assert created["secret"]
+    assert (created["name"], created["channel_id"]) == (template["name"], "dev")
+    assert created["events"] == template["events"]
+    assert any(created["url"] in step for step in created["setup_steps"])
+    assert post(hub, created).status_code == 202
     hub.call("POST", "/api/endpoint-templates/no-such", {"channel_id": "dev"}, expect=404)
 
 
@@ -419,9 +424,9 @@ def test_a_sender_that_its_owner_describes(hub: Hub, kind: str) -> None:
     body, options = _sent(kind, "user:another")
     assert send(hub, endpoint, body, **options).status_code == 401
     assert send(hub, endpoint, b'{"type":"alarm.raised"}').status_code == 401
-    found = {one["verdict"]: one["types"] for one in executions(hub, endpoint, 3)}
-    assert found.keys() == {"missing", "wrong_secret", "verified"}
-    assert found["verified"] == ["alarm.raised"]
+    results = {execution["verdict"]: execution["types"] for execution in executions(hub, endpoint, 3)}
+    assert results.keys() == {"missing", "wrong_secret", "verified"}
+    assert results["verified"] == ["alarm.raised"]
 
 
 def test_a_secret_in_the_body_goes_no_further(hub: Hub, tap: Tap) -> None:
@@ -430,12 +435,12 @@ def test_a_secret_in_the_body_goes_no_further(hub: Hub, tap: Tap) -> None:
     body = json.dumps({"type": "alarm.raised", "token": secret}).encode()
     answer = send(hub, endpoint, body)
     assert answer.status_code == 202
-    kept = put(tap, answer.json()["event_id"])
-    assert kept.data == {"type": "alarm.raised", "token": "***"}
+    stored = put(tap, answer.json()["event_id"])
+    assert stored.data == {"type": "alarm.raised", "token": "***"}
     broken = body[:-1]
     assert send(hub, endpoint, broken).status_code == 400
-    for one in executions(hub, endpoint, 2):
-        path = f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}/payload"
+    for execution in executions(hub, endpoint, 2):
+        path = f"/api/inbound-endpoints/{endpoint['id']}/events/{execution['id']}/payload"
         assert "user:" not in json.dumps(hub.call("GET", path))
 
 
@@ -445,8 +450,8 @@ def test_an_endpoint_whose_secret_does_not_open_asks_for_patience_until_it_has_a
     assert send(hub, endpoint, b"{}", headers={"x-api-key": old}).status_code == 202
     with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"]) as mongo:
         endpoints = mongo.get_default_database()["inbound_endpoints"]
-        gone = {"secrets.0.sealed.k": "00000000", "changed_at": datetime.now(UTC)}
-        assert endpoints.update_one({"_id": endpoint["id"]}, {"$set": gone}).modified_count == 1
+        deleted = {"secrets.0.sealed.k": "00000000", "changed_at": datetime.now(UTC)}
+        assert endpoints.update_one({"_id": endpoint["id"]}, {"$set": deleted}).modified_count == 1
     eventually(lambda: send(hub, endpoint, b"{}", headers={"x-api-key": old}).status_code == 503)
     path = f"/api/inbound-endpoints/{endpoint['id']}"
     assert hub.call("GET", path)["id"] == endpoint["id"]
@@ -462,8 +467,8 @@ def test_a_secret_of_somebody_else_is_not_kept_either(hub: Hub) -> None:
     handed = make(hub, "notion", secret=f"ours-{token_hex(16)}")
     assert send(hub, handed, json.dumps({"verification_token": theirs}).encode()).status_code == 409
     for endpoint in (described, handed):
-        [one] = executions(hub, endpoint, 1)
-        path = f"/api/inbound-endpoints/{endpoint['id']}/events/{one['id']}/payload"
+        [execution] = executions(hub, endpoint, 1)
+        path = f"/api/inbound-endpoints/{endpoint['id']}/events/{execution['id']}/payload"
         assert '"***"' in json.dumps(hub.call("GET", path)).replace("\\", "")
 
 
@@ -488,7 +493,7 @@ def test_a_stale_time_is_refused_as_such(hub: Hub) -> None:
         answer = send(hub, endpoint, b"{}", headers={"x-time": at, "x-sign": sign})
         assert answer.status_code == 401
         assert "too old" in answer.json()["detail"]
-    assert [one["verdict"] for one in executions(hub, endpoint, 2)] == ["stale", "stale"]
+    assert [execution["verdict"] for execution in executions(hub, endpoint, 2)] == ["stale", "stale"]
 
 
 def test_a_described_batch_and_handshake(hub: Hub, tap: Tap) -> None:
@@ -507,10 +512,10 @@ def test_a_described_batch_and_handshake(hub: Hub, tap: Tap) -> None:
         "answers": [{"status": 200, "text": "ok"}],
     }
     endpoint = make(hub, "generic", secret="a token of ours", source=source)
-    shaken = send(hub, endpoint, method="GET", params={"challenge": "<b>c&1"})
-    assert (shaken.status_code, shaken.text) == (200, "<b>c&1")
-    assert shaken.headers["content-type"].startswith("text/plain")
-    assert shaken.headers["x-content-type-options"] == "nosniff"
+    handshake_spec = send(hub, endpoint, method="GET", params={"challenge": "<b>c&1"})
+    assert (handshake_spec.status_code, handshake_spec.text) == (200, "<b>c&1")
+    assert handshake_spec.headers["content-type"].startswith("text/plain")
+    assert handshake_spec.headers["x-content-type-options"] == "nosniff"
     assert send(hub, endpoint, method="GET").status_code == 405
     body = json.dumps({"of": "x", "items": [{"kind": "a", "id": 1}, {"kind": "b", "id": 2}]}).encode()
     answer = send(hub, endpoint, body, headers={"x-api-key": "a token of ours"})
@@ -573,13 +578,13 @@ def test_without_its_secret_an_endpoint_asks_for_patience(hub: Hub) -> None:
     answer = send(hub, endpoint, b"{}", headers={"x-sign": "00" * 64})
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "60"
-    [one] = executions(hub, endpoint)
-    assert (one["outcome"], one["status"]) == ("no_secret", 503)
+    [execution] = executions(hub, endpoint)
+    assert (execution["outcome"], execution["status"]) == ("no_secret", 503)
 
 
 def test_tokens_without_an_end(hub: Hub) -> None:
     """As Netlify signs: a token with its name and the digest of the body, and no time."""
-    way = {
+    scheme = {
         "scheme": "jwt",
         "header": "x-webhook-signature",
         "prefix": "",
@@ -589,7 +594,7 @@ def test_tokens_without_an_end(hub: Hub) -> None:
         "expires": False,
     }
     secret = token_hex(32)
-    endpoint = make(hub, "generic", secret=secret, source={"verification": [way]})
+    endpoint = make(hub, "generic", secret=secret, source={"verification": [scheme]})
     body = b'{"state":"ready"}'
     verdicts: list[str] = []
     claims = {"iss": "netlify", "sha256": hashlib.sha256(body).hexdigest()}
@@ -602,4 +607,6 @@ def test_tokens_without_an_end(hub: Hub) -> None:
         answer = send(hub, endpoint, body, headers={"x-webhook-signature": token})
         assert answer.status_code == status, answer.text
         verdicts.append(verdict)
-    eventually(lambda: [one["verdict"] for one in reversed(executions(hub, endpoint, 3))] == verdicts, 10)
+    eventually(
+        lambda: [execution["verdict"] for execution in reversed(executions(hub, endpoint, 3))] == verdicts, 10
+    )

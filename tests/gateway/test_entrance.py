@@ -31,12 +31,12 @@ class Peer:
             def do_GET(self) -> None:
                 peer.seen.append((self.path, [(name.lower(), value) for name, value in self.headers.items()]))
                 document: dict[str, Any] = {"paths": {}, "components": {"schemas": {}}}
-                said = json.dumps(document if self.path.startswith("/openapi/") else {}).encode()
+                payload = json.dumps(document if self.path.startswith("/openapi/") else {}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(said)))
+                self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
-                self.wfile.write(said)
+                self.wfile.write(payload)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -117,15 +117,15 @@ def test_documents_are_made_once(hub: Hub, peer: Peer) -> None:
     with httpx.Client(base_url=base, timeout=30) as client:
         started = perf_counter()
         first = client.get("/api/openapi.json")
-        took = perf_counter() - started
+        elapsed = perf_counter() - started
         peer.seen.clear()
-        best = took
+        best = elapsed
         for _ in range(20):
             started = perf_counter()
             assert client.get("/api/openapi.json").content == first.content
             best = min(best, perf_counter() - started)
         assert peer.seen == [], "the peers are asked once"
-        assert best < took / 2
+        assert best < elapsed / 2
         for path in ("/api/asyncapi.json", "/openapi/gateway.json"):
             assert client.get(path).content == client.get(path).content
             assert client.get(path).headers["content-type"] == "application/json"

@@ -94,8 +94,8 @@ def _all(client: httpx.Client, limit: int) -> list[dict[str, Any]]:
 
 def test_the_catalogue_has_every_type_once(client: httpx.Client) -> None:
     own = [f"zz.{token_hex(4)}" for _ in range(3)]
-    for each in own:
-        assert client.post("/api/event-types", json={"name": each, "about": "x"}).status_code == 201
+    for entry in own:
+        assert client.post("/api/event-types", json={"name": entry, "about": "x"}).status_code == 201
     provided = {name for provider in providers().values() for name in provider.trigger_types}
     for limit in (7, 500):
         items = _all(client, limit)
@@ -119,23 +119,23 @@ def test_a_cursor_that_is_none(client: httpx.Client, cursor: str) -> None:
 
 
 def test_a_built_in_type_by_each_of_its_names(client: httpx.Client) -> None:
-    shown = client.get("/api/event-types/message.created").json()
-    assert shown["aliases"] == ["message_created"]
-    assert shown["source"] == "built-in"
-    assert len(shown["schema"]["anyOf"]) == 3
-    assert shown["example"] == EVENT_TYPES["message.created"].example
-    assert client.get("/api/event-types/message_created").json() == shown
+    current = client.get("/api/event-types/message.created").json()
+    assert current["aliases"] == ["message_created"]
+    assert current["source"] == "built-in"
+    assert len(current["schema"]["anyOf"]) == 3
+    assert current["example"] == EVENT_TYPES["message.created"].example
+    assert client.get("/api/event-types/message_created").json() == current
     assert client.get("/api/event-types/no.such").status_code == 404
 
 
 def test_a_providers_type_has_what_all_of_them_have(client: httpx.Client) -> None:
-    shown = client.get("/api/event-types/github.push").json()
-    assert shown["source"] == "provider"
-    assert shown["triggers"] == ["github_trigger_new_commit"]
-    assert shown["schema"]["required"] == ["provider", "endpoint_id", "event", "delivery_id", "payload"]
-    checked = BoundedSchema(json.dumps(shown["schema"]).encode())
-    assert checked.fault(shown["example"], 1) is None
-    assert shown["example"]["triggers"] == shown["triggers"]
+    current = client.get("/api/event-types/github.push").json()
+    assert current["source"] == "provider"
+    assert current["triggers"] == ["github_trigger_new_commit"]
+    assert current["schema"]["required"] == ["provider", "endpoint_id", "event", "delivery_id", "payload"]
+    checked = BoundedSchema(json.dumps(current["schema"]).encode())
+    assert checked.fault(current["example"], 1) is None
+    assert current["example"]["triggers"] == current["triggers"]
 
 
 @pytest.mark.parametrize(
@@ -151,19 +151,19 @@ def test_what_is_there_cannot_be_taken_or_changed(client: httpx.Client, taken: s
 
 
 def test_an_own_types_life(client: httpx.Client, name: str) -> None:
-    wanted = {"name": name, "about": "An order was placed.", "schema": ORDER, "example": GOOD}
-    created = client.post("/api/event-types", json=wanted)
+    expected = {"name": name, "about": "An order was placed.", "schema": ORDER, "example": GOOD}
+    created = client.post("/api/event-types", json=expected)
     assert created.status_code == 201
-    made = created.json()
-    assert {field: made[field] for field in wanted} == wanted
-    assert (made["source"], made["aliases"]) == ("workspace", [])
-    assert TIME.fullmatch(made["created_at"])
+    registered = created.json()
+    assert {field: registered[field] for field in expected} == expected
+    assert (registered["source"], registered["aliases"]) == ("workspace", [])
+    assert TIME.fullmatch(registered["created_at"])
     path = f"/api/event-types/{name}"
-    assert client.get(path).json() == made
-    _faults(client.post("/api/event-types", json=wanted), 409)
+    assert client.get(path).json() == registered
+    _faults(client.post("/api/event-types", json=expected), 409)
 
     changed = client.patch(path, json={"about": "An order."}).json()
-    assert changed == {**made, "about": "An order.", "updated_at": changed["updated_at"]}
+    assert changed == {**registered, "about": "An order.", "updated_at": changed["updated_at"]}
     without = client.patch(path, json={"schema": None, "example": None}).json()
     assert (without["about"], without["schema"], without["example"]) == ("An order.", None, None)
 
@@ -171,10 +171,10 @@ def test_an_own_types_life(client: httpx.Client, name: str) -> None:
     for answer in (client.get(path), client.delete(path), client.patch(path, json={})):
         assert answer.status_code == 404
     assert name not in [item["name"] for item in _all(client, 500)]
-    again = client.post("/api/event-types", json={"name": name, "about": "Anew."})
-    assert again.status_code == 201
-    assert client.get(path).json() == again.json()
-    assert again.json()["schema"] is None
+    repeat = client.post("/api/event-types", json={"name": name, "about": "Anew."})
+    assert repeat.status_code == 201
+    assert client.get(path).json() == repeat.json()
+    assert repeat.json()["schema"] is None
 
 
 def test_another_workspace_has_types_of_its_own(hub: Hub, client: httpx.Client, name: str) -> None:
@@ -322,10 +322,10 @@ def test_a_message_has_the_shape_of_a_platform(client: httpx.Client) -> None:
     message = EVENT_TYPES["message.created"].example
     for wrong in (None, {}, {"text": "hi"}, [message], {**message, "author": None}):
         faults = _faults(_publish(client, "message.created", wrong))
-        [(field, said)] = faults.items()
+        [(field, payload)] = faults.items()
         assert field.split(".")[0] == "data"
-        assert said.startswith("message.created: ")
-        assert said.endswith("is the closest")
+        assert payload.startswith("message.created: ")
+        assert payload.endswith("is the closest")
 
 
 def test_an_alias_is_published_as_its_type(client: httpx.Client, bus: Bus) -> None:
@@ -341,9 +341,9 @@ def test_an_alias_is_published_as_its_type(client: httpx.Client, bus: Bus) -> No
         "event": "message_created",
     }
     accepted = _publish(client, "message_created", chatwoot).json()["accepted"]
-    [kept] = [kept for kept in tap.look() if kept.attributes["ce_id"] in accepted]
-    assert kept.attributes["ce_type"] == "message.created"
-    assert kept.data == chatwoot
+    [stored] = [stored for stored in tap.look() if stored.attributes["ce_id"] in accepted]
+    assert stored.attributes["ce_type"] == "message.created"
+    assert stored.data == chatwoot
     assert "data.id" in _faults(_publish(client, "contact_created", {"name": "Bo"}))
 
 
@@ -374,14 +374,14 @@ def test_every_wrong_event_of_a_batch_is_named(client: httpx.Client, bus: Bus) -
     ]
     faults = _faults(client.post("/api/events", json=batch))
     assert list(faults) == ["data.id", *(f"{position}.data.id" for position in range(2, 100, 2))]
-    assert not {kept.attributes["ce_id"] for kept in tap.look()} & {event["id"] for event in batch}
+    assert not {stored.attributes["ce_id"] for stored in tap.look()} & {event["id"] for event in batch}
 
 
 def test_a_check_cannot_hold_the_gateway_up(client: httpx.Client, name: str) -> None:
     """A pattern with many states is not tried on megabytes, nor again and again for one request."""
     schema = {"pattern": "^[abc]*a[abc]{800}[de]"}
-    made = client.post("/api/event-types", json={"name": name, "about": "x", "schema": schema})
-    assert made.status_code == 201
+    registered = client.post("/api/event-types", json={"name": name, "about": "x", "schema": schema})
+    assert registered.status_code == 201
     text = "".join(random.Random(1).choices("abc", k=80_000))  # noqa: S311 -- no secret
     assert "too large" in _faults(_publish(client, name, text * 50))["data"]
     batch = [
@@ -413,7 +413,7 @@ def test_most_types(client: httpx.Client, hub: Hub) -> None:
 
 def test_the_document_names_them(hub: Hub) -> None:
     document = httpx.get(f"{hub.url('gateway')}/openapi/gateway.json").json()
-    for shape in ("NewEventType", "EventTypeChange", "ShownEventType"):
+    for shape in ("EventTypeCreate", "EventTypeUpdate", "EventTypeOut"):
         properties = document["components"]["schemas"][shape]["properties"]
         assert "schema" in properties
         assert "schema_" not in properties

@@ -44,9 +44,9 @@ async def _endpoint(mongo: Mongo) -> Any:
 def _note(executions: Executions, endpoint: Any, *, refused: bool = False, outcome: str = "") -> None:
     seen = [] if refused else [ExecutionEvent("push", "", ())]
     outcome = outcome or ("signature" if refused else "accepted")
-    if executions.count(endpoint, outcome, len(seen), refused=refused, proven=True):
+    if executions.count(endpoint, outcome, len(seen), rejected=refused, authenticated=True):
         status = 401 if refused else 202
-        executions.keep(Execution(endpoint, NOW, outcome, status, refused, 0.001, events=seen))
+        executions.add(Execution(endpoint, NOW, outcome, status, refused, 0.001, events=seen))
 
 
 async def test_a_flood_is_counted_whole_and_kept_in_part(mongo: Mongo, executions: Executions) -> None:
@@ -57,14 +57,14 @@ async def test_a_flood_is_counted_whole_and_kept_in_part(mongo: Mongo, execution
     _note(executions, quiet)
     _note(executions, quiet, refused=True, outcome="bus_unavailable")
     await executions.flush()
-    counted = {each["_id"]: each async for each in mongo.collection(ENDPOINTS).find({})}
+    counted = {item["_id"]: item async for item in mongo.collection(ENDPOINTS).find({})}
     assert counted[loud.id]["trigger_count"] == counted[loud.id]["error_count"] == 1000
     assert counted[loud.id]["error_streak"] == 1
     assert counted[quiet.id]["trigger_count"] == 1
     assert "error_count" not in counted[quiet.id]
-    kept = [each async for each in executions.collection.find({"endpoint_id": loud.id})]
-    assert sum(each["status"] == 202 for each in kept) == 100
-    assert sum(each["status"] == 401 for each in kept) == 60
+    stored = [item async for item in executions.collection.find({"endpoint_id": loud.id})]
+    assert sum(item["status"] == 202 for item in stored) == 100
+    assert sum(item["status"] == 401 for item in stored) == 60
     assert await executions.collection.count_documents({"endpoint_id": quiet.id}) == 1
 
 
@@ -78,9 +78,9 @@ async def test_counts_outlive_a_store_that_is_away(mongo: Mongo) -> None:
     _note(executions, endpoint, refused=True)
     await executions.flush()
     nowhere.close()
-    again = Executions(mongo, GatewaySettings(), configure("test", "error"))
-    again._counts = executions._counts
-    await again.flush()
+    repeat = Executions(mongo, GatewaySettings(), configure("test", "error"))
+    repeat._counts = executions._counts
+    await repeat.flush()
     counted = await mongo.collection(ENDPOINTS).find_one({"_id": endpoint.id})
     assert counted
     assert (counted["trigger_count"], counted["error_count"], counted["error_streak"]) == (1, 2, 2)

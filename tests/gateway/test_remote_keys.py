@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from services.gateway.ingest.endpoints import EventSelection, InboundEndpoint
+from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
 from services.gateway.ingest.public_keys import CALLER, PublishedKeys
 from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.verify import Verifier
@@ -49,7 +49,7 @@ def _endpoint() -> InboundEndpoint:
         networks=(),
         body_limit=None,
         dedupe_window_s=None,
-        shown=EventSelection(()),
+        message_events=EventSelection(()),
         accepted=TokenBucket(100),
         recorded_rejections=TokenBucket(100),
     )
@@ -89,9 +89,9 @@ def test_slow_hosts_that_a_workspace_names_keep_no_other_key_waiting() -> None:
             await asyncio.sleep(0.3)
             assert server.under_way
             CALLER.set("198.51.100.1")
-            began = monotonic()
+            started = monotonic()
             assert (await keys.get(url)).body == b"the key"
-            return monotonic() - began
+            return monotonic() - started
         finally:
             for attack in attacks:
                 attack.cancel()

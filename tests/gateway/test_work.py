@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.gateway.ingest.endpoints import EventSelection, InboundEndpoint
+from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
 from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.verify import BadSignature, Verifier
 from shared.contracts.errors import InterlinkError, Malformed, Rejected
@@ -25,19 +25,13 @@ from shared.manifests.registry import providers
 from shared.manifests.sender_description import apply_description
 from shared.manifests.webhook import WebhookDefinition
 from shared.verification.public_key import parse_public_key
-from shared.verification.request import (
-    MAX_SOURCES,
-    SECRET_SETTING,
-    InboundRequest,
-    SignedContent,
-    SourceTemplate,
-    SourceTemplateError,
-    compile_source,
-)
+from shared.verification.request import SECRET_SETTING, InboundRequest
 from shared.verification.scheme import VerificationResult
+from shared.verification.sources import SourceTemplateError, compile_source
+from shared.verification.template import MAX_SOURCES, SignedContent, SourceTemplate
 from shared.verification.work_counter import MAX_HASHED_BYTES, MAX_PUBLIC_KEY_CHECKS, hash_limit
 from shared.wire.bodies import MAX_FORM_FIELDS, parse_urlencoded
-from tests.wire.asked import EDWARDS, b64, public_pem, request, said, way
+from tests.verification.builders import EDWARDS, b64, check, make_scheme, public_pem, request
 
 SIZE: Final = 300_000
 MOST_TIMES: Final = 5
@@ -65,7 +59,7 @@ def endpoint(source: Mapping[str, Any], secrets: Sequence[bytes]) -> InboundEndp
         networks=(),
         body_limit=None,
         dedupe_window_s=None,
-        shown=EventSelection(()),
+        message_events=EventSelection(()),
         accepted=TokenBucket(1),
         recorded_rejections=TokenBucket(1),
     )
@@ -190,8 +184,8 @@ SOURCES = st.fixed_dictionaries(
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_none(each) for name, each in value.items() if each is not None}
-    return [_without_none(each) for each in value] if isinstance(value, list) else value
+        return {name: _without_none(item) for name, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
 JSON_BODIES: Final[Mapping[str, bytes]] = {
@@ -310,7 +304,7 @@ def _many(count: int) -> str:
 def test_a_text_that_is_signed_has_few_sources_and_each_once(signed: str) -> None:
     with pytest.raises(SourceTemplateError):
         SignedContent(signed)
-    assert SignedContent(_many(MAX_SOURCES)).of(request()) is None
+    assert SignedContent(_many(MAX_SOURCES)).content(request()) is None
 
 
 def test_a_template_makes_no_long_text() -> None:
@@ -343,7 +337,7 @@ def test_a_body_that_is_no_json_is_read_once() -> None:
 
 def test_the_newest_secret_that_verifies_ends_the_search() -> None:
     body = b'{"a":"' + b"x" * 2_000_000 + b'"}'
-    mac = way(scheme="hmac", signature={"header": "x-sign"}, signed=["{body}", "{body}{method}"])
+    mac = make_scheme(scheme="hmac", signature={"header": "x-sign"}, signed=["{body}", "{body}{method}"])
     plain = request(body=body)
     first = mac.sign(plain, b"the new one", 0)
     first.work.limit()
@@ -358,15 +352,19 @@ def test_the_newest_secret_that_verifies_ends_the_search() -> None:
 
 @pytest.mark.parametrize("count", [MAX_PUBLIC_KEY_CHECKS, MAX_PUBLIC_KEY_CHECKS + 1])
 def test_few_signatures_of_public_keys_are_checked(count: int) -> None:
-    pairs = way(scheme="ed25519", signature={"header": "x-sign", "encoding": "base64", "separator": " "})
+    pairs = make_scheme(
+        scheme="ed25519", signature={"header": "x-sign", "encoding": "base64", "separator": " "}
+    )
     sent = request({"x-sign": " ".join([b64(bytes(64))] * count)}, b"{}")
     sent.work.limit()
-    wanted = VerificationResult.MISMATCH if count == MAX_PUBLIC_KEY_CHECKS else VerificationResult.UNREADABLE
-    assert said(pairs, sent, public_pem(EDWARDS)) is wanted
-    again = request({"x-sign": " ".join([b64(bytes(64))] * 6)}, b"{}")
-    again.work.limit()
+    expected = (
+        VerificationResult.MISMATCH if count == MAX_PUBLIC_KEY_CHECKS else VerificationResult.UNREADABLE
+    )
+    assert check(pairs, sent, public_pem(EDWARDS)) is expected
+    repeat = request({"x-sign": " ".join([b64(bytes(64))] * 6)}, b"{}")
+    repeat.work.limit()
     with pytest.raises(InterlinkError):
-        said(pairs, again, public_pem(EDWARDS), public_pem(EDWARDS))
+        check(pairs, repeat, public_pem(EDWARDS), public_pem(EDWARDS))
 
 
 def test_a_key_that_takes_long_to_check_is_none() -> None:
@@ -386,11 +384,11 @@ def test_a_key_that_takes_long_to_check_is_none() -> None:
 
 
 def test_a_batch_of_tokens_has_as_many_elements_as_a_batch() -> None:
-    graph = way(scheme="token", **{"from": "{item:s}"}, each="value")
+    graph = make_scheme(scheme="token", **{"from": "{item:s}"}, each="value")
     few = orjson.dumps({"value": [{"s": "k"}] * 2000})
-    assert said(graph, request(body=few), b"k") is VerificationResult.VERIFIED
+    assert check(graph, request(body=few), b"k") is VerificationResult.VERIFIED
     with pytest.raises(Rejected):
-        said(graph, request(body=b'{"value":[' + b"{}," * 300_000 + b"{}]}"), b"k")
+        check(graph, request(body=b'{"value":[' + b"{}," * 300_000 + b"{}]}"), b"k")
 
 
 # Forms
@@ -406,12 +404,12 @@ def test_a_batch_of_tokens_has_as_many_elements_as_a_batch() -> None:
 @settings(max_examples=500, deadline=None)
 def test_a_form_is_read_as_the_standard_library_reads_it(text: str) -> None:
     try:
-        wanted = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)
+        expected = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)
     except ValueError:
         with pytest.raises(Malformed):
             parse_urlencoded(text.encode(), "body")
         return
-    assert parse_urlencoded(text.encode(), "body") == wanted
+    assert parse_urlencoded(text.encode(), "body") == expected
 
 
 def test_a_form_has_few_broken_escapes() -> None:

@@ -10,15 +10,15 @@ from tests.support.rotating import Rotating
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Accounts]:
+def shared_accounts(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Accounts]:
     with accounts(tmp_path_factory.mktemp("hub"), bus, store) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def rotating(there: Accounts) -> Iterator[Rotating]:
+def rotating(shared_accounts: Accounts) -> Iterator[Rotating]:
     """Accounts are connected at it as `oidc`."""
-    with Rotating("app", SECRET, there.redirect_uri) as made:
-        there.register(made.settings, "app")
+    with Rotating("app", SECRET, shared_accounts.redirect_uri) as made:
+        shared_accounts.register(made.settings, "app")
         yield made
         assert made.faults == []

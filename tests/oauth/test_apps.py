@@ -1,4 +1,4 @@
-"""Apps registered with platforms: from environment, files and the API; their secrets, and whose they are."""
+"""OAuth apps from environment, files and the API: their secrets, scopes and checks."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,8 @@ import pytest
 from pymongo import MongoClient
 
 from services.oauth.settings import OAuthSettings
-from shared.connections.apps import COLLECTION, configured_apps
+from shared.connections.apps import COLLECTION
+from shared.connections.configured_apps import configured_apps
 from shared.contracts.errors import Misconfigured
 from shared.runtime.settings import load
 from tests.cli.commands import complaint, interlink
@@ -110,11 +111,14 @@ def test_defaults_of_the_manifest_are_filled_in() -> None:
         ({"GITHUB_CLIENT_ID": "x"}, "github .* has no client secret"),
         ({"GITHUB_CLIENT_ID": "a b", "GITHUB_CLIENT_SECRET": "x"}, "GITHUB_CLIENT_ID: .*printable ASCII"),
         ({"GITHUB_CLIENT_ID": "a", "GITHUB_CLIENT_SECRET": "x\ny"}, "GITHUB_CLIENT_SECRET: .*one line"),
-        ({"GITHUB_CLIENT_ID": "a", "GITHUB_CLIENT_SECRET": "s", "GITHUB_SETTING_X": "y"}, r"setting\.x: not"),
+        (
+            {"GITHUB_CLIENT_ID": "a", "GITHUB_CLIENT_SECRET": "s", "GITHUB_SETTING_X": "y"},
+            r"setting\.x: unknown field",
+        ),
         ({"OIDC_CLIENT_ID": "a", "OIDC_CLIENT_SECRET": "x"}, r"setting\.authorize_url: required"),
         (
             {"MICROSOFT_CLIENT_ID": "a", "MICROSOFT_CLIENT_SECRET": "x", "MICROSOFT_SETTING_TENANT": "a/b"},
-            r"setting\.tenant: .*looks different",
+            r"setting\.tenant: .*does not have the expected format",
         ),
     ],
 )
@@ -152,7 +156,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     for folder, said in (
         (tmp_path / "nowhere", "No such file"),
         (tmp_path / "a" / "client_id", "Not a directory"),
-        (tmp_path / "a", "stands a folder for each provider"),
+        (tmp_path / "a", "needs a folder for each provider"),
         (tmp_path / "b", "cannot be read"),
         (tmp_path / "c", "is not text"),
     ):
@@ -221,8 +225,8 @@ def status(hub: Hub, method: str, path: str, body: Any = None, *, key: str = "")
 
 def used(hub: Hub, provider: str, *, key: str | None = None, **fields: Any) -> str:
     """The client id that an account is connected with now."""
-    begun = hub.call("POST", "/api/auth/oauth/connect", {"provider": provider, **fields}, key=key)
-    [found] = parse_qs(urlsplit(str(begun["authorization_url"])).query)["client_id"]
+    authorization = hub.call("POST", "/api/auth/oauth/connect", {"provider": provider, **fields}, key=key)
+    [found] = parse_qs(urlsplit(str(authorization["authorization_url"])).query)["client_id"]
     return found
 
 
@@ -285,12 +289,12 @@ def test_secrets_go_in_and_never_come_out(hub: Hub) -> None:
         "updated_at": shown["updated_at"],
     }
     wrong = {**body, "client_id": "a b", "more": secrets["key"]}
-    for each in (wrong, {**body, "settings": {"x": secrets["key"]}}):
-        hub.call("PUT", f"{APPS}/blackbaud", each, expect=422)
+    for item in (wrong, {**body, "settings": {"x": secrets["key"]}}):
+        hub.call("PUT", f"{APPS}/blackbaud", item, expect=422)
     assert all(map(is_noted, secrets.values())), "they are searched for at the end of the run"
 
 
-def test_what_is_left_out_stays(hub: Hub) -> None:
+def test_fields_that_are_left_out_stay_unchanged(hub: Hub) -> None:
     path = f"{APPS}/slack"
     first = {
         "client_id": "1.2",
@@ -325,13 +329,13 @@ def test_what_is_left_out_stays(hub: Hub) -> None:
         ({"client_id": "x", "client_secret": "s", "source": "file"}, "source"),
     ],
 )
-def test_what_is_wrong_is_named(hub: Hub, body: dict[str, Any], field: str) -> None:
+def test_an_invalid_field_is_named(hub: Hub, body: dict[str, Any], field: str) -> None:
     said = hub.call("PUT", f"{APPS}/microsoft", body, expect=422)
     assert [fault["field"] for fault in said["errors"]] == [field]
     hub.call("GET", f"{APPS}/microsoft", expect=404)
 
 
-def test_a_secret_is_not_led_elsewhere(hub: Hub, server: OidcProvider) -> None:
+def test_a_stored_secret_is_not_sent_to_a_new_server(hub: Hub, server: OidcProvider) -> None:
     """Who may change an app's addresses, but does not know its secret, cannot have it sent to himself."""
     path = f"{APPS}/oidc"
     before = settled(hub, path, oidc(hub, server, verified=True))
@@ -382,7 +386,7 @@ def test_two_changes_at_once_lose_nothing(hub: Hub) -> None:
 # What the platform says
 
 
-def test_the_platform_is_asked_whether_it_takes_the_app(hub: Hub, server: OidcProvider) -> None:
+def test_the_provider_is_asked_whether_it_accepts_the_app(hub: Hub, server: OidcProvider) -> None:
     path = f"{APPS}/oidc"
     wrong = settled(hub, path, oidc(hub, server, client_secret="not-this-one"))
     assert not wrong["verified"]
@@ -400,7 +404,7 @@ def test_the_platform_is_asked_whether_it_takes_the_app(hub: Hub, server: OidcPr
     assert said.faults == []
 
 
-def test_what_the_operator_says_is_believed(hub: Hub, server: OidcProvider) -> None:
+def test_an_app_that_the_operator_declares_verified_is_not_checked(hub: Hub, server: OidcProvider) -> None:
     path, before = f"{APPS}/oidc", server.stats()
     off = settled(hub, path, oidc(hub, server, verified=False))
     assert not off["verified"]
@@ -410,7 +414,7 @@ def test_what_the_operator_says_is_believed(hub: Hub, server: OidcProvider) -> N
     assert server.stats().since(before).called == {}
 
 
-def test_a_platform_that_is_down(hub: Hub, server: OidcProvider) -> None:
+def test_a_provider_that_is_down(hub: Hub, server: OidcProvider) -> None:
     """A new app is not verified; one that is verified stays so."""
     path, down = f"{APPS}/oidc", f"http://127.0.0.1:{free_port()}/token"
     settings = oidc(hub, server)["settings"] | {"token_url": down}
@@ -434,7 +438,9 @@ def test_a_platform_that_is_down(hub: Hub, server: OidcProvider) -> None:
         (200, {}),
     ],
 )
-def test_a_platform_that_does_not_tell(hub: Hub, server: OidcProvider, answer: int, body: Any) -> None:
+def test_a_provider_that_does_not_say_whether_the_app_is_right(
+    hub: Hub, server: OidcProvider, answer: int, body: Any
+) -> None:
     path = f"{APPS}/oidc"
     server.fail_next(answer, body)
     new = settled(hub, path, oidc(hub, server))
@@ -446,7 +452,7 @@ def test_a_platform_that_does_not_tell(hub: Hub, server: OidcProvider, answer: i
     assert hub.call("GET", path)["verified"], "and is no word against the app"
 
 
-def test_a_secret_that_the_platform_repeats_is_not_shown(hub: Hub, server: OidcProvider) -> None:
+def test_a_secret_that_the_provider_repeats_is_redacted(hub: Hub, server: OidcProvider) -> None:
     secret = f"told-{token_hex(12)}"
     told = {"error": "invalid_client", "error_description": f"the secret {secret} is not that of hub"}
     server.fail_next(401, told)
@@ -454,7 +460,7 @@ def test_a_secret_that_the_platform_repeats_is_not_shown(hub: Hub, server: OidcP
     assert "the secret [hidden] is not that of hub" in shown["reason"]
 
 
-def test_an_app_that_the_platform_refuses_later(hub: Hub, server: OidcProvider) -> None:
+def test_an_app_that_the_provider_rejects_later(hub: Hub, server: OidcProvider) -> None:
     """Somebody who connects is told, and nobody else is sent there until the operator has mended it."""
     path = f"{APPS}/oidc"
     hub.call("PUT", path, oidc(hub, server, client_secret="rotated-meanwhile", verified=True))
@@ -465,15 +471,14 @@ def test_an_app_that_the_platform_refuses_later(hub: Hub, server: OidcProvider) 
     assert not shown["verified"]
     assert "invalid_client" in shown["reason"]
     assert "is not verified" in refused(hub, "oidc")
-    assert [
-        line for line in hub.log_lines("oauth") if line["level"] == "error" and "app's own" in line["event"]
-    ]
+    levels = [line["level"] for line in hub.log_lines("oauth") if line["event"] == "app.credentials_rejected"]
+    assert "error" in levels
     hub.call("PUT", path, oidc(hub, server))
     with Person(hub, "ada", entrance="gateway") as ada:
         assert ada.connected("oidc")
 
 
-def test_a_verdict_is_of_the_app_that_was_asked_about(hub: Hub, server: OidcProvider) -> None:
+def test_a_check_result_counts_only_for_the_app_that_was_checked(hub: Hub, server: OidcProvider) -> None:
     """While the platform thinks about the right secret, somebody enters a wrong one."""
     path, taken = f"{APPS}/oidc", b'{"error": "invalid_grant"}'
     with socket.create_server(("127.0.0.1", 0)) as platform, ThreadPoolExecutor(1) as pool:
@@ -517,7 +522,7 @@ def test_a_workspaces_own_app_goes_before_the_installations(hub: Hub, other: str
     assert "no app is registered" in refused(hub, "zoom")
 
 
-def test_the_installations_apps_are_the_operators(hub: Hub, other: str) -> None:
+def test_only_the_operator_changes_the_installations_apps(hub: Hub, other: str) -> None:
     body = {"client_id": "x", "client_secret": "s", "verified": True, "scope": "installation"}
     hub.call("PUT", f"{APPS}/dropbox", body)
     hub.call("PUT", f"{APPS}/dropbox", {**body, "client_id": "mine"}, key=other, expect=403)
@@ -528,7 +533,7 @@ def test_the_installations_apps_are_the_operators(hub: Hub, other: str) -> None:
     hub.call("DELETE", f"{APPS}/dropbox", key=other, expect=404)
 
 
-def test_another_workspaces_app_is_not_there(hub: Hub, other: str) -> None:
+def test_another_workspaces_app_is_not_found(hub: Hub, other: str) -> None:
     name = f"theirs-{token_hex(4)}"
     hub.call("PUT", f"{APPS}/jira", {"client_id": name, "client_secret": "s", "verified": True}, key=other)
     hub.call("GET", f"{APPS}/jira", expect=404)
@@ -563,7 +568,7 @@ def test_an_account_stays_with_the_app_that_it_was_connected_with(hub: Hub, serv
     assert hub.call("POST", f"/api/integrations/{of_bob}/refresh")["status"] == "connected"
 
 
-def test_environment_and_files_go_before_what_the_api_was_told(hub: Hub, other: str) -> None:
+def test_environment_and_files_override_apps_of_the_api(hub: Hub, other: str) -> None:
     for provider, source, name in (("github", "environment", "Iv1.env"), ("notion", "file", "of-a-file")):
         path = f"{APPS}/{provider}"
         shown = hub.call("GET", path, key=other)
@@ -585,7 +590,7 @@ def test_environment_and_files_go_before_what_the_api_was_told(hub: Hub, other: 
 # Several processes, and a store that somebody has changed
 
 
-def test_every_process_knows_at_once(hub: Hub, beside: Hub) -> None:
+def test_a_changed_app_is_used_by_every_process_at_once(hub: Hub, beside: Hub) -> None:
     path = f"{APPS}/linkedin"
     hub.call("PUT", path, {"client_id": "first", "client_secret": "s", "verified": True})
     assert status(beside, "GET", path) == 200
@@ -596,7 +601,7 @@ def test_every_process_knows_at_once(hub: Hub, beside: Hub) -> None:
     assert status(beside, "GET", path) == 404
 
 
-def test_an_app_that_was_changed_in_the_store_is_not_used(hub: Hub, beside: Hub, other: str) -> None:
+def test_an_app_with_a_tampered_document_is_not_used(hub: Hub, beside: Hub, other: str) -> None:
     """Nor is the installation's in its place: it would be given the tokens of accounts of the first one."""
     path, body = f"{APPS}/paypal", {"client_secret": "s", "verified": True}
     hub.call("PUT", path, {**body, "client_id": "the-operators", "scope": "installation"})
@@ -608,11 +613,11 @@ def test_an_app_that_was_changed_in_the_store_is_not_used(hub: Hub, beside: Hub,
             {"provider": "paypal", "client_id": "mine"},
             {"$set": {"secrets": theirs["secrets"]}, "$currentDate": {"changed_at": True}},
         ).modified_count
-    for each in (hub, beside):
-        eventually(partial(unreadable, each, path))
-        assert "the app of paypal cannot be opened" in refused(each, "paypal")
-        each.call("POST", f"{path}/verify", expect=409)
-        assert used(each, "paypal", key=other) == "theirs"
+    for item in (hub, beside):
+        eventually(partial(unreadable, item, path))
+        assert "the app of paypal cannot be decrypted" in refused(item, "paypal")
+        item.call("POST", f"{path}/verify", expect=409)
+        assert used(item, "paypal", key=other) == "theirs"
     lost = hub.call("PUT", path, {"client_id": "mine", "verified": True}, expect=422)
     assert [fault["field"] for fault in lost["errors"]] == ["client_secret"]
     hub.call("PUT", path, {**body, "client_id": "mine"})
@@ -640,14 +645,14 @@ def test_an_app_that_was_changed_in_the_store_is_not_used(hub: Hub, beside: Hub,
         "null",
     ],
 )
-def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_text_that_is_not_an_origin_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("INTERLINK_RETURN_ORIGINS", text)
     with pytest.raises(Misconfigured, match=r"^INTERLINK_RETURN_ORIGINS: .*") as refused:
         load(OAuthSettings)
     assert "\n" not in str(refused.value)
 
 
-def test_origins_are_kept_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_origins_are_stored_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
     text = " https://Chat.Example.com:443/ ,http://localhost:3000,,https://a.example.com:8443,http://[::1]:80"
     monkeypatch.setenv("INTERLINK_RETURN_ORIGINS", text)
     assert load(OAuthSettings).origins == {
@@ -660,7 +665,7 @@ def test_origins_are_kept_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch
     assert load(OAuthSettings).origins == frozenset()
 
 
-def test_what_is_wrong_is_one_line_at_the_start(hub: Hub, tmp_path: Path) -> None:
+def test_a_configuration_error_is_one_line_at_startup(hub: Hub, tmp_path: Path) -> None:
     settings = hub.env | {"INTERLINK_PORT": str(free_port()), "INTERLINK_APP_GITHUB_CLIENT_ID": ""}
     done = interlink("serve", "oauth", cwd=tmp_path, **settings)
-    assert complaint(done) == "the app of github that the environment says has no client id"
+    assert complaint(done) == "the app of github in the environment has no client id"

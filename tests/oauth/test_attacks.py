@@ -1,8 +1,8 @@
-"""Attacks on connecting accounts: forged and stolen answers, mix-up, open redirects, a tampered store.
+"""Attacks on authorizations: forged and stolen responses, mix-up, open redirects, a tampered database.
 
-The authorization servers are npm's oidc-provider, strict about PKCE and codes; one more, the mirror, is an
-attacker's: it repeats in its errors whatever it was told. That no secret gets anywhere by all this is found
-out at the end of the run.
+The authorization servers are npm's oidc-provider, strict about PKCE and codes. One more, the mirror, is an
+attacker's: its errors repeat whatever it received. The end of the run searches logs, messages and answers for
+leaked secrets.
 """
 
 import base64
@@ -144,7 +144,7 @@ class World:
     def ids(self, key: str | None = None) -> set[str]:
         """The integrations of a workspace, by id."""
         return {
-            each["id"] for each in self.ask("GET", "/api/integrations?limit=500", key=key).json()["items"]
+            item["id"] for item in self.ask("GET", "/api/integrations?limit=500", key=key).json()["items"]
         }
 
     @contextmanager
@@ -201,22 +201,22 @@ def test_a_forged_state_is_refused(world: World) -> None:
     """Whoever makes one up, with or without a browser that is on its way."""
     before = world.a.stats()
     with world.person("ada") as ada:
-        begun = ada.connect("oidc")
-        came = query_of(ada.consent(begun["authorization_url"]))
+        authorization = ada.connect("oidc")
+        came = query_of(ada.consent(authorization["authorization_url"]))
         forged = came["state"][:-1] + ("A" if came["state"][-1] != "A" else "B")
         for state in (forged, "x", "x" * 43, came["state"] + "=", came["state"].swapcase(), "\ud7ff\ufffd"):
             refused(world.callback(came | {"state": state}, ada), 404, "unknown_state")
         refused(world.callback(came | {"state": ""}, ada), 400, "no_state")
         assert world.a.stats().since(before).called == {}
-        assert world.status(begun["integration_id"])["status"] == "pending"
+        assert world.status(authorization["integration_id"])["status"] == "pending"
         assert world.callback(came, ada).status_code == 303, "what others forge uses nothing up"
 
 
 def test_a_state_is_used_once(world: World) -> None:
     with world.person("ada") as ada:
-        begun = ada.connect("oidc")
+        authorization = ada.connect("oidc")
         cookies = dict(ada.client.cookies)
-        came = query_of(ada.consent(begun["authorization_url"]))
+        came = query_of(ada.consent(authorization["authorization_url"]))
         before = world.a.stats()
         finished = ada.client.get(f"{world.back}?{urlencode(came)}")
         assert finished.status_code == 303
@@ -234,10 +234,10 @@ def test_a_state_is_used_once(world: World) -> None:
                 assert (page.status_code, "Finished" in page.text) == (200, True)
                 assert "ada" not in page.text
         assert world.a.stats().since(before).called == {"authorization_code": 1}
-        assert world.status(begun["integration_id"])["status"] == "connected"
+        assert world.status(authorization["integration_id"])["status"] == "connected"
 
 
-def test_a_call_that_is_repeated_begins_one_dance(world: World) -> None:
+def test_a_repeated_call_starts_one_authorization(world: World) -> None:
     """With an Idempotency-Key, as a chat's server that is careful: the same state, and the same cookie."""
     key = {"idempotency-key": f"once-{token_hex(8)}"}
     with world.person("ida") as ida:
@@ -259,34 +259,34 @@ def test_a_call_that_is_repeated_begins_one_dance(world: World) -> None:
         assert ida.go(first.json()["authorization_url"]).status_code == 200
 
 
-def test_a_state_that_is_denied_is_used_up(world: World) -> None:
+def test_a_denied_authorization_consumes_its_state(world: World) -> None:
     with world.person("ada") as ada:
-        begun = ada.connect("oidc")
-        came = query_of(ada.consent(begun["authorization_url"], deny=True))
+        authorization = ada.connect("oidc")
+        came = query_of(ada.consent(authorization["authorization_url"], deny=True))
         refused(world.callback(came, ada), 400, "access_denied")
-        assert world.status(begun["integration_id"])["status"] == 404
+        assert world.status(authorization["integration_id"])["status"] == 404
         refused(world.callback(came | {"code": "x"}, ada), 410, "used")
 
 
 def test_a_state_lasts_ten_minutes(world: World) -> None:
     with world.person("ada") as ada:
         now = datetime.now(UTC)
-        begun = ada.connect("oidc")
-        ends = datetime.fromisoformat(begun["expires_at"])
+        authorization = ada.connect("oidc")
+        ends = datetime.fromisoformat(authorization["expires_at"])
         assert timedelta(minutes=9, seconds=55) < ends - now < timedelta(minutes=10, seconds=5)
-        came = query_of(ada.consent(begun["authorization_url"]))
+        came = query_of(ada.consent(authorization["authorization_url"]))
         world.change_state(came["state"], {"expires_at": datetime.now(UTC)})
         before = world.a.stats()
         refused(world.callback(came, ada), 410, "used")
         assert world.a.stats().since(before).called == {}
 
 
-def test_the_answer_belongs_to_the_browser_that_set_out(world: World) -> None:
+def test_a_callback_belongs_to_the_browser_that_started(world: World) -> None:
     """Another person's, even one who is on his way himself, and one who moves his cookie."""
     before = world.a.stats()
     with world.person("ada") as ada, world.person("bob") as bob:
-        begun, other = ada.connect("oidc"), bob.connect("oidc")
-        came = query_of(ada.consent(begun["authorization_url"]))
+        authorization, other = ada.connect("oidc"), bob.connect("oidc")
+        came = query_of(ada.consent(authorization["authorization_url"]))
         refused(world.callback(came), 403, "other_browser")
         refused(world.callback(came, bob), 403, "other_browser")
         (name, _), (_, theirs) = cookie_of(ada), cookie_of(bob)
@@ -299,7 +299,7 @@ def test_the_answer_belongs_to_the_browser_that_set_out(world: World) -> None:
 
 def cookie_of(person: Person) -> tuple[str, str | None]:
     """The name and value of the cookie of the one dance that somebody is in."""
-    [found] = [each for each in person.client.cookies.jar if each.name.startswith("interlink_")]
+    [found] = [item for item in person.client.cookies.jar if item.name.startswith("interlink_")]
     return found.name, found.value
 
 
@@ -309,8 +309,8 @@ def cookie_of(person: Person) -> tuple[str, str | None]:
 def test_a_stolen_code_is_worthless_with_another_state(world: World) -> None:
     """Code injection: the thief has a dance of his own under way, and brings another's code."""
     with world.person("ada") as ada, world.person("mallory") as mallory:
-        begun, own = ada.connect("oidc"), mallory.connect("oidc")
-        stolen = query_of(ada.consent(begun["authorization_url"]))
+        authorization, own = ada.connect("oidc"), mallory.connect("oidc")
+        stolen = query_of(ada.consent(authorization["authorization_url"]))
         state = query_of(own["authorization_url"])["state"]
         before = world.a.stats()
         refused(world.callback(stolen | {"state": state}, mallory), 400, "code_refused")
@@ -318,15 +318,15 @@ def test_a_stolen_code_is_worthless_with_another_state(world: World) -> None:
         assert world.status(own["integration_id"])["status"] == "pending"
 
 
-def test_a_code_that_went_to_another_server_connects_nothing(world: World) -> None:
+def test_a_code_of_another_server_connects_nothing(world: World) -> None:
     """Mix-up: the attacker's server sends a victim on to an honest one, with the challenge of his own dance.
 
     The hub gives the code to the attacker's server, whose the state is. Only his own state can make tokens of
     that code, and the hub does not take a code that it has seen.
     """
     with world.person("mallory") as mallory, world.person("ada", world.third) as ada:
-        own, begun = mallory.connect("oidc"), ada.connect("oidc")
-        state = query_of(begun["authorization_url"])["state"]
+        own, authorization = mallory.connect("oidc"), ada.connect("oidc")
+        state = query_of(authorization["authorization_url"])["state"]
         honest = query_of(own["authorization_url"]) | {"state": state}
         came = query_of(ada.consent(f"{world.a.authorize_url}?{urlencode(honest)}"))
         assert came["state"] == state
@@ -339,45 +339,45 @@ def test_a_code_that_went_to_another_server_connects_nothing(world: World) -> No
         assert world.status(own["integration_id"])["status"] == "pending"
 
 
-def test_an_answer_of_another_server_is_refused(world: World) -> None:
+def test_a_response_of_another_server_is_refused(world: World) -> None:
     """Mix-up, where servers say who they are (RFC 9207): neither server sees the code."""
     before = world.a.stats(), world.b.stats()
     with world.person("ada") as ada, world.person("ada", world.second) as there:
         for change in ({"iss": world.b.url}, {"iss": None}, {"iss": ""}, {"iss": world.a.url + "/"}):
-            begun = ada.connect("oidc")
-            came: dict[str, Any] = query_of(ada.consent(begun["authorization_url"])) | change
+            authorization = ada.connect("oidc")
+            came: dict[str, Any] = query_of(ada.consent(authorization["authorization_url"])) | change
             sent = {name: value for name, value in came.items() if value is not None}
             refused(world.callback(sent, ada), 400, "wrong_issuer")
         code = query_of(ada.consent(ada.connect("oidc")["authorization_url"]))
-        begun = there.connect("oidc")
-        state = query_of(begun["authorization_url"])["state"]
+        authorization = there.connect("oidc")
+        state = query_of(authorization["authorization_url"])["state"]
         refused(world.callback(code | {"state": state}, there), 400, "wrong_issuer")
         assert [
-            server.stats().since(each).called for server, each in zip((world.a, world.b), before, strict=True)
+            server.stats().since(item).called for server, item in zip((world.a, world.b), before, strict=True)
         ] == [
             {},
             {},
         ]
-        begun = there.connect("oidc")
-        forged = code | {"state": query_of(begun["authorization_url"])["state"], "iss": world.b.url}
+        authorization = there.connect("oidc")
+        forged = code | {"state": query_of(authorization["authorization_url"])["state"], "iss": world.b.url}
         refused(world.callback(forged, there), 400, "code_refused")
-        assert world.status(begun["integration_id"], world.second)["status"] == "pending"
+        assert world.status(authorization["integration_id"], world.second)["status"] == "pending"
 
 
-def test_an_error_of_another_server_ends_nothing(world: World) -> None:
+def test_an_error_of_another_server_ends_no_authorization(world: World) -> None:
     with world.person("ada") as ada:
-        begun = ada.connect("oidc")
-        state = query_of(begun["authorization_url"])["state"]
+        authorization = ada.connect("oidc")
+        state = query_of(authorization["authorization_url"])["state"]
         forged = {"state": state, "error": "access_denied", "iss": world.b.url}
         refused(world.callback(forged, ada), 400, "wrong_issuer")
-        assert world.status(begun["integration_id"])["status"] == "pending"
+        assert world.status(authorization["integration_id"])["status"] == "pending"
 
 
-def test_an_app_that_was_changed_meanwhile_gets_no_code(world: World) -> None:
+def test_an_app_that_changed_since_the_start_gets_no_code(world: World) -> None:
     """Whoever set out to one server does not bring its code to another one."""
     with world.person("ada", world.second) as ada:
-        begun = ada.connect("oidc")
-        came = query_of(ada.consent(begun["authorization_url"]))
+        authorization = ada.connect("oidc")
+        came = query_of(ada.consent(authorization["authorization_url"]))
         before = len(world.mirror.got)
         world.register(world.b, "b", world.second, token_url=f"{world.mirror.url}/token")
         try:
@@ -392,8 +392,8 @@ def test_an_app_that_was_changed_meanwhile_gets_no_code(world: World) -> None:
 
 def test_doubled_parameters_are_refused(world: World) -> None:
     with world.person("ada") as ada:
-        begun = ada.connect("oidc")
-        came = query_of(ada.consent(begun["authorization_url"]))
+        authorization = ada.connect("oidc")
+        came = query_of(ada.consent(authorization["authorization_url"]))
         many = [(f"p{number}", "x") for number in range(60)]
         before = world.a.stats()
         for more in ([("code", "x")], [("state", "x")], [("iss", came["iss"])], [("x", "1"), ("x", "2")]):
@@ -405,11 +405,11 @@ def test_doubled_parameters_are_refused(world: World) -> None:
         assert world.callback(came, ada).status_code == 303
 
 
-def test_an_address_that_is_no_answer_breaks_nothing(world: World) -> None:
+def test_a_callback_that_is_no_response_is_refused(world: World) -> None:
     """64 KiB of it, bytes that are no text, and a code that is none: an error, never a crash."""
     with world.person("ada") as ada:
-        begun = ada.connect("oidc")
-        state = query_of(begun["authorization_url"])["state"]
+        authorization = ada.connect("oidc")
+        state = query_of(authorization["authorization_url"])["state"]
         for service, of_much in (("gateway", 414), ("oauth", 404)):
             for size, statuses in ((5_000, (404,)), (40_000, (of_much,)), (64 * 1024, (400, 431))):
                 target = CALLBACK.encode() + b"?state=" + b"x" * size
@@ -439,7 +439,7 @@ def raw_status(url: str, target: bytes) -> int:
             return int(answer.readline().split()[1])
 
 
-def test_scopes_and_params_do_not_leave_their_place(world: World) -> None:
+def test_scopes_and_params_cannot_inject_parameters(world: World) -> None:
     shop = {"client_id": "shop-app", "client_secret": "shop-secret-1234567890", "verified": True}
     assert world.ask("PUT", "/api/platform-credentials/shopify", shop).status_code == 200
     with world.person("ada") as ada:
@@ -516,29 +516,29 @@ def test_scopes_and_params_do_not_leave_their_place(world: World) -> None:
         ),
     ],
 )
-def test_nobody_is_sent_to_a_strange_place(world: World, place: str) -> None:
+def test_return_to_of_a_foreign_origin_is_refused(world: World, place: str) -> None:
     answer = world.ask("POST", "/api/auth/oauth/connect", {"provider": "oidc", "return_to": place})
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "return_to")
 
 
-def test_people_are_sent_back_with_the_outcome(world: World) -> None:
+def test_return_to_gets_the_outcome(world: World) -> None:
     own = world.hub.url("gateway")
     with world.person("ada") as ada:
-        for place, wanted in (
+        for place, expected in (
             ("/chat?tab=2#top", f"{own}/chat?tab=2&OUT#top"),
             ("/.//evil.example", f"{own}/.//evil.example?OUT"),
             (f"{ORIGIN}/x?status=old&integration_id=old&error=old&a=%26", f"{ORIGIN}/x?a=%26&OUT"),
             ("http://LOCALHOST:7777", "http://LOCALHOST:7777?OUT"),
         ):
-            begun = ada.connect("oidc", return_to=place)
-            came = ada.consent(begun["authorization_url"])
+            authorization = ada.connect("oidc", return_to=place)
+            came = ada.consent(authorization["authorization_url"])
             answer = ada.client.get(came)
             assert (answer.status_code, answer.headers["referrer-policy"]) == (303, "no-referrer")
             out = urlencode({"integration_id": same_account(world, "ada"), "status": "connected"})
-            assert answer.headers["location"] == wanted.replace("OUT", out)
-        begun = ada.connect("oidc", return_to=ORIGIN)
-        answer = ada.client.get(ada.consent(begun["authorization_url"], deny=True))
-        out = urlencode({"error": "access_denied", "integration_id": begun["integration_id"]})
+            assert answer.headers["location"] == expected.replace("OUT", out)
+        authorization = ada.connect("oidc", return_to=ORIGIN)
+        answer = ada.client.get(ada.consent(authorization["authorization_url"], deny=True))
+        out = urlencode({"error": "access_denied", "integration_id": authorization["integration_id"]})
         assert answer.headers["location"] == f"{ORIGIN}?{out}"
     bad = {"return_to": "//evil.example"}
     answer = world.ask("POST", f"/api/integrations/{same_account(world, 'ada')}/reconnect", bad)
@@ -548,7 +548,7 @@ def test_people_are_sent_back_with_the_outcome(world: World) -> None:
 def same_account(world: World, name: str, key: str | None = None) -> str:
     """The one integration of an account."""
     items = world.ask("GET", "/api/integrations?limit=500", key=key).json()["items"]
-    [found] = [each["id"] for each in items if (each["account"] or {}).get("id") == name]
+    [found] = [item["id"] for item in items if (item["account"] or {}).get("id") == name]
     return str(found)
 
 
@@ -567,50 +567,53 @@ def at_once(*calls: Callable[[], httpx.Response]) -> list[httpx.Response]:
         return list(pool.map(one, calls))
 
 
-def test_two_answers_at_the_same_moment_make_one_exchange(world: World) -> None:
+def test_two_concurrent_callbacks_exchange_the_code_once(world: World) -> None:
     with world.person("ada") as ada:
         for _ in range(3):
-            begun = ada.connect("oidc")
-            came = query_of(ada.consent(begun["authorization_url"]))
+            authorization = ada.connect("oidc")
+            came = query_of(ada.consent(authorization["authorization_url"]))
             before = world.a.stats()
             answers = at_once(*[lambda came=came: world.callback(came, ada)] * 4)
-            assert [each.status_code for each in answers] == [303] * 4
-            assert len({each.headers["location"] for each in answers}) == 1, "a double click ends there, too"
+            assert [item.status_code for item in answers] == [303] * 4
+            assert len({item.headers["location"] for item in answers}) == 1, "a double click ends there, too"
             assert world.a.stats().since(before).called == {"authorization_code": 1}
 
 
-def test_one_account_at_the_same_moment_is_one_integration(world: World) -> None:
+def test_concurrent_authorizations_of_one_account_make_one_integration(world: World) -> None:
     """Somebody who has two windows open."""
     with world.person("twin") as one, world.person("twin") as two:
-        came = [query_of(each.consent(each.connect("oidc")["authorization_url"])) for each in (one, two)]
+        came = [query_of(item.consent(item.connect("oidc")["authorization_url"])) for item in (one, two)]
         answers = at_once(
             *(lambda c=c, p=p: world.callback(c, p) for c, p in zip(came, (one, two), strict=True))
         )
-        assert [each.status_code for each in answers] == [303, 303]
+        assert [item.status_code for item in answers] == [303, 303]
     assert world.ask("POST", f"/api/integrations/{same_account(world, 'twin')}/check").status_code == 200
 
 
 def test_an_integration_that_was_deleted_is_not_connected(world: World) -> None:
     """Before the person comes back, and while the code is exchanged: what was granted is given back."""
     with world.person("zoe") as zoe:
-        begun = zoe.connect("oidc", return_to=ORIGIN)
-        came = query_of(zoe.consent(begun["authorization_url"]))
-        path = f"/api/integrations/{begun['integration_id']}"
+        authorization = zoe.connect("oidc", return_to=ORIGIN)
+        came = query_of(zoe.consent(authorization["authorization_url"]))
+        path = f"/api/integrations/{authorization['integration_id']}"
         assert world.ask("DELETE", path).status_code == 204
         before = world.a.stats()
         answer = world.callback(came, zoe)
         assert (answer.status_code, query_of(answer.headers["location"])["error"]) == (303, "gone")
         assert world.a.stats().since(before).called == {}
 
-        begun = zoe.connect("oidc")
-        came = query_of(zoe.consent(begun["authorization_url"]))
+        authorization = zoe.connect("oidc")
+        came = query_of(zoe.consent(authorization["authorization_url"]))
         before = world.a.stats()
         world.a.slow(1)
         try:
             with ThreadPoolExecutor(1) as pool:
                 coming = pool.submit(world.callback, came, zoe)
                 eventually(lambda: used(world, came["state"]), 5, 0.02)
-                assert world.ask("DELETE", f"/api/integrations/{begun['integration_id']}").status_code == 204
+                assert (
+                    world.ask("DELETE", f"/api/integrations/{authorization['integration_id']}").status_code
+                    == 204
+                )
                 refused(coming.result(), 410, "gone")
         finally:
             world.a.slow(0)
@@ -628,8 +631,8 @@ def test_a_refresh_meanwhile_does_not_spoil_a_reconnection(world: World) -> None
     """The integration changes while the code is exchanged, and is connected anew all the same."""
     with world.person("kim") as kim:
         integration = kim.connected("oidc")
-        begun = kim.reconnect(integration)
-        came = query_of(kim.consent(begun["authorization_url"]))
+        authorization = kim.reconnect(integration)
+        came = query_of(kim.consent(authorization["authorization_url"]))
         world.a.slow(1)
         try:
             with ThreadPoolExecutor(1) as pool:
@@ -643,7 +646,7 @@ def test_a_refresh_meanwhile_does_not_spoil_a_reconnection(world: World) -> None
         assert world.ask("POST", f"/api/integrations/{integration}/check").json()["health"] == "ok"
 
 
-def test_what_is_disabled_stays_so(world: World) -> None:
+def test_a_disabled_integration_stays_disabled(world: World) -> None:
     """Connecting an account does not enable the integration that has it: neither anew, nor begun before."""
     with world.person("dan") as dan:
         integration = dan.connected("oidc")
@@ -660,35 +663,35 @@ def test_what_is_disabled_stays_so(world: World) -> None:
         assert world.ask("POST", f"/api/integrations/{integration}/check").json()["health"] == "ok"
 
 
-def test_an_earlier_dance_does_not_change_the_account(world: World) -> None:
+def test_an_earlier_authorization_does_not_change_the_account(world: World) -> None:
     """Two dances of one integration: the second to come back is of another account, and is told so."""
     with world.person("first") as first, world.person("late") as late:
-        begun = late.connect("oidc")
-        again = first.reconnect(begun["integration_id"])
+        authorization = late.connect("oidc")
+        again = first.reconnect(authorization["integration_id"])
         assert first.go(again["authorization_url"]).status_code == 200
         before = world.a.stats()
-        refused(late.go(begun["authorization_url"]), 400, "other_account")
+        refused(late.go(authorization["authorization_url"]), 400, "other_account")
         assert world.a.stats().since(before).revoked == 1, "what is not kept is given back"
-        assert world.status(begun["integration_id"])["account"]["id"] == "first"
+        assert world.status(authorization["integration_id"])["account"]["id"] == "first"
 
 
 def test_a_wrong_account_does_not_cost_the_right_integration_its_grant(world: World) -> None:
     """What was granted by mistake is given back, and nothing else; no account is two integrations."""
     with world.person("ann") as ann, world.person("ben") as ben:
         of_ann, of_ben = ann.connected("oidc"), ben.connected("oidc")
-        for wanted, code in (({}, "other_account"), ({"any_account": True}, "connected_already")):
+        for expected, code in (({}, "other_account"), ({"any_account": True}, "connected_already")):
             before = world.a.stats()
-            refused(ann.go(ann.reconnect(of_ben, **wanted)["authorization_url"]), 400, code)
+            refused(ann.go(ann.reconnect(of_ben, **expected)["authorization_url"]), 400, code)
             assert world.a.stats().since(before).revoked == 1
         assert world.status(of_ben)["account"]["id"] == "ben"
-        for each in (of_ann, of_ben):
-            assert world.ask("POST", f"/api/integrations/{each}/refresh").json()["health"] == "ok"
+        for item in (of_ann, of_ben):
+            assert world.ask("POST", f"/api/integrations/{item}/refresh").json()["health"] == "ok"
 
 
 # Workspaces
 
 
-def test_another_workspace_is_not_there(world: World) -> None:
+def test_integrations_of_another_workspace_are_not_found(world: World) -> None:
     """Every route of an integration answers as if there were none."""
     with world.person("ada") as ada:
         integration = ada.connected("oidc") and same_account(world, "ada")
@@ -704,7 +707,7 @@ def test_another_workspace_is_not_there(world: World) -> None:
                 world.ask(method, path.replace("{integration_id}", name), body, key=world.second)
                 for name in (integration, "int_nobody")
             ]
-            assert [each.status_code for each in answers] == [404, 404], (method, path)
+            assert [item.status_code for item in answers] == [404, 404], (method, path)
             assert answers[0].text == answers[1].text
             tried += 1
     assert tried >= 12
@@ -743,7 +746,7 @@ def closed(world: World, integration: str, key: str | None = None) -> None:
     assert (done.called, done.events) == ({}, {})
 
 
-def test_a_credential_that_was_changed_or_moved_is_not_used(world: World) -> None:
+def test_a_tampered_or_moved_credential_is_not_used(world: World) -> None:
     with ExitStack() as stack:
         names = ("t-c", "t-n", "t-w", "t-k", "t-swap", "t-swapped", "t-moved", "t-well")
         people = {name: stack.enter_context(world.person(name)) for name in names}
@@ -780,7 +783,7 @@ def set_(collection: Any, name: str, change: Mapping[str, Any]) -> None:
     assert collection.update_one({"_id": name}, {"$set": change}).modified_count == 1
 
 
-def test_a_state_that_was_changed_in_the_store_is_not_used(world: World) -> None:
+def test_a_tampered_state_is_not_used(world: World) -> None:
     """Its verifier is sealed for it alone; nobody is sent where it did not say."""
     with world.person("ada") as ada, world.collection("oauth_states") as states:
         other = digest(query_of(ada.connect("oidc")["authorization_url"])["state"])
@@ -794,8 +797,8 @@ def test_a_state_that_was_changed_in_the_store_is_not_used(world: World) -> None
             {"user": "another"},
         ]
         for change in changes:
-            begun = ada.connect("oidc")
-            came = query_of(ada.consent(begun["authorization_url"]))
+            authorization = ada.connect("oidc")
+            came = query_of(ada.consent(authorization["authorization_url"]))
             before = world.a.stats()
             world.change_state(came["state"], change)
             answer = world.callback(came, ada)
@@ -810,14 +813,14 @@ def test_a_state_that_was_changed_in_the_store_is_not_used(world: World) -> None
 # What a hostile platform says
 
 
-def test_what_a_platform_repeats_is_not_repeated(world: World) -> None:
+def test_secrets_that_a_provider_repeats_are_redacted(world: World) -> None:
     """Its errors have the code, the verifier and the app's secret in them: neither page nor log has."""
     with world.person("ada", world.third) as ada:
         for place in (None, ORIGIN):
-            begun = ada.connect("oidc", return_to=place)
+            authorization = ada.connect("oidc", return_to=place)
             code = f"code/{token_hex(16)}"
             answer = world.callback(
-                {"state": query_of(begun["authorization_url"])["state"], "code": code}, ada
+                {"state": query_of(authorization["authorization_url"])["state"], "code": code}, ada
             )
             form = parse_qs(world.mirror.got[-1].body.decode())
             assert form["code"] == [code]
@@ -842,11 +845,11 @@ def test_what_a_platform_repeats_is_not_repeated(world: World) -> None:
         ada.connect("oidc", expect=409)
 
 
-def test_what_a_platform_says_does_not_become_a_page(world: World) -> None:
+def test_a_provider_error_is_escaped_on_the_page(world: World) -> None:
     with world.person("ada") as ada:
         state = query_of(ada.connect("oidc")["authorization_url"])["state"]
-        said = "<script>alert(1)</script>\r\nset-cookie: x=y"
-        answer = world.callback({"state": state, "error": said, "iss": world.a.url}, ada)
+        detail = "<script>alert(1)</script>\r\nset-cookie: x=y"
+        answer = world.callback({"state": state, "error": detail, "iss": world.a.url}, ada)
         refused(answer, 400, "platform_error")
         assert "<script>" not in answer.text
         assert "x" not in answer.cookies

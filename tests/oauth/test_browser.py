@@ -1,4 +1,4 @@
-"""Connecting accounts in a real browser: a chat's page, the hub's entrance, and npm's oidc-provider."""
+"""Authorizations in a real browser: a chat's page, the hub's entrance, and npm's oidc-provider."""
 
 import asyncio
 import json
@@ -81,7 +81,7 @@ class World:
     def account(self, name: str) -> list[str]:
         """The integrations of an account."""
         items = self.hub.call("GET", "/api/integrations?limit=500")["items"]
-        return [each["id"] for each in items if (each["account"] or {}).get("id") == name]
+        return [item["id"] for item in items if (item["account"] or {}).get("id") == name]
 
     def use(self, integration: str) -> None:
         """Call the platform with the account's token, whatever comes of it."""
@@ -111,7 +111,7 @@ class World:
     async def cookies(self, tab: Tab) -> list[dict[str, Any]]:
         """The cookies that the browser would send with the answer."""
         found = await tab.call("Network.getCookies", urls=[self.hub.url("gateway") + CALLBACK])
-        return [each for each in found["cookies"] if "interlink" in each["name"]]
+        return [item for item in found["cookies"] if "interlink" in item["name"]]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ async def test_an_account_is_connected_with_two_clicks(world: World, chromium: B
         await tab.press("#allow")
         first = await world.back(tab)
         assert first == {"integration_id": first["integration_id"], "status": "connected"}
-        assert [each["value"] for each in await world.cookies(tab)] == [cookie["value"]], "it may look again"
+        assert [item["value"] for item in await world.cookies(tab)] == [cookie["value"]], "it may look again"
         shown = world.status(first["integration_id"])
         assert (shown["status"], shown["account"]["label"]) == ("connected", "ada@example.com")
 
@@ -176,7 +176,7 @@ async def test_an_account_is_connected_with_two_clicks(world: World, chromium: B
         world.hub.call("POST", f"/api/integrations/{first['integration_id']}/refresh")
 
 
-async def test_somebody_says_no(world: World, chromium: Browser) -> None:
+async def test_a_denied_authorization_returns_with_the_error(world: World, chromium: Browser) -> None:
     async with chromium.user() as tab:
         await world.press(tab)
         await tab.press("#deny")
@@ -188,11 +188,11 @@ async def test_somebody_says_no(world: World, chromium: Browser) -> None:
         await world.press(tab, return_to=None)
         await tab.press("#deny")
         assert await tab.see("#title") == "Not connected"
-        assert await tab.see("#text") == "The platform was told not to allow it."
+        assert await tab.see("#text") == "Access was denied at the provider."
         assert await tab.see(".code") == "access_denied"
 
 
-async def test_the_page_runs_nothing_and_shows_names_as_they_are(world: World, chromium: Browser) -> None:
+async def test_the_page_runs_no_script_and_escapes_names(world: World, chromium: Browser) -> None:
     """Its policy keeps out scripts, styles, requests and frames; what an account is called is text."""
     name = "<img src=x onerror=document.title='hit'>"
     async with chromium.user() as tab:
@@ -200,10 +200,7 @@ async def test_the_page_runs_nothing_and_shows_names_as_they_are(world: World, c
         await world.sign_in(tab, name)
         await tab.press("#allow")
         assert await tab.see("#title") == "Connected"
-        assert (
-            await tab.see("#text")
-            == f"{name}@example.com is connected. This is finished: you can close this window."
-        )
+        assert await tab.see("#text") == f"{name}@example.com is connected. You can close this window."
         url = await tab.url()
         assert re.fullmatch(world.hub.url("gateway") + "/api/auth/oauth/result/[0-9a-f]{64}", url)
         assert tab.complaints == []
@@ -230,11 +227,11 @@ async def test_the_page_runs_nothing_and_shows_names_as_they_are(world: World, c
             document.body.append(frame);
         """)
         async with asyncio.timeout(10):
-            while not any("frame-ancestors" in each for each in tab.complaints):
+            while not any("frame-ancestors" in item for item in tab.complaints):
                 await tab.evaluate("new Promise((done) => setTimeout(done, 50))")
 
 
-async def test_who_reloads_or_goes_back_is_connected_all_the_same(world: World, chromium: Browser) -> None:
+async def test_reload_and_back_button_show_the_same_result(world: World, chromium: Browser) -> None:
     async with chromium.user() as tab:
         await world.press(tab, return_to=None)
         await world.sign_in(tab, "rita")
@@ -258,7 +255,7 @@ async def test_who_reloads_or_goes_back_is_connected_all_the_same(world: World, 
             assert "rita" not in await other.evaluate("document.body.textContent")
 
 
-def test_another_process_knows_what_is_finished(world: World, bus: Bus, store: Store, tmp_path: Path) -> None:
+def test_another_process_shows_the_same_result(world: World, bus: Bus, store: Store, tmp_path: Path) -> None:
     with (
         another("oauth", world.hub, tmp_path, bus, store) as other,
         Person(world.hub, "pia", entrance="gateway") as pia,
@@ -273,30 +270,30 @@ def test_another_process_knows_what_is_finished(world: World, bus: Bus, store: S
         assert "pia@example.com is connected" in page.text
 
 
-async def test_another_browser_is_not_led_into_it(world: World, chromium: Browser) -> None:
+async def test_another_browser_cannot_complete_the_authorization(world: World, chromium: Browser) -> None:
     """Somebody is sent a link of another's dance: his account is not connected."""
     async with chromium.user() as mallory, chromium.user() as victim:
         await world.press(mallory)
         await mallory.see("#login")
         with Person(world.hub, "mallory", entrance="gateway") as page:
-            begun = page.connect("oidc", return_to=f"{world.chat.origin}/back?tab=2")
-        await victim.goto(begun["authorization_url"])
+            authorization = page.connect("oidc", return_to=f"{world.chat.origin}/back?tab=2")
+        await victim.goto(authorization["authorization_url"])
         await world.sign_in(victim, "victim")
         await victim.press("#allow")
-        assert await victim.see("#text") == "Go on in the browser that you began in, or begin anew."
+        assert await victim.see("#text") == "Continue in the browser in which you started, or start again."
         assert world.account("victim") == []
-        assert world.status(begun["integration_id"])["status"] == "pending"
+        assert world.status(authorization["integration_id"])["status"] == "pending"
 
 
 async def test_connecting_again_keeps_the_integration(world: World, chromium: Browser) -> None:
     """After the person took the access away, and with two accounts of one provider."""
     async with chromium.user() as tab, chromium.user() as other:
         ids = []
-        for each, name in ((tab, "cleo"), (other, "bob")):
-            await world.press(each)
-            await world.sign_in(each, name)
-            await each.press("#allow")
-            ids.append((await world.back(each))["integration_id"])
+        for item, name in ((tab, "cleo"), (other, "bob")):
+            await world.press(item)
+            await world.sign_in(item, name)
+            await item.press("#allow")
+            ids.append((await world.back(item))["integration_id"])
         cleo, bob = ids
         assert cleo != bob
         assert [world.account(name) for name in ("cleo", "bob")] == [[cleo], [bob]]
@@ -312,7 +309,7 @@ async def test_connecting_again_keeps_the_integration(world: World, chromium: Br
         assert world.hub.call("POST", f"/api/integrations/{cleo}/check")["health"] == "ok"
 
 
-async def test_another_account_is_taken_only_when_told(world: World, chromium: Browser) -> None:
+async def test_another_account_is_accepted_only_with_any_account(world: World, chromium: Browser) -> None:
     """The new one is given back, or the old one is."""
     async with chromium.user() as tab, chromium.user() as other:
         await world.press(tab)
@@ -324,7 +321,7 @@ async def test_another_account_is_taken_only_when_told(world: World, chromium: B
         await world.press(other, integration=dora, return_to=None)
         await world.sign_in(other, "emil")
         await other.press("#allow")
-        told = "That is emil@example.com; this integration is of dora@example.com."
+        told = "You signed in as emil@example.com, but this integration is for dora@example.com."
         assert (await other.see("#text")).startswith(told)
         assert await other.see(".code") == "other_account"
         assert world.server.stats().since(before).revoked == 1
@@ -346,13 +343,13 @@ def test_with_tls_the_cookie_is_the_hosts_own(world: World, bus: Bus, store: Sto
         another("oauth", world.hub, tmp_path, bus, store, INTERLINK_PUBLIC_URL=ELSEWHERE) as other,
         Person(other, "tess") as tess,
     ):
-        begun = tess.connect("oidc")
+        authorization = tess.connect("oidc")
         [cookie] = tess.client.cookies.jar
         assert cookie.name.startswith("__Host-interlink_oauth_")
         assert (cookie.path, cookie.secure, cookie.domain_specified) == ("/", True, False)
         assert cookie.has_nonstandard_attr("HttpOnly")
         assert cookie.get_nonstandard_attr("SameSite") == "lax"
-        came = tess.consent(begun["authorization_url"])
+        came = tess.consent(authorization["authorization_url"])
         assert came.startswith(ELSEWHERE + CALLBACK + "?")
         there = other.url("oauth") + came.removeprefix(ELSEWHERE)
         plain = cookie.name.removeprefix("__Host-")

@@ -1,4 +1,4 @@
-"""The fakes of platforms let a right client through, and refuse what the platforms refuse."""
+"""The fake providers accept a correct client, and reject what the real providers reject."""
 
 import base64
 import hashlib
@@ -241,7 +241,7 @@ def answer(reply: Reply) -> dict[str, Any]:
 
 
 @every
-def test_a_right_client_gets_a_token_that_works(way: Way) -> None:
+def test_a_correct_client_gets_a_token_that_works(way: Way) -> None:
     fake = way.make()
     back = way.consent(fake)
     assert back["state"] == STATE
@@ -371,7 +371,7 @@ def test_every_parameter_of_the_authorization_request_counts(way: Way) -> None:
 
 
 @every
-def test_scopes_are_joined_as_the_platform_joins_them(way: Way) -> None:
+def test_scopes_are_joined_as_the_provider_joins_them(way: Way) -> None:
     fake, separator = way.make(), way.fake.separator
     wrong = "one two" if separator in {",", None} else "one,two"
     with pytest.raises(AssertionError, match=r"not joined|scope, which"):
@@ -446,7 +446,7 @@ def test_the_switches_of_the_token_endpoint(way: Way) -> None:
 
 
 @every
-def test_what_a_host_does_not_have_is_a_fault(way: Way) -> None:
+def test_an_unknown_path_is_a_fault(way: Way) -> None:
     fake = way.make()
     with pytest.raises(AssertionError, match="has no GET /nowhere"):
         ask(fake, "GET", f"https://{urlsplit(way.token).netloc}/nowhere")

@@ -1,4 +1,4 @@
-"""Tokens that end: one refresh for everybody, none lost, and a status that says how it is."""
+"""Tokens that expire: one refresh for all users, no lost tokens, and a status that shows the state."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ import pytest
 
 from interlink.embedded import EmbeddedServer
 from shared.connections.credentials import refresh_schedule
-from shared.manifests.connector import TokenResponse, Tokens
 from shared.manifests.registry import connectors
+from shared.manifests.token_response import TokenResponse, Tokens
 from shared.wire.timestamps import parse_timestamp
 from tests.support.accounts import SECRET, Accounts, app_at, oidc_settings
 from tests.support.auth_servers import OidcProvider
@@ -38,41 +38,41 @@ STEADY_S = 3
 
 
 @pytest.fixture(scope="module")
-def oidc(there: Accounts) -> Iterator[OidcProvider]:
+def oidc(shared_accounts: Accounts) -> Iterator[OidcProvider]:
     """Strict; its tokens live for an hour."""
-    with at_npm(there, 3600) as made:
-        there.register(oidc_settings(made), "hub")
+    with at_npm(shared_accounts, 3600) as made:
+        shared_accounts.register(oidc_settings(made), "hub")
         yield made
 
 
 @pytest.fixture(scope="module")
-def hasty(there: Accounts) -> Iterator[tuple[Accounts, OidcProvider]]:
+def hasty(shared_accounts: Accounts) -> Iterator[tuple[Accounts, OidcProvider]]:
     """The same with tokens of two seconds, and the accounts there."""
-    with at_npm(there, ACCESS_TOKEN_S) as made:
-        yield there.at(oidc_settings(made), "hub"), made
+    with at_npm(shared_accounts, ACCESS_TOKEN_S) as made:
+        yield shared_accounts.at(oidc_settings(made), "hub"), made
 
 
 @contextmanager
-def at_npm(there: Accounts, access_token_s: int) -> Iterator[OidcProvider]:
+def at_npm(shared_accounts: Accounts, access_token_s: int) -> Iterator[OidcProvider]:
     with ExitStack() as stack:
         try:
-            made = stack.enter_context(OidcProvider([app_at(there)], access_token_s=access_token_s))
+            made = stack.enter_context(OidcProvider([app_at(shared_accounts)], access_token_s=access_token_s))
         except Unavailable as error:
             pytest.skip(str(error))
         yield made
 
 
 @pytest.fixture(scope="module")
-def server(there: Accounts) -> Iterator[Rotating]:
-    with Rotating("app", SECRET, there.redirect_uri) as made:
+def server(shared_accounts: Accounts) -> Iterator[Rotating]:
+    with Rotating("app", SECRET, shared_accounts.redirect_uri) as made:
         yield made
         assert made.faults == []
 
 
 @pytest.fixture(scope="module")
-def own(there: Accounts, server: Rotating) -> Accounts:
+def own(shared_accounts: Accounts, server: Rotating) -> Accounts:
     """The accounts at the rotating server."""
-    return there.at(server.settings, "app")
+    return shared_accounts.at(server.settings, "app")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def users(
     """Processes that use tokens, as other services do; they know the apps from their start on."""
     with ExitStack() as stack:
         made = [stack.enter_context(TokenUsers(own.hub.env)) for _ in range(PROCESSES)]
-        yield [each.ready() for each in made]
+        yield [item.ready() for item in made]
 
 
 @pytest.fixture
@@ -132,34 +132,34 @@ def later(do: Callable[[], Any]) -> Future[Any]:
 
 
 def test_two_hundred_users_of_an_expired_token_cause_one_refresh(
-    there: Accounts, oidc: OidcProvider, users: list[TokenUsers], note: Callable[[str], None]
+    shared_accounts: Accounts, oidc: OidcProvider, users: list[TokenUsers], note: Callable[[str], None]
 ) -> None:
-    integration = there.connect("many")
+    integration = shared_accounts.connect("many")
     for version in range(1, ROUNDS + 1):
-        there.move(integration, expires_at=-1, renew_at=-60)
+        shared_accounts.move(integration, expires_at=-1, renew_at=-60)
         before = oidc.stats()
-        for each in users:
-            each.begin(integration, USERS, beyond=version, pause_s=0.5)
-        runs = [each.used() for each in users]
+        for item in users:
+            item.begin(integration, USERS, beyond=version, pause_s=0.5)
+        runs = [item.used() for item in users]
         assert all(run.errors == {} and run.statuses.keys() == {"200"} for run in runs), runs
         done = oidc.stats().since(before)
         assert (done.granted, done.refused) == ({"refresh_token": 1}, {})
         assert {run.versions[-1] for run in runs} == {version + 1}
         if version == 1:
             note(f"200 users of an expired token: one refresh, {max(run.seconds for run in runs):.2f} s")
-    assert there.told(integration) == ["connected", *["refreshed"] * ROUNDS]
+    assert shared_accounts.told(integration) == ["connected", *["refreshed"] * ROUNDS]
 
 
-def test_users_who_go_on_and_on_see_no_end_of_a_token(
+def test_continuous_users_never_see_an_expired_token(
     hasty: tuple[Accounts, OidcProvider], users: list[TokenUsers], note: Callable[[str], None]
 ) -> None:
-    there, server = hasty
-    integration = there.connect("steady")
-    before, version = server.stats(), there.kept(integration)["version"]
-    for each in users:
-        each.begin(integration, USERS, seconds=STEADY_S, pause_s=1)
-    runs = [each.used() for each in users]
-    done, made = server.stats().since(before), there.kept(integration)["version"] - version
+    shared_accounts, server = hasty
+    integration = shared_accounts.connect("steady")
+    before, version = server.stats(), shared_accounts.kept(integration)["version"]
+    for item in users:
+        item.begin(integration, USERS, seconds=STEADY_S, pause_s=1)
+    runs = [item.used() for item in users]
+    done, made = server.stats().since(before), shared_accounts.kept(integration)["version"] - version
     calls, seconds = sum(run.calls for run in runs), max(run.seconds for run in runs)
     assert sum(run.statuses.get("200", 0) for run in runs) == calls, runs
     # Each is made anew when half of its life is over, at the latest when it ends.
@@ -172,15 +172,15 @@ def test_users_who_go_on_and_on_see_no_end_of_a_token(
 # What the platform answers
 
 
-def test_invalid_grant_ends_it_at_once_and_nobody_asks_again(
+def test_invalid_grant_ends_the_account_at_once(
     own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
 ) -> None:
     server.withdraw()
     own.move(ada, expires_at=-1, renew_at=-1)
     before = Counts.of(server)
-    for each in users:
-        each.begin(ada, USERS, calls=3)
-    runs = [each.used() for each in users]
+    for item in users:
+        item.begin(ada, USERS, calls=3)
+    runs = [item.used() for item in users]
     assert [run.errors for run in runs] == [{"NotConnected reauth_required": 3 * USERS}] * PROCESSES
     shown = own.shown(ada)
     assert (shown["status"], shown["reason"], shown["health"]) == (
@@ -195,9 +195,7 @@ def test_invalid_grant_ends_it_at_once_and_nobody_asks_again(
     assert own.told(ada) == ["connected", "reauth_required"]
 
 
-def test_invalid_grant_of_a_token_that_was_replaced_meanwhile_ends_nothing(
-    own: Accounts, server: Rotating, ada: str
-) -> None:
+def test_invalid_grant_of_a_replaced_token_ends_nothing(own: Accounts, server: Rotating, ada: str) -> None:
     server.withdraw()
     server.hold()
     asked = later(lambda: own.call(ada, "refresh"))
@@ -223,7 +221,7 @@ def test_invalid_grant_of_a_token_that_was_replaced_meanwhile_ends_nothing(
     ],
     ids=["503", "temporarily-unavailable", "a-page", "429", "429-until-a-day", "no-answer"],
 )
-def test_a_platform_that_cannot_answer_is_left_alone_for_a_while(
+def test_refreshes_pause_while_the_provider_is_unavailable(
     own: Accounts, server: Rotating, ada: str, answer: Reply, least_s: float, most_s: float
 ) -> None:
     server.fail_next = [answer] * 2
@@ -248,7 +246,7 @@ def test_a_platform_that_cannot_answer_is_left_alone_for_a_while(
     assert own.told(ada) == ["connected", "refreshed"]
 
 
-def test_a_token_that_ended_while_the_platform_is_away_is_an_error_until_it_is_back(
+def test_an_expired_token_is_an_error_until_the_provider_is_back(
     own: Accounts, server: Rotating, ada: str
 ) -> None:
     server.fail_next = [Reply(503)] * 2
@@ -271,7 +269,7 @@ def test_a_token_that_ended_while_the_platform_is_away_is_an_error_until_it_is_b
 
 
 @pytest.mark.parametrize("grace_s", [0, 600], ids=["strict", "lenient"])
-def test_an_answer_that_is_lost_is_asked_for_again_and_said_when_it_was_the_only_one(
+def test_a_lost_refresh_response_is_retried_and_reported_if_it_was_the_only_one(
     own: Accounts, server: Rotating, ada: str, grace_s: float
 ) -> None:
     server.grace_s, server.lose_next = grace_s, 1
@@ -286,9 +284,7 @@ def test_an_answer_that_is_lost_is_asked_for_again_and_said_when_it_was_the_only
         assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
 
 
-def test_a_platform_that_does_not_answer_in_time_is_an_error_too(
-    own: Accounts, server: Rotating, ada: str
-) -> None:
+def test_a_provider_timeout_is_an_error_too(own: Accounts, server: Rotating, ada: str) -> None:
     server.slow_s, server.grace_s = 2, 600
     own.move(ada, expires_at=-1, renew_at=-60)
     with TokenUsers(own.hub.env, timing=replace(PLAIN, call_s=0.5)) as impatient:
@@ -298,7 +294,7 @@ def test_a_platform_that_does_not_answer_in_time_is_an_error_too(
     assert "timeout" in shown["last_error"]["detail"]
 
 
-def test_an_app_that_is_refused_alarms_its_operator_and_ends_no_account(
+def test_a_rejected_app_is_logged_as_an_error_and_ends_no_account(
     own: Accounts, server: Rotating, ada: str
 ) -> None:
     own.register(server.settings, "app", "another secret")
@@ -308,7 +304,7 @@ def test_an_app_that_is_refused_alarms_its_operator_and_ends_no_account(
     app = own.hub.call("GET", "/api/platform-credentials/oidc")
     assert not app["verified"]
     assert "invalid_client" in app["reason"]
-    alarms = [line for line in own.hub.log_lines("oauth") if "refuses the app" in line["event"]]
+    alarms = [line for line in own.hub.log_lines("oauth") if line["event"] == "app.credentials_rejected"]
     assert [line["provider"] for line in alarms] == ["oidc"]
     own.register(server.settings, "app")
     own.move(ada, retry_at=-1)
@@ -348,9 +344,7 @@ def test_a_verified_app_clears_the_pause(own: Accounts, server: Rotating, ada: s
     assert own.call(ada, "refresh")["health"] == "ok"
 
 
-def test_a_process_that_knows_another_app_by_now_does_not_wait(
-    own: Accounts, server: Rotating, ada: str
-) -> None:
+def test_a_process_with_a_newer_app_does_not_wait(own: Accounts, server: Rotating, ada: str) -> None:
     """Whoever repaired it could not clear the pauses: the app's revision says that they are over."""
     refused_as_app(own, server, ada)
     paused = own.kept(ada)
@@ -364,7 +358,7 @@ def test_a_process_that_knows_another_app_by_now_does_not_wait(
     assert Counts.of(server).since(before) == (1, 0)
 
 
-def test_a_persons_own_refresh_passes_the_pause_over_an_app_once(
+def test_a_user_initiated_refresh_passes_the_pause_of_a_rejected_app_once(
     own: Accounts, server: Rotating, ada: str
 ) -> None:
     refused_as_app(own, server, ada)
@@ -378,11 +372,11 @@ def test_a_persons_own_refresh_passes_the_pause_over_an_app_once(
     assert Counts.of(server).since(before) == (0, 0), "once, and no way to ask on and on"
     with TokenUsers(own.hub.env) as others:  # who only uses the account waits
         own.move(ada, expires_at=-60, renew_at=-90)
-        assert others.ready().use(ada, USERS).errors == {"PlatformBusy": USERS}
+        assert others.ready().use(ada, USERS).errors == {"ProviderUnavailable": USERS}
     assert Counts.of(server).since(before) == (0, 0)
 
 
-def test_an_account_is_an_error_as_soon_as_its_token_has_ended_in_a_pause(
+def test_an_account_is_an_error_once_its_token_expires_during_a_pause(
     own: Accounts, server: Rotating, ada: str
 ) -> None:
     refused_as_app(own, server, ada)
@@ -403,7 +397,7 @@ def test_an_account_is_an_error_as_soon_as_its_token_has_ended_in_a_pause(
     assert own.told(ada) == ["connected", "error", "refreshed", "recovered"]
 
 
-def test_what_a_platform_repeats_of_our_secrets_is_hidden(own: Accounts, server: Rotating, ada: str) -> None:
+def test_secrets_that_a_provider_repeats_are_redacted(own: Accounts, server: Rotating, ada: str) -> None:
     before = set(server.tokens_seen)
     own.call(ada, "refresh")
     (refresh,) = [text for text in server.tokens_seen - before if text.startswith("rt-")]
@@ -414,7 +408,7 @@ def test_what_a_platform_repeats_of_our_secrets_is_hidden(own: Accounts, server:
     assert (error["code"], error["detail"]) == ("server_says_no", "cannot use [hidden] with [hidden]")
 
 
-def test_a_secret_that_a_platform_repeats_at_the_edge_of_what_is_kept_is_hidden_too(
+def test_a_secret_at_the_edge_of_a_truncated_text_is_redacted(
     own: Accounts, server: Rotating, ada: str
 ) -> None:
     before = set(server.tokens_seen)
@@ -441,20 +435,18 @@ def test_an_answer_that_is_a_form_without_an_end_is_a_failure_like_others(
     assert own.call(ada, "refresh")["health"] == "ok"
 
 
-def test_what_cannot_be_written_because_another_one_is_at_it_is_given_back(
-    own: Accounts, server: Rotating
-) -> None:
+def test_tokens_are_revoked_if_the_lock_of_the_account_times_out(own: Accounts, server: Rotating) -> None:
     """Who connects the same account died in the middle of it: his lock is there for a minute."""
     server.login("crowd")
     with Person(own.hub, "crowd") as person:
-        begun = person.connect("oidc")
-        mine = own.kept(begun["integration_id"])["workspace"]
+        authorization = person.connect("oidc")
+        mine = own.kept(authorization["integration_id"])["workspace"]
         lock = hashlib.sha256(repr(("alone", mine, "oidc", "crowd")).encode()).hexdigest()
         states = own.database.oauth_states
         states.insert_one({"_id": lock, "gone_at": datetime.now(UTC) + timedelta(minutes=1)})
         before = server.revocations
         try:
-            came = person.consent(begun["authorization_url"])
+            came = person.consent(authorization["authorization_url"])
             answer = person.client.get(came, follow_redirects=False)
         finally:
             states.delete_one({"_id": lock})
@@ -463,7 +455,9 @@ def test_what_cannot_be_written_because_another_one_is_at_it_is_given_back(
     assert server.grants_of("crowd") == []
 
 
-def test_a_refresh_token_that_the_answer_leaves_out_stays(own: Accounts, server: Rotating, ada: str) -> None:
+def test_a_refresh_token_that_the_response_leaves_out_is_retained(
+    own: Accounts, server: Rotating, ada: str
+) -> None:
     server.says = {"refresh_token": None}
     server.single_use = False  # type: ignore[misc]
     for _ in range(3):
@@ -487,7 +481,7 @@ def test_a_refresh_token_that_the_answer_leaves_out_stays(own: Accounts, server:
     ],
     ids=["absent", "zero", "text", "fraction", "negative", "a-word", "huge", "an-object"],
 )
-def test_how_long_a_token_lives_is_read_as_platforms_say_it(
+def test_the_lifetime_of_a_token_is_read_in_every_providers_form(
     own: Accounts, server: Rotating, ada: str, said: Any, seconds: float | None
 ) -> None:
     server.says = {"expires_in": said}
@@ -504,7 +498,7 @@ def test_how_long_a_token_lives_is_read_as_platforms_say_it(
     assert Counts.of(server).since(before) == (1, 0)
 
 
-def test_a_token_of_a_minute_is_not_made_anew_at_every_call(
+def test_a_token_of_one_minute_is_not_refreshed_at_every_call(
     own: Accounts, server: Rotating, ada: str
 ) -> None:
     server.says = {"expires_in": 60}
@@ -520,35 +514,35 @@ def test_a_token_of_a_minute_is_not_made_anew_at_every_call(
 # Calls that are refused
 
 
-def test_a_hundred_calls_that_are_refused_cause_one_refresh(
+def test_a_hundred_rejected_calls_cause_one_refresh(
     own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
 ) -> None:
     server.spoil(server.accounts[0].id)
     server.together(2 * USERS)
     before = Counts.of(server)
-    for each in users[:2]:
-        each.begin(ada, USERS)
-    runs = [each.used() for each in users[:2]]
+    for item in users[:2]:
+        item.begin(ada, USERS)
+    runs = [item.used() for item in users[:2]]
     assert [run.statuses for run in runs] == [{"200": USERS}] * 2, runs
     assert Counts.of(server).since(before) == (1, 0)
     assert own.told(ada) == ["connected", "refreshed"]
 
 
-def test_a_platform_that_refuses_what_it_just_gave_causes_one_refresh_and_no_loop(
+def test_a_provider_that_rejects_new_tokens_causes_one_refresh_and_no_loop(
     own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
 ) -> None:
     server.refuse_all = True
     before = Counts.of(server)
     assert users[0].use(ada, USERS).statuses == {"401": USERS}
     assert own.shown(ada)["status"] == "connected"
-    runs = [each.use(ada, USERS) for each in users[:2]]
+    runs = [item.use(ada, USERS) for item in users[:2]]
     assert [run.errors for run in runs] == [{"NotConnected reauth_required": USERS}] * 2
     assert Counts.of(server).since(before) == (1, 0)
     assert (own.shown(ada)["status"], own.shown(ada)["reason"]) == ("reauth_required", "token_refused")
     assert own.told(ada) == ["connected", "refreshed", "reauth_required"]
 
 
-def test_a_token_that_cannot_be_made_anew_is_refused_once_and_told_once(
+def test_a_token_without_refresh_is_rejected_and_published_once(
     own: Accounts, server: Rotating, users: list[TokenUsers]
 ) -> None:
     server.login("short")
@@ -558,14 +552,14 @@ def test_a_token_that_cannot_be_made_anew_is_refused_once_and_told_once(
     assert users[0].use(short, 1).statuses == {"200": 1}
     server.spoil("short")
     server.together(PROCESSES * USERS)
-    for each in users:
-        each.begin(short, USERS)
-    for each in users:
-        assert each.used().errors == {"NotConnected reauth_required": USERS}
+    for item in users:
+        item.begin(short, USERS)
+    for item in users:
+        assert item.used().errors == {"NotConnected reauth_required": USERS}
     assert own.told(short) == ["connected", "reauth_required"]
 
 
-def test_a_call_that_is_refused_with_a_good_token_ends_nothing(
+def test_a_rejected_call_with_a_valid_token_ends_nothing(
     own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
 ) -> None:
     before = Counts.of(server)
@@ -576,21 +570,21 @@ def test_a_call_that_is_refused_with_a_good_token_ends_nothing(
     server.login("closed-and-short")
     short = own.connect("closed-and-short")
     assert users[0].use(short, USERS, at=f"{server.url}/closed").statuses == {"401": USERS}
-    for each in (ada, short):
-        assert users[0].use(each, 1).statuses == {"200": 1}
-        assert own.shown(each)["status"] == "connected"
+    for item in (ada, short):
+        assert users[0].use(item, 1).statuses == {"200": 1}
+        assert own.shown(item)["status"] == "connected"
     assert own.told(short) == ["connected"]
 
 
 @pytest.mark.parametrize(("scopes", "kept"), [(None, True), (["openid"], False)], ids=["same", "fewer"])
-def test_a_refresh_token_that_connecting_again_leaves_out_stays(
+def test_a_refresh_token_that_reconnecting_leaves_out_is_retained(
     own: Accounts, server: Rotating, ada: str, scopes: list[str] | None, kept: bool
 ) -> None:
     """Unless less is allowed now: what the earlier one gives may do more."""
     server.says = {"refresh_token": None}
     with Person(own.hub, server.accounts[0].id) as person:
-        begun = person.reconnect(ada, scopes=scopes)
-        assert person.go(begun["authorization_url"]).status_code == 200
+        authorization = person.reconnect(ada, scopes=scopes)
+        assert person.go(authorization["authorization_url"]).status_code == 200
     assert own.kept(ada)["refreshable"] is kept
     before = Counts.of(server)
     own.call(ada, "refresh", expect=200 if kept else 409)
@@ -600,7 +594,7 @@ def test_a_refresh_token_that_connecting_again_leaves_out_stays(
 # What happens meanwhile
 
 
-def test_what_is_disabled_while_it_is_refreshed_stays_so_and_has_the_new_tokens(
+def test_an_integration_disabled_during_a_refresh_stays_disabled_with_the_new_tokens(
     own: Accounts, server: Rotating, ada: str
 ) -> None:
     server.hold()
@@ -615,7 +609,7 @@ def test_what_is_disabled_while_it_is_refreshed_stays_so_and_has_the_new_tokens(
     own.call(ada, "refresh")  # with the refresh token of before, the grant would have ended
 
 
-def test_what_is_disconnected_while_it_is_refreshed_is_ended_at_the_platform_too(
+def test_an_integration_disconnected_during_a_refresh_is_revoked_too(
     own: Accounts, server: Rotating, ada: str
 ) -> None:
     server.slow_s = 1  # it has made the new tokens by then
@@ -637,7 +631,7 @@ def test_what_is_disconnected_while_it_is_refreshed_is_ended_at_the_platform_too
 # By itself
 
 
-def test_an_idle_refresh_token_is_used_before_it_dies(own: Accounts, server: Rotating) -> None:
+def test_an_idle_refresh_token_is_used_before_it_expires(own: Accounts, server: Rotating) -> None:
     server.login("idle")
     server.says = {"refresh_token_expires_in": 1000}
     idle = own.connect("idle")
@@ -655,7 +649,7 @@ def test_an_idle_refresh_token_is_used_before_it_dies(own: Accounts, server: Rot
     eventually(lambda: own.shown(idle)["last_used_at"])
 
 
-def test_a_token_that_cannot_be_made_anew_is_noted_when_it_ends(own: Accounts, server: Rotating) -> None:
+def test_a_token_without_refresh_is_marked_when_it_expires(own: Accounts, server: Rotating) -> None:
     server.login("brief")
     server.says = {"refresh_token": None, "expires_in": 1}
     brief = own.connect("brief")
@@ -665,19 +659,19 @@ def test_a_token_that_cannot_be_made_anew_is_noted_when_it_ends(own: Accounts, s
     assert own.told(brief) == ["connected", "reauth_required"]
 
 
-def test_what_was_begun_and_never_finished_vanishes(own: Accounts, server: Rotating) -> None:
+def test_an_authorization_that_was_never_completed_is_deleted(own: Accounts, server: Rotating) -> None:
     with Person(own.hub, "nobody") as person:
-        begun = person.connect("oidc")
-        integration = begun["integration_id"]
+        authorization = person.connect("oidc")
+        integration = authorization["integration_id"]
         assert own.shown(integration)["status"] == "pending"
         own.move(integration, due_at=-1)
         eventually(lambda: own.kept(integration)["deleted_at"])
         own.hub.call("GET", f"/api/integrations/{integration}", expect=404)
-        assert person.go(begun["authorization_url"]).status_code == 410
+        assert person.go(authorization["authorization_url"]).status_code == 410
     assert own.told(integration) == []
 
 
-def test_one_that_cannot_be_opened_is_an_error_and_keeps_nobody_waiting(
+def test_a_credential_that_cannot_be_decrypted_is_an_error_and_blocks_no_other(
     own: Accounts, server: Rotating, ada: str
 ) -> None:
     server.login("whole")
@@ -697,7 +691,7 @@ def test_one_that_cannot_be_opened_is_an_error_and_keeps_nobody_waiting(
     assert Counts.of(server).since(before) == (1, 0)
 
 
-def test_one_whose_provider_is_gone_is_put_off(own: Accounts, ada: str) -> None:
+def test_an_integration_of_a_removed_provider_is_postponed(own: Accounts, ada: str) -> None:
     own.database.integrations.update_one({"_id": ada}, {"$set": {"provider": "gone", "open": True}})
     own.move(ada, due_at=-1)
     eventually(lambda: own.kept(ada)["due_at"] > datetime.now(UTC))
@@ -714,7 +708,7 @@ def due(provider: str, tokens: Tokens, before: dict[str, Any]) -> dict[str, floa
     return {name: made[name] and (made[name] - AT).total_seconds() for name in names}
 
 
-def test_when_what_is_due() -> None:
+def test_due_times_of_refreshes() -> None:
     # Ahead as the manifest says; a refresh token with a known life is used by itself before its end.
     assert due("microsoft", Tokens("a", "r", HOUR), {}) == {
         "expires_at": HOUR,
@@ -730,7 +724,7 @@ def test_when_what_is_due() -> None:
     assert set(due("github", Tokens("a"), {}).values()) == {None}
 
 
-def test_the_life_of_a_refresh_token_that_counts_from_the_consent_is_not_longer_for_using_it() -> None:
+def test_a_refresh_does_not_extend_a_lifetime_that_counts_from_the_consent() -> None:
     tokens = Tokens("a", "r", HOUR)
     first = due("linkedin", tokens, {})
     assert (first["refresh_expires_at"], first["due_at"]) == (365 * DAY, 365 * DAY)
@@ -740,7 +734,7 @@ def test_the_life_of_a_refresh_token_that_counts_from_the_consent_is_not_longer_
     assert due("linkedin", tokens, over)["due_at"] == 300  # the platform still takes it: not at every turn
 
 
-def test_an_answer_that_does_not_say_the_end_of_a_refresh_token_leaves_what_is_known() -> None:
+def test_a_response_without_a_refresh_expiry_leaves_the_stored_one() -> None:
     known = {"refreshable": True, "refresh_expires_at": AT + timedelta(days=10)}
     assert due("oidc", Tokens("a", expires_in=HOUR), known)["refresh_expires_at"] == 10 * DAY
 
@@ -748,7 +742,7 @@ def test_an_answer_that_does_not_say_the_end_of_a_refresh_token_leaves_what_is_k
 # What is told
 
 
-def test_what_happens_while_the_bus_is_away_is_told_when_it_is_back(
+def test_events_are_published_when_the_broker_is_back(
     own: Accounts, bus: Bus, server: Rotating, ada: str
 ) -> None:
     assert isinstance(bus.broker, EmbeddedServer)

@@ -1,6 +1,6 @@
-"""Two people and one account: each has an integration where the token is a person's; else it is one user's.
+"""Two users and one account: each has an integration if tokens are per person; else one user has it.
 
-Nobody gets what another user of the chat has connected, unless the call says so, or is told whose it is.
+Another user gets the integration only by a takeover, and does not learn who has the account.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError
 
 from services.oauth.authorization.account_identity import is_same_account, person_of
-from shared.manifests.connector import AccountIdentity
-from tests.oauth.test_whose import told
+from shared.manifests.accounts import AccountIdentity
+from tests.oauth.test_integration_users import published
 from tests.support.accounts import Accounts
 from tests.support.another import another
 from tests.support.backends import Bus, Store
@@ -61,7 +61,7 @@ def test_two_people_of_a_team_have_integrations_of_their_own(stage: Stage, team:
     of_bob = stage.connect("slack", user=BOB)
     assert of_ada["id"] != of_bob["id"]
     assert of_ada["account"]["id"] == of_bob["account"]["id"], "by the team, events are routed"
-    tokens = {stage.access(each["id"], "user").token for each in (of_ada, of_bob)}
+    tokens = {stage.access(item["id"], "user").token for item in (of_ada, of_bob)}
     assert len(tokens) == 2
     assert stage.shown(of_ada["id"])["user"] == ADA
     for number, user, mine in ((0, ADA, of_ada), (1, BOB, of_bob), (0, None, of_ada)):
@@ -100,7 +100,7 @@ def as_earlier_versions_stored_it(stage: Stage, integration: str) -> None:
 
 
 @pytest.mark.parametrize("users", [(ADA, BOB), (None, BOB)], ids=["named", "first-was-not-named"])
-def test_what_earlier_versions_stored_by_the_team_works_and_is_found_by_its_user(
+def test_documents_of_earlier_releases_work_and_are_found_by_their_user(
     stage: Stage, team: Team, users: tuple[str | None, str]
 ) -> None:
     fake, login = team
@@ -133,7 +133,7 @@ def test_what_earlier_versions_stored_by_the_team_works_and_is_found_by_its_user
         ("github", {"login": "ada"}, ""),
     ],
 )
-def test_who_a_stored_account_is_of_is_read_from_what_was_kept(
+def test_the_person_of_a_stored_account_is_read_from_its_values(
     provider: str, kept: dict[str, str], person: str | None
 ) -> None:
     document = {"provider": provider, "user": ADA, "account": {"id": "a", "label": "A", "kept": kept}}
@@ -149,18 +149,20 @@ def test_who_a_stored_account_is_of_is_read_from_what_was_kept(
 # Of one account
 
 
-def connected(there: Accounts, rotating: Rotating, login: str, **fields: Any) -> str:
+def connected(shared_accounts: Accounts, rotating: Rotating, login: str, **fields: Any) -> str:
     rotating.login(login)
-    with Person(there.hub, login) as person:
-        return str(there.shown(person.connected("oidc", **fields))["id"])
+    with Person(shared_accounts.hub, login) as person:
+        return str(shared_accounts.shown(person.connected("oidc", **fields))["id"])
 
 
-def test_another_user_is_refused_and_not_told_whose_it_is(there: Accounts, rotating: Rotating) -> None:
+def test_another_user_is_refused_and_does_not_learn_whose_account_it_is(
+    shared_accounts: Accounts, rotating: Rotating
+) -> None:
     name = "private-name-of-ada"
-    integration = connected(there, rotating, "shared-refused", user=ADA, name=name)
-    with Person(there.hub, "shared-refused") as bob:
-        begun = bob.connect("oidc", user=BOB)
-        page = bob.go(begun["authorization_url"])
+    integration = connected(shared_accounts, rotating, "shared-refused", user=ADA, name=name)
+    with Person(shared_accounts.hub, "shared-refused") as bob:
+        authorization = bob.connect("oidc", user=BOB)
+        page = bob.go(authorization["authorization_url"])
         assert page.status_code == 409
         assert "account_in_use" in page.text
         assert "takeover" in page.text
@@ -169,27 +171,27 @@ def test_another_user_is_refused_and_not_told_whose_it_is(there: Accounts, rotat
         refused = bob.reconnect(integration, user=BOB, expect=409)
         assert refused["errors"] == [{"field": "takeover", "message": "account_in_use"}]
         assert ADA not in str(refused)
-    shown = there.shown(integration)
+    shown = shared_accounts.shown(integration)
     assert (shown["user"], shown["status"]) == (ADA, "connected")
-    there.call(integration, "refresh")
+    shared_accounts.call(integration, "refresh")
     assert len(rotating.grants_of("shared-refused")) == 1, "what is not kept was given back"
-    assert there.told(integration) == ["connected", "refreshed"]
+    assert shared_accounts.told(integration) == ["connected", "refreshed"]
 
 
-def test_who_is_told_to_takes_it_over_and_it_is_said(there: Accounts, rotating: Rotating) -> None:
-    integration = connected(there, rotating, "shared-taken", user=ADA)
+def test_a_takeover_changes_the_user_and_is_published(shared_accounts: Accounts, rotating: Rotating) -> None:
+    integration = connected(shared_accounts, rotating, "shared-taken", user=ADA)
     [first] = rotating.grants_of("shared-taken")
-    assert connected(there, rotating, "shared-taken", user=BOB, takeover=True) == integration
+    assert connected(shared_accounts, rotating, "shared-taken", user=BOB, takeover=True) == integration
     [second] = rotating.grants_of("shared-taken")
     assert second is not first, "the grant that was replaced is revoked"
-    assert there.shown(integration)["user"] == BOB
-    there.call(integration, "refresh")
-    assert there.told(integration) == ["connected", "connected", "taken_over", "refreshed"]
-    taken = [data for data in told(there, integration) if "previousUser" in data]
+    assert shared_accounts.shown(integration)["user"] == BOB
+    shared_accounts.call(integration, "refresh")
+    assert shared_accounts.told(integration) == ["connected", "connected", "taken_over", "refreshed"]
+    taken = [data for data in published(shared_accounts, integration) if "previousUser" in data]
     assert [(data["user"], data["previousUser"]) for data in taken] == [(BOB, ADA)]
 
 
-def test_who_takes_over_keeps_the_grant_where_a_revocation_ends_all(stage: Stage, team: Team) -> None:
+def test_a_takeover_revokes_nothing_if_a_revocation_ends_all_grants(stage: Stage, team: Team) -> None:
     fake, login = team
     fake.lifetime_s = None  # installing again gives the same tokens
     login(0)
@@ -200,52 +202,56 @@ def test_who_takes_over_keeps_the_grant_where_a_revocation_ends_all(stage: Stage
     assert stage.do(first["id"], "check")["last_error"] is None
 
 
-def test_what_was_disconnected_is_nobodys(there: Accounts, rotating: Rotating) -> None:
-    of_ada = connected(there, rotating, "shared-ended", user=ADA)
-    there.call(of_ada, "disconnect")
-    of_bob = connected(there, rotating, "shared-ended", user=BOB)
+def test_a_disconnected_account_is_free_for_another_user(
+    shared_accounts: Accounts, rotating: Rotating
+) -> None:
+    of_ada = connected(shared_accounts, rotating, "shared-ended", user=ADA)
+    shared_accounts.call(of_ada, "disconnect")
+    of_bob = connected(shared_accounts, rotating, "shared-ended", user=BOB)
     assert of_bob != of_ada
-    with Person(there.hub, "shared-ended") as ada:
+    with Person(shared_accounts.hub, "shared-ended") as ada:
         page = ada.go(ada.connect("oidc", user=ADA)["authorization_url"])
         assert (page.status_code, "account_in_use" in page.text) == (409, True)
-    there.call(of_bob, "disconnect")
-    assert connected(there, rotating, "shared-ended", user=ADA) == of_ada
+    shared_accounts.call(of_bob, "disconnect")
+    assert connected(shared_accounts, rotating, "shared-ended", user=ADA) == of_ada
 
 
-def test_the_store_keeps_an_account_to_one_integration(there: Accounts, rotating: Rotating) -> None:
-    integration = connected(there, rotating, "shared-index", user=ADA)
-    other = {**there.kept(integration), "_id": "int_other"}
+def test_the_database_allows_one_integration_per_account(
+    shared_accounts: Accounts, rotating: Rotating
+) -> None:
+    integration = connected(shared_accounts, rotating, "shared-index", user=ADA)
+    other = {**shared_accounts.kept(integration), "_id": "int_other"}
     with pytest.raises(DuplicateKeyError):
-        there.database.integrations.insert_one(other)
+        shared_accounts.database.integrations.insert_one(other)
 
 
 def test_two_processes_connect_one_account_once_also_without_their_lock(
-    there: Accounts, rotating: Rotating, bus: Bus, store: Store, tmp_path: Path
+    shared_accounts: Accounts, rotating: Rotating, bus: Bus, store: Store, tmp_path: Path
 ) -> None:
     rotating.login("shared-processes")
     over = Event()
 
     def unlock() -> None:
         while not over.is_set():
-            there.database.oauth_states.delete_many({"sealed": {"$exists": False}})
+            shared_accounts.database.oauth_states.delete_many({"sealed": {"$exists": False}})
 
-    with another("oauth", there.hub, tmp_path, bus, store) as second:
+    with another("oauth", shared_accounts.hub, tmp_path, bus, store) as second:
         unlocking = Thread(target=unlock)
         unlocking.start()
         try:
-            people = [Person(there.hub, "shared-processes") for _ in range(6)]
-            came = [each.consent(each.connect("oidc", user=ADA)["authorization_url"]) for each in people]
-            here, elsewhere = there.hub.url("oauth"), second.url("oauth")
+            people = [Person(shared_accounts.hub, "shared-processes") for _ in range(6)]
+            came = [item.consent(item.connect("oidc", user=ADA)["authorization_url"]) for item in people]
+            here, elsewhere = shared_accounts.hub.url("oauth"), second.url("oauth")
             urls = [url.replace(here, elsewhere) if number % 2 else url for number, url in enumerate(came)]
             with ThreadPoolExecutor(len(people)) as pool:
                 answers = list(
-                    pool.map(lambda each: each[0].client.get(each[1]), zip(people, urls, strict=True))
+                    pool.map(lambda item: item[0].client.get(item[1]), zip(people, urls, strict=True))
                 )
         finally:
             over.set()
             unlocking.join()
             for person in people:
                 person.client.close()
-    assert {answer.status_code for answer in answers} <= {200, 303}, [each.text for each in answers]
+    assert {answer.status_code for answer in answers} <= {200, 303}, [item.text for item in answers]
     mine = {"account.id": "shared-processes", "status": "connected", "deleted_at": None}
-    assert there.database.integrations.count_documents(mine) == 1
+    assert shared_accounts.database.integrations.count_documents(mine) == 1

@@ -1,14 +1,20 @@
-"""OAuth 1.0a: the three legs against a strict Trello, which checks signatures by code of its own."""
+"""OAuth 1.0a: the three legs against a strict fake Trello with its own signature check."""
 
 import time
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
-from shared.manifests.connector import GrantRevoked, InvalidClient, ProviderRejected, ProviderUnavailable
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
+from shared.manifests.provider_response import (
+    GrantRevoked,
+    InvalidClient,
+    ProviderRejected,
+    ProviderUnavailable,
+)
 from shared.manifests.registry import connectors
-from shared.wire.oauth import ClientCredentials, ProviderRequest, ProviderResponse, sign_oauth1
+from shared.wire.oauth import ClientCredentials, sign_oauth1
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from tests.support.fakes.trello import Trello, base_string, header_of, hmac_sha1
 from tests.support.platforms import Asked, Reply
 
@@ -61,7 +67,7 @@ def allowed(fake: Trello, request: RequestToken) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(back).query, strict_parsing=True))
 
 
-def test_an_account_is_connected_and_given_back() -> None:
+def test_an_account_is_connected_and_revoked() -> None:
     fake = new_trello()
     request = requested(fake)
     back = allowed(fake, request)
@@ -81,10 +87,10 @@ def test_an_account_is_connected_and_given_back() -> None:
     account = CONNECTOR.account
     assert account
     assert account.call
-    whose = CONNECTOR.parse_account(
+    account_id = CONNECTOR.parse_account(
         account, CONNECTOR.parse_api_response(answered(fake, CONNECTOR.request(account.call, values)))
     )
-    assert (whose.id, whose.label, whose.kept) == (
+    assert (account_id.id, account_id.label, account_id.attributes) == (
         fake.accounts[0].id,
         "Ada Example",
         {"username": "ada"},
@@ -130,7 +136,7 @@ def test_a_request_token_is_exchanged_once_and_with_its_own_verifier_and_secret(
     assert fake.refused == ["code", "verifier", "secret", "secret", "used code"]
 
 
-def test_an_app_with_another_key_or_secret_is_told_so_at_once() -> None:
+def test_an_app_with_a_wrong_key_or_secret_is_rejected_at_once() -> None:
     fake = new_trello()
     for change in ({"client_id": "another"}, {"client_secret": "another"}):
         with pytest.raises(InvalidClient):
@@ -145,7 +151,7 @@ def test_an_app_with_another_key_or_secret_is_told_so_at_once() -> None:
     assert fake.refused == ["client", "secret", "client"]
 
 
-def test_a_person_who_does_not_allow_it_brings_no_verifier() -> None:
+def test_a_denied_authorization_has_no_verifier() -> None:
     fake = new_trello()
     fake.denies = True
     request = requested(fake)
@@ -153,7 +159,7 @@ def test_a_person_who_does_not_allow_it_brings_no_verifier() -> None:
         flow().verifier(allowed(fake, request), request)
 
 
-def test_what_came_back_has_to_be_about_this_request() -> None:
+def test_a_callback_must_name_its_request_token() -> None:
     """Else somebody could have an account of his own connected in another person's name."""
     fake = new_trello()
     request, other = requested(fake), requested(fake)
@@ -165,7 +171,7 @@ def test_what_came_back_has_to_be_about_this_request() -> None:
         flow().verifier({"oauth_verifier": back["oauth_verifier"]}, request)
 
 
-def test_a_platform_that_is_busy_is_asked_again_later() -> None:
+def test_a_provider_that_is_unavailable_can_be_retried() -> None:
     for status in (429, 500, 503):
         answer = ProviderResponse(status, {}, b"oops")
         with pytest.raises(ProviderUnavailable):
@@ -174,7 +180,7 @@ def test_a_platform_that_is_busy_is_asked_again_later() -> None:
             flow().parse_token_response(answer)
 
 
-def test_an_answer_without_token_or_confirmation_is_none() -> None:
+def test_a_response_without_token_or_confirmation_is_an_error() -> None:
     with pytest.raises(ProviderRejected, match="no_callback"):
         flow().parse_request_token(ProviderResponse(200, {}, b"oauth_token=a&oauth_token_secret=b"))
     for body in (b"", b"oauth_token=a", b"<html>", b"\xff\xfe"):

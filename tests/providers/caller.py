@@ -1,4 +1,4 @@
-"""A platform that sends to a running gateway: one connection that is kept, and endpoints over the API."""
+"""A provider that sends to a running gateway: one persistent connection, and endpoints over the API."""
 
 import http.client
 import json
@@ -21,7 +21,7 @@ _OF_THE_CONNECTION = (b"content-length", b"connection", b"transfer-encoding", b"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the gateway said; of a header that is there twice, the last."""
+    """The gateway's response; of a repeated header, the last value."""
 
     status: int
     headers: Mapping[str, str]
@@ -34,7 +34,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An endpoint as the API made it."""
+    """An endpoint as the API created it."""
 
     id: str
     url: str
@@ -43,7 +43,7 @@ class Endpoint:
 
 
 class Caller:
-    """Calls a gateway, as a platform and as the owner of endpoints."""
+    """Calls a gateway, as a provider and as a user with endpoints."""
 
     def __init__(self, hub: Hub) -> None:
         self._key = hub.admin_key
@@ -82,14 +82,14 @@ class Caller:
         settings: Mapping[str, str] | None = None,
         require_signature: bool = True,
     ) -> Endpoint:
-        """A new endpoint; its secret is the one that was given, or that the hub has made."""
+        """Create an endpoint with this secret, or with a generated one."""
         body: dict[str, Any] = {"provider": provider, "name": "test", "settings": dict(settings or {})}
         if secret:
             body["secret"] = secret
         if not require_signature:
             body |= {"require_signature": False, "unsigned_reason": "a test of what is not signed"}
-        made = self.call("POST", "/inbound-endpoints", body, expect=201)
-        return Endpoint(made["id"], made["url"], made["secret"] or "", settings or {})
+        endpoint = self.call("POST", "/inbound-endpoints", body, expect=201)
+        return Endpoint(endpoint["id"], endpoint["url"], endpoint["secret"] or "", settings or {})
 
     def _ask(self, method: str, path: str, headers: list[tuple[str, Any]], body: bytes) -> Answer:
         connection = self._connection
@@ -99,16 +99,16 @@ class Caller:
         connection.putheader("content-length", str(len(body)))
         connection.endheaders(body)
         response = connection.getresponse()
-        said = response.read()
+        content = response.read()
         found = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, found, said)
+        return Answer(response.status, found, content)
 
 
 @contextmanager
 def gateway_with_platforms(
     folder: Path, bus: Bus, store: Store, hosts: Sequence[str]
 ) -> Iterator[tuple[Hub, PlatformKeys]]:
-    """A gateway alone, which calls no internal address and all others through the platforms' proxy.
+    """Start only a gateway, which calls no internal address, and all others through the providers' proxy.
 
     Afterwards nothing may have gone wrong in it that nobody expected.
     """

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import shared.providers
-from interlink.provider.checker import FIXTURE_TIME
+from interlink.provider.fixture_result import FIXTURE_TIME
 from shared.contracts.errors import Rejected
-from shared.manifests.fixtures import Fixture, SchemeSigner, read_fixtures, scheme_signers
+from shared.manifests.fixtures import Fixture, read_fixtures
 from shared.manifests.models import WebhookSpec
 from shared.manifests.registry import MANIFEST, Provider, body_reader, provider_folders, read_manifest
+from shared.manifests.scheme_signers import SchemeSigner, scheme_signers
 from shared.manifests.schemes import (
     BasicScheme,
     DigestScheme,
@@ -61,83 +62,81 @@ def webhook_of(name: str) -> WebhookSpec:
 
 @dataclass(frozen=True)
 class Keyed:
-    """A way of a provider with keys to try it, and other keys, which have to be refused."""
+    """A scheme of a provider with a signer, and another signer that must be rejected."""
 
     provider: Provider
     position: int
-    declared: Declared
-    signing: SchemeSigner
+    spec: Declared
+    signer: SchemeSigner
     other: SchemeSigner
 
     @property
     def name(self) -> str:
-        return f"{self.provider.id}, way {self.position} ({self.declared.name or self.declared.scheme})"
+        return f"{self.provider.id}, scheme {self.position} ({self.spec.name or self.spec.scheme})"
 
     @property
     def headers(self) -> list[bytes]:
         """The headers that carry the proof; none where it is in the query or the body."""
-        declared = self.declared
-        if isinstance(declared, TokenScheme):
-            kind, _, argument = declared.source.strip("{}").partition(":")
+        spec = self.spec
+        if isinstance(spec, TokenScheme):
+            kind, _, argument = spec.source.strip("{}").partition(":")
             return [argument.lower().encode()] if kind == "header" else []
-        if isinstance(declared, BasicScheme):
+        if isinstance(spec, BasicScheme):
             return [b"authorization"]
-        if isinstance(declared, JwtScheme):
-            return [declared.header.encode()]
-        return [name.encode() for name in declared.signature.header]
+        if isinstance(spec, JwtScheme):
+            return [spec.header.encode()]
+        return [name.encode() for name in spec.signature.header]
 
     @property
     def hosts(self) -> Sequence[str]:
         """The hosts that keys may be fetched from."""
-        declared = self.declared
-        return (
-            declared.keys.hosts if isinstance(declared, KeyPairScheme | JwtScheme) and declared.keys else ()
-        )
+        spec = self.spec
+        return spec.keys.hosts if isinstance(spec, KeyPairScheme | JwtScheme) and spec.keys else ()
 
     @property
     def covers_body(self) -> bool:
         """Whether a changed body has to be refused."""
-        declared = self.declared
-        if isinstance(declared, TokenScheme | BasicScheme):
+        spec = self.spec
+        if isinstance(spec, TokenScheme | BasicScheme):
             return False
-        if isinstance(declared, JwtScheme):
-            return declared.body_hash is not None
-        texts = [declared.signed] if isinstance(declared, KeyPairScheme) else [*declared.signed]
-        digest = not isinstance(declared, KeyPairScheme) and declared.body_hash is not None
+        if isinstance(spec, JwtScheme):
+            return spec.body_hash is not None
+        texts = [spec.signed] if isinstance(spec, KeyPairScheme) else [*spec.signed]
+        digest = not isinstance(spec, KeyPairScheme) and spec.body_hash is not None
         return digest or all(any(part in text for part in _OF_THE_BODY) for text in texts)
 
     @property
     def window(self) -> tuple[float, float] | None:
         """How many seconds old, and how many ahead, a request may be; None where it has no time."""
-        if isinstance(self.declared, JwtScheme):
-            return 300 + self.declared.leeway_s, self.declared.leeway_s
-        if isinstance(self.declared, TokenScheme | BasicScheme) or self.declared.timestamp is None:
+        if isinstance(self.spec, JwtScheme):
+            return 300 + self.spec.leeway_s, self.spec.leeway_s
+        if isinstance(self.spec, TokenScheme | BasicScheme) or self.spec.timestamp is None:
             return None
-        return self.declared.timestamp.tolerance_s, self.declared.timestamp.future_s
+        return self.spec.timestamp.tolerance_s, self.spec.timestamp.future_s
 
     def verdict(
         self,
         request: InboundRequest,
         keys: Sequence[str] | None = None,
         now: float = FIXTURE_TIME,
-        signing: SchemeSigner | None = None,
+        signer: SchemeSigner | None = None,
     ) -> VerificationResult:
-        """What the way says, with these secrets (its own when none are given)."""
-        used = signing or self.signing
+        """Verify with the scheme. `signer` is another one than the case's own."""
+        used = signer or self.signer
         texts = [used.secret] if keys is None and used.secret else keys or []
         return used.scheme.verify(request, [text.encode() for text in texts], now, used.fetched(request))
 
-    def at_the_door(self, request: InboundRequest, now: float = FIXTURE_TIME) -> VerificationResult:
-        """What the whole door says, whichever way it takes: no way around this one may be open."""
+    def definition_verdict(self, request: InboundRequest, now: float = FIXTURE_TIME) -> VerificationResult:
+        """Verify with the whole definition: no other scheme may accept the request."""
         assert self.provider.definition
         try:
-            way = self.provider.definition.select_scheme(request)
-            if way is None:
+            scheme = self.provider.definition.select_scheme(request)
+            if scheme is None:
                 return VerificationResult.MISSING
-            url = way.key_url(request)
-            document = FetchedKey(url, self.signing.document) if url else None
-            return way.verify(
-                request, [self.signing.secret.encode()] if self.signing.secret else [], now, document
+            url = scheme.key_url(request)
+            document = FetchedKey(url, self.signer.document) if url else None
+            return scheme.verify(
+                request, [self.signer.secret.encode()] if self.signer.secret else [], now, document
             )
         except Rejected:
             return VerificationResult.UNREADABLE
@@ -145,28 +144,28 @@ class Keyed:
 
 @cache
 def keyed(name: str) -> Sequence[Keyed]:
-    """Every way of a provider with fresh keys, in the manifest's order."""
+    """Return every scheme of a provider with fresh keys, in the manifest's order."""
     own = provider(name)
     assert own.definition
     found: list[Keyed] = []
     both = zip(webhook_of(name).verification, scheme_signers(own), scheme_signers(own), strict=True)
-    for position, (declared, signing, other) in enumerate(both):
-        found.append(Keyed(own, position, declared, signing, _another(declared, other)))
+    for position, (spec, signer, other) in enumerate(both):
+        found.append(Keyed(own, position, spec, signer, _another(spec, other)))
     return found
 
 
-def _another(declared: Declared, signing: SchemeSigner) -> SchemeSigner:
-    if not signing.is_example:
-        return signing
-    secret = another_secret(declared)
-    return SchemeSigner(signing.scheme, secret, secret.encode())
+def _another(spec: Declared, signer: SchemeSigner) -> SchemeSigner:
+    if not signer.is_example:
+        return signer
+    secret = another_secret(spec)
+    return SchemeSigner(signer.scheme, secret, secret.encode())
 
 
-def another_secret(declared: Declared) -> str:
-    """A fresh secret of the form that a way with an example takes."""
-    if isinstance(declared, BasicScheme):
+def another_secret(spec: Declared) -> str:
+    """Return a new secret in the format of a scheme with an example."""
+    if isinstance(spec, BasicScheme):
         return f"user:{secrets.token_hex(16)}"
-    form = declared.key.compile()
+    form = spec.key.compile()
     return form.encode(secrets.token_hex(16).encode() if form.form == "text" else secrets.token_bytes(32))
 
 
@@ -177,17 +176,17 @@ def signed(
     *,
     address: str = "",
 ) -> InboundRequest | None:
-    """A recorded request as the platform signs it in this way; None where it is not signed in it."""
-    door = case.provider.definition
-    assert door
+    """Return a recorded request signed by this scheme; None if the scheme does not sign it."""
+    definition = case.provider.definition
+    assert definition
     plain = fixture.request(case.provider, address=address)
-    if door.handshake(plain):
+    if definition.handshake(plain):
         return None
     try:
-        request = case.signing.sign(plain, now)
-        return request if door.select_scheme(request) is case.signing.scheme else None
+        request = case.signer.sign(plain, now)
+        return request if definition.select_scheme(request) is case.signer.scheme else None
     except Rejected:
-        return None  # it lacks what this way signs: it is of another way
+        return None  # without what this scheme signs: it belongs to another scheme
 
 
 def with_headers(request: InboundRequest, changed: Mapping[bytes, Sequence[bytes]]) -> InboundRequest:
@@ -221,6 +220,10 @@ def payloads(name: str) -> Iterator[tuple[str, str, Any]]:
     for fixture in recorded(name):
         if "events" not in fixture.expected:
             continue
-        for arrived in own.definition.events(fixture.request(own)):
-            if arrived.event in own.messages:
-                yield fixture.name, arrived.event, own.payload(arrived.content_type, arrived.data)
+        for webhook_event in own.definition.events(fixture.request(own)):
+            if webhook_event.event in own.messages:
+                yield (
+                    fixture.name,
+                    webhook_event.event,
+                    own.payload(webhook_event.content_type, webhook_event.data),
+                )

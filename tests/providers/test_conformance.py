@@ -1,6 +1,6 @@
-"""Every provider at a running gateway: what the platform signs is accepted, and nothing else is.
+"""Every provider at a running gateway: what the provider signs is accepted, and nothing else.
 
-The gateway verifies with its own clock and its own endpoints; the keys that a platform publishes come over
+The gateway verifies with its own clock and its own endpoints; the keys that a provider publishes come over
 TLS, through an egress proxy, from hosts of `tests/support/platform_keys.py`.
 """
 
@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
-from interlink.provider.checker import evaluate_fixture
-from shared.manifests.fixtures import Fixture, SchemeSigner, default_settings
+from interlink.provider.fixture_result import evaluate_fixture
+from shared.manifests.fixtures import Fixture, default_settings
+from shared.manifests.scheme_signers import SchemeSigner
 from shared.manifests.schemes import JwtScheme, KeyPairScheme
-from shared.verification.request import InboundRequest, SourceTemplate
+from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
+from shared.verification.sources import replace_source
+from shared.verification.template import SourceTemplate
 from shared.wire.bodies import FORM_CONTENT_TYPE, media_type
 from tests.providers.caller import INTERNAL, Answer, Caller, Endpoint, gateway_with_platforms
 from tests.providers.recorded import (
@@ -72,7 +75,7 @@ class Sent:
 
 
 class Conversation:
-    """One provider's platform and its endpoints. `faults` says what was not as it should be, a line each."""
+    """One provider and its endpoints. `faults` has a line for each difference."""
 
     def __init__(self, name: str, caller: Caller, platforms: PlatformKeys, log: dict[str, Sent]) -> None:
         self.name = name
@@ -86,25 +89,25 @@ class Conversation:
         self._endpoints: dict[tuple[int, str], Endpoint] = {}
 
     def endpoint(self, case: Keyed, fixture: Fixture) -> Endpoint:
-        """The endpoint for a way and the settings of a fixture: made once."""
+        """Return the endpoint of a scheme and a fixture's settings, created once."""
         settings = {**default_settings(self.own), **fixture.settings}
         key = (case.position, json.dumps(settings, sort_keys=True))
         if key not in self._endpoints:
-            self._endpoints[key] = self.made(case.signing.secret, settings)
+            self._endpoints[key] = self.create_endpoint(case.signer.secret, settings)
         return self._endpoints[key]
 
-    def made(self, secret: str, settings: Mapping[str, str]) -> Endpoint:
-        made = self._caller.endpoint(self.name, secret=secret, settings=settings)
-        self._log[made.id] = Sent(self.name)
-        return made
+    def create_endpoint(self, secret: str, settings: Mapping[str, str]) -> Endpoint:
+        endpoint = self._caller.endpoint(self.name, secret=secret, settings=settings)
+        self._log[endpoint.id] = Sent(self.name)
+        return endpoint
 
     def signed(
         self, case: Keyed, fixture: Fixture, endpoint: Endpoint, at: float | None = None
     ) -> InboundRequest | None:
-        """The recorded request as the platform would send it to this endpoint now."""
+        """Return the recorded request as the provider would send it to this endpoint now."""
         request = signed(case, fixture, time() if at is None else at, address=endpoint.url)
-        if request is not None and (url := case.signing.scheme.key_url(request)):
-            self._platforms.documents[url] = case.signing.document
+        if request is not None and (url := case.signer.scheme.key_url(request)):
+            self._platforms.documents[url] = case.signer.document
         return request
 
     def accepts(self, what: str, endpoint: Endpoint, fixture: Fixture, request: InboundRequest) -> Answer:
@@ -116,8 +119,8 @@ class Conversation:
         triggers = sorted({trigger for each in events for trigger in each.get("triggers", [])})
         self._log[endpoint.id].accepted.append((fixture.name, len(events), types, triggers))
         if wanted is None:
-            told = answer.json if answer.status == 202 else {}
-            count = told.get("events", 1 if "event_id" in told else None)
+            document = answer.json if answer.status == 202 else {}
+            count = document.get("events", 1 if "event_id" in document else None)
             if count != len(events):
                 self.faults.append(
                     f"{what}: {answer.status} {answer.body!r}, not 202 with {len(events)} events"
@@ -126,12 +129,12 @@ class Conversation:
             self.answers(what, answer, wanted)
         return answer
 
-    def answers(self, what: str, answer: Answer, wanted: Mapping[str, Any]) -> None:
+    def answers(self, what: str, answer: Answer, expected: Mapping[str, Any]) -> None:
         """An answer has to have this status, these headers and this body."""
-        headers = {name: answer.headers.get(name) for name in wanted.get("headers", {})}
-        saw = {"status": answer.status, "headers": headers, "body": answer.body.decode("utf-8", "replace")}
-        if saw != {"headers": {}, "body": "", **wanted}:
-            self.faults.append(f"{what}: {saw}, not {dict(wanted)}")
+        headers = {name: answer.headers.get(name) for name in expected.get("headers", {})}
+        actual = {"status": answer.status, "headers": headers, "body": answer.body.decode("utf-8", "replace")}
+        if actual != {"headers": {}, "body": "", **expected}:
+            self.faults.append(f"{what}: {actual}, not {dict(expected)}")
 
     def refuses(self, what: str, endpoint: Endpoint, request: InboundRequest, *statuses: int) -> Answer:
         """Send what must not be accepted, and look at the answer."""
@@ -144,7 +147,7 @@ class Conversation:
         return answer
 
     def first(self, case: Keyed) -> tuple[Fixture, Endpoint, InboundRequest] | None:
-        """The first recorded request that is signed in this way, and has an event."""
+        """Return the first recorded request that this scheme signs and that has an event."""
         for fixture in recorded(self.name):
             if not fixture.expected.get("events"):
                 continue
@@ -159,21 +162,21 @@ class Conversation:
 
 
 _SHARED: dict[str, SchemeSigner] = {}
-"""Keys by the address where they are published: several ways, of several providers, have the same."""
+"""Keys by the address where they are published: several schemes, of several providers, share one."""
 
 
 def _published(case: Keyed, platforms: PlatformKeys) -> Keyed:
-    """The way with the keys that are published at its address."""
-    declared = case.declared
-    if not isinstance(declared, KeyPairScheme | JwtScheme) or declared.keys is None:
+    """Return the case with the keys that are published at its URL."""
+    spec = case.spec
+    if not isinstance(spec, KeyPairScheme | JwtScheme) or spec.keys is None:
         return case
-    source = declared.keys.compile()
+    source = spec.keys.compile()
     if not source.url.constant:
         return case
     url = source.url.source
-    known = _SHARED.setdefault(url, case.signing)
+    known = _SHARED.setdefault(url, case.signer)
     platforms.documents[url] = known.document
-    return replace(case, signing=replace(case.signing, key=known.key, document=known.document))
+    return replace(case, signer=replace(case.signer, key=known.key, document=known.document))
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +207,7 @@ def conversation(
 
 @each_provider
 def test_every_recorded_webhook_is_accepted(name: str, conversation: Conversation) -> None:
-    """In each way that it can be signed in, with the answer that the platform wants."""
+    """By each scheme that can sign it, with the response that the provider expects."""
     used: set[int] = set()
     for case in conversation.cases:
         for fixture in recorded(name):
@@ -229,8 +232,8 @@ UNNAMED: Mapping[str, str] = {
 
 
 @each_provider
-def test_an_event_that_nobody_has_heard_of_is_accepted(name: str, conversation: Conversation) -> None:
-    """A platform that is refused tries again, keeps what is behind it back, and ends the webhook."""
+def test_an_unknown_event_is_accepted(name: str, conversation: Conversation) -> None:
+    """A provider that is rejected retries, holds back later events, and disables the webhook."""
     tried = 0
     for fixture in recorded(name):
         other = with_unknown_event(conversation.webhook, fixture) if fixture.expected.get("events") else None
@@ -251,14 +254,14 @@ def test_an_event_that_nobody_has_heard_of_is_accepted(name: str, conversation: 
 
 
 @each_provider
-def test_what_is_not_the_platforms_is_refused(name: str, conversation: Conversation) -> None:
+def test_a_request_that_the_provider_did_not_sign_is_rejected(name: str, conversation: Conversation) -> None:
     for case in conversation.cases:
         found = conversation.first(case)
         if found is None:
             continue
         fixture, endpoint, request = found
-        door = case.provider.definition
-        assert door
+        definition = case.provider.definition
+        assert definition
         plain = fixture.request(case.provider, address=endpoint.url)
         tries = {
             "not signed": plain,
@@ -276,7 +279,7 @@ def test_what_is_not_the_platforms_is_refused(name: str, conversation: Conversat
         other = next(
             method
             for method in ("PATCH", "PUT", "DELETE", "POST", "GET", "OPTIONS")
-            if method not in door.methods
+            if method not in definition.methods
         )
         moved = InboundRequest(
             other, request.address, request.query_string, request.headers, request.body, {}, lambda _: None
@@ -286,8 +289,8 @@ def test_what_is_not_the_platforms_is_refused(name: str, conversation: Conversat
     conversation.finish()
 
 
-def _signed_with(signing: SchemeSigner, plain: InboundRequest) -> InboundRequest:
-    return signing.sign(plain, time())
+def _signed_with(signer: SchemeSigner, unsigned: InboundRequest) -> InboundRequest:
+    return signer.sign(unsigned, time())
 
 
 def _spoiled(case: Keyed, request: InboundRequest) -> dict[str, InboundRequest]:
@@ -296,7 +299,7 @@ def _spoiled(case: Keyed, request: InboundRequest) -> dict[str, InboundRequest]:
         found["with a changed body"] = with_changed_body(request)
         again = _as_another_writer_would(request)
         if again is not None:
-            found["with a body that was written anew"] = request.with_body(again)
+            found["with a body that was serialized again"] = request.with_body(again)
     names = [name for name in case.headers if name in request.headers]
     if names:
         found["without its header"] = with_headers(request, {name: [] for name in names})
@@ -343,7 +346,7 @@ def test_unicode_and_escapes_are_signed_as_they_were_sent(name: str, conversatio
 
 
 def _with_odd_text(request: InboundRequest) -> bytes | None:
-    r"""The body with one more field, in which the same letter is written in several ways, and `\/`."""
+    r"""The body with one more field, in which the same letter is written in several spellings, and `\/`."""
     kind = media_type(request.header(b"content-type") or "application/json")
     if kind == FORM_CONTENT_TYPE:
         return request.body + b"&odd=%C3%A4+%F0%9F%98%80%2F%5C"
@@ -360,39 +363,39 @@ def test_a_rotated_secret_is_accepted_beside_the_new_one(
 ) -> None:
     for case in conversation.cases:
         found = conversation.first(case)
-        if found is None or not case.signing.secret:
+        if found is None or not case.signer.secret:
             continue
         fixture, _, _ = found
         settings = {**default_settings(case.provider), **fixture.settings}
-        endpoint = conversation.made(case.signing.secret, settings)
+        endpoint = conversation.create_endpoint(case.signer.secret, settings)
         plain = fixture.request(case.provider, address=endpoint.url)
         new = case.other
         path = f"/inbound-endpoints/{endpoint.id}/rotate-secret"
         conversation.refuses(f"{case.name}: with the new one, before", endpoint, _signed_with(new, plain))
         caller.call("POST", path, {"secret": new.secret})
-        for what, signing in (("the new", new), ("the old", case.signing)):
+        for what, signer in (("the new", new), ("the old", case.signer)):
             conversation.accepts(
-                f"{case.name}: with {what} one", endpoint, fixture, _signed_with(signing, plain)
+                f"{case.name}: with {what} one", endpoint, fixture, _signed_with(signer, plain)
             )
         caller.call("POST", path, {"secret": new.secret, "overlap_hours": 0})
-        conversation.refuses(f"{case.name}: with the old, after", endpoint, _signed_with(case.signing, plain))
+        conversation.refuses(f"{case.name}: with the old, after", endpoint, _signed_with(case.signer, plain))
     conversation.finish()
 
 
 @pytest.mark.parametrize("name", having("source: ours"))
-def test_a_secret_that_we_make_is_one_that_verifies(name: str, conversation: Conversation) -> None:
+def test_a_generated_secret_verifies(name: str, conversation: Conversation) -> None:
     verified = 0
     for case in conversation.cases:
         found = conversation.first(case)
-        if found is None or not case.signing.secret:
+        if found is None or not case.signer.secret:
             continue
         fixture, _, _ = found
-        endpoint = conversation.made("", {**default_settings(case.provider), **fixture.settings})
+        endpoint = conversation.create_endpoint("", {**default_settings(case.provider), **fixture.settings})
         assert endpoint.secret
-        own = SchemeSigner(case.signing.scheme, endpoint.secret, endpoint.secret.encode())
-        theirs = _signed_with(case.signing, fixture.request(case.provider))
+        own = SchemeSigner(case.signer.scheme, endpoint.secret, endpoint.secret.encode())
+        theirs = _signed_with(case.signer, fixture.request(case.provider))
         if case.verdict(theirs, [endpoint.secret], time()) is VerificationResult.NO_SECRET:
-            continue  # a secret of another form belongs to this way
+            continue  # this scheme has a secret of another format
         plain = fixture.request(case.provider, address=endpoint.url)
         conversation.accepts(f"{case.name}: ours", endpoint, fixture, _signed_with(own, plain))
         verified += 1
@@ -403,8 +406,8 @@ def test_a_secret_that_we_make_is_one_that_verifies(name: str, conversation: Con
 @pytest.mark.parametrize("name", having("\n  handshakes:"))
 def test_handshakes(name: str, conversation: Conversation, caller: Caller) -> None:
     own = provider(name)
-    door = own.definition
-    assert door
+    definition = own.definition
+    assert definition
     shaken = [fixture for fixture in recorded(name) if "handshake" in fixture.expected]
     assert shaken
     for fixture in shaken:
@@ -416,12 +419,12 @@ def test_handshakes(name: str, conversation: Conversation, caller: Caller) -> No
             _hands_over(conversation, caller, fixture, SourceTemplate(declared.keeps), settings)
             continue
         case = _of_the_handshake(conversation, fixture) if declared.verified else conversation.cases[0]
-        endpoint = conversation.made(case.signing.secret, settings)
+        endpoint = conversation.create_endpoint(case.signer.secret, settings)
         request = fixture.request(own, address=endpoint.url)
         expected = evaluate_fixture(own, fixture, endpoint.secret)["answer"]
         if declared.verified:
             conversation.refuses(f"{fixture.name}: not signed", endpoint, request)
-            request = _signed_with(case.signing, request)
+            request = _signed_with(case.signer, request)
         answer = caller.send(request)
         conversation.answers(f"{fixture.name}", answer, expected)
         if declared.require:
@@ -430,7 +433,7 @@ def test_handshakes(name: str, conversation: Conversation, caller: Caller) -> No
 
 
 def _of_the_handshake(conversation: Conversation, fixture: Fixture) -> Keyed:
-    """The way in which a handshake that has to be verified is signed."""
+    """Return the scheme that signs a verified handshake."""
     return next(case for case in conversation.cases if signed(case, fixture) is not None)
 
 
@@ -450,16 +453,16 @@ def _hands_over(
     keeps: SourceTemplate,
     settings: Mapping[str, str],
 ) -> None:
-    """The secret in the handshake is kept once, verifies from then on, and is shown to the owner once."""
+    """The secret in the handshake is stored once, verifies from then on, and is shown once."""
     own = conversation.own
-    endpoint = conversation.made("", settings)
+    endpoint = conversation.create_endpoint("", settings)
     path = f"/inbound-endpoints/{endpoint.id}"
     assert caller.call("GET", path)["awaits"] == "handshake"
     [case] = conversation.cases
     found = conversation.first(case)
     assert found
     event = found[0]
-    early = case.signing.sign(event.request(own, address=endpoint.url), time())
+    early = case.signer.sign(event.request(own, address=endpoint.url), time())
     conversation.refuses("before the handshake", endpoint, early, 503)
     request = fixture.request(own, address=endpoint.url)
     conversation.answers(fixture.name, caller.send(request), fixture.expected["answer"])
@@ -467,28 +470,28 @@ def _hands_over(
     assert secret
     assert secret == fixture.expected["keeps"]
     assert caller.call("GET", path)["awaits"] is None
-    kept = SchemeSigner(case.signing.scheme, secret, secret.encode())
-    webhook = _signed_with(kept, event.request(own, address=endpoint.url))
+    signer = SchemeSigner(case.signer.scheme, secret, secret.encode())
+    webhook = _signed_with(signer, event.request(own, address=endpoint.url))
     conversation.accepts("with the secret of the handshake", endpoint, event, webhook)
     conversation.refuses("with another", endpoint, early)
-    another = request.with_part(keeps.source, token_hex(len(secret) // 2))
+    another = replace_source(request, keeps.source, token_hex(len(secret) // 2))
     conversation.refuses("a second handshake", endpoint, another, 409)
     conversation.accepts("after a second handshake", endpoint, event, webhook)
     assert caller.call("POST", path + "/handed-over-secret") == {"secret": secret}
     caller.call("POST", path + "/handed-over-secret", expect=409)
-    entered = conversation.made(case.signing.secret, settings)
-    late = fixture.request(own, address=entered.url)
-    conversation.refuses("a handshake at an endpoint with a secret", entered, late, 409)
+    with_secret = conversation.create_endpoint(case.signer.secret, settings)
+    late = fixture.request(own, address=with_secret.url)
+    conversation.refuses("a handshake at an endpoint with a secret", with_secret, late, 409)
 
 
 def test_a_key_at_an_internal_address_is_not_fetched(caller: Caller, platforms: PlatformKeys) -> None:
-    """The name is one that the owner entered; what it resolves to is looked at all the same."""
+    """A user entered the name; the address that it resolves to is checked all the same."""
     keys = {"url": f"https://{INTERNAL}/key.pem", "hosts": [INTERNAL]}
-    way = {"scheme": "rsa", "signature": {"header": "x-signature"}, "keys": keys}
-    body = {"provider": "generic", "name": "test", "source": {"verification": [way]}}
-    made = caller.call("POST", "/inbound-endpoints", body, expect=201)
+    scheme = {"scheme": "rsa", "signature": {"header": "x-signature"}, "keys": keys}
+    body = {"provider": "generic", "name": "test", "source": {"verification": [scheme]}}
+    endpoint = caller.call("POST", "/inbound-endpoints", body, expect=201)
     request = InboundRequest(
-        "POST", made["url"], b"", {b"x-signature": [b"00" * 256]}, b"{}", {}, lambda _: None
+        "POST", endpoint["url"], b"", {b"x-signature": [b"00" * 256]}, b"{}", {}, lambda _: None
     )
     answer = caller.send(request)
     assert (answer.status, answer.headers.get("retry-after")) == (503, "30")
@@ -496,10 +499,8 @@ def test_a_key_at_an_internal_address_is_not_fetched(caller: Caller, platforms: 
     assert not platforms.faults
 
 
-def test_keys_that_cannot_be_had_are_a_503_and_asked_for_sparingly(
-    caller: Caller, platforms: PlatformKeys
-) -> None:
-    """Whoever sends forgeries with ever new addresses is slowed down before the platform is flooded."""
+def test_unavailable_keys_are_a_503_and_fetched_sparingly(caller: Caller, platforms: PlatformKeys) -> None:
+    """Forgeries with new URLs are limited before they flood the provider."""
     [case] = keyed("paypal")
     fixture = next(each for each in recorded("paypal") if each.expected.get("events"))
     endpoint = caller.endpoint("paypal", settings=default_settings(case.provider))
@@ -507,14 +508,14 @@ def test_keys_that_cannot_be_had_are_a_503_and_asked_for_sparingly(
     before = len(platforms.asked)
     for number in range(200):
         gone = f"https://api.paypal.com/v1/notifications/certs/GONE-{number % 100}"
-        forged = _signed_with(case.signing, request.with_header(b"paypal-cert-url", gone.encode()))
+        forged = _signed_with(case.signer, request.with_header(b"paypal-cert-url", gone.encode()))
         assert caller.send(forged).status == 503
     asked = platforms.asked[before:]
     assert len(asked) == len(set(asked)) < 100, "each key once, and not all of them for one caller"
 
 
-def test_the_executions_say_what_became_of_each(caller: Caller, log: dict[str, Sent]) -> None:
-    """For every endpoint of the tests above: nothing was lost on the way, and nothing came in beside."""
+def test_the_executions_record_each_outcome(caller: Caller, log: dict[str, Sent]) -> None:
+    """For every endpoint of the tests above: nothing was lost, and nothing was added."""
     faults: list[str] = []
     shown = eventually(lambda: _all_counted(caller, log), 20)
     assert shown
@@ -552,15 +553,15 @@ def _all_counted(caller: Caller, log: dict[str, Sent]) -> dict[str, Any] | None:
 def _differences(caller: Caller, endpoint: str, sent: Sent) -> Iterator[str]:
     """What the executions say otherwise; those of one millisecond have no order."""
     page = caller.call("GET", f"/inbound-endpoints/{endpoint}/events?limit=500")
-    said = Counter(
+    actual = Counter(
         (each["events"], tuple(each["types"]), tuple(each["triggers"]), each["verdict"])
         for each in page["items"]
         if each["outcome"] in ("accepted", "duplicate")
     )
-    wanted = Counter(
+    expected = Counter(
         (count, tuple(types), tuple(triggers), "verified") for _, count, types, triggers in sent.accepted
     )
-    for execution, times in (said - wanted).items():
+    for execution, times in (actual - expected).items():
         yield f"{sent.name}: {times} times too often: {execution}"
-    for execution, times in (wanted - said).items():
+    for execution, times in (expected - actual).items():
         yield f"{sent.name}: {times} times missing: {execution}"

@@ -8,9 +8,11 @@ import pytest
 import shared.providers
 from interlink.provider.connect_rules import connect_faults
 from interlink.provider.samples import SAMPLES, TOKENS
-from shared.manifests.connector import Connector, GrantRevoked, InvalidClient, ProviderRejected
+from shared.manifests.connector import Connector
+from shared.manifests.provider_response import GrantRevoked, InvalidClient, ProviderRejected
 from shared.manifests.registry import connectors, providers
-from shared.wire.oauth import ProviderRequest, ProviderResponse, new_code_verifier
+from shared.wire.oauth import new_code_verifier
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from tests.support.fakes.atlassian import Atlassian
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.github import GitHub
@@ -27,7 +29,7 @@ from tests.support.platforms import Asked
 FOLDERS = Path(next(iter(shared.providers.__path__)))
 WITH_SAMPLES = sorted(file.parent.name for file in FOLDERS.glob(f"*/{SAMPLES}"))
 OAUTH = {name for name, each in connectors().items() if each.oauth2 or each.oauth1}
-ENTERED = {name for name, each in connectors().items() if each.entered}
+ENTERED = {name for name, each in connectors().items() if each.manual_credentials}
 
 
 @pytest.mark.parametrize("name", WITH_SAMPLES)
@@ -49,7 +51,7 @@ def test_every_integration_that_is_connected_by_oauth_or_a_key_can_be() -> None:
 
 @pytest.mark.parametrize("name", sorted(OAUTH))
 def test_it_asks_at_least_for_what_the_facts_say(name: str) -> None:
-    """Scopes without which there is no refresh token, or no answer to whose account it is."""
+    """Scopes without which there is no refresh token, or no account id."""
     wanted = {
         "jira": {"offline_access", "read:me"},
         "microsoft": {"offline_access", "User.Read"},
@@ -64,7 +66,7 @@ def test_it_asks_at_least_for_what_the_facts_say(name: str) -> None:
     assert wanted.get(connector.app, set()) <= set(connector.scopes)
 
 
-# Against the strict fakes, which were written from the platforms' documents and not from the manifests
+# Against the strict fakes, which follow the providers' documents and not the manifests
 
 VALUES = {
     "client_id": "the-client",
@@ -109,20 +111,20 @@ def values_of(connector: Connector) -> dict[str, str]:
 
 
 def consented(connector: Connector, fake: Fake, values: dict[str, str]) -> ProviderRequest:
-    """A person goes to the platform and comes back: the exchange of the code. What is kept joins `values`."""
+    """Return the code exchange after a user's consent. Stored values are added to `values`."""
     verifier = new_code_verifier()
     page = connector.authorize(values, state=STATE, verifier=verifier, scopes=connector.scopes)
     sent_back = answered(fake, ProviderRequest("GET", page))
     assert sent_back.status == 302
     query = parse_qsl(urlsplit(sent_back.headers["location"]).query, keep_blank_values=True)
     assert dict(query)["state"] == STATE
-    kept = connector.validate_callback(query, values)
-    values |= {f"account:{key}": value for key, value in kept.items()}
+    stored = connector.validate_callback(query, values)
+    values |= {f"account:{key}": value for key, value in stored.items()}
     return connector.exchange(values, code=dict(query)["code"], verifier=verifier)
 
 
 @pytest.mark.parametrize("name", sorted(FAKES))
-def test_a_strict_platform_takes_what_the_manifest_makes(name: str) -> None:
+def test_a_strict_fake_accepts_the_manifests_requests(name: str) -> None:
     connector, fake = connectors()[name], new_fake(name)
     values = values_of(connector)
     answer = answered(fake, consented(connector, fake, values))
@@ -133,9 +135,9 @@ def test_a_strict_platform_takes_what_the_manifest_makes(name: str) -> None:
     account, choices = connector.account, connector.choices
     assert account
     asked = answered(fake, connector.request(account.call, values)) if account.call else answer
-    whose = connector.parse_account(account, connector.parse_api_response(asked))
-    assert whose.id
-    assert whose.label != whose.id
+    identity = connector.parse_account(account, connector.parse_api_response(asked))
+    assert identity.id
+    assert identity.label != identity.id
     if choices:
         assert connector.parse_resources(
             connector.parse_api_response(answered(fake, connector.request(choices.call, values)))
@@ -144,12 +146,12 @@ def test_a_strict_platform_takes_what_the_manifest_makes(name: str) -> None:
     refreshing = connector.refresh_request(values)
     assert bool(refreshing) is (connector.refresh.by != "none")
     if refreshing:
-        anew = connector.parse_token_response(answered(fake, refreshing)).tokens
-        assert anew
-        assert anew.access_token != tokens.access_token
-        assert bool(anew.refresh_token) is (connector.refresh.rotation != "none")
-        values |= {"access_token": anew.access_token}
-        values |= {"refresh_token": anew.refresh_token} if anew.refresh_token else {}
+        refreshed = connector.parse_token_response(answered(fake, refreshing)).tokens
+        assert refreshed
+        assert refreshed.access_token != tokens.access_token
+        assert bool(refreshed.refresh_token) is (connector.refresh.rotation != "none")
+        values |= {"access_token": refreshed.access_token}
+        values |= {"refresh_token": refreshed.refresh_token} if refreshed.refresh_token else {}
 
     revoking = connector.revoke_request(values)
     if revoking:
@@ -159,7 +161,7 @@ def test_a_strict_platform_takes_what_the_manifest_makes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FAKES))
-def test_what_a_strict_platform_refuses_is_understood(name: str) -> None:
+def test_the_errors_of_a_strict_fake_are_understood(name: str) -> None:
     connector, fake = connectors()[name], new_fake(name)
     values = values_of(connector)
     exchange = consented(connector, fake, values)

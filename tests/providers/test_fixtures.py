@@ -1,4 +1,4 @@
-"""Every provider's recorded webhooks, through the real ways of signing and the real templates."""
+"""Every provider's recorded webhooks, through the real signature schemes and the real templates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -9,10 +9,12 @@ from urllib.parse import urlencode
 import orjson
 import pytest
 
-from interlink.provider.checker import FIXTURE_TIME, check, evaluate_fixture
+from interlink.provider.checker import check
+from interlink.provider.fixture_result import FIXTURE_TIME, evaluate_fixture
 from shared.contracts.errors import Malformed
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
+from shared.verification.sources import replace_source
 from shared.wire.bodies import FORM_CONTENT_TYPE
 from shared.wire.message_template import MessageTemplateError
 from tests.providers.prose import flaws, without_each
@@ -46,12 +48,12 @@ each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_folder_passes_the_checker(name: str) -> None:
-    """Which holds each fixture against its expected.json, and each published signature against a way."""
+    """It compares each fixture with its expected.json, and verifies each published signature."""
     assert check(FOLDER / name) == []
 
 
 @each_provider
-def test_each_way_accepts_what_is_signed_in_it_and_nothing_else(name: str) -> None:
+def test_each_scheme_accepts_its_signatures_and_nothing_else(name: str) -> None:
     found: list[str] = []
     for case in keyed(name):
         requests = [request for each in recorded(name) if (request := signed(case, each)) is not None]
@@ -65,16 +67,16 @@ def test_each_way_accepts_what_is_signed_in_it_and_nothing_else(name: str) -> No
     assert not found, "\n".join(found)
 
 
-Said = tuple[str, VerificationResult, "frozenset[VerificationResult] | set[VerificationResult]"]
+Check = tuple[str, VerificationResult, "frozenset[VerificationResult] | set[VerificationResult]"]
 ACCEPTED = {VerificationResult.VERIFIED}
 
 
-def _accepted(case: Keyed, request: InboundRequest) -> Iterator[Said]:
-    yield "as the platform sends it", case.verdict(request), ACCEPTED
+def _accepted(case: Keyed, request: InboundRequest) -> Iterator[Check]:
+    yield "as the provider sends it", case.verdict(request), ACCEPTED
 
 
-def _verdicts(case: Keyed, request: InboundRequest) -> Iterator[Said]:
-    """What is tried with one signed request, what was said of it, and what may be."""
+def _verdicts(case: Keyed, request: InboundRequest) -> Iterator[Check]:
+    """Yield each variant of a signed request, its verdict and the allowed verdicts."""
     yield from _accepted(case, request)
     yield from _with_other_keys(case, request)
     yield from _changed(case, request)
@@ -82,12 +84,12 @@ def _verdicts(case: Keyed, request: InboundRequest) -> Iterator[Said]:
     yield from _at_another_time(case, request)
 
 
-def _with_other_keys(case: Keyed, request: InboundRequest) -> Iterator[Said]:
-    own, other = case.signing.secret, case.other.secret
-    yield "with another key", case.verdict(request, signing=case.other), WRONG_KEY
+def _with_other_keys(case: Keyed, request: InboundRequest) -> Iterator[Check]:
+    own, other = case.signer.secret, case.other.secret
+    yield "with another key", case.verdict(request, signer=case.other), WRONG_KEY
     if not own:
-        without = case.signing.scheme.verify(request, [], FIXTURE_TIME, None)
-        yield "without the platform's key", without, NO_KEY
+        without = case.signer.scheme.verify(request, [], FIXTURE_TIME, None)
+        yield "without the provider's key", without, NO_KEY
         return
     yield "while the secret is rotated", case.verdict(request, [other, own]), ACCEPTED
     yield "with an older secret beside it", case.verdict(request, [own, other]), ACCEPTED
@@ -96,27 +98,27 @@ def _with_other_keys(case: Keyed, request: InboundRequest) -> Iterator[Said]:
         yield f"with the secret {wrong!r}", case.verdict(request, [wrong]), REFUSED
 
 
-def _changed(case: Keyed, request: InboundRequest) -> Iterator[Said]:
+def _changed(case: Keyed, request: InboundRequest) -> Iterator[Check]:
     changed = with_changed_body(request)
     if case.covers_body:
         yield "with a changed body", case.verdict(changed), CHANGED
-        yield "with a changed body, at the door", case.at_the_door(changed), REFUSED
+        yield "with a changed body, by the whole definition", case.definition_verdict(changed), REFUSED
         yield (
             "without its body",
-            case.at_the_door(request.with_body(b"")),
+            case.definition_verdict(request.with_body(b"")),
             REFUSED if request.body else ACCEPTED,
         )
-    elif not getattr(case.declared, "each", ""):
+    elif not getattr(case.spec, "each", ""):
         yield "with a changed body, which it does not cover", case.verdict(changed), ACCEPTED
 
 
-def _without_its_proof(case: Keyed, request: InboundRequest) -> Iterator[Said]:
+def _without_its_proof(case: Keyed, request: InboundRequest) -> Iterator[Check]:
     names = case.headers
     if not names:
         return
     without = with_headers(request, {name: [] for name in names})
     yield "without its header", case.verdict(without), {VerificationResult.MISSING}
-    yield "without its header, at the door", case.at_the_door(without), REFUSED
+    yield "without its header, by the whole definition", case.definition_verdict(without), REFUSED
     for name in names:
         if name not in request.headers:
             continue
@@ -128,7 +130,11 @@ def _without_its_proof(case: Keyed, request: InboundRequest) -> Iterator[Said]:
         ):
             doubled = with_headers(request, {name: values})
             yield f"with {name.decode()} {what}", case.verdict(doubled), TWICE
-            yield f"with {name.decode()} {what}, at the door", case.at_the_door(doubled), REFUSED
+            yield (
+                f"with {name.decode()} {what}, by the whole definition",
+                case.definition_verdict(doubled),
+                REFUSED,
+            )
         for text in (
             b"",
             b" ",
@@ -142,10 +148,14 @@ def _without_its_proof(case: Keyed, request: InboundRequest) -> Iterator[Said]:
         ):
             spoiled = with_headers(request, {name: [text]})
             yield f"with {name.decode()}: {text!r}", case.verdict(spoiled), GARBAGE
-            yield f"with {name.decode()}: {text!r}, at the door", case.at_the_door(spoiled), REFUSED
+            yield (
+                f"with {name.decode()}: {text!r}, by the whole definition",
+                case.definition_verdict(spoiled),
+                REFUSED,
+            )
 
 
-def _at_another_time(case: Keyed, request: InboundRequest) -> Iterator[Said]:
+def _at_another_time(case: Keyed, request: InboundRequest) -> Iterator[Check]:
     if case.window is None:
         return
     past, future = case.window
@@ -156,13 +166,13 @@ def _at_another_time(case: Keyed, request: InboundRequest) -> Iterator[Said]:
         (-future - 2, {VerificationResult.STALE}),
     ):
         yield f"{seconds:+.0f} s later", case.verdict(request, now=FIXTURE_TIME + seconds), wanted
-    later = case.signing.sign(request, FIXTURE_TIME + past + 1000)
+    later = case.signer.sign(request, FIXTURE_TIME + past + 1000)
     yield "signed again later", case.verdict(later, now=FIXTURE_TIME + past + 1000), ACCEPTED
-    source = getattr(getattr(case.declared, "timestamp", None), "source", None)
-    stamp = case.signing.scheme
+    source = getattr(getattr(case.spec, "timestamp", None), "source", None)
+    stamp = case.signer.scheme
     written = getattr(getattr(stamp, "timestamp", None), "encode", None)
     if source and written:
-        moved = request.with_part(source, written(FIXTURE_TIME + past + 1000))
+        moved = replace_source(request, source, written(FIXTURE_TIME + past + 1000))
         yield "with another time", case.verdict(moved, now=FIXTURE_TIME + past + 1000), REFUSED
 
 
@@ -176,7 +186,7 @@ def test_what_nobody_signed_is_never_verified(name: str) -> None:
             request = fixture.request(case.provider)
             if (
                 not case.provider.definition.handshake(request)
-                and case.at_the_door(request) is VerificationResult.VERIFIED
+                and case.definition_verdict(request) is VerificationResult.VERIFIED
             ):
                 found.append(f"{case.name}: {fixture.name}")
     assert not found, "\n".join(found)

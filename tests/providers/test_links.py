@@ -17,7 +17,7 @@ from tests.support.markdown import shown
 each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
 
 PLANTED = "https://planted.example/o/r(x)/*a*/~b~.py?c=[1]&d=2#issuecomment"
-"""Without `_` and `-`, which templates change where a platform has one of its names, or an amount."""
+"""Without `_` and `-`, which templates change in a provider's names and amounts."""
 _MOST_PLANTED = 80
 """Payloads of one provider with the URL in one of their texts."""
 
@@ -79,8 +79,8 @@ def test_a_url_in_any_text_of_a_payload_is_found_intact(name: str) -> None:
     for fixture, event, text, position in places:
         for value in (PLANTED, f"see ({PLANTED}), <!here> `x`"):
             payload = orjson.loads(text)
-            owner, key = list(texts_of(payload))[position]
-            owner[key] = value
+            container, key = list(texts_of(payload))[position]
+            container[key] = value
             try:
                 message = provider(name).messages[event].message(payload)
             except MessageTemplateError:

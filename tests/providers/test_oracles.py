@@ -1,4 +1,4 @@
-"""The platforms' own libraries verify what we sign, and we verify what they sign.
+"""The providers' own libraries verify what the hub signs, and the hub verifies what they sign.
 
 Without Twilio's and HubSpot's, which are more than 20 MB each for one function, and LINE's, which wants an
 older python-dateutil than our templates: their published signatures are in the folders' `vectors.json`.
@@ -33,7 +33,7 @@ ADDRESS = "https://hub.example.com/api/webhooks/{name}/ep_1"
 ODD = '{"type":"a","odd":"\\u00e4 \\/ ä 😀 \\ud83d\\ude00","empty":{}}'.encode()
 
 Says = Callable[[Keyed, InboundRequest], bool]
-"""Whether the library accepts a request at an endpoint with the secret of this way."""
+"""Whether the library accepts a request at an endpoint with the secret of this scheme."""
 
 
 def _header(request: InboundRequest, name: str) -> str:
@@ -46,21 +46,21 @@ def _headers(request: InboundRequest) -> dict[str, str]:
 
 
 def _slack(case: Keyed, request: InboundRequest) -> bool:
-    return bool(SignatureVerifier(case.signing.secret).is_valid_request(request.body, _headers(request)))
+    return bool(SignatureVerifier(case.signer.secret).is_valid_request(request.body, _headers(request)))
 
 
 def _stripe(case: Keyed, request: InboundRequest) -> bool:
     header = _header(request, "stripe-signature")
     try:
         return bool(
-            stripe.WebhookSignature.verify_header(request.body.decode(), header, case.signing.secret, 300)
+            stripe.WebhookSignature.verify_header(request.body.decode(), header, case.signer.secret, 300)
         )
     except stripe.SignatureVerificationError:
         return False
 
 
 def _sendgrid(case: Keyed, request: InboundRequest) -> bool:
-    library = EventWebhook(case.signing.secret)
+    library = EventWebhook(case.signer.secret)
     signature = _header(request, "x-twilio-email-event-webhook-signature")
     stamp = _header(request, "x-twilio-email-event-webhook-timestamp")
     return bool(library.verify_signature(request.body.decode(), signature, stamp, library.public_key))
@@ -70,20 +70,18 @@ def _square(case: Keyed, request: InboundRequest) -> bool:
     return verify_signature(
         request_body=request.body.decode(),
         signature_header=_header(request, "x-square-hmacsha256-signature"),
-        signature_key=case.signing.secret,
+        signature_key=case.signer.secret,
         notification_url=request.url,
     )
 
 
 def _box(case: Keyed, request: InboundRequest) -> bool:
-    return WebhooksManager.validate_message(request.body.decode(), _headers(request), case.signing.secret)
+    return WebhooksManager.validate_message(request.body.decode(), _headers(request), case.signer.secret)
 
 
 def _openai(case: Keyed, request: InboundRequest) -> bool:
     try:
-        _openai_client(case.signing.secret).webhooks.verify_signature(
-            request.body.decode(), _headers(request)
-        )
+        _openai_client(case.signer.secret).webhooks.verify_signature(request.body.decode(), _headers(request))
     except InvalidWebhookSignatureError:
         return False
     return True
@@ -96,7 +94,7 @@ def _openai_client(secret: str) -> OpenAI:
 
 def _standard(case: Keyed, request: InboundRequest) -> bool:
     try:
-        Webhook(case.signing.secret).verify(request.body, _headers(request))
+        Webhook(case.signer.secret).verify(request.body, _headers(request))
     except WebhookVerificationError:
         return False
     return True
@@ -104,7 +102,7 @@ def _standard(case: Keyed, request: InboundRequest) -> bool:
 
 def _svix(case: Keyed, request: InboundRequest) -> bool:
     try:
-        SvixWebhook(case.signing.secret).verify(request.body, _headers(request))
+        SvixWebhook(case.signer.secret).verify(request.body, _headers(request))
     except SvixVerificationError:
         return False
     return True
@@ -114,7 +112,7 @@ def _discord(case: Keyed, request: InboundRequest) -> bool:
     """As Discord's documentation does it with PyNaCl."""
     text = _header(request, "x-signature-timestamp").encode() + request.body
     try:
-        VerifyKey(bytes.fromhex(case.signing.secret)).verify(
+        VerifyKey(bytes.fromhex(case.signer.secret)).verify(
             text, bytes.fromhex(_header(request, "x-signature-ed25519"))
         )
     except BadSignatureError:
@@ -134,11 +132,11 @@ ORACLES: Mapping[str, tuple[str, str, Says]] = {
     "discord_interactions": ("discord_interactions", "x-signature-ed25519", _discord),
     "discord_webhook_events": ("discord_webhook_events", "x-signature-ed25519", _discord),
 }
-"""By library: the provider, the header of the way that the library knows, and what the library says."""
+"""By library: the provider, the header of the scheme that the library knows, and its verdict."""
 
 
 def _requests(name: str, header: str) -> Iterator[tuple[Keyed, Fixture, InboundRequest]]:
-    """What is recorded, and the same with an odd body, signed by us now in the way with this header."""
+    """Yield recorded requests, also with an odd body, signed now by the scheme with this header."""
     for case in keyed(name):
         if header.encode() not in case.headers or not _is_of_the_library(case):
             continue
@@ -153,7 +151,7 @@ def _requests(name: str, header: str) -> Iterator[tuple[Keyed, Fixture, InboundR
 
 def _is_of_the_library(case: Keyed) -> bool:
     """Not of senders that sign with the text of the secret, or with a key pair."""
-    return case.provider.id != "standard-webhooks" or case.declared.name.startswith("v1, ")
+    return case.provider.id != "standard-webhooks" or case.spec.name.startswith("v1, ")
 
 
 def _signed(case: Keyed, fixture: Fixture) -> InboundRequest | None:
@@ -229,18 +227,18 @@ def test_we_accept_what_the_library_signs(library: str) -> None:
     name, sign = SIGNERS[library]
     verified = 0
     for case in keyed(name):
-        door = case.provider.definition
-        assert door
+        definition = case.provider.definition
+        assert definition
         for fixture in recorded(name):
             if "handshake" in fixture.expected:
                 continue
             for body in (fixture.body, ODD):
                 plain = replace(fixture, body=body).request(case.provider)
-                headers = sign(case.signing.secret, "msg_1", body) if _is_of_the_library(case) else {}
+                headers = sign(case.signer.secret, "msg_1", body) if _is_of_the_library(case) else {}
                 request = with_headers(
                     plain, {key.encode(): [value.encode()] for key, value in headers.items()}
                 )
-                if headers and door.select_scheme(request) is case.signing.scheme:
+                if headers and definition.select_scheme(request) is case.signer.scheme:
                     assert case.verdict(request, now=time()) is VerificationResult.VERIFIED, (
                         case.name,
                         fixture.name,

@@ -1,4 +1,4 @@
-"""Whatever comes to a provider's door: a verdict, events or a refusal that is declared; and soon."""
+"""Any request to a provider: a verdict, events or a declared error, in a short time."""
 
 import json
 import re
@@ -10,13 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interlink.provider.checker import FIXTURE_TIME
+from interlink.provider.fixture_result import FIXTURE_TIME
 from shared.contracts.errors import Rejected
-from shared.manifests.fixtures import SchemeSigner, default_settings
-from shared.manifests.webhook import MAX_ECHO_LENGTH, Response, WebhookEvent
+from shared.manifests.fixtures import default_settings
+from shared.manifests.response_template import MAX_ECHO_LENGTH, Response
+from shared.manifests.scheme_signers import SchemeSigner
+from shared.manifests.webhook import WebhookEvent
 from shared.verification.hmac import HmacVerifier
 from shared.verification.request import SECRET_SETTING, InboundRequest
 from shared.verification.scheme import FetchedKey, VerificationResult
+from shared.verification.sources import replace_source
 from tests.providers.caller import Caller, gateway_with_platforms
 from tests.providers.mutants import BODIES, mutants
 from tests.providers.recorded import WITH_WEBHOOKS, having, keyed, provider, recorded, signed, webhook_of
@@ -41,27 +44,27 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z)?")
 each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
 
 
-class Course:
+class RequestRun:
     """The whole course of a request, without the network; `faults` says what went wrong in it."""
 
     def __init__(self, name: str, request: InboundRequest) -> None:
         self.faults: list[str] = []
-        door = provider(name).definition
-        assert door
-        self._door = door
+        definition = provider(name).definition
+        assert definition
+        self._definition = definition
         self._request = request
-        for find in (door.handshake, door.verified_handshake):
+        for find in (definition.handshake, definition.verified_handshake):
             handshake = self._try(find.__name__, find, request)
             if handshake:
                 self._odd(self._try("the handshake's reply", handshake.response, request))
                 self._try("the secret handed over", handshake.extract_secret, request)
-        way = self._try("the way", door.select_scheme, request)
+        scheme = self._try("the scheme", definition.select_scheme, request)
         for case in keyed(name):
-            if way is case.signing.scheme:
-                self._verify(case.signing)
-        for arrived in self._try("the events", door.events, request) or ():
-            self._look_at(arrived)
-        self._odd(self._try("the answer", door.answer, request))
+            if scheme is case.signer.scheme:
+                self._verify(case.signer)
+        for event in self._try("the events", definition.events, request) or ():
+            self._look_at(event)
+        self._odd(self._try("the response", definition.answer, request))
 
     def _try(self, what: str, step: Callable[..., T], *arguments: Any) -> T | None:
         started = process_time()
@@ -77,29 +80,29 @@ class Course:
             if seconds > LONGEST_S:
                 self.faults.append(f"{what} took {seconds:.1f} s")
 
-    def _verify(self, signing: SchemeSigner) -> None:
-        url = self._try("the key's address", signing.scheme.key_url, self._request)
-        fetched = FetchedKey(url, signing.document) if url else None
+    def _verify(self, signer: SchemeSigner) -> None:
+        url = self._try("the key's URL", signer.scheme.key_url, self._request)
+        fetched = FetchedKey(url, signer.document) if url else None
         verdict = self._try(
-            "verifying", signing.scheme.verify, self._request, signing.secrets, FIXTURE_TIME, fetched
+            "verifying", signer.scheme.verify, self._request, signer.secrets, FIXTURE_TIME, fetched
         )
         if verdict is VerificationResult.VERIFIED:
             self.faults.append("it is verified, and nobody signed it")
 
-    def _look_at(self, arrived: WebhookEvent) -> None:
-        if not (_NAME.fullmatch(arrived.event) and _ID.fullmatch(arrived.delivery_id)):
-            self.faults.append(f"an event called {arrived.event!r} with the id {arrived.delivery_id!r}")
-        if not (_ID.fullmatch(arrived.account) and _TIME.fullmatch(arrived.occurred_at)):
-            self.faults.append(f"an event of {arrived.account!r} at {arrived.occurred_at!r}")
-        if self._try("the payload", self._door.json, arrived.content_type, arrived.data) is None:
+    def _look_at(self, event: WebhookEvent) -> None:
+        if not (_NAME.fullmatch(event.event) and _ID.fullmatch(event.delivery_id)):
+            self.faults.append(f"an event called {event.event!r} with the id {event.delivery_id!r}")
+        if not (_ID.fullmatch(event.account) and _TIME.fullmatch(event.occurred_at)):
+            self.faults.append(f"an event of {event.account!r} at {event.occurred_at!r}")
+        if self._try("the payload", self._definition.json, event.content_type, event.data) is None:
             self.faults.append("a payload that cannot be read again")
 
-    def _odd(self, reply: Response | None) -> None:
-        for name, value in reply.headers if reply else ():
+    def _odd(self, response: Response | None) -> None:
+        for name, value in response.headers if response else ():
             if _CONTROL.search(value):
                 self.faults.append(f"the header {name!r} of an answer is {value!r}")
-        if reply and len(reply.body) > 12 * MAX_ECHO_LENGTH:
-            self.faults.append(f"an answer of {len(reply.body)} bytes")
+        if response and len(response.body) > 12 * MAX_ECHO_LENGTH:
+            self.faults.append(f"an answer of {len(response.body)} bytes")
 
 
 _TEXTS = st.text(max_size=20) | st.sampled_from(["present", "1", "x@example.com", "{secret}", "\n"])
@@ -121,7 +124,7 @@ _JSON = st.recursive(
 @settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_anything_at_all(name: str, data: st.DataObject) -> None:
-    """Methods, queries, headers, bodies and settings that have little to do with the platform's."""
+    """Methods, queries, headers, bodies and settings that have little in common with the provider's."""
     own = provider(name)
     assert own.definition
     names = sorted({header for each in recorded(name) for header in each.headers})
@@ -147,7 +150,7 @@ def test_anything_at_all(name: str, data: st.DataObject) -> None:
         data.draw(st.binary(max_size=80) | _JSON | st.sampled_from(BODIES)),
         given_settings,
     )
-    faults = Course(name, request).faults
+    faults = RequestRun(name, request).faults
     assert not faults, "\n".join(faults)
 
 
@@ -160,7 +163,7 @@ def test_what_was_recorded_with_something_wrong(name: str) -> None:
     for fixture in fixtures[:_MUTANTS]:
         plain = fixture.request(own, {SECRET_SETTING: "a secret of the test"})
         for what, mutant in mutants(plain, fixture.name, each):
-            faults += [f"{fixture.name} {what}: {fault}" for fault in Course(name, mutant).faults]
+            faults += [f"{fixture.name} {what}: {fault}" for fault in RequestRun(name, mutant).faults]
     assert not faults, "\n".join(faults)
 
 
@@ -172,7 +175,7 @@ def test_a_megabyte_takes_no_time(name: str) -> None:
     plain = first.request(own)
     faults: list[str] = []
     for body in _megabytes(plain.body):
-        faults += [f"{body[:30]!r}: {fault}" for fault in Course(name, plain.with_body(body)).faults]
+        faults += [f"{body[:30]!r}: {fault}" for fault in RequestRun(name, plain.with_body(body)).faults]
     assert not faults, "\n".join(faults)
 
 
@@ -195,41 +198,41 @@ def _megabytes(body: bytes) -> Iterator[bytes]:
 def test_a_handshake_signs_no_webhook(name: str) -> None:
     """It answers whoever asks with an HMAC by the webhooks' own key, over a text that he chose."""
     own = provider(name)
-    door = own.definition
-    assert door
+    definition = own.definition
+    assert definition
     [case] = keyed(name)
-    settings = {**default_settings(own), SECRET_SETTING: case.signing.secret}
+    settings = {**default_settings(own), SECRET_SETTING: case.signer.secret}
     source = re.findall(r"\{hmac_sha256_\w+:([^}]+)\}", webhook_of(name).model_dump_json(by_alias=True))[0]
-    [shaken, *_] = [each for each in recorded(name) if "handshake" in each.expected]
-    asked = shaken.request(own, settings)
-    handshake = door.handshake(asked) or door.verified_handshake(asked)
+    [handshake_fixture, *_] = [each for each in recorded(name) if "handshake" in each.expected]
+    challenge = handshake_fixture.request(own, settings)
+    handshake = definition.handshake(challenge) or definition.verified_handshake(challenge)
     assert handshake
-    assert handshake.response(asked).body  # the control
-    way = case.signing.scheme
-    assert isinstance(way, HmacVerifier)
+    assert handshake.response(challenge).body  # the control
+    scheme = case.signer.scheme
+    assert isinstance(scheme, HmacVerifier)
     for fixture in recorded(name):
         request = signed(case, fixture)
-        for text in (way.signed[0].of(request) if request else None, fixture.body):
+        for text in (scheme.signed[0].content(request) if request else None, fixture.body):
             if not text:
                 continue
-            forged = _asked_for(asked, source, text.decode())
+            forged = _challenge_for(challenge, source, text.decode())
             assert handshake.matches(forged)
             with pytest.raises(Rejected):
                 handshake.response(forged)
 
 
-def _asked_for(asked: InboundRequest, source: str, text: str) -> InboundRequest:
+def _challenge_for(challenge: InboundRequest, source: str, text: str) -> InboundRequest:
     """The handshake with another text to sign."""
     kind, _, path = source.partition(":")
     if kind == "query":
-        return asked.with_part(source, text)
-    value = asked.json()
+        return replace_source(challenge, source, text)
+    value = challenge.json()
     *outer, last = path.split(".")
     holder = value
     for step in outer:
         holder = holder[step]
     holder[last] = text
-    return asked.with_body(json.dumps(value).encode())
+    return challenge.with_body(json.dumps(value).encode())
 
 
 # At a running gateway
@@ -261,7 +264,7 @@ def test_a_gateway_has_an_answer_to_everything(name: str, hub: Hub, caller: Call
     case = keyed(name)[0]
     values = default_settings(case.provider)
     endpoints = [
-        caller.endpoint(name, secret=case.signing.secret, settings=values),
+        caller.endpoint(name, secret=case.signer.secret, settings=values),
         caller.endpoint(name, settings=values, require_signature=False),
     ]
     before = len(hub.log_text("gateway"))
@@ -277,7 +280,7 @@ def test_a_gateway_has_an_answer_to_everything(name: str, hub: Hub, caller: Call
                 request = mutant
                 if number % 2:
                     try:
-                        request = case.signing.sign(mutant, time())
+                        request = case.signer.sign(mutant, time())
                     except (Rejected, ValueError):
                         continue
                 started = perf_counter()

@@ -1,7 +1,7 @@
-"""Webhooks that platforms really sent: each is read, gets its event and triggers, and reads well if shown.
+"""Webhooks that providers really sent: each is read, gets its event and triggers, and reads well if shown.
 
 They are in a folder beside the repository; of GitHub there are GitHub's own examples besides. What becomes of
-each is in `real_payloads.json`. After a change that is meant, write it anew and look at what git says:
+each is in `real_payloads.json`. After an intended change, write it again and check the diff:
 
     .venv/bin/python -m tests.providers.test_real_payloads
 """
@@ -28,7 +28,7 @@ _ADDRESS = re.compile(r"[\w.+-]+\\?@[\w.-]+\.\w+")
 """Of somebody: it has no business in the repository."""
 SNAPSHOT = Path(__file__).with_name("real_payloads.json")
 
-# Which webhooks the platform says it in a header, and the file's name says it in other words.
+# The provider sends the event in a header; the file's name spells it differently.
 _BITBUCKET_CLOUD = {
     "commit_comment_created": "repo:commit_comment_created",
     "force_push": "repo:push",
@@ -95,7 +95,7 @@ def _files() -> list[tuple[str, str, dict[str, str], bytes]]:
 
 
 def became(name: str, headers: Mapping[str, str], body: bytes) -> list[dict[str, Any]]:
-    """What a webhook becomes at the provider's door: its events, or the handshake that it is."""
+    """Return the events of a webhook, or the handshake that it is."""
     own = provider(name)
     assert own.definition
     raw = {"content-type": "application/json", **headers}
@@ -112,13 +112,15 @@ def became(name: str, headers: Mapping[str, str], body: bytes) -> list[dict[str,
         handshake.response(request)
         return [{"handshake": handshake.about}]
     events: list[dict[str, Any]] = []
-    for arrived in own.definition.events(request):
-        event: dict[str, Any] = {"event": arrived.event}
-        if arrived.triggers:
-            event["triggers"] = list(arrived.triggers)
-        templates = own.messages.get(arrived.event)
+    for webhook_event in own.definition.events(request):
+        event: dict[str, Any] = {"event": webhook_event.event}
+        if webhook_event.triggers:
+            event["triggers"] = list(webhook_event.triggers)
+        templates = own.messages.get(webhook_event.event)
         if templates:
-            message = templates.message(orjson.loads(own.payload(arrived.content_type, arrived.data)))
+            message = templates.message(
+                orjson.loads(own.payload(webhook_event.content_type, webhook_event.data))
+            )
             event["text"] = _ADDRESS.sub("(address)", message.text)
         events.append(event)
     own.definition.answer(request)
@@ -142,12 +144,12 @@ def test_every_file_becomes_what_it_did(name: str) -> None:
     faults: list[str] = []
     for file, _, headers, body in files:
         try:
-            saw = became(name, headers, body)
+            actual = became(name, headers, body)
         except Exception as error:  # noqa: BLE001 -- none may raise, and all are to be seen
             faults.append(f"{file}: {error!r}")
             continue
-        if saw != known.get(file):
-            faults.append(f"{file}: {saw}, not {known.get(file)}")
+        if actual != known.get(file):
+            faults.append(f"{file}: {actual}, not {known.get(file)}")
     assert not faults, "\n".join(faults)
 
 

@@ -7,10 +7,12 @@ import pytest
 import structlog
 
 from shared.connections.app_check import AppChecker
-from shared.connections.apps import App, Apps
-from shared.manifests.connector import InvalidClient
+from shared.connections.apps import Apps
+from shared.connections.provider_app import App
+from shared.manifests.provider_response import InvalidClient
 from shared.manifests.registry import connectors
-from shared.wire.oauth import JSON_CONTENT_TYPE, ProviderRequest, ProviderResponse
+from shared.wire.bodies import JSON_CONTENT_TYPE
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
 
 class Judged:

@@ -1,4 +1,4 @@
-"""Configuration in memory that is checked on use, over the real store: who sees what, and from when on."""
+"""Configuration in memory over a real MongoDB: which process sees which change, and from when."""
 
 import asyncio
 import os
@@ -15,16 +15,18 @@ from pydantic import SecretStr
 from pymongo import ReadPreference
 
 from interlink.embedded import EmbeddedPair
-from shared.runtime import configuration
-from shared.runtime.configuration import COLLECTION, Configuration, SharedCheck, Snapshot
+from shared.runtime import configuration, snapshot
+from shared.runtime.configuration import COLLECTION, Configuration
 from shared.runtime.metrics import CONFIGURATION_UNCHECKED
 from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.settings import MongoSettings
+from shared.runtime.shared_check import SharedCheck
+from shared.runtime.snapshot import Snapshot
 from tests.support.backends import Store, in_database
 
 
 class Process:
-    """What a process has: its own connection and its own memory."""
+    """A process: a connection and a memory of its own."""
 
     def __init__(self, uri: str) -> None:
         log = structlog.get_logger()
@@ -32,7 +34,7 @@ class Process:
         self.configuration = Configuration(self.mongo, log)
         self.collection = self.mongo.collection("things")
         self.changes: list[tuple[int | None, int | None]] = []
-        self.known: Snapshot[int] = Snapshot(
+        self.snapshot: Snapshot[int] = Snapshot(
             self.configuration,
             self.collection,
             lambda document: int(document["value"]),
@@ -41,67 +43,67 @@ class Process:
         )
 
     async def set(self, name: str, value: int | None) -> None:
-        """Write a thing, or remove it, as an API call does before it answers."""
+        """Write a document, or delete it, as an API call does before it responds."""
         now = utcnow()
-        gone = {"deleted_at": now} if value is None else {"deleted_at": None}
-        document = {"_id": name, "value": value or 0, "changed_at": now, **gone}
+        deletion = {"deleted_at": now} if value is None else {"deleted_at": None}
+        document = {"_id": name, "value": value or 0, "changed_at": now, **deletion}
         await self.collection.replace_one({"_id": name}, document, upsert=True)
-        await self.known.record(name)
+        await self.snapshot.record(name)
 
     async def get(self, name: str) -> int | None:
         assert await self.configuration.current()
-        return self.known.items.get(name)
+        return self.snapshot.items.get(name)
 
 
 @asynccontextmanager
 async def processes(uri: str, count: int) -> AsyncIterator[list[Process]]:
-    made = [Process(uri) for _ in range(count)]
+    group = [Process(uri) for _ in range(count)]
     try:
-        for each in made:
-            await each.configuration.start()
-            await each.known.start()
-        yield made
+        for process in group:
+            await process.configuration.start()
+            await process.snapshot.start()
+        yield group
     finally:
-        for each in made:
-            await each.known.stop()
-            await each.configuration.stop()
-            each.mongo.close()
+        for process in group:
+            await process.snapshot.stop()
+            await process.configuration.stop()
+            process.mongo.close()
 
 
-async def test_what_one_process_recorded_every_process_knows(store: Store) -> None:
-    """Several write and read side by side; each read is at least as new as the last answer."""
+async def test_a_change_recorded_in_one_process_is_in_effect_in_all(store: Store) -> None:
+    """Several tasks write and read concurrently; each read is at least as new as the last response."""
     answered: dict[str, int] = {}
-    async with processes(store.uri(), 3) as made:
+    async with processes(store.uri(), 3) as group:
 
         async def work(number: int) -> None:
             for turn in range(60):
                 name = f"thing/{number}"
                 value = turn + 1 if turn % 5 else None
-                await made[(turn + number) % 3].set(name, value)
+                await group[(turn + number) % 3].set(name, value)
                 answered[name] = value or 0
-                for reader in made:
+                for reader in group:
                     assert (await reader.get(name) or 0) == answered[name]
 
         await asyncio.gather(*(work(number) for number in range(8)))
 
 
-async def test_a_change_is_told_with_what_was_before(store: Store) -> None:
-    async with processes(store.uri(), 2) as [one, other]:
+async def test_on_change_gets_the_item_before_and_after(store: Store) -> None:
+    async with processes(store.uri(), 2) as [first, second]:
         for value in (1, 2, None, None):
-            await one.set("a", value)
-            await other.get("a")
-        assert one.changes == other.changes == [(None, 1), (1, 2), (2, None)]
+            await first.set("a", value)
+            await second.get("a")
+        assert first.changes == second.changes == [(None, 1), (1, 2), (2, None)]
 
 
-async def test_readers_share_a_read_that_started_after_they_asked() -> None:
-    """As many as ask meanwhile get one run; nobody gets one that had begun."""
-    began, ended = 0, 0
+async def test_callers_share_a_run_that_started_after_their_call() -> None:
+    """All calls during a run get the next run, and none gets a run that had begun."""
+    started, finished = 0, 0
 
     async def run() -> bool:
-        nonlocal began, ended
-        began += 1
+        nonlocal started, finished
+        started += 1
         await asyncio.sleep(0.005)
-        ended += 1
+        finished += 1
         return True
 
     shared = SharedCheck(run, wait_s=5, late=lambda: None)
@@ -110,18 +112,18 @@ async def test_readers_share_a_read_that_started_after_they_asked() -> None:
     async def ask(pause: float) -> None:
         nonlocal calls
         await asyncio.sleep(pause)
-        before = began
+        before = started
         assert await shared()
-        assert ended > before
+        assert finished > before
         calls += 1
 
     await asyncio.gather(*(ask(number / 5000) for number in range(500)))
     assert calls == 500
-    assert began <= 25
+    assert started <= 25
     await shared.stop()
 
 
-async def test_a_caller_that_goes_away_leaves_the_others_their_answer() -> None:
+async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     async def run() -> bool:
         await asyncio.sleep(0.02)
         return True
@@ -130,13 +132,13 @@ async def test_a_caller_that_goes_away_leaves_the_others_their_answer() -> None:
     callers = [asyncio.create_task(shared()) for _ in range(3)]
     await asyncio.sleep(0.01)
     callers[1].cancel()
-    found = await asyncio.gather(*callers, return_exceptions=True)
-    assert [found[0], found[2]] == [True, True]
-    assert isinstance(found[1], asyncio.CancelledError)
+    stored = await asyncio.gather(*callers, return_exceptions=True)
+    assert [stored[0], stored[2]] == [True, True]
+    assert isinstance(stored[1], asyncio.CancelledError)
 
 
-async def test_a_process_that_stood_still_waits_for_the_answer() -> None:
-    """SIGSTOP, or a machine that is busy: the database has answered, and nobody has read it."""
+async def test_a_process_that_was_stopped_waits_for_the_answer() -> None:
+    """SIGSTOP, or a busy machine: MongoDB has answered, and the answer is not read yet."""
 
     async def run() -> bool:
         await asyncio.sleep(0.05)
@@ -156,117 +158,117 @@ async def test_configuration_is_read_from_the_primary(store: Store) -> None:
     await database.client.close()
 
 
-async def test_a_process_that_missed_too_much_reads_everything(
+async def test_a_process_that_missed_too_many_changes_reloads_all(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(configuration, "_MAX_RECENT_CHANGES", 5)
-    async with processes(store.uri(), 2) as [one, other]:
+    async with processes(store.uri(), 2) as [first, second]:
         for number in range(20):
-            await one.set(f"thing-{number}", number)
-        await one.set("thing-7", None)
-        assert await other.configuration.current()
-        assert other.known.items == {f"thing-{number}": number for number in range(20) if number != 7}
+            await first.set(f"thing-{number}", number)
+        await first.set("thing-7", None)
+        assert await second.configuration.current()
+        assert second.snapshot.items == {f"thing-{number}": number for number in range(20) if number != 7}
 
 
-async def test_a_database_that_went_back_is_read_anew(store: Store) -> None:
-    """As when a backup is played in: the version is an older one, and there is nothing to wait for."""
+async def test_a_restored_database_is_reloaded(store: Store) -> None:
+    """After a restore from a backup the version is an older one."""
     uri = store.uri()
-    async with processes(uri, 2) as [one, other]:
+    async with processes(uri, 2) as [first, second]:
         for number in range(5):
-            await one.set("a", number)
-            assert await other.get("a") == number
-        version = one.mongo.collection(COLLECTION)
+            await first.set("a", number)
+            assert await second.get("a") == number
+        version = first.mongo.collection(COLLECTION)
         await version.delete_many({})
-        await one.collection.update_one({"_id": "a"}, {"$set": {"value": 77}})
-        assert await other.get("a") == 77
-        await one.set("a", 78)
-        assert await other.get("a") == 78
+        await first.collection.update_one({"_id": "a"}, {"$set": {"value": 77}})
+        assert await second.get("a") == 77
+        await first.set("a", 78)
+        assert await second.get("a") == 78
 
 
-async def test_a_change_without_its_record_is_found_by_itself(
+async def test_a_change_without_a_record_is_found_by_polling(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its writer died before it could answer."""
-    monkeypatch.setattr(configuration, "_POLL_INTERVAL_S", 0.05)
-    async with processes(store.uri(), 1) as [one]:
-        await one.collection.insert_one({"_id": "a", "value": 1, "changed_at": utcnow()})
+    """Its writer died before it could respond."""
+    monkeypatch.setattr(snapshot, "_POLL_INTERVAL_S", 0.05)
+    async with processes(store.uri(), 1) as [first]:
+        await first.collection.insert_one({"_id": "a", "value": 1, "changed_at": utcnow()})
         async with asyncio.timeout(5):
-            while one.known.items.get("a") != 1:  # noqa: ASYNC110 -- nothing tells
+            while first.snapshot.items.get("a") != 1:  # noqa: ASYNC110 -- nothing tells
                 await asyncio.sleep(0.02)
 
 
-async def test_only_what_has_changed_is_read(store: Store) -> None:
+async def test_only_changed_documents_are_read(store: Store) -> None:
     read: list[Collection[str] | None] = []
 
     async def load(ids: Collection[str] | None) -> None:
         read.append(ids and list(ids))
 
-    async with processes(store.uri(), 2) as [one, other]:
-        other.configuration.follow("things", load)
+    async with processes(store.uri(), 2) as [first, second]:
+        second.configuration.follow("things", load)
         for number in range(4):
-            await one.set(f"thing-{number % 2}", number)
-        await asyncio.gather(*(other.configuration.current() for _ in range(50)))
+            await first.set(f"thing-{number % 2}", number)
+        await asyncio.gather(*(second.configuration.current() for _ in range(50)))
         assert read == [["thing-0", "thing-1"]]
-        await other.configuration.current()
+        await second.configuration.current()
         assert len(read) == 1
 
 
-async def test_nobody_waits_for_a_database_that_is_away(pair: EmbeddedPair) -> None:
-    """The first wait for a second; then nobody, until it is found again."""
+async def test_callers_do_not_wait_for_an_unavailable_database(pair: EmbeddedPair) -> None:
+    """The first callers wait for a second, later ones not at all, until the database answers again."""
     uri = in_database(pair.mongodb_uri, f"test_{token_hex(6)}")
-    async with processes(uri, 2) as [one, other]:
-        await one.set("a", 1)
-        assert await other.get("a") == 1
+    async with processes(uri, 2) as [first, second]:
+        await first.set("a", 1)
+        assert await second.get("a") == 1
         database = pair.store.child.pid
         assert database
         os.kill(database, signal.SIGSTOP)
         try:
-            began = monotonic()
-            first = await asyncio.gather(*(other.configuration.current() for _ in range(50)))
-            assert not any(first)
-            waited = monotonic() - began
+            started = monotonic()
+            results = await asyncio.gather(*(second.configuration.current() for _ in range(50)))
+            assert not any(results)
+            waited = monotonic() - started
             assert 0.9 < waited < 1.9
-            began = monotonic()
+            started = monotonic()
             for _ in range(1000):
-                assert not await other.configuration.current()
-            assert monotonic() - began < 0.5
+                assert not await second.configuration.current()
+            assert monotonic() - started < 0.5
             assert CONFIGURATION_UNCHECKED._value.get() == 1
-            assert other.known.items == {"a": 1}
+            assert second.snapshot.items == {"a": 1}
         finally:
             os.kill(database, signal.SIGCONT)
-        await one.set("a", 2)
+        await first.set("a", 2)
         async with asyncio.timeout(10):
-            while not await other.configuration.current():  # noqa: ASYNC110
+            while not await second.configuration.current():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        assert other.known.items == {"a": 2}
+        assert second.snapshot.items == {"a": 2}
         assert CONFIGURATION_UNCHECKED._value.get() == 0
 
 
-async def test_two_that_begin_at_the_same_time_count_every_change(store: Store) -> None:
-    """Of a new database: nobody has made the document yet."""
+async def test_concurrent_first_changes_are_all_counted(store: Store) -> None:
+    """In a new database, where the version document does not exist yet."""
     uri = store.uri()
-    made = [Process(uri) for _ in range(4)]
+    group = [Process(uri) for _ in range(4)]
     await asyncio.gather(
-        *(each.configuration.record("things", f"{number}") for number, each in enumerate(made))
+        *(process.configuration.record("things", f"{number}") for number, process in enumerate(group))
     )
-    found: Any = await made[0].mongo.collection(COLLECTION).find_one({})
-    assert found["version"] == len(found["recent"]) == 4
-    for each in made:
-        each.mongo.close()
+    stored: Any = await group[0].mongo.collection(COLLECTION).find_one({})
+    assert stored["version"] == len(stored["recent"]) == 4
+    for process in group:
+        process.mongo.close()
 
 
-async def test_what_is_gone_from_the_store_takes_no_memory(store: Store) -> None:
-    """Who makes and deletes things without end leaves no more than their documents."""
+async def test_deleted_documents_take_no_memory(store: Store) -> None:
+    """A workspace that creates and deletes without end leaves no more than tombstones."""
     async with processes(store.uri(), 1) as [process]:
         await process.collection.delete_many({})
         await process.set("stays", 1)
         for number in range(20):
             await process.set(f"thing{number}", number)
             await process.set(f"thing{number}", None)
-        assert len(process.known._seen) == 21
+        assert len(process.snapshot._seen) == 21
         await process.collection.delete_many(
             {"deleted_at": {"$ne": None}}
         )  # as the index with a lifetime does
-        await process.known.load(None)
-        assert process.known.items == {"stays": 1}
-        assert set(process.known._seen) == {"stays"}
+        await process.snapshot.load(None)
+        assert process.snapshot.items == {"stays": 1}
+        assert set(process.snapshot._seen) == {"stays"}

@@ -1,4 +1,4 @@
-"""Deadlines for many waits: what they remember of lengths that strangers choose."""
+"""Deadlines for many waits: rounding, and memory for timeouts that others choose."""
 
 import asyncio
 
@@ -7,17 +7,17 @@ import pytest
 from shared.runtime.deadlines import DeadlineQueues
 
 
-async def test_ever_new_lengths_take_no_memory() -> None:
-    lines = DeadlineQueues()
+async def test_many_different_timeouts_share_queues() -> None:
+    queues = DeadlineQueues()
     for number in range(2000):
-        with lines.deadline(1 + number / 1000):
+        with queues.deadline(1 + number / 1000):
             await asyncio.sleep(0)
-    assert len(lines._queues) <= 21
+    assert len(queues._queues) <= 21
 
 
-async def test_a_length_is_rounded_up() -> None:
+async def test_a_timeout_is_rounded_up() -> None:
     loop = asyncio.get_running_loop()
-    began = loop.time()
+    started = loop.time()
     with pytest.raises(TimeoutError), DeadlineQueues().deadline(0.15):
         await asyncio.sleep(5)
-    assert loop.time() - began >= 0.15
+    assert loop.time() - started >= 0.15

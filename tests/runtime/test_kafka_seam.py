@@ -1,4 +1,4 @@
-"""The Kafka seam on a real broker: what a record that cannot be handled costs, and what is tried again.
+"""The consumer on a real broker: records that cannot be handled, and what is tried again.
 
 The records are put there with plain aiokafka, as any service of the chat may do it.
 """
@@ -94,17 +94,17 @@ def test_poison_on_a_topic_is_dead_lettered_once_and_what_follows_is_delivered(
         places = put(bus, CHAT_EVENTS.name, [*poison.values(), *good], partition=0)
         subscriber.wait_for(3)
 
-        def mine() -> dict[tuple[int, int], list[Kept]]:
-            found: dict[tuple[int, int], list[Kept]] = {}
-            for kept in dead.look():
-                place = int(kept.attributes["dl_partition"]), int(kept.attributes["dl_offset"])
-                if kept.attributes["dl_group"] == "delivery-fanout" and place in places:
-                    found.setdefault(place, []).append(kept)
-            return found
+        def dead_letters() -> dict[tuple[int, int], list[Kept]]:
+            by_position: dict[tuple[int, int], list[Kept]] = {}
+            for letter in dead.look():
+                place = int(letter.attributes["dl_partition"]), int(letter.attributes["dl_offset"])
+                if letter.attributes["dl_group"] == "delivery-fanout" and place in places:
+                    by_position.setdefault(place, []).append(letter)
+            return by_position
 
-        eventually(lambda: len(mine()) >= len(poison))
+        eventually(lambda: len(dead_letters()) >= len(poison))
         sleep(2)  # time to spin
-        letters = mine()
+        letters = dead_letters()
         assert [json.loads(got.body)["data"] for got in subscriber.got] == [{"n": 1}, {"n": 2}, {"n": 3}]
     assert sorted(letters) == sorted(places[: len(poison)])
     for (reason, record), place in zip(poison.items(), places, strict=False):
@@ -113,9 +113,9 @@ def test_poison_on_a_topic_is_dead_lettered_once_and_what_follows_is_delivered(
         assert reason in dict(letter.headers)["dl_error"].decode()  # type: ignore[union-attr]
         assert letter.attributes["dl_topic"] == CHAT_EVENTS.name
         assert (letter.key, letter.value) == (record.key, record.value)
-        given = [(name, value or b"") for name, value in record.headers]
-        assert [pair for pair in letter.headers if not pair[0].startswith("dl_")] == given
-    said = [line for line in delivery.log_lines("delivery") if line["event"] == "dead letter"]
+        sent_headers = [(name, value or b"") for name, value in record.headers]
+        assert [pair for pair in letter.headers if not pair[0].startswith("dl_")] == sent_headers
+    said = [line for line in delivery.log_lines("delivery") if line["event"] == "event.dead_lettered"]
     assert sorted((line["partition"], line["offset"]) for line in said) == sorted(letters)
     assert delivery.metric("delivery", "interlink_consumer_lag", group="delivery-fanout") == 0
 
@@ -125,7 +125,7 @@ def test_poison_on_a_topic_is_dead_lettered_once_and_what_follows_is_delivered(
 
 @dataclass
 class Seam:
-    """A topic with one partition, and a group, that nobody else uses."""
+    """A topic with one partition and a consumer group, for one test."""
 
     bus: Bus
     topic: Topic
@@ -134,7 +134,7 @@ class Seam:
     dead: Tap
 
     def put(self, *records: Raw) -> list[int]:
-        """Put records on the topic; their offsets."""
+        """Publish records; return their offsets."""
         return [offset for _, offset in put(self.bus, self.topic.name, records)]
 
     def consume(
@@ -144,7 +144,7 @@ class Seam:
         timeout_s: float = 20,
         durable: DurabilityBarrier | None = None,
     ) -> None:
-        """Run a member of the group until it is so, and stop it as a service is stopped."""
+        """Run a member of the group until a condition holds, and stop it as a service does."""
 
         async def run() -> None:
             producer = Producer(self.settings, LOG, client_id="test")
@@ -172,11 +172,11 @@ class Seam:
 
     @property
     def next(self) -> int:
-        """Where the group's next member starts; 0 when nothing was committed."""
+        """Return the committed offset of the group; 0 if there is none."""
         return committed(self.bus, self.group, self.topic.name).get(0, 0)
 
     def letters(self) -> list[Kept]:
-        return [kept for kept in self.dead.look() if kept.attributes["dl_group"] == self.group]
+        return [letter for letter in self.dead.look() if letter.attributes["dl_group"] == self.group]
 
 
 def offsets_of(batch: Sequence[ConsumedEvent]) -> list[int]:
@@ -185,8 +185,8 @@ def offsets_of(batch: Sequence[ConsumedEvent]) -> list[int]:
 
 @pytest.fixture
 def seam(bus: Bus) -> Seam:
-    given = {name.removeprefix("KAFKA_").lower(): value for name, value in bus.env.items()}
-    settings = KafkaSettings.model_validate({**given, "session_timeout_ms": 2000})
+    connection = {name.removeprefix("KAFKA_").lower(): value for name, value in bus.env.items()}
+    settings = KafkaSettings.model_validate({**connection, "session_timeout_ms": 2000})
     topic = Topic(f"test.{token_hex(6)}", "any", "A test's.", (), ())
 
     async def create() -> None:
@@ -204,7 +204,7 @@ def seam(bus: Bus) -> Seam:
     return Seam(bus, topic, f"test-{token_hex(4)}", settings, Tap(bus, DEAD_LETTERS.name))
 
 
-def test_one_that_fails_is_dead_lettered_and_the_others_are_handled(seam: Seam) -> None:
+def test_an_event_that_fails_is_dead_lettered_and_the_others_are_handled(seam: Seam) -> None:
     records = [raw("t", b'{"n":%d}' % n, **{"x-own": b"kept"}) for n in range(10)]
     offsets = seam.put(*records)
     handled: list[int] = []
@@ -293,7 +293,7 @@ def test_nothing_is_committed_before_it_is_durable_and_batches_do_not_wait_for_t
     assert seam.next == put_so_far[-1] + 1
 
 
-def test_what_waits_for_a_retry_at_the_stop_is_not_lost(seam: Seam) -> None:
+def test_a_batch_that_waits_for_a_retry_at_the_stop_is_not_lost(seam: Seam) -> None:
     offsets = seam.put(*(raw("t") for _ in range(5)))
     tries = 0
 
@@ -307,8 +307,8 @@ def test_what_waits_for_a_retry_at_the_stop_is_not_lost(seam: Seam) -> None:
     assert seam.letters() == []
 
 
-def test_retry_later_beside_one_that_fails(seam: Seam) -> None:
-    """The store goes away while the batch is tried one by one: the guilty one is dead-lettered once."""
+def test_retry_later_beside_an_event_that_fails(seam: Seam) -> None:
+    """A retry while events are handled one by one: the failing event is dead-lettered once."""
     offsets = seam.put(*(raw("t") for _ in range(6)))
     handled: list[int] = []
     away = 2
@@ -329,8 +329,8 @@ def test_retry_later_beside_one_that_fails(seam: Seam) -> None:
 
 
 @pytest.mark.parametrize("how", ["malformed", "failed"])
-def test_a_dead_letter_that_is_too_large_does_not_cost_the_others(seam: Seam, how: str) -> None:
-    """A compressed record may hold more than the dead-letter topic takes."""
+def test_a_dead_letter_that_is_too_large_does_not_lose_the_others(seam: Seam, how: str) -> None:
+    """A compressed record can be larger than the dead-letter topic accepts."""
     huge = raw("t", b'"' + b"x" * (8 * MIB + MIB // 2) + b'"')
     bad = without(huge, "ce_id") if how == "malformed" else huge
     first, *rest = seam.put(bad, raw("t"), raw("t"))

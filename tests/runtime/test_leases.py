@@ -1,4 +1,4 @@
-"""How long a lease has been silent is counted on one clock only."""
+"""The silence of a lease is measured on one clock only."""
 
 from dataclasses import replace
 from itertools import count
@@ -10,14 +10,14 @@ from shared.runtime.leases import Lease, LeaseObserver
 LEASE = Lease(fence=3, holder="h", beat=7, committed=False)
 
 
-def test_a_lease_is_silent_from_the_first_look_on() -> None:
+def test_silence_is_measured_from_the_first_read() -> None:
     now = [1000.0]
-    watch = LeaseObserver(lambda: now[0])
-    assert watch.silent_s(LEASE) == 0
+    observer = LeaseObserver(lambda: now[0])
+    assert observer.silent_s(LEASE) == 0
     now[0] += 4
-    assert watch.silent_s(replace(LEASE)) == 4
+    assert observer.silent_s(replace(LEASE)) == 4
     now[0] += 20
-    assert watch.silent_s(LEASE) == 24, "whoever waits may stand still, too: the beat was the same"
+    assert observer.silent_s(LEASE) == 24, "the waiting process may be stopped, too: the beat was the same"
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,14 @@ def test_a_lease_is_silent_from_the_first_look_on() -> None:
         None,
     ],
 )
-def test_whatever_changes_begins_the_count_anew(other: Lease | None) -> None:
+def test_any_change_restarts_the_measurement(other: Lease | None) -> None:
     seconds = count(1000, 5)
-    watch = LeaseObserver(lambda: next(seconds))
-    assert [watch.silent_s(each) for each in (LEASE, LEASE, other, LEASE)] == [0, 5, 0, 0]
+    observer = LeaseObserver(lambda: next(seconds))
+    assert [observer.silent_s(lease) for lease in (LEASE, LEASE, other, LEASE)] == [0, 5, 0, 0]
 
 
-def test_nobody_holds_a_lease_that_is_not_there() -> None:
+def test_a_document_without_a_lease() -> None:
     held = {"holder": "h", "beat": 7, "committed": False}
     assert Lease.of({"fence": 3, "lease": held}) == LEASE
     assert Lease.of({"fence": 3, "lease": None}) is None
-    assert Lease.of({"fence": 3}) is None, "as the documents of earlier versions are"
+    assert Lease.of({"fence": 3}) is None, "as in documents of earlier versions"

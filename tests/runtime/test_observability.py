@@ -1,4 +1,4 @@
-"""What an operator sees: readiness that tells the truth, metrics, logs with one trace id, a clean stop."""
+"""What an operator sees: correct readiness, metrics, logs with one trace id, a clean stop."""
 
 import os
 import re
@@ -32,7 +32,7 @@ BODY = b'{"zen":"Keep it logically awesome.","repository":{"full_name":"a/b"}}'
 
 @pytest.fixture(scope="module", autouse=True)
 def nowhere(hub: Hub) -> Iterator[subprocess.Popen[bytes]]:
-    """A gateway whose store is not there, started first: it waits half a minute before it gives up."""
+    """A gateway without MongoDB, started first: it gives up after half a minute."""
     port = str(free_port())
     uri = f"mongodb://operator:hidden@127.0.0.1:{free_port()}/interlink"
     env = {**hub.env, "INTERLINK_PORT": port, "MONGODB_URI": uri, "MONGODB_TIMEOUT_MS": "500"}
@@ -57,14 +57,14 @@ def test_one_trace_id_from_webhook_to_delivery(hub: Hub) -> None:
     def lines(service: str) -> list[str]:
         return [line["event"] for line in hub.log_lines(service) if line.get("trace_id") == TRACE]
 
-    assert lines("gateway") == ["webhook accepted"]
-    assert eventually(lambda: lines("delivery")) == ["delivery attempted"]
-    assert eventually(lambda: lines("sync")) == ["message relayed"]
+    assert lines("gateway") == ["webhook.accepted"]
+    assert eventually(lambda: lines("delivery")) == ["delivery.attempted"]
+    assert eventually(lambda: lines("sync")) == ["message.relayed"]
 
 
 @pytest.mark.parametrize("sent", [None, "garbage", f"00-{'0' * 32}-00f067aa0ba902b7-01"])
-def test_without_a_trace_of_the_callers_there_is_one_of_ours(hub: Hub, sent: str | None) -> None:
-    """A fresh one for each webhook, the same in every service that had a hand in it."""
+def test_a_trace_id_is_created_if_the_caller_sends_none(hub: Hub, sent: str | None) -> None:
+    """A new trace id for each webhook, the same in all services."""
     endpoint = hub.github_endpoint(channel_id="general")
     with Subscriber() as subscriber:
         hub.outgoing_webhook(subscriber.url, events=["github.ping"])
@@ -155,7 +155,7 @@ def test_signature_failures_are_counted_by_their_reason(hub: Hub, change: str | 
 
 
 def test_dead_letters_are_counted_by_topic_and_lag_by_partition(hub: Hub, bus: Bus) -> None:
-    """One record that is no event among two that are: it is counted once, and no partition lags behind."""
+    """A record that is no event, between two events: it is counted once, and no partition lags."""
     counted = {"topic": "chat.events", "group": "delivery-fanout", "reason": "malformed"}
     before = hub.metric("delivery", "interlink_dead_lettered_total", **counted)
     handled = hub.metric("delivery", "interlink_handled_total", topic="chat.events", group="delivery-fanout")
@@ -183,12 +183,12 @@ def test_dead_letters_are_counted_by_topic_and_lag_by_partition(hub: Hub, bus: B
     assert re.search(sample, text), text
 
 
-def test_the_buckets_go_as_far_as_an_attempt_may_take(hub: Hub) -> None:
-    """Thirty seconds is the default timeout; what takes longer than the last bucket cannot be told apart."""
+def test_the_last_bucket_is_the_timeout_of_an_attempt(hub: Hub) -> None:
+    """The default timeout is 30 s. Durations beyond the last bucket cannot be distinguished."""
     answer = httpx.get(hub.url("delivery") + "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     for name in ("interlink_attempt_seconds", "interlink_event_age_seconds"):
-        bounds = [float(each) for each in re.findall(rf'{name}_bucket{{le="([^"]+)"}}', answer.text)]
+        bounds = [float(bound) for bound in re.findall(rf'{name}_bucket{{le="([^"]+)"}}', answer.text)]
         assert bounds == sorted(bounds)
         assert bounds[-2:] == [30.0, float("inf")]
         assert bounds[0] <= 0.01
@@ -196,7 +196,7 @@ def test_the_buckets_go_as_far_as_an_attempt_may_take(hub: Hub) -> None:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedPair, Hub]]:
-    """A hub on a pair of its own, which tests may stop; its services are theirs to start."""
+    """A hub with its own broker and database, which tests may stop. Tests start its services."""
     tmp_path = tmp_path_factory.mktemp("own")
     pair = embedded(tmp_path / "pair")
     hub = Hub(
@@ -212,7 +212,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedPair
         pair.stop()
 
 
-def test_readiness_tells_the_truth(own: tuple[EmbeddedPair, Hub]) -> None:
+def test_readiness_follows_broker_and_database(own: tuple[EmbeddedPair, Hub]) -> None:
     pair, hub = own
     hub.init("default")
     hub.start_service("delivery")
@@ -236,8 +236,8 @@ def test_readiness_tells_the_truth(own: tuple[EmbeddedPair, Hub]) -> None:
     assert hub.stop_service("delivery") == 0
 
 
-def test_a_gateway_without_a_broker_is_not_ready_and_says_so(own: tuple[EmbeddedPair, Hub]) -> None:
-    """Before the first contact, and after a send was not acknowledged; each time until the broker is back."""
+def test_a_gateway_without_a_broker_is_not_ready(own: tuple[EmbeddedPair, Hub]) -> None:
+    """Before the first connection, and after a send was not acknowledged, until the broker is back."""
     pair, hub = own
     hub.init("default")
     pair.broker.kill()
@@ -323,7 +323,7 @@ def _start(hub: Hub, changed: Mapping[str, str | None]) -> subprocess.CompletedP
 def test_a_wrong_setting_stops_the_start_with_one_line(
     starts: list[subprocess.CompletedProcess[bytes]], which: int
 ) -> None:
-    """It says which and why, and repeats nothing that is secret."""
+    """The line names the setting and the reason, and repeats no secret."""
     done = starts[which]
     assert done.returncode == 2
     lines = done.stderr.decode().strip().splitlines()
@@ -333,7 +333,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     assert b"Traceback" not in done.stdout
 
 
-def test_a_taken_port_is_said(hub: Hub) -> None:
+def test_a_port_in_use_is_named(hub: Hub) -> None:
     done = _start(hub, {"INTERLINK_PORT": str(hub.ports["gateway"])})
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1:{hub.ports['gateway']}" in done.stderr.decode()
@@ -350,10 +350,10 @@ def _half_sent(gateway: Hub, endpoint: Mapping[str, str], body: bytes) -> Iterat
         yield connection
 
 
-def test_sigterm_lets_what_is_under_way_finish_and_nothing_new_begin(
+def test_sigterm_finishes_requests_under_way_and_accepts_no_new_ones(
     hub: Hub, bus: Bus, store: Store, tmp_path: Path
 ) -> None:
-    """One request that ends, one that does not: the first is published, the other told to come again."""
+    """One request that ends, one that does not: the first is published, the other gets 503."""
     tap = Tap(bus, "webhooks.received")
     endpoint = hub.github_endpoint()
     with (
@@ -362,17 +362,17 @@ def test_sigterm_lets_what_is_under_way_finish_and_nothing_new_begin(
         _half_sent(other, endpoint, BODY) as lasts,
     ):
         sleep(0.2)
-        told = monotonic()
+        stopped_at = monotonic()
         os.kill(other.pid("gateway"), signal.SIGTERM)
         eventually(lambda: not _listens(other.ports["gateway"]), 3)
         ends.sendall(BODY[-1:])
         assert ends.recv(1000).startswith(b"HTTP/1.1 202")
         assert lasts.recv(1000).startswith(b"HTTP/1.1 503")
         assert other.stop_service("gateway") == 0
-        assert monotonic() - told < 6 + 2
-        assert other.log_lines("gateway")[-1]["event"] == "stopped"
+        assert monotonic() - stopped_at < 6 + 2
+        assert other.log_lines("gateway")[-1]["event"] == "service.stopped"
         assert "Traceback" not in other.log_text("gateway")
-    assert [kept.key for kept in tap.look()].count(endpoint["id"].encode()) == 1
+    assert [record.key for record in tap.look()].count(endpoint["id"].encode()) == 1
 
 
 def _listens(port: int) -> bool:
@@ -384,14 +384,14 @@ def _listens(port: int) -> bool:
 
 
 def test_sigterm_drains(hub: Hub) -> None:
-    """The last test that the hub of this module is for."""
+    """Keep it last: it stops the hub of this module."""
     for service in hub.services:
         assert hub.stop_service(service) == 0
-        assert hub.log_lines(service)[-1]["event"] == "stopped"
+        assert hub.log_lines(service)[-1]["event"] == "service.stopped"
 
 
-def test_a_store_that_is_not_there_stops_the_start_with_one_line(nowhere: subprocess.Popen[bytes]) -> None:
-    """After it was given its time: a store may start later than the hub."""
+def test_a_missing_database_stops_the_start_with_one_line(nowhere: subprocess.Popen[bytes]) -> None:
+    """After 30 s only: the database may start later than the hub."""
     out, complaint = nowhere.communicate(timeout=60)
     assert nowhere.returncode == 2
     [line] = complaint.decode().strip().splitlines()

@@ -1,4 +1,4 @@
-"""A host that does not answer holds up its own calls, and nobody else's."""
+"""A host that does not answer delays only its own calls."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ def _url(server: asyncio.Server) -> str:
     return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
 
 
-@pytest.mark.parametrize("most_for_one", [5])
+@pytest.mark.parametrize("max_per_host", [5])
 async def test_a_host_that_does_not_answer_leaves_connections_for_others(max_per_host: int) -> None:
     client = EgressClient("loopback", max_connections=20, max_per_host=max_per_host)
     await client.start()
@@ -32,7 +32,7 @@ async def test_a_host_that_does_not_answer_leaves_connections_for_others(max_per
         await asyncio.sleep(0.2)
         answer = await client.get(_url(quick), timeout_s=1)
         assert answer.status == 200
-        assert {each.failure for each in await asyncio.gather(*waiting)} == {"timeout"}
+        assert {response.failure for response in await asyncio.gather(*waiting)} == {"timeout"}
     finally:
         await client.stop()
         for server in (slow, quick):
@@ -53,9 +53,9 @@ async def test_a_workspace_whose_hosts_do_not_answer_leaves_connections_for_othe
         for workspace in ("other", ""):
             answer = await client.get(_url(quick), timeout_s=1, workspace=workspace)
             assert answer.status == 200
-        assert {each.failure for each in await asyncio.gather(*waiting)} == {"timeout"}
+        assert {response.failure for response in await asyncio.gather(*waiting)} == {"timeout"}
         answer = await client.get(_url(quick), timeout_s=1, workspace="hostile")
-        assert answer.status == 200, "what it had is given back"
+        assert answer.status == 200, "its slots are released"
     finally:
         await client.stop()
         for server in (*slow, quick):

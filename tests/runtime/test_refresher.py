@@ -12,12 +12,14 @@ import pytest
 import structlog
 
 from shared.connections.app_check import AppChecker
-from shared.connections.apps import App, Apps
+from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
+from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import NotConnected
-from shared.connections.refresher import Refresher, Timing
+from shared.connections.refresh_types import Timing
+from shared.connections.refresher import Refresher
 from shared.runtime.mongo import Document, utcnow
-from shared.wire.oauth import ProviderRequest, ProviderResponse
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
 HASTY = Timing(call_s=0.2, silent_s=0.3, settle_s=0.1, heartbeat_interval_s=0.05)
 USER = {"access_token": "user-1", "refresh_token": "of-user-1"}

@@ -1,4 +1,4 @@
-"""Settings that name files or servers: what is read from them, and what a wrong one leads to."""
+"""Settings that name files or servers: their values, and the errors of wrong ones."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def test_the_databases_password_comes_from_a_file(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
-def test_a_secret_that_cannot_be_read_is_named(
+def test_the_error_names_a_secret_that_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
 ) -> None:
     file = tmp_path / "password"
@@ -53,5 +53,5 @@ def test_dns_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTERLINK_DNS_SERVERS", "10.0.0.2, [2001:db8::1]:5353")
     assert load(EgressSettings).name_servers == (("10.0.0.2", 53), ("2001:db8::1", 5353))
     monkeypatch.setenv("INTERLINK_DNS_SERVERS", "dns.example.com")
-    with pytest.raises(Misconfigured, match=r"INTERLINK_DNS_SERVERS: .*addresses with commas between"):
+    with pytest.raises(Misconfigured, match=r"INTERLINK_DNS_SERVERS: .*addresses separated by commas"):
         load(EgressSettings)

@@ -1,4 +1,4 @@
-"""Secrets at rest: bound to their record, not to be changed or moved, readable through a rotation of keys."""
+"""Secrets at rest: bound to their record, unreadable if changed or moved, readable through a key rotation."""
 
 import base64
 import os
@@ -14,19 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.errors import Conflict, Misconfigured
-from shared.runtime.secrets import (
-    LocalKeyProvider,
-    Sealed,
-    UnknownKey,
-    Vault,
-    decrypt_all,
-    embedded_key,
-    is_sealed,
-    open_vault,
-    rotate_secret,
-    store_secret,
-    write_private,
-)
+from shared.runtime.encryption_keys import embedded_key, open_vault, write_private
+from shared.runtime.record_secrets import decrypt_all, rotate_secret, store_secret
+from shared.runtime.secrets import LocalKeyProvider, Sealed, UnknownKey, Vault, is_sealed
 from shared.runtime.settings import HubSettings
 
 OLD, NEW = b"o" * 32, b"n" * 32
@@ -59,14 +49,14 @@ def _with(sealed: Sealed, **changed: object) -> Sealed:
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=200), texts, texts, texts)
-def test_what_is_sealed_opens(plain: str, workspace: str, record: str, field: str) -> None:
+def test_a_sealed_value_opens(plain: str, workspace: str, record: str, field: str) -> None:
     vault = vault_of(OLD)
     sealed = vault.seal(plain, workspace=workspace, record=record, field=field)
     assert is_sealed(sealed)
     assert vault.open(sealed, workspace=workspace, record=record, field=field) == plain
 
 
-def test_nothing_of_it_is_in_clear(vault: Vault) -> None:
+def test_a_sealed_value_contains_no_part_of_the_secret(vault: Vault) -> None:
     sealed = _sealed(vault)
     stored = b"".join((sealed["k"].encode(), sealed["w"], sealed["n"], sealed["c"]))
     assert SECRET.encode() not in stored
@@ -98,14 +88,14 @@ def test_every_value_has_a_data_key_of_its_own(vault: Vault) -> None:
     ],
     ids=str,
 )
-def test_it_does_not_open_elsewhere(vault: Vault, elsewhere: dict[str, str]) -> None:
+def test_a_value_does_not_open_in_another_place(vault: Vault, elsewhere: dict[str, str]) -> None:
     with pytest.raises(Misconfigured, match="changed or moved") as caught:
         vault.open(_sealed(vault), **{**PLACE, **elsewhere})
     assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("part", ["w", "n", "c"])
-def test_every_changed_byte_is_seen(vault: Vault, part: str) -> None:
+def test_a_changed_byte_is_detected(vault: Vault, part: str) -> None:
     sealed = _sealed(vault)
     whole: bytes = sealed[part]  # type: ignore[literal-required]
     for at in range(len(whole)):
@@ -115,7 +105,7 @@ def test_every_changed_byte_is_seen(vault: Vault, part: str) -> None:
             vault.open(_with(sealed, **{part: bytes(changed)}), **PLACE)
 
 
-def test_every_changed_character_of_the_key_id_is_seen(vault: Vault) -> None:
+def test_a_changed_character_of_the_key_id_is_detected(vault: Vault) -> None:
     sealed = _sealed(vault)
     for at, was in enumerate(sealed["k"]):
         changed = sealed["k"][:at] + ("1" if was == "0" else "0") + sealed["k"][at + 1 :]
@@ -126,28 +116,28 @@ def test_every_changed_character_of_the_key_id_is_seen(vault: Vault) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        *({"c": each} for each in (b"", b"short", None, "text")),
-        *({"n": each} for each in (b"", b"x", b"x" * 200, None)),
-        *({"w": each} for each in (b"", b"x" * 12, b"x" * 60, b"x" * 200, None, "text")),
+        *({"c": value} for value in (b"", b"short", None, "text")),
+        *({"n": value} for value in (b"", b"x", b"x" * 200, None)),
+        *({"w": value} for value in (b"", b"x" * 12, b"x" * 60, b"x" * 200, None, "text")),
         {"k": None},
         {"k": []},
     ],
     ids=str,
 )
-def test_damage_of_any_form_is_one_kind_of_error(vault: Vault, changed: dict[str, object]) -> None:
+def test_any_damage_raises_the_same_error(vault: Vault, changed: dict[str, object]) -> None:
     """The snapshot skips a record that raises this, and no other."""
     with pytest.raises(Misconfigured):
         vault.open(_with(_sealed(vault), **changed), **PLACE)
 
 
 @pytest.mark.parametrize("value", [None, 5, "text", [], {}, {"k": "c9fdb400"}], ids=str)
-def test_what_is_no_sealed_value_is_the_same_error(vault: Vault, value: Any) -> None:
+def test_a_value_that_is_not_sealed_raises_the_same_error(vault: Vault, value: Any) -> None:
     assert not is_sealed(value)
     with pytest.raises(Misconfigured):
         vault.open(value, **PLACE)
 
 
-def test_json_has_never_the_form_of_a_sealed_value(vault: Vault) -> None:
+def test_json_never_has_the_form_of_a_sealed_value(vault: Vault) -> None:
     sealed = _sealed(vault)
     assert not is_sealed({**sealed, "w": "text"})
     assert not is_sealed(dict.fromkeys(sealed, "text"))
@@ -166,22 +156,22 @@ def test_values_of_0_3_open(vault: Vault) -> None:
         Vault(LocalKeyProvider([OLD])).open(OF_0_3, **PLACE)
 
 
-def test_the_two_forms_are_not_taken_for_each_other(vault: Vault) -> None:
-    """A value that loses its wrapped key is not one of 0.3.0, nor is what 0.3.0 sealed a wrapped key."""
+def test_the_two_forms_are_not_confused(vault: Vault) -> None:
+    """A value without its wrapped key does not open as one of 0.3.0, nor one of 0.3.0 as a wrapped key."""
     sealed = _sealed(vault)
     alone = cast("Sealed", {name: value for name, value in sealed.items() if name != "w"})
-    for each in (
+    for value in (
         alone,
         _with(alone, n=sealed["w"][:12], c=sealed["w"][12:]),
         _with(OF_0_3, w=sealed["w"]),
         _with(sealed, w=OF_0_3["n"] + OF_0_3["c"]),
     ):
         with pytest.raises(Misconfigured, match="changed or moved"):
-            vault.open(each, **PLACE)
+            vault.open(value, **PLACE)
 
 
 def test_a_rotation_of_the_encryption_key() -> None:
-    """With the new key in front of the old one both open, and what is sealed now needs the new one only."""
+    """With the new key before the old one, values of both open, and new values need only the new key."""
     before = _sealed(vault_of(OLD))
     both = vault_of(NEW, OLD)
     assert both.open(before, **PLACE) == SECRET
@@ -210,7 +200,7 @@ def test_a_value_under_a_new_key_is_the_same_value() -> None:
 
 
 def test_another_key_under_the_same_name_does_not_open() -> None:
-    """A key id that was changed in the store does not make another key fit."""
+    """A key id that was changed in the database does not make another key fit."""
     moved = _with(_sealed(vault_of(OLD)), k=vault_of(NEW).current)
     with pytest.raises(Misconfigured, match="changed or moved"):
         vault_of(NEW, OLD).open(moved, **PLACE)
@@ -245,8 +235,8 @@ def test_a_key_management_service_can_hold_the_keys() -> None:
     service.current = "projects/p/keys/k/versions/2"
     after = vault.rewrap(before, record="ep_1")
     assert after["k"] == service.current
-    for each in (before, after, OF_0_3):
-        assert vault.open(each, **PLACE) == SECRET
+    for value in (before, after, OF_0_3):
+        assert vault.open(value, **PLACE) == SECRET
     with pytest.raises(Misconfigured, match="changed or moved"):
         vault.open(_with(before, k=after["k"]), **PLACE)
     with pytest.raises(Misconfigured, match="sealed with key projects/q/1"):
@@ -255,7 +245,7 @@ def test_a_key_management_service_can_hold_the_keys() -> None:
         vault.open(_sealed(vault_of(OLD)), **PLACE)
 
 
-def test_the_secrets_of_a_record_through_a_rotation(vault: Vault) -> None:
+def test_a_rotation_of_a_records_secret(vault: Vault) -> None:
     document: dict[str, Any] = {"_id": "ep_1", "workspace": "ws_1"}
     document["secrets"] = [
         store_secret(vault, "ws_1", "ep_1", "first"),
@@ -265,13 +255,13 @@ def test_the_secrets_of_a_record_through_a_rotation(vault: Vault) -> None:
     assert [plain for plain, _ in decrypt_all(vault, document)] == ["second", "first", SECRET]
     ends = [ends for _, ends in decrypt_all(vault, document)]
     assert ends[0] is None
-    assert all(each and timedelta(minutes=59) < each - datetime.now(UTC) for each in ends[1:])
+    assert all(end and timedelta(minutes=59) < end - datetime.now(UTC) for end in ends[1:])
     for changed in ({"_id": "ep_2"}, {"workspace": "ws_2"}):
         with pytest.raises(Misconfigured, match="changed or moved"):
             decrypt_all(vault, document | changed)
 
 
-def test_a_rotation_ends_no_secret_earlier_than_was_said(vault: Vault) -> None:
+def test_a_rotation_does_not_shorten_an_earlier_overlap(vault: Vault) -> None:
     document: dict[str, Any] = {"_id": "ep_1", "workspace": "ws_1"}
     document["secrets"] = [store_secret(vault, "ws_1", "ep_1", "0")]
     for number in range(1, 5):
@@ -326,7 +316,7 @@ def test_keys_from_a_file(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "text"),
     [
         (None, "cannot be read: No such file"),
         (..., "cannot be read: Is a directory"),
@@ -339,19 +329,19 @@ def test_keys_from_a_file(
     ],
     ids=str,
 )
-def test_files_that_hold_no_keys(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: Any, said: str
+def test_files_without_valid_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: Any, text: str
 ) -> None:
     file = tmp_path if content is ... else tmp_path / "keys"
     if isinstance(content, bytes):
         file.write_bytes(content)
-    with pytest.raises(Misconfigured, match=f"^INTERLINK_ENCRYPTION_KEY_FILE: .*{said}") as caught:
+    with pytest.raises(Misconfigured, match=f"^INTERLINK_ENCRYPTION_KEY_FILE: .*{text}") as caught:
         _open(monkeypatch, None, file)
     assert "\n" not in str(caught.value)
     assert OLD_TEXT not in str(caught.value)
 
 
-def test_one_of_the_two_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_one_of_both_variables_may_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(OLD_TEXT)
     with pytest.raises(Misconfigured, match="INTERLINK_ENCRYPTION_KEY_FILE are both set") as caught:
@@ -373,14 +363,14 @@ def test_one_of_the_two_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         "é" * 44,
     ],
 )
-def test_keys_that_are_none(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_malformed_keys(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     with pytest.raises(Misconfigured, match="INTERLINK_ENCRYPTION_KEY") as caught:
         _open(monkeypatch, value)
     assert "\n" not in str(caught.value)
     assert not value or len(value) < 4 or value not in str(caught.value)
 
 
-def test_the_local_key_is_made_once_and_private(tmp_path: Path) -> None:
+def test_the_embedded_key_is_created_once_and_private(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         first = embedded_key(tmp_path)
@@ -392,7 +382,7 @@ def test_the_local_key_is_made_once_and_private(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["encryption.key"]
 
 
-def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_private_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "admin.key"
     path.write_text("old")
     path.chmod(0o644)
@@ -400,4 +390,4 @@ def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
     write_private(path, "new")
     assert path.read_text() == "new\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [each.name for each in tmp_path.iterdir()] == ["admin.key"]
+    assert [path.name for path in tmp_path.iterdir()] == ["admin.key"]

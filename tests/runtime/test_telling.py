@@ -39,7 +39,7 @@ class Bus:
         assert timeout_s
         if not self.refused:
             self.refused += 1
-            raise TooLarge("the event is larger than Kafka takes")
+            raise TooLarge("the event is larger than Kafka accepts")
         self.published.append(record)
 
 

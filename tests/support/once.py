@@ -72,7 +72,7 @@ def _entered() -> frozenset[str]:
     """The fields and settings that are secret in every manifest that has them, and not in some only."""
     found: dict[str, set[bool]] = {}
     for connector in connectors().values():
-        for settings in (connector.settings, *(way.fields for way in connector.entered.values())):
+        for settings in (connector.settings, *(way.fields for way in connector.manual_credentials.values())):
             for name, setting in settings.items():
                 found.setdefault(name, set()).add(setting.secret)
     for provider in providers().values():

@@ -23,7 +23,9 @@ from typing import Any, Final, Self
 from shared.connections import refresher
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
-from shared.connections.tokens import Access, NotConnected, Timing, TokenSource
+from shared.connections.refresh_outcome import NotConnected
+from shared.connections.refresh_types import Timing
+from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import InterlinkError
 from shared.manifests.registry import connectors
 from shared.runtime import mongo
@@ -31,7 +33,7 @@ from shared.runtime.egress.client import create_egress_client
 from shared.runtime.failpoints import FAILPOINT_VARIABLE, failpoint_for
 from shared.runtime.service import Runtime, runtime
 from shared.runtime.settings import EgressSettings, load
-from shared.wire.oauth import ProviderRequest
+from shared.wire.provider_http import ProviderRequest
 from tests.support import run
 
 HASTY: Final = Timing(call_s=3.0, silent_s=1.0, settle_s=0.7, heartbeat_interval_s=0.1, wait_s=30.0)

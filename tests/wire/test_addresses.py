@@ -1,4 +1,4 @@
-"""Which addresses the hub may call for a stranger: the rule, the ways to write one, and the client itself."""
+"""Which addresses the hub may call for a stranger: the rule, notations of addresses, and the client."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.runtime.egress.client import EgressClient, PrivateNetworks
+from shared.runtime.egress.checked_resolver import PrivateNetworks
+from shared.runtime.egress.client import EgressClient
 from shared.wire.addresses import is_loopback, is_public
 from tests.support.subscriber import Subscriber
 

@@ -1,4 +1,4 @@
-"""Bodies from strangers: inflation that stops at its limit, and JSON that is really JSON."""
+"""Request bodies of strangers: bounded decompression, strict JSON and forms, encoded bytes."""
 
 import contextlib
 import gzip
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed, TooLarge, UnsupportedMedia
-from shared.wire.bodies import form_field, inflate, media_type, parse_json, parse_object
+from shared.wire.bodies import decode_bytes, form_field, inflate, media_type, parse_json, parse_object
 
 LIMIT = 1000
 
@@ -185,3 +185,36 @@ def test_a_forms_field(form: bytes, value: bytes) -> None:
 def test_a_form_without_the_field_once(form: bytes) -> None:
     with pytest.raises(Malformed):
         form_field(form, "payload")
+
+
+# Bytes written as text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "raw"),
+    [
+        ("00ff", "hex", b"\x00\xff"),
+        ("00FF", "hex", b"\x00\xff"),
+        ("0", "hex", None),
+        ("zz", "hex", None),
+        ("00 ff", "hex", None),
+        ("", "hex", b""),
+        ("+/8=", "base64", b"\xfb\xff"),
+        ("-_8=", "base64", b"\xfb\xff"),
+        ("+/8", "base64", b"\xfb\xff"),
+        ("a", "base64", None),
+        ("a b=", "base64", None),
+        ("a\nb=", "base64", None),
+        ("ä", "base64", None),
+        ("\ud800", "hex", None),
+        ("aa=a", "base64", None),
+    ],
+)
+def test_decoding(text: str, encoding: str, raw: bytes | None) -> None:
+    assert decode_bytes(text, encoding) == raw
+
+
+@given(st.binary(max_size=60), st.sampled_from(["hex", "base64"]))
+def test_decoding_never_raises(raw: bytes, encoding: str) -> None:
+    decode_bytes(raw, encoding)
+    decode_bytes(raw.decode("latin-1"), encoding)

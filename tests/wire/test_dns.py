@@ -43,8 +43,8 @@ def answered(
     answer = dns.message.make_response(query)
     answer.set_rcode(rcode)
     for record in records:
-        owner, ttl, found, data = record.split(maxsplit=3)
-        rrset = dns.rrset.from_text(f"{owner}.", int(ttl), "IN", found, data)
+        owner, ttl, record_type, data = record.split(maxsplit=3)
+        rrset = dns.rrset.from_text(f"{owner}.", int(ttl), "IN", record_type, data)
         answer.answer.append(rrset)
     return answer.to_wire(max_size=65_535)
 
@@ -64,7 +64,7 @@ def test_a_query_is_what_another_implementation_reads(name: str, kind: AddressTy
 )
 def test_what_is_no_name_is_not_asked_for(text: str) -> None:
     assert not is_name(text)
-    with pytest.raises(ValueError, match="not a name"):
+    with pytest.raises(ValueError, match="not a valid DNS name"):
         encode_query(text, AddressType.A, 1)
 
 

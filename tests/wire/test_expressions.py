@@ -1,4 +1,7 @@
-"""Expressions from anybody on documents from strangers: bounds hold, and what stays is JMESPath."""
+"""Expressions of strangers on documents of strangers: bounds hold, and the language is JMESPath.
+
+One file of more than 400 lines: the attacks, the language and the properties share the hostile documents.
+"""
 
 import sys
 import tracemalloc
@@ -54,10 +57,10 @@ def compiled(source: str) -> tuple[Expression | None, str]:
 
 
 def deep(levels: int) -> Any:
-    made: Any = 1
+    value: Any = 1
     for _ in range(levels):
-        made = [made]
-    return made
+        value = [value]
+    return value
 
 
 HOSTILE: dict[str, Any] = {
@@ -134,10 +137,10 @@ class Calls:
     """Counts what the interpreter calls meanwhile: work, whatever the machine is busy with."""
 
     def __init__(self) -> None:
-        self.made = 0
+        self.count = 0
 
     def __call__(self, _frame: FrameType, event: str, _argument: Any) -> None:
-        self.made += event in ("call", "c_call")
+        self.count += event in ("call", "c_call")
 
     def __enter__(self) -> Self:
         sys.setprofile(self)
@@ -154,11 +157,11 @@ def test_an_attack_ends_within_its_steps(source: str) -> None:
     expression = Expression(source, max_steps=STEPS)
     tracemalloc.start()
     with Calls() as calls:
-        result, told = outcome(expression, HOSTILE)
+        result, error_text = outcome(expression, HOSTILE)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert not told or "steps" in told or "the result" in told or "met" in told
-    assert calls.made <= 20 * STEPS
+    assert not error_text or "steps" in error_text or "the result" in error_text or "met" in error_text
+    assert calls.count <= 20 * STEPS
     assert peak <= 8 << 20
     assert len(orjson.dumps(result)) <= 6 * MAX_RESULT_BYTES
 
@@ -184,9 +187,9 @@ def test_long_keys_are_charged_by_their_length(source: str) -> None:
 
 
 def test_only_the_budget_is_a_budget() -> None:
-    with pytest.raises(ExpressionError) as refused:
+    with pytest.raises(ExpressionError) as error:
         Expression("abs(@)", max_steps=100).apply("x")
-    assert not isinstance(refused.value, BudgetExceeded)
+    assert not isinstance(error.value, BudgetExceeded)
     assert Expression("@", max_steps=100).apply([0] * 300) == [0] * 300
     with pytest.raises(BudgetExceeded):
         Expression("@", max_steps=100).apply([[0]] * 300)
@@ -223,8 +226,8 @@ def test_a_document_may_be_deep(levels: int) -> None:
         ("sort_by(a, b)", "sort_by() takes an expression: write &name, as argument 2"),
         ("length(&a)", "length() takes a value, not an expression (&...), as argument 1"),
         ("merge(a, &b)", "merge() takes a value"),
-        ("&a", "&... stands only where a function takes an expression"),
-        ("[a, &b]", "&... stands only where"),
+        ("&a", "&... is allowed only where a function takes an expression"),
+        ("[a, &b]", "&... is allowed only where"),
         ("a[::0]", "the step of a slice cannot be 0"),
         ("(" * 2000, "nested too deep"),
         ("!" * 3000 + "a", "nested too deep"),
@@ -240,13 +243,13 @@ def test_a_document_may_be_deep(levels: int) -> None:
     ids=lambda text: text[:30],
 )
 def test_what_is_wrong_is_told_in_one_line(source: str, says: str) -> None:
-    with pytest.raises(ExpressionError) as refused:
+    with pytest.raises(ExpressionError) as error:
         Expression(source, "condition")
-    told = str(refused.value)
-    assert told.startswith("condition: ")
-    assert says in told
-    assert "\n" not in told
-    assert len(told) < 400
+    error_text = str(error.value)
+    assert error_text.startswith("condition: ")
+    assert says in error_text
+    assert "\n" not in error_text
+    assert len(error_text) < 400
 
 
 @pytest.mark.parametrize(
@@ -264,11 +267,11 @@ def test_what_is_wrong_is_told_in_one_line(source: str, says: str) -> None:
 def test_what_a_function_cannot_work_on_is_told_without_the_value(
     source: str, document: Any, says: str
 ) -> None:
-    with pytest.raises(ExpressionError) as refused:
+    with pytest.raises(ExpressionError) as error:
         Expression(source, "body").apply(document)
-    assert str(refused.value).startswith("body: ")
-    assert says in str(refused.value)
-    assert len(str(refused.value)) < 200
+    assert str(error.value).startswith("body: ")
+    assert says in str(error.value)
+    assert len(str(error.value)) < 200
 
 
 def test_the_library_keeps_no_source() -> None:
@@ -339,8 +342,8 @@ def test_truth_is_as_jmespath_has_it(value: Any, holds: bool) -> None:
 
 def test_a_body_is_projected() -> None:
     body = orjson.dumps(MESSAGE)
-    made = project(Expression("{text: data.content, user: data.author.username}", "body"), body)
-    assert made == b'{"text":"deploy the api","user":"ada"}'
+    value = project(Expression("{text: data.content, user: data.author.username}", "body"), body)
+    assert value == b'{"text":"deploy the api","user":"ada"}'
     assert project(Expression("nothing"), body) == b"null"
     assert project(Expression("@"), body) == body
 
@@ -407,28 +410,28 @@ SOURCES = st.recursive(
 @given(SOURCES, JSON)
 def test_any_expression_on_any_document_is_bounded_or_refused(source: str, document: Any) -> None:
     """What it selects is what the library alone selects, wherever that is an answer too."""
-    expression, told = compiled(source)
+    expression, error_text = compiled(source)
     if expression is not None:
-        result, told = outcome(expression, document)
-    assert "\n" not in told
-    if told or expression is None:
+        result, error_text = outcome(expression, document)
+    assert "\n" not in error_text
+    if error_text or expression is None:
         return
-    made = orjson.dumps(result)
-    assert len(made) <= 6 * MAX_RESULT_BYTES
+    value = orjson.dumps(result)
+    assert len(value) <= 6 * MAX_RESULT_BYTES
     assert expression.holds(document) is truthy(result)
     if "to_string" in source:
         return  # the library writes \\u00e9 where JSON may have é
     try:
-        assert orjson.dumps(jmespath.search(source, document)) == made
+        assert orjson.dumps(jmespath.search(source, document)) == value
     except (JMESPathError, TypeError):
         assert "<" in source or ">" in source or "contains" in source
 
 
 @given(st.text(alphabet="ab@*[](){}.,:|&!=<>?`'\"\\ -01_é\n", max_size=30), JSON)
 def test_any_text_is_an_expression_or_refused(source: str, document: Any) -> None:
-    expression, told = compiled(source)
+    expression, error_text = compiled(source)
     if expression is not None:
-        result, told = outcome(expression, document)
+        result, error_text = outcome(expression, document)
         assert orjson.dumps(result)
-    assert "\n" not in told
-    assert len(told) < 400
+    assert "\n" not in error_text
+    assert len(error_text) < 400

@@ -36,7 +36,7 @@ CLIENTS = st.ip_addresses().map(str)
     ],
 )
 def test_the_rightmost_address_that_is_no_proxys(peer: str, forwarded: list[str], client: str) -> None:
-    assert PROXIES.client(peer, [each.encode() for each in forwarded]) == client
+    assert PROXIES.client(peer, [entry.encode() for entry in forwarded]) == client
 
 
 @given(claims=st.lists(st.binary(max_size=40), max_size=5), real=CLIENTS, hops=st.integers(0, 5))
@@ -66,7 +66,7 @@ def test_nobody_can_be_trusted() -> None:
 
 def test_a_long_list_costs_no_more_than_its_last_entries() -> None:
     few, many = [b"10.9.0.1," * 40], [b"10.9.0.1," * 7000]
-    best = {id(each): min(_seconds(each) for _ in range(20)) for each in (few, many)}
+    best = {id(entry): min(_seconds(entry) for _ in range(20)) for entry in (few, many)}
     assert best[id(many)] < 40 * best[id(few)], "7000 entries, of which 32 are looked at"
 
 

@@ -1,4 +1,4 @@
-"""Paths that two programs may read differently."""
+"""Ambiguous paths, which two programs may interpret differently."""
 
 from urllib.parse import quote, unquote
 

@@ -1,12 +1,11 @@
 """The delivery log's API: every delivery with its attempts."""
 
-from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Query
-from pydantic import AfterValidator, AwareDatetime
+from fastapi import APIRouter, FastAPI, Query
 
-from services.delivery.api.delivery_schemas import AttemptOut, DeliveryOut
+from services.delivery.api.delivery_schemas import DeliveryOut
+from services.delivery.api.fields import FilterQuery, Reader, UtcTime, attempt_out, identity, optional_rfc3339
 from services.delivery.engine.waiting_reasons import WaitingReasons, WaitingState
 from services.delivery.log import search
 from services.delivery.log.deliveries import Deliveries
@@ -14,14 +13,7 @@ from services.delivery.model.delivery_status import DeliveryStatus
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import Document, translate_errors
-from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
-from shared.runtime.web.problems import to_utc
-
-Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
-Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
-UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
-FilterQuery = Annotated[str | None, Query(max_length=200)]
 
 
 class DeliveriesApi:
@@ -32,7 +24,7 @@ class DeliveriesApi:
         self._reasons = reasons
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add every route to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
         add("/deliveries", self.list_deliveries, methods=["GET"])
@@ -45,7 +37,8 @@ class DeliveriesApi:
         webhook_id: FilterQuery = None,
         event_type: FilterQuery = None,
         status: Annotated[
-            list[DeliveryStatus] | None, Query(max_length=20, description="Any of these; repeat it.")
+            list[DeliveryStatus] | None,
+            Query(max_length=20, description="One of these states; repeat the parameter for several."),
         ] = None,
         event_id: Annotated[str | None, Query(max_length=1000)] = None,
         error: Annotated[
@@ -56,8 +49,8 @@ class DeliveriesApi:
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[DeliveryOut]:
-        """The log, newest first."""
-        wanted = search.DeliveryQuery(
+        """List the delivery log, newest first."""
+        query = search.DeliveryQuery(
             key.workspace,
             webhook_id=webhook_id,
             event_type=event_type,
@@ -67,22 +60,22 @@ class DeliveriesApi:
             since=since,
             until=until,
         )
-        found = await search.page(
+        results = await search.page(
             self._deliveries.collection,
-            wanted,
-            _identity,
+            query,
+            identity,
             limit=limit,
             cursor=cursor,
             fields={"attempts": 0, "body": 0},
         )
-        waiting = await self._reasons.of(found.items, key.workspace)
+        waiting = await self._reasons.of(results.items, key.workspace)
         return Page[DeliveryOut](
-            items=[_delivery_out(document, waiting.get(document["_id"])) for document in found.items],
-            next_cursor=found.next_cursor,
+            items=[_delivery_out(document, waiting.get(document["_id"])) for document in results.items],
+            next_cursor=results.next_cursor,
         )
 
     async def read_delivery(self, delivery_id: str, key: Reader) -> DeliveryOut:
-        """One delivery with every attempt."""
+        """Return one delivery with every attempt."""
         with translate_errors():
             document = await self._deliveries.collection.find_one(
                 {"_id": delivery_id, "workspace": key.workspace}
@@ -93,14 +86,7 @@ class DeliveriesApi:
         return _delivery_out(document, waiting.get(delivery_id))
 
 
-def _identity(document: Document) -> Document:
-    return document
-
-
 def _delivery_out(document: Document, waiting: WaitingState | None) -> DeliveryOut:
-    def shown(moment: datetime | None) -> str | None:
-        return rfc3339(moment) if moment else None
-
     attempts = document.get("attempts")
     body = document.get("body")
     return DeliveryOut(
@@ -113,22 +99,13 @@ def _delivery_out(document: Document, waiting: WaitingState | None) -> DeliveryO
         trace_id=document["traceparent"][3:35],
         occurred_at=document["occurred_at"],
         created_at=rfc3339(document["created_at"]),
-        finished_at=shown(document.get("finished_at")),
-        next_attempt_at=shown(waiting.at if waiting else None),
+        finished_at=optional_rfc3339(document.get("finished_at")),
+        next_attempt_at=optional_rfc3339(waiting.at if waiting else None),
         waiting_reason=waiting.reason if waiting else None,
         error=document.get("last_error"),
         replay_of=document.get("replay_of"),
         replay_no=document.get("replay_no"),
-        erased_at=shown(document.get("erased_at")),
-        attempts=None if attempts is None else [_attempt_out(attempt) for attempt in attempts],
+        erased_at=optional_rfc3339(document.get("erased_at")),
+        attempts=None if attempts is None else [attempt_out(attempt) for attempt in attempts],
         body=None if body is None else bytes(body).decode("utf-8", "replace"),
     )
-
-
-def _attempt_out(kept: Document) -> AttemptOut:
-    shown = {
-        "started_at": rfc3339(kept["started_at"]),
-        "response_headers": dict(kept["response_headers"]),
-        "response_body": kept.get("response_body"),
-    }
-    return AttemptOut(**kept | shown)

@@ -1,4 +1,4 @@
-"""The bodies of the delivery log's API: what a caller sees."""
+"""The response models of the delivery log's API, of statistics and of erasures."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from services.delivery.model.delivery_status import DeliveryStatus, WaitingReaso
 
 
 class AttemptOut(BaseModel):
-    """One attempt as the log keeps it; `response_body` is null once the event was erased."""
+    """One logged attempt; `response_body` is null after an erasure."""
 
     number: int
     started_at: str
@@ -23,13 +23,13 @@ class AttemptOut(BaseModel):
 
 
 class DeliveryOut(BaseModel):
-    """One delivery; `attempts` and `body` only when it is read singly.
+    """One delivery; `attempts` and `body` only when it is read on its own.
 
-    `error` is the error class of the last attempt, or `circuit_open` for one that waited too long behind an
-    open circuit. An erased delivery has `erased_at` and no `body`. While it waits, it is not attempted before
-    `next_attempt_at`, for `waiting_reason` (null: its schedule); `next_attempt_at` is null while somebody has
-    to act first (`paused`, `disabled`, `unreadable`).
-    `occurred_at` is when the hub received the event; the body has the provider's own time.
+    `error` is the error class of the last attempt, or `circuit_open` if it waited too long behind an open
+    circuit. An erased delivery has `erased_at` and no `body`. A waiting delivery is not attempted before
+    `next_attempt_at`, because of `waiting_reason` (null: its schedule). `next_attempt_at` is null if a person
+    has to act first (`paused`, `disabled`, `unreadable`). `occurred_at` is when the hub received the event;
+    the body has the provider's own time.
     """
 
     id: str
@@ -53,7 +53,7 @@ class DeliveryOut(BaseModel):
 
 
 class QueueStatsOut(BaseModel):
-    """How many deliveries are in which state; `oldest_due_s` is the age of the longest overdue one."""
+    """Deliveries by state; `oldest_due_s` is the seconds since the longest overdue one became due."""
 
     total: int
     pending: int
@@ -65,10 +65,10 @@ class QueueStatsOut(BaseModel):
 
 
 class HourStatsOut(BaseModel):
-    """What became of the attempts of one hour, and how long they took.
+    """Outcomes and durations of the attempts of one hour.
 
-    `success_rate` is the share of attempts that were answered with 2xx. The percentiles are of all
-    attempts, and within 9.1 % of the true value.
+    `success_rate` is the share of attempts with a 2xx response. The percentiles are over all attempts, and
+    within 9.1 % of the true value.
     """
 
     hour: str
@@ -83,14 +83,14 @@ class HourStatsOut(BaseModel):
 
 
 class WebhookStatsOut(BaseModel):
-    """A webhook's hours with attempts, oldest first, and all of them together (`hour`: the first one)."""
+    """A webhook's hours with attempts, oldest first, and their sum (`hour`: the first one)."""
 
     hours: list[HourStatsOut]
     together: HourStatsOut
 
 
 class ErasureCreate(BaseModel):
-    """Whose payload is to be erased."""
+    """The event whose payload is to be erased."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -98,7 +98,7 @@ class ErasureCreate(BaseModel):
 
 
 class ErasureOut(BaseModel):
-    """How many deliveries lost their payload, and how many of them were still open and are cancelled."""
+    """How many deliveries lost their payload, and how many of them were open and are cancelled."""
 
     erased: int
     cancelled: int

@@ -1,14 +1,10 @@
-"""The erasures' API: one event's payload, out of the log and of what is still to come."""
+"""The API of erasures: one event's payload is removed from every delivery."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 
 from services.delivery.api.delivery_schemas import ErasureCreate, ErasureOut
+from services.delivery.api.fields import Writer
 from services.delivery.log.erasures import Erasures
-from shared.runtime.web.access import ApiKey, requires
-
-Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
 
 
 class ErasuresApi:
@@ -18,16 +14,16 @@ class ErasuresApi:
         self._erasures = erasures
 
     def mount(self, app: FastAPI) -> None:
-        """Put the route on the app."""
+        """Add the route to the app."""
         router = APIRouter(prefix="/api")
         router.add_api_route("/deliveries/erase", self.erase, methods=["POST"])
         app.include_router(router)
 
     async def erase(self, body: ErasureCreate, key: Writer) -> ErasureOut:
-        """Erase an event's payload from every delivery of it, and cancel those that are still open.
+        """Erase an event's payload from every delivery of it, and cancel the open ones.
 
         The delivery itself stays in the log, without request and response bodies. The event is not delivered
-        any more, neither from Kafka nor when it is published again under the same id. Safe to repeat.
+        any more, neither from Kafka nor if it is published again under the same id. Safe to repeat.
         """
         done = await self._erasures.erase(key.workspace, body.event_id)
         return ErasureOut(erased=done.erased, cancelled=done.cancelled)

@@ -1,13 +1,12 @@
-"""The recovery API: one delivery, many of them as a job, and dead letters."""
+"""The recovery API: retry, resend and cancel one delivery or many, and dead letters."""
 
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from services.delivery.api.delivery_schemas import AttemptOut
+from services.delivery.api.fields import FilterQuery, Reader, UtcTime, Writer, attempt_out, optional_rfc3339
 from services.delivery.api.recovery_schemas import (
     DeadLetterOut,
     DeadLetterResultOut,
@@ -19,7 +18,6 @@ from services.delivery.api.recovery_schemas import (
     RecoverCreate,
     ReplayCreate,
     ResendOut,
-    UtcTime,
 )
 from services.delivery.engine.waiting_reasons import WaitingReasons, WaitingState
 from services.delivery.log import search
@@ -28,12 +26,8 @@ from services.delivery.log.recovery_jobs import RecoveryJobs
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, NotFound
 from shared.runtime.mongo import Document, translate_errors
-from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Cursor, Limit, Page, page
-
-Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
-Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
-FilterQuery = Annotated[str | None, Query(max_length=200)]
 
 _DEAD_LETTER: Final = "dead_letter"
 _LIST_FIELDS: Final[Any] = {"attempts": {"$slice": -1}, "body": 0}
@@ -50,7 +44,7 @@ class RecoveryApi:
         self._deliveries = recovery.deliveries
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add every route to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
         add("/deliveries/{delivery_id}/retry", self.retry, methods=["POST"], status_code=202)
@@ -70,46 +64,46 @@ class RecoveryApi:
     # One delivery
 
     async def retry(self, delivery_id: str, key: Writer) -> DeliveryChangedOut:
-        """Send it again now, under the same id. What has ended begins its schedule anew.
+        """Send the delivery again now, under the same id. A finished one starts another retry cycle.
 
-        What waits for its next attempt is due now and goes on with the schedule that it has. It goes past an
-        endpoint's hold and open circuit, and its result decides about them.
+        A waiting one is due now, and continues its retry cycle. It goes past the endpoint's hold and open
+        circuit, and its result decides about them.
         """
-        return await self._step("recover", delivery_id, key, (*ENDED, *WAITING))
+        return await self._apply_action("recover", delivery_id, key, (*ENDED, *WAITING))
 
     async def resend(self, delivery_id: str, key: Writer) -> ResendOut:
-        """Send one that has ended again, as a new delivery: the body as it was recorded, under a new id.
+        """Send a finished delivery again as a new one: the recorded body, under a new id.
 
-        For what was delivered and got lost behind the receiver's 2xx, because a receiver that knows the id
-        takes a repetition for a duplicate. What failed can be resent too; a retry sends it under its own id.
-        It goes past an endpoint's hold and open circuit, and its result decides about them.
+        This is for deliveries that got lost after the subscriber's 2xx: a subscriber that knows the id would
+        drop a repetition as a duplicate. Failed deliveries can be resent too; a retry sends them under their
+        own id. It goes past the endpoint's hold and open circuit, and its result decides about them.
         """
-        again = await self._recovery.resend(delivery_id, workspace=key.workspace)
+        request = await self._recovery.resend(delivery_id, workspace=key.workspace)
         return ResendOut(
-            id=again.delivery_id,
-            webhook_id=again.webhook_id,
-            replay_of=again.replay_of,
-            replay_no=again.replay_no,
+            id=request.delivery_id,
+            webhook_id=request.webhook_id,
+            replay_of=request.replay_of,
+            replay_no=request.replay_no,
         )
 
     async def cancel(self, delivery_id: str, key: Writer) -> DeliveryChangedOut:
-        """Send it no more. One that is cancelled already stays so."""
+        """Cancel a waiting delivery. A cancelled one stays cancelled."""
         document = await self._find(delivery_id, key)
         if document["status"] == "cancelled":
-            return await self._changed(document)
-        return await self._step("cancel", delivery_id, key, WAITING)
+            return await self._delivery_changed_out(document)
+        return await self._apply_action("cancel", delivery_id, key, WAITING)
 
     # Many deliveries of a webhook
 
     async def recover(self, webhook_id: str, body: RecoverCreate, key: Writer) -> JobStartedOut:
-        """Send again, under the same ids, what failed in this time."""
+        """Send the failed deliveries of a time window again, under the same ids."""
         scope = {"since": body.since, "until": body.until, "statuses": list(body.statuses)}
         return JobStartedOut(
             job=_job_out(await self._jobs.begin("recover", key.workspace, webhook_id, scope))
         )
 
     async def replay(self, webhook_id: str, body: ReplayCreate, key: Writer) -> JobStartedOut:
-        """Send again everything that ended in this time, under new ids, in the original order."""
+        """Send the finished deliveries of a time window again, under new ids, in the original order."""
         scope = {
             "since": body.since,
             "until": body.until,
@@ -121,18 +115,18 @@ class RecoveryApi:
     async def list_jobs(
         self, key: Reader, webhook_id: FilterQuery = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[JobOut]:
-        """The workspace's jobs of the last 30 days, newest first."""
+        """List the workspace's jobs of the last 30 days, newest first."""
         query = {"workspace": key.workspace} | ({} if webhook_id is None else {"webhook_id": webhook_id})
         return await page(
             self._jobs.collection, query, _job_out, limit=limit, cursor=cursor, fields=_JOB_FIELDS
         )
 
     async def read_job(self, job_id: str, key: Reader) -> JobOut:
-        """How far a job is."""
+        """Return a job with its progress."""
         return _job_out(await self._jobs.read(key.workspace, job_id))
 
     async def cancel_job(self, job_id: str, key: Writer) -> JobOut:
-        """End a job after the step at hand: what it did stays done. One that has ended stays as it is."""
+        """End a job after the step in progress; what it did is kept. A finished job stays as it is."""
         return _job_out(await self._jobs.cancel(key.workspace, job_id))
 
     # Dead letters
@@ -148,8 +142,8 @@ class RecoveryApi:
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[DeadLetterOut]:
-        """Deliveries that nothing more is tried for, newest first; `error` is their last attempt's."""
-        wanted = search.DeliveryQuery(
+        """List dead letters, newest first; `error` is the error class of the last attempt."""
+        query = search.DeliveryQuery(
             workspace=key.workspace,
             webhook_id=webhook_id,
             event_type=event_type,
@@ -159,41 +153,42 @@ class RecoveryApi:
             until=until,
         )
         return await search.page(
-            self._deliveries, wanted, _dead_letter_out, limit=limit, cursor=cursor, fields=_LIST_FIELDS
+            self._deliveries, query, _dead_letter_out, limit=limit, cursor=cursor, fields=_LIST_FIELDS
         )
 
     async def read_dead_letter(self, dead_letter_id: str, key: Reader) -> DeadLetterOut:
-        """One dead letter with every attempt and its body."""
+        """Return one dead letter with every attempt and its body."""
         document = await self._find(dead_letter_id, key, status=_DEAD_LETTER)
-        shown = _dead_letter_out(document)
-        shown.attempts = [_attempt_out(attempt) for attempt in document["attempts"]]
+        dead_letter = _dead_letter_out(document)
+        dead_letter.attempts = [attempt_out(attempt) for attempt in document["attempts"]]
         if document.get("body") is not None:
-            shown.body = bytes(document["body"]).decode("utf-8", "replace")
-        return shown
+            dead_letter.body = bytes(document["body"]).decode("utf-8", "replace")
+        return dead_letter
 
     async def replay_dead_letters(
         self, body: DeadLetterSelection, key: Writer, response: Response
     ) -> DeadLetterResultsOut:
-        """Send dead letters again, under their ids, with their schedule anew: at once, or as a job."""
+        """Send dead letters again, under their ids, in another retry cycle: at once, or as a job."""
         return await self._dead_letters("recover", body, key, response)
 
     async def discard_dead_letters(
         self, body: DeadLetterSelection, key: Writer, response: Response
     ) -> DeadLetterResultsOut:
-        """Put dead letters away: at once, or as a job. They stay in the log until they expire."""
+        """Discard dead letters: at once, or as a job. They stay in the log until they expire."""
         return await self._dead_letters("discard", body, key, response)
 
     async def _dead_letters(
         self, action: Action, body: DeadLetterSelection, key: ApiKey, response: Response
     ) -> DeadLetterResultsOut:
+        # Given ids are processed at once; filters may match millions, so they start a job.
         if body.ids is not None:
             outcomes = await self._jobs.run_immediately(
                 action, key.workspace, body.ids, statuses=(_DEAD_LETTER,)
             )
             return DeadLetterResultsOut(
                 results=[
-                    DeadLetterResultOut(id=name, done=reason is None, reason=reason)
-                    for name, reason in outcomes.items()
+                    DeadLetterResultOut(id=delivery_id, done=reason is None, reason=reason)
+                    for delivery_id, reason in outcomes.items()
                 ]
             )
         scope = body.model_dump(include={"event_type", "since", "until"})
@@ -205,27 +200,27 @@ class RecoveryApi:
 
     # The log
 
-    async def _step(
+    async def _apply_action(
         self, action: Action, delivery_id: str, key: ApiKey, statuses: tuple[str, ...]
     ) -> DeliveryChangedOut:
         outcomes = await self._jobs.run_immediately(
             action, key.workspace, [delivery_id], statuses=statuses, manual=True
         )
-        refused = outcomes[delivery_id]
-        if refused == NOT_FOUND:
+        refusal = outcomes[delivery_id]
+        if refusal == NOT_FOUND:
             raise NotFound(NOT_FOUND)
-        if refused is not None:
-            raise Conflict(refused)
-        return await self._changed(await self._find(delivery_id, key))
+        if refusal is not None:
+            raise Conflict(refusal)
+        return await self._delivery_changed_out(await self._find(delivery_id, key))
 
-    async def _changed(self, document: Document) -> DeliveryChangedOut:
+    async def _delivery_changed_out(self, document: Document) -> DeliveryChangedOut:
         waiting = (await self._reasons.of([document], document["workspace"])).get(
             document["_id"], WaitingState()
         )
         return DeliveryChangedOut(
             id=document["_id"],
             status=document["status"],
-            next_attempt_at=_optional_rfc3339(waiting.at),
+            next_attempt_at=optional_rfc3339(waiting.at),
             waiting_reason=waiting.reason,
         )
 
@@ -240,7 +235,7 @@ class RecoveryApi:
 
 
 def _job_out(document: Document) -> JobOut:
-    shown: Mapping[str, Any] = {
+    values: Mapping[str, Any] = {
         name: document.get(name)
         for name in JobOut.model_fields
         if name not in ("id", "created_at", "finished_at")
@@ -248,8 +243,8 @@ def _job_out(document: Document) -> JobOut:
     return JobOut(
         id=document["_id"],
         created_at=rfc3339(document["created_at"]),
-        finished_at=_optional_rfc3339(document.get("finished_at")),
-        **shown,
+        finished_at=optional_rfc3339(document.get("finished_at")),
+        **values,
     )
 
 
@@ -266,18 +261,6 @@ def _dead_letter_out(document: Document) -> DeadLetterOut:
         detail=last.get("detail", ""),
         occurred_at=document["occurred_at"],
         created_at=rfc3339(document["created_at"]),
-        finished_at=_optional_rfc3339(document.get("finished_at")),
-        expires_at=_optional_rfc3339(document.get("expires_at")),
+        finished_at=optional_rfc3339(document.get("finished_at")),
+        expires_at=optional_rfc3339(document.get("expires_at")),
     )
-
-
-def _attempt_out(kept: Document) -> AttemptOut:
-    shown = {
-        "started_at": rfc3339(kept["started_at"]),
-        "response_headers": dict(kept["response_headers"]),
-    }
-    return AttemptOut(**kept | shown)
-
-
-def _optional_rfc3339(moment: datetime | None) -> str | None:
-    return rfc3339(moment) if moment else None

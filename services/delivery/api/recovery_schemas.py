@@ -1,29 +1,27 @@
-"""The bodies of the recovery API: what a caller sends and sees."""
+"""The request and response models of the recovery API."""
 
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from services.delivery.api.delivery_schemas import AttemptOut
+from services.delivery.api.fields import Name, UtcTime
 from services.delivery.model.delivery_status import DeliveryStatus, WaitingReason
-from shared.runtime.web.problems import to_utc
 from shared.webhooks.patterns import is_pattern
 
 MAX_IDS: Final = 500
 
-UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
 JobStatus = Literal["running", "done", "cancelled", "failed"]
 
 
-def _pattern(text: str) -> str:
+def _validate_pattern(text: str) -> str:
     if not is_pattern(text):
-        raise ValueError("an event type (message.created), a prefix (message.*) or *")
+        raise ValueError("must be an event type (message.created), a prefix (message.*) or *")
     return text
 
 
 class _TimeWindow(BaseModel):
-    """Deliveries that were made from `since` on and before `until`; the end is now when it is not given."""
+    """Deliveries that were created from `since` on and before `until`; without `until`, before now."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,17 +29,17 @@ class _TimeWindow(BaseModel):
     until: UtcTime | None = None
 
     @model_validator(mode="after")
-    def _forwards(self) -> "_TimeWindow":
+    def _check_order(self) -> "_TimeWindow":
         if self.until is not None and self.until <= self.since:
             raise ValueError("until must be later than since")
         return self
 
 
 class RecoverCreate(_TimeWindow):
-    """`POST .../recover`: send again, under the same ids, what failed.
+    """`POST .../recover`: send failed deliveries again, under the same ids.
 
-    By default that is what is dead and what waits for its next attempt after one that failed. What a
-    person cancelled or discarded stays so unless `statuses` names it.
+    By default these are dead letters, and deliveries that wait for a retry. Cancelled and discarded ones are
+    sent only if `statuses` names these states.
     """
 
     statuses: Annotated[
@@ -50,13 +48,17 @@ class RecoverCreate(_TimeWindow):
 
 
 class ReplayCreate(_TimeWindow):
-    """`POST .../replay`: send again, under new ids, what has ended; delivered ones too.
+    """`POST .../replay`: send finished deliveries again under new ids, delivered ones too.
 
-    What is still under way by itself is left out, and what a person discarded unless `statuses` names it.
+    Deliveries that are not finished are left out. Discarded ones are sent only if `statuses` names this
+    state.
     """
 
     events: (
-        Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1, max_length=100)] | None
+        Annotated[
+            list[Annotated[str, AfterValidator(_validate_pattern)]], Field(min_length=1, max_length=100)
+        ]
+        | None
     ) = None
     statuses: Annotated[
         list[Literal["delivered", "dead_letter", "cancelled", "discarded"]], Field(min_length=1, max_length=4)
@@ -64,7 +66,7 @@ class ReplayCreate(_TimeWindow):
 
 
 class DeadLetterSelection(BaseModel):
-    """Which dead letters: these by `ids`, or all that match every filter that is given."""
+    """Dead letters: those in `ids`, or all that match every given filter."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -76,7 +78,7 @@ class DeadLetterSelection(BaseModel):
     error: Name | None = None
 
     @model_validator(mode="after")
-    def _one_or_the_other(self) -> "DeadLetterSelection":
+    def _check_ids_or_filters(self) -> "DeadLetterSelection":
         filters = self.model_fields_set - {"ids"}
         if bool(self.ids) == bool(filters):
             raise ValueError("give ids, or at least one of webhook_id, event_type, since, until, error")
@@ -84,9 +86,9 @@ class DeadLetterSelection(BaseModel):
 
 
 class JobOut(BaseModel):
-    """A job. `done` counts what was put on its way (or away), `skipped` what was in no state for it.
+    """A job. `done` counts the deliveries that it changed or sent, `skipped` those in no suitable state.
 
-    `total` is an estimate from the job's beginning: without `events`, and null until it is counted or when
+    `total` is an estimate from the job's start that ignores `events`. It is null until it is counted, and if
     counting takes too long. `waiting_for` says why a running job makes no progress, `error` why one failed.
     """
 
@@ -105,13 +107,13 @@ class JobOut(BaseModel):
 
 
 class JobStartedOut(BaseModel):
-    """A job has begun: `GET /api/delivery-jobs/{id}` says how far it is."""
+    """The started job: `GET /api/delivery-jobs/{id}` shows its progress."""
 
     job: JobOut
 
 
 class DeliveryChangedOut(BaseModel):
-    """A delivery after a step by hand."""
+    """A delivery after a retry or a cancellation."""
 
     id: str
     status: DeliveryStatus
@@ -120,7 +122,7 @@ class DeliveryChangedOut(BaseModel):
 
 
 class ResendOut(BaseModel):
-    """The new delivery that a resend asks for: look it up in the log. `replay_of` is the original's id."""
+    """The new delivery of a resend: read it in the delivery log. `replay_of` is the original's id."""
 
     id: str
     webhook_id: str
@@ -129,7 +131,7 @@ class ResendOut(BaseModel):
 
 
 class DeadLetterResultOut(BaseModel):
-    """What happened with one dead letter; `reason` says why nothing did."""
+    """The result for one dead letter; `reason` says why nothing was done."""
 
     id: str
     done: bool
@@ -137,14 +139,14 @@ class DeadLetterResultOut(BaseModel):
 
 
 class DeadLetterResultsOut(BaseModel):
-    """`results` when ids were given, `job` when filters were."""
+    """`results` if ids were given, `job` if filters were."""
 
     results: list[DeadLetterResultOut] | None = None
     job: JobOut | None = None
 
 
 class DeadLetterOut(BaseModel):
-    """A delivery that nothing more is tried for, with its last attempt; `attempts` and `body` singly only."""
+    """A dead letter with its last attempt. `attempts` and `body` only when it is read on its own."""
 
     id: str
     webhook_id: str

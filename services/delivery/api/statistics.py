@@ -1,14 +1,14 @@
-"""The statistics' API: the queue now, and an outgoing webhook's attempts by the hour."""
+"""The statistics API: the queue now, and an outgoing webhook's attempts by the hour."""
 
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Query
-from pydantic import AfterValidator, AwareDatetime
+from fastapi import APIRouter, FastAPI, Query
 
 from services.delivery.api.delivery_schemas import HourStatsOut, QueueStatsOut, WebhookStatsOut
+from services.delivery.api.fields import Reader, UtcTime
 from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.deliveries import Deliveries
 from services.delivery.log.statistics import HourCounts, Statistics, sum_hours
@@ -16,11 +16,6 @@ from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import translate_errors, utcnow
-from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.problems import to_utc
-
-Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
-UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
 
 _DAY: Final = timedelta(days=1)
 _STATUS_BY_COUNT: Final[Mapping[str, str]] = {
@@ -44,10 +39,10 @@ class StatisticsApi:
         self._deliveries = deliveries
         self._statistics = statistics
         self._subscriptions = subscriptions
-        self._kept = timedelta(days=settings.delivered_days)
+        self._delivered_retention = timedelta(days=settings.delivered_days)
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add every route to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
         add("/queue/stats", self.queue_stats, methods=["GET"])
@@ -57,39 +52,40 @@ class StatisticsApi:
     async def queue_stats(
         self, key: Reader, webhook_id: Annotated[str | None, Query(max_length=100)] = None
     ) -> QueueStatsOut:
-        """Counts by state, for the workspace or one webhook.
+        """Count deliveries by state, for the workspace or one webhook.
 
-        What is open or dead is counted in the log. `completed` is of the hourly statistics, a second or so
-        behind, and of as many hours as the log keeps what was delivered.
+        Open deliveries and dead letters are counted in the log. `completed` comes from the hourly statistics,
+        about a second late, over the time for which the log keeps successful deliveries.
         """
         query: dict[str, Any] = {"workspace": key.workspace}
         if webhook_id is not None:
             query["webhook_id"] = webhook_id
         with translate_errors():
-            found = await asyncio.gather(
+            values = await asyncio.gather(
                 *(
                     self._deliveries.collection.count_documents(query | {"status": status})
                     for status in _STATUS_BY_COUNT.values()
                 )
             )
-        counts = dict(zip(_STATUS_BY_COUNT, found, strict=True))
-        late = None
+        counts = dict(zip(_STATUS_BY_COUNT, values, strict=True))
+        overdue_s = None
+        # Without open deliveries there is nothing overdue.
         if counts["pending"] or counts["active"] or counts["delayed"]:
-            late = await self._overdue_s(query)
+            overdue_s = await self._overdue_s(query)
         counts["completed"] = await self._completed(key.workspace, webhook_id)
-        return QueueStatsOut(total=sum(counts.values()), oldest_due_s=late, **counts)
+        return QueueStatsOut(total=sum(counts.values()), oldest_due_s=overdue_s, **counts)
 
     async def webhook_stats(
         self,
         webhook_id: str,
         key: Reader,
         since: Annotated[
-            UtcTime | None, Query(description="A day ago, unless said; at most 90 days.")
+            UtcTime | None, Query(description="The default is a day ago; at most 90 days ago.")
         ] = None,
         until: UtcTime | None = None,
     ) -> WebhookStatsOut:
-        """An outgoing webhook's attempts, for each UTC hour from the one of `since` on that has any."""
-        if not await self._is_of(webhook_id, key.workspace):
+        """Return an outgoing webhook's attempts for each UTC hour with attempts, from that of `since` on."""
+        if not await self._belongs_to(webhook_id, key.workspace):
             raise NotFound("no such outgoing webhook")
         begin = since or utcnow() - _DAY
         hours = await self._statistics.webhook_hours(webhook_id, begin, until)
@@ -99,9 +95,9 @@ class StatisticsApi:
         )
 
     async def _overdue_s(self, query: Mapping[str, Any]) -> float | None:
-        """How long the one that is due first has been due; None when nothing is yet.
+        """Return for how many seconds the longest overdue delivery has been due; None if none is due.
 
-        Asked only when something of this workspace is open: so a webhook's index need not hold its workspace.
+        Call it only if the workspace has an open delivery: the query uses an index without the workspace.
         """
         owner = "webhook_id" if "webhook_id" in query else "workspace"
         with translate_errors():
@@ -111,15 +107,15 @@ class StatisticsApi:
                 .limit(1)
                 .to_list(1)
             )
-        late: datetime | None = first[0].get("due_at") if first else None
-        return max(0.0, (utcnow() - late).total_seconds()) or None if late else None
+        due_at: datetime | None = first[0].get("due_at") if first else None
+        return max(0.0, (utcnow() - due_at).total_seconds()) or None if due_at else None
 
     async def _completed(self, workspace: str, webhook_id: str | None) -> int:
-        if webhook_id is not None and not await self._is_of(webhook_id, workspace):
+        if webhook_id is not None and not await self._belongs_to(webhook_id, workspace):
             return 0
-        return await self._statistics.delivered(workspace, webhook_id, utcnow() - self._kept)
+        return await self._statistics.delivered(workspace, webhook_id, utcnow() - self._delivered_retention)
 
-    async def _is_of(self, webhook_id: str, workspace: str) -> bool:
+    async def _belongs_to(self, webhook_id: str, workspace: str) -> bool:
         webhook = await self._subscriptions.find(webhook_id)
         return webhook is not None and webhook.workspace == workspace
 

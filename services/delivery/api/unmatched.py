@@ -1,22 +1,18 @@
 """The API of events that no outgoing webhook got."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 
+from services.delivery.api.fields import Reader
 from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
 from shared.contracts.envelope import rfc3339
-from shared.runtime.web.access import ApiKey, requires
-
-Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 
 
 class UnmatchedEventOut(BaseModel):
-    """An event that no outgoing webhook got, and when that was found.
+    """An event that no outgoing webhook got, and when the hub found that.
 
-    `reason`: `no_webhook` (the workspace has none), `no_pattern` (none covers the type), `disabled` (only
-    disabled ones do), `filtered` (the filter of each that does refused it).
+    `reason`: `no_webhook` (the workspace has none), `no_pattern` (none has a pattern for the type),
+    `disabled` (only disabled ones have), `filtered` (every filter rejected it).
     """
 
     id: str
@@ -36,7 +32,7 @@ class UnmatchedTypeOut(BaseModel):
 
 
 class UnmatchedEventsOut(BaseModel):
-    """What no outgoing webhook got: counts, the highest first, and the last events, the latest first."""
+    """Unmatched events: counts by type, highest first, and the last events, latest first."""
 
     types: list[UnmatchedTypeOut]
     events: list[UnmatchedEventOut]
@@ -49,28 +45,28 @@ class UnmatchedApi:
         self._unmatched = unmatched
 
     def mount(self, app: FastAPI) -> None:
-        """Put the route on the app."""
+        """Add the route to the app."""
         router = APIRouter(prefix="/api")
         router.add_api_route("/events/unmatched", self.list_unmatched, methods=["GET"])
         app.include_router(router)
 
     async def list_unmatched(self, key: Reader) -> UnmatchedEventsOut:
-        """The workspace's events that matched no outgoing webhook: counts by type, and the last 100.
+        """List the workspace's events that matched no outgoing webhook: counts by type, and the last 100.
 
-        A type's count ends seven days after its last such event. More than 500 types are counted together, as
-        `(other types)`. An event is listed about a second after it was handled.
+        A type's count expires seven days after its last such event. Types beyond 500 are counted together, as
+        `(other types)`. An event appears about a second after it was handled.
         """
         counts = await self._unmatched.counts(key.workspace)
         last = await self._unmatched.last(key.workspace)
         return UnmatchedEventsOut(
             types=[
                 UnmatchedTypeOut(
-                    type=each["type"],
-                    count=each["count"],
-                    since=rfc3339(each["since"]),
-                    last_at=rfc3339(each["last_at"]),
+                    type=item["type"],
+                    count=item["count"],
+                    since=rfc3339(item["since"]),
+                    last_at=rfc3339(item["last_at"]),
                 )
-                for each in counts
+                for item in counts
             ],
-            events=[UnmatchedEventOut(**each | {"at": rfc3339(each["at"])}) for each in last],
+            events=[UnmatchedEventOut(**item | {"at": rfc3339(item["at"])}) for item in last],
         )

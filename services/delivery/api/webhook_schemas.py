@@ -1,105 +1,37 @@
-"""The bodies of the outgoing webhooks' API: what a caller sends and sees."""
+"""The request and response models of the outgoing webhooks' API."""
 
-import re
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.delivery.engine.subscriptions import MAX_RETRY_AFTER_S, EncryptedPart, Ordering
-from services.delivery.model.flow_control import Circuit
+from services.delivery.api.fields import Name
+from services.delivery.api.webhook_fields import (
+    Description,
+    DisableAfter,
+    Events,
+    HeaderName,
+    Headers,
+    HeaderValue,
+    InFlight,
+    IntegrationId,
+    ScheduleName,
+    ScheduleWaits,
+    Secret,
+    Timeout,
+    Transform,
+    Url,
+    validate_header_value,
+    validate_no_colon,
+)
+from services.delivery.model.circuit_breaker import Circuit
+from services.delivery.model.outgoing_webhook import MAX_RETRY_AFTER_S, EncryptedPart, Ordering
 from services.delivery.model.retry_policy import ClientErrorPolicy
-from shared.contracts.event_types import canonical
-from shared.webhooks.backoff import MAX_ATTEMPTS, MAX_WAIT_S, RETRY_AFTER_CAP_S, SCHEDULES
 from shared.webhooks.filters import FilterSettings
 from shared.webhooks.formats import BodyFormat
-from shared.webhooks.patterns import is_pattern
 from shared.webhooks.signatures import SigningProfile
-from shared.wire.expressions import Expression, ExpressionError
+from shared.wire.retry_after import RETRY_AFTER_CAP_S
 
 _ROTATION_OVERLAP_H: Final = 24
-_MAX_HOST_LENGTH: Final = 253
-_MAX_HEADERS: Final = 20
-_HOST_NAME: Final = re.compile(
-    r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
-)
-_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
-_RESERVED_HEADERS: Final = frozenset(
-    {"host", "content-length", "content-type", "transfer-encoding", "connection", "upgrade", "te", "trailer"}
-    | {"keep-alive", "proxy-authorization", "proxy-connection", "expect", "traceparent", "user-agent"}
-)
-_RESERVED_PREFIXES: Final = ("webhook-", "x-webhook-", "x-chatwoot-", "x-interlink-")
-
-
-def _pattern(text: str) -> str:
-    if not is_pattern(text):
-        raise ValueError("an event type (message.created), a prefix (message.*), a trigger's id or *")
-    return canonical(text)
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        host, _port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("not a URL") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError("must start with https:// or http:// and name a host")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("must not carry a user name or password: use 'auth'")
-    if parts.fragment or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be an encoded URL without a fragment")
-    if ":" not in host and (len(host) > _MAX_HOST_LENGTH or not _HOST_NAME.fullmatch(host)):
-        raise ValueError("must name a host as DNS knows it")
-    return text
-
-
-def _validate_waits(waits: list[float]) -> list[float]:
-    if any(not 0 <= wait <= MAX_WAIT_S for wait in waits):
-        raise ValueError(f"waits are seconds from 0 to {MAX_WAIT_S:.0f}")
-    return waits
-
-
-def _schedule_name(name: str) -> str:
-    if name not in SCHEDULES:
-        raise ValueError(f"one of: {', '.join(SCHEDULES)}; or a list of seconds")
-    return name
-
-
-def _header_name(name: str) -> str:
-    if not _HEADER.fullmatch(name):
-        raise ValueError("not the name of an HTTP header")
-    if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
-        raise ValueError(f"{name} is set by the hub")
-    return name
-
-
-def _header_value(value: str) -> str:
-    if not value.isascii() or not value.isprintable() or value != value.strip():
-        raise ValueError("printable ASCII without a blank at either end")
-    return value
-
-
-def _headers(given: dict[str, str]) -> dict[str, str]:
-    if len({name.lower() for name in given}) != len(given):
-        raise ValueError("a header is named twice")
-    if "authorization" in {name.lower() for name in given}:
-        raise ValueError("Authorization belongs into 'auth'")
-    return given
-
-
-def _no_colon(text: str) -> str:
-    if ":" in text:
-        raise ValueError("must not hold a colon")
-    return text
-
-
-def _transform(text: str) -> str:
-    try:
-        Expression(text, "transform")
-    except ExpressionError as error:
-        raise ValueError(str(error)) from None
-    return text
 
 
 class _StrictModel(BaseModel):
@@ -107,30 +39,26 @@ class _StrictModel(BaseModel):
 
 
 class RetrySettings(_StrictModel):
-    """Seconds to wait before each attempt, so the length is the number of attempts; or a schedule's name.
+    """The retry schedule: seconds to wait before each attempt, or the name of a schedule.
 
-    `jitter` lengthens each wait by up to this share of it. `client_errors` says whether an answer of 4xx
-    (other than 408, 410, 425 and 429) is final. `max_retry_after_s` bounds how long a `Retry-After` of the
-    endpoint holds its deliveries back; 0 ignores it.
+    The length of the list is the number of attempts. `jitter` lengthens each wait by up to this share of it.
+    `client_errors` says whether a 4xx response (other than 408, 410, 425 and 429) is final.
+    `max_retry_after_s` limits how long a `Retry-After` of the endpoint holds its deliveries back; 0 ignores
+    it.
     """
 
-    schedule: (
-        Annotated[str, AfterValidator(_schedule_name)]
-        | Annotated[
-            list[float], Field(min_length=1, max_length=MAX_ATTEMPTS), AfterValidator(_validate_waits)
-        ]
-    ) = "nchat"
+    schedule: ScheduleName | ScheduleWaits = "nchat"
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
     client_errors: ClientErrorPolicy = "final"
     max_retry_after_s: Annotated[float, Field(ge=0, le=RETRY_AFTER_CAP_S)] = MAX_RETRY_AFTER_S
 
 
 class CircuitBreakerSettings(_StrictModel):
-    """When the endpoint gets only probes; what is null is as in the installation's `INTERLINK_BREAKER_...`.
+    """When the circuit opens; null means the installation's `INTERLINK_BREAKER_...`.
 
-    The circuit opens after `failures` in a row over at least `failing_s` seconds. The first pause has
-    `pause_s`, each later one twice as much, up to `max_pause_s`. A delivery waits behind an open circuit for
-    as long as its schedule and `max_wait_s` more, without using attempts; then it is a dead letter with the
+    The circuit opens after `failures` in a row over at least `failing_s` seconds. The first pause takes
+    `pause_s`; each later one is twice as long, up to `max_pause_s`. A delivery waits behind an open circuit
+    for the sum of its schedule and `max_wait_s`, without using attempts. Then it is a dead letter with the
     error `circuit_open`.
     """
 
@@ -149,13 +77,8 @@ class RateLimitSettings(_StrictModel):
     period_s: Annotated[float, Field(ge=0.1, le=86_400)] = 1.0
 
 
-HeaderValue = Annotated[str, Field(max_length=2000), AfterValidator(_header_value)]
-HeaderName = Annotated[str, AfterValidator(_header_name)]
-Headers = Annotated[dict[HeaderName, HeaderValue], Field(max_length=_MAX_HEADERS), AfterValidator(_headers)]
-
-
 class NoAuth(_StrictModel):
-    """The signature alone."""
+    """No authentication beside the signature."""
 
     type: Literal["none"]
 
@@ -164,7 +87,7 @@ class BasicAuth(_StrictModel):
     """`Authorization: Basic`."""
 
     type: Literal["basic"]
-    username: Annotated[str, Field(max_length=200), AfterValidator(_no_colon)]
+    username: Annotated[str, Field(max_length=200), AfterValidator(validate_no_colon)]
     password: Annotated[str, Field(max_length=2000)]
 
 
@@ -172,11 +95,11 @@ class BearerAuth(_StrictModel):
     """`Authorization: Bearer`."""
 
     type: Literal["bearer"]
-    token: Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_header_value)]
+    token: Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(validate_header_value)]
 
 
 class HeaderAuth(_StrictModel):
-    """A header of the receiver's choice."""
+    """A header that the subscriber chose."""
 
     type: Literal["header"]
     name: HeaderName
@@ -184,7 +107,7 @@ class HeaderAuth(_StrictModel):
 
 
 class CertificateAuth(_StrictModel):
-    """Mutual TLS: a certificate with its chain, and its key without a password, both PEM."""
+    """Mutual TLS: a certificate with its chain, and its key without a password, both as PEM."""
 
     type: Literal["mtls"]
     certificate: Annotated[str, Field(max_length=32_000)]
@@ -194,16 +117,6 @@ class CertificateAuth(_StrictModel):
 AuthSettings = Annotated[
     NoAuth | BasicAuth | BearerAuth | HeaderAuth | CertificateAuth, Field(discriminator="type")
 ]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Description = Annotated[str, Field(max_length=2000)]
-Url = Annotated[str, Field(max_length=2000), AfterValidator(_url)]
-Events = Annotated[list[Annotated[str, AfterValidator(_pattern)]], Field(min_length=1, max_length=100)]
-Secret = Annotated[str, Field(min_length=16, max_length=500)]
-InFlight = Annotated[int, Field(ge=1, le=500)]
-Timeout = Annotated[float, Field(ge=1, le=60)]
-Transform = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_transform)]
-IntegrationId = Annotated[str, Field(min_length=1, max_length=100)]
-DisableAfter = Annotated[float, Field(ge=0, le=365)]
 
 
 class WebhookCreate(_StrictModel):
@@ -232,7 +145,7 @@ class WebhookCreate(_StrictModel):
 
 
 class WebhookUpdate(_StrictModel):
-    """`PATCH`: what is absent stays as it is; `null` clears what `CLEARABLE` names."""
+    """`PATCH`: absent fields stay unchanged; `null` clears `transform`, `filter` and other optional ones."""
 
     name: Name | None = None
     url: Url | None = None
@@ -264,30 +177,8 @@ class WebhookSecretRotate(_StrictModel):
     overlap_hours: Annotated[int, Field(ge=0, le=168)] = _ROTATION_OVERLAP_H
 
 
-class PreviewCreate(_StrictModel):
-    """`POST .../preview`: an event to try a webhook's filter, format and transform on."""
-
-    type: Annotated[str, Field(min_length=1, max_length=200)] = "webhook.test"
-    subject: Annotated[str, Field(max_length=500)] = ""
-    data: Any = None
-    events: Events = ["*"]
-    format: BodyFormat = "envelope"
-    transform: Annotated[str, Field(max_length=4000)] | None = None
-    filter: FilterSettings | None = None
-    integration_id: IntegrationId | None = None
-
-
-class PreviewOut(BaseModel):
-    """What would be sent, and whether patterns and filter let the event through; `because` says why not."""
-
-    wanted: bool
-    because: str
-    body: str | None
-    error: str | None
-
-
 class WebhookAuthOut(BaseModel):
-    """How the webhook says who it is, without what is secret."""
+    """How the webhook authenticates, without secret values."""
 
     type: str
     username: str | None = None
@@ -295,10 +186,11 @@ class WebhookAuthOut(BaseModel):
 
 
 class WebhookHealthOut(BaseModel):
-    """How the endpoint does: its circuit, and since when it does nothing but fail.
+    """The endpoint's circuit, hold, and since when it only fails.
 
-    `held_until` is the end of a quiet that it asked for with `Retry-After`. Enable and resume end a hold and
-    close the circuit; a test or a retry of one delivery goes past both, and its success does the same.
+    `held_until` is the end of a hold that the endpoint asked for with `Retry-After`. Enable and resume end a
+    hold and close the circuit. A test event or the retry of one delivery goes past both, and its success ends
+    them, too.
     """
 
     circuit: Circuit = "closed"
@@ -308,18 +200,18 @@ class WebhookHealthOut(BaseModel):
 
 
 class UnreadablePartOut(BaseModel):
-    """A part that is stored encrypted and does not open, and why: add its key, or enter it again."""
+    """An encrypted part that does not decrypt, and why: add its key, or enter the values again."""
 
     part: EncryptedPart
     reason: str
 
 
 class WebhookOut(BaseModel):
-    """An outgoing webhook; `secret` only when it was made or changed by this call.
+    """An outgoing webhook; `secret` only if this call created or changed it.
 
-    `headers` are names alone: values are secret. `public_keys` are what receivers verify `standard_v1a`
-    with, the newest first. While anything is in `unreadable`, nothing is sent and every event waits.
-    `warnings` are about names in `events` that the catalogue does not know.
+    `headers` are names: the values are secret. `public_keys` are for verifying `standard_v1a`, newest first.
+    While `unreadable` has a part, nothing is sent and every event waits. `warnings` name entries of `events`
+    that the catalogue does not know.
     """
 
     id: str
@@ -354,12 +246,6 @@ class WebhookOut(BaseModel):
 
 
 class WebhookTestOut(BaseModel):
-    """A test event is on its way: look the delivery up in the log."""
+    """The delivery of a test event: read it in the delivery log."""
 
     delivery_id: str
-
-
-class QueueStateOut(BaseModel):
-    """Whether the workspace's deliveries wait."""
-
-    paused: bool

@@ -1,24 +1,23 @@
-"""The management API of outgoing webhooks, and of the workspace's queue as a whole."""
+"""The management API of outgoing webhooks."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-import orjson
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import APIRouter, FastAPI, Query
 from starlette.responses import Response
 
+from services.delivery.api.fields import Reader, Writer, identity
+from services.delivery.api.webhook_documents import (
+    WebhookDocuments,
+    deleted_fields,
+    enabled_fields,
+    stored_fields,
+)
 from services.delivery.api.webhook_schemas import (
     CLEARABLE,
-    PreviewCreate,
-    PreviewOut,
-    QueueStateOut,
-    RetrySettings,
-    UnreadablePartOut,
-    WebhookAuthOut,
     WebhookCreate,
-    WebhookHealthOut,
     WebhookOut,
     WebhookSecretRotate,
     WebhookTestOut,
@@ -26,54 +25,32 @@ from services.delivery.api.webhook_schemas import (
 )
 from services.delivery.engine.fanout import event_fields_of
 from services.delivery.engine.subscriptions import OutgoingWebhooks
-from services.delivery.engine.waiting_reasons import hold_state_of
-from services.delivery.log.deliveries import QUEUES, Deliveries
+from services.delivery.log.deliveries import Deliveries
+from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.model.delivery import TEST_TYPE, request_event
 from services.delivery.settings import DeliverySettings
-from shared.contracts.envelope import Event, now, rfc3339
-from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, Misconfigured, NotFound
-from shared.contracts.event_types import canonical
+from shared.contracts.envelope import Event, now
+from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, NotFound
 from shared.contracts.ids import delivery_id_for, new_event_id, new_webhook_id
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.manifests.event_names import event_names
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.kafka.producer import Producer, event_record
-from shared.runtime.mongo import Document, Duplicate, Mongo, translate_errors, utcnow
-from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.mongo import Document, Duplicate, translate_errors, utcnow
+from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Cursor, Limit, Page, page
-from shared.webhooks.filters import EventFilter
 from shared.webhooks.formats import render_body
-from shared.webhooks.patterns import matches
-from shared.webhooks.signatures import new_secret, public_key, signing_key
-from shared.wire.expressions import MAX_TRANSFORM_STEPS, Expression, ExpressionError, project
+from shared.webhooks.signatures import new_secret, signing_key
 from shared.wire.tracing import child_traceparent
 
 _TEST_PUBLISH_TIMEOUT_S: Final = 1.8
 
-_STORED_FIELDS: Final = tuple(
-    WebhookOut.model_fields.keys()
-    - {"id", "disabled_reason", "public_keys", "headers", "auth", "retry", "health", "secret", "warnings"}
-    - {"unreadable", "created_at", "updated_at"}
-)
-_DEFAULTS: Final[Document] = {
-    **{name: field.default for name, field in WebhookCreate.model_fields.items() if not field.is_required()},
-    **RetrySettings().model_dump(),
-    "header_names": [],
-    "auth_shown": {"type": "none"},
-    "paused": False,
-}
-"""What a webhook has that was made before there were such fields."""
-
 _RESETTING_FIELDS: Final = frozenset({"url", "circuit_breaker", "max_retry_after_s"})
-"""Changes after which what an endpoint answered before counts no more."""
+"""Changes that end hold and open circuit: earlier responses of the endpoint do not count any more."""
 
-Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
-Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
 Force = Annotated[
     bool,
-    Query(
-        description="Also when another webhook of the workspace has this URL, or the catalogue no such event."
-    ),
+    Query(description="Accept a URL that another webhook of the workspace has, and unknown event names."),
 ]
 
 
@@ -84,132 +61,141 @@ class WebhooksApi:
         self,
         subscriptions: OutgoingWebhooks,
         deliveries: Deliveries,
+        endpoint_health: EndpointHealthRecords,
         producer: Producer,
         client: EgressClient,
         settings: DeliverySettings,
-        mongo: Mongo,
     ) -> None:
         self._subscriptions = subscriptions
         self._deliveries = deliveries
+        self._endpoint_health = endpoint_health
         self._producer = producer
         self._client = client
         self._settings = settings
-        self._queues = mongo.collection(QUEUES)
+        self._documents = WebhookDocuments(subscriptions)
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add every route to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
-        one = "/outgoing-webhooks/{webhook_id}"
+        item = "/outgoing-webhooks/{webhook_id}"
         add("/outgoing-webhooks", self.create, methods=["POST"], status_code=201)
         add("/outgoing-webhooks", self.list_webhooks, methods=["GET"])
-        add("/outgoing-webhooks/preview", self.preview, methods=["POST"])
-        add(one, self.read, methods=["GET"])
-        add(one, self.change, methods=["PATCH"])
-        add(one, self.delete, methods=["DELETE"], status_code=204)
-        add(f"{one}/test", self.test, methods=["POST"], status_code=202)
-        add(f"{one}/rotate-secret", self.rotate_secret, methods=["POST"])
-        add(f"{one}/enable", self.enable, methods=["POST"])
-        add(f"{one}/disable", self.disable, methods=["POST"])
-        add(f"{one}/pause", self.pause, methods=["POST"])
-        add(f"{one}/resume", self.resume, methods=["POST"])
-        add("/queue/pause", self.pause_queue, methods=["POST"])
-        add("/queue/resume", self.resume_queue, methods=["POST"])
+        add(item, self.read, methods=["GET"])
+        add(item, self.change, methods=["PATCH"])
+        add(item, self.delete, methods=["DELETE"], status_code=204)
+        add(f"{item}/test", self.test, methods=["POST"], status_code=202)
+        add(f"{item}/rotate-secret", self.rotate_secret, methods=["POST"])
+        add(f"{item}/enable", self.enable, methods=["POST"])
+        add(f"{item}/disable", self.disable, methods=["POST"])
+        add(f"{item}/pause", self.pause, methods=["POST"])
+        add(f"{item}/resume", self.resume, methods=["POST"])
         app.include_router(router)
 
     async def create(self, body: WebhookCreate, key: Writer, *, force: Force = False) -> WebhookOut:
-        """Subscribe a URL to events. The secret is shown this once."""
+        """Subscribe a URL to events. Only this response shows the secret."""
         self._check_url(body.url)
         warnings = _check_event_names(body.events, force=force)
         if await self._is_full(key.workspace, self._settings.webhooks_per_workspace):
-            raise self._no_room()
+            raise self._limit_reached()
         if not force:
             await self._check_url_is_free(key.workspace, body.url)
         webhook_id = new_webhook_id()
         secret = body.secret or new_secret(body.profile)
-        moment = utcnow()
+        created_at = utcnow()
         document: Document = {
             "_id": webhook_id,
             "workspace": key.workspace,
-            **_stored_fields(body.model_dump(exclude={"secret", "headers", "auth"}, exclude_none=True)),
-            **self._sealed(
+            **stored_fields(body.model_dump(exclude={"secret", "headers", "auth"}, exclude_none=True)),
+            **self._documents.sealed_fields(
                 key.workspace, webhook_id, {"headers": body.headers, "auth": body.auth.model_dump()}
             ),
-            "secrets": [self._subscriptions.keep(key.workspace, webhook_id, secret)] if secret else [],
+            "secrets": [self._subscriptions.sealed_secret(key.workspace, webhook_id, secret)]
+            if secret
+            else [],
             "claims_url": not force,
             "paused": False,
-            "created_at": moment,
-            "changed_at": moment,
-            **_enabled_fields(on=body.enabled),
+            "created_at": created_at,
+            "changed_at": created_at,
+            **enabled_fields(on=body.enabled),
         }
+        # Generated secrets are valid; given ones must fit the profile.
         if body.secret is not None:
             self._check_secret(body.profile, body.secret)
-        self._check(document)
+        self._validate(document)
         try:
             with translate_errors():
                 await self._subscriptions.collection.insert_one(document)
         except Duplicate:
             raise _url_taken() from None
+        # Concurrent calls may each have found space for one more: check again with the webhook stored.
         if await self._is_full(key.workspace, self._settings.webhooks_per_workspace + 1):
-            await self._change(webhook_id, _deleted_fields())  # others were made at the same moment
-            raise self._no_room()
+            await self._change(webhook_id, deleted_fields())
+            raise self._limit_reached()
         await self._subscriptions.snapshot.record(document["_id"])
-        return self._show(document, {}, secret).model_copy(update={"warnings": warnings})
+        return self._documents.webhook_out(document, {}, secret).model_copy(update={"warnings": warnings})
 
     async def list_webhooks(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[WebhookOut]:
-        """The workspace's outgoing webhooks, newest first."""
+        """List the workspace's outgoing webhooks, newest first."""
         query = {"workspace": key.workspace, "deleted_at": None}
-        found = await page(self._subscriptions.collection, query, _identity, limit=limit, cursor=cursor)
-        health = await self._deliveries.health([document["_id"] for document in found.items])
+        results = await page(self._subscriptions.collection, query, identity, limit=limit, cursor=cursor)
+        health = await self._endpoint_health.by_webhook([document["_id"] for document in results.items])
         return Page[WebhookOut](
-            items=[self._show(document, health.get(document["_id"], {})) for document in found.items],
-            next_cursor=found.next_cursor,
+            items=[
+                self._documents.webhook_out(document, health.get(document["_id"], {}))
+                for document in results.items
+            ],
+            next_cursor=results.next_cursor,
         )
 
     async def read(self, webhook_id: str, key: Reader) -> WebhookOut:
-        """One outgoing webhook."""
-        return await self._shown(await self._find(webhook_id, key))
+        """Return one outgoing webhook."""
+        return await self._webhook_out(await self._find(webhook_id, key))
 
     async def change(
         self, webhook_id: str, body: WebhookUpdate, key: Writer, *, force: Force = False
     ) -> WebhookOut:
-        """Change what is given; what waits keeps its body, and goes out as the webhook is by then."""
+        """Change the given fields. Waiting deliveries keep their bodies, and go out with the new settings."""
         document = await self._find(webhook_id, key)
-        given = body.model_dump(exclude_unset=True)
+        fields = body.model_dump(exclude_unset=True)
         change = {
             name: value
-            for name, value in _stored_fields(given).items()
+            for name, value in stored_fields(fields).items()
             if value is not None or name in CLEARABLE
         }
-        secret: Document = {name: change.pop(name) for name in ("headers", "auth") if name in change}
-        change |= self._sealed(key.workspace, webhook_id, secret)
+        secret_fields: Document = {name: change.pop(name) for name in ("headers", "auth") if name in change}
+        change |= self._documents.sealed_fields(key.workspace, webhook_id, secret_fields)
         if body.url:
             self._check_url(body.url)
-            beside = body.url == document["url"] and not document.get("claims_url", False)
-            change["claims_url"] = not (force or beside)
+            # A webhook that shares its URL by `force` keeps doing so while its URL stays.
+            keeps_shared_url = body.url == document["url"] and not document.get("claims_url", False)
+            change["claims_url"] = not (force or keeps_shared_url)
             if change["claims_url"] and body.url != document["url"]:
                 await self._check_url_is_free(key.workspace, body.url)
         if "enabled" in change:
-            change |= _enabled_fields(on=change["enabled"])
+            change |= enabled_fields(on=change["enabled"])
         warnings = _check_event_names(body.events or (), document["events"], force=force)
-        self._check(document | change)
-        lift = bool(change.get("enabled")) or bool(_RESETTING_FIELDS & change.keys())
-        shown = await self._shown(await self._change(webhook_id, change, lift=lift))
-        return shown.model_copy(update={"warnings": warnings})
+        self._validate(document | change)
+        # Changes that invalidate earlier responses end hold and open circuit.
+        lifts = bool(change.get("enabled")) or bool(_RESETTING_FIELDS & change.keys())
+        webhook = await self._webhook_out(await self._change(webhook_id, change, lifts=lifts))
+        return webhook.model_copy(update={"warnings": warnings})
 
     async def delete(self, webhook_id: str, key: Writer) -> Response:
-        """Remove a webhook: what waits for it is cancelled, its log stays until it expires."""
+        """Delete a webhook. Its waiting deliveries are cancelled; its log stays until it expires."""
         await self._find(webhook_id, key)
-        await self._change(webhook_id, _deleted_fields())
-        await self._deliveries.drop(webhook_id)
+        await self._change(webhook_id, deleted_fields())
+        await self._deliveries.cancel_all(webhook_id)
+        await self._endpoint_health.delete(webhook_id)
         return Response(status_code=204)
 
     async def test(self, webhook_id: str, key: Writer) -> WebhookTestOut:
-        """Send a `webhook.test` event through the same path as any other, whatever the webhook listens to.
+        """Send a `webhook.test` event the way other events go, whatever event types the webhook has.
 
-        It goes past an endpoint's hold and open circuit, and its result decides about them.
+        It goes past the endpoint's hold and open circuit, and its result decides about them.
         """
         webhook = self._subscriptions.parse(await self._find(webhook_id, key))
+        # Only this webhook gets the event: it is a delivery request, not an event on `chat.events`.
         event = Event(
             id=new_event_id(),
             type=TEST_TYPE,
@@ -229,39 +215,12 @@ class WebhooksApi:
         )
         return WebhookTestOut(delivery_id=delivery_id)
 
-    async def preview(self, body: PreviewCreate, key: Writer) -> PreviewOut:
-        """What a webhook of these settings would make of an event; nothing is sent or kept."""
-        event = Event(
-            id="evt_preview",
-            type=body.type,
-            source="/delivery/preview",
-            workspace=key.workspace,
-            time=now(),
-            data=_json(body.data),
-            subject=body.subject,
-        )
-        facts = event_fields_of(event, canonical(event.type), "0")
-        names = (facts.type, *_triggers_in(body.data))
-        wanted, because = matches(body.events, *names), "events: no pattern covers this type"
-        wish = EventFilter.of(body.filter.model_dump() if body.filter else {})
-        if wanted:
-            wanted, because = wish.explain(facts, body.integration_id or "") if wish else (True, "")
-        text = render_body(body.format, facts)
-        try:
-            transform = body.transform and Expression(
-                body.transform, "transform", max_steps=MAX_TRANSFORM_STEPS
-            )
-            made = project(transform, text) if transform else text
-        except ExpressionError as error:
-            return PreviewOut(wanted=wanted, because=because, body=None, error=str(error))
-        return PreviewOut(wanted=wanted, because=because, body=made.decode(), error=None)
-
     async def rotate_secret(self, webhook_id: str, body: WebhookSecretRotate, key: Writer) -> WebhookOut:
-        """Make or take a new secret; the old one stays valid for `overlap_hours`.
+        """Set a new secret, given or generated; the old one stays valid for `overlap_hours`.
 
-        `standard` and `standard_v1a` send a signature by each. `nchat` and `chatwoot` sign with the old one
-        until it ends, and with the new one in a second header, `...-Signature-Next`. At most five secrets
-        are valid at a time.
+        `standard` and `standard_v1a` send one signature for each valid secret. `nchat` and `chatwoot` sign
+        with the old secret until it expires, and with the new one in a second header, `...-Signature-Next`.
+        At most five secrets are valid at a time.
         """
         document = await self._find(webhook_id, key)
         profile = document["profile"]
@@ -269,76 +228,65 @@ class WebhooksApi:
         if not secret:
             raise Conflict("this webhook does not sign: there is no secret to rotate")
         self._check_secret(profile, secret)
-        rotated = self._subscriptions.rotated(document, secret, timedelta(hours=body.overlap_hours))
-        return await self._shown(await self._change(webhook_id, {"secrets": rotated}), secret)
+        rotated = self._subscriptions.rotated_secrets(document, secret, timedelta(hours=body.overlap_hours))
+        return await self._webhook_out(await self._change(webhook_id, {"secrets": rotated}), secret)
 
     async def enable(self, webhook_id: str, key: Writer) -> WebhookOut:
-        """Send again, what waited too, without hold and with the circuit closed.
+        """Enable the webhook, end a hold and close the circuit; waiting deliveries are sent.
 
-        What happened while it was disabled is not sent.
+        Events from while it was disabled are not sent.
         """
         await self._find(webhook_id, key)
-        return await self._shown(await self._change(webhook_id, _enabled_fields(on=True), lift=True))
+        return await self._webhook_out(await self._change(webhook_id, enabled_fields(on=True), lifts=True))
 
     async def disable(self, webhook_id: str, key: Writer) -> WebhookOut:
-        """Take no more events and send nothing until it is enabled; what waits keeps waiting."""
+        """Disable the webhook: it gets no new events, and its deliveries wait until it is enabled."""
         await self._find(webhook_id, key)
-        return await self._shown(await self._change(webhook_id, _enabled_fields(on=False)))
+        return await self._webhook_out(await self._change(webhook_id, enabled_fields(on=False)))
 
     async def pause(self, webhook_id: str, key: Writer) -> WebhookOut:
-        """Send nothing until it is resumed, and keep every event until then."""
+        """Pause the webhook: events are stored, and nothing is sent until it is resumed."""
         await self._find(webhook_id, key)
-        return await self._shown(await self._change(webhook_id, {"paused": True}))
+        return await self._webhook_out(await self._change(webhook_id, {"paused": True}))
 
     async def resume(self, webhook_id: str, key: Writer) -> WebhookOut:
-        """Send what waited, and go on, without hold and with the circuit closed."""
+        """Resume the webhook, end a hold and close the circuit; waiting deliveries are sent."""
         await self._find(webhook_id, key)
-        return await self._shown(await self._change(webhook_id, {"paused": False}, lift=True))
+        return await self._webhook_out(await self._change(webhook_id, {"paused": False}, lifts=True))
 
-    async def pause_queue(self, key: Writer) -> QueueStateOut:
-        """Let every delivery of the workspace wait."""
-        return await self._set_queue(key, paused=True)
-
-    async def resume_queue(self, key: Writer) -> QueueStateOut:
-        """Send what waited, and go on."""
-        return await self._set_queue(key, paused=False)
-
-    # The store
-
-    async def _set_queue(self, key: ApiKey, *, paused: bool) -> QueueStateOut:
-        document = {"_id": key.workspace, "paused": paused, "changed_at": utcnow()}
-        with translate_errors():
-            await self._queues.replace_one({"_id": key.workspace}, document, upsert=True)
-        await self._subscriptions.queues.record(key.workspace)
-        return QueueStateOut(paused=paused)
+    # Checks and storage
 
     def _check_url(self, url: str) -> None:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        fault = ""
+        problem = ""
         if parts.scheme == "http" and not self._settings.allow_http:
-            fault = "must start with https://: a webhook without TLS can be read and changed on its way"
+            problem = "must start with https://: without TLS, others can read and change requests"
         elif not self._client.port_allowed(port):
-            fault = f"port {port} is not allowed: ports are {self._settings.egress_ports}"
+            problem = f"port {port} is not allowed: ports are {self._settings.egress_ports}"
         elif not self._client.host_allowed(parts.hostname or ""):
-            fault = "this address is internal: deliveries go to public addresses only"
-        if fault:
-            raise _invalid("url", fault)
+            problem = "this address is internal: deliveries go to public addresses only"
+        if problem:
+            raise _invalid("url", problem)
 
-    async def _is_full(self, workspace: str, most: int) -> bool:
-        """Whether it has so many webhooks, or more."""
+    async def _is_full(self, workspace: str, limit: int) -> bool:
+        """Return whether the workspace has at least `limit` webhooks."""
         with translate_errors():
             count = await self._subscriptions.collection.count_documents(
-                {"workspace": workspace, "deleted_at": None}, limit=most
+                {"workspace": workspace, "deleted_at": None}, limit=limit
             )
-        return count >= most
+        return count >= limit
 
-    def _no_room(self) -> Conflict:
-        most = self._settings.webhooks_per_workspace
-        return Conflict(f"the workspace has {most} outgoing webhooks, which is the most: delete one first")
+    def _limit_reached(self) -> Conflict:
+        limit = self._settings.webhooks_per_workspace
+        return Conflict(f"the workspace has {limit} outgoing webhooks, its limit: delete one first")
 
     async def _check_url_is_free(self, workspace: str, url: str) -> None:
-        """The index refuses two that claim a URL; one that was forced has it without a claim."""
+        """Raise `Conflict` if a webhook of the workspace has this URL.
+
+        The unique index refuses only two webhooks that claim a URL. One that was created with `force` does
+        not.
+        """
         with translate_errors():
             taken = await self._subscriptions.collection.find_one(
                 {"workspace": workspace, "url": url, "deleted_at": None}, {"_id": 1}
@@ -346,10 +294,10 @@ class WebhooksApi:
         if taken is not None:
             raise _url_taken()
 
-    def _check(self, document: Document) -> None:
-        """That the webhook can be read back: what a field alone does not show (a certificate and its key)."""
+    def _validate(self, document: Document) -> None:
+        """Raise `Invalid` if fields do not fit together, such as a certificate and its key."""
         try:
-            self._subscriptions.check(document)
+            self._subscriptions.validate(document)
         except Malformed as error:
             raise _invalid("auth", error.detail) from None
 
@@ -360,20 +308,6 @@ class WebhooksApi:
         except Malformed as error:
             raise _invalid("secret", error.detail) from None
 
-    def _sealed(self, workspace: str, webhook_id: str, values: Mapping[str, Any]) -> Document:
-        """Headers and auth, each sealed, with what of them is no secret beside it."""
-        sealed: Document = {}
-        if "headers" in values:
-            headers = values["headers"]
-            sealed |= {"headers": self._subscriptions.sealed(workspace, webhook_id, "headers", headers)}
-            sealed |= {"header_names": sorted(headers)}
-        if "auth" in values:
-            auth = values["auth"]
-            sealed |= {"auth": self._subscriptions.sealed(workspace, webhook_id, "auth", auth)}
-            shown = {name: auth[name] for name in ("type", "username", "name") if name in auth}
-            sealed |= {"auth_shown": shown}
-        return sealed
-
     async def _find(self, webhook_id: str, key: ApiKey) -> Document:
         with translate_errors():
             document = await self._subscriptions.collection.find_one(
@@ -383,106 +317,42 @@ class WebhooksApi:
             raise NotFound("no such outgoing webhook")
         return document
 
-    async def _change(self, webhook_id: str, change: Mapping[str, Any], *, lift: bool = False) -> Document:
-        """Change a webhook; with `lift`, end its endpoint's hold and close its circuit, whoever owns it."""
-        lifted = {"$inc": {"lifts": 1}} if lift else {}
+    async def _change(self, webhook_id: str, change: Mapping[str, Any], *, lifts: bool = False) -> Document:
+        """Change a webhook.
+
+        With `lifts`, end its endpoint's hold and close its circuit in the owning process.
+        """
+        increment = {"$inc": {"lifts": 1}} if lifts else {}
         try:
             with translate_errors():
                 document = await self._subscriptions.collection.find_one_and_update(
                     {"_id": webhook_id, "deleted_at": None},
-                    {"$set": {**change, "changed_at": utcnow()}, **lifted},
+                    {"$set": {**change, "changed_at": utcnow()}, **increment},
                     return_document=True,
                 )
         except Duplicate:
             raise _url_taken() from None
         if document is None:
             raise NotFound("no such outgoing webhook")
+        # Announced before the response: every process loads the change before its next attempt.
         await self._subscriptions.snapshot.record(document["_id"])
         return document
 
-    async def _shown(self, document: Document, secret: str | None = None) -> WebhookOut:
-        health = await self._deliveries.health([document["_id"]])
-        return self._show(document, health.get(document["_id"], {}), secret)
-
-    def _show(self, document: Document, health: Document, secret: str | None = None) -> WebhookOut:
-        shown = _DEFAULTS | document
-        standing = hold_state_of(document, health, utcnow())
-        return WebhookOut(
-            **{name: shown[name] for name in _STORED_FIELDS},
-            id=document["_id"],
-            disabled_reason=None if document["enabled"] else document.get("disabled_reason"),
-            public_keys=self._public_keys(document),
-            headers=shown["header_names"],
-            auth=WebhookAuthOut(**shown["auth_shown"]),
-            retry=RetrySettings(**{name: shown[name] for name in RetrySettings.model_fields}),
-            health=WebhookHealthOut(
-                circuit="open" if standing.is_open else "closed",
-                next_probe_at=_optional_rfc3339(standing.next_probe_at),
-                held_until=_optional_rfc3339(standing.held_until),
-                failing_since=_optional_rfc3339(health.get("since")),
-            ),
-            unreadable=[
-                UnreadablePartOut(part=part, reason=reason)
-                for part, reason in self._subscriptions.unreadable(document["_id"]).items()
-            ],
-            created_at=rfc3339(document["created_at"]),
-            updated_at=rfc3339(document["changed_at"]),
-            secret=secret or None,
-            warnings=event_names().check(document["events"], document["events"], suggesting=False).warnings,
-        )
-
-    def _public_keys(self, document: Document) -> list[str]:
-        """Of the secrets that are valid now; none when they cannot be opened, which `unreadable` says."""
-        try:
-            secrets, now = self._subscriptions.secrets(document), utcnow()
-        except Misconfigured:
-            return []
-        valid = [text for text, ends in secrets if ends is None or ends > now]
-        return [public for text in valid if (public := public_key(document["profile"], text))]
-
-
-def _optional_rfc3339(at: datetime | None) -> str | None:
-    return rfc3339(at) if at else None
-
-
-def _stored_fields(given: dict[str, Any]) -> dict[str, Any]:
-    """The fields as the document has them: what belongs to retrying lies beside the others."""
-    retry = given.pop("retry", None) or {}
-    return given | retry
-
-
-def _deleted_fields() -> Document:
-    """A webhook that is deleted: what remains of it tells other processes so."""
-    return {"deleted_at": utcnow(), "claims_url": False, "secrets": [], "headers": None, "auth": None}
+    async def _webhook_out(self, document: Document, secret: str | None = None) -> WebhookOut:
+        health = await self._endpoint_health.by_webhook([document["_id"]])
+        return self._documents.webhook_out(document, health.get(document["_id"], {}), secret)
 
 
 def _check_event_names(events: Sequence[str], accepted: Sequence[str] = (), *, force: bool) -> list[str]:
-    """What to warn of. Raises `Invalid` for names that the catalogue lacks and `accepted` does not have."""
+    """Return warnings about event names.
+
+    Raises `Invalid` for names that are in neither the catalogue nor `accepted`.
+    """
     report = event_names().check(events, events if force else accepted)
     if report.errors:
         errors = [FieldError(f"events.{position}", error) for position, error in report.errors.items()]
         raise Invalid("some fields are not acceptable", errors=tuple(errors))
     return report.warnings
-
-
-def _triggers_in(data: Any) -> list[str]:
-    """The triggers of a provider's event in a preview, where its data names any."""
-    found = data.get("triggers") if isinstance(data, dict) else None
-    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
-
-
-def _enabled_fields(*, on: bool) -> Document:
-    """Failures from before it was switched on count no more."""
-    if on:
-        return {"enabled": True, "disabled_reason": None, "enabled_at": utcnow()}
-    return {"enabled": False, "disabled_reason": "by_hand"}
-
-
-def _json(data: Any) -> bytes:
-    try:
-        return orjson.dumps(data)
-    except orjson.JSONEncodeError:  # it can read deeper than it can write
-        raise _invalid("data", "nested too deep") from None
 
 
 def _invalid(field: str, message: str) -> Invalid:
@@ -493,7 +363,3 @@ def _url_taken() -> Conflict:
     return Conflict(
         "another webhook of this workspace has this URL: change that one, or repeat with ?force=true"
     )
-
-
-def _identity(document: Document) -> Document:
-    return document

@@ -1,4 +1,4 @@
-"""One attempt: make the body, sign, POST, judge the answer, count it."""
+"""One attempt: render the body, sign, POST, evaluate the response, count it."""
 
 import asyncio
 from collections import defaultdict
@@ -7,9 +7,9 @@ from datetime import datetime
 from time import thread_time, time
 from typing import Final
 
-from services.delivery.engine.subscriptions import OutgoingWebhook
 from services.delivery.log.deliveries import ClaimedDelivery
 from services.delivery.log.statistics import Statistics
+from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.retry_policy import (
     CONDITION_TOO_EXPENSIVE,
     MAX_LOGGED_BODY_BYTES,
@@ -21,81 +21,88 @@ from shared.runtime import metrics
 from shared.runtime.egress.client import EgressClient, EgressResponse
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
-from shared.runtime.service import VERSION
+from shared.runtime.version import VERSION
 from shared.webhooks.signatures import SIGNERS
 from shared.wire.expressions import ExpressionError, project
 
 _USER_AGENT: Final = f"Interlink/{VERSION}"
 _REDACTED: Final = "[hidden]"
 _CHEAP_TRANSFORM_S: Final = 0.001
-"""A projection that takes no longer needs no pause."""
+"""A transform that takes no longer needs no pause after it."""
 
 
 class Attempter:
-    """Makes attempts; knows nothing of queues."""
+    """Makes attempts. It knows nothing of queues and retries."""
 
     def __init__(self, client: EgressClient, statistics: Statistics, log: Log) -> None:
         self._client = client
-        self._projecting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._transform_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._statistics = statistics
         self._log = log
 
     async def attempt(
         self, webhook: OutgoingWebhook, claimed: ClaimedDelivery
     ) -> tuple[Attempt, AttemptOutcome]:
-        """Send the request once. A failure of the other side is a result, not an error."""
+        """Send the request once; return the attempt and its outcome.
+
+        A failure of the endpoint is an outcome, not an exception.
+        """
         started = utcnow()
         request, number = claimed.request, claimed.attempts + 1
+        # The age of an event counts until its first attempt: later ones follow the schedule.
         if number == 1:
-            metrics.EVENT_AGE_SECONDS.observe(_age(request.occurred_at, started))
+            metrics.EVENT_AGE_SECONDS.observe(_age_s(request.occurred_at, started))
         metrics.IN_FLIGHT.inc()
-        headers, answer = await self._send(webhook, claimed, number)
+        headers, response = await self._send(webhook, claimed, number)
         metrics.IN_FLIGHT.dec()
-        attempt = Attempt(number, started, headers, answer)
-        step = evaluate_attempt(
+        attempt = Attempt(number, started, headers, response)
+        # Attempts are counted from the start of the present retry cycle.
+        outcome = evaluate_attempt(
             attempt, number - claimed.cycle_start, webhook.policy, request.delivery_id, utcnow()
         )
-        self._statistics.record(webhook.id, webhook.workspace, step.status, answer.seconds, started)
-        metrics.ATTEMPT_SECONDS.observe(answer.seconds)
-        metrics.deliveries(step.status).inc()
+        self._statistics.record(webhook.id, webhook.workspace, outcome.status, response.seconds, started)
+        metrics.ATTEMPT_SECONDS.observe(response.seconds)
+        metrics.deliveries(outcome.status).inc()
         self._log.info(
-            "delivery attempted",
+            "delivery.attempted",
             trace_id=request.traceparent[3:35],
             delivery_id=request.delivery_id,
             webhook_id=webhook.id,
             type=request.event_type,
             attempt=number,
-            outcome=step.status,
-            status=answer.status,
-            error=answer.failure,
-            ms=round(answer.seconds * 1000, 1),
+            outcome=outcome.status,
+            status=response.status,
+            error=response.failure,
+            ms=round(response.seconds * 1000, 1),
         )
-        return attempt, step
+        return attempt, outcome
 
-    async def _projected(self, webhook: OutgoingWebhook, body: bytes) -> bytes:
-        """The body as the webhook wants it; one projection of a workspace at a time.
+    async def _transform_body(self, webhook: OutgoingWebhook, body: bytes) -> bytes:
+        """Return the body after the webhook's transform. Raises `ExpressionError`.
 
-        Raises `ExpressionError`.
+        One transform of a workspace runs at a time. A pause as long as the transform follows an expensive
+        one: transforms run in the event loop, and other workspaces must get their share of it.
         """
         if webhook.transform is None:
             return body
-        async with self._projecting[webhook.workspace]:
+        async with self._transform_locks[webhook.workspace]:
             started = thread_time()
             try:
                 return project(webhook.transform, body)
             finally:
-                spent = thread_time() - started
-                await asyncio.sleep(spent if spent > _CHEAP_TRANSFORM_S else 0)  # others have a turn
+                cpu_s = thread_time() - started
+                await asyncio.sleep(cpu_s if cpu_s > _CHEAP_TRANSFORM_S else 0)
 
     async def _send(
         self, webhook: OutgoingWebhook, claimed: ClaimedDelivery, number: int
     ) -> tuple[Mapping[str, str], EgressResponse]:
-        """The headers as the log may keep them, and the answer."""
+        """Send one request; return its headers as the log may store them, and the response."""
         request = claimed.request
+        # Only the first attempt fails with it: a manual retry sends the event.
         if request.fault and claimed.attempts == 0:
             return {}, EgressResponse(None, CONDITION_TOO_EXPENSIVE, request.fault, {}, b"", 0.0, None)
         try:
-            body = await self._projected(webhook, request.body)
+            body = await self._transform_body(webhook, request.body)
         except ExpressionError as error:
             return {}, EgressResponse(None, "transform_failed", str(error), {}, b"", 0.0, None)
         headers = {
@@ -108,12 +115,13 @@ class Attempter:
         }
         if request.replay_no:
             headers["X-Interlink-Replay"] = str(request.replay_no)
-        shown: Mapping[str, str] = headers
+        # The log has the names of the webhook's own headers, never their values.
+        logged_headers: Mapping[str, str] = headers
         if webhook.headers or webhook.auth.headers:
-            secret = {**webhook.headers, **webhook.auth.headers}
-            shown = headers | dict.fromkeys(secret, _REDACTED)
-            headers |= secret
-        answer = await self._client.post(
+            secret_headers = {**webhook.headers, **webhook.auth.headers}
+            logged_headers = headers | dict.fromkeys(secret_headers, _REDACTED)
+            headers |= secret_headers
+        response = await self._client.post(
             webhook.url,
             headers,
             body,
@@ -123,10 +131,11 @@ class Attempter:
             max_bytes=MAX_LOGGED_BODY_BYTES,
             status_decides=True,
         )
-        return shown, answer
+        return logged_headers, response
 
 
-def _age(occurred_at: str, now: datetime) -> float:
+def _age_s(occurred_at: str, now: datetime) -> float:
+    """Return the age of an event in seconds; 0 if its time is unreadable."""
     try:
         return max(0.0, (now - datetime.fromisoformat(occurred_at)).total_seconds())
     except (ValueError, TypeError):

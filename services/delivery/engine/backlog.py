@@ -1,16 +1,16 @@
-"""Deferred events: what a workspace published beyond its fair share, stored in order until its turn comes.
+"""Deferred events: what a workspace published beyond its fair share, stored in order until its turn.
 
-An event is stored once, however many webhooks want it, in chunks of up to 256 KB. A line is what waits of
-one workspace from one partition of a topic. The partition's owner appends to the line and works it off, so
-order is kept per conversation without a lock: while there is a line, later events of its workspace wait too.
+An event is stored once, however many webhooks want it, in chunks. A queue holds the deferred events of one
+workspace from one source partition. The partition's owner appends to the queue and works it off, so no lock
+is needed to keep the order. While a workspace has a queue, its later events are deferred too.
 
-Storing happens beside fan-out, so that nobody's events wait for it. Offsets are committed after `stored` has
-returned: what a killed process had accepted but not stored is read from Kafka again.
+Chunks are stored in the background, so that the events of other workspaces do not wait. Offsets are committed
+after `wait_stored`: events that a killed process had accepted but not stored are read from Kafka again.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,30 +22,35 @@ from shared.contracts.errors import DatabaseUnavailable, OverLimit, Rejected
 from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.consumer import ConsumedEvent
-from shared.runtime.mongo import Collection, Document, Duplicate, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Document, Duplicate, Index, Mongo, translate_errors, utcnow
 
 DEFERRED_EVENTS: Final = "deferred_events"
 
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {DEFERRED_EVENTS: (Index((("source", 1),)),)}
+
 MAX_EVENTS: Final = 50_000
-"""Of one workspace that may wait in one process."""
+"""Deferred events that one workspace may have in one process."""
 MAX_BYTES: Final = 64 << 20
-"""Of one workspace's events that may wait in one process; each counts 1 KB more than its data."""
+"""Bytes of deferred events that one workspace may have in one process, plus 1 KB for each event."""
 
 _CHUNK_EVENTS: Final = 100
 _CHUNK_BYTES: Final = 64 << 10
 _EVENT_OVERHEAD_BYTES: Final = 1024
 _INSERT_BATCH: Final = 4
 _MAX_UNSTORED_CHUNKS: Final = 64
-"""Chunks that may wait to be stored before fan-out waits for them."""
+"""Unstored chunks above which fan-out waits."""
 _RETRY_INTERVAL_S: Final = 0.5
 
 SourcePartition = tuple[str, int]
-"""A topic and a partition of it."""
+"""A topic and one of its partitions."""
 
 
 @dataclass(slots=True)
 class BacklogChunk:
-    """Some deferred events of a line; `last` and `last_offset` are order and offset of the last one."""
+    """Some deferred events of a queue.
+
+    `last` and `last_offset` are the order and the offset of the last event, `size` is in bytes.
+    """
 
     id: str
     last: int
@@ -54,9 +59,9 @@ class BacklogChunk:
     size: int
     stored: bool = True
     lost: bool = False
-    """Set when another process takes the partition over. An unstored chunk is then left to that process."""
+    """Set when another process took the partition over: that process stores the chunk if it is unstored."""
     length: int = 0
-    """The number of events in the stored chunk; 0 until it is read."""
+    """Events in the stored chunk; 0 until it is read."""
 
 
 @dataclass(slots=True)
@@ -71,232 +76,248 @@ class BacklogQueue:
 
 
 class Backlog:
-    """The lines of the partitions that this process owns."""
+    """The queues of the partitions that this process owns."""
 
     def __init__(self, mongo: Mongo, *, owned: Callable[[], tuple[int, set[SourcePartition]]]) -> None:
         self._collection: Collection = mongo.collection(DEFERRED_EVENTS)
-        self._owned_now = owned
+        self._current_assignment = owned
         self._owned: set[SourcePartition] = set()
         self._assignment = -1
-        self._lines: dict[tuple[str, SourcePartition], BacklogQueue] = {}
-        self._waiting: dict[str, tuple[int, int]] = {}
+        self._queues: dict[tuple[str, SourcePartition], BacklogQueue] = {}
+        self._queued: dict[str, tuple[int, int]] = {}
         self._lock = asyncio.Lock()
         self._unstored: deque[tuple[BacklogChunk, Document]] = deque()
-        self._storing: asyncio.Task[None] | None = None
+        self._store_task: asyncio.Task[None] | None = None
         self._accepted_count = self._stored_count = 0
-        """Chunks so far."""
-        self._stored = asyncio.Condition()
+        """Chunks accepted and stored since the process started."""
+        self._stored_changed = asyncio.Condition()
         self.stored_event = asyncio.Event()
-        """Set when something deferred was stored."""
+        """Set when a chunk was stored."""
 
-    def holds(self, workspace: str) -> bool:
-        """Return whether earlier events of the workspace wait here: later ones go behind them.
+    def is_backlogged(self, workspace: str) -> bool:
+        """Return whether the workspace has deferred events, so that its later events must be deferred too.
 
-        Those of other partitions too: a strict webhook gets conversations in the order in which they came.
+        This includes events of other partitions: the backlog keeps a workspace's conversations in the order
+        of arrival for strict webhooks.
         """
-        return workspace in self._waiting
+        return workspace in self._queued
 
-    def has(self, received: ConsumedEvent) -> bool:
-        """Return whether the event itself waits already: it was stored, and its offset was not committed.
+    def contains(self, received: ConsumedEvent) -> bool:
+        """Return whether the event is deferred already: it was stored, and its offset was not committed.
 
-        The order alone does not tell: it falls with the broker's clock. The offset alone does not either: it
-        begins again with a topic that was created again.
+        Order and offset must both be compared. The order goes back with the broker's clock, and offsets start
+        again when a topic was deleted and created.
         """
-        line = self._lines.get((received.event.workspace, _source(received)))
-        return line is not None and received.offset <= line.last_offset and order_of(received) <= line.last
+        queue = self._queues.get((received.event.workspace, _source(received)))
+        return queue is not None and received.offset <= queue.last_offset and order_of(received) <= queue.last
 
     def workspaces(self) -> set[str]:
         """Return the workspaces that have stored deferred events."""
-        return {line.workspace for line in self._lines.values() if line.chunks[0].stored}
+        return {queue.workspace for queue in self._queues.values() if queue.chunks[0].stored}
 
-    def lines_of(self, workspace: str) -> list[BacklogQueue]:
-        """Return the lines of a workspace that can be worked off."""
+    def queues_of(self, workspace: str) -> list[BacklogQueue]:
+        """Return the queues of a workspace whose first chunk is stored."""
         return [
-            line for line in self._lines.values() if line.workspace == workspace and line.chunks[0].stored
+            queue
+            for queue in self._queues.values()
+            if queue.workspace == workspace and queue.chunks[0].stored
         ]
 
-    def is_owned(self, line: BacklogQueue) -> bool:
-        """Return whether this process owns the line."""
-        return self._lines.get((line.workspace, line.source)) is line
+    def is_owned(self, queue: BacklogQueue) -> bool:
+        """Return whether this process owns the queue."""
+        return self._queues.get((queue.workspace, queue.source)) is queue
 
-    async def own(self, *, again: bool = False) -> None:
-        """Follow the assignment of partitions; load what waits of those that came.
+    async def follow_assignment(self, *, reload: bool = False) -> None:
+        """Drop the queues of lost partitions, and load those of gained ones. Raises `DatabaseUnavailable`.
 
-        With `again`, look at all: a process that lost a partition may have stored something late.
-        Raises `DatabaseUnavailable`.
+        With `reload`, load all: a process that lost a partition may have stored a chunk late.
         """
         async with self._lock:
-            assignment, wanted = self._owned_now()
-            # Another process may have owned a partition between two assignments that both have it.
-            again = again or assignment != self._assignment
-            came = wanted if again else wanted - self._owned
-            for key in [key for key, line in self._lines.items() if line.source not in wanted]:
-                self._forget(self._lines.pop(key))
-            self._owned &= wanted
-            if not came:
+            assignment, assigned = self._current_assignment()
+            # Another process may have owned a partition between two assignments that both include it.
+            reload = reload or assignment != self._assignment
+            to_load = assigned if reload else assigned - self._owned
+            for key in [key for key, queue in self._queues.items() if queue.source not in assigned]:
+                self._release_queue(self._queues.pop(key))
+            self._owned &= assigned
+            if not to_load:
                 self._assignment = assignment
                 return
-            query = {"source": {"$in": sorted(map(_source_name, came))}}
+            query = {"source": {"$in": sorted(map(_source_name, to_load))}}
             with translate_errors():
-                found = await self._collection.find(query, {"events": 0}).to_list(None)
-            known = {chunk.id for line in self._lines.values() for chunk in line.chunks}
-            for document in sorted(found, key=lambda document: str(document["_id"])):
+                documents = await self._collection.find(query, {"events": 0}).to_list(None)
+            # Chunks in memory may be unstored, or further than the stored ones: keep them.
+            known_ids = {chunk.id for queue in self._queues.values() for chunk in queue.chunks}
+            # Ids sort by partition and order, so chunks are appended in the order of their events.
+            for document in sorted(documents, key=lambda document: str(document["_id"])):
                 source = _parse_source(document["source"])
-                if document["_id"] not in known and source in wanted:
-                    self._append(document["workspace"], source, _chunk(document))
-            self._owned, self._assignment = wanted, assignment
+                if document["_id"] not in known_ids and source in assigned:
+                    self._append_chunk(document["workspace"], source, _chunk(document))
+            self._owned, self._assignment = assigned, assignment
 
-    def put(self, events: Sequence[ConsumedEvent]) -> list[tuple[ConsumedEvent, Rejected]]:
-        """Put events at the ends of their lines and begin to store them.
+    def append(self, events: Sequence[ConsumedEvent]) -> list[tuple[ConsumedEvent, Rejected]]:
+        """Append events to their queues and start to store them; `wait_stored` waits for the end.
 
-        Returns those for which the workspace has no room. `stored` waits for the others.
+        Return the events for which the workspace's backlog has no space, with the reason.
         """
-        refused: list[tuple[ConsumedEvent, Rejected]] = []
+        rejected: list[tuple[ConsumedEvent, Rejected]] = []
         accepted: dict[tuple[str, SourcePartition], list[ConsumedEvent]] = {}
-        adding: dict[str, tuple[int, int]] = {}
-        full: set[str] = set()  # nothing of it is stored behind what was refused: that would hide it
+        added: dict[str, tuple[int, int]] = {}
+        full: set[str] = set()  # storing events behind a rejected one would hide it from `contains`
         for received in events:
             workspace = received.event.workspace
-            waiting, more = self._waiting.get(workspace, (0, 0)), adding.get(workspace, (0, 0))
-            count, size = waiting[0] + more[0] + 1, waiting[1] + more[1] + _size(received)
+            queued, already_added = self._queued.get(workspace, (0, 0)), added.get(workspace, (0, 0))
+            count, size = (
+                queued[0] + already_added[0] + 1,
+                queued[1] + already_added[1] + _event_size(received),
+            )
+            # The limits are per workspace and process: one workspace must not fill the memory.
             if workspace in full or count > MAX_EVENTS or size > MAX_BYTES:
                 full.add(workspace)
-                detail = f"the workspace's backlog is full ({waiting[0]} events): publish more slowly"
-                refused.append((received, OverLimit(detail)))
+                detail = f"the workspace's backlog is full ({queued[0]} events): publish more slowly"
+                rejected.append((received, OverLimit(detail)))
                 continue
-            adding[workspace] = more[0] + 1, more[1] + _size(received)
+            added[workspace] = already_added[0] + 1, already_added[1] + _event_size(received)
             accepted.setdefault((workspace, _source(received)), []).append(received)
-        for (workspace, source), line in accepted.items():
-            for some in _split_chunks(line):
-                known = self._lines.get((workspace, source))
-                document = _chunk_document(workspace, source, some, after=known.last if known else 0)
+        for (workspace, source), queue_events in accepted.items():
+            for chunk_events in _split_chunks(queue_events):
+                stored_queue = self._queues.get((workspace, source))
+                document = _chunk_document(
+                    workspace, source, chunk_events, after=stored_queue.last if stored_queue else 0
+                )
                 chunk = _chunk(document)
                 chunk.stored = False
-                self._append(workspace, source, chunk)
+                self._append_chunk(workspace, source, chunk)
                 self._unstored.append((chunk, document))
                 self._accepted_count += 1
                 metrics.DEFERRED.inc(chunk.count)
-        if self._unstored and (self._storing is None or self._storing.done()):
-            self._storing = asyncio.create_task(self._store())
-        return refused
+        # One task stores all chunks, in order.
+        if self._unstored and (self._store_task is None or self._store_task.done()):
+            self._store_task = asyncio.create_task(self._store_chunks())
+        return rejected
 
-    async def stored(self, *, but: int = 0) -> None:
-        """Wait until everything accepted before this call is stored, except the last `but` chunks."""
-        wanted = self._accepted_count - but
-        async with self._stored:
-            await self._stored.wait_for(lambda: self._stored_count >= wanted)
+    async def wait_stored(self, *, except_last: int = 0) -> None:
+        """Wait until every chunk accepted before this call is stored, except the last `except_last`."""
+        accepted = self._accepted_count - except_last
+        async with self._stored_changed:
+            await self._stored_changed.wait_for(lambda: self._stored_count >= accepted)
 
-    async def room(self) -> None:
-        """Wait until few chunks wait to be stored."""
-        await self.stored(but=_MAX_UNSTORED_CHUNKS)
+    async def wait_for_space(self) -> None:
+        """Wait until few chunks are unstored."""
+        await self.wait_stored(except_last=_MAX_UNSTORED_CHUNKS)
 
     async def start(self) -> None:
-        """Do nothing: `own` and `put` begin the work."""
+        """Do nothing: `follow_assignment` and `append` start the work."""
 
     async def stop(self) -> None:
-        """Give up what is not stored: its offsets are not committed."""
-        if self._storing:
-            self._storing.cancel()
-            await asyncio.gather(self._storing, return_exceptions=True)
+        """Cancel unfinished storing: the offsets of these events are not committed."""
+        if self._store_task:
+            self._store_task.cancel()
+            await asyncio.gather(self._store_task, return_exceptions=True)
 
-    async def _store(self) -> None:
-        """Store what was accepted, in order, however long MongoDB is away."""
+    async def _store_chunks(self) -> None:
+        """Store accepted chunks in order, however long MongoDB is unavailable."""
         while self._unstored:
-            some = list(islice(self._unstored, _INSERT_BATCH))
+            batch = list(islice(self._unstored, _INSERT_BATCH))
             failpoint("fanout.deferring")
+            # Chunks stay in `_unstored` until they are written: a failed write is repeated.
             try:
-                await self._write([document for chunk, document in some if not chunk.lost])
+                await self._insert([document for chunk, document in batch if not chunk.lost])
             except DatabaseUnavailable:
                 await asyncio.sleep(_RETRY_INTERVAL_S)
                 continue
             failpoint("fanout.deferred")
-            async with self._stored:
-                for chunk, _ in some:
+            # Only now may offsets of these events be committed.
+            async with self._stored_changed:
+                for chunk, _ in batch:
                     chunk.stored = True
                     self._unstored.popleft()
-                self._stored_count += len(some)
-                self._stored.notify_all()
+                self._stored_count += len(batch)
+                self._stored_changed.notify_all()
             self.stored_event.set()
 
-    async def _write(self, documents: Sequence[Document]) -> None:
-        """Insert chunks. One that another owner of the partition stored is replaced if this one has more."""
+    async def _insert(self, documents: Sequence[Document]) -> None:
+        """Insert chunks. A shorter one that another owner of the partition stored is replaced."""
         if not documents:
             return
         try:
             with translate_errors():
                 await self._collection.insert_many(documents, ordered=False)
         except Duplicate:
-            for each in documents:
+            # Previous owner and this process read the same records: the chunk with more events wins.
+            for document in documents:
                 with suppress(Duplicate), translate_errors():
-                    longer = {"_id": each["_id"], "last": {"$lt": each["last"]}}
-                    await self._collection.replace_one(longer, each, upsert=True)
+                    shorter_stored = {"_id": document["_id"], "last": {"$lt": document["last"]}}
+                    await self._collection.replace_one(shorter_stored, document, upsert=True)
 
-    async def read(self, line: BacklogQueue) -> list[ConsumedEvent]:
-        """The events of the line's first chunk that are not done. Raises `DatabaseUnavailable`."""
-        chunk = line.chunks[0]
+    async def read(self, queue: BacklogQueue) -> list[ConsumedEvent]:
+        """Return the events of the queue's first chunk that are not done. Raises `DatabaseUnavailable`."""
+        chunk = queue.chunks[0]
         with translate_errors():
             document = await self._collection.find_one({"_id": chunk.id})
         if document is None:
             return []
         chunk.length = len(document["events"])
-        return [_read_event(line.source, each) for each in document["events"][document["done"] :]]
+        return [_read_event(queue.source, item) for item in document["events"][document["done"] :]]
 
-    async def save_progress(self, line: BacklogQueue, left: int) -> None:
-        """So many events of the line's first chunk are left. Raises `DatabaseUnavailable`."""
-        chunk = line.chunks[0]
+    async def save_progress(self, queue: BacklogQueue, left: int) -> None:
+        """Store that `left` events of the queue's first chunk are not done. Raises `DatabaseUnavailable`."""
+        chunk = queue.chunks[0]
         with translate_errors():
             await self._collection.update_one({"_id": chunk.id}, {"$set": {"done": chunk.length - left}})
 
-    async def finish(self, line: BacklogQueue) -> None:
-        """The requests of the line's first chunk are on Kafka: remove it. Raises `DatabaseUnavailable`."""
-        chunk = line.chunks[0]
+    async def finish(self, queue: BacklogQueue) -> None:
+        """Delete the queue's first chunk: its requests are on Kafka. Raises `DatabaseUnavailable`."""
+        chunk = queue.chunks[0]
         with translate_errors():
             await self._collection.delete_one({"_id": chunk.id})
-        if not self.is_owned(line):
+        # Another process took the partition over meanwhile, and has its own view of the queue.
+        if not self.is_owned(queue):
             return
-        line.chunks.popleft()
-        self._count(line.workspace, -chunk.count, -chunk.size)
-        if not line.chunks:
-            del self._lines[line.workspace, line.source]
+        queue.chunks.popleft()
+        self._add_count(queue.workspace, -chunk.count, -chunk.size)
+        if not queue.chunks:
+            del self._queues[queue.workspace, queue.source]
 
-    def _append(self, workspace: str, source: SourcePartition, chunk: BacklogChunk) -> None:
-        line = self._lines.setdefault((workspace, source), BacklogQueue(workspace, source))
-        line.chunks.append(chunk)
-        line.last = max(line.last, chunk.last)
-        line.last_offset = chunk.last_offset
-        self._count(workspace, chunk.count, chunk.size)
+    def _append_chunk(self, workspace: str, source: SourcePartition, chunk: BacklogChunk) -> None:
+        queue = self._queues.setdefault((workspace, source), BacklogQueue(workspace, source))
+        queue.chunks.append(chunk)
+        queue.last = max(queue.last, chunk.last)
+        queue.last_offset = chunk.last_offset
+        self._add_count(workspace, chunk.count, chunk.size)
 
-    def _forget(self, line: BacklogQueue) -> None:
-        for chunk in line.chunks:
+    def _release_queue(self, queue: BacklogQueue) -> None:
+        for chunk in queue.chunks:
             chunk.lost = True
-            self._count(line.workspace, -chunk.count, -chunk.size)
+            self._add_count(queue.workspace, -chunk.count, -chunk.size)
 
-    def _count(self, workspace: str, events: int, size: int) -> None:
-        waiting = self._waiting.get(workspace, (0, 0))
-        now = waiting[0] + events, waiting[1] + size
-        if now[0] > 0:
-            self._waiting[workspace] = now
+    def _add_count(self, workspace: str, events: int, size: int) -> None:
+        queued = self._queued.get(workspace, (0, 0))
+        total = queued[0] + events, queued[1] + size
+        if total[0] > 0:
+            self._queued[workspace] = total
         else:
-            self._waiting.pop(workspace, None)
+            self._queued.pop(workspace, None)
 
 
 def _split_chunks(events: Sequence[ConsumedEvent]) -> Iterator[list[ConsumedEvent]]:
-    some: list[ConsumedEvent] = []
+    chunk: list[ConsumedEvent] = []
     size = 0
     for received in events:
-        if some and (len(some) == _CHUNK_EVENTS or size + _size(received) > _CHUNK_BYTES):
-            yield some
-            some, size = [], 0
-        some.append(received)
-        size += _size(received)
-    if some:
-        yield some
+        # Chunks are limited in events and bytes: a slice reads a whole chunk.
+        if chunk and (len(chunk) == _CHUNK_EVENTS or size + _event_size(received) > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(received)
+        size += _event_size(received)
+    if chunk:
+        yield chunk
 
 
 def _chunk_document(
     workspace: str, source: SourcePartition, events: Sequence[ConsumedEvent], *, after: int
 ) -> Document:
-    """Return a chunk as it is stored, behind those of its line up to the order `after`."""
+    """Return a chunk as it is stored, sorted behind the queue's chunks up to the order `after`."""
     first = max(order_of(events[0]), after + 1)
     return {
         # chunks of a partition are sorted by their order
@@ -306,7 +327,7 @@ def _chunk_document(
         "last": max(order_of(events[-1]), first),
         "last_offset": events[-1].offset,
         "count": len(events),
-        "size": sum(map(_size, events)),
+        "size": sum(map(_event_size, events)),
         "done": 0,
         "created_at": utcnow(),
         "events": [_event_document(received) for received in events],
@@ -335,7 +356,7 @@ def _chunk(document: Document) -> BacklogChunk:
     )
 
 
-def _size(received: ConsumedEvent) -> int:
+def _event_size(received: ConsumedEvent) -> int:
     return len(received.event.data) + _EVENT_OVERHEAD_BYTES
 
 

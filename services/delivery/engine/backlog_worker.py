@@ -1,12 +1,12 @@
-"""Works off the backlog: a slice of each workspace in turn, at a pace that leaves room for others.
+"""Works off the backlog: a slice of each workspace in turn, at a rate that leaves capacity for others.
 
-While events of other workspaces come, a slice is about one millisecond, followed by a pause of 19 times
-its cost; the longer a workspace's events wait, the shorter its pauses. While there are none, slices are
-larger, and only the way to the attempts sets the pace: at most `_MOST_UNDER_WAY` requests are on it, so that
-whoever comes next finds a short queue.
+While other workspaces publish events, a slice takes about one millisecond, and a pause of 19 times its cost
+follows. The longer events of a workspace wait, the shorter its pauses. While no other workspace is active,
+slices are larger, and only the first attempts limit the rate: at most `_MAX_IN_FLIGHT` requests wait for
+theirs, so that a new event finds a short queue.
 
-Conditions are evaluated in a thread of low share: it rests every few hundred steps, so that the loop
-waits for it for a tenth of a millisecond, not for a whole evaluation.
+Conditions are evaluated in a thread that pauses every few hundred steps. So the event loop waits for the
+interpreter lock for a tenth of a millisecond, not for a whole evaluation.
 """
 
 import asyncio
@@ -29,58 +29,65 @@ from shared.runtime.logs import Log
 
 DeadLetter = Callable[[ConsumedEvent, Rejected], Awaitable[None]]
 HandledOffset = Callable[[int], Awaitable[int]]
-"""The offset before which a partition of `delivery.requested` is handled."""
+"""Returns the offset before which every record of a partition of `delivery.requested` is handled."""
 
 _SLICE: Final = 16_000.0
+"""Microseconds of a slice while no other workspace is active."""
 _SHARED_SLICE: Final = 1_000.0
+"""Microseconds of a slice while other workspaces are active."""
 _MAX_PAUSE_FACTOR: Final = 19.0
 _MIN_PAUSE_FACTOR: Final = 1.0
 """The pause after a slice while other workspaces are active, as a multiple of the slice's cost."""
 _MIN_PAUSE_AGE_S: Final = 300.0
-"""The age of a deferred event at which pauses are the shortest."""
+"""The age of a deferred event at which pauses are shortest."""
 _LOOP_SLICE: Final = 1_000.0
+"""Microseconds of processing after which other tasks run."""
 _MAX_IN_FLIGHT: Final = 16
+"""Requests that may wait for their first attempt."""
 _PROGRESS_INTERVAL_S: Final = 1.0
 """The interval at which progress in a chunk is stored. After a crash, work since then is repeated."""
 _POLL_INTERVAL_S: Final = 0.5
 _RELOAD_INTERVAL_S: Final = 30.0
+"""The interval at which chunks that previous owners stored late are searched."""
 _ABSORB_POLL_INTERVAL_S: Final = 0.005
 _ABSORB_TIMEOUT_S: Final = 5.0
+"""Wait no longer for first attempts: MongoDB or the consumer may be unavailable."""
 _RETRY_INTERVAL_S: Final = 1.0
 _FAILED_POLL_INTERVAL_S: Final = 0.1
 
 
 @dataclass(slots=True)
 class _OpenChunk:
-    """The chunk of a workspace that is worked off."""
+    """The chunk of a workspace that is in progress."""
 
-    line: BacklogQueue
+    queue: BacklogQueue
     events: deque[ConsumedEvent]
     expansion: Expansion | None = None
-    kept_at: float = 0.0
+    progress_saved_at: float = 0.0
     records: list[Record] = field(default_factory=list)
 
 
 class _ThreadThrottle:
-    """The rests of the thread that evaluates conditions: `times` as long as the work before them."""
+    """The pauses of the thread that evaluates conditions: `rest_factor` times the work before them."""
 
     def __init__(self) -> None:
-        self.times = 0.0
+        self.rest_factor = 0.0
         self.cost = 0.0
-        """Microseconds of work that were followed by a rest."""
-        self._at: float | None = None
+        """Microseconds of work that a pause has followed."""
+        self._measured_at: float | None = None
 
     def begin(self) -> None:
-        """Count from the thread's next call of `rest`."""
-        self._at = None
+        """Measure from the thread's next call of `rest`."""
+        self._measured_at = None
 
     def rest(self) -> None:
-        """Sleep for as long as the work since the last rest asks for; in the thread."""
+        """Sleep in proportion to the work since the last call. Called in the thread."""
         now = thread_time()
-        spent = 0.0 if self._at is None else now - self._at
-        self._at = now
-        self.cost += spent * 1e6
-        sleep(spent * self.times)
+        work_s = 0.0 if self._measured_at is None else now - self._measured_at
+        self._measured_at = now
+        self.cost += work_s * 1e6
+        # The sleep releases the interpreter lock: the event loop goes on.
+        sleep(work_s * self.rest_factor)
 
 
 class BacklogWorker:
@@ -95,7 +102,7 @@ class BacklogWorker:
         log: Log,
         *,
         dead_letter: DeadLetter,
-        handled: HandledOffset,
+        handled_offset: HandledOffset,
     ) -> None:
         self._backlog = backlog
         self._fanout = fanout
@@ -103,70 +110,72 @@ class BacklogWorker:
         self._producer = producer
         self._log = log
         self._dead_letter = dead_letter
-        self._handled = handled
-        self._breath = _ThreadThrottle()
-        self._evaluating = ThreadPoolExecutor(1, thread_name_prefix="conditions")
-        self._open: dict[str, _OpenChunk] = {}
-        self._under_way: deque[RecordPosition] = deque()
-        self._again_at: dict[str, float] = {}
+        self._handled_offset = handled_offset
+        self._throttle = _ThreadThrottle()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="conditions")
+        self._open_chunks: dict[str, _OpenChunk] = {}
+        self._in_flight: deque[RecordPosition] = deque()
+        self._retry_at: dict[str, float] = {}
         """The loop time before which a workspace whose turn failed gets no other turn."""
-        self._looked_at = 0.0
+        self._reloaded_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Stop the drain. Unfinished work stays in the backlog."""
+        """Stop the worker. Unfinished work stays in the backlog."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._breath.times = 0.0
-        self._evaluating.shutdown()
+        self._throttle.rest_factor = 0.0
+        self._executor.shutdown()
 
     async def _run(self) -> None:
         while True:
             try:
-                await self._look()
+                await self._wait_for_work()
                 now = asyncio.get_running_loop().time()
-                waiting = self._backlog.workspaces()
-                self._again_at = {name: at for name, at in self._again_at.items() if name in waiting}
-                turns = [name for name in waiting if self._again_at.get(name, now) <= now]
-                for workspace in sorted(turns):
-                    await self._isolated(workspace)
-                if not turns and self._again_at:
+                workspaces = self._backlog.workspaces()
+                self._retry_at = {name: at for name, at in self._retry_at.items() if name in workspaces}
+                # A workspace whose turn failed pauses, the others go on.
+                runnable = [name for name in workspaces if self._retry_at.get(name, now) <= now]
+                for workspace in sorted(runnable):
+                    await self._run_isolated_turn(workspace)
+                if not runnable and self._retry_at:
                     await asyncio.sleep(_FAILED_POLL_INTERVAL_S)
             except RetryLater as error:
-                self._open.clear()
+                self._open_chunks.clear()
                 self._log.warning("backlog.waits", error=str(error))
                 await asyncio.sleep(_RETRY_INTERVAL_S)
-            except Exception as error:  # noqa: BLE001 -- one bad turn must not be the last
-                self._open.clear()
+            except Exception as error:  # noqa: BLE001 -- a failed turn must not end the worker
+                self._open_chunks.clear()
                 self._log.error("backlog.failed", exc_info=error)
                 await asyncio.sleep(_RETRY_INTERVAL_S)
 
-    async def _isolated(self, workspace: str) -> None:
-        """A turn of a workspace; whatever is wrong with its events, the others have theirs."""
+    async def _run_isolated_turn(self, workspace: str) -> None:
+        """Run a turn of a workspace; an unexpected error delays this workspace only."""
         try:
-            await self._turn(workspace)
+            await self._run_turn(workspace)
         except RetryLater:
             raise
         except Exception as error:  # noqa: BLE001 -- one workspace must not stop the others
-            self._open.pop(workspace, None)
-            self._again_at[workspace] = asyncio.get_running_loop().time() + _RETRY_INTERVAL_S
+            self._open_chunks.pop(workspace, None)
+            self._retry_at[workspace] = asyncio.get_running_loop().time() + _RETRY_INTERVAL_S
             self._log.error("backlog.workspace_failed", workspace=workspace, exc_info=error)
         else:
-            self._again_at.pop(workspace, None)
+            self._retry_at.pop(workspace, None)
 
-    async def _look(self) -> None:
-        """Follow the assignment; wait until there is something."""
+    async def _wait_for_work(self) -> None:
+        """Follow the assignment; wait until there are deferred events."""
         now = asyncio.get_running_loop().time()
-        again = now - self._looked_at > _RELOAD_INTERVAL_S
-        if again:
-            self._looked_at = now
-        await self._backlog.own(again=again)
+        # Chunks that a previous owner stored late are found by reloading everything now and then.
+        reload = now - self._reloaded_at > _RELOAD_INTERVAL_S
+        if reload:
+            self._reloaded_at = now
+        await self._backlog.follow_assignment(reload=reload)
         if not self._backlog.workspaces():
-            self._open.clear()
+            self._open_chunks.clear()
             self._backlog.stored_event.clear()
             try:
                 async with asyncio.timeout(_POLL_INTERVAL_S):
@@ -174,120 +183,138 @@ class BacklogWorker:
             except TimeoutError:
                 pass
 
-    async def _turn(self, workspace: str) -> None:
-        """One slice of a workspace, and the pause after it.
+    async def _run_turn(self, workspace: str) -> None:
+        """Work off one slice of a workspace, then pause.
 
         Raises `BrokerUnavailable`, `DatabaseUnavailable`.
         """
-        await self._fanout.current()
-        beside = self._beside()
-        self._breath.times, self._breath.cost = self._pause(workspace) if beside else 0.0, 0.0
-        most = _SHARED_SLICE if beside else _SLICE
+        await self._fanout.ensure_current()
+        others_active = self._others_active()
+        self._throttle.rest_factor, self._throttle.cost = (
+            self._pause_factor(workspace) if others_active else 0.0,
+            0.0,
+        )
+        # Beside others, slices are small; alone, they are large, to use the process.
+        max_cost = _SHARED_SLICE if others_active else _SLICE
         cost = 0.0
-        while cost < most:
-            current = self._open.get(workspace) or await self._next(workspace)
-            if current is None:
+        while cost < max_cost:
+            chunk = self._open_chunks.get(workspace) or await self._open_next_chunk(workspace)
+            if chunk is None:
                 break
-            cost += await self._some(current, most - cost)
-            await self._publish(current)
-            if not current.events:
-                await self._backlog.finish(current.line)
-                del self._open[workspace]
+            cost += await self._expand_events(chunk, max_cost - cost)
+            await self._publish(chunk)
+            if not chunk.events:
+                # The requests are acknowledged by Kafka, so the chunk may go. A crash in between
+                # repeats them under the same ids.
+                await self._backlog.finish(chunk.queue)
+                del self._open_chunks[workspace]
             else:
-                await self._save_progress(current)
-            if beside != self._beside():
+                await self._save_progress(chunk)
+            # A workspace became active or idle: choose the size of the slice again.
+            if others_active != self._others_active():
                 break
-        beside = self._beside()
-        await self._absorbed(0 if beside else _MAX_IN_FLIGHT // 2)
-        if beside:
-            await asyncio.sleep(max(0.0, cost - self._breath.cost) * self._pause(workspace) / 1e6)
+        others_active = self._others_active()
+        # The backlog must not fill `delivery.requested`: new events would queue behind it.
+        await self._wait_for_attempts(0 if others_active else _MAX_IN_FLIGHT // 2)
+        if others_active:
+            await asyncio.sleep(max(0.0, cost - self._throttle.cost) * self._pause_factor(workspace) / 1e6)
 
-    def _pause(self, workspace: str) -> float:
+    def _pause_factor(self, workspace: str) -> float:
         """Return the pause after a slice, as a multiple of the slice's cost."""
-        ages = [time() - at_ms_of(line.chunks[0].last) / 1000 for line in self._backlog.lines_of(workspace)]
-        left = 1 - max(ages, default=0.0) / _MIN_PAUSE_AGE_S
-        return min(_MAX_PAUSE_FACTOR, max(_MIN_PAUSE_FACTOR, _MAX_PAUSE_FACTOR * left))
+        ages = [
+            time() - at_ms_of(queue.chunks[0].last) / 1000 for queue in self._backlog.queues_of(workspace)
+        ]
+        # The longer events wait, the larger the share of the process that they get.
+        remaining_share = 1 - max(ages, default=0.0) / _MIN_PAUSE_AGE_S
+        return min(_MAX_PAUSE_FACTOR, max(_MIN_PAUSE_FACTOR, _MAX_PAUSE_FACTOR * remaining_share))
 
-    def _beside(self) -> bool:
+    def _others_active(self) -> bool:
         """Return whether a workspace without a backlog is active."""
         return self._shares.has_other_active(self._backlog.workspaces(), asyncio.get_running_loop().time())
 
-    async def _next(self, workspace: str) -> _OpenChunk | None:
-        """Read the next chunk of a workspace: of each of its lines in turn, the oldest chunk first."""
-        lines = self._backlog.lines_of(workspace)
-        if not lines:
+    async def _open_next_chunk(self, workspace: str) -> _OpenChunk | None:
+        """Read the next chunk of a workspace: the oldest first chunk of its queues."""
+        queues = self._backlog.queues_of(workspace)
+        if not queues:
             return None
-        line = min(lines, key=lambda each: each.chunks[0].last)
+        queue = min(queues, key=lambda item: item.chunks[0].last)
         now = asyncio.get_running_loop().time()
-        current = self._open[workspace] = _OpenChunk(line, deque(await self._backlog.read(line)), kept_at=now)
-        return current
+        chunk = self._open_chunks[workspace] = _OpenChunk(
+            queue, deque(await self._backlog.read(queue)), progress_saved_at=now
+        )
+        return chunk
 
-    async def _some(self, current: _OpenChunk, most: float) -> float:
-        """Judge webhooks until it has cost so much or the chunk is done; what it cost."""
-        cost = rested = 0.0
-        alone = not self._beside()
-        while current.events and cost < most:
-            received = current.events[0]
-            expansion = current.expansion or self._fanout.expand(received, self._breath.rest)
-            current.expansion = expansion
-            before = expansion.cost
+    async def _expand_events(self, chunk: _OpenChunk, max_cost: float) -> float:
+        """Evaluate webhooks until the chunk is done or `max_cost` is reached; return the cost."""
+        cost = yielded_at_cost = 0.0
+        exclusive = not self._others_active()
+        while chunk.events and cost < max_cost:
+            received = chunk.events[0]
+            expansion = chunk.expansion or self._fanout.expand(received, self._throttle.rest)
+            chunk.expansion = expansion
+            cost_before = expansion.cost
             try:
-                record = await self._step(expansion)
+                record = await self._advance(expansion)
             except Rejected as error:
                 await self._dead_letter(received, error)
                 record, expansion.done = None, True
-            cost += expansion.cost - before
+            cost += expansion.cost - cost_before
             if record is not None:
-                current.records.append(record)
+                chunk.records.append(record)
+            # The whole event is expanded: continue with the next one.
             if expansion.done:
-                self._fanout.learn(received.event.workspace, expansion.cost)
-                current.events.popleft()
-                current.expansion = None
-            if cost - rested > _LOOP_SLICE:
-                rested = cost
+                self._fanout.record_cost(received.event.workspace, expansion.cost)
+                chunk.events.popleft()
+                chunk.expansion = None
+            # Evaluation does not await: let other tasks run every millisecond.
+            if cost - yielded_at_cost > _LOOP_SLICE:
+                yielded_at_cost = cost
                 await asyncio.sleep(0)
-                if alone and self._beside():
-                    break  # what came meanwhile does not wait for the rest of a large slice
+                if exclusive and self._others_active():
+                    break  # new events of others do not wait for the rest of a large slice
         return cost
 
-    async def _step(self, expansion: Expansion) -> Record | None:
-        """Judge one webhook, in the thread if it has a condition. Raises `Malformed`."""
+    async def _advance(self, expansion: Expansion) -> Record | None:
+        """Evaluate one webhook, in the thread if it has a condition. Raises `Malformed`, `TooLarge`."""
         if not expansion.is_slow:
             return expansion.step()
-        self._breath.begin()
-        return await asyncio.get_running_loop().run_in_executor(self._evaluating, expansion.step)
+        self._throttle.begin()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, expansion.step)
 
-    async def _publish(self, current: _OpenChunk) -> None:
-        """Put the requests that were made on Kafka, unless another process owns the line by now."""
-        records, current.records = current.records, []
+    async def _publish(self, chunk: _OpenChunk) -> None:
+        """Publish the requests. Raises `BrokerUnavailable` if another process owns the queue by now."""
+        records, chunk.records = chunk.records, []
         if not records:
             return
-        if not self._backlog.is_owned(current.line):
-            raise BrokerUnavailable("another process works off this line")
-        self._under_way.extend(await self._producer.publish_all(records, timeout_s=PUBLISH_TIMEOUT_S))
+        if not self._backlog.is_owned(chunk.queue):
+            raise BrokerUnavailable("another process works off this queue")
+        # Positions in `delivery.requested`, to know when the attempts are handled.
+        self._in_flight.extend(await self._producer.publish_all(records, timeout_s=PUBLISH_TIMEOUT_S))
         failpoint("drain.published")
 
-    async def _save_progress(self, current: _OpenChunk) -> None:
+    async def _save_progress(self, chunk: _OpenChunk) -> None:
         now = asyncio.get_running_loop().time()
-        if now - current.kept_at > _PROGRESS_INTERVAL_S:
-            current.kept_at = now
-            await self._backlog.save_progress(current.line, len(current.events))
+        if now - chunk.progress_saved_at > _PROGRESS_INTERVAL_S:
+            chunk.progress_saved_at = now
+            await self._backlog.save_progress(chunk.queue, len(chunk.events))
 
-    async def _absorbed(self, most: int) -> None:
-        """Until at most so many requests are on their way to their first attempt.
+    async def _wait_for_attempts(self, max_in_flight: int) -> None:
+        """Wait until at most `max_in_flight` requests wait for their first attempt.
 
         Raises `BrokerUnavailable`.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + _ABSORB_TIMEOUT_S
-        while len(self._under_way) > most:
+        deadline = loop.time() + _ABSORB_TIMEOUT_S
+        while len(self._in_flight) > max_in_flight:
             asked_at = loop.time()
-            partitions = {partition for partition, _ in self._under_way}
-            handled = {partition: await self._handled(partition) for partition in partitions}
-            self._under_way = deque(place for place in self._under_way if place[1] >= handled[place[0]])
-            if len(self._under_way) > most:
-                if loop.time() > until:
-                    self._under_way.clear()  # attempts stand still: the store or the consumer is away
+            partitions = {partition for partition, _ in self._in_flight}
+            offsets = {partition: await self._handled_offset(partition) for partition in partitions}
+            self._in_flight = deque(
+                position for position in self._in_flight if position[1] >= offsets[position[0]]
+            )
+            if len(self._in_flight) > max_in_flight:
+                if loop.time() > deadline:
+                    self._in_flight.clear()  # no progress: MongoDB or the consumer is unavailable
                     return
-                # What other processes own is asked of the broker: that takes a fifth of the time at most.
+                # For partitions of other processes the broker is asked: at most a fifth of the time.
                 await asyncio.sleep(max(_ABSORB_POLL_INTERVAL_S, 4 * (loop.time() - asked_at)))

@@ -1,7 +1,7 @@
-"""Fan-out: one event becomes one delivery request for every outgoing webhook that wants it.
+"""Fan-out: one delivery request for each outgoing webhook that wants an event.
 
-What a workspace publishes within its fair share is fanned out at once, straight from the batch. What is
-beyond it goes to the backlog (`backlog.py`), which `drain.py` works off in turns.
+Events within a workspace's fair share are fanned out at once, straight from the batch. Further events go to
+the backlog (`backlog.py`), and `backlog_worker.py` expands them.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ import orjson
 
 from services.delivery.engine.backlog import Backlog
 from services.delivery.engine.fair_share import BURST, MAX_IMMEDIATE_COST, FairShares, request_cost
-from services.delivery.engine.subscriptions import OutgoingWebhook, OutgoingWebhooks
+from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
 from services.delivery.model.delivery import order_of, request_event
+from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed, Rejected, TooLarge
 from shared.contracts.event_types import canonical
@@ -35,52 +36,59 @@ from shared.wire.tracing import child_traceparent
 
 PUBLISH_TIMEOUT_S: Final = 30.0
 _MAX_REQUEST_BYTES: Final = DELIVERY_REQUESTED.max_message_bytes - (64 << 10)
-"""Bytes of a body that Kafka takes, headers aside: a format may make a body larger than its event."""
+"""Bytes of a request body that Kafka takes. A format can make a body larger than its event."""
 _MAX_BATCH_COST: Final = 2 * BURST
-"""What a batch may cost to be handled at once, over all workspaces."""
+"""The cost of a batch that may be fanned out at once, over all workspaces."""
 _LOOP_SLICE: Final = 1_000.0
-"""Microseconds of processing after which other tasks have a turn."""
+"""Microseconds of processing after which other tasks run."""
 
 
 @dataclass(slots=True)
 class _BatchPlan:
-    """What becomes of a batch."""
+    """The result of deciding on a batch: records to publish, events to defer, events to reject."""
 
     records: list[Record] = field(default_factory=list)
     deferred: list[ConsumedEvent] = field(default_factory=list)
     rejected: list[tuple[ConsumedEvent, Rejected]] = field(default_factory=list)
     cost: float = 0.0
-    rested: float = 0.0
-    """The cost when other tasks last had a turn."""
+    yielded_at_cost: float = 0.0
+    """The cost at which other tasks last ran."""
 
 
 class Expansion:
-    """The requests of one event, made one webhook at a time; `cost` is what it has cost so far."""
+    """The requests of one event, made one webhook at a time.
+
+    `cost` is the cost so far in microseconds; `done` is set after the last webhook.
+    """
 
     def __init__(self, steps: Iterator[Record | None], webhooks: Sequence[OutgoingWebhook]) -> None:
         self._steps = steps
         self._webhooks = webhooks
-        self._judged = 0
+        self._evaluated = 0
         self.cost = 0.0
         self.done = False
 
     @property
     def is_slow(self) -> bool:
-        """Whether the next step evaluates a condition. It may run in a thread."""
-        if self._judged == len(self._webhooks):
+        """Whether the next step evaluates a condition, and so should run in a thread."""
+        if self._evaluated == len(self._webhooks):
             return False
-        wanted = self._webhooks[self._judged].filter
-        return wanted is not None and wanted.has_condition
+        event_filter = self._webhooks[self._evaluated].filter
+        return event_filter is not None and event_filter.has_condition
 
     def step(self) -> Record | None:
-        """Judge one webhook: its request, or None when it gets none. Raises `Malformed`, `TooLarge`."""
+        """Evaluate one webhook; return its request, or None if it does not want the event.
+
+        Raises `Malformed` if the event's data is not JSON, `TooLarge` if the request exceeds Kafka's limit.
+        """
         started = thread_time()
         try:
             record = next(self._steps)
         except StopIteration:
             self.done = True
             record = None
-        self._judged += 1
+        # Charge this thread's CPU time, not wall time: other threads may run in between.
+        self._evaluated += 1
         self.cost += (thread_time() - started) * 1e6
         if record is not None:
             self.cost += request_cost(record.value)
@@ -109,58 +117,72 @@ class Fanout:
         self._unmatched = unmatched
 
     async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
-        """Put the requests of a batch on Kafka, in order, and what is beyond a fair share into the backlog.
+        """Publish the requests of a batch, in order, and defer events beyond a fair share.
 
-        The backlog's `stored` has to return before offsets are committed.
-        Raises `BrokerUnavailable`, `DatabaseUnavailable`, `PartiallyRejected`.
+        Offsets may be committed after the backlog's `wait_stored` returned. Raises `BrokerUnavailable`,
+        `DatabaseUnavailable`; `PartiallyRejected` with the events that cannot be processed.
         """
         failpoint("fanout.read")
-        await asyncio.gather(self._backlog.own(), self._backlog.room(), self.current())
+        await asyncio.gather(
+            self._backlog.follow_assignment(), self._backlog.wait_for_space(), self.ensure_current()
+        )
+        # Until here nothing was published: after a failure, the consumer repeats the whole batch.
         plan = await self._plan(batch)
         if plan.records:
             await self._producer.publish_all(plan.records, timeout_s=PUBLISH_TIMEOUT_S)
         failpoint("fanout.published")
+        # Published first: what is deferred must come after the earlier events of its workspace.
         if plan.deferred:
-            plan.rejected += self._backlog.put(plan.deferred)
+            plan.rejected += self._backlog.append(plan.deferred)
+        # The consumer dead-letters these and commits the others.
         if plan.rejected:
             raise PartiallyRejected(plan.rejected)
 
     async def _plan(self, batch: Sequence[ConsumedEvent]) -> _BatchPlan:
-        """Decide on each event, one of each workspace in turn."""
+        """Decide on each event, one of each workspace in turn.
+
+        After a workspace's first deferred event, its later ones are deferred too, to keep their order.
+        """
         plan = _BatchPlan()
-        behind: set[str] = set()
+        deferred_workspaces: set[str] = set()
         queues: dict[str, deque[ConsumedEvent]] = {}
         for received in batch:
-            if not self._backlog.has(received):
+            # After a crash, Kafka repeats events whose offset was not committed but which are stored.
+            if not self._backlog.contains(received):
                 queues.setdefault(received.event.workspace, deque()).append(received)
+        # One event of each workspace in turn, so that a workspace's burst does not delay the others' events.
         while queues:
             for workspace in list(queues):
                 received = queues[workspace].popleft()
                 if not queues[workspace]:
                     del queues[workspace]
                 if (
-                    workspace in behind
-                    or self._backlog.holds(workspace)
+                    workspace in deferred_workspaces
+                    or self._backlog.is_backlogged(workspace)
                     or not await self._fan_out_immediately(received, plan)
                 ):
-                    behind.add(workspace)
+                    deferred_workspaces.add(workspace)
                     plan.deferred.append(received)
         return plan
 
     async def _fan_out_immediately(self, received: ConsumedEvent, plan: _BatchPlan) -> bool:
-        """Fan an event out, if the workspace can afford it; otherwise nothing is left of the try."""
+        """Fan an event out if the workspace can afford it; return False to defer the event.
+
+        Requests of a deferred event are discarded: the backlog makes them again.
+        """
         loop, workspace = asyncio.get_running_loop(), received.event.workspace
         if plan.cost > _MAX_BATCH_COST or not self._shares.can_afford(workspace, loop.time()):
             return False
         records: list[Record] = []
         expansion = self.expand(received)
         try:
+            # An expensive event is abandoned halfway: its cost is charged, and the backlog takes it over.
             while not expansion.done and expansion.cost <= MAX_IMMEDIATE_COST:
                 record = expansion.step()
                 if record is not None:
                     records.append(record)
-                if plan.cost + expansion.cost - plan.rested > _LOOP_SLICE:
-                    plan.rested = plan.cost + expansion.cost
+                if plan.cost + expansion.cost - plan.yielded_at_cost > _LOOP_SLICE:
+                    plan.yielded_at_cost = plan.cost + expansion.cost
                     await asyncio.sleep(0)
         except Rejected as error:
             plan.rejected.append((received, error))
@@ -168,90 +190,102 @@ class Fanout:
         finally:
             plan.cost += expansion.cost
             self._shares.charge(workspace, expansion.cost, loop.time())
+        # Requests of one event go together: a partial fan-out would be repeated in part.
         if expansion.done:
             plan.records += records
         return expansion.done
 
-    def expand(self, received: ConsumedEvent, rest: Checkpoint | None = None) -> Expansion:
-        """Return the requests of an event, made step by step.
-
-        `rest` is called again and again while a condition is evaluated.
-        """
+    def expand(self, received: ConsumedEvent, checkpoint: Checkpoint | None = None) -> Expansion:
+        """Return the expansion of an event. `checkpoint` is called repeatedly while a condition runs."""
         event = received.event
         triggers = triggers_of(event) if received.topic == WEBHOOKS_RECEIVED.name else ()
         webhooks = self._subscriptions.matching(event.workspace, canonical(event.type), triggers)
-        return Expansion(self._requests(received, webhooks, rest), webhooks)
+        return Expansion(self._request_records(received, webhooks, checkpoint), webhooks)
 
-    async def current(self) -> None:
-        """Bring the webhooks that judge events up to date. Raises `DatabaseUnavailable`."""
-        await self._subscriptions.current()
+    async def ensure_current(self) -> None:
+        """Bring the webhooks in memory up to date. Raises `DatabaseUnavailable`."""
+        await self._subscriptions.ensure_current()
 
-    def learn(self, workspace: str, cost: float) -> None:
-        """An event of the workspace was fanned out from the backlog, at this cost."""
-        self._shares.learn(workspace, cost, asyncio.get_running_loop().time())
+    def record_cost(self, workspace: str, cost: float) -> None:
+        """Record the cost of an event that was fanned out from the backlog."""
+        self._shares.record_cost(workspace, cost, asyncio.get_running_loop().time())
 
-    def _requests(
-        self, received: ConsumedEvent, webhooks: Sequence[OutgoingWebhook], rest: Checkpoint | None
+    def _request_records(
+        self, received: ConsumedEvent, webhooks: Sequence[OutgoingWebhook], checkpoint: Checkpoint | None
     ) -> Iterator[Record | None]:
-        """For each webhook whose patterns cover the event: its request, or None if its filter fails."""
+        """Yield a request, or None if the filter rejects the event, for each matching webhook.
+
+        An event without any request is recorded as unmatched.
+        """
         event = received.event
-        kind = canonical(event.type)
+        event_type = canonical(event.type)
         from_provider = received.topic == WEBHOOKS_RECEIVED.name
         triggers = triggers_of(event) if from_provider else ()
         reason: UnmatchedReason | None = "filtered"
         if not webhooks:
-            reason = self._subscriptions.unmatched_reason(event.workspace, kind, triggers)
+            reason = self._subscriptions.unmatched_reason(event.workspace, event_type, triggers)
         else:
-            facts = event_fields_of(event, kind, str(order_of(received)), from_provider=from_provider)
+            event_fields = event_fields_of(
+                event, event_type, str(order_of(received)), from_provider=from_provider
+            )
             traceparent = child_traceparent(event.traceparent)
             bodies: dict[BodyFormat, bytes] = {}
             for webhook in webhooks:
                 fault = ""
                 if webhook.filter is not None:
                     try:
-                        wanted, _ = webhook.filter.evaluate(facts, webhook.integration_id, rest)
-                    except BudgetExceeded as error:
-                        wanted, fault = True, str(error)
-                    if not wanted:
+                        is_wanted, _ = webhook.filter.evaluate(
+                            event_fields, webhook.integration_id, checkpoint
+                        )
+                    except BudgetExceeded as error:  # log a failed delivery, so that the owner sees it
+                        is_wanted, fault = True, str(error)
+                    if not is_wanted:
                         yield None
                         continue
                 reason = None
+                # Webhooks with the same format share one rendered body.
                 body = bodies.get(webhook.format)
                 if body is None:
-                    body = bodies[webhook.format] = render_body(webhook.format, facts)
+                    body = bodies[webhook.format] = render_body(webhook.format, event_fields)
+                # Derived from event and webhook: publishing the event again gives the same delivery.
                 delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
-                request = request_event(delivery_id, webhook.id, event, kind, body, traceparent, fault=fault)
+                request = request_event(
+                    delivery_id, webhook.id, event, event_type, body, traceparent, fault=fault
+                )
                 yield event_record(DELIVERY_REQUESTED, webhook.id, request)
+        # No request was yielded: neither a pattern nor a filter let the event through.
         if reason:
-            self._unmatched.note(event.workspace, event.id, kind, event.source, reason)
+            self._unmatched.record(event.workspace, event.id, event_type, event.source, reason)
 
 
-def event_fields_of(event: Event, kind: str, sequence: str, *, from_provider: bool = False) -> EventFields:
-    """An event as filters and formats see it. Raises `Malformed` when its data is not JSON.
+def event_fields_of(
+    event: Event, event_type: str, sequence: str, *, from_provider: bool = False
+) -> EventFields:
+    """Return the event fields for filters and formats. Raises `Malformed` if the data is not JSON.
 
-    The data of a provider's event is a `ProviderEvent`: the platform's `payload`, whose bytes stay as they
-    came, and what the headers say of it. It occurred when the platform says, else when the hub received it.
+    The data of a provider's event is a `ProviderEvent`: the provider's `payload`, byte for byte, and the
+    fields of the headers. Its time is the provider's if a header has one, else the time of receipt.
     """
     raw, data = _provider_data(event) if from_provider else _json_data(event.data)
     occurred = event.attributes.get("occurred_at") if from_provider else None
     return EventFields(
-        event.id, kind, event.workspace, occurred or event.time, event.subject, sequence, raw, data
+        event.id, event_type, event.workspace, occurred or event.time, event.subject, sequence, raw, data
     )
 
 
 def triggers_of(event: Event) -> tuple[str, ...]:
-    """The catalogue's triggers that a provider's event fires; none for a record that does not say."""
-    told = event.attributes.get("triggers")
-    return tuple(told.split(",")) if told else ()
+    """Return the triggers of the catalogue that a provider's event fires."""
+    triggers = event.attributes.get("triggers")
+    return tuple(triggers.split(",")) if triggers else ()
 
 
 def _provider_data(event: Event) -> tuple[bytes, Any]:
-    names = ("provider", "endpoint_id", "event", "delivery_id")
+    required = ("provider", "endpoint_id", "event", "delivery_id")
     try:
-        head: dict[str, Any] = {name: event.attributes[name] for name in names}
+        fields: dict[str, Any] = {name: event.attributes[name] for name in required}
     except KeyError as error:
         raise Malformed(f"header {error.args[0]} is missing from a received webhook") from None
-    head |= {
+    fields |= {
         "triggers": list(triggers_of(event)),
         "account": event.attributes.get("account") or None,
         "received_at": event.time,
@@ -259,10 +293,11 @@ def _provider_data(event: Event) -> tuple[bytes, Any]:
         "replay_of": event.attributes.get("replay_of") or None,
     }
     provider = providers().get(event.attributes["provider"])
+    # The payload's bytes stay as received: only the fields around it are rendered.
     raw, payload = _json_data(provider.payload(event.content_type, event.data) if provider else event.data)
-    return orjson.dumps(head)[:-1] + b',"payload":' + raw + b"}", {**head, "payload": payload}
+    return orjson.dumps(fields)[:-1] + b',"payload":' + raw + b"}", {**fields, "payload": payload}
 
 
 def _json_data(raw: bytes) -> tuple[bytes, Any]:
-    """JSON text that may stand inside a JSON text; the gateway's check does not cover other producers."""
+    """Return JSON text and its value. Not only the gateway publishes events, so the text is checked here."""
     return (raw, parse_json(raw)) if raw else (b"null", None)

@@ -1,25 +1,29 @@
-"""First attempts, straight from Kafka: one read for a batch, attempts side by side, one write, commit.
+"""First attempts, straight from Kafka: one read per batch, concurrent attempts, one write, commit.
 
-Attempts of a batch start as soon as it is here, beside those of the batches before it. Batches are saved in
-the log in their order, those that are ready in one write; their offsets are committed after `saved`. What is
-not finished when a batch's time is up stays under way with a lease in the log; what could not start waits in
-the log. So a slow endpoint delays neither attempts at others nor, for long, a commit.
+The attempts of a batch start as soon as the batch is read, concurrently with earlier batches. Batches are
+written to the log in order; consecutive batches that are ready share one write. Offsets are committed after
+`wait_saved`. When a batch's time is up, attempts still in flight are logged with a lease, and requests that
+could not start are logged as waiting. So a slow endpoint delays neither attempts at others nor, for long, a
+commit.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from itertools import takewhile
 from typing import Final
 
 from services.delivery.engine.attempt import Attempter
-from services.delivery.engine.endpoint_state import EndpointState, EndpointStates
+from services.delivery.engine.batches import RecordBatch, WebhookBatch
+from services.delivery.engine.clock import loop_time
+from services.delivery.engine.endpoint_state import EndpointState
+from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
-from services.delivery.engine.subscriptions import OutgoingWebhook, OutgoingWebhooks
+from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.deliveries import ClaimedDelivery, Deliveries
 from services.delivery.log.erasures import Erasures
 from services.delivery.model.delivery import DUE_TYPE, DeliveryRequest, read_request
@@ -30,85 +34,26 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import Write, utcnow
 
 _STALL_TIMEOUT_S: Final = 0.2
+"""A batch stops waiting for an endpoint that finishes no attempt in this time."""
 _BATCH_TIMEOUT_S: Final = 0.6
+"""A batch waits for attempts no longer than this."""
 _SHUTDOWN_TIMEOUT_S: Final = 10.0
 _RETRY_INTERVAL_S: Final = 1.0
 _MAX_OPEN_BYTES: Final = 64 << 20
-"""Bytes of requests in batches that are not saved, beyond which no other batch is begun."""
+"""Bytes of unsaved requests above which the next batch waits."""
 
 DeadLetter = Callable[[ConsumedEvent, Exception], Awaitable[None]]
 
 
-class WebhookBatch:
-    """The part of a batch that goes to one webhook."""
-
-    def __init__(
-        self, webhook: OutgoingWebhook, lane: EndpointState, requests: Sequence[DeliveryRequest]
-    ) -> None:
-        self.webhook = webhook
-        self.lane = lane
-        self.queue = deque(requests)
-        self.under_way: dict[str, DeliveryRequest] = {}
-        self.writes: list[tuple[DeliveryRequest, Write]] = []
-        self.next_due: datetime | None = None
-        """Passed to the lane when `writes` are in the log: a look before that would find nothing due."""
-        self.before: WebhookBatch | None = None
-        """Of a strict webhook, the run whose end this one waits for."""
-        self.ended = asyncio.Event()
-        self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        """The batch has ended: what is under way is in the log as leased."""
-        return self._closed
-
-    @property
-    def is_clean(self) -> bool:
-        """Every delivery of the run is finished."""
-        return self.ended.is_set() and not (self.queue or self.under_way or self.next_due)
-
-    def close(self) -> None:
-        self._closed = True
-        self.ended.set()
-
-    def due(self, at: datetime) -> None:
-        """One of `writes` is open and due at this time."""
-        if self.next_due is None or at < self.next_due:
-            self.next_due = at
-
-
-@dataclass(slots=True)
-class _RecordBatch:
-    """A batch whose results are not in the log."""
-
-    received: dict[str, ConsumedEvent]
-    """The records, by the id of their delivery."""
-    size: int
-    """Bytes of the records."""
-    runs: list[WebhookBatch] = field(default_factory=list)
-    attempted: asyncio.Task[None] | None = None
-    """Ends when the batch no longer waits for attempts."""
-    saved: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def is_ready(self) -> bool:
-        return self.attempted is None or self.attempted.done()
-
-    def first_offset(self, partition: int) -> int | None:
-        """Return the lowest offset that the batch has of a partition."""
-        offsets = (each.offset for each in self.received.values() if each.partition == partition)
-        return min(offsets, default=None)
-
-
 class FirstAttemptHandler:
-    """The handler of `delivery.requested`; `saved` has to return before offsets are committed."""
+    """The handler of `delivery.requested`. Offsets may be committed after `wait_saved` returned."""
 
     def __init__(
         self,
         subscriptions: OutgoingWebhooks,
         deliveries: Deliveries,
         erasures: Erasures,
-        lanes: EndpointStates,
+        endpoint_states: EndpointStates,
         attempter: Attempter,
         health: EndpointHealth,
         results: ResultWriter,
@@ -118,284 +63,331 @@ class FirstAttemptHandler:
         dead_letter: DeadLetter,
         shares: FairShares,
     ) -> None:
-        """`dead_letter` takes a record whose result cannot be written, and the reason."""
+        """Create the handler; `dead_letter` publishes a record whose result cannot be written."""
         self._shares = shares
         self._dead_letter = dead_letter
         self._subscriptions = subscriptions
         self._deliveries = deliveries
         self._erasures = erasures
-        self._lanes = lanes
+        self._endpoint_states = endpoint_states
         self._attempter = attempter
         self._health = health
         self._results = results
         self._log = log
         self._assignment = assignment
         self._workers: set[asyncio.Task[None]] = set()
-        self._batches: deque[_RecordBatch] = deque()
-        self._open: dict[str, _RecordBatch] = {}
-        """The batches that are not saved, by the deliveries in them."""
-        self._last_runs: dict[str, WebhookBatch] = {}
-        """Of strict webhooks, the last run that is not saved."""
-        self._saving: asyncio.Task[None] | None = None
-        self._last: dict[int, int] = {}
+        self._record_batches: deque[RecordBatch] = deque()
+        self._unsaved: dict[str, RecordBatch] = {}
+        """The unsaved batches by delivery id."""
+        self._last_batches: dict[str, WebhookBatch] = {}
+        """The last unsaved webhook batch of each strict webhook."""
+        self._save_task: asyncio.Task[None] | None = None
+        self._last_order: dict[int, int] = {}
         """The order of the last request of each partition."""
 
-    async def handle(self, received: Sequence[ConsumedEvent]) -> None:
-        """Begin to attempt or store every request. Raises `DatabaseUnavailable` before anything is sent."""
-        if sum(batch.size for batch in self._batches) > _MAX_OPEN_BYTES:
-            await self.saved()
+    async def handle(self, records: Sequence[ConsumedEvent]) -> None:
+        """Start to attempt or to log every request.
+
+        Raises `DatabaseUnavailable` before anything is sent, and `Malformed` if a record is not a request.
+        """
+        if sum(record_batch.size for record_batch in self._record_batches) > _MAX_OPEN_BYTES:
+            await self.wait_saved()
         requests: dict[str, DeliveryRequest] = {}
-        batch = _RecordBatch({}, sum(len(each.event.data) for each in received))
-        for each in received:
-            self._shares.see(each.event.workspace, _loop_time())
-            if each.event.type != DUE_TYPE:
-                request = self._in_order(read_request(each))
-                if request.delivery_id not in self._open:  # a repeat stands where the first one stood
+        record_batch = RecordBatch({}, sum(len(record.event.data) for record in records))
+        for record in records:
+            self._shares.mark_active(record.event.workspace, loop_time())
+            if record.event.type != DUE_TYPE:
+                request = self._with_increasing_order(read_request(record))
+                if request.delivery_id not in self._unsaved:  # keep the position of the first one
                     requests.setdefault(request.delivery_id, request)
-                    batch.received.setdefault(request.delivery_id, each)
-        await self._lanes.own(*self._assignment())
-        self._wake([each for each in received if each.event.type == DUE_TYPE and each.event.subject])
-        for webhook_id, wanted in (await self._new(requests)).items():
+                    record_batch.received.setdefault(request.delivery_id, record)
+        # Before anything is sent: what the previous owners of gained partitions left open comes first.
+        await self._endpoint_states.follow_assignment(*self._assignment())
+        self._handle_due_events(
+            [record for record in records if record.event.type == DUE_TYPE and record.event.subject]
+        )
+        for webhook_id, group in (await self._unlogged_requests(requests)).items():
             webhook = await self._subscriptions.find(webhook_id)
             if webhook is None:
-                self._log.info("deliveries dropped: webhook gone", webhook_id=webhook_id, count=len(wanted))
+                self._log.info(
+                    "delivery.dropped",
+                    reason="webhook_deleted",
+                    webhook_id=webhook_id,
+                    count=len(group),
+                )
                 continue
-            batch.runs.append(
-                WebhookBatch(webhook, self._lanes.lane(webhook_id, wanted[0].partition), wanted)
+            record_batch.batches.append(
+                WebhookBatch(
+                    webhook,
+                    self._endpoint_states.state(webhook_id, group[0].partition),
+                    group,
+                )
             )
-        if batch.runs:
+        if record_batch.batches:
             failpoint("attempt.read")
-            self._begin(batch)
+            self._start_batch(record_batch)
 
-    def _wake(self, received: Sequence[ConsumedEvent]) -> None:
-        """Look at the log again for webhooks that another process made something due for."""
-        for each in received:
-            lane = self._lanes.lane(each.event.subject or "", each.partition)
-            lane.changed()
-            if asked_for := each.event.attributes.get("delivery_id"):
-                lane.request_manual(asked_for)
+    def _handle_due_events(self, records: Sequence[ConsumedEvent]) -> None:
+        """Search the log again for webhooks for which another process made deliveries due."""
+        for record in records:
+            endpoint_state = self._endpoint_states.state(record.event.subject or "", record.partition)
+            endpoint_state.note_external_change()
+            if delivery_id := record.event.attributes.get("delivery_id"):
+                endpoint_state.request_manual(delivery_id)
             self._results.wake.set()
 
-    async def _new(self, requests: Mapping[str, DeliveryRequest]) -> dict[str, list[DeliveryRequest]]:
+    async def _unlogged_requests(
+        self, requests: Mapping[str, DeliveryRequest]
+    ) -> dict[str, list[DeliveryRequest]]:
         """Return the requests that are neither in the log nor erased, by webhook."""
-        known, _ = await asyncio.gather(self._deliveries.known(list(requests)), self._subscriptions.current())
+        open_by_id, _ = await asyncio.gather(
+            self._deliveries.open_by_id(list(requests)), self._subscriptions.ensure_current()
+        )
         by_webhook: dict[str, list[DeliveryRequest]] = {}
         for request in requests.values():
-            if known.get(request.delivery_id):
-                # The partition's last owner wrote it after this one had looked: what follows waits behind it.
-                self._lanes.lane(request.webhook_id, request.partition).due(utcnow())
+            if open_by_id.get(request.delivery_id):
+                # The partition's previous owner wrote it after this process loaded the partition: a strict
+                # webhook's later deliveries must wait behind it.
+                self._endpoint_states.state(request.webhook_id, request.partition).note_due(utcnow())
                 self._results.wake.set()
-            if request.delivery_id in known or self._erasures.is_erased(request.workspace, request.event_id):
+            # Kafka delivers at least once: what is in the log was handled before.
+            if request.delivery_id in open_by_id or self._erasures.is_erased(
+                request.workspace, request.event_id
+            ):
                 continue
             by_webhook.setdefault(request.webhook_id, []).append(request)
         return by_webhook
 
-    async def saved(self) -> None:
+    async def wait_saved(self) -> None:
         """Wait until every batch that was handled before this call is in the log."""
-        if self._batches:
-            await self._batches[-1].saved.wait()
+        if self._record_batches:
+            await self._record_batches[-1].saved.wait()
 
-    def first_open(self, partition: int) -> int | None:
+    def first_unsaved_offset(self, partition: int) -> int | None:
         """Return the offset of a partition before which every request is saved; None if all are."""
-        for batch in self._batches:
-            if (offset := batch.first_offset(partition)) is not None:
+        for record_batch in self._record_batches:
+            if (offset := record_batch.first_offset(partition)) is not None:
                 return offset
         return None
 
-    def _begin(self, batch: _RecordBatch) -> None:
-        """Start the attempts of a batch, and what saves it when they have ended."""
-        self._batches.append(batch)
-        self._open |= dict.fromkeys(batch.received, batch)
-        waiting = {run: workers for run in batch.runs if (workers := self._start(run, batch.saved))}
-        if waiting:
-            batch.attempted = asyncio.create_task(self._wait(waiting))
-        if self._saving is None or self._saving.done():
-            self._saving = asyncio.create_task(self._save())
+    def _start_batch(self, record_batch: RecordBatch) -> None:
+        """Start the attempts of a batch, and the task that saves it when they have ended."""
+        self._record_batches.append(record_batch)
+        self._unsaved |= dict.fromkeys(record_batch.received, record_batch)
+        workers_by_batch = {
+            batch: workers
+            for batch in record_batch.batches
+            if (workers := self._start_workers(batch, record_batch.saved))
+        }
+        if workers_by_batch:
+            record_batch.workers_done = asyncio.create_task(self._wait_for_workers(workers_by_batch))
+        if self._save_task is None or self._save_task.done():
+            self._save_task = asyncio.create_task(self._save_batches())
 
-    def _in_order(self, request: DeliveryRequest) -> DeliveryRequest:
-        """The request with an order above the one before it in its partition, whatever the clocks said."""
-        order = max(request.order, self._last.get(request.partition, 0) + 1)
-        self._last[request.partition] = order
+    def _with_increasing_order(self, request: DeliveryRequest) -> DeliveryRequest:
+        """Return the request with an order above the previous one of its partition.
+
+        The broker's clock can go back, and strict order must not.
+        """
+        order = max(request.order, self._last_order.get(request.partition, 0) + 1)
+        self._last_order[request.partition] = order
         return request if order == request.order else replace(request, order=order)
 
     async def start(self) -> None:
-        """Nothing to prepare: the consumer calls `handle`."""
+        """Do nothing: the consumer calls `handle`."""
 
     async def stop(self) -> None:
-        """Wait for attempts that outlived their batch; a lease covers those that take longer.
+        """Wait for attempts in flight; a lease covers those that take longer.
 
-        What is not saved is not committed: whoever owns the partition next repeats it.
+        Offsets of unsaved batches are not committed: the next owner of the partition repeats them.
         """
         if self._workers:
             await asyncio.wait(set(self._workers), timeout=_SHUTDOWN_TIMEOUT_S)
-        if self._saving:
-            await asyncio.wait({self._saving}, timeout=_SHUTDOWN_TIMEOUT_S)
-            self._saving.cancel()
-            await asyncio.gather(self._saving, return_exceptions=True)
+        if self._save_task:
+            await asyncio.wait({self._save_task}, timeout=_SHUTDOWN_TIMEOUT_S)
+            self._save_task.cancel()
+            await asyncio.gather(self._save_task, return_exceptions=True)
 
-    async def _wait(self, waiting: dict[WebhookBatch, list[asyncio.Task[None]]]) -> None:
-        """Until every run is done, but no longer than 0.2 s for one that gets nowhere, 0.6 s for all."""
-        until = _loop_time() + _BATCH_TIMEOUT_S
-        while waiting and _loop_time() < until:
-            before = {run: run.lane.finished for run in waiting}
+    async def _wait_for_workers(self, workers_by_batch: dict[WebhookBatch, list[asyncio.Task[None]]]) -> None:
+        """Wait for the workers: 0.2 s for one that finishes no attempt, 0.6 s for all."""
+        deadline = loop_time() + _BATCH_TIMEOUT_S
+        while workers_by_batch and loop_time() < deadline:
+            finished_before = {batch: batch.endpoint_state.finished_attempts for batch in workers_by_batch}
             await asyncio.wait(
-                [worker for workers in waiting.values() for worker in workers], timeout=_STALL_TIMEOUT_S
+                [worker for workers in workers_by_batch.values() for worker in workers],
+                timeout=_STALL_TIMEOUT_S,
             )
-            for run, workers in list(waiting.items()):
+            for batch, workers in list(workers_by_batch.items()):
                 if all(worker.done() for worker in workers):
-                    del waiting[run]
-                elif run.lane.finished == before[run]:
-                    run.lane.slow = True
-                    run.close()
-                    del waiting[run]
+                    del workers_by_batch[batch]
+                elif batch.endpoint_state.finished_attempts == finished_before[batch]:  # no progress
+                    batch.endpoint_state.slow = True
+                    batch.close()
+                    del workers_by_batch[batch]
 
-    def _start(self, run: WebhookBatch, saved: asyncio.Event) -> list[asyncio.Task[None]]:
-        """Start the run's workers; return those that the batch waits for."""
-        lane, webhook = run.lane, run.webhook
-        lane.update_webhook(webhook)
+    def _start_workers(self, batch: WebhookBatch, saved: asyncio.Event) -> list[asyncio.Task[None]]:
+        """Start the workers of a webhook batch; return those that the batch waits for."""
+        endpoint_state, webhook = batch.endpoint_state, batch.webhook
+        endpoint_state.update_webhook(webhook)
         if webhook.strict:
-            run.before = self._last_runs.get(webhook.id)
-            self._last_runs[webhook.id] = run
-        count = self._workers_for(run)
+            batch.previous = self._last_batches.get(webhook.id)
+            self._last_batches[webhook.id] = batch
+        count = self._worker_count(batch)
         if count == 0:
-            run.ended.set()
-        started = [asyncio.create_task(self._work(run, saved)) for _ in range(count)]
-        for worker in started:
+            batch.ended.set()
+        workers = [asyncio.create_task(self._work(batch, saved)) for _ in range(count)]
+        for worker in workers:
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
-        return [] if lane.slow else started
+        return [] if endpoint_state.slow else workers
 
-    def _workers_for(self, run: WebhookBatch) -> int:
-        """Return how many attempts of the run may start now; those that may not wait in the log."""
-        lane, webhook = run.lane, run.webhook
-        if webhook.strict and lane.next_due is not None:
-            return 0  # something earlier is open in the log
+    def _worker_count(self, batch: WebhookBatch) -> int:
+        """Return how many attempts may start now. The other requests wait in the log."""
+        endpoint_state, webhook = batch.endpoint_state, batch.webhook
+        if webhook.strict and endpoint_state.next_due is not None:
+            return 0  # an earlier delivery is open in the log
         if webhook.policy.schedule[0] > 0:
-            return 0  # the first attempt has a wait of its own
-        if not self._subscriptions.sends(webhook):
-            return 0  # disabled or paused since the event was fanned out
-        if run.before is not None and not run.before.is_clean:
-            return 0 if run.before.ended.is_set() else 1  # the worker waits for the run before
-        return min(len(run.queue), lane.free(webhook), self._lanes.room(webhook.workspace))
+            return 0  # the schedule delays the first attempt
+        if not self._subscriptions.may_send(webhook):
+            return 0  # disabled or paused after fan-out
+        if batch.previous is not None and not batch.previous.is_complete:
+            return 0 if batch.previous.ended.is_set() else 1  # the worker waits for it
+        return min(
+            len(batch.queue),
+            endpoint_state.available_permits(webhook),
+            self._endpoint_states.available_permits(webhook.workspace),
+        )
 
-    async def _work(self, run: WebhookBatch, saved: asyncio.Event) -> None:
-        lane, webhook = run.lane, run.webhook
+    async def _work(self, batch: WebhookBatch, saved: asyncio.Event) -> None:
+        endpoint_state, webhook = batch.endpoint_state, batch.webhook
         try:
-            if run.before is not None:
-                await run.before.ended.wait()
-                if not run.before.is_clean:
+            if batch.previous is not None:
+                await batch.previous.ended.wait()
+                if not batch.previous.is_complete:
                     return
-            while run.queue and not run.closed and lane.free(webhook) and self._lanes.room(webhook.workspace):
-                request = run.queue.popleft()
-                run.under_way[request.delivery_id] = request
-                self._lanes.take(lane, webhook)
+            while (
+                batch.queue
+                and not batch.closed
+                and endpoint_state.available_permits(webhook)
+                and self._endpoint_states.available_permits(webhook.workspace)
+            ):
+                # No await between the checks above and `acquire`: the permits are shared.
+                request = batch.queue.popleft()
+                batch.in_flight[request.delivery_id] = request
+                self._endpoint_states.acquire(endpoint_state, webhook)
                 finished = False
                 try:
-                    finished = await self._one(run, ClaimedDelivery(request, manual=request.manual), saved)
+                    finished = await self._attempt(
+                        batch, ClaimedDelivery(request, manual=request.manual), saved
+                    )
                 finally:
-                    self._lanes.ended(lane)
-                    if lane.next_due is not None:
+                    self._endpoint_states.finish(endpoint_state)
+                    if endpoint_state.next_due is not None:
                         self._results.wake.set()
-                del run.under_way[request.delivery_id]
+                del batch.in_flight[request.delivery_id]
                 if webhook.strict and not finished:
                     return
         finally:
             if webhook.strict:
-                run.ended.set()
+                batch.ended.set()
 
-    async def _one(self, run: WebhookBatch, claimed: ClaimedDelivery, saved: asyncio.Event) -> bool:
+    async def _attempt(self, batch: WebhookBatch, claimed: ClaimedDelivery, saved: asyncio.Event) -> bool:
         """Attempt one request and record the result; return whether the delivery is finished."""
         failpoint("attempt.before_send")
-        attempt, step = await self._attempter.attempt(run.webhook, claimed)
+        attempt, outcome = await self._attempter.attempt(batch.webhook, claimed)
         failpoint("attempt.sent")
-        self._health.learn(run.lane, run.webhook, attempt, step, manual=claimed.manual)
-        run.lane.finished += 1
-        if self._ended(run):
+        self._health.record_attempt(
+            batch.endpoint_state, batch.webhook, attempt, outcome, manual=claimed.manual
+        )
+        batch.endpoint_state.finished_attempts += 1
+        if batch.closed:
+            # The lease of this delivery must be in the log before its result.
             await saved.wait()
-            await self._results.write(self._deliveries.result(claimed, attempt, step))
-            if step.due_at is not None:
-                run.lane.due(step.due_at)
+            await self._results.write(self._deliveries.result_update(claimed, attempt, outcome))
+            if outcome.due_at is not None:
+                batch.endpoint_state.note_due(outcome.due_at)
         else:
-            run.writes.append((claimed.request, self._deliveries.attempted(claimed.request, attempt, step)))
-            if step.due_at is not None:
-                run.due(step.due_at)
-        return step.due_at is None
+            batch.writes.append(
+                (claimed.request, self._deliveries.attempted_entry(claimed.request, attempt, outcome))
+            )
+            if outcome.due_at is not None:
+                batch.note_due(outcome.due_at)
+        return outcome.due_at is None
 
-    async def _save(self) -> None:
-        """Save batches in their order, all that are ready at once, until there are none."""
-        while self._batches:
-            first = self._batches[0]
-            if first.attempted:
-                await asyncio.wait({first.attempted})
-            ready = list(takewhile(lambda batch: batch.is_ready, self._batches))
+    async def _save_batches(self) -> None:
+        """Save batches in order until none is left; consecutive batches that are ready share a write."""
+        while self._record_batches:
+            first = self._record_batches[0]
+            if first.workers_done:
+                await asyncio.wait({first.workers_done})
+            ready = list(takewhile(lambda record_batch: record_batch.is_ready, self._record_batches))
             failpoint("attempt.before_write")
-            await self._close([run for batch in ready for run in batch.runs])
-            for batch in ready:
-                self._batches.popleft()
-                for delivery_id in batch.received:
-                    del self._open[delivery_id]
-                batch.saved.set()
+            await self._save_webhook_batches(
+                [batch for record_batch in ready for batch in record_batch.batches]
+            )
+            for record_batch in ready:
+                self._record_batches.popleft()
+                for delivery_id in record_batch.received:
+                    del self._unsaved[delivery_id]
+                record_batch.saved.set()
             self._results.wake.set()
             failpoint("attempt.written")
 
-    async def _close(self, runs: Sequence[WebhookBatch]) -> None:
-        """End these runs: everything of them is in the log when this returns."""
+    async def _save_webhook_batches(self, batches: Sequence[WebhookBatch]) -> None:
+        """End these webhook batches: when this returns, all their requests are in the log."""
         writes: list[tuple[DeliveryRequest, Write]] = []
-        asked_for: list[tuple[EndpointState, str]] = []
-        if any(run.lane.slow for run in runs):
-            await asyncio.sleep(0)  # let workers that are not waited for take their first request
-        for run in runs:
-            run.close()
-            writes += run.writes
-            for request in run.under_way.values():
-                writes.append((request, self._deliveries.leased(request, run.webhook.timeout_s)))
-            asked_for += [(run.lane, request.delivery_id) for request in run.queue if request.manual]
-            if run.queue:
-                due_at = utcnow() + timedelta(seconds=run.webhook.policy.schedule[0])
-                writes += [(request, self._deliveries.waiting(request, due_at)) for request in run.queue]
-                run.due(due_at)
-            run.queue.clear()
-        await self._write(writes)
-        for lane, delivery_id in asked_for:  # not before it is in the log: it would be looked for in vain
-            lane.request_manual(delivery_id)
-        for run in runs:
-            if run.next_due is not None:
-                run.lane.due(run.next_due)
-            if self._last_runs.get(run.webhook.id) is run:
-                del self._last_runs[run.webhook.id]  # from here on the log tells what is open
+        manual: list[tuple[EndpointState, str]] = []
+        if any(batch.endpoint_state.slow for batch in batches):
+            await asyncio.sleep(0)  # let the workers of slow endpoints take their first request
+        for batch in batches:
+            batch.close()
+            writes += batch.writes
+            for request in batch.in_flight.values():
+                writes.append((request, self._deliveries.leased_entry(request, batch.webhook.timeout_s)))
+            manual += [
+                (batch.endpoint_state, request.delivery_id) for request in batch.queue if request.manual
+            ]
+            if batch.queue:
+                due_at = utcnow() + timedelta(seconds=batch.webhook.policy.schedule[0])
+                writes += [(request, self._deliveries.waiting(request, due_at)) for request in batch.queue]
+                batch.note_due(due_at)
+            batch.queue.clear()
+        await self._write_entries(writes)
+        for (
+            endpoint_state,
+            delivery_id,
+        ) in manual:  # after the write: a search before it finds nothing
+            endpoint_state.request_manual(delivery_id)
+        for batch in batches:
+            if batch.next_due is not None:
+                batch.endpoint_state.note_due(batch.next_due)
+            if self._last_batches.get(batch.webhook.id) is batch:
+                del self._last_batches[batch.webhook.id]  # from now on the log has what is open
 
-    async def _write(self, writes: Sequence[tuple[DeliveryRequest, Write]]) -> None:
-        """Write entries, however long the store is away; dead-letter those that it cannot take.
+    async def _write_entries(self, writes: Sequence[tuple[DeliveryRequest, Write]]) -> None:
+        """Write entries, however long MongoDB is unavailable; dead-letter those that it rejects.
 
-        Raises `DatabaseUnavailable` only once the service is stopping.
+        Raises `DatabaseUnavailable` only while the service stops.
         """
         try:
             await self._results.write_with_retry([write for _, write in writes])
         except DatabaseUnavailable:
             raise
-        except Exception as error:  # noqa: BLE001 -- one entry must not cost the others
+        except Exception as error:  # noqa: BLE001 -- one bad entry must not block the others
             if len(writes) > 1:
-                for each in writes:
-                    await self._write([each])
+                for item in writes:
+                    await self._write_entries([item])
                 return
             delivery_id = writes[0][0].delivery_id
             self._log.error("delivery.not_logged", delivery_id=delivery_id, exc_info=error)
-            await self._dead_letter_record(self._open[delivery_id].received[delivery_id], error)
+            await self._dead_letter_record(self._unsaved[delivery_id].received[delivery_id], error)
 
     async def _dead_letter_record(self, received: ConsumedEvent, error: Exception) -> None:
         while True:
             try:
                 await self._dead_letter(received, error)
-            except RetryLater as away:
-                self._log.warning("dead letter waits", error=str(away))
+            except RetryLater as unavailable:
+                self._log.warning("dead_letter.publish_retried", error=str(unavailable))
                 await asyncio.sleep(_RETRY_INTERVAL_S)
             else:
                 return
-
-    @staticmethod
-    def _ended(run: WebhookBatch) -> bool:
-        return run.closed
-
-
-def _loop_time() -> float:
-    return asyncio.get_running_loop().time()

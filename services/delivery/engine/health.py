@@ -1,8 +1,9 @@
-"""What attempts teach about an endpoint: slow or not, the breaker, and when to give it up.
+"""Endpoint health: slow or not, hold, circuit breaker, and when to disable a webhook.
 
-An endpoint that answers 410, or that did nothing but fail for `disable_after_days`, is disabled: an event
-says so on `integration.events`, and one warns when four fifths of that time are over. So is a webhook whose
-condition exceeded its budget at least ten times over at least ten minutes (`condition_too_expensive`).
+An endpoint that answers 410, or that only failed for `disable_after_days`, is disabled. An event on
+`integration.events` reports it; another event warns when four fifths of that time are over. A webhook whose
+condition exceeded its budget at least ten times over at least ten minutes is disabled, too
+(`condition_too_expensive`).
 """
 
 import asyncio
@@ -13,9 +14,10 @@ from typing import Any, Final
 import orjson
 
 from services.delivery.engine.endpoint_state import SLOW_THRESHOLD_S, EndpointState
-from services.delivery.engine.subscriptions import OutgoingWebhook, OutgoingWebhooks
-from services.delivery.log.deliveries import Deliveries
-from services.delivery.model.flow_control import Recurrence
+from services.delivery.engine.subscriptions import OutgoingWebhooks
+from services.delivery.log.endpoint_health import EndpointHealthRecords
+from services.delivery.model.outgoing_webhook import OutgoingWebhook
+from services.delivery.model.recurrence import Recurrence
 from services.delivery.model.retry_policy import CONDITION_TOO_EXPENSIVE, Attempt, AttemptOutcome
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import RetryLater
@@ -27,7 +29,7 @@ from shared.runtime.mongo import translate_errors, utcnow
 from shared.wire.tracing import child_traceparent
 
 _RECORD_DELAY: Final = timedelta(seconds=60)
-"""A failure that is over sooner costs no write."""
+"""A failure that ends sooner is not written."""
 _WARNING_SHARE: Final = 0.8
 _MIN_EXPENSIVE_CASES: Final = 10
 _MAX_EXPENSIVE_WEBHOOKS: Final = 10_000
@@ -36,151 +38,182 @@ _SHUTDOWN_TIMEOUT_S: Final = 5.0
 
 
 class EndpointHealth:
-    """Learns from every attempt; what has to be written is written aside, so that no attempt waits."""
+    """Updates endpoint states after every attempt.
+
+    Writes run in background tasks, so that attempts do not wait.
+    """
 
     def __init__(
         self,
         subscriptions: OutgoingWebhooks,
-        deliveries: Deliveries,
+        endpoint_health: EndpointHealthRecords,
         producer: Producer,
         log: Log,
         *,
         suspend_after: timedelta,
     ) -> None:
         self._suspend_after = suspend_after
-        self._expensive: dict[str, Recurrence] = {}
+        self._expensive_cases: dict[str, Recurrence] = {}
         self._subscriptions = subscriptions
-        self._deliveries = deliveries
+        self._endpoint_health = endpoint_health
         self._producer = producer
         self._log = log
-        self._writing: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing: attempts start the work."""
 
     async def stop(self) -> None:
-        """Finish what is being written."""
-        if self._writing:
-            await asyncio.wait(set(self._writing.values()), timeout=_SHUTDOWN_TIMEOUT_S)
+        """Wait for writes in progress."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks.values()), timeout=_SHUTDOWN_TIMEOUT_S)
 
-    def learn(
+    def record_attempt(
         self,
-        lane: EndpointState,
+        endpoint_state: EndpointState,
         webhook: OutgoingWebhook,
         attempt: Attempt,
-        step: AttemptOutcome,
+        outcome: AttemptOutcome,
         *,
         manual: bool = False,
     ) -> None:
-        """Take in what an attempt shows. A success of one that a person asked for ends the hold, too."""
-        lane.slow = attempt.answer.seconds > SLOW_THRESHOLD_S
+        """Record an attempt. The success of a manual one also ends the hold."""
+        endpoint_state.slow = attempt.response.seconds > SLOW_THRESHOLD_S
+        # Failures that say nothing about the endpoint only free the probe.
         if attempt.is_hub_failure:
-            lane.breaker.unused()
+            endpoint_state.breaker.release()
             return
-        if attempt.answer.failure == CONDITION_TOO_EXPENSIVE:
-            lane.breaker.unused()
-            self._too_expensive(webhook, attempt)
+        if attempt.response.failure == CONDITION_TOO_EXPENSIVE:
+            endpoint_state.breaker.release()
+            self._record_expensive_condition(webhook, attempt)
             return
-        if step.retry_after_s:
-            lane.hold(step.retry_after_s)
+        if outcome.retry_after_s:
+            endpoint_state.hold(outcome.retry_after_s)
         elif manual and attempt.ok:
-            lane.held_until = lane.not_before = 0.0
+            endpoint_state.held_until = endpoint_state.not_before = 0.0
         if attempt.is_not_sent:
-            lane.breaker.unused()
-        elif lane.answered(well=not attempt.is_endpoint_failure):
-            self._log.warning("circuit", state=lane.breaker.circuit, webhook_id=webhook.id)
-        self.publish(lane)
+            endpoint_state.breaker.release()
+        elif endpoint_state.record_result(succeeded=not attempt.is_endpoint_failure):
+            self._log.warning("circuit.changed", state=endpoint_state.breaker.circuit, webhook_id=webhook.id)
+        self.write_hold_state(endpoint_state)
         if attempt.ok:
-            lane.failing_since, lane.warned = None, False
-            if lane.recorded is not None:
-                self._run_in_background(webhook.id, self._clear_failing(lane, webhook))
+            endpoint_state.failing_since, endpoint_state.warned = None, False
+            if endpoint_state.recorded_since is not None:
+                self._run_in_background(webhook.id, self._clear_failing(endpoint_state, webhook))
         else:
-            self._failed(lane, webhook, attempt, step)
+            self._record_failure(endpoint_state, webhook, attempt, outcome)
 
-    def publish(self, lane: EndpointState) -> None:
-        """Write what of a lane makes deliveries wait, if it has changed, for the API and the next owner."""
-        if lane.published != lane.standing:
-            self._run_in_background(f"{lane.webhook_id}/standing", self._publish(lane))
+    def write_hold_state(self, endpoint_state: EndpointState) -> None:
+        """Write the hold state if it changed, for the API and for the partition's next owner."""
+        if endpoint_state.written_hold_state != endpoint_state.hold_state:
+            self._run_in_background(
+                f"{endpoint_state.webhook_id}/hold_state", self._write_hold_state(endpoint_state)
+            )
 
-    def _failed(
-        self, lane: EndpointState, webhook: OutgoingWebhook, attempt: Attempt, step: AttemptOutcome
+    def _record_failure(
+        self,
+        endpoint_state: EndpointState,
+        webhook: OutgoingWebhook,
+        attempt: Attempt,
+        outcome: AttemptOutcome,
     ) -> None:
-        if step.gone:
+        if outcome.gone:
             self._run_in_background(
                 webhook.id, self._disable(webhook, attempt.started_at, "gone", attempt.error)
             )
             return
-        since = lane.failing_since
+        # 410 disables at once; other failures must last for days.
+        since = endpoint_state.failing_since
         if since is None or since < webhook.enabled_at:
-            lane.failing_since, lane.warned = attempt.started_at, False
+            endpoint_state.failing_since, endpoint_state.warned = attempt.started_at, False
             return
-        moment, after = utcnow(), webhook.disable_after
-        if after is not None and lane.warned and moment >= since + after:
+        at, disable_after = utcnow(), webhook.disable_after
+        if disable_after is not None and endpoint_state.warned and at >= since + disable_after:
             self._run_in_background(webhook.id, self._disable(webhook, since, "failing", attempt.error))
-        elif after is not None and not lane.warned and moment >= since + after * _WARNING_SHARE:
-            until = max(moment, since + after)
-            self._run_in_background(webhook.id, self._warn(lane, webhook, since, until, attempt.error))
-        elif lane.recorded != since and moment >= since + _RECORD_DELAY:
-            self._run_in_background(webhook.id, self._record(lane, webhook, since))
+        elif (
+            disable_after is not None
+            and not endpoint_state.warned
+            and at >= since + disable_after * _WARNING_SHARE
+        ):
+            until = max(at, since + disable_after)
+            self._run_in_background(
+                webhook.id, self._warn(endpoint_state, webhook, since, until, attempt.error)
+            )
+        elif endpoint_state.recorded_since != since and at >= since + _RECORD_DELAY:
+            self._run_in_background(webhook.id, self._record_failing(endpoint_state, webhook, since))
 
-    def _too_expensive(self, webhook: OutgoingWebhook, attempt: Attempt) -> None:
-        """Suspend a webhook whose condition exceeds its budget again and again, for long."""
-        if len(self._expensive) > _MAX_EXPENSIVE_WEBHOOKS:
-            self._expensive.clear()
-        cases = self._expensive.setdefault(webhook.id, Recurrence(_MIN_EXPENSIVE_CASES, self._suspend_after))
+    def _record_expensive_condition(self, webhook: OutgoingWebhook, attempt: Attempt) -> None:
+        """Disable a webhook whose condition exceeds its budget often and for long."""
+        if len(self._expensive_cases) > _MAX_EXPENSIVE_WEBHOOKS:
+            self._expensive_cases.clear()
+        cases = self._expensive_cases.setdefault(
+            webhook.id, Recurrence(_MIN_EXPENSIVE_CASES, self._suspend_after)
+        )
         since = cases.record_case(attempt.started_at, not_before=webhook.enabled_at)
         if since is not None:
             self._run_in_background(
-                webhook.id, self._disable(webhook, since, CONDITION_TOO_EXPENSIVE, attempt.answer.detail)
+                webhook.id, self._disable(webhook, since, CONDITION_TOO_EXPENSIVE, attempt.response.detail)
             )
 
     def _run_in_background(self, key: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do one such thing at a time per webhook; what fails is tried again at the next failure."""
-        if key in self._writing:
+        """Run one such task at a time per key. The next failure repeats a task that failed."""
+        # Something of this webhook is being written: the next failure triggers it again.
+        if key in self._tasks:
             work.close()
             return
         task = asyncio.create_task(self._run_logged(key, work))
-        self._writing[key] = task
-        task.add_done_callback(lambda _: self._writing.pop(key, None))
+        self._tasks[key] = task
+        task.add_done_callback(lambda _: self._tasks.pop(key, None))
 
     async def _run_logged(self, key: str, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except RetryLater as error:
-            self._log.warning("health of an endpoint not written", key=key, error=str(error))
+            self._log.warning("endpoint_health.write_failed", key=key, error=str(error))
 
-    async def _publish(self, lane: EndpointState) -> None:
-        while not lane.lost and lane.published != (standing := lane.standing):
-            await self._deliveries.standing(lane.webhook_id, lane.partition, lane.document())
-            lane.published = standing
+    async def _write_hold_state(self, endpoint_state: EndpointState) -> None:
+        # The state may change while it is written: repeat until MongoDB has the last one.
+        while not endpoint_state.lost and endpoint_state.written_hold_state != (
+            hold_state := endpoint_state.hold_state
+        ):
+            await self._endpoint_health.write_hold_state(
+                endpoint_state.webhook_id, endpoint_state.partition, endpoint_state.document()
+            )
+            endpoint_state.written_hold_state = hold_state
 
-    async def _record(self, lane: EndpointState, webhook: OutgoingWebhook, since: datetime) -> None:
-        await self._deliveries.failing_since(webhook.id, lane.partition, since, warned=False)
-        lane.recorded = since
+    async def _record_failing(
+        self, endpoint_state: EndpointState, webhook: OutgoingWebhook, since: datetime
+    ) -> None:
+        await self._endpoint_health.write_failing(webhook.id, endpoint_state.partition, since, warned=False)
+        endpoint_state.recorded_since = since
 
-    async def _clear_failing(self, lane: EndpointState, webhook: OutgoingWebhook) -> None:
-        await self._deliveries.clear_failing(webhook.id)
-        lane.recorded = None
+    async def _clear_failing(self, endpoint_state: EndpointState, webhook: OutgoingWebhook) -> None:
+        await self._endpoint_health.clear_failing(webhook.id)
+        endpoint_state.recorded_since = None
 
     async def _warn(
         self,
-        lane: EndpointState,
+        endpoint_state: EndpointState,
         webhook: OutgoingWebhook,
         since: datetime,
         until: datetime,
         error: str | None,
     ) -> None:
-        more = {"disables_at": rfc3339(until), "last_error": error}
-        await self._publish_notice(webhook, "webhook.failing", since, more)
-        lane.warned = True
-        await self._deliveries.failing_since(webhook.id, lane.partition, since, warned=True)
-        lane.recorded = since
+        fields = {"disables_at": rfc3339(until), "last_error": error}
+        await self._publish_notice(webhook, "webhook.failing", since, fields)
+        endpoint_state.warned = True
+        await self._endpoint_health.write_failing(webhook.id, endpoint_state.partition, since, warned=True)
+        endpoint_state.recorded_since = since
 
     async def _disable(
         self, webhook: OutgoingWebhook, since: datetime, reason: str, error: str | None
     ) -> None:
-        """Tell first: should we die in between, the next failure tells it again under the same id."""
+        """Publish the event, then disable the webhook.
+
+        If the process dies in between, the next failure publishes the event again under the same id.
+        """
         current = self._subscriptions.snapshot.items.get(webhook.id)
+        # A person deleted, disabled or enabled the webhook since the failures began.
         if current is None or not current.enabled or current.enabled_at > since:
             return
         await self._publish_notice(
@@ -194,17 +227,18 @@ class EndpointHealth:
             )
         if document is not None:
             await self._subscriptions.snapshot.record(webhook.id)
-            self._log.warning("webhook disabled", webhook_id=webhook.id, reason=reason)
+            self._log.warning("webhook.disabled", webhook_id=webhook.id, reason=reason)
 
     async def _publish_notice(
-        self, webhook: OutgoingWebhook, kind: str, since: datetime, more: Mapping[str, str | None]
+        self, webhook: OutgoingWebhook, event_type: str, since: datetime, fields: Mapping[str, str | None]
     ) -> None:
-        moment = rfc3339(since)
-        # The name, not the URL: many a URL is a secret.
-        data = {"webhook_id": webhook.id, "name": webhook.name, "failing_since": moment, **more}
+        since_text = rfc3339(since)
+        # The name, not the URL: URLs often contain secrets.
+        data = {"webhook_id": webhook.id, "name": webhook.name, "failing_since": since_text, **fields}
         event = Event(
-            id=EventId(f"evt_{derive(webhook.id, kind, moment)}"),
-            type=kind,
+            # Derived: a notice that is published twice has the same id.
+            id=EventId(f"evt_{derive(webhook.id, event_type, since_text)}"),
+            type=event_type,
             source="/delivery",
             workspace=webhook.workspace,
             time=now(),

@@ -1,4 +1,4 @@
-"""Due work from the log: retries, deliveries that found no room, and leases of processes that died."""
+"""Due work from the log: retries, deliveries that got no permit, and expired leases of dead processes."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,12 +6,15 @@ from datetime import timedelta
 from typing import Any, Final
 
 from services.delivery.engine.attempt import Attempter
-from services.delivery.engine.endpoint_state import EndpointState, EndpointStates
+from services.delivery.engine.endpoint_state import EndpointState
+from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
-from services.delivery.engine.subscriptions import OutgoingWebhook, OutgoingWebhooks
-from services.delivery.log.deliveries import MAX_GIVEN_UP, ClaimedDelivery, Deliveries
+from services.delivery.engine.subscriptions import OutgoingWebhooks
+from services.delivery.log.deliveries import MAX_EXPIRED, ClaimedDelivery, Deliveries
+from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.log.erasures import Erasures
+from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
@@ -20,22 +23,25 @@ from shared.runtime.mongo import utcnow
 
 _POLL_INTERVAL_S: Final = 0.25
 _GATHER_TIMEOUT_S: Final = 0.01
+"""Wait this long for attempts to end, so that one claim takes several permits."""
 _MAX_CLAIMED: Final = 50
 _STOPPED_POLL_INTERVAL_S: Final = 1.0
+"""The pause of a webhook that may not send: disabled, paused or unreadable."""
 _DATABASE_RETRY_INTERVAL_S: Final = 1.0
 _SHUTDOWN_TIMEOUT_S: Final = 10.0
 _EXPIRY_POLL_INTERVAL_S: Final = 10.0
 
 
 class Scheduler:
-    """Drains lanes that have something due, each on its own."""
+    """Drains the endpoint states with due deliveries, each in a task of its own."""
 
     def __init__(
         self,
         subscriptions: OutgoingWebhooks,
         deliveries: Deliveries,
+        endpoint_health: EndpointHealthRecords,
         erasures: Erasures,
-        lanes: EndpointStates,
+        endpoint_states: EndpointStates,
         attempter: Attempter,
         health: EndpointHealth,
         results: ResultWriter,
@@ -45,152 +51,181 @@ class Scheduler:
     ) -> None:
         self._subscriptions = subscriptions
         self._deliveries = deliveries
+        self._endpoint_health = endpoint_health
         self._erasures = erasures
-        self._lanes = lanes
+        self._endpoint_states = endpoint_states
         self._attempter = attempter
         self._health = health
         self._results = results
         self._log = log
         self._assignment = assignment
-        self._task: asyncio.Task[None] | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._poll_task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._look())
+        self._poll_task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Start nothing new and wait for what is under way; a lease covers what takes too long."""
+        """Start nothing new and wait for attempts in flight; a lease covers those that take too long."""
         self._stopping = True
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self._running:
-            await asyncio.wait(set(self._running), timeout=_SHUTDOWN_TIMEOUT_S)
+        if self._poll_task:
+            self._poll_task.cancel()
+            await asyncio.gather(self._poll_task, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=_SHUTDOWN_TIMEOUT_S)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._lanes.next_look(_POLL_INTERVAL_S)):
+                async with asyncio.timeout(self._endpoint_states.seconds_until_next_poll(_POLL_INTERVAL_S)):
                     await self._results.wake.wait()
             except TimeoutError:
                 pass
             self._results.wake.clear()
             try:
-                await self._lanes.own(*self._assignment())
+                await self._endpoint_states.follow_assignment(*self._assignment())
             except DatabaseUnavailable as error:
-                self._log.warning("due work waits for the store", error=str(error))
+                self._log.warning("scheduler.database_unavailable", error=str(error))
                 continue
-            for lane in self._lanes.due(utcnow()):
-                lane.draining = True
-                self._run(self._drain(lane))
+            # One task per endpoint state: a slow endpoint does not delay others.
+            for endpoint_state in self._endpoint_states.due_states(utcnow()):
+                endpoint_state.draining = True
+                self._create_task(self._drain(endpoint_state))
 
-    async def _drain(self, lane: EndpointState) -> None:
-        """Attempt what is due while there is room; attempts that take long outlive this."""
-        under_way: set[asyncio.Task[None]] = set()
+    async def _drain(self, endpoint_state: EndpointState) -> None:
+        """Attempt due deliveries while permits last. Long attempts outlive this task."""
+        attempts: set[asyncio.Task[None]] = set()
         try:
-            while not (self._stopping or lane.lost):
-                await self._subscriptions.current()
-                webhook = await self._subscriptions.find(lane.webhook_id)
+            # Each pass reads the settings again: webhook, hold and circuit may change at any time.
+            while not (self._stopping or endpoint_state.lost):
+                await self._subscriptions.ensure_current()
+                webhook = await self._subscriptions.find(endpoint_state.webhook_id)
                 if webhook is None:
-                    if not await self._subscriptions.is_gone(lane.webhook_id):
-                        lane.sleep(_STOPPED_POLL_INTERVAL_S)
+                    # Deleted, or unreadable as a document: only a deleted webhook loses its deliveries.
+                    if not await self._subscriptions.is_deleted(endpoint_state.webhook_id):
+                        endpoint_state.pause(_STOPPED_POLL_INTERVAL_S)
                         return
-                    await self._deliveries.drop(lane.webhook_id)
-                    lane.next_due = None
+                    await self._deliveries.cancel_all(endpoint_state.webhook_id)
+                    await self._endpoint_health.delete(endpoint_state.webhook_id)
+                    endpoint_state.next_due = None
                     return
-                lane.update_webhook(webhook)
-                self._health.publish(lane)
-                if not self._subscriptions.sends(webhook):
-                    lane.breaker.restart_wait(asyncio.get_running_loop().time())
-                    lane.sleep(_STOPPED_POLL_INTERVAL_S)
+                endpoint_state.update_webhook(webhook)
+                self._health.write_hold_state(endpoint_state)
+                if not self._subscriptions.may_send(webhook):
+                    # Time in which a person stopped the webhook is no wait behind the circuit.
+                    endpoint_state.breaker.restart_wait(asyncio.get_running_loop().time())
+                    endpoint_state.pause(_STOPPED_POLL_INTERVAL_S)
                     return
-                under_way |= await self._start_manual(lane, webhook)
-                room = min(lane.free(webhook), self._lanes.room(webhook.workspace), _MAX_CLAIMED)
-                if room == 0 and not under_way:
-                    await self._give_up(lane, webhook)
-                    lane.rest(webhook)
-                    self._health.publish(lane)
+                # A person's requests first: they go past hold and circuit.
+                attempts |= await self._start_manual(endpoint_state, webhook)
+                permits = min(
+                    endpoint_state.available_permits(webhook),
+                    self._endpoint_states.available_permits(webhook.workspace),
+                    _MAX_CLAIMED,
+                )
+                # Nothing can start and nothing will free a permit here: come back later.
+                if permits == 0 and not attempts:
+                    await self._dead_letter_expired(endpoint_state, webhook)
+                    endpoint_state.pause_until_permitted(webhook)
+                    self._health.write_hold_state(endpoint_state)
                     return
-                if room == 0:
-                    _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                if permits == 0:
+                    _, attempts = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
                     continue
-                started = await self._some(lane, webhook, room)
+                started = await self._start_due(endpoint_state, webhook, permits)
                 if started is None:
                     return
-                under_way |= started
-                if under_way:
-                    _, under_way = await asyncio.wait(under_way, timeout=_GATHER_TIMEOUT_S)
+                attempts |= started
+                if attempts:
+                    # A short wait, so that the next claim takes the permits of several attempts.
+                    _, attempts = await asyncio.wait(attempts, timeout=_GATHER_TIMEOUT_S)
         except DatabaseUnavailable as error:
-            self._log.warning("due work waits for the store", error=str(error))
-            lane.sleep(_DATABASE_RETRY_INTERVAL_S)
+            self._log.warning("scheduler.database_unavailable", error=str(error))
+            endpoint_state.pause(_DATABASE_RETRY_INTERVAL_S)
         finally:
-            lane.draining = False
+            endpoint_state.draining = False
 
-    async def _some(
-        self, lane: EndpointState, webhook: OutgoingWebhook, room: int
+    async def _start_due(
+        self, endpoint_state: EndpointState, webhook: OutgoingWebhook, permits: int
     ) -> set[asyncio.Task[None]] | None:
-        """Start what is due and has room; None when nothing is."""
-        version = lane.version
-        lane.due_cursor.turn("order" if webhook.strict else "due_at")
-        self._lanes.take(lane, webhook, room)
+        """Claim and start due deliveries, at most `permits`; return None if none is due."""
+        version = endpoint_state.version
+        endpoint_state.due_cursor.switch_field("order" if webhook.strict else "due_at")
+        # Permits are taken before the claim, which awaits: concurrent tasks must not exceed the limits.
+        self._endpoint_states.acquire(endpoint_state, webhook, permits)
         claimed: list[ClaimedDelivery] = []
         try:
             claimed = await self._deliveries.claim(
-                webhook.id, lane.due_cursor, most=room, timeout_s=webhook.timeout_s
+                webhook.id, endpoint_state.due_cursor, limit=permits, timeout_s=webhook.timeout_s
             )
         finally:
-            self._lanes.unused(lane, room - len(claimed))
+            self._endpoint_states.release(endpoint_state, permits - len(claimed))
         if claimed:
             failpoint("schedule.claimed")
-            claimed = await self._not_erased(lane, claimed)
-            return {self._run(self._one(lane, webhook, delivery)) for delivery in claimed}
-        due = await self._deliveries.next_due(webhook.id, lane.due_cursor)
-        if lane.version != version:
+            claimed = await self._cancel_erased(endpoint_state, claimed)
+            return {
+                self._create_task(self._attempt(endpoint_state, webhook, delivery)) for delivery in claimed
+            }
+        # Nothing is due: find out when to search again.
+        due = await self._deliveries.next_due(webhook.id, endpoint_state.due_cursor)
+        if endpoint_state.version != version:  # became due during the search: search again
             return set()
-        lane.next_due = due
+        endpoint_state.next_due = due
         return None
 
-    async def _start_manual(self, lane: EndpointState, webhook: OutgoingWebhook) -> set[asyncio.Task[None]]:
-        """Start what a person asked for, past hold and circuit but not past the other limits."""
-        started: set[asyncio.Task[None]] = set()
-        while lane.manual and self._lanes.room(webhook.workspace) and lane.free_by_limits(webhook):
-            lane.due_cursor.turn("order" if webhook.strict else "due_at")
-            delivery_id = lane.manual.pop()
+    async def _start_manual(
+        self, endpoint_state: EndpointState, webhook: OutgoingWebhook
+    ) -> set[asyncio.Task[None]]:
+        """Start deliveries that a person asked for, past hold and circuit but within the limits."""
+        attempts: set[asyncio.Task[None]] = set()
+        while (
+            endpoint_state.manual_ids
+            and self._endpoint_states.available_permits(webhook.workspace)
+            and endpoint_state.permits_by_limits(webhook)
+        ):
+            endpoint_state.due_cursor.switch_field("order" if webhook.strict else "due_at")
+            # Removed first: a delivery that is not waiting any more must not be tried for ever.
+            delivery_id = endpoint_state.manual_ids.pop()
             claimed: ClaimedDelivery | None = None
-            self._lanes.take(lane, webhook)
+            self._endpoint_states.acquire(endpoint_state, webhook)
             try:
                 claimed = await self._deliveries.claim_one(
                     webhook.id,
                     delivery_id,
-                    lane.due_cursor,
+                    endpoint_state.due_cursor,
                     strict=webhook.strict,
                     timeout_s=webhook.timeout_s,
                 )
             except DatabaseUnavailable:
-                lane.request_manual(delivery_id)
+                endpoint_state.request_manual(delivery_id)
                 raise
             finally:
                 if claimed is None:
-                    self._lanes.unused(lane, 1)
-            for delivery in await self._not_erased(lane, [claimed] if claimed else []):
-                started.add(self._run(self._one(lane, webhook, delivery)))
-        return started
+                    self._endpoint_states.release(endpoint_state, 1)
+            for delivery in await self._cancel_erased(endpoint_state, [claimed] if claimed else []):
+                attempts.add(self._create_task(self._attempt(endpoint_state, webhook, delivery)))
+        return attempts
 
-    async def _give_up(self, lane: EndpointState, webhook: OutgoingWebhook) -> None:
-        """Dead-letter what has waited behind an open circuit for longer than it may."""
-        wait_s = lane.wait_s_behind_circuit(webhook)
+    async def _dead_letter_expired(self, endpoint_state: EndpointState, webhook: OutgoingWebhook) -> None:
+        """Dead-letter deliveries that waited behind an open circuit for longer than allowed."""
+        wait_s = endpoint_state.wait_s_behind_circuit(webhook)
         if wait_s is None:
             return
-        count = await self._deliveries.give_up(webhook.id, utcnow() - timedelta(seconds=wait_s))
-        if count < MAX_GIVEN_UP:
-            lane.postpone_expiry(min(_EXPIRY_POLL_INTERVAL_S, wait_s / 4))
+        count = await self._deliveries.dead_letter_expired(webhook.id, utcnow() - timedelta(seconds=wait_s))
+        if count < MAX_EXPIRED:
+            endpoint_state.postpone_expiry(min(_EXPIRY_POLL_INTERVAL_S, wait_s / 4))
         if count:
             metrics.deliveries("dead_letter").inc(count)
             self._log.warning("delivery.waited_too_long", webhook_id=webhook.id, count=count, wait_s=wait_s)
 
-    async def _not_erased(self, lane: EndpointState, claimed: list[ClaimedDelivery]) -> list[ClaimedDelivery]:
-        """Cancel claimed deliveries whose event was erased before they were in the log; return the others."""
+    async def _cancel_erased(
+        self, endpoint_state: EndpointState, claimed: list[ClaimedDelivery]
+    ) -> list[ClaimedDelivery]:
+        """Cancel claimed deliveries whose event was erased; return the others.
+
+        An event can be erased before its delivery is in the log.
+        """
         erased = {
             (request.workspace, request.event_id)
             for request in (delivery.request for delivery in claimed)
@@ -198,32 +233,39 @@ class Scheduler:
         }
         if not erased:
             return claimed
-        left = [each for each in claimed if (each.request.workspace, each.request.event_id) not in erased]
-        self._lanes.unused(lane, len(claimed) - len(left))
+        remaining = [
+            delivery
+            for delivery in claimed
+            if (delivery.request.workspace, delivery.request.event_id) not in erased
+        ]
+        self._endpoint_states.release(endpoint_state, len(claimed) - len(remaining))
         try:
             for workspace, event_id in erased:
                 await self._erasures.finish(workspace, event_id)
-        except DatabaseUnavailable:  # the lease of all of them ends, and they are claimed again
-            self._lanes.unused(lane, len(left))
+        except DatabaseUnavailable:  # every lease expires, and the deliveries are claimed again
+            self._endpoint_states.release(endpoint_state, len(remaining))
             raise
-        return left
+        return remaining
 
-    async def _one(self, lane: EndpointState, webhook: OutgoingWebhook, delivery: ClaimedDelivery) -> None:
+    async def _attempt(
+        self, endpoint_state: EndpointState, webhook: OutgoingWebhook, delivery: ClaimedDelivery
+    ) -> None:
         try:
-            attempt, step = await self._attempter.attempt(webhook, delivery)
+            attempt, outcome = await self._attempter.attempt(webhook, delivery)
             failpoint("schedule.sent")
-            self._health.learn(lane, webhook, attempt, step, manual=delivery.manual)
-            await self._results.write(self._deliveries.result(delivery, attempt, step))
+            self._health.record_attempt(endpoint_state, webhook, attempt, outcome, manual=delivery.manual)
+            await self._results.write(self._deliveries.result_update(delivery, attempt, outcome))
             failpoint("schedule.written")
-            if step.due_at is not None:
-                lane.due(step.due_at)
+            # Only after the write: a search before it would not find the delivery.
+            if outcome.due_at is not None:
+                endpoint_state.note_due(outcome.due_at)
         finally:
-            self._lanes.ended(lane)
-            if lane.next_due is not None:
+            self._endpoint_states.finish(endpoint_state)
+            if endpoint_state.next_due is not None:
                 self._results.wake.set()
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task

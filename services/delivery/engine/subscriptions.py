@@ -1,7 +1,8 @@
 """Outgoing webhooks in memory: which of them want an event, and how each is signed and sent.
 
-What is sealed of a webhook (its signing secrets, header values, auth) may not open: its encryption key is not
-there. Such a webhook wants events as before, so they wait in the log; nothing is sent until all of it opens.
+Signing secrets, header values and authentication are stored encrypted, and may not decrypt if a key is
+missing. Such a webhook still matches events, so that they wait in the log. Nothing is sent until every part
+decrypts.
 """
 
 import asyncio
@@ -13,40 +14,37 @@ from typing import Any, Final, Literal, TypeVar
 
 import orjson
 
-from services.delivery.log.deliveries import QUEUES, WEBHOOKS
-from services.delivery.model.flow_control import RateLimit
+from services.delivery.log.webhooks import QUEUES, WEBHOOKS
+from services.delivery.model.outgoing_webhook import (
+    MAX_RETRY_AFTER_S,
+    EncryptedPart,
+    OutgoingWebhook,
+    SigningKeys,
+)
+from services.delivery.model.rate_limiter import RateLimit
 from services.delivery.model.retry_policy import RetryPolicy
 from services.delivery.model.webhook_auth import WebhookAuth, webhook_auth
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured
-from shared.contracts.ids import WebhookId, WorkspaceId
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.metrics import UNREADABLE_WEBHOOKS
 from shared.runtime.mongo import Collection, Document, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import (
-    Sealed,
+from shared.runtime.record_secrets import (
     StoredSecret,
-    Vault,
     decrypt_all,
     rotate_secret,
     store_secret,
-    unexpired_keys,
 )
+from shared.runtime.secrets import Sealed, Vault
+from shared.runtime.snapshot import Snapshot
 from shared.webhooks.backoff import SCHEDULES
 from shared.webhooks.filters import EventFilter
-from shared.webhooks.formats import BodyFormat
 from shared.webhooks.patterns import matches
-from shared.webhooks.signatures import SigningProfile, signing_key
+from shared.webhooks.signatures import signing_key
 from shared.wire.expressions import MAX_TRANSFORM_STEPS, Expression
 
-Ordering = Literal["none", "strict"]
-EncryptedPart = Literal["secret", "headers", "auth"]
-"""What of a webhook is sealed: the secrets it signs with, the values of its headers, its auth."""
-SigningKeys = tuple[tuple[bytes, datetime | None], ...]
 P = TypeVar("P")
 
-MAX_RETRY_AFTER_S: Final = 900.0
-"""Of a webhook that does not say otherwise."""
 _MAX_CACHED_MATCHES: Final = 10_000
 _DECRYPT_RETRY_INTERVAL_S: Final = 10.0
 _DECRYPT_BATCH: Final = 100
@@ -54,66 +52,24 @@ _NO_AUTH: Final = {"type": "none"}
 
 
 @dataclass(frozen=True, slots=True)
-class OutgoingWebhook:
-    """An outgoing webhook as fan-out and attempts need it."""
-
-    id: WebhookId
-    workspace: WorkspaceId
-    name: str
-    url: str
-    patterns: tuple[str, ...]
-    filter: EventFilter | None
-    integration_id: str
-    enabled: bool
-    enabled_at: datetime
-    paused: bool
-    format: BodyFormat
-    transform: Expression | None
-    profile: SigningProfile
-    keys: SigningKeys
-    headers: Mapping[str, str]
-    auth: WebhookAuth
-    unreadable: Mapping[EncryptedPart, str]
-    """What of it does not open, so is empty here, and why: nothing is sent while there is any."""
-    policy: RetryPolicy
-    rate_limit: RateLimit | None
-    ordering: Ordering
-    max_in_flight: int
-    timeout_s: float
-    disable_after: timedelta | None
-    breaker: Mapping[str, Any] | None
-    """What of the circuit breaker this webhook sets otherwise than the installation."""
-    lifts: int
-    """Grows whenever a person ends what holds deliveries back: enable, resume, another URL, other limits."""
-
-    @property
-    def strict(self) -> bool:
-        return self.ordering == "strict"
-
-    def valid_keys(self) -> list[bytes]:
-        """The secrets to sign with now, the newest first; a rotated one until it ends."""
-        return unexpired_keys(self.keys)
-
-
-@dataclass(frozen=True, slots=True)
 class _DecryptedParts:
-    """What is sealed of a webhook, in clear; what is in `faults` did not open, and is empty."""
+    """The encrypted parts of a webhook in plain text; a part with an error is empty."""
 
     keys: SigningKeys
     headers: Mapping[str, str]
     auth: WebhookAuth
-    faults: Mapping[EncryptedPart, Exception]
+    errors: Mapping[EncryptedPart, Exception]
 
     def reasons(self) -> dict[EncryptedPart, str]:
-        """Why each part that did not open did not, without anything secret."""
+        """Return why each part does not decrypt, without secrets."""
         return {
-            part: str(fault) if isinstance(fault, InterlinkError) else type(fault).__name__
-            for part, fault in self.faults.items()
+            part: str(error) if isinstance(error, InterlinkError) else type(error).__name__
+            for part, error in self.errors.items()
         }
 
 
 class OutgoingWebhooks:
-    """Every outgoing webhook in memory, by workspace and by id, and the workspaces that are paused."""
+    """Every outgoing webhook by workspace and by id, and the workspaces whose queue is paused."""
 
     def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
         self._configuration = configuration
@@ -121,20 +77,20 @@ class OutgoingWebhooks:
         self._log = log
         self._task: asyncio.Task[None] | None = None
         self._by_workspace: dict[str, dict[str, OutgoingWebhook]] = {}
-        self._matched: dict[str, dict[tuple[str, tuple[str, ...]], Sequence[OutgoingWebhook]]] = {}
-        """By workspace, then by the type of an event and its triggers."""
-        self._remembered = 0
+        self._matches: dict[str, dict[tuple[str, tuple[str, ...]], Sequence[OutgoingWebhook]]] = {}
+        """Results of `matching` by workspace, then by event type and triggers."""
+        self._cached_matches = 0
         self._unreadable: set[str] = set()
         self.collection: Collection = mongo.collection(WEBHOOKS)
         self.snapshot: Snapshot[OutgoingWebhook] = Snapshot(
-            configuration, self.collection, self._follow, log, on_change=self._index
+            configuration, self.collection, self._parse_for_snapshot, log, on_change=self._index
         )
         self.queues: Snapshot[bool] = Snapshot(configuration, mongo.collection(QUEUES), _is_paused, log)
 
     async def start(self) -> None:
         await self.snapshot.start()
         await self.queues.start()
-        self._task = asyncio.create_task(self._look_again())
+        self._task = asyncio.create_task(self._run_decryption_retries())
 
     async def stop(self) -> None:
         if self._task:
@@ -146,39 +102,40 @@ class OutgoingWebhooks:
     def matching(
         self, workspace: str, event_type: str, triggers: tuple[str, ...] = ()
     ) -> Sequence[OutgoingWebhook]:
-        """Return the enabled webhooks whose patterns cover the type or a trigger; filters come later.
+        """Return the enabled webhooks with a pattern for the type or a trigger, each once.
 
-        Each is there once, however many of its patterns do.
+        Filters are not evaluated.
         """
         webhooks = self._by_workspace.get(workspace)
         if not webhooks:
             return ()
-        found = self._matched.get(workspace, {}).get((event_type, triggers))
-        if found is None:
-            found = [
+        matching = self._matches.get(workspace, {}).get((event_type, triggers))
+        if matching is None:
+            matching = [
                 webhook
                 for webhook in webhooks.values()
                 if webhook.enabled and matches(webhook.patterns, event_type, *triggers)
             ]
-            if self._remembered >= _MAX_CACHED_MATCHES:
-                self._matched.clear()
-                self._remembered = 0
-            self._matched.setdefault(workspace, {})[event_type, triggers] = found
-            self._remembered += 1
-        return found
+            # Types are chosen by workspaces: limit the cache, and start again when it is full.
+            if self._cached_matches >= _MAX_CACHED_MATCHES:
+                self._matches.clear()
+                self._cached_matches = 0
+            self._matches.setdefault(workspace, {})[event_type, triggers] = matching
+            self._cached_matches += 1
+        return matching
 
     def unmatched_reason(
         self, workspace: str, event_type: str, triggers: tuple[str, ...] = ()
     ) -> Literal["no_webhook", "no_pattern", "disabled"]:
-        """Return why `wanting` is empty for this type and these triggers."""
+        """Return why `matching` returns no webhook for this type and these triggers."""
         webhooks = self._by_workspace.get(workspace)
         if not webhooks:
             return "no_webhook"
         covered = any(matches(webhook.patterns, event_type, *triggers) for webhook in webhooks.values())
         return "disabled" if covered else "no_pattern"
 
-    def sends(self, webhook: OutgoingWebhook) -> bool:
-        """Whether attempts may be made now: enabled, readable, and neither it nor its workspace is paused."""
+    def may_send(self, webhook: OutgoingWebhook) -> bool:
+        """Return whether attempts may start: enabled, readable, and neither webhook nor queue is paused."""
         return (
             webhook.enabled
             and not webhook.unreadable
@@ -186,115 +143,136 @@ class OutgoingWebhooks:
             and not self.queues.items.get(webhook.workspace, False)
         )
 
-    async def current(self) -> None:
+    async def ensure_current(self) -> None:
         """Bring webhooks, paused queues and erasure marks up to date. Raises `DatabaseUnavailable`.
 
-        Deliveries wait until MongoDB answers: what is decided by old settings cannot be made good.
+        Deliveries wait until MongoDB answers: a decision by outdated settings cannot be undone.
         """
         if not await self._configuration.current():
             raise DatabaseUnavailable("MongoDB does not say whether the webhooks in memory are up to date")
 
     async def find(self, webhook_id: str) -> OutgoingWebhook | None:
-        """Return a webhook by id, as of the last `current`. Raises `DatabaseUnavailable`.
+        """Return a webhook by id, as of the last `ensure_current`. Raises `DatabaseUnavailable`.
 
-        One that is not known is read: its writer may have died before it said so.
+        An unknown webhook is read from MongoDB: the process that stored it may have died before it announced
+        it.
         """
+        # Not in the snapshot: deleted, or stored a moment ago.
         if webhook_id not in self.snapshot.items:
             await self.snapshot.load((webhook_id,))
         return self.snapshot.items.get(webhook_id)
 
-    def keep(self, workspace: str, webhook_id: str, secret: str) -> StoredSecret:
-        """A new webhook's secret as it is stored."""
+    def sealed_secret(self, workspace: str, webhook_id: str, secret: str) -> StoredSecret:
+        """Return the secret of a new webhook as it is stored."""
         return store_secret(self._vault, workspace, webhook_id, secret)
 
-    def rotated(self, document: Document, secret: str, overlap: timedelta) -> list[StoredSecret]:
-        """The webhook's secrets after a rotation."""
+    def rotated_secrets(self, document: Document, secret: str, overlap: timedelta) -> list[StoredSecret]:
+        """Return the stored secrets after a rotation; old ones stay valid for `overlap`."""
         return rotate_secret(self._vault, document, secret, overlap)
 
-    async def is_gone(self, webhook_id: str) -> bool:
-        """Whether the store has it no more, unlike one that cannot be read. Raises `DatabaseUnavailable`."""
+    async def is_deleted(self, webhook_id: str) -> bool:
+        """Return whether the webhook is deleted, as opposed to unreadable. Raises `DatabaseUnavailable`."""
         with translate_errors():
-            found = await self.collection.find_one({"_id": webhook_id, "deleted_at": None}, {"_id": 1})
-        return found is None
+            document = await self.collection.find_one({"_id": webhook_id, "deleted_at": None}, {"_id": 1})
+        return document is None
 
     def secrets(self, document: Document) -> tuple[tuple[str, datetime | None], ...]:
-        """The webhook's secrets that have not ended, in clear, with their ends. Raises `Misconfigured`."""
+        """Return the unexpired secrets in plain text, with the times at which they expire.
+
+        Raises `Misconfigured` if one does not decrypt.
+        """
         now = utcnow()
         valid = [
-            each for each in document["secrets"] if each["expires_at"] is None or each["expires_at"] > now
+            item for item in document["secrets"] if item["expires_at"] is None or item["expires_at"] > now
         ]
         return decrypt_all(self._vault, {**document, "secrets": valid})
 
-    def sealed(self, workspace: str, webhook_id: str, field: str, value: Mapping[str, Any]) -> Sealed:
-        """Headers or auth as they are stored."""
+    def sealed_value(self, workspace: str, webhook_id: str, field: str, value: Mapping[str, Any]) -> Sealed:
+        """Return headers or authentication as they are stored."""
         text = orjson.dumps(value).decode()
         return self._vault.seal(text, workspace=workspace, record=webhook_id, field=field)
 
     def parse(self, document: Document) -> OutgoingWebhook:
-        """The webhook that a document means. Raises `Malformed`; `Misconfigured`: it does not open."""
-        found = self._opened(document)
-        for fault in found.faults.values():
-            raise fault
-        return self._webhook(document, found)
+        """Return the webhook of a document.
 
-    def check(self, document: Document) -> None:
-        """That it can be used, but for what does not open. Raises `Malformed`: a certificate that is none."""
-        found = self._opened(document)
-        for fault in found.faults.values():
-            if not isinstance(fault, Misconfigured):
-                raise fault
-        self._webhook(document, found)
+        Raises `Malformed` if the document is invalid, `Misconfigured` if a part does not decrypt.
+        """
+        parts = self._decrypt(document)
+        for error in parts.errors.values():
+            raise error
+        return self._build(document, parts)
 
-    def unreadable(self, webhook_id: str) -> Mapping[EncryptedPart, str]:
-        """What of a webhook does not open with the keys of this process, and why."""
+    def validate(self, document: Document) -> None:
+        """Check that the webhook is usable, apart from parts that do not decrypt.
+
+        Raises `Malformed` if, for example, its certificate is invalid.
+        """
+        parts = self._decrypt(document)
+        for error in parts.errors.values():
+            if not isinstance(error, Misconfigured):
+                raise error
+        self._build(document, parts)
+
+    def unreadable_parts(self, webhook_id: str) -> Mapping[EncryptedPart, str]:
+        """Return the parts that do not decrypt with the keys of this process, with the reasons."""
         webhook = self.snapshot.items.get(webhook_id)
         return webhook.unreadable if webhook else {}
 
-    def _follow(self, document: Document) -> OutgoingWebhook:
-        """The webhook as it is kept in memory; that it does not open is told once, and once that it does."""
-        found = self._opened(document)
-        webhook = self._webhook(document, found)
+    def _parse_for_snapshot(self, document: Document) -> OutgoingWebhook:
+        """Return the webhook for the snapshot; log when it starts or stops being unreadable."""
+        parts = self._decrypt(document)
+        webhook = self._build(document, parts)
         before = self.snapshot.items.get(webhook.id)
-        told = before is not None and before.unreadable
-        if webhook.unreadable and not told:
+        was_unreadable = before is not None and before.unreadable
+        if webhook.unreadable and not was_unreadable:
             self._log.error(
-                "an outgoing webhook's secrets do not open: its deliveries wait",
+                "webhook.decryption_failed",
                 webhook_id=webhook.id,
                 parts=list(webhook.unreadable),
                 error="; ".join(dict.fromkeys(webhook.unreadable.values())),
             )
-        elif told and not webhook.unreadable:
-            self._log.info("an outgoing webhook's secrets open again", webhook_id=webhook.id)
+        elif was_unreadable and not webhook.unreadable:
+            self._log.info("webhook.decryption_recovered", webhook_id=webhook.id)
         return webhook
 
-    async def _look_again(self) -> None:
+    async def _run_decryption_retries(self) -> None:
         while True:
             await asyncio.sleep(_DECRYPT_RETRY_INTERVAL_S)
             try:
-                await self._open_again()
-            except Exception as error:  # noqa: BLE001 -- one bad look must not be the last
-                told = str(error) if isinstance(error, InterlinkError) else type(error).__name__
-                self._log.warning("secrets that do not open were not looked at", error=told)
+                await self._retry_decryption()
+            except Exception as error:  # noqa: BLE001 -- a failed pass must not end the retries
+                detail = str(error) if isinstance(error, InterlinkError) else type(error).__name__
+                self._log.warning("webhook.decryption_retry_failed", error=detail)
 
-    async def _open_again(self) -> None:
-        """Take in webhooks that open by now. Raises `DatabaseUnavailable`.
+    async def _retry_decryption(self) -> None:
+        """Load unreadable webhooks that decrypt by now. Raises `DatabaseUnavailable`.
 
-        Their documents need not say so: the key came where keys are held, `interlink keys` put the values
-        under another key, or a backup was played in. None of it sets `changed_at`.
+        Their `changed_at` need not change when that happens: the missing key was added, `interlink keys`
+        encrypted the values with another key, or a backup was restored.
         """
-        left = iter([(name, webhook) for name, webhook in self.snapshot.items.items() if webhook.unreadable])
-        while some := dict(islice(left, _DECRYPT_BATCH)):
-            query = {"_id": {"$in": list(some)}, "deleted_at": None}
+        remaining = iter(
+            [
+                (webhook_id, webhook)
+                for webhook_id, webhook in self.snapshot.items.items()
+                if webhook.unreadable
+            ]
+        )
+        while webhooks := dict(islice(remaining, _DECRYPT_BATCH)):
+            query = {"_id": {"$in": list(webhooks)}, "deleted_at": None}
             with translate_errors():
-                documents = await self.collection.find(query).to_list(len(some))
+                documents = await self.collection.find(query).to_list(len(webhooks))
             for document in documents:
-                name = document["_id"]
-                # What was taken in meanwhile is newer than what was read here.
-                if self.snapshot.items.get(name) is some[name] and not self._opened(document).faults:
-                    await self.snapshot.load((name,), again=True)
+                webhook_id = document["_id"]
+                # A version that was loaded meanwhile is newer than this one.
+                if (
+                    self.snapshot.items.get(webhook_id) is webhooks[webhook_id]
+                    and not self._decrypt(document).errors
+                ):
+                    await self.snapshot.load((webhook_id,), again=True)
+                # Decryption is CPU work: let other tasks run in between.
                 await asyncio.sleep(0)
 
-    def _webhook(self, document: Document, found: _DecryptedParts) -> OutgoingWebhook:
+    def _build(self, document: Document, parts: _DecryptedParts) -> OutgoingWebhook:
         schedule, limit = document["schedule"], document.get("rate_limit")
         after_days = document.get("disable_after_days", 5)
         transform = document.get("transform")
@@ -314,10 +292,10 @@ class OutgoingWebhooks:
             if transform
             else None,
             profile=document["profile"],
-            keys=found.keys,
-            headers=found.headers,
-            auth=found.auth,
-            unreadable=found.reasons(),
+            keys=parts.keys,
+            headers=parts.headers,
+            auth=parts.auth,
+            unreadable=parts.reasons(),
             policy=RetryPolicy(
                 SCHEDULES[schedule] if isinstance(schedule, str) else tuple(schedule),
                 document.get("jitter", 0.0),
@@ -333,39 +311,40 @@ class OutgoingWebhooks:
             lifts=document.get("lifts", 0),
         )
 
-    def _opened(self, document: Document) -> _DecryptedParts:
-        """What is sealed, each part on its own. What the webhook does not have needs no key."""
-        faults: dict[EncryptedPart, Exception] = {}
+    def _decrypt(self, document: Document) -> _DecryptedParts:
+        """Decrypt the parts of a webhook, each on its own. An absent part needs no key."""
+        errors: dict[EncryptedPart, Exception] = {}
 
-        def read(part: EncryptedPart, of: Callable[[Document], P], otherwise: P) -> P:
+        def decrypt_part(part: EncryptedPart, decrypt: Callable[[Document], P], default: P) -> P:
             try:
-                return of(document)
-            except Exception as error:  # noqa: BLE001 -- whatever is wrong with it, no event is lost for it
-                faults[part] = error
-                return otherwise
+                return decrypt(document)
+            except Exception as error:  # noqa: BLE001 -- whatever is wrong with a part, no event may be lost
+                errors[part] = error
+                return default
 
         return _DecryptedParts(
-            keys=read("secret", self._keys, ()),
-            headers=read("headers", self._headers, {}),
-            auth=read("auth", self._auth, WebhookAuth()),
-            faults=faults,
+            keys=decrypt_part("secret", self._signing_keys, ()),
+            headers=decrypt_part("headers", self._headers, {}),
+            auth=decrypt_part("auth", self._auth, WebhookAuth()),
+            errors=errors,
         )
 
-    def _keys(self, document: Document) -> SigningKeys:
+    def _signing_keys(self, document: Document) -> SigningKeys:
         profile = document["profile"]
         return tuple((signing_key(profile, secret), ends) for secret, ends in self.secrets(document))
 
     def _headers(self, document: Document) -> Mapping[str, str]:
-        return {} if document.get("header_names") == [] else self._open(document, "headers")
+        # No headers, nothing to decrypt: the webhook works without the key.
+        return {} if document.get("header_names") == [] else self._decrypt_field(document, "headers")
 
     def _auth(self, document: Document) -> WebhookAuth:
         return (
             WebhookAuth()
             if document.get("auth_shown") == _NO_AUTH
-            else webhook_auth(self._open(document, "auth"))
+            else webhook_auth(self._decrypt_field(document, "auth"))
         )
 
-    def _open(self, document: Document, field: str) -> dict[str, Any]:
+    def _decrypt_field(self, document: Document, field: str) -> dict[str, Any]:
         sealed: Sealed | None = document.get(field)
         if sealed is None:
             return {}
@@ -374,14 +353,15 @@ class OutgoingWebhooks:
         return value
 
     def _index(self, before: OutgoingWebhook | None, after: OutgoingWebhook | None) -> None:
-        """Follow one change; the cost must not grow with the webhooks of others."""
+        """Apply one change. The cost must not grow with the webhooks of other workspaces."""
+        # A change of one webhook may change every match of its workspace.
         for webhook in (before, after):
             if webhook:
-                self._remembered -= len(self._matched.pop(webhook.workspace, ()))
+                self._cached_matches -= len(self._matches.pop(webhook.workspace, ()))
         if before:
-            own = self._by_workspace[before.workspace]
-            del own[before.id]
-            if not own:
+            workspace_webhooks = self._by_workspace[before.workspace]
+            del workspace_webhooks[before.id]
+            if not workspace_webhooks:
                 del self._by_workspace[before.workspace]
             self._unreadable.discard(before.id)
         if after:

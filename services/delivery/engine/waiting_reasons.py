@@ -1,8 +1,8 @@
-"""Why deliveries wait, and until when: from what the store has of their webhooks, so right in every process.
+"""Why deliveries wait and until when, from what is stored, so that every process gives the same answer.
 
-A webhook's circuit and hold are in the memory of the process that owns its partition. That process writes
-every change of them to the webhook's health document, and here they are put together with the webhook's own
-settings and each delivery's due time at the moment of reading: nothing has to be rewritten in the log.
+Circuit and hold of an endpoint are in the memory of the process that owns its partition. That process writes
+every change to the health document. This module combines it with the webhook's settings and each delivery's
+due time when it is read, so nothing has to be rewritten in the log.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,19 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.delivery.engine.subscriptions import OutgoingWebhooks
-from services.delivery.log.deliveries import QUEUES, Deliveries
+from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.log.recovery import WAITING
+from services.delivery.log.webhooks import QUEUES
 from services.delivery.model.delivery_status import WaitingReason
 from shared.runtime.mongo import Document, Mongo, translate_errors, utcnow
 
 _RATE_LIMIT_GRACE: Final = timedelta(seconds=3)
-"""A lane that waits for its rate limit looks again every second, and writes that it does."""
+"""An endpoint state that waits for its rate limit checks it and writes it every second."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingState:
-    """When a delivery is attempted at the earliest; None when somebody has to act first."""
+    """The earliest time of the next attempt; None if a person has to act first."""
 
     at: datetime | None = None
     reason: WaitingReason | None = None
@@ -30,7 +31,7 @@ class WaitingState:
 
 @dataclass(frozen=True, slots=True)
 class HoldState:
-    """What makes the deliveries of one webhook wait; times that have passed are None."""
+    """What makes the deliveries of one webhook wait. Times in the past are None."""
 
     stopped: WaitingReason | None = None
     held_until: datetime | None = None
@@ -42,8 +43,8 @@ class HoldState:
         """Whether the circuit is open."""
         return self.next_probe_at is not None
 
-    def of(self, due_at: datetime, now: datetime) -> WaitingState:
-        """Why and until when a delivery waits that is due at this time."""
+    def waiting_state(self, due_at: datetime, now: datetime) -> WaitingState:
+        """Return why and until when a delivery waits that is due at `due_at`."""
         if self.stopped:
             return WaitingState(None, self.stopped)
         if self.held_until and self.held_until > due_at:
@@ -58,7 +59,10 @@ class HoldState:
 
 
 def hold_state_of(webhook: Document, health: Document, now: datetime) -> HoldState:
-    """Return what a webhook's endpoint makes wait: nothing that was lifted since its owner wrote it."""
+    """Return the hold state of a webhook from its document and its health document.
+
+    It is empty if a person ended the hold (`lifts`) after the owner wrote it.
+    """
     if health.get("lifts", 0) != webhook.get("lifts", 0):
         return HoldState()
     held_until, limited_until = health.get("held_until"), health.get("limited_until")
@@ -73,15 +77,17 @@ def hold_state_of(webhook: Document, health: Document, now: datetime) -> HoldSta
 
 
 class WaitingReasons:
-    """Finds out why deliveries wait."""
+    """Determines why deliveries wait."""
 
-    def __init__(self, mongo: Mongo, subscriptions: OutgoingWebhooks, deliveries: Deliveries) -> None:
+    def __init__(
+        self, mongo: Mongo, subscriptions: OutgoingWebhooks, endpoint_health: EndpointHealthRecords
+    ) -> None:
         self._queues = mongo.collection(QUEUES)
         self._subscriptions = subscriptions
-        self._deliveries = deliveries
+        self._endpoint_health = endpoint_health
 
     async def of(self, deliveries: Sequence[Document], workspace: str) -> dict[str, WaitingState]:
-        """Return for each delivery of a workspace that waits, by id, why and until when.
+        """Return why and until when, by id, for each of these deliveries that waits.
 
         Raises `DatabaseUnavailable`.
         """
@@ -92,27 +98,29 @@ class WaitingReasons:
         fields = ("enabled", "paused", "lifts", "rate_limit")
         with translate_errors():
             queue = await self._queues.find_one({"_id": workspace}, {"paused": 1})
-            found = await self._subscriptions.collection.find(
+            webhooks = await self._subscriptions.collection.find(
                 {"_id": {"$in": ids}, "deleted_at": None}, dict.fromkeys(fields, 1)
             ).to_list(len(ids))
-        health = await self._deliveries.health(ids)
+        health = await self._endpoint_health.by_webhook(ids)
         now = utcnow()
         is_paused = bool(queue and queue["paused"])
-        standings = {
-            webhook["_id"]: self._standing(webhook, health.get(webhook["_id"], {}), is_paused, now)
-            for webhook in found
+        hold_states = {
+            webhook["_id"]: self._hold_state(webhook, health.get(webhook["_id"], {}), is_paused, now)
+            for webhook in webhooks
         }
-        nothing = HoldState()
+        no_hold = HoldState()
         return {
-            document["_id"]: standings.get(document["webhook_id"], nothing).of(document["due_at"], now)
+            document["_id"]: hold_states.get(document["webhook_id"], no_hold).waiting_state(
+                document["due_at"], now
+            )
             for document in waiting
         }
 
-    def _standing(self, webhook: Document, health: Document, is_paused: bool, now: datetime) -> HoldState:
+    def _hold_state(self, webhook: Document, health: Document, is_paused: bool, now: datetime) -> HoldState:
         if not webhook["enabled"]:
             return HoldState("disabled")
         if is_paused or webhook.get("paused"):
             return HoldState("paused")
-        if self._subscriptions.unreadable(webhook["_id"]):
+        if self._subscriptions.unreadable_parts(webhook["_id"]):
             return HoldState("unreadable")
         return hold_state_of(webhook, health, now)

@@ -1,10 +1,9 @@
-"""Delivery's collections: outgoing webhooks, and one document per delivery with every attempt."""
+"""The delivery log: one document per delivery with its attempts."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import uuid4
 
 from services.delivery.model.delivery import TEST_TYPE, DeliveryRequest
@@ -17,12 +16,12 @@ from services.delivery.model.due_cursor import (
 )
 from services.delivery.model.retry_policy import Attempt, AttemptOutcome
 from services.delivery.settings import DeliverySettings
-from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime.logs import Log
 from shared.runtime.mongo import (
     Collection,
     Document,
     Duplicate,
+    Index,
     InsertOne,
     Mongo,
     UpdateMany,
@@ -32,98 +31,127 @@ from shared.runtime.mongo import (
     utcnow,
 )
 
-WEBHOOKS: Final = "outgoing_webhooks"
-QUEUES: Final = "delivery_queues"
-"""One document per workspace that was ever paused."""
-HEALTH: Final = "webhook_health"
-"""One document per webhook that fails for long, is held back, or whose circuit opened."""
 DELIVERIES: Final = "webhook_deliveries"
 OPEN: Final = {"open": True}
-"""A delivery that is not finished is open, and has `due_at`: when it is tried next, or its lease runs out.
+"""A delivery that is not finished is open, and has `due_at`: its next attempt, or the end of its lease.
 
-The partial indexes are on `open`, not on the presence of `due_at`: so the embedded store uses them too.
+The partial indexes use `open` and not the presence of `due_at`, so that the embedded database uses them too.
 """
 
-CLAIMS_URL: Final = {"claims_url": True}
-"""A webhook that was not forced beside another with its URL."""
 
-MAX_GIVEN_UP: Final = 1000
-T = TypeVar("T")
+MAX_EXPIRED: Final = 1000
+"""Deliveries that are dead-lettered at a time behind an open circuit."""
+_FAILED: Final = {"failed": True}
+_LOG_ORDER: Final = (("status", 1), ("created_at", -1), ("_id", -1))
+"""The end of each index that `search.py` reads: the order of the log within one status."""
+
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    DELIVERIES: (
+        # The log by webhook and event type: either, both or none. Every insert pays for these.
+        Index((("workspace", 1), *_LOG_ORDER)),
+        Index((("workspace", 1), ("event_type", 1), *_LOG_ORDER)),
+        Index((("workspace", 1), ("webhook_id", 1), *_LOG_ORDER)),
+        Index((("workspace", 1), ("webhook_id", 1), ("event_type", 1), *_LOG_ORDER)),
+        # One event, to show or to erase it.
+        Index((("workspace", 1), ("event_id", 1), ("created_at", -1), ("_id", -1))),
+        # Failures by their last error. Only failures pay. The embedded database uses a partial index
+        # for an equality and a range only if the index's condition is in its key too.
+        Index((("workspace", 1), ("failed", 1), ("last_error", 1), *_LOG_ORDER), where=_FAILED),
+        Index(
+            (("workspace", 1), ("webhook_id", 1), ("failed", 1), ("last_error", 1), *_LOG_ORDER),
+            where=_FAILED,
+        ),
+        # Due deliveries, and the longest overdue one of a workspace. Only open deliveries pay.
+        Index((("webhook_id", 1), ("open", 1), ("due_at", 1)), where=OPEN),
+        Index((("webhook_id", 1), ("open", 1), ("order", 1)), where=OPEN),
+        Index((("partition", 1), ("webhook_id", 1)), where=OPEN),
+        Index((("workspace", 1), ("due_at", 1)), where=OPEN),
+        Index((("expires_at", 1),), ttl_s=0),
+    ),
+}
+
 _MAX_STORED_ATTEMPTS: Final = 200
-"""Attempts kept of one delivery, the latest; rounds by hand could go on for ever."""
+"""The latest attempts of a delivery that are stored; manual retry cycles have no limit."""
 _LEASE_MARGIN: Final = timedelta(seconds=5)
 _MAX_TIMEOUT_S: Final = 60.0
-"""Of an outgoing webhook, as the API takes it."""
+"""The longest timeout of an outgoing webhook that the API accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """A delivery that this process may attempt; a write with an older fence does nothing."""
+    """A delivery that this process may attempt. A write with an older fence changes nothing."""
 
     request: DeliveryRequest
     attempts: int = 0
     fence: int = 0
     cycle_start: int = 0
-    """Attempts before the present round: a retry by hand begins the schedule anew."""
+    """Attempts before the present retry cycle: a manual retry starts the schedule again."""
     manual: bool = False
-    """Whether a person asked for it: it goes past hold and circuit, and its result decides about them."""
+    """Whether a person asked for it.
+
+    It goes past hold and open circuit, and its result decides about them.
+    """
 
 
 class Deliveries:
     """Reads and writes of the delivery log."""
 
     def __init__(self, mongo: Mongo, settings: DeliverySettings, log: Log, *, instance: str) -> None:
-        """`instance` names this process and the one that was killed before it in its place."""
+        """Open the log.
+
+        `instance` names this process and its predecessor in the same place, so that the leases of a killed
+        process can be released.
+        """
         self.collection: Collection = mongo.collection(DELIVERIES)
         self._holder: Document = {"holder": instance, "holder_run": uuid4().hex}
-        self._health: Collection = mongo.collection(HEALTH)
         self._log = log
-        self._kept = {
+        self._retention = {
             "delivered": timedelta(days=settings.delivered_days),
             "dead_letter": timedelta(days=settings.dead_letter_days),
         }
 
-    async def known(self, ids: Sequence[str]) -> dict[str, bool]:
-        """Return whether each of these deliveries that is in the log is open.
+    async def open_by_id(self, ids: Sequence[str]) -> dict[str, bool]:
+        """Return for each of these deliveries that is in the log whether it is open.
 
         Raises `DatabaseUnavailable`.
         """
         with translate_errors():
-            found = await self.collection.find({"_id": {"$in": list(ids)}}, {"open": 1}).to_list(len(ids))
-        return {document["_id"]: "open" in document for document in found}
+            documents = await self.collection.find({"_id": {"$in": list(ids)}}, {"open": 1}).to_list(len(ids))
+        return {document["_id"]: "open" in document for document in documents}
 
-    def attempted(self, request: DeliveryRequest, attempt: Attempt, step: AttemptOutcome) -> Write:
-        """The log entry of a first attempt."""
-        entry = self._entry(request) | {"attempts": [attempt.document()]} | self._state(step, 1)
+    def attempted_entry(self, request: DeliveryRequest, attempt: Attempt, outcome: AttemptOutcome) -> Write:
+        """Return the log entry of a first attempt that ended."""
+        entry = self._entry(request) | {"attempts": [attempt.document()]} | self._outcome_fields(outcome, 1)
         return InsertOne(entry if attempt.ok else entry | _failure_fields(attempt))
 
     def waiting(self, request: DeliveryRequest, due_at: datetime) -> Write:
-        """The log entry of a delivery that nobody attempted yet."""
-        return InsertOne(self._entry(request) | self._open("pending", due_at))
+        """Return the log entry of a delivery without attempts."""
+        return InsertOne(self._entry(request) | self._open_fields("pending", due_at))
 
-    def leased(self, request: DeliveryRequest, timeout_s: float) -> Write:
-        """The log entry of a first attempt that is still under way: due again if we die."""
-        lease = self._open("delivering", self._lease(timeout_s))
+    def leased_entry(self, request: DeliveryRequest, timeout_s: float) -> Write:
+        """Return the log entry of a first attempt in flight: due again when its lease expires."""
+        lease = self._open_fields("delivering", self._lease(timeout_s))
         return InsertOne(self._entry(request) | lease | self._holder)
 
-    def result(self, claimed: ClaimedDelivery, attempt: Attempt, step: AttemptOutcome) -> Write:
-        """What became of a claimed delivery."""
-        state = self._state(step, claimed.attempts + 1)
-        gone = {} if step.due_at is not None else {"due_at": "", "open": ""}
+    def result_update(self, claimed: ClaimedDelivery, attempt: Attempt, outcome: AttemptOutcome) -> Write:
+        """Return the update with the result of a claimed delivery."""
+        state = self._outcome_fields(outcome, claimed.attempts + 1)
+        # A finished delivery leaves the partial indexes of open ones.
+        unset = {} if outcome.due_at is not None else {"due_at": "", "open": ""}
         if attempt.ok:
-            gone |= {"failed": "", "last_error": ""}
+            unset |= {"failed": "", "last_error": ""}
         else:
             state |= _failure_fields(attempt)
         change: dict[str, Any] = {
             "$set": state,
             "$push": {"attempts": {"$each": [attempt.document()], "$slice": -_MAX_STORED_ATTEMPTS}},
         }
-        if gone:
-            change["$unset"] = gone
+        if unset:
+            change["$unset"] = unset
         return UpdateOne({"_id": claimed.request.delivery_id, "fence": claimed.fence}, change)
 
     async def write(self, writes: Sequence[Write]) -> None:
-        """Write all of it. A log entry that is there already is left as it is.
+        """Write entries and updates. An entry that is in the log already stays unchanged.
 
         Raises `DatabaseUnavailable`.
         """
@@ -132,35 +160,42 @@ class Deliveries:
         try:
             with translate_errors():
                 await self.collection.bulk_write(list(writes), ordered=False)
+        # A batch was repeated after a crash: its entries were written before.
         except Duplicate:
-            self._log.info("deliveries were in the log already", writes=len(writes))
+            self._log.info("delivery.already_logged", writes=len(writes))
 
     async def claim(
-        self, webhook_id: str, reach: DueCursor, *, most: int, timeout_s: float
+        self, webhook_id: str, due_cursor: DueCursor, *, limit: int, timeout_s: float
     ) -> list[ClaimedDelivery]:
-        """Take due deliveries of a webhook, the longest due first, each for as long as an attempt can take.
+        """Claim up to `limit` due deliveries of a webhook, the longest overdue first.
 
-        Along the order, only the head is taken, and only when it is due.
+        The lease of each lasts a little longer than `timeout_s`. For strictly ordered webhooks, claim only
+        the oldest open delivery, and only if it is due. Raises `DatabaseUnavailable`.
         """
-        floor = reach.floor
+        floor = due_cursor.floor
         try:
-            mine = await self._claim(webhook_id, reach, most, self._lease(timeout_s))
+            documents = await self._claim(webhook_id, due_cursor, limit, self._lease(timeout_s))
         except BaseException:
-            reach.floor = min(reach.floor, floor)  # what was read there is still to be claimed
+            due_cursor.floor = min(due_cursor.floor, floor)  # what was found there is not claimed yet
             raise
-        mine.sort(key=lambda document: document["order"])
-        return [_claimed_delivery(document) for document in mine]
+        # Found by due time, sent in the order of the events.
+        documents.sort(key=lambda document: document["order"])
+        return [_claimed_delivery(document) for document in documents]
 
-    async def _claim(self, webhook_id: str, reach: DueCursor, most: int, lease: datetime) -> list[Document]:
+    async def _claim(
+        self, webhook_id: str, due_cursor: DueCursor, limit: int, lease: datetime
+    ) -> list[Document]:
         now = utcnow()
         with translate_errors():
-            if reach.field == "order":
-                head = await self._head(webhook_id, reach, now)
+            if due_cursor.field == "order":
+                head = await self._head(webhook_id, due_cursor, now)
                 ids = [head["_id"]] if head and head["due_at"] <= now else []
             else:
-                ids = await self._due(webhook_id, reach, now, most)
+                ids = await self._due_ids(webhook_id, due_cursor, now, limit)
             if not ids:
                 return []
+            # Between search and update, another task may claim the same deliveries: the token
+            # marks those that this call has.
             token = uuid4().hex
             await self.collection.update_many(
                 {"_id": {"$in": ids}, "due_at": {"$lte": now}},
@@ -171,65 +206,72 @@ class Deliveries:
             )
             return await self.collection.find({"_id": {"$in": ids}, "claim": token}).to_list(len(ids))
 
-    async def next_due(self, webhook_id: str, reach: DueCursor) -> datetime | None:
-        """When a webhook's next delivery is due; None when nothing is open."""
+    async def next_due(self, webhook_id: str, due_cursor: DueCursor) -> datetime | None:
+        """Return when a webhook's next delivery is due; None if none is open.
+
+        Raises `DatabaseUnavailable`.
+        """
         now = utcnow()
         with translate_errors():
-            if reach.field == "order":
-                head = await self._head(webhook_id, reach, now)
+            if due_cursor.field == "order":
+                head = await self._head(webhook_id, due_cursor, now)
                 return head["due_at"] if head else None
-            for low, high in reach.windows(now, LAST_POSITION["due_at"]):
+            for low, high in due_cursor.windows(now, LAST_POSITION["due_at"]):
                 if first := await self._first(webhook_id, "due_at", low, high):
                     due_at: datetime = first[0]["due_at"]
                     return due_at
         return None
 
-    async def _due(self, webhook_id: str, reach: DueCursor, now: datetime, most: int) -> list[str]:
-        """The ids of what is due, from where the last look ended."""
-        found: list[Document] = []
+    async def _due_ids(self, webhook_id: str, due_cursor: DueCursor, now: datetime, limit: int) -> list[str]:
+        """Return the ids of due deliveries, continuing where the last search ended."""
+        documents: list[Document] = []
         last = position_of("due_at", now)
-        for low, high in reach.windows(now, last):
-            found += await self._first(webhook_id, "due_at", low, high, most - len(found))
-            if len(found) == most:
+        for low, high in due_cursor.windows(now, last):
+            documents += await self._first(webhook_id, "due_at", low, high, limit - len(documents))
+            if len(documents) == limit:
                 break
-        places = [position_of("due_at", document["due_at"]) for document in found]
-        span = places[-1] - places[0] if places else 0
-        more = len(found) == most
-        reach.reached(places[-1] if more else last + 1, span, more=more)
-        return [document["_id"] for document in found]
+        positions = [position_of("due_at", document["due_at"]) for document in documents]
+        span = positions[-1] - positions[0] if positions else 0
+        has_more = len(documents) == limit
+        due_cursor.advance(positions[-1] if has_more else last + 1, span, has_more=has_more)
+        return [document["_id"] for document in documents]
 
-    async def _head(self, webhook_id: str, reach: DueCursor, now: datetime) -> Document | None:
-        """The first in order."""
-        for low, high in reach.windows(now, LAST_POSITION["order"]):
+    async def _head(self, webhook_id: str, due_cursor: DueCursor, now: datetime) -> Document | None:
+        """Return the oldest open delivery in order."""
+        for low, high in due_cursor.windows(now, LAST_POSITION["order"]):
             if first := await self._first(webhook_id, "order", low, high):
-                reach.reached(first[0]["order"], 0, more=True)
+                due_cursor.advance(first[0]["order"], 0, has_more=True)
                 return first[0]
         return None
 
     async def _first(
-        self, webhook_id: str, field: CursorField, low: int, high: int, most: int = 1
+        self, webhook_id: str, field: CursorField, low: int, high: int, limit: int = 1
     ) -> list[Document]:
         within = {"$gte": cursor_value(field, low), "$lte": cursor_value(field, high)}
         cursor = self.collection.find(
             {"webhook_id": webhook_id, **OPEN, field: within}, {"due_at": 1, "order": 1}
         )
-        return await cursor.sort(field, 1).limit(most).to_list(most)
+        return await cursor.sort(field, 1).limit(limit).to_list(limit)
 
-    async def backlogs(self, partitions: Iterable[int]) -> dict[str, int]:
-        """The webhooks with open deliveries in these partitions, with their partition."""
-        found: dict[str, int] = {}
+    async def open_webhooks(self, partitions: Iterable[int]) -> dict[str, int]:
+        """Return the webhooks with open deliveries in these partitions, with their partition.
+
+        Raises `DatabaseUnavailable`.
+        """
+        partition_by_webhook: dict[str, int] = {}
         for partition in partitions:
             with translate_errors():
                 webhooks = await self.collection.distinct("webhook_id", {"partition": partition, **OPEN})
-            found |= dict.fromkeys(webhooks, partition)
-        return found
+            partition_by_webhook |= dict.fromkeys(webhooks, partition)
+        return partition_by_webhook
 
-    async def release(self, webhook_ids: Iterable[str]) -> None:
-        """Make due what a killed process in the place of this one was attempting at these webhooks.
+    async def release_leases(self, webhook_ids: Iterable[str]) -> None:
+        """Make due what a killed predecessor of this process was attempting at these webhooks.
 
-        It may have been sent, as with every lease that ends.
+        The requests may have been sent, as with every lease that expires. Raises `DatabaseUnavailable`.
         """
         now = utcnow()
+        # Only leases of the same place, and of an earlier run of it.
         leased: Document = {
             **OPEN,
             "due_at": {"$gt": now, "$lte": self._lease(_MAX_TIMEOUT_S)},
@@ -238,43 +280,28 @@ class Deliveries:
             "holder_run": {"$ne": self._holder["holder_run"]},
         }
         writes = [
-            UpdateMany({"webhook_id": name, **leased}, {"$set": {"due_at": now}}) for name in webhook_ids
+            UpdateMany({"webhook_id": webhook_id, **leased}, {"$set": {"due_at": now}})
+            for webhook_id in webhook_ids
         ]
         if writes:
             with translate_errors():
                 await self.collection.bulk_write(writes, ordered=False)
 
-    async def endpoint_states(self, partitions: Iterable[int]) -> list[Document]:
-        """What is known of endpoints of these partitions that fail, are held or have an open circuit."""
-        some = [{"since": {"$ne": None}}, {"circuit": "open"}, {"held_until": {"$gt": utcnow()}}]
-        with translate_errors():
-            return await self._health.find({"partition": {"$in": list(partitions)}, "$or": some}).to_list(
-                None
-            )
+    async def dead_letter_expired(self, webhook_id: str, due_before: datetime) -> int:
+        """Dead-letter deliveries that were due before this time, at most `MAX_EXPIRED`; return how many.
 
-    async def failing_since(self, webhook_id: str, partition: int, since: datetime, *, warned: bool) -> None:
-        """An endpoint does nothing but fail."""
-        await self._know(webhook_id, {"partition": partition, "since": since, "warned": warned})
-
-    async def clear_failing(self, webhook_id: str) -> None:
-        """An endpoint that failed for long works again."""
-        await self._know(webhook_id, {"since": None, "warned": False})
-
-    async def standing(self, webhook_id: str, partition: int, standing: Document) -> None:
-        """Write what of an endpoint makes its deliveries wait: its circuit, and until when it is held."""
-        await self._know(webhook_id, {"partition": partition, **standing})
-
-    async def give_up(self, webhook_id: str, due_before: datetime) -> int:
-        """Dead-letter what was due before this time, a batch at most, for an open circuit; how many."""
+        Their error is `circuit_open`. Raises `DatabaseUnavailable`.
+        """
         now = utcnow()
         waiting: Document = {"status": {"$in": ["pending", "retrying"]}, "due_at": {"$lte": due_before}}
         with translate_errors():
             query = {"webhook_id": webhook_id, **OPEN, **waiting}
-            found = await self.collection.find(query, {"_id": 1}).limit(MAX_GIVEN_UP).to_list(MAX_GIVEN_UP)
-            if not found:
+            documents = await self.collection.find(query, {"_id": 1}).limit(MAX_EXPIRED).to_list(MAX_EXPIRED)
+            if not documents:
                 return 0
-            ids = [document["_id"] for document in found]
-            written = await self.collection.update_many(
+            ids = [document["_id"] for document in documents]
+            # The conditions are repeated: a delivery may have been claimed since it was found.
+            result = await self.collection.update_many(
                 {"_id": {"$in": ids}, **OPEN, **waiting},
                 {
                     "$set": {
@@ -282,55 +309,47 @@ class Deliveries:
                         "failed": True,
                         "last_error": "circuit_open",
                         "finished_at": now,
-                        "expires_at": now + self._kept["dead_letter"],
+                        "expires_at": now + self._retention["dead_letter"],
                     },
                     "$unset": {"due_at": "", "open": ""},
                     "$inc": {"fence": 1},
                 },
             )
-        return int(written.modified_count)
+        return int(result.modified_count)
 
     async def claim_one(
-        self, webhook_id: str, delivery_id: str, reach: DueCursor, *, strict: bool, timeout_s: float
+        self, webhook_id: str, delivery_id: str, due_cursor: DueCursor, *, strict: bool, timeout_s: float
     ) -> ClaimedDelivery | None:
-        """Take one delivery that a person asked for, due or not; None if it does not wait any more.
+        """Claim a delivery that a person asked for, due or not; return None if it is not waiting.
 
-        Of a strict webhook only the head goes, or a test, which has no place in the order.
+        For strictly ordered webhooks, claim only the oldest open delivery, or a test event, which has no
+        place in the order. Raises `DatabaseUnavailable`.
         """
         now = utcnow()
-        wanted: Document = {
+        query: Document = {
             "_id": delivery_id,
             "webhook_id": webhook_id,
             **OPEN,
             "status": {"$in": ["pending", "retrying"]},
         }
         with translate_errors():
+            # A manual request must not overtake in strict order.
             if strict:
-                head = await self._head(webhook_id, reach, now)
+                head = await self._head(webhook_id, due_cursor, now)
                 if head is None or head["_id"] != delivery_id:
-                    wanted["event_type"] = TEST_TYPE
-            found = await self.collection.find_one_and_update(
-                wanted,
+                    query["event_type"] = TEST_TYPE
+            document = await self.collection.find_one_and_update(
+                query,
                 {
                     "$set": {"status": "delivering", "due_at": self._lease(timeout_s), **self._holder},
                     "$inc": {"fence": 1},
                 },
                 return_document=True,
             )
-        return replace(_claimed_delivery(found), manual=True) if found else None
+        return replace(_claimed_delivery(document), manual=True) if document else None
 
-    async def health(self, webhook_ids: Sequence[str]) -> dict[str, Document]:
-        """What is known of these webhooks' endpoints; nothing of one that always worked."""
-        with translate_errors():
-            found = await self._health.find({"_id": {"$in": list(webhook_ids)}}).to_list(None)
-        return {document["_id"]: document for document in found}
-
-    async def _know(self, webhook_id: str, what: Document) -> None:
-        with translate_errors():
-            await self._health.update_one({"_id": webhook_id}, {"$set": what}, upsert=True)
-
-    async def drop(self, webhook_id: str) -> None:
-        """Cancel what is open of a webhook that is gone, and forget its endpoint."""
+    async def cancel_all(self, webhook_id: str) -> None:
+        """Cancel every open delivery of a deleted webhook. Raises `DatabaseUnavailable`."""
         now = utcnow()
         with translate_errors():
             await self.collection.update_many(
@@ -339,43 +358,26 @@ class Deliveries:
                     "$set": {
                         "status": "cancelled",
                         "finished_at": now,
-                        "expires_at": now + self._kept["dead_letter"],
+                        "expires_at": now + self._retention["dead_letter"],
                     },
                     "$unset": {"due_at": "", "open": ""},
                     "$inc": {"fence": 1},
                 },
             )
-            await self._health.delete_one({"_id": webhook_id})
-
-    async def write_with_retry(self, work: Callable[[], Awaitable[T]], stopping: asyncio.Event) -> T:
-        """Repeat a store call until it works: what was already sent must not be sent again for its sake.
-
-        Raises `DatabaseUnavailable` only once the service is stopping.
-        """
-        pause = 0.2
-        while True:
-            try:
-                return await work()
-            except DatabaseUnavailable as error:
-                if stopping.is_set():
-                    raise
-                self._log.warning("results wait for the store", error=str(error))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
 
     def _entry(self, request: DeliveryRequest) -> Document:
         return request.document() | {"created_at": utcnow(), "fence": 0, "attempt_count": 0, "attempts": []}
 
-    def _open(self, status: str, due_at: datetime) -> Document:
+    def _open_fields(self, status: str, due_at: datetime) -> Document:
         return {"status": status, "due_at": due_at, **OPEN}
 
-    def _state(self, step: AttemptOutcome, attempts: int) -> Document:
-        state: Document = {"status": step.status, "attempt_count": attempts}
-        if step.due_at is not None:
-            state |= {"due_at": step.due_at, **OPEN}
+    def _outcome_fields(self, outcome: AttemptOutcome, attempts: int) -> Document:
+        state: Document = {"status": outcome.status, "attempt_count": attempts}
+        if outcome.due_at is not None:
+            state |= {"due_at": outcome.due_at, **OPEN}
         else:
             now = utcnow()
-            state |= {"finished_at": now, "expires_at": now + self._kept[step.status]}
+            state |= {"finished_at": now, "expires_at": now + self._retention[outcome.status]}
         return state
 
     def _lease(self, timeout_s: float) -> datetime:
@@ -392,5 +394,5 @@ def _claimed_delivery(document: Document) -> ClaimedDelivery:
 
 
 def _failure_fields(attempt: Attempt) -> Document:
-    """What the log of failures is read by."""
+    """Return the fields by which failures are searched."""
     return {"failed": True, "last_error": attempt.error}

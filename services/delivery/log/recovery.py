@@ -1,7 +1,7 @@
-"""What a delivery goes through by hand: sent again, cancelled, put away, or repeated under a new id.
+"""Recovery by hand: deliveries are sent again, cancelled, discarded, or repeated under a new id.
 
-Each step is a conditional write on the state that was read, and it raises the fence: whatever the engine
-does with the delivery at the same moment, one of the two comes first and the other finds nothing to do.
+Each action is a conditional write on the state that was read, and raises the fence. If the engine works on
+the same delivery at the same moment, one of the two writes first and the other changes nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from services.delivery.log.deliveries import DELIVERIES, WEBHOOKS
+from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.log.webhooks import WEBHOOKS
 from services.delivery.model.delivery import DeliveryRequest, due_event, replay_event
 from services.delivery.settings import DeliverySettings
 from shared.contracts.errors import Conflict, NotFound
@@ -21,132 +22,139 @@ from shared.runtime.mongo import Collection, Document, Mongo, UpdateOne, transla
 Action = Literal["recover", "cancel", "discard"]
 
 NOT_FOUND: Final = "no such delivery"
-WEBHOOK_GONE: Final = "its outgoing webhook is gone"
-WEBHOOK_DISABLED: Final = "its outgoing webhook is disabled: enable it, then ask again"
+WEBHOOK_DELETED: Final = "its outgoing webhook was deleted"
+WEBHOOK_DISABLED: Final = "its outgoing webhook is disabled: enable it, then try again"
 _ERASED: Final = "its payload was erased: there is nothing to send"
-_STILL_OPEN: Final = "it is still on its way: a retry sends it now, under the same id"
-_CHANGED_CONCURRENTLY: Final = "it changed at this very moment: ask again"
+_STILL_OPEN: Final = "it is not finished: use retry to send it now, under the same id"
+_CHANGED_CONCURRENTLY: Final = "it changed at the same moment: try again"
 
 ENDED: Final = ("dead_letter", "cancelled", "discarded")
-"""A delivery in one of these begins a new round when it is sent again."""
+"""A delivery in one of these states starts another retry cycle when it is sent again."""
 RESENT: Final = ("delivered", *ENDED)
-"""A delivery in one of these can be sent again under a new id."""
+"""A delivery in one of these states can be sent again under a new id."""
 WAITING: Final = ("pending", "retrying")
-"""Open, and nobody is attempting it now."""
+"""Open states without an attempt in flight."""
 
 _REFUSAL_REASONS: Final[Mapping[Action, Mapping[str, str]]] = {
     "recover": {
-        "delivered": "it was delivered: a resend, or a replay of its webhook, sends it again, under a new id",
-        "delivering": "an attempt is under way: look again when it has ended",
+        "delivered": "it was delivered: a resend or a replay of its webhook sends it again, under a new id",
+        "delivering": "an attempt is under way: try again when it has ended",
     },
     "cancel": {
         "delivering": "an attempt is under way: try again when it has ended",
         "delivered": "it was delivered: there is nothing to cancel",
-        "dead_letter": "it is a dead letter: nothing more is sent; discard it to put it away",
-        "discarded": "it was discarded: nothing more is sent",
+        "dead_letter": "it is a dead letter and is not sent any more: discard it to remove it from the list",
+        "discarded": "it was discarded and is not sent any more",
     },
-    "discard": {"cancelled": "it was cancelled: only dead letters are discarded"},
+    "discard": {"cancelled": "it was cancelled: only dead letters can be discarded"},
 }
 
 _READ_FIELDS: Final = ("status", "fence", "attempt_count", "webhook_id", "erased_at", "job")
 _NOTIFY_TIMEOUT_S: Final = 2.0
-"""A caller waits for it, and a job makes it good."""
+"""A caller waits for the notification; if it fails, a job repeats it."""
 _PUBLISH_TIMEOUT_S: Final = 10.0
 _MAX_PUBLISH_BYTES: Final = 4 * 1024 * 1024
-"""Bodies that are published together, to be acknowledged within `_WITHIN_S`."""
+"""Bytes that are published in one call, to be acknowledged within `_PUBLISH_TIMEOUT_S`."""
 
 
 def replay_id(original: str, replay_no: int) -> DeliveryId:
-    """The id of a delivery's repetition: the same however often a replay is begun anew."""
+    """Return the id of a delivery's repetition: the same however often a replay is started."""
     return DeliveryId(f"dlv_{derive(original, 'replay', str(replay_no))}")
 
 
 class Recovery:
-    """The steps, on the log and on Kafka; `jobs.py` takes them for one delivery or for a million."""
+    """The actions, on the log and on Kafka. `recovery_worker.py` applies them to many deliveries."""
 
     def __init__(self, mongo: Mongo, producer: Producer, settings: DeliverySettings) -> None:
         self.deliveries: Collection = mongo.collection(DELIVERIES)
         self.webhooks: Collection = mongo.collection(WEBHOOKS)
         self._producer = producer
-        self._kept = timedelta(days=settings.dead_letter_days)
+        self._retention = timedelta(days=settings.dead_letter_days)
 
     async def apply(
         self, action: Action, ids: Sequence[str], *, workspace: str, statuses: Sequence[str], job: str
     ) -> dict[str, str | None]:
-        """Take this step with every delivery that is in one of these statuses; per id, why not, or None.
+        """Apply an action to the deliveries that are in one of these statuses.
 
-        The delivery bears the job's id afterwards: a job that is repeated finds what it did, and does it
-        once. Raises `DatabaseUnavailable`.
+        Return by id why it was not applied, or None. The deliveries store the job's id: a job that is
+        repeated recognises what it did. Raises `DatabaseUnavailable`.
         """
-        wanted = {"_id": {"$in": list(ids)}, "workspace": workspace}
+        query = {"_id": {"$in": list(ids)}, "workspace": workspace}
         with translate_errors():
-            found = await self.deliveries.find(wanted, dict.fromkeys(_READ_FIELDS, 1)).to_list(len(ids))
-            webhooks = await self._webhooks(found) if action == "recover" else {}
+            documents = await self.deliveries.find(query, dict.fromkeys(_READ_FIELDS, 1)).to_list(len(ids))
+            enabled_by_webhook = await self._enabled_by_webhook(documents) if action == "recover" else {}
         outcomes: dict[str, str | None] = dict.fromkeys(ids, NOT_FOUND)
         now = utcnow()
         writes: list[UpdateOne] = []
-        for document in found:
-            if document.get("job") == job:
+        for document in documents:
+            if document.get("job") == job:  # a repeated step: this delivery is done
                 outcomes[document["_id"]] = None
                 continue
-            refused = _refusal_reason(action, document, statuses, webhooks)
-            outcomes[document["_id"]] = refused or _CHANGED_CONCURRENTLY
-            if refused is None:
-                writes.append(self._write(action, document, job, now))
+            refusal = _refusal_reason(action, document, statuses, enabled_by_webhook)
+            outcomes[document["_id"]] = refusal or _CHANGED_CONCURRENTLY
+            if refusal is None:
+                writes.append(self._conditional_update(action, document, job, now))
         if writes:
             with translate_errors():
                 await self.deliveries.bulk_write(writes, ordered=False)
-                taken = await self.deliveries.find(wanted | {"job": job}, {"_id": 1}).to_list(len(ids))
-            outcomes |= dict.fromkeys((document["_id"] for document in taken), None)
+                # The fence decides: only deliveries with this job's id were changed by it.
+                changed = await self.deliveries.find(query | {"job": job}, {"_id": 1}).to_list(len(ids))
+            outcomes |= dict.fromkeys((document["_id"] for document in changed), None)
         return outcomes
 
     async def notify_owners(self, ids: Sequence[str], *, workspace: str, manual: bool = False) -> None:
-        """Tell the owners of these deliveries' webhooks to look at the log. Raises `RetryLater`.
+        """Make the owners of these deliveries' webhooks search the log. Raises `RetryLater`.
 
-        With `manual`, they send these deliveries past hold and circuit.
+        With `manual`, they send these deliveries past hold and open circuit.
         """
         with translate_errors():
-            found = await self.deliveries.find(
+            documents = await self.deliveries.find(
                 {"_id": {"$in": list(ids)}, "workspace": workspace}, {"webhook_id": 1}
             ).to_list(len(ids))
-        asked = sorted({(document["webhook_id"], document["_id"] if manual else "") for document in found})
+        targets = sorted(
+            {(document["webhook_id"], document["_id"] if manual else "") for document in documents}
+        )
         records = [
-            event_record(DELIVERY_REQUESTED, name, due_event(WebhookId(name), workspace, delivery_id))
-            for name, delivery_id in asked
+            event_record(
+                DELIVERY_REQUESTED, webhook_id, due_event(WebhookId(webhook_id), workspace, delivery_id)
+            )
+            for webhook_id, delivery_id in targets
         ]
         if records:
             await self._producer.publish_all(records, timeout_s=_NOTIFY_TIMEOUT_S)
 
     async def replay(self, ids: Sequence[str], *, workspace: str, replay_no: int) -> int:
-        """Ask for these deliveries again, in this order, each under its derived id; how many.
+        """Request these deliveries again, in this order, each under its derived id; return how many.
 
-        What has no payload any more is left out. Repeating the call asks for the same ids, and what is in
-        the log already is not sent again. Raises `RetryLater`, `TooLarge`.
+        Deliveries without a payload are left out. Repeating the call requests the same ids, and a delivery
+        that is in the log already is not sent again. Raises `RetryLater`, `TooLarge`.
         """
         with translate_errors():
-            found = await self.deliveries.find(
+            documents = await self.deliveries.find(
                 {"_id": {"$in": list(ids)}, "workspace": workspace}, {"attempts": 0}
             ).to_list(len(ids))
-        place = {name: number for number, name in enumerate(ids)}
-        found.sort(key=lambda document: place[document["_id"]])
+        position = {delivery_id: index for index, delivery_id in enumerate(ids)}
+        documents.sort(key=lambda document: position[document["_id"]])
         records = []
-        for document in found:
+        for document in documents:
+            # Erased: there is nothing to send.
             if document.get("body") is None:
                 continue
             earlier = DeliveryRequest.from_document(document)
-            again = replay_id(earlier.replay_of or earlier.delivery_id, replay_no)
+            new_id = replay_id(earlier.replay_of or earlier.delivery_id, replay_no)
             records.append(
-                event_record(DELIVERY_REQUESTED, earlier.webhook_id, replay_event(earlier, again, replay_no))
+                event_record(DELIVERY_REQUESTED, earlier.webhook_id, replay_event(earlier, new_id, replay_no))
             )
-        for some in _split_by_size(records):
-            await self._producer.publish_all(some, timeout_s=_PUBLISH_TIMEOUT_S)
+        # In order, one batch after the other: the order of a replay is that of the originals.
+        for batch in _split_by_size(records):
+            await self._producer.publish_all(batch, timeout_s=_PUBLISH_TIMEOUT_S)
         return len(records)
 
     async def resend(self, delivery_id: str, *, workspace: str) -> DeliveryRequest:
-        """Ask for one delivery that has ended again: its body under a new id, to the webhook as it is now.
+        """Request a finished delivery again: its body under a new id, to the webhook's present settings.
 
-        Returns the request of the new delivery. It goes past its endpoint's hold and open circuit. Raises
-        `NotFound`; `Conflict` if it has not ended, its payload was erased, or its webhook is gone or
+        Return the request of the new delivery, which goes past its endpoint's hold and open circuit. Raises
+        `NotFound`; `Conflict` if it is not finished, its payload was erased, or its webhook is deleted or
         disabled; `RetryLater`, `TooLarge`.
         """
         with translate_errors():
@@ -159,7 +167,7 @@ class Recovery:
                 raise Conflict(_STILL_OPEN)
             if document.get("erased_at") or document.get("body") is None:
                 raise Conflict(_ERASED)
-            # Counted with the webhook's replays: so every repetition of a delivery has a number of its own.
+            # Counted with the webhook's replays, so that every repetition of a delivery has its own number.
             webhook = await self.webhooks.find_one_and_update(
                 {"_id": document["webhook_id"], "workspace": workspace, "deleted_at": None, "enabled": True},
                 {"$inc": {"replays": 1}},
@@ -168,65 +176,67 @@ class Recovery:
             )
             if webhook is None:
                 raise Conflict(
-                    _webhook_refusal_reason(await self._webhooks([document]), document)
+                    _webhook_refusal_reason(await self._enabled_by_webhook([document]), document)
                     or _CHANGED_CONCURRENTLY
                 )
-        earlier, number = DeliveryRequest.from_document(document), int(webhook["replays"])
+        earlier, replay_no = DeliveryRequest.from_document(document), int(webhook["replays"])
         original = earlier.replay_of or earlier.delivery_id
-        again = replace(
+        request = replace(
             earlier,
-            delivery_id=replay_id(original, number),
+            delivery_id=replay_id(original, replay_no),
             replay_of=original,
-            replay_no=number,
+            replay_no=replay_no,
             manual=True,
         )
-        event = replay_event(earlier, again.delivery_id, number, manual=True)
+        event = replay_event(earlier, request.delivery_id, replay_no, manual=True)
         await self._producer.publish(
-            event_record(DELIVERY_REQUESTED, again.webhook_id, event), timeout_s=_NOTIFY_TIMEOUT_S
+            event_record(DELIVERY_REQUESTED, request.webhook_id, event), timeout_s=_NOTIFY_TIMEOUT_S
         )
-        return again
+        return request
 
-    async def _webhooks(self, deliveries: Iterable[Document]) -> dict[str, bool]:
-        """Of these deliveries' webhooks, those that are there, and whether each is enabled."""
-        names = list({document["webhook_id"] for document in deliveries})
-        found = await self.webhooks.find({"_id": {"$in": names}, "deleted_at": None}, {"enabled": 1}).to_list(
-            len(names)
-        )
-        return {document["_id"]: document["enabled"] for document in found}
+    async def _enabled_by_webhook(self, deliveries: Iterable[Document]) -> dict[str, bool]:
+        """Return for each of these deliveries' webhooks that exists whether it is enabled."""
+        webhook_ids = list({document["webhook_id"] for document in deliveries})
+        documents = await self.webhooks.find(
+            {"_id": {"$in": webhook_ids}, "deleted_at": None}, {"enabled": 1}
+        ).to_list(len(webhook_ids))
+        return {document["_id"]: document["enabled"] for document in documents}
 
-    def _write(self, action: Action, document: Document, job: str, now: datetime) -> UpdateOne:
-        as_read: dict[str, Any] = {name: document[name] for name in ("_id", "status", "fence")}
+    def _conditional_update(self, action: Action, document: Document, job: str, now: datetime) -> UpdateOne:
+        query: dict[str, Any] = {name: document[name] for name in ("_id", "status", "fence")}
+        # An erasure may come between reading and writing.
         if action == "recover":
-            as_read["body"] = {"$exists": True}
+            query["body"] = {"$exists": True}
         change = {
             "recover": _recover_update,
-            "cancel": self._cancelled,
+            "cancel": self._cancel_update,
             "discard": _discard_update,
         }[action](document, now)
         change["$set"] = change.get("$set", {}) | {"job": job}
-        return UpdateOne(as_read, change | {"$inc": {"fence": 1}})
+        return UpdateOne(query, change | {"$inc": {"fence": 1}})
 
-    def _cancelled(self, _document: Document, now: datetime) -> dict[str, Any]:
+    def _cancel_update(self, _document: Document, now: datetime) -> dict[str, Any]:
         return {
-            "$set": {"status": "cancelled", "finished_at": now, "expires_at": now + self._kept},
+            "$set": {"status": "cancelled", "finished_at": now, "expires_at": now + self._retention},
             "$unset": {"due_at": "", "open": ""},
         }
 
 
 def _split_by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
-    some: list[Record] = []
+    batch: list[Record] = []
     size = 0
     for record in records:
-        if some and size + len(record.value) > _MAX_PUBLISH_BYTES:
-            yield some
-            some, size = [], 0
-        some.append(record)
+        if batch and size + len(record.value) > _MAX_PUBLISH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
         size += len(record.value)
-    if some:
-        yield some
+    if batch:
+        yield batch
 
 
 def _recover_update(document: Document, now: datetime) -> dict[str, Any]:
+    # In the present retry cycle: due now, never later than before.
     if document["status"] in WAITING:
         return {"$min": {"due_at": now}}
     return {
@@ -245,9 +255,9 @@ def _discard_update(_document: Document, _now: datetime) -> dict[str, Any]:
 
 
 def _refusal_reason(
-    action: Action, document: Document, statuses: Sequence[str], webhooks: Mapping[str, bool]
+    action: Action, document: Document, statuses: Sequence[str], enabled_by_webhook: Mapping[str, bool]
 ) -> str | None:
-    """Why this step cannot be taken with a delivery; None when it can."""
+    """Return why an action cannot be applied to a delivery; None if it can."""
     status = document["status"]
     if status not in statuses:
         return _REFUSAL_REASONS[action].get(status, f"its status is {status}, not {' or '.join(statuses)}")
@@ -255,12 +265,12 @@ def _refusal_reason(
         return None
     if document.get("erased_at"):
         return _ERASED
-    return _webhook_refusal_reason(webhooks, document)
+    return _webhook_refusal_reason(enabled_by_webhook, document)
 
 
-def _webhook_refusal_reason(webhooks: Mapping[str, bool], document: Document) -> str | None:
-    """Why nothing can be sent to a delivery's webhook; None when it can."""
-    enabled = webhooks.get(document["webhook_id"])
+def _webhook_refusal_reason(enabled_by_webhook: Mapping[str, bool], document: Document) -> str | None:
+    """Return why nothing can be sent to a delivery's webhook; None if it can."""
+    enabled = enabled_by_webhook.get(document["webhook_id"])
     if enabled is None:
-        return WEBHOOK_GONE
+        return WEBHOOK_DELETED
     return None if enabled else WEBHOOK_DISABLED

@@ -1,10 +1,10 @@
-"""The delivery log, read in its order, by any combination of filters, on an index.
+"""Search of the delivery log, in its order, by any combination of filters, on an index.
 
-The log's indexes end in `status`, `created_at`, `_id`. What is wanted is one stretch of an index for each
-status; the newest of all stretches are merged here, and only they are fetched. Stretches are read by slices
-of time, each sixteen times as wide as the one before: a store that puts a limit into its index scan
-(MongoDB) does not need that; one that reads all that matches before it sorts and cuts (the embedded one)
-reads no more than a slice.
+The log's indexes end in `status`, `created_at`, `_id`. A query reads one range of an index for each status.
+The newest keys of all ranges are merged here, and only their documents are fetched. Ranges are read in slices
+of time, each sixteen times as wide as the last. MongoDB, which applies a limit during the index scan, does
+not need slices. The embedded database reads everything that matches before it sorts and cuts, and reads at
+most a slice.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from shared.runtime.web.paging import Page
 
 T = TypeVar("T")
 LogKey = tuple[datetime, str]
-"""Where a delivery stands in the log: when it was entered, and its id."""
+"""The position of a delivery in the log: when it was logged, and its id."""
 
 STATUSES: Final = (
     "pending",
@@ -34,16 +34,16 @@ STATUSES: Final = (
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME_RESOLUTION: Final = timedelta(milliseconds=1)
-"""What the store can tell apart."""
+"""The resolution of stored times."""
 _FIRST_SLICE: Final = timedelta(seconds=1)
 _WIDENING_FACTOR: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryQuery:
-    """Which deliveries of a workspace; what is None or empty may be anything.
+    """Filters on the deliveries of a workspace; None or empty matches everything.
 
-    `error` is the error class of the last attempt. `since` is included, `until` is not.
+    `error` is the error class of the last attempt. `since` is inclusive, `until` exclusive.
     """
 
     workspace: str
@@ -58,124 +58,137 @@ class DeliveryQuery:
 
 @dataclass(frozen=True, slots=True)
 class _IndexRanges:
-    """What is read side by side: each a stretch of one index that is in the log's order.
+    """Ranges of one index that are read concurrently, each in the order of the log.
 
-    `rest` is what no index of these holds, and is looked at in what was read.
+    `residual` has the filters that the index does not cover; they are applied to what was read.
     """
 
-    stretches: Sequence[Document]
-    rest: Mapping[str, Sequence[str]]
+    ranges: Sequence[Document]
+    residual: Mapping[str, Sequence[str]]
 
 
 async def page(
     deliveries: Collection,
-    wanted: DeliveryQuery,
-    show: Callable[[Document], T],
+    query: DeliveryQuery,
+    convert: Callable[[Document], T],
     *,
     limit: int,
     cursor: str | None,
     fields: Mapping[str, int] | None = None,
 ) -> Page[T]:
-    """One page of the log, newest first. Raises `Malformed`: bad cursor; `DatabaseUnavailable`."""
+    """Return one page of the log, newest first; `convert` makes its items.
+
+    Raises `Malformed` if the cursor is invalid, `DatabaseUnavailable`.
+    """
     after = _parse_cursor(cursor) if cursor else None
-    found = await find_keys(deliveries, wanted, most=limit + 1, after=after)
-    shown = await fetch_deliveries(deliveries, found[:limit], fields)
-    more = len(found) > limit
-    return Page(items=[show(one) for one in shown], next_cursor=_cursor(found[limit - 1]) if more else None)
+    keys = await find_keys(deliveries, query, limit=limit + 1, after=after)
+    documents = await fetch_deliveries(deliveries, keys[:limit], fields)
+    has_more = len(keys) > limit
+    return Page(
+        items=[convert(document) for document in documents],
+        next_cursor=_cursor(keys[limit - 1]) if has_more else None,
+    )
 
 
 async def find_keys(
     deliveries: Collection,
-    wanted: DeliveryQuery,
+    query: DeliveryQuery,
     *,
-    most: int,
+    limit: int,
     after: LogKey | None = None,
     oldest_first: bool = False,
 ) -> list[LogKey]:
-    """The first `most` that are wanted, after a key, in the log's order. Raises `DatabaseUnavailable`.
+    """Return the first `limit` matching keys after a key, in the log's order.
 
-    A delivery whose status changes at the very moment of reading may be missing once.
+    A delivery whose status changes during the search may be missing once. Raises `DatabaseUnavailable`.
     """
-    runs = _index_ranges(wanted)
-    found: list[LogKey] = []
+    index_ranges = _index_ranges(query)
+    keys: list[LogKey] = []
     slices = _slices_oldest_first if oldest_first else _slices_newest_first
-    for bounds in slices(wanted.since, wanted.until, after):
-        some = await asyncio.gather(
+    # Every slice is read from all ranges before the next one: that keeps the order across ranges.
+    for bounds in slices(query.since, query.until, after):
+        results = await asyncio.gather(
             *(
-                _read_slice(deliveries, stretch | bounds, runs.rest, most - len(found), oldest_first)
-                for stretch in runs.stretches
+                _read_slice(
+                    deliveries, index_range | bounds, index_ranges.residual, limit - len(keys), oldest_first
+                )
+                for index_range in index_ranges.ranges
             )
         )
-        found += sorted(set(chain(*some)), reverse=not oldest_first)[: most - len(found)]
-        if len(found) == most:
+        # A delivery whose status changes may be in two ranges: the set removes the repetition.
+        keys += sorted(set(chain(*results)), reverse=not oldest_first)[: limit - len(keys)]
+        if len(keys) == limit:
             break
-    return found
+    return keys
 
 
 async def fetch_deliveries(
-    deliveries: Collection, wanted: Sequence[LogKey], fields: Mapping[str, int] | None = None
+    deliveries: Collection, keys: Sequence[LogKey], fields: Mapping[str, int] | None = None
 ) -> list[Document]:
-    """These deliveries, in this order, without those that are gone. Raises `DatabaseUnavailable`."""
-    ids = [name for _, name in wanted]
+    """Return these deliveries, in this order, without deleted ones. Raises `DatabaseUnavailable`."""
+    ids = [delivery_id for _, delivery_id in keys]
     with translate_errors():
-        found = await deliveries.find({"_id": {"$in": ids}}, fields).to_list(len(ids))
-    by_id = {document["_id"]: document for document in found}
-    return [by_id[name] for name in ids if name in by_id]
+        documents = await deliveries.find({"_id": {"$in": ids}}, fields).to_list(len(ids))
+    by_id = {document["_id"]: document for document in documents}
+    return [by_id[delivery_id] for delivery_id in ids if delivery_id in by_id]
 
 
 async def _read_slice(
     deliveries: Collection,
     query: Document,
-    rest: Mapping[str, Sequence[str]],
-    most: int,
+    residual: Mapping[str, Sequence[str]],
+    limit: int,
     oldest_first: bool,
 ) -> list[LogKey]:
-    """The first keys of one slice of one stretch; without `rest`, from the index alone."""
+    """Return the first keys of one slice of a range; without `residual`, from the index alone."""
     direction = 1 if oldest_first else -1
-    fields = {"created_at": 1, **dict.fromkeys(rest, 1)}
-    found: list[LogKey] = []
+    fields = {"created_at": 1, **dict.fromkeys(residual, 1)}
+    keys: list[LogKey] = []
     with translate_errors():
         cursor = deliveries.find(query, fields).sort([("created_at", direction), ("_id", direction)])
-        async for document in cursor if rest else cursor.limit(most):
-            if all(document.get(field) in allowed for field, allowed in rest.items()):
-                found.append((document["created_at"], document["_id"]))
-                if len(found) == most:
+        async for document in cursor if residual else cursor.limit(limit):
+            if all(document.get(field) in allowed for field, allowed in residual.items()):
+                keys.append((document["created_at"], document["_id"]))
+                if len(keys) == limit:
                     break
         await cursor.close()
-    return found
+    return keys
 
 
-def _index_ranges(wanted: DeliveryQuery) -> _IndexRanges:
-    """The stretches, by the index that narrows most: one event, one error class, or the log's own four."""
-    base: Document = {"workspace": wanted.workspace}
-    rest: dict[str, Sequence[str]] = {}
-    if wanted.webhook_id is not None:
-        base["webhook_id"] = wanted.webhook_id
-    if wanted.event_type is not None:
-        base["event_type"] = wanted.event_type
-    if wanted.event_id is not None:
-        rest = {field: [value] for field, value in base.items() if field != "workspace"}
-        if wanted.statuses:
-            rest["status"] = wanted.statuses
-        if wanted.error is not None:
-            rest["last_error"] = [wanted.error]
-        return _IndexRanges([{"workspace": wanted.workspace, "event_id": wanted.event_id}], rest)
-    if wanted.error is not None:
+def _index_ranges(query: DeliveryQuery) -> _IndexRanges:
+    """Return the ranges of the most selective index: one event, one error class, or the log's own."""
+    base: Document = {"workspace": query.workspace}
+    residual: dict[str, Sequence[str]] = {}
+    if query.webhook_id is not None:
+        base["webhook_id"] = query.webhook_id
+    if query.event_type is not None:
+        base["event_type"] = query.event_type
+    # One event has few deliveries: the other filters are applied after reading.
+    if query.event_id is not None:
+        residual = {field: [value] for field, value in base.items() if field != "workspace"}
+        if query.statuses:
+            residual["status"] = query.statuses
+        if query.error is not None:
+            residual["last_error"] = [query.error]
+        return _IndexRanges([{"workspace": query.workspace, "event_id": query.event_id}], residual)
+    if query.error is not None:
+        # The index of errors has no event type.
         if "event_type" in base:
-            rest["event_type"] = [base.pop("event_type")]
-        base |= {"failed": True, "last_error": wanted.error}
-    statuses = dict.fromkeys(wanted.statuses or STATUSES)
-    return _IndexRanges([base | {"status": status} for status in statuses], rest)
+            residual["event_type"] = [base.pop("event_type")]
+        base |= {"failed": True, "last_error": query.error}
+    statuses = dict.fromkeys(query.statuses or STATUSES)
+    return _IndexRanges([base | {"status": status} for status in statuses], residual)
 
 
 def _slices_newest_first(
     since: datetime | None, until: datetime | None, after: LogKey | None
 ) -> Iterator[Document]:
-    """Slices of the log, the newest first, each older than the one before."""
+    """Yield slices of the log as queries, newest first."""
     floor = max(since, _EPOCH) if since else _EPOCH
     top = until
     if after:
         top = min(after[0], until) if until else after[0]
+        # Deliveries of the same millisecond as the cursor come first, by id.
         if top == after[0] >= floor:
             yield {"created_at": top, "_id": {"$lt": after[1]}}
     high, width = top or utcnow(), _FIRST_SLICE
@@ -192,7 +205,7 @@ def _slices_newest_first(
 def _slices_oldest_first(
     since: datetime | None, until: datetime | None, after: LogKey | None
 ) -> Iterator[Document]:
-    """Slices of the log, the oldest first, each newer than the one before."""
+    """Yield slices of the log as queries, oldest first."""
     low = max(since, _EPOCH) if since else _EPOCH
     if after:
         if after[0] >= low and (until is None or after[0] < until):
@@ -208,9 +221,9 @@ def _slices_oldest_first(
 
 
 def _created_between(low: datetime, high: datetime | None) -> Document:
-    """From `low` on, before `high`.
+    """Return the query for `created_at` from `low` (included) to `high` (excluded).
 
-    Not with `$gte`: the embedded store then leaves `low` itself out, because the index goes on after it.
+    It does not use `$gte`: the embedded database then leaves out `low` itself if the index has more fields.
     """
     return {"created_at": {"$gt": low - _TIME_RESOLUTION} | ({"$lt": high} if high else {})}
 
@@ -220,8 +233,8 @@ def _cursor(key: LogKey) -> str:
 
 
 def _parse_cursor(cursor: str) -> LogKey:
-    at, _, last = cursor.partition("-")
+    at, _, delivery_id = cursor.partition("-")
     try:
-        return datetime.fromtimestamp(int(at) / 1000, UTC), last
+        return datetime.fromtimestamp(int(at) / 1000, UTC), delivery_id
     except (ValueError, OverflowError, OSError):
-        raise Malformed("the cursor is not one of ours: pass next_cursor as it was") from None
+        raise Malformed("the cursor is not valid: pass next_cursor unchanged") from None

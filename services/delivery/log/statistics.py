@@ -1,8 +1,8 @@
-"""Hourly statistics: what became of attempts and how long they took, per outgoing webhook and workspace.
+"""Hourly statistics: outcomes and durations of attempts, per outgoing webhook and per workspace.
 
-One document for each webhook and UTC hour, and one for each workspace and hour, kept for 90 days. They are
-counts of this moment, not a ledger: a process that is killed takes its last second with it, and an answer
-of the store that gets lost may count its second twice.
+There is one document for each webhook and UTC hour, and one for each workspace and hour, for 90 days. The
+counts are approximate: a killed process loses its last second, and a lost response of MongoDB may count a
+second twice.
 """
 
 from bisect import bisect_left
@@ -18,6 +18,7 @@ from shared.runtime.mongo import (
     Collection,
     Document,
     Duplicate,
+    Index,
     Mongo,
     UpdateOne,
     Write,
@@ -31,15 +32,20 @@ CountedOutcome = Literal["delivered", "retrying", "dead_letter"]
 STATISTICS: Final = "delivery_stats"
 RETENTION_DAYS: Final = 90
 
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    STATISTICS: (Index((("hour", 1),), ttl_s=RETENTION_DAYS * 86_400),)
+}
+
 _FLUSH_INTERVAL_S: Final = 1.0
 _MAX_TALLIES: Final = 100_000
+"""Tallies that are kept in memory while MongoDB is unavailable."""
 _HOUR: Final = timedelta(hours=1)
 _BUCKETS_PER_DOUBLING: Final = 4
-"""Latency buckets in each doubling."""
+"""Latency buckets in each doubling of the latency."""
 BOUNDS: Final = tuple(
     0.0005 * 2 ** (step / _BUCKETS_PER_DOUBLING) for step in range(17 * _BUCKETS_PER_DOUBLING + 1)
 )
-"""The upper bounds of the latency buckets in seconds, 0.5 ms to 65.5 s; what takes longer is in one more."""
+"""The upper bounds of the latency buckets in seconds, 0.5 ms to 65.5 s. One more bucket has the rest."""
 _COUNTS: Final = ("attempts", "delivered", "failed_attempts", "dead_letters")
 _FIRST_BUCKET: Final = len(_COUNTS)
 _WIDTH: Final = _FIRST_BUCKET + len(BOUNDS) + 1
@@ -50,20 +56,20 @@ Tally = list[int]
 
 @dataclass(slots=True)
 class HourCounts:
-    """What was counted in one hour, or in several together."""
+    """The counts of one hour, or the sum of several."""
 
     hour: datetime
     tally: Tally = field(default_factory=lambda: [0] * _WIDTH)
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        """As the store keeps it."""
-        found = cls(document["hour"])
-        for place, name in enumerate(_COUNTS):
-            found.tally[place] = document.get(name, 0)
+        """Return the counts of a stored document."""
+        counts = cls(document["hour"])
+        for index, name in enumerate(_COUNTS):
+            counts.tally[index] = document.get(name, 0)
         for bucket, count in document.get("latency", {}).items():
-            found.tally[_FIRST_BUCKET + int(bucket)] = count
-        return found
+            counts.tally[_FIRST_BUCKET + int(bucket)] = count
+        return counts
 
     @property
     def attempts(self) -> int:
@@ -82,26 +88,26 @@ class HourCounts:
         return self.tally[3]
 
     def add(self, other: Self) -> None:
-        """Count the other one's in."""
+        """Add the counts of another hour."""
         _add(self.tally, other.tally)
 
     def percentile_ms(self, share: float) -> float | None:
-        """The latency that this share of the attempts did not exceed; None without attempts.
+        """Return the latency in ms that this share of the attempts did not exceed; None without attempts.
 
-        It is the middle (geometric) of the bucket that holds it: within 9.1 % of the true value between
-        0.5 ms and 65.5 s; shorter ones are given as 0.5, longer ones as 65536.
+        It is the geometric middle of its bucket: within 9.1 % of the true value between 0.5 ms and 65.5 s.
+        Shorter latencies are reported as 0.5, longer ones as 65536.
         """
         if not self.attempts:
             return None
-        upto = list(accumulate(self.tally[_FIRST_BUCKET:]))
-        bucket = bisect_left(upto, max(1.0, share * upto[-1]))
+        cumulative = list(accumulate(self.tally[_FIRST_BUCKET:]))
+        bucket = bisect_left(cumulative, max(1.0, share * cumulative[-1]))
         if bucket == 0 or bucket == len(BOUNDS):
             return BOUNDS[min(bucket, len(BOUNDS) - 1)] * 1000
         return round(BOUNDS[bucket] * 1000 / 2 ** (0.5 / _BUCKETS_PER_DOUBLING), 1)
 
 
 class Statistics:
-    """Counts attempts in memory, writes the counts every second, and reads them back by the hour."""
+    """Counts attempts in memory, writes the counts every second, and reads them by the hour."""
 
     def __init__(self, mongo: Mongo, log: Log) -> None:
         self._collection: Collection = mongo.collection(STATISTICS)
@@ -109,26 +115,27 @@ class Statistics:
         self._tallies: dict[tuple[str, str, datetime], Tally] = {}
         self._hour = datetime.min.replace(tzinfo=UTC)
         self._next_hour = self._hour
-        self._writing = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
+        self._flush_task = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
 
     async def start(self) -> None:
-        await self._writing.start()
+        await self._flush_task.start()
 
     async def stop(self) -> None:
-        """Write what is there, once, and end."""
-        await self._writing.stop()
+        """Write the pending counts once, and end."""
+        await self._flush_task.stop()
 
     def record(
         self, webhook_id: str, workspace: str, outcome: CountedOutcome, seconds: float, at: datetime
     ) -> None:
-        """Count one attempt that ended at this time. For the hot path: about a microsecond, and no I/O."""
+        """Count one attempt that ended at `at`. For the hot path: about a microsecond, no I/O."""
+        # The hour is computed once an hour, not for every attempt.
         if not self._hour <= at < self._next_hour:
             self._hour = hour_of(at)
             self._next_hour = self._hour + _HOUR
-        name = (workspace, webhook_id, self._hour)
-        tally = self._tallies.get(name)
+        key = (workspace, webhook_id, self._hour)
+        tally = self._tallies.get(key)
         if tally is None:
-            tally = self._tallies[name] = [0] * _WIDTH
+            tally = self._tallies[key] = [0] * _WIDTH
         tally[0] += 1
         if outcome == "delivered":
             tally[1] += 1
@@ -139,10 +146,11 @@ class Statistics:
         tally[_FIRST_BUCKET + bisect_left(BOUNDS, seconds)] += 1
 
     async def flush(self) -> None:
-        """Write what was counted since the last time; what the store does not take is kept and written later.
+        """Write the counts since the last call; keep those that MongoDB does not take.
 
-        What is kept is one tally for each webhook and hour, 100,000 at most: then the oldest go.
+        At most 100,000 tallies, one per webhook and hour, are kept: the oldest are dropped.
         """
+        # Swap first: attempts are counted into the new dict while this one is written.
         tallies, self._tallies = self._tallies, {}
         if not tallies:
             return
@@ -150,22 +158,22 @@ class Statistics:
             with translate_errors():
                 await self._collection.bulk_write(list(_writes(tallies)), ordered=False)
         except (InterlinkError, Duplicate) as error:
-            self._log.warning("statistics wait for the store", error=str(error))
-            self._put_back(tallies)
+            self._log.warning("statistics.write_failed", error=str(error))
+            self._restore(tallies)
 
     async def webhook_hours(
         self, webhook_id: str, since: datetime, until: datetime | None = None
     ) -> list[HourCounts]:
-        """A webhook's hours from the one of `since` on, before `until`, oldest first; 90 days at most.
+        """Return a webhook's hours from that of `since` on, before `until`, oldest first; 90 days at most.
 
-        Hours without attempts are not among them. Raises `DatabaseUnavailable`.
+        Hours without attempts are left out. Raises `DatabaseUnavailable`.
         """
         return await self._hours(webhook_id, since, until)
 
     async def delivered(self, workspace: str, webhook_id: str | None, since: datetime) -> int:
-        """How many were delivered from the hour of `since` on: of the workspace, or of one webhook.
+        """Return how many deliveries succeeded from the hour of `since` on, of a workspace or one webhook.
 
-        A webhook's own documents do not say whose it is: the caller has looked. Raises `DatabaseUnavailable`.
+        The caller must have checked that the webhook belongs to the workspace. Raises `DatabaseUnavailable`.
         """
         owner = webhook_id if webhook_id is not None else _workspace_owner(workspace)
         return sum(hour.delivered for hour in await self._hours(owner, since, None))
@@ -179,30 +187,31 @@ class Statistics:
             ids.append(_id(owner, first))
             first += _HOUR
         with translate_errors():
-            found = await self._collection.find({"_id": {"$in": ids}}).to_list(len(ids))
-        return sorted(map(HourCounts.of, found), key=lambda hour: hour.hour)
+            documents = await self._collection.find({"_id": {"$in": ids}}).to_list(len(ids))
+        return sorted(map(HourCounts.of, documents), key=lambda hour: hour.hour)
 
-    def _put_back(self, tallies: dict[tuple[str, str, datetime], Tally]) -> None:
-        for name, tally in self._tallies.items():
-            if name in tallies:
-                _add(tallies[name], tally)
+    def _restore(self, tallies: dict[tuple[str, str, datetime], Tally]) -> None:
+        for key, tally in self._tallies.items():
+            if key in tallies:
+                _add(tallies[key], tally)
             else:
-                tallies[name] = tally
+                tallies[key] = tally
+        # MongoDB is away for long: limit the memory.
         if len(tallies) > _MAX_TALLIES:
-            oldest = sorted(tallies, key=lambda name: name[2])
-            for name in oldest[: len(tallies) - _MAX_TALLIES]:
-                del tallies[name]
-            self._log.warning("statistics dropped: the store is away", tallies=len(oldest) - _MAX_TALLIES)
+            oldest = sorted(tallies, key=lambda key: key[2])
+            for key in oldest[: len(tallies) - _MAX_TALLIES]:
+                del tallies[key]
+            self._log.warning("statistics.dropped", tallies=len(oldest) - _MAX_TALLIES)
         self._tallies = tallies
 
 
 def hour_of(moment: datetime) -> datetime:
-    """The UTC hour that a time is in."""
+    """Return the UTC hour that contains a time."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def sum_hours(hours: Sequence[HourCounts], since: datetime) -> HourCounts:
-    """Several hours as one."""
+    """Return the sum of several hours."""
     total = HourCounts(since)
     for hour in hours:
         total.add(hour)
@@ -218,12 +227,12 @@ def _writes(tallies: Mapping[tuple[str, str, datetime], Tally]) -> Iterator[Writ
         yield _write(_workspace_owner(workspace), hour, tally, {"workspace": workspace})
 
 
-def _write(owner: str, hour: datetime, tally: Tally, about: Mapping[str, Any]) -> Write:
-    counts = {name: tally[place] for place, name in enumerate(_COUNTS)}
+def _write(owner: str, hour: datetime, tally: Tally, fields: Mapping[str, Any]) -> Write:
+    counts = {name: tally[index] for index, name in enumerate(_COUNTS)}
     buckets = {f"latency.{bucket}": count for bucket, count in enumerate(tally[_FIRST_BUCKET:]) if count}
     return UpdateOne(
         {"_id": _id(owner, hour)},
-        {"$setOnInsert": {"hour": hour, **about}, "$inc": counts | buckets},
+        {"$setOnInsert": {"hour": hour, **fields}, "$inc": counts | buckets},
         upsert=True,
     )
 
@@ -237,5 +246,5 @@ def _id(owner: str, hour: datetime) -> str:
 
 
 def _workspace_owner(name: str) -> str:
-    """A workspace among the owners of statistics; no webhook's id has a colon."""
+    """Return the owner of a workspace's statistics. Webhook ids have no colon."""
     return f"workspace:{name}"

@@ -1,10 +1,11 @@
-"""Events that no outgoing webhook got: counts by type, and the last ones of each workspace with the reason.
+"""Unmatched events, which no outgoing webhook gets: counts by type, and the last ones with the reason.
 
-One document per workspace and type, and one per workspace with its last events. They are written once a
-second from memory; a process that is killed takes its last second with it.
+There is one document per workspace and type, and one per workspace with its last events. They are written
+from memory once a second; a killed process loses its last second.
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -17,6 +18,7 @@ from shared.runtime.mongo import (
     Collection,
     Document,
     Duplicate,
+    Index,
     Mongo,
     UpdateOne,
     Write,
@@ -29,10 +31,14 @@ UnmatchedReason = Literal["no_webhook", "no_pattern", "disabled", "filtered"]
 
 UNMATCHED: Final = "unmatched_events"
 RETENTION: Final = timedelta(days=7)
+
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    UNMATCHED: (Index((("workspace", 1),)), Index((("expires_at", 1),), ttl_s=0)),
+}
 MAX_LISTED: Final = 100
-"""Events of one workspace that are listed, the latest."""
+"""The latest events of one workspace that are listed."""
 MAX_TYPES: Final = 500
-"""Types of one workspace that are counted singly; the rest is counted together."""
+"""Types of one workspace with a count of their own; the others are counted together."""
 OTHER_TYPES: Final = "(other types)"
 
 _FLUSH_INTERVAL_S: Final = 1.0
@@ -43,42 +49,43 @@ _MAX_ID_LENGTH: Final = 256
 
 @dataclass(slots=True)
 class _Tally:
-    """What was noted of one workspace since the last write."""
+    """What was recorded for one workspace since the last write."""
 
     counts: dict[str, int] = field(default_factory=dict)
     last: list[Document] = field(default_factory=list)
 
 
 class UnmatchedEventLog:
-    """Notes events, writes them once a second, and reads them back."""
+    """Records unmatched events, writes them once a second, and reads them."""
 
     def __init__(self, mongo: Mongo, log: Log) -> None:
         self._collection: Collection = mongo.collection(UNMATCHED)
         self._log = log
         self._tallies: dict[str, _Tally] = {}
         self._types: OrderedDict[str, tuple[datetime, set[str]]] = OrderedDict()
-        self._writing = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
+        self._flush_task = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
 
     async def start(self) -> None:
-        await self._writing.start()
+        await self._flush_task.start()
 
     async def stop(self) -> None:
-        """Write what is there, once, and end."""
-        await self._writing.stop()
+        """Write the pending records once, and end."""
+        await self._flush_task.stop()
 
-    def note(
+    def record(
         self, workspace: str, event_id: str, event_type: str, source: str, reason: UnmatchedReason
     ) -> None:
-        """Note an event that no webhook got. For the hot path: no I/O, bounded."""
+        """Record an unmatched event. For the hot path: no I/O, bounded memory."""
         metrics.unmatched(reason).inc()
         tally = self._tallies.get(workspace)
         if tally is None:
+            # A limit on memory until the next write.
             if len(self._tallies) >= _MAX_WORKSPACES:
                 return
             tally = self._tallies[workspace] = _Tally()
-        known = event_type in tally.counts or len(tally.counts) < MAX_TYPES
-        name = event_type if known else OTHER_TYPES
-        tally.counts[name] = tally.counts.get(name, 0) + 1
+        counted = event_type in tally.counts or len(tally.counts) < MAX_TYPES
+        type_name = event_type if counted else OTHER_TYPES
+        tally.counts[type_name] = tally.counts.get(type_name, 0) + 1
         entry = {
             "id": event_id[:_MAX_ID_LENGTH],
             "type": event_type[:_MAX_ID_LENGTH],
@@ -87,62 +94,64 @@ class UnmatchedEventLog:
             "at": utcnow(),
         }
         tally.last.append(entry)
+        # Trim at twice the length, so that it is not done for every event.
         if len(tally.last) >= 2 * MAX_LISTED:
             del tally.last[:MAX_LISTED]
 
     async def flush(self) -> None:
-        """Write what was noted since the last time; what the store does not take is dropped, and logged."""
+        """Write the records since the last call; drop and log what MongoDB does not take."""
         tallies, self._tallies = self._tallies, {}
         if not tallies:
             return
         try:
             writes: list[Write] = []
             for workspace, tally in tallies.items():
-                writes += self._writes(workspace, tally, await self._known_types(workspace))
+                writes += self._writes(workspace, tally, await self._counted_types(workspace))
             with translate_errors():
                 await self._collection.bulk_write(writes, ordered=False)
         except (InterlinkError, Duplicate) as error:
-            self._log.warning("unmatched events not written", workspaces=len(tallies), error=str(error))
+            self._log.warning("unmatched_events.write_failed", workspaces=len(tallies), error=str(error))
 
     async def counts(self, workspace: str) -> list[Document]:
-        """The workspace's counts by type, the highest first. Raises `DatabaseUnavailable`."""
+        """Return a workspace's counts by type, highest first. Raises `DatabaseUnavailable`."""
         with translate_errors():
-            found = await self._collection.find({"workspace": workspace}).to_list(None)
+            documents = await self._collection.find({"workspace": workspace}).to_list(None)
         return sorted(
-            (each for each in found if "count" in each), key=lambda each: (-each["count"], each["type"])
+            (document for document in documents if "count" in document),
+            key=lambda document: (-document["count"], document["type"]),
         )
 
     async def last(self, workspace: str) -> list[Document]:
-        """The workspace's last unmatched events, the latest first. Raises `DatabaseUnavailable`."""
+        """Return a workspace's last unmatched events, latest first. Raises `DatabaseUnavailable`."""
         with translate_errors():
             document = await self._collection.find_one({"_id": _last_id(workspace)})
         since = utcnow() - RETENTION
-        events = [each for each in (document or {}).get("last", []) if each["at"] > since]
-        return sorted(events, key=lambda each: each["at"], reverse=True)
+        events = [event for event in (document or {}).get("last", []) if event["at"] > since]
+        return sorted(events, key=lambda event: event["at"], reverse=True)
 
-    async def _known_types(self, workspace: str) -> set[str]:
-        """The types that have a count of their own; remembered for a while, of the last workspaces."""
+    async def _counted_types(self, workspace: str) -> set[str]:
+        """Return the types with a count of their own; cached for ten minutes."""
         now = utcnow()
-        read_at, known = self._types.get(workspace, (None, set[str]()))
+        read_at, counted_types = self._types.get(workspace, (None, set[str]()))
         if read_at is None or now - read_at > _TYPES_CACHE_TTL:
             with translate_errors():
-                found = await self._collection.find({"workspace": workspace}, {"type": 1}).to_list(None)
-            known = {each["type"] for each in found if "type" in each}
-            self._types[workspace] = now, known
+                documents = await self._collection.find({"workspace": workspace}, {"type": 1}).to_list(None)
+            counted_types = {document["type"] for document in documents if "type" in document}
+            self._types[workspace] = now, counted_types
             self._types.move_to_end(workspace)
             if len(self._types) > _MAX_WORKSPACES:
                 self._types.popitem(last=False)
-        return known
+        return counted_types
 
-    def _writes(self, workspace: str, tally: _Tally, known: set[str]) -> list[Write]:
+    def _writes(self, workspace: str, tally: _Tally, counted_types: set[str]) -> list[Write]:
         now = utcnow()
         expires = {"expires_at": now + RETENTION}
         counts: dict[str, int] = {}
         for event_type, count in tally.counts.items():
-            if event_type not in known and len(known) < MAX_TYPES:
-                known.add(event_type)
-            name = event_type if event_type in known else OTHER_TYPES
-            counts[name] = counts.get(name, 0) + count
+            if event_type not in counted_types and len(counted_types) < MAX_TYPES:
+                counted_types.add(event_type)
+            type_name = event_type if event_type in counted_types else OTHER_TYPES
+            counts[type_name] = counts.get(type_name, 0) + count
         writes: list[Write] = [
             UpdateOne(
                 {"_id": derive(workspace, event_type)},

@@ -1,4 +1,4 @@
-"""A delivery request: one event for one outgoing webhook, as it travels on Kafka and is kept in the log."""
+"""A delivery request: one event for one outgoing webhook, on Kafka and in the delivery log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from shared.wire.tracing import child_traceparent
 
 REQUESTED_TYPE: Final = "delivery.requested"
 DUE_TYPE: Final = "delivery.due"
-"""Another process made work of a webhook due: its lane's owner looks at the log."""
+"""Another process made deliveries of a webhook due: the partition's owner has to search the log."""
 _SOURCE: Final = "/delivery"
 TEST_TYPE: Final = "webhook.test"
 """The type of the event that `POST .../test` sends."""
@@ -25,10 +25,11 @@ _MAX_FAULT_LENGTH: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRequest:
-    """`order` grows along the topic's partition, so also along one webhook's deliveries.
+    """The request for one delivery.
 
-    `replay_of` and `replay_no` are of a delivery that repeats an earlier one under a new id. `fault` says why
-    it is not known whether the webhook wants the event: the delivery fails once; a person's retry sends it.
+    `order` rises along the topic's partition, and so along one webhook's deliveries. `replay_of` and
+    `replay_no` are set for a repetition of an earlier delivery under a new id. `fault` says why the filter
+    could not be evaluated: the first attempt fails with it, and only a manual retry sends the event.
     """
 
     delivery_id: DeliveryId
@@ -44,10 +45,11 @@ class DeliveryRequest:
     replay_of: str = ""
     replay_no: int = 0
     manual: bool = False
-    """Whether a person asked for this one delivery; it is not kept in the log."""
+    """Whether a person asked for this delivery. It is not stored."""
     fault: str = ""
 
     def document(self) -> Document:
+        """Return the fields of the delivery log that come from the request."""
         document: Document = {
             "_id": self.delivery_id,
             "webhook_id": self.webhook_id,
@@ -68,6 +70,7 @@ class DeliveryRequest:
 
     @classmethod
     def from_document(cls, document: Document) -> "DeliveryRequest":
+        """Return the request of a delivery in the log."""
         return cls(
             delivery_id=document["_id"],
             webhook_id=document["webhook_id"],
@@ -89,33 +92,33 @@ def request_event(
     delivery_id: DeliveryId,
     webhook_id: WebhookId,
     event: Event,
-    kind: str,
+    event_type: str,
     body: bytes,
     traceparent: str,
     *,
     manual: bool = False,
     fault: str = "",
 ) -> Event:
-    """The event that asks for a delivery; `kind` is the canonical name of the event's type.
+    """Return the event that requests a delivery; `event_type` is the canonical type.
 
-    With a `fault`, it asks for an entry in the log that says why it cannot be decided on.
+    With a `fault`, the delivery is logged as failed with that reason.
     """
-    more = dict(_MANUAL) if manual else {}
+    attributes = dict(_MANUAL) if manual else {}
     if fault:
-        more["fault"] = fault[:_MAX_FAULT_LENGTH]
-    names = (event.id, kind)
+        attributes["fault"] = fault[:_MAX_FAULT_LENGTH]
+    names = (event.id, event_type)
     return _requested_event(
-        delivery_id, webhook_id, event.workspace, event.time, body, traceparent, names, more
+        delivery_id, webhook_id, event.workspace, event.time, body, traceparent, names, attributes
     )
 
 
 def replay_event(
     earlier: DeliveryRequest, delivery_id: DeliveryId, replay_no: int, *, manual: bool = False
 ) -> Event:
-    """The event that asks for the same again, under an id of its own."""
-    event = (earlier.event_id, earlier.event_type)
-    replay = {"replay_of": earlier.replay_of or earlier.delivery_id, "replay_no": str(replay_no)}
-    replay |= _MANUAL if manual else {}
+    """Return the event that requests an earlier delivery again under `delivery_id`."""
+    event_names = (earlier.event_id, earlier.event_type)
+    attributes = {"replay_of": earlier.replay_of or earlier.delivery_id, "replay_no": str(replay_no)}
+    attributes |= _MANUAL if manual else {}
     traceparent = child_traceparent(earlier.traceparent)
     return _requested_event(
         delivery_id,
@@ -124,15 +127,15 @@ def replay_event(
         earlier.occurred_at,
         earlier.body,
         traceparent,
-        event,
-        replay,
+        event_names,
+        attributes,
     )
 
 
 def due_event(webhook_id: WebhookId, workspace: str, delivery_id: str = "") -> Event:
-    """The event that tells a webhook's owner to look at the log.
+    """Return the event that makes a webhook's owner search the log for due deliveries.
 
-    With a delivery, its owner sends that one past hold and circuit.
+    With a `delivery_id`, the owner sends that delivery past hold and open circuit.
     """
     return Event(
         id=new_event_id(),
@@ -153,8 +156,8 @@ def _requested_event(
     occurred_at: str,
     body: bytes,
     traceparent: str,
-    event: tuple[str, str],
-    more: Mapping[str, str] = MappingProxyType({}),
+    event_names: tuple[str, str],
+    attributes: Mapping[str, str] = MappingProxyType({}),
 ) -> Event:
     return Event(
         id=delivery_id,
@@ -165,12 +168,12 @@ def _requested_event(
         subject=webhook_id,
         data=body,
         traceparent=traceparent,
-        attributes={"event_id": event[0], "event_type": event[1], **more},
+        attributes={"event_id": event_names[0], "event_type": event_names[1], **attributes},
     )
 
 
 def read_request(received: ConsumedEvent) -> DeliveryRequest:
-    """The request that a record carries. Raises `Malformed`."""
+    """Return the request in a record. Raises `Malformed` if it is not a delivery request."""
     event = received.event
     try:
         event_id, event_type = event.attributes["event_id"], event.attributes["event_type"]
@@ -197,12 +200,16 @@ def read_request(received: ConsumedEvent) -> DeliveryRequest:
 
 
 def order_of(received: ConsumedEvent) -> int:
-    """A number that grows along a topic's partition, also over a topic that was made anew."""
+    """Return a number that rises along a partition.
+
+    It is the broker's time in milliseconds above the low bits of the offset, so it also rises when a topic
+    was deleted and created again.
+    """
     return received.at_ms << ORDER_BITS | received.offset & (1 << ORDER_BITS) - 1
 
 
 def at_ms_of(order: int) -> int:
-    """The time in an order of `order_of`: when the broker took the record, in milliseconds."""
+    """Return the broker's time of an order in milliseconds."""
     return order >> ORDER_BITS
 
 

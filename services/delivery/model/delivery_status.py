@@ -1,4 +1,4 @@
-"""The states of a delivery, and why one waits."""
+"""The states of a delivery, and the reasons why one waits."""
 
 from typing import Literal
 
@@ -6,8 +6,8 @@ DeliveryStatus = Literal[
     "pending", "delivering", "retrying", "delivered", "dead_letter", "cancelled", "discarded"
 ]
 WaitingReason = Literal["paused", "disabled", "unreadable", "held", "circuit_open", "rate_limited", "queued"]
-"""Why a delivery that waits is not attempted now, beside its schedule.
+"""Why a waiting delivery is not attempted now, apart from its schedule.
 
-`held`: the endpoint asked for quiet with `Retry-After`. `queued`: it is due, and its turn comes when others
-of the webhook have ended (`max_in_flight`, or the one before it in strict order).
+`held`: the endpoint sent `Retry-After`. `queued`: it is due, and waits for a permit (`max_in_flight`, or the
+delivery before it in strict order).
 """

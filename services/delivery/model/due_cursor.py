@@ -1,9 +1,10 @@
-"""How far one webhook's open deliveries have been read: each look reads on from there, a window at a time.
+"""The due cursor: where the last search for due deliveries of one webhook ended. Pure.
 
-Asking for the first of a million would be one short look in MongoDB, but the embedded store reads all that
-matches before it cuts: so what matches is kept small, in both. Pure.
+Each search continues there and reads window after window. A search with a limit alone would be enough for
+MongoDB. The embedded database reads everything that matches before it applies a limit, so the windows keep
+small what matches.
 
-A place is a due time in milliseconds, or an order, which has milliseconds above `ORDER_BITS`.
+A position is a due time in milliseconds, or an order, which has milliseconds above `ORDER_BITS`.
 """
 
 from collections.abc import Iterator
@@ -13,76 +14,95 @@ from typing import Final, Literal
 CursorField = Literal["due_at", "order"]
 
 ORDER_BITS: Final = 22
-"""As `request.order_of` has it."""
+"""Bits of the record offset in an order; see `order_of` in `delivery.py`."""
 LAST_POSITION: Final = {"due_at": 32_503_680_000_000, "order": (1 << 63) - 1}
-"""The last places: the year 3000, and the store's largest number."""
+"""The highest positions: the year 3000, and MongoDB's largest integer."""
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _DENSE_MS: Final = 50
 _SPARSE_MS: Final = 1000
 _WIDENING_FACTOR: Final = 16
 _MAX_LOOKAHEAD: Final = timedelta(days=8)
-"""Nothing waits for longer, unless somebody's clock is far off: what comes after is one window."""
+"""Deliveries wait no longer than this unless a clock is wrong; everything later is one window."""
 _CLOCK_SKEW: Final = timedelta(seconds=60)
-"""What another process has just made due may bear a time of its own clock."""
+"""How far the clock of another process may be behind when it makes a delivery due."""
 
 
 class DueCursor:
-    """Nothing is open below `floor`; at first nothing is known, and the first window is everything."""
+    """The lowest position that may hold an open delivery (`floor`), and the width of the next window.
+
+    A new cursor knows nothing: its first window is everything.
+    """
 
     __slots__ = ("_lowest", "_width", "field", "floor")
 
     def __init__(self, field: CursorField = "due_at") -> None:
-        self._forget(field)
+        self._reset(field)
 
-    def turn(self, field: CursorField) -> None:
-        """Read along this field from now on: a webhook's ordering may be changed."""
+    def switch_field(self, field: CursorField) -> None:
+        """Search along this field from now on: a webhook's ordering can change."""
         if field != self.field:
-            self._forget(field)
+            self._reset(field)
 
-    def written(self, due_at: datetime) -> None:
-        """An open delivery was written here. Along the order, it stands behind all that is there."""
+    def note_due(self, due_at: datetime) -> None:
+        """Note that this process wrote an open delivery.
+
+        Along the order nothing changes: a new delivery is behind all others.
+        """
         if self.field == "due_at":
             self._lower(position_of("due_at", due_at))
 
-    def changed(self, now: datetime) -> None:
-        """Another process made something open just now, perhaps with an order of long ago."""
+    def note_external_change(self, now: datetime) -> None:
+        """Note that another process just opened a delivery, possibly with an old order."""
         if self.field == "due_at":
             self._lower(position_of("due_at", now - _CLOCK_SKEW))
         else:
-            self._forget("order")
+            self._reset("order")
 
     def windows(self, now: datetime, until: int) -> Iterator[tuple[int, int]]:
-        """Windows from the floor to this place, each wider than the one before: first and last place."""
+        """Yield windows from the floor up to `until`, each wider than the last.
+
+        A window is its first and its last position, both included.
+        """
+        # From here on, `_lower` records what is written during this search.
         self._lowest = LAST_POSITION[self.field]
         low, width = self.floor, self._width
+        # Beyond the look-ahead one window covers the rest: growing windows would take too many searches.
         near = min(until, position_of(self.field, now + _MAX_LOOKAHEAD))
         while low <= until:
             high = min(low + width, near) if low <= near else until
             yield low, high
             low, width = high + 1, width * _WIDENING_FACTOR
 
-    def reached(self, place: int, span: int, *, more: bool) -> None:
-        """Nothing is open below this place; those found there, of `more`, lie in so many places."""
-        least_ms = _DENSE_MS if more else _SPARSE_MS
-        self._width = max(2 * span, least_ms << ORDER_BITS if self.field == "order" else least_ms)
-        self.floor = min(place, self._lowest)
+    def advance(self, position: int, span: int, *, has_more: bool) -> None:
+        """Move the floor to `position`: nothing is open below it.
 
-    def _forget(self, field: CursorField) -> None:
+        `span` is the distance between the first and the last delivery that were found, and sets the width of
+        the next window. `has_more` says that the search ended at its limit.
+        """
+        least_ms = _DENSE_MS if has_more else _SPARSE_MS
+        self._width = max(2 * span, least_ms << ORDER_BITS if self.field == "order" else least_ms)
+        # A delivery that was written during the search may be below the position.
+        self.floor = min(position, self._lowest)
+
+    def _reset(self, field: CursorField) -> None:
         self.field: CursorField = field
-        """Along the order of a strict webhook, else along the due time."""
+        """The order for a strict webhook, else the due time."""
         self.floor = 0
         self._width = self._lowest = LAST_POSITION[field]
 
-    def _lower(self, place: int) -> None:
-        self.floor, self._lowest = min(self.floor, place), min(self._lowest, place)
+    def _lower(self, position: int) -> None:
+        self.floor, self._lowest = min(self.floor, position), min(self._lowest, position)
 
 
 def position_of(field: CursorField, at: datetime) -> int:
-    """The place of a time, cut to milliseconds as the store cuts it; for an order, the first one of those."""
+    """Return the position of a time, truncated to milliseconds like stored times.
+
+    For the order it is the first position of that millisecond.
+    """
     milliseconds = (at - _EPOCH) // timedelta(milliseconds=1)
     return milliseconds << ORDER_BITS if field == "order" else milliseconds
 
 
-def cursor_value(field: CursorField, place: int) -> int | datetime:
-    """What the store compares with: an order as it is, a due time as a time."""
-    return place if field == "order" else _EPOCH + timedelta(milliseconds=place)
+def cursor_value(field: CursorField, position: int) -> int | datetime:
+    """Return the value of a position to compare stored fields with."""
+    return position if field == "order" else _EPOCH + timedelta(milliseconds=position)

@@ -1,4 +1,4 @@
-"""How an outgoing webhook says who it is, beside its signature: basic, bearer, a header, a certificate."""
+"""How an outgoing webhook authenticates beside its signature: basic, bearer, a header, a certificate."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -10,25 +10,28 @@ from shared.runtime.egress.certificates import ClientCertificate, parse_client_c
 
 @dataclass(frozen=True, slots=True)
 class WebhookAuth:
-    """What an attempt adds: headers, whose values are secret, or a client certificate."""
+    """What an attempt adds to its request: headers with secret values, or a client certificate."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     certificate: ClientCertificate | None = None
 
 
-def webhook_auth(given: Mapping[str, Any]) -> WebhookAuth:
-    """What these settings mean; none for an empty one. Raises `Malformed` for a certificate that is none."""
-    match given.get("type", "none"):
+def webhook_auth(settings: Mapping[str, Any]) -> WebhookAuth:
+    """Return the authentication of these settings; empty settings mean none.
+
+    Raises `Malformed` if the certificate or its key is not valid.
+    """
+    match settings.get("type", "none"):
         case "basic":
-            pair = f"{given['username']}:{given['password']}".encode()
+            pair = f"{settings['username']}:{settings['password']}".encode()
             return WebhookAuth({"Authorization": "Basic " + b64encode(pair).decode()})
         case "bearer":
-            return WebhookAuth({"Authorization": f"Bearer {given['token']}"})
+            return WebhookAuth({"Authorization": f"Bearer {settings['token']}"})
         case "header":
-            return WebhookAuth({given["name"]: given["value"]})
+            return WebhookAuth({settings["name"]: settings["value"]})
         case "mtls":
             return WebhookAuth(
-                certificate=parse_client_certificate(given["certificate"], given["private_key"])
+                certificate=parse_client_certificate(settings["certificate"], settings["private_key"])
             )
         case _:
             return WebhookAuth()

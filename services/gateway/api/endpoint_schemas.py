@@ -1,11 +1,11 @@
-"""The bodies of inbound endpoints, their executions and templates: what a caller sends and sees."""
+"""Request and response bodies of inbound endpoints and endpoint templates."""
 
 from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl
+from pydantic import AfterValidator, BaseModel, Field, HttpUrl
 
-from services.gateway.api.schemas import Channel, Name, RateLimit
+from services.gateway.api.fields import Channel, Name, RateLimit, StrictModel
 
 _ROTATION_OVERLAP_H: Final = 24
 _PROVIDER_PER_MINUTE: Final = 60_000
@@ -23,50 +23,48 @@ Settings = Annotated[
 Events = Annotated[
     list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,100}\*?$", min_length=1)]],
     Field(
-        max_length=100, description="Event names that become messages of the channel; `*` at the end matches."
+        max_length=100,
+        description="Names of events that become messages of the channel; `*` at the end matches any rest.",
     ),
 ]
 BodyLimit = Annotated[int | None, Field(ge=1024, le=8 * 1024 * 1024, description="Bytes.")]
 DedupeWindow = Annotated[
-    float | None, Field(ge=0, le=86_400, description="Seconds that a delivery id is remembered; 0 for not.")
+    float | None,
+    Field(ge=0, le=86_400, description="Length of the deduplication window in seconds; 0 for none."),
 ]
 Source = Annotated[
     dict[str, Any] | None,
     Field(
-        description="Of a generic provider: how its sender signs and what its webhooks look like. "
+        description="Only for a generic provider: how the sender signs its webhooks and what they look like. "
         "At most 16 KB as JSON."
     ),
 ]
 Reason = Annotated[str, Field(max_length=500)]
 
 
-class _StrictModel(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class EndpointCreate(_StrictModel):
+class EndpointCreate(StrictModel):
     """`POST /api/inbound-endpoints`."""
 
     provider: str
     name: Name
     secret: Secret | None = None
-    settings: Settings = {}
+    settings: Settings = Field(default={})
     channel_id: Channel | None = None
-    events: Events = ["*"]
-    allow_ips: Networks = []
+    events: Events = Field(default=["*"])
+    allow_ips: Networks = Field(default=[])
     rate_limit: RateLimit = _PROVIDER_PER_MINUTE
     body_limit: BodyLimit = None
     dedupe_window_s: DedupeWindow = None
     public_url: HttpUrl | None = Field(
-        None, description="Scheme and host that the platform calls, where a proxy shows it another than ours."
+        None, description="Scheme and host that the provider calls, if a proxy makes them differ from ours."
     )
     require_signature: bool = True
     unsigned_reason: Reason = ""
     source: Source = None
 
 
-class EndpointUpdate(_StrictModel):
-    """`PATCH`: what is absent stays as it is; null takes away what may be absent."""
+class EndpointUpdate(StrictModel):
+    """`PATCH`: an absent field stays as it is; null removes an optional value."""
 
     name: Name | None = None
     settings: Settings | None = None
@@ -83,7 +81,7 @@ class EndpointUpdate(_StrictModel):
     enabled: bool | None = None
 
 
-class EndpointSecretRotate(_StrictModel):
+class EndpointSecretRotate(StrictModel):
     """`POST .../rotate-secret`: the old secret stays valid for `overlap_hours`."""
 
     secret: Secret | None = None
@@ -91,10 +89,11 @@ class EndpointSecretRotate(_StrictModel):
 
 
 class EndpointOut(BaseModel):
-    """An endpoint as the API shows it; `secret` only when it was made or changed by this call.
+    """An inbound endpoint. `secret` is only in the response that created or changed it.
 
-    `awaits`: what is missing before it can verify anything. A setting that is secret is null.
-    `disabled_reason`: why its `source` cannot be used and what to change; until then it accepts nothing.
+    `awaits` is what the endpoint needs before it can verify requests. A secret setting is null.
+    `disabled_reason` says why the endpoint's `source` cannot be used and what to change; until then it
+    accepts no requests.
     """
 
     id: str
@@ -126,19 +125,19 @@ class EndpointOut(BaseModel):
 
 
 class HandshakeSecretOut(BaseModel):
-    """A secret that a platform handed over."""
+    """A secret that a provider handed over."""
 
     secret: str
 
 
-class EndpointTestCreate(_StrictModel):
-    """`POST .../test`: with a recorded webhook of this event, or of any."""
+class EndpointTestCreate(StrictModel):
+    """`POST .../test`: send a recorded webhook of this event, or of any event."""
 
     event: Annotated[str | None, Field(max_length=100)] = None
 
 
 class EndpointTestOut(BaseModel):
-    """What the endpoint answered."""
+    """The endpoint's response to a recorded webhook."""
 
     fixture: str
     status: int
@@ -157,57 +156,10 @@ class EndpointTemplateOut(BaseModel):
     required_settings: list[str]
 
 
-class EndpointFromTemplateCreate(_StrictModel):
+class EndpointFromTemplateCreate(StrictModel):
     """`POST /api/endpoint-templates/{id}`."""
 
     channel_id: Channel
     name: Name | None = None
     secret: Secret | None = None
-    settings: Settings = {}
-
-
-class ExecutionOut(BaseModel):
-    """One request at an endpoint and what became of it.
-
-    `accounts` are the provider's accounts that its events are about, `occurred_at` is when the first of them
-    happened: both as the provider says, where it does.
-
-    `verdict` is null where it did not come to that: a handshake, a limit. `replays` counts how often its
-    events were put on their way again.
-    """
-
-    id: str
-    endpoint_id: str
-    at: str
-    outcome: str
-    status: int
-    verdict: str | None
-    detail: str
-    duration_ms: float
-    bytes: int
-    events: int
-    types: list[str]
-    triggers: list[str]
-    accounts: list[str]
-    occurred_at: str | None
-    event_ids: list[str]
-    delivery_ids: list[str]
-    test: bool
-    replays: int
-
-
-class PayloadOut(BaseModel):
-    """The data of one event, or the start of a refused body: as text, or in base64 where it is none."""
-
-    event_id: str | None
-    type: str
-    content_type: str
-    encoding: Literal["text", "base64"]
-    data: str
-    truncated: bool
-
-
-class PayloadsOut(BaseModel):
-    """The payloads of an execution."""
-
-    items: list[PayloadOut]
+    settings: Settings = Field(default={})

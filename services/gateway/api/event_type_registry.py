@@ -1,4 +1,4 @@
-"""What is known of event types: the hub's catalogue, what providers send, and a workspace's own."""
+"""Event types: the built-in ones, those of providers, and those that workspaces registered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ from shared.contracts.event_types import EVENT_TYPES, canonical
 from shared.contracts.messages import ProviderEvent
 from shared.manifests.event_names import event_names
 from shared.manifests.registry import providers
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Collection, Document, Index, Mongo
+from shared.runtime.snapshot import Snapshot
 from shared.webhooks.incoming import INCOMING_PROVIDER
 from shared.wire.json_schema import BoundedSchema
 
 EventTypeSource = Literal["built-in", "provider", "workspace"]
 
 NAME_PATTERN: Final = r"^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
-"""A type's name."""
+"""The form of an event type's name."""
 COLLECTION: Final = "event_types"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
@@ -34,14 +35,14 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 }
 
 _MAX_CHECK_WORK: Final = 100_000_000
-"""A schema's size times the bytes of what it checks: about a second at worst."""
+"""Size of a schema times the bytes of the data. A check of this size takes about a second at worst."""
 _MAX_CHECK_S: Final = 1.0
-"""Of checking for one request: the loop does nothing else meanwhile."""
+"""CPU time of the checks of one request. They block the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownEventType:
-    """A type as it is shown."""
+    """An event type with its description, wherever it is from."""
 
     name: str
     source: EventTypeSource
@@ -56,26 +57,30 @@ class KnownEventType:
 
 @cache
 def fixed_types() -> Mapping[str, KnownEventType]:
-    """The types that no workspace can change, by name: the built-in ones first, each kind sorted."""
+    """Return the types that no workspace can change, by name: built-in types first, each kind sorted."""
     built_in = [
-        KnownEventType(each.name, "built-in", each.about, each.aliases, each.schema, each.example)
-        for each in EVENT_TYPES.values()
+        KnownEventType(item.name, "built-in", item.about, item.aliases, item.schema, item.example)
+        for item in EVENT_TYPES.values()
     ]
-    provided: list[KnownEventType] = []
+    provider_types: list[KnownEventType] = []
     for provider in providers().values():
         webhook = provider.manifest.webhook
         abouts = {name: event.about for name, event in webhook.handled.items()} if webhook else {}
         for name in (*provider.handled, *provider.ignored):
             about = abouts.get(name, f"{provider.manifest.name} sent the event {name}.")
-            fires = tuple(event_names().triggers_of(provider.id, name))
-            schema, example = _provider_event_schema(), _example(provider.id, name, fires)
-            provided.append(
+            fired_triggers = tuple(event_names().triggers_of(provider.id, name))
+            provider_types.append(
                 KnownEventType(
-                    f"{provider.id}.{name}", "provider", about, schema=schema, example=example, triggers=fires
+                    f"{provider.id}.{name}",
+                    "provider",
+                    about,
+                    schema=_provider_event_schema(),
+                    example=_example(provider.id, name, fired_triggers),
+                    triggers=fired_triggers,
                 )
             )
-    kinds = (sorted(kind, key=lambda each: each.name) for kind in (built_in, provided))
-    return {each.name: each for kind in kinds for each in kind}
+    kinds = (sorted(kind, key=lambda item: item.name) for kind in (built_in, provider_types))
+    return {item.name: item for kind in kinds for item in kind}
 
 
 @cache
@@ -83,14 +88,14 @@ def _provider_event_schema() -> Mapping[str, Any]:
     return ProviderEvent.model_json_schema()
 
 
-def _example(provider: str, event: str, fires: tuple[str, ...]) -> Mapping[str, Any]:
-    """An event of a provider as a subscriber receives it; `payload` is whatever the provider sent."""
+def _example(provider: str, event: str, fired_triggers: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return an event of a provider as a subscriber receives it. `payload` is what the provider sent."""
     return {
         "provider": provider,
         "endpoint_id": "ep_1",
         "event": event,
         "delivery_id": "dlv_1",
-        "triggers": list(fires),
+        "triggers": list(fired_triggers),
         "account": "acme",
         "received_at": "2026-03-01T09:00:00.000Z",
         "test": False,
@@ -100,7 +105,7 @@ def _example(provider: str, event: str, fires: tuple[str, ...]) -> Mapping[str, 
 
 
 def name_conflict(name: str) -> str | None:
-    """Why a workspace cannot have a type of this name; None when it can."""
+    """Return why a workspace cannot have a type of this name; None if it can."""
     if canonical(name) in EVENT_TYPES:
         return "is a built-in type"
     if is_provider_type(name):
@@ -109,23 +114,23 @@ def name_conflict(name: str) -> str | None:
 
 
 def is_provider_type(name: str) -> bool:
-    """Whether only the hub itself publishes this name, for what came in through an endpoint."""
+    """Return whether only the hub publishes events of this type, from webhooks that it received."""
     family = name.partition(".")[0]
     return family == INCOMING_PROVIDER or family in providers() or event_names().is_trigger(name)
 
 
 @cache
 def _built_in_schemas() -> Mapping[str, BoundedSchema]:
-    return {each.name: BoundedSchema(orjson.dumps(each.schema)) for each in EVENT_TYPES.values()}
+    return {item.name: BoundedSchema(orjson.dumps(item.schema)) for item in EVENT_TYPES.values()}
 
 
 def workspace_type_id(workspace: str, name: str) -> str:
-    """The key of a workspace's own type in the collection."""
+    """Return the id of a workspace's own type in the collection."""
     return f"{workspace}/{name}"
 
 
 class EventTypes:
-    """The types that workspaces added, in memory, compiled once."""
+    """The types that workspaces registered, with their schemas compiled in memory."""
 
     def __init__(self, mongo: Mongo, configuration: Configuration, log: Log) -> None:
         self.collection: Collection = mongo.collection(COLLECTION)
@@ -134,14 +139,14 @@ class EventTypes:
         )
 
     async def start(self) -> None:
-        _built_in_schemas()
+        _built_in_schemas()  # compiled now, and not during the first request
         await self.snapshot.start()
 
     async def stop(self) -> None:
         await self.snapshot.stop()
 
     def checks(self, workspace: str) -> "SchemaChecks":
-        """The checks of one request of this workspace."""
+        """Return the checks for one request of this workspace."""
         return SchemaChecks(self.snapshot.items, workspace)
 
 
@@ -150,7 +155,7 @@ def _compile_schema(document: Document) -> BoundedSchema | None:
 
 
 class SchemaChecks:
-    """Checks the data of one request's events, with a bound on the time that all of it takes."""
+    """Checks the event data of one request against schemas, within a limit of CPU time."""
 
     def __init__(self, own: Mapping[str, BoundedSchema | None], workspace: str) -> None:
         self._own = own
@@ -158,15 +163,18 @@ class SchemaChecks:
         self._seconds = 0.0
 
     def fault(self, name: str, data: Any, length: int) -> FieldError | None:
-        """What is wrong with an event's data, whose text has `length` bytes; None when nothing is.
+        """Return the first error of an event's data; None if the data is valid or the type has no schema.
 
-        A type without a schema is free. The field is a path below the data, empty for all of it.
+        `length` is the number of bytes of the data as JSON. The field of the error is a path within the data,
+        empty for the data as a whole.
         """
         schema = _built_in_schemas().get(name)
         if schema is None:
             schema = self._own.get(workspace_type_id(self._workspace, name))
             if schema is not None and schema.size * length > _MAX_CHECK_WORK:
-                return FieldError("", "too large to be checked against the schema of its type")
+                return FieldError(
+                    "", "too large for the schema of its type: send less data, or simplify the schema"
+                )
         if schema is None:
             return None
         if self._seconds > _MAX_CHECK_S:
@@ -179,7 +187,7 @@ class SchemaChecks:
 
 
 def workspace_type(document: Document) -> KnownEventType:
-    """A workspace's type as it is shown."""
+    """Return a workspace's own type."""
     return KnownEventType(
         document["name"],
         "workspace",

@@ -1,4 +1,4 @@
-"""`/api/event-types`: the catalogue, and the types that a workspace adds to it."""
+"""`/api/event-types`: all event types, and the registration of a workspace's own."""
 
 import base64
 import binascii
@@ -6,17 +6,20 @@ from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Depends, FastAPI
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from services.gateway.api.event_type_registry import (
+    NAME_PATTERN,
     EventTypes,
+    EventTypeSource,
     KnownEventType,
     fixed_types,
     name_conflict,
     workspace_type,
     workspace_type_id,
 )
-from services.gateway.api.schemas import EventTypeCreate, EventTypeOut, EventTypeUpdate
+from services.gateway.api.fields import StrictModel
 from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, NotFound
 from shared.contracts.event_types import canonical
 from shared.runtime.mongo import Document, Duplicate, translate_errors, utcnow
@@ -25,21 +28,60 @@ from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.wire.json_schema import MAX_SCHEMA_BYTES, BoundedSchema, UnsupportedSchema
 
 MAX_WORKSPACE_TYPES: Final = 200
-"""Types of a workspace."""
+"""Registered types of one workspace."""
 _SOURCE_ORDER: Final = ("built-in", "provider", "workspace")
 
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
 
 
+About = Annotated[str, Field(min_length=1, max_length=2000)]
+_SCHEMA: Final = "JSON Schema 2020-12 of the data: at most 64 KiB, with references only within it."
+
+
+class EventTypeCreate(StrictModel):
+    """`POST /api/event-types`: published events of the type are checked against `schema`."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
+    about: About
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description=_SCHEMA)
+    example: Any = None
+
+
+class EventTypeUpdate(StrictModel):
+    """`PATCH`: an absent field stays as it is; `schema: null` or `example: null` removes the value."""
+
+    about: About | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description=_SCHEMA)
+    example: Any = None
+
+
+class EventTypeOut(BaseModel):
+    """An event type. `aliases` are other names that are accepted when an event is published.
+
+    `triggers` are the triggers of the catalogue that an event of a provider may fire: other names to
+    subscribe to.
+    """
+
+    name: str
+    source: EventTypeSource
+    about: str
+    aliases: list[str]
+    schema_: dict[str, Any] | None = Field(alias="schema")
+    example: Any
+    triggers: list[str]
+    created_at: str | None
+    updated_at: str | None
+
+
 class EventTypesApi:
-    """The routes and what they need."""
+    """The routes of event types."""
 
     def __init__(self, types: EventTypes) -> None:
         self._types = types
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add the routes to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
         add("/event-types", self.create, methods=["POST"], status_code=201)
@@ -50,11 +92,11 @@ class EventTypesApi:
         app.include_router(router)
 
     async def create(self, body: EventTypeCreate, key: Writer) -> EventTypeOut:
-        """Add a type of this workspace. From now on its events are checked."""
+        """Register a type of this workspace. From now on events of the type are checked."""
         if reason := name_conflict(body.name):
             raise _invalid(FieldError("name", reason))
         schema, example = _validate_schema(body.schema_, body.example)
-        await self._room_for_one(key)
+        await self._check_quota(key)
         now = utcnow()
         document: Document = {
             "_id": workspace_type_id(key.workspace, body.name),
@@ -68,37 +110,43 @@ class EventTypesApi:
             "deleted_at": None,
         }
         try:
-            with (
-                translate_errors()
-            ):  # takes the place of one that was deleted; one that is there stops the insert
+            # Replaces a deleted type of this name. If there is a live one, the filter matches nothing, and
+            # the insert of the upsert fails because of the equal id.
+            with translate_errors():
                 await self._types.collection.replace_one(
                     {"_id": document["_id"], "deleted_at": {"$ne": None}}, document, upsert=True
                 )
         except Duplicate:
-            raise Conflict("this type is there already: change it with PATCH") from None
+            raise Conflict("this event type exists already: change it with PATCH") from None
         await self._types.snapshot.record(document["_id"])
         return _event_type_out(workspace_type(document))
 
     async def list_types(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[EventTypeOut]:
-        """The built-in types, then those of the providers, then the workspace's own; each kind by name."""
+        """List the built-in types, then those of providers, then the workspace's own; each kind by name."""
         after = _parse_cursor(cursor) if cursor else (0, "")
-        found = [each for each in fixed_types().values() if _sort_key(each) > after][: limit + 1]
-        if room := limit + 1 - len(found):
-            last = after[1] if after[0] == _SOURCE_ORDER.index("workspace") else ""
-            query = {"workspace": key.workspace, "deleted_at": None, "name": {"$gt": last}}
+        # One type more than the limit is read: it shows whether there is another page.
+        types = [item for item in fixed_types().values() if _sort_key(item) > after][: limit + 1]
+        if remaining := limit + 1 - len(types):
+            last_name = after[1] if after[0] == _SOURCE_ORDER.index("workspace") else ""
+            query = {"workspace": key.workspace, "deleted_at": None, "name": {"$gt": last_name}}
             with translate_errors():
-                own = await self._types.collection.find(query).sort("name", 1).limit(room).to_list(room)
-            found += map(workspace_type, own)
-        shown = [_event_type_out(each) for each in found[:limit]]
-        return Page(items=shown, next_cursor=_cursor(found[limit - 1]) if len(found) > limit else None)
+                own = (
+                    await self._types.collection.find(query)
+                    .sort("name", 1)
+                    .limit(remaining)
+                    .to_list(remaining)
+                )
+            types += map(workspace_type, own)
+        items = [_event_type_out(item) for item in types[:limit]]
+        return Page(items=items, next_cursor=_cursor(types[limit - 1]) if len(types) > limit else None)
 
     async def read(self, name: str, key: Reader) -> EventTypeOut:
-        """One type, by its name or an alias."""
-        known = fixed_types().get(canonical(name))
-        return _event_type_out(known or workspace_type(await self._find(name, key)))
+        """Return one type, by its name or an alias."""
+        fixed = fixed_types().get(canonical(name))
+        return _event_type_out(fixed or workspace_type(await self._find(name, key)))
 
     async def change(self, name: str, body: EventTypeUpdate, key: Writer) -> EventTypeOut:
-        """Change what is given of one of the workspace's own types."""
+        """Change the given fields of one of the workspace's own types."""
         document = await self._find(name, key)
         before, sent = workspace_type(document), body.model_fields_set
         schema, example = _validate_schema(
@@ -110,19 +158,19 @@ class EventTypesApi:
         return _event_type_out(workspace_type(await self._change(unchanged, change)))
 
     async def delete(self, name: str, key: Writer) -> Response:
-        """Remove one of the workspace's own types: its events are no longer checked."""
+        """Delete one of the workspace's own types. Its events are no longer checked."""
         document = await self._find(name, key)
         await self._change({"_id": document["_id"], "deleted_at": None}, {"deleted_at": utcnow()})
         return Response(status_code=204)
 
-    # The store
+    # The collection
 
-    async def _room_for_one(self, key: ApiKey) -> None:
+    async def _check_quota(self, key: ApiKey) -> None:
         with translate_errors():
-            there = await self._types.collection.count_documents(
+            existing = await self._types.collection.count_documents(
                 {"workspace": key.workspace, "deleted_at": None}
             )
-        if there >= MAX_WORKSPACE_TYPES:
+        if existing >= MAX_WORKSPACE_TYPES:
             raise Conflict(f"a workspace has at most {MAX_WORKSPACE_TYPES} event types of its own")
 
     async def _find(self, name: str, key: ApiKey) -> Document:
@@ -140,26 +188,27 @@ class EventTypesApi:
                 query, {"$set": {**change, "changed_at": utcnow()}}, return_document=True
             )
         if document is None:
-            raise Conflict("somebody else changed this type at the same time: look at it and try again")
+            raise Conflict("this type was changed by another call at the same time: read it and try again")
         await self._types.snapshot.record(document["_id"])
         return document
 
 
 def _validate_schema(schema: Any, example: Any) -> tuple[str | None, str | None]:
-    """Schema and example as they are kept: as JSON text, because a document's keys cannot be any text.
+    """Return schema and example as JSON text, as they are stored.
 
-    Raises `Invalid`: the schema is not one, either is too large, or the example does not fit.
+    As text, because MongoDB does not allow every key of a JSON object. Raises `Invalid` if the schema is not
+    valid or not supported, if either is too large, or if the example does not match the schema.
     """
-    text, sample = _json_text("schema", schema), _json_text("example", example)
-    if text is None:
-        return None, sample
+    schema_text, example_text = _json_text("schema", schema), _json_text("example", example)
+    if schema_text is None:
+        return None, example_text
     try:
-        compiled = BoundedSchema(text.encode())
+        compiled = BoundedSchema(schema_text.encode())
     except UnsupportedSchema as error:
         raise _invalid(FieldError("schema", str(error))) from None
-    if sample is not None and (fault := compiled.fault(orjson.loads(sample), len(sample))):
+    if example_text is not None and (fault := compiled.fault(orjson.loads(example_text), len(example_text))):
         raise _invalid(FieldError(f"example.{fault.field}".rstrip("."), fault.message))
-    return text, sample
+    return schema_text, example_text
 
 
 def _json_text(field: str, value: Any) -> str | None:
@@ -178,22 +227,22 @@ def _invalid(fault: FieldError) -> Invalid:
     return Invalid("some fields are not acceptable", errors=(fault,))
 
 
-def _event_type_out(known: KnownEventType) -> EventTypeOut:
+def _event_type_out(event_type: KnownEventType) -> EventTypeOut:
     return EventTypeOut(
-        name=known.name,
-        source=known.source,
-        about=known.about,
-        aliases=list(known.aliases),
-        schema=known.schema,
-        example=known.example,
-        triggers=list(known.triggers),
-        created_at=known.created_at,
-        updated_at=known.updated_at,
+        name=event_type.name,
+        source=event_type.source,
+        about=event_type.about,
+        aliases=list(event_type.aliases),
+        schema=event_type.schema,
+        example=event_type.example,
+        triggers=list(event_type.triggers),
+        created_at=event_type.created_at,
+        updated_at=event_type.updated_at,
     )
 
 
-def _sort_key(known: KnownEventType) -> tuple[int, str]:
-    return _SOURCE_ORDER.index(known.source), known.name
+def _sort_key(event_type: KnownEventType) -> tuple[int, str]:
+    return _SOURCE_ORDER.index(event_type.source), event_type.name
 
 
 def _cursor(last: KnownEventType) -> str:
@@ -202,7 +251,7 @@ def _cursor(last: KnownEventType) -> str:
 
 def _parse_cursor(cursor: str) -> tuple[int, str]:
     try:
-        kind, name = orjson.loads(base64.urlsafe_b64decode(cursor))
-        return int(kind), str(name)
+        source, name = orjson.loads(base64.urlsafe_b64decode(cursor))
+        return int(source), str(name)
     except (ValueError, TypeError, binascii.Error):
-        raise Malformed("the cursor is not one of ours: pass next_cursor as it was") from None
+        raise Malformed("the cursor is not valid: pass next_cursor of the previous page unchanged") from None

@@ -1,4 +1,4 @@
-"""Executions over the API: what arrived at an endpoint, its payload on request, and replay."""
+"""`/api/inbound-endpoints/{id}/events`: executions of an endpoint, their payloads, and replay."""
 
 import base64
 from collections.abc import Sequence
@@ -6,10 +6,11 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from services.gateway.api.endpoint_schemas import ExecutionOut, PayloadOut, PayloadsOut
-from services.gateway.api.schemas import AcceptedEventsOut
+from services.gateway.api.execution_schemas import ExecutionOut, PayloadOut, PayloadsOut
+from services.gateway.api.publish_events import AcceptedEventsOut
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
-from services.gateway.ingest.endpoints import INTEGRATION_ID_PREFIX, InboundEndpoints
+from services.gateway.ingest.endpoint import INTEGRATION_ID_PREFIX
+from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.executions import Executions
 from shared.contracts.envelope import Event, now, parse_event, rfc3339
 from shared.contracts.errors import Conflict, NotFound
@@ -26,14 +27,14 @@ from shared.wire.tracing import child_traceparent
 _READ_TIMEOUT_S: Final = 10.0
 _ACK_TIMEOUT_S: Final = 1.8
 _MAX_READ_EVENTS: Final = 20
-"""Events of one execution whose payloads are read at a time."""
+"""Events of one execution that are read from Kafka."""
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
 
 
 class ExecutionsApi:
-    """The routes and what they need."""
+    """The routes of executions."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class ExecutionsApi:
         self._kafka = kafka
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add the routes to the app."""
         router = APIRouter(prefix="/api/inbound-endpoints/{endpoint_id}/events")
         add = router.add_api_route
         add("", self.list_all, methods=["GET"])
@@ -62,9 +63,9 @@ class ExecutionsApi:
     async def list_all(
         self, endpoint_id: str, key: Reader, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[ExecutionOut]:
-        """What arrived at the endpoint, newest first; it takes about half a second to appear.
+        """List the requests to an endpoint, newest first. A new one appears after about half a second.
 
-        With an integration's id: what came for its account to the address of its app.
+        With the id of an integration, list the requests to the app webhook that had events of its account.
         """
         await self._check(endpoint_id, key)
         return await page(
@@ -72,36 +73,38 @@ class ExecutionsApi:
         )
 
     async def read(self, endpoint_id: str, execution_id: str, key: Reader) -> ExecutionOut:
-        """One execution."""
+        """Return one execution."""
         return _execution_out(await self._find(endpoint_id, execution_id, key))
 
     async def payload(self, endpoint_id: str, execution_id: str, key: Reader) -> PayloadsOut:
-        """The data of its events, as they stand on Kafka; of a refused request, the start of its body."""
+        """Return the events' data as it is on Kafka; of a rejected request, the start of its body."""
         document = await self._find(endpoint_id, execution_id, key)
         if "body" in document:
-            kind = document.get("content_type", "")
-            cut = document["bytes"] > len(document["body"])
-            return PayloadsOut(items=[_payload_out(None, "", kind, bytes(document["body"]), truncated=cut)])
-        found = await self._events(document)
-        items = [_payload_out(each.id, each.type, each.content_type, each.data) for each in found]
+            body_type = document.get("content_type", "")
+            truncated = document["bytes"] > len(document["body"])
+            payload = _payload_out(None, "", body_type, bytes(document["body"]), truncated=truncated)
+            return PayloadsOut(items=[payload])
+        events = await self._read_events(document)
+        items = [_payload_out(event.id, event.type, event.content_type, event.data) for event in events]
         return PayloadsOut(items=items)
 
     async def replay(self, endpoint_id: str, execution_id: str, key: Writer) -> AcceptedEventsOut:
-        """Put its events on their way again, under new ids: subscribers and channels get them once more."""
+        """Publish the events again, under new ids. Subscribers and channels receive them once more."""
         document = await self._find(endpoint_id, execution_id, key)
-        found = await self._events(document)
+        events = await self._read_events(document)
         with translate_errors():
             counted = await self._executions.find_one_and_update(
                 {"_id": execution_id}, {"$inc": {"replays": 1}}, return_document=True
             )
+        # The number of the replay is in the new ids: each replay has its own.
         number = str((counted or document).get("replays", 1))
-        again = [_replayed_event(each, execution_id, number) for each in found]
-        records = [event_record(WEBHOOKS_RECEIVED, endpoint_id, each) for each in again]
+        replayed = [_replayed_event(event, execution_id, number) for event in events]
+        records = [event_record(WEBHOOKS_RECEIVED, endpoint_id, event) for event in replayed]
         await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
-        return AcceptedEventsOut(accepted=[each.id for each in again])
+        return AcceptedEventsOut(accepted=[event.id for event in replayed])
 
     async def _check(self, endpoint_id: str, key: ApiKey) -> None:
-        """Raises `NotFound`: it is not the caller's."""
+        """Raise `NotFound` if the endpoint or integration is not of the caller's workspace."""
         if endpoint_id.startswith(INTEGRATION_ID_PREFIX):
             await self._accounts.check(endpoint_id, key.workspace)
         else:
@@ -117,24 +120,33 @@ class ExecutionsApi:
             raise NotFound("no such execution")
         return document
 
-    async def _events(self, document: Document) -> list[Event]:
-        """The events of an execution from Kafka; those of a repeat are where the first one put them."""
-        places = await self._places(document)
-        if not places:
-            raise Conflict("it became no event that could be read again")
-        found: list[Event] = []
-        for place in places[:_MAX_READ_EVENTS]:
-            kept = await read_record(self._kafka, WEBHOOKS_RECEIVED, place, timeout_s=_READ_TIMEOUT_S)
-            event = parse_event(kept.headers, kept.value) if kept else None
-            if event is None or event.id not in document["event_ids"]:
-                raise Conflict("its events are no longer on Kafka: they are kept for seven days there")
-            found.append(event)
-        return found
+    async def _read_events(self, document: Document) -> list[Event]:
+        """Return the events of an execution from Kafka.
 
-    async def _places(self, document: Document) -> Sequence[RecordPosition]:
-        places = [(each[0], each[1]) for each in document.get("places", ()) if each]
-        if places or not document.get("event_ids"):
-            return places
+        Raises `Conflict` if it has none, or if they are no longer on Kafka.
+        """
+        positions = await self._positions(document)
+        if not positions:
+            raise Conflict("this execution has no events on Kafka")
+        events: list[Event] = []
+        for position in positions[:_MAX_READ_EVENTS]:
+            record = await read_record(self._kafka, WEBHOOKS_RECEIVED, position, timeout_s=_READ_TIMEOUT_S)
+            event = parse_event(record.headers, record.value) if record else None
+            if event is None or event.id not in document["event_ids"]:
+                raise Conflict(
+                    "the events of this execution are no longer on Kafka: it stores them for 7 days"
+                )
+            events.append(event)
+        return events
+
+    async def _positions(self, document: Document) -> Sequence[RecordPosition]:
+        """Return where the events of an execution are on Kafka.
+
+        A repeated request has published nothing: its events are where the first request published them.
+        """
+        positions = [(item[0], item[1]) for item in document.get("places", ()) if item]
+        if positions or not document.get("event_ids"):
+            return positions
         query = {
             "endpoint_id": document["endpoint_id"],
             "event_ids": {"$in": document["event_ids"]},
@@ -142,7 +154,7 @@ class ExecutionsApi:
         }
         with translate_errors():
             first: Document | None = await self._executions.find_one(query)
-        return [(each[0], each[1]) for each in first["places"] if each] if first else []
+        return [(item[0], item[1]) for item in first["places"] if item] if first else []
 
 
 def _replayed_event(event: Event, execution_id: str, number: str) -> Event:
@@ -162,7 +174,7 @@ def _replayed_event(event: Event, execution_id: str, number: str) -> Event:
 
 
 def _payload_out(
-    event_id: str | None, kind: str, content_type: str, data: bytes, *, truncated: bool = False
+    event_id: str | None, event_type: str, content_type: str, data: bytes, *, truncated: bool = False
 ) -> PayloadOut:
     try:
         text, encoding = data.decode(), "text"
@@ -171,7 +183,7 @@ def _payload_out(
     return PayloadOut.model_validate(
         {
             "event_id": event_id,
-            "type": kind,
+            "type": event_type,
             "content_type": content_type,
             "encoding": encoding,
             "data": text,

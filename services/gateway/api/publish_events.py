@@ -1,53 +1,122 @@
-"""`POST /api/events`: CloudEvents in structured mode from services that have no Kafka client."""
+"""`POST /api/events`: publish CloudEvents (structured mode) without a Kafka client."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 import orjson
+from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from services.gateway.api.event_type_registry import NAME_PATTERN, SchemaChecks, is_provider_type
+from services.gateway.api.event_type_registry import NAME_PATTERN, EventTypes, SchemaChecks, is_provider_type
 from shared.contracts.envelope import Event, now, rfc3339
-from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, TooLarge
+from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, TooLarge, UnsupportedMedia
 from shared.contracts.event_types import canonical
-from shared.runtime.web.access import ApiKey
-from shared.runtime.web.problems import field_errors, to_utc
-from shared.wire.bodies import parse_json
+from shared.contracts.topics import CHAT_EVENTS
+from shared.runtime.kafka.producer import Producer, event_record
+from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.openapi import clean_schema
+from shared.runtime.web.problems import field_errors, openapi_response, to_utc
+from shared.wire.bodies import inflate, media_type, parse_json
 from shared.wire.tracing import child_traceparent
 
+MAX_BODY_BYTES: Final = 5 * 1024 * 1024
+"""The largest body of any management call: a batch of 500 events has to fit."""
 MAX_EVENTS: Final = 500
 _MAX_HEADER_BYTES: Final = 1000
-_MAX_FAULTS: Final = 50
+_MAX_ERRORS: Final = 50
+"""Field errors that a response lists."""
+_ACK_TIMEOUT_S: Final = 1.8
+_MEDIA_TYPES: Final = frozenset(
+    {"application/json", "application/cloudevents+json", "application/cloudevents-batch+json"}
+)
+
+Publisher = Annotated[ApiKey, Depends(requires("events:write"))]
 
 
-def _fits_a_header(text: str) -> str:
-    """What is accepted here must not be too long for the envelope, which counts bytes."""
+def _check_header_bytes(text: str) -> str:
+    """Return a text that fits into a header of the envelope, whose limit is in bytes."""
     if len(text.encode()) > _MAX_HEADER_BYTES:
         raise ValueError(f"at most {_MAX_HEADER_BYTES} bytes")
     return text
 
 
 class CloudEvent(BaseModel):
-    """One event as it is posted. `data` is JSON; `subject` is the conversation, whose order is kept."""
+    """One event. `data` is JSON. `subject` is the conversation; events with the same one stay in order."""
 
     model_config = ConfigDict(extra="ignore")
 
     specversion: str = Field(pattern=r"^1\.0$")
     id: str = Field(min_length=1, max_length=200)
     type: str = Field(pattern=NAME_PATTERN, max_length=200)
-    source: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_fits_a_header)]
-    subject: Annotated[str, Field(max_length=500), AfterValidator(_fits_a_header)] = ""
+    source: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_header_bytes)]
+    subject: Annotated[str, Field(max_length=500), AfterValidator(_check_header_bytes)] = ""
     time: Annotated[datetime, AfterValidator(to_utc)] | None = None
     workspace: str | None = None
     data: Any = None
     traceparent: str = ""
 
 
-def read_events(body: bytes, key: ApiKey, checks: SchemaChecks) -> list[Event]:
-    """The events of a request, for the caller's workspace; an alias of a type becomes its one name.
+class AcceptedEventsOut(BaseModel):
+    """The ids of the events that are now on Kafka."""
 
-    Raises `Malformed`, `Invalid` (with the index and field of every fault), `TooLarge` for more than 500,
-    `Forbidden` for another workspace.
+    accepted: list[str]
+
+
+_EVENT_SCHEMA: Final = clean_schema(CloudEvent.model_json_schema())
+_REQUEST_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "One CloudEvent in structured mode, or a list of up to 500.",
+        "content": {
+            "application/cloudevents+json": {"schema": _EVENT_SCHEMA},
+            "application/cloudevents-batch+json": {
+                "schema": {"type": "array", "items": _EVENT_SCHEMA, "minItems": 1, "maxItems": MAX_EVENTS}
+            },
+        },
+    }
+}
+
+
+class PublishEventsApi:
+    """The route that publishes events."""
+
+    def __init__(self, types: EventTypes, producer: Producer) -> None:
+        self._types = types
+        self._producer = producer
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the route to the app."""
+        router = APIRouter(prefix="/api")
+        router.add_api_route(
+            "/events",
+            self.publish_events,
+            methods=["POST"],
+            status_code=202,
+            responses={415: openapi_response("The body is of another type.")},
+            openapi_extra=_REQUEST_BODY,
+        )
+        app.include_router(router)
+
+    async def publish_events(self, request: Request, key: Publisher) -> AcceptedEventsOut:
+        """Publish CloudEvents (structured mode) on `chat.events`. 202 once all are on Kafka, in their order.
+
+        If the event type has a schema, the data must match it: see `/api/event-types`.
+        """
+        if media_type(request.headers.get("content-type", "application/json")) not in _MEDIA_TYPES:
+            raise UnsupportedMedia(f"send {', '.join(sorted(_MEDIA_TYPES))}")
+        encoding = request.headers.get("content-encoding", "").lower()
+        body = inflate(await request.body(), encoding, MAX_BODY_BYTES)
+        events = parse_events(body, key, self._types.checks(key.workspace))
+        records = [event_record(CHAT_EVENTS, event.subject or event.source, event) for event in events]
+        await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
+        return AcceptedEventsOut(accepted=[event.id for event in events])
+
+
+def parse_events(body: bytes, key: ApiKey, checks: SchemaChecks) -> list[Event]:
+    """Parse the events of a request for the caller's workspace.
+
+    An alias of a type becomes its canonical name. Raises `Malformed`, `Invalid` (with the index and field of
+    each error), `TooLarge` for more than 500 events, and `Forbidden` for an event of another workspace.
     """
     parsed = parse_json(body)
     items = parsed if isinstance(parsed, list) else [parsed]
@@ -57,47 +126,49 @@ def read_events(body: bytes, key: ApiKey, checks: SchemaChecks) -> list[Event]:
         raise TooLarge(f"at most {MAX_EVENTS} events at a time")
     events: list[Event] = []
     errors: list[FieldError] = []
-    for position, item in enumerate(items):
-        if len(errors) >= _MAX_FAULTS:
+    for index, item in enumerate(items):
+        if len(errors) >= _MAX_ERRORS:
             break
         try:
-            events.append(_event(CloudEvent.model_validate(item), key, checks))
+            events.append(_parse_event(CloudEvent.model_validate(item), key, checks))
         except ValidationError as error:
             faults = field_errors(error.errors(include_input=False, include_url=False))
-            errors += [FieldError(f"{position}.{fault.field}", fault.message) for fault in faults]
+            errors += [FieldError(f"{index}.{fault.field}", fault.message) for fault in faults]
         except Invalid as error:
-            errors += [FieldError(f"{position}.{fault.field}", fault.message) for fault in error.errors]
+            errors += [FieldError(f"{index}.{fault.field}", fault.message) for fault in error.errors]
     if errors:
-        raise Invalid("no event was accepted: some are not valid", errors=tuple(errors[:_MAX_FAULTS]))
+        raise Invalid("no event was accepted: some are not valid", errors=tuple(errors[:_MAX_ERRORS]))
     return events
 
 
-def _event(given: CloudEvent, key: ApiKey, checks: SchemaChecks) -> Event:
-    if given.workspace not in (None, key.workspace):
+def _parse_event(event: CloudEvent, key: ApiKey, checks: SchemaChecks) -> Event:
+    if event.workspace not in (None, key.workspace):
         raise Forbidden("this API key belongs to another workspace")
-    name = canonical(given.type)
+    name = canonical(event.type)
     if is_provider_type(name):
-        fault = FieldError("type", "types of a provider come from its verified webhooks only")
-        raise Invalid("type", errors=(fault,))
-    data = _json(given.data)
-    if found := checks.fault(name, given.data, len(data)):
-        fault = FieldError(f"data.{found.field}".rstrip("."), f"{name}: {found.message}")
-        raise Invalid("data", errors=(fault,))
+        raise _invalid("type", "types of a provider come from its verified webhooks only")
+    data = _json(event.data)
+    if fault := checks.fault(name, event.data, len(data)):
+        raise _invalid(f"data.{fault.field}".rstrip("."), f"{name}: {fault.message}")
     return Event(
-        id=given.id,
+        id=event.id,
         type=name,
-        source=given.source,
+        source=event.source,
         workspace=key.workspace,
-        time=rfc3339(given.time) if given.time else now(),
+        time=rfc3339(event.time) if event.time else now(),
         data=data,
-        subject=given.subject,
-        traceparent=child_traceparent(given.traceparent),
+        subject=event.subject,
+        traceparent=child_traceparent(event.traceparent),
     )
 
 
 def _json(data: object) -> bytes:
     try:
         return orjson.dumps(data)
-    except orjson.JSONEncodeError:  # it can read deeper than it can write
-        fault = FieldError("data", "nested too deep")
-        raise Invalid("data", errors=(fault,)) from None
+    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
+        raise _invalid("data", "nested too deep") from None
+
+
+def _invalid(field: str, message: str) -> Invalid:
+    """Return the error for one event; `parse_events` adds the index of the event to the field."""
+    return Invalid(message, errors=(FieldError(field, message),))

@@ -1,4 +1,7 @@
-"""The addresses that strangers call, as OpenAPI has them: no routes of the framework (see `receive.py`)."""
+"""The OpenAPI description of the addresses that providers call.
+
+It is written by hand: these are no routes of the framework (see `ingest/receive.py`).
+"""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,56 +11,62 @@ from shared.runtime.web.openapi import clean_schema
 from shared.runtime.web.problems import SCHEMA_REF_PREFIX, openapi_response
 from shared.webhooks.incoming import IncomingMessage
 
-_ANY: Final = {"schema": {"type": "string", "format": "binary"}}
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _ERROR_RESPONSES: Final = {
     400: "Malformed.",
-    401: "The signature is missing or wrong. Some platforms want another status.",
-    403: "The address is not on the endpoint's list.",
+    401: "The signature is missing or wrong. For some providers the status is another one.",
+    403: "The caller's address is not on the endpoint's list.",
     404: "No such endpoint, token or provider.",
-    405: "Not this method.",
+    405: "The method is not accepted.",
     408: "The body took too long.",
     410: "The endpoint is disabled.",
     413: "The body is too large.",
-    415: "Not this type or encoding.",
-    429: "Too many requests; `Retry-After` says when again.",
-    503: "Not on Kafka, cannot be verified yet, or the endpoint's `source` cannot be used: send it again.",
+    415: "The content type or encoding is not accepted.",
+    429: "Too many requests. Send it again after `Retry-After`.",
+    503: "Kafka is not available, the webhook cannot be verified yet, or the `source` is not valid. "
+    "Send it again.",
 }
 _RETRYABLE_STATUSES: Final = (429, 503)
 _JSON: Final = "application/json"
 
 
-def _operation(name: str, summary: str, tokens: Sequence[str], accepted: dict[int, str]) -> dict[str, Any]:
-    answers = {
-        **{status: {"description": said, "content": {_JSON: {}}} for status, said in accepted.items()},
+def _operation(
+    operation_id: str, summary: str, path_parameters: Sequence[str], accepted: dict[int, str]
+) -> dict[str, Any]:
+    """Return an operation. `accepted` describes the responses to an accepted request, by status."""
+    responses = {
+        **{status: {"description": text, "content": {_JSON: {}}} for status, text in accepted.items()},
         **{
-            status: openapi_response(said, retry_after=status in _RETRYABLE_STATUSES)
-            for status, said in _ERROR_RESPONSES.items()
+            status: openapi_response(text, retry_after=status in _RETRYABLE_STATUSES)
+            for status, text in _ERROR_RESPONSES.items()
         },
     }
     return {
-        "operationId": name,
+        "operationId": operation_id,
         "tags": ["webhooks"],
         "summary": summary,
         "parameters": [
-            {"name": each, "in": "path", "required": True, "schema": {"type": "string"}} for each in tokens
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in path_parameters
         ],
-        "responses": {str(status): answer for status, answer in answers.items()},
+        "responses": {str(status): response for status, response in responses.items()},
         "security": [],
     }
 
 
 def _body_operation(
-    name: str, summary: str, tokens: Sequence[str], accepted: dict[int, str]
+    operation_id: str, summary: str, path_parameters: Sequence[str], accepted: dict[int, str]
 ) -> dict[str, Any]:
-    body = {"content": {"*/*": _ANY}}
-    return {**_operation(name, summary, tokens, accepted), "requestBody": body}
+    """Return an operation with a body of any type."""
+    body = {"content": {"*/*": _BINARY}}
+    return {**_operation(operation_id, summary, path_parameters, accepted), "requestBody": body}
 
 
 _ACCEPTED: Final = {
-    200: "What the platform wants to be answered, or the answer to its handshake.",
-    202: "On Kafka, or it was before.",
+    200: "The response that the provider expects, or the response to its handshake.",
+    202: "The events are on Kafka, now or since an earlier delivery.",
 }
-_SETUP: Final = {200: "How to set it up on the platform, or the answer to its handshake."}
+_SETUP: Final = {200: "How to set up the webhook at the provider, or the response to its handshake."}
 _MESSAGE: Final = IncomingMessage.model_json_schema(ref_template=SCHEMA_REF_PREFIX + "{model}")
 SCHEMAS: Final = {
     IncomingMessage.__name__: clean_schema(
@@ -65,7 +74,7 @@ SCHEMAS: Final = {
     ),
     **{name: clean_schema(schema) for name, schema in _MESSAGE["$defs"].items()},
 }
-"""What `PATHS` refers to, beside the schemas of every document."""
+"""Schemas that `PATHS` refers to, beside those that every document has."""
 _TEXT: Final = {"type": "string"}
 _INCOMING_RESPONSE: Final = {
     "type": "object",
@@ -80,34 +89,43 @@ _INCOMING_RESPONSE: Final = {
 
 
 def _incoming_operation() -> dict[str, Any]:
-    posts = _operation("receive_incoming", "A message into a channel", ["token"], {200: "It is on Kafka."})
-    posts["responses"]["200"]["content"] = {_JSON: {"schema": _INCOMING_RESPONSE}}
+    operation = _operation(
+        "receive_incoming", "Post a message into a channel", ["token"], {200: "The message is on Kafka."}
+    )
+    operation["responses"]["200"]["content"] = {_JSON: {"schema": _INCOMING_RESPONSE}}
     body = {
         "required": True,
-        "description": "Or what Slack's and Discord's take, or a form with the JSON in its field `payload`.",
+        "description": "This format, or the one of Slack or Discord, or a form with the JSON in `payload`.",
         "content": {_JSON: {"schema": {"$ref": SCHEMA_REF_PREFIX + IncomingMessage.__name__}}},
     }
-    return {**posts, "requestBody": body}
+    return {**operation, "requestBody": body}
 
 
 def _app_operations(name: str) -> dict[str, Any]:
     return {
-        "get": _operation(f"look_at_{name}", "How to set up the webhook of an app", ["provider"], _SETUP),
-        "post": _body_operation(f"receive_at_{name}", "A webhook for a whole app", ["provider"], _ACCEPTED),
+        "get": _operation(
+            f"look_at_{name}", "Show how to set up the webhook of an app", ["provider"], _SETUP
+        ),
+        "post": _body_operation(
+            f"receive_at_{name}", "Receive a webhook of a whole app", ["provider"], _ACCEPTED
+        ),
     }
 
 
 PATHS: Final[dict[str, Any]] = {
     f"{PREFIX}{{provider}}/{{endpoint_id}}": {
         "get": _operation(
-            "look_at_webhook", "A platform's handshake", ["provider", "endpoint_id"], {200: _ACCEPTED[200]}
+            "look_at_webhook",
+            "Answer a provider's handshake",
+            ["provider", "endpoint_id"],
+            {200: _ACCEPTED[200]},
         ),
         "post": _body_operation(
-            "receive_webhook", "A platform's webhook", ["provider", "endpoint_id"], _ACCEPTED
+            "receive_webhook", "Receive a provider's webhook", ["provider", "endpoint_id"], _ACCEPTED
         ),
     },
     f"{PREFIX}{{provider}}": _app_operations("app"),
     "/integrations/{provider}/webhook": _app_operations("integration"),
     f"{PREFIX}incoming/{{token}}": {"post": _incoming_operation()},
 }
-"""Methods beside these are those that a provider's manifest names."""
+"""The operations of the webhook addresses. A provider's manifest can add further methods."""

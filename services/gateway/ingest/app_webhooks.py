@@ -1,7 +1,7 @@
-"""The addresses of whole apps: what each verifies with, from the apps that are registered here.
+"""App webhooks: the one address per provider that serves every OAuth app of that provider.
 
-An app's webhooks all come to one address, `/api/webhooks/{provider}`, whoever's app it is. The secret that
-made a request's signature tells which app it is of: what a request says of itself is not believed before.
+Webhooks of all apps of a provider arrive at `/api/webhooks/{provider}`, whoever registered the app. The
+secret that verifies a request's signature identifies the app; no claim in the request is trusted before that.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shared.connections.apps import INSTALLATION, App, Apps, uses_own_app
+from shared.connections.apps import Apps
+from shared.connections.provider_app import INSTALLATION, App, uses_own_app
 from shared.contracts.errors import Forbidden, Malformed
 from shared.manifests.catalogue import receiving_provider
 from shared.manifests.connect_models import Setting
 from shared.manifests.models import AppWebhookSpec
 from shared.manifests.registry import Provider, connectors, providers
-from shared.manifests.webhook import Handshake, Response, WebhookDefinition
+from shared.manifests.response_template import Handshake, Response
+from shared.manifests.webhook import WebhookDefinition
 from shared.verification.request import SECRET_SETTING, InboundRequest
 
 PREFIX: Final = "/api/webhooks/"
@@ -23,20 +25,20 @@ ALIAS_PREFIX: Final = "/integrations/"
 ALIAS_SUFFIX: Final = "/webhook"
 
 AppKey = tuple[str, str]
-"""Whose an app is (`INSTALLATION`, or the workspace), and its client id."""
+"""The workspace of an app (`INSTALLATION` for an app of the whole installation) and its client id."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppSecret:
-    """A secret that verifies, the settings of its app, and all registrations of apps that have it."""
+    """A secret that verifies webhooks, the settings of its app, and all apps that have this secret."""
 
     key: bytes = field(repr=False)
     settings: Mapping[str, str] = field(repr=False)
-    registrations: frozenset[AppKey]
+    app_keys: frozenset[AppKey]
 
 
 class AppWebhookTarget:
-    """The address of a provider's apps."""
+    """The app webhook of one provider: its definition, and the secrets of the apps that use it."""
 
     def __init__(
         self,
@@ -53,32 +55,32 @@ class AppWebhookTarget:
         self._apps = apps
         self._base = base
         declared = provider.manifest.webhook.settings if provider.manifest.webhook else {}
-        self._names = frozenset(declared)
+        self._setting_names = frozenset(declared)
         self.settings: Mapping[str, str] = {
-            name: each.default for name, each in declared.items() if each.default
+            name: setting.default for name, setting in declared.items() if setting.default
         }
-        """What every app has that says nothing else."""
-        self._of: Sequence[App] | None = None
+        """The default settings, which an app's own settings override."""
+        self._read_apps: Sequence[App] | None = None
         self._secrets: Sequence[AppSecret] = ()
-        self._every: Sequence[Mapping[str, str]] = ()
+        self._app_settings: Sequence[Mapping[str, str]] = ()
 
     def address(self, path: str) -> str:
-        """What the platform calls: this path is the one that it came by, which some of them sign."""
+        """Return the URL that the provider called, for the request's `path`. Some providers sign this URL."""
         return self._base + path
 
     @property
     def secrets(self) -> Sequence[AppSecret]:
-        """What verifies now, each secret once; the installation's first."""
+        """The secrets that verify now, each once; those of the installation's apps come first."""
         self._refresh()
         return self._secrets
 
     def answer_handshake(self, handshake: Handshake, request: InboundRequest) -> Response:
-        """The answer to a handshake that nobody has signed, by the first app that it can be for.
+        """Answer an unsigned handshake with the settings of the first app that it can be for.
 
-        Raises `Forbidden`, `Malformed`.
+        Raises `Forbidden` or `Malformed` if no app accepts it.
         """
         self._refresh()
-        for settings in self._every:
+        for settings in self._app_settings:
             request.settings = settings
             with suppress(Forbidden, Malformed):
                 return handshake.response(request)
@@ -86,7 +88,7 @@ class AppWebhookTarget:
         return handshake.response(request)
 
     def setup(self) -> dict[str, Any]:
-        """What a person has to know who sets the address up. Nothing in it is secret, or a workspace's."""
+        """Return what a person needs to set up the app webhook. Nothing in it is secret or of a workspace."""
         apps = [app for app in self._apps.all_readable(self.app) if app.workspace == INSTALLATION]
         connector = connectors()[self.app]
         url = f"{self._base}{PREFIX}{self.provider.id}"
@@ -98,7 +100,7 @@ class AppWebhookTarget:
             "credentials": {
                 "path": f"/api/platform-credentials/{self.app}",
                 "secrets": list(self._webhook.secrets),
-                "settings": [name for name in connector.settings if name in self._names],
+                "settings": [name for name in connector.settings if name in self._setting_names],
             },
             "setup_steps": [
                 _fill_setup_step(step, url, connector.settings) for step in self._webhook.setup_steps
@@ -107,22 +109,22 @@ class AppWebhookTarget:
         }
 
     def _refresh(self) -> None:
-        """Read the apps again, where one of them has changed."""
+        """Derive secrets and settings from the apps again if one of them has changed."""
         apps = self._apps.all_readable(self.app)
-        if apps is self._of:
+        if apps is self._read_apps:  # the same list object until an app changes
             return
-        found: dict[str, list[AppSecret]] = {}
+        by_secret: dict[str, list[AppSecret]] = {}
         for app in apps:
-            own = {name: value for name, value in app.settings.items() if name in self._names}
+            own = {name: value for name, value in app.settings.items() if name in self._setting_names}
             for name in self._webhook.secrets:
                 secret = app.secrets.get(name)
                 if secret:
                     settings = {**self.settings, **own, SECRET_SETTING: secret}
-                    one = frozenset({(app.workspace, app.client_id)})
-                    found.setdefault(secret, []).append(AppSecret(secret.encode(), settings, one))
-        self._secrets = [_merge_app_secrets(each) for each in found.values()]
-        self._every = [one.settings for each in found.values() for one in each]
-        self._of = apps
+                    app_key = frozenset({(app.workspace, app.client_id)})
+                    by_secret.setdefault(secret, []).append(AppSecret(secret.encode(), settings, app_key))
+        self._secrets = [_merge_app_secrets(equal) for equal in by_secret.values()]
+        self._app_settings = [secret.settings for equal in by_secret.values() for secret in equal]
+        self._read_apps = apps
 
 
 def _fill_setup_step(step: str, url: str, settings: Mapping[str, Setting]) -> str:
@@ -132,44 +134,47 @@ def _fill_setup_step(step: str, url: str, settings: Mapping[str, Setting]) -> st
     return step
 
 
-def _merge_app_secrets(same: Sequence[AppSecret]) -> AppSecret:
-    """One app may be registered by several workspaces: what its secret signs is for all of them."""
-    first = same[0]
-    return AppSecret(first.key, first.settings, frozenset().union(*(each.registrations for each in same)))
+def _merge_app_secrets(equal: Sequence[AppSecret]) -> AppSecret:
+    """Merge the entries of one secret.
+
+    Several workspaces can register the same app: a webhook that it signs is for all of them.
+    """
+    first = equal[0]
+    return AppSecret(first.key, first.settings, frozenset().union(*(secret.app_keys for secret in equal)))
 
 
 def app_webhook_targets(
-    apps: Apps, base: str, known: Iterable[Provider] | None = None
+    apps: Apps, base: str, candidates: Iterable[Provider] | None = None
 ) -> dict[str, AppWebhookTarget]:
-    """The address of every provider that has one, by its id."""
-    found: dict[str, AppWebhookTarget] = {}
-    for provider in known if known is not None else providers().values():
+    """Return the app webhooks by provider id. `candidates` are the providers to look at; None for all."""
+    targets: dict[str, AppWebhookTarget] = {}
+    for provider in candidates if candidates is not None else providers().values():
         webhook = provider.manifest.webhook
         connector = connectors().get(provider.id)
         if webhook is None or webhook.app is None or provider.definition is None or connector is None:
             continue
         if uses_own_app(connectors()[connector.app]):
-            found[provider.id] = AppWebhookTarget(provider, provider.definition, webhook.app, apps, base)
-    return found
+            targets[provider.id] = AppWebhookTarget(provider, provider.definition, webhook.app, apps, base)
+    return targets
 
 
 def missing_target_detail(name: str) -> str:
-    """What is told where a provider has no address for its apps; '' for what is no provider.
+    """Return the error text for a provider without an app webhook; '' if there is no such provider.
 
-    Which providers there are is no secret; which endpoints there are, is.
+    The text may name providers, which are public. It must not reveal which endpoints exist.
     """
     provider = providers().get(name)
     if provider is None:
         return ""
-    by = receiving_provider(provider.manifest)
-    if by not in providers() or providers()[by].manifest.webhook is None:
+    receiver = receiving_provider(provider.manifest)
+    if receiver not in providers() or providers()[receiver].manifest.webhook is None:
         return f"{name} sends no webhooks"
-    endpoint = "an endpoint" if by == name else f"an endpoint of {by}"
-    return f"{name} has no address for an app: make {endpoint} with POST /api/inbound-endpoints"
+    endpoint = "an endpoint" if receiver == name else f"an endpoint of {receiver}"
+    return f"{name} has no app webhook: create {endpoint} with POST /api/inbound-endpoints"
 
 
 def alias_provider(path: str) -> str:
-    """The provider of `/integrations/{provider}/webhook`, or ''."""
+    """Return the provider id of a path `/integrations/{provider}/webhook`; '' for another path."""
     if not (path.startswith(ALIAS_PREFIX) and path.endswith(ALIAS_SUFFIX)):
         return ""
     name = path[len(ALIAS_PREFIX) : -len(ALIAS_SUFFIX)]

@@ -1,4 +1,4 @@
-"""Reading a request under its limits, before anything is known about it."""
+"""Read headers, body and caller address of a request under limits, before it is verified."""
 
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -23,7 +23,7 @@ class TooSlow(Rejected):
 
 
 def headers_of(scope: Scope) -> Headers:
-    """The headers, each name with its values in order."""
+    """Return the headers of an ASGI scope: each name with its values in order."""
     headers: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:
         if name in headers:
@@ -34,7 +34,7 @@ def headers_of(scope: Scope) -> Headers:
 
 
 def first_header(headers: Headers, name: bytes) -> str:
-    """The first value of a header as printable text, or ''."""
+    """Return the first value of a header as ASCII text; '' if there is none."""
     values = headers.get(name)
     if not values:
         return ""
@@ -42,7 +42,11 @@ def first_header(headers: Headers, name: bytes) -> str:
 
 
 def content_type(headers: Headers) -> str:
-    """It travels in the envelope, where 1024 bytes is the most; JSON when there is none."""
+    """Return the content type; JSON if there is none.
+
+    It becomes a header of the envelope, where a value has at most 1024 bytes. Raises `Malformed` if it is
+    longer than 200 characters.
+    """
     text = first_header(headers, b"content-type") or JSON_CONTENT_TYPE
     if len(text) > _MAX_HEADER_LENGTH:
         raise Malformed(f"the header content-type has more than {_MAX_HEADER_LENGTH} characters")
@@ -50,32 +54,39 @@ def content_type(headers: Headers) -> str:
 
 
 def idempotency_key(headers: Headers) -> str:
-    """The caller's key as it is: two keys that were made equal would lose a message."""
-    given = headers.get(b"idempotency-key", (b"",))[0]
-    if len(given) > _MAX_HEADER_LENGTH or not given.isascii():
+    """Return the caller's idempotency key unchanged; '' if there is none.
+
+    It is not trimmed or decoded leniently: two keys that became equal would lose a message. Raises
+    `Malformed` if it is too long or not ASCII.
+    """
+    key = headers.get(b"idempotency-key", (b"",))[0]
+    if len(key) > _MAX_HEADER_LENGTH or not key.isascii():
         raise Malformed(f"the header idempotency-key has at most {_MAX_HEADER_LENGTH} ASCII characters")
-    return given.decode("ascii")
+    return key.decode("ascii")
 
 
 def check_address(networks: Sequence[IPv4Network | IPv6Network], scope: Scope) -> None:
-    """Raises `Forbidden` for a caller who is not on the list; none at all lets everybody in.
+    """Raise `Forbidden` if the caller's address is not in `networks`; an empty list allows every caller.
 
-    `client` is already what a trusted proxy says it is.
+    The scope's `client` is the address that a trusted proxy reported, if there is one.
     """
     if not networks:
         return
     try:
         address = ip_address(scope["client"][0] if scope.get("client") else "")
     except ValueError:
-        raise Forbidden("your address is not known") from None
+        raise Forbidden("your address is unknown, and this endpoint accepts only listed addresses") from None
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped  # as a socket for both versions shows IPv4
+        address = address.ipv4_mapped  # a dual-stack socket shows IPv4 callers in this form
     if not any(address.version == network.version and address in network for network in networks):
         raise Forbidden("your address is not on this endpoint's list")
 
 
 def client_address(scope: Scope) -> str:
-    """Who calls, for a limit of each caller: the IPv4 address, or the /64 of an IPv6 address."""
+    """Return the name under which a caller's requests are limited; '' if the address is unknown.
+
+    It is the IPv4 address, or the /64 network of an IPv6 address: one caller can use all addresses of a /64.
+    """
     try:
         address = ip_address(scope["client"][0] if scope.get("client") else "")
     except ValueError:
@@ -88,16 +99,17 @@ def client_address(scope: Scope) -> str:
 
 
 class BodyReader:
-    """Reads bodies, each within `timeout_s` seconds."""
+    """Reads request bodies. Each has to be complete within `timeout_s` seconds."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._deadlines = DeadlineQueue(timeout_s)
 
     async def read(self, headers: Headers, receive: Receive, limit: int) -> bytes:
-        """The body, refused as soon as it is known to be too large or takes too long.
+        """Return the body of at most `limit` bytes.
 
-        Raises `TooLarge`, `TooSlow`, `Malformed`.
+        Raises `TooLarge` as soon as the declared or received size is over the limit, `TooSlow` after the
+        timeout, and `Malformed` if the caller disconnects.
         """
         declared = first_header(headers, b"content-length")
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
@@ -106,7 +118,7 @@ class BodyReader:
             with self._deadlines.deadline():
                 message = await receive()
                 body: bytes = message.get("body", b"")
-                if not message.get("more_body"):
+                if not message.get("more_body"):  # the usual case: the whole body is in one message
                     if message["type"] == "http.disconnect":
                         _disconnected()
                     return body if len(body) <= limit else _too_large(limit)

@@ -1,8 +1,9 @@
-"""Which connected accounts the events at the address of an app are for: one lookup for a request.
+"""Connected accounts: the integrations that the events of an app webhook are for.
 
-An account that was connected with a workspace's own app gets what that app's secret verified, and no other;
-one that was connected with the installation's app, what the installation's app verified. So whoever knows the
-secret of his own app can send events to accounts of his own workspace, and to nobody else's.
+An account that was connected with a workspace's own app receives only events that this app's secret verified.
+An account that was connected with the installation's app receives only events that the installation's app
+verified. So a person who knows the secret of an own app can send events to accounts of the own workspace, and
+to no others.
 """
 
 import asyncio
@@ -12,10 +13,11 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from services.gateway.ingest.app_webhooks import AppKey, AppSecret, AppWebhookTarget
-from services.gateway.ingest.endpoints import RECORDED_REJECTIONS_PER_MINUTE, EventSelection, InboundEndpoint
+from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
+from services.gateway.ingest.endpoints import RECORDED_REJECTIONS_PER_MINUTE
 from services.gateway.ingest.rate_limit import TokenBucket, TokenBuckets
 from shared.connections import integrations
-from shared.connections.apps import INSTALLATION
+from shared.connections.provider_app import INSTALLATION
 from shared.contracts.errors import DatabaseUnavailable, NotFound
 from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.manifests.webhook import AccountRef
@@ -25,16 +27,16 @@ from shared.runtime.mongo import Document, Index, Mongo, translate_errors
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     integrations.COLLECTION: (Index((("provider", 1), ("account.choice.id", 1), ("workspace", 1))),)
 }
-"""By `account.id` there is one already."""
+"""The index for lookups by `account.id` is declared with the collection."""
 
 LOOKUP_TIMEOUT_S: Final = 1.0
 _CACHE_TTL_S: Final = 2.0
-"""How long it is remembered who is connected, and that nobody is, unless a change is recorded sooner."""
+"""How long a lookup is cached, with or without a result. A recorded change clears the cache sooner."""
 _MAX_CACHED: Final = 20_000
 _QUERY_BATCH: Final = 50
-"""Accounts in a query: many times as many cost the embedded store the square of it."""
+"""Accounts in one query: the embedded database needs quadratic time for large `$in` lists."""
 _EVENTS_PER_MINUTE: Final = 60_000
-"""Events of one connected account, as of an endpoint whose owner says nothing else."""
+"""The rate limit of one connected account: the default of an endpoint."""
 _ACTIVE_STATUSES: Final = ("connected", "error")
 _FIELDS: Final = {
     "workspace": 1,
@@ -48,7 +50,7 @@ _FIELDS: Final = {
 
 
 class ConnectedAccount(NamedTuple):
-    """An integration whose account an event is of."""
+    """An integration that receives the events of its account."""
 
     id: str
     workspace: str
@@ -58,52 +60,56 @@ _CacheKey = tuple[str, AccountRef, frozenset[AppKey]]
 
 
 class ConnectedAccounts:
-    """Looks accounts up, and remembers them for a moment."""
+    """Finds the integrations of accounts, and caches the result for `_CACHE_TTL_S`."""
 
     def __init__(self, mongo: Mongo, configuration: Configuration) -> None:
         self._collection = mongo.collection(integrations.COLLECTION)
         self._configuration = configuration
-        self._known: OrderedDict[_CacheKey, tuple[float, Sequence[ConnectedAccount]]] = OrderedDict()
+        self._cache: OrderedDict[_CacheKey, tuple[float, Sequence[ConnectedAccount]]] = OrderedDict()
         self._accepted = TokenBuckets(_EVENTS_PER_MINUTE)
-        self._noted = TokenBucket(RECORDED_REJECTIONS_PER_MINUTE)
+        self._recorded_rejections = TokenBucket(RECORDED_REJECTIONS_PER_MINUTE)
         self._changes = 0
-        """How often something was connected or disconnected: what was read before that is not kept."""
-        configuration.follow(integrations.COLLECTION, self._forget)
+        """Changes of integrations so far. A lookup that began before a change is not cached."""
+        configuration.follow(integrations.COLLECTION, self._clear_cache)
 
     async def of(
-        self, provider: str, app: AppSecret, owners: Collection[AccountRef]
+        self, provider: str, app: AppSecret, accounts: Collection[AccountRef]
     ) -> Mapping[AccountRef, Sequence[ConnectedAccount]]:
-        """For each owner the integrations, one of a workspace. Raises `DatabaseUnavailable`."""
+        """Return for each account its integrations, at most one of a workspace.
+
+        `app` is the app whose secret verified the request. Raises `DatabaseUnavailable`.
+        """
         now = monotonic()
-        found: dict[AccountRef, Sequence[ConnectedAccount]] = {}
-        for owner in owners:
-            kept = self._known.get((provider, owner, app.registrations))
-            if kept is not None and kept[0] > now:
-                found[owner] = kept[1]
-        missing = [owner for owner in dict.fromkeys(owners) if owner not in found]
-        if missing and self._configuration.is_stale:  # its caller has waited for MongoDB already
-            raise DatabaseUnavailable("the store did not say in time whose account it is")
+        results: dict[AccountRef, Sequence[ConnectedAccount]] = {}
+        for account in accounts:
+            cached = self._cache.get((provider, account, app.app_keys))
+            if cached is not None and cached[0] > now:
+                results[account] = cached[1]
+        missing = [account for account in dict.fromkeys(accounts) if account not in results]
+        if missing and self._configuration.is_stale:  # this request has already waited for MongoDB
+            raise DatabaseUnavailable("the database did not answer in time")
         if missing:
             changes = self._changes
-            documents = _AccountIndex(await self._read(provider, missing), app.registrations)
-            for owner in missing:
-                found[owner] = documents.of(owner)
+            index = _AccountIndex(await self._read(provider, missing), app.app_keys)
+            for account in missing:
+                results[account] = index.of(account)
                 if changes == self._changes:
-                    self._keep((provider, owner, app.registrations), found[owner], now + _CACHE_TTL_S)
-        return found
+                    self._store((provider, account, app.app_keys), results[account], now + _CACHE_TTL_S)
+        return results
 
-    async def _forget(self, _ids: Collection[str] | None) -> None:
-        """Look accounts up again: one of them was connected or disconnected."""
+    async def _clear_cache(self, _ids: Collection[str] | None) -> None:
         self._changes += 1
-        self._known.clear()
+        self._cache.clear()
 
-    def endpoint(self, place: AppWebhookTarget, app: AppSecret, one: ConnectedAccount) -> InboundEndpoint:
-        """A connected account as the endpoint that its events come to."""
+    def endpoint(
+        self, target: AppWebhookTarget, app: AppSecret, account: ConnectedAccount
+    ) -> InboundEndpoint:
+        """Return the endpoint that stands for a connected account. `app` is the app that verified."""
         return InboundEndpoint(
-            id=EndpointId(one.id),
-            workspace=WorkspaceId(one.workspace),
-            provider=place.provider,
-            definition=place.definition,
+            id=EndpointId(account.id),
+            workspace=WorkspaceId(account.workspace),
+            provider=target.provider,
+            definition=target.definition,
             address="",
             channel_id="",
             enabled=True,
@@ -113,88 +119,106 @@ class ConnectedAccounts:
             networks=(),
             body_limit=None,
             dedupe_window_s=None,
-            shown=_NO_EVENTS,
-            accepted=self._accepted.of(one.id),
-            recorded_rejections=self._noted,
+            message_events=_NO_EVENTS,
+            accepted=self._accepted.of(account.id),
+            recorded_rejections=self._recorded_rejections,
         )
 
-    async def check(self, integration: str, workspace: str) -> None:
-        """Raises `NotFound` for an integration that the workspace does not have."""
-        query = {"_id": integration, "workspace": workspace, "deleted_at": None}
+    async def check(self, integration_id: str, workspace: str) -> None:
+        """Raise `NotFound` if the workspace has no such integration."""
+        query = {"_id": integration_id, "workspace": workspace, "deleted_at": None}
         with translate_errors():
             if await self._collection.find_one(query, {"_id": 1}) is None:
                 raise NotFound("no such endpoint")
 
-    async def _read(self, provider: str, owners: Iterable[AccountRef]) -> list[Document]:
-        """Every integration that may be meant. Two queries rather than one `$or`: each has its own index."""
-        accounts = sorted({each.account for each in owners if each.account})
-        choices = sorted({each.choice for each in owners if each.choice})
+    async def _read(self, provider: str, accounts: Iterable[AccountRef]) -> list[Document]:
+        """Return every integration that can be one of the accounts.
+
+        Two queries in place of one `$or`, so that each uses its own index. Raises `DatabaseUnavailable`.
+        """
+        account_ids = sorted({item.account for item in accounts if item.account})
+        resource_ids = sorted({item.choice for item in accounts if item.choice})
         documents: dict[str, Document] = {}
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                for name, values in (("account.id", accounts), ("account.choice.id", choices)):
+                for field, values in (("account.id", account_ids), ("account.choice.id", resource_ids)):
                     for first in range(0, len(values), _QUERY_BATCH):
-                        for each in await self._find(provider, name, values[first : first + _QUERY_BATCH]):
-                            documents[each["_id"]] = each
+                        batch = values[first : first + _QUERY_BATCH]
+                        for document in await self._find(provider, field, batch):
+                            documents[document["_id"]] = document
         except TimeoutError:
-            raise DatabaseUnavailable("the store did not say in time whose account it is") from None
+            raise DatabaseUnavailable("the database did not answer in time") from None
         return list(documents.values())
 
-    async def _find(self, provider: str, name: str, values: Sequence[str]) -> list[Document]:
-        """Asked for is only what the index has: for more, the embedded store would read all documents."""
-        query = {"provider": provider, name: {"$in": values}}
-        with translate_errors():
-            found = await self._collection.find(query, _FIELDS).to_list(None)
-        return [each for each in found if each["deleted_at"] is None and each["status"] in _ACTIVE_STATUSES]
+    async def _find(self, provider: str, field: str, values: Sequence[str]) -> list[Document]:
+        """Return the active integrations whose `field` has one of the values.
 
-    def _keep(self, key: _CacheKey, found: Sequence[ConnectedAccount], until: float) -> None:
-        self._known[key] = until, found
-        self._known.move_to_end(key)
-        if len(self._known) > _MAX_CACHED:
-            self._known.popitem(last=False)
+        The query names only fields of the index, and the rest is filtered here: for another field, the
+        embedded database would read all documents.
+        """
+        query = {"provider": provider, field: {"$in": values}}
+        with translate_errors():
+            documents = await self._collection.find(query, _FIELDS).to_list(None)
+        return [
+            document
+            for document in documents
+            if document["deleted_at"] is None and document["status"] in _ACTIVE_STATUSES
+        ]
+
+    def _store(self, key: _CacheKey, accounts: Sequence[ConnectedAccount], until: float) -> None:
+        self._cache[key] = until, accounts
+        self._cache.move_to_end(key)
+        if len(self._cache) > _MAX_CACHED:
+            self._cache.popitem(last=False)
 
 
 _NO_EVENTS: Final = EventSelection(())
 
 
 class _AccountIndex:
-    """What was read, by account and by place: an owner's need not be looked for among all."""
+    """Integrations that use one of the given apps, by account id and by resource id.
 
-    def __init__(self, documents: Iterable[Document], registrations: Collection[AppKey]) -> None:
+    An index, because a request can be for many accounts: searching the list for each would be quadratic.
+    """
+
+    def __init__(self, documents: Iterable[Document], app_keys: Collection[AppKey]) -> None:
         self._by_account: dict[str, list[Document]] = {}
-        self._by_choice: dict[str, list[Document]] = {}
-        for each in documents:
-            if _uses_app(each, registrations):
-                self._by_account.setdefault(each["account"]["id"], []).append(each)
-                self._by_choice.setdefault(_resource_id(each), []).append(each)
+        self._by_resource: dict[str, list[Document]] = {}
+        for document in documents:
+            if _uses_app(document, app_keys):
+                self._by_account.setdefault(document["account"]["id"], []).append(document)
+                self._by_resource.setdefault(_resource_id(document), []).append(document)
 
-    def of(self, owner: AccountRef) -> Sequence[ConnectedAccount]:
-        """The first integration of each workspace: two ways to the same account are one event.
+    def of(self, account: AccountRef) -> Sequence[ConnectedAccount]:
+        """Return the oldest matching integration of each workspace.
 
-        An account is the owner by its place, where it has one and the event names one.
+        Only one per workspace: two integrations of the same account must not duplicate its events. An
+        integration with a selected resource matches by the resource if the event names one, otherwise by the
+        account.
         """
-        found = self._by_choice.get(owner.choice, []) if owner.choice else []
-        same = self._by_account.get(owner.account, []) if owner.account else []
-        found = found + [each for each in same if not (owner.choice and _resource_id(each))]
-        first: dict[str, ConnectedAccount] = {}
-        for each in sorted(found, key=lambda one: (one["created_at"], one["_id"])):
-            first.setdefault(each["workspace"], ConnectedAccount(each["_id"], each["workspace"]))
-        return tuple(first.values())
+        matches = self._by_resource.get(account.choice, []) if account.choice else []
+        same_account = self._by_account.get(account.account, []) if account.account else []
+        matches = matches + [item for item in same_account if not (account.choice and _resource_id(item))]
+        by_workspace: dict[str, ConnectedAccount] = {}
+        for document in sorted(matches, key=lambda item: (item["created_at"], item["_id"])):
+            workspace = document["workspace"]
+            by_workspace.setdefault(workspace, ConnectedAccount(document["_id"], workspace))
+        return tuple(by_workspace.values())
 
 
 def _resource_id(document: Document) -> str:
-    """The place of an account, '' without one."""
-    found: str = (document["account"].get("choice") or {}).get("id") or ""
-    return found
+    """Return the id of the integration's selected resource; '' if none was selected."""
+    resource_id: str = (document["account"].get("choice") or {}).get("id") or ""
+    return resource_id
 
 
-def _uses_app(document: Document, registrations: Collection[AppKey]) -> bool:
-    """Whether the app that verified is the account's own.
+def _uses_app(document: Document, app_keys: Collection[AppKey]) -> bool:
+    """Return whether the integration was connected with one of these apps.
 
-    What somebody entered (a bot's token) was connected with no app: it is of an app of its workspace's own.
+    Manual credentials (a bot's token) belong to no app: they count as of every own app of their workspace.
     """
     app, workspace = document.get("app"), document["workspace"]
     if app:
-        owner, client = app
-        return owner in (INSTALLATION, workspace) and (owner, client) in registrations
-    return any(owner == workspace for owner, _ in registrations)
+        app_workspace, client_id = app
+        return app_workspace in (INSTALLATION, workspace) and (app_workspace, client_id) in app_keys
+    return any(app_workspace == workspace for app_workspace, _ in app_keys)

@@ -1,4 +1,4 @@
-"""Why a signature does not verify, as far as that can be told: for people, after the answer was given."""
+"""Diagnosis of a signature that does not verify: for people, and after the response was sent."""
 
 import json
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from typing import Final
 
 import orjson
 
-from services.gateway.ingest.endpoints import InboundEndpoint
+from services.gateway.ingest.endpoint import InboundEndpoint
 from shared.contracts.errors import InterlinkError
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import SchemeVerifier, VerificationResult
 from shared.verification.work_counter import WorkCounter
 
 MAX_DIAGNOSED_BYTES: Final = 64 * 1024
-"""Bytes of a body that is looked into: it is tried in a dozen forms."""
+"""Largest body that is diagnosed: it is hashed in a dozen variants."""
 
 
 @dataclass(slots=True)
@@ -24,41 +24,42 @@ class SignatureFailure:
     """A request whose signature was not accepted."""
 
     verdict: VerificationResult
-    way: SchemeVerifier | None
+    scheme: SchemeVerifier | None
     request: InboundRequest
 
 
-def diagnose_signature(endpoint: InboundEndpoint, refusal: SignatureFailure, *, thorough: bool = True) -> str:
-    """The verdict, or a more exact one.
+def diagnose_signature(endpoint: InboundEndpoint, failure: SignatureFailure, *, thorough: bool = True) -> str:
+    """Return why a signature was not accepted: the verdict, or for a mismatch a more exact reason.
 
-    `body_changed`: with one of the forms that proxies and frameworks give a JSON body, it verifies.
-    `old_secret`: it is signed with a secret that has been rotated out. `wrong_secret`: neither, or
-    it was not tried out: not `thorough`, or more work than one request may cost.
+    `body_changed`: the signature verifies with a variant of the JSON body that proxies and frameworks
+    produce. `old_secret`: it verifies with a secret that has expired after a rotation. `wrong_secret`:
+    neither does, or it was not tried, because of `thorough=False` or because it costs more work than one
+    request may cost.
     """
-    way, request = refusal.way, refusal.request
-    if refusal.verdict is not VerificationResult.MISMATCH or way is None:
-        return refusal.verdict.value
+    scheme, request = failure.scheme, failure.request
+    if failure.verdict is not VerificationResult.MISMATCH or scheme is None:
+        return failure.verdict.value
     if not thorough:
         return "wrong_secret"
     now = time()
     work = WorkCounter()
-    work.limit()
+    work.limit()  # over the limit, `verify` raises and the loop below ends
     with suppress(InterlinkError):
-        again = request.with_body(request.body)
-        again.work = work
-        if way.verify(again, [key for key, _ in endpoint.keys], now) is VerificationResult.VERIFIED:
+        unchanged = request.with_body(request.body)
+        unchanged.work = work
+        if scheme.verify(unchanged, [key for key, _ in endpoint.keys], now) is VerificationResult.VERIFIED:
             return "old_secret"
         for body in _body_variants(request.body):
-            written = request.with_body(body)
-            written.work = work
-            changed = way.verify(written, endpoint.valid_keys(), now)
-            if changed in (VerificationResult.VERIFIED, VerificationResult.STALE):
+            variant = request.with_body(body)
+            variant.work = work
+            verdict = scheme.verify(variant, endpoint.valid_keys(), now)
+            if verdict in (VerificationResult.VERIFIED, VerificationResult.STALE):
                 return "body_changed"
     return "wrong_secret"
 
 
 def _body_variants(body: bytes) -> Iterator[bytes]:
-    """How the same JSON may have been written before something on the way wrote it anew."""
+    """Yield the forms that the same JSON may have had before an intermediary rewrote it."""
     if len(body) > MAX_DIAGNOSED_BYTES:
         return
     yield body.rstrip()
@@ -72,7 +73,7 @@ def _body_variants(body: bytes) -> Iterator[bytes]:
         for separators in ((",", ":"), (", ", ": ")):
             try:
                 text = json.dumps(value, ensure_ascii=ascii_only, separators=separators)
-            except RecursionError:  # it can be read deeper than it can be written
+            except RecursionError:  # orjson reads deeper nesting than json writes
                 return
             yield text.encode("utf-8", "surrogatepass")
             yield text.replace("/", "\\/").encode("utf-8", "surrogatepass")

@@ -1,31 +1,22 @@
-"""The gateway's collections: inbound endpoints (a platform's or an incoming webhook's)."""
+"""The repository of inbound endpoints: the collection, and a snapshot of it in memory."""
 
-import hashlib
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
 from datetime import datetime, timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, Final, Literal
+from ipaddress import ip_network
+from typing import Any, Final
 
-from pydantic import BaseModel
-
+from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
 from services.gateway.ingest.rate_limit import TokenBucket
 from shared.contracts.errors import Invalid, Misconfigured, NotFound
-from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.manifests.registry import Provider, providers
 from shared.manifests.sender_description import apply_description
 from shared.manifests.webhook import WebhookDefinition
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Collection, Document, Index, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import (
-    StoredSecret,
-    Vault,
-    decrypt_all,
-    rotate_secret,
-    store_secret,
-    unexpired_keys,
-)
+from shared.runtime.record_secrets import StoredSecret, decrypt_all, rotate_secret, store_secret
+from shared.runtime.secrets import Vault
+from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.access import ApiKey
 from shared.verification.request import SECRET_SETTING
 from shared.webhooks.incoming import INCOMING_PROVIDER
@@ -39,103 +30,16 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     )
 }
 
-INTEGRATION_ID_PREFIX: Final = "int_"
-"""What an endpoint's id begins with that stands for a connected account: it is in no collection of ours."""
-
-_MAX_FAULT_LENGTH: Final = 400
-REJECTED_PER_MINUTE: Final = 600
-"""Requests of one caller at one address that are rejected, until that caller has to wait."""
 RECORDED_REJECTIONS_PER_MINUTE: Final = 60
-"""Refused requests that are kept to be looked at; the others are only counted."""
+"""Rejected requests of one endpoint that are stored per minute; the others are only counted."""
+_MAX_SOURCE_ERROR_LENGTH: Final = 400
 
-
-@dataclass(slots=True)
-class InboundEndpoint:
-    """An endpoint as the hot path needs it.
-
-    `provider` and `door` are None of an incoming webhook, which has no platform. `address` is the one that
-    the platform knows; `settings` what its owner entered beside the secret, and
-    the newest secret under its own name. `shown` says which events become messages of the channel.
-    A connected account that gets events from the address of an app is one too, under its integration's id.
-    """
-
-    id: EndpointId
-    workspace: WorkspaceId
-    provider: Provider | None
-    definition: WebhookDefinition | None
-    address: str
-    channel_id: str
-    enabled: bool
-    keys: tuple[tuple[bytes, datetime | None], ...]
-    settings: Mapping[str, str]
-    require_signature: bool
-    networks: tuple[IPv4Network | IPv6Network, ...]
-    body_limit: int | None
-    dedupe_window_s: float | None
-    shown: "EventSelection"
-    accepted: TokenBucket
-    recorded_rejections: TokenBucket
-    fault: str = ""
-    """Why its owner's description of the sender cannot be used; then there is no door."""
-    mass_mentions: bool = False
-    """Whether messages of an incoming webhook may call everybody."""
-
-    def valid_keys(self) -> list[bytes]:
-        """The secrets that verify now: the newest, and rotated ones until they end."""
-        return unexpired_keys(self.keys)
-
-
-class EventSelection:
-    """Which events of an endpoint become messages: names, or patterns that end in `*`."""
-
-    __slots__ = ("_names", "_prefixes")
-
-    def __init__(self, patterns: Sequence[str]) -> None:
-        self._names = frozenset(pattern for pattern in patterns if not pattern.endswith("*"))
-        self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
-
-    def __contains__(self, event: str) -> bool:
-        return event in self._names or event.startswith(self._prefixes)
-
-
-def token_digest(token: str) -> str:
-    """How an incoming webhook's token is stored and found: 256 random bits need no slow hash."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def new_document(
-    endpoint: str,
-    key: ApiKey,
-    provider: str,
-    name: str,
-    channel: str | None,
-    rate_limit: int,
-    *,
-    enabled: bool,
-) -> Document:
-    """What every endpoint has, whatever its kind."""
-    now = utcnow()
-    return {
-        "_id": endpoint,
-        "workspace": key.workspace,
-        "provider": provider,
-        "name": name,
-        "channel_id": channel,
-        "rate_limit": rate_limit,
-        "enabled": enabled,
-        "created_at": now,
-        "changed_at": now,
-    }
-
-
-def sent_fields(body: BaseModel, nullable: Container[str] = ()) -> dict[str, Any]:
-    """The fields that a caller sent; null only where it means something."""
-    sent = body.model_dump(exclude_unset=True)
-    return {name: value for name, value in sent.items() if value is not None or name in nullable}
+_SnapshotItem = tuple[str | None, InboundEndpoint]
+"""The digest of an incoming webhook's token (None for other endpoints), and the endpoint."""
 
 
 class InboundEndpoints:
-    """Every endpoint in memory, by id and by token."""
+    """All inbound endpoints, in MongoDB and in memory, by id and by token digest."""
 
     def __init__(
         self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log, *, public_base: str
@@ -146,7 +50,7 @@ class InboundEndpoints:
         self._limits: dict[str, tuple[int, TokenBucket, TokenBucket]] = {}
         self.collection: Collection = mongo.collection(ENDPOINTS)
         self.by_token: dict[str, InboundEndpoint] = {}
-        self.snapshot: Snapshot[tuple[str | None, InboundEndpoint]] = Snapshot(
+        self.snapshot: Snapshot[_SnapshotItem] = Snapshot(
             configuration, self.collection, self._parse, log, on_change=self._index
         )
 
@@ -156,111 +60,128 @@ class InboundEndpoints:
     async def stop(self) -> None:
         await self.snapshot.stop()
 
-    def get(self, endpoint: str) -> InboundEndpoint | None:
-        found = self.snapshot.items.get(endpoint)
-        return found[1] if found else None
+    def get(self, endpoint_id: str) -> InboundEndpoint | None:
+        """Return the endpoint from memory; None if there is no such endpoint."""
+        item = self.snapshot.items.get(endpoint_id)
+        return item[1] if item else None
 
-    def fault(self, endpoint: str) -> str:
+    def source_error(self, endpoint_id: str) -> str:
         """Return why the endpoint's description of its sender cannot be used; '' if it can."""
-        known = self.get(endpoint)
-        return known.fault if known else ""
+        endpoint = self.get(endpoint_id)
+        return endpoint.source_error if endpoint else ""
 
     def address(self, document: Document) -> str:
-        """What the platform calls."""
+        """Return the URL that the provider calls."""
         base = document.get("public_url") or self._base
         return f"{base}/api/webhooks/{document['provider']}/{document['_id']}"
 
-    def keep(self, workspace: str, endpoint: str, secret: str) -> StoredSecret:
-        """A new endpoint's secret as it is stored."""
-        return store_secret(self._vault, workspace, endpoint, secret)
+    # Secrets
 
-    def rotated(self, document: Document, secret: str, overlap: timedelta) -> list[StoredSecret]:
-        """The endpoint's secrets after a rotation."""
+    def seal_secret(self, workspace: str, endpoint_id: str, secret: str) -> StoredSecret:
+        """Return the secret of a new endpoint in its stored form."""
+        return store_secret(self._vault, workspace, endpoint_id, secret)
+
+    def rotate_secret(self, document: Document, secret: str, overlap: timedelta) -> list[StoredSecret]:
+        """Return the endpoint's stored secrets after a rotation; earlier ones expire after `overlap`."""
         return rotate_secret(self._vault, document, secret, overlap)
 
     def newest_secret(self, document: Document) -> str | None:
-        """The secret in clear; for its owner, and only where the platform handed it over."""
-        kept = decrypt_all(self._vault, document)
-        return kept[0][0] if kept else None
+        """Return the newest secret in clear text, or None.
 
-    def sealed(
-        self, workspace: str, endpoint: str, settings: Mapping[str, str], secret: Container[str]
+        Only for the endpoint's owner, and only if the provider handed the secret over in a handshake.
+        """
+        secrets = decrypt_all(self._vault, document)
+        return secrets[0][0] if secrets else None
+
+    def seal_settings(
+        self, workspace: str, endpoint_id: str, settings: Mapping[str, str], secret: Container[str]
     ) -> Document:
-        """Settings as they are stored: those whose names are in `secret` sealed."""
+        """Return settings in their stored form; those whose names are in `secret` are sealed."""
         return {
-            name: self._vault.seal(value, workspace=workspace, record=endpoint, field=f"settings.{name}")
+            name: self._vault.seal(value, workspace=workspace, record=endpoint_id, field=f"settings.{name}")
             if name in secret
             else value
             for name, value in settings.items()
         }
 
+    # Reads and writes. When a write returns, the next request at any process sees the change.
+
     async def insert(self, document: Document) -> None:
-        """Add one; every process knows it when this returns."""
+        """Insert an endpoint."""
         with translate_errors():
             await self.collection.insert_one(document)
         await self.snapshot.record(document["_id"])
 
     async def find(
-        self, endpoint: str, key: ApiKey, *, incoming: bool = False, any_kind: bool = False
+        self, endpoint_id: str, key: ApiKey, *, incoming: bool = False, any_kind: bool = False
     ) -> Document:
-        """The caller's endpoint: a provider's, an incoming webhook, or either. Raises `NotFound`."""
+        """Return the document of an endpoint of the caller's workspace.
+
+        By default it is a provider's endpoint, with `incoming` an incoming webhook, with `any_kind` either.
+        Raises `NotFound`.
+        """
         with translate_errors():
             document: Document | None = await self.collection.find_one(
-                {"_id": endpoint, "workspace": key.workspace, "deleted_at": None}
+                {"_id": endpoint_id, "workspace": key.workspace, "deleted_at": None}
             )
         if document is None or not (any_kind or (document["provider"] == INCOMING_PROVIDER) is incoming):
             raise NotFound("no such endpoint")
         return document
 
-    async def change(self, endpoint: str, change: Mapping[str, Any]) -> Document:
-        """Set fields; every process knows it when this returns. Raises `NotFound`."""
+    async def update(self, endpoint_id: str, changes: Mapping[str, Any]) -> Document:
+        """Set fields and return the changed document. Raises `NotFound`."""
         with translate_errors():
             document: Document | None = await self.collection.find_one_and_update(
-                {"_id": endpoint, "deleted_at": None},
-                {"$set": {**change, "changed_at": utcnow()}},
+                {"_id": endpoint_id, "deleted_at": None},
+                {"$set": {**changes, "changed_at": utcnow()}},
                 return_document=True,
             )
         if document is None:
             raise NotFound("no such endpoint")
-        await self.snapshot.record(endpoint)
+        await self.snapshot.record(endpoint_id)
         return document
 
-    async def delete(self, endpoint: str) -> None:
-        """Delete one. Raises `NotFound`."""
-        await self.change(endpoint, {"deleted_at": utcnow()})
+    async def delete(self, endpoint_id: str) -> None:
+        """Delete an endpoint. Raises `NotFound`."""
+        await self.update(endpoint_id, {"deleted_at": utcnow()})
 
-    async def store_handshake_secret(self, endpoint: str, secret: str) -> bool:
-        """Keep what a handshake handed over, if the endpoint still waits for it; False if it does not."""
-        known = self.get(endpoint)
-        if known is None:
+    async def store_handshake_secret(self, endpoint_id: str, secret: str) -> bool:
+        """Store the secret that a handshake handed over; return False if the endpoint has one already."""
+        endpoint = self.get(endpoint_id)
+        if endpoint is None:
             return False
-        kept = {
-            "secrets": [self.keep(known.workspace, endpoint, secret)],
+        changes = {
+            "secrets": [self.seal_secret(endpoint.workspace, endpoint_id, secret)],
             "handed_over": True,
             "changed_at": utcnow(),
         }
+        # The condition on `secrets` lets only one of several concurrent handshakes store its secret.
         with translate_errors():
             document: Document | None = await self.collection.find_one_and_update(
-                {"_id": endpoint, "deleted_at": None, "secrets": []}, {"$set": kept}, return_document=True
+                {"_id": endpoint_id, "deleted_at": None, "secrets": []},
+                {"$set": changes},
+                return_document=True,
             )
         if document is None:
             return False
-        await self.snapshot.record(endpoint)
+        await self.snapshot.record(endpoint_id)
         return True
 
-    def _parse(self, document: Document) -> tuple[str | None, InboundEndpoint]:
-        name, workspace = document["_id"], document["workspace"]
+    # The snapshot
+
+    def _parse(self, document: Document) -> _SnapshotItem:
+        endpoint_id, workspace = document["_id"], document["workspace"]
         provider = providers().get(document["provider"])
-        keys, settings = self._secrets(document)
-        accepted, noted = self._buckets(name, document["rate_limit"])
-        door, fault = _compile_webhook(provider, document)
-        if fault:
-            self._log.error("endpoint.source_refused", endpoint_id=name, error=fault)
+        keys, settings = self._decrypt(document)
+        accepted, recorded_rejections = self._buckets(endpoint_id, document["rate_limit"])
+        definition, source_error = _compile_webhook(provider, document)
+        if source_error:
+            self._log.error("endpoint.source_refused", endpoint_id=endpoint_id, error=source_error)
         endpoint = InboundEndpoint(
-            id=name,
+            id=endpoint_id,
             workspace=workspace,
             provider=provider,
-            definition=door,
+            definition=definition,
             address=self.address(document),
             channel_id=document["channel_id"] or "",
             enabled=document["enabled"],
@@ -270,57 +191,63 @@ class InboundEndpoints:
             networks=tuple(ip_network(text) for text in document["allow_ips"]),
             body_limit=document.get("body_limit"),
             dedupe_window_s=document.get("dedupe_window_s"),
-            shown=EventSelection(document.get("events", ["*"])),
+            message_events=EventSelection(document.get("events", ["*"])),
             accepted=accepted,
-            recorded_rejections=noted,
-            fault=fault,
+            recorded_rejections=recorded_rejections,
+            source_error=source_error,
             mass_mentions=document.get("allow_mass_mentions", False),
         )
         return document.get("token_digest"), endpoint
 
-    def _secrets(
+    def _decrypt(
         self, document: Document
     ) -> tuple[tuple[tuple[bytes, datetime | None], ...], dict[str, str]]:
-        """Keys and settings. None where they cannot be opened: the platform is asked to send it again."""
-        name, workspace = document["_id"], document["workspace"]
+        """Return secrets and settings in clear text.
+
+        Both are empty if they cannot be decrypted: the endpoint then answers 503, and the provider sends the
+        webhook again.
+        """
+        endpoint_id, workspace = document["_id"], document["workspace"]
         try:
             keys = tuple((secret.encode(), ends) for secret, ends in decrypt_all(self._vault, document))
             return keys, {
-                field: value
+                name: value
                 if isinstance(value, str)
-                else self._vault.open(value, workspace=workspace, record=name, field=f"settings.{field}")
-                for field, value in document.get("settings", {}).items()
+                else self._vault.open(
+                    value, workspace=workspace, record=endpoint_id, field=f"settings.{name}"
+                )
+                for name, value in document.get("settings", {}).items()
             }
         except Misconfigured as error:
-            self._log.error("an endpoint's secrets do not open", endpoint_id=name, error=str(error))
+            self._log.error("endpoint.secrets_unreadable", endpoint_id=endpoint_id, error=str(error))
             return (), {}
 
-    def _buckets(self, name: str, per_minute: int) -> tuple[TokenBucket, TokenBucket]:
-        """They outlive a change of the endpoint, unless the limit itself was changed."""
-        limits = self._limits.get(name)
+    def _buckets(self, endpoint_id: str, per_minute: int) -> tuple[TokenBucket, TokenBucket]:
+        """Return the endpoint's buckets; new ones only if the limit itself was changed.
+
+        Otherwise each change of an endpoint would refill them.
+        """
+        limits = self._limits.get(endpoint_id)
         if limits is None or limits[0] != per_minute:
             limits = (per_minute, TokenBucket(per_minute), TokenBucket(RECORDED_REJECTIONS_PER_MINUTE))
-            self._limits[name] = limits
+            self._limits[endpoint_id] = limits
         return limits[1:]
 
-    def _index(
-        self,
-        before: tuple[str | None, InboundEndpoint] | None,
-        after: tuple[str | None, InboundEndpoint] | None,
-    ) -> None:
+    def _index(self, before: _SnapshotItem | None, after: _SnapshotItem | None) -> None:
+        """Update what is held beside the snapshot when one of its items changes."""
         if before and before[0]:
             self.by_token.pop(before[0], None)
-        if before and not after:  # deleted: whoever makes and deletes endpoints must not fill the memory
+        if before and not after:  # otherwise creating and deleting endpoints would fill the memory
             self._limits.pop(before[1].id, None)
         if after and after[0]:
             self.by_token[after[0]] = after[1]
 
 
 def _compile_webhook(provider: Provider | None, document: Document) -> tuple[WebhookDefinition | None, str]:
-    """Return the provider's door, or the endpoint's own if its owner describes the sender.
+    """Return the webhook definition of an endpoint, and '' or why it has none.
 
-    A description that was stored before it was bounded, and is over the bounds, is not compiled: there is no
-    door then, but a text that says what is wrong with it and what to do.
+    The definition is the provider's, or the endpoint's own if its owner describes the sender. A description
+    that was stored before there were bounds, and is over them, is not compiled.
     """
     if provider is None or provider.manifest.webhook is None:
         return None, ""
@@ -330,22 +257,5 @@ def _compile_webhook(provider: Provider | None, document: Document) -> tuple[Web
     try:
         return WebhookDefinition(apply_description(provider.manifest.webhook, source)), ""
     except Invalid as error:
-        faults = "; ".join(f"{each.field}: {each.message}" for each in error.errors)
-        return None, f"{faults[:_MAX_FAULT_LENGTH]}: change the endpoint's source (PATCH)"
-
-
-ERROR_STREAK: Final = 5
-"""Requests refused in a row, with none accepted since, that make an endpoint's status `error`.
-
-Only requests of the sender himself count: those with his signature, or with an incoming webhook's token.
-Anybody may send others, and must not change the status.
-"""
-
-
-def status_of(document: Document, fault: str = "") -> Literal["active", "inactive", "error"]:
-    """An endpoint's status as it is shown; `fault` is what keeps it from being loaded."""
-    if not document["enabled"]:
-        return "inactive"
-    if fault:
-        return "error"
-    return "error" if document.get("error_streak", 0) >= ERROR_STREAK else "active"
+        errors = "; ".join(f"{item.field}: {item.message}" for item in error.errors)
+        return None, f"{errors[:_MAX_SOURCE_ERROR_LENGTH]}: change the endpoint's source (PATCH)"

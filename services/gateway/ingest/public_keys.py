@@ -1,11 +1,12 @@
-"""Public keys that platforms publish at an address: fetched once, kept for an hour, asked for sparingly.
+"""Public keys that providers publish at a URL: fetched once, cached for an hour, refetched sparingly.
 
-The addresses are on hosts of the manifests, or on those that a workspace has named where it describes the
-sender itself. What a workspace has named is fetched on its behalf and kept for it alone, so its slow hosts
-and names hold up nobody else's keys. A request that names a key which is not there yet (a platform that
-rotated its keys) has the document fetched anew, but never more often than every half minute. Fetches are
-bounded for each caller, so forged requests that name ever new keys neither make the hub call a platform
-without end nor take the connections that others' keys need.
+The hosts are those of the manifests, or those that a workspace named where it describes the sender itself. A
+document from a host that a workspace named is fetched on behalf of that workspace and cached only for it, so
+that slow hosts of one workspace delay no keys of others.
+
+A request that names a key which is not in the cached document (the provider rotated its keys) causes a
+refetch, but at most one every 30 seconds. Fetches are limited per caller: forged requests that name ever new
+keys can neither make the hub call a provider without end nor use up the connections.
 """
 
 import asyncio
@@ -23,107 +24,109 @@ from shared.verification.scheme import FetchedKey
 
 _CACHE_TTL_S: Final = 3600.0
 _MAX_STALE_S: Final = 24 * 3600.0
-"""A document that is older is not used, also when the platform does not answer."""
+"""Age after which a document is not used any more, even if the provider does not answer."""
 _REFETCH_INTERVAL_S: Final = 30.0
 _FETCH_TIMEOUT_S: Final = 5.0
 _MAX_DOCUMENTS: Final = 1000
 _MAX_DOCUMENTS_PER_WORKSPACE: Final = 20
-"""Documents that are kept for one workspace, of hosts that it has named."""
+"""Cached documents of hosts that one workspace named."""
 _FETCHES_PER_MINUTE: Final = 60
-"""For one caller; of a platform that signs with several keys, each is fetched once."""
+"""Fetches per caller. Each key of a provider that signs with several keys is one fetch."""
 _MAX_CONCURRENT_FETCHES: Final = 3
-"""For one caller."""
+"""Fetches per caller at a time."""
 
 CALLER: Final[ContextVar[str]] = ContextVar("caller", default="")
-"""On whose behalf keys are fetched: the address of the request's caller, as limits count it."""
+"""The caller of the current request, to whose limits a fetch counts: see `body.client_address`."""
 
 
 class KeysUnavailable(RetryLater):
-    """The platform's keys could not be fetched, so nothing can be said of the signature."""
+    """The provider's keys could not be fetched, so the signature cannot be checked."""
 
 
 @dataclass(slots=True)
 class _CachedDocument:
     body: bytes
-    at: float
-    tried_at: float
+    """Empty if no fetch has succeeded yet."""
+    fetched_at: float
+    attempted_at: float
+    """Both on the monotonic clock."""
 
 
 _CacheKey = tuple[str, str]
-"""On whose behalf (a workspace, or '' for the installation), and the address."""
+"""The workspace that the document is fetched for ('' for the installation), and the URL."""
 
 
 class PublishedKeys:
-    """The documents, by whom they are for and address."""
+    """Fetches and caches documents with public keys."""
 
     def __init__(self, client: EgressClient, log: Log) -> None:
         self._client = client
         self._log = log
-        self._known: dict[_CacheKey, _CachedDocument] = {}
-        self._under_way: dict[_CacheKey, asyncio.Task[None]] = {}
-        self._fetches = TokenBuckets(_FETCHES_PER_MINUTE)
-        self._callers: Counter[str] = Counter()
+        self._cache: dict[_CacheKey, _CachedDocument] = {}
+        self._fetching: dict[_CacheKey, asyncio.Task[None]] = {}
+        self._fetch_limits = TokenBuckets(_FETCHES_PER_MINUTE)
+        self._fetches_by_caller: Counter[str] = Counter()
 
-    async def get(self, url: str, *, workspace: str = "", anew: bool = False) -> FetchedKey:
-        """What is at the address. `anew` asks for it again, where that was not done a moment ago.
+    async def get(self, url: str, *, workspace: str = "", refresh: bool = False) -> FetchedKey:
+        """Return the document at a URL, from the cache if it is fresh.
 
-        `workspace` is who has named the address, '' where a manifest does. Raises `KeysUnavailable`.
+        `refresh` fetches it again unless that was tried within the last 30 seconds. `workspace` is the
+        workspace that named the URL; '' if a manifest did. Raises `KeysUnavailable`.
         """
-        place = workspace, url
-        known = self._known.pop(place, None)
-        if known:
-            self._known[place] = known  # the last, as the one that was used last
+        key = workspace, url
+        document = self._cache.pop(key, None)
+        if document:
+            self._cache[key] = document  # back at the end: the cache evicts from its beginning
         now = monotonic()
-        due = known is None or now - known.at > _CACHE_TTL_S or anew
-        if due and (known is None or now - known.tried_at > _REFETCH_INTERVAL_S):
-            task = self._under_way.get(place) or self._begin(place)
+        due = document is None or now - document.fetched_at > _CACHE_TTL_S or refresh
+        if due and (document is None or now - document.attempted_at > _REFETCH_INTERVAL_S):
+            task = self._fetching.get(key) or self._start_fetch(key)
             if task:
-                await asyncio.shield(task)
-                known = self._known.get(place)
-        if known is None or not known.body or monotonic() - known.at > _MAX_STALE_S:
-            raise KeysUnavailable("the keys that the platform signs with cannot be had now")
-        return FetchedKey(url, known.body)
+                await asyncio.shield(task)  # shared: the end of one request must not cancel it for others
+                document = self._cache.get(key)
+        if document is None or not document.body or monotonic() - document.fetched_at > _MAX_STALE_S:
+            raise KeysUnavailable("the provider's public keys could not be fetched")
+        return FetchedKey(url, document.body)
 
-    def _begin(self, place: _CacheKey) -> "asyncio.Task[None] | None":
-        """Start a fetch on behalf of the caller; None if he has caused too many."""
+    def _start_fetch(self, key: _CacheKey) -> "asyncio.Task[None] | None":
+        """Start a fetch on behalf of the current caller; return None if it is over its limits."""
         caller = CALLER.get()
-        room = self._fetches.of(caller)
-        if room.wait() > 0 or self._callers[caller] >= _MAX_CONCURRENT_FETCHES:
+        limit = self._fetch_limits.of(caller)
+        if limit.wait() > 0 or self._fetches_by_caller[caller] >= _MAX_CONCURRENT_FETCHES:
             return None
-        room.take()
-        self._callers[caller] += 1
-        task = self._under_way[place] = asyncio.create_task(self._fetch(place))
+        limit.take()
+        self._fetches_by_caller[caller] += 1
+        task = self._fetching[key] = asyncio.create_task(self._fetch(key))
 
         def end(_: "asyncio.Task[None]") -> None:
-            self._under_way.pop(place, None)
-            self._callers[caller] -= 1
-            if not self._callers[caller]:
-                del self._callers[caller]
+            self._fetching.pop(key, None)
+            self._fetches_by_caller[caller] -= 1
+            if not self._fetches_by_caller[caller]:
+                del self._fetches_by_caller[caller]
 
         task.add_done_callback(end)
         return task
 
-    async def _fetch(self, place: _CacheKey) -> None:
-        workspace, url = place
+    async def _fetch(self, key: _CacheKey) -> None:
+        """Fetch a document into the cache. After a failure the earlier document stays, if there is one."""
+        workspace, url = key
         answer = await self._client.get(url, timeout_s=_FETCH_TIMEOUT_S, workspace=workspace)
         now = monotonic()
-        self._make_room(workspace)
+        self._evict(workspace)
         if answer.status == 200 and answer.body:
-            self._known[place] = _CachedDocument(answer.body, now, now)
+            self._cache[key] = _CachedDocument(answer.body, now, now)
             return
-        before = self._known.get(place)
-        self._known[place] = (
-            _CachedDocument(before.body, before.at, now) if before else _CachedDocument(b"", 0.0, now)
+        before = self._cache.get(key)
+        self._cache[key] = (
+            _CachedDocument(before.body, before.fetched_at, now) if before else _CachedDocument(b"", 0.0, now)
         )
-        self._log.warning(
-            "a platform's keys were not fetched", url=url, status=answer.status, failure=answer.failure
-        )
+        self._log.warning("public_keys.fetch_failed", url=url, status=answer.status, failure=answer.failure)
 
-    def _make_room(self, workspace: str) -> None:
-        """Forget documents, so that one more of this workspace may be kept."""
-        own = [each for each in self._known if each[0] == workspace] if workspace else []
+    def _evict(self, workspace: str) -> None:
+        """Make room for one more document of this workspace."""
+        own = [key for key in self._cache if key[0] == workspace] if workspace else []
         if len(own) >= _MAX_DOCUMENTS_PER_WORKSPACE:
-            del self._known[own[0]]
-        while len(self._known) >= _MAX_DOCUMENTS:
-            empty = (each for each, known in self._known.items() if not known.body)
-            del self._known[next(empty, None) or next(iter(self._known))]
+            del self._cache[own[0]]
+        while len(self._cache) >= _MAX_DOCUMENTS:
+            empty = (key for key, document in self._cache.items() if not document.body)
+            del self._cache[next(empty, None) or next(iter(self._cache))]

@@ -1,122 +1,86 @@
-"""What keeps one sender from drowning the rest: token buckets, and the memory of delivery ids."""
+"""Token buckets: limits of requests per endpoint and per caller."""
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
+from typing import Final
 
-from shared.contracts.errors import BrokerUnavailable
+from services.gateway.ingest.errors import TooManyRequests
+from shared.contracts.errors import Rejected
+
+_BYTES_PER_TOKEN: Final = 1024 * 1024
+"""Hashed bytes that cost a caller as much as one rejected request.
+
+Only the work counts, not the request: a provider sends webhooks of other apps from the same addresses, and a
+few small ones of those must not block the webhooks of our apps.
+"""
 
 
 class TokenBucket:
-    """A token bucket: `per_minute` in a burst, then evenly."""
+    """Allow `per_minute` requests in a burst, then the same number spread evenly over a minute."""
 
-    __slots__ = ("_at", "_capacity", "_rate", "_tokens")
+    __slots__ = ("_capacity", "_rate", "_refilled_at", "_tokens")
 
     def __init__(self, per_minute: int) -> None:
         self._capacity = float(per_minute)
         self._rate = per_minute / 60
         self._tokens = self._capacity
-        self._at = monotonic()
+        self._refilled_at = monotonic()
 
     def wait(self) -> float:
-        """Seconds until there is a token; 0 when there is one now."""
+        """Return the seconds until a token is available; 0 if one is available now."""
         now = monotonic()
-        self._tokens = min(self._capacity, self._tokens + (now - self._at) * self._rate)
-        self._at = now
+        self._tokens = min(self._capacity, self._tokens + (now - self._refilled_at) * self._rate)
+        self._refilled_at = now
         return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._rate
 
     def take(self, tokens: float = 1.0) -> None:
+        """Remove tokens, also if there are too few; a negative number gives them back."""
         self._tokens -= tokens
 
 
 class TokenBuckets:
-    """A bucket for each name, of the names that were used last."""
+    """One bucket per name. Holds the `max_buckets` names that were used last."""
 
-    def __init__(self, per_minute: int, most: int = 20_000) -> None:
+    def __init__(self, per_minute: int, max_buckets: int = 20_000) -> None:
         self._per_minute = per_minute
-        self._most = most
-        self._known: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._max_buckets = max_buckets
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def of(self, name: str) -> TokenBucket:
-        """The bucket of a name; a full one for a name that was not used lately."""
-        found = self._known.get(name)
-        if found is None:
-            found = self._known[name] = TokenBucket(self._per_minute)
-            if len(self._known) > self._most:
-                self._known.popitem(last=False)
-        self._known.move_to_end(name)
-        return found
+        """Return the bucket of a name; a new, full one if the name was evicted or never used."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = TokenBucket(self._per_minute)
+            if len(self._buckets) > self._max_buckets:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(name)
+        return bucket
 
 
-class RecentDeliveries:
-    """Which deliveries were published a short while ago, by this process.
+def check_rate(bucket: TokenBucket) -> None:
+    """Raise `TooManyRequests` if the bucket has no token. Takes none."""
+    wait = bucket.wait()
+    if wait > 0:
+        raise TooManyRequests(wait)
 
-    A repeat that comes while the first is still on its way waits for the first one's ack: it is
-    answered as accepted only when the event is on Kafka.
+
+@contextmanager
+def charge_work(bucket: TokenBucket, work: int) -> Iterator[None]:
+    """Charge a caller for `work` bytes to hash; refund them unless the block raises `Rejected`.
+
+    The charge comes before the work: of many requests sent at once, those over the limit are rejected
+    unverified. Raises `TooManyRequests` if the bucket has no token.
     """
-
-    def __init__(self, most: int = 50_000) -> None:
-        self._most = most
-        # Ordered: to look for the oldest of a dict whose oldest were deleted walks over all that were.
-        self._seen: OrderedDict[str, float | asyncio.Future[bool]] = OrderedDict()
-
-    async def publish_once(
-        self, keys: Sequence[str], publish: Callable[[Sequence[int]], Awaitable[None]], *, window_s: float
-    ) -> list[int]:
-        """Publish those that were not published within the window; their positions among `keys`.
-
-        Raises what `publish` raises, which then counts as never tried, and `BrokerUnavailable` when another
-        request was publishing the same and failed.
-        """
-        now = monotonic()
-        fresh: list[int] = []
-        others: list[asyncio.Future[bool]] = []
-        under_way: asyncio.Future[bool] | None = None
-        for position, key in enumerate(keys):
-            seen = self._seen.get(key)
-            if isinstance(seen, asyncio.Future):
-                if seen is not under_way:
-                    others.append(seen)
-            elif seen is None or seen <= now:
-                under_way = under_way or asyncio.get_running_loop().create_future()
-                self._seen.pop(key, None)
-                self._seen[key] = under_way
-                fresh.append(position)
-        if under_way:
-            await self._publish(keys, fresh, publish, under_way, window_s)
-        for other in others:
-            if not await asyncio.shield(other):
-                raise BrokerUnavailable("Kafka did not acknowledge the first of two equal deliveries")
-        return fresh
-
-    async def _publish(
-        self,
-        keys: Sequence[str],
-        fresh: Sequence[int],
-        publish: Callable[[Sequence[int]], Awaitable[None]],
-        under_way: "asyncio.Future[bool]",
-        window_s: float,
-    ) -> None:
-        try:
-            await publish(fresh)
-        except BaseException:
-            for position in fresh:
-                del self._seen[keys[position]]
-            under_way.set_result(False)
-            raise
-        until = monotonic() + window_s
-        for position in fresh:
-            self._seen[keys[position]] = until
-        under_way.set_result(True)
-        self._evict(2 * len(fresh))
-
-    def _evict(self, most: int) -> None:
-        """Drop the oldest while they are out of the window, or too many: for each that came, two may go."""
-        now = monotonic()
-        for key in list(islice(self._seen, most)):
-            seen = self._seen[key]
-            if isinstance(seen, asyncio.Future) or (seen > now and len(self._seen) <= self._most):
-                break
-            del self._seen[key]
+    check_rate(bucket)
+    bucket.take(work / _BYTES_PER_TOKEN)
+    in_vain = False
+    try:
+        yield
+    except Rejected:
+        in_vain = True
+        raise
+    finally:
+        if not in_vain:  # other errors too: an unavailable key server is not the caller's fault
+            bucket.take(-work / _BYTES_PER_TOKEN)

@@ -1,4 +1,4 @@
-"""Whether a webhook is from who it says: the manifest's ways, the endpoint's secrets, the platform's keys."""
+"""Signature verification with the secrets of an endpoint or app, or with public keys of a provider."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,7 +9,7 @@ from time import time
 from typing import Final
 
 from services.gateway.ingest.app_webhooks import AppSecret
-from services.gateway.ingest.endpoints import InboundEndpoint
+from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.public_keys import PublishedKeys
 from shared.contracts.errors import Malformed, RetryLater, Unauthenticated
 from shared.manifests.webhook import WebhookDefinition
@@ -19,30 +19,33 @@ from shared.verification.work_counter import MAX_HASHED_BYTES, TooCostly, hash_l
 
 VERDICT_TEXTS: Final = {
     VerificationResult.MISSING: "is missing",
-    VerificationResult.DOUBLED: "is there more than once",
-    VerificationResult.UNREADABLE: "is not of the expected form, or what goes with it is missing",
+    VerificationResult.DOUBLED: "is present more than once",
+    VerificationResult.UNREADABLE: "does not have the expected form, or lacks a value",
     VerificationResult.STALE: "is too old, or from the future",
-    VerificationResult.MISMATCH: "is wrong: another secret, or a changed body",
-    VerificationResult.BODY_CHANGED: "is not of this body",
-    VerificationResult.TOO_COSTLY: "cannot be checked: the body is too large for so many secrets and texts",
-    VerificationResult.CLAIMS: "has an issuer, audience or other claim that is wrong, or has no end (exp)",
+    VerificationResult.MISMATCH: "is wrong: made with another secret, or of another body",
+    VerificationResult.BODY_CHANGED: "does not match this body",
+    VerificationResult.TOO_COSTLY: "cannot be checked: the body is too large for so many secrets",
+    VerificationResult.CLAIMS: "has a wrong issuer, audience or other claim, or no expiry (exp)",
 }
-
+"""The error text of each verdict; the place of the signature precedes it."""
 
 _YIELD_AFTER_BYTES: Final = 256 * 1024
-"""Bytes that are hashed, before others have their turn."""
+"""Hashed bytes after which `verify_app` yields to other tasks."""
 _TRY_OVERHEAD_BYTES: Final = 1024
-"""What a try costs beside its bytes, in bytes that could be hashed meanwhile."""
+"""Fixed cost of trying one secret, as the number of bytes that could be hashed in that time."""
 _MAX_CACHED_SIGNERS: Final = 10_000
-"""Accounts of which it is remembered which app signed last."""
+"""Accounts for which the app that signed last is cached."""
 _NO_APP_SECRET: Final = AppSecret(token_hex(32).encode(), {}, frozenset())
-"""In place of no app at all: nothing is signed with it, and a request finds out nothing by it."""
+"""Tried if there is no app: a random secret with which nothing is signed."""
 
 
 def hashed_bytes(request: InboundRequest, raw: bytes) -> int:
-    """Bytes that are hashed when one secret is tried: a body that came compressed is tried in both forms."""
-    again = len(raw) if raw is not request.body else 0
-    return len(request.body) + again + _TRY_OVERHEAD_BYTES
+    """Return the bytes to hash for one secret. A compressed body is tried in both forms.
+
+    `raw` is the body before decompression.
+    """
+    compressed = len(raw) if raw is not request.body else 0
+    return len(request.body) + compressed + _TRY_OVERHEAD_BYTES
 
 
 class BadSignature(Unauthenticated):
@@ -50,39 +53,42 @@ class BadSignature(Unauthenticated):
 
     reason = "signature"
 
-    def __init__(self, detail: str, verdict: VerificationResult, way: SchemeVerifier | None) -> None:
+    def __init__(self, detail: str, verdict: VerificationResult, scheme: SchemeVerifier | None) -> None:
         super().__init__(detail)
         self.verdict = verdict
-        self.way = way
+        self.scheme = scheme
 
 
 class NoSecretYet(RetryLater):
-    """The endpoint has no secret that could verify this: its owner has to enter it first."""
+    """The endpoint has no secret that could verify this request: its owner has to enter one first."""
 
 
 class Verifier:
-    """Verifies requests of any provider."""
+    """Verifies the signatures of requests of any provider."""
 
     def __init__(self, keys: PublishedKeys) -> None:
         self._keys = keys
-        self._signed_last: OrderedDict[tuple[WebhookDefinition, str], bytes] = OrderedDict()
+        self._last_signers: OrderedDict[tuple[WebhookDefinition, str], bytes] = OrderedDict()
 
     async def verify(
         self, endpoint: InboundEndpoint, definition: WebhookDefinition, request: InboundRequest, raw: bytes
     ) -> VerificationResult:
         """Verify a request's signature. `raw` is the body before decompression.
 
-        At most `hash_limit` bytes are hashed for it; `request.work` says how many were. Raises
-        `BadSignature`, `NoSecretYet`, `KeysUnavailable`, and `Malformed` when what is signed cannot be read.
+        Returns `VERIFIED`, or `UNSIGNED` if the endpoint accepts requests without a signature. Hashes at most
+        `hash_limit` bytes; `request.work` counts them. Raises `BadSignature`, `NoSecretYet`,
+        `KeysUnavailable`, and `Malformed` if the signed content cannot be read.
         """
-        way = definition.select_scheme(request)
-        if way is None:
+        scheme = definition.select_scheme(request)
+        if scheme is None:
             verdict = VerificationResult.MISSING
         else:
             request.work.limit(hash_limit(len(request.body)))
-            described = endpoint.provider is None or definition is not endpoint.provider.definition
-            named_by = endpoint.workspace if described else ""
-            verdict = await self._verdict(endpoint.valid_keys(), way, request, raw, named_by)
+            # An endpoint whose owner describes the sender has a definition of its own. Key addresses in it
+            # are fetched on behalf of its workspace.
+            is_described = endpoint.provider is None or definition is not endpoint.provider.definition
+            workspace = endpoint.workspace if is_described else ""
+            verdict = await self._verdict(endpoint.valid_keys(), scheme, request, raw, workspace)
             request.work.remove_limits()
         if verdict is VerificationResult.VERIFIED:
             return verdict
@@ -92,93 +98,102 @@ class Verifier:
         ):
             return VerificationResult.UNSIGNED
         if verdict is VerificationResult.NO_SECRET:
-            raise NoSecretYet("this endpoint has no secret yet that verifies this: enter the platform's")
-        raise _bad_signature(definition, way, verdict)
+            raise NoSecretYet(
+                "this endpoint has no secret that verifies webhooks yet: enter the provider's secret"
+            )
+        raise _bad_signature(definition, scheme, verdict)
 
     async def verify_app(
         self, apps: Sequence[AppSecret], definition: WebhookDefinition, request: InboundRequest, raw: bytes
     ) -> AppSecret:
-        """The one of several apps whose secret verifies; the request has its settings then.
+        """Return the app whose secret verifies the request, and give the request its settings.
 
-        The work is that of one app after another, and others have their turn in between. At most
-        `MAX_HASHED_BYTES` bytes are hashed: the app that signed last for the account that the request
-        claims is
-        tried first, so many apps do not keep each other's large bodies out. Raises `BadSignature`,
-        `KeysUnavailable`, `Malformed`.
+        Tries one app after another and yields to other tasks in between. Hashes at most `MAX_HASHED_BYTES`.
+        The app that signed last for the claimed account is tried first, so that large bodies verify although
+        there are many apps. Raises `BadSignature`, `KeysUnavailable`, `Malformed`.
         """
-        way = definition.select_scheme(request)
-        if way is None:
-            raise _bad_signature(definition, way, VerificationResult.MISSING)
+        scheme = definition.select_scheme(request)
+        if scheme is None:
+            raise _bad_signature(definition, scheme, VerificationResult.MISSING)
         request.work.limit(MAX_HASHED_BYTES)
         worst = VerificationResult.MISMATCH
-        done = 0
+        hashed_since_yield = 0
         claimed = definition, definition.claimed_account(request) if len(apps) > 1 else ""
-        last = self._signed_last.get(claimed)
-        for app in sorted(apps, key=lambda each: each.key != last) if last else apps or (_NO_APP_SECRET,):
+        last = self._last_signers.get(claimed)
+        # Without any app, a secret that nobody knows is tried: the answer does not reveal that there is none.
+        candidates = sorted(apps, key=lambda app: app.key != last) if last else apps or (_NO_APP_SECRET,)
+        for app in candidates:
             request.settings = app.settings
-            verdict = await self._verdict([app.key], way, request, raw)
+            verdict = await self._verdict([app.key], scheme, request, raw)
             if verdict is VerificationResult.VERIFIED:
                 request.work.remove_limits()
-                self._remember(claimed, app)
+                self._remember_signer(claimed, app)
                 return app
             if verdict is VerificationResult.TOO_COSTLY:
                 worst = verdict
                 break
             if verdict not in (VerificationResult.MISMATCH, VerificationResult.NO_SECRET):
                 worst = verdict
-            done += hashed_bytes(request, raw)
-            if done > _YIELD_AFTER_BYTES:
-                done = 0
+            hashed_since_yield += hashed_bytes(request, raw)
+            if hashed_since_yield > _YIELD_AFTER_BYTES:
+                hashed_since_yield = 0
                 await asyncio.sleep(0)
-        raise _bad_signature(definition, way, worst)
+        raise _bad_signature(definition, scheme, worst)
 
-    def _remember(self, claimed: tuple[WebhookDefinition, str], app: AppSecret) -> None:
+    def _remember_signer(self, claimed: tuple[WebhookDefinition, str], app: AppSecret) -> None:
         if claimed[1]:
-            self._signed_last[claimed] = app.key
-            self._signed_last.move_to_end(claimed)
-            if len(self._signed_last) > _MAX_CACHED_SIGNERS:
-                self._signed_last.popitem(last=False)
+            self._last_signers[claimed] = app.key
+            self._last_signers.move_to_end(claimed)
+            if len(self._last_signers) > _MAX_CACHED_SIGNERS:
+                self._last_signers.popitem(last=False)
 
     async def _verdict(
         self,
         secrets: Sequence[bytes],
-        way: SchemeVerifier,
+        scheme: SchemeVerifier,
         request: InboundRequest,
         raw: bytes,
-        named_by: str = "",
+        workspace: str = "",
     ) -> VerificationResult:
-        """`named_by` is the workspace that describes the sender itself, '' where a manifest does."""
-        url = way.key_url(request)
+        """Verify with one scheme.
+
+        `workspace` is the workspace that describes the sender itself; '' if a manifest does.
+        """
+        url = scheme.key_url(request)
         try:
             if url is None:
-                verdict = way.verify(request, secrets, time())
+                verdict = scheme.verify(request, secrets, time())
             else:
-                verdict = await self._by_published_keys(url, secrets, way, request, named_by)
+                verdict = await self._verify_with_published_keys(url, secrets, scheme, request, workspace)
             if verdict is VerificationResult.MISMATCH and raw is not request.body:
-                # The platform signed the compressed body, or a proxy compressed what it had signed.
-                sent = request.with_body(raw)
-                sent.work = request.work
+                # The provider signed the compressed body, or a proxy compressed what the provider had signed.
+                compressed = request.with_body(raw)
+                compressed.work = request.work
                 with suppress(Malformed):
-                    verdict = await self._verdict(secrets, way, sent, raw, named_by)
+                    verdict = await self._verdict(secrets, scheme, compressed, raw, workspace)
         except TooCostly:
             return VerificationResult.TOO_COSTLY
         return verdict
 
-    async def _by_published_keys(
-        self, url: str, secrets: Sequence[bytes], way: SchemeVerifier, request: InboundRequest, named_by: str
+    async def _verify_with_published_keys(
+        self,
+        url: str,
+        secrets: Sequence[bytes],
+        scheme: SchemeVerifier,
+        request: InboundRequest,
+        workspace: str,
     ) -> VerificationResult:
-        fetched = await self._keys.get(url, workspace=named_by)
-        verdict = way.verify(request, secrets, time(), fetched)
-        if (
-            verdict is VerificationResult.MISMATCH
-        ):  # it may be signed with a key that is newer than what is known
-            fetched = await self._keys.get(url, workspace=named_by, anew=True)
-            verdict = way.verify(request, secrets, time(), fetched)
+        fetched = await self._keys.get(url, workspace=workspace)
+        verdict = scheme.verify(request, secrets, time(), fetched)
+        if verdict is VerificationResult.MISMATCH:
+            # The provider may have rotated its keys since they were cached.
+            fetched = await self._keys.get(url, workspace=workspace, refresh=True)
+            verdict = scheme.verify(request, secrets, time(), fetched)
         return verdict
 
 
 def _bad_signature(
-    definition: WebhookDefinition, way: SchemeVerifier | None, verdict: VerificationResult
+    definition: WebhookDefinition, scheme: SchemeVerifier | None, verdict: VerificationResult
 ) -> BadSignature:
-    about = (way or definition.schemes[0]).proof_location
-    return BadSignature(f"{about} {VERDICT_TEXTS[verdict]}", verdict, way)
+    location = (scheme or definition.schemes[0]).proof_location
+    return BadSignature(f"{location} {VERDICT_TEXTS[verdict]}", verdict, scheme)

@@ -1,4 +1,4 @@
-"""`/api/auth/oauth/*`: sending a person to a platform, and taking him back."""
+"""`/api/auth/oauth/*`: start authorizations and handle their callbacks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -7,9 +7,14 @@ from urllib.parse import parse_qsl, urlsplit
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from starlette.responses import RedirectResponse
 
+from services.oauth.api.authorization_schemas import (
+    AuthorizationCreate,
+    AuthorizationOut,
+    ReauthorizationCreate,
+)
 from services.oauth.api.pages import SECURITY_HEADERS, Pages
-from services.oauth.api.schemas import AuthorizationCreate, AuthorizationOut, ReauthorizationCreate
-from services.oauth.authorization.callback import AuthorizationFailed, CallbackHandler
+from services.oauth.authorization.callback import CallbackHandler
+from services.oauth.authorization.errors import AuthorizationFailed
 from services.oauth.authorization.flows import OAUTH_KINDS
 from services.oauth.authorization.redirect import add_outcome
 from services.oauth.authorization.start import (
@@ -18,7 +23,7 @@ from services.oauth.authorization.start import (
     AuthorizationStarter,
 )
 from services.oauth.authorization.state import (
-    LIFETIME,
+    STATE_TTL,
     BrowserMismatch,
     FinishedState,
     States,
@@ -45,12 +50,12 @@ Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
 
 
 class AuthorizationApi:
-    """The routes and what they need."""
+    """The routes of authorizations. `public_base` is the public address of the hub."""
 
     def __init__(
         self,
-        connecting: AuthorizationStarter,
-        arriving: CallbackHandler,
+        starter: AuthorizationStarter,
+        callback_handler: CallbackHandler,
         states: States,
         integrations: IntegrationRepository,
         pages: Pages,
@@ -58,8 +63,8 @@ class AuthorizationApi:
         *,
         public_base: str,
     ) -> None:
-        self._starter = connecting
-        self._callback_handler = arriving
+        self._starter = starter
+        self._callback_handler = callback_handler
         self._states = states
         self._pages = pages
         self._integrations = integrations
@@ -67,28 +72,30 @@ class AuthorizationApi:
         self._result_url = public_base + RESULT_PATH
         base = urlsplit(public_base)
         self._https = base.scheme == "https"
-        # No sibling host can plant a cookie of this name; the price is that every path of the host gets it
-        # (RFC 6265bis, 4.1.3.2). It needs TLS.
+        # Another host of the same domain cannot set a cookie with this prefix (RFC 6265bis, 4.1.3.2). The
+        # prefix requires TLS and the path "/", so the cookie is sent to every path of the host.
         self._prefix = "__Host-" if self._https else ""
         self._path = "/" if self._https else base.path + _COOKIE_PATH
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add the routes to the app."""
         router = APIRouter(prefix="/api")
         add = router.add_api_route
         add("/auth/oauth/connect", self.connect, methods=["POST"], status_code=201)
         add(CALLBACK_PATH.removeprefix("/api"), self.callback, methods=["GET"], response_class=Response)
-        result = RESULT_PATH.removeprefix("/api") + "/{result}"  # a page for browsers, which no client calls
+        # A page for browsers, which API clients do not call.
+        result = RESULT_PATH.removeprefix("/api") + "/{result}"
         add(result, self.result, methods=["GET"], response_class=Response, include_in_schema=False)
         add("/integrations/{integration_id}/reconnect", self.reconnect, methods=["POST"])
         app.include_router(router)
 
     async def connect(self, body: AuthorizationCreate, key: Writer, response: Response) -> AuthorizationOut:
-        """Begin to connect an account: the address to send the person to.
+        """Start an authorization. Return the provider's address to send the person to.
 
-        The answer's cookie belongs to the browser of that person: pass it on when a server makes this call.
+        The response sets a cookie that the browser of that person needs. If a server makes this call, it must
+        pass the cookie on to the browser.
         """
-        wish = AuthorizationRequest(
+        authorization_request = AuthorizationRequest(
             provider=body.provider,
             workspace=key.workspace,
             user=body.user,
@@ -98,19 +105,25 @@ class AuthorizationApi:
             name=body.name,
             takeover=body.takeover,
         )
-        return self._authorization_out(await self._starter.start(wish), response)
+        return self._authorization_out(await self._starter.start(authorization_request), response)
 
     async def reconnect(
         self, integration_id: str, key: Writer, response: Response, body: ReauthorizationCreate | None = None
     ) -> AuthorizationOut:
-        """Begin to connect an integration anew: it keeps its id, and refuses another account unless told."""
+        """Start an authorization for an existing integration, which keeps its id.
+
+        Another account than before is refused unless `any_account` is set.
+        """
         body = body or ReauthorizationCreate()
         document = await self._integrations.find(integration_id, key.workspace)
         if document["status"] == "disabled":
             raise Conflict("the integration is disabled: enable it first")
         if document["kind"] not in OAUTH_KINDS:
-            raise Conflict("this account was entered: send its fields to POST /api/integrations/{id}/fields")
-        wish = AuthorizationRequest(
+            raise Conflict(
+                "this account is connected by manual credentials: send them to "
+                "POST /api/integrations/{id}/fields"
+            )
+        authorization_request = AuthorizationRequest(
             provider=document["provider"],
             workspace=key.workspace,
             user=body.user,
@@ -119,15 +132,18 @@ class AuthorizationApi:
             return_to=body.return_to,
             takeover=body.takeover,
         )
-        sent = await self._starter.reconnect(document, wish, any_account=body.any_account)
-        return self._authorization_out(sent, response)
+        redirect = await self._starter.reconnect(
+            document, authorization_request, any_account=body.any_account
+        )
+        return self._authorization_out(redirect, response)
 
-    def _authorization_out(self, sent: AuthorizationRedirect, response: Response) -> AuthorizationOut:
-        begun = sent.pending_state
+    def _authorization_out(self, redirect: AuthorizationRedirect, response: Response) -> AuthorizationOut:
+        """Return the redirect as the API shows it, and set the cookie of its state on the response."""
+        pending_state = redirect.pending_state
         response.set_cookie(
-            self._prefix + begun.cookie,
-            begun.binding,
-            max_age=int(LIFETIME.total_seconds()),
+            self._prefix + pending_state.cookie,
+            pending_state.binding,
+            max_age=int(STATE_TTL.total_seconds()),
             path=self._path,
             secure=self._https,
             httponly=True,
@@ -135,67 +151,70 @@ class AuthorizationApi:
         )
         response.headers["Cache-Control"] = "no-store"
         return AuthorizationOut(
-            authorization_url=sent.url,
-            integration_id=sent.integration_id,
-            expires_at=rfc3339(begun.expires_at),
+            authorization_url=redirect.url,
+            integration_id=redirect.integration_id,
+            expires_at=rfc3339(pending_state.expires_at),
         )
 
     async def callback(self, request: Request) -> Response:
-        """Where platforms send people back to: on to `return_to`, or to a page without code and state.
+        """Complete an authorization. Redirect to `return_to`, or to a result page without code and state.
 
-        Who comes a second time, by the back button or a double click, is sent to the same place. The cookie
-        stays after success, for its ten minutes: it shows the result to this browser, and to no other.
+        A repeated callback, by the back button or a double click, is redirected to the same address. After
+        success the cookie stays for its ten minutes, so that only this browser can see the result.
         """
         text = request.scope["query_string"].decode("ascii", "replace")
         query = parse_qsl(text, keep_blank_values=True)
-        if wrong := self._check_query(query):
-            return wrong
+        if rejection := self._check_query(query):
+            return rejection
         state = dict(query)["state"]
         cookie = self._prefix + cookie_name(state)
         try:
-            begun, document = await self._callback_handler.complete(query, request.cookies.get(cookie))
+            pending_state, document = await self._callback_handler.complete(
+                query, request.cookies.get(cookie)
+            )
         except FinishedState as error:
             return self._result_redirect(error.result, error.outcome)
         except AuthorizationFailed as error:
-            answer = self._failure_response(error)
+            response = self._failure_response(error)
         except BrowserMismatch:
             return self._rejection_page(
-                "other_browser", 403, "Go on in the browser that you began in, or begin anew."
+                "other_browser", 403, "Continue in the browser in which you started, or start again."
             )
         except UsedState:
             return self._rejection_page(
-                "used", 410, "This address was used, or its ten minutes are over: begin anew."
+                "used", 410, "This address was used before, or it has expired: start again."
             )
         except UnknownState as error:
-            if error.__cause__ is not None:
-                self._log.error("a state was changed in the store", why=str(error.__cause__))
-            return self._rejection_page("unknown_state", 404, "This address is not known here: begin anew.")
+            if error.__cause__ is not None:  # The stored state could not be decrypted.
+                self._log.error("authorization.state_unreadable", error=str(error.__cause__))
+            return self._rejection_page("unknown_state", 404, "This address is not valid: start again.")
         except (RetryLater, Misconfigured) as error:
             if isinstance(error, Misconfigured):
-                self._log.error("connection not finished", why=str(error))
+                self._log.error("authorization.misconfigured", error=str(error))
             return self._rejection_page(
-                "unavailable", 503, "Something is not available: try again in a moment."
+                "unavailable", 503, "The service is not available: try again in a moment."
             )
         else:
             CONNECTIONS.labels(document["provider"], document["status"]).inc()
-            return await self._success_response(state, begun, document)
-        answer.delete_cookie(cookie, path=self._path, secure=self._https, httponly=True, samesite="lax")
-        return answer
+            return await self._success_response(state, pending_state, document)
+        response.delete_cookie(cookie, path=self._path, secure=self._https, httponly=True, samesite="lax")
+        return response
 
     def _check_query(self, query: Sequence[tuple[str, str]]) -> Response | None:
-        """The refusal of an address that is no answer of a platform."""
-        got = dict(query)
-        if len(got) != len(query):
-            return self._rejection_page("doubled", 400, "This address has a parameter twice.")
+        """Return an error page if the query is not a provider's response; else None."""
+        parameters = dict(query)
+        if len(parameters) != len(query):
+            return self._rejection_page("doubled", 400, "This address has the same parameter twice.")
         if len(query) > _MAX_QUERY_PARAMETERS:
             return self._rejection_page("too_many", 400, "This address has too many parameters.")
-        if not got.get("state"):
+        if not parameters.get("state"):
             return self._rejection_page(
-                "no_state", 400, "Platforms send people here when they connect an account."
+                "no_state", 400, "Providers send browsers to this address when an account is connected."
             )
         return None
 
     async def _success_response(self, state: str, pending_state: Document, document: Document) -> Response:
+        """Store the outcome for repeated callbacks, and redirect the person."""
         title, text = _success_text(document)
         outcome: Document = {
             "title": title,
@@ -205,67 +224,72 @@ class AuthorizationApi:
         }
         try:
             result = await self._states.complete(state, pending_state["workspace"], outcome)
-        except RetryLater:  # it is connected all the same
+        except RetryLater:  # The account is connected all the same.
             return _return_redirect(pending_state, outcome["told"]) or self._pages.page(200, title, text)
         return self._result_redirect(result, outcome)
 
     def _result_redirect(self, result: str, outcome: Document | None) -> Response:
-        """Send a person on: to `return_to`, or to the page with the result; a strange browser to the page."""
-        way_back = _return_redirect(outcome, outcome["told"]) if outcome else None
-        return way_back or RedirectResponse(
+        """Redirect to `return_to`, or to the result page if there is none or the browser is another one."""
+        return_redirect = _return_redirect(outcome, outcome["told"]) if outcome else None
+        return return_redirect or RedirectResponse(
             f"{self._result_url}/{result}", status_code=303, headers=dict(SECURITY_HEADERS)
         )
 
     async def result(self, result: str, request: Request) -> Response:
-        """What came of a connection; whose it is, only for the browser that it was made in."""
+        """Return the result page. Only the browser that started the authorization sees the account."""
         try:
             outcome = await self._states.result(
                 result, request.cookies.get(self._prefix + cookie_name_of_result(result))
             )
         except UnknownState:
-            text = "This page is over. The chat shows which accounts are connected."
-            return self._pages.page(404, "Nothing to see here", text, "unknown_result")
+            text = "This page has expired. The chat shows which accounts are connected."
+            return self._pages.page(404, "Page expired", text, "unknown_result")
         except RetryLater:
-            text = "Something is not available: reload this page in a moment."
+            text = "The service is not available: reload this page in a moment."
             return self._pages.page(503, "Not available", text, "unavailable")
         if outcome is None:
-            text = "This is finished. Only the browser that it was begun in shows more."
+            text = "This is finished. Only the browser in which it was started shows more."
             return self._pages.page(200, "Finished", text)
         return self._pages.page(200, outcome["title"], outcome["text"])
 
     def _failure_response(self, error: AuthorizationFailed) -> Response:
-        begun = error.pending_state
-        CONNECTIONS.labels(begun["provider"], error.code).inc()
+        """Redirect to `return_to` with the error code, or return an error page if there is none."""
+        pending_state = error.pending_state
+        CONNECTIONS.labels(pending_state["provider"], error.code).inc()
         self._log.info(
-            "connection not finished",
+            "authorization.failed",
             code=error.code,
-            why=error.log_detail,
-            provider=begun["provider"],
-            integration_id=begun["integration_id"],
+            error=error.log_detail,
+            provider=pending_state["provider"],
+            integration_id=pending_state["integration_id"],
         )
-        outcome = {"error": error.code, "integration_id": begun["integration_id"]}
-        return _return_redirect(begun, outcome) or self._pages.page(
-            error.status, "Not connected", error.why[:1].upper() + error.why[1:] + ".", error.code
+        outcome = {"error": error.code, "integration_id": pending_state["integration_id"]}
+        return _return_redirect(pending_state, outcome) or self._pages.page(
+            error.status, "Not connected", error.detail[:1].upper() + error.detail[1:] + ".", error.code
         )
 
-    def _rejection_page(self, code: str, status: int, why: str) -> Response:
-        """Neither state nor code is logged: whoever reads logs must not be able to use them."""
+    def _rejection_page(self, code: str, status: int, detail: str) -> Response:
+        """Return the error page of a callback that belongs to no pending authorization.
+
+        Neither state nor authorization code is logged: a reader of the log could use them.
+        """
         CONNECTIONS.labels("", code).inc()
-        self._log.info("connection not finished", code=code)
-        return self._pages.page(status, "Not connected", why, code)
+        self._log.info("authorization.callback_rejected", code=code)
+        return self._pages.page(status, "Not connected", detail, code)
 
 
 def _success_text(document: Document) -> tuple[str, str]:
-    """The title and the sentence of what was connected."""
+    """Return title and text of the result page."""
     label = document["account"]["label"]
     if document["status"] == "connected":
-        return "Connected", f"{label} is connected. This is finished: you can close this window."
+        return "Connected", f"{label} is connected. You can close this window."
     choices = connectors()[document["provider"]].choices
-    about = choices.about if choices else "its place"
-    return "One choice is left", f"{label} has several: choose {about} there where you began to connect it."
+    about = choices.about if choices else "one of its resources"
+    return "One choice is left", f"{label} has several: choose {about} where you started to connect it."
 
 
 def _return_redirect(pending_state: Mapping[str, Any], outcome: Mapping[str, str]) -> Response | None:
+    """Return the redirect to `return_to` with the outcome in its query; None if there is no `return_to`."""
     if not pending_state["return_to"]:
         return None
     return RedirectResponse(

@@ -1,4 +1,4 @@
-"""`/api/integrations`: what is connected, how it is, and what can be done about it."""
+"""`/api/integrations`: the connected accounts of a workspace, their state, and changes to them."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Final
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, FastAPI, Query
 from starlette.responses import Response
 
-from services.oauth.api.schemas import (
+from services.oauth.api.integration_schemas import (
     AccountSelectionUpdate,
     IntegrationCreate,
     IntegrationOut,
@@ -14,7 +14,7 @@ from services.oauth.api.schemas import (
     ManualCredentialsUpdate,
     integration_out,
 )
-from services.oauth.authorization.account_identity import RELEASED
+from services.oauth.authorization.account_identity import RELEASED_IDENTITY
 from services.oauth.authorization.account_selection import AccountSelection
 from services.oauth.authorization.disconnect import Disconnector
 from services.oauth.authorization.flows import OAUTH_KINDS
@@ -22,61 +22,62 @@ from services.oauth.credentials.manual import ManualCredentials
 from shared.connections.integrations import IntegrationEventType, IntegrationRepository, IntegrationStatus
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import Conflict
-from shared.manifests.connector import ProviderRejected
+from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import connectors
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page, page
-from shared.wire.oauth import ProviderRequest, redact
+from shared.wire.provider_http import ProviderRequest
+from shared.wire.redaction import redact
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
 
-_TRIES: Final = 5
-_CONFLICT_DETAIL: Final = "the integration is changing all the time: try again"
+_MAX_ATTEMPTS: Final = 5
+_CONFLICT_DETAIL: Final = "the integration changed while it was updated: try again"
 
 
 class IntegrationsApi:
-    """The routes and what they need."""
+    """The routes of integrations."""
 
     def __init__(
         self,
         integrations: IntegrationRepository,
         tokens: TokenSource,
-        entering: ManualCredentials,
-        choosing: AccountSelection,
-        disconnecting: Disconnector,
+        manual_credentials: ManualCredentials,
+        account_selection: AccountSelection,
+        disconnector: Disconnector,
     ) -> None:
         self._integrations = integrations
         self._tokens = tokens
-        self._manual_credentials = entering
-        self._account_selection = choosing
-        self._disconnector = disconnecting
+        self._manual_credentials = manual_credentials
+        self._account_selection = account_selection
+        self._disconnector = disconnector
 
     def mount(self, app: FastAPI) -> None:
-        """Put every route on the app."""
+        """Add the routes to the app."""
         router = APIRouter(prefix="/api/integrations")
         add = router.add_api_route
-        one = "/{integration_id}"
+        item = "/{integration_id}"
         add("", self.create, methods=["POST"], status_code=201)
         add("", self.list_all, methods=["GET"])
-        add(one, self.read, methods=["GET"])
-        add(f"{one}/status", self.status, methods=["GET"])
-        add(one, self.rename, methods=["PATCH"])
-        add(one, self.delete, methods=["DELETE"], status_code=204)
-        add(f"{one}/fields", self.reenter, methods=["POST"])
-        add(f"{one}/choose", self.choose, methods=["POST"])
-        add(f"{one}/check", self.check, methods=["POST"])
-        add(f"{one}/refresh", self.refresh, methods=["POST"])
-        add(f"{one}/disable", self.disable, methods=["POST"])
-        add(f"{one}/enable", self.enable, methods=["POST"])
-        add(f"{one}/disconnect", self.disconnect, methods=["POST"])
+        add(item, self.read, methods=["GET"])
+        add(f"{item}/status", self.status, methods=["GET"])
+        add(item, self.rename, methods=["PATCH"])
+        add(item, self.delete, methods=["DELETE"], status_code=204)
+        add(f"{item}/fields", self.reenter, methods=["POST"])
+        add(f"{item}/choose", self.choose, methods=["POST"])
+        add(f"{item}/check", self.check, methods=["POST"])
+        add(f"{item}/refresh", self.refresh, methods=["POST"])
+        add(f"{item}/disable", self.disable, methods=["POST"])
+        add(f"{item}/enable", self.enable, methods=["POST"])
+        add(f"{item}/disconnect", self.disconnect, methods=["POST"])
         app.include_router(router)
 
     async def create(self, body: IntegrationCreate, key: Writer) -> IntegrationOut:
-        """Connect an account by what was entered: it is tried out at the platform before it is kept.
+        """Connect an account by manual credentials, which are checked at the provider before they are stored.
 
-        An account that is connected already keeps its integration, with the new secrets.
+        An account that is connected already keeps its integration, with the new credentials.
         """
         document = await self._manual_credentials.add(
             body.provider,
@@ -95,11 +96,13 @@ class IntegrationsApi:
         key: Reader,
         status: IntegrationStatus | None = None,
         provider: Annotated[str | None, Query(max_length=40)] = None,
-        user: Annotated[str | None, Query(min_length=1, max_length=200, description="Whose.")] = None,
+        user: Annotated[
+            str | None, Query(min_length=1, max_length=200, description="The user whose account it is.")
+        ] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[IntegrationOut]:
-        """The workspace's integrations, newest first."""
+        """List the integrations of the workspace, newest first."""
         query: dict[str, Any] = {"workspace": key.workspace, "deleted_at": None}
         if status:
             query["status"] = status
@@ -113,32 +116,32 @@ class IntegrationsApi:
         )
 
     async def read(self, integration_id: str, key: Reader) -> IntegrationOut:
-        """One integration."""
+        """Return an integration."""
         return integration_out(await self._load(integration_id, key))
 
     async def status(self, integration_id: str, key: Reader) -> IntegrationOut:
-        """How an integration is."""
+        """Return the state of an integration: the same document."""
         return integration_out(await self._load(integration_id, key))
 
     async def rename(self, integration_id: str, body: IntegrationUpdate, key: Writer) -> IntegrationOut:
-        """Give it another name."""
+        """Change the name of an integration."""
         return await self._update(integration_id, key, lambda _: {"name": body.name})
 
     async def delete(self, integration_id: str, key: Writer) -> Response:
-        """Disconnect it where it is connected, and remove it."""
-        for _ in range(_TRIES):
+        """Disconnect an integration, if it is connected, and delete it."""
+        for _ in range(_MAX_ATTEMPTS):
             document = await self._load(integration_id, key)
             if document["status"] != "pending" or document["credential"] is not None:
                 document = await self._disconnector.disconnect(document)
-            gone = {"deleted_at": utcnow(), "open": False, "sole": False, **RELEASED}
-            if await self._change(document, gone) is not None:
+            deletion = {"deleted_at": utcnow(), "open": False, "sole": False, **RELEASED_IDENTITY}
+            if await self._change(document, deletion) is not None:
                 return Response(status_code=204)
         raise Conflict(_CONFLICT_DETAIL)
 
     async def reenter(
         self, integration_id: str, body: ManualCredentialsUpdate, key: Writer
     ) -> IntegrationOut:
-        """New secrets of the same account; fields that are left out stay as they are."""
+        """Replace manual credentials of the same account. Fields that are left out stay unchanged."""
         document = await self._load(integration_id, key)
         if document["kind"] in OAUTH_KINDS:
             raise Conflict("this account is connected by OAuth: POST /api/integrations/{id}/reconnect")
@@ -153,16 +156,16 @@ class IntegrationsApi:
         )
 
     async def choose(self, integration_id: str, body: AccountSelectionUpdate, key: Writer) -> IntegrationOut:
-        """Which of several places of the account the integration is of: one of `choices`, by id.
+        """Select which resource of the account the integration is for: one of `choices`, by its id.
 
-        A place that was connected before keeps its integration, which is answered, with the new grant.
+        A resource that was connected before keeps its integration, which gets the new grant and is returned.
         """
         return integration_out(
             await self._account_selection.choose(integration_id, key.workspace, body.choice)
         )
 
     async def check(self, integration_id: str, key: Writer) -> IntegrationOut:
-        """Ask the platform whose account it is: whether the connection works now."""
+        """Check at the provider whether the connection works."""
         document = await self._load(integration_id, key)
         if document["status"] not in ("connected", "error"):
             raise Conflict(f"the integration is {document['status'].replace('_', ' ')}")
@@ -172,9 +175,9 @@ class IntegrationsApi:
         return integration_out(await self._load(integration_id, key))
 
     async def refresh(self, integration_id: str, key: Writer) -> IntegrationOut:
-        """Make the tokens anew now, whether they are about to end or not.
+        """Refresh the tokens now, whether they are about to expire or not.
 
-        A pause that was begun because the platform refused the app is passed once.
+        If refreshes are paused because the provider rejected the app, one attempt is made all the same.
         """
         document = await self._load(integration_id, key)
         if document["status"] not in ("connected", "error"):
@@ -182,50 +185,50 @@ class IntegrationsApi:
                 f"the integration is {document['status'].replace('_', ' ')}: connect the account again"
             )
         if not document["refreshable"]:
-            raise Conflict("there is nothing to make anew: these tokens do not end, or cannot be renewed")
+            raise Conflict("there is nothing to refresh: the tokens do not expire, or no refresh token came")
         return integration_out(
             await self._tokens.refresh(integration_id, than=document["version"], user_initiated=True)
         )
 
     async def disable(self, integration_id: str, key: Writer) -> IntegrationOut:
-        """Keep it, but let nobody use it until it is enabled."""
+        """Disable an integration: it stays connected, and nobody can use it until it is enabled."""
 
-        def disabled(document: Document) -> dict[str, Any]:
+        def build_change(document: Document) -> dict[str, Any]:
             status = document["status"]
             if status not in ("connected", "error", "reauth_required", "disabled"):
                 raise Conflict(f"the integration is {status}")
             return {} if status == "disabled" else {"status": "disabled", "disabled_from": status}
 
-        return await self._update(integration_id, key, disabled)
+        return await self._update(integration_id, key, build_change)
 
     async def enable(self, integration_id: str, key: Writer) -> IntegrationOut:
-        """Let it be used again."""
+        """Enable a disabled integration."""
 
-        def enabled(document: Document) -> dict[str, Any]:
+        def build_change(document: Document) -> dict[str, Any]:
             status = document["status"]
             if status in ("pending", "disconnected"):
                 raise Conflict(f"the integration is {status}: connect the account")
             return {"status": document["disabled_from"]} if status == "disabled" else {}
 
-        return await self._update(integration_id, key, enabled)
+        return await self._update(integration_id, key, build_change)
 
     async def disconnect(self, integration_id: str, key: Writer) -> IntegrationOut:
-        """Revoke the grant at the platform, remove the secrets, keep the record."""
+        """Revoke the grant at the provider and remove the secrets. The integration is not deleted."""
         return integration_out(await self._disconnector.disconnect(await self._load(integration_id, key)))
 
     async def _load(self, integration_id: str, key: ApiKey) -> Document:
         return await self._integrations.find(integration_id, key.workspace)
 
     async def _update(
-        self, integration_id: str, key: ApiKey, wanted: Callable[[Document], dict[str, Any]]
+        self, integration_id: str, key: ApiKey, build_change: Callable[[Document], dict[str, Any]]
     ) -> IntegrationOut:
-        """The integration with what is `wanted` of it as it is; of one that changes meanwhile, once more.
+        """Apply the change that `build_change` returns for the current document; none if it is empty.
 
-        Raises `Conflict`: it changes all the time.
+        Repeat it if the integration changed meanwhile. Raises `Conflict` if it did so at every attempt.
         """
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             document = await self._load(integration_id, key)
-            change = wanted(document)
+            change = build_change(document)
             if not change:
                 return integration_out(document)
             changed = await self._change(document, change)
@@ -236,37 +239,43 @@ class IntegrationsApi:
     async def _change(
         self, document: Document, change: dict[str, Any], *, publish: IntegrationEventType | None = None
     ) -> Document | None:
-        """None when credential or status are not what was read."""
-        only = {"status": document["status"]}
-        changed = await self._integrations.change(document, change, publish=publish, condition=only)
+        """Write a change. Return None if credential or status changed since the document was read."""
+        condition = {"status": document["status"]}
+        changed = await self._integrations.change(document, change, publish=publish, condition=condition)
         self._tokens.forget(document["_id"])
         return changed
 
     async def _check_account(self, document: Document) -> None:
+        """Ask the provider with the account's token, and store the result.
+
+        Raises `Conflict` if the provider has no request for it; as `TokenSource.call` if it does not answer.
+        """
         connector = connectors().get(document["provider"])
         probe = connector.probe_for(document["kind"]) if connector else None
         if connector is None or probe is None:
-            raise Conflict("the platform has no way to ask")
-        hidden: list[str] = []
+            raise Conflict("this provider offers no request to check an account")
+        sent_tokens: list[str] = []
 
-        def make(access: Access) -> ProviderRequest:
-            hidden.append(access.values.get("access_token", ""))
+        def build_request(access: Access) -> ProviderRequest:
+            sent_tokens.append(access.values.get("access_token", ""))
             return connector.request(probe, access.values)
 
-        answer = await self._tokens.call(document["_id"], make)
+        answer = await self._tokens.call(document["_id"], build_request)
         fault = None
         try:
             connector.parse_api_response(answer)
         except ProviderRejected as error:
-            code, detail = redact(error.code, hidden), redact(error.detail, hidden)
+            code, detail = redact(error.code, sent_tokens), redact(error.detail, sent_tokens)
             fault = {"at": utcnow(), "code": code, "detail": detail}
+        # Read again: the call above may have refreshed the tokens, which raises the version.
         current = await self._integrations.find(document["_id"])
         change: dict[str, Any] = {"last_error": fault, "failures": 1 if fault else 0}
-        ends = current.get("expires_at")
-        tell: IntegrationEventType | None = None
-        if not fault and current["status"] == "error" and (ends is None or ends > utcnow()):
+        expires_at = current.get("expires_at")
+        event: IntegrationEventType | None = None
+        if not fault and current["status"] == "error" and (expires_at is None or expires_at > utcnow()):
             change |= {"status": "connected", "reason": "", "retry_at": None}
-            tell = "integration.recovered"
-        elif not fault and current.get("retry_at"):  # of a refresh that fails, the check knows nothing
+            event = "integration.recovered"
+        elif not fault and current.get("retry_at"):
+            # A refresh failed and will be retried. A check that succeeds must not hide that error.
             return
-        await self._change(current, change, publish=tell)
+        await self._change(current, change, publish=event)

@@ -1,4 +1,4 @@
-"""The pages that somebody sees who comes back from a platform and is not sent on. No script, no secret."""
+"""The HTML pages of the callback, for people who are not redirected. They have no script and no secret."""
 
 import base64
 import hashlib
@@ -24,27 +24,27 @@ SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Headers of every answer to a browser: the address of the request may have a code and a state in it."""
+"""Headers of every response to a browser: the request's address may contain code and state."""
 
 
 class Pages:
-    """Makes pages with the chat's name and a link back to it, where the settings say them."""
+    """Builds pages with the chat's name and a link back to it, if the settings have them."""
 
     def __init__(self, chat_name: str, chat_url: str) -> None:
         self._name = chat_name
         self._url = chat_url
 
     def page(self, status: int, title: str, text: str, code: str = "") -> HTMLResponse:
-        """A title, a sentence and, for who asks for help, a stable word."""
+        """Return a page with a title, a sentence and a stable code to quote to support."""
         name = f'<p class="chat" id="chat">{escape(self._name)}</p>' if self._name else ""
         extra = f'<p class="code">{escape(code)}</p>' if code else ""
         back = ""
         if self._url:
-            where = escape(self._name or "the chat")
-            back = f'<p><a id="back" href="{escape(self._url)}">Back to {where}</a></p>'
-        whole = f"{title} · {self._name}" if self._name else title
+            chat = escape(self._name or "the chat")
+            back = f'<p><a id="back" href="{escape(self._url)}">Back to {chat}</a></p>'
+        full_title = f"{title} · {self._name}" if self._name else title
         body = (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(whole)}</title>'
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(full_title)}</title>'
             f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
             f'<body><main>{name}<h1 id="title">{escape(title)}</h1><p id="text">{escape(text)}</p>{extra}'
             f"{back}</main></body></html>"

@@ -1,4 +1,4 @@
-"""Choosing which of an account's places (sites, pages) an integration is of: each has one of its own."""
+"""Select which resource of an account (a site, a page) an integration is for. Each can have its own."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -17,12 +17,13 @@ from shared.connections.credentials import reset_refresh_state
 from shared.connections.integrations import IntegrationRepository, display_name
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError, Invalid
-from shared.manifests.connector import AccountIdentity, AccountResource
+from shared.manifests.accounts import AccountIdentity, AccountResource
 from shared.runtime.mongo import Document, Duplicate, utcnow
 
 SELECTION_TIMEOUT: Final = timedelta(days=7)
-"""How long a grant waits for somebody to choose what it is of."""
-_TRIES: Final = 5
+"""How long a grant waits for the selection before it is revoked."""
+_MAX_ATTEMPTS: Final = 5
+_MAX_LISTED_CHOICES: Final = 20
 _GRANT_FIELDS: Final = (
     "params",
     "app",
@@ -35,85 +36,96 @@ _GRANT_FIELDS: Final = (
     "refresh_expires_at",
     "refreshable",
 )
-"""What an integration knows of its grant, beside the credential."""
+"""The fields of an integration that describe its grant, beside the credential."""
 
 
 class AccountSelection:
-    """Writes down what was chosen."""
+    """Stores selections."""
 
     def __init__(
         self,
         integrations: IntegrationRepository,
         tokens: TokenSource,
         states: States,
-        watching: SubscriptionLifecycle,
+        subscriptions: SubscriptionLifecycle,
     ) -> None:
         self._integrations = integrations
         self._tokens = tokens
         self._states = states
-        self._subscriptions = watching
+        self._subscriptions = subscriptions
 
-    async def choose(self, name: str, workspace: str, choice: str) -> Document:
-        """The integration of the place: this one, or the one that it had, with the new grant.
+    async def choose(self, integration_id: str, workspace: str, choice: str) -> Document:
+        """Select the resource with the id `choice`. Return its integration.
 
-        Raises `NotFound`, `Invalid`: there is no such choice; `Conflict`, `DatabaseUnavailable`.
+        If the resource has an integration already, that one gets the new grant, and the one that was pending
+        is deleted.
+
+        Raises `NotFound`, `Invalid` if there is no such resource, `Conflict` if the resource is connected,
+        disabled or another user's, or if the integration changed at every attempt; `DatabaseUnavailable`.
         """
-        for _ in range(_TRIES):
-            document = await self._integrations.find(name, workspace)
-            place = _find_resource(document, choice)
+        for _ in range(_MAX_ATTEMPTS):
+            document = await self._integrations.find(integration_id, workspace)
+            resource = _find_resource(document, choice)
             account = document["account"]
             async with self._states.lock(workspace, document["provider"], account["id"]):
-                taker = await self._find_merged(document, account["id"])
-                whose = AccountIdentity(account["id"], account["label"], person=account.get("person") or "")
-                same = await find_same_account(
-                    self._integrations, document, whose, place, document.get("user")
+                merged = await self._find_merged(document, account["id"])
+                provider_account = AccountIdentity(
+                    account["id"], account["label"], person=account.get("person") or ""
                 )
-                if taker is not None:  # who died before it was written down
-                    changed: Document | None = taker
-                    await self._delete_merged(document, taker)
+                same = await find_same_account(
+                    self._integrations, document, provider_account, resource, document.get("user")
+                )
+                if merged is not None:
+                    # An earlier call wrote the merged integration and died before it deleted this one.
+                    changed: Document | None = merged
+                    await self._delete_merged(document, merged)
                 else:
                     try:
                         changed = await (
-                            self._apply_selection(document, place)
+                            self._apply_selection(document, resource)
                             if same is None
-                            else self._merge_into_existing(document, place, same)
+                            else self._merge_into_existing(document, resource, same)
                         )
-                    except Duplicate:  # another process has connected the same place beside this
+                    except Duplicate:  # Another process connected the same resource at the same time.
                         changed = None
             if changed is not None:
                 await self._subscriptions.resume(changed["_id"])
                 return changed
-        raise Conflict("the integration is changing all the time: try again")
+        raise Conflict("the integration changed while it was updated: try again")
 
-    async def _apply_selection(self, document: Document, place: AccountResource) -> Document | None:
-        account = _account_with_resource(document, place)
+    async def _apply_selection(self, document: Document, resource: AccountResource) -> Document | None:
+        """Store the selection in the integration itself. Return None if it changed since it was read."""
+        account = _account_with_resource(document, resource)
         change: dict[str, Any] = {"account": account, **identity_fields(document, account)}
-        begins = document["status"] == "pending"
-        if begins:
+        is_pending = document["status"] == "pending"
+        if is_pending:
             change |= {"status": "connected", "reason": "", **_due_fields(document)}
             await self._subscriptions.prepare_automatic(document)
         changed = await self._integrations.change(
             document,
             change,
-            publish="integration.connected" if begins else None,
+            publish="integration.connected" if is_pending else None,
             condition={"status": document["status"]},
         )
         self._tokens.forget(document["_id"])
         return changed
 
     async def _merge_into_existing(
-        self, document: Document, place: AccountResource, same: Document
+        self, document: Document, resource: AccountResource, same: Document
     ) -> Document | None:
-        """The place's own integration, with the grant of one that was only begun."""
-        taken = has_another_user(same, document.get("user"))
+        """Move the grant of a pending integration to `same`, the integration that has the resource.
+
+        Return None if it changed since it was read. Raises `Conflict`.
+        """
+        taken_over = has_another_user(same, document.get("user"))
         if document["status"] != "pending":
-            called = "" if taken else f": {display_name(same)}"
-            raise Conflict(f"{place.label} is connected already{called}")
-        if taken and not document.get("takeover"):
+            name_suffix = "" if taken_over else f": {display_name(same)}"
+            raise Conflict(f"{resource.label} is connected already{name_suffix}")
+        if taken_over and not document.get("takeover"):
             raise account_in_use()
         if same["status"] == "disabled":
-            raise Conflict(f"the integration of {place.label} is disabled: enable {same['_id']} first")
-        account = _account_with_resource(document, place)
+            raise Conflict(f"the integration of {resource.label} is disabled: enable {same['_id']} first")
+        account = _account_with_resource(document, resource)
         change = {
             **{name: document[name] for name in _GRANT_FIELDS},
             **_due_fields(document),
@@ -124,50 +136,56 @@ class AccountSelection:
             "account": account,
             **identity_fields(same, account),
             "grant_of": [document["_id"], document["version"]],
+            # Sealing is bound to the integration's id, so the credential is sealed again.
             "credential": self._integrations.seal(same, self._integrations.open(document)),
             "version": same["version"] + 1,
         }
         await self._subscriptions.prepare_automatic(same)
         changed = await self._integrations.change(
-            same, change, publish=CONNECTED_EVENTS[taken], condition={"status": same["status"]}
+            same, change, publish=CONNECTED_EVENTS[taken_over], condition={"status": same["status"]}
         )
         self._tokens.forget(same["_id"])
         if changed is not None:
             await self._delete_merged(document, same)
         return changed
 
-    async def _find_merged(self, document: Document, account: str) -> Document | None:
-        """The integration that has this one's grant already."""
-        found = await self._integrations.of_account(document["provider"], account, document["workspace"])
-        mine = [document["_id"], document["version"]]
-        return next((other for other in found if other.get("grant_of") == mine), None)
+    async def _find_merged(self, document: Document, account_id: str) -> Document | None:
+        """Return the integration that already has this integration's grant."""
+        candidates = await self._integrations.of_account(
+            document["provider"], account_id, document["workspace"]
+        )
+        grant = [document["_id"], document["version"]]
+        return next((other for other in candidates if other.get("grant_of") == grant), None)
 
-    async def _delete_merged(self, document: Document, same: Document) -> None:
-        gone = {"deleted_at": utcnow(), "open": False, "credential": None, "merged_into": same["_id"]}
-        await self._integrations.change(document, gone)
+    async def _delete_merged(self, document: Document, target: Document) -> None:
+        deletion = {"deleted_at": utcnow(), "open": False, "credential": None, "merged_into": target["_id"]}
+        await self._integrations.change(document, deletion)
         await self._subscriptions.unsubscribe_all(document["_id"])
 
 
 def _due_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """When something is to be done by itself for a grant, now that it is chosen what it is of."""
+    """Return when maintenance of the grant is due once the resource is selected."""
     at = document.get("due_once_chosen", document["due_at"])
     return {"open": at is not None, "due_at": at}
 
 
 def _find_resource(document: Mapping[str, Any], choice: str) -> AccountResource:
-    """Raises `Invalid`."""
+    """Return the resource with this id. Raises `Invalid` if there is none."""
     choices = document.get("choices", [])
-    found = next((each for each in choices if each["id"] == choice), None)
-    if found is None:
-        known = ", ".join(each["id"] for each in choices[:20]) or "there is none"
-        raise Invalid("no such choice", errors=(FieldError("choice", known),))
-    return AccountResource(found["id"], found["label"], found["kept"])
+    stored = next((item for item in choices if item["id"] == choice), None)
+    if stored is None:
+        listed = ", ".join(item["id"] for item in choices[:_MAX_LISTED_CHOICES])
+        raise Invalid(
+            "no such choice",
+            errors=(FieldError("choice", f"one of {listed}" if listed else "there is nothing to choose"),),
+        )
+    return AccountResource(stored["id"], stored["label"], stored["kept"])
 
 
-def _account_with_resource(document: Mapping[str, Any], place: AccountResource) -> dict[str, Any]:
+def _account_with_resource(document: Mapping[str, Any], resource: AccountResource) -> dict[str, Any]:
     account = document["account"]
     return {
         **account,
-        "kept": {**account["kept"], **place.kept},
-        "choice": {"id": place.id, "label": place.label},
+        "kept": {**account["kept"], **resource.attributes},
+        "choice": {"id": resource.id, "label": resource.label},
     }

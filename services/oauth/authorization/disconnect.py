@@ -1,9 +1,10 @@
-"""Ending an integration: the grant is revoked at the platform, the secrets go, and it is told."""
+"""Disconnect an integration: revoke the grant, remove the secrets, publish the event."""
 
 import asyncio
 from contextlib import suppress
+from typing import Final
 
-from services.oauth.authorization.account_identity import RELEASED
+from services.oauth.authorization.account_identity import RELEASED_IDENTITY
 from services.oauth.authorization.revoke import GrantRevoker
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
 from shared.connections.integrations import IntegrationRepository
@@ -13,35 +14,37 @@ from shared.manifests.registry import connectors
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, utcnow
 
-_TRIES = 5
-_REFRESH_TIMEOUT_S = 15.0
+_MAX_ATTEMPTS: Final = 5
+_REFRESH_TIMEOUT_S: Final = 15.0
 
 
 class Disconnector:
-    """Ends integrations."""
+    """Disconnects integrations."""
 
     def __init__(
         self,
         integrations: IntegrationRepository,
         tokens: TokenSource,
-        watching: SubscriptionLifecycle,
-        revoking: GrantRevoker,
+        subscriptions: SubscriptionLifecycle,
+        revoker: GrantRevoker,
         log: Log,
     ) -> None:
         self._integrations = integrations
         self._tokens = tokens
-        self._subscriptions = watching
-        self._revoker = revoking
+        self._subscriptions = subscriptions
+        self._revoker = revoker
         self._log = log
 
     async def disconnect(self, document: Document) -> Document:
-        """Disconnect; safe to repeat. The platform is asked first: without the secrets it could not be.
+        """Disconnect an integration and return it. Safe to repeat.
 
-        What the platform answers changes nothing here. Raises `Conflict`: it changes all the time.
+        The provider's answer to the revocation is logged and does not change the result. Raises `Conflict` if
+        the integration changed at every attempt, `NotFound`, `DatabaseUnavailable`.
         """
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             if document["status"] == "disconnected":
                 return document
+            # Requests to the provider come before the write: without the secrets nothing can be revoked.
             await self._subscriptions.unsubscribe_all(document["_id"])
             document = await self._with_fresh_token(document)
             revoked = await self._revoke(document)
@@ -58,35 +61,41 @@ class Disconnector:
                 "version": document["version"] + 1,
                 "revoked": revoked,
                 "choices": [],
-                **RELEASED,
+                **RELEASED_IDENTITY,
             }
-            was = document.get("credential") is not None  # what was only begun has no end to be told
+            # An authorization that was only started has published nothing, so its end publishes nothing.
+            was_connected = document.get("credential") is not None
             changed = await self._integrations.change(
-                document, change, publish="integration.disconnected" if was else None
+                document, change, publish="integration.disconnected" if was_connected else None
             )
             self._tokens.forget(document["_id"])
             if changed is not None:
                 return changed
             document = await self._integrations.find(document["_id"])
-        raise Conflict("the integration is changing all the time: try again")
+        raise Conflict("the integration changed while it was disconnected: try again")
 
     async def _revoke(self, document: Document) -> bool:
-        """Whether the platform said that the grant is revoked."""
+        """Revoke the grant. Return whether the provider confirmed it."""
         if not document.get("credential"):
             return False
         try:
             secrets = self._integrations.open(document)
         except Misconfigured as error:
-            self._log.warning("not revoked", integration_id=document["_id"], why=str(error))
+            self._log.warning("token.revoke_failed", integration_id=document["_id"], error=str(error))
             return False
         account = (document.get("account") or {}).get("id", "")
         values = self._tokens.values(document)
         return await self._revoker.revoke(document, values, secrets, account, excluding=document["_id"])
 
     async def _with_fresh_token(self, document: Document) -> Document:
-        """With a living access token, where the platform wants one to revoke the grant."""
-        connector, ends = connectors().get(document["provider"]), document.get("expires_at")
-        if connector is None or not connector.revokes_by_access_token or ends is None or ends > utcnow():
+        """Return the integration with a valid access token, if the provider needs one to revoke the grant."""
+        connector, expires_at = connectors().get(document["provider"]), document.get("expires_at")
+        if (
+            connector is None
+            or not connector.revokes_by_access_token
+            or expires_at is None
+            or expires_at > utcnow()
+        ):
             return document
         with suppress(Conflict, NotFound, RetryLater, TimeoutError):
             async with asyncio.timeout(_REFRESH_TIMEOUT_S):

@@ -1,64 +1,70 @@
-"""Which flow an account is connected by, and with which app."""
+"""Select the OAuth flow and the app that an account is connected with."""
 
 from collections.abc import Mapping
 from typing import Final
 
-from shared.connections.apps import App, Apps, app_ref
+from shared.connections.apps import Apps
+from shared.connections.provider_app import App, app_ref
 from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.manifests.connector import Connector
 from shared.manifests.registry import connectors
 from shared.wire.request_template import RequestTemplate
 
 OAUTH_KINDS: Final = ("oauth2", "oauth1")
-"""Kinds of integrations that a person connects at the platform."""
+"""Kinds of integrations that are connected by OAuth."""
 
 
 def integration_kind(connector: Connector) -> str:
-    """Of an integration that is connected by the provider's flow."""
+    """Return the kind of the integrations that a provider's OAuth flow creates."""
     return "oauth2" if connector.oauth2 is not None else "oauth1"
 
 
 def oauth_connector(provider: str) -> Connector:
-    """A provider whose accounts are connected by OAuth, 2.0 or 1.0a. Raises `Invalid`."""
+    """Return the connector of a provider whose accounts are connected by OAuth 2.0 or 1.0a.
+
+    Raises `Invalid` if there is no such provider, or if its accounts are not connected by OAuth.
+    """
     connector = connectors().get(provider)
     if connector is None:
-        fault = FieldError("provider", "accounts of it cannot be connected")
+        fault = FieldError("provider", "accounts of this provider cannot be connected")
         raise Invalid("no such provider", errors=(fault,))
     if connector.oauth2 is None and connector.oauth1 is None:
-        kinds = ", ".join(connector.entered)
-        hint = f"send what was entered to POST /api/integrations (kind: {kinds})" if kinds else "not by OAuth"
-        raise Invalid("not by OAuth", errors=(FieldError("provider", hint),))
+        kinds = ", ".join(connector.manual_credentials)
+        hint = f"send the credentials to POST /api/integrations (kind: {kinds})" if kinds else "not by OAuth"
+        raise Invalid(
+            "accounts of this provider are not connected by OAuth", errors=(FieldError("provider", hint),)
+        )
     return connector
 
 
 def app_for(apps: Apps, connector: Connector, workspace: str) -> App:
-    """The app that a workspace's accounts are connected with.
+    """Return the OAuth app that accounts of a workspace are connected with.
 
-    Raises `Conflict`: there is none, or it cannot be opened, or it is not verified.
+    Raises `Conflict` if there is none, its secrets cannot be decrypted, or it is not verified.
     """
     app = apps.select(connector.app, workspace)
-    there = f"/api/platform-credentials/{connector.app}"
+    app_path = f"/api/platform-credentials/{connector.app}"
     if app is None:
         raise Conflict(
-            f"no app is registered for {connector.app}: PUT {there} with client_id and client_secret"
+            f"no app is registered for {connector.app}: PUT {app_path} with client_id and client_secret"
         )
     if not app.readable:
         raise Conflict(
-            f"the app of {connector.app} cannot be opened: bring back the encryption key of its secrets, "
-            f"or PUT {there} with client_id and client_secret"
+            f"the secrets of the app of {connector.app} cannot be decrypted: restore their encryption key, "
+            f"or PUT {app_path} with client_id and client_secret"
         )
     if not app.verified:
         raise Conflict(
-            f"the app of {connector.app} is not verified: POST {there}/verify, "
-            f"or PUT {there} with verified: true"
+            f"the app of {connector.app} is not verified: POST {app_path}/verify, "
+            f"or PUT {app_path} with verified: true"
         )
     return app
 
 
 def server_binding(connector: Connector, app: App, values: Mapping[str, str]) -> list[str]:
-    """What must not change while a person is at the platform: `app_ref`, and where its code goes.
+    """Return what must be the same at the start and at the callback: `app_ref`, token URL and issuer.
 
-    A code that was made for one server or one app must not be brought to another one (RFC 9700, 4.4).
+    A code that was issued for one server or app must not be sent to another one (RFC 9700, 4.4).
     """
     texts: list[str] = []
     if connector.oauth2 is not None:

@@ -1,4 +1,4 @@
-"""Where a person is sent in the end: only where the installation says that people may be sent."""
+"""Check and build `return_to`, the address that a person is sent to after an authorization."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -9,24 +9,26 @@ from shared.contracts.errors import FieldError, Invalid
 _OUTCOME_PARAMETERS: Final = frozenset({"error", "integration_id", "status"})
 
 
-def validate_return_to(given: str | None, *, base: str, origins: frozenset[str]) -> str | None:
-    """The address: of one of the origins, or a path of the hub's own. Raises `Invalid`.
+def validate_return_to(return_to: str | None, *, base: str, origins: frozenset[str]) -> str | None:
+    """Return `return_to` as an absolute address; None if it is empty.
 
-    What browsers and parsers read differently (backslashes, blanks, control characters, other scripts) is
-    refused before it is read.
+    It must be a path of the hub, whose public address is `base`, or an address of `base` or of one of
+    `origins`. Raises `Invalid`.
     """
-    if not given:
+    if not return_to:
         return None
     fault = FieldError(
         "return_to", "a path of the hub, or an address of an origin in INTERLINK_RETURN_ORIGINS"
     )
-    if not given.isascii() or not given.isprintable() or "\\" in given or " " in given:
+    # Browsers and parsers disagree about backslashes, blanks, control characters and other scripts, so an
+    # address with one of them could pass the check below and lead a browser elsewhere.
+    if not return_to.isascii() or not return_to.isprintable() or "\\" in return_to or " " in return_to:
         raise Invalid("return_to is not allowed", errors=(fault,))
-    if given.startswith("/") and not given.startswith("//"):
-        return base + given
-    if _origin(given) not in origins | {_origin(base)}:
+    if return_to.startswith("/") and not return_to.startswith("//"):
+        return base + return_to
+    if _origin(return_to) not in origins | {_origin(base)}:
         raise Invalid("return_to is not allowed", errors=(fault,))
-    return given
+    return return_to
 
 
 def _origin(address: str) -> str:
@@ -38,7 +40,7 @@ def _origin(address: str) -> str:
 
 
 def add_outcome(return_to: str, outcome: Mapping[str, str]) -> str:
-    """The address with the outcome in its query; what stands there under the same names goes."""
+    """Return `return_to` with the outcome in its query, in place of parameters with the same names."""
     parts = urlsplit(return_to)
     before = parse_qsl(parts.query, keep_blank_values=True)
     pairs = [*(pair for pair in before if pair[0] not in _OUTCOME_PARAMETERS), *outcome.items()]

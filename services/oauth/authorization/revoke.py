@@ -1,6 +1,7 @@
-"""Ending a grant at the platform, unless others live on it.
+"""Revoke a grant at the provider, unless other integrations use it.
 
-Some platforms end all that an account ever allowed the app, so it is looked first whom else that concerns.
+Some providers revoke all grants of an account for the app at once, so the other integrations of the account
+are checked first.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,7 +20,7 @@ _MAX_INTEGRATIONS: Final = 1000
 
 
 class GrantRevoker:
-    """Ends grants. What the platform answers changes nothing here, and is logged."""
+    """Revokes grants. What the provider answers is logged and changes nothing in the database."""
 
     def __init__(self, integrations: IntegrationRepository, tokens: TokenSource, log: Log) -> None:
         self._integrations = integrations
@@ -36,63 +37,77 @@ class GrantRevoker:
         excluding: str = "",
         tokens_in_use: Collection[str] = (),
     ) -> bool:
-        """Whether the platform said of each grant of a credential that it has ended.
+        """Revoke every grant of a credential. Return whether the provider confirmed all of them. Never raise.
 
-        `but` is the integration that ends, and `spare` are tokens that go on: a grant with one of them is
-        left alone. Where the platform would end everything and the account is not
-        known, it may be what others live on.
+        `values` fill the provider's request, `secrets` is the credential in clear, `account` the account's id
+        at the provider. `excluding` is the id of the integration that ends. A grant with one of
+        `tokens_in_use` is not revoked. Where the provider revokes all grants of an account at once, nothing
+        is revoked if another integration needs one, or if `account` is None (not known).
         """
         connector = connectors().get(document["provider"])
         if connector is None:
             return False
-        name = document["_id"]
+        integration_id = document["_id"]
         try:
             if connector.revokes_all_grants and (
                 account is None or await self._is_shared(connector, document, account, excluding)
             ):
-                self._log.info("not revoked: others need it", integration_id=name)
+                self._log.info("token.revoke_skipped", integration_id=integration_id)
                 return False
         except InterlinkError as error:
-            self._log.warning("not revoked", integration_id=name, why=type(error).__name__)
+            self._log.warning(
+                "token.revoke_failed", integration_id=integration_id, error=type(error).__name__
+            )
             return False
-        grants = [token_values(each) for each in (secrets, *secrets.get("others", {}).values())]
-        ended = [
+        grants = [token_values(tokens) for tokens in (secrets, *secrets.get("others", {}).values())]
+        revoked = [
             await self._revoke_grant(document, connector, {**values, **grant})
             for grant in grants
             if grant.get("access_token") and not set(grant.values()) & set(tokens_in_use)
         ]
-        return bool(ended) and all(ended)
+        return bool(revoked) and all(revoked)
 
     async def _revoke_grant(
         self, document: Mapping[str, Any], connector: Connector, values: Mapping[str, str]
     ) -> bool:
-        name = document["_id"]
+        """Revoke one grant. Return whether the provider confirmed it; False if it cannot revoke grants."""
+        integration_id = document["_id"]
         try:
             call = connector.revoke_request(values)
-            if call is None:  # the platform has no way
+            if call is None:
                 return False
             code = connector.revocation_error(await self._tokens.ask(call, document["workspace"]))
         except InterlinkError as error:
-            self._log.warning("not revoked", integration_id=name, why=type(error).__name__)
+            # The error's text could repeat a token, so only its type is logged.
+            self._log.warning(
+                "token.revoke_failed", integration_id=integration_id, error=type(error).__name__
+            )
             return False
         if code:
-            self._log.warning("not revoked", integration_id=name, why=f"the platform answered {code}")
+            self._log.warning(
+                "token.revoke_failed",
+                integration_id=integration_id,
+                error=f"the provider answered {code}",
+            )
         return not code
 
     async def _is_shared(
         self, connector: Connector, document: Mapping[str, Any], account: str, excluding: str
     ) -> bool:
-        """Whether other integrations than `but` would end with a grant of this account.
+        """Return whether an integration other than `excluding` has a grant of this account and app.
 
-        Where another provider of the same app names accounts otherwise, that of the same workspace counts as
-        the same account. Raises `DatabaseUnavailable`.
+        Several providers can share one app (the family). Those that identify accounts in the same way are
+        compared by account id. Any integration of the others, in the same workspace, counts as the same
+        account. Raises `DatabaseUnavailable`.
         """
-        family = {name: each for name, each in connectors().items() if each.app == connector.app}
-        alike = [name for name, each in family.items() if each.account == connector.account]
-        unlike = {"$in": [name for name in family if name not in alike]}
-        found = [other for name in alike for other in await self._integrations.of_account(name, account)]
-        if unlike["$in"]:
-            query = {"workspace": document["workspace"], "provider": unlike}
+        family = {name: member for name, member in connectors().items() if member.app == connector.app}
+        comparable = [name for name, member in family.items() if member.account == connector.account]
+        incomparable = {"$in": [name for name in family if name not in comparable]}
+        candidates = [
+            other for name in comparable for other in await self._integrations.of_account(name, account)
+        ]
+        if incomparable["$in"]:
+            query = {"workspace": document["workspace"], "provider": incomparable}
             with translate_errors():
                 more = (
                     await self._integrations.collection.find(query)
@@ -100,12 +115,13 @@ class GrantRevoker:
                     .to_list(_MAX_INTEGRATIONS)
                 )
             if len(more) == _MAX_INTEGRATIONS:
-                return True  # one that was not looked at may be such a one
-            found += more
-        own = self._tokens.app_of(document)
-        for other in found:
+                return True  # There may be more, and one of them may share the grant.
+            candidates += more
+        own_app = self._tokens.app_of(document)
+        for other in candidates:
             if other["deleted_at"] is None and other["credential"] is not None and other["_id"] != excluding:
                 app = self._tokens.app_of(other)
-                if app is None or own is None or app.client_id == own.client_id:
+                # An app that cannot be resolved counts as the same: revoking too little is the safe error.
+                if app is None or own_app is None or app.client_id == own_app.client_id:
                     return True
         return False

@@ -1,6 +1,6 @@
-"""Sending a person to a platform, to connect an account: OAuth 2's code grant, or OAuth 1.0a's three legs.
+"""Start an authorization: OAuth 2.0's authorization code grant, or OAuth 1.0a's three-legged flow.
 
-What is made of the answer is in `arrive.py`.
+`callback.py` handles the provider's response.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,43 +11,46 @@ from typing import Any, Final
 from services.oauth.authorization.account_identity import account_in_use, has_another_user
 from services.oauth.authorization.flows import app_for, integration_kind, oauth_connector, server_binding
 from services.oauth.authorization.redirect import validate_return_to
-from services.oauth.authorization.state import LIFETIME, PendingState, States
+from services.oauth.authorization.state import STATE_TTL, PendingState, States
 from shared.connections.apps import Apps
 from shared.connections.credentials import template_values
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict
 from shared.contracts.ids import new_integration_id
-from shared.manifests.connector import Connector, ProviderRejected
+from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
+from shared.manifests.provider_response import ProviderRejected
 from shared.runtime.mongo import Document, translate_errors, utcnow
-from shared.wire.oauth import new_state, redact
+from shared.wire.oauth import new_state
+from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
-_PENDING_TTL: Final = LIFETIME + timedelta(minutes=2)
-"""How long an integration waits for its person: longer than the state, whose last answer takes its time."""
+_PENDING_TTL: Final = STATE_TTL + timedelta(minutes=2)
+"""How long a new integration stays pending. It outlives its state, whose last callback takes some time."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """What somebody wants to connect."""
+    """Which account to connect, for whom, and how."""
 
     provider: str
     workspace: str
     user: str | None = None
-    """Whose account it is; None leaves that as it is."""
+    """The chat's id of the user whose account it is; None leaves the stored user unchanged."""
     scopes: Sequence[str] | None = None
+    """The scopes to request; None for the manifest's, or for those requested before."""
     params: Mapping[str, str] | None = None
     return_to: str | None = None
     name: str | None = None
     takeover: bool = False
-    """Whether an integration that another user has may become this user's."""
+    """Whether an integration of another user may become this user's."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRedirect:
-    """Where to send the person, and what the browser has to keep."""
+    """The provider's address for the person, and the state that the browser stores as a cookie."""
 
     url: str
     integration_id: str
@@ -55,7 +58,7 @@ class AuthorizationRedirect:
 
 
 class AuthorizationStarter:
-    """Begins dances."""
+    """Starts authorizations."""
 
     def __init__(
         self,
@@ -76,27 +79,27 @@ class AuthorizationStarter:
         self._base = public_base
         self._origins = origins
 
-    async def start(self, wish: AuthorizationRequest) -> AuthorizationRedirect:
-        """Make a new integration, pending, and the address.
+    async def start(self, request: AuthorizationRequest) -> AuthorizationRedirect:
+        """Create a pending integration and return the redirect to the provider.
 
-        Raises `Invalid`, `Conflict`, `DatabaseUnavailable`; where the platform is asked first,
-        `ProviderUnavailable`.
+        Raises `Invalid`, `Conflict`, `DatabaseUnavailable`. With OAuth 1.0a the provider is asked for a
+        request token: raises `ProviderUnavailable` if it does not answer.
         """
-        connector = oauth_connector(wish.provider)
-        params = validate_fields(connector.params, wish.params or {}, place="params")
+        connector = oauth_connector(request.provider)
+        params = validate_fields(connector.params, request.params or {}, place="params")
         now = utcnow()
         document: Document = {
             "_id": new_integration_id(),
-            "workspace": wish.workspace,
-            "provider": wish.provider,
+            "workspace": request.workspace,
+            "provider": request.provider,
             "kind": integration_kind(connector),
-            "name": wish.name or "",
+            "name": request.name or "",
             "status": "pending",
             "reason": "",
             "account": None,
             "params": params,
             "scopes": [],
-            "user": wish.user,
+            "user": request.user,
             "created_at": now,
             "changed_at": now,
             "deleted_at": None,
@@ -111,83 +114,95 @@ class AuthorizationStarter:
             "events": [],
             "untold": False,
         }
-        sent = await self._authorization_redirect(
-            connector, wish, document, reconnect=False, any_account=False
+        redirect = await self._authorization_redirect(
+            connector, request, document, reconnect=False, any_account=False
         )
         with translate_errors():
             await self._integrations.collection.insert_one(document)
-        await self._states.save(sent.pending_state)
-        return sent
+        await self._states.save(redirect.pending_state)
+        return redirect
 
     async def reconnect(
-        self, document: Document, wish: AuthorizationRequest, *, any_account: bool
+        self, document: Document, request: AuthorizationRequest, *, any_account: bool
     ) -> AuthorizationRedirect:
-        """The address that connects an integration anew; it keeps its id. Raises as `begin`."""
-        if has_another_user(document, wish.user) and not wish.takeover:
+        """Return the redirect that connects an existing integration again. The integration keeps its id.
+
+        `any_account` allows another account than before. Raises the same errors as `start`.
+        """
+        if has_another_user(document, request.user) and not request.takeover:
             raise account_in_use()
-        connector = oauth_connector(wish.provider)
-        given = {**document.get("params", {}), **(wish.params or {})}
-        params = validate_fields(connector.params, given, place="params")
-        sent = await self._authorization_redirect(
+        connector = oauth_connector(request.provider)
+        merged_params = {**document.get("params", {}), **(request.params or {})}
+        params = validate_fields(connector.params, merged_params, place="params")
+        redirect = await self._authorization_redirect(
             connector,
-            replace(wish, scopes=document.get("asked") if wish.scopes is None else wish.scopes),
+            replace(request, scopes=document.get("asked") if request.scopes is None else request.scopes),
             {**document, "params": params},
             reconnect=True,
             any_account=any_account,
         )
         if document["status"] == "pending" and document["credential"] is None:
             await self._integrations.change(document, {"due_at": utcnow() + _PENDING_TTL})
-        await self._states.save(sent.pending_state)
-        return sent
+        await self._states.save(redirect.pending_state)
+        return redirect
 
     async def _authorization_redirect(
         self,
         connector: Connector,
-        wish: AuthorizationRequest,
+        request: AuthorizationRequest,
         document: Mapping[str, Any],
         *,
         reconnect: bool,
         any_account: bool,
     ) -> AuthorizationRedirect:
-        app = app_for(self._apps, connector, wish.workspace)
+        """Return the redirect, with a state that is not stored yet.
+
+        Raises `Invalid` if `return_to` is not allowed; `Conflict` if the app is not usable or a value is
+        missing; `ProviderUnavailable`.
+        """
+        app = app_for(self._apps, connector, request.workspace)
         values = template_values(document, app, self._redirect_uri)
-        scopes = list(connector.scopes if wish.scopes is None else dict.fromkeys(wish.scopes))
+        scopes = list(connector.scopes if request.scopes is None else dict.fromkeys(request.scopes))
         state = new_state()
-        about = {
-            "provider": wish.provider,
+        # The keys are stored in the state: the callback may be handled by another release.
+        payload = {
+            "provider": request.provider,
             "server": server_binding(connector, app, values),
-            "user": wish.user,
+            "user": request.user,
             "integration_id": document["_id"],
             "again": reconnect,
             "any_account": any_account,
-            "takeover": wish.takeover,
+            "takeover": request.takeover,
             "params": document["params"],
             "asked": scopes,
             "redirect_uri": self._redirect_uri,
-            "return_to": validate_return_to(wish.return_to, base=self._base, origins=self._origins),
+            "return_to": validate_return_to(request.return_to, base=self._base, origins=self._origins),
         }
         try:
             if connector.oauth1 is not None:
                 flow = OAuth1Flow(connector.oauth1)
-                request = await self._request_token(wish.workspace, connector, flow, values, state)
-                about["request"] = {"token": request.token, "secret": request.secret}
-                begun = self._states.new(wish.workspace, about, state)
-                url = flow.authorize(values, request.token, scopes)
+                request_token = await self._request_token(request.workspace, connector, flow, values, state)
+                payload["request"] = {"token": request_token.token, "secret": request_token.secret}
+                pending_state = self._states.new(request.workspace, payload, state)
+                url = flow.authorize(values, request_token.token, scopes)
             else:
-                begun = self._states.new(wish.workspace, about, state)
-                url = connector.authorize(values, state=state, verifier=begun.verifier, scopes=scopes)
+                pending_state = self._states.new(request.workspace, payload, state)
+                url = connector.authorize(values, state=state, verifier=pending_state.verifier, scopes=scopes)
         except MissingValue as error:
-            raise Conflict(f"the app of {connector.app} lacks something: {error}") from None
-        return AuthorizationRedirect(url, document["_id"], begun)
+            raise Conflict(f"the app of {connector.app} is not complete: {error}") from None
+        return AuthorizationRedirect(url, document["_id"], pending_state)
 
     async def _request_token(
         self, workspace: str, connector: Connector, flow: OAuth1Flow, values: Mapping[str, str], state: str
     ) -> RequestToken:
-        """The first leg. Raises `Conflict`: the platform refuses; `ProviderUnavailable`."""
+        """Get a request token, the first leg of OAuth 1.0a.
+
+        Raises `Conflict` if the provider rejects the request, `ProviderUnavailable`.
+        """
         try:
             return flow.parse_request_token(
                 await self._tokens.ask(flow.request_token_request(values, state=state), workspace)
             )
         except ProviderRejected as error:
-            hidden = (state, values.get("client_secret", ""))
-            raise Conflict(f"{connector.app} refuses: {redact(str(error), hidden)}") from None
+            secrets = (state, values.get("client_secret", ""))
+            raise Conflict(f"{connector.app} rejects the request: {redact(str(error), secrets)}") from None

@@ -1,9 +1,11 @@
-"""OAuth states: one for each time that somebody is sent to a platform, used once, for ten minutes.
+"""Authorization states: single-use records that bind a callback to the browser that started the flow.
 
-A state is 256 random bits; the store has its SHA-256, and what it was made for is sealed under that. It
-belongs to the browser that holds its cookie: whoever else comes back with it is refused, and does not use
-it up. Codes that came back are kept as digests: one that was seen is never brought to a platform again,
-whatever state it comes with.
+A state is 256 random bits, valid for ten minutes. The database has its SHA-256 only; the payload and the PKCE
+verifier are sealed. A state belongs to the browser that holds its cookie: a callback from another browser is
+refused and does not consume it. Authorization codes are stored as digests: a code that came back once is
+never sent to a provider again, whichever state it comes with.
+
+The collection also holds the locks that serialize callbacks of one account.
 """
 
 import asyncio
@@ -24,10 +26,10 @@ from shared.runtime.secrets import Vault
 from shared.wire.oauth import new_code_verifier, new_state
 
 COLLECTION: Final = "oauth_states"
-LIFETIME: Final = timedelta(minutes=10)
+STATE_TTL: Final = timedelta(minutes=10)
 _RETENTION: Final = timedelta(hours=1)
 _LOCK_TTL: Final = timedelta(seconds=60)
-"""Two clocks may differ by 30 s, and a store that is slow takes its time."""
+"""Covers a clock difference of 30 s between processes, and slow writes."""
 _LOCK_TIMEOUT_S: Final = 10.0
 _LOCK_POLL_INTERVAL_S: Final = 0.05
 _OUTCOME_TIMEOUT_S: Final = 20.0
@@ -36,42 +38,45 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {COLLECTION: (Index((("gone_at
 
 
 class UnknownState(NotFound):
-    """No such state: never made, long over, or changed in the store."""
+    """The state does not exist: it was never created, was removed, or cannot be decrypted."""
 
 
 class UsedState(NotFound):
-    """The state was used before, or its ten minutes are over."""
+    """The state was used before, or it has expired."""
 
 
 class FinishedState(NotFound):
-    """The state was used, and its account is connected. `result` names the page that says so."""
+    """The state was used, and its account is connected.
+
+    `result` identifies the result page. `outcome` is what the page shows; None for a browser that did not
+    start the flow.
+    """
 
     def __init__(self, result: str, outcome: Document | None) -> None:
         super().__init__("this connection is finished")
         self.result = result
         self.outcome = outcome
-        """For the browser that set out; None for another one."""
 
 
 class BrowserMismatch(Forbidden):
-    """The browser that comes back is not the one that set out."""
+    """The callback comes from a browser that did not start the flow."""
 
 
 class LockTimeout(DatabaseUnavailable):
-    """Another one is at the same thing, and has been for too long; nothing was done."""
+    """Another process held the lock for too long. Nothing was done."""
 
 
 class UsedCode(Forbidden):
-    """The code came back before, with this state or another one."""
+    """The authorization code came back before, with this state or another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingState:
-    """A state on its way: what the platform, the browser and we need to know."""
+    """A new state, with what the provider, the browser and the database get of it."""
 
     state: str
     cookie: str
-    """Its name; its value is `binding`."""
+    """The cookie's name. Its value is `binding`."""
     binding: str
     verifier: str
     expires_at: datetime
@@ -79,105 +84,115 @@ class PendingState:
 
 
 class States:
-    """The collection."""
+    """The repository of authorization states."""
 
     def __init__(self, mongo: Mongo, vault: Vault) -> None:
         self.collection = mongo.collection(COLLECTION)
         self._vault = vault
 
-    def new(self, workspace: str, about: Mapping[str, Any], state: str) -> PendingState:
-        """A new state, of `new_state()`, for something that is JSON; it counts once it is `save`d."""
+    def new(self, workspace: str, payload: Mapping[str, Any], state: str) -> PendingState:
+        """Create a state from `state`, a value of `new_state()`, and a payload that JSON can hold.
+
+        It can be used only after `save`.
+        """
         binding, verifier = new_state(), new_code_verifier()
-        name, now = _digest(state), utcnow()
-        inside = {"about": about, "binding": _digest(binding), "verifier": verifier}
+        record_id, now = _digest(state), utcnow()
+        sealed_fields = {"about": payload, "binding": _digest(binding), "verifier": verifier}
         document = {
-            "_id": name,
+            "_id": record_id,
             "workspace": workspace,
             "sealed": self._vault.seal(
-                orjson.dumps(inside).decode(), workspace=workspace, record=name, field="state"
+                orjson.dumps(sealed_fields).decode(), workspace=workspace, record=record_id, field="state"
             ),
             "created_at": now,
-            "expires_at": now + LIFETIME,
+            "expires_at": now + STATE_TTL,
             "gone_at": now + _RETENTION,
             "used_at": None,
             "failed": False,
             "outcome": None,
         }
-        return PendingState(state, cookie_name(state), binding, verifier, now + LIFETIME, document)
+        return PendingState(state, cookie_name(state), binding, verifier, now + STATE_TTL, document)
 
     async def save(self, pending_state: PendingState) -> None:
-        """Raises `DatabaseUnavailable`."""
+        """Store a new state. Raises `DatabaseUnavailable`."""
         with translate_errors():
             await self.collection.insert_one(pending_state.document)
 
     async def consume(self, state: str, binding: str | None) -> tuple[Document, str]:
-        """What the state was made for, with its workspace, and its PKCE verifier; it cannot be used again.
+        """Mark a state as used. Return its payload, with `workspace` added, and its PKCE verifier.
 
-        Raises `UnknownState`, `FinishedState`, `BrowserMismatch`, `UsedState`, `DatabaseUnavailable`.
+        `binding` is the value of the state's cookie. Of two concurrent calls for one state, one waits for the
+        outcome of the other, up to 20 s.
+
+        Raises `UnknownState`; `FinishedState` if the state was used and its account is connected;
+        `BrowserMismatch` if the cookie is missing or not the state's; `UsedState` if it was used without
+        success or has expired; `DatabaseUnavailable`.
         """
-        name = _digest(state)
-        document = await self._load(name)
-        inside = self._decrypt(document)
-        known = compare_digest(_digest(binding or ""), inside["binding"])
-        if known and document["used_at"] is not None:
+        record_id = _digest(state)
+        document = await self._load(record_id)
+        sealed_fields = self._decrypt(document)
+        is_same_browser = compare_digest(_digest(binding or ""), sealed_fields["binding"])
+        if is_same_browser and document["used_at"] is not None:
             document = await self._await_outcome(document)
         if document.get("outcome") is not None:
-            raise FinishedState(name, self._decrypt_outcome(document) if known else None)
-        if not known:
-            raise BrowserMismatch("the browser that comes back is not the one that set out")
+            raise FinishedState(record_id, self._decrypt_outcome(document) if is_same_browser else None)
+        if not is_same_browser:
+            raise BrowserMismatch("the callback comes from a browser that did not start the flow")
         with translate_errors():
-            taken: Document | None = await self.collection.find_one_and_update(
-                {"_id": name, "used_at": None, "expires_at": {"$gt": utcnow()}},
+            consumed: Document | None = await self.collection.find_one_and_update(
+                {"_id": record_id, "used_at": None, "expires_at": {"$gt": utcnow()}},
                 {"$set": {"used_at": utcnow()}},
             )
-        if taken is None:
-            document = await self._await_outcome(await self._load(name))  # the same answer came twice at once
+        if consumed is None:
+            # A double click: the other request has just consumed the state.
+            document = await self._await_outcome(await self._load(record_id))
             if document.get("outcome") is not None:
-                raise FinishedState(name, self._decrypt_outcome(document))
-            raise UsedState("this address was used before, or its ten minutes are over")
-        return {**inside["about"], "workspace": document["workspace"]}, inside["verifier"]
+                raise FinishedState(record_id, self._decrypt_outcome(document))
+            raise UsedState("this address was used before, or it has expired")
+        return {**sealed_fields["about"], "workspace": document["workspace"]}, sealed_fields["verifier"]
 
     async def complete(self, state: str, workspace: str, outcome: Mapping[str, Any]) -> str:
-        """Keep what came of a state that was used; return the name of the page that shows it.
+        """Store the outcome of a used state, sealed. Return the id of its result page.
 
         Raises `DatabaseUnavailable`.
         """
-        name = _digest(state)
+        record_id = _digest(state)
         sealed = self._vault.seal(
-            orjson.dumps(outcome).decode(), workspace=workspace, record=name, field="outcome"
+            orjson.dumps(outcome).decode(), workspace=workspace, record=record_id, field="outcome"
         )
         with translate_errors():
-            await self.collection.update_one({"_id": name}, {"$set": {"outcome": sealed}})
-        return name
+            await self.collection.update_one({"_id": record_id}, {"$set": {"outcome": sealed}})
+        return record_id
 
     async def mark_failed(self, state: str) -> None:
-        """Note that nothing came of a state that was used: nobody waits for it. Never raises."""
+        """Mark a used state as failed, so that concurrent calls stop waiting for an outcome. Never raise."""
         with suppress(DatabaseUnavailable), translate_errors():
             await self.collection.update_one({"_id": _digest(state)}, {"$set": {"failed": True}})
 
-    async def result(self, name: str, cookie: str | None) -> Document | None:
-        """Return what came of a state, by the name of its page; None for another browser than its own.
+    async def result(self, result: str, cookie: str | None) -> Document | None:
+        """Return the outcome of a state by the id of its result page; None for another browser.
 
-        Raises `UnknownState`: nothing, or nobody knows any more; `DatabaseUnavailable`.
+        `cookie` is the value of the state's cookie. Raises `UnknownState` if there is no outcome (any more);
+        `DatabaseUnavailable`.
         """
-        document = await self._load(name)
+        document = await self._load(result)
         if document.get("outcome") is None:
-            raise UnknownState("nothing came of it")
-        inside = self._decrypt(document)
-        known = compare_digest(_digest(cookie or ""), inside["binding"])
-        return self._decrypt_outcome(document) if known else None
+            raise UnknownState("this authorization has no outcome")
+        sealed_fields = self._decrypt(document)
+        is_same_browser = compare_digest(_digest(cookie or ""), sealed_fields["binding"])
+        return self._decrypt_outcome(document) if is_same_browser else None
 
-    async def _load(self, name: str) -> Document:
+    async def _load(self, record_id: str) -> Document:
         with translate_errors():
-            document = await self.collection.find_one({"_id": name})
+            document = await self.collection.find_one({"_id": record_id})
         if document is None or "sealed" not in document:
-            raise UnknownState("this address was not made by us, or is long over")
+            raise UnknownState("this address was not created here, or it was removed")
         return document
 
     async def _await_outcome(self, document: Document) -> Document:
-        """Wait a while until it is known what came of a state that is being used."""
-        until = monotonic() + _OUTCOME_TIMEOUT_S
-        while monotonic() < until and document.get("outcome") is None:
+        """Wait until a used state has an outcome, has failed or has expired. Return it as read last."""
+        deadline = monotonic() + _OUTCOME_TIMEOUT_S
+        while monotonic() < deadline and document.get("outcome") is None:
             if document.get("failed", True) or document["expires_at"] <= utcnow():
                 break
             await asyncio.sleep(_OUTCOME_POLL_INTERVAL_S)
@@ -185,31 +200,33 @@ class States:
         return document
 
     def _decrypt_outcome(self, document: Document) -> Document | None:
+        """Return the outcome; None if it cannot be decrypted."""
         try:
             text = self._vault.open(
                 document["outcome"], workspace=document["workspace"], record=document["_id"], field="outcome"
             )
         except (Misconfigured, KeyError, TypeError):
             return None
-        found: Document = orjson.loads(text)
-        return found
+        outcome: Document = orjson.loads(text)
+        return outcome
 
     def _decrypt(self, document: Document) -> dict[str, Any]:
+        """Return payload (`about`), cookie digest and verifier. Raises `UnknownState`."""
         try:
             text = self._vault.open(
                 document["sealed"], workspace=document["workspace"], record=document["_id"], field="state"
             )
         except (Misconfigured, KeyError) as error:
-            raise UnknownState("this address is not known any more") from error
-        found: dict[str, Any] = orjson.loads(text)
-        return found
+            raise UnknownState("this address cannot be decrypted any more") from error
+        sealed_fields: dict[str, Any] = orjson.loads(text)
+        return sealed_fields
 
     async def consume_code(self, code: str) -> None:
-        """Note that a code came back, before it is brought to the platform.
+        """Record that a code came back, before it is sent to the provider.
 
-        A server that is not honest may have sent the person on to an honest one, and be given that one's code
-        by us: only we can make tokens of it, with a state whose challenge it was made for. Raises `UsedCode`,
-        `DatabaseUnavailable`.
+        A dishonest authorization server can send a person to an honest one and have us send it the honest
+        one's code. Only we can exchange that code, and only with the state whose challenge it was issued for:
+        therefore a code is never sent twice. Raises `UsedCode`, `DatabaseUnavailable`.
         """
         try:
             with translate_errors():
@@ -217,44 +234,46 @@ class States:
                     {"_id": _digest(f"code {code}"), "gone_at": utcnow() + _RETENTION}
                 )
         except Duplicate:
-            raise UsedCode("the code came back before") from None
+            raise UsedCode("the authorization code came back before") from None
 
     @asynccontextmanager
-    async def lock(self, *about: str) -> AsyncIterator[None]:
-        """Nobody else does the same meanwhile, in any process.
+    async def lock(self, *key: str) -> AsyncIterator[None]:
+        """Hold a lock across all processes, for 60 s at most. Wait for it up to 10 s.
 
         Raises `LockTimeout`, `DatabaseUnavailable`.
         """
-        name, until = _digest(repr(("alone", *about))), monotonic() + _LOCK_TIMEOUT_S
-        mine = {"_id": name, "gone_at": utcnow() + _LOCK_TTL}
-        while not await self._try_lock(mine):
-            if monotonic() > until:
-                raise LockTimeout("another one is at it")
+        # "alone" is part of the stored id: a running process of another release must find the same lock.
+        record_id, deadline = _digest(repr(("alone", *key))), monotonic() + _LOCK_TIMEOUT_S
+        lock = {"_id": record_id, "gone_at": utcnow() + _LOCK_TTL}
+        while not await self._try_lock(lock):
+            if monotonic() > deadline:
+                raise LockTimeout("this account is being changed by another request: try again")
             await asyncio.sleep(_LOCK_POLL_INTERVAL_S)
         try:
             yield
         finally:
+            # Delete by all fields: a lock that expired here and was taken by another process stays.
             with suppress(DatabaseUnavailable), translate_errors():
-                await self.collection.delete_one(mine)
+                await self.collection.delete_one(lock)
 
-    async def _try_lock(self, mine: Document) -> bool:
+    async def _try_lock(self, lock: Document) -> bool:
         with translate_errors():
-            await self.collection.delete_one({"_id": mine["_id"], "gone_at": {"$lt": utcnow()}})
+            await self.collection.delete_one({"_id": lock["_id"], "gone_at": {"$lt": utcnow()}})
             try:
                 with translate_errors():
-                    await self.collection.insert_one(mine)
+                    await self.collection.insert_one(lock)
             except Duplicate:
                 return False
         return True
 
 
 def cookie_name(state: str) -> str:
-    """The name of a state's cookie: several can be under way in one browser."""
+    """Return the name of a state's cookie. Each state has its own: a browser can have several flows open."""
     return cookie_name_of_result(_digest(state))
 
 
 def cookie_name_of_result(result: str) -> str:
-    """The same, by the name of the page that shows what came of the state."""
+    """Return the name of a state's cookie, by the id of its result page."""
     return f"interlink_oauth_{result[:16]}"
 
 

@@ -1,7 +1,7 @@
-"""What is said to a mail server to log in: SMTP (RFC 5321, 4954, 3207) and IMAP (RFC 9051), and no more.
+"""Log in to a mail server: the necessary part of SMTP (RFC 5321, 4954, 3207) and of IMAP (RFC 9051).
 
-A server may say anything: each reads what it understands and refuses the rest. Of what a server says to a
-refused login only its codes are told, never its text, in which anything could be repeated.
+The server is not trusted: what is not understood is an error. Of the answer to a rejected login only the
+status codes are shown, never its text, which could repeat the password.
 """
 
 import asyncio
@@ -12,29 +12,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from shared.manifests.connector import GrantRevoked, ProviderRejected, ProviderUnavailable
+from shared.manifests.provider_response import GrantRevoked, ProviderRejected, ProviderUnavailable
 
 MAX_LINE_LENGTH: Final = 8 * 1024
 _MAX_LINES: Final = 200
 _MAX_INITIAL_RESPONSE: Final = 512 - len("AUTH PLAIN \r\n")
-"""What stands in the line of AUTH itself: that is a command line, and no longer than one (RFC 4954, 4)."""
-_EHLO_LINE: Final = (
-    b"EHLO [127.0.0.1]"  # an address literal, as RFC 5321 wants where no name is: it tells nothing
-)
+"""The longest initial response, because AUTH with it is one command line of 512 octets (RFC 4954, 4)."""
+_EHLO_LINE: Final = b"EHLO [127.0.0.1]"
+"""An address literal, as RFC 5321 requires of a client without a name. It does not reveal our address."""
 
 _REPLY: Final = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?")
-_ENHANCED: Final = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}\b")
+_ENHANCED_CODE: Final = re.compile(rb"[245]\.\d{1,3}\.\d{1,3}\b")
 _RESULT: Final = re.compile(rb"(OK|NO|BAD)\b(?: \[([A-Z-]+))?", re.IGNORECASE)
 _REPORTED_CODES: Final = frozenset(
     {b"AUTHENTICATIONFAILED", b"AUTHORIZATIONFAILED", b"EXPIRED", b"PRIVACYREQUIRED", b"CONTACTADMIN"}
 )
+"""Response codes of RFC 5530 that an error text may repeat."""
 _TRANSIENT_CODES: Final = frozenset({b"UNAVAILABLE", b"INUSE", b"SERVERBUG", b"LIMIT"})
-"""RFC 5530: codes of a refusal that is not about the password."""
+"""Response codes of RFC 5530 for a rejection that is not about the password."""
 
 
 @dataclass(frozen=True, slots=True)
 class MailLogin:
-    """What is logged in with. `security` is tls, starttls, or anything else for none."""
+    """Server and credentials of a login. `security` is tls, starttls, or anything else for no encryption."""
 
     host: str
     port: int
@@ -48,12 +48,12 @@ class MailLogin:
 
     @property
     def sasl_plain(self) -> bytes:
-        """The one message of SASL PLAIN (RFC 4616)."""
+        """The message of SASL PLAIN (RFC 4616), in base64."""
         return b64encode(f"\0{self.username}\0{self.password}".encode())
 
 
 class LineConnection:
-    """A connection that is read by lines."""
+    """A connection that is read and written by lines."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -61,27 +61,27 @@ class LineConnection:
         self._tcp_writer: asyncio.StreamWriter | None = None
         self._lines = 0
 
-    async def line(self) -> bytes:
-        """The next line, without its end.
+    async def read_line(self) -> bytes:
+        """Return the next line, without its end.
 
-        Raises `ProviderRejected`: too long, or too many; `EOFError`, `OSError`.
+        Raises `ProviderRejected` if the line is longer than 8 KiB or the 201st; `EOFError`, `OSError`.
         """
         self._lines += 1
         if self._lines > _MAX_LINES:
-            raise _protocol_error("it has too much to say")
+            raise _protocol_error("it sends too many lines")
         try:
             return (await self._reader.readuntil(b"\n")).rstrip(b"\r\n")
         except asyncio.LimitOverrunError:
-            raise _protocol_error("its lines do not end") from None
+            raise _protocol_error("it sends a line that is too long") from None
 
     async def send(self, line: bytes) -> None:
         self._writer.write(line + b"\r\n")
         await self._writer.drain()
 
     async def start_tls(self, tls: ssl.SSLContext, host: str) -> None:
-        """TLS from here on. Raises `ssl.SSLError`, `OSError`.
+        """Encrypt the connection from here on. Raises `ssl.SSLError`, `OSError`.
 
-        What came in clear and was not read is dropped: anybody on the way could have put it there.
+        Unread plaintext is dropped: an attacker on the network could have injected it.
         """
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=MAX_LINE_LENGTH)
@@ -90,146 +90,156 @@ class LineConnection:
         if transport is None:
             raise ConnectionResetError
         protocol.connection_made(transport)
-        self._tcp_writer = self._writer  # when it is let go of, it closes the connection below
+        # The TLS transport uses this writer's transport, which a collected writer would close.
+        self._tcp_writer = self._writer
         self._reader, self._writer = reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def close(self) -> None:
-        """At once: a server that does not answer to the end of TLS need not be waited for."""
+        """Close the connection at once, without continuations for the server to answer the end of TLS."""
         self._writer.transport.abort()
 
 
 # SMTP
 
 
-async def log_in_smtp(wire: LineConnection, login: MailLogin, tls: ssl.SSLContext) -> None:
-    """Log in.
+async def log_in_smtp(connection: LineConnection, login: MailLogin, tls: ssl.SSLContext) -> None:
+    """Log in by SMTP over an open connection. With `starttls`, encrypt it with `tls` first.
 
-    Raises `ProviderRejected`, `GrantRevoked` (the login), `ProviderUnavailable`, `OSError`, `EOFError`.
+    Raises `GrantRevoked` if the server rejects user name and password; `ProviderRejected` if it offers no
+    usable login or does not speak SMTP; `ProviderUnavailable`, `ssl.SSLError`, `OSError`, `EOFError`.
     """
-    await _expect_reply(wire, b"220")
-    offered = await _ehlo(wire)
+    await _expect_reply(connection, b"220")
+    capabilities = await _ehlo(connection)
     if login.security == "starttls":
-        if b"STARTTLS" not in offered:
+        if b"STARTTLS" not in capabilities:
             raise ProviderRejected("tls", f"{login.address} offers no STARTTLS")
-        await wire.send(b"STARTTLS")
-        await _expect_reply(wire, b"220")
-        await wire.start_tls(tls, login.host)
-        offered = await _ehlo(wire)
-    mechanisms = offered.get(b"AUTH", frozenset())
+        await connection.send(b"STARTTLS")
+        await _expect_reply(connection, b"220")
+        await connection.start_tls(tls, login.host)
+        capabilities = await _ehlo(connection)
+    mechanisms = capabilities.get(b"AUTH", frozenset())
     if b"PLAIN" in mechanisms:
         if len(login.sasl_plain) <= _MAX_INITIAL_RESPONSE:
-            await wire.send(b"AUTH PLAIN " + login.sasl_plain)
+            await connection.send(b"AUTH PLAIN " + login.sasl_plain)
         else:
-            await wire.send(b"AUTH PLAIN")
-            await _expect_reply(wire, b"334")
-            await wire.send(login.sasl_plain)
+            await connection.send(b"AUTH PLAIN")
+            await _expect_reply(connection, b"334")
+            await connection.send(login.sasl_plain)
     elif b"LOGIN" in mechanisms:
-        await wire.send(b"AUTH LOGIN")
+        await connection.send(b"AUTH LOGIN")
         for text in (login.username, login.password):
-            await _expect_reply(wire, b"334")
-            await wire.send(b64encode(text.encode()))
+            await _expect_reply(connection, b"334")
+            await connection.send(b64encode(text.encode()))
     else:
         raise _no_login_mechanism(login)
-    await _expect_reply(wire, b"235")
-    await wire.send(b"QUIT")
+    await _expect_reply(connection, b"235")
+    await connection.send(b"QUIT")
 
 
-async def _ehlo(wire: LineConnection) -> dict[bytes, frozenset[bytes]]:
-    """What the server can, by keyword, with its words."""
-    await wire.send(_EHLO_LINE)
-    offered: dict[bytes, frozenset[bytes]] = {}
-    for line in (await _expect_reply(wire, b"250"))[1:]:
-        keyword, *words = line.upper().replace(b"=", b" ").split() or [b""]  # AUTH=LOGIN, as in old times
-        offered[keyword] = offered.get(keyword, frozenset()) | frozenset(words)
-    return offered
+async def _ehlo(connection: LineConnection) -> dict[bytes, frozenset[bytes]]:
+    """Return the server's extensions: the parameters of each, by its keyword, in upper case."""
+    await connection.send(_EHLO_LINE)
+    capabilities: dict[bytes, frozenset[bytes]] = {}
+    for line in (await _expect_reply(connection, b"250"))[1:]:
+        # Old servers write AUTH=LOGIN in place of AUTH LOGIN.
+        keyword, *parameters = line.upper().replace(b"=", b" ").split() or [b""]
+        capabilities[keyword] = capabilities.get(keyword, frozenset()) | frozenset(parameters)
+    return capabilities
 
 
-async def _expect_reply(wire: LineConnection, wanted: bytes) -> list[bytes]:
-    """The lines of the next reply, which has this code. Raises `ProviderRejected`, `ProviderUnavailable`."""
+async def _expect_reply(connection: LineConnection, expected_code: bytes) -> list[bytes]:
+    """Return the texts of the next reply's lines, if it has the expected code.
+
+    Raises `GrantRevoked` for a rejected login, `ProviderUnavailable` for a temporary error,
+    `ProviderRejected` for anything else.
+    """
     texts: list[bytes] = []
     while True:
-        found = _REPLY.fullmatch(await wire.line())
-        if found is None:
+        reply = _REPLY.fullmatch(await connection.read_line())
+        if reply is None:
             raise _protocol_error("it does not speak SMTP")
-        texts.append(found[3] or b"")
-        if found[2] != b"-":
+        texts.append(reply[3] or b"")
+        if reply[2] != b"-":  # A hyphen after the code announces another line.
             break
-    code = found[1]
-    if code == wanted:
+    code = reply[1]
+    if code == expected_code:
         return texts
     if code.startswith(b"4"):
         raise ProviderUnavailable(f"the mail server is not available: it answered {code.decode()}")
     if code in (b"534", b"535"):
-        enhanced = _ENHANCED.match(texts[-1])
+        enhanced = _ENHANCED_CODE.match(texts[-1])
         raise _login_refused([code, *([enhanced[0]] if enhanced else [])])
-    raise ProviderRejected("protocol", f"the mail server does not go on: it answered {code.decode()}")
+    raise ProviderRejected("protocol", f"the mail server rejected a command: it answered {code.decode()}")
 
 
 # IMAP
 
 
-async def log_in_imap(wire: LineConnection, login: MailLogin, tls: ssl.SSLContext) -> None:
-    """Log in.
+async def log_in_imap(connection: LineConnection, login: MailLogin, tls: ssl.SSLContext) -> None:
+    """Log in by IMAP over an open connection. With `starttls`, encrypt it with `tls` first.
 
-    Raises `ProviderRejected`, `GrantRevoked` (the login), `ProviderUnavailable`, `OSError`, `EOFError`.
+    Raises `GrantRevoked` if the server rejects user name and password; `ProviderRejected` if it offers no
+    usable login or does not speak IMAP; `ProviderUnavailable`, `ssl.SSLError`, `OSError`, `EOFError`.
     """
-    greeting = (await wire.line()).upper()
+    greeting = (await connection.read_line()).upper()
     if greeting.startswith(b"* BYE"):
         raise ProviderUnavailable("the mail server is not available")
-    if not greeting.startswith(b"* OK"):  # PREAUTH: it lets in whoever comes, so no password is proved
-        raise _protocol_error("it does not greet as IMAP does")
-    tags = _TaggedCommands(wire)
-    offered = await tags.capabilities()
+    # PREAUTH is refused too: a server that needs no login cannot confirm the password.
+    if not greeting.startswith(b"* OK"):
+        raise _protocol_error("its greeting is not IMAP's")
+    commands = _TaggedCommands(connection)
+    capabilities = await commands.capabilities()
     if login.security == "starttls":
-        if b"STARTTLS" not in offered:
+        if b"STARTTLS" not in capabilities:
             raise ProviderRejected("tls", f"{login.address} offers no STARTTLS")
-        await tags.command(b"STARTTLS")
-        await wire.start_tls(tls, login.host)
-        offered = await tags.capabilities()
-    if b"AUTH=PLAIN" in offered:
-        await tags.command(b"AUTHENTICATE PLAIN", answers=[login.sasl_plain], is_login=True)
-    elif b"LOGINDISABLED" not in offered:
+        await commands.command(b"STARTTLS")
+        await connection.start_tls(tls, login.host)
+        capabilities = await commands.capabilities()
+    if b"AUTH=PLAIN" in capabilities:
+        await commands.command(b"AUTHENTICATE PLAIN", answers=[login.sasl_plain], is_login=True)
+    elif b"LOGINDISABLED" not in capabilities:
         first, rest = _arguments(login.username, login.password)
-        await tags.command(b"LOGIN " + first, answers=rest, is_login=True)
+        await commands.command(b"LOGIN " + first, answers=rest, is_login=True)
     else:
         raise _no_login_mechanism(login)
-    await wire.send(b"z LOGOUT")
+    await connection.send(b"z LOGOUT")
 
 
 class _TaggedCommands:
-    """Commands, each with a tag of its own."""
+    """Sends IMAP commands, each with a tag of its own, and reads their results."""
 
-    def __init__(self, wire: LineConnection) -> None:
-        self._wire = wire
+    def __init__(self, connection: LineConnection) -> None:
+        self._connection = connection
         self._count = 0
 
     async def capabilities(self) -> frozenset[bytes]:
-        """What the server can."""
-        found: frozenset[bytes] = frozenset()
+        """Return the server's capabilities, in upper case."""
+        capabilities: frozenset[bytes] = frozenset()
         for line in await self.command(b"CAPABILITY"):
             if line.upper().startswith(b"* CAPABILITY "):
-                found |= frozenset(line.upper().split()[2:])
-        return found
+                capabilities |= frozenset(line.upper().split()[2:])
+        return capabilities
 
     async def command(
         self, text: bytes, *, answers: Iterable[bytes] = (), is_login: bool = False
     ) -> list[bytes]:
-        """The lines until a command is done; `answers` are sent each when the server asks to go on.
+        """Send a command and return the untagged lines of its response.
 
-        Raises `ProviderRejected`, `ProviderUnavailable`.
+        Each of `answers` is sent when the server asks for a continuation. Raises `GrantRevoked` if `is_login`
+        and the server rejects the login; `ProviderUnavailable`; `ProviderRejected` for anything else.
         """
         self._count += 1
         tag = b"a%d" % self._count
-        await self._wire.send(tag + b" " + text)
-        waiting = list(answers)
+        await self._connection.send(tag + b" " + text)
+        continuations = list(answers)
         lines: list[bytes] = []
-        while not (line := await self._wire.line()).startswith(tag + b" "):
-            if line.startswith(b"+") and waiting:
-                await self._wire.send(waiting.pop(0))
+        while not (line := await self._connection.read_line()).startswith(tag + b" "):
+            if line.startswith(b"+") and continuations:
+                await self._connection.send(continuations.pop(0))
             elif line.startswith(b"* "):
                 lines.append(line)
                 if line.upper().startswith(b"* BYE"):
-                    raise ProviderUnavailable("the mail server has ended the talk")
+                    raise ProviderUnavailable("the mail server ended the session")
             else:
                 raise _protocol_error("it does not speak IMAP")
         self._check_result(line.removeprefix(tag + b" "), is_login=is_login)
@@ -238,20 +248,22 @@ class _TaggedCommands:
     @staticmethod
     def _check_result(text: bytes, *, is_login: bool) -> None:
         result = _RESULT.match(text)
-        word, code = (result[1].upper(), (result[2] or b"").upper()) if result else (b"", b"")
-        if word == b"OK":
+        status, code = (result[1].upper(), (result[2] or b"").upper()) if result else (b"", b"")
+        if status == b"OK":
             return
         if code in _TRANSIENT_CODES:
             raise ProviderUnavailable("the mail server is not available")
-        if word == b"NO" and is_login:
+        if status == b"NO" and is_login:
             raise _login_refused([code] if code in _REPORTED_CODES else [])
-        raise _protocol_error("it does not take an ordinary command")
+        raise _protocol_error("it rejects an ordinary command")
 
 
 def _arguments(*texts: str) -> tuple[bytes, list[bytes]]:
-    """Arguments of a command, as what is sent at once and what is sent each time that the server asks.
+    """Encode the arguments of a command.
 
-    What cannot stand between quotes goes as a literal, whose length is told first (RFC 9051, 4.3).
+    Return the part to send with the command, and the parts to send one by one at each continuation request.
+    An argument that cannot be a quoted string is sent as a literal, whose length is announced first
+    (RFC 9051, 4.3).
     """
     parts = [b""]
     for position, text in enumerate(texts):
@@ -266,17 +278,17 @@ def _arguments(*texts: str) -> tuple[bytes, list[bytes]]:
     return parts[0], parts[1:]
 
 
-# Refusals
+# Errors
 
 
 def _login_refused(codes: list[bytes]) -> GrantRevoked:
-    said = f" ({' '.join(code.decode() for code in codes)})" if codes else ""
-    return GrantRevoked("login_refused", f"the mail server does not take user name and password{said}")
+    code_suffix = f" ({' '.join(code.decode() for code in codes)})" if codes else ""
+    return GrantRevoked("login_refused", f"the mail server rejected user name and password{code_suffix}")
 
 
 def _no_login_mechanism(login: MailLogin) -> ProviderRejected:
-    return ProviderRejected("no_login", f"{login.address} offers no login by user name and password here")
+    return ProviderRejected("no_login", f"{login.address} offers no login by user name and password")
 
 
-def _protocol_error(why: str) -> ProviderRejected:
-    return ProviderRejected("protocol", f"that is no mail server of this kind: {why}")
+def _protocol_error(detail: str) -> ProviderRejected:
+    return ProviderRejected("protocol", f"this is not a mail server of this protocol: {detail}")

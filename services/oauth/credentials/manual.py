@@ -1,4 +1,7 @@
-"""Accounts by what somebody enters, as a bot's token or a mail server's login: tried out when it is saved."""
+"""Connect accounts by manual credentials, such as a bot's token or a mail login.
+
+Credentials are checked at the provider before they are stored.
+"""
 
 import asyncio
 import random
@@ -10,28 +13,24 @@ from services.oauth.authorization.account_identity import CONNECTED_EVENTS, acco
 from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
 from shared.connections.integrations import IntegrationEventType, IntegrationRepository
-from shared.connections.refresher import NoAnswer
+from shared.connections.refresh_types import NoAnswer
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError, Invalid, Misconfigured
 from shared.contracts.ids import new_integration_id
+from shared.manifests.accounts import AccountIdentity, manual_credential_values
 from shared.manifests.connect_models import ManualCredential
-from shared.manifests.connector import (
-    AccountIdentity,
-    Connector,
-    GrantRevoked,
-    ProviderRejected,
-    manual_credential_values,
-)
+from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
+from shared.manifests.provider_response import GrantRevoked, ProviderRejected
 from shared.manifests.registry import connectors
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, utcnow
-from shared.wire.oauth import redact
+from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
-_TRIES: Final = 20
+_MAX_ATTEMPTS: Final = 20
 _MAX_RETRY_DELAY_S: Final = 0.05
-_REJECTED_DETAIL: Final = "the platform does not take it"
+_REJECTED_DETAIL: Final = "the provider rejected it"
 _FIELD_BY_ERROR: Final[Mapping[str, str]] = {
     "unknown_host": "fields.host",
     "address_refused": "fields.host",
@@ -39,27 +38,28 @@ _FIELD_BY_ERROR: Final[Mapping[str, str]] = {
     "tls": "fields.security",
     "insecure": "fields.security",
 }
-"""The field that a refusal of a mail login is about; the others are about all of them."""
-_HOST_FROM_FIELDS: Final = re.compile(r"\{|https://[^/?#]*\{")
-"""An address whose host is made of what was entered."""
+"""The field that an error of a mail login is about, by its code. Other errors are about all fields."""
+_HOST_IN_TEMPLATE: Final = re.compile(r"\{|https://[^/?#]*\{")
+"""Matches a request URL whose host comes from the fields."""
 _INVALID_HOST_FAILURES: Final = frozenset({"dns", "tls", "address_refused", "bad_url"})
+"""Failures of a request that mean that a host from the fields is wrong."""
 
 
 class ManualCredentials:
-    """Takes, tries out and keeps entered credentials."""
+    """Checks and stores manual credentials."""
 
     def __init__(
         self,
         integrations: IntegrationRepository,
         tokens: TokenSource,
-        mail: MailLoginChecker,
-        watching: SubscriptionLifecycle,
+        mail_logins: MailLoginChecker,
+        subscriptions: SubscriptionLifecycle,
         log: Log,
     ) -> None:
         self._integrations = integrations
         self._tokens = tokens
-        self._mail = mail
-        self._subscriptions = watching
+        self._mail_logins = mail_logins
+        self._subscriptions = subscriptions
         self._log = log
 
     async def add(
@@ -74,19 +74,24 @@ class ManualCredentials:
         user: str | None,
         takeover: bool = False,
     ) -> Document:
-        """A new integration, or the one that this account has already, with new secrets.
+        """Connect an account. Return its integration: the existing one with new secrets, or a new one.
 
-        `user` is whose account it is; None leaves that as it is. `takeover`: another user's becomes theirs.
-        Raises `Invalid` (also when the platform does not take it), `Conflict`, `ProviderUnavailable`,
-        `DatabaseUnavailable`.
+        `kind` is a kind of manual credential of the provider; None if it has one only. `preset` names values
+        of the manifest that `fields` overwrite. `user` is the chat's id of the user whose account it is; None
+        leaves the stored user unchanged. With `takeover`, an integration of another user becomes this user's.
+
+        Raises `Invalid` if provider, kind or fields are not acceptable, or if the provider rejects them;
+        `Conflict`, `ProviderUnavailable`, `DatabaseUnavailable`.
         """
-        connector, way = _manual_credential(provider, kind)
-        values = validate_fields(way.fields, {**_preset_values(way, preset), **fields}, place="fields")
-        whose = await self._validate_account(connector, way, values, workspace)
-        for _ in range(_TRIES):
-            known = await self._same_account(provider, way.id, whose, workspace)
-            if known is not None:
-                changed = await self._save(known, whose, values, user, takeover=takeover)
+        connector, credential = _manual_credential(provider, kind)
+        values = validate_fields(
+            credential.fields, {**_preset_values(credential, preset), **fields}, place="fields"
+        )
+        provider_account = await self._validate_account(connector, credential, values, workspace)
+        for _ in range(_MAX_ATTEMPTS):
+            existing = await self._same_account(provider, credential.id, provider_account, workspace)
+            if existing is not None:
+                changed = await self._save(existing, provider_account, values, user, takeover=takeover)
                 if changed is not None:
                     return changed
                 await asyncio.sleep(random.uniform(0, _MAX_RETRY_DELAY_S))  # noqa: S311 -- only to spread
@@ -95,7 +100,7 @@ class ManualCredentials:
                 "_id": new_integration_id(),
                 "workspace": workspace,
                 "provider": provider,
-                "kind": way.id,
+                "kind": credential.id,
                 "name": name or "",
                 "sole": True,
                 "params": {},
@@ -112,13 +117,14 @@ class ManualCredentials:
             }
             try:
                 added = await self._integrations.add(
-                    document | self._change(document, whose, values, user), publish="integration.connected"
+                    document | self._change(document, provider_account, values, user),
+                    publish="integration.connected",
                 )
-            except Duplicate:  # the same account is being saved beside this
+            except Duplicate:  # Another request saved the same account at the same time.
                 continue
             await self._subscriptions.prepare_automatic(added)
             return added
-        raise Conflict("the integration is changing all the time: try again")
+        raise Conflict("the integration changed while it was updated: try again")
 
     async def update(
         self,
@@ -129,103 +135,108 @@ class ManualCredentials:
         user: str | None,
         takeover: bool = False,
     ) -> Document:
-        """New secrets of an integration; fields that are left out stay as they are.
+        """Replace credentials of an integration and return it. Fields that are left out stay unchanged.
 
-        Where what was entered before cannot be opened, nothing may be left out.
-        Raises as `add`, and `Conflict` for another account's.
+        If the stored fields cannot be decrypted, none may be left out. Raises as `add` does, and `Conflict`
+        if the credentials are of another account and `any_account` is not set.
         """
         if has_another_user(document, user) and not takeover:
             raise account_in_use()
-        connector, way = _manual_credential(document["provider"], document["kind"])
+        connector, credential = _manual_credential(document["provider"], document["kind"])
         try:
-            before = self._stored_fields(document, way) if document.get("credential") else {}
+            before = self._stored_fields(document, credential) if document.get("credential") else {}
         except Misconfigured as error:
-            self._log.error("credential not opened", integration_id=document["_id"], error=str(error))
+            self._log.error("credential.unreadable", integration_id=document["_id"], error=str(error))
             before = {}
-        values = validate_fields(way.fields, {**before, **fields}, place="fields")
-        whose = await self._validate_account(connector, way, values, document["workspace"])
+        values = validate_fields(credential.fields, {**before, **fields}, place="fields")
+        provider_account = await self._validate_account(connector, credential, values, document["workspace"])
         account = document.get("account")
-        if account and account["id"] != whose.id and not any_account:
+        if account and account["id"] != provider_account.id and not any_account:
             raise Conflict(
-                f"that is {whose.label}; this integration is of {account['label']}: "
-                "with any_account it is taken"
+                f"these credentials are of {provider_account.label}, but this integration is for "
+                f"{account['label']}: send any_account: true to change the account"
             )
         try:
-            changed = await self._save(document, whose, values, user, takeover=takeover)
+            changed = await self._save(document, provider_account, values, user, takeover=takeover)
         except Duplicate:
-            raise Conflict(f"another integration is of {whose.label} already") from None
+            raise Conflict(f"another integration is connected to {provider_account.label} already") from None
         if changed is None:
-            raise Conflict("the integration was changed meanwhile: try again")
+            raise Conflict("the integration was changed at the same time: try again")
         return changed
 
     async def check(self, document: Document) -> Document:
-        """Try what is kept once more: the integration with what came of it.
+        """Check the stored credentials at the provider. Return the integration with the result stored.
 
-        Raises `Invalid`: there is no such kind any more; `ProviderUnavailable`, which changes nothing;
-        `Conflict`.
+        Raises `Invalid` if the manifest does not have this kind any more; `ProviderUnavailable`, which
+        changes nothing; `Conflict` if the credentials cannot be decrypted, or if the integration changed.
         """
-        connector, way = _manual_credential(document["provider"], document["kind"])
+        connector, credential = _manual_credential(document["provider"], document["kind"])
         try:
-            values = self._stored_fields(document, way)
+            values = self._stored_fields(document, credential)
         except Misconfigured as error:
-            self._log.error("credential not opened", integration_id=document["_id"], error=str(error))
+            self._log.error("credential.unreadable", integration_id=document["_id"], error=str(error))
             raise Conflict(
-                "the account's credential cannot be opened: the log of the service says why"
+                "the account's credential cannot be decrypted: the log of the service says why"
             ) from None
         change: dict[str, Any] = {"status": "connected", "reason": "", "last_error": None, "failures": 0}
         was_error = document["status"] == "error"
-        tell: IntegrationEventType | None = "integration.recovered" if was_error else None
+        event: IntegrationEventType | None = "integration.recovered" if was_error else None
         try:
-            await self._fetch_account(connector, way, values, document["workspace"])
+            await self._fetch_account(connector, credential, values, document["workspace"])
         except ProviderRejected as error:
-            gone = isinstance(error, GrantRevoked)
+            is_revoked = isinstance(error, GrantRevoked)
             change = {
-                "status": "reauth_required" if gone else "error",
-                "reason": "credentials_refused" if gone else "check_failed",
+                "status": "reauth_required" if is_revoked else "error",
+                "reason": "credentials_refused" if is_revoked else "check_failed",
                 "last_error": {
                     "at": utcnow(),
-                    "code": _redact_fields(error.code, way, values),
-                    "detail": _redacted_detail(error, way, values),
+                    "code": _redact_fields(error.code, credential, values),
+                    "detail": _redacted_detail(error, credential, values),
                 },
             }
-            tell = "integration.reauth_required" if gone else None if was_error else "integration.error"
-        only = {"status": document["status"]}
-        changed = await self._integrations.change(document, change, publish=tell, condition=only)
+            error_event: IntegrationEventType | None = None if was_error else "integration.error"
+            event = "integration.reauth_required" if is_revoked else error_event
+        condition = {"status": document["status"]}
+        changed = await self._integrations.change(document, change, publish=event, condition=condition)
         self._tokens.forget(document["_id"])
         if changed is None:
-            raise Conflict("the integration was changed meanwhile: try again")
+            raise Conflict("the integration was changed at the same time: try again")
         return changed
 
-    def _stored_fields(self, document: Document, way: ManualCredential) -> dict[str, str]:
-        """What was entered before; without fields that the kind does not have any more.
+    def _stored_fields(self, document: Document, credential: ManualCredential) -> dict[str, str]:
+        """Return the stored fields, without those that the manifest does not have any more.
 
-        Raises `Misconfigured`: it cannot be opened.
+        Raises `Misconfigured` if they cannot be decrypted.
         """
-        kept = self._integrations.open(document)["fields"]
-        return {name: value for name, value in kept.items() if name in way.fields}
+        stored = self._integrations.open(document)["fields"]
+        return {name: value for name, value in stored.items() if name in credential.fields}
 
     async def _save(
         self,
         document: Document,
-        whose: AccountIdentity,
+        provider_account: AccountIdentity,
         values: Mapping[str, str],
         user: str | None,
         *,
         takeover: bool,
     ) -> Document | None:
-        """None when it was changed meanwhile. Raises `Conflict`, `Duplicate`."""
-        taken = has_another_user(document, user) and document["status"] != "disconnected"
-        if taken and not takeover:
+        """Store checked credentials in an existing integration. Return None if it changed since it was read.
+
+        Raises `Conflict` if it is disabled or another user's; `Duplicate` if another integration has the
+        account; `DatabaseUnavailable`.
+        """
+        taken_over = has_another_user(document, user) and document["status"] != "disconnected"
+        if taken_over and not takeover:
             raise account_in_use()
         if document["status"] == "disabled":
             raise Conflict(f"the integration {document['_id']} of this account is disabled: enable it first")
-        change = self._change(document, whose, values, user)
-        known = all(document.get(field) == change[field] for field in ("status", "user"))
-        known = known and (document.get("account") or {}).get("id") == whose.id
+        change = self._change(document, provider_account, values, user)
+        is_unchanged = all(document.get(field) == change[field] for field in ("status", "user"))
+        is_unchanged = is_unchanged and (document.get("account") or {}).get("id") == provider_account.id
         changed = await self._integrations.change(
             document,
             change,
-            publish=() if known else CONNECTED_EVENTS[taken],
+            publish=() if is_unchanged else CONNECTED_EVENTS[taken_over],
             condition={"status": document["status"]},
         )
         self._tokens.forget(document["_id"])
@@ -234,12 +245,21 @@ class ManualCredentials:
         return changed
 
     def _change(
-        self, document: Document, whose: AccountIdentity, values: Mapping[str, str], user: str | None
+        self,
+        document: Document,
+        provider_account: AccountIdentity,
+        values: Mapping[str, str],
+        user: str | None,
     ) -> dict[str, Any]:
         return {
             "status": "connected",
             "reason": "",
-            "account": {"id": whose.id, "label": whose.label, "url": whose.url, "kept": dict(whose.kept)},
+            "account": {
+                "id": provider_account.id,
+                "label": provider_account.label,
+                "url": provider_account.url,
+                "kept": dict(provider_account.attributes),
+            },
             "credential": self._integrations.seal(document, {"fields": dict(values)}),
             "version": document["version"] + 1,
             "connected_at": utcnow(),
@@ -249,80 +269,92 @@ class ManualCredentials:
         }
 
     async def _validate_account(
-        self, connector: Connector, way: ManualCredential, values: Mapping[str, str], workspace: str
+        self, connector: Connector, credential: ManualCredential, values: Mapping[str, str], workspace: str
     ) -> AccountIdentity:
-        """Whose it is. Raises `Invalid` when it is not right, with the field where that is known."""
+        """Return the account of the credentials.
+
+        Raises `Invalid` if the provider rejects them, with the field that is wrong if that is known;
+        `ProviderUnavailable`.
+        """
         try:
-            return await self._fetch_account(connector, way, values, workspace)
+            return await self._fetch_account(connector, credential, values, workspace)
         except ProviderRejected as error:
-            place = _FIELD_BY_ERROR.get(error.code, "fields") if way.login else "fields"
-            fault = FieldError(place, _redacted_detail(error, way, values))
-            raise Invalid("it was tried out, and is not right", errors=(fault,)) from None
+            field = _FIELD_BY_ERROR.get(error.code, "fields") if credential.login else "fields"
+            fault = FieldError(field, _redacted_detail(error, credential, values))
+            raise Invalid("the provider rejected these credentials", errors=(fault,)) from None
 
     async def _fetch_account(
-        self, connector: Connector, way: ManualCredential, values: Mapping[str, str], workspace: str
+        self, connector: Connector, credential: ManualCredential, values: Mapping[str, str], workspace: str
     ) -> AccountIdentity:
-        """Whose it is, from the platform itself.
+        """Ask the provider for the account of the credentials.
 
-        Raises `ProviderRejected`, `GrantRevoked`, `ProviderUnavailable`.
+        Raises `GrantRevoked` if it rejects them; `ProviderRejected` for other errors that the fields cause;
+        `ProviderUnavailable`.
         """
-        if way.login is not None:
-            await self._mail.check(way.login, values, workspace)
-            name, host = values["username"], values["host"].lower()
-            return AccountIdentity(id=f"{name}@{host}", label=f"{name} at {host}")
-        account = way.account
+        if credential.login is not None:
+            await self._mail_logins.check(credential.login, values, workspace)
+            username, host = values["username"], values["host"].lower()
+            return AccountIdentity(id=f"{username}@{host}", label=f"{username} at {host}")
+        account = credential.account
         assert account is not None and account.call is not None  # noqa: S101, PT018 -- the model says so
-        filled = manual_credential_values(way, values)
-        api = connector.api_for(way.id)
+        template_values = manual_credential_values(credential, values)
+        api = connector.api_for(credential.id)
         try:
-            answer = await self._tokens.ask(connector.request(account.call, filled, api), workspace)
+            answer = await self._tokens.ask(connector.request(account.call, template_values, api), workspace)
         except MissingValue as error:
             raise ProviderRejected("missing", str(error)) from None
         except NoAnswer as error:
-            if error.failure in _INVALID_HOST_FAILURES and _HOST_FROM_FIELDS.match(account.call.url):
+            if error.failure in _INVALID_HOST_FAILURES and _HOST_IN_TEMPLATE.match(account.call.url):
                 raise ProviderRejected(error.failure, f"it cannot be reached: {error.detail}") from None
             raise
         if connector.is_token_rejected(answer, api):
             raise GrantRevoked(connector.api_error_code(answer, api))
-        return connector.parse_account(account, connector.parse_api_response(answer, api), filled)
+        return connector.parse_account(account, connector.parse_api_response(answer, api), template_values)
 
     async def _same_account(
-        self, provider: str, kind: str, whose: AccountIdentity, workspace: str
+        self, provider: str, kind: str, provider_account: AccountIdentity, workspace: str
     ) -> Document | None:
-        found = await self._integrations.of_account(provider, whose.id, workspace)
-        return next((document for document in found if document["kind"] == kind), None)
+        documents = await self._integrations.of_account(provider, provider_account.id, workspace)
+        return next((document for document in documents if document["kind"] == kind), None)
 
 
 def _manual_credential(provider: str, kind: str | None) -> tuple[Connector, ManualCredential]:
+    """Return the connector and the kind of manual credential; with `kind` None, the only one.
+
+    Raises `Invalid` if there is no such provider or kind.
+    """
     connector = connectors().get(provider)
     if connector is None:
-        fault = FieldError("provider", "accounts of it cannot be connected")
+        fault = FieldError("provider", "accounts of this provider cannot be connected")
         raise Invalid("no such provider", errors=(fault,))
-    ways = connector.entered
-    if not ways:
+    credentials = connector.manual_credentials
+    if not credentials:
         fault = FieldError("provider", "its accounts are connected by OAuth: POST /api/auth/oauth/connect")
-        raise Invalid("nothing to enter", errors=(fault,))
-    way = ways.get(kind) if kind else next(iter(ways.values())) if len(ways) == 1 else None
-    if way is None:
-        raise Invalid("no such kind", errors=(FieldError("kind", f"one of {', '.join(ways)}"),))
-    return connector, way
+        raise Invalid("this provider has no manual credentials", errors=(fault,))
+    only_credential = next(iter(credentials.values())) if len(credentials) == 1 else None
+    credential = credentials.get(kind) if kind else only_credential
+    if credential is None:
+        raise Invalid("no such kind", errors=(FieldError("kind", f"one of {', '.join(credentials)}"),))
+    return connector, credential
 
 
-def _preset_values(way: ManualCredential, name: str | None) -> Mapping[str, str]:
+def _preset_values(credential: ManualCredential, name: str | None) -> Mapping[str, str]:
     if name is None:
         return {}
-    found = way.presets.get(name)
-    if found is None:
-        known = ", ".join(sorted(way.presets)) or "none"
-        raise Invalid("no such preset", errors=(FieldError("preset", f"there is {known}"),))
-    return found.values
+    preset = credential.presets.get(name)
+    if preset is None:
+        listed = ", ".join(sorted(credential.presets)) or "none"
+        raise Invalid("no such preset", errors=(FieldError("preset", f"there is {listed}"),))
+    return preset.values
 
 
-def _redacted_detail(error: ProviderRejected, way: ManualCredential, values: Mapping[str, str]) -> str:
-    """What may be shown: a platform's words could repeat the secret."""
-    return _redact_fields(error.detail or f"{_REJECTED_DETAIL}: {error.code}", way, values)
+def _redacted_detail(error: ProviderRejected, credential: ManualCredential, values: Mapping[str, str]) -> str:
+    """Return the error's text with the secret fields redacted: a provider's text could repeat them."""
+    return _redact_fields(error.detail or f"{_REJECTED_DETAIL}: {error.code}", credential, values)
 
 
-def _redact_fields(text: str, way: ManualCredential, values: Mapping[str, str]) -> str:
-    secrets = [values[name] for name, setting in way.fields.items() if setting.secret and name in values]
+def _redact_fields(text: str, credential: ManualCredential, values: Mapping[str, str]) -> str:
+    secrets = [
+        values[name] for name, setting in credential.fields.items() if setting.secret and name in values
+    ]
     return redact(text, secrets)

@@ -1,8 +1,8 @@
-"""The gateway's inbound endpoints, which watches bring their webhooks to: made and removed over its API."""
+"""Create, rotate and remove the gateway's inbound endpoints of provider subscriptions, over its API."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -12,10 +12,12 @@ from shared.runtime.secrets import Vault
 from shared.runtime.web.access import service_key
 from shared.wire.bodies import parse_json
 
+_MAX_DETAIL_LENGTH: Final = 300
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayEndpoint:
-    """An inbound endpoint; `secret` is empty where the platform makes it."""
+    """An inbound endpoint. `secret` is empty if the provider chooses it."""
 
     id: str
     url: str
@@ -23,7 +25,7 @@ class GatewayEndpoint:
 
 
 class GatewayEndpoints:
-    """Calls of the gateway, with a service key of the workspace that they are for."""
+    """A client of the gateway's API. Each call has a service key of the workspace that it is for."""
 
     def __init__(self, client: ApiClient, vault: Vault, *, url: str) -> None:
         self._client = client
@@ -31,7 +33,7 @@ class GatewayEndpoints:
         self._url = url.rstrip("/")
 
     async def start(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing: the client connects with its first call."""
 
     async def stop(self) -> None:
         await self._client.close()
@@ -46,22 +48,24 @@ class GatewayEndpoints:
         secret: str,
         channel: str | None,
     ) -> GatewayEndpoint:
-        """A new endpoint; the same one again under the same `once`, for a day.
+        """Create an endpoint. For a day, the same `idempotency_key` returns the same endpoint.
 
-        Raises `Unreachable`, and `Invalid` when the gateway does not take it.
+        Without a `secret` the gateway generates one. `channel` is the chat channel whose messages the
+        webhooks become. Raises `Unreachable`; `Invalid` if the gateway rejects the endpoint.
         """
         body = {"provider": provider, "name": name, "settings": settings, "channel_id": channel}
         if secret:
             body["secret"] = secret
-        shown = await self._call(
+        created = await self._call(
             "POST", "/api/inbound-endpoints", workspace, body, idempotency_key=idempotency_key
         )
-        return GatewayEndpoint(shown["id"], shown["url"], shown.get("secret") or "")
+        return GatewayEndpoint(created["id"], created["url"], created.get("secret") or "")
 
     async def set_secret(self, workspace: str, endpoint: str, secret: str) -> None:
-        """Set the secret that the platform made; one from before is accepted for an hour more.
+        """Set the secret that the provider chose. The previous one stays valid for one hour.
 
-        When too many are still valid, they end now: the platform signs with the new one already.
+        If too many previous secrets are still valid, all of them end at once: the provider signs with the new
+        one already. Raises `Unreachable`, `Invalid`.
         """
         path = f"/api/inbound-endpoints/{endpoint}/rotate-secret"
         try:
@@ -70,7 +74,7 @@ class GatewayEndpoints:
             await self._call("POST", path, workspace, {"secret": secret, "overlap_hours": 0})
 
     async def remove(self, workspace: str, endpoint: str) -> None:
-        """Remove it; one that is not there is removed."""
+        """Remove an endpoint; do nothing if there is none. Raises `Unreachable`, `Invalid`."""
         await self._call("DELETE", f"/api/inbound-endpoints/{endpoint}", workspace, None)
 
     async def _call(
@@ -82,20 +86,25 @@ class GatewayEndpoints:
         *,
         idempotency_key: str = "",
     ) -> Any:
+        """Return the parsed JSON of the answer; None without a body, or for the 404 of a DELETE.
+
+        Raises `Unreachable` for what a repeat may change, `_EndpointConflict` for 409, `Invalid` for other
+        errors.
+        """
         key = service_key(self._vault, "oauth", workspace, ["integrations:write"])
         headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")]
         if idempotency_key:
             headers.append((b"idempotency-key", idempotency_key.encode()))
-        sent = b"" if body is None else orjson.dumps(body)
-        status, _, answer = await self._client.call(method, self._url + path, headers, sent)
+        content = b"" if body is None else orjson.dumps(body)
+        status, _, answer = await self._client.call(method, self._url + path, headers, content)
         if status >= 500 or status in (408, 425, 429):
             raise Unreachable(f"the gateway answered {status}")
         if status == 404 and method == "DELETE":
             return None
         if status == 409:
-            raise _EndpointConflict(f"the gateway does not take the endpoint: {_problem_detail(answer)}")
+            raise _EndpointConflict(f"the gateway rejected the endpoint: {_problem_detail(answer)}")
         if status >= 400:
-            raise Invalid(f"the gateway does not take the endpoint: {_problem_detail(answer)}")
+            raise Invalid(f"the gateway rejected the endpoint: {_problem_detail(answer)}")
         return parse_json(answer) if answer else None
 
 
@@ -104,9 +113,10 @@ class _EndpointConflict(Invalid):
 
 
 def _problem_detail(answer: bytes) -> str:
+    """Return the detail and the field errors of a problem document, at most 300 characters."""
     try:
         problem = parse_json(answer)
         faults = [f"{fault['field']}: {fault['message']}" for fault in problem.get("errors", [])]
-        return "; ".join([problem["detail"], *faults])[:300]
+        return "; ".join([problem["detail"], *faults])[:_MAX_DETAIL_LENGTH]
     except (InterlinkError, KeyError, TypeError, AttributeError):
         return "no reason given"

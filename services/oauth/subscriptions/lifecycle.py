@@ -1,71 +1,60 @@
-"""Watches: subscriptions at the platforms of connected accounts, made, renewed before they end, cancelled.
+"""Provider subscriptions: what a provider was asked to send for a connected account.
 
-A watch is worked on by whoever takes its lease, which is its due time: a process that dies leaves it due. Its
-id is derived from what is watched, and the endpoint is made under an idempotency key, so a repeat finds what
-was there. What the platform made in a turn that was not written down ends by itself.
+This module adds and removes them; `renewal.py` creates and renews at the provider what is due, and
+`provider_calls.py` has the requests. The collection and the REST path call a subscription a watch.
 
-A watch that belongs to an app is one for all accounts of a workspace that are connected with this app: each
-joins it, and it is cancelled when the last one leaves. One that lacks a setting of the app is pending, and it
-is due when the app is changed. What is asked of the platform is in `watch_making.py`.
+A subscription is worked on by the process that holds its lease. The lease is its due time, so it is due again
+when that process dies. Its id is derived from what is subscribed to, and its endpoint is created under an
+idempotency key, so a repeated creation finds the existing one. A subscription that was created at the
+provider, but not stored because of a crash, expires there.
+
+A subscription of an app is shared by all accounts of a workspace that are connected with this app: each joins
+it, and it is cancelled when the last one leaves. If it lacks a setting of the app it stays pending, and is
+due when the app is changed.
 """
 
 import asyncio
-import random
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from time import monotonic
 from typing import Any, Final
 
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
 from services.oauth.subscriptions.provider_calls import (
-    MissingSetting,
     ProviderSubscriptions,
     subscription_type,
     subscription_types,
 )
-from shared.connections.apps import COLLECTION as APPS
-from shared.connections.apps import app_ref
 from shared.connections.integrations import IntegrationRepository
-from shared.connections.tokens import NotConnected, TokenSource
-from shared.contracts.errors import Conflict, InterlinkError, Invalid, NotFound, RetryLater
+from shared.connections.provider_app import app_ref
+from shared.connections.tokens import TokenSource
+from shared.contracts.errors import Conflict, InterlinkError, NotFound
 from shared.contracts.ids import provider_subscription_id_for
-from shared.manifests.connector import ProviderRejected
 from shared.manifests.field_validation import validate_fields
-from shared.manifests.registry import connectors
 from shared.manifests.subscriptions import SubscriptionSpec
 from shared.runtime.logs import Log
-from shared.runtime.metrics import WATCHES
 from shared.runtime.mongo import Collection, Document, Duplicate, Index, Mongo, translate_errors, utcnow
-from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.secrets import Vault
-from shared.wire.request_template import MissingValue
 
 COLLECTION: Final = "watches"
-_OPEN: Final = {"open": True}
+OPEN_FILTER: Final = {"open": True}
+"""Selects the subscriptions that are due at some time."""
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("integrations", 1), ("created_at", -1), ("_id", -1))),
-        Index((("open", 1), ("due_at", 1), ("_id", 1)), where=_OPEN),
-        Index((("provider", 1), ("status", 1)), where=_OPEN),
+        Index((("open", 1), ("due_at", 1), ("_id", 1)), where=OPEN_FILTER),
+        Index((("provider", 1), ("status", 1)), where=OPEN_FILTER),
     )
 }
 MAX_SUBSCRIPTIONS: Final = 100
-"""Of one integration."""
-_LEASE: Final = timedelta(seconds=90)
+"""Per integration."""
+LEASE_TTL: Final = timedelta(seconds=90)
+LIVE_STATUSES: Final = ("connected", "error")
+"""Statuses of integrations whose token may be used."""
 _CLAIM_TIMEOUT_S: Final = 15.0
 _CLAIM_POLL_INTERVAL_S: Final = 0.1
-_BATCH_SIZE: Final = 100
-_MAX_CONCURRENT: Final = 10
-_INITIAL_BACKOFF_S: Final = 30.0
-_MAX_BACKOFF_S: Final = 6 * 3600.0
-_PENDING_RECHECK_INTERVAL: Final = timedelta(seconds=30)
-_IDLE_RECHECK_INTERVAL: Final = timedelta(hours=1)
-_MAX_CLOCK_SKEW: Final = timedelta(minutes=1)
-"""How far clocks may differ."""
-_APP_CHANGE_DELAY: Final = timedelta(seconds=2)
-"""After so long every process knows an app as it is now."""
-_TRIES: Final = 5
-_LIVE_STATUSES: Final = ("connected", "error")
+_MAX_ATTEMPTS: Final = 5
+_MAX_LOGGED_LENGTH: Final = 200
 _INITIAL_FIELDS: Final[Mapping[str, Any]] = {
     "status": "pending",
     "endpoint_id": None,
@@ -79,11 +68,11 @@ _INITIAL_FIELDS: Final[Mapping[str, Any]] = {
     "last_error": None,
     "renewed_at": None,
 }
-"""What a watch is before it is made."""
+"""The fields of a subscription that does not exist at the provider yet."""
 
 
 class SubscriptionLifecycle:
-    """The watches of all integrations. A part of the service."""
+    """Adds and removes the provider subscriptions of all integrations."""
 
     def __init__(
         self,
@@ -93,64 +82,62 @@ class SubscriptionLifecycle:
         tokens: TokenSource,
         endpoints: GatewayEndpoints,
         log: Log,
-        *,
-        interval_s: float,
     ) -> None:
         self.collection: Collection = mongo.collection(COLLECTION)
-        self._apps: Collection = mongo.collection(APPS)
-        self._app_revisions: dict[str, str] = {}
-        """Of the apps as they were when it was looked last, at `_looked`."""
-        self._apps_checked_at: datetime | None = None
+        self.provider_subscriptions = ProviderSubscriptions(self.collection, vault, tokens, endpoints, log)
         self._integrations = integrations
         self._tokens = tokens
         self._endpoints = endpoints
-        self._provider_subscriptions = ProviderSubscriptions(self.collection, vault, tokens, endpoints, log)
         self._log = log
-        self._periodic_task = PeriodicTask(self.run_due, interval_s, log)
-
-    async def start(self) -> None:
-        await self._periodic_task.start()
-
-    async def stop(self) -> None:
-        await self._periodic_task.stop()
-
-    # For the API and the dance
 
     async def add(
         self, integration: Document, kind: str, resource: Mapping[str, str], *, channel: str | None
     ) -> Document:
-        """Watch something more; what is watched already stays as it is.
+        """Add a subscription and return it. If there is an equal one, return that, unchanged.
 
-        Raises `Invalid`, `Conflict`, `DatabaseUnavailable`.
+        `kind` is the id of a subscription type of the provider, `resource` what to subscribe to, `channel`
+        the chat channel whose messages the webhooks become.
+
+        Raises `Invalid` if type or resource are not acceptable, `Conflict` if the integration has too many,
+        `DatabaseUnavailable`.
         """
-        watch = subscription_type(integration["provider"], kind)
-        values = validate_fields(watch.resource, resource, place="resource")
+        definition = subscription_type(integration["provider"], kind)
+        values = validate_fields(definition.resource, resource, place="resource")
         with translate_errors():
-            there = await self.collection.count_documents(
+            count = await self.collection.count_documents(
                 {"integrations": integration["_id"]}, limit=MAX_SUBSCRIPTIONS
             )
-        if there >= MAX_SUBSCRIPTIONS:
-            raise Conflict(f"an integration has {MAX_SUBSCRIPTIONS} watches at most")
-        return await self._ensure(integration, watch, values, channel)
+        if count >= MAX_SUBSCRIPTIONS:
+            raise Conflict(f"an integration can have {MAX_SUBSCRIPTIONS} watches at most: delete one first")
+        return await self._ensure(integration, definition, values, channel)
 
     async def prepare_automatic(self, integration: Document) -> None:
-        """An account is about to be connected: note its automatic watches, to be made once it is."""
-        connecting = {**integration, "app": None}  # with the app of now, whatever the one before was
-        for watch in subscription_types(integration["provider"]):
-            if watch.automatic:
-                defaults = validate_fields(watch.resource, {}, place="resource")
-                await self._ensure(connecting, watch, defaults, None)
+        """Add the automatic subscriptions of an integration that is about to be connected.
+
+        They are created at the provider once it is connected. Raises `DatabaseUnavailable`.
+        """
+        # Without `app`, the app is resolved now: the stored one is that of the previous connection.
+        connecting = {**integration, "app": None}
+        for definition in subscription_types(integration["provider"]):
+            if definition.automatic:
+                defaults = validate_fields(definition.resource, {}, place="resource")
+                await self._ensure(connecting, definition, defaults, None)
 
     async def resume(self, integration: str) -> None:
-        """An account is connected (again): what waits for it is due now."""
+        """Make the waiting subscriptions of an integration due, because it was connected (again).
+
+        Raises `DatabaseUnavailable`.
+        """
         waiting = {"integrations": integration, "status": {"$in": ["pending", "stopped", "failing"]}}
-        with translate_errors():  # whoever works on one keeps its lease
+        with translate_errors():
             await self.collection.update_many(
-                {**waiting, "working": False}, {"$set": {"due_at": utcnow(), "failures": 0}}
+                # Not those being worked on: their due time is the lease.
+                {**waiting, "working": False},
+                {"$set": {"due_at": utcnow(), "failures": 0}},
             )
 
     async def list_for(self, integration: str) -> list[Document]:
-        """The watches of an integration, newest first."""
+        """Return the subscriptions of an integration, newest first. Raises `DatabaseUnavailable`."""
         with translate_errors():
             return (
                 await self.collection.find({"integrations": integration})
@@ -158,18 +145,19 @@ class SubscriptionLifecycle:
                 .to_list(MAX_SUBSCRIPTIONS)
             )
 
-    async def find(self, integration: str, name: str) -> Document:
-        """One of an integration's. Raises `NotFound`."""
+    async def find(self, integration: str, subscription_id: str) -> Document:
+        """Return a subscription of an integration. Raises `NotFound`, `DatabaseUnavailable`."""
         with translate_errors():
-            found = await self.collection.find_one({"_id": name, "integrations": integration})
-        if found is None:
+            document = await self.collection.find_one({"_id": subscription_id, "integrations": integration})
+        if document is None:
             raise NotFound("no such watch")
-        return found
+        return document
 
     async def unsubscribe(self, document: Document, integration: str) -> None:
-        """An account has no use for it any more. Where others share it, it goes on for them.
+        """Remove an integration from a subscription. If it was the last one, remove the subscription.
 
-        Else it is cancelled at the platform and its endpoint removed, as far as they let us; then it is gone.
+        Removing cancels the subscription at the provider and removes its endpoint; failures of both are
+        logged. Raises `DatabaseUnavailable`.
         """
         leave = {"$pull": {"integrations": integration}}
         others = {"_id": document["_id"], "integrations": {"$ne": [integration]}}
@@ -177,38 +165,60 @@ class SubscriptionLifecycle:
             left = await self.collection.update_one(others, leave)
         if left.matched_count:
             return
-        taken = await self._claim_for_removal(document)
-        if taken["integrations"] == [integration]:
-            await self._remove(taken)
+        claimed = await self._claim_for_removal(document)
+        if claimed["integrations"] == [integration]:
+            await self.remove(claimed)
             return
-        free = {"open": True, "working": False, "due_at": utcnow()}
-        with translate_errors():  # an account has joined it just now
-            await self.collection.update_one({"_id": document["_id"]}, {**leave, "$set": free})
+        # Another account joined between the two steps: leave, and release the claim.
+        released = {"open": True, "working": False, "due_at": utcnow()}
+        with translate_errors():
+            await self.collection.update_one({"_id": document["_id"]}, {**leave, "$set": released})
 
-    async def _remove(self, document: Document) -> None:
-        account = await self._account(document, include_other_apps=True)
+    async def unsubscribe_all(self, integration: str) -> None:
+        """Remove an integration from all of its subscriptions. Raises `DatabaseUnavailable`."""
+        while documents := await self.list_for(integration):
+            for document in documents:
+                await self.unsubscribe(document, integration)
+
+    async def remove(self, document: Document) -> None:
+        """Cancel a claimed subscription, remove its endpoint and delete it.
+
+        If an account joins meanwhile, it is not deleted, but created again for that account. Failures of
+        provider and gateway are logged. Raises `DatabaseUnavailable`.
+        """
+        account = await self.account_for(document, include_other_apps=True)
         if account is not None and await self._is_shared(document, account):
-            self._log.info("watch not cancelled: others need it", watch_id=document["_id"])
+            self._log.info("subscription.cancel_skipped", subscription_id=document["_id"])
         elif account is not None:
-            await self._provider_subscriptions.cancel(document, account)
+            await self.provider_subscriptions.cancel(document, account)
         elif document["made"]:
-            self._log.warning("watch not cancelled", watch_id=document["_id"], why="it has no account")
-        now = utcnow()  # should this process die from here on, it is made anew, with another endpoint
-        forgotten = {**_INITIAL_FIELDS, "working": True, "due_at": now + _LEASE, "created_at": now}
+            self._log.warning(
+                "subscription.cancel_failed", subscription_id=document["_id"], error="it has no account"
+            )
+        # If this process dies after this write, the subscription is created again. The new `created_at`
+        # changes the idempotency key, so it gets another endpoint: this one is about to be removed.
+        now = utcnow()
+        initial = {**_INITIAL_FIELDS, "working": True, "due_at": now + LEASE_TTL, "created_at": now}
         with translate_errors():
             await self.collection.update_one(
-                {"_id": document["_id"], "fence": document["fence"]}, {"$set": forgotten}
+                {"_id": document["_id"], "fence": document["fence"]}, {"$set": initial}
             )
         if document.get("endpoint_id"):
             try:
                 await self._endpoints.remove(document["workspace"], document["endpoint_id"])
             except InterlinkError as error:
-                self._log.warning("endpoint not removed", watch_id=document["_id"], why=str(error)[:200])
-        alone = {"_id": document["_id"], "integrations": document["integrations"]}
+                self._log.warning(
+                    "subscription.endpoint_removal_failed",
+                    subscription_id=document["_id"],
+                    error=str(error)[:_MAX_LOGGED_LENGTH],
+                )
+        unjoined = {"_id": document["_id"], "integrations": document["integrations"]}
         with translate_errors():
-            gone = await self.collection.delete_one(alone)
-            if not gone.deleted_count:  # an account has joined it meanwhile: it is made anew for that one
-                now = utcnow()  # also when it was created: another endpoint is another request
+            deleted = await self.collection.delete_one(unjoined)
+            if not deleted.deleted_count:
+                # An account joined meanwhile: create the subscription again for that one. `created_at`
+                # changes here too, for the same reason.
+                now = utcnow()
                 await self.collection.update_one(
                     {"_id": document["_id"]},
                     {
@@ -217,90 +227,132 @@ class SubscriptionLifecycle:
                     },
                 )
 
-    async def _is_shared(self, document: Document, account: Document) -> bool:
-        """Whether the platform has one for an account and an app, which other integrations watch by."""
-        watch = next(
-            (each for each in subscription_types(document["provider"]) if each.id == document["watch"]), None
+    async def account_for(self, document: Document, *, include_other_apps: bool = False) -> Document | None:
+        """Return the integration whose token a subscription's requests use; None if it has none left.
+
+        A connected one comes first, then a pending one, then any. A connected one whose app is not the
+        subscription's counts only with `include_other_apps`. Raises `DatabaseUnavailable`.
+        """
+        candidates: list[Document] = []
+        for integration_id in document["integrations"]:
+            try:
+                account = await self._integrations.find(integration_id)
+            except NotFound:
+                continue
+            is_live = account["status"] in LIVE_STATUSES
+            if is_live and document["app"] not in (None, account.get("app")) and not include_other_apps:
+                continue
+            if is_live:
+                return account
+            candidates.append(account)
+        return next(
+            (account for account in candidates if account["status"] == "pending"),
+            candidates[0] if candidates else None,
         )
-        whose = account.get("account")
-        if watch is None or watch.of_app or watch.renew is None or watch.renew != watch.create or not whose:
+
+    async def _is_shared(self, document: Document, account: Document) -> bool:
+        """Return whether other integrations use the same subscription at the provider.
+
+        With an idempotent create, the provider has one subscription per account and app, whichever
+        integration asked for it. Raises `DatabaseUnavailable`.
+        """
+        definition = next(
+            (item for item in subscription_types(document["provider"]) if item.id == document["watch"]), None
+        )
+        account_ref = account.get("account")
+        if (
+            definition is None
+            or definition.of_app
+            or definition.renew is None
+            or definition.renew != definition.create
+            or not account_ref
+        ):
             return False
-        alike = [
+        candidates = [
             other["_id"]
-            for other in await self._integrations.of_account(document["provider"], whose["id"])
+            for other in await self._integrations.of_account(document["provider"], account_ref["id"])
             if other["_id"] != account["_id"]
-            and other["status"] in _LIVE_STATUSES
+            and other["status"] in LIVE_STATUSES
             and other.get("app") == account.get("app")
         ]
         with translate_errors():
             return any(
                 [
-                    await self.collection.count_documents({"integrations": name, "watch": watch.id}, limit=1)
-                    for name in alike
+                    await self.collection.count_documents(
+                        {"integrations": integration_id, "watch": definition.id}, limit=1
+                    )
+                    for integration_id in candidates
                 ]
             )
 
     async def _claim_for_removal(self, document: Document) -> Document:
-        """The watch, out of the hands of whoever is working on it: he is waited for, a while."""
+        """Claim a subscription and return it as it is now.
+
+        Wait up to 15 s for a process that works on it, then claim it anyway. Return `document` if the
+        subscription was deleted meanwhile. Raises `DatabaseUnavailable`.
+        """
         deadline = monotonic() + _CLAIM_TIMEOUT_S
         waits = True
         while waits:
             waits = monotonic() < deadline
-            free: dict[str, Any] = {"_id": document["_id"]}
+            claimable: dict[str, Any] = {"_id": document["_id"]}
             if waits:
-                free["$or"] = [{"working": False}, {"due_at": {"$lte": utcnow()}}]
+                claimable["$or"] = [{"working": False}, {"due_at": {"$lte": utcnow()}}]
             with translate_errors():
-                taken: Document | None = await self.collection.find_one_and_update(
-                    free,
-                    # Its lease: should this process die here, the watch is looked after again.
+                claimed: Document | None = await self.collection.find_one_and_update(
+                    claimable,
+                    # The lease: if this process dies before the removal, the subscription is due again.
                     {
-                        "$set": {"open": True, "working": True, "due_at": utcnow() + _LEASE},
+                        "$set": {"open": True, "working": True, "due_at": utcnow() + LEASE_TTL},
                         "$inc": {"fence": 1},
                     },
                     return_document=True,
                 )
-            if taken is not None:
-                return taken
+            if claimed is not None:
+                return claimed
             await asyncio.sleep(_CLAIM_POLL_INTERVAL_S)
-        return document  # somebody else has ended it
-
-    async def unsubscribe_all(self, integration: str) -> None:
-        """The integration ends."""
-        while found := await self.list_for(integration):
-            for document in found:
-                await self.unsubscribe(document, integration)
+        return document
 
     async def _ensure(
-        self, integration: Document, watch: SubscriptionSpec, values: Mapping[str, str], channel: str | None
+        self,
+        integration: Document,
+        definition: SubscriptionSpec,
+        values: Mapping[str, str],
+        channel: str | None,
     ) -> Document:
+        """Insert a subscription, or add the integration to the existing one. Return it.
+
+        Raises `Conflict` if it was deleted at every attempt, `DatabaseUnavailable`.
+        """
         pairs = [f"{name}={value}" for name, value in sorted(values.items())]
-        app = self._tokens.app_of(integration) if watch.of_app else None
-        whose = integration["_id"]
+        app = self._tokens.app_of(integration) if definition.of_app else None
+        owner_id = integration["_id"]
         if app is not None:
-            whose = " ".join((integration["workspace"], *app_ref(app)))
-        name, now = provider_subscription_id_for(whose, watch.id, *pairs), utcnow()
+            owner_id = " ".join((integration["workspace"], *app_ref(app)))
+        subscription_id = provider_subscription_id_for(owner_id, definition.id, *pairs)
+        now = utcnow()
         document: Document = {
             **_INITIAL_FIELDS,
-            "_id": name,
+            "_id": subscription_id,
             "workspace": integration["workspace"],
             "integrations": [integration["_id"]],
             "app": None if app is None else list(app_ref(app)),
             "provider": integration["provider"],
-            "watch": watch.id,
+            "watch": definition.id,
             "resource": dict(values),
             "channel_id": channel,
             "due_at": now,
             "fence": 0,
             "created_at": now,
         }
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 with translate_errors():
                     await self.collection.insert_one(document)
             except Duplicate:
                 with translate_errors():
                     joined: Document | None = await self.collection.find_one_and_update(
-                        {"_id": name},
+                        {"_id": subscription_id},
                         {"$addToSet": {"integrations": integration["_id"]}},
                         return_document=True,
                     )
@@ -308,159 +360,4 @@ class SubscriptionLifecycle:
                     return joined
             else:
                 return document
-        raise Conflict("the watch is made and ended all the time: try again")
-
-    # By itself
-
-    async def run_due(self) -> None:
-        """Make and renew what is due."""
-        await self._detect_app_changes()
-        with translate_errors():
-            due = (
-                await self.collection.find({**_OPEN, "due_at": {"$lte": utcnow()}}, {"_id": 1, "due_at": 1})
-                .sort([("due_at", 1), ("_id", 1)])
-                .limit(_BATCH_SIZE)
-                .to_list(_BATCH_SIZE)
-            )
-        gate = asyncio.Semaphore(_MAX_CONCURRENT)
-
-        async def one(name: str) -> None:
-            async with gate:
-                try:
-                    claimed = await self._claim(name)
-                    if claimed is not None:
-                        await self._process(claimed)
-                except Exception as error:  # noqa: BLE001 -- it is due again when its lease ends; others go on
-                    self._log.error("watch not looked after", watch_id=name, error=repr(error)[:200])
-
-        await asyncio.gather(*(one(document["_id"]) for document in due))
-
-    async def _detect_app_changes(self) -> None:
-        """What depends on an app that was changed is due, once this process knows the app as it is now.
-
-        At the start also what waits, or failed: an app of the environment or of files may be another one.
-        """
-        since = self._apps_checked_at and {"changed_at": {"$gte": self._apps_checked_at - _MAX_CLOCK_SKEW}}
-        looked = utcnow()
-        with translate_errors():
-            found = await self._apps.find(
-                since or {}, {"provider": 1, "workspace": 1, "revision": 1}
-            ).to_list(None)
-        changed = [app for app in found if self._app_revisions.get(app["_id"]) != app["revision"]]
-        if self._apps_checked_at is None:
-            await self._make_due({"status": {"$in": ["pending", "failing"]}})
-        else:
-            for app in changed:
-                for provider, names in app_dependent_types(app["provider"]).items():
-                    whose = {"workspace": app["workspace"]} if app["workspace"] else {}
-                    status = {"$in": ["pending", "failing", "active"]}
-                    await self._make_due(
-                        {"provider": provider, "status": status, "watch": {"$in": names}, **whose}
-                    )
-        self._app_revisions |= {app["_id"]: app["revision"] for app in changed}
-        self._apps_checked_at = looked
-
-    async def _make_due(self, which: Mapping[str, Any]) -> None:
-        """Soon, but for what is being worked on."""
-        with translate_errors():
-            await self.collection.update_many(
-                {**which, **_OPEN, "working": False}, {"$set": {"due_at": utcnow() + _APP_CHANGE_DELAY}}
-            )
-
-    async def _claim(self, name: str) -> Document | None:
-        now = utcnow()
-        with translate_errors():
-            return await self.collection.find_one_and_update(
-                {"_id": name, **_OPEN, "due_at": {"$lte": now}},
-                {"$set": {"due_at": now + _LEASE, "working": True}, "$inc": {"fence": 1}},
-                return_document=True,
-            )
-
-    async def _process(self, document: Document) -> None:
-        account = await self._account(document)
-        if account is None:
-            await self._remove(document)
-            return
-        if account["status"] == "pending":
-            await self._provider_subscriptions.write(
-                document, {"due_at": utcnow() + _PENDING_RECHECK_INTERVAL}
-            )
-            return
-        if account["status"] not in _LIVE_STATUSES:
-            await self._provider_subscriptions.write(
-                document, {"status": "stopped", "due_at": utcnow() + _IDLE_RECHECK_INTERVAL}
-            )
-            return
-        try:
-            change = await self._provider_subscriptions.create_or_renew(document, account)
-        except MissingSetting as error:
-            await self._record_missing_setting(document, str(error))
-        except (RetryLater, NotConnected) as error:
-            await self._record_failure(document, "unavailable", str(error))
-        except ProviderRejected as error:
-            await self._record_failure(document, error.code, error.detail or "the platform refuses")
-        except (MissingValue, Invalid) as error:
-            await self._record_failure(document, "not_made", str(error))
-        else:
-            WATCHES.labels(document["provider"], "renewed").inc()
-            await self._provider_subscriptions.write(document, change)
-
-    async def _account(self, document: Document, *, include_other_apps: bool = False) -> Document | None:
-        """The account that its requests are made for: a connected one, else one that may come to be.
-
-        An account that is connected with another app by now does not count, but for `every`.
-        """
-        found: list[Document] = []
-        for name in document["integrations"]:
-            try:
-                account = await self._integrations.find(name)
-            except NotFound:
-                continue
-            live = account["status"] in _LIVE_STATUSES
-            if live and document["app"] not in (None, account.get("app")) and not include_other_apps:
-                continue
-            if live:
-                return account
-            found.append(account)
-        return next((each for each in found if each["status"] == "pending"), found[0] if found else None)
-
-    async def _record_missing_setting(self, document: Document, detail: str) -> None:
-        """For what it lacks: due again when an app is changed, and now and then."""
-        change: dict[str, Any] = {
-            "failures": 0,
-            "due_at": utcnow() + _IDLE_RECHECK_INTERVAL,
-            "last_error": {"at": utcnow(), "code": "missing_setting", "detail": detail[:300]},
-        }
-        if _is_expired(document):
-            change["status"] = "pending"
-        await self._provider_subscriptions.write(document, change)
-
-    async def _record_failure(self, document: Document, code: str, detail: str) -> None:
-        failures = document["failures"] + 1
-        base = min(_INITIAL_BACKOFF_S * 2 ** min(failures - 1, 20), _MAX_BACKOFF_S)
-        pause = timedelta(seconds=base * random.uniform(0.8, 1.2))  # noqa: S311 -- only to spread
-        WATCHES.labels(document["provider"], "failed").inc()
-        change: dict[str, Any] = {
-            "failures": failures,
-            "due_at": utcnow() + pause,
-            "last_error": {"at": utcnow(), "code": code, "detail": detail[:300]},
-        }
-        if _is_expired(document):
-            change["status"] = "failing"
-        await self._provider_subscriptions.write(document, change)
-
-
-def app_dependent_types(app: str) -> dict[str, list[str]]:
-    """What is watched with the help of an app's settings or secrets, by provider; `app` is the app's own."""
-    found = {
-        provider: [watch.id for watch in subscription_types(provider) if watch.needs or watch.endpoint_secret]
-        for provider, connector in connectors().items()
-        if connector.app == app
-    }
-    return {provider: names for provider, names in found.items() if names}
-
-
-def _is_expired(document: Document) -> bool:
-    """Whether nothing of it is at the platform (any more)."""
-    ends = document["expires_at"]
-    return ends is None or ends <= utcnow()
+        raise Conflict("this watch was deleted while it was added: try again")

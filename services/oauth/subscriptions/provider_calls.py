@@ -1,6 +1,7 @@
-"""What a watch is at its platform: made, renewed and cancelled there, and the endpoint for its webhooks.
+"""Create, renew and cancel one provider subscription at its provider, with the endpoint for its webhooks.
 
-When it is time for that, and for whom, is in `watch.py`.
+`lifecycle.py` and `renewal.py` decide when, and for which account. The collection's documents call a
+subscription a watch, as the REST path does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from shared.connections.tokens import Access, TokenSource
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, InterlinkError, Invalid, RetryLater
 from shared.manifests.connect_models import ApiRequest
-from shared.manifests.connector import ProviderRejected
+from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import connectors, providers
 from shared.manifests.subscription_requests import (
     creation_values,
@@ -30,18 +31,21 @@ from shared.manifests.subscriptions import SubscriptionSpec
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
 from shared.runtime.secrets import Vault
-from shared.wire.oauth import ProviderRequest, ProviderResponse, redact
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
+from shared.wire.redaction import redact
 from shared.wire.request_template import RequestTemplate
 
 _SECRETS: Final = ("access_token", "client_secret", "signing_secret", "endpoint:secret")
+"""The template values that are secret."""
+_MAX_LOGGED_LENGTH: Final = 200
 
 
 class MissingSetting(InterlinkError):
-    """Something that the watch needs is not there (yet): a setting of the app."""
+    """A setting of the app that the subscription needs is missing."""
 
 
 class ProviderSubscriptions:
-    """Makes, renews and cancels watches."""
+    """Creates, renews and cancels provider subscriptions."""
 
     def __init__(
         self, collection: Collection, vault: Vault, tokens: TokenSource, endpoints: GatewayEndpoints, log: Log
@@ -53,41 +57,62 @@ class ProviderSubscriptions:
         self._log = log
 
     async def create_or_renew(self, document: Document, account: Document) -> dict[str, Any]:
-        """Make it, or make it last; what to write. What is replaced is cancelled afterwards."""
-        watch = subscription_type(document["provider"], document["watch"])
+        """Create or renew a subscription at its provider. Return the fields to write with `write`.
+
+        `account` is the integration whose token is used. A subscription that is replaced is cancelled after
+        the new one was created, or before it where the provider allows only one.
+
+        Raises `MissingSetting`; `ProviderRejected` if the provider rejects the request or a scope was not
+        granted; `RetryLater`, `NotConnected`, `MissingValue`, `Invalid`.
+        """
+        definition = subscription_type(document["provider"], document["watch"])
         connector = connectors()[document["provider"]]
-        missing = connector.missing_scopes(watch.scopes, account.get("scopes", []))
-        if missing:
-            raise ProviderRejected("missing_scope", f"the person did not grant {', '.join(missing)}")
-        known = self._tokens.values(account)
-        if said := missing_setting(watch, connector, known):
-            raise MissingSetting(said)
-        endpoint = await self._ensure_endpoint(document, account, watch, known)
-        ends = utcnow() + timedelta(seconds=watch.lifetime_s) if watch.lifetime_s else None
-        values = self._values(document, endpoint, ends)
-        before, basis = document["made"], settings_digest(watch, known)
-        one_only = watch.renew == watch.create
-        if before and watch.renew is not None and (not one_only or before.get("of", basis) == basis):
+        missing_scopes = connector.missing_scopes(definition.scopes, account.get("scopes", []))
+        if missing_scopes:
+            raise ProviderRejected(
+                "missing_scope", f"the person did not grant {', '.join(missing_scopes)}: connect it again"
+            )
+        account_values = self._tokens.values(account)
+        if missing := missing_setting(definition, connector, account_values):
+            raise MissingSetting(missing)
+        endpoint = await self._ensure_endpoint(document, account, definition, account_values)
+        lifetime_s = definition.lifetime_s
+        expires_at = utcnow() + timedelta(seconds=lifetime_s) if lifetime_s else None
+        values = self._values(document, endpoint, expires_at)
+        before, digest = document["made"], settings_digest(definition, account_values)
+        # With an idempotent create, the same request creates and renews, and there is one subscription only.
+        is_idempotent_create = definition.renew == definition.create
+        if (
+            before
+            and definition.renew is not None
+            and (not is_idempotent_create or before.get("of", digest) == digest)
+        ):
             try:
-                found = await self._fetch(account, watch.renew, values)
-            except ProviderRejected:  # it is not there any more: another one is made
-                if one_only:
+                answer = await self._fetch(account, definition.renew, values)
+            except ProviderRejected:
+                # The provider does not have it any more: create another one below.
+                if is_idempotent_create:
                     raise
             else:
-                made = await self._process_response(document, account, endpoint, watch, found)
-                return self._change(watch, before | made, ends)
-        elif before and one_only:  # made with something else, and there cannot be two
+                result = await self._process_response(document, account, endpoint, definition, answer)
+                return self._change(definition, before | result, expires_at)
+        elif before and is_idempotent_create:
+            # Created with other settings, and the provider allows only one.
             await self.cancel(document, account)
-        first: dict[str, str] = {}
-        if watch.before is not None:
-            first = preliminary_values(watch.before, await self._fetch(account, watch.before.request, values))
-        values |= creation_values(str(uuid4()), first)
-        found = await self._fetch(account, watch.create, values)
-        made = {"asked_id": values["watch:id"], "of": basis}
-        made |= await self._process_response(document, account, endpoint, watch, found, new=made)
-        if before and not one_only:
+        preliminary: dict[str, str] = {}
+        if definition.before is not None:
+            preliminary = preliminary_values(
+                definition.before, await self._fetch(account, definition.before.request, values)
+            )
+        values |= creation_values(str(uuid4()), preliminary)
+        answer = await self._fetch(account, definition.create, values)
+        result = {"asked_id": values["watch:id"], "of": digest}
+        result |= await self._process_response(
+            document, account, endpoint, definition, answer, created=result
+        )
+        if before and not is_idempotent_create:
             await self.cancel(document, account)
-        return self._change(watch, made, ends)
+        return self._change(definition, result, expires_at)
 
     async def _send(
         self,
@@ -98,118 +123,143 @@ class ProviderSubscriptions:
         retry_with_new_token: bool,
         sent_secrets: set[str] | None = None,
     ) -> ProviderResponse:
-        """Send a request; `again` with a new token when the platform refuses the account's.
+        """Send a request of the manifest and return the response, whatever its status.
 
-        What needs nothing of the account's credential is sent whatever became of that. `said` is given the
-        secrets that were sent.
+        With `retry_with_new_token`, a 401 about the account's token is answered with a refresh and a second
+        attempt. A request without the account's credential is sent even if that is not usable. Secrets that
+        were sent are added to `sent_secrets`. Raises as `TokenSource.access` does.
         """
-        name, connector = account["_id"], connectors()[account["provider"]]
+        integration_id, connector = account["_id"], connectors()[account["provider"]]
         api = connector.api_for(account["kind"])
 
-        def made(known: Mapping[str, str]) -> ProviderRequest:
-            filled = {**known, **values}
+        def build(account_values: Mapping[str, str]) -> ProviderRequest:
+            template_values = {**account_values, **values}
             if sent_secrets is not None:
-                sent_secrets.update(filled[part] for part in _SECRETS if filled.get(part))
-            return connector.request(request, filled, api)
+                sent_secrets.update(template_values[part] for part in _SECRETS if template_values.get(part))
+            return connector.request(request, template_values, api)
 
-        def of(access: Access) -> ProviderRequest:
-            return made(access.values)
+        def build_with_access(access: Access) -> ProviderRequest:
+            return build(access.values)
 
         if not needs_account(request):
-            return await self._tokens.ask(made(self._tokens.values(account)), account["workspace"])
-        if request.token and retry_with_new_token:  # only then a 401 is about the account's token
-            return await self._tokens.call(name, of)
-        return await self._tokens.ask(of(await self._tokens.access(name)), account["workspace"])
+            return await self._tokens.ask(build(self._tokens.values(account)), account["workspace"])
+        if request.token and retry_with_new_token:  # Only then is a 401 about the account's token.
+            return await self._tokens.call(integration_id, build_with_access)
+        return await self._tokens.ask(
+            build_with_access(await self._tokens.access(integration_id)), account["workspace"]
+        )
 
     async def _fetch(self, account: Document, request: ApiRequest, values: Mapping[str, str]) -> Any:
-        """What the platform answers. A refusal repeats no secret that was sent."""
+        """Send a request and return the parsed answer.
+
+        Raises `ProviderRejected` if the provider rejects the request, with every secret that was sent
+        redacted.
+        """
         connector = connectors()[account["provider"]]
-        said: set[str] = set()
-        answer = await self._send(account, request, values, retry_with_new_token=True, sent_secrets=said)
+        sent_secrets: set[str] = set()
+        answer = await self._send(
+            account, request, values, retry_with_new_token=True, sent_secrets=sent_secrets
+        )
         try:
             return connector.parse_api_response(answer, connector.api_for(account["kind"]))
         except ProviderRejected as error:
-            raise ProviderRejected(redact(error.code, said), redact(error.detail, said)) from None
+            raise ProviderRejected(
+                redact(error.code, sent_secrets), redact(error.detail, sent_secrets)
+            ) from None
 
     async def _process_response(
         self,
         document: Document,
         account: Document,
         endpoint: GatewayEndpoint,
-        watch: SubscriptionSpec,
-        found: Any,
+        definition: SubscriptionSpec,
+        answer: Any,
         *,
-        new: Mapping[str, str] | None = None,
+        created: Mapping[str, str] | None = None,
     ) -> dict[str, str]:
-        """What is kept of an answer; a secret in it goes to the endpoint, and nowhere else.
+        """Return the values of an answer that are stored. A secret among them goes to the endpoint only.
 
-        What is `new` and whose secret cannot be handed on is cancelled: nobody could read what it sends.
+        `created` has the values of a subscription that this answer created. It is cancelled if its secret
+        cannot be set: nobody could verify its webhooks. Raises `RetryLater`, `Invalid`.
         """
-        kept = result_values(watch.made, found)
-        if secret := kept.pop("secret", ""):
+        result = result_values(definition.made, answer)
+        if secret := result.pop("secret", ""):
             try:
                 await self._endpoints.set_secret(document["workspace"], endpoint.id, secret)
             except (RetryLater, Invalid):
-                if new is not None:
-                    await self.cancel({**document, "made": {**new, **kept}}, account)
+                if created is not None:
+                    await self.cancel({**document, "made": {**created, **result}}, account)
                 raise
-        return kept
+        return result
 
     def _change(
-        self, watch: SubscriptionSpec, made: Mapping[str, Any], ends: datetime | None
+        self, definition: SubscriptionSpec, result: Mapping[str, Any], expires_at: datetime | None
     ) -> dict[str, Any]:
-        ends = expiry_of(made) or ends
-        due = None
-        if ends is not None:
-            left, ahead = ends - utcnow(), timedelta(seconds=watch.ahead_s)
-            due = utcnow() + (left - ahead if left > ahead else left / 2)
+        """Return the fields of an active subscription.
+
+        The renewal is due `ahead_s` before the expiry, or at half of a lifetime that is shorter than that. A
+        subscription that does not expire is never due.
+        """
+        expires_at = expiry_of(result) or expires_at
+        due_at = None
+        if expires_at is not None:
+            remaining, ahead = expires_at - utcnow(), timedelta(seconds=definition.ahead_s)
+            due_at = utcnow() + (remaining - ahead if remaining > ahead else remaining / 2)
         return {
             "status": "active",
-            "made": dict(made),
-            "expires_at": ends,
+            "made": dict(result),
+            "expires_at": expires_at,
             "renewed_at": utcnow(),
-            "open": due is not None,
-            "due_at": due,
+            "open": due_at is not None,
+            "due_at": due_at,
             "failures": 0,
             "last_error": None,
         }
 
     async def _ensure_endpoint(
-        self, document: Document, account: Document, watch: SubscriptionSpec, known: Mapping[str, str]
+        self,
+        document: Document,
+        account: Document,
+        definition: SubscriptionSpec,
+        account_values: Mapping[str, str],
     ) -> GatewayEndpoint:
-        """The watch's own inbound endpoint, made at the first turn; with the secret that it has to have."""
-        if not watch.own_endpoint:
+        """Return the subscription's inbound endpoint; an empty one if its webhooks go to the app's.
+
+        Create it the first time, and set the secret that the manifest requires if it has changed.
+        """
+        if not definition.own_endpoint:
             return GatewayEndpoint("", "", "")
-        values = {**known, **{f"watch:{name}": text for name, text in document["resource"].items()}}
+        values = {**account_values, **{f"watch:{name}": text for name, text in document["resource"].items()}}
         values["watch:name"] = document["_id"]
-        wanted = RequestTemplate(watch.endpoint_secret).render_or_empty(values)
+        required_secret = RequestTemplate(definition.endpoint_secret).render_or_empty(values)
         if document["endpoint_id"]:
             secret = self._decrypt_endpoint_secret(document)
             endpoint = GatewayEndpoint(document["endpoint_id"], document["endpoint_url"], secret)
-            if wanted and wanted != secret:
-                await self._endpoints.set_secret(document["workspace"], endpoint.id, wanted)
-                endpoint = replace(endpoint, secret=wanted)
+            if required_secret and required_secret != secret:
+                await self._endpoints.set_secret(document["workspace"], endpoint.id, required_secret)
+                endpoint = replace(endpoint, secret=required_secret)
                 await self._store_endpoint(document, endpoint)
             return endpoint
         settings = {
             name: RequestTemplate(text).render_or_empty(values)
-            for name, text in watch.endpoint_settings.items()
+            for name, text in definition.endpoint_settings.items()
         }
-        whose = account["_id"] if document["app"] is None else "the app"
+        holder = account["_id"] if document["app"] is None else "the app"
         endpoint = await self._endpoints.create(
             document["workspace"],
+            # The idempotency key: a repeat after a crash finds the endpoint that was created before it.
             f"{document['_id']} {rfc3339(document['created_at'])}",
-            watch.endpoint or document["provider"],
-            f"{watch.id} of {whose}",
+            definition.endpoint or document["provider"],
+            f"{definition.id} of {holder}",
             {name: text for name, text in settings.items() if text},
-            wanted,
+            required_secret,
             document["channel_id"],
         )
         await self._store_endpoint(document, endpoint)
         return endpoint
 
     def _decrypt_endpoint_secret(self, document: Document) -> str:
-        """The endpoint's secret."""
+        """Return the endpoint's secret; '' if it has none."""
         if not document["endpoint_secret"]:
             return ""
         return self._vault.open(
@@ -220,7 +270,7 @@ class ProviderSubscriptions:
         )
 
     async def _store_endpoint(self, document: Document, endpoint: GatewayEndpoint) -> None:
-        """Write the endpoint down, its secret sealed."""
+        """Write the endpoint, its secret sealed, into the database and into `document`."""
         sealed = None
         if endpoint.secret:
             sealed = self._vault.seal(
@@ -229,44 +279,60 @@ class ProviderSubscriptions:
                 record=document["_id"],
                 field="endpoint_secret",
             )
-        kept = {"endpoint_id": endpoint.id, "endpoint_url": endpoint.url, "endpoint_secret": sealed}
-        await self.write(document, {**kept, "working": True})
-        document |= kept
+        fields = {"endpoint_id": endpoint.id, "endpoint_url": endpoint.url, "endpoint_secret": sealed}
+        await self.write(document, {**fields, "working": True})
+        document |= fields
 
-    def _values(self, document: Document, endpoint: GatewayEndpoint, ends: datetime | None) -> dict[str, str]:
+    def _values(
+        self, document: Document, endpoint: GatewayEndpoint, expires_at: datetime | None
+    ) -> dict[str, str]:
+        """Return the template values of the subscription itself."""
         return subscription_values(
             document["_id"],
             document["resource"],
             url=endpoint.url,
             secret=endpoint.secret,
             made=document["made"] or {},
-            ends=ends,
+            ends=expires_at,
         )
 
     async def cancel(self, document: Document, account: Document) -> None:
-        """At the platform; what it answers changes nothing."""
+        """Cancel a subscription at its provider, with the token of `account`.
+
+        Failures are logged, never raised: what cannot be cancelled ends by itself.
+        """
         if not document["made"]:
             return
         endpoint = GatewayEndpoint(document["endpoint_id"] or "", document["endpoint_url"] or "", "")
         values = self._values(document, endpoint, None)
         try:
-            watch = subscription_type(document["provider"], document["watch"])
-            if watch.cancel is None:
+            definition = subscription_type(document["provider"], document["watch"])
+            if definition.cancel is None:
                 return
-            known = self._tokens.values(account)
-            if said := missing_setting(watch, connectors()[document["provider"]], known, of=watch.cancel):
-                raise MissingSetting(said)
-            answer = await self._send(account, watch.cancel, values, retry_with_new_token=False)
+            account_values, connector = self._tokens.values(account), connectors()[document["provider"]]
+            if missing := missing_setting(definition, connector, account_values, of=definition.cancel):
+                raise MissingSetting(missing)
+            answer = await self._send(account, definition.cancel, values, retry_with_new_token=False)
         except InterlinkError as error:
-            self._log.warning("watch not cancelled", watch_id=document["_id"], why=str(error)[:200])
+            self._log.warning(
+                "subscription.cancel_failed",
+                subscription_id=document["_id"],
+                error=str(error)[:_MAX_LOGGED_LENGTH],
+            )
             return
         if answer.status >= 400:
             self._log.warning(
-                "watch not cancelled", watch_id=document["_id"], why=f"answered {answer.status}"
+                "subscription.cancel_failed",
+                subscription_id=document["_id"],
+                error=f"the provider answered {answer.status}",
             )
 
     async def write(self, document: Document, change: Mapping[str, Any]) -> None:
-        """Unless another process has taken it over."""
+        """Write a change and end the work on the subscription.
+
+        Do nothing if another process has claimed it since `document` was read (its fence is higher). Raises
+        `DatabaseUnavailable`.
+        """
         with translate_errors():
             await self._collection.update_one(
                 {"_id": document["_id"], "fence": document["fence"]}, {"$set": {"working": False, **change}}
@@ -274,13 +340,14 @@ class ProviderSubscriptions:
 
 
 def subscription_types(provider: str) -> Sequence[SubscriptionSpec]:
-    """What can be watched with accounts of a provider."""
+    """Return the types of subscriptions that a provider has; none for an unknown provider."""
     return providers()[provider].manifest.watches if provider in providers() else ()
 
 
-def subscription_type(provider: str, name: str) -> SubscriptionSpec:
-    found = next((watch for watch in subscription_types(provider) if watch.id == name), None)
-    if found is None:
-        known = ", ".join(watch.id for watch in subscription_types(provider)) or "none"
-        raise Invalid("no such kind of watch", errors=(FieldError("watch", f"there is {known}"),))
-    return found
+def subscription_type(provider: str, type_id: str) -> SubscriptionSpec:
+    """Return one type of subscription. Raises `Invalid` if the provider does not have it."""
+    definition = next((item for item in subscription_types(provider) if item.id == type_id), None)
+    if definition is None:
+        listed = ", ".join(item.id for item in subscription_types(provider)) or "none"
+        raise Invalid("no such kind of watch", errors=(FieldError("watch", f"there is {listed}"),))
+    return definition

@@ -1,7 +1,7 @@
-"""The Atom feed that the hub of YouTube sends, as JSON.
+"""The Atom feed of YouTube's hub, as JSON.
 
-Expat alone reads it, and a document type ends the reading: without one there are no entities, so nothing
-grows and nothing is fetched. Depth, elements and texts are bounded. Pure.
+Only Expat parses it, and a document type stops the parser: without one there are no entities, so nothing
+expands and nothing is fetched. Depth, number of elements and length of texts are limited. Pure.
 """
 
 from datetime import datetime
@@ -11,8 +11,8 @@ from xml.parsers import expat
 from shared.contracts.errors import Malformed
 
 NEW_VIDEO_WINDOW_S: Final = 900.0
-"""A video whose entry changed at most this long after it was published is new. The feed itself does not
-tell a new video from one whose title or description was changed."""
+"""A video whose entry changed at most this many seconds after its publication is new. The feed itself does
+not distinguish a new video from one with a changed title or description."""
 
 _MAX_DEPTH: Final = 20
 _MAX_ELEMENTS: Final = 10_000
@@ -34,16 +34,15 @@ _FIELDS: Final = {
     (_TOMBSTONES + "by", _ATOM + "name"): "channel",
     (_TOMBSTONES + "by", _ATOM + "uri"): "channel_url",
 }
-"""Where a text stands inside an entry, and what it is called."""
+"""Path of a text inside an entry, and its name in the event."""
 
 
 def read(body: bytes) -> Any:
-    """`{"events": [...]}`, one for each entry of the feed. Raises `Malformed`.
+    """Return `{"events": [...]}`, one event for each entry of the feed. Raises `Malformed`.
 
-    An event has `kind` (`published`, `updated` or `deleted`), `video_id`, and what the feed says of
-    `channel_id`, `channel`, `channel_url`, `title`, `link`, `published` and `updated`. `change` tells the
-    changes of a video apart: when it was updated or deleted, and `first` for all entries of its first
-    minutes.
+    An event has `kind` (`published`, `updated` or `deleted`), `video_id`, and the feed's `channel_id`,
+    `channel`, `channel_url`, `title`, `link`, `published` and `updated`. `change` distinguishes the changes
+    of a video: the time of the update or deletion, or `first` for all entries of its first minutes.
     """
     feed = _Feed()
     parser = expat.ParserCreate(namespace_separator=" ")
@@ -64,7 +63,7 @@ def _reject_document_type(*_declared: object) -> None:
 
 
 class _Feed:
-    """What expat calls while it reads."""
+    """The handlers that Expat calls."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, str]] = []
@@ -102,26 +101,26 @@ class _Feed:
 
 
 def _event(entry: dict[str, str]) -> dict[str, str]:
-    """An entry as an event. Raises `Malformed` for one that does not say which video it is about."""
+    """Return an entry as an event. Raises `Malformed` if it has no video id."""
     kind, reference, when = entry.pop("kind"), entry.pop("ref", ""), entry.pop("when", "")
-    said = {name: value.strip() for name, value in entry.items()}
+    event = {name: value.strip() for name, value in entry.items()}
     if kind == "deleted":
-        said["video_id"] = reference.removeprefix("yt:video:")
-        said["channel_id"] = said.get("channel_url", "").rpartition("/channel/")[2]
-        said["change"] = when
-    elif _is_new(said):
-        kind, said["change"] = "published", "first"
+        event["video_id"] = reference.removeprefix("yt:video:")
+        event["channel_id"] = event.get("channel_url", "").rpartition("/channel/")[2]
+        event["change"] = when
+    elif _is_new(event):
+        kind, event["change"] = "published", "first"
     else:
-        kind, said["change"] = "updated", said.get("updated", "")
-    if not said.get("video_id"):
+        kind, event["change"] = "updated", event.get("updated", "")
+    if not event.get("video_id"):
         raise Malformed("an entry of the feed has no yt:videoId")
-    return {"kind": kind, **{name: text for name, text in said.items() if text}}
+    return {"kind": kind, **{name: text for name, text in event.items() if text}}
 
 
-def _is_new(said: dict[str, str]) -> bool:
+def _is_new(event: dict[str, str]) -> bool:
     try:
-        published = datetime.fromisoformat(said.get("published", ""))
-        updated = datetime.fromisoformat(said.get("updated", ""))
+        published = datetime.fromisoformat(event.get("published", ""))
+        updated = datetime.fromisoformat(event.get("updated", ""))
         return (updated - published).total_seconds() <= NEW_VIDEO_WINDOW_S
     except (ValueError, TypeError):
         return False

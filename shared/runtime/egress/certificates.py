@@ -1,4 +1,4 @@
-"""TLS for outgoing calls: whom the hub trusts, which certificate it shows, and why a handshake failed."""
+"""TLS of outgoing calls: trusted authorities, client certificates, and the reasons of failed handshakes."""
 
 import os
 import ssl
@@ -26,33 +26,34 @@ from shared.contracts.errors import Malformed, Misconfigured
 _MAX_CERTIFICATES: Final = 10
 _CERTIFICATE_EXPIRED: Final = 10
 _CERTIFICATE_NOT_YET_VALID: Final = 9
-_UNKNOWN_ISSUER: Final = frozenset({18, 19, 20, 21})  # self-signed, or an issuer that is not there
+_UNKNOWN_ISSUER: Final = frozenset({18, 19, 20, 21})  # self-signed, or an unknown issuer
 _NAME_MISMATCH: Final = frozenset({62, 64})  # host, address
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ClientCertificate:
-    """What the hub shows to a receiver that asks who is calling (mutual TLS); made by `client_certificate`.
+    """A client certificate with its key, for servers that ask for one (mutual TLS).
 
-    Its TLS context is made once for this object, so keep the object as long as it is in use.
+    Made by `parse_client_certificate`. The egress client caches a TLS context for each object, so use one
+    object for all calls with the same certificate.
     """
 
     not_before: datetime
     not_after: datetime
-    """After this, receivers will refuse it; it may still be kept and sent."""
+    """After this time servers refuse it. It is not checked here."""
     _pem: bytes = field(repr=False)
 
     def present(self, context: ssl.SSLContext) -> None:
-        """Make `context` show this certificate. Raises `ssl.SSLError` when TLS cannot use it."""
+        """Add this certificate to `context`. Raises `ssl.SSLError` if TLS cannot use it."""
         with _as_file(self._pem) as path:
             context.load_cert_chain(path, password=_no_password)
 
 
 def parse_client_certificate(certificate_pem: str, key_pem: str) -> ClientCertificate:
-    """A certificate chain, the client's own first, with its private key, not encrypted; both PEM.
+    """Parse a certificate chain, the client's own first, and its unencrypted private key; both are PEM.
 
-    An expired one is taken: whether it is good is the receiver's to say. Raises `Malformed`, which says
-    what is wrong and repeats nothing of the key.
+    An expired certificate is accepted: the server decides whether it is valid. Raises `Malformed` with what
+    is wrong; the error repeats nothing of the key.
     """
     chain, key = _parse_chain(certificate_pem), _parse_private_key(key_pem)
     try:
@@ -65,7 +66,7 @@ def parse_client_certificate(certificate_pem: str, key_pem: str) -> ClientCertif
     certificate = ClientCertificate(
         chain[0].not_valid_before_utc,
         chain[0].not_valid_after_utc,
-        pem + b"".join(each.public_bytes(Encoding.PEM) for each in chain),
+        pem + b"".join(link.public_bytes(Encoding.PEM) for link in chain),
     )
     try:
         certificate.present(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
@@ -75,17 +76,22 @@ def parse_client_certificate(certificate_pem: str, key_pem: str) -> ClientCertif
 
 
 def read_ca_file(path: Path | str) -> str:
-    """The certificates of a file of authorities, PEM. Raises `Misconfigured`."""
+    """Return the PEM text of a file of authorities. Raises `Misconfigured` if TLS cannot load it."""
     try:
         text = Path(path).read_text("ascii", "ignore")
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (OSError, ValueError):
-        raise Misconfigured(f"INTERLINK_EGRESS_CA_FILE: {path} is no file of PEM certificates") from None
+        raise Misconfigured(
+            f"INTERLINK_EGRESS_CA_FILE: {path} is not a readable file of PEM certificates"
+        ) from None
     return text
 
 
 def tls_context(trusted: str | None, certificate: ClientCertificate | None = None) -> ssl.SSLContext:
-    """A context that trusts the system's authorities and these, and shows this certificate when asked."""
+    """Return a TLS context that trusts the system's authorities.
+
+    `trusted` has further authorities, as PEM. `certificate` is shown to servers that ask for one.
+    """
     context = ssl.create_default_context()
     context.set_alpn_protocols(("http/1.1",))
     if trusted is not None:
@@ -96,7 +102,8 @@ def tls_context(trusted: str | None, certificate: ClientCertificate | None = Non
 
 
 def describe_tls_error(error: ssl.SSLError | None) -> str:
-    """What the person whose endpoint it is can act on; the numbers are OpenSSL's `X509_V_ERR_*`."""
+    """Return why a handshake failed, as a text that the owner of the endpoint can act on."""
+    # The codes are OpenSSL's X509_V_ERR_*.
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == _CERTIFICATE_EXPIRED:
             return "the certificate has expired"
@@ -111,7 +118,7 @@ def describe_tls_error(error: ssl.SSLError | None) -> str:
 
 
 def _reason_text(reason: str | None) -> str:
-    """OpenSSL's name for an error as words: TLSV13_ALERT_CERTIFICATE_REQUIRED, say."""
+    """Return OpenSSL's name of an error, such as TLSV13_ALERT_CERTIFICATE_REQUIRED, as words."""
     return (reason or "no reason was given").replace("_", " ").lower()
 
 
@@ -140,7 +147,10 @@ def _public_bytes(owner: x509.Certificate | PrivateKeyTypes) -> bytes:
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A path for OpenSSL, which loads keys from files only: in memory on Linux, else gone at once."""
+    """Provide `content` as a file while the context lasts, because OpenSSL loads keys from files only.
+
+    The file is in memory on Linux. Elsewhere it is a private temporary file, removed at the end.
+    """
     in_memory = getattr(os, "memfd_create", None)
     if in_memory is not None:
         descriptor = in_memory("certificate")
@@ -158,5 +168,5 @@ def _as_file(content: bytes) -> Iterator[str]:
 
 
 def _no_password() -> str:
-    """Instead of OpenSSL's own, which asks at the terminal."""
+    """Return no password, instead of OpenSSL's own callback, which asks at the terminal."""
     return ""

@@ -1,94 +1,89 @@
-"""Look up the addresses of names that others chose, so that no workspace can slow down another one's lookups.
+"""Look up names that others chose, so that no workspace can slow down the lookups of another.
 
-`getaddrinfo` blocks a thread for as long as a name's servers like, and the threads are few and shared. Here a
+`getaddrinfo` blocks a thread until the name's servers answer, and all workspaces share a few threads. Here a
 lookup is two datagrams on the event loop. Bounds:
 - concurrent lookups of one name share one query;
-- a workspace has at most 16 queries under way, and what exceeds them waits only for its own;
+- a workspace has at most 16 queries under way, and further ones wait only for its own;
 - a query ends after 5 s;
-- what was found is remembered for the record's lifetime, at most 10 s, and a failure for 5 s;
-- a name that was too slow the last time fails at once, until a query beside has succeeded.
+- addresses are cached for the record's lifetime, at most 10 s, and a failure for 5 s;
+- a name that was too slow the last time fails at once, until a query in the background has succeeded.
 
-Names come from the system's hosts file, then from its DNS servers. They are absolute: the search domains of
-resolv.conf are the operator's, not a stranger's. `localhost` is this machine (RFC 6761).
+Names are looked up in the system's hosts file, then at its DNS servers. They are absolute: the search domains
+of `resolv.conf` are for the operator's names only. `localhost` is this machine (RFC 6761).
 
-Addresses are not judged here: whoever connects has to check each of them, each time.
+This module does not check addresses: the caller has to check each of them before each connection.
 """
 
 import asyncio
-import os
-import secrets
 import socket
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
-from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from shared.runtime.egress.dns_exchange import query_server
+from shared.runtime.egress.system_config import SystemConfig
 from shared.runtime.limits import WorkspaceLimits
 from shared.wire.dns import (
-    DNS_PORT,
-    MAX_MESSAGE_BYTES,
     Addresses,
     AddressType,
     MalformedAnswer,
     NoSuchName,
     ServerAddress,
     ServerFailed,
-    Truncated,
-    decode_answer,
-    encode_query,
     is_name,
 )
 
 _QUERY_TIMEOUT_S: Final = 5.0
 _TRY_TIMEOUTS_S: Final = (1.0, 1.5, 2.5)
-"""Waits for an answer before the next server, or the same one, is asked; together the query's timeout."""
+"""Seconds to wait for each try, at one server after the other; their sum is the query's timeout."""
 _SECOND_FAMILY_TIMEOUT_S: Final = 0.5
-"""How long a name that has IPv4 addresses is kept waiting for its IPv6 ones."""
+"""For the IPv6 addresses, once the IPv4 addresses of a name are there."""
 _MAX_QUERIES_PER_WORKSPACE: Final = 16
 _MAX_TTL_S: Final = 10.0
 _FAILURE_TTL_S: Final = 5.0
 _MAX_CACHED: Final = 10_000
 _MAX_ADDRESSES: Final = 64
-_RELOAD_INTERVAL_S: Final = 1.0
 _LOCALHOST_ADDRESSES: Final = ("127.0.0.1", "::1")
 _RECHECK_TIMEOUT_S: Final = 0.02
+"""For the query of a name whose last query took too long; the query itself goes on in the background."""
 _TOO_SLOW: Final = "the name was not resolved in time"
 _TOO_MANY: Final = "too many lookups of this workspace are under way"
 _NO_SUCH_NAME: Final = "the name does not resolve"
 
 
 class NotResolved(socket.gaierror):
-    """The name has no addresses, or nobody could tell them in time; the text says which."""
+    """The name has no addresses, or no server answered in time; the text says which."""
 
     @property
     def permanent(self) -> bool:
-        """Whether the name has no addresses; otherwise another lookup may find some."""
+        """Whether the name has no addresses. If False, a later lookup may find some."""
         return self.errno == socket.EAI_NONAME
 
     def __str__(self) -> str:
         return str(self.args[-1])
 
 
-def _not_resolved(why: str, code: int = socket.EAI_AGAIN) -> NotResolved:
-    return NotResolved(code, why)
+def _not_resolved(detail: str, code: int = socket.EAI_AGAIN) -> NotResolved:
+    return NotResolved(code, detail)
 
 
 def literal_address(host: str) -> str | None:
-    """Return the address that a host is, in any form that the system takes (`127.1`, `0x7f.1`), or None."""
+    """Return the address that a host stands for in any form that the system accepts (`127.1`, `0x7f.1`).
+
+    Return None if the host is a name.
+    """
     try:
-        [answer, *_] = socket.getaddrinfo(host.rstrip("."), None, flags=socket.AI_NUMERICHOST)
+        [info, *_] = socket.getaddrinfo(host.rstrip("."), None, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return None
-    return str(answer[4][0])
+    return str(info[4][0])
 
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
-    """The result of a query, until `expires_at` of the monotonic clock."""
+    """The result of a query, valid until `expires_at` on the monotonic clock, in seconds."""
 
     addresses: tuple[str, ...]
     failure: tuple[int, str] | None
@@ -101,23 +96,23 @@ class _Cached:
 
 
 class DnsResolver:
-    """Looks up names. One object serves a whole process.
+    """Looks up names, with a cache and limits per workspace. One object serves a whole process.
 
-    `servers`: the DNS servers to ask instead of the system's.
+    `servers` are the DNS servers to ask instead of the system's. `timeout_s` bounds one query.
     """
 
     def __init__(self, servers: Sequence[ServerAddress] = (), *, timeout_s: float = _QUERY_TIMEOUT_S) -> None:
-        self._system = _SystemConfig()
+        self._system = SystemConfig()
         self._servers = tuple(servers)
         self._timeout_s = timeout_s
         self._limits = WorkspaceLimits(_MAX_QUERIES_PER_WORKSPACE)
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
-        self._under_way: dict[str, asyncio.Task[tuple[str, ...]]] = {}
+        self._queries: dict[str, asyncio.Task[tuple[str, ...]]] = {}
 
     async def lookup(self, host: str, workspace: str) -> tuple[str, ...]:
         """Return the addresses of a name, IPv4 first; at least one. Raises `NotResolved`.
 
-        `workspace` is on whose behalf it is looked up; the empty text is the installation itself.
+        `workspace` is the workspace that the lookup is made for, empty for the installation itself.
         """
         name = host.lower().removesuffix(".")
         if not is_name(name):
@@ -130,27 +125,29 @@ class DnsResolver:
         while True:
             if cached := self._cached(name):
                 return cached.result()
-            query = self._under_way.get(name)
+            query = self._queries.get(name)
             if query is None:
                 try:
                     async with asyncio.timeout(_RECHECK_TIMEOUT_S if was_slow else self._timeout_s):
                         await self._limits.acquire(workspace)
                 except TimeoutError:
                     raise _not_resolved(_TOO_SLOW if was_slow else _TOO_MANY) from None
-                if name in self._under_way or self._cached(name):  # another one was faster
+                if name in self._queries or self._cached(name):  # another lookup was faster
                     self._limits.release(workspace)
                     continue
-                query = self._begin(name, workspace)
-            # Whoever goes away does not end it: others wait for it, and its result is remembered.
+                query = self._start_query(name, workspace)
+            # `wait` does not cancel the query when this caller is cancelled: others may wait for it, and its
+            # result goes into the cache.
             done, _ = await asyncio.wait([query], timeout=_RECHECK_TIMEOUT_S if was_slow else None)
             if not done:
                 raise _not_resolved(_TOO_SLOW)
             return query.result()
 
     def _was_slow(self, name: str) -> bool:
-        """Return whether the last query took too long. The next one goes on beside, and nobody waits for it.
+        """Return whether the last query of this name took too long, also after its failure has expired.
 
-        Otherwise each lookup after the failure is forgotten would hold up what its caller shares.
+        Nobody waits for the next query of such a name. Otherwise each lookup after the failure's 5 s would
+        occupy what its caller shares with others, such as a delivery's permit, for the whole timeout.
         """
         last = self._cache.get(name)
         return last is not None and last.failure is not None and last.failure[1] == _TOO_SLOW
@@ -159,15 +156,17 @@ class DnsResolver:
         cached = self._cache.get(name)
         return cached if cached is not None and cached.expires_at > monotonic() else None
 
-    def _begin(self, name: str, workspace: str) -> "asyncio.Task[tuple[str, ...]]":
-        def ended(task: "asyncio.Task[tuple[str, ...]]") -> None:
-            del self._under_way[name]
+    def _start_query(self, name: str, workspace: str) -> "asyncio.Task[tuple[str, ...]]":
+        """Start the query of a name in the background. Its end releases the workspace's permit."""
+
+        def finish(task: "asyncio.Task[tuple[str, ...]]") -> None:
+            del self._queries[name]
             self._limits.release(workspace)
             if not task.cancelled():
-                task.exception()  # it is remembered, also when nobody waits for it any more
+                task.exception()  # mark it as retrieved: asyncio complains about errors that nobody reads
 
-        task = self._under_way[name] = asyncio.create_task(self._query(name))
-        task.add_done_callback(ended)
+        task = self._queries[name] = asyncio.create_task(self._query(name))
+        task.add_done_callback(finish)
         return task
 
     async def _query(self, name: str) -> tuple[str, ...]:
@@ -176,25 +175,25 @@ class DnsResolver:
                 addresses, ttl = await self._ask_both(name)
         except (TimeoutError, NotResolved) as error:
             failure = error if isinstance(error, NotResolved) else _not_resolved(_TOO_SLOW)
-            code, why = failure.args
-            self._remember(name, _Cached((), (code, why), monotonic() + _FAILURE_TTL_S))
+            code, detail = failure.args
+            self._store(name, _Cached((), (code, detail), monotonic() + _FAILURE_TTL_S))
             raise failure from None
-        self._remember(name, _Cached(addresses, None, monotonic() + min(ttl, _MAX_TTL_S)))
+        self._store(name, _Cached(addresses, None, monotonic() + min(ttl, _MAX_TTL_S)))
         return addresses
 
-    def _remember(self, name: str, result: _Cached) -> None:
+    def _store(self, name: str, result: _Cached) -> None:
         self._cache[name] = result
         self._cache.move_to_end(name)
         while len(self._cache) > _MAX_CACHED:
             self._cache.popitem(last=False)
 
     async def _ask_both(self, name: str) -> tuple[tuple[str, ...], float]:
-        """Return the addresses of both families, and for how many seconds they hold. Raises `NotResolved`."""
+        """Return the addresses of both families and their lifetime in seconds. Raises `NotResolved`."""
         tasks = [asyncio.create_task(self._ask(name, kind)) for kind in (AddressType.A, AddressType.AAAA)]
         first, second = tasks
         try:
             await asyncio.wait([first])
-            if isinstance(first.exception(), NoSuchName):  # that is said of all its records
+            if isinstance(first.exception(), NoSuchName):  # NXDOMAIN holds for all record types of the name
                 raise _not_resolved(_NO_SUCH_NAME, socket.EAI_NONAME)
             await asyncio.wait(
                 [second], timeout=_SECOND_FAMILY_TIMEOUT_S if _answer_with_addresses(first) else None
@@ -212,173 +211,35 @@ class DnsResolver:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(self, name: str, kind: AddressType) -> Addresses:
-        """Ask one server after the other. Raises `NoSuchName`, `ServerFailed`, `TimeoutError`, `OSError`."""
+        """Return the addresses of one family, from the first server that answers.
+
+        Raises `NoSuchName`, or the last server's error: `ServerFailed`, `MalformedAnswer`, `TimeoutError`,
+        `OSError` or `EOFError`.
+        """
         servers = self._servers or self._system.servers()
         error: Exception = ServerFailed("no server")
-        for number, wait_s in enumerate(_TRY_TIMEOUTS_S):
-            server = servers[number % len(servers)]
+        for attempt, timeout_s in enumerate(_TRY_TIMEOUTS_S):
+            server = servers[attempt % len(servers)]
             try:
-                async with asyncio.timeout(wait_s):
-                    return await _query_udp(server, name, kind)
-            except (ServerFailed, MalformedAnswer, OSError, EOFError) as failed:  # TimeoutError too
-                error = failed
+                async with asyncio.timeout(timeout_s):
+                    return await query_server(server, name, kind)
+            except (ServerFailed, MalformedAnswer, OSError, EOFError) as failure:  # OSError: TimeoutError too
+                error = failure
         raise error
 
 
 def _answer_with_addresses(task: "asyncio.Task[Addresses]") -> Addresses | None:
-    """Return the answer of a finished query if it has addresses."""
+    """Return the answer of a finished query if it has addresses, otherwise None."""
     if not task.done() or task.cancelled() or task.exception() is not None:
         return None
     return task.result() if task.result().found else None
 
 
 def _combined_failure(tasks: "Sequence[asyncio.Task[Addresses]]") -> NotResolved:
-    """Return why neither family has addresses."""
+    """Return the error for a name of which neither family has addresses."""
     errors = [task.exception() for task in tasks]
     if all(error is None or isinstance(error, NoSuchName) for error in errors):
         return _not_resolved(_NO_SUCH_NAME, socket.EAI_NONAME)
     if any(isinstance(error, TimeoutError) for error in errors):
         return _not_resolved(_TOO_SLOW)
     return _not_resolved("the DNS servers could not resolve the name")
-
-
-# One question to one server
-
-
-class _DnsDatagramProtocol(asyncio.DatagramProtocol):
-    """Waits for the answer among the datagrams that one server sends to one port."""
-
-    def __init__(self, name: str, kind: AddressType, query_id: int) -> None:
-        self._asked = (name, kind, query_id)
-        self.answer: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
-
-    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002 -- it is connected
-        if self.answer.done():
-            return
-        try:
-            self.answer.set_result(decode_answer(data, *self._asked))
-        except MalformedAnswer:
-            return  # anybody could have sent it
-        except (Truncated, NoSuchName, ServerFailed) as error:
-            self.answer.set_exception(error)
-
-    def error_received(self, exc: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(exc)
-
-
-async def _query_udp(server: ServerAddress, name: str, kind: AddressType) -> Addresses:
-    """Ask over UDP, each time from another port and with another id, and over TCP what did not fit.
-
-    Raises what `decode_answer` does but `Truncated`; `OSError`, `EOFError`.
-    """
-    query_id = secrets.randbits(16)
-    # Connected here: the loop would look the server's address up, which uvloop does in a thread.
-    connection = socket.socket(socket.AF_INET6 if ":" in server[0] else socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        connection.setblocking(False)
-        connection.connect(server)
-        transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: _DnsDatagramProtocol(name, kind, query_id), sock=connection
-        )
-    except BaseException:
-        connection.close()
-        raise
-    try:
-        transport.sendto(encode_query(name, kind, query_id))
-        return await protocol.answer
-    except Truncated:
-        return await _query_tcp(server, name, kind, query_id)
-    finally:
-        transport.close()
-
-
-async def _query_tcp(server: ServerAddress, name: str, kind: AddressType, query_id: int) -> Addresses:
-    reader, writer = await asyncio.open_connection(*server, limit=MAX_MESSAGE_BYTES)
-    try:
-        query = encode_query(name, kind, query_id)
-        writer.write(len(query).to_bytes(2) + query)
-        length = int.from_bytes(await reader.readexactly(2))
-        if length > MAX_MESSAGE_BYTES:
-            raise ServerFailed("the answer is too long")
-        answer = await reader.readexactly(length)
-    finally:
-        writer.transport.abort()
-    try:
-        return decode_answer(answer, name, kind, query_id)
-    except Truncated:
-        raise ServerFailed("the answer is cut off") from None
-
-
-# What the system is configured with
-
-
-class _SystemConfig:
-    """The system's DNS servers and hosts file, read again when they change."""
-
-    def __init__(self) -> None:
-        self._hosts = _ReloadedFile(Path("/etc/hosts"))
-        self._resolv_conf = _ReloadedFile(Path("/etc/resolv.conf"))
-        self._names: dict[str, tuple[str, ...]] = {}
-        self._servers: tuple[ServerAddress, ...] = ()
-
-    def hosts(self) -> dict[str, tuple[str, ...]]:
-        if (text := self._hosts.changed()) is not None:
-            self._names = parse_hosts(text)
-        return self._names
-
-    def servers(self) -> tuple[ServerAddress, ...]:
-        if (text := self._resolv_conf.changed()) is not None:
-            self._servers = tuple(_parse_resolv_conf(text))
-        return self._servers or (("127.0.0.1", DNS_PORT),)
-
-
-class _ReloadedFile:
-    """A small file that is looked at once a second at most."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._next_check_at = 0.0
-        self._seen: tuple[int, int] | None = None
-
-    def changed(self) -> str | None:
-        """Return its text if it is another one than at the last call; a file that is not there is empty."""
-        now = monotonic()
-        if now < self._next_check_at:
-            return None
-        self._next_check_at = now + _RELOAD_INTERVAL_S
-        with suppress(OSError):
-            status = os.stat(self._path)  # noqa: PTH116 -- on the event loop, and quick
-            seen = (status.st_mtime_ns, status.st_ino)
-            if seen == self._seen:
-                return None
-            text = self._path.read_text("utf-8", errors="replace")
-            self._seen = seen
-            return text
-        return None
-
-
-def parse_hosts(text: str) -> dict[str, tuple[str, ...]]:
-    """Return the addresses of each name in a hosts file, IPv4 first."""
-    found: dict[str, tuple[str, ...]] = {}
-    for address, *names in _config_lines(text):
-        with suppress(ValueError):
-            known = ip_address(address)
-            for name in names:
-                others = found.get(name.lower().removesuffix("."), ())
-                both = (str(known), *others) if known.version == 4 else (*others, str(known))
-                found[name.lower().removesuffix(".")] = tuple(dict.fromkeys(both))
-    return found
-
-
-def _parse_resolv_conf(text: str) -> Iterator[ServerAddress]:
-    for keyword, *values in _config_lines(text):
-        if keyword == "nameserver" and values:
-            with suppress(ValueError):
-                yield str(ip_address(values[0])), DNS_PORT
-
-
-def _config_lines(text: str) -> Iterator[list[str]]:
-    for line in text.splitlines():
-        if words := line.partition("#")[0].partition(";")[0].split():
-            yield words

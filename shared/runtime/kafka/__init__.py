@@ -1,5 +1,5 @@
-"""The Kafka seam: every safe default in one place, errors classified once.
+"""The only code that uses the Kafka drivers: safe defaults in one place, and one classification of errors.
 
-`produce` puts events on topics and knows when the broker is away; `consume` takes them off in
-batches, retries, dead-letters and commits; `admin` makes the topics.
+`producer` publishes records and notices when the broker is away. `consumer` handles batches, retries,
+dead-letters and commits. `reader` reads topics for operators. `admin` creates the topics.
 """

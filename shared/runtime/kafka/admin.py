@@ -1,4 +1,4 @@
-"""Topics: created from the contracts' table, never by accident."""
+"""Create the hub's topics, from `TOPICS` of the contracts. Nothing else creates topics."""
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
@@ -12,8 +12,8 @@ from shared.runtime.settings import KafkaSettings
 async def ensure_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that are missing and return their names.
 
-    Replicated three times, or as often as there are brokers; two replicas must have a record before
-    it is acknowledged where there are three. Raises `BrokerUnavailable`.
+    They have three replicas, or one per broker if there are fewer brokers. With three replicas, two must have
+    a record before it is acknowledged. Raises `BrokerUnavailable`.
     """
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=10_000)
     try:
@@ -29,7 +29,7 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
                     topic_configs={
                         "retention.ms": str(topic.retention_ms),
                         "max.message.bytes": str(topic.max_message_bytes),
-                        # One clock per partition, not one per producer: what is ordered by it stays in order.
+                        # One clock per partition instead of one per producer: times rise with the offsets.
                         "message.timestamp.type": "LogAppendTime",
                         "min.insync.replicas": "2" if replicas >= 3 else "1",
                     },
@@ -51,13 +51,13 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
 
 
 async def missing_topics(settings: KafkaSettings) -> list[str]:
-    """The topics that `interlink init` would create. Raises `BrokerUnavailable`."""
+    """Return the names of the topics that `interlink init` would create. Raises `BrokerUnavailable`."""
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=5_000)
     try:
         await admin.start()
-        present = set(await admin.list_topics())
+        existing = set(await admin.list_topics())
     except (KafkaError, OSError) as error:
         raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
     finally:
         await admin.close()
-    return [topic.name for topic in TOPICS if topic.name not in present]
+    return [topic.name for topic in TOPICS if topic.name not in existing]

@@ -1,14 +1,14 @@
-"""Remove the group member that a killed process left behind, so that its partitions need not wait for it.
+"""Remove the group member that a killed process left behind, so that its partitions are reassigned at once.
 
-A broker notices a killed member only when its session ends, 10 s by default, and until then nobody gets its
-partitions. A consumer's client id names its process: the service's group, the host and the address it listens
-on, which no two live processes share. So a member that has this client id when the process starts is its
-predecessor, and is dead.
+A broker notices a killed member only when its session ends, after 10 s by default. Until then no other member
+gets its partitions. A consumer's client id names its process by the group, the host and the address that it
+listens on, and no two running processes share these. So a member that has this client id when the process
+starts belongs to its predecessor, which is dead.
 
-Static membership (KIP-345) would do the same, but aiokafka does not leave a group of its own accord with it
-(a clean stop would cost a session), two processes of one name would displace each other for ever, and the
-embedded broker takes 6 s to let such a member in again. Here a second process of the same name costs the
-first one rebalance, once.
+Static membership (KIP-345) would do the same, with three disadvantages. aiokafka does not leave a group with
+it, so a clean stop would cost a session. Two processes of the same name would displace each other for ever.
+And the embedded broker takes 6 s to admit such a member again. Here a second process of the same name costs
+the first process one rebalance, once.
 """
 
 import asyncio
@@ -41,14 +41,15 @@ def consumer_client_id(group: str, instance: str) -> str:
 async def remove_predecessor(
     settings: KafkaSettings, group: str, client_id: str, log: Log
 ) -> AsyncIterator[None]:
-    """Remove what a killed process of this client id left in the group, while the caller joins it.
+    """Remove the members with this client id from the group, while the caller joins it inside the context.
 
-    Apache Kafka is asked when the new member has begun to join: a group that is empty in between would be
-    made to wait for further members (`group.initial.rebalance.delay.ms`). The embedded broker does not finish
-    a rebalance that a member leaves: it is asked before, and only about a stable group that has no other
-    member. If it cannot be done, the group waits for the dead member's session; the caller's own errors are
-    raised as they are.
+    Failures are logged, not raised: the group then waits for the end of the dead member's session. Errors of
+    the caller's block pass through.
     """
+    # Apache Kafka: remove the member once the new one has begun to join. A group that is empty in between
+    # would wait for further members (`group.initial.rebalance.delay.ms`).
+    # The embedded broker does not finish a rebalance that a member leaves: remove the member before the join,
+    # and only from a stable group without other members.
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=int(_REMOVAL_TIMEOUT_S * 1000))
     removal: asyncio.Task[None] | None = None
     try:
@@ -77,19 +78,20 @@ async def remove_predecessor(
 
 
 async def _describe(admin: AIOKafkaAdminClient, group: str) -> tuple[str, Sequence[Any]]:
-    """Return the group's state and its members; raise `KafkaError`."""
-    [answer] = await admin.describe_consumer_groups([group])
-    [described] = answer.groups  # error code, group, state, protocol type, protocol, members, ...
-    return described[2], described[5]
+    """Return the group's state and its members. Raises `KafkaError`."""
+    [response] = await admin.describe_consumer_groups([group])
+    [description] = response.groups  # error code, group, state, protocol type, protocol, members, ...
+    return description[2], description[5]
 
 
 def _members_of_client(members: Sequence[Any], client_id: str) -> Sequence[str]:
     """Return the ids of the members that have this client id.
 
-    Brokers make a member's id of its client id and a UUID; the embedded one does not tell the client id.
+    Compares member ids, which consist of the client id and a UUID: the embedded broker does not report the
+    client id itself.
     """
-    form = re.compile(f"{re.escape(client_id)}-{_UUID}")
-    return [member[0] for member in members if form.fullmatch(member[0])]
+    pattern = re.compile(f"{re.escape(client_id)}-{_UUID}")
+    return [member[0] for member in members if pattern.fullmatch(member[0])]
 
 
 async def _remove(admin: AIOKafkaAdminClient, group: str, members: Sequence[str]) -> None:
@@ -101,13 +103,13 @@ async def _remove(admin: AIOKafkaAdminClient, group: str, members: Sequence[str]
 async def _remove_in_rebalance(
     admin: AIOKafkaAdminClient, group: str, members: Sequence[str], log: Log
 ) -> None:
-    """Wait until the group rebalances for the member that joins, then remove these."""
+    """Wait until the group rebalances for the member that joins, then remove `members`."""
     try:
         async with asyncio.timeout(_REBALANCE_TIMEOUT_S):
             while (await _describe(admin, group))[0] == _STABLE:  # noqa: ASYNC110 -- the broker's state
                 await asyncio.sleep(_POLL_INTERVAL_S)
     except TimeoutError:
-        pass
+        pass  # it may have rebalanced between two looks at its state
     except (KafkaError, OSError) as error:
         log.warning("consumer.predecessor_not_removed", error=str(error) or type(error).__name__)
         return

@@ -1,9 +1,9 @@
-"""Producing: a record counts once the broker acknowledged it on all in-sync replicas.
+"""Publish records: a record counts as published once all in-sync replicas have acknowledged it.
 
-When a broker dies, aiokafka's producer keeps records for long and an idempotent one can hang for
-good (aiokafka issue 1101). So every send has its own deadline, and a producer that missed one is
-replaced in the background; until the new one has metadata, sends are refused at once. A send that
-timed out may still land: event ids make the repeat harmless.
+When a broker dies, aiokafka's producer holds its records for long, and an idempotent producer can hang for
+ever (aiokafka issue 1101). So every send has a timeout of its own. A client that missed one is replaced in
+the background, and until the new client has metadata, sends fail at once. A record whose send timed out may
+still be written later: consumers recognise the repeat by its event id.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _RECONNECT_INTERVAL_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is put on a topic: `key` keeps order."""
+    """A record to publish. Records of one topic with equal keys stay in order."""
 
     topic: Topic
     key: bytes
@@ -41,16 +41,16 @@ class Record:
 
 
 RecordPosition = tuple[int, int]
-"""Where a record stands on its topic: partition and offset."""
+"""The partition and the offset of a record in its topic."""
 
 
 def event_record(topic: Topic, key: str, event: Event) -> Record:
-    """An event, for a topic, in order with others of the same key."""
+    """Return the record of an event. Events of one topic with equal keys stay in order."""
     return Record(topic, key.encode(), event.data, event.headers())
 
 
 class Producer:
-    """The one producer of a process."""
+    """The producer of a process: one aiokafka client, replaced when it stops answering."""
 
     def __init__(self, settings: KafkaSettings, log: Log, *, client_id: str) -> None:
         self._settings = settings
@@ -72,7 +72,7 @@ class Producer:
         self._replace()
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Raises `BrokerUnavailable` when there is no broker within `within_s` seconds."""
+        """Wait for a connection. Raises `BrokerUnavailable` if there is none within `timeout_s` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
@@ -82,7 +82,7 @@ class Producer:
             ) from None
 
     async def stop(self) -> None:
-        """Send what waits, within 5 s, and disconnect."""
+        """Send the records that are queued, in at most 5 s, and disconnect."""
         if self._replacing:
             self._replacing.cancel()
             await asyncio.gather(self._replacing, return_exceptions=True)
@@ -92,10 +92,10 @@ class Producer:
         await asyncio.gather(*self._retiring, return_exceptions=True)
 
     async def publish(self, record: Record, *, timeout_s: float) -> RecordPosition:
-        """Put one record on its topic and wait for the ack: where it is now.
+        """Publish one record, wait for the acknowledgement, and return the record's position.
 
-        Raises `BrokerUnavailable` when there is none within `within_s` seconds (at once while the broker
-        is known to be away), `TooLarge` when the broker would refuse the record for its size.
+        Raises `BrokerUnavailable` if there is no acknowledgement within `timeout_s` seconds, or at once while
+        there is no connection. Raises `TooLarge` if the record is larger than the broker accepts.
         """
         client = self._client
         if client is None:
@@ -105,14 +105,17 @@ class Producer:
         try:
             with self._deadlines.deadline(timeout_s):
                 ack = await client.send(topic, record.value, key=record.key, headers=record.headers)
-                put = await ack
+                metadata = await ack
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             raise self._failure(client, error, (topic,), timeout_s) from error
         metrics.produce_seconds(topic).observe(perf_counter() - started)
-        return put.partition, put.offset
+        return metadata.partition, metadata.offset
 
     async def publish_all(self, records: Sequence[Record], *, timeout_s: float) -> list[RecordPosition]:
-        """Put records on their topics, in order, and wait until every one is acknowledged."""
+        """Publish records in order, wait until all are acknowledged, and return their positions.
+
+        Raises as `publish`; then some of the records may have been published.
+        """
         client = self._client
         if client is None:
             raise BrokerUnavailable("Kafka is not available")
@@ -123,25 +126,25 @@ class Producer:
                     await client.send(record.topic.name, record.value, key=record.key, headers=record.headers)
                     for record in records
                 ]
-                places = [await ack for ack in acks]
+                positions = [await ack for ack in acks]
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             topics = {record.topic.name for record in records}
             raise self._failure(client, error, topics, timeout_s) from error
         elapsed = perf_counter() - started
         for topic in {record.topic.name for record in records}:
             metrics.produce_seconds(topic).observe(elapsed)
-        return [(place.partition, place.offset) for place in places]
+        return [(metadata.partition, metadata.offset) for metadata in positions]
 
     def _failure(
         self, client: AIOKafkaProducer, error: Exception, topics: Iterable[str], timeout_s: float
     ) -> InterlinkError:
-        """What a failed send means; after a missed ack the producer is replaced."""
+        """Return the hub's error for a failed send, and replace the client if it did not answer."""
         if isinstance(error, MessageSizeTooLargeError):
-            return TooLarge(f"the event is larger than Kafka takes ({_MAX_RECORD_BYTES} bytes)")
+            return TooLarge(f"the event is larger than Kafka accepts ({_MAX_RECORD_BYTES} bytes)")
         for topic in topics:
             metrics.PRODUCE_FAILURES.labels(topic).inc()
-        self._log.warning("no ack from Kafka", error=type(error).__name__, timeout_s=timeout_s)
-        if client is self._client:
+        self._log.warning("producer.not_acknowledged", error=type(error).__name__, timeout_s=timeout_s)
+        if client is self._client:  # otherwise another failed send has replaced it already
             self._replace()
         return BrokerUnavailable(f"Kafka did not acknowledge within {timeout_s} s")
 
@@ -156,7 +159,8 @@ class Producer:
             self._replacing = asyncio.create_task(self._connect())
 
     async def _connect(self) -> None:
-        complained = False
+        """Connect a new client, however long it takes. Log the first failure and the recovery only."""
+        failed = False
         while True:
             client = AIOKafkaProducer(
                 client_id=self._client_id,
@@ -172,16 +176,16 @@ class Producer:
                 async with asyncio.timeout(5.0):
                     await client.start()
             except (TimeoutError, KafkaError, OSError) as error:
-                if not complained:
-                    self._log.warning("waiting for Kafka", error=str(error) or type(error).__name__)
-                    complained = True
+                if not failed:
+                    self._log.warning("producer.connect_failed", error=str(error) or type(error).__name__)
+                    failed = True
                 await _retire(client)
                 await asyncio.sleep(_RECONNECT_INTERVAL_S)
             else:
                 self._client = client
                 self._connected.set()
-                if complained:
-                    self._log.info("Kafka is back")
+                if failed:
+                    self._log.info("producer.connected")
                 return
 
 
@@ -191,15 +195,20 @@ def _hash(key: bytes) -> int:
 
 
 def partition_of(key: bytes, partitions: Sequence[int], _available: Sequence[int]) -> int:
-    """The partition of a key, as every Kafka client has it; kept, because murmur2 here is pure Python."""
+    """Return the partition of a key, the same as every Kafka client's default partitioner.
+
+    Hashes are cached, because aiokafka's murmur2 is pure Python.
+    """
     return partitions[_hash(key) % len(partitions)]
 
 
 async def _retire(client: AIOKafkaProducer) -> None:
+    """Stop a client, in at most 5 s."""
     try:
         async with asyncio.timeout(5.0):
             await client.stop()
     except (TimeoutError, KafkaError, OSError):
+        # A client whose `stop` hangs leaves its sender task behind, which would retry for ever.
         sender = client._sender
         if sender.sender_task:
             sender.sender_task.cancel()

@@ -1,4 +1,4 @@
-"""Reading a topic as it stands, as an operator does: without a group, so nothing is taken from anybody."""
+"""Read the records of a topic without a consumer group: no offset is committed, no consumer is disturbed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,17 +18,17 @@ from shared.runtime.settings import KafkaSettings
 _FETCH_WAIT_MS: Final = 100
 _POLL_TIMEOUT_MS: Final = 1_000
 _TRAILING_RECORD_TIMEOUT_S: Final = 1.0
-"""How long a record is waited for that stands behind the end which the broker tells.
+"""For a record at or after the end offset that the broker reports.
 
-The embedded broker tells the place behind the first record of the last batch, whatever the batch has.
+The embedded broker reports the offset after the first record of the last batch, even if the batch has more.
 """
 _MAX_EMPTY_POLLS: Final = 10
-"""Polls without a record, one after the other, until the broker is taken to be away."""
+"""Consecutive polls without a record after which the broker counts as unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record where it stands; `at_ms` is its time."""
+    """A record as it is in its topic. `at_ms` is its Unix time in ms."""
 
     partition: int
     offset: int
@@ -39,12 +39,12 @@ class StoredRecord:
 
 
 async def read_topic(settings: KafkaSettings, topic: Topic) -> AsyncIterator[StoredRecord]:
-    """Every record from the topic's beginning to its end at the time of the call, each partition in order.
+    """Yield the records from the topic's beginning to its end at the time of the call.
 
-    The batch that is the last one comes whole, also where the broker tells an end in the middle of it.
+    Each partition is in order. The last batch is complete, also if the broker reports an end in its middle.
 
-    Raises `BrokerUnavailable` when there is no broker or it stops answering, `Misconfigured` when there is no
-    such topic.
+    Raises `BrokerUnavailable` if there is no broker or it stops answering, `Misconfigured` if the topic does
+    not exist.
     """
     client = _client(settings, topic.name, offset_reset="earliest")
     try:
@@ -53,8 +53,8 @@ async def read_topic(settings: KafkaSettings, topic: Topic) -> AsyncIterator[Sto
         if not partitions:
             raise Misconfigured(f"there is no topic {topic.name}: run 'interlink init'")
         ends = await client.end_offsets(partitions)
-        async for kept in _read_until(client, ends):
-            yield kept
+        async for record in _read_until(client, ends):
+            yield record
     except (KafkaError, OSError) as error:
         raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
     finally:
@@ -62,13 +62,13 @@ async def read_topic(settings: KafkaSettings, topic: Topic) -> AsyncIterator[Sto
 
 
 async def read_record(
-    settings: KafkaSettings, topic: Topic, place: RecordPosition, *, timeout_s: float
+    settings: KafkaSettings, topic: Topic, position: RecordPosition, *, timeout_s: float
 ) -> StoredRecord | None:
-    """The record at a place; None when it is no longer there (retention, or a broker that forgot).
+    """Return the record at a position; None if it is gone (retention, or a broker that lost its data).
 
-    Raises `BrokerUnavailable` when there is no broker, or no answer within `within_s` seconds.
+    Raises `BrokerUnavailable` if there is no broker, or no answer within `timeout_s` seconds.
     """
-    partition, offset = TopicPartition(topic.name, place[0]), place[1]
+    partition, offset = TopicPartition(topic.name, position[0]), position[1]
     client = _client(settings, offset_reset="none")
     try:
         async with asyncio.timeout(timeout_s):
@@ -81,7 +81,7 @@ async def read_record(
             client.seek(partition, offset)
             record = await (client.getone(partition) if offset < end else _read_trailing(client, partition))
     except TimeoutError:
-        raise BrokerUnavailable(f"Kafka did not give the record within {timeout_s:.0f} s") from None
+        raise BrokerUnavailable(f"Kafka did not return the record within {timeout_s:.0f} s") from None
     except (KafkaError, OSError) as error:
         raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
     finally:
@@ -94,7 +94,7 @@ async def read_record(
 
 
 async def _read_trailing(client: AIOKafkaConsumer, partition: TopicPartition) -> Any:
-    """The next record, behind the end; None when there is none."""
+    """Return the next record at or after the reported end; None if there is none."""
     try:
         async with asyncio.timeout(_TRAILING_RECORD_TIMEOUT_S):
             return await client.getone(partition)
@@ -103,7 +103,7 @@ async def _read_trailing(client: AIOKafkaConsumer, partition: TopicPartition) ->
 
 
 def _client(settings: KafkaSettings, *topics: str, offset_reset: str) -> AIOKafkaConsumer:
-    """A consumer of no group."""
+    """Return a consumer without a group."""
     return AIOKafkaConsumer(
         *topics,
         group_id=None,
@@ -119,11 +119,12 @@ def _client(settings: KafkaSettings, *topics: str, offset_reset: str) -> AIOKafk
 async def _read_until(
     client: AIOKafkaConsumer, ends: dict[TopicPartition, int]
 ) -> AsyncIterator[StoredRecord]:
-    silent = 0
-    while [each for each, end in ends.items() if await client.position(each) < end]:
+    """Yield records until the position of every partition has reached its end."""
+    empty_polls = 0
+    while [partition for partition, end in ends.items() if await client.position(partition) < end]:
         polled = await client.getmany(timeout_ms=_POLL_TIMEOUT_MS)
-        silent = 0 if polled else silent + 1
-        if silent == _MAX_EMPTY_POLLS:
+        empty_polls = 0 if polled else empty_polls + 1
+        if empty_polls == _MAX_EMPTY_POLLS:
             raise BrokerUnavailable("Kafka stopped answering in the middle of the topic")
         for records in polled.values():
             for record in records:

@@ -1,8 +1,8 @@
-"""API keys of a workspace: prefix and 256 bits, stored hashed, with scopes, expiry and last use.
+"""API keys: a prefix and 256 random bits, stored as a hash, with scopes, expiry and last use.
 
-Every service checks keys the same way, from a snapshot of the `api_keys` collection. Services call one
-another with service keys, which are in no store: sealed by the installation's own encryption key, for one
-workspace and a minute.
+Every service checks keys in the same way, from a snapshot of the `api_keys` collection. Services call one
+another with service keys, which are not stored: each is sealed with the installation's encryption key, for
+one workspace, and valid for a minute.
 """
 
 import asyncio
@@ -20,10 +20,11 @@ from fastapi.security import HTTPBearer
 
 from shared.contracts.errors import Forbidden, InterlinkError, Unauthenticated
 from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
-from shared.runtime.configuration import Configuration, Snapshot
+from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, UpdateOne, translate_errors, utcnow
 from shared.runtime.secrets import Vault
+from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.query_parameters import reject_unknown_parameters
 
 Scope = Literal[
@@ -48,14 +49,15 @@ INDEXES: Final = {
 }
 SERVICE_KEY_PREFIX: Final = "ils_"
 _SERVICE_KEY_TTL: Final = timedelta(seconds=90)
-"""A minute, and the 30 s that clocks may differ."""
+"""A minute, and 30 s for the difference of two clocks."""
 _SERVICE_RECORD: Final = "service key"
 _LAST_USED_FLUSH_INTERVAL_S: Final = 30.0
+_INVALID_KEY: Final = "the API key is unknown, expired or revoked"
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """Who calls: a key of a workspace and what it may do."""
+    """The caller of a management API: a workspace's key and its scopes."""
 
     id: ApiKeyId
     workspace: WorkspaceId
@@ -63,21 +65,21 @@ class ApiKey:
     expires_at: datetime | None
 
     def allows(self, scope: Scope) -> bool:
-        """`admin` allows everything in its workspace; `x:write` allows `x:read`."""
+        """Return whether the key has a scope. `admin` includes all scopes, `x:write` includes `x:read`."""
         if scope in self.scopes or "admin" in self.scopes:
             return True
         return scope.endswith(":read") and scope.replace(":read", ":write") in self.scopes
 
 
 def digest(key: str) -> str:
-    """How a key is stored and found: SHA-256, enough for 256 random bits."""
+    """Return the SHA-256 hash that a key is stored under, in hex. 256 random bits need no slow hash."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def new_key(
     workspace: str, name: str, scopes: Iterable[Scope], expires_at: datetime | None = None
 ) -> tuple[str, Document]:
-    """A fresh key, to be shown once, and the document that is kept of it."""
+    """Return a new key, to be shown once, and the document to store."""
     key = KEY_PREFIX + secrets.token_urlsafe(32)
     return key, key_document(key, workspace, name, scopes, expires_at)
 
@@ -85,7 +87,7 @@ def new_key(
 def key_document(
     key: str, workspace: str, name: str, scopes: Iterable[Scope], expires_at: datetime | None = None
 ) -> Document:
-    """What is kept of a key: its digest and its first characters, never the key."""
+    """Return the document to store for a key. It has the key's hash and first characters, never the key."""
     now = utcnow()
     return {
         "_id": new_api_key_id(),
@@ -102,9 +104,9 @@ def key_document(
 
 
 def service_key(vault: Vault, service: str, workspace: str, scopes: Iterable[Scope]) -> str:
-    """A key with which a service calls another one on behalf of a workspace, for the next minute."""
-    until = (utcnow() + _SERVICE_KEY_TTL).isoformat()
-    text = orjson.dumps([service, workspace, sorted(scopes), until]).decode()
+    """Return a key with which `service` can call another service for a workspace, within the next minute."""
+    expires_at = (utcnow() + _SERVICE_KEY_TTL).isoformat()
+    text = orjson.dumps([service, workspace, sorted(scopes), expires_at]).decode()
     sealed = vault.seal(text, workspace="", record=_SERVICE_RECORD, field="key")
     parts = {
         name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
@@ -114,25 +116,27 @@ def service_key(vault: Vault, service: str, workspace: str, scopes: Iterable[Sco
 
 
 def _open_service_key(vault: Vault, key: str) -> ApiKey:
+    """Return the rights of a service key. Raises `Unauthenticated` if it is malformed, forged or expired."""
     try:
         parts = orjson.loads(base64.urlsafe_b64decode(key.removeprefix(SERVICE_KEY_PREFIX)))
         sealed: Any = {
             name: base64.b64decode(value, validate=True) if name != "k" else value
             for name, value in parts.items()
         }
-        wanted: Any = {"k": sealed["k"], "w": sealed["w"], "n": sealed["n"], "c": sealed["c"]}
-        text = vault.open(wanted, workspace="", record=_SERVICE_RECORD, field="key")
-        service, workspace, scopes, until = orjson.loads(text)
-        ends = datetime.fromisoformat(until)
+        # All four parts are required: without `w` it would open as a value of version 0.3.0.
+        complete: Any = {"k": sealed["k"], "w": sealed["w"], "n": sealed["n"], "c": sealed["c"]}
+        text = vault.open(complete, workspace="", record=_SERVICE_RECORD, field="key")
+        service, workspace, scopes, expires_at_text = orjson.loads(text)
+        expires_at = datetime.fromisoformat(expires_at_text)
     except (InterlinkError, ValueError, TypeError, KeyError, AttributeError):
-        raise Unauthenticated("the API key is unknown, expired or revoked") from None
-    if ends <= utcnow():
-        raise Unauthenticated("the API key is unknown, expired or revoked")
-    return ApiKey(ApiKeyId(f"service:{service}"), WorkspaceId(workspace), frozenset(scopes), ends)
+        raise Unauthenticated(_INVALID_KEY) from None
+    if expires_at <= utcnow():
+        raise Unauthenticated(_INVALID_KEY)
+    return ApiKey(ApiKeyId(f"service:{service}"), WorkspaceId(workspace), frozenset(scopes), expires_at)
 
 
 class Keyring:
-    """The API keys in memory, and when each was last used."""
+    """All API keys in memory, and the times of their last use."""
 
     def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
         self._collection = mongo.collection(COLLECTION)
@@ -158,9 +162,9 @@ class Keyring:
             await self._flush_use()
 
     async def authenticate(self, authorization: str | None) -> ApiKey:
-        """Return the key behind an `Authorization` header, as it is now. Raises `Unauthenticated`.
+        """Return the key of an `Authorization` header, after a check for changes of the configuration.
 
-        Everything else that this process has in memory is up to date then, too.
+        So all other snapshots of this process are up to date too when it returns. Raises `Unauthenticated`.
         """
         await self._configuration.current()
         scheme, _, presented = (authorization or "").partition(" ")
@@ -170,7 +174,7 @@ class Keyring:
             return _open_service_key(self._vault, presented.strip())
         key = self._by_digest.get(digest(presented.strip()))
         if key is None or (key.expires_at and key.expires_at <= utcnow()):
-            raise Unauthenticated("the API key is unknown, expired or revoked")
+            raise Unauthenticated(_INVALID_KEY)
         self._used[key.id] = utcnow()
         return key
 
@@ -186,6 +190,7 @@ class Keyring:
             await self._flush_use()
 
     async def _flush_use(self) -> None:
+        """Store the times of last use. If that fails, they are lost: they are for information only."""
         used, self._used = self._used, {}
         if not used:
             return
@@ -194,7 +199,7 @@ class Keyring:
             with translate_errors():
                 await self._collection.bulk_write(writes, ordered=False)
         except InterlinkError as error:
-            self._log.warning("last use of API keys not noted", error=str(error))
+            self._log.warning("api_key.last_used_not_stored", error=str(error))
 
 
 def _parse(document: Document) -> tuple[str, ApiKey]:
@@ -208,14 +213,15 @@ def _parse(document: Document) -> tuple[str, ApiKey]:
 
 
 _BEARER: Final = HTTPBearer(scheme_name="ApiKey", description="An API key of a workspace.", auto_error=False)
-"""For the OpenAPI document; the keyring reads the header itself."""
+"""For the OpenAPI document only: the keyring reads the header itself."""
 
 
 def requires(scope: Scope) -> Callable[..., Awaitable[ApiKey]]:
-    """A FastAPI dependency: the caller's key, which must have this scope.
+    """Return a FastAPI dependency that checks the caller's key and the call's query parameters.
 
-    Then the call may have no query parameters that its route does not know. The app keeps its `Keyring` in
-    `app.state.keyring`. Raises `Unauthenticated`, `Forbidden` or `Invalid`.
+    The dependency returns the key. It raises `Unauthenticated` without a valid key, `Forbidden` if the key
+    lacks the scope, and `Invalid` for query parameters that the route does not have. The app has its
+    `Keyring` in `app.state.keyring`.
     """
 
     async def check(request: Request, _: Annotated[object, Security(_BEARER, scopes=[scope])]) -> ApiKey:

@@ -1,4 +1,4 @@
-"""Bodies of management calls, bounded in size and time before a framework holds them in memory."""
+"""Limits on the bodies of management calls, in size and time."""
 
 import asyncio
 from typing import Final
@@ -11,9 +11,9 @@ _BODY_TIMEOUT_S: Final = 15.0
 
 
 class BodyLimit:
-    """ASGI middleware: reads the body, at most `most` bytes within 15 s, and hands it on whole.
+    """ASGI middleware that reads the body, at most `max_bytes` within 15 s, and passes it on in one message.
 
-    FastAPI reads a body before it looks at the API key, so without this a stranger could fill memory.
+    FastAPI reads a body before it checks the API key, so without this limit anybody could fill the memory.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
@@ -45,6 +45,7 @@ class BodyLimit:
         await self._app(scope, replay_body(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
+        """Return the body, or None if it is too large."""
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -59,7 +60,7 @@ class BodyLimit:
 
 
 def replay_body(body: bytes, rest: Receive) -> Receive:
-    """A `receive` that gives this body once, then what the connection has to say."""
+    """Return a `receive` that gives this body once, then the messages of `rest`, such as a disconnect."""
     sent = False
 
     async def receive() -> Message:

@@ -1,6 +1,7 @@
-"""`Idempotency-Key`: a mutating call that is repeated gets the first answer again (IETF httpapi draft 07).
+"""`Idempotency-Key`: a repeated mutating call gets the first response again (IETF httpapi draft 07).
 
-The answer is kept for a day, sealed with its headers: it may hold a secret that is shown only once.
+Responses are stored for a day. Body and headers are sealed, because they may contain a secret that is shown
+only once.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ _MAX_KEY_LENGTH: Final = 255
 
 
 class Idempotency:
-    """ASGI middleware of the management apps; it touches only calls that carry the header."""
+    """ASGI middleware of the management apps. It handles only calls with the header `Idempotency-Key`."""
 
     def __init__(self, app: ASGIApp, *, mongo: Mongo, vault: Vault, keyring: Keyring, service: str) -> None:
         self._app = app
@@ -39,21 +40,24 @@ class Idempotency:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
             return await self._app(scope, receive, send)
         headers = dict(scope["headers"])
-        given = headers.get(b"idempotency-key")
-        if given is None:
+        idempotency_key = headers.get(b"idempotency-key")
+        if idempotency_key is None:
             return await self._app(scope, receive, send)
         try:
             key = await self._keyring.authenticate(headers.get(b"authorization", b"").decode("latin-1"))
         except Rejected:
-            return await self._app(scope, receive, send)  # the route answers it as always
-        if not 1 <= len(given) <= _MAX_KEY_LENGTH:
+            return await self._app(scope, receive, send)  # the route rejects it as usual
+        if not 1 <= len(idempotency_key) <= _MAX_KEY_LENGTH:
             response = problem_response(400, f"Idempotency-Key has 1 to {_MAX_KEY_LENGTH} bytes")
             return await response(scope, receive, send)
-        body = (await receive()).get("body", b"")  # whole: BoundedBody is in front
+        body = (await receive()).get("body", b"")  # complete, because `BodyLimit` is outside
+        # The record is named by workspace, API key and idempotency key. The fingerprint tells whether the
+        # call is the same.
         call = f"{self._service} {scope['method']} {scope['path']}".encode()
         if scope["query_string"]:
             call += b"?" + scope["query_string"]
-        record = hashlib.sha256(b"\0".join((key.workspace.encode(), key.id.encode(), given))).hexdigest()
+        parts = (key.workspace.encode(), key.id.encode(), idempotency_key)
+        record = hashlib.sha256(b"\0".join(parts)).hexdigest()
         fingerprint = hashlib.sha256(call + b"\0" + body).hexdigest()
         try:
             earlier = await self._reserve(record, fingerprint)
@@ -69,13 +73,17 @@ class Idempotency:
             )
         else:
             text = self._vault.open(earlier["answer"], workspace=key.workspace, record=record, field="answer")
-            head, kept = _stored_response(text, earlier)
-            await send({"type": "http.response.start", "status": earlier["status"], "headers": head})
-            return await send({"type": "http.response.body", "body": kept})
+            stored_headers, stored_body = _stored_response(text, earlier)
+            status = earlier["status"]
+            await send({"type": "http.response.start", "status": status, "headers": stored_headers})
+            return await send({"type": "http.response.body", "body": stored_body})
         return await response(scope, receive, send)
 
     async def _reserve(self, record: str, fingerprint: str) -> Document | None:
-        """Take the key for this call; the earlier call's document when there is one."""
+        """Reserve the record for this call. Return the document of an earlier call if there is one.
+
+        A reservation without a response expires after a minute. Raises `DatabaseUnavailable`.
+        """
         document: Document = {
             "_id": record,
             "fingerprint": fingerprint,
@@ -83,6 +91,7 @@ class Idempotency:
             "expires_at": utcnow() + _RESERVATION_TTL,
         }
         with translate_errors():
+            # MongoDB removes expired documents up to a minute late.
             await self._collection.delete_one({"_id": record, "expires_at": {"$lt": utcnow()}})
             try:
                 with translate_errors():
@@ -94,10 +103,10 @@ class Idempotency:
     async def _run_first(
         self, workspace: str, record: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Do it. The answer is kept before it is given: whoever repeats the call at once gets the same."""
+        """Run the call and store its response before it is sent, so that a repeat right after it finds it."""
         status, headers, chunks, messages = 500, [], list[bytes](), list[Message]()
 
-        async def listen(message: Message) -> None:
+        async def collect(message: Message) -> None:
             nonlocal status, headers
             if message["type"] == "http.response.start":
                 status, headers = message["status"], [list(pair) for pair in message["headers"]]
@@ -106,8 +115,9 @@ class Idempotency:
             messages.append(message)
 
         try:
-            await self._app(scope, receive, listen)
+            await self._app(scope, receive, collect)
         finally:
+            # Also after an error or a cancelled request: what the call has changed cannot be undone.
             try:
                 await asyncio.shield(
                     self._store_response(workspace, record, status, headers, b"".join(chunks))
@@ -121,18 +131,22 @@ class Idempotency:
     ) -> None:
         with translate_errors():
             if status >= 500:
-                await self._collection.delete_one({"_id": record})  # the caller may try again
+                await self._collection.delete_one({"_id": record})  # so that the caller can try again
                 return
-            head = [[part.decode("latin-1") for part in pair] for pair in headers]
-            text = orjson.dumps([head, body.decode("latin-1")]).decode()
+            decoded_headers = [[part.decode("latin-1") for part in pair] for pair in headers]
+            text = orjson.dumps([decoded_headers, body.decode("latin-1")]).decode()
             sealed = self._vault.seal(text, workspace=workspace, record=record, field="answer")
             change = {"answer": sealed, "status": status, "expires_at": utcnow() + _RESPONSE_TTL}
             await self._collection.update_one({"_id": record}, {"$set": change})
 
 
 def _stored_response(text: str, document: Document) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Headers and body; one of version 0.3.0 has its headers beside it."""
+    """Return the headers and the body of a stored response.
+
+    Version 0.3.0 stored the headers in the document, not sealed, and only the body in `text`.
+    """
     if "headers" in document:
         return document["headers"], text.encode("latin-1")
-    head, body = orjson.loads(text)
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head], body.encode("latin-1")
+    headers, body = orjson.loads(text)
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return pairs, body.encode("latin-1")

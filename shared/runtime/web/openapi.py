@@ -1,6 +1,7 @@
-"""The OpenAPI document of a service, as generated clients need it: names, keys, refusals, repeats.
+"""The OpenAPI document of a service, complete enough for generated clients.
 
-FastAPI knows routes, parameters and bodies. What holds for every call is here, and no service has to say it.
+FastAPI describes routes, parameters and bodies. This module adds what holds for every call: operation ids,
+tags, scopes, error responses and `Idempotency-Key`.
 """
 
 import re
@@ -16,26 +17,26 @@ from shared.runtime.web import problems
 
 _MUTATING: Final = frozenset({"post", "put", "patch", "delete"})
 _FASTAPI_ERROR_SCHEMAS: Final = ("HTTPValidationError", "ValidationError")
-"""Schemas of refusals that FastAPI would make, were it not for `problems.install`."""
+"""Schemas of FastAPI's own error responses, which `problems.install_handlers` replaces."""
 _IDEMPOTENCY_KEY_PARAMETER: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "A name of your own for this call. Repeated within a day, it gets the first answer again.",
+    "description": "A name that you choose for this call. Repeats within a day get the first response again.",
 }
 _COMMON_ERRORS: Final = {
     401: "There is no API key, or it is unknown, expired or revoked.",
     403: "The API key lacks the scope.",
     422: "Fields or parameters are not acceptable: `errors` names them.",
-    503: "What it needs does not answer: send it again later.",
+    503: "Kafka, MongoDB or another service does not answer: try again later.",
 }
-_ITEM_ERRORS: Final = {404: "There is no such thing in this workspace."}
+_ITEM_ERRORS: Final = {404: "There is no item with this id in this workspace."}
 _PAGE_ERRORS: Final = {400: "The cursor is not `next_cursor` of a page."}
 _MUTATION_ERRORS: Final = {
     400: "The body or the `Idempotency-Key` is malformed.",
     408: "The body took too long.",
-    409: "It clashes with what is there, or with a call under way that has the same `Idempotency-Key`.",
+    409: "It conflicts with an existing item, or with a call under way that has the same `Idempotency-Key`.",
     413: "The body is too large.",
 }
 _SENTENCE_END: Final = re.compile(r"\.(?=\s|$)")
@@ -43,25 +44,25 @@ _PLURALS: Final = ((re.compile(r"ies$"), "y"), (re.compile(r"(?<=[sxh])es$"), ""
 
 
 class OpenApiApp(FastAPI):
-    """An app whose OpenAPI document says of every call what holds for all of them."""
+    """A FastAPI app whose OpenAPI document also describes what holds for every call."""
 
     _text: bytes | None = None
 
     def openapi(self) -> dict[str, Any]:
-        """The document; made once."""
+        """Return the document, which is generated once."""
         if self.openapi_schema is None:
             self.openapi_schema = complete_document(super().openapi())
         return self.openapi_schema
 
     async def document(self, _request: Request) -> Response:
-        """Answer with the document as JSON, written once: anybody may ask for it, as often as he likes."""
+        """Answer with the document. It is serialised once, because anybody may request it at any rate."""
         if self._text is None:
             self._text = orjson.dumps(self.openapi())
         return Response(self._text, media_type="application/json")
 
 
 def complete_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    """FastAPI's document with tags, summaries, problems and `Idempotency-Key`."""
+    """Return FastAPI's document with tags, summaries, problem responses and `Idempotency-Key`."""
     components = document.get("components", {})
     schemas = {
         name: clean_schema(schema)
@@ -79,47 +80,55 @@ def complete_document(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def clean_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without what generators stumble over: a second name (`title`), defaults that are objects."""
+    """Return a schema without what breaks client generators: `title` (a second name), and object defaults."""
 
     def is_plain(key: str, value: Any) -> bool:
         return key != "default" or not isinstance(value, dict)
 
-    kept = {name: value for name, value in schema.items() if name != "title"}
-    if "properties" in kept:
-        kept["properties"] = {
-            name: {key: value for key, value in each.items() if is_plain(key, value)}
-            for name, each in kept["properties"].items()
+    cleaned = {name: value for name, value in schema.items() if name != "title"}
+    if "properties" in cleaned:
+        cleaned["properties"] = {
+            name: {key: value for key, value in schema_of_field.items() if is_plain(key, value)}
+            for name, schema_of_field in cleaned["properties"].items()
         }
-    return kept
+    return cleaned
 
 
 def _complete_operation(path: str, method: str, call: Mapping[str, Any]) -> dict[str, Any]:
     summary, rest = _first_sentence(call.get("description") or call.get("summary", ""))
-    made = {name: value for name, value in call.items() if name != "description"}
-    made |= {"tags": call.get("tags") or [path.split("/")[2]], "summary": summary}
-    if "security" not in call:  # for browsers, which get pages
-        return made | {"security": []} | ({"description": rest} if rest else {})
-    scopes = [f"`{scope}`" for each in call["security"] for scopes in each.values() for scope in scopes]
-    made["description"] = f"{rest}\n\nScope of the API key: {', '.join(scopes)}.".lstrip()
+    operation = {name: value for name, value in call.items() if name != "description"}
+    operation |= {"tags": call.get("tags") or [path.split("/")[2]], "summary": summary}
+    if "security" not in call:  # a route for browsers, which get pages
+        return operation | {"security": []} | ({"description": rest} if rest else {})
+    scopes = [
+        f"`{scope}`"
+        for requirement in call["security"]
+        for scopes in requirement.values()
+        for scope in scopes
+    ]
+    operation["description"] = f"{rest}\n\nScope of the API key: {', '.join(scopes)}.".lstrip()
     if method in _MUTATING:
-        made["parameters"] = [*call.get("parameters", ()), _IDEMPOTENCY_KEY_PARAMETER]
-    stated = {status: answer for status, answer in call["responses"].items() if not _is_fastapi_error(answer)}
-    made["responses"] = dict(sorted((_error_responses(path, method, call) | stated).items()))
-    return made
+        operation["parameters"] = [*call.get("parameters", ()), _IDEMPOTENCY_KEY_PARAMETER]
+    # The route's own responses take precedence over the common ones.
+    declared = {
+        status: response for status, response in call["responses"].items() if not _is_fastapi_error(response)
+    }
+    operation["responses"] = dict(sorted((_error_responses(path, method, call) | declared).items()))
+    return operation
 
 
 def _error_responses(path: str, method: str, call: Mapping[str, Any]) -> dict[str, Any]:
-    """How a call with an API key is refused, by status."""
-    refusals = dict(_COMMON_ERRORS)
+    """Return the error responses of a call with an API key, by status."""
+    descriptions = dict(_COMMON_ERRORS)
     if "{" in path:
-        refusals |= _ITEM_ERRORS
+        descriptions |= _ITEM_ERRORS
     if method in _MUTATING:
-        refusals |= _MUTATION_ERRORS
-    if any(each["name"] == "cursor" for each in call.get("parameters", ())):
-        refusals |= _PAGE_ERRORS
+        descriptions |= _MUTATION_ERRORS
+    if any(parameter["name"] == "cursor" for parameter in call.get("parameters", ())):
+        descriptions |= _PAGE_ERRORS
     return {
-        str(status): problems.openapi_response(said, retry_after=status == 503)
-        for status, said in refusals.items()
+        str(status): problems.openapi_response(description, retry_after=status == 503)
+        for status, description in descriptions.items()
     }
 
 
@@ -131,7 +140,7 @@ def _is_fastapi_error(response: Mapping[str, Any]) -> bool:
 
 
 def _first_sentence(text: str) -> tuple[str, str]:
-    """A docstring's first sentence on one line, without its full stop, and the rest."""
+    """Return the first sentence of a docstring on one line, without its full stop, and the rest."""
     end = _SENTENCE_END.search(text)
     if end is None:
         return " ".join(text.split()), ""
@@ -139,10 +148,10 @@ def _first_sentence(text: str) -> tuple[str, str]:
 
 
 def operation_id(route: APIRoute) -> str:
-    """A name for the method of a client: verb and thing, as `rotate_inbound_endpoint_secret`.
+    """Return the name of a client's method: verb and resource, such as `rotate_inbound_endpoint_secret`.
 
-    The verb is the first word of the function's name; of a `GET` it is `list` or `read`. The thing is what
-    the path says, but for a last part that is the name of the function.
+    The verb is the first word of the route function's name; for a `GET` it is `list` or `read`. The resource
+    comes from the path, without a last part that repeats the name of the function.
     """
     reads = route.methods == {"GET"}
     function = route.name.split("_")
@@ -153,9 +162,9 @@ def operation_id(route: APIRoute) -> str:
     elif parts[-1] in (verb, "-".join(function)):
         rest = [] if parts[-1] == verb else function[1:]
         parts = parts[:-1]
-    one = verb == "create"  # of the things at the end of the path
+    creates_item = verb == "create"  # an item of the collection at the end of the path
     words = [
-        _singular(part) if following.startswith("{") or (one and not following) else part
+        _singular(part) if following.startswith("{") or (creates_item and not following) else part
         for part, following in zip(parts, [*parts[1:], ""], strict=True)
         if not part.startswith("{")
     ]

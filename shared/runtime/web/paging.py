@@ -1,4 +1,4 @@
-"""Lists, newest first, page by page: `{"items": [...], "next_cursor": "..."|null}`."""
+"""Lists in pages, newest first: `{"items": [...], "next_cursor": "..."|null}`."""
 
 import base64
 import binascii
@@ -15,12 +15,12 @@ from shared.runtime.mongo import Collection, Document, translate_errors
 
 T = TypeVar("T")
 
-Limit = Annotated[int, Query(ge=1, le=500, description="How many, at most.")]
-Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=500, description="The maximum number of items.")]
+Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the previous page.")]
 
 
 class Page(BaseModel, Generic[T]):
-    """One page of a list; `next_cursor` is null on the last."""
+    """One page of a list; `next_cursor` is null on the last page."""
 
     items: list[T]
     next_cursor: str | None
@@ -35,22 +35,27 @@ async def page(
     cursor: str | None,
     fields: Mapping[str, int] | None = None,
 ) -> Page[T]:
-    """One page of the documents that match, by `created_at` and `_id`. Raises `Malformed`: bad cursor."""
-    wanted: dict[str, Any] = dict(query)
+    """Return one page of the documents that match a query, newest first by `created_at` and `_id`.
+
+    `show` makes an item of a document; `fields` is the projection of MongoDB. Raises `Malformed` if the
+    cursor is invalid, and `DatabaseUnavailable`.
+    """
+    page_query: dict[str, Any] = dict(query)
     if cursor:
-        at, last = _decode_cursor(cursor)
-        wanted["$or"] = [{"created_at": {"$lt": at}}, {"created_at": at, "_id": {"$lt": last}}]
+        at, last_id = _decode_cursor(cursor)
+        page_query["$or"] = [{"created_at": {"$lt": at}}, {"created_at": at, "_id": {"$lt": last_id}}]
     with translate_errors():
-        found = (
-            await collection.find(wanted, fields)
+        documents = (
+            await collection.find(page_query, fields)
             .sort([("created_at", -1), ("_id", -1)])
-            .limit(limit + 1)
+            .limit(limit + 1)  # one more than the page, to see whether there is another page
             .to_list(limit + 1)
         )
-    more = len(found) > limit
-    found = found[:limit]
+    has_more = len(documents) > limit
+    documents = documents[:limit]
     return Page(
-        items=[show(document) for document in found], next_cursor=_encode_cursor(found[-1]) if more else None
+        items=[show(document) for document in documents],
+        next_cursor=_encode_cursor(documents[-1]) if has_more else None,
     )
 
 
@@ -61,7 +66,7 @@ def _encode_cursor(document: Document) -> str:
 
 def _decode_cursor(cursor: str) -> tuple[datetime, str]:
     try:
-        at, last = orjson.loads(base64.urlsafe_b64decode(cursor))
-        return datetime.fromtimestamp(at / 1000, UTC), str(last)
+        at, last_id = orjson.loads(base64.urlsafe_b64decode(cursor))
+        return datetime.fromtimestamp(at / 1000, UTC), str(last_id)
     except (ValueError, TypeError, binascii.Error, OverflowError, OSError):
-        raise Malformed("the cursor is not one of ours: pass next_cursor as it was") from None
+        raise Malformed("the cursor is invalid: pass next_cursor of the previous page unchanged") from None

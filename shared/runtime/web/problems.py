@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details; the same bytes for FastAPI routes and the bare webhook path."""
+"""Errors as problem details (RFC 9457), the same for FastAPI routes and for the plain ASGI webhook path."""
 
 import re
 from collections.abc import Mapping
@@ -24,19 +24,19 @@ SANDBOX_HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-"""Headers of an answer that has words of strangers in it: no browser takes it for a page."""
+"""Headers for a response that repeats text of the caller, so that no browser shows it as a page."""
 
 SCHEMA_REF_PREFIX: Final = "#/components/schemas/"
 SCHEMA_NAME: Final = "Problem"
 SCHEMA: Final[dict[str, Any]] = {
-    "description": "Why a call was refused, or could not be done (RFC 9457).",
+    "description": "Why a call was rejected or failed (RFC 9457).",
     "type": "object",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string", "description": "Always `about:blank`: `status` says it all."},
-        "title": {"type": "string", "description": "The words of the status."},
+        "type": {"type": "string", "description": "Always `about:blank`: `status` is the type."},
+        "title": {"type": "string", "description": "The name of the HTTP status."},
         "status": {"type": "integer", "description": "The HTTP status."},
-        "detail": {"type": "string", "description": "What is wrong, and what to do where that is known."},
+        "detail": {"type": "string", "description": "The problem and, if it is known, the fix."},
         "errors": {
             "type": "array",
             "description": "The fields and parameters that are not acceptable.",
@@ -46,7 +46,7 @@ SCHEMA: Final[dict[str, Any]] = {
                 "properties": {
                     "field": {
                         "type": "string",
-                        "description": "A dotted path into the body, or a parameter's place and name.",
+                        "description": "A dotted path into the body, or a parameter such as `query.limit`.",
                     },
                     "message": {"type": "string"},
                 },
@@ -54,14 +54,14 @@ SCHEMA: Final[dict[str, Any]] = {
         },
     },
 }
-"""What `problem` makes, for OpenAPI; without references, so that the documents of all services merge."""
+"""The OpenAPI schema of a problem, without references: so the documents of all services can be merged."""
 _RETRY_AFTER_HEADER: Final = {
-    "Retry-After": {"description": "In how many seconds.", "schema": {"type": "integer"}}
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
 }
 
 
 def problem(status: int, detail: str, *, errors: tuple[FieldError, ...] = ()) -> bytes:
-    """The body of a problem: type, title, status, detail and, for a bad body, the wrong fields."""
+    """Return the JSON body of a problem: type, title, status, detail and, if there are any, wrong fields."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -79,17 +79,17 @@ def problem_response(
     return Response(problem(status, detail, errors=errors), status, headers, MEDIA_TYPE)
 
 
-def openapi_response(said: str, *, retry_after: bool = False) -> dict[str, Any]:
-    """A response of OpenAPI that is a problem; `again`: one with `Retry-After`."""
+def openapi_response(description: str, *, retry_after: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI response object of a problem; with `retry_after`, one that has that header."""
     response: dict[str, Any] = {
-        "description": said,
+        "description": description,
         "content": {MEDIA_TYPE: {"schema": {"$ref": SCHEMA_REF_PREFIX + SCHEMA_NAME}}},
     }
     return response | {"headers": _RETRY_AFTER_HEADER} if retry_after else response
 
 
 def field_errors(faults: list[Any]) -> tuple[FieldError, ...]:
-    """Pydantic's faults as ours, the first 50; the input itself is never repeated, it may hold a secret."""
+    """Return the first 50 of pydantic's faults as field errors, without the input, which may be a secret."""
     return tuple(
         FieldError(_fault_path(fault["loc"])[:_MAX_FIELD_LENGTH], _fault_message(fault)[:_MAX_FIELD_LENGTH])
         for fault in faults[:_MAX_FAULTS]
@@ -97,7 +97,7 @@ def field_errors(faults: list[Any]) -> tuple[FieldError, ...]:
 
 
 def _fault_message(fault: Mapping[str, Any]) -> str:
-    """What is wrong; what a framework says of its own types, as the caller would say it."""
+    """Return a fault's message. Messages about pydantic's own types are replaced by ones about the call."""
     if fault["type"] == "model_attributes_type":
         return "send a JSON object, with the header Content-Type: application/json"
     if fault["type"] == "extra_forbidden":
@@ -106,13 +106,13 @@ def _fault_message(fault: Mapping[str, Any]) -> str:
 
 
 def _fault_path(loc: tuple[str | int, ...]) -> str:
-    """Where a fault is, as the caller wrote it: without the names that pydantic gives to alternatives."""
-    own = (str(part) for part in loc if part != "body")
-    return ".".join(part for part in own if not _UNION_BRANCH.match(part)) or "body"
+    """Return the dotted path of a fault, without the names that pydantic gives to the branches of a union."""
+    parts = (str(part) for part in loc if part != "body")
+    return ".".join(part for part in parts if not _UNION_BRANCH.match(part)) or "body"
 
 
 def to_utc(moment: datetime) -> datetime:
-    """A validator: a time of the caller's as we keep it; at the edge of the calendar there may be none."""
+    """Convert a time to UTC; a validator for pydantic. Raises `ValueError` if UTC has no such year."""
     try:
         return moment.astimezone(UTC)
     except OverflowError:
@@ -120,21 +120,21 @@ def to_utc(moment: datetime) -> datetime:
 
 
 def install_handlers(app: FastAPI, log: Log) -> None:
-    """Answer every error of this app as problem details, never a traceback."""
+    """Answer all errors of an app as problem details, and never with a traceback."""
 
     async def rejected(_request: Request, error: Exception) -> Response:
         assert isinstance(error, Rejected)  # noqa: S101 -- registered for this class only
         headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
         return problem_response(error.status, error.detail, errors=error.errors, headers=headers)
 
-    async def later(_request: Request, error: Exception) -> Response:
+    async def retry_later(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RetryLater)  # noqa: S101
         return problem_response(
             503, str(error), headers={"Retry-After": str(max(1, round(error.retry_after)))}
         )
 
     async def misconfigured(request: Request, error: Exception) -> Response:
-        log.error("request failed", route=request.url.path, error=str(error))
+        log.error("request.failed", route=request.url.path, error=str(error))
         return problem_response(503, str(error))
 
     async def invalid(_request: Request, error: Exception) -> Response:
@@ -149,11 +149,11 @@ def install_handlers(app: FastAPI, log: Log) -> None:
         return problem_response(error.status_code, str(error.detail), headers=dict(error.headers or {}))
 
     async def unexpected(request: Request, error: Exception) -> Response:
-        log.error("request failed", route=request.url.path, exc_info=error)
-        return problem_response(500, "an unexpected error: the log of the service has it")
+        log.error("request.failed", route=request.url.path, exc_info=error)
+        return problem_response(500, "an unexpected error: see the log of the service")
 
     app.add_exception_handler(Rejected, rejected)
-    app.add_exception_handler(RetryLater, later)
+    app.add_exception_handler(RetryLater, retry_later)
     app.add_exception_handler(Misconfigured, misconfigured)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)

@@ -1,4 +1,4 @@
-"""Query parameters that a call does not have are refused, as unknown fields of a body are."""
+"""Rejection of unknown query parameters, as of unknown fields in a body."""
 
 from typing import Final
 
@@ -14,24 +14,26 @@ _MAX_FIELD_LENGTH: Final = 200
 
 
 def reject_unknown_parameters(request: Request) -> None:
-    """Raise `Invalid` when the address has a parameter that its route does not know.
+    """Raise `Invalid` if the URL has a query parameter that its route does not have.
 
-    A misspelt filter that is ignored answers with everything, as if that were what was asked for. Values are
-    not repeated, they may be secrets.
+    Otherwise a misspelt filter would silently return everything. The error does not repeat values, which may
+    be secrets.
     """
     if not request.scope["query_string"]:
         return
     route = request.scope["route"]
     if not isinstance(route, APIRoute):
-        raise TypeError("no route of FastAPI")
+        raise TypeError("not a FastAPI route")
     fields = get_flat_params(route.dependant)
     known = [field.alias for field in fields if isinstance(field.field_info, Query)]
     unknown = [name for name in request.query_params if name not in known]
     if unknown:
-        there = f"no such parameter: there are {', '.join(known)}" if known else "this call has no parameters"
+        message = (
+            f"no such parameter: there are {', '.join(known)}" if known else "this call has no parameters"
+        )
         raise Invalid(
             "there are unknown parameters in the address",
             errors=tuple(
-                FieldError(f"query.{name}"[:_MAX_FIELD_LENGTH], there) for name in unknown[:_MAX_ERRORS]
+                FieldError(f"query.{name}"[:_MAX_FIELD_LENGTH], message) for name in unknown[:_MAX_ERRORS]
             ),
         )

@@ -1,7 +1,7 @@
-"""The HTTP protocol under every service: uvicorn's, which would hold a head without an end in memory.
+"""The HTTP protocol of every service: uvicorn's, with limits on the head of a request.
 
-A body is bounded where it is read. What stands around it (request line, headers, chunk sizes, trailers)
-is kept by the parser until it is complete, so it is bounded here, in size and in time.
+A body is bounded where it is read. But the parser holds everything around the body (request line, headers,
+chunk sizes, trailers) in memory until it is complete. So that is bounded here, in size and in time.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 HEAD_TIMEOUT_S: Final = 10.0
 _CHECK_INTERVAL_S: Final = 1.0
 _FRAMING_FACTOR: Final = 8
-"""Bytes of chunk framing for one of the body, at most: a chunk of one byte has five."""
+"""Allowed bytes of chunk framing per byte of the body. A chunk of one byte has five."""
 
 
 class BoundedHeadProtocol(HttpToolsProtocol):
-    """Refuses more than 64 KiB around a body, and a head that takes more than 10 s."""
+    """Refuses more than 64 KiB around a body, and closes a connection whose head takes more than 10 s."""
 
     _body_bytes = 0
     _overhead_bytes = 0
@@ -65,10 +65,10 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _check_head(self) -> None:
-        """Close the connection when its head is late; one timer a connection, none a request."""
+        """Close the connection if its head is late. One timer per connection is enough, none per request."""
         since = self._head_since
-        at_work = self.cycle is not None and not self.cycle.response_complete
-        if since is not None and not at_work and self.loop.time() - since >= HEAD_TIMEOUT_S:
+        is_responding = self.cycle is not None and not self.cycle.response_complete
+        if since is not None and not is_responding and self.loop.time() - since >= HEAD_TIMEOUT_S:
             self.transport.close()
             return
         self._timer = self.loop.call_later(_CHECK_INTERVAL_S, self._check_head)

@@ -17,10 +17,10 @@ from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import Access, TokenSource
 from shared.runtime.configuration import Configuration
 from shared.runtime.egress.client import EgressClient
+from shared.runtime.encryption_keys import open_vault
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Mongo
-from shared.runtime.secrets import open_vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from tests.support.backends import Bus, Store
 from tests.support.fakes.atlassian import Atlassian

@@ -1,0 +1,56 @@
+"""Markdown of the generated provider pages."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+_PARAGRAPH_BREAK: Final = "\n\n"
+_SPECIAL: Final = re.compile(r"([\\*<\[\]])")
+_CODE: Final = re.compile(r"(`[^`]*`)")
+
+
+def numbered(lines: Iterable[str]) -> str:
+    """Return a numbered list."""
+    return "\n".join(f"{position}. {escape_text(line)}" for position, line in enumerate(lines, 1))
+
+
+def first_paragraph(readme: str) -> str:
+    """Return the first paragraph of a README, with the list that follows a colon."""
+    body = readme.partition("\n")[2] if readme.startswith("# ") else readme
+    first, _, rest = body.strip().partition("\n\n")
+    return first if not first.endswith(":") else f"{first}\n\n{rest.strip().partition(_PARAGRAPH_BREAK)[0]}"
+
+
+def code_list(names: Iterable[str]) -> str:
+    """Return names as code, separated by commas."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """Return a list."""
+    return "\n".join(f"- {escape_text(line)}" for line in lines)
+
+
+def sentence(text: str) -> str:
+    """Return a text that ends with a full stop, a question mark or an exclamation mark."""
+    text = escape_text(text)
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def escape_text(text: str) -> str:
+    """Return plain text of a manifest as Markdown on one line; text between backticks stays code."""
+    # Odd pieces are the code between backticks.
+    pieces = _CODE.split(" ".join(text.split()))
+    return "".join(
+        piece if position % 2 else _SPECIAL.sub(r"\\\1", piece) for position, piece in enumerate(pieces)
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table. Bars inside a cell are escaped, also in code, as GitHub needs it."""
+    lines = [_row(head), "|" + "---|" * len(head)]
+    return lines + [_row([" ".join(cell.split()).replace("|", "\\|") for cell in row]) for row in rows]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"

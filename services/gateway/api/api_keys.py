@@ -1,0 +1,110 @@
+"""`/api/api-keys`: the API keys of a workspace."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from starlette.responses import Response
+
+from services.gateway.api.fields import Name, StrictModel, invalid_field
+from shared.contracts.envelope import rfc3339
+from shared.contracts.errors import NotFound
+from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
+from shared.runtime.quotas import Quota
+from shared.runtime.web import access
+from shared.runtime.web.access import ApiKey, Keyring, Scope, requires
+from shared.runtime.web.paging import Cursor, Limit, Page, page
+from shared.runtime.web.problems import to_utc
+
+Admin = Annotated[ApiKey, Depends(requires("admin"))]
+
+
+class ApiKeyCreate(StrictModel):
+    """`POST /api/api-keys`."""
+
+    name: Name
+    scopes: Annotated[list[Scope], Field(min_length=1)]
+    expires_at: Annotated[AwareDatetime, AfterValidator(to_utc)] | None = None
+
+
+class ApiKeyOut(BaseModel):
+    """An API key. The key itself is only in the response that created it."""
+
+    id: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+    key: str | None = None
+
+
+class ApiKeysApi:
+    """The routes of API keys."""
+
+    def __init__(self, keyring: Keyring, keys: Collection, *, per_workspace: int) -> None:
+        """`per_workspace` is the maximum number of keys of one workspace."""
+        self._keyring = keyring
+        self._keys = keys
+        self._quota = Quota(keys, per_workspace, "API keys", "INTERLINK_API_KEYS_PER_WORKSPACE")
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the routes to the app."""
+        router = APIRouter(prefix="/api")
+        add = router.add_api_route
+        add("/api-keys", self.create_key, methods=["POST"], status_code=201)
+        add("/api-keys", self.list_keys, methods=["GET"])
+        add("/api-keys/{key_id}", self.revoke_key, methods=["DELETE"], status_code=204)
+        app.include_router(router)
+
+    async def create_key(self, body: ApiKeyCreate, key: Admin) -> ApiKeyOut:
+        """Create an API key of this workspace. The key is shown only this once."""
+        if body.expires_at and body.expires_at <= utcnow():
+            raise invalid_field("expires_at", "must be in the future")
+        secret, document = access.new_key(key.workspace, body.name, body.scopes, body.expires_at)
+        existing = {"workspace": key.workspace, "deleted_at": None}
+        async with self._quota.reserve(existing, undo=lambda: self._revoke(document["_id"], key)):
+            with translate_errors():
+                await self._keys.insert_one(document)
+        await self._keyring.snapshot.record(document["_id"])
+        return _api_key_out(document).model_copy(update={"key": secret})
+
+    async def list_keys(self, key: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[ApiKeyOut]:
+        """List the workspace's keys, newest first, without the keys themselves."""
+        query = {"workspace": key.workspace, "deleted_at": None}
+        return await page(self._keys, query, _api_key_out, limit=limit, cursor=cursor)
+
+    async def revoke_key(self, key_id: str, key: Admin) -> Response:
+        """Revoke a key. From now on no service accepts it."""
+        await self._revoke(key_id, key)
+        return Response(status_code=204)
+
+    async def _revoke(self, key_id: str, key: ApiKey) -> None:
+        now = utcnow()
+        with translate_errors():
+            document = await self._keys.find_one_and_update(
+                {"_id": key_id, "workspace": key.workspace, "deleted_at": None},
+                {"$set": {"deleted_at": now, "changed_at": now}},
+                return_document=True,
+            )
+        if document is None:
+            raise NotFound("no such API key")
+        await self._keyring.snapshot.record(document["_id"])
+
+
+def _api_key_out(document: Document) -> ApiKeyOut:
+    return ApiKeyOut(
+        id=document["_id"],
+        name=document["name"],
+        prefix=document["prefix"],
+        scopes=document["scopes"],
+        created_at=rfc3339(document["created_at"]),
+        expires_at=_optional_rfc3339(document["expires_at"]),
+        last_used_at=_optional_rfc3339(document["last_used_at"]),
+    )
+
+
+def _optional_rfc3339(time: datetime | None) -> str | None:
+    return rfc3339(time) if time else None

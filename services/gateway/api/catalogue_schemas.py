@@ -1,0 +1,106 @@
+"""Response bodies of the catalogue."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from shared.manifests import catalogue
+from shared.manifests.connect_options import ConnectOption
+
+
+class SvgIconOut(BaseModel):
+    """An icon: SVG path data in a box of 24 by 24."""
+
+    svg: str
+
+
+class InitialsIconOut(BaseModel):
+    """The initials of a provider that has no icon."""
+
+    initials: str
+
+
+class TriggerOut(BaseModel):
+    """A trigger and its source: webhooks of the provider or of another `provider`, or polling."""
+
+    id: str
+    by: catalogue.TriggerSource
+    provider: str
+    events: list[str]
+    polled: str | None
+    every_s: int | None
+
+
+class WebhookSecretOut(BaseModel):
+    """The secret that verifies webhooks: who generates it, and what the provider calls it."""
+
+    source: Literal["ours", "theirs", "handshake", "none"]
+    name: str
+    about: str
+    pattern: str
+
+
+class WebhookSettingOut(BaseModel):
+    """A setting of an endpoint."""
+
+    id: str
+    name: str
+    about: str
+    pattern: str
+    secret: bool
+    required: bool
+    generated: bool
+    default: str
+
+
+class ProviderWebhooksOut(BaseModel):
+    """Whether the provider sends webhooks itself (`supported`), or other providers send them (`through`)."""
+
+    supported: bool
+    through: list[str]
+    url_template: str
+    event_types: list[str]
+    secret: WebhookSecretOut | None
+    settings: list[WebhookSettingOut]
+
+
+class CredentialFieldOut(BaseModel):
+    """A value that a person has to enter."""
+
+    name: str
+    type: Literal["text", "secret"]
+    pattern: str
+    required: bool
+    secret: bool
+    about: str
+
+
+class CatalogueEntryOut(BaseModel):
+    """A provider: an integration, a sender of webhooks, or a service whose accounts can be connected.
+
+    `connect` has the connect options. `auth_type` is null if the provider is no integration. `credentials`
+    has the endpoint's secret and the values to enter for all connect options, in one list.
+    """
+
+    id: str
+    name: str
+    category: str
+    auth_type: Literal["oauth", "apiKey", "none"] | None
+    color: str
+    icon: SvgIconOut | InitialsIconOut
+    docs: str
+    aliases: list[str]
+    capabilities: list[str]
+    scopes: list[str]
+    triggers: list[TriggerOut]
+    webhooks: ProviderWebhooksOut | None
+    connect: list[ConnectOption]
+    credentials: list[CredentialFieldOut]
+    setup_steps: list[str]
+    tier: str
+
+
+class CatalogueOut(BaseModel):
+    """The catalogue, sorted by name."""
+
+    items: list[CatalogueEntryOut]

@@ -1,0 +1,90 @@
+"""The inbound endpoint as the webhook path uses it: decrypted and compiled."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final
+
+from services.gateway.ingest.rate_limit import TokenBucket
+from shared.contracts.ids import EndpointId, WorkspaceId
+from shared.manifests.registry import Provider
+from shared.manifests.webhook import WebhookDefinition
+from shared.runtime.record_secrets import unexpired_keys
+from shared.webhooks.incoming import INCOMING_PROVIDER
+
+INTEGRATION_ID_PREFIX: Final = "int_"
+"""Prefix of the id of an endpoint that stands for a connected account and has no document of its own."""
+
+
+class EventSelection:
+    """The events of an endpoint that become messages: names, or prefixes that end in `*`."""
+
+    __slots__ = ("_names", "_prefixes")
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._names = frozenset(pattern for pattern in patterns if not pattern.endswith("*"))
+        self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
+
+    def __contains__(self, event: str) -> bool:
+        return event in self._names or event.startswith(self._prefixes)
+
+
+@dataclass(slots=True)
+class InboundEndpoint:
+    """One inbound endpoint in memory.
+
+    An incoming webhook has neither `provider` nor `definition`. A connected account that receives events
+    through an app webhook is an endpoint too, under its integration's id.
+    """
+
+    id: EndpointId
+    workspace: WorkspaceId
+    provider: Provider | None
+    definition: WebhookDefinition | None
+    address: str
+    """The URL that the provider calls; some providers sign it."""
+    channel_id: str
+    enabled: bool
+    keys: tuple[tuple[bytes, datetime | None], ...]
+    """The secrets, newest first, each with the time at which it expires after a rotation."""
+    settings: Mapping[str, str]
+    """The owner's settings, and the newest secret under `SECRET_SETTING`."""
+    require_signature: bool
+    networks: tuple[IPv4Network | IPv6Network, ...]
+    """The networks that may call; empty if every address may."""
+    body_limit: int | None
+    """Bytes; None for the limit of the process."""
+    dedupe_window_s: float | None
+    """Seconds; None for the window of the process."""
+    message_events: EventSelection
+    accepted: TokenBucket
+    """The endpoint's own rate limit."""
+    recorded_rejections: TokenBucket
+    """Limits how many rejected requests are stored as executions."""
+    source_error: str = ""
+    """Why the owner's description of the sender cannot be used. `definition` is None then."""
+    mass_mentions: bool = False
+    """Whether messages of an incoming webhook may mention everybody."""
+
+    @property
+    def provider_id(self) -> str:
+        """The provider's id; `incoming` for an incoming webhook."""
+        return self.provider.id if self.provider else INCOMING_PROVIDER
+
+    def valid_keys(self) -> list[bytes]:
+        """Return the secrets that verify now: the newest one, and rotated ones that have not expired."""
+        return unexpired_keys(self.keys)
+
+    def redact(self, data: bytes) -> bytes:
+        """Return event data without the endpoint's secrets, which some providers put into the body."""
+        return self.definition.redact(data, self.valid_keys()) if self.definition else data
+
+
+def token_digest(token: str) -> str:
+    """Return the digest under which an incoming webhook's token is stored.
+
+    A fast hash is enough: the token has 256 random bits.
+    """
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,148 @@
+"""Publication of webhook events: each once within its deduplication window, and acknowledged by Kafka."""
+
+from collections.abc import Iterable, Sequence
+from time import perf_counter
+from typing import Final
+
+from services.gateway.ingest.body import content_type, first_header
+from services.gateway.ingest.context import RequestContext
+from services.gateway.ingest.deduplication import RecentDeliveries
+from services.gateway.ingest.endpoint import InboundEndpoint
+from services.gateway.ingest.rate_limit import check_rate
+from shared.contracts.envelope import Event, now
+from shared.contracts.ids import EventId, event_id_for, new_event_id
+from shared.contracts.topics import WEBHOOKS_RECEIVED
+from shared.manifests.webhook import WebhookEvent
+from shared.runtime.configuration import Configuration
+from shared.runtime.kafka.producer import Producer, Record, event_record
+from shared.runtime.logs import Log
+from shared.webhooks.incoming import MASS_MENTIONS_ATTRIBUTE
+from shared.wire.tracing import child_traceparent
+
+ACK_TIMEOUT_S: Final = 1.5
+_ACK_AFTER_WAIT_TIMEOUT_S: Final = 0.9
+"""While MongoDB is unavailable.
+
+A request may have waited a second for MongoDB, and has to be answered within two.
+"""
+
+
+class EventPublisher:
+    """Publishes the events of requests on `webhooks.received`."""
+
+    def __init__(
+        self, producer: Producer, configuration: Configuration, log: Log, *, dedupe_window_s: float
+    ) -> None:
+        """`dedupe_window_s` is the window of endpoints that have none of their own."""
+        self._producer = producer
+        self._configuration = configuration
+        self._log = log
+        self._dedupe_window_s = dedupe_window_s
+        self._recent = RecentDeliveries()
+
+    @property
+    def ack_timeout_s(self) -> float:
+        """How long a request may wait for Kafka's acknowledgement."""
+        return _ACK_AFTER_WAIT_TIMEOUT_S if self._configuration.is_stale else ACK_TIMEOUT_S
+
+    async def publish(
+        self,
+        endpoints: Sequence[InboundEndpoint],
+        events: Sequence[WebhookEvent],
+        context: RequestContext,
+        timeout_s: float,
+    ) -> list[int]:
+        """Publish each event for the endpoint at the same index; return the indexes of those that are new.
+
+        An event that was published within the deduplication window is not published again. Sets endpoints,
+        events, event ids and positions of the context. Raises `Malformed`, `TooManyRequests`, and
+        `BrokerUnavailable` if Kafka does not acknowledge within `timeout_s` seconds.
+        """
+        content_type(context.headers)  # raises if it is too long for a header of the envelope
+        ids = [
+            event_id_for(endpoint.id, event.delivery_id)
+            if event.delivery_id and not context.test
+            else new_event_id()
+            for endpoint, event in zip(endpoints, events, strict=True)
+        ]
+        context.endpoints, context.events, context.event_ids = endpoints, events, ids
+        traceparent = child_traceparent(first_header(context.headers, b"traceparent"))
+
+        async def publish_fresh(fresh: Sequence[int]) -> None:
+            for endpoint in _unique_endpoints(endpoints):
+                # Checked before, too. Other requests may have used up the limit while this body was received.
+                check_rate(endpoint.accepted)
+            records: list[Record] = []
+            for index in fresh:
+                endpoint = endpoints[index]
+                endpoint.accepted.take()
+                event = _new_event(endpoint, events[index], ids[index], traceparent, test=context.test)
+                records.append(event_record(WEBHOOKS_RECEIVED, endpoint.id, event))
+            if len(records) == 1:
+                position = await self._producer.publish(records[0], timeout_s=timeout_s)
+                context.positions[fresh[0]] = position
+                return
+            positions = await self._producer.publish_all(records, timeout_s=timeout_s)
+            context.positions.update(zip(fresh, positions, strict=True))
+
+        # All events of a request have the window of the first: they are of one endpoint, or of accounts
+        # without one.
+        first = endpoints[0]
+        window_s = self._dedupe_window_s if first.dedupe_window_s is None else first.dedupe_window_s
+        fresh = await self._recent.publish_once(ids, publish_fresh, window_s=window_s)
+        self._log.info(
+            "webhook.accepted" if fresh else "webhook.duplicate",
+            trace_id=traceparent[3:35],
+            event_id=ids[0],
+            events=len(ids),
+            type=f"{first.provider_id}.{events[0].event}",
+            endpoint_id=first.id,
+            bytes=len(context.body),
+            ms=round((perf_counter() - context.started) * 1000, 1),
+        )
+        return fresh
+
+
+def _unique_endpoints(endpoints: Sequence[InboundEndpoint]) -> Iterable[InboundEndpoint]:
+    return endpoints if len(endpoints) == 1 else {item.id: item for item in endpoints}.values()
+
+
+def _new_event(
+    endpoint: InboundEndpoint,
+    webhook_event: WebhookEvent,
+    event_id: EventId,
+    traceparent: str,
+    *,
+    test: bool,
+) -> Event:
+    """Return the event to publish. Its data has no secrets in it."""
+    provider = endpoint.provider_id
+    attributes = {
+        "provider": provider,
+        "event": webhook_event.event,
+        "delivery_id": webhook_event.delivery_id or event_id,
+        "endpoint_id": endpoint.id,
+    }
+    if endpoint.channel_id and webhook_event.event in endpoint.message_events:
+        attributes["channel_id"] = endpoint.channel_id
+    if webhook_event.account:
+        attributes["account"] = webhook_event.account
+    if webhook_event.occurred_at:
+        attributes["occurred_at"] = webhook_event.occurred_at
+    if endpoint.mass_mentions:
+        attributes[MASS_MENTIONS_ATTRIBUTE] = "true"
+    if test:
+        attributes["test"] = "true"
+    if webhook_event.triggers:
+        attributes["triggers"] = ",".join(webhook_event.triggers)
+    return Event(
+        id=event_id,
+        type=f"{provider}.{webhook_event.event}",
+        source=f"/webhooks/{provider}/{endpoint.id}",
+        workspace=endpoint.workspace,
+        time=now(),
+        data=endpoint.redact(webhook_event.data),
+        content_type=webhook_event.content_type,
+        traceparent=traceparent,
+        attributes=attributes,
+    )

@@ -1,0 +1,166 @@
+"""Request and response bodies of integrations. Secrets are never returned."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.oauth.api.schemas import (
+    FieldValues,
+    LastError,
+    Name,
+    ShortText,
+    Takeover,
+    User,
+)
+from shared.connections.integrations import IntegrationStatus, display_name
+from shared.contracts.envelope import rfc3339
+from shared.manifests.registry import connectors
+from shared.runtime.mongo import Document
+
+Health = Literal["ok", "at_risk", "broken", "none"]
+
+
+class IntegrationCreate(BaseModel):
+    """`POST /api/integrations`: connect an account by manual credentials."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    provider: Annotated[str, Field(max_length=40)]
+    kind: Annotated[str | None, Field(max_length=40)] = None
+    fields: FieldValues
+    preset: Annotated[str | None, Field(max_length=40)] = None
+    user: User | None = None
+    takeover: Takeover = False
+    name: Name | None = None
+
+
+class ManualCredentialsUpdate(BaseModel):
+    """`POST /api/integrations/{id}/fields`: new credentials of the same account."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fields: FieldValues
+    user: User | None = None
+    takeover: Takeover = False
+    any_account: bool = False
+
+
+class IntegrationUpdate(BaseModel):
+    """`PATCH /api/integrations/{id}`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+
+
+class AccountSelectionUpdate(BaseModel):
+    """`POST /api/integrations/{id}/choose`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    choice: ShortText
+
+
+class AccountOut(BaseModel):
+    """The account at the provider."""
+
+    id: str
+    label: str
+    url: str
+    choice: str | None
+
+
+class AccountResourceOut(BaseModel):
+    """A resource of the account (a site, a page) that can be selected."""
+
+    id: str
+    label: str
+
+
+class IntegrationOut(BaseModel):
+    """An integration.
+
+    `health` summarizes its state for people: ok, at risk (it works, but the last refresh or check failed),
+    broken, or none (it is not in use). `user` is the user who was named when it was last connected, by the
+    chat's own id. `name` is the account's label, unless another name was given.
+    """
+
+    id: str
+    provider: str
+    kind: str
+    name: str
+    user: str | None
+    status: IntegrationStatus
+    reason: str | None
+    health: Health
+    account: AccountOut | None
+    choices: list[AccountResourceOut]
+    scopes: list[str]
+    missing_scopes: list[str]
+    params: dict[str, str]
+    expires_at: str | None
+    refresh_expires_at: str | None
+    refreshed_at: str | None
+    last_used_at: str | None
+    last_error: LastError | None
+    retry_at: str | None
+    created_at: str
+    connected_at: str | None
+    updated_at: str
+
+
+def integration_out(document: Document) -> IntegrationOut:
+    """Return an integration as the API shows it."""
+    account = document.get("account")
+    error = document.get("last_error")
+    requested, granted = document.get("asked", []), document.get("scopes", [])
+    connector = connectors().get(document["provider"])
+    return IntegrationOut(
+        id=document["_id"],
+        provider=document["provider"],
+        kind=document["kind"],
+        name=display_name(document),
+        user=document.get("user"),
+        status=document["status"],
+        reason=document.get("reason") or None,
+        health=_health(document),
+        account=AccountOut(
+            id=account["id"],
+            label=account["label"],
+            url=account.get("url", ""),
+            choice=(account.get("choice") or {}).get("label"),
+        )
+        if account
+        else None,
+        choices=[
+            AccountResourceOut(id=item["id"], label=item["label"]) for item in document.get("choices", [])
+        ],
+        scopes=granted,
+        missing_scopes=connector.missing_scopes(requested, granted) if connector else [],
+        params=document.get("params", {}),
+        expires_at=_time(document, "expires_at"),
+        refresh_expires_at=_time(document, "refresh_expires_at"),
+        refreshed_at=_time(document, "refreshed_at"),
+        last_used_at=_time(document, "last_used_at"),
+        last_error=LastError(at=rfc3339(error["at"]), code=error["code"], detail=error["detail"])
+        if error
+        else None,
+        retry_at=_time(document, "retry_at"),
+        created_at=rfc3339(document["created_at"]),
+        connected_at=_time(document, "connected_at"),
+        updated_at=rfc3339(document["changed_at"]),
+    )
+
+
+def _health(document: Document) -> Health:
+    status = document["status"]
+    if status in ("pending", "disabled", "disconnected"):
+        return "none"
+    if status != "connected":
+        return "broken"
+    return "at_risk" if document.get("failures") else "ok"
+
+
+def _time(document: Document, field: str) -> str | None:
+    value: Any = document.get(field)
+    return rfc3339(value) if value else None

@@ -1,0 +1,23 @@
+"""The error that ends an authorization without a connection."""
+
+from shared.runtime.mongo import Document
+
+
+class AuthorizationFailed(Exception):
+    """An authorization ended without a connection.
+
+    `code` is stable and machine-readable, `detail` is a sentence for people, and `status` is the HTTP status
+    of the page that shows both.
+    """
+
+    def __init__(self, code: str, detail: str, *, status: int = 400, log_detail: str = "") -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.status = status
+        self.log_detail = log_detail or detail
+        """The text for logs. It differs from `detail` where `detail` names accounts."""
+        self.holder: Document | None = None
+        """The integration that already has the account. The tokens that it uses must not be revoked."""
+        self.pending_state: Document = {}
+        """The payload of the authorization state, with the address to return the person to."""

@@ -1,0 +1,91 @@
+"""The installation's encryption keys: from a setting, from a file, or made for the embedded default."""
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from shared.contracts.errors import Misconfigured
+from shared.runtime.secrets import KEY_BYTES, KEY_FILE_VARIABLE, KEY_VARIABLE, LocalKeyProvider, Vault
+from shared.runtime.settings import HubSettings
+
+EMBEDDED_KEY_FILE: Final = "encryption.key"
+"""The name of the embedded default's key file, in its data folder."""
+
+
+def open_vault(settings: HubSettings) -> Vault:
+    """Return the vault with the keys of the settings. Raises `Misconfigured` as `load_keys`."""
+    keys = load_keys(settings)
+    return Vault(keys, direct=keys)
+
+
+def load_keys(settings: HubSettings) -> LocalKeyProvider:
+    """Return the keys of `INTERLINK_ENCRYPTION_KEY`, or of the file in `INTERLINK_ENCRYPTION_KEY_FILE`.
+
+    The permissions of the file are not checked: mounted secrets are readable for everybody in the container
+    (Kubernetes 0644, Docker 0444). Raises `Misconfigured` if there are no keys, both variables are set, or a
+    key is malformed.
+    """
+    text = settings.encryption_key.get_secret_value() if settings.encryption_key else ""
+    file = settings.encryption_key_file
+    if text and file:
+        raise Misconfigured(f"{KEY_VARIABLE} and {KEY_FILE_VARIABLE} are both set: leave one of them out")
+    if file:
+        return read_keys(Path(file), KEY_FILE_VARIABLE)
+    if text:
+        # Strict: an empty part after a comma is an error, because the variable for the second key was not
+        # set.
+        return LocalKeyProvider(_decode_keys(KEY_VARIABLE, re.split(r"\s*,\s*|\s+", text.strip())))
+    raise Misconfigured(
+        f"{KEY_VARIABLE} is not set: make one with 'openssl rand -base64 32' and give every service the "
+        f"same, or name a file that holds it in {KEY_FILE_VARIABLE}"
+    )
+
+
+def read_keys(file: Path, about: str) -> LocalKeyProvider:
+    """Return the keys in a file, which are separated by commas or white space.
+
+    Raises `Misconfigured`; its text begins with `about`, the name of the setting or option.
+    """
+    try:
+        text = file.read_text("utf-8")
+    except OSError as error:
+        raise Misconfigured(f"{about}: {file} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise Misconfigured(f"{about}: {file} is not a file of text") from None
+    return LocalKeyProvider(_decode_keys(about, filter(None, re.split(r"[,\s]+", text))))
+
+
+def _decode_keys(about: str, texts: Iterable[str]) -> list[bytes]:
+    keys: list[bytes] = []
+    for text in texts:
+        try:
+            key = base64.b64decode(text, validate=True)
+        except (ValueError, binascii.Error):
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise Misconfigured(f"{about}: each key is 32 bytes in base64")
+        keys.append(key)
+    if not keys:
+        raise Misconfigured(f"{about}: there is no key in it")
+    return keys
+
+
+def embedded_key(folder: Path) -> str:
+    """Return the embedded default's key from its file in the data folder, which is created if missing."""
+    path = folder / EMBEDDED_KEY_FILE
+    if not path.exists():
+        write_private(path, base64.b64encode(os.urandom(KEY_BYTES)).decode())
+    return path.read_text().strip()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read (mode 0600), in one step: a reader never sees half of it."""
+    scratch = path.with_suffix(".new")
+    scratch.unlink(missing_ok=True)
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text + "\n")
+    scratch.replace(path)

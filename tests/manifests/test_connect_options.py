@@ -1,0 +1,154 @@
+"""The ways to connect an account, as a form shows them: those of the manifests, and fit for the calls."""
+
+import re
+
+import pytest
+
+from shared.manifests.connect_options import ConnectField, ConnectOption, connect_options
+from shared.manifests.field_validation import validate_fields
+from shared.manifests.registry import connectors, providers
+
+BASE = "https://hub.example.com"
+CALLBACK = f"{BASE}/api/auth/oauth/callback"
+each_provider = pytest.mark.parametrize("name", providers())
+
+
+def offered(name: str) -> dict[str, ConnectOption]:
+    found = connect_options(name, providers(), connectors(), BASE)
+    assert len({way.kind for way in found}) == len(found)
+    return {way.kind: way for way in found}
+
+
+def by_id(fields: tuple[ConnectField, ...]) -> dict[str, ConnectField]:
+    return {field.id: field for field in fields}
+
+
+def every_field(way: ConnectOption) -> tuple[ConnectField, ...]:
+    of_app = (*way.app.fields, *way.app.settings) if way.app else ()
+    return (*way.fields, *way.params, *of_app)
+
+
+@each_provider
+def test_it_has_every_way_and_no_other(name: str) -> None:
+    connector = connectors().get(name)
+    expected: list[str] = []
+    if connector is not None:
+        expected += ["oauth2"] * bool(connector.oauth2) + ["oauth1"] * bool(connector.oauth1)
+        expected += connector.manual_credentials
+    assert list(offered(name)) == expected
+    for way in offered(name).values():
+        assert way.name
+        assert way.about
+        by_oauth = way.kind in ("oauth2", "oauth1")
+        assert way.path == ("/api/auth/oauth/connect" if by_oauth else "/api/integrations")
+        assert bool(way.fields) is not by_oauth
+        assert (way.app_registered, way.app is not None) == ((False, True) if by_oauth else (None, False))
+
+
+@each_provider
+def test_what_a_form_sends_is_taken(name: str) -> None:
+    """Whoever enters only what is required and has no default: what fits, or an example of it."""
+    for kind, way in offered(name).items():
+        connector = connectors()[name]
+        settings = connector.manual_credentials[kind].fields if way.fields else connector.params
+        fields = way.fields or way.params
+        assert list(by_id(fields)) == list(settings)
+        values = {
+            field.id: field.example or settings[field.id].example
+            for field in fields
+            if field.required and not field.default and not field.generated
+        }
+        assert validate_fields(settings, values, place="fields").items() >= values.items()
+        for preset in way.presets:
+            assert preset.name
+            assert not any(by_id(fields)[field].secret for field in preset.values)
+            assert (
+                validate_fields(settings, {**values, **preset.values}, place="fields").items()
+                >= preset.values.items()
+            )
+
+
+@each_provider
+def test_a_field_says_what_fits_and_nothing_secret(name: str) -> None:
+    for way in offered(name).values():
+        for field in every_field(way):
+            assert field.name
+            assert field.about
+            for value in filter(None, (field.default, field.example, *field.options)):
+                assert not field.secret
+                assert re.fullmatch(field.pattern, value) if field.pattern else True
+
+
+@each_provider
+def test_a_pattern_is_written_as_javascript_has_it_too(name: str) -> None:
+    """No group of Python's own, no flags within, no anchors of Python's own, nothing possessive."""
+    only_here = re.compile(r"\(\?(?!:|=|!|<[=!])|\\[AZ]|[*+?}]\+")
+    for way in offered(name).values():
+        for field in every_field(way):
+            assert not only_here.search(field.pattern), field
+
+
+def test_mail_has_two_ways_with_servers_that_are_known() -> None:
+    found = offered("email")
+    assert list(found) == ["smtp", "imap"]
+    sending = found["smtp"]
+    assert list(by_id(sending.fields)) == ["host", "port", "security", "username", "password"]
+    security, password = (by_id(sending.fields)[name] for name in ("security", "password"))
+    assert (security.options, security.default) == (("tls", "starttls", "none"), "tls")
+    assert (password.secret, password.example, password.default) == (True, "", "")
+    presets = {preset.id: preset for preset in sending.presets}
+    assert presets["gmail"].name == "Gmail"
+    assert presets["gmail"].values == {"host": "smtp.gmail.com", "port": "465", "security": "tls"}
+
+
+def test_a_bot_is_connected_by_its_token_alone() -> None:
+    [way] = offered("telegram").values()
+    assert (way.kind, list(by_id(way.fields)), way.app) == ("bot_token", ["access_token"], None)
+
+
+def test_what_the_person_gives_is_apart_from_what_the_operator_does() -> None:
+    shop = offered("shopify")["oauth2"]
+    assert by_id(shop.params)["shop"].required
+    assert shop.fields == ()
+    assert shop.app
+    assert list(by_id(shop.app.fields)) == ["client_id", "client_secret"]
+    server = offered("oidc")["oauth2"]
+    assert server.params == ()
+    assert server.app
+    assert by_id(server.app.settings)["token_url"].required
+
+
+@each_provider
+def test_an_app_is_described_whole_and_once_for_all_that_share_it(name: str) -> None:
+    for way in offered(name).values():
+        if way.app is None:
+            continue
+        connector = connectors()[name]
+        app = way.app
+        assert app.provider == connector.app
+        assert app.path == f"/api/platform-credentials/{connector.app}"
+        assert app.redirect_uri == CALLBACK
+        assert any(CALLBACK in step for step in app.setup_steps)
+        assert not [step for step in app.setup_steps if "{" in step]
+        assert by_id(app.fields)["client_secret"].required is connector.needs_secret
+        assert list(by_id(app.settings)) == list(connector.settings)
+        [shared] = [each.app for each in offered(connector.app).values() if each.app]
+        assert app == shared
+
+
+def test_an_app_whose_webhooks_have_a_secret_of_their_own_says_so() -> None:
+    signing = {
+        name
+        for name in providers()
+        for way in offered(name).values()
+        if way.app and "signing_secret" in by_id(way.app.fields)
+    }
+    assert signing == {"slack", "zoom", "zalo", "stripe", "instagram", "twitter"}
+
+
+def test_it_says_what_is_asked_for_and_what_is_chosen_afterwards() -> None:
+    mail = offered("gmail")["oauth2"]
+    assert mail.scopes == connectors()["gmail"].scopes
+    assert "Google" in mail.about
+    assert mail.choice is None
+    assert offered("messenger")["oauth2"].choice == "the Page"

@@ -1,0 +1,161 @@
+"""A selection that a dying or a concurrent process interrupts leaves one integration per resource."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from services.oauth.authorization.account_selection import AccountSelection
+from services.oauth.authorization.state import States
+from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
+from shared.connections.integrations import IntegrationRepository
+from shared.connections.tokens import TokenSource
+from shared.manifests.accounts import AccountResource
+from shared.runtime.mongo import Document, utcnow
+from shared.runtime.service import Runtime, runtime
+from tests.support.backends import Bus, Store
+from tests.support.hub import Hub
+
+WORKSPACE = "default"
+PLACES: list[dict[str, Any]] = [
+    {"id": name, "label": name.upper(), "kept": {}} for name in ("first", "second")
+]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Quiet:
+    """Tokens and watches that nobody asks."""
+
+    def forget(self, _name: str) -> None: ...
+
+    async def prepare_automatic(self, _document: Document) -> None: ...
+
+    async def resume(self, _name: str) -> None: ...
+
+    async def unsubscribe_all(self, _name: str) -> None: ...
+
+
+class Dying(IntegrationRepository):
+    """Writes the first changes, and is killed before the next."""
+
+    left = 1
+
+    async def change(
+        self, document: Mapping[str, Any], change: Mapping[str, Any], **how: Any
+    ) -> Document | None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        return await super().change(document, change, **how)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    """No service: topics, indexes and settings."""
+    made = Hub(tmp_path_factory.mktemp("hub"), bus, store, services=())
+    made.start()
+    yield made
+    made.stop()
+
+
+def choosing(
+    here: Runtime, kind: type[IntegrationRepository] = IntegrationRepository
+) -> tuple[AccountSelection, IntegrationRepository]:
+    known = kind(here.mongo, here.vault, here.producer, here.log)
+    tokens, watching = cast("TokenSource", Quiet()), cast("SubscriptionLifecycle", Quiet())
+    return AccountSelection(known, tokens, States(here.mongo, here.vault), watching), known
+
+
+def run(hub: Hub, do: Callable[[Runtime], Awaitable[None]]) -> None:
+    async def inside() -> None:
+        async with runtime("test") as here:
+            await here.producer.wait_ready(30)
+            await do(here)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in hub.env.items():
+            patch.setenv(name, value)
+        asyncio.run(inside())
+
+
+async def integration(known: IntegrationRepository, name: str, **more: Any) -> None:
+    now = utcnow()
+    times = dict.fromkeys(("created_at", "changed_at", "connected_at"), now)
+    ends = dict.fromkeys(("expires_at", "renew_at"), now + timedelta(hours=1))
+    document: Document = {
+        "_id": name,
+        "workspace": WORKSPACE,
+        "provider": "jira",
+        "kind": "oauth2",
+        "name": "",
+        "status": "pending",
+        "reason": "choice_required",
+        "account": {"id": "ada", "label": "Ada", "url": "", "kept": {}},
+        "app": ["", "client"],
+        "params": {},
+        "scopes": [],
+        "asked": [],
+        "user": "usr_1",
+        "deleted_at": None,
+        "version": 1,
+        "fence": 0,
+        "settled_fence": 0,
+        "refresh_expires_at": None,
+        "refreshable": True,
+        "open": False,
+        "due_at": None,
+        "events": [],
+        "untold": False,
+        "choices": PLACES,
+        **times,
+        **ends,
+        **more,
+    }
+    document["credential"] = known.seal(document, {"access_token": f"a-{name}", "refresh_token": f"r-{name}"})
+    await known.collection.insert_one(document)
+
+
+def of(place: str) -> dict[str, Any]:
+    """What a connected integration of a place has besides."""
+    account = {"id": "ada", "label": "Ada", "url": "", "kept": {}, "choice": {"id": place, "label": place}}
+    return {"status": "connected", "reason": "", "account": account}
+
+
+def test_a_grant_has_one_integration_when_the_process_dies_during_the_merge(hub: Hub) -> None:
+    async def do(here: Runtime) -> None:
+        dying, known = choosing(here, Dying)
+        await integration(known, "int_there", **of("first"))
+        await integration(known, "int_begun")
+        with suppress(Killed):
+            await dying.choose("int_begun", WORKSPACE, "first")
+        living, known = choosing(here)
+        assert known.open(await known.find("int_there"))["refresh_token"] == "r-int_begun"
+        chosen = await living.choose("int_begun", WORKSPACE, "second")  # what it has is another's by now
+        assert chosen["_id"] == "int_there"
+        assert (await known.find("int_begun"))["_id"] == "int_there"
+
+    run(hub, do)
+
+
+def test_an_integration_that_is_disabled_during_the_merge_stays_disabled(hub: Hub) -> None:
+    async def do(here: Runtime) -> None:
+        one, known = choosing(here)
+        await integration(known, "int_place", **of("second"), workspace="other")
+        await integration(known, "int_new", workspace="other")
+        there = await known.find("int_place")
+        authorization = await known.find("int_new")
+        off = {"status": "disabled", "disabled_from": "connected"}
+        assert await known.change(there, off, condition={"status": "connected"})
+        moved = await vars(AccountSelection)["_merge_into_existing"](
+            one, authorization, AccountResource("second", "Second", {}), there
+        )
+        assert moved is None
+        assert (await known.find("int_place"))["status"] == "disabled"
+
+    run(hub, do)

@@ -1,0 +1,75 @@
+"""Reading a topic, at a broker that reports its end wrongly and at one that reports it right."""
+
+import asyncio
+from collections.abc import Sequence
+from secrets import token_hex
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from shared.contracts.topics import Topic
+from shared.runtime.kafka.reader import StoredRecord, read_record, read_topic
+from shared.runtime.settings import KafkaSettings
+from tests.support.backends import Bus
+
+BATCHES = (3, 1, 5)
+
+
+@pytest.fixture(params=["bus", "kafka"])
+def broker(request: pytest.FixtureRequest) -> Bus:
+    """The embedded broker, and the best other broker that is available."""
+    records: Bus = request.getfixturevalue(request.param)
+    return records
+
+
+def _settings(broker: Bus) -> KafkaSettings:
+    return KafkaSettings(bootstrap_servers=broker.env["KAFKA_BOOTSTRAP_SERVERS"])
+
+
+def _topic(name: str) -> Topic:
+    return Topic(name=name, key="", about="", producers=(), consumers=())
+
+
+async def _write_batches(broker: Bus, name: str, batches: Sequence[int]) -> None:
+    """Create a topic of one partition with batches of these sizes; a record's value is its offset."""
+    servers = broker.env["KAFKA_BOOTSTRAP_SERVERS"]
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await admin.start()
+    await admin.create_topics([NewTopic(name, 1, 1)])
+    await admin.close()
+    async with AIOKafkaProducer(bootstrap_servers=servers) as producer:
+        number = 0
+        for size in batches:
+            batch = producer.create_batch()
+            for _ in range(size):
+                batch.append(key=None, value=b"%d" % number, timestamp=None)
+                number += 1
+            await (await producer.send_batch(batch, name, partition=0))
+
+
+def test_a_topic_is_read_to_the_end_of_its_last_batch(broker: Bus) -> None:
+    name = f"read-{token_hex(4)}"
+
+    async def read() -> list[StoredRecord]:
+        await _write_batches(broker, name, BATCHES)
+        return [record async for record in read_topic(_settings(broker), _topic(name))]
+
+    records = asyncio.run(read())
+    assert [(record.offset, record.value) for record in records] == [
+        (n, b"%d" % n) for n in range(sum(BATCHES))
+    ]
+
+
+def test_each_record_is_read_at_its_position_and_none_after_the_end(broker: Bus) -> None:
+    name = f"read-{token_hex(4)}"
+
+    async def read() -> list[bytes | None]:
+        await _write_batches(broker, name, BATCHES)
+        records: list[bytes | None] = []
+        for offset in (0, 2, 3, 4, 6, 8, 9, 1000):
+            record = await read_record(_settings(broker), _topic(name), (0, offset), timeout_s=10)
+            records.append(record.value if record else None)
+        return records
+
+    assert asyncio.run(read()) == [b"0", b"2", b"3", b"4", b"6", b"8", None, None]

@@ -1,0 +1,71 @@
+"""The published documents: what callers were promised changes only on purpose.
+
+`openapi.json` and `asyncapi.json` beside this module are the documents of the last accepted change, without
+their texts. After a change that is meant: announce it in CHANGELOG.md, and run these tests once with
+`INTERLINK_WRITE_PUBLISHED=1`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.another import another
+from tests.support.backends import Bus, Store
+from tests.support.hub import Hub
+
+HERE = Path(__file__).parent
+TEXTS = frozenset({"title", "description", "summary"})
+"""Parts of a document that promise nothing."""
+
+
+@pytest.fixture(scope="module")
+def entrance(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    peers = json.dumps({name: hub.url(name) for name in ("delivery", "oauth")})
+    folder = tmp_path_factory.mktemp("entrance")
+    with another("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as gateway:
+        yield gateway
+
+
+def _promised(value: Any, *, of_names: bool = False) -> Any:
+    """Return a document without its texts. `of_names`: its keys are names of fields, not keywords."""
+    if isinstance(value, list):
+        return [_promised(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _promised(item, of_names=not of_names and name == "properties")
+        for name, item in value.items()
+        if of_names or name not in TEXTS
+    }
+
+
+def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted(before.keys() | after.keys()):
+            place = f"{path}/{name}"
+            if name not in after:
+                yield f"{place} is gone"
+            elif name not in before:
+                yield f"{place} is new"
+            else:
+                yield from _differences(before[name], after[name], place)
+    elif before != after:
+        yield f"{path} was {json.dumps(before)[:100]}, is {json.dumps(after)[:100]}"
+
+
+@pytest.mark.parametrize("name", ["openapi", "asyncapi"])
+def test_nothing_changes_unannounced(entrance: Hub, name: str) -> None:
+    document = httpx.get(f"{entrance.url('gateway')}/api/{name}.json").raise_for_status().json()
+    document["info"].pop("version", None)
+    document.pop("servers", None)
+    promised = _promised(document)
+    path = HERE / f"{name}.json"
+    if os.environ.get("INTERLINK_WRITE_PUBLISHED"):
+        path.write_text(json.dumps(promised, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    published = json.loads(path.read_text(encoding="utf-8"))
+    assert not list(_differences(published, promised))
