@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: run setup test check audit bench lock clean
+.PHONY: run setup test check docs audit bench lock clean
 
 run: setup
 	@exec $(BIN)/interlink up
@@ -28,6 +28,10 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/vocabulary.py
 	$(BIN)/interlink provider check
+
+# The documentation site, in build/docs/site. It needs no network.
+docs: setup
+	$(BIN)/python -m docs.generator
 
 # Known vulnerabilities of what is locked; skipped, with its reason, where nobody can be asked.
 audit: setup
