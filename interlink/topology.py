@@ -127,8 +127,8 @@ class Topology:
         if not set(read_keys(own, display_path(own)).ids) <= set(load_keys(load(HubSettings)).ids):
             raise Misconfigured(
                 f"INTERLINK_ENCRYPTION_KEY (or _FILE) does not have the key in {display_path(own)}, which "
-                f"secrets in {display_path(self._folder.path)} need: put it behind the new one (README, "
-                "Keys), or remove that file if 'interlink keys status' says that nothing is sealed with it"
+                f"secrets in {display_path(self._folder.path)} need: put it behind the new one "
+                "(docs/how-to/rotate-keys.md), or remove that file if 'interlink keys status' says that nothing is sealed with it"
             )
 
     def _service(self, name: str) -> dict[str, str]:
