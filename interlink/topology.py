@@ -128,7 +128,8 @@ class Topology:
             raise Misconfigured(
                 f"INTERLINK_ENCRYPTION_KEY (or _FILE) does not have the key in {display_path(own)}, which "
                 f"secrets in {display_path(self._folder.path)} need: put it behind the new one "
-                "(docs/how-to/rotate-keys.md), or remove that file if 'interlink keys status' says that nothing is sealed with it"
+                "(docs/how-to/rotate-keys.md), or remove that file if 'interlink keys status' says that "
+                "nothing is sealed with it"
             )
 
     def _service(self, name: str) -> dict[str, str]:
