@@ -740,5 +740,5 @@ def test_a_grant_without_a_selection_is_revoked(stage: Stage) -> None:
         assert stored
         earlier = {name: stored[name] - week for name in ("connected_at", "due_at") if stored[name]}
         found.update_one({"_id": shown["id"]}, {"$set": earlier})
-        eventually(lambda: found.find_one({"_id": shown["id"], "credential": None}))
+        eventually(lambda: found.find_one({"_id": shown["id"], "deleted_at": {"$ne": None}}))
     stage.ask("GET", f"/api/integrations/{shown['id']}", expect=404)
