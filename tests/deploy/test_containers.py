@@ -47,7 +47,7 @@ from tests.support.ports import free_port
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
-PACKAGES = ("interlink", "services", "shared", "examples")
+PACKAGES = ("interlink", "services", "shared")
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
@@ -218,7 +218,7 @@ def test_the_build_context_has_what_is_copied_and_no_secret(tmp_path: Path) -> N
         ".interlink/admin.key",
         ".cache/kafka/x.jar",
         "deploy/Dockerfile",
-        "examples/minichat/.env",
+        "interlink/examples/minichat/.env",
         "shared/__pycache__/x.cpython-311.pyc",
         "tests/test_x.py",
     ]
@@ -243,7 +243,7 @@ def test_the_wheel_has_every_module_and_data_file(tmp_path: Path) -> None:
         "shared/providers/sample/manifest.yaml",
         "shared/providers/sample/README.md",
         "shared/providers/sample/fixtures/event.json",
-        "examples/sample/page.html",
+        "interlink/examples/sample/page.html",
     ):
         (tree / data).parent.mkdir(parents=True, exist_ok=True)
         (tree / data).write_text("sample", encoding="utf-8")
@@ -621,7 +621,7 @@ def test_the_first_admin_key_is_passed_on_only_to_what_makes_it() -> None:
 
 
 def test_the_example_is_given_what_it_reads_and_no_secret() -> None:
-    folder = ROOT / "examples" / "minichat"
+    folder = ROOT / "interlink" / "examples" / "minichat"
     source = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
     variables = environment("minichat")
     assert variables.keys() <= set(re.findall(r'"([A-Z_]+)"', source))
