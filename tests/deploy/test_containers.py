@@ -75,6 +75,11 @@ def locked(lock: str) -> dict[str, str]:
     return {canonicalize_name(entry.partition("==")[0].strip()): entry for entry in entries}
 
 
+def pins(lock: str) -> dict[str, str]:
+    """Return what a lock file installs, each entry with its hashes, without the reasons for it."""
+    return {name: re.sub(r"^ *#.*\n?", "", entry, flags=re.MULTILINE) for name, entry in locked(lock).items()}
+
+
 # --- the image --------------------------------------------------------------------------------------------
 
 
@@ -148,16 +153,16 @@ def test_the_embedded_pair_is_not_in_what_the_image_installs() -> None:
     }
     assert embedded
     assert not embedded & runtime.keys()
-    assert embedded <= locked("requirements-dev.lock").keys(), "the check above looks for the right names"
+    assert embedded <= locked("requirements-run.lock").keys(), "the check above looks for the right names"
     assert {canonicalize_name(Requirement(line).name) for line in project["dependencies"]} <= runtime.keys()
     assert all(re.match(r"\S+==\S+", entry) and "--hash=sha256:" in entry for entry in runtime.values())
 
 
-def test_the_builder_is_all_that_is_taken_from_the_development_lock() -> None:
+def test_the_builder_is_all_that_is_taken_from_the_lock_of_make_run() -> None:
     text = " ".join(rest for name, rest in stages()[1] if name == "RUN")
     program = re.search(r"awk '(.+?)'", text)
     assert program
-    taken = run("awk", program[1], "requirements-dev.lock")
+    taken = run("awk", program[1], "requirements-run.lock")
     names = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", taken, re.MULTILINE)}
     needed = {"hatchling"} | {
         canonicalize_name(requirement.name)
@@ -167,6 +172,19 @@ def test_the_builder_is_all_that_is_taken_from_the_development_lock() -> None:
     assert names == needed
     assert taken.count("==") == len(needed)
     assert taken.count("--hash=sha256:") >= len(needed)
+
+
+@pytest.mark.parametrize(
+    ("lock", "larger"),
+    [("requirements.lock", "requirements-run.lock"), ("requirements-run.lock", "requirements-dev.lock")],
+)
+def test_each_lock_has_the_versions_of_the_one_before(lock: str, larger: str) -> None:
+    """So `make run` and `make test` can share one environment, in either order."""
+    more = pins(larger)
+    assert pins(lock).items() < more.items()
+    for name in (lock, larger):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(r"index-url|find-links|https?://", text), "they hold on any machine"
 
 
 class Ready(http.server.BaseHTTPRequestHandler):
