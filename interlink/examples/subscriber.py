@@ -2,7 +2,8 @@
 
     python -m interlink.examples.subscriber whsec_... [port, 9000 by default]
 
-The extra `embedded` has that package. The program remembers delivery ids: the hub delivers at least once, and a retry has the same id.
+The extra `embedded` installs that package. Delivery ids are remembered: the hub delivers at least once, and a
+retry has the same id.
 """
 
 import contextlib
