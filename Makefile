@@ -1,21 +1,29 @@
-# `make run` sets up and starts the hub; `make test` sets up and passes every test.
+# `make run` sets up what runs the hub and starts it; `make test` sets up and passes every test.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.ready
+# One environment in two stages: what runs the hub, and on top of it what tests it. The locks agree on versions.
+RUN_STAMP := $(VENV)/.ready-run
+DEV_STAMP := $(VENV)/.ready
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .PHONY: run setup test check docs audit bench lock clean
 
-run: setup
+run: $(RUN_STAMP)
 	@exec $(BIN)/interlink up
 
-setup: $(STAMP)
+setup: $(DEV_STAMP)
 
-$(STAMP): requirements-dev.lock pyproject.toml
+$(RUN_STAMP): requirements-run.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Interlink needs Python 3.11 or newer: install it, or run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(INSTALL) --require-hashes -r requirements-run.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.lock $(RUN_STAMP)
+	$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
 test: setup check
@@ -40,9 +48,12 @@ audit: setup
 bench: setup
 	$(BIN)/python -m bench
 
+# requirements.lock is what the image has. -run adds the embedded broker and database, and what installs the project;
+# -dev adds what tests it. Each is a constraint of the next, so that all have the same versions.
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" -c requirements.lock --extra embedded --group dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) -c requirements.lock --extra embedded --group build pyproject.toml -o requirements-run.lock
+	$(COMPILE) -c requirements-run.lock --extra embedded --group dev pyproject.toml -o requirements-dev.lock
 
 # The data folder stays: its encryption key and its store are nowhere else. `rm -r .interlink` begins anew.
 clean:

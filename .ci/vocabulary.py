@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-CODE = ("services", "shared", "interlink", "examples")
+CODE = ("services", "shared", "interlink")
 GENERATED = ("shared/providers/", "docs/providers/", "docs/reference/providers/")
 """Pages about providers, made from their manifests."""
 WORDS = {

@@ -45,7 +45,7 @@ Try it, in another terminal:
   # Events out: create a webhook, then receive on port 9000 with the secret that is shown.
   curl -sS {addresses.hub}/api/outgoing-webhooks -H "Authorization: Bearer $KEY" -H "$JSON" \\
     -d '{{"name":"try it","url":"http://127.0.0.1:9000/","events":["*"]}}'
-  {python} -m examples.subscriber whsec_...
+  {python} -m interlink.examples.subscriber whsec_...
 
   # Webhooks in: create an endpoint, then call it as GitHub does. The message is in the channel "general".
   URL=$(curl -sS {addresses.hub}/api/inbound-endpoints -H "Authorization: Bearer $KEY" -H "$JSON" \\

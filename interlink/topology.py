@@ -81,7 +81,7 @@ class Topology:
         for name, port in self._plan.ports().items():
             if name == MINICHAT:
                 command, env, ready = (
-                    _python_command("-m", "examples.minichat"),
+                    _python_command("-m", "interlink.examples.minichat"),
                     self._minichat(port),
                     "/healthz",
                 )

@@ -1,18 +1,20 @@
 """Running `interlink` as a person does: a process with an environment, its exit status and its output."""
 
 import contextlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import httpx
 import psutil
 from typer.testing import CliRunner
 
@@ -21,6 +23,7 @@ from interlink.embedded import BROKER_SETTINGS, HOST, EmbeddedPair, is_free
 from tests.support.backends import in_database
 from tests.support.eventually import eventually
 
+COMMAND = (sys.executable, "-m", "interlink")
 KEY = re.compile(r"ilk_[A-Za-z0-9_-]{43}")
 ENCRYPTION_KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
@@ -48,7 +51,7 @@ def settings_of(pair: EmbeddedPair, database: str) -> dict[str, str]:
 def interlink(*arguments: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "interlink", *arguments],
+        [*COMMAND, *arguments],
         cwd=cwd,
         env=clean_env(**settings),
         capture_output=True,
@@ -157,15 +160,15 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
-def start_up(folder: Path, port: int, *arguments: str, **settings: Any) -> Up:
+def start_up(
+    folder: Path, port: int, *arguments: str, command: Sequence[str] = COMMAND, **settings: Any
+) -> Up:
     """Start `interlink up` on this data folder; it is not ready yet."""
     output = folder.with_name(f"{folder.name}.out")
     with output.open("wb") as out:
         process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "interlink", "up"),
-                *("--port", str(port), "--data-dir", str(folder), *arguments),
-            ],
+            [*command, "up", "--port", str(port), "--data-dir", str(folder), *arguments],
+            cwd=None if command is COMMAND else folder.parent,  # one that is installed sees no repository
             env=clean_env(**settings),
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -174,9 +177,9 @@ def start_up(folder: Path, port: int, *arguments: str, **settings: Any) -> Up:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *arguments: str, **settings: str) -> Iterator[Up]:
+def running(folder: Path, *arguments: str, command: Sequence[str] = COMMAND, **settings: str) -> Iterator[Up]:
     """A ready `interlink up`; killed with all it started when the test has not ended it."""
-    up = start_up(folder, port_block(), *arguments, **settings)
+    up = start_up(folder, port_block(), *arguments, command=command, **settings)
     try:
         up.wait_for_text("Ctrl-C stops everything.", within_s=120)
         yield up
@@ -186,6 +189,28 @@ def running(folder: Path, *arguments: str, **settings: str) -> Iterator[Up]:
             up.process.kill()
             up.process.wait(10)
             gone_within(children, 10)
+
+
+def call(up: Up, method: str, path: str, body: Any = None) -> Any:
+    answer = httpx.request(
+        method, up.url + path, json=body, headers={"authorization": f"Bearer {up.key}"}, timeout=10
+    )
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def shown_in_chat(up: Up) -> dict[str, dict[str, Any]]:
+    """The messages that the chat page has now, by their id."""
+    messages: dict[str, dict[str, Any]] = {}
+    try:
+        with httpx.stream("GET", f"{up.chat}/events", timeout=1) as stream:
+            for line in stream.iter_lines():
+                if line.startswith("data: "):
+                    message = json.loads(line.removeprefix("data: "))
+                    messages[message["message_id"]] = message
+    except httpx.ReadTimeout:  # it has sent everything it has
+        pass
+    return messages
 
 
 def environment_of(pair: EmbeddedPair) -> Mapping[str, str]:

@@ -90,7 +90,10 @@ def page(pair: EmbeddedPair, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     env = clean_env(**environment_of(pair), MINICHAT_PORT=str(port), MINICHAT_WORKSPACE=WORKSPACE)
     with (tmp_path_factory.mktemp("minichat") / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "examples.minichat"], env=env, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-P", "-m", "interlink.examples.minichat"],
+            env=env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     try:
         eventually(lambda: _answers(f"http://127.0.0.1:{port}/healthz"))

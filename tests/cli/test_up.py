@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 
 import httpx
 import psutil
@@ -17,40 +16,20 @@ from interlink.embedded import HOST, EmbeddedPair, is_free
 from tests.cli.commands import (
     PORTS,
     Up,
+    call,
     complaint,
     gone_within,
     interlink,
     port_block,
     running,
     settings_of,
+    shown_in_chat,
     start_up,
 )
 from tests.support.eventually import eventually
 from tests.support.subscriber import Subscriber
 
 STOP_S = 30.0
-
-
-def call(up: Up, method: str, path: str, body: Any = None) -> Any:
-    answer = httpx.request(
-        method, up.url + path, json=body, headers={"authorization": f"Bearer {up.key}"}, timeout=10
-    )
-    assert answer.is_success, answer.text
-    return answer.json()
-
-
-def shown_in_chat(up: Up) -> dict[str, dict[str, Any]]:
-    """The messages that the chat page has now, by their id."""
-    messages: dict[str, dict[str, Any]] = {}
-    try:
-        with httpx.stream("GET", f"{up.chat}/events", timeout=1) as stream:
-            for line in stream.iter_lines():
-                if line.startswith("data: "):
-                    message = json.loads(line.removeprefix("data: "))
-                    messages[message["message_id"]] = message
-    except httpx.ReadTimeout:  # it has sent everything it has
-        pass
-    return messages
 
 
 def incoming(up: Up, text: str) -> str:
@@ -122,7 +101,7 @@ class TestRunning:
         assert f"in use by another 'interlink up' (process {up.process.pid})" in message
 
     def test_the_chat_has_none_of_the_hubs_secrets(self, up: Up) -> None:
-        environment = up.child("examples.minichat").environ()
+        environment = up.child("interlink.examples.minichat").environ()
         assert not [name for name in environment if name.startswith(("INTERLINK_", "MONGODB_"))]
 
     def test_a_service_that_dies_is_started_again(self, up: Up) -> None:

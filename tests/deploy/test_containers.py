@@ -47,7 +47,7 @@ from tests.support.ports import free_port
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
-PACKAGES = ("interlink", "services", "shared", "examples")
+PACKAGES = ("interlink", "services", "shared")
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
@@ -73,6 +73,11 @@ def locked(lock: str) -> dict[str, str]:
     """The entries of a lock file by name, each with its version and hashes as written."""
     entries = re.split(r"\n(?=[a-z0-9])", "\n" + (ROOT / lock).read_text(encoding="utf-8"))[1:]
     return {canonicalize_name(entry.partition("==")[0].strip()): entry for entry in entries}
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Return what a lock file installs, each entry with its hashes, without the reasons for it."""
+    return {name: re.sub(r"^ *#.*\n?", "", entry, flags=re.MULTILINE) for name, entry in locked(lock).items()}
 
 
 # --- the image --------------------------------------------------------------------------------------------
@@ -148,16 +153,16 @@ def test_the_embedded_pair_is_not_in_what_the_image_installs() -> None:
     }
     assert embedded
     assert not embedded & runtime.keys()
-    assert embedded <= locked("requirements-dev.lock").keys(), "the check above looks for the right names"
+    assert embedded <= locked("requirements-run.lock").keys(), "the check above looks for the right names"
     assert {canonicalize_name(Requirement(line).name) for line in project["dependencies"]} <= runtime.keys()
     assert all(re.match(r"\S+==\S+", entry) and "--hash=sha256:" in entry for entry in runtime.values())
 
 
-def test_the_builder_is_all_that_is_taken_from_the_development_lock() -> None:
+def test_the_builder_is_all_that_is_taken_from_the_lock_of_make_run() -> None:
     text = " ".join(rest for name, rest in stages()[1] if name == "RUN")
     program = re.search(r"awk '(.+?)'", text)
     assert program
-    taken = run("awk", program[1], "requirements-dev.lock")
+    taken = run("awk", program[1], "requirements-run.lock")
     names = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", taken, re.MULTILINE)}
     needed = {"hatchling"} | {
         canonicalize_name(requirement.name)
@@ -167,6 +172,19 @@ def test_the_builder_is_all_that_is_taken_from_the_development_lock() -> None:
     assert names == needed
     assert taken.count("==") == len(needed)
     assert taken.count("--hash=sha256:") >= len(needed)
+
+
+@pytest.mark.parametrize(
+    ("lock", "larger"),
+    [("requirements.lock", "requirements-run.lock"), ("requirements-run.lock", "requirements-dev.lock")],
+)
+def test_each_lock_has_the_versions_of_the_one_before(lock: str, larger: str) -> None:
+    """So `make run` and `make test` can share one environment, in either order."""
+    more = pins(larger)
+    assert pins(lock).items() < more.items()
+    for name in (lock, larger):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(r"index-url|find-links|https?://", text), "they hold on any machine"
 
 
 class Ready(http.server.BaseHTTPRequestHandler):
@@ -218,7 +236,7 @@ def test_the_build_context_has_what_is_copied_and_no_secret(tmp_path: Path) -> N
         ".interlink/admin.key",
         ".cache/kafka/x.jar",
         "deploy/Dockerfile",
-        "examples/minichat/.env",
+        "interlink/examples/minichat/.env",
         "shared/__pycache__/x.cpython-311.pyc",
         "tests/test_x.py",
     ]
@@ -243,7 +261,7 @@ def test_the_wheel_has_every_module_and_data_file(tmp_path: Path) -> None:
         "shared/providers/sample/manifest.yaml",
         "shared/providers/sample/README.md",
         "shared/providers/sample/fixtures/event.json",
-        "examples/sample/page.html",
+        "interlink/examples/sample/page.html",
     ):
         (tree / data).parent.mkdir(parents=True, exist_ok=True)
         (tree / data).write_text("sample", encoding="utf-8")
@@ -621,7 +639,7 @@ def test_the_first_admin_key_is_passed_on_only_to_what_makes_it() -> None:
 
 
 def test_the_example_is_given_what_it_reads_and_no_secret() -> None:
-    folder = ROOT / "examples" / "minichat"
+    folder = ROOT / "interlink" / "examples" / "minichat"
     source = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
     variables = environment("minichat")
     assert variables.keys() <= set(re.findall(r'"([A-Z_]+)"', source))

@@ -18,7 +18,7 @@ DECISION: Final = re.compile(
     r"# (\d{4})\. (.+)\n\n\| \| \|\n\|---\|---\|\n\| date \| (.+) \|\n\| status \| (.+) \|\n"
 )
 ROW: Final = re.compile(r"^\| \[(\d{4})\]\((.+)\) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
-NAMED_PATH: Final = re.compile(r"`((?:services|shared|interlink|tests|docs|deploy|examples)/[\w/.-]+)`")
+NAMED_PATH: Final = re.compile(r"`((?:services|shared|interlink|tests|docs|deploy)/[\w/.-]+)`")
 NAMED_CALL: Final = re.compile(r"`(GET|POST|PUT|PATCH|DELETE)\s+(/(?:api|integrations)/[^`?\s]*)[^`]*`")
 NAMED_SETTING: Final = re.compile(r"`((?:INTERLINK|KAFKA|MONGODB)_[A-Z_]*[A-Z])(?:=[^`]*)?`")
 NOT_OF_SERVICES: Final = {
@@ -167,7 +167,7 @@ class TestCommandsOfThePages:
             ".interlink/": f"{up.folder}/",
             ".venv/bin/python": sys.executable,
             "http://127.0.0.1:9000/": f"http://127.0.0.1:{port}/",
-            "examples.subscriber $SECRET &": f"examples.subscriber $SECRET {port} & sleep 1",
+            "interlink.examples.subscriber $SECRET &": f"interlink.examples.subscriber $SECRET {port} & sleep 1",
             "9001": str(other),
             "serve_forever()' &": "serve_forever()' & sleep 1",
         }.items():

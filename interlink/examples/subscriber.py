@@ -1,8 +1,9 @@
 """Receive outgoing webhooks, verify each with the `standardwebhooks` package, and print it.
 
-    python examples/subscriber.py whsec_... [port, 9000 by default]
+    python -m interlink.examples.subscriber whsec_... [port, 9000 by default]
 
-It remembers delivery ids: the hub delivers at least once, and a retry has the same id.
+The extra `embedded` installs that package. Delivery ids are remembered: the hub delivers at least once, and a
+retry has the same id.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A chat in one page, to see the hub at work: `python -m examples.minichat`.
+"""A chat in one page, to see the hub at work: `python -m interlink.examples.minichat`.
 
 This is the page's server. `hub.py` has everything that concerns the hub.
 """
@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, StringConstraints
 
-from examples.minichat import hub
+from interlink.examples.minichat import hub
 
 PAGE = Path(__file__).with_name("page.html").read_text("utf-8")
 MAX_MESSAGES, KEEPALIVE_INTERVAL_S = 200, 15
