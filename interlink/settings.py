@@ -1,12 +1,10 @@
 """`interlink settings`: every environment variable that services read, as a page (`docs/settings.md`).
 
-The description of a setting is the docstring behind its field, so that page and code cannot differ.
+The description of a setting is the one of its field, so that page and code cannot differ.
 """
 
-import ast
 import inspect
-from collections.abc import Mapping, Sequence
-from textwrap import dedent
+from collections.abc import Sequence
 from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -40,11 +38,12 @@ def render_page(services: Sequence[str]) -> str:
 
 
 def _table(kind: type[BaseSettings]) -> str:
-    prefix, descriptions = str(kind.model_config.get("env_prefix", "")), _descriptions(kind)
+    prefix = str(kind.model_config.get("env_prefix", ""))
+    own_fields = inspect.get_annotations(kind)  # inherited fields are in the parent's table
     rows = [
-        f"| `{prefix}{name.upper()}` | {_default(field)} | {_values(field)} | {description} |\n"
+        f"| `{prefix}{name.upper()}` | {_default(field)} | {_values(field)} | {field.description or ''} |\n"
         for name, field in kind.model_fields.items()
-        if (description := descriptions.get(name)) is not None  # inherited fields are in the parent's table
+        if name in own_fields
     ]
     return "| variable | default | values | |\n|---|---|---|---|\n" + "".join(rows)
 
@@ -73,17 +72,3 @@ def _values(field: FieldInfo) -> str:
         for name, label in labels.items()
         if hasattr(bound, name)
     )
-
-
-def _descriptions(kind: type[BaseSettings]) -> Mapping[str, str]:
-    """Return the docstring behind each field that the class itself defines, not its parents."""
-    [defined] = ast.parse(dedent(inspect.getsource(kind))).body
-    assert isinstance(defined, ast.ClassDef)  # noqa: S101 -- it is the source of a class
-    descriptions: dict[str, str] = {}
-    for field, following in zip(defined.body, [*defined.body[1:], None], strict=True):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            text = following.value if isinstance(following, ast.Expr) else None
-            descriptions[field.target.id] = (
-                " ".join(str(text.value).split()) if isinstance(text, ast.Constant) else ""
-            )
-    return descriptions

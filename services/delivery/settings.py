@@ -1,7 +1,5 @@
 """The settings of the delivery service."""
 
-from typing import Annotated
-
 from pydantic import Field
 
 from services.delivery.model.circuit_breaker import BreakerPolicy
@@ -11,28 +9,63 @@ from shared.runtime.settings import EgressSettings
 class DeliverySettings(EgressSettings):
     """`INTERLINK_*` settings that only delivery reads."""
 
-    allow_http: bool = False
-    """Whether outgoing webhooks may have a URL without TLS; true in the embedded default."""
-    webhooks_per_workspace: Annotated[int, Field(ge=1, le=100_000)] = 500
-    """Outgoing webhooks that a workspace may have."""
-    most_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 1_000
-    """Attempts in flight at a time in this process, over all outgoing webhooks."""
-    breaker_failures: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Failures in a row after which the circuit of an endpoint opens. A webhook can override these five."""
-    breaker_failing_s: Annotated[float, Field(ge=0, le=86_400)] = 30
-    """Seconds that these failures must last at least."""
-    breaker_open_s: Annotated[float, Field(ge=0.1, le=3600)] = 30
-    """Seconds before the first probe; each later pause is twice as long."""
-    breaker_max_open_s: Annotated[float, Field(ge=0.1, le=3600)] = 60
-    """The longest pause between two probes, in seconds."""
-    breaker_max_wait_s: Annotated[float, Field(ge=1, le=604_800)] = 600
-    """Seconds beyond its schedule that a delivery waits behind an open circuit before it is dead."""
-    condition_suspend_s: Annotated[float, Field(ge=1, le=86_400)] = 600
-    """Seconds over which a condition must exceed its budget, ten times or more, to disable its webhook."""
-    delivered_days: Annotated[int, Field(ge=1, le=365)] = 7
-    """Days for which the log keeps a successful delivery."""
-    dead_letter_days: Annotated[int, Field(ge=1, le=365)] = 30
-    """Days for which the log keeps any other finished delivery."""
+    allow_http: bool = Field(
+        default=False,
+        description="Whether outgoing webhooks may have a URL without TLS; true in the embedded default.",
+    )
+    webhooks_per_workspace: int = Field(
+        default=500, ge=1, le=100_000, description="Outgoing webhooks that a workspace may have."
+    )
+    most_in_flight: int = Field(
+        default=1_000,
+        ge=1,
+        le=10_000,
+        description="Attempts in flight at a time in this process, over all outgoing webhooks.",
+    )
+    breaker_failures: int = Field(
+        default=10,
+        ge=1,
+        le=10_000,
+        description=(
+            "Failures in a row after which the circuit of an endpoint opens. A webhook can override these "
+            "five."
+        ),
+    )
+    breaker_failing_s: float = Field(
+        default=30, ge=0, le=86_400, description="Seconds that these failures must last at least."
+    )
+    breaker_open_s: float = Field(
+        default=30,
+        ge=0.1,
+        le=3600,
+        description="Seconds before the first probe; each later pause is twice as long.",
+    )
+    breaker_max_open_s: float = Field(
+        default=60, ge=0.1, le=3600, description="The longest pause between two probes, in seconds."
+    )
+    breaker_max_wait_s: float = Field(
+        default=600,
+        ge=1,
+        le=604_800,
+        description=(
+            "Seconds beyond its schedule that a delivery waits behind an open circuit before it is dead."
+        ),
+    )
+    condition_suspend_s: float = Field(
+        default=600,
+        ge=1,
+        le=86_400,
+        description=(
+            "Seconds over which a condition must exceed its budget, ten times or more, to disable its "
+            "webhook."
+        ),
+    )
+    delivered_days: int = Field(
+        default=7, ge=1, le=365, description="Days for which the log keeps a successful delivery."
+    )
+    dead_letter_days: int = Field(
+        default=30, ge=1, le=365, description="Days for which the log keeps any other finished delivery."
+    )
 
     @property
     def breaker(self) -> BreakerPolicy:

@@ -1,6 +1,6 @@
 """The settings of the oauth service."""
 
-from typing import Annotated, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import Field, HttpUrl, field_validator
@@ -13,18 +13,37 @@ _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 class OAuthSettings(EgressSettings):
     """The `INTERLINK_*` environment variables that only the oauth service reads."""
 
-    return_origins: str = ""
-    """Origins that a person may be sent back to, beside the hub's own, separated by commas."""
-    chat_name: Annotated[str, Field(max_length=60, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
-    """The chat's name on the pages that people see when they connect an account."""
-    chat_url: Annotated[str, Field(max_length=2000)] = ""
-    """The address of the link on these pages that leads back to the chat."""
-    operator_workspace: str = "default"
-    """The workspace whose admin keys may set the OAuth apps of the whole installation."""
-    gateway_url: HttpUrl = HttpUrl("http://127.0.0.1:8080")
-    """The gateway's address, for creating the inbound endpoints of provider subscriptions."""
-    upkeep_every_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
-    """The interval in which due integrations and provider subscriptions are processed, in seconds."""
+    return_origins: str = Field(
+        default="",
+        description="Origins that a person may be sent back to, beside the hub's own, separated by commas.",
+    )
+    chat_name: str = Field(
+        default="",
+        max_length=60,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="The chat's name on the pages that people see when they connect an account.",
+    )
+    chat_url: str = Field(
+        default="",
+        max_length=2000,
+        description="The address of the link on these pages that leads back to the chat.",
+    )
+    operator_workspace: str = Field(
+        default="default",
+        description="The workspace whose admin keys may set the OAuth apps of the whole installation.",
+    )
+    gateway_url: HttpUrl = Field(
+        default=HttpUrl("http://127.0.0.1:8080"),
+        description="The gateway's address, for creating the inbound endpoints of provider subscriptions.",
+    )
+    upkeep_every_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=3600,
+        description=(
+            "The interval in which due integrations and provider subscriptions are processed, in seconds."
+        ),
+    )
 
     @field_validator("return_origins")
     @classmethod

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import jwt
 import orjson
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from joserfc.jwk import ECKey, RSAKey
 
 from shared.contracts.errors import Malformed
 from shared.manifests.models import WebhookSpec
@@ -145,10 +145,10 @@ def _jwt_signer(spec: JwtScheme, scheme: SchemeVerifier) -> SchemeSigner:
     private: Any
     if spec.algorithms[0].startswith("ES"):
         private = ec.generate_private_key(ec.SECP256R1())
-        public = jwt.algorithms.ECAlgorithm.to_jwk(private.public_key(), as_dict=True)
+        public = ECKey.import_key(private.public_key()).as_dict()
     else:
         private = rsa.generate_private_key(65537, 2048)
-        public = jwt.algorithms.RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+        public = RSAKey.import_key(private.public_key()).as_dict()
     document = orjson.dumps({"keys": [{**public, "kid": FIXTURE_KEY_ID, "use": "sig"}]})
     return SchemeSigner(scheme, "", _encode_private_key(private), document)
 

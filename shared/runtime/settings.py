@@ -1,4 +1,4 @@
-"""Settings from the environment, one class per concern. `docs/settings.md` shows the docstrings of fields."""
+"""Settings from the environment, one class per concern. `docs/settings.md` shows the descriptions."""
 
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
@@ -19,30 +19,54 @@ class KafkaSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="KAFKA_", frozen=True)
 
-    bootstrap_servers: str
-    """Bootstrap servers as `host:port`, separated by commas."""
-    enable_idempotence: bool = True
-    """Whether producers are idempotent. Off only for the embedded broker, which does not support it."""
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """The protocol of the brokers: with or without TLS, with or without a login."""
-    ssl_cafile: Path | None = None
-    """A PEM file with the authorities of the brokers' certificates; by default the system's authorities."""
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    """The mechanism of the login, for the protocols `SASL_...`."""
-    sasl_username: str | None = None
-    """The user name of the login."""
-    sasl_password: SecretStr | None = None
-    """The password of the login."""
-    sasl_password_file: Path | None = None
-    """A file that contains the password instead: a mounted secret."""
-    answers_held_fetches: bool = True
-    """Whether the broker answers a waiting fetch as soon as a record arrives. The embedded broker does not:
-    with it, a consumer fetches more often while there is traffic."""
-    replication_factor: Annotated[int, Field(ge=1, le=10)] | None = None
-    """Replicas of the topics that `interlink init` creates; by default 3, or one per broker if fewer."""
-    session_timeout_ms: Annotated[int, Field(ge=2_000, le=300_000)] = 10_000
-    """Milliseconds until the partitions of a killed consumer that is not started again are reassigned. With
-    the embedded broker, a consumer that joins waits about half of it."""
+    bootstrap_servers: str = Field(description="Bootstrap servers as `host:port`, separated by commas.")
+    enable_idempotence: bool = Field(
+        default=True,
+        description=(
+            "Whether producers are idempotent. Off only for the embedded broker, which does not support it."
+        ),
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT",
+        description="The protocol of the brokers: with or without TLS, with or without a login.",
+    )
+    ssl_cafile: Path | None = Field(
+        default=None,
+        description=(
+            "A PEM file with the authorities of the brokers' certificates; by default the system's "
+            "authorities."
+        ),
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="PLAIN", description="The mechanism of the login, for the protocols `SASL_...`."
+    )
+    sasl_username: str | None = Field(default=None, description="The user name of the login.")
+    sasl_password: SecretStr | None = Field(default=None, description="The password of the login.")
+    sasl_password_file: Path | None = Field(
+        default=None, description="A file that contains the password instead: a mounted secret."
+    )
+    answers_held_fetches: bool = Field(
+        default=True,
+        description=(
+            "Whether the broker answers a waiting fetch as soon as a record arrives. The embedded broker "
+            "does not: with it, a consumer fetches more often while there is traffic."
+        ),
+    )
+    replication_factor: Annotated[int, Field(ge=1, le=10)] | None = Field(
+        default=None,
+        description=(
+            "Replicas of the topics that `interlink init` creates; by default 3, or one per broker if fewer."
+        ),
+    )
+    session_timeout_ms: int = Field(
+        default=10_000,
+        ge=2_000,
+        le=300_000,
+        description=(
+            "Milliseconds until the partitions of a killed consumer that is not started again are "
+            "reassigned. With the embedded broker, a consumer that joins waits about half of it."
+        ),
+    )
 
     @property
     def is_embedded(self) -> bool:
@@ -55,12 +79,23 @@ class MongoSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MONGODB_", frozen=True)
 
-    uri: SecretStr
-    """The connection string, with login and options. Its path is the database."""
-    password_file: Path | None = None
-    """A file that contains the password, if the connection string has none: a mounted secret."""
-    timeout_ms: Annotated[int, Field(ge=100, le=60_000)] = 5_000
-    """Milliseconds until MongoDB counts as unavailable, if no server is found or none connects."""
+    uri: SecretStr = Field(
+        description="The connection string, with login and options. Its path is the database."
+    )
+    password_file: Path | None = Field(
+        default=None,
+        description=(
+            "A file that contains the password, if the connection string has none: a mounted secret."
+        ),
+    )
+    timeout_ms: int = Field(
+        default=5_000,
+        ge=100,
+        le=60_000,
+        description=(
+            "Milliseconds until MongoDB counts as unavailable, if no server is found or none connects."
+        ),
+    )
 
 
 class HubSettings(BaseSettings):
@@ -68,23 +103,52 @@ class HubSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
 
-    host: str = "127.0.0.1"
-    """The address to listen on; `0.0.0.0` for all addresses."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 8080
-    """The port to listen on, also for `/healthz`, `/readyz` and `/metrics`."""
-    public_url: HttpUrl = HttpUrl("http://127.0.0.1:8080")
-    """The URL that providers call: scheme and host in front of `/api/webhooks/...`."""
-    trusted_proxies: str = "127.0.0.1,::1"
-    """Reverse proxies and load balancers whose `X-Forwarded-For` is trusted: IP addresses and networks,
-    separated by commas or blanks. Name each proxy of a chain. Networks of all addresses are refused."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The lowest level that is logged."""
-    encryption_key: SecretStr | None = None
-    """The master key, 32 bytes in base64. During a rotation several, separated by commas: the first seals."""
-    encryption_key_file: str | None = None
-    """A file that contains the keys instead, separated by commas or line breaks: a mounted secret."""
-    drain_seconds: Annotated[float, Field(ge=0, le=300)] = 20.0
-    """The maximum duration of a stop in seconds: half of it for requests, half for the current batches."""
+    host: str = Field(
+        default="127.0.0.1", description="The address to listen on; `0.0.0.0` for all addresses."
+    )
+    port: int = Field(
+        default=8080,
+        ge=1,
+        le=65535,
+        description="The port to listen on, also for `/healthz`, `/readyz` and `/metrics`.",
+    )
+    public_url: HttpUrl = Field(
+        default=HttpUrl("http://127.0.0.1:8080"),
+        description="The URL that providers call: scheme and host in front of `/api/webhooks/...`.",
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1,::1",
+        description=(
+            "Reverse proxies and load balancers whose `X-Forwarded-For` is trusted: IP addresses and "
+            "networks, separated by commas or blanks. Name each proxy of a chain. Networks of all addresses "
+            "are refused."
+        ),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The lowest level that is logged."
+    )
+    encryption_key: SecretStr | None = Field(
+        default=None,
+        description=(
+            "The master key, 32 bytes in base64. During a rotation several, separated by commas: the first "
+            "seals."
+        ),
+    )
+    encryption_key_file: str | None = Field(
+        default=None,
+        description=(
+            "A file that contains the keys instead, separated by commas or line breaks: a mounted secret."
+        ),
+    )
+    drain_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        le=300,
+        description=(
+            "The maximum duration of a stop in seconds: half of it for requests, half for the current "
+            "batches."
+        ),
+    )
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -107,17 +171,28 @@ class EgressSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
 
-    allow_private_networks: Literal["none", "loopback", "all"] = "none"
-    """Internal addresses that may be called; `interlink up` allows `loopback`."""
-    egress_ports: str = _WEB_PORTS
-    """The ports that may be called, separated by commas, or `any`, which `interlink up` sets."""
-    egress_proxy: Annotated[str | None, Field(pattern=r"^http://\S+$")] = None
-    """An HTTP proxy for all calls."""
-    egress_ca_file: str | None = None
-    """A PEM file with certificate authorities to trust beside the system's."""
-    dns_servers: str = ""
-    """DNS servers, as `address` or `address:port`, separated by commas; by default the system's
-    (`/etc/resolv.conf`). Search domains are not used: names are absolute."""
+    allow_private_networks: Literal["none", "loopback", "all"] = Field(
+        default="none", description="Internal addresses that may be called; `interlink up` allows `loopback`."
+    )
+    egress_ports: str = Field(
+        default=_WEB_PORTS,
+        description=(
+            "The ports that may be called, separated by commas, or `any`, which `interlink up` sets."
+        ),
+    )
+    egress_proxy: str | None = Field(
+        default=None, pattern=r"^http://\S+$", description="An HTTP proxy for all calls."
+    )
+    egress_ca_file: str | None = Field(
+        default=None, description="A PEM file with certificate authorities to trust beside the system's."
+    )
+    dns_servers: str = Field(
+        default="",
+        description=(
+            "DNS servers, as `address` or `address:port`, separated by commas; by default the system's "
+            "(`/etc/resolv.conf`). Search domains are not used: names are absolute."
+        ),
+    )
 
     @field_validator("dns_servers")
     @classmethod

@@ -3,17 +3,20 @@
 import base64
 import hashlib
 import hmac
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote, urlsplit
 
-import jwt
+from joserfc import jws
+from joserfc.jwk import Key, import_key
 
 from shared.contracts.errors import Malformed
+from shared.verification.jwks import hmac_key, select_keys
+from shared.verification.jws import SignedToken, parse_token
 from shared.verification.match import MATCH_ALL, Match
-from shared.verification.public_key import KeySource, is_acceptable_key
+from shared.verification.public_key import KeySource
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import (
     TEXT_SECRET,
@@ -26,7 +29,7 @@ from shared.verification.scheme import (
 )
 from shared.verification.sources import scalar_text
 from shared.verification.template import SourceTemplate
-from shared.wire.bodies import decode_bytes, parse_json
+from shared.wire.bodies import decode_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,10 @@ class JwtVerifier:
     `body_hash` names a claim with a digest of the body, `query_hash` one with Atlassian's digest of method,
     path and query (`qsh`). `leeway_s` allows for differences between clocks. If `expires` is false, a token
     without an expiry is accepted and never expires.
+
+    The claims are checked here and not by joserfc's `JWTClaimsRegistry`: that does not tell an expired token
+    from one with an unreadable or a wrong claim, refuses `iat` in the future also where `nbf` counts, and
+    compares no claim with a part of the request.
     """
 
     header: bytes
@@ -79,18 +86,23 @@ class JwtVerifier:
         token = value[len(self.prefix) :].strip()
         if not (value.lower().startswith(self.prefix.lower()) and self.require.holds(request) and token):
             return VerificationResult.UNREADABLE
-        candidates: list[Any] = list(self.key.keys(secrets))
+        try:
+            parsed = parse_token(token)
+        except Malformed:
+            parsed = None
+        candidates: Sequence[Key | bytes] = self.key.keys(secrets)
         if self.keys:
-            try:
-                candidates = _select_keys(token, fetched.body if fetched else b"")
-            except jwt.PyJWTError:
+            if parsed is None:
                 return VerificationResult.UNREADABLE
+            candidates = select_keys(parsed.header.get("kid"), fetched.body if fetched else b"")
         if not candidates:
             return VerificationResult.MISMATCH if self.keys else VerificationResult.NO_SECRET
+        count = request.work.count_public_key_check if self.keys else request.work.count_hash
         # A result other than "another key" says more about what is wrong, so it wins.
         result = VerificationResult.MISMATCH
         for candidate in candidates:
-            candidate_result = self._verify_with_key(request, token, candidate, now)
+            count(len(token))
+            candidate_result = self._verify_with_key(request, parsed, candidate, now)
             if candidate_result is not VerificationResult.MISMATCH:
                 result = candidate_result
             if candidate_result is VerificationResult.VERIFIED:
@@ -98,15 +110,16 @@ class JwtVerifier:
         return result
 
     def _verify_with_key(
-        self, request: InboundRequest, token: str, key: Any, now: float
+        self, request: InboundRequest, token: SignedToken | None, candidate: Key | bytes, now: float
     ) -> VerificationResult:
-        count = request.work.count_public_key_check if self.keys else request.work.count_hash
-        count(len(token))
+        if token is None:
+            return VerificationResult.UNREADABLE
         try:
-            claims = jwt.decode(token, key, algorithms=list(self.algorithms), options=_SIGNATURE_ONLY_OPTIONS)
-        except jwt.InvalidSignatureError:
-            return VerificationResult.MISMATCH
-        except (jwt.PyJWTError, ValueError, TypeError):
+            key = hmac_key(candidate) if isinstance(candidate, bytes) else candidate
+            if not token.is_signed_by(key, self.algorithms):
+                return VerificationResult.MISMATCH
+            claims = token.claims()
+        except Malformed:
             return VerificationResult.UNREADABLE
         if not self._claims_match(request, claims):
             return VerificationResult.CLAIMS
@@ -175,8 +188,14 @@ class JwtVerifier:
             name, algorithm, encoding = self.body_hash
             digest = hashlib.new(algorithm, request.body).digest()
             claims[name] = digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
-        key: Any = secret if self.keys else self.key.key(secret)
-        token = jwt.encode(claims, key, algorithm=self.algorithms[0], headers={"kid": FIXTURE_KEY_ID})
+        name = self.algorithms[0]
+        key = import_key(secret, _KEY_TYPES[name[:2]]) if self.keys else hmac_key(self.key.key(secret) or b"")
+        token = jws.serialize_compact(
+            {"alg": name, "kid": FIXTURE_KEY_ID, "typ": "JWT"},
+            json.dumps(claims, separators=(",", ":")),
+            key,
+            [name],
+        )
         return request.with_header(self.header, (self.prefix + token).encode())
 
 
@@ -190,45 +209,8 @@ def _numeric_date(value: Any) -> float | None:
 FIXTURE_KEY_ID: Final = "fixture"
 """The `kid` of tokens that `JwtVerifier.sign` makes."""
 
-_SIGNATURE_ONLY_OPTIONS: Final[Any] = {
-    "verify_exp": False,
-    "verify_nbf": False,
-    "verify_iat": False,
-    "verify_aud": False,
-    "verify_iss": False,
-    "verify_sub": False,
-    "verify_jti": False,
-}
-"""The library checks the signature only. Claims are checked here, with the time as a parameter."""
-
-
-def _select_keys(token: str, document: bytes) -> list[Any]:
-    """Return the key of a JWKS that the token names by its `kid`; every key if it names none."""
-    keys = _parse_jwks(document)
-    wanted_id = jwt.get_unverified_header(token).get("kid")
-    return [key for key_id, key in keys if wanted_id is None or key_id == wanted_id]
-
-
-_MAX_JWKS_KEYS: Final = 100
-
-
-@lru_cache(maxsize=64)
-def _parse_jwks(document: bytes) -> list[tuple[str | None, Any]]:
-    """Return the usable keys of a JWKS document with their ids; keys that cannot be read are left out."""
-    try:
-        items = parse_json(document).get("keys", [])
-    except (Malformed, AttributeError):
-        return []
-    keys: list[tuple[str | None, Any]] = []
-    for item in items[:_MAX_JWKS_KEYS] if isinstance(items, list) else []:
-        try:
-            key = jwt.PyJWK(item)
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
-            continue
-        # A shared key (`oct`) in a public document is no secret: whoever reads it could sign.
-        if key.key_type != "oct" and is_acceptable_key(key.key):
-            keys.append((key.key_id, key.key))
-    return keys
+_KEY_TYPES: Final[Mapping[str, Literal["RSA", "EC", "OKP"]]] = {"RS": "RSA", "ES": "EC", "Ed": "OKP"}
+"""The type of key by the first letters of an algorithm."""
 
 
 def query_string_hash(request: InboundRequest) -> str:

@@ -167,7 +167,7 @@ class TestCommandsOfThePages:
             ".interlink/": f"{up.folder}/",
             ".venv/bin/python": sys.executable,
             "http://127.0.0.1:9000/": f"http://127.0.0.1:{port}/",
-            "interlink.examples.subscriber $SECRET &": f"interlink.examples.subscriber $SECRET {port} & sleep 1",
+            "examples.subscriber $SECRET &": f"examples.subscriber $SECRET {port} & sleep 1",
             "9001": str(other),
             "serve_forever()' &": "serve_forever()' & sleep 1",
         }.items():
