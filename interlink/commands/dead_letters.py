@@ -10,7 +10,8 @@ app = typer.Typer(help="Records that could not be processed.", no_args_is_help=T
 
 FromTopic = Annotated[str | None, typer.Option("--topic", help="Only records of this topic.")]
 ForReason = Annotated[
-    str | None, typer.Option("--reason", help="Only records with this reason: malformed or failed.")
+    str | None,
+    typer.Option("--reason", help="Only records with this reason: malformed, over_limit or failed."),
 ]
 
 

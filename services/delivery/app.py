@@ -59,32 +59,32 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 }
 
 
-async def build(here: Runtime) -> Service:
-    """Build the delivery service of this process. `here` has its connections and identity."""
+async def build(runtime: Runtime) -> Service:
+    """Build the delivery service of this process. `runtime` has its connections and identity."""
     settings = load(DeliverySettings)
     client = create_egress_client(settings, max_connections=settings.most_in_flight)
-    subscriptions = OutgoingWebhooks(here.mongo, here.configuration, here.vault, here.log)
-    deliveries = Deliveries(here.mongo, settings, here.log, instance=here.instance)
-    endpoint_health = EndpointHealthRecords(here.mongo)
-    erasures = Erasures(here.mongo, here.configuration, settings, here.log)
-    statistics = Statistics(here.mongo, here.log)
-    unmatched = UnmatchedEventLog(here.mongo, here.log)
+    subscriptions = OutgoingWebhooks(runtime.mongo, runtime.configuration, runtime.vault, runtime.log)
+    deliveries = Deliveries(runtime.mongo, settings, runtime.log, instance=runtime.instance)
+    endpoint_health = EndpointHealthRecords(runtime.mongo)
+    erasures = Erasures(runtime.mongo, runtime.configuration, settings, runtime.log)
+    statistics = Statistics(runtime.mongo, runtime.log)
+    unmatched = UnmatchedEventLog(runtime.mongo, runtime.log)
     shares = FairShares()
     backlog = Backlog(
-        here.mongo,
+        runtime.mongo,
         # `events` is built below: it needs the fan-out, which needs the backlog.
         owned=lambda: (events.assignment[0], {(item.topic, item.partition) for item in events.assigned}),
     )
     endpoint_states = EndpointStates(deliveries, endpoint_health, settings)
-    attempter = Attempter(client, statistics, here.log)
+    attempter = Attempter(client, statistics, runtime.log)
     health = EndpointHealth(
         subscriptions,
         endpoint_health,
-        here.producer,
-        here.log,
+        runtime.producer,
+        runtime.log,
         suspend_after=timedelta(seconds=settings.condition_suspend_s),
     )
-    results = ResultWriter(deliveries, here.log)
+    results = ResultWriter(deliveries, runtime.log)
     first_attempts = FirstAttemptHandler(
         subscriptions,
         deliveries,
@@ -93,20 +93,20 @@ async def build(here: Runtime) -> Service:
         attempter,
         health,
         results,
-        here.log,
+        runtime.log,
         assignment=lambda: requested.assignment,
         dead_letter=lambda received, error: requested.dead_letter(received, error),  # noqa: PLW0108 -- built below
         shares=shares,
     )
     # Names above refer to consumers below through lambdas: handler and consumer need each other.
-    requested = here.consumer(
+    requested = runtime.consumer(
         group="attempt",
         topics=[DELIVERY_REQUESTED],
         handler=first_attempts.handle,
         durable=first_attempts.wait_saved,
     )
-    fanout = Fanout(subscriptions, here.producer, backlog, shares, unmatched)
-    events = here.consumer(
+    fanout = Fanout(subscriptions, runtime.producer, backlog, shares, unmatched)
+    events = runtime.consumer(
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
         handler=fanout.handle,
@@ -122,8 +122,8 @@ async def build(here: Runtime) -> Service:
         backlog,
         fanout,
         shares,
-        here.producer,
-        here.log,
+        runtime.producer,
+        runtime.log,
         dead_letter=events.dead_letter,
         handled_offset=handled_offset,
     )
@@ -136,16 +136,16 @@ async def build(here: Runtime) -> Service:
         attempter,
         health,
         results,
-        here.log,
+        runtime.log,
         assignment=lambda: requested.assignment,
     )
-    recovery = Recovery(here.mongo, here.producer, settings)
-    jobs = RecoveryJobs(here.mongo, recovery, here.log)
-    management = here.management_app("Interlink delivery")
+    recovery = Recovery(runtime.mongo, runtime.producer, settings)
+    jobs = RecoveryJobs(runtime.mongo, recovery, runtime.log)
+    management = runtime.management_app("Interlink delivery")
     PreviewApi().mount(management)
-    WebhooksApi(subscriptions, deliveries, endpoint_health, here.producer, client, settings).mount(management)
-    QueueApi(subscriptions, here.mongo).mount(management)
-    reasons = WaitingReasons(here.mongo, subscriptions, endpoint_health)
+    WebhooksApi(subscriptions, deliveries, endpoint_health, runtime.producer, client, settings).mount(management)
+    QueueApi(subscriptions, runtime.mongo).mount(management)
+    reasons = WaitingReasons(runtime.mongo, subscriptions, endpoint_health)
     DeliveriesApi(deliveries, reasons).mount(management)
     StatisticsApi(deliveries, statistics, subscriptions, settings).mount(management)
     ErasuresApi(erasures).mount(management)
@@ -165,7 +165,7 @@ async def build(here: Runtime) -> Service:
             scheduler,
             backlog_worker,
             backlog,
-            RecoveryWorker(jobs, recovery, here.log),
+            RecoveryWorker(jobs, recovery, runtime.log),
         ],
         consumers=[events, requested],
     )

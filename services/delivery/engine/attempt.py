@@ -32,7 +32,7 @@ _CHEAP_TRANSFORM_S: Final = 0.001
 
 
 class Attempter:
-    """Makes attempts. It knows nothing of queues and retries."""
+    """Sends a delivery once and evaluates the result. It schedules and stores nothing."""
 
     def __init__(self, client: EgressClient, statistics: Statistics, log: Log) -> None:
         self._client = client

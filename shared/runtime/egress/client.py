@@ -4,7 +4,7 @@ A name is resolved once. If any of its addresses is not allowed, the call is ref
 goes to one of the checked addresses, so a second answer of the DNS server cannot redirect it. A literal
 address is checked where the socket is created, because aiohttp does not resolve it.
 
-aiohttp, not httpx: under concurrency it needs a fraction of the CPU (ARCHITECTURE.md).
+aiohttp, not httpx: under concurrency it needs a fraction of the CPU (docs/explanation/dependencies.md).
 """
 
 import asyncio
