@@ -42,7 +42,8 @@ def new_provider(
 
     with report_errors():
         folder = new.create(provider_folder.PROVIDERS_ROOT, id_, name, scheme.value)
-    typer.echo(f"{folder}: replace what manifest.yaml says; CONTRIBUTING.md has the steps")
+    steps = "docs/how-to/add-a-provider.md has the steps"
+    typer.echo(f"{folder}: replace what manifest.yaml and README.md say; {steps}")
 
 
 @app.command()

@@ -143,7 +143,9 @@ async def build(runtime: Runtime) -> Service:
     jobs = RecoveryJobs(runtime.mongo, recovery, runtime.log)
     management = runtime.management_app("Interlink delivery")
     PreviewApi().mount(management)
-    WebhooksApi(subscriptions, deliveries, endpoint_health, runtime.producer, client, settings).mount(management)
+    WebhooksApi(subscriptions, deliveries, endpoint_health, runtime.producer, client, settings).mount(
+        management
+    )
     QueueApi(subscriptions, runtime.mongo).mount(management)
     reasons = WaitingReasons(runtime.mongo, subscriptions, endpoint_health)
     DeliveriesApi(deliveries, reasons).mount(management)

@@ -2,7 +2,7 @@
 
 `openapi.json` and `asyncapi.json` beside this module are the documents of the last accepted change, without
 their texts. After a change that is meant: announce it in CHANGELOG.md, and run these tests once with
-`INTERLINK_WRITE_PUBLISHED=1`.
+`WRITE_PUBLISHED=1`.
 """
 
 import json
@@ -65,7 +65,7 @@ def test_nothing_changes_unannounced(entrance: Hub, name: str) -> None:
     document.pop("servers", None)
     promised = _promised(document)
     path = HERE / f"{name}.json"
-    if os.environ.get("INTERLINK_WRITE_PUBLISHED"):
+    if os.environ.get("WRITE_PUBLISHED"):
         path.write_text(json.dumps(promised, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     published = json.loads(path.read_text(encoding="utf-8"))
     assert not list(_differences(published, promised))

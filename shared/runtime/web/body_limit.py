@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.runtime.web.problems import problem_response
@@ -24,10 +25,11 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
-        body: bytes | None
         try:
             async with asyncio.timeout(_BODY_TIMEOUT_S):
                 body = await self._read(receive)
+        except ClientDisconnect:
+            return  # nobody waits for an answer, and half a body is no request
         except TimeoutError:
             response = problem_response(
                 408,
@@ -45,11 +47,13 @@ class BodyLimit:
         await self._app(scope, replay_body(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """Return the body, or None if it is too large."""
+        """Return the body, or None if it is too large. Raises `ClientDisconnect` if it is not whole."""
         chunks: list[bytes] = []
         size = 0
         while True:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > self._max_bytes:
