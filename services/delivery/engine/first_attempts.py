@@ -261,9 +261,9 @@ class FirstAttemptHandler:
     async def _work(self, batch: WebhookBatch, saved: asyncio.Event) -> None:
         endpoint_state, webhook = batch.endpoint_state, batch.webhook
         try:
-            if batch.previous is not None:
-                await batch.previous.ended.wait()
-                if not batch.previous.is_complete:
+            if (previous := batch.previous) is not None:
+                await previous.ended.wait()
+                if not previous.is_complete:
                     return
             while (
                 batch.queue
@@ -353,14 +353,13 @@ class FirstAttemptHandler:
                 batch.note_due(due_at)
             batch.queue.clear()
         await self._write_entries(writes)
-        for (
-            endpoint_state,
-            delivery_id,
-        ) in manual:  # after the write: a search before it finds nothing
+        # After the write: a search before it finds nothing.
+        for endpoint_state, delivery_id in manual:
             endpoint_state.request_manual(delivery_id)
         for batch in batches:
             if batch.next_due is not None:
                 batch.endpoint_state.note_due(batch.next_due)
+            batch.previous = None  # else every batch of steady traffic would keep all earlier ones in memory
             if self._last_batches.get(batch.webhook.id) is batch:
                 del self._last_batches[batch.webhook.id]  # from now on the log has what is open
 
