@@ -1,0 +1,160 @@
+"""Batches of first attempts side by side: order of a strict webhook, repeats, and what stays in memory."""
+
+import asyncio
+import gc
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import structlog
+
+from services.delivery.engine.batches import WebhookBatch
+from services.delivery.engine.endpoint_states import EndpointStates
+from services.delivery.engine.fair_share import FairShares
+from services.delivery.engine.first_attempts import FirstAttemptHandler
+from services.delivery.model.delivery import request_event
+from services.delivery.settings import DeliverySettings
+from shared.contracts.envelope import Event
+from shared.contracts.ids import DeliveryId, EventId, WebhookId, WorkspaceId
+from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.mongo import utcnow
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+FAILS = "dlv_3"
+
+
+class Log:
+    """The delivery log, and the subscriber whose answers it records."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.entries: list[tuple[str, str]] = []
+        self.answer = asyncio.Event()
+        self.answer.set()
+        self.write = asyncio.Event()
+        self.write.set()
+        self.wake = asyncio.Event()
+
+    async def attempt(self, _webhook: Any, claimed: Any) -> tuple[Any, Any]:
+        self.sent.append(claimed.request.delivery_id)
+        await self.answer.wait()
+        failed = claimed.request.delivery_id == FAILS
+        return None, SimpleNamespace(due_at=utcnow() if failed else None)
+
+    async def write_with_retry(self, entries: Sequence[tuple[str, str]]) -> None:
+        await self.write.wait()
+        self.entries += entries
+
+
+def handler(log: Log) -> FirstAttemptHandler:
+    """Return a handler for one strict webhook whose collaborators are `log`."""
+    webhook = SimpleNamespace(
+        id="wh_1",
+        workspace="w",
+        url="https://example.com",
+        strict=True,
+        policy=SimpleNamespace(schedule=(0.0,)),
+        rate_limit=None,
+        max_in_flight=1,
+        timeout_s=1.0,
+        breaker=None,
+        lifts=0,
+    )
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    async def find(_: str) -> Any:
+        return webhook
+
+    def entry(kind: str) -> Any:
+        return lambda request, *_: (kind, request.delivery_id)
+
+    deliveries: Any = SimpleNamespace(
+        open_by_id=nothing,
+        open_webhooks=nothing,
+        release_leases=nothing,
+        attempted_entry=entry("attempted"),
+        leased_entry=entry("leased"),
+        waiting=entry("waiting"),
+    )
+    states = EndpointStates(deliveries, cast("Any", None), DeliverySettings())
+    subscriptions: Any = SimpleNamespace(ensure_current=nothing, find=find, may_send=lambda _: True)
+    return FirstAttemptHandler(
+        subscriptions,
+        deliveries,
+        cast("Any", SimpleNamespace(is_erased=lambda *_: False)),
+        states,
+        cast("Any", log),
+        cast("Any", SimpleNamespace(record_attempt=lambda *_, **__: None)),
+        cast("Any", log),
+        structlog.get_logger(),
+        assignment=lambda: (0, []),
+        dead_letter=nothing,
+        shares=FairShares(),
+    )
+
+
+def record(number: int) -> ConsumedEvent:
+    source = Event(EventId(f"e{number}"), "t.made", "/s", WorkspaceId("w"), "2026-01-01T00:00:00Z", b"{}")
+    event = request_event(DeliveryId(f"dlv_{number}"), WebhookId("wh_1"), source, "t.made", b"{}", TRACE)
+    return ConsumedEvent(event, "delivery.requested", 0, number, 1_700_000_000_000 + number, b"wh_1")
+
+
+async def test_batches_beside_each_other_keep_a_strict_webhook_in_order() -> None:
+    log = Log()
+    log.answer.clear()
+    first = handler(log)
+    for number in range(3):
+        await first.handle([record(number)])
+        await asyncio.sleep(0)
+    assert log.sent == ["dlv_0"], "the others wait for it"
+    log.answer.set()
+    await first.wait_saved()
+    assert log.sent == ["dlv_0", "dlv_1", "dlv_2"]
+    assert log.entries == [("attempted", f"dlv_{number}") for number in range(3)]
+
+
+async def test_what_follows_a_failure_waits_in_the_log() -> None:
+    log = Log()
+    first = handler(log)
+    log.answer.clear()
+    for number in range(3, 6):
+        await first.handle([record(number)])
+        await asyncio.sleep(0)
+    log.answer.set()
+    await first.wait_saved()
+    assert log.sent == [FAILS]
+    assert log.entries == [("attempted", FAILS), ("waiting", "dlv_4"), ("waiting", "dlv_5")]
+
+
+async def test_a_repeat_of_what_is_not_saved_is_not_sent_again() -> None:
+    log = Log()
+    log.write.clear()
+    first = handler(log)
+    for _ in range(2):
+        await first.handle([record(0)])
+        await asyncio.sleep(0.01)
+    assert log.sent == ["dlv_0"]
+    saved = asyncio.create_task(first.wait_saved())
+    await asyncio.sleep(0.01)
+    assert not saved.done(), "the offset of the repeat waits for the first one too"
+    log.write.set()
+    await saved
+    assert log.entries == [("attempted", "dlv_0")]
+
+
+async def test_steady_traffic_leaves_no_batches_in_memory() -> None:
+    """Each batch comes before the one before it is saved, so there is always a batch to wait for."""
+    log = Log()
+    first = handler(log)
+    for number in range(100, 300):
+        log.write.clear()
+        await first.handle([record(number)])
+        await asyncio.sleep(0)
+        log.write.set()
+        await asyncio.sleep(0)
+    held = sum(isinstance(thing, WebhookBatch) for thing in gc.get_objects())
+    await first.wait_saved()
+    assert len(log.entries) == 200
+    assert held < 20
