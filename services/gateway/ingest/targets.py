@@ -27,7 +27,7 @@ from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.responses import accepted_body, json_response
 from services.gateway.ingest.verify import Verifier
 from shared.contracts.envelope import now
-from shared.contracts.errors import Conflict, Malformed
+from shared.contracts.errors import Conflict, Malformed, NotFound
 from shared.contracts.ids import message_id_for
 from shared.manifests.response_template import Handshake, Response
 from shared.manifests.webhook import WebhookDefinition, WebhookEvent
@@ -133,8 +133,12 @@ class Target(ABC):
         """Publish the request's events and return the outcome. Raises as `EventPublisher.publish`."""
 
     async def publish_message(self, context: RequestContext) -> RequestOutcome:
-        """Publish what was posted to a target without a definition. Raises as `EventPublisher.publish`."""
-        raise NotImplementedError
+        """Publish what was posted to a target without a definition.
+
+        Raises as `EventPublisher.publish`, and `NotFound` if the target takes no such messages.
+        """
+        del context
+        raise NotFound("this address takes no chat messages")
 
     @abstractmethod
     def records(self, context: RequestContext) -> Iterable[tuple[InboundEndpoint, RequestContext]]:
