@@ -14,6 +14,7 @@ from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.manifests.accounts import AccountResource
+from shared.runtime.leases import Leases
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.service import Runtime, runtime
 from tests.support.backends import Bus, Store
@@ -157,5 +158,23 @@ def test_an_integration_that_is_disabled_during_the_merge_stays_disabled(hub: Hu
         )
         assert moved is None
         assert (await known.find("int_place"))["status"] == "disabled"
+
+    run(hub, do)
+
+
+def test_a_refresh_that_begins_during_the_merge_is_not_taken_for_an_interrupted_one(hub: Hub) -> None:
+    async def do(here: Runtime) -> None:
+        one, known = choosing(here)
+        await integration(known, "int_held", **of("second"), workspace="refreshed")
+        await integration(known, "int_later", workspace="refreshed")
+        before = await known.find("int_held")
+        claimed = await Leases(known.collection).claim(before, None, condition={}, change={}, increment={})
+        assert claimed is not None
+        merge = vars(AccountSelection)["_merge_into_existing"]
+        authorization = await known.find("int_later")
+        assert await merge(one, authorization, AccountResource("second", "Second", {}), before) is None
+        await one.choose("int_later", "refreshed", "second")
+        after = await known.find("int_held")
+        assert (after["fence"], after["settled_fence"], after["lease"]) == (1, 1, None)
 
     run(hub, do)

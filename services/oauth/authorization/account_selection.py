@@ -142,7 +142,11 @@ class AccountSelection:
         }
         await self._subscriptions.prepare_automatic(same)
         changed = await self._integrations.change(
-            same, change, publish=CONNECTED_EVENTS[taken_over], condition={"status": same["status"]}
+            same,
+            change,
+            publish=CONNECTED_EVENTS[taken_over],
+            # The change settles the fence that was read: not that of a refresh that began since.
+            condition={"status": same["status"], "fence": same["fence"]},
         )
         self._tokens.forget(same["_id"])
         if changed is not None:

@@ -83,8 +83,9 @@ class ConnectionWriter:
                     target,
                     change,
                     publish=CONNECTED_EVENTS[taken_over] if change["status"] == "connected" else None,
-                    # If it was disabled or deleted since it was read, read it again.
-                    condition={"status": target["status"]},
+                    # If it was disabled or deleted since it was read, read it again. So too if a refresh
+                    # began: the change settles the fence that was read.
+                    condition={"status": target["status"], "fence": target["fence"]},
                 )
             except Duplicate:  # Another process connected the same account at the same time.
                 continue
