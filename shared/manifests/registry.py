@@ -1,12 +1,12 @@
 """The registry: the only place that loads providers, by the names of their folders."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,8 @@ from shared.manifests.connector import Connector
 from shared.manifests.message_templates import EventTemplates
 from shared.manifests.models import Manifest
 from shared.manifests.webhook import BodyReader, WebhookDefinition
+
+T = TypeVar("T")
 
 MANIFEST: Final = "manifest.yaml"
 _PACKAGE: Final = "shared.providers"
@@ -184,28 +186,74 @@ def body_reader(provider: str) -> BodyReader | None:
     return reader
 
 
-@cache
-def providers() -> Mapping[str, Provider]:
-    """Return every provider by its id, loaded and compiled once. Raises `Misconfigured`."""
-    loaded: dict[str, Provider] = {}
-    for folder in provider_folders():
-        manifest = read_manifest(folder)
-        loaded[manifest.id] = Provider(manifest, body_reader(manifest.id))
-    return loaded
+class _OnFirstUse(Mapping[str, T]):
+    """A mapping whose values are made when they are first asked for."""
+
+    def __init__(self, names: Callable[[], Collection[str]], make: Callable[[str], T | None]) -> None:
+        """`names` are the keys to iterate over. `make` returns None for a key that there is not."""
+        self._names = names
+        self._make = make
+        self._made: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._made:
+            made = self._make(name)
+            if made is None:  # not kept: names that strangers send would fill the memory
+                raise KeyError(name)
+            self._made[name] = made
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
 
 
-@cache
-def connectors() -> Mapping[str, Connector]:
-    """Return the connector of each provider that has `connect`. Raises `Misconfigured`."""
-    by_id = providers()
-    compiled: dict[str, Connector] = {}
-    for name, provider in by_id.items():
-        connect = provider.manifest.connect
+class Registry:
+    """The providers of an installation, and their connectors. Each is loaded and compiled on first use.
+
+    Iterating over `providers` needs no manifest, over `connectors` every one. What loads a manifest that is
+    wrong raises `Misconfigured`.
+    """
+
+    def __init__(self, folders: Iterable[Traversable] | None = None) -> None:
+        """Find the providers in `folders`; by default, in those of this package."""
+        found = provider_folders() if folders is None else folders
+        self._folders: Final = {folder.name: folder for folder in found}
+        self.providers: Final[Mapping[str, Provider]] = _OnFirstUse(lambda: self._folders, self._load)
+        self.connectors: Final[Mapping[str, Connector]] = _OnFirstUse(self._connecting, self._connect)
+
+    def _load(self, name: str) -> Provider | None:
+        folder = self._folders.get(name)
+        return None if folder is None else Provider(read_manifest(folder), body_reader(name))
+
+    def _connecting(self) -> Collection[str]:
+        return [name for name, provider in self.providers.items() if provider.manifest.connect]
+
+    def _connect(self, name: str) -> Connector | None:
+        provider = self.providers.get(name)
+        connect = provider.manifest.connect if provider else None
         if connect is None:
-            continue
-        base = by_id.get(connect.through) if connect.through else None
+            return None
+        base = self.providers.get(connect.through) if connect.through else None
         through = base.manifest.connect if base else None
         if connect.through and (through is None or through.through):
             raise Misconfigured(f"{name}: connect.through: {connect.through} has neither oauth2 nor oauth1")
-        compiled[name] = Connector(name, connect, through)
-    return compiled
+        return Connector(name, connect, through)
+
+
+@cache
+def registry() -> Registry:
+    """Return the registry of this process, for an `app.py` to pass on."""
+    return Registry()
+
+
+def providers() -> Mapping[str, Provider]:
+    """Return every provider by its id."""
+    return registry().providers
+
+
+def connectors() -> Mapping[str, Connector]:
+    """Return the connector of each provider that has `connect`."""
+    return registry().connectors

@@ -1,0 +1,103 @@
+"""Stored records: one frozen model per collection, between the driver's documents and the rest of the code.
+
+A repository is the only code that handles documents of its collection. It returns records, and takes records
+or named values. A field of a document has one name in Python, and where the stored name differs it stands
+beside it as an alias, here and nowhere else.
+
+While a deployment is replaced step by step, documents of a newer release are read too: fields that a model
+does not know are ignored. Repositories write single fields (`$set`) instead of whole documents, so such
+fields also stay in the database.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.contracts.errors import Misconfigured
+from shared.runtime.mongo import Document
+
+_MAX_FAULTS: Final = 3
+
+
+def stored_null() -> Any:
+    """Return the default of a field that is stored as null while it has no value.
+
+    A field with the plain default None is not stored at all then.
+    """
+    return Field(default_factory=type(None))
+
+
+class StoredPart(BaseModel):
+    """A part of a record: a document inside a document."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+    )
+
+    @classmethod
+    def stored_name(cls, field: str) -> str:
+        """Return the name under which a field is stored. Raises `KeyError` if the model has no such field."""
+        return cls.model_fields[field].alias or field
+
+    @classmethod
+    def stored_fields(cls, values: Mapping[str, Any]) -> Document:
+        """Return changed fields, given by their names in Python, as a document to `$set`.
+
+        Values that are parts or collections of parts become documents too. Raises `KeyError` for an unknown
+        field.
+        """
+        return {cls.stored_name(name): _to_stored(value) for name, value in values.items()}
+
+
+class Record(StoredPart):
+    """A document of a collection."""
+
+    id: str = Field(alias="_id")
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Return the record in a document.
+
+        Raises `Misconfigured` if a field is missing or has another type.
+        """
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            # The input is left out: it may be a secret.
+            faults = [
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+                for fault in error.errors(include_input=False, include_url=False)[:_MAX_FAULTS]
+            ]
+            raise Misconfigured(
+                f"the stored {cls.__name__} {document.get('_id')!r} cannot be read: {'; '.join(faults)}"
+            ) from None
+
+    def document(self) -> Document:
+        """Return the document to insert. Fields that are None by default, and are None, are left out."""
+        stored: Document = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is None and field.default is None:
+                continue
+            stored[field.alias or name] = _to_stored(value)
+        return stored
+
+
+def _to_stored(value: Any) -> Any:
+    """Return a value in the types of the driver."""
+    if isinstance(value, StoredPart):
+        return {
+            field.alias or name: _to_stored(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if not (getattr(value, name) is None and field.default is None)
+        }
+    if isinstance(value, Mapping):
+        return {name: _to_stored(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_to_stored(item) for item in value]
+    return value
