@@ -133,4 +133,4 @@ def system(
             env=env,
         )
         stack.callback(hub.stop)
-        yield hub.start()  # type: ignore[misc]  # returns itself
+        yield hub.start()

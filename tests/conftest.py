@@ -14,7 +14,7 @@ import pytest
 from interlink.embedded import EmbeddedPair
 from tests.support import kept, run
 from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_broker
-from tests.support.hub import Hub
+from tests.support.hub import hub_with
 from tests.support.leaks import Searched, search
 
 _FACTS = pytest.StashKey[list[str]]()
@@ -122,12 +122,5 @@ def kafka(
     found.close()
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """A whole hub for one module, on the embedded bus."""
-    folder: Path = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with()
+"""A whole hub for one module, on the embedded bus."""

@@ -19,7 +19,7 @@ from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Subscriber
 from tests.support.tap import Tap
 
@@ -37,15 +37,7 @@ LISTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """The services with an API, in a workspace of their own."""
-    folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=SERVICES, workspace=f"secrecy-{token_hex(4)}")
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=SERVICES, workspace="secrecy")
 
 
 @pytest.fixture(scope="module")

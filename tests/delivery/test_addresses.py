@@ -1,6 +1,5 @@
 """Which URLs an outgoing webhook may have, how many of them, and each once, as in production."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 from threading import Barrier
@@ -9,33 +8,23 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 
 PATH = "/api/outgoing-webhooks"
 MAX_WEBHOOKS = 6
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Delivery alone, with the defaults of production but for one more port and few webhooks."""
-    started = Hub(
-        tmp_path_factory.mktemp("hub"),
-        bus,
-        store,
-        services=("delivery",),
-        env={
-            "INTERLINK_ALLOW_HTTP": "false",
-            "INTERLINK_EGRESS_PORTS": "80,443,8443",
-            "INTERLINK_WEBHOOKS_PER_WORKSPACE": str(MAX_WEBHOOKS),
-        },
-        workspace=f"addresses-{token_hex(4)}",
-    )
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+# The defaults of production, but for one more port and few webhooks.
+hub = hub_with(
+    services=("delivery",),
+    env={
+        "INTERLINK_ALLOW_HTTP": "false",
+        "INTERLINK_EGRESS_PORTS": "80,443,8443",
+        "INTERLINK_WEBHOOKS_PER_WORKSPACE": str(MAX_WEBHOOKS),
+    },
+    workspace="addresses",
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,8 @@ from pymongo import MongoClient
 
 from shared.webhooks.filters import FilterSettings
 from shared.webhooks.signatures import new_standard_secret
-from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Subscriber
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -28,15 +27,7 @@ PATH = "/api/outgoing-webhooks"
 CREATE = f"{PATH}?force=true"
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Delivery alone, in a workspace of its own."""
-    folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=("delivery",), workspace=f"delivery-{token_hex(4)}")
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("delivery",), workspace="delivery")
 
 
 @pytest.fixture(scope="module")

@@ -1,33 +1,16 @@
 """A test event goes past a hold, whatever else happens to its webhook's endpoint state at that moment."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from secrets import token_hex
 
-import pytest
-
-from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import Moody, new_type, numbered, path_of
 from tests.support.subscriber import Subscriber
 
 TESTS = 60
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    started = Hub(
-        tmp_path_factory.mktemp("hub"),
-        bus,
-        store,
-        services=("gateway", "delivery"),
-        workspace=f"ask-{token_hex(4)}",
-    )
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery"), workspace="ask")
 
 
 def test_every_test_goes_past_a_hold(hub: Hub) -> None:

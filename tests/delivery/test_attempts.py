@@ -16,9 +16,9 @@ from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from interlink.embedded import EmbeddedPair
-from tests.support.backends import Bus, Store, embedded_bus
+from tests.support.backends import Store, embedded_bus
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.ports import free_port
 from tests.support.rude import Rude
 from tests.support.subscriber import Got, Subscriber
@@ -442,16 +442,8 @@ def test_an_internal_address_is_refused_when_the_webhook_is_made_or_changed(hub:
     assert hub.call("GET", f"/api/outgoing-webhooks/{webhook['id']}")["url"] == "http://127.0.0.1:9/"
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, of which a process that was killed is missed within seconds."""
-    env = {"KAFKA_SESSION_TIMEOUT_MS": "3000"}
-    folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=("gateway", "delivery"), env=env)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+# A process that was killed is missed within seconds.
+hub = hub_with(services=("gateway", "delivery"), env={"KAFKA_SESSION_TIMEOUT_MS": "3000"})
 
 
 @pytest.fixture(scope="module")
@@ -459,17 +451,13 @@ def strict_hub(tmp_path_factory: pytest.TempPathFactory, store: Store) -> Iterat
     """A hub as it is in production: no internal address at all. On a broker of its own."""
     own = EmbeddedPair(tmp_path_factory.mktemp("own-broker"))
     own.broker.start()
-    started = Hub(
-        tmp_path_factory.mktemp("strict-hub"),
-        embedded_bus(own),
-        store,
-        services=("gateway", "delivery"),
-        env={"INTERLINK_ALLOW_PRIVATE_NETWORKS": "none"},
-    )
+    services, env = ("gateway", "delivery"), {"INTERLINK_ALLOW_PRIVATE_NETWORKS": "none"}
     try:
-        yield started.start()
+        with Hub(
+            tmp_path_factory.mktemp("strict-hub"), embedded_bus(own), store, services=services, env=env
+        ) as started:
+            yield started
     finally:
-        started.stop()
         own.stop()
 
 

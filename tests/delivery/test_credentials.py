@@ -41,18 +41,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
     folder = tmp_path_factory.mktemp("hub")
     authorities = folder / "authorities.pem"
     authorities.write_text(SERVERS.pem)
-    started = Hub(
-        folder,
-        bus,
-        store,
-        services=("gateway", "delivery"),
-        env={"INTERLINK_EGRESS_CA_FILE": str(authorities)},
-        workspace=f"credentials-{token_hex(4)}",
-    )
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    services, env = ("gateway", "delivery"), {"INTERLINK_EGRESS_CA_FILE": str(authorities)}
+    with Hub(folder, bus, store, services=services, env=env, workspace="credentials") as started:
+        yield started
 
 
 def sent(hub: Hub, subscriber: Subscriber, **fields: Any) -> tuple[dict[str, Any], dict[str, Any], list[Got]]:

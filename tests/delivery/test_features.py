@@ -1,7 +1,6 @@
 """What an outgoing webhook gets of what happens, and in which form: filters, formats, transformations."""
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from secrets import token_hex
@@ -10,25 +9,15 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import ONCE, finished, in_turn, n_of, new_type, numbered, path_of, publish, read
 from tests.support.subscriber import Subscriber
 
 PREVIEW = "/api/outgoing-webhooks/preview"
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, in a workspace of their own."""
-    folder = tmp_path_factory.mktemp("hub")
-    workspace = f"features-{token_hex(4)}"
-    started = Hub(folder, bus, store, services=("gateway", "delivery"), workspace=workspace)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery"), workspace="features")
 
 
 # Filters. The last event of each list is wanted: once it is there, all before it were decided on.

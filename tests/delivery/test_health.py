@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import (
     ONCE,
     Moody,
@@ -36,25 +35,16 @@ SOON = 0.00003
 """Days: 2.6 seconds."""
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery in a workspace of their own, with a breaker that is quick to open and to probe."""
-    started = Hub(
-        tmp_path_factory.mktemp("hub"),
-        bus,
-        store,
-        services=("gateway", "delivery"),
-        env={
-            "INTERLINK_BREAKER_FAILURES": str(FAILURES),
-            "INTERLINK_BREAKER_FAILING_S": "0",
-            "INTERLINK_BREAKER_OPEN_S": str(OPEN_S),
-        },
-        workspace=f"health-{token_hex(4)}",
-    )
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+# A breaker that is quick to open and to probe.
+hub = hub_with(
+    services=("gateway", "delivery"),
+    env={
+        "INTERLINK_BREAKER_FAILURES": str(FAILURES),
+        "INTERLINK_BREAKER_FAILING_S": "0",
+        "INTERLINK_BREAKER_OPEN_S": str(OPEN_S),
+    },
+    workspace="health",
+)
 
 
 def read_webhook(hub: Hub, webhook: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """What holds deliveries back (`Retry-After`, circuit, limits) is bounded, shown, and ended by a person."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from secrets import token_hex
 from time import monotonic
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import (
     ONCE,
     Moody,
@@ -34,21 +32,8 @@ OPENS_AT_ONCE = {"failures": 1, "failing_s": 0, "pause_s": 600}
 """A circuit that opens with the first failure and does not probe while a test looks."""
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery in a workspace of their own, with the circuit breaker as it is by default."""
-    started = Hub(
-        tmp_path_factory.mktemp("hub"),
-        bus,
-        store,
-        services=("gateway", "delivery"),
-        env={"INTERLINK_BREAKER_FAILURES": "10"},
-        workspace=f"holds-{token_hex(4)}",
-    )
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+# The circuit breaker as it is by default.
+hub = hub_with(services=("gateway", "delivery"), env={"INTERLINK_BREAKER_FAILURES": "10"}, workspace="holds")
 
 
 def health(hub: Hub, webhook: dict[str, Any]) -> dict[str, Any]:

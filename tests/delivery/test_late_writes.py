@@ -1,32 +1,23 @@
 """A partition's last owner writes to the log after the next owner has looked at it."""
 
-from collections.abc import Iterator
 from secrets import token_hex
 from typing import Any
 
-import pytest
 from pymongo import MongoClient
 
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.model.due_cursor import ORDER_BITS
 from shared.runtime.mongo import utcnow
-from tests.support.backends import Bus, Store
+from tests.support.backends import Bus
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Subscriber
 from tests.support.tap import Kept, Raw, Tap, put
 
 REQUESTED = "delivery.requested"
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=("gateway", "delivery"), workspace=f"late-{token_hex(4)}")
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery"), workspace="late")
 
 
 def test_what_a_strict_webhook_gets_waits_behind_what_was_written_late(hub: Hub, bus: Bus) -> None:

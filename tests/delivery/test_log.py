@@ -40,9 +40,9 @@ from shared.contracts.errors import Malformed
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Document, Mongo, utcnow
-from tests.support.backends import Bus, Store
+from tests.support.backends import Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Got, Subscriber
 
 T = TypeVar("T")
@@ -72,14 +72,7 @@ def filled(store: Store) -> Iterator[tuple[str, list[Document]]]:
         client.drop_database(client.get_default_database().name)
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery."""
-    started = Hub(tmp_path_factory.mktemp("hub"), bus, store, services=("gateway", "delivery"))
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery"))
 
 
 @pytest.fixture(scope="module")

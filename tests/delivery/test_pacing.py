@@ -1,12 +1,10 @@
 """When a delivery is tried again and how fast an endpoint is sent to: retries, limits, pause and resume."""
 
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import httpx
@@ -16,7 +14,7 @@ from aiohttp import web
 from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import (
     ONCE,
     QUICK,
@@ -35,18 +33,8 @@ from tests.support.subscriber import Got, Subscriber
 FORTY = {"schedule": [0] + [0.1] * 39, "jitter": 0}
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, in a workspace of their own."""
-    folder = tmp_path_factory.mktemp("hub")
-    workspace = f"pacing-{token_hex(4)}"
-    # Whoever leaves or joins is noticed within seconds: two tests wait for that.
-    env = {"KAFKA_SESSION_TIMEOUT_MS": "3000"}
-    started = Hub(folder, bus, store, services=("gateway", "delivery"), env=env, workspace=workspace)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+# Members that leave or join are noticed within seconds: two tests wait for that.
+hub = hub_with(services=("gateway", "delivery"), env={"KAFKA_SESSION_TIMEOUT_MS": "3000"}, workspace="pacing")
 
 
 def waiting(hub: Hub, webhook: dict[str, Any], **counts: int) -> None:

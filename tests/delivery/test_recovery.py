@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -23,9 +22,9 @@ from interlink.embedded import EmbeddedPair
 from services.delivery.log.recovery import replay_id
 from services.delivery.log.recovery_jobs import MAX_RUNNING
 from services.delivery.log.recovery_worker import sortable_prefix
-from tests.support.backends import Bus, Store, embedded_bus
+from tests.support.backends import Store, embedded_bus
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Got, Subscriber
 
 ONCE = {"schedule": [0]}
@@ -45,18 +44,7 @@ LONG_AGO = "2020-01-01T00:00:00Z"
 Job = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, in a workspace of their own."""
-    folder = tmp_path_factory.mktemp("hub")
-    workspace = f"recovery-{token_hex(4)}"
-    started = Hub(
-        folder, bus, store, services=("gateway", "delivery"), env=SOON_REPLACED, workspace=workspace
-    )
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery"), env=SOON_REPLACED, workspace="recovery")
 
 
 class Moody:

@@ -1,6 +1,5 @@
 """`POST /api/deliveries/{id}/resend`: one message again, under a new id."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from typing import Any
@@ -9,27 +8,12 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import ONCE, Moody, finished, new_type, numbered, path_of, publish, read
 from tests.support.subscriber import Subscriber
 
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, in a workspace of their own."""
-    started = Hub(
-        tmp_path_factory.mktemp("hub"),
-        bus,
-        store,
-        services=("gateway", "delivery"),
-        workspace=f"resend-{token_hex(4)}",
-    )
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery"), workspace="resend")
 
 
 def resend(hub: Hub, delivery_id: str, expect: int = 202, key: str | None = None) -> dict[str, Any]:

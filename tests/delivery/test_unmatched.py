@@ -22,13 +22,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
     """Gateway and two delivery processes, in a workspace of their own."""
     folder = tmp_path_factory.mktemp("hub")
     workspace = f"unmatched-{token_hex(4)}"
-    started = Hub(folder, bus, store, services=("gateway", "delivery"), workspace=workspace)
-    try:
-        started.start()
-        with another("delivery", started, folder / "other", bus, store):
-            yield started
-    finally:
-        started.stop()
+    with (
+        Hub(folder, bus, store, services=("gateway", "delivery"), workspace=workspace) as started,
+        another("delivery", started, folder / "other", bus, store),
+    ):
+        yield started
 
 
 def counted(hub: Hub, key: str, kinds: set[str], count: int) -> dict[str, Any]:

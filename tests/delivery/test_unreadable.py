@@ -24,11 +24,11 @@ from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Mongo
 from shared.runtime.secrets import LocalKeyProvider, UnknownKey, Vault
 from shared.runtime.settings import MongoSettings
-from tests.support.backends import Bus, Store
+from tests.support.backends import Store
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
 from tests.support.given import note
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import Moody, finished, n_of, new_type, numbered, path_of, read, stats
 from tests.support.subscriber import Subscriber
 
@@ -37,16 +37,7 @@ LOST = "00000000"
 """The id of a key that is nowhere."""
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, in a workspace of their own."""
-    folder = tmp_path_factory.mktemp("hub")
-    workspace = f"unreadable-{token_hex(4)}"
-    started = Hub(folder, bus, store, services=("gateway", "delivery"), workspace=workspace)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery"), workspace="unreadable")
 
 
 @pytest.fixture(autouse=True)

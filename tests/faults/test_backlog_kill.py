@@ -1,9 +1,7 @@
 """kill -9 of delivery while it stores or works off what is beyond a workspace's share: nothing is lost."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from secrets import token_hex
 
 import pytest
 
@@ -11,7 +9,7 @@ from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import n_of, new_type, numbered, path_of, publish
 from tests.support.subscriber import Subscriber
 
@@ -20,16 +18,7 @@ CONVERSATIONS, EACH = 10, 15
 DELIVERY = "delivery"
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, in a workspace of their own."""
-    folder = tmp_path_factory.mktemp("hub")
-    workspace = f"backlog-{token_hex(4)}"
-    started = Hub(folder, bus, store, services=("gateway", DELIVERY), workspace=workspace)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", DELIVERY), workspace="backlog")
 
 
 @pytest.mark.parametrize("point", ["fanout.deferring", "fanout.deferred", "drain.published:2"])

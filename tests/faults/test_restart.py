@@ -61,11 +61,8 @@ def own(
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, own: tuple[Bus, Store]) -> Iterator[Hub]:
-    started = Hub(tmp_path_factory.mktemp("hub"), *own, services=("gateway", DELIVERY))
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    with Hub(tmp_path_factory.mktemp("hub"), *own, services=("gateway", DELIVERY)) as started:
+        yield started
 
 
 def restarted(hub: Hub) -> float:

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from shared.contracts.topics import CHAT_INBOUND
-from tests.support.backends import Bus, Store
+from tests.support.backends import Bus
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Got, Subscriber
 from tests.support.tap import Kept, Tap
 
@@ -68,14 +68,7 @@ class Incoming:
         return [stored for stored in self.tap.look() if stored.key == self.channel.encode()]
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """All but the accounts' service, which has no part in this."""
-    started = Hub(tmp_path_factory.mktemp("hub"), bus, store, services=("gateway", "delivery", "sync"))
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery", "sync"))
 
 
 @pytest.fixture

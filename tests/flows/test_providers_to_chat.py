@@ -1,19 +1,16 @@
 """Every provider's webhook becomes a chat message: over HTTP and Kafka, by the endpoint's test delivery."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import httpx
-import pytest
 
 from shared.manifests.fixtures import Fixture, default_settings, read_fixtures
 from shared.manifests.registry import Provider, provider_folders, providers
 from shared.manifests.scheme_signers import scheme_signers
-from tests.support.backends import Bus, Store
+from tests.support.backends import Bus
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.tap import Tap
 
 KEYS_OF_THE_PLATFORM = frozenset(
@@ -22,14 +19,7 @@ KEYS_OF_THE_PLATFORM = frozenset(
 """Their webhooks are signed with a private key, which only the platform has."""
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=("gateway", "sync"), workspace=f"flow-{token_hex(4)}")
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "sync"), workspace="flow")
 
 
 def test_the_first_message_of_each(hub: Hub, bus: Bus) -> None:

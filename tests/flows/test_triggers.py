@@ -1,14 +1,12 @@
 """What a provider says of an event beside its payload reaches subscribers, people and the chat."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
 from time import time
 from typing import Any
 
 import httpx
-import pytest
 
 import shared.providers
 from services.delivery.engine.fanout import event_fields_of
@@ -17,9 +15,9 @@ from shared.manifests.fixtures import read_fixture
 from shared.manifests.registry import providers
 from shared.manifests.scheme_signers import SchemeSigner, scheme_signers
 from shared.webhooks.formats import render_body
-from tests.support.backends import Bus, Store
+from tests.support.backends import Bus
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Subscriber
 from tests.support.tap import Tap
 
@@ -29,15 +27,7 @@ TRIGGER = "stripe_trigger_new_payment"
 HOOKS = "/api/outgoing-webhooks"
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("hub")
-    workspace = f"triggers-{token_hex(4)}"
-    started = Hub(folder, bus, store, services=("gateway", "delivery", "sync"), workspace=workspace)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery", "sync"), workspace="triggers")
 
 
 class Stripe:

@@ -24,22 +24,14 @@ from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.tap import Tap
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 BODY = b'{"zen":"x"}'
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, in a workspace of their own."""
-    folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=("gateway", "delivery"), workspace=f"api-{token_hex(4)}")
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery"), workspace="api")
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Got, Subscriber
 from tests.support.tap import Tap
 
@@ -138,15 +138,7 @@ class Target:
         return signed(self.secret, event, body, **changed)
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """Gateway and delivery, in a workspace of their own."""
-    folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=("gateway", "delivery"), workspace=f"bad-{token_hex(4)}")
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway", "delivery"), workspace="bad")
 
 
 @pytest.fixture(scope="module")

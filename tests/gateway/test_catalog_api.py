@@ -14,9 +14,8 @@ import shared.providers
 from interlink.provider.sign import SignOptions, curl, sign
 from shared.manifests.fixtures import default_settings
 from shared.manifests.registry import connectors, providers
-from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 
 FOLDERS = Path(next(iter(shared.providers.__path__)))
 INTEGRATIONS = {name for name, entry in providers().items() if entry.manifest.integration}
@@ -28,21 +27,15 @@ SHOWN = {
 }
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """A gateway, in a workspace of its own, with the service that is told of apps."""
-    folder = tmp_path_factory.mktemp("hub")
-    workspace = f"catalog-{token_hex(4)}"
-    env = {
-        "INTERLINK_OPERATOR_WORKSPACE": workspace,
+hub = hub_with(
+    services=("gateway", "oauth"),
+    env={
+        "INTERLINK_OPERATOR_WORKSPACE": "catalog",
         "INTERLINK_APP_LINEAR_CLIENT_ID": "of-the-environment",
         "INTERLINK_APP_LINEAR_CLIENT_SECRET": token_hex(20),
-    }
-    started = Hub(folder, bus, store, services=("gateway", "oauth"), workspace=workspace, env=env)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    },
+    workspace="catalog",
+)
 
 
 @pytest.fixture(scope="module")

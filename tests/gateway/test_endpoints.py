@@ -16,10 +16,10 @@ import jwt
 import pytest
 from pymongo import MongoClient
 
-from tests.support.backends import Bus, Store
+from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.github import signed
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.tap import Kept, Tap
 
 BODY = b'{"action":"opened","issue":{"number":1,"title":"gr\\u00fc\\u00df \\/ dich"}}'
@@ -27,15 +27,7 @@ AGAIN = json.dumps(json.loads(BODY), ensure_ascii=False, separators=(",", ":")).
 """The same as BODY, written anew."""
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """A gateway, in a workspace of its own."""
-    folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=("gateway",), workspace=f"endpoints-{token_hex(4)}")
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway",), workspace="endpoints")
 
 
 @pytest.fixture(autouse=True)

@@ -61,11 +61,8 @@ def peer() -> Iterator[Peer]:
 def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store, peer: Peer) -> Iterator[Hub]:
     folder: Path = tmp_path_factory.mktemp("hub")
     env = {"INTERLINK_PEERS": json.dumps({"delivery": peer.url})}
-    started = Hub(folder, bus, store, services=("gateway",), workspace="entrance", env=env)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    with Hub(folder, bus, store, services=("gateway",), workspace="entrance", env=env) as started:
+        yield started
 
 
 LIES = [

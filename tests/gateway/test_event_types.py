@@ -18,7 +18,7 @@ from shared.wire.json_schema import BoundedSchema
 from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.tap import Tap
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -34,15 +34,7 @@ ORDER = {
 GOOD = {"number": "AB-1", "lines": [{"count": 2}]}
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """A gateway, in a workspace of its own."""
-    folder = tmp_path_factory.mktemp("hub")
-    started = Hub(folder, bus, store, services=("gateway",), workspace=f"types-{token_hex(4)}")
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+hub = hub_with(services=("gateway",), workspace="types")
 
 
 @pytest.fixture(scope="module")

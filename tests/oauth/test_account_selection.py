@@ -1,7 +1,7 @@
 """A selection that a dying or a concurrent process interrupts leaves one integration per resource."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, cast
@@ -17,8 +17,7 @@ from shared.manifests.accounts import AccountResource
 from shared.runtime.leases import Leases
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.service import Runtime, runtime
-from tests.support.backends import Bus, Store
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 
 WORKSPACE = "default"
 PLACES: list[dict[str, Any]] = [
@@ -56,13 +55,7 @@ class Dying(IntegrationRepository):
         return await super().change(document, change, **how)
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """No service: topics, indexes and settings."""
-    made = Hub(tmp_path_factory.mktemp("hub"), bus, store, services=())
-    made.start()
-    yield made
-    made.stop()
+hub = hub_with(services=())
 
 
 def choosing(

@@ -179,11 +179,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
     folder = tmp_path_factory.mktemp("hub")
     filed = files(folder / "apps", {"notion": {"client_id": "of-a-file", "client_secret": OF_NOTION}})
     note("a client secret", OF_NOTION)
-    made = Hub(folder, bus, store, services=("gateway", "oauth"), env=GITHUB | filed, entrance=True)
-    try:
-        yield made.start()
-    finally:
-        made.stop()
+    with Hub(folder, bus, store, services=("gateway", "oauth"), env=GITHUB | filed, entrance=True) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,14 @@ from contextlib import ExitStack
 import pytest
 
 from tests.support.auth_servers import Client, OidcProvider
-from tests.support.backends import Bus, Store
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.npm import Unavailable
 from tests.support.person import Person
 
 CALLBACK = "/api/auth/oauth/callback"
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("hub")
-    env = {"INTERLINK_UPKEEP_EVERY_S": "0.5"}
-    made = Hub(folder, bus, store, services=("gateway", "oauth"), env=env, entrance=True)
-    try:
-        yield made.start()
-    finally:
-        made.stop()
+hub = hub_with(services=("gateway", "oauth"), env={"INTERLINK_UPKEEP_EVERY_S": "0.5"}, entrance=True)
 
 
 @pytest.fixture(scope="module")

@@ -63,11 +63,8 @@ def without(record: Raw, name: str) -> Raw:
 
 @pytest.fixture(scope="module")
 def delivery(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    started = Hub(tmp_path_factory.mktemp("seam"), bus, store, services=("delivery",))
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+    with Hub(tmp_path_factory.mktemp("seam"), bus, store, services=("delivery",)) as started:
+        yield started
 
 
 def test_poison_on_a_topic_is_dead_lettered_once_and_what_follows_is_delivered(

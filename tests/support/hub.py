@@ -12,10 +12,11 @@ from pathlib import Path
 from secrets import token_hex, token_urlsafe
 from subprocess import TimeoutExpired
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import httpx
+import pytest
 from typer.testing import CliRunner
 
 from interlink.cli import app
@@ -99,7 +100,7 @@ class Hub:
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self.ports[service]}"
 
-    def start(self) -> "Hub":
+    def start(self) -> Self:
         """`init`, then every service; returns when all are ready."""
         self.init(self.workspace)
         for name in self.services:
@@ -159,6 +160,12 @@ class Hub:
         """SIGKILL, as if the machine took it."""
         self._children[name].kill()
         self._children[name].wait(10)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop_service(self, name: str) -> int:
         """SIGTERM and wait; the exit status."""
@@ -274,3 +281,22 @@ class Hub:
             if page["next_cursor"] is None:
                 return found
             params["cursor"] = page["next_cursor"]
+
+
+def hub_with(
+    *,
+    services: Sequence[str] = SERVICES,
+    env: Mapping[str, str] | None = None,
+    workspace: str = "default",
+    entrance: bool = False,
+) -> Any:
+    """Return the fixture `hub` of a module: `hub = hub_with(services=("gateway",))`."""
+
+    @pytest.fixture(scope="module", name="hub")
+    def fixture(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+        folder = tmp_path_factory.mktemp("hub")
+        options: dict[str, Any] = {"env": env, "workspace": workspace, "entrance": entrance}
+        with Hub(folder, bus, store, services=services, **options) as hub:
+            yield hub
+
+    return fixture
