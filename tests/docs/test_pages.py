@@ -11,6 +11,7 @@ import pytest
 
 from docs.generator.__main__ import PROJECT, build_site
 from docs.generator.documents import openapi_document
+from docs.generator.metrics import metrics_page
 from tests.cli.commands import Up, running
 from tests.support.ports import free_port
 
@@ -52,6 +53,14 @@ def test_the_readme_is_short_and_has_the_two_commands() -> None:
     assert text.count("\n") <= 120
     assert re.search(r"^make run +#", text, re.MULTILINE)
     assert re.search(r"^make test +#", text, re.MULTILINE)
+
+
+def test_every_metric_is_on_its_page_with_its_labels() -> None:
+    page = metrics_page()
+    code = PROJECT.joinpath("shared/runtime/metrics.py").read_text("utf-8")
+    names = set(re.findall(r'"(interlink_[a-z_]+)"', code))
+    assert names == set(re.findall(r"^\| `(interlink_[a-z_]+)`", page, re.MULTILINE))
+    assert "| `interlink_dead_lettered_total` | counter | `topic`, `group`, `reason` |" in page
 
 
 def test_decisions_have_one_form_and_are_listed() -> None:
