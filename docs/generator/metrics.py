@@ -32,6 +32,6 @@ def _rows() -> Iterator[tuple[str, str, str, str]]:
     for family in REGISTRY.collect():
         if family.name.startswith(_PREFIX):
             suffix = "_total" if family.type == "counter" else ""
-            names = labels.get(family.name) or getattr(family, "_labelnames", ())
+            names = labels.get(family.name) or getattr(family, "_labelnames", None) or ()
             meaning = family.documentation
             yield f"`{family.name}{suffix}`", family.type, ", ".join(f"`{name}`" for name in names), meaning
