@@ -9,8 +9,8 @@ the file has changed, or the server does not resume, the download starts again f
 import asyncio
 import hashlib
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -211,8 +211,8 @@ class _Transfer:
         self._content_type, offset = state.content_type, part.size
         if offset == state.total:  # it was complete, and the process ended before the rename
             return offset
-        response = await self._send({"Range": f"bytes={offset}-", "If-Range": state.validator})
-        async with response:
+        condition = {"Range": f"bytes={offset}-", "If-Range": state.validator}
+        async with self._response_to(condition) as response:
             if response.status == 200:  # the file has changed, or the server does not resume
                 await self._receive_all(response)
                 return 0
@@ -227,10 +227,16 @@ class _Transfer:
         return offset
 
     async def _fetch_all(self) -> None:
-        async with await self._send({}) as response:
+        async with self._response_to({}) as response:
             if response.status != 200:
                 raise self._failed("status", f"the server answered {response.status}")
             await self._receive_all(response)
+
+    @asynccontextmanager
+    async def _response_to(self, range_headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with await self._send(range_headers) as response:
+            with body_of_connection(response):
+                yield response
 
     async def _send(self, range_headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Send the request, follow redirects, and return the response that is none."""

@@ -7,13 +7,14 @@ that lost its power may have left anything there. All methods block: call them i
 
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
 
 from shared.contracts.errors import InterlinkError
 
@@ -43,6 +44,9 @@ class PartState:
     content_type: str
     total: int
     size: int = 0
+
+
+_STATE: Final = TypeAdapter(PartState)
 
 
 class PartFile:
@@ -147,17 +151,17 @@ class PartFile:
     def _read_state(self) -> PartState | None:
         try:
             with self._state_path.open("rb") as file:
-                return PartState(**json.loads(file.read(_MAX_STATE_BYTES)))
-        except (FileNotFoundError, ValueError, TypeError):  # a missing or damaged state: nothing to resume
+                return _STATE.validate_json(file.read(_MAX_STATE_BYTES), strict=True)
+        except (FileNotFoundError, ValidationError):  # a missing or damaged state: nothing to resume
             return None
 
     def _save_state(self) -> None:
         assert self.state is not None  # noqa: S101 -- the callers have checked
         os.fsync(self._fd)
-        state = PartState(**{**asdict(self.state), "size": self.size})
+        state = replace(self.state, size=self.size)
         temporary = self._state_path.with_name(f"{self._state_path.name}.new")
-        with temporary.open("w", encoding="ascii") as file:
-            json.dump(asdict(state), file)
+        with temporary.open("wb") as file:
+            file.write(_STATE.dump_json(state))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._state_path)

@@ -92,16 +92,21 @@ def body_of_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
     """
     content, connection = response.content, response.connection
     protocol = connection.protocol if connection is not None else None
-    closed = protocol.closed if protocol is not None else None
 
-    def fail_body(_: object) -> None:
+    def fail_body(_: object = None) -> None:
         if not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
 
-    if closed is not None:
-        closed.add_done_callback(fail_body)
+    if protocol is None:  # the body is complete
+        yield
+        return
+    closed = protocol.closed
+    if closed is None:  # it is closed already
+        fail_body()
+        yield
+        return
+    closed.add_done_callback(fail_body)
     try:
         yield
     finally:
-        if closed is not None:
-            closed.remove_done_callback(fail_body)
+        closed.remove_done_callback(fail_body)
