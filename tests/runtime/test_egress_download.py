@@ -31,8 +31,8 @@ HASTY: Final = TransferDeadlines(20, interval_s=0.5, interval_bytes=1000, answer
 
 
 async def fetch(client: EgressClient, url: str, target: Path, **options: Any) -> Download:
-    options = {"max_bytes": 1_000_000, "deadlines": PATIENT} | options
-    return await download(client, url, target, **options)
+    arguments: dict[str, Any] = {"max_bytes": 1_000_000, "deadlines": PATIENT} | options
+    return await download(client, url, target, **arguments)
 
 
 async def failure_of(client: EgressClient, url: str, target: Path, **options: Any) -> DownloadFailed:
@@ -50,7 +50,7 @@ class FileServer:
     """Serves `content` with ranges. `cut_at` breaks off the next response there, `reply` replaces it."""
 
     content: bytes = CONTENT
-    headers: dict[str, str] = field(default_factory=lambda: {"ETag": ETAG, "Content_Type": "text/csv"})
+    headers: dict[str, Any] = field(default_factory=lambda: {"ETag": ETAG, "Content_Type": "text/csv"})
     cut_at: int | None = None
     reply: bytes | None = None
     hold: asyncio.Event | None = None
@@ -66,7 +66,8 @@ class FileServer:
             self.reply = None
         cut = False
         if whole is None:
-            offset, more, status = 0, {}, 200
+            more: dict[str, Any] = {}
+            offset, status = 0, 200
             if "range" in request.headers and request.headers["if-range"] in self.headers.values():
                 offset = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
                 size, status = len(self.content), 206

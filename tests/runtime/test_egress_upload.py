@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 
 from shared.runtime.egress.client import EgressClient, EgressResponse
 from shared.runtime.egress.progress import TransferDeadlines
@@ -94,6 +94,7 @@ async def test_a_form(file: Path, tmp_path: Path) -> None:
     async def handle(request: web.Request) -> web.Response:
         length.append(request.content_length)
         async for part in await request.multipart():
+            assert isinstance(part, BodyPartReader)
             kind, data = part.headers.get("Content-Type"), bytes(await part.read())
             got.append((part.name, part.filename, kind, data))
         return web.Response(text="ok")
