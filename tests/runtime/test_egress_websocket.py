@@ -155,8 +155,8 @@ async def test_a_websocket_holds_a_slot_of_its_workspace() -> None:
 def upgrade(request: RawRequest, **headers: str) -> bytes:
     key = request.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
     accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()  # noqa: S324 -- RFC 6455
-    fields: dict[str, Any] = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Accept": accept} | headers
-    return answer(101, length=None, **fields)
+    fields: dict[str, Any] = {"Upgrade": "websocket", "Connection": "Upgrade", **headers}
+    return answer(101, length=None, Sec_WebSocket_Accept=accept, **fields)
 
 
 @pytest.mark.parametrize(
