@@ -11,7 +11,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -38,15 +38,13 @@ from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed, Misconfigured
 from shared.runtime.egress.certificates import ClientCertificate, parse_client_certificate
-from shared.runtime.egress.checked_resolver import PrivateNetworks
 from shared.runtime.egress.client import (
     MAX_RESPONSE_BYTES,
     WEB_PORTS,
     EgressClient,
     EgressResponse,
 )
-from shared.runtime.egress.resolver import DnsResolver
-from tests.support.dns_server import DnsServer, Reply
+from tests.support.egress import LOOPBACK_URLS, calling, resolving
 from tests.support.ports import free_port
 from tests.support.rude import Rude
 from tests.support.subscriber import Subscriber
@@ -187,16 +185,6 @@ async def serving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Seen]:
         yield seen
     finally:
         await runner.cleanup()
-
-
-@asynccontextmanager
-async def calling(allow: PrivateNetworks = "loopback", **settings: Any) -> AsyncIterator[EgressClient]:
-    client = EgressClient(allow, max_connections=20, **settings)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.stop()
 
 
 async def post(
@@ -519,47 +507,7 @@ def test_ports(run: Run[None]) -> None:
     run(test())
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1:{port}/",
-        "http://2130706433:{port}/",
-        "http://0177.0.0.1:{port}/",
-        "http://017700000001:{port}/",
-        "http://0x7f000001:{port}/",
-        "http://0x7f.0.0.1:{port}/",
-        "http://127.1:{port}/",
-        "http://0:{port}/",
-        "http://0.0.0.0:{port}/",
-        "http://127.0.0.1.:{port}/",
-        "http://localhost.:{port}/",
-        "http://LOCALHOST:{port}/",
-        "http://[::ffff:127.0.0.1]:{port}/",
-        "http://[::ffff:7f00:1]:{port}/",
-        "http://[::ffff:0:127.0.0.1]:{port}/",
-        "http://[::127.0.0.1]:{port}/",
-        "http://[64:ff9b::127.0.0.1]:{port}/",
-        "http://[64:ff9b:1::7f00:1]:{port}/",
-        "http://[2002:7f00:1::]:{port}/",
-        "http://[fe80::1%25lo]:{port}/",
-        "http://[::1%25lo]:{port}/",
-        "http://8.8.8.8@127.0.0.1:{port}/",
-        "http://8.8.8.8:80@127.0.0.1:{port}/",
-        "http://127.0.0.1:{port}\\@8.8.8.8/",
-        "http://8.8.8.8\\@127.0.0.1:{port}/",
-        "http://127.0.0.1:{port}#@8.8.8.8/",
-        "http://127.0.0.1:{port}?@8.8.8.8/",
-        "http://%31%32%37.0.0.1:{port}/",
-        "http://\uff11\uff12\uff17.0.0.1:{port}/",
-        "http://127\u30020\u30020\u30021:{port}/",
-        "http://127.0.0.1:{port}/ HTTP/1.1\r\nX-Injected: 1\r\n\r\n",
-        "http:127.0.0.1:{port}/",
-        "//127.0.0.1:{port}/",
-        "ws://127.0.0.1:{port}/",
-        "tcp://127.0.0.1:{port}/",
-        "file:///etc/hostname",
-    ],
-)
+@pytest.mark.parametrize("url", LOOPBACK_URLS)
 def test_every_notation_of_a_loopback_address_is_refused(run: Run[None], url: str) -> None:
     async def test() -> None:
         async with serving() as seen:
@@ -571,13 +519,6 @@ def test_every_notation_of_a_loopback_address_is_refused(run: Run[None], url: st
                 assert (await post(client, f"http://127.0.0.1:{seen.port}/")).status == 200
 
     run(test())
-
-
-@contextmanager
-def resolving(*answers: list[str], ttl: int = 0) -> Iterator[tuple[DnsServer, DnsResolver]]:
-    """A DNS server that answers with these addresses in turn, and a resolver that asks it."""
-    with DnsServer({"hooks.example": Reply(answers, ttl=ttl)}) as server:
-        yield server, DnsResolver([("127.0.0.1", server.port)])
 
 
 @pytest.mark.parametrize("second", ["127.0.0.2", "0.0.0.0", "10.0.0.1"])  # noqa: S104

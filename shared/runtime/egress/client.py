@@ -1,5 +1,7 @@
 """HTTP calls to URLs that others chose: only allowed addresses, no redirects, bounded in time and size.
 
+`download`, `upload` and `websocket` of this package use the client's connections, checks and limits.
+
 A name is resolved once. If any of its addresses is not allowed, the call is refused; otherwise the connection
 goes to one of the checked addresses, so a second answer of the DNS server cannot redirect it. A literal
 address is checked where the socket is created, because aiohttp does not resolve it.
@@ -10,21 +12,18 @@ aiohttp, not httpx: under concurrency it needs a fraction of the CPU (docs/expla
 import asyncio
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 import aiohttp
-from aiohttp.connector import Connection
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from shared.contracts.errors import Misconfigured
 from shared.runtime.deadlines import DeadlineQueues
 from shared.runtime.egress.certificates import ClientCertificate, read_ca_file, tls_context
 from shared.runtime.egress.checked_resolver import (
@@ -34,8 +33,16 @@ from shared.runtime.egress.checked_resolver import (
     calling_workspace,
     is_address,
 )
-from shared.runtime.egress.errors import AddressRefused, BadUrl, EgressFailure, classify_error
+from shared.runtime.egress.errors import AddressRefused, EgressFailure, classify_error
 from shared.runtime.egress.resolver import DnsResolver
+from shared.runtime.egress.sessions import (
+    AbortableWebSocket,
+    PeerAwareResponse,
+    create_session,
+    read_body,
+    require_upgrade,
+)
+from shared.runtime.egress.urls import parse_proxy_url, parse_url
 from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.settings import EgressSettings
 
@@ -43,8 +50,6 @@ MAX_RESPONSE_BYTES: Final = 64 * 1024
 WEB_PORTS: Final = frozenset({80, 443})
 
 _BROKEN_BODY: Final = "the response body broke off"
-_CONNECT_TIMEOUT_S: Final = 10.0
-"""For the connection alone. The timeout of the whole call may be longer, to wait for the response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +120,14 @@ class EgressClient:
         self._max_connections = max_connections
         self._max_per_host = max_per_host
         self._ports = ports
-        self._proxy = None if proxy is None else _parse_proxy_url(proxy)
+        self._proxy = None if proxy is None else parse_proxy_url(proxy)
         self._authorities = None if ca_file is None else read_ca_file(ca_file)
         self._trust: ssl.SSLContext | Literal[True] = (
             True if self._authorities is None else tls_context(self._authorities)
         )
         self._client_contexts: WeakKeyDictionary[ClientCertificate, ssl.SSLContext] = WeakKeyDictionary()
         self._session: aiohttp.ClientSession | None = None
+        self._websocket_session: aiohttp.ClientSession | None = None
         self._resolver = CheckedResolver(resolver or DnsResolver(), self._allowed)
         self._limits = WorkspaceLimits(max_per_workspace) if max_per_workspace else None
         self._deadlines = DeadlineQueues()
@@ -137,17 +143,14 @@ class EgressClient:
             use_dns_cache=False,  # `DnsResolver` has a cache, which observes the lifetime of the records
             keepalive_timeout=30,
         )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,
-            trust_env=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept-Encoding", "User-Agent"),
-            response_class=_PeerAwareResponse,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
-        )
+        self._session = create_session(connector)
+        # aiohttp follows redirects of a handshake unless a middleware stops it. That costs
+        # each request, so calls have a session without it. Both use one connector.
+        self._websocket_session = create_session(connector, require_upgrade)
 
     async def stop(self) -> None:
+        if self._websocket_session:
+            await self._websocket_session.close()
         if self._session:
             await self._session.close()
 
@@ -208,70 +211,136 @@ class EgressClient:
         is the result, and an incomplete body is returned as far as it came. Without it, an incomplete body is
         a failure.
         """
-        assert self._session is not None  # noqa: S101 -- start() comes first
         started = perf_counter()
         address: str | None = None
         status: int | None = None
         response_headers: dict[str, str] = {}
         chunks: list[bytes] = []
-        context_token = calling_workspace.set(workspace)
         try:
             with self._deadlines.deadline(timeout_s):
-                async with self._workspace_slot(workspace):
-                    target = _parse_url(url)
-                    await self._check(target, workspace)
-                    tls = self._trust if certificate is None else await self._context_of(certificate)
-                    # The pool's key includes the TLS context: a connection that was made with one client
-                    # certificate never carries a request with another.
-                    async with self._session.request(
-                        method,
-                        target,
-                        data=body,
-                        headers=headers,
-                        allow_redirects=False,
-                        ssl=tls,
-                        proxy=self._proxy,
-                    ) as response:
-                        status, response_headers = response.status, dict(response.headers)
-                        if self._proxy is None and isinstance(response, _PeerAwareResponse):
-                            address = response.address
-                        await _read_body(response, max_bytes, chunks)
+                async with (
+                    self.workspace_slot(workspace),
+                    await self.send(
+                        method, url, headers, body, workspace=workspace, certificate=certificate
+                    ) as response,
+                ):
+                    status, response_headers = response.status, dict(response.headers)
+                    address = self.peer_address(response)
+                    await read_body(response, max_bytes, chunks)
             detail = ""
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            failure, detail = classify_error(
-                error, answered=status is not None, proxied=self._proxy is not None
-            )
+            failure, detail = classify_error(error, answered=status is not None, proxied=self.proxied)
             if status is None or not status_decides:
                 return EgressResponse(None, failure, detail, {}, b"", perf_counter() - started, address)
             detail = "the response body was not complete in time" if failure == "timeout" else _BROKEN_BODY
-        finally:
-            calling_workspace.reset(context_token)
         content = b"".join(chunks)[:max_bytes]
         return EgressResponse(
             status, None, detail, response_headers, content, perf_counter() - started, address
         )
 
-    def _workspace_slot(self, workspace: str) -> AbstractAsyncContextManager[None]:
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | aiohttp.Payload | None,
+        *,
+        workspace: str,
+        certificate: ClientCertificate | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send a request and return the response once its head is there; redirects are not followed.
+
+        For the other modules of this package: the caller holds the slot of the workspace, sets the deadline,
+        reads the body, and uses the response as a context, which frees the connection. Raises what
+        `classify_error` classifies.
+        """
+        assert self._session is not None  # noqa: S101 -- start() comes first
+        context_token = calling_workspace.set(workspace)
+        try:
+            target, tls = await self._checked(url, workspace, certificate)
+            return await self._session.request(
+                method,
+                target,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                ssl=tls,
+                proxy=self._proxy,
+            )
+        finally:
+            calling_workspace.reset(context_token)
+
+    async def open_websocket(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        subprotocols: Sequence[str],
+        max_message_bytes: int,
+        close_s: float,
+        workspace: str,
+        certificate: ClientCertificate | None = None,
+    ) -> AbortableWebSocket:
+        """Send the handshake of a WebSocket, to its http or https URL; otherwise as `send`.
+
+        Any answer but 101 raises `aiohttp.WSServerHandshakeError`, a redirect too. Compression is not
+        offered, and a compressed frame is an error.
+        """
+        assert self._websocket_session is not None  # noqa: S101 -- start() comes first
+        context_token = calling_workspace.set(workspace)
+        try:
+            target, tls = await self._checked(url, workspace, certificate)
+            websocket = await self._websocket_session.ws_connect(
+                target,
+                headers=headers,
+                protocols=subprotocols,
+                timeout=aiohttp.ClientWSTimeout(ws_close=close_s),
+                autoping=False,
+                max_msg_size=max_message_bytes + 1,  # aiohttp refuses a message of exactly this size
+                ssl=tls,
+                proxy=self._proxy,
+            )
+            assert isinstance(websocket, AbortableWebSocket)  # noqa: S101 -- the session's class
+            return websocket
+        finally:
+            calling_workspace.reset(context_token)
+
+    def peer_address(self, response: aiohttp.ClientResponse) -> str | None:
+        """Return the address of the server that answered; None through a proxy."""
+        return response.address if self._proxy is None and isinstance(response, PeerAwareResponse) else None
+
+    @property
+    def proxied(self) -> bool:
+        """Whether requests go through the egress proxy."""
+        return self._proxy is not None
+
+    def workspace_slot(self, workspace: str) -> AbstractAsyncContextManager[None]:
         """Return the context that a call runs in, which holds one of its workspace's slots.
 
         Calls of the installation itself need no slot.
         """
         return self._limits.hold(workspace) if self._limits and workspace else nullcontext()
 
-    async def _check(self, target: URL, workspace: str) -> None:
-        """Check the port, and with a proxy the addresses; without one, the connector checks the addresses.
+    async def _checked(
+        self, url: str, workspace: str, certificate: ClientCertificate | None
+    ) -> tuple[URL, ssl.SSLContext | Literal[True]]:
+        """Return the parsed URL after its checks, and the TLS context for it.
 
-        Raises `AddressRefused` or `socket.gaierror`.
+        Checks the port, and with a proxy the addresses; without one, the connector checks the addresses.
+        Raises `BadUrl`, `AddressRefused` or `socket.gaierror`.
         """
+        target = parse_url(url)
         if not self.port_allowed(target.port):
             raise AddressRefused(f"port {target.port} is not one that may be called")
-        if self._proxy is None:
-            return
-        host = target.raw_host or ""
-        if not self.host_allowed(host):
-            raise AddressRefused(f"{host} is an internal address")
-        if not is_address(host):
-            await self._resolver.addresses(host, workspace)
+        if self._proxy is not None:
+            host = target.raw_host or ""
+            if not self.host_allowed(host):
+                raise AddressRefused(f"{host} is an internal address")
+            if not is_address(host):
+                await self._resolver.addresses(host, workspace)
+        # The pool's key includes the TLS context: a connection that was made with one client certificate
+        # never carries a request with another.
+        return target, self._trust if certificate is None else await self._context_of(certificate)
 
     async def _context_of(self, certificate: ClientCertificate) -> ssl.SSLContext:
         context = self._client_contexts.get(certificate)
@@ -286,66 +355,3 @@ class EgressClient:
         if not self._allowed(address[0]):
             raise AddressRefused(f"{address[0]} is an internal address")
         return socket.socket(family, kind, protocol)
-
-
-class _PeerAwareResponse(aiohttp.ClientResponse):
-    """Keeps the server's address: aiohttp releases the connection as soon as a short response is complete."""
-
-    address: str | None = None
-
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        transport = connection.transport
-        peer = transport.get_extra_info("peername") if transport else None
-        self.address = str(peer[0]) if peer else None
-        return await super().start(connection)
-
-
-@lru_cache(maxsize=4096)
-def _parse_url(url: str) -> URL:
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise BadUrl("the URL is not encoded")
-    parsed = URL(url, encoded=True)
-    if parsed.scheme not in ("http", "https") or not parsed.raw_host:
-        raise BadUrl("the URL is neither http nor https")
-    if parsed.raw_user is not None or parsed.raw_password is not None:
-        raise BadUrl("the URL carries a user name or password")
-    return parsed
-
-
-def _parse_proxy_url(text: str) -> URL:
-    try:
-        url = URL(text)
-        usable = url.scheme == "http" and bool(url.host) and url.path in ("", "/") and not url.query_string
-    except ValueError:
-        usable = False
-    if not usable:  # the error does not repeat the text, which may hold a password
-        raise Misconfigured(
-            "INTERLINK_EGRESS_PROXY: must be http://host:port or http://user:password@host:port"
-        )
-    return url
-
-
-async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, chunks: list[bytes]) -> None:
-    """Append the body to `chunks` until it ends or is longer than `max_bytes`."""
-    content, connection = response.content, response.connection
-    protocol = connection.protocol if connection is not None else None
-    closed = protocol.closed if protocol is not None else None
-
-    def fail_body(_: object) -> None:
-        # After a chunk that it cannot parse, aiohttp closes the connection but leaves the reader waiting.
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
-
-    if closed is not None:
-        closed.add_done_callback(fail_body)
-    try:
-        size = 0
-        while chunk := await content.read(max_bytes + 1 - size):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > max_bytes:
-                response.close()
-                return
-    finally:
-        if closed is not None:
-            closed.remove_done_callback(fail_body)

@@ -1,0 +1,112 @@
+"""aiohttp for the egress client: its sessions, its responses, and how a body is read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.connector import Connection
+
+_CONNECT_TIMEOUT_S: Final = 10.0
+"""For the connection alone. The timeout of the whole call may be longer, to wait for the response."""
+
+
+class PeerAwareResponse(aiohttp.ClientResponse):
+    """Keeps the server's address: aiohttp releases the connection as soon as a short response is complete."""
+
+    address: str | None = None
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        transport = connection.transport
+        peer = transport.get_extra_info("peername") if transport else None
+        self.address = str(peer[0]) if peer else None
+        return await super().start(connection)
+
+
+def create_session(
+    connector: aiohttp.TCPConnector, *middlewares: aiohttp.ClientMiddlewareType
+) -> aiohttp.ClientSession:
+    """Return a session that uses the connector; with middlewares, another session closes the connector."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        connector_owner=not middlewares,
+        middlewares=middlewares,
+        auto_decompress=False,
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("Accept-Encoding", "User-Agent"),
+        response_class=PeerAwareResponse,
+        ws_response_class=AbortableWebSocket,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
+    )
+
+
+class AbortableWebSocket(aiohttp.ClientWebSocketResponse):
+    """A WebSocket whose connection can be dropped: a close waits until the server has read what was sent."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        connection = self._response.connection
+        self._transport = connection.transport if connection is not None else None
+
+    def abort(self) -> None:
+        """Drop the connection without a close frame."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def require_upgrade(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Refuse every answer to a WebSocket handshake but 101, with a subprotocol that was offered if any."""
+    response = await handler(request)
+    offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    chosen = response.headers.getall("Sec-WebSocket-Protocol", [])
+    if response.status == 101 and (not chosen or (len(chosen) == 1 and chosen[0] in offered)):
+        return response
+    message = "the server chose a subprotocol that was not offered" if response.status == 101 else ""
+    response.close()
+    raise aiohttp.WSServerHandshakeError(
+        response.request_info, (), status=response.status, message=message, headers=response.headers
+    )
+
+
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int, chunks: list[bytes]) -> None:
+    """Append the body to `chunks` until it ends or is longer than `max_bytes`."""
+    content = response.content
+    with body_of_connection(response):
+        size = 0
+        while chunk := await content.read(max_bytes + 1 - size):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                response.close()
+                return
+
+
+@contextmanager
+def body_of_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Make reads of the body fail when the connection closes, while the context lasts.
+
+    After a chunk that it cannot parse, aiohttp closes the connection but leaves the reader waiting.
+    """
+    content, connection = response.content, response.connection
+    protocol = connection.protocol if connection is not None else None
+
+    def fail_body(_: object = None) -> None:
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+
+    if protocol is None:  # the body is complete
+        yield
+        return
+    closed = protocol.closed
+    if closed is None:  # it is closed already
+        fail_body()
+        yield
+        return
+    closed.add_done_callback(fail_body)
+    try:
+        yield
+    finally:
+        closed.remove_done_callback(fail_body)
