@@ -1,18 +1,27 @@
 """How accounts of a provider are connected: the models of a manifest's `connect`.
 
-Texts with values in braces are in the language of `shared/wire/request_template.py`. Values are selected from
+Texts with values in braces are those of `shared/wire/request_template.py`. Values are selected from
 responses by JMESPath (`shared/wire/expressions.py`). A parameter whose value is missing is left out. The
 descriptions are for the authors of manifests: they make this file longer than 400 lines.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from shared.manifests.base import ManifestModel
 from shared.wire.expressions import Expression, ExpressionError
-from shared.wire.request_template import MissingValue, RequestTemplate
+from shared.wire.request_template import RequestTemplate
+from shared.wire.template import TEMPLATE_PATTERN, TemplateError
 
 ProviderId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
@@ -21,7 +30,7 @@ SettingName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$"
 def _validate_request_template(text: str) -> str:
     try:
         RequestTemplate(text)
-    except MissingValue as error:
+    except TemplateError as error:
         raise ValueError(str(error)) from None
     return text
 
@@ -45,7 +54,11 @@ def _validate_regex(text: str) -> str:
 Pattern = Annotated[str, AfterValidator(_validate_regex)]
 """A regular expression that has to match the whole text."""
 
-RequestTemplateText = Annotated[str, AfterValidator(_validate_request_template)]
+RequestTemplateText = Annotated[
+    str,
+    AfterValidator(_validate_request_template),
+    WithJsonSchema({"type": "string", "pattern": TEMPLATE_PATTERN}),
+]
 """A text with values in braces: `{client_id}`, `{param:shop}`."""
 
 JmesPath = Annotated[str, AfterValidator(_validate_jmespath)]
@@ -55,6 +68,15 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 TOKEN_NAMES: Final = frozenset({"access_token", "refresh_token"})
 """Names of an account's tokens in requests."""
+
+
+def nested_texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a JSON value, at any depth, without the names of fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from nested_texts(item)
 
 
 class Setting(ManifestModel):
@@ -97,6 +119,13 @@ class ApiRequest(ManifestModel):
         description="A JSON body. Texts in it, at any depth, are request templates.",
     )
     graphql: str = Field(default="", description="A query that is sent as JSON, without filling in values.")
+
+    @field_validator("json_")
+    @classmethod
+    def _json_of_templates(cls, body: dict[str, Any] | None) -> dict[str, Any] | None:
+        for text in nested_texts(body):
+            _validate_request_template(text)
+        return body
 
     @model_validator(mode="after")
     def _one_body(self) -> "ApiRequest":

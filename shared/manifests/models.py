@@ -1,6 +1,6 @@
 """The manifest: a provider's folder as data, validated by `Manifest`.
 
-Texts with sources in braces (`{json:event.type}`) are in the language of `shared/verification/template.py`;
+Texts with sources in braces (`{json:event.type}`) are in the grammar of `shared/wire/template.py`;
 the templates of messages are Liquid (`shared/wire/message_template.py`). The descriptions are for the authors
 of manifests: editors show them (`interlink provider schema`). They make this file longer than 400 lines.
 """

@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     StringConstraints,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -32,9 +33,9 @@ from shared.verification.scheme import (
     TimeFormat,
     TimestampCheck,
 )
-from shared.verification.sources import SourceTemplateError
 from shared.verification.template import SignedContent, SourceTemplate
 from shared.verification.token import BasicAuthVerifier, TokenVerifier
+from shared.wire.template import TEMPLATE_PATTERN, TemplateError
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,60}$")]
 
@@ -55,17 +56,19 @@ def _validated_by(compile_value: Callable[[Any], object]) -> Callable[[Any], Any
     def check(value: Any) -> Any:
         try:
             compile_value(value)
-        except SourceTemplateError as error:
+        except TemplateError as error:
             raise ValueError(str(error)) from None
         return value
 
     return check
 
 
-TemplateText = Annotated[str, AfterValidator(_validated_by(SourceTemplate))]
+_TEMPLATE_SCHEMA: Final = WithJsonSchema({"type": "string", "pattern": TEMPLATE_PATTERN})
+
+TemplateText = Annotated[str, AfterValidator(_validated_by(SourceTemplate)), _TEMPLATE_SCHEMA]
 """A text with sources in braces."""
 
-SignedText = Annotated[str, AfterValidator(_validated_by(SignedContent))]
+SignedText = Annotated[str, AfterValidator(_validated_by(SignedContent)), _TEMPLATE_SCHEMA]
 """Like `TemplateText`, with `{body}` (raw) and `{secret}` as well."""
 
 MatchRules = Annotated[
