@@ -26,9 +26,12 @@ _REPOSITORY_PAGES: Final = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
+    "shared/providers/manifest.schema.json": "reference/manifest.schema.json",
 }
 """Documents outside `docs`, and where a link to them leads on the site."""
 _STAGED_AS_IS: Final = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+_COPIED: Final = ("shared/providers/manifest.schema.json",)
+"""Documents that the site offers as they are."""
 _GENERATED_LINKS: Final = {
     "reference/rest-api.md",
     "reference/topics.md",
@@ -70,6 +73,8 @@ def stage(project: Path, build: Path) -> int:
         _write(build / "docs" / target, replace_diagrams(text))
     _write(build / "docs/reference/openapi.json", openapi.text)
     _write(build / "docs/reference/asyncapi.json", asyncapi.text)
+    for source in _COPIED:
+        shutil.copy(project / source, build / "docs" / _REPOSITORY_PAGES[source])
     shutil.copytree(project / "docs/assets", build / "docs/assets")
     config = yaml.safe_load(project.joinpath("mkdocs.yml").read_text("utf-8"))
     config |= {"docs_dir": "docs", "site_dir": "site", "nav": expand_nav(config["nav"], pages)}

@@ -146,6 +146,17 @@ def sign_request(
     typer.echo(sign.http(signed) if http else sign.curl(signed), nl=not http)
 
 
+@app.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of manifests, which is `shared/providers/manifest.schema.json`.
+
+    An editor that reads it completes and checks a manifest while it is written.
+    """
+    from interlink.provider.schema import schema_text  # noqa: PLC0415
+
+    typer.echo(schema_text(), nl=False)
+
+
 @app.command("docs")
 def write_docs(
     check_only: Annotated[

@@ -1,6 +1,5 @@
 """A manifest in words, for the documents: sources, templates, match rules, signature schemes."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -22,8 +21,8 @@ from shared.manifests.schemes import (
 )
 from shared.manifests.subscriptions import SubscriptionSpec
 from shared.verification.match import ABSENT, PRESENT
+from shared.wire.template import has_sources, split_template
 
-_BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _PLAIN_SOURCES: Final[Mapping[str, str]] = {
     "body": "the raw body",
     "secret": "the secret",
@@ -77,7 +76,7 @@ def source_text(name: str) -> str:
 
 def template_text(text: str) -> str:
     """Return a text with sources in words: its pieces in order, joined by a plus."""
-    pieces = _BRACES.split(text)
+    pieces = split_template(text)
     words = [
         source_text(piece) if position % 2 else code(piece) for position, piece in enumerate(pieces) if piece
     ]
@@ -110,7 +109,7 @@ def _rule_text(name: str, value: Any) -> str:
         return f"{source_text(name)} is there"
     if value == ABSENT:
         return f"{source_text(name)} is not there"
-    if isinstance(value, str) and _BRACES.search(value):
+    if isinstance(value, str) and has_sources(value):
         return f"{source_text(name)} is {template_text(value)}"
     values = value if isinstance(value, list | tuple) else [value]
     codes = [code(str(item).lower() if isinstance(item, bool) else str(item)) for item in values]

@@ -1,17 +1,12 @@
 """Markdown of the generated provider pages."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 _PARAGRAPH_BREAK: Final = "\n\n"
 _SPECIAL: Final = re.compile(r"([\\*<\[\]])")
 _CODE: Final = re.compile(r"(`[^`]*`)")
-
-
-def numbered(lines: Iterable[str]) -> str:
-    """Return a numbered list."""
-    return "\n".join(f"{position}. {escape_text(line)}" for position, line in enumerate(lines, 1))
 
 
 def first_paragraph(readme: str) -> str:
@@ -24,11 +19,6 @@ def first_paragraph(readme: str) -> str:
 def code_list(names: Iterable[str]) -> str:
     """Return names as code, separated by commas."""
     return ", ".join(f"`{name}`" for name in names)
-
-
-def bullets(lines: Iterable[str]) -> str:
-    """Return a list."""
-    return "\n".join(f"- {escape_text(line)}" for line in lines)
 
 
 def sentence(text: str) -> str:
@@ -46,11 +36,6 @@ def escape_text(text: str) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a table. Bars inside a cell are escaped, also in code, as GitHub needs it."""
-    lines = [_row(head), "|" + "---|" * len(head)]
-    return lines + [_row([" ".join(cell.split()).replace("|", "\\|") for cell in row]) for row in rows]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+def cell(text: str) -> str:
+    """Return Markdown for the cell of a table. Bars are escaped, also in code, as GitHub needs it."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,48 +1,101 @@
-"""The generated pages of providers: `docs/providers/<id>.md` and their index."""
+"""The generated pages of providers: `docs/providers/<id>.md` and their index.
 
+Their texts are the templates in `templates`; `manifest_text.py` puts parts of a manifest into words.
+"""
+
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from interlink.provider import manifest_text
-from interlink.provider.markdown import bullets, code_list, escape_text, first_paragraph, table
-from interlink.provider.page_sections import (
-    accounts_section,
-    app_setup_section,
-    credentials_section,
-    events_section,
-    fact_rows,
-    handshakes_section,
-    request_content_section,
-    responses_section,
-    setup_section,
-    subscriptions_section,
-    triggers_section,
-    verification_section,
-)
+from interlink.provider.markdown import cell, code_list, escape_text, first_paragraph, sentence
 from shared.contracts.errors import Misconfigured
-from shared.manifests.catalogue import triggers
+from shared.manifests.catalogue import (
+    CALLBACK_PATH,
+    app_setup_steps,
+    credentials,
+    placeholder_url,
+    receiving_provider,
+    setup_steps,
+    triggers,
+)
+from shared.manifests.connector import Connector
 from shared.manifests.models import Manifest
 from shared.manifests.registry import Provider
 
 INDEX: Final = "README.md"
 
+_HUB: Final = "https://hub.example.com"
+"""The hub's URL in examples."""
 _GENERATED: Final = "<!-- Made by `interlink provider docs` from shared/providers"
-_ABOUT: Final = """\
-Each is a folder below `shared/providers`; [CONTRIBUTING.md](../../CONTRIBUTING.md) explains how to add one,
-[manifest.md](../manifest.md) what its manifest can contain.
+_SEVERAL_EMPTY_LINES: Final = re.compile(r"\n{3,}")
+_EMPTY_CELL: Final = re.compile(r"(?<=\|)  (?=\|)")
+_TIERS: Final = {
+    "verified": "verified: a signature that the provider published is reproduced",
+    "documented": "documented: from the provider's documents, SDK or source",
+    "from-memory": "from memory: likely, not certain",
+}
+_AUTHENTICATION: Final = {"oauth": "OAuth", "apiKey": "an API key", "none": "nothing: it is part of the hub"}
+_SECRET_SOURCES: Final = {
+    "ours": "The hub generates the secret, and you enter it at the provider.",
+    "theirs": "The provider shows the secret, and you enter it in the hub, also after creating the endpoint.",
+    "handshake": "The provider sends the secret when it checks the endpoint's URL.",
+    "none": "There is no secret to enter: keys are public, or in the settings.",
+}
 
-The tier says how certain the signature scheme is. Verified: a signature that the provider published is
-reproduced. Documented: from the provider's documents, SDK or source. From memory: likely, not certain.
 
-The icons are from simple-icons 16.37.0 (CC0-1.0); the marks are their owners'. A provider without an icon is
-shown with its initials."""
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("interlink.provider"),
+        autoescape=False,  # noqa: S701 -- Markdown, not HTML: the filter `text` escapes it
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    for words in (
+        *(manifest_text.any_of, manifest_text.body_text, manifest_text.code, manifest_text.duration_text),
+        *(manifest_text.event_naming_text, manifest_text.join_words, manifest_text.match_text),
+        *(manifest_text.refresh_text, manifest_text.response_text, manifest_text.scheme_text),
+        *(manifest_text.subscription_creation, manifest_text.subscription_lifetime),
+        *(manifest_text.template_text, cell, code_list, sentence),
+    ):
+        environment.filters[words.__name__] = words
+    environment.filters["text"] = escape_text
+    environment.filters["page_link"] = lambda name: f"[{name}]({name}.md)"
+    environment.filters["account_methods"] = _account_methods
+    environment.globals |= {
+        "tiers": _TIERS,
+        "authentication": _AUTHENTICATION,
+        "schemes": manifest_text.SCHEMES,
+        "secret_sources": _SECRET_SOURCES,
+    }
+    return environment
+
+
+def _render(environment: Environment, template: str, **values: Any) -> str:
+    """Render a template, with one empty line where it has several, and one blank in an empty cell."""
+    text = _SEVERAL_EMPTY_LINES.sub("\n\n", environment.get_template(f"{template}.md.jinja").render(values))
+    lines = (_EMPTY_CELL.sub(" ", line) if line.startswith("|") else line for line in text.split("\n"))
+    return "\n".join(lines).strip() + "\n"
 
 
 def pages(known: Mapping[str, Provider], readmes: Mapping[str, str]) -> dict[str, str]:
     """Return every page by its file name. `readmes` are the folders' READMEs, for their first paragraphs."""
-    by_name = {f"{name}.md": _page(provider, known, readmes[name]) for name, provider in known.items()}
-    return {**by_name, INDEX: _index(known)}
+    environment = _environment()
+    rendered = {
+        f"{name}.md": _render(environment, "page", **_page_values(provider, known, readmes[name]))
+        for name, provider in known.items()
+    }
+    rendered[INDEX] = _render(
+        environment,
+        "index",
+        providers=sorted(known.values(), key=lambda provider: provider.manifest.name.casefold()),
+        triggers={name: triggers(provider, known) for name, provider in known.items()},
+    )
+    return rendered
 
 
 def stale(folder: Path, current: Mapping[str, str]) -> list[str]:
@@ -79,98 +132,55 @@ def _orphaned_pages(folder: Path, current: Mapping[str, str]) -> list[Path]:
     return [file for file in orphans if file.read_text("utf-8", "replace").startswith(_GENERATED)]
 
 
-def _index(known: Mapping[str, Provider]) -> str:
-    rows = []
-    for provider in sorted(known.values(), key=lambda provider: provider.manifest.name.casefold()):
-        manifest = provider.manifest
-        webhook, entry = manifest.webhook, manifest.integration
-        through = entry.through if entry and not webhook else ()
-        webhooks = "yes" if webhook else "through " + ", ".join(through) if through else "no"
-        schemes = (
-            dict.fromkeys(manifest_text.SCHEMES[scheme.scheme] for scheme in webhook.verification)
-            if webhook
-            else ()
-        )
-        trigger_names = [
-            f"`{provider.id}`" + (" (polling)" if provider.by == "polling" else "")
-            for provider in triggers(provider, known)
-        ]
-        name = f"[{escape_text(manifest.name)}]({manifest.id}.md)"
-        category = (entry and entry.category) or manifest.category
-        accounts = _account_methods(manifest)
-        rows.append(
-            (
-                *(name, f"`{manifest.id}`", category, webhooks, ", ".join(schemes)),
-                *(accounts, manifest.tier, " ".join(trigger_names)),
-            )
-        )
-    with_own = sum(1 for provider in known.values() if provider.manifest.webhook)
-    listed = sum(1 for provider in known.values() if provider.manifest.integration)
-    with_connect = sum(1 for provider in known.values() if provider.manifest.connect)
-    counts = (
-        f"{len(known)} providers: {with_own} send webhooks of their own, {with_connect} connect accounts, "
-        f"{listed} are in the catalogue."
-    )
-    return "\n".join(
-        [
-            f"{_GENERATED} -->",
-            "# Providers",
-            "",
-            counts,
-            _ABOUT,
-            "",
-            *table(("name", "id", "category", "webhooks", "signed by", "accounts", "tier", "triggers"), rows),
-            "",
-        ]
-    )
-
-
-def _account_methods(manifest: Manifest) -> str:
-    connect = manifest.connect
+def _account_methods(provider: Provider) -> list[str]:
+    """Return the ways to connect an account, a few words each."""
+    connect = provider.manifest.connect
     if connect is None:
-        return ""
+        return []
     flows = {"OAuth 2.0": connect.oauth2, "OAuth 1.0a": connect.oauth1}
     methods = [name for name, flow in flows.items() if flow]
     if connect.through:
         methods.append(f"through {connect.through}")
-    return ", ".join([*methods, *(f"`{kind.id}`" for kind in connect.entered)])
+    return [*methods, *(f"`{kind.id}`" for kind in connect.entered)]
 
 
-def _page(provider: Provider, known: Mapping[str, Provider], readme: str) -> str:
+def _page_values(provider: Provider, known: Mapping[str, Provider], readme: str) -> dict[str, Any]:
+    """Return the values of a provider's page."""
     manifest = provider.manifest
-    webhook = manifest.webhook
-    parts = [
-        f"{_GENERATED}/{manifest.id} -->",
-        f"# {escape_text(manifest.name)}",
-        first_paragraph(readme),
-        "\n".join(table(("", ""), fact_rows(manifest))),
-    ]
-    if webhook:
-        parts += verification_section(webhook)
-        parts += handshakes_section(webhook)
-        parts += request_content_section(webhook)
-        parts += events_section(webhook)
-    parts += triggers_section(triggers(provider, known))
-    if webhook:
-        parts += responses_section(webhook)
-    parts += accounts_section(manifest, known)
-    parts += subscriptions_section(manifest)
-    parts += credentials_section(manifest)
-    parts += setup_section(manifest)
-    parts += app_setup_section(manifest, known)
-    if webhook and webhook.templates:
-        rows = [
-            (
-                f"`{template.id}`",
-                escape_text(template.name),
-                code_list(template.events),
-                escape_text(template.about),
-            )
-            for template in webhook.templates
-        ]
-        parts += ["## Templates", "\n".join(table(("id", "name", "events", "what it is for"), rows))]
-    if manifest.from_memory:
-        parts += ["## From memory", "No source was found for these; they are likely, not certain."]
-        parts.append(bullets(manifest.from_memory))
-    parts += ["## Sources", bullets(manifest.sources)]
-    return "\n\n".join(parts) + "\n"
+    connect = manifest.connect
+    through = known.get(connect.through) if connect and connect.through else None
+    base = through.manifest.connect if through else None
+    return {
+        "manifest": manifest,
+        "introduction": first_paragraph(readme),
+        "triggers": triggers(provider, known),
+        "through": through,
+        "connector": Connector(manifest.id, connect, base) if connect else None,
+        "app_steps": app_setup_steps(connect, _HUB + CALLBACK_PATH) if connect else (),
+        "credentials": credentials(manifest),
+        "setup_steps": _setup_steps(manifest),
+        "app_setup": _app_setup(manifest, known),
+    }
+
+
+def _setup_steps(manifest: Manifest) -> list[str]:
+    """Return the steps to set up an endpoint."""
+    steps = list(setup_steps(manifest, placeholder_url(_HUB, manifest)))
+    receiver = receiving_provider(manifest)
+    if not manifest.webhook and receiver == manifest.id:
+        return steps
+    create = f'`POST /api/inbound-endpoints` with `{{"provider": "{receiver}", "name": "..."}}`'
+    return [f"Create an endpoint: {create}. The response has its URL.", *steps]
+
+
+def _app_setup(manifest: Manifest, known: Mapping[str, Provider]) -> dict[str, Any] | None:
+    """Return the URL of the app webhook and the steps to set it up; None without one."""
+    webhook, connect = manifest.webhook, manifest.connect
+    if webhook is None or webhook.app is None or connect is None:
+        return None
+    base = known[connect.through or manifest.id].manifest.connect
+    url = f"{_HUB}/api/webhooks/{manifest.id}"
+    steps = [step.replace("{url}", url) for step in webhook.app.setup_steps]
+    for name, setting in (base.settings if base else {}).items():
+        steps = [step.replace(f"{{setting:{name}}}", f"({setting.name})") for step in steps]
+    return {"url": url, "steps": steps}

@@ -1,7 +1,8 @@
 """The manifest: a provider's folder as data, validated by `Manifest`.
 
-Texts with sources in braces (`{json:event.type}`) are in the language of `shared/verification/request.py`;
-the templates of messages are Liquid (`shared/wire/message_template.py`).
+Texts with sources in braces (`{json:event.type}`) are in the grammar of `shared/wire/template.py`;
+the templates of messages are Liquid (`shared/wire/message_template.py`). The descriptions are for the authors
+of manifests: editors show them (`interlink provider schema`). They make this file longer than 400 lines.
 """
 
 import re
@@ -41,7 +42,10 @@ Category = Literal[
 Tier = Literal["verified", "documented", "from-memory"]
 
 
-Alternatives = Annotated[tuple[TemplateText, ...], BeforeValidator(as_list)]
+_Templates = tuple[TemplateText, ...]
+Alternatives = Annotated[
+    _Templates, BeforeValidator(as_list, json_schema_input_type=TemplateText | _Templates)
+]
 """Templates in order: the first whose sources all have a value is used."""
 
 
@@ -73,6 +77,9 @@ def reject_control_characters(text: str) -> str:
 ResponseText = Annotated[TemplateText, AfterValidator(reject_control_characters)]
 
 
+_EventNameTemplates = Annotated[_Templates, Field(max_length=_MAX_ALTERNATIVES)]
+
+
 class EventNaming(ManifestModel):
     """How an event gets its name: the first template whose sources all have a value, made into a name.
 
@@ -80,9 +87,17 @@ class EventNaming(ManifestModel):
     other run of characters that are not allowed becomes `_`.
     """
 
-    source: Alternatives = Field(alias="from", max_length=_MAX_ALTERNATIVES)
-    strip: str = ""
-    names: dict[str, EventName] = {}
+    source: Annotated[
+        _EventNameTemplates,
+        BeforeValidator(as_list, json_schema_input_type=TemplateText | _EventNameTemplates),
+    ] = Field(
+        alias="from",
+        description="Templates of the name, in order: the first whose sources all have a value is used.",
+    )
+    strip: str = Field(default="", description="Text that is removed from the beginning of the name.")
+    names: dict[str, EventName] = Field(
+        default={}, description="Other names for some events, looked up before or after `strip`."
+    )
 
 
 def parse_event_naming(value: object) -> object:
@@ -90,37 +105,65 @@ def parse_event_naming(value: object) -> object:
     return {"from": value} if isinstance(value, str | list) else value
 
 
+EventNames = Annotated[
+    EventNaming,
+    BeforeValidator(
+        parse_event_naming, json_schema_input_type=TemplateText | _EventNameTemplates | EventNaming
+    ),
+]
+"""How an event gets its name: a template, alternatives, or an `EventNaming`."""
+
+
 class EmbeddedJson(ManifestModel):
     """A text in the payload that is itself JSON, added to the payload's fields under a new name."""
 
-    path: str
-    encoding: Literal["json", "base64_json"] = "json"
+    path: str = Field(description="Path of the text in the payload: `message.data`.")
+    encoding: Literal["json", "base64_json"] = Field(
+        default="json", description="Whether the text is JSON, or JSON in base64."
+    )
 
 
 class BodyFormat(ManifestModel):
     """How a body becomes the payload. JSON is always accepted; an empty body only with `empty`."""
 
-    form_field: str | None = None
-    """The field of a URL-encoded form that holds the JSON payload."""
-    form: Literal["flat", "brackets"] | None = None
-    """The fields of a URL-encoded form are the payload; `brackets` nests `data[merges][EMAIL]`."""
-    empty: bool = False
-    text: bool = False
-    """A body of another content type becomes the payload `{"text": ...}`."""
-    decoded: Annotated[dict[SettingName, EmbeddedJson], Field(max_length=_MAX_EMBEDDED)] = {}
-    headers: Annotated[dict[SettingName, HeaderName], Field(max_length=_MAX_FIELDS)] = {}
-    """Headers that describe the event, added to the payload's fields under new names."""
+    form_field: str | None = Field(
+        default=None, description="The field of a URL-encoded form that holds the JSON payload."
+    )
+    form: Literal["flat", "brackets"] | None = Field(
+        default=None,
+        description=(
+            "The fields of a URL-encoded form are the payload; `brackets` nests `data[merges][EMAIL]`."
+        ),
+    )
+    empty: bool = Field(
+        default=False, description="Whether a request without a body is accepted, as the payload `{}`."
+    )
+    text: bool = Field(
+        default=False, description='A body of another content type becomes the payload `{"text": ...}`.'
+    )
+    decoded: Annotated[dict[SettingName, EmbeddedJson], Field(max_length=_MAX_EMBEDDED)] = Field(
+        default={}, description="JSON texts inside the payload, read under a new name."
+    )
+    headers: Annotated[dict[SettingName, HeaderName], Field(max_length=_MAX_FIELDS)] = Field(
+        default={},
+        description="Headers that describe the event, added to the payload's fields under new names.",
+    )
 
 
 class ResponseSpec(ManifestModel):
     """A response to the provider: status, headers and at most one of `text` and `json` (of templates)."""
 
-    when: MatchRules = {}
-    status: Status = 200
-    type: MediaType = ""
-    """The content type, if it is not the usual one of `text` or `json`."""
-    headers: Annotated[dict[ResponseHeaderName, ResponseText], Field(max_length=_MAX_FIELDS)] = {}
-    text: ResponseText | None = None
+    when: MatchRules = Field(
+        default={}, description="The requests that get this response; every request by default."
+    )
+    status: Status = Field(default=200, description="The HTTP status.")
+    type: MediaType = Field(
+        default="", description="The content type, if it is not the usual one of `text` or `json`."
+    )
+    headers: Annotated[dict[ResponseHeaderName, ResponseText], Field(max_length=_MAX_FIELDS)] = Field(
+        default={}, description="Headers, templates by name."
+    )
+    text: ResponseText | None = Field(default=None, description="The body as text: a template.")
     json_: (
         Annotated[
             dict[
@@ -133,7 +176,11 @@ class ResponseSpec(ManifestModel):
             Field(max_length=_MAX_FIELDS),
         ]
         | None
-    ) = Field(None, alias="json")
+    ) = Field(
+        default=None,
+        alias="json",
+        description="The body as JSON: templates, numbers, booleans, and objects of these.",
+    )
 
     @model_validator(mode="after")
     def _one_body(self) -> "ResponseSpec":
@@ -151,19 +198,26 @@ class HandshakeSpec(ManifestModel):
     the source of a secret that the provider hands over: it is stored only while the endpoint waits for one.
     """
 
-    about: str
-    when: MatchRules
-    require: MatchRules = {}
-    verified: bool = False
-    keeps: TemplateText | None = None
-    answer: ResponseSpec
+    about: str = Field(description="What the provider checks.")
+    when: MatchRules = Field(description="The requests that are this handshake.")
+    require: MatchRules = Field(
+        default={}, description="Further conditions; a request that breaks one is answered with 403."
+    )
+    verified: bool = Field(default=False, description="Whether the signature is checked first.")
+    keeps: TemplateText | None = Field(
+        default=None,
+        description=(
+            "The source of a secret that the provider sends; stored while the endpoint waits for one."
+        ),
+    )
+    answer: ResponseSpec = Field(description="The response to the handshake.")
 
 
 class RejectionSpec(ManifestModel):
     """The status of a request without a valid signature, if the provider needs another one than 401."""
 
-    status: Status
-    why: str
+    status: Status = Field(description="The status in place of 401.")
+    why: str = Field(description="What the provider does with it.")
 
 
 class SecretSpec(ManifestModel):
@@ -174,18 +228,25 @@ class SecretSpec(ManifestModel):
     `none`: keys are public or in the settings.
     """
 
-    source: Literal["ours", "theirs", "handshake", "none"]
-    name: str = "SecretSpec"
-    """The provider's name for it."""
-    about: str = ""
-    """Where to find it, or where to enter it."""
-    pattern: str = ""
-    kind: Literal["hex", "token", "whsec", "basic"] = "hex"
-    """The generated form: 64 hex digits, 43 base64url characters, `whsec_` and base64, or user:password."""
-    public: bool = False
-    """A public key: knowing it does not allow signing."""
-    min_length: int = 8
-    max_length: int = 500
+    source: Literal["ours", "theirs", "handshake", "none"] = Field(
+        description=(
+            "Who makes the secret: the hub (`ours`), the provider (`theirs`), the provider in its "
+            "handshake, or nobody."
+        ),
+    )
+    name: str = Field(default="Secret", description="The provider's name for it.")
+    about: str = Field(default="", description="Where to find it, or where to enter it.")
+    pattern: str = Field(default="", description="A regular expression that the secret matches.")
+    kind: Literal["hex", "token", "whsec", "basic"] = Field(
+        default="hex",
+        description=(
+            "The generated form: 64 hex digits, 43 base64url characters, `whsec_` and base64, or "
+            "user:password."
+        ),
+    )
+    public: bool = Field(default=False, description="A public key: knowing it does not allow signing.")
+    min_length: int = Field(default=8, description="Characters that an entered secret has at least.")
+    max_length: int = Field(default=500, description="Characters that an entered secret has at most.")
 
 
 class MessageTemplates(ManifestModel):
@@ -197,39 +258,46 @@ class MessageTemplates(ManifestModel):
     `md`, `link`, `excerpt` or `url`.
     """
 
-    text: str
-    title: str = ""
-    url: str = ""
-    body: str = ""
-    color: str = ""
+    text: str = Field(description="One line of Markdown with everything that matters; a list may follow.")
+    title: str = Field(default="", description="Title of the card below the text.")
+    url: str = Field(default="", description="Link of the title.")
+    body: str = Field(default="", description="Text of the card.")
+    color: str = Field(default="", description="Color of the card: `#rrggbb`.")
 
 
 class HandledEvent(ManifestModel):
     """An event with a meaning for the hub: its triggers with their conditions, and its chat message."""
 
-    about: str
-    triggers: dict[TriggerId, MatchRules] = {}
-    message: MessageTemplates | None = None
+    about: str = Field(description="What happened.")
+    triggers: dict[TriggerId, MatchRules] = Field(
+        default={},
+        description="Triggers of the catalogue, each with the conditions under which the event fires it.",
+    )
+    message: MessageTemplates | None = Field(default=None, description="The chat message of the event.")
 
 
 class ProviderLimits(ManifestModel):
     """How the provider sends, for the documents. Unknown facts are left out."""
 
-    within_s: float | None = None
-    """Seconds that the provider waits for a response."""
-    retries: str = ""
-    disables: str = ""
-    notes: tuple[str, ...] = ()
+    within_s: float | None = Field(
+        default=None, description="Seconds that the provider waits for a response."
+    )
+    retries: str = Field(default="", description="What the provider does without a response.")
+    disables: str = Field(default="", description="When the provider stops sending for good.")
+    notes: tuple[str, ...] = Field(default=(), description="Other facts about how the provider sends.")
 
 
 class EndpointTemplate(ManifestModel):
     """A ready-made endpoint with its mapping: which events become messages of a channel."""
 
-    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{3,60}$")]
-    name: str
-    about: str
-    events: tuple[str, ...] = ("*",)
-    """Event names, or patterns with `*` at the end."""
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{3,60}$")] = Field(
+        description="Id of the template: `github-to-channel`."
+    )
+    name: str = Field(description="Its name for people.")
+    about: str = Field(description="What the messages show.")
+    events: tuple[str, ...] = Field(
+        default=("*",), description="Event names, or patterns with `*` at the end."
+    )
 
 
 class AppWebhookSpec(ManifestModel):
@@ -238,57 +306,104 @@ class AppWebhookSpec(ManifestModel):
     Each event goes to the workspaces that connected its account with the same app.
     """
 
-    secrets: tuple[Literal["signing_secret", "client_secret"], ...] = Field(min_length=1)
-    """The app's secrets that may sign: each one that is set verifies."""
-    account: Alternatives = ()
-    """Names the connected account in an event; empty: the webhook's `account`."""
-    choice: Alternatives = ()
-    """Names the account's resource in an event. An integration with a resource gets the events of this
-    resource and those of none."""
-    setup_steps: tuple[str, ...] = Field(min_length=1)
-    """What an operator does at the provider: `{url}` is the address, `{setting:...}` are the app's
-    settings."""
+    secrets: tuple[Literal["signing_secret", "client_secret"], ...] = Field(
+        min_length=1, description="The app's secrets that may sign: each one that is set verifies."
+    )
+    account: Alternatives = Field(
+        default=(), description="Names the connected account in an event; empty: the webhook's `account`."
+    )
+    choice: Alternatives = Field(
+        default=(),
+        description=(
+            "Names the account's resource in an event. An integration with a resource gets the events of "
+            "this resource and those of none."
+        ),
+    )
+    setup_steps: tuple[str, ...] = Field(
+        min_length=1,
+        description=(
+            "What an operator does at the provider: `{url}` is the address, `{setting:...}` are the app's "
+            "settings."
+        ),
+    )
 
 
 class WebhookSpec(ManifestModel):
     """How the provider's webhooks come in."""
 
-    methods: tuple[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], ...] = ("POST",)
-    verification: tuple[SchemeSpec, ...]
-    """The signature schemes, in order: the first that applies to a request decides."""
-    secret: SecretSpec
-    settings: dict[SettingName, Setting] = {}
-    body: BodyFormat = BodyFormat()
-    batch: BatchPaths = ()
-    event: Annotated[EventNaming, BeforeValidator(parse_event_naming)]
-    delivery_id: Alternatives = ()
-    """Stays the same when the provider sends the same delivery again; empty: there is no such value."""
-    account: Alternatives = ()
-    """The provider's account (team, tenant, page) that the event belongs to: the routing key."""
-    occurred: Alternatives = ()
-    """The time of the event, in one of the formats of `shared.wire.timestamps`."""
-    handshakes: tuple[HandshakeSpec, ...] = ()
-    no_handshake: str = ""
-    """Why there is none, if `handshakes` is empty."""
-    answers: tuple[ResponseSpec, ...] = ()
-    """Responses to accepted events: the first that matches, else 202 with the event ids."""
-    refused: RejectionSpec | None = None
-    limits: ProviderLimits = ProviderLimits()
-    actor: str = ""
-    """Liquid template of the name that a message is shown as from."""
-    actor_icon: str = ""
-    setup_steps: tuple[str, ...]
-    """What a user does at the provider: `{url}`, `{secret}` and `{setting:...}` stand for values."""
-    phrases: dict[PhraseName, str] = {}
-    """Liquid templates that several messages share; a message calls one as `{{ name }}`."""
-    handled: dict[EventName, HandledEvent]
-    ignored: tuple[EventName, ...] = ()
-    """Events that are accepted and delivered to subscribers, but make no chat message and no trigger."""
-    templates: tuple[EndpointTemplate, ...] = ()
-    configurable: bool = False
-    """Whether an endpoint may describe its sender: see `shared.manifests.sender_description`."""
-    app: AppWebhookSpec | None = None
-    """The address of a whole app; None if only single endpoints have addresses."""
+    methods: tuple[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], ...] = Field(
+        default=("POST",), description="Accepted HTTP methods."
+    )
+    verification: tuple[SchemeSpec, ...] = Field(
+        description="The signature schemes, in order: the first that applies to a request decides."
+    )
+    secret: SecretSpec = Field(description="The secret that verifies requests.")
+    settings: dict[SettingName, Setting] = Field(
+        default={}, description="Other values that an endpoint needs, by name."
+    )
+    body: BodyFormat = Field(default=BodyFormat(), description="How a body becomes the payload.")
+    batch: BatchPaths = Field(
+        default=(),
+        description=(
+            "Paths of lists whose elements are events of their own: `entry[*].messaging[*]`, or `[*]`."
+        ),
+    )
+    event: EventNames = Field(
+        description="The name of an event: a template, alternatives, or an object with `from`."
+    )
+    delivery_id: Alternatives = Field(
+        default=(),
+        description=(
+            "Stays the same when the provider sends the same delivery again; empty: there is no such value."
+        ),
+    )
+    account: Alternatives = Field(
+        default=(),
+        description="The provider's account (team, tenant, page) that the event belongs to: the routing key.",
+    )
+    occurred: Alternatives = Field(
+        default=(),
+        description="The time of the event: Unix seconds or milliseconds, ISO 8601, or as in e-mail.",
+    )
+    handshakes: tuple[HandshakeSpec, ...] = Field(
+        default=(), description="Requests with which the provider only checks the address."
+    )
+    no_handshake: str = Field(default="", description="Why there is none, if `handshakes` is empty.")
+    answers: tuple[ResponseSpec, ...] = Field(
+        default=(),
+        description="Responses to accepted events: the first that matches, else 202 with the event ids.",
+    )
+    refused: RejectionSpec | None = Field(
+        default=None, description="The response to a request without a valid signature, if it is not 401."
+    )
+    limits: ProviderLimits = Field(default=ProviderLimits(), description="How the provider sends.")
+    actor: str = Field(default="", description="Liquid template of the name that a message is shown as from.")
+    actor_icon: str = Field(default="", description="Liquid template of the sender's picture: an https URL.")
+    setup_steps: tuple[str, ...] = Field(
+        description=(
+            "What a user does at the provider: `{url}`, `{secret}` and `{setting:...}` stand for values."
+        ),
+    )
+    phrases: dict[PhraseName, str] = Field(
+        default={},
+        description="Liquid templates that several messages share; a message calls one as `{{ name }}`.",
+    )
+    handled: dict[EventName, HandledEvent] = Field(description="Events with a meaning for the hub, by name.")
+    ignored: tuple[EventName, ...] = Field(
+        default=(),
+        description=(
+            "Events that are accepted and delivered to subscribers, but make no chat message and no trigger."
+        ),
+    )
+    templates: tuple[EndpointTemplate, ...] = Field(default=(), description="Ready-made endpoints.")
+    configurable: bool = Field(
+        default=False,
+        description="Whether an endpoint may describe its sender itself, in its field `source`.",
+    )
+    app: AppWebhookSpec | None = Field(
+        default=None,
+        description="The address of a whole app, if the provider has one webhook address for all accounts.",
+    )
 
     @model_validator(mode="after")
     def _one_place_per_event(self) -> "WebhookSpec":
@@ -301,50 +416,66 @@ class WebhookSpec(ManifestModel):
 class PollingSpec(ManifestModel):
     """A trigger without a webhook: what to poll, and how often it makes sense."""
 
-    about: str
-    every_s: int = 300
+    about: str = Field(description="What has to be requested.")
+    every_s: int = Field(default=300, description="Seconds between two requests.")
 
 
 class CatalogueEntry(ManifestModel):
     """The provider as an integration of the catalogue."""
 
-    auth_type: Literal["oauth", "apiKey", "none"]
-    category: str = ""
-    """The category in the catalogue, if it differs from the provider's."""
-    docs: str = ""
-    capabilities: tuple[str, ...] = ()
-    scopes: tuple[str, ...] = ()
-    triggers: tuple[TriggerId, ...] = ()
-    polled: dict[TriggerId, PollingSpec] = {}
-    through: tuple[ProviderId, ...] = ()
-    """Providers whose webhooks bring this integration's triggers, if it has no webhooks of its own."""
-    setup_steps: tuple[str, ...] = ()
-    """Steps for an integration without webhooks of its own."""
+    auth_type: Literal["oauth", "apiKey", "none"] = Field(description="How accounts are connected.")
+    category: str = Field(
+        default="", description="The category in the catalogue, if it differs from the provider's."
+    )
+    docs: str = Field(default="", description="URL of the documentation of the provider's API.")
+    capabilities: tuple[str, ...] = Field(default=(), description="What the integration can do.")
+    scopes: tuple[str, ...] = Field(
+        default=(), description="Scopes that are requested when an account is connected."
+    )
+    triggers: tuple[TriggerId, ...] = Field(default=(), description="Ids of the integration's triggers.")
+    polled: dict[TriggerId, PollingSpec] = Field(
+        default={}, description="Triggers that no webhook brings, by id."
+    )
+    through: tuple[ProviderId, ...] = Field(
+        default=(),
+        description=(
+            "Providers whose webhooks bring this integration's triggers, if it has no webhooks of its own."
+        ),
+    )
+    setup_steps: tuple[str, ...] = Field(
+        default=(), description="Steps for an integration without webhooks of its own."
+    )
 
 
 class Manifest(ManifestModel):
     """A provider. Its id is the name of its folder."""
 
-    id: ProviderId
-    name: str
-    category: Category
-    color: Color = "#6B7280"
-    docs: HttpUrl | Literal[""]
-    sources: tuple[str, ...]
-    """Where the facts come from: document, SDK and version."""
-    tier: Tier
-    """`verified`: a published signature is reproduced; `documented`: from the provider's documents or SDK;
-    `from-memory`: likely, not certain."""
-    from_memory: tuple[str, ...] = ()
-    """The facts without a source."""
-    exemptions: dict[str, str] = {}
-    """Rules of the checker that do not apply to this provider, each with the reason."""
-    aliases: tuple[str, ...] = ()
-    """Other names that people search for."""
-    integration: CatalogueEntry | None = None
-    """Its entry in the catalogue of integrations."""
-    webhook: WebhookSpec | None = None
-    connect: ConnectSpec | None = None
-    """How accounts are connected."""
-    watches: tuple[SubscriptionSpec, ...] = ()
-    """Provider subscriptions that a connected account needs, so that its webhooks come."""
+    id: ProviderId = Field(description="The provider's id: the name of its folder.")
+    name: str = Field(description="The provider's name.")
+    category: Category = Field(description="The category in the catalogue.")
+    color: Color = Field(default="#6B7280", description="The provider's color.")
+    docs: HttpUrl | Literal[""] = Field(
+        description="URL of the page on webhooks in the provider's documentation; may be empty."
+    )
+    sources: tuple[str, ...] = Field(description="Where the facts come from: document, SDK and version.")
+    tier: Tier = Field(
+        description=(
+            "`verified`: a published signature is reproduced; `documented`: from the provider's documents "
+            "or SDK; `from-memory`: likely, not certain."
+        ),
+    )
+    from_memory: tuple[str, ...] = Field(default=(), description="The facts without a source.")
+    exemptions: dict[str, str] = Field(
+        default={},
+        description="Rules of the checker that do not apply to this provider, each with the reason.",
+    )
+    aliases: tuple[str, ...] = Field(default=(), description="Other names that people search for.")
+    integration: CatalogueEntry | None = Field(
+        default=None, description="Its entry in the catalogue of integrations."
+    )
+    webhook: WebhookSpec | None = Field(default=None, description="How the provider's webhooks come in.")
+    connect: ConnectSpec | None = Field(default=None, description="How accounts are connected.")
+    watches: tuple[SubscriptionSpec, ...] = Field(
+        default=(),
+        description="Provider subscriptions that a connected account needs, so that its webhooks come.",
+    )

@@ -1,4 +1,7 @@
-"""The signature schemes of a manifest. Each compiles to a verifier of `shared/verification`."""
+"""The signature schemes of a manifest. Each compiles to a verifier of `shared/verification`.
+
+The descriptions are for the authors of manifests: they make this file longer than 400 lines.
+"""
 
 import re
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     StringConstraints,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -29,9 +33,9 @@ from shared.verification.scheme import (
     TimeFormat,
     TimestampCheck,
 )
-from shared.verification.sources import SourceTemplateError
 from shared.verification.template import SignedContent, SourceTemplate
 from shared.verification.token import BasicAuthVerifier, TokenVerifier
+from shared.wire.template import TEMPLATE_PATTERN, TemplateError
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,60}$")]
 
@@ -52,17 +56,19 @@ def _validated_by(compile_value: Callable[[Any], object]) -> Callable[[Any], Any
     def check(value: Any) -> Any:
         try:
             compile_value(value)
-        except SourceTemplateError as error:
+        except TemplateError as error:
             raise ValueError(str(error)) from None
         return value
 
     return check
 
 
-TemplateText = Annotated[str, AfterValidator(_validated_by(SourceTemplate))]
+_TEMPLATE_SCHEMA: Final = WithJsonSchema({"type": "string", "pattern": TEMPLATE_PATTERN})
+
+TemplateText = Annotated[str, AfterValidator(_validated_by(SourceTemplate)), _TEMPLATE_SCHEMA]
 """A text with sources in braces."""
 
-SignedText = Annotated[str, AfterValidator(_validated_by(SignedContent))]
+SignedText = Annotated[str, AfterValidator(_validated_by(SignedContent)), _TEMPLATE_SCHEMA]
 """Like `TemplateText`, with `{body}` (raw) and `{secret}` as well."""
 
 MatchRules = Annotated[
@@ -73,26 +79,33 @@ MatchRules = Annotated[
 """Sources and their expected values; see `shared.verification.request.Match`."""
 
 
+_SignedTextList = Annotated[tuple[SignedText, ...], Field(min_length=1, max_length=MAX_SIGNED_TEXTS)]
 SignedTexts = Annotated[
-    tuple[SignedText, ...], BeforeValidator(as_list), Field(min_length=1, max_length=MAX_SIGNED_TEXTS)
+    _SignedTextList, BeforeValidator(as_list, json_schema_input_type=SignedText | _SignedTextList)
 ]
 """One signed text, or several of which one has to be signed."""
+
+
+_HeaderNames = Annotated[tuple[HeaderName, ...], Field(max_length=_MAX_NAMES)]
+_Prefixes = Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)]
 
 
 class SignatureLocation(ManifestModel):
     """Where signatures are: see `shared.verification.scheme.SignatureFormat`."""
 
-    header: Annotated[tuple[HeaderName, ...], BeforeValidator(as_list), Field(max_length=_MAX_NAMES)]
-    """One header, or several of which any may match."""
-    encoding: SignatureEncoding = "hex"
-    prefix: Annotated[tuple[str, ...], BeforeValidator(as_list), Field(max_length=_MAX_NAMES)] = ("",)
-    """Text before each signature. Several are alternatives; the provider sends the first."""
-    separator: str = ""
-    """Separator of several signatures (or pairs) in one value."""
-    field: str = ""
-    """In a value of pairs (`t=1,v1=ab`), the name of the signatures."""
-    time_field: str = ""
-    """In a value of pairs, the name of the time."""
+    header: Annotated[
+        _HeaderNames, BeforeValidator(as_list, json_schema_input_type=HeaderName | _HeaderNames)
+    ] = Field(description="One header, or several of which any may match.")
+    encoding: SignatureEncoding = Field(default="hex", description="How a signature is written.")
+    prefix: Annotated[_Prefixes, BeforeValidator(as_list, json_schema_input_type=str | _Prefixes)] = Field(
+        default=("",),
+        description="Text before each signature. Several are alternatives; the provider sends the first.",
+    )
+    separator: str = Field(default="", description="Separator of several signatures (or pairs) in one value.")
+    field: str = Field(
+        default="", description="In a value of pairs (`t=1,v1=ab`), the name of the signatures."
+    )
+    time_field: str = Field(default="", description="In a value of pairs, the name of the time.")
 
     def compile(self) -> SignatureFormat:
         return SignatureFormat(
@@ -108,10 +121,15 @@ class SignatureLocation(ManifestModel):
 class KeySpec(ManifestModel):
     """How the secret becomes a key: see `shared.verification.scheme.SecretFormat`."""
 
-    form: KeyEncoding = "text"
-    prefix: str = ""
-    otherwise: KeyEncoding | None = None
-    except_prefix: str = ""
+    form: KeyEncoding = Field(default="text", description="How the key is written in the secret.")
+    prefix: str = Field(
+        default="", description="Text that secrets of this scheme start with; it is not part of the key."
+    )
+    otherwise: KeyEncoding | None = Field(
+        default=None,
+        description="How a secret without the prefix is read; without this, it is for another scheme.",
+    )
+    except_prefix: str = Field(default="", description="Secrets that start with this are for another scheme.")
 
     def compile(self) -> SecretFormat:
         return SecretFormat(self.form, self.prefix, self.otherwise, self.except_prefix)
@@ -120,10 +138,18 @@ class KeySpec(ManifestModel):
 class TimestampSpec(ManifestModel):
     """The time at which the request was sent; without `from`, the `time_field` of the signature's header."""
 
-    source: TemplateText | None = Field(None, alias="from")
-    format: TimeFormat = "seconds"
-    tolerance_s: Annotated[float, Field(gt=0, le=_WEEK_S)] = 300.0
-    future_s: Annotated[float, Field(ge=0, le=_WEEK_S)] = 300.0
+    source: TemplateText | None = Field(
+        default=None,
+        alias="from",
+        description="Template of the time; without it, the `time_field` of the signature's header.",
+    )
+    format: TimeFormat = Field(default="seconds", description="How the time is written.")
+    tolerance_s: Annotated[float, Field(gt=0, le=_WEEK_S)] = Field(
+        default=300.0, description="Seconds that a request may be old."
+    )
+    future_s: Annotated[float, Field(ge=0, le=_WEEK_S)] = Field(
+        default=300.0, description="Seconds that a request may be ahead of the hub's clock."
+    )
 
     def compile(self) -> TimestampCheck:
         source = SourceTemplate(self.source) if self.source else None
@@ -133,19 +159,21 @@ class TimestampSpec(ManifestModel):
 class BodyDigest(ManifestModel):
     """A digest of the body in another part of the request."""
 
-    source: TemplateText = Field(alias="from")
-    algorithm: Algorithm = "sha256"
-    encoding: SignatureEncoding = "hex"
+    source: TemplateText = Field(alias="from", description="Template of the digest.")
+    algorithm: Algorithm = Field(default="sha256", description="The hash function.")
+    encoding: SignatureEncoding = Field(default="hex", description="How the digest is written.")
 
 
 class RemoteKey(ManifestModel):
     """A key that has to be fetched: see `shared.verification.public_key.KeySource`."""
 
-    url: TemplateText
-    hosts: Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)]
-    path: str = "/"
-    json_: str = Field("", alias="json")
-    subject: str = ""
+    url: TemplateText = Field(description="URL of the key, a template: it may come from the request.")
+    hosts: Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)] = Field(
+        description="The only hosts that the URL may have."
+    )
+    path: str = Field(default="/", description="Beginning of the URL's path.")
+    json_: str = Field(default="", alias="json", description="Path of the key in a JSON document.")
+    subject: str = Field(default="", description="End of the subject's name in a certificate.")
 
     @model_validator(mode="after")
     def _may_be_fetched(self) -> "RemoteKey":
@@ -159,14 +187,19 @@ class RemoteKey(ManifestModel):
 
 
 class _SchemeBase(ManifestModel):
-    name: str = ""
-    """The provider's name for it, if there are several."""
-    when: MatchRules = {}
-    """Requests that are signed by this scheme, besides having its header."""
-    require: MatchRules = {}
-    """Further conditions; a request that breaks one is malformed."""
-    example: str = ""
-    """A secret that is not real, for the scheme's tests, if random text would not be accepted."""
+    name: str = Field(default="", description="The provider's name for it, if there are several.")
+    when: MatchRules = Field(
+        default={}, description="Requests that are signed by this scheme, besides having its header."
+    )
+    require: MatchRules = Field(
+        default={}, description="Further conditions; a request that breaks one is malformed."
+    )
+    example: str = Field(
+        default="",
+        description=(
+            "A secret that is not real, for the scheme's tests, if random text would not be accepted."
+        ),
+    )
 
 
 def _covers_the_body(signed: tuple[str, ...], body_hash: object) -> bool:
@@ -177,13 +210,19 @@ def _covers_the_body(signed: tuple[str, ...], body_hash: object) -> bool:
 class HmacScheme(_SchemeBase):
     """HMAC over `signed`, which may be several alternatives."""
 
-    scheme: Literal["hmac"]
-    signature: SignatureLocation
-    signed: SignedTexts = ("{body}",)
-    algorithm: Algorithm = "sha256"
-    key: KeySpec = KeySpec()
-    timestamp: TimestampSpec | None = None
-    body_hash: BodyDigest | None = None
+    scheme: Literal["hmac"] = Field(description="HMAC with the secret.")
+    signature: SignatureLocation = Field(description="Where signatures are.")
+    signed: SignedTexts = Field(
+        default=("{body}",), description="What is signed: a template, or up to 3 of which one has to match."
+    )
+    algorithm: Algorithm = Field(default="sha256", description="The hash function.")
+    key: KeySpec = Field(default=KeySpec(), description="How the secret becomes the key.")
+    timestamp: TimestampSpec | None = Field(
+        default=None, description="When the request was sent, and how old it may be."
+    )
+    body_hash: BodyDigest | None = Field(
+        default=None, description="A digest of the body in another part of the request."
+    )
 
     @model_validator(mode="after")
     def _signs_the_body(self) -> "HmacScheme":
@@ -198,13 +237,19 @@ class HmacScheme(_SchemeBase):
 class DigestScheme(_SchemeBase):
     """A plain digest of a text that contains `{secret}`."""
 
-    scheme: Literal["digest"]
-    signature: SignatureLocation
-    signed: SignedTexts
-    algorithm: Algorithm = "sha256"
-    key: KeySpec = KeySpec()
-    timestamp: TimestampSpec | None = None
-    body_hash: BodyDigest | None = None
+    scheme: Literal["digest"] = Field(description="A digest of a text with the secret in it.")
+    signature: SignatureLocation = Field(description="Where digests are.")
+    signed: SignedTexts = Field(
+        description="What is digested: a template with `{secret}`, or up to 3 of which one has to match."
+    )
+    algorithm: Algorithm = Field(default="sha256", description="The hash function.")
+    key: KeySpec = Field(default=KeySpec(), description="How the secret becomes the key.")
+    timestamp: TimestampSpec | None = Field(
+        default=None, description="When the request was sent, and how old it may be."
+    )
+    body_hash: BodyDigest | None = Field(
+        default=None, description="A digest of the body in another part of the request."
+    )
 
     @model_validator(mode="after")
     def _signs_the_body(self) -> "DigestScheme":
@@ -221,11 +266,13 @@ class DigestScheme(_SchemeBase):
 class TokenScheme(_SchemeBase):
     """The secret itself in a header, the query, or the body (with `each`, in every element of a list)."""
 
-    scheme: Literal["token"]
-    source: TemplateText = Field(alias="from")
-    prefix: str = ""
-    each: str = ""
-    key: KeySpec = KeySpec()
+    scheme: Literal["token"] = Field(description="The secret itself is in the request.")
+    source: TemplateText = Field(alias="from", description="Where the token is: one source of the request.")
+    prefix: str = Field(default="", description="Text before the token: `Bearer `.")
+    each: str = Field(
+        default="", description="Path of a list in the payload: every element has to carry the token."
+    )
+    key: KeySpec = Field(default=KeySpec(), description="Which secrets are for this scheme.")
 
     @field_validator("source")
     @classmethod
@@ -254,7 +301,7 @@ class TokenScheme(_SchemeBase):
 class BasicScheme(_SchemeBase):
     """HTTP Basic; the secret is `user:password`."""
 
-    scheme: Literal["basic"]
+    scheme: Literal["basic"] = Field(description="HTTP Basic; the secret is `user:password`.")
 
     def compile(self) -> SchemeVerifier:
         return BasicAuthVerifier(Match(self.when), Match(self.require))
@@ -263,13 +310,21 @@ class BasicScheme(_SchemeBase):
 class KeyPairScheme(_SchemeBase):
     """A signature by the provider's private key. The public key is the secret, or it is fetched."""
 
-    scheme: Literal["ed25519", "ecdsa", "rsa"]
-    signature: SignatureLocation
-    signed: SignedText = "{body}"
-    algorithm: Algorithm = "sha256"
-    key: KeySpec = KeySpec()
-    keys: RemoteKey | None = None
-    timestamp: TimestampSpec | None = None
+    scheme: Literal["ed25519", "ecdsa", "rsa"] = Field(
+        description="A signature by the provider's private key."
+    )
+    signature: SignatureLocation = Field(description="Where signatures are.")
+    signed: SignedText = Field(default="{body}", description="What is signed: a template.")
+    algorithm: Algorithm = Field(default="sha256", description="The hash function, for ecdsa and rsa.")
+    key: KeySpec = Field(
+        default=KeySpec(), description="How the endpoint's secret, which is the public key, is written."
+    )
+    keys: RemoteKey | None = Field(
+        default=None, description="Where the public key is fetched from, if it is not the endpoint's secret."
+    )
+    timestamp: TimestampSpec | None = Field(
+        default=None, description="When the request was sent, and how old it may be."
+    )
 
     def compile(self) -> SchemeVerifier:
         return PublicKeyVerifier(
@@ -288,29 +343,46 @@ class KeyPairScheme(_SchemeBase):
 class BodyHashClaim(ManifestModel):
     """A claim with a digest of the body."""
 
-    claim: str
-    algorithm: Algorithm = "sha256"
-    encoding: SignatureEncoding = "hex"
+    claim: str = Field(description="Name of the claim.")
+    algorithm: Algorithm = Field(default="sha256", description="The hash function.")
+    encoding: SignatureEncoding = Field(default="hex", description="How the digest is written.")
 
 
 class JwtScheme(_SchemeBase):
     """A JSON Web Token in a header."""
 
-    scheme: Literal["jwt"]
-    header: HeaderName = "authorization"
-    prefix: str = "Bearer "
-    algorithms: tuple[Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "EdDSA"], ...]
-    keys: RemoteKey | None = None
-    """A JWKS document; without it the secret is the HMAC key."""
-    key: KeySpec = KeySpec()
-    issuer: Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)] = ()
-    audience: TemplateText | None = None
-    claims: Annotated[dict[str, TemplateText], Field(max_length=_MAX_NAMES)] = {}
-    body_hash: BodyHashClaim | None = None
-    query_hash: str = ""
-    leeway_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
-    expires: bool = True
-    """Whether the provider's tokens have an expiry (`exp`); without it, a token is valid for ever."""
+    scheme: Literal["jwt"] = Field(description="A JSON Web Token in a header.")
+    header: HeaderName = Field(default="authorization", description="The header of the token.")
+    prefix: str = Field(default="Bearer ", description="Text before the token.")
+    algorithms: tuple[
+        Literal["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "EdDSA"], ...
+    ] = Field(description="Accepted algorithms.")
+    keys: RemoteKey | None = Field(
+        default=None, description="A JWKS document; without it the secret is the HMAC key."
+    )
+    key: KeySpec = Field(default=KeySpec(), description="How the secret becomes the HMAC key.")
+    issuer: Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)] = Field(
+        default=(), description="Accepted issuers (`iss`)."
+    )
+    audience: TemplateText | None = Field(
+        default=None, description="Template of the required audience (`aud`)."
+    )
+    claims: Annotated[dict[str, TemplateText], Field(max_length=_MAX_NAMES)] = Field(
+        default={}, description="Templates of the values that other claims need, by name."
+    )
+    body_hash: BodyHashClaim | None = Field(default=None, description="A claim with a digest of the body.")
+    query_hash: str = Field(
+        default="", description="The claim with Atlassian's hash of method, path and query."
+    )
+    leeway_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=60.0, description="Seconds by which clocks may differ."
+    )
+    expires: bool = Field(
+        default=True,
+        description=(
+            "Whether the provider's tokens have an expiry (`exp`); without it, a token is valid for ever."
+        ),
+    )
 
     @model_validator(mode="after")
     def _has_keys(self) -> "JwtScheme":

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 
 import orjson
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from shared.contracts.errors import FieldError, Invalid
 from shared.manifests.base import ManifestModel
@@ -17,11 +17,10 @@ from shared.manifests.models import (
     Alternatives,
     BatchPaths,
     BodyFormat,
-    EventNaming,
+    EventNames,
     HandshakeSpec,
     ResponseSpec,
     WebhookSpec,
-    parse_event_naming,
 )
 from shared.manifests.schemes import SchemeSpec
 
@@ -44,7 +43,7 @@ class SenderDescription(ManifestModel):
     verification: Annotated[tuple[SchemeSpec, ...] | None, Field(min_length=1, max_length=_MAX_ITEMS)] = None
     body: BodyFormat | None = None
     batch: Annotated[BatchPaths | None, Field(max_length=_MAX_ITEMS)] = None
-    event: Annotated[EventNaming | None, BeforeValidator(parse_event_naming)] = None
+    event: EventNames | None = None
     delivery_id: Annotated[Alternatives | None, Field(max_length=_MAX_ITEMS)] = None
     account: Annotated[Alternatives | None, Field(max_length=_MAX_ITEMS)] = None
     occurred: Annotated[Alternatives | None, Field(max_length=_MAX_ITEMS)] = None

@@ -1,9 +1,8 @@
 """The request templates of a manifest and their locations in it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from shared.manifests.connect_models import Api, ApiRequest, ConnectSpec, OAuth2
+from shared.manifests.connect_models import Api, ApiRequest, ConnectSpec, OAuth2, nested_texts
 
 LocatedText = tuple[str, str, bool]
 """Location of a template, the template, and whether it is part of a URL."""
@@ -65,16 +64,8 @@ def request_texts(location: str, request: ApiRequest | None) -> Iterator[Located
     yield from _mapping_texts(f"{location}.headers", request.headers, False)
     yield from _mapping_texts(f"{location}.form", request.form or {}, False)
     yield from ((f"{location}.basic", text, False) for text in request.basic or ())
-    yield from ((f"{location}.json", text, False) for text in _nested_strings(request.json_))
+    yield from ((f"{location}.json", text, False) for text in nested_texts(request.json_))
 
 
 def _mapping_texts(location: str, templates: Mapping[str, str], is_url: bool) -> Iterator[LocatedText]:
     return ((f"{location}.{name}", text, is_url) for name, text in templates.items())
-
-
-def _nested_strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _nested_strings(item)

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from shared.verification.request import InboundRequest
 from shared.verification.sources import compile_path, compile_source, scalar_text
-from shared.verification.template import SourceTemplate, has_sources
+from shared.verification.template import SourceTemplate
+from shared.wire.template import has_sources
 
 ExpectedValue = str | int | bool | Sequence[str | int]
 """What a match expects of a part: a value, one of several values, `present` or `absent`."""
@@ -26,7 +27,7 @@ class Match:
     __slots__ = ("_rules",)
 
     def __init__(self, expected: Mapping[str, ExpectedValue]) -> None:
-        """Raise `SourceTemplateError` for an unknown source or a syntax error."""
+        """Raise `TemplateError` for an unknown source or a syntax error."""
         self._rules = [(_compile_value(name), _compile_rule(value)) for name, value in expected.items()]
 
     def holds(self, request: InboundRequest) -> bool:

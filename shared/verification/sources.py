@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from shared.contracts.errors import InterlinkError, Malformed
+from shared.contracts.errors import Malformed
 from shared.verification.request import SECRET_SETTING, InboundRequest
+from shared.wire.template import MAX_QUOTED_CHARACTERS, TemplateError, find_source
 
 TextGetter = Callable[[InboundRequest], str | None]
 """Returns the text of a source in a request; None if the part is missing, or is neither text nor number."""
-
-MAX_QUOTED_CHARACTERS: Final = 100
-"""Characters of a manifest's text that an error message repeats."""
 
 _MAX_INDEX_DIGITS: Final = 9
 """Digits of a list index in a path."""
@@ -36,18 +34,9 @@ signed around a body (no colon, blank or dot), nor a JSON Web Token (no dot).
 """
 
 
-class SourceTemplateError(InterlinkError):
-    """A source or template of a manifest has a syntax error, or names a part that does not exist."""
-
-
 def compile_source(name: str) -> TextGetter:
-    """Compile one source. Raises `SourceTemplateError` if there is no such source."""
-    kind, has_argument, argument = name.partition(":")
-    if has_argument and argument and kind in _SOURCES_WITH_ARGUMENT:
-        return _SOURCES_WITH_ARGUMENT[kind](argument)
-    if not has_argument and kind in _SOURCES:
-        return _SOURCES[kind]
-    raise SourceTemplateError(f"no such source: {name[:MAX_QUOTED_CHARACTERS]!r}")
+    """Compile one source. Raises `TemplateError` if there is no such source."""
+    return find_source(name, _SOURCES, _SOURCES_WITH_ARGUMENT)
 
 
 def replace_source(request: InboundRequest, source: str, value: str) -> InboundRequest:
@@ -161,7 +150,7 @@ def _hmac(algorithm: str, encode: Callable[[bytes], str]) -> Callable[[str], Tex
 
     def compile_hmac(argument: str) -> TextGetter:
         if argument.startswith(_HMAC_PREFIX):
-            raise SourceTemplateError(
+            raise TemplateError(
                 f"an hmac source cannot contain another one: {argument[:MAX_QUOTED_CHARACTERS]!r}"
             )
         source = compile_source(argument)

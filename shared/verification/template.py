@@ -1,47 +1,22 @@
-"""Templates: texts with sources in braces, such as `v0:{timestamp}:{body}`. Pure.
+"""Templates over an inbound request: texts, and the bytes that a provider signs. Pure.
 
-A `SourceTemplate` makes a text of a request; a `SignedContent` makes the bytes that a provider signs. Both
-are compiled once and have no syntax but the braces: `{{` is not special.
+The grammar is that of `shared/wire/template.py`. A `SourceTemplate` makes a text of a request; a
+`SignedContent` makes the bytes that a provider signs, and may have `{body}` and `{secret}` as well. Both are
+compiled once.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from shared.verification.request import InboundRequest
-from shared.verification.sources import (
-    MAX_QUOTED_CHARACTERS,
-    SourceTemplateError,
-    TextGetter,
-    compile_source,
-)
+from shared.verification.sources import TextGetter, compile_source
+from shared.wire.template import MAX_QUOTED_CHARACTERS, Template, TemplateError
 
 BytesGetter = Callable[[InboundRequest], bytes | None]
 """Like `TextGetter`, for signed content: returns the bytes as they were received."""
 
-MAX_SOURCES: Final = 10
-"""Sources in one template."""
-
 MAX_TEXT_CHARACTERS: Final = 16 * 1024
 """Characters of a rendered template; a longer text counts as missing."""
-
-_BRACES: Final = re.compile(r"\{([^{}]*)\}")
-
-
-def has_sources(text: str) -> bool:
-    """Return whether a text has a source in braces."""
-    return _BRACES.search(text) is not None
-
-
-def _split_template(source: str) -> list[str]:
-    """Split a template: literals at even positions, sources at odd ones. Raises `SourceTemplateError`."""
-    pieces = _BRACES.split(source)
-    if any("{" in literal or "}" in literal for literal in pieces[::2]):
-        raise SourceTemplateError(f"unbalanced brace in {source[:MAX_QUOTED_CHARACTERS]!r}")
-    sources = pieces[1::2]
-    if len(sources) > MAX_SOURCES:
-        raise SourceTemplateError(f"{len(sources)} sources in one text: use at most {MAX_SOURCES}")
-    return pieces
 
 
 class SourceTemplate:
@@ -50,14 +25,9 @@ class SourceTemplate:
     __slots__ = ("_parts", "constant", "source")
 
     def __init__(self, source: str) -> None:
-        """Raise `SourceTemplateError` for an unbalanced brace or an unknown source."""
+        """Raise `TemplateError` for an unbalanced brace or an unknown source."""
         self.source = source
-        pieces = _split_template(source)
-        self._parts: list[str | TextGetter] = [
-            compile_source(piece) if position % 2 else piece
-            for position, piece in enumerate(pieces)
-            if piece or position % 2
-        ]
+        self._parts: list[str | TextGetter] = Template(source, compile_source).parts()
         self.constant = not any(callable(part) for part in self._parts)
 
     def text(self, request: InboundRequest) -> str | None:
@@ -88,21 +58,18 @@ class SignedContent:
     __slots__ = ("_parts", "only_body", "source")
 
     def __init__(self, source: str) -> None:
-        """Raise `SourceTemplateError` as `SourceTemplate` does, and for a source that is repeated.
+        """Raise `TemplateError` as `SourceTemplate` does, and for a source that is repeated.
 
         A repeated source would be hashed twice, so that a small body could cost more than a large one.
         """
         self.source = source
-        pieces = _split_template(source)
-        sources = pieces[1::2]
-        if len(set(sources)) < len(sources):
-            raise SourceTemplateError(
+        template = Template(source, _compile_bytes_source)
+        if len(set(template.names)) < len(template.names):
+            raise TemplateError(
                 f"a source is in the text twice: name each one once in {source[:MAX_QUOTED_CHARACTERS]!r}"
             )
         self._parts: list[bytes | BytesGetter] = [
-            _compile_bytes_source(piece) if position % 2 else piece.encode()
-            for position, piece in enumerate(pieces)
-            if piece or position % 2
+            part.encode() if isinstance(part, str) else part for part in template.parts()
         ]
         self.only_body = source == "{body}"
 

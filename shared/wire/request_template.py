@@ -1,40 +1,66 @@
-"""Request templates: texts with values in braces, such as `https://{param:shop}.example.com`. Pure.
+"""Templates of requests to a provider, such as `https://{param:shop}.example.com/me`. Pure.
 
-Requests to a provider are made of them. A value has a plain name (`{access_token}`) or a kind and a name
-(`{param:shop}`, `{account:cloud_id}`).
+The grammar is that of `shared/wire/template.py`. A source stands for a value of the account, the app or the
+subscription; which of them a request has is checked by `interlink provider check`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import quote
 
 from shared.contracts.errors import InterlinkError
+from shared.wire.template import MAX_QUOTED_CHARACTERS, Template, TemplateError, find_source
 
 TemplateValues = Mapping[str, str]
+"""The values of sources, by their names: `client_id`, `param:shop`."""
 
-_PLACEHOLDER: Final = re.compile(r"\{([a-z_]+(?::[a-z][a-z0-9_]*)?)\}")
+_ARGUMENT: Final = re.compile(r"[a-z][a-z0-9_]*")
 _SAFE_IN_URL: Final = "-._~:@"
 
 
 class MissingValue(InterlinkError):
-    """A request template has a syntax error, or one of its values is missing or empty."""
+    """A value that a request needs is missing or empty."""
+
+
+def _named(kind: str) -> Callable[[str], str]:
+    """Return the compiler of sources such as `param:shop`."""
+
+    def name(argument: str) -> str:
+        source = f"{kind}:{argument}"
+        if not _ARGUMENT.fullmatch(argument):
+            raise TemplateError(
+                f"no such source: {source[:MAX_QUOTED_CHARACTERS]!r}: use a to z, 0 to 9 and _"
+            )
+        return source
+
+    return name
+
+
+_VALUES: Final[Mapping[str, str]] = {
+    name: name
+    for name in ("client_id", "client_secret", "redirect_uri", "access_token", "refresh_token", "token")
+}
+_VALUES_WITH_ARGUMENT: Final[Mapping[str, Callable[[str], str]]] = {
+    kind: _named(kind) for kind in ("setting", "param", "account", "field", "endpoint", "watch", "made")
+}
+
+
+def _compile_value(name: str) -> str:
+    """Return the name of a value. Raises `TemplateError` if no request has such a value."""
+    return find_source(name, _VALUES, _VALUES_WITH_ARGUMENT)
 
 
 class RequestTemplate:
-    """A compiled template. Raises `MissingValue` for braces that do not name a value."""
+    """A compiled template of a request. Raises `TemplateError`."""
 
     __slots__ = ("_literals", "names")
 
     def __init__(self, text: str) -> None:
-        pieces = _PLACEHOLDER.split(text)
-        self._literals: Final = tuple(pieces[0::2])
-        self.names: Final = tuple(pieces[1::2])
+        template = Template(text, _compile_value)
+        self._literals: Final = template.literals
+        self.names: Final = template.values
         """The names of its values, in order."""
-        if any("{" in literal or "}" in literal for literal in self._literals):
-            raise MissingValue(
-                f"{text!r}: write the name of a value in braces, as {{client_id}} or {{param:shop}}"
-            )
 
     def __call__(self, values: TemplateValues) -> str:
         """Return the text with its values. Raises `MissingValue`, which names the value that is missing."""

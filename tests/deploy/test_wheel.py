@@ -80,6 +80,20 @@ def test_its_commands_work_anywhere(programs: Path, tmp_path: Path) -> None:
     run(programs / "interlink", "provider", "check", cwd=tmp_path)
 
 
+def test_it_has_the_templates_of_pages(programs: Path, tmp_path: Path) -> None:
+    run(programs / "interlink", "provider", "docs", "--folder", tmp_path, cwd=tmp_path)
+    committed = sorted((ROOT / "docs" / "providers").glob("*.md"))
+    assert [page.read_text("utf-8") for page in sorted(tmp_path.glob("*.md"))] == [
+        page.read_text("utf-8") for page in committed
+    ]
+
+
+def test_it_has_the_schema_of_manifests(wheel: Path, programs: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = archive.read("shared/providers/manifest.schema.json").decode()
+    assert packed == run(programs / "interlink", "provider", "schema", cwd=tmp_path)
+
+
 @contextmanager
 def example_receiver(programs: Path, up: Up, folder: Path) -> Iterator[Path]:
     """Run the receiver that `interlink up` names, for a new outgoing webhook; the file with its output."""

@@ -27,10 +27,11 @@ from shared.manifests.webhook import WebhookDefinition
 from shared.verification.public_key import parse_public_key
 from shared.verification.request import SECRET_SETTING, InboundRequest
 from shared.verification.scheme import VerificationResult
-from shared.verification.sources import SourceTemplateError, compile_source
-from shared.verification.template import MAX_SOURCES, SignedContent, SourceTemplate
+from shared.verification.sources import compile_source
+from shared.verification.template import SignedContent, SourceTemplate
 from shared.verification.work_counter import MAX_HASHED_BYTES, MAX_PUBLIC_KEY_CHECKS, hash_limit
 from shared.wire.bodies import MAX_FORM_FIELDS, parse_urlencoded
+from shared.wire.template import MAX_SOURCES, TemplateError
 from tests.verification.builders import EDWARDS, b64, check, make_scheme, public_pem, request
 
 SIZE: Final = 300_000
@@ -302,7 +303,7 @@ def _many(count: int) -> str:
     "signed", ["{body}" * 5000, "{body}" * 2, "{body}{json:a}{json:a}", "{body}" + _many(10)]
 )
 def test_a_text_that_is_signed_has_few_sources_and_each_once(signed: str) -> None:
-    with pytest.raises(SourceTemplateError):
+    with pytest.raises(TemplateError):
         SignedContent(signed)
     assert SignedContent(_many(MAX_SOURCES)).content(request()) is None
 
@@ -315,7 +316,7 @@ def test_a_template_makes_no_long_text() -> None:
 
 
 def test_what_could_not_be_compiled_is_refused() -> None:
-    with pytest.raises(SourceTemplateError):
+    with pytest.raises(TemplateError):
         compile_source("hmac_sha256_hex:" * 2000 + "json:a")
     assert compile_source("json:" + "9" * 5000)(request(body=b"[1]")) is None
 

@@ -316,6 +316,25 @@ def test_a_server_that_sends_endlessly_is_disconnected(
     assert sum(sent) < 16 * 1024 * 1024, "no more than what fits into sockets was taken"
 
 
+@pytest.mark.parametrize("begins", [(), HELLO[:1], HELLO], ids=["banner", "abilities", "login"])
+def test_a_server_that_sends_short_lines_one_by_one_is_disconnected(
+    servers: MailServers, begins: tuple[bytes, ...]
+) -> None:
+    """Each costs a look at all that came before it: it is the number of lines that is bounded."""
+    sent = [0]
+
+    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"250-\r\n")
+            await writer.drain()
+            sent[0] += 1
+            await asyncio.sleep(0.0005)
+
+    port = servers.talking(says(*begins, then=talk) if begins else talk)
+    assert refusal("smtp", port, security="none").code == "protocol"
+    assert sent[0] < 1000
+
+
 @pytest.mark.parametrize(
     ("protocol", "talk", "code"),
     [

@@ -24,6 +24,8 @@ from pathlib import Path
 from time import monotonic
 from urllib.parse import quote, quote_plus
 
+import markupsafe
+
 from tests.support import run
 from tests.support.given import noted
 from tests.support.kept import ANSWERS, DOCUMENTS, MARK, SPLIT, TOPICS, UNREAD
@@ -127,6 +129,7 @@ def forms(secret: str) -> dict[str, bytes]:
         "JSON-escaped": json.dumps(secret)[1:-1].encode(),
         "JSON-escaped, in Unicode": json.dumps(secret, ensure_ascii=False)[1:-1].encode(),
         "HTML-escaped": html.escape(secret).encode(),
+        "HTML-escaped by a template": str(markupsafe.escape(secret)).encode(),
     }
     for shift in range(3):
         for name, encoded in _base64(raw, shift).items():

@@ -80,6 +80,8 @@ def test_what_stands_in_the_base64_of_more_is_found(canary: str) -> None:
         ("a secret with / and a blank", "URL-encoded as a form"),
         ("a secret with / and a blank", "URL-encoded in part"),
         ("a\tsecret\twith tabs and so on", "JSON-escaped"),
+        ("a secret's quote and so on", "HTML-escaped"),
+        ("a secret's quote and so on", "HTML-escaped by a template"),
     ],
 )
 def test_forms_that_some_secrets_have(secret: str, form: str) -> None:

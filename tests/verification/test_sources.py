@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from shared.contracts.errors import Malformed, Rejected
 from shared.manifests.registry import providers
 from shared.verification.request import SECRET_SETTING, InboundRequest
-from shared.verification.sources import SourceTemplateError, compile_path, compile_source, replace_source
+from shared.verification.sources import compile_path, compile_source, replace_source
 from shared.verification.template import SourceTemplate
+from shared.wire.template import TemplateError
 from tests.verification.raw_requests import ADDRESS, BODY, read, request
 
 
@@ -77,15 +78,15 @@ def test_a_source(source: str, text: str | None) -> None:
     ],
 )
 def test_a_source_that_is_none(source: str) -> None:
-    with pytest.raises(SourceTemplateError):
+    with pytest.raises(TemplateError):
         compile_source(source)
-    with pytest.raises(SourceTemplateError):
+    with pytest.raises(TemplateError):
         SourceTemplate("{" + source + "}")
 
 
 @pytest.mark.parametrize("source", ["hmac_sha256_hex:nothing", "hmac_sha256_base64:header:"])
 def test_a_source_in_a_source_that_is_none(source: str) -> None:
-    with pytest.raises(SourceTemplateError):
+    with pytest.raises(TemplateError):
         compile_source(source)
 
 

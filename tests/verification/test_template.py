@@ -4,8 +4,8 @@ import pytest
 
 from shared.verification.match import Match
 from shared.verification.request import SECRET_SETTING
-from shared.verification.sources import SourceTemplateError
 from shared.verification.template import SignedContent, SourceTemplate
+from shared.wire.template import TemplateError
 from tests.verification.raw_requests import ADDRESS, request
 
 
@@ -33,7 +33,7 @@ def test_a_template(template: str, text: str | None) -> None:
 )
 def test_a_template_with_a_brace_too_many(template: str) -> None:
     for kind in (SourceTemplate, SignedContent):
-        with pytest.raises(SourceTemplateError):
+        with pytest.raises(TemplateError):
             kind(template)
 
 
@@ -73,7 +73,7 @@ def test_the_empty_body_is_signed_too() -> None:
 @pytest.mark.parametrize("source", ["body", "secret"])
 def test_body_and_secret_are_in_no_answer(source: str) -> None:
     """They are for signed texts only: an answer or a match cannot name them."""
-    with pytest.raises(SourceTemplateError):
+    with pytest.raises(TemplateError):
         SourceTemplate("{" + source + "}")
-    with pytest.raises(SourceTemplateError):
+    with pytest.raises(TemplateError):
         Match({source: "x"})

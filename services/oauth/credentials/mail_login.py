@@ -1,40 +1,36 @@
 """Check mail credentials by logging in to the mail server. No mail is sent or read.
 
 The server is chosen by a stranger: its name is resolved and checked first, and the connection goes to a
-checked address. The length, number and time of its answers are limited. `mail_dialogues.py` has the
-protocols. No library is used: those for IMAP lack STARTTLS or limits, or open the connection themselves, so
-the address cannot be checked; of SMTP only four commands are needed.
+checked address. The length, number and time of its answers are limited.
 """
 
 import asyncio
 import os
 import re
 import ssl
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import closing
 from typing import Final, Literal
-from urllib.parse import SplitResult, unquote, urlsplit
 
-from services.oauth.credentials.mail_dialogues import (
-    MAX_LINE_LENGTH,
-    LineConnection,
-    MailLogin,
-    log_in_imap,
-    log_in_smtp,
-)
+from services.oauth.credentials.mail_imap import log_in_imap
+from services.oauth.credentials.mail_server import MailLogin, protocol_error
+from services.oauth.credentials.mail_smtp import log_in_smtp
 from shared.manifests.provider_response import ProviderRejected, ProviderUnavailable
 from shared.runtime.egress.certificates import describe_tls_error
-from shared.runtime.egress.resolver import DnsResolver, NotResolved, literal_address
+from shared.runtime.egress.checked_resolver import PrivateNetworks
+from shared.runtime.egress.checked_socket import CheckedSockets, ProxyFailed
+from shared.runtime.egress.errors import AddressRefused
+from shared.runtime.egress.line_connection import TooManyLines, open_line_connection
+from shared.runtime.egress.resolver import DnsResolver, NotResolved
+from shared.runtime.egress.smtp_connection import open_smtp_connection
 from shared.runtime.limits import WorkspaceLimits
-from shared.wire.addresses import is_loopback, is_public
+from shared.wire.addresses import is_public
 
 MailProtocol = Literal["smtp", "imap"]
 
 _TIMEOUT_S: Final = 15.0
-_CONNECT_TIMEOUT_S: Final = 5.0
 _MAX_CONCURRENT: Final = 20
 _MAX_CONCURRENT_PER_WORKSPACE: Final = 5
-_MAX_ADDRESSES: Final = 4
 _PROTOCOL_PORTS: Final[Mapping[str, frozenset[int]]] = {
     "smtp": frozenset({25, 465, 587, 2525}),
     "imap": frozenset({143, 993}),
@@ -42,7 +38,6 @@ _PROTOCOL_PORTS: Final[Mapping[str, frozenset[int]]] = {
 _WEB_PORTS: Final = frozenset({80, 443})
 _IMPLICIT_TLS_PORTS: Final = frozenset({465, 993})
 _HOST_PATTERN: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 
 
 class MailLoginChecker:
@@ -55,7 +50,7 @@ class MailLoginChecker:
 
     def __init__(
         self,
-        allow: Literal["none", "loopback", "all"],
+        allow: PrivateNetworks,
         ports: frozenset[int] | None,
         *,
         authorities: str | None = None,
@@ -63,15 +58,13 @@ class MailLoginChecker:
         timeout_s: float = _TIMEOUT_S,
         resolver: DnsResolver | None = None,
     ) -> None:
-        self._allow = allow
+        self._sockets = CheckedSockets(allow, proxy=proxy, resolver=resolver)
         self._ports = ports
         # Not the TLS context for HTTP: mail servers close the connection when it offers HTTP by ALPN.
         self._tls = ssl.create_default_context()
         if authorities is not None:
             self._tls.load_verify_locations(cadata=authorities)
-        self._proxy = proxy
         self._timeout_s = timeout_s
-        self._resolver = resolver or DnsResolver()
         self._semaphore = asyncio.Semaphore(_MAX_CONCURRENT)
         self._limits = WorkspaceLimits(_MAX_CONCURRENT_PER_WORKSPACE)
 
@@ -98,6 +91,12 @@ class MailLoginChecker:
             if error.permanent:
                 raise ProviderRejected("unknown_host", f"the name {login.host} does not resolve") from None
             raise ProviderUnavailable(f"{login.host}: {error}") from None
+        except AddressRefused as error:
+            raise ProviderRejected("address_refused", str(error)) from None
+        except ProxyFailed as error:
+            raise ProviderUnavailable(str(error)) from None
+        except TooManyLines as error:
+            raise protocol_error(str(error)) from None
         except ssl.SSLError as error:
             reason = describe_tls_error(error)
             raise ProviderRejected("tls", f"no TLS with {login.address}: {reason}{_hint(login)}") from None
@@ -108,68 +107,23 @@ class MailLoginChecker:
 
     async def _log_in(self, protocol: MailProtocol, login: MailLogin, workspace: str) -> None:
         """Log in without limits of time and concurrency. Raise the errors of name, TLS and connection."""
-        addresses = await self._addresses(login, workspace)
+        addresses = await self._sockets.addresses(login.host, workspace)
         if login.security not in ("tls", "starttls") and any(map(is_public, addresses)):
             raise ProviderRejected(
                 "insecure", "without TLS others can read the password: set security to tls or starttls"
             )
-        if self._proxy is not None:
-            connection = await self._connect_through_proxy(self._proxy, login)
+        opened = await self._sockets.connect(login.host, login.port, addresses)
+        # Both connections own the socket, and close it.
+        if protocol == "smtp":
+            with closing(
+                await open_smtp_connection(opened, login.host, self._tls, encrypted=login.security == "tls")
+            ) as smtp:
+                await log_in_smtp(smtp, login)
         else:
-            connection = await self._connect(addresses, login)
-        try:
-            if login.security == "tls":
-                await connection.start_tls(self._tls, login.host)
-            await (log_in_smtp if protocol == "smtp" else log_in_imap)(connection, login, self._tls)
-        finally:
-            connection.close()
-
-    async def _addresses(self, login: MailLogin, workspace: str) -> Sequence[str]:
-        """Return the addresses of the host.
-
-        Raises `ProviderRejected` if one of them is internal, `NotResolved`.
-        """
-        literal = literal_address(login.host)
-        addresses = (literal,) if literal else await self._resolver.lookup(login.host, workspace)
-        for address in addresses:
-            allowed = is_public(address) or self._allow == "all"
-            if not (allowed or (self._allow == "loopback" and is_loopback(address))):
-                raise ProviderRejected("address_refused", f"{login.host} is an internal address")
-        return addresses[:_MAX_ADDRESSES]
-
-    async def _connect(self, addresses: Sequence[str], login: MailLogin) -> LineConnection:
-        """Connect to the first address that answers. Raises the last address's `OSError` if none does."""
-        failure: OSError = ConnectionRefusedError()
-        for address in addresses:
-            try:
-                async with asyncio.timeout(min(_CONNECT_TIMEOUT_S, self._timeout_s)):
-                    return LineConnection(
-                        *await asyncio.open_connection(address, login.port, limit=MAX_LINE_LENGTH)
-                    )
-            except OSError as error:  # TimeoutError is one, too.
-                failure = error
-        raise failure
-
-    async def _connect_through_proxy(self, proxy: str, login: MailLogin) -> LineConnection:
-        """Connect through an HTTP proxy.
-
-        Raises `ProviderUnavailable` if the proxy does not answer or refuses; `ProviderRejected`, `OSError`,
-        `EOFError`.
-        """
-        url = urlsplit(proxy)
-        try:
-            streams = await asyncio.open_connection(url.hostname, url.port or 80, limit=MAX_LINE_LENGTH)
-        except OSError:
-            raise ProviderUnavailable("the egress proxy cannot be reached") from None
-        connection = LineConnection(*streams)
-        try:
-            await _open_tunnel(
-                connection, url, f"[{login.host}]:{login.port}" if ":" in login.host else login.address
-            )
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            with closing(await open_line_connection(opened)) as lines:
+                if login.security == "tls":
+                    await lines.start_tls(self._tls, login.host)
+                await log_in_imap(lines, login, self._tls)
 
     def _port(self, protocol: MailProtocol, text: str) -> int:
         """Return the port that `text` names. Raises `ProviderRejected` if it is not allowed."""
@@ -181,24 +135,6 @@ class MailLoginChecker:
             return port
         allowed = ", ".join(map(str, sorted(usual_ports)))
         raise ProviderRejected("port_refused", f"this port is not allowed for mail: use one of {allowed}")
-
-
-async def _open_tunnel(connection: LineConnection, url: SplitResult, address: str) -> None:
-    """Ask the proxy for a tunnel to `address` (CONNECT: RFC 9110, 9.3.6).
-
-    Raises `ProviderUnavailable` if it refuses; `ProviderRejected`, `OSError`, `EOFError`.
-    """
-    head = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]
-    if url.username is not None:
-        user = f"{unquote(url.username)}:{unquote(url.password or '')}"
-        head.append(f"Proxy-Authorization: Basic {b64encode(user.encode()).decode()}")
-    await connection.send("\r\n".join(head).encode() + b"\r\n")
-    status = _STATUS_LINE.match(await connection.read_line())
-    while await connection.read_line():
-        pass
-    if status is None or not status[1].startswith(b"2"):
-        status_text = status[1].decode() if status else "no HTTP"
-        raise ProviderUnavailable(f"the egress proxy refused {address}: it answered {status_text}")
 
 
 def _host(text: str) -> str:
