@@ -13,9 +13,10 @@ from services.delivery.api.unmatched import UnmatchedApi
 from services.delivery.api.webhook_preview import PreviewApi
 from services.delivery.api.webhooks import WebhooksApi
 from services.delivery.engine.attempt import Attempter
-from services.delivery.engine.backlog import INDEXES as BACKLOG_INDEXES
 from services.delivery.engine.backlog import Backlog
 from services.delivery.engine.backlog_worker import BacklogWorker
+from services.delivery.engine.deferred_events import INDEXES as DEFERRED_EVENT_INDEXES
+from services.delivery.engine.deferred_events import DeferredEvents
 from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.fanout import Fanout
@@ -58,7 +59,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **DELIVERY_INDEXES,
     **HEALTH_INDEXES,
     **STATISTICS_INDEXES,
-    **BACKLOG_INDEXES,
+    **DEFERRED_EVENT_INDEXES,
     **UNMATCHED_INDEXES,
     **ERASURE_INDEXES,
     **JOB_INDEXES,
@@ -80,7 +81,7 @@ async def build(runtime: Runtime) -> Service:
     unmatched = UnmatchedEventLog(runtime.mongo, runtime.log)
     shares = FairShares()
     backlog = Backlog(
-        runtime.mongo,
+        DeferredEvents(runtime.mongo),
         # `events` is built below: it needs the fan-out, which needs the backlog.
         owned=lambda: (events.assignment[0], {(item.topic, item.partition) for item in events.assigned}),
     )
@@ -182,7 +183,6 @@ async def build(runtime: Runtime) -> Service:
             first_attempts,
             scheduler,
             backlog_worker,
-            backlog,
             RecoveryWorker(jobs, recovery, runtime.log),
         ],
         consumers=[events, requested],
