@@ -39,10 +39,10 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 }
 
 _AS_STORED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
-"""Marks a field that is checked where it is used.
+"""Marks a field that is checked where it is used, not when the record is read.
 
-A webhook whose record cannot be read matches no event, so its events would be lost. With a sealed value that
-is damaged, or a profile of a newer release, it still matches, and its events wait.
+A webhook whose record cannot be read matches no event, so its events would be lost. With a damaged sealed
+value, or a choice of a newer release, it still matches.
 """
 
 
