@@ -13,9 +13,10 @@ from services.delivery.api.unmatched import UnmatchedApi
 from services.delivery.api.webhook_preview import PreviewApi
 from services.delivery.api.webhooks import WebhooksApi
 from services.delivery.engine.attempt import Attempter
-from services.delivery.engine.backlog import INDEXES as BACKLOG_INDEXES
 from services.delivery.engine.backlog import Backlog
 from services.delivery.engine.backlog_worker import BacklogWorker
+from services.delivery.engine.deferred_events import INDEXES as DEFERRED_EVENT_INDEXES
+from services.delivery.engine.deferred_events import DeferredEvents
 from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.fanout import Fanout
@@ -23,7 +24,6 @@ from services.delivery.engine.first_attempts import FirstAttemptHandler
 from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
 from services.delivery.engine.scheduler import Scheduler
-from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.engine.waiting_reasons import WaitingReasons
 from services.delivery.log.deliveries import INDEXES as DELIVERY_INDEXES
 from services.delivery.log.deliveries import Deliveries
@@ -39,9 +39,15 @@ from services.delivery.log.statistics import INDEXES as STATISTICS_INDEXES
 from services.delivery.log.statistics import Statistics
 from services.delivery.log.unmatched import INDEXES as UNMATCHED_INDEXES
 from services.delivery.log.unmatched import UnmatchedEventLog
-from services.delivery.log.webhooks import INDEXES as WEBHOOK_INDEXES
 from services.delivery.settings import DeliverySettings
+from services.delivery.webhooks.encryption import WebhookEncryption
+from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
+from services.delivery.webhooks.queues import INDEXES as QUEUE_INDEXES
+from services.delivery.webhooks.queues import DeliveryQueues
+from services.delivery.webhooks.repository import INDEXES as WEBHOOK_INDEXES
+from services.delivery.webhooks.repository import WebhookRepository
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
+from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
@@ -49,10 +55,11 @@ from shared.runtime.settings import load
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **WEBHOOK_INDEXES,
+    **QUEUE_INDEXES,
     **DELIVERY_INDEXES,
     **HEALTH_INDEXES,
     **STATISTICS_INDEXES,
-    **BACKLOG_INDEXES,
+    **DEFERRED_EVENT_INDEXES,
     **UNMATCHED_INDEXES,
     **ERASURE_INDEXES,
     **JOB_INDEXES,
@@ -63,7 +70,10 @@ async def build(runtime: Runtime) -> Service:
     """Build the delivery service of this process. `runtime` has its connections and identity."""
     settings = load(DeliverySettings)
     client = create_egress_client(settings, max_connections=settings.most_in_flight)
-    subscriptions = OutgoingWebhooks(runtime.mongo, runtime.configuration, runtime.vault, runtime.log)
+    repository = WebhookRepository(runtime.mongo, per_workspace=settings.webhooks_per_workspace)
+    encryption = WebhookEncryption(runtime.vault)
+    queues = DeliveryQueues(runtime.mongo, runtime.configuration, runtime.log)
+    webhooks = OutgoingWebhooks(repository, queues, encryption, runtime.configuration, runtime.log)
     deliveries = Deliveries(runtime.mongo, settings, runtime.log, instance=runtime.instance)
     endpoint_health = EndpointHealthRecords(runtime.mongo)
     erasures = Erasures(runtime.mongo, runtime.configuration, settings, runtime.log)
@@ -71,14 +81,14 @@ async def build(runtime: Runtime) -> Service:
     unmatched = UnmatchedEventLog(runtime.mongo, runtime.log)
     shares = FairShares()
     backlog = Backlog(
-        runtime.mongo,
+        DeferredEvents(runtime.mongo),
         # `events` is built below: it needs the fan-out, which needs the backlog.
         owned=lambda: (events.assignment[0], {(item.topic, item.partition) for item in events.assigned}),
     )
     endpoint_states = EndpointStates(deliveries, endpoint_health, settings)
     attempter = Attempter(client, statistics, runtime.log)
     health = EndpointHealth(
-        subscriptions,
+        webhooks,
         endpoint_health,
         runtime.producer,
         runtime.log,
@@ -86,7 +96,7 @@ async def build(runtime: Runtime) -> Service:
     )
     results = ResultWriter(deliveries, runtime.log)
     first_attempts = FirstAttemptHandler(
-        subscriptions,
+        webhooks,
         deliveries,
         erasures,
         endpoint_states,
@@ -105,7 +115,7 @@ async def build(runtime: Runtime) -> Service:
         handler=first_attempts.handle,
         durable=first_attempts.wait_saved,
     )
-    fanout = Fanout(subscriptions, runtime.producer, backlog, shares, unmatched)
+    fanout = Fanout(webhooks, runtime.producer, backlog, shares, unmatched, registry().providers)
     events = runtime.consumer(
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
@@ -128,7 +138,7 @@ async def build(runtime: Runtime) -> Service:
         handled_offset=handled_offset,
     )
     scheduler = Scheduler(
-        subscriptions,
+        webhooks,
         deliveries,
         endpoint_health,
         erasures,
@@ -139,17 +149,24 @@ async def build(runtime: Runtime) -> Service:
         runtime.log,
         assignment=lambda: requested.assignment,
     )
-    recovery = Recovery(runtime.mongo, runtime.producer, settings)
+    recovery = Recovery(runtime.mongo, repository, runtime.producer, settings)
     jobs = RecoveryJobs(runtime.mongo, recovery, runtime.log)
     management = runtime.management_app("Interlink delivery")
     PreviewApi().mount(management)
-    WebhooksApi(subscriptions, deliveries, endpoint_health, runtime.producer, client, settings).mount(
-        management
-    )
-    QueueApi(subscriptions, runtime.mongo).mount(management)
-    reasons = WaitingReasons(runtime.mongo, subscriptions, endpoint_health)
+    WebhooksApi(
+        webhooks,
+        repository,
+        encryption,
+        deliveries,
+        endpoint_health,
+        runtime.producer,
+        client,
+        settings,
+    ).mount(management)
+    QueueApi(queues).mount(management)
+    reasons = WaitingReasons(repository, queues, webhooks, endpoint_health)
     DeliveriesApi(deliveries, reasons).mount(management)
-    StatisticsApi(deliveries, statistics, subscriptions, settings).mount(management)
+    StatisticsApi(deliveries, statistics, webhooks, settings).mount(management)
     ErasuresApi(erasures).mount(management)
     RecoveryApi(jobs, recovery, reasons).mount(management)
     UnmatchedApi(unmatched).mount(management)
@@ -157,7 +174,7 @@ async def build(runtime: Runtime) -> Service:
         app=management,
         parts=[
             client,
-            subscriptions,
+            webhooks,
             erasures,
             statistics,
             unmatched,
@@ -166,7 +183,6 @@ async def build(runtime: Runtime) -> Service:
             first_attempts,
             scheduler,
             backlog_worker,
-            backlog,
             RecoveryWorker(jobs, recovery, runtime.log),
         ],
         consumers=[events, requested],

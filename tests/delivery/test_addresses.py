@@ -88,6 +88,7 @@ def test_no_more_than_so_many_per_workspace(hub: Hub, other_key: str) -> None:
     for query in ("", "?force=true"):
         problem = hub.call("POST", PATH + query, body("https://example.com/more"), expect=409)
         assert str(MAX_WEBHOOKS) in problem["detail"]
+        assert "INTERLINK_WEBHOOKS_PER_WORKSPACE" in problem["detail"]
     make(hub, "https://example.com/more", key=other_key)  # another workspace has room
     hub.call("DELETE", f"{PATH}/{made[0]['id']}", expect=204)
     make(hub, "https://example.com/more")

@@ -166,6 +166,12 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         ({"jitter": 0, "schedule": [5]}, {**request["retry"], "schedule": [5], "jitter": 0}),
     ):
         assert client.patch(path, json={"retry": retry}).json()["retry"] == shows
+    limited = client.patch(path, json={"rate_limit": {"requests": 7}})
+    assert limited.json()["rate_limit"] == {"requests": 7, "period_s": 1.0}, limited.text
+    breaker = client.patch(path, json={"circuit_breaker": {"failures": 4}}).json()["circuit_breaker"]
+    assert breaker == {"enabled": True, "failures": 4} | dict.fromkeys(
+        ("failing_s", "pause_s", "max_pause_s", "max_wait_s")
+    )
     for auth in ({"type": "basic", "username": "u", "password": "p"}, {"type": "none"}):
         shows = {"username": None, "name": None, **auth}
         shows.pop("password", None)

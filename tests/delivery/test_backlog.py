@@ -8,6 +8,7 @@ from secrets import token_hex
 from pydantic import SecretStr
 
 from services.delivery.engine.backlog import Backlog
+from services.delivery.engine.deferred_events import DeferredEvents
 from shared.contracts.envelope import Event
 from shared.runtime.kafka.consumer import ConsumedEvent
 from shared.runtime.mongo import Mongo
@@ -22,7 +23,10 @@ async def _backlogs(
     store: Store, source: tuple[str, int], count: int, owned: set[tuple[str, int]] | None = None
 ) -> AsyncIterator[list[Backlog]]:
     mongo = Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
-    made = [Backlog(mongo, owned=lambda: (0, {source} if owned is None else owned)) for _ in range(count)]
+    made = [
+        Backlog(DeferredEvents(mongo), owned=lambda: (0, {source} if owned is None else owned))
+        for _ in range(count)
+    ]
     try:
         yield made
     finally:

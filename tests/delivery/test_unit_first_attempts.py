@@ -58,7 +58,7 @@ def handler(log: Log) -> FirstAttemptHandler:
         max_in_flight=1,
         timeout_s=1.0,
         breaker=None,
-        lifts=0,
+        resets=0,
     )
 
     async def nothing(*_: Any) -> Any:

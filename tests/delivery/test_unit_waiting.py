@@ -6,8 +6,13 @@ from typing import Any
 import pytest
 
 from services.delivery.engine.waiting_reasons import HoldState, WaitingState, hold_state_of
+from services.delivery.webhooks.repository import SendConditions
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def conditions(**fields: Any) -> SendConditions:
+    return SendConditions.from_document({"_id": "wh_1", "enabled": True, **fields})
 
 
 def at(seconds: float) -> datetime:
@@ -43,12 +48,13 @@ def test_what_was_lifted_or_has_passed_holds_nothing() -> None:
         "limited_until": at(5),
         "lifts": 2,
     }
-    webhook = {"lifts": 2, "rate_limit": {"requests": 1, "period_s": 10}}
+    webhook = conditions(lifts=2, rate_limit={"requests": 1, "period_s": 10})
+    lifted = conditions(lifts=3, rate_limit={"requests": 1, "period_s": 10})
     assert hold_state_of(webhook, health, NOW) == HoldState(None, at(90), at(30), at(5))
-    assert hold_state_of(webhook | {"lifts": 3}, health, NOW) == HoldState()
-    assert hold_state_of({"lifts": 2}, health, at(91)) == HoldState(next_probe_at=at(30))
+    assert hold_state_of(lifted, health, NOW) == HoldState()
+    assert hold_state_of(conditions(lifts=2), health, at(91)) == HoldState(next_probe_at=at(30))
     assert hold_state_of(webhook, health | {"circuit": "closed"}, at(91)) == HoldState()
-    assert hold_state_of({}, {}, NOW) == HoldState()
-    assert hold_state_of({}, {"circuit": "open"}, NOW) == HoldState(), (
+    assert hold_state_of(conditions(), {}, NOW) == HoldState()
+    assert hold_state_of(conditions(), {"circuit": "open"}, NOW) == HoldState(), (
         "as 0.4.0 wrote it before there was a time"
     )

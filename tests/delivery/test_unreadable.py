@@ -18,8 +18,11 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 from standardwebhooks import Webhook
 
-from services.delivery.engine import subscriptions
-from services.delivery.engine.subscriptions import OutgoingWebhooks
+from services.delivery.webhooks import outgoing_webhooks
+from services.delivery.webhooks.encryption import WebhookEncryption
+from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
+from services.delivery.webhooks.queues import DeliveryQueues
+from services.delivery.webhooks.repository import COLLECTION, WebhookRepository
 from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Mongo
 from shared.runtime.secrets import LocalKeyProvider, UnknownKey, Vault
@@ -269,10 +272,17 @@ class Service:
 async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "_DECRYPT_RETRY_INTERVAL_S", 0.05)
+    monkeypatch.setattr(outgoing_webhooks, "_DECRYPT_RETRY_INTERVAL_S", 0.05)
     keys, mongo = Service(), Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
     log = structlog.get_logger()
-    webhooks_in_memory = OutgoingWebhooks(mongo, Configuration(mongo, log), Vault(keys), log)
+    configuration, encryption = Configuration(mongo, log), WebhookEncryption(Vault(keys))
+    webhooks_in_memory = OutgoingWebhooks(
+        WebhookRepository(mongo, per_workspace=1),
+        DeliveryQueues(mongo, configuration, log),
+        encryption,
+        configuration,
+        log,
+    )
     moment = datetime.now(UTC) - timedelta(days=1)
     document: dict[str, Any] = {
         "_id": "wh_1",
@@ -283,7 +293,7 @@ async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change
         "filter": {"condition": "data.n == `1`"},
         "enabled": True,
         "profile": "nchat",
-        "secrets": [webhooks_in_memory.sealed_secret("w", "wh_1", "secret-of-the-test")],
+        "secrets": [encryption.new_secret("w", "wh_1", "secret-of-the-test")],
         "schedule": [0],
         "ordering": "none",
         "max_in_flight": 1,
@@ -291,7 +301,7 @@ async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change
         "created_at": moment,
         "changed_at": moment,
     }
-    await webhooks_in_memory.collection.insert_one(document)
+    await mongo.collection(COLLECTION).insert_one(document)
     keys.answers = False
     await webhooks_in_memory.start()
     try:

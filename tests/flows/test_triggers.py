@@ -136,7 +136,7 @@ def test_a_record_from_before_says_no_less_than_it_did() -> None:
         data=b'{"n":12345678901234567890}',
         attributes=head,
     )
-    body = json.loads(render_body("envelope", event_fields_of(event, event.type, "1", from_provider=True)))
+    body = json.loads(render_body("envelope", event_fields_of(event, event.type, "1", providers())))
     assert body["occurred_at"] == event.time
     assert body["data"] == {
         **head,

@@ -275,6 +275,47 @@ def test_finished_and_waiting_deliveries_are_shown_and_can_be_sent(upgraded: Upg
         assert _got(upgraded, name, events[name]).headers["webhook-id"] == delivery["id"]
 
 
+def test_what_a_change_does_not_name_stays_as_it_was_stored(upgraded: Upgraded) -> None:
+    """Names of fields, nulls, absent fields, and those of a later release."""
+    hub = upgraded.hub
+    client: MongoClient[Any] = MongoClient(hub.env["MONGODB_URI"], tz_aware=True)
+    with client:
+        database = client.get_default_database()
+        webhooks, queues = database["outgoing_webhooks"], database["delivery_queues"]
+        webhook_id = upgraded.known["webhooks"]["headers"]["id"]
+        before = webhooks.find_one({"_id": webhook_id})
+        assert before
+        hub.call(
+            "PATCH", f"/api/outgoing-webhooks/{webhook_id}", {"name": "Renamed", "headers": {"X-B": "b"}}
+        )
+        after = webhooks.find_one({"_id": webhook_id})
+        assert after
+        changed = {"name": "Renamed", "header_names": ["X-B"]}
+        assert after == before | changed | {name: after[name] for name in ("headers", "changed_at")}
+        hub.call("POST", f"/api/outgoing-webhooks/{webhook_id}/pause")
+        hub.call("POST", f"/api/outgoing-webhooks/{webhook_id}/resume")
+        resumed = webhooks.find_one({"_id": webhook_id})
+        assert resumed
+        assert resumed == after | {"lifts": 1, "changed_at": resumed["changed_at"]}
+
+        queue = {"_id": "default", "paused": False, "changed_at": datetime.now(UTC), "later": 1}
+        queues.replace_one({"_id": "default"}, queue, upsert=True)
+        for action, paused in (("pause", True), ("resume", False)):
+            hub.call("POST", f"/api/queue/{action}")
+            written = queues.find_one({"_id": "default"})
+            assert written
+            assert written == queue | {"paused": paused, "changed_at": written["changed_at"]}
+
+        deleted = upgraded.known["webhooks"]["paused"]["id"]
+        before = webhooks.find_one({"_id": deleted})
+        assert before
+        hub.call("DELETE", f"/api/outgoing-webhooks/{deleted}", expect=204)
+        after = webhooks.find_one({"_id": deleted})
+        assert after
+        removed = {"claims_url": False, "secrets": [], "headers": None, "auth": None}
+        assert after == before | removed | {name: after[name] for name in ("deleted_at", "changed_at")}
+
+
 def test_fan_out_goes_on_behind_the_committed_offset(upgraded: Upgraded) -> None:
     event_id = _published(upgraded, number=8)
     _got(upgraded, "standard", event_id)

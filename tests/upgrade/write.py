@@ -131,6 +131,12 @@ def _records(hub: Hub, subscriber: Subscriber, provider: Rotating) -> dict[str, 
             "transform": "{number: data.number}",
         },
         "strict": {"events": ["order.placed"], "ordering": "strict"},
+        "limited": {
+            "events": ["order.limited"],
+            "rate_limit": {"requests": 100},
+            "circuit_breaker": {"failures": 3},
+            "integration_id": "int_of_the_records",
+        },
         "paused": {"events": ["order.placed"]},
         "gone": {"events": ["old.gone"], "retry": {"schedule": [0]}},
         "later": {"events": ["old.later"], "retry": {"schedule": [0, 3600], "jitter": 0}},
@@ -140,6 +146,8 @@ def _records(hub: Hub, subscriber: Subscriber, provider: Rotating) -> dict[str, 
         name: hub.outgoing_webhook(f"{subscriber.url}/{name}", **fields) for name, fields in wanted.items()
     }
     hub.call("POST", f"/api/outgoing-webhooks/{known['webhooks']['paused']['id']}/pause")
+    for action in ("pause", "resume"):
+        hub.call("POST", f"/api/queue/{action}")
     standard = known["webhooks"]["standard"]["id"]
     known["standard_new_secret"] = hub.call(
         "POST", f"/api/outgoing-webhooks/{standard}/rotate-secret", {"overlap_hours": 168}

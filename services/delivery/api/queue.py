@@ -4,9 +4,7 @@ from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 
 from services.delivery.api.fields import Writer
-from services.delivery.engine.subscriptions import OutgoingWebhooks
-from services.delivery.log.webhooks import QUEUES
-from shared.runtime.mongo import Mongo, translate_errors, utcnow
+from services.delivery.webhooks.queues import DeliveryQueues
 from shared.runtime.web.access import ApiKey
 
 
@@ -19,9 +17,8 @@ class QueueStateOut(BaseModel):
 class QueueApi:
     """The routes and what they need."""
 
-    def __init__(self, subscriptions: OutgoingWebhooks, mongo: Mongo) -> None:
-        self._subscriptions = subscriptions
-        self._queues = mongo.collection(QUEUES)
+    def __init__(self, queues: DeliveryQueues) -> None:
+        self._queues = queues
 
     def mount(self, app: FastAPI) -> None:
         """Add every route to the app."""
@@ -39,9 +36,5 @@ class QueueApi:
         return await self._set_queue(key, paused=False)
 
     async def _set_queue(self, key: ApiKey, *, paused: bool) -> QueueStateOut:
-        document = {"_id": key.workspace, "paused": paused, "changed_at": utcnow()}
-        with translate_errors():
-            await self._queues.replace_one({"_id": key.workspace}, document, upsert=True)
-        # Announced before the response: every process reads the new state before its next attempt.
-        await self._subscriptions.queues.record(key.workspace)
+        await self._queues.set_paused(key.workspace, paused=paused)
         return QueueStateOut(paused=paused)

@@ -9,10 +9,10 @@ from fastapi import APIRouter, FastAPI, Query
 
 from services.delivery.api.delivery_schemas import HourStatsOut, QueueStatsOut, WebhookStatsOut
 from services.delivery.api.fields import Reader, UtcTime
-from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.deliveries import Deliveries
 from services.delivery.log.statistics import HourCounts, Statistics, sum_hours
 from services.delivery.settings import DeliverySettings
+from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import translate_errors, utcnow

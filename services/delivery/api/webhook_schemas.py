@@ -1,10 +1,11 @@
 """The request and response models of the outgoing webhooks' API."""
 
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.delivery.api.fields import Name
+from services.delivery.api.fields import Name, optional_rfc3339
 from services.delivery.api.webhook_fields import (
     Description,
     DisableAfter,
@@ -23,9 +24,13 @@ from services.delivery.api.webhook_fields import (
     validate_header_value,
     validate_no_colon,
 )
+from services.delivery.engine.waiting_reasons import hold_state_of
 from services.delivery.model.circuit_breaker import Circuit
 from services.delivery.model.outgoing_webhook import MAX_RETRY_AFTER_S, EncryptedPart, Ordering
 from services.delivery.model.retry_policy import ClientErrorPolicy
+from services.delivery.webhooks.repository import AuthSummary, RateLimitPart, WebhookRecord
+from shared.contracts.envelope import rfc3339
+from shared.runtime.mongo import utcnow
 from shared.webhooks.filters import FilterSettings
 from shared.webhooks.formats import BodyFormat
 from shared.webhooks.signatures import SigningProfile
@@ -243,6 +248,73 @@ class WebhookOut(BaseModel):
     updated_at: str
     secret: str | None = None
     warnings: list[str] = []
+
+    @classmethod
+    def of(
+        cls,
+        record: WebhookRecord,
+        health: Mapping[str, Any],
+        *,
+        public_keys: Sequence[str],
+        unreadable: Mapping[EncryptedPart, str],
+        warnings: Sequence[str],
+        secret: str | None = None,
+    ) -> Self:
+        """Return a webhook as the API shows it.
+
+        `health` is its health document, empty if it has none. `unreadable` has the parts that do not decrypt,
+        with the reasons. `secret` is shown if it is given.
+        """
+        hold_state = hold_state_of(record, health, utcnow())
+        breaker = record.circuit_breaker
+        return cls(
+            id=record.id,
+            name=record.name,
+            url=record.url,
+            events=list(record.events),
+            description=record.description,
+            enabled=record.enabled,
+            disabled_reason=None if record.enabled else record.disabled_reason,
+            paused=record.paused,
+            profile=record.profile,
+            public_keys=list(public_keys),
+            format=record.format,
+            transform=record.transform,
+            filter=None if record.filter is None else FilterSettings.model_validate(record.filter),
+            integration_id=record.integration_id,
+            headers=list(record.header_names or ()),
+            auth=_auth_out(record.auth_summary),
+            retry=RetrySettings.model_validate(
+                {name: getattr(record, name) for name in RetrySettings.model_fields}
+            ),
+            rate_limit=_rate_limit_out(record.rate_limit),
+            ordering=record.ordering,
+            max_in_flight=record.max_in_flight,
+            timeout_s=record.timeout_s,
+            disable_after_days=record.disable_after_days,
+            circuit_breaker=CircuitBreakerSettings.model_validate(breaker.overrides()) if breaker else None,
+            health=WebhookHealthOut(
+                circuit="open" if hold_state.is_open else "closed",
+                next_probe_at=optional_rfc3339(hold_state.next_probe_at),
+                held_until=optional_rfc3339(hold_state.held_until),
+                failing_since=optional_rfc3339(health.get("since")),
+            ),
+            unreadable=[UnreadablePartOut(part=part, reason=reason) for part, reason in unreadable.items()],
+            created_at=rfc3339(record.created_at),
+            updated_at=rfc3339(record.changed_at),
+            secret=secret or None,
+            warnings=list(warnings),
+        )
+
+
+def _auth_out(summary: AuthSummary | None) -> WebhookAuthOut:
+    if summary is None:
+        return WebhookAuthOut(type="none")
+    return WebhookAuthOut(type=summary.type, username=summary.username, name=summary.name)
+
+
+def _rate_limit_out(limit: RateLimitPart | None) -> RateLimitSettings | None:
+    return None if limit is None else RateLimitSettings(requests=limit.requests, period_s=limit.period_s)
 
 
 class WebhookTestOut(BaseModel):

@@ -8,13 +8,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, FastAPI, Query
 from starlette.responses import Response
 
-from services.delivery.api.fields import Reader, Writer, identity
-from services.delivery.api.webhook_documents import (
-    WebhookDocuments,
-    deleted_fields,
-    enabled_fields,
-    stored_fields,
-)
+from services.delivery.api.fields import Reader, Writer
 from services.delivery.api.webhook_schemas import (
     CLEARABLE,
     WebhookCreate,
@@ -24,23 +18,29 @@ from services.delivery.api.webhook_schemas import (
     WebhookUpdate,
 )
 from services.delivery.engine.fanout import event_fields_of
-from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.deliveries import Deliveries
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.model.delivery import TEST_TYPE, request_event
 from services.delivery.settings import DeliverySettings
+from services.delivery.webhooks.encryption import WebhookEncryption
+from services.delivery.webhooks.outgoing_webhooks import (
+    OutgoingWebhooks,
+    compile_readable,
+    validate_webhook,
+)
+from services.delivery.webhooks.repository import WebhookRecord, WebhookRepository, enabled_changes
 from shared.contracts.envelope import Event, now
-from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, NotFound
-from shared.contracts.ids import delivery_id_for, new_event_id, new_webhook_id
+from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, Misconfigured
+from shared.contracts.ids import WorkspaceId, delivery_id_for, new_event_id, new_webhook_id
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.manifests.event_names import event_names
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.kafka.producer import Producer, event_record
-from shared.runtime.mongo import Document, Duplicate, translate_errors, utcnow
+from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey
-from shared.runtime.web.paging import Cursor, Limit, Page, page
+from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.webhooks.formats import render_body
-from shared.webhooks.signatures import new_secret, signing_key
+from shared.webhooks.signatures import SigningProfile, new_secret, public_key, signing_key
 from shared.wire.tracing import child_traceparent
 
 _TEST_PUBLISH_TIMEOUT_S: Final = 1.8
@@ -59,20 +59,23 @@ class WebhooksApi:
 
     def __init__(
         self,
-        subscriptions: OutgoingWebhooks,
+        webhooks: OutgoingWebhooks,
+        repository: WebhookRepository,
+        encryption: WebhookEncryption,
         deliveries: Deliveries,
         endpoint_health: EndpointHealthRecords,
         producer: Producer,
         client: EgressClient,
         settings: DeliverySettings,
     ) -> None:
-        self._subscriptions = subscriptions
+        self._webhooks = webhooks
+        self._repository = repository
+        self._encryption = encryption
         self._deliveries = deliveries
         self._endpoint_health = endpoint_health
         self._producer = producer
         self._client = client
         self._settings = settings
-        self._documents = WebhookDocuments(subscriptions)
 
     def mount(self, app: FastAPI) -> None:
         """Add every route to the app."""
@@ -96,95 +99,86 @@ class WebhooksApi:
         """Subscribe a URL to events. Only this response shows the secret."""
         self._check_url(body.url)
         warnings = _check_event_names(body.events, force=force)
-        if await self._is_full(key.workspace, self._settings.webhooks_per_workspace):
-            raise self._limit_reached()
         if not force:
-            await self._check_url_is_free(key.workspace, body.url)
-        webhook_id = new_webhook_id()
-        secret = body.secret or new_secret(body.profile)
-        created_at = utcnow()
-        document: Document = {
-            "_id": webhook_id,
-            "workspace": key.workspace,
-            **stored_fields(body.model_dump(exclude={"secret", "headers", "auth"}, exclude_none=True)),
-            **self._documents.sealed_fields(
-                key.workspace, webhook_id, {"headers": body.headers, "auth": body.auth.model_dump()}
-            ),
-            "secrets": [self._subscriptions.sealed_secret(key.workspace, webhook_id, secret)]
-            if secret
-            else [],
-            "claims_url": not force,
-            "paused": False,
-            "created_at": created_at,
-            "changed_at": created_at,
-            **enabled_fields(on=body.enabled),
-        }
+            await self._repository.check_url_is_free(key.workspace, body.url)
         # Generated secrets are valid; given ones must fit the profile.
         if body.secret is not None:
-            self._check_secret(body.profile, body.secret)
-        self._validate(document)
-        try:
-            with translate_errors():
-                await self._subscriptions.collection.insert_one(document)
-        except Duplicate:
-            raise _url_taken() from None
-        # Concurrent calls may each have found space for one more: check again with the webhook stored.
-        if await self._is_full(key.workspace, self._settings.webhooks_per_workspace + 1):
-            await self._change(webhook_id, deleted_fields())
-            raise self._limit_reached()
-        await self._subscriptions.snapshot.record(document["_id"])
-        return self._documents.webhook_out(document, {}, secret).model_copy(update={"warnings": warnings})
+            _check_secret(body.profile, body.secret)
+        secret = body.secret or new_secret(body.profile)
+        record = self._new_record(body, key.workspace, secret, claims_url=not force)
+        self._validate(record)
+        await self._webhooks.create(record)
+        webhook = self._out(record, {}, secret)
+        return webhook.model_copy(update={"warnings": warnings})
+
+    def _new_record(
+        self, body: WebhookCreate, workspace: WorkspaceId, secret: str, *, claims_url: bool
+    ) -> WebhookRecord:
+        """Return the record of a new webhook. `secret` is empty if its profile does not sign."""
+        webhook_id, created_at = new_webhook_id(), utcnow()
+        settings = body.model_dump(exclude={"secret", "headers", "auth", "enabled"}, exclude_none=True)
+        return WebhookRecord.model_validate(
+            {
+                **_record_fields(settings),
+                **self._encryption.sealed_headers(workspace, webhook_id, body.headers),
+                **self._encryption.sealed_auth(workspace, webhook_id, body.auth.model_dump()),
+                **enabled_changes(enabled=body.enabled),
+                "id": webhook_id,
+                "workspace": workspace,
+                "secrets": [self._encryption.new_secret(workspace, webhook_id, secret)] if secret else [],
+                "claims_url": claims_url,
+                "created_at": created_at,
+                "changed_at": created_at,
+            }
+        )
 
     async def list_webhooks(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[WebhookOut]:
         """List the workspace's outgoing webhooks, newest first."""
-        query = {"workspace": key.workspace, "deleted_at": None}
-        results = await page(self._subscriptions.collection, query, identity, limit=limit, cursor=cursor)
-        health = await self._endpoint_health.by_webhook([document["_id"] for document in results.items])
+        records = await self._repository.list_page(key.workspace, limit=limit, cursor=cursor)
+        health = await self._endpoint_health.by_webhook([record.id for record in records.items])
         return Page[WebhookOut](
-            items=[
-                self._documents.webhook_out(document, health.get(document["_id"], {}))
-                for document in results.items
-            ],
-            next_cursor=results.next_cursor,
+            items=[self._out(record, health.get(record.id, {})) for record in records.items],
+            next_cursor=records.next_cursor,
         )
 
     async def read(self, webhook_id: str, key: Reader) -> WebhookOut:
         """Return one outgoing webhook."""
-        return await self._webhook_out(await self._find(webhook_id, key))
+        return await self._out_with_health(await self._repository.find(webhook_id, workspace=key.workspace))
 
     async def change(
         self, webhook_id: str, body: WebhookUpdate, key: Writer, *, force: Force = False
     ) -> WebhookOut:
         """Change the given fields. Waiting deliveries keep their bodies, and go out with the new settings."""
-        document = await self._find(webhook_id, key)
-        fields = body.model_dump(exclude_unset=True)
-        change = {
+        record = await self._repository.find(webhook_id, workspace=key.workspace)
+        changes = {
             name: value
-            for name, value in stored_fields(fields).items()
+            for name, value in _record_fields(body.model_dump(exclude_unset=True)).items()
             if value is not None or name in CLEARABLE
         }
-        secret_fields: Document = {name: change.pop(name) for name in ("headers", "auth") if name in change}
-        change |= self._documents.sealed_fields(key.workspace, webhook_id, secret_fields)
+        if "headers" in changes:
+            changes |= self._encryption.sealed_headers(record.workspace, record.id, changes["headers"])
+        if "auth" in changes:
+            changes |= self._encryption.sealed_auth(record.workspace, record.id, changes["auth"])
         if body.url:
             self._check_url(body.url)
             # A webhook that shares its URL by `force` keeps doing so while its URL stays.
-            keeps_shared_url = body.url == document["url"] and not document.get("claims_url", False)
-            change["claims_url"] = not (force or keeps_shared_url)
-            if change["claims_url"] and body.url != document["url"]:
-                await self._check_url_is_free(key.workspace, body.url)
-        if "enabled" in change:
-            change |= enabled_fields(on=change["enabled"])
-        warnings = _check_event_names(body.events or (), document["events"], force=force)
-        self._validate(document | change)
+            keeps_shared_url = body.url == record.url and not record.claims_url
+            changes["claims_url"] = not (force or keeps_shared_url)
+            if changes["claims_url"] and body.url != record.url:
+                await self._repository.check_url_is_free(key.workspace, body.url)
+        if "enabled" in changes:
+            changes |= enabled_changes(enabled=changes["enabled"])
+        warnings = _check_event_names(body.events or (), record.events, force=force)
+        self._validate(record.changed(changes))
         # Changes that invalidate earlier responses end hold and open circuit.
-        lifts = bool(change.get("enabled")) or bool(_RESETTING_FIELDS & change.keys())
-        webhook = await self._webhook_out(await self._change(webhook_id, change, lifts=lifts))
+        reset = bool(changes.get("enabled")) or bool(_RESETTING_FIELDS & changes.keys())
+        webhook = await self._out_with_health(await self._webhooks.update(webhook_id, changes, reset=reset))
         return webhook.model_copy(update={"warnings": warnings})
 
     async def delete(self, webhook_id: str, key: Writer) -> Response:
         """Delete a webhook. Its waiting deliveries are cancelled; its log stays until it expires."""
-        await self._find(webhook_id, key)
-        await self._change(webhook_id, deleted_fields())
+        await self._repository.check_exists(webhook_id, workspace=key.workspace)
+        await self._webhooks.delete(webhook_id)
         await self._deliveries.cancel_all(webhook_id)
         await self._endpoint_health.delete(webhook_id)
         return Response(status_code=204)
@@ -194,7 +188,8 @@ class WebhooksApi:
 
         It goes past the endpoint's hold and open circuit, and its result decides about them.
         """
-        webhook = self._subscriptions.parse(await self._find(webhook_id, key))
+        record = await self._repository.find(webhook_id, workspace=key.workspace)
+        webhook = compile_readable(record, self._encryption)
         # Only this webhook gets the event: it is a delivery request, not an event on `chat.events`.
         event = Event(
             id=new_event_id(),
@@ -222,39 +217,41 @@ class WebhooksApi:
         with the old secret until it expires, and with the new one in a second header, `...-Signature-Next`.
         At most five secrets are valid at a time.
         """
-        document = await self._find(webhook_id, key)
-        profile = document["profile"]
-        secret = body.secret or new_secret(profile)
+        record = await self._repository.find(webhook_id, workspace=key.workspace)
+        secret = body.secret or new_secret(record.profile)
         if not secret:
             raise Conflict("this webhook does not sign: there is no secret to rotate")
-        self._check_secret(profile, secret)
-        rotated = self._subscriptions.rotated_secrets(document, secret, timedelta(hours=body.overlap_hours))
-        return await self._webhook_out(await self._change(webhook_id, {"secrets": rotated}), secret)
+        _check_secret(record.profile, secret)
+        rotated = self._encryption.rotated_secrets(record, secret, timedelta(hours=body.overlap_hours))
+        changed = await self._webhooks.update(webhook_id, {"secrets": rotated})
+        return await self._out_with_health(changed, secret)
 
     async def enable(self, webhook_id: str, key: Writer) -> WebhookOut:
         """Enable the webhook, end a hold and close the circuit; waiting deliveries are sent.
 
         Events from while it was disabled are not sent.
         """
-        await self._find(webhook_id, key)
-        return await self._webhook_out(await self._change(webhook_id, enabled_fields(on=True), lifts=True))
+        return await self._switch(webhook_id, key, enabled_changes(enabled=True), reset=True)
 
     async def disable(self, webhook_id: str, key: Writer) -> WebhookOut:
         """Disable the webhook: it gets no new events, and its deliveries wait until it is enabled."""
-        await self._find(webhook_id, key)
-        return await self._webhook_out(await self._change(webhook_id, enabled_fields(on=False)))
+        return await self._switch(webhook_id, key, enabled_changes(enabled=False))
 
     async def pause(self, webhook_id: str, key: Writer) -> WebhookOut:
         """Pause the webhook: events are stored, and nothing is sent until it is resumed."""
-        await self._find(webhook_id, key)
-        return await self._webhook_out(await self._change(webhook_id, {"paused": True}))
+        return await self._switch(webhook_id, key, {"paused": True})
 
     async def resume(self, webhook_id: str, key: Writer) -> WebhookOut:
         """Resume the webhook, end a hold and close the circuit; waiting deliveries are sent."""
-        await self._find(webhook_id, key)
-        return await self._webhook_out(await self._change(webhook_id, {"paused": False}, lifts=True))
+        return await self._switch(webhook_id, key, {"paused": False}, reset=True)
 
-    # Checks and storage
+    async def _switch(
+        self, webhook_id: str, key: ApiKey, changes: Mapping[str, Any], *, reset: bool = False
+    ) -> WebhookOut:
+        await self._repository.check_exists(webhook_id, workspace=key.workspace)
+        return await self._out_with_health(await self._webhooks.update(webhook_id, changes, reset=reset))
+
+    # Checks and responses
 
     def _check_url(self, url: str) -> None:
         parts = urlsplit(url)
@@ -269,78 +266,50 @@ class WebhooksApi:
         if problem:
             raise _invalid("url", problem)
 
-    async def _is_full(self, workspace: str, limit: int) -> bool:
-        """Return whether the workspace has at least `limit` webhooks."""
-        with translate_errors():
-            count = await self._subscriptions.collection.count_documents(
-                {"workspace": workspace, "deleted_at": None}, limit=limit
-            )
-        return count >= limit
-
-    def _limit_reached(self) -> Conflict:
-        limit = self._settings.webhooks_per_workspace
-        return Conflict(f"the workspace has {limit} outgoing webhooks, its limit: delete one first")
-
-    async def _check_url_is_free(self, workspace: str, url: str) -> None:
-        """Raise `Conflict` if a webhook of the workspace has this URL.
-
-        The unique index refuses only two webhooks that claim a URL. One that was created with `force` does
-        not.
-        """
-        with translate_errors():
-            taken = await self._subscriptions.collection.find_one(
-                {"workspace": workspace, "url": url, "deleted_at": None}, {"_id": 1}
-            )
-        if taken is not None:
-            raise _url_taken()
-
-    def _validate(self, document: Document) -> None:
+    def _validate(self, record: WebhookRecord) -> None:
         """Raise `Invalid` if fields do not fit together, such as a certificate and its key."""
         try:
-            self._subscriptions.validate(document)
+            validate_webhook(record, self._encryption)
         except Malformed as error:
             raise _invalid("auth", error.detail) from None
 
-    @staticmethod
-    def _check_secret(profile: Any, secret: str) -> None:
-        try:
-            signing_key(profile, secret)
-        except Malformed as error:
-            raise _invalid("secret", error.detail) from None
+    async def _out_with_health(self, record: WebhookRecord, secret: str | None = None) -> WebhookOut:
+        health = await self._endpoint_health.by_webhook([record.id])
+        return self._out(record, health.get(record.id, {}), secret)
 
-    async def _find(self, webhook_id: str, key: ApiKey) -> Document:
-        with translate_errors():
-            document = await self._subscriptions.collection.find_one(
-                {"_id": webhook_id, "workspace": key.workspace, "deleted_at": None}
-            )
-        if document is None:
-            raise NotFound("no such outgoing webhook")
-        return document
+    def _out(self, record: WebhookRecord, health: Mapping[str, Any], secret: str | None = None) -> WebhookOut:
+        return WebhookOut.of(
+            record,
+            health,
+            public_keys=self._public_keys(record),
+            unreadable=self._webhooks.unreadable_parts(record.id),
+            warnings=event_names().check(record.events, record.events, suggesting=False).warnings,
+            secret=secret,
+        )
 
-    async def _change(self, webhook_id: str, change: Mapping[str, Any], *, lifts: bool = False) -> Document:
-        """Change a webhook.
+    def _public_keys(self, record: WebhookRecord) -> list[str]:
+        """Return the public keys of the secrets that are valid now.
 
-        With `lifts`, end its endpoint's hold and close its circuit in the owning process.
+        The list is empty if the secrets do not decrypt: `unreadable` reports that.
         """
-        increment = {"$inc": {"lifts": 1}} if lifts else {}
         try:
-            with translate_errors():
-                document = await self._subscriptions.collection.find_one_and_update(
-                    {"_id": webhook_id, "deleted_at": None},
-                    {"$set": {**change, "changed_at": utcnow()}, **increment},
-                    return_document=True,
-                )
-        except Duplicate:
-            raise _url_taken() from None
-        if document is None:
-            raise NotFound("no such outgoing webhook")
-        # Announced before the response: every process loads the change before its next attempt.
-        await self._subscriptions.snapshot.record(document["_id"])
-        return document
+            secrets = self._encryption.secrets(record)
+        except Misconfigured:
+            return []
+        return [public for text, _ in secrets if (public := public_key(record.profile, text))]
 
-    async def _webhook_out(self, document: Document, secret: str | None = None) -> WebhookOut:
-        health = await self._endpoint_health.by_webhook([document["_id"]])
-        return self._documents.webhook_out(document, health.get(document["_id"], {}), secret)
+
+def _record_fields(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of the API as fields of a record: the retry settings are fields of their own."""
+    retry = settings.pop("retry", None) or {}
+    return settings | retry
+
+
+def _check_secret(profile: SigningProfile, secret: str) -> None:
+    try:
+        signing_key(profile, secret)
+    except Malformed as error:
+        raise _invalid("secret", error.detail) from None
 
 
 def _check_event_names(events: Sequence[str], accepted: Sequence[str] = (), *, force: bool) -> list[str]:
@@ -357,9 +326,3 @@ def _check_event_names(events: Sequence[str], accepted: Sequence[str] = (), *, f
 
 def _invalid(field: str, message: str) -> Invalid:
     return Invalid("some fields are not acceptable", errors=(FieldError(field, message),))
-
-
-def _url_taken() -> Conflict:
-    return Conflict(
-        "another webhook of this workspace has this URL: change that one, or repeat with ?force=true"
-    )

@@ -10,44 +10,39 @@ after `wait_stored`: events that a killed process had accepted but not stored ar
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Final, Self
 
+from services.delivery.engine.deferred_events import (
+    ChunkRecord,
+    DeferredEvents,
+    SourcePartition,
+    chunk_of,
+    event_size,
+    split_chunks,
+)
 from services.delivery.model.delivery import order_of
-from shared.contracts.envelope import parse_event
 from shared.contracts.errors import DatabaseUnavailable, OverLimit, Rejected
 from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.consumer import ConsumedEvent
-from shared.runtime.mongo import Collection, Document, Duplicate, Index, Mongo, translate_errors, utcnow
-
-DEFERRED_EVENTS: Final = "deferred_events"
-
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {DEFERRED_EVENTS: (Index((("source", 1),)),)}
 
 MAX_EVENTS: Final = 50_000
 """Deferred events that one workspace may have in one process."""
 MAX_BYTES: Final = 64 << 20
 """Bytes of deferred events that one workspace may have in one process, plus 1 KB for each event."""
 
-_CHUNK_EVENTS: Final = 100
-_CHUNK_BYTES: Final = 64 << 10
-_EVENT_OVERHEAD_BYTES: Final = 1024
 _INSERT_BATCH: Final = 4
 _MAX_UNSTORED_CHUNKS: Final = 64
 """Unstored chunks above which fan-out waits."""
 _RETRY_INTERVAL_S: Final = 0.5
 
-SourcePartition = tuple[str, int]
-"""A topic and one of its partitions."""
-
 
 @dataclass(slots=True)
 class BacklogChunk:
-    """Some deferred events of a queue.
+    """What this process knows of a stored chunk, or of one that it is about to store.
 
     `last` and `last_offset` are the order and the offset of the last event, `size` is in bytes.
     """
@@ -62,6 +57,11 @@ class BacklogChunk:
     """Set when another process took the partition over: that process stores the chunk if it is unstored."""
     length: int = 0
     """Events in the stored chunk; 0 until it is read."""
+
+    @classmethod
+    def of(cls, record: ChunkRecord, *, stored: bool) -> Self:
+        """Return the state of a chunk of which no event is read."""
+        return cls(record.id, record.last, record.last_offset, record.count, record.size, stored)
 
 
 @dataclass(slots=True)
@@ -78,15 +78,18 @@ class BacklogQueue:
 class Backlog:
     """The queues of the partitions that this process owns."""
 
-    def __init__(self, mongo: Mongo, *, owned: Callable[[], tuple[int, set[SourcePartition]]]) -> None:
-        self._collection: Collection = mongo.collection(DEFERRED_EVENTS)
+    def __init__(
+        self, deferred_events: DeferredEvents, *, owned: Callable[[], tuple[int, set[SourcePartition]]]
+    ) -> None:
+        """`owned` returns the number of the present assignment, and its partitions."""
+        self._deferred_events = deferred_events
         self._current_assignment = owned
         self._owned: set[SourcePartition] = set()
         self._assignment = -1
         self._queues: dict[tuple[str, SourcePartition], BacklogQueue] = {}
         self._queued: dict[str, tuple[int, int]] = {}
         self._lock = asyncio.Lock()
-        self._unstored: deque[tuple[BacklogChunk, Document]] = deque()
+        self._unstored: deque[tuple[BacklogChunk, ChunkRecord, Sequence[ConsumedEvent]]] = deque()
         self._store_task: asyncio.Task[None] | None = None
         self._accepted_count = self._stored_count = 0
         """Chunks accepted and stored since the process started."""
@@ -143,16 +146,13 @@ class Backlog:
             if not to_load:
                 self._assignment = assignment
                 return
-            query = {"source": {"$in": sorted(map(_source_name, to_load))}}
-            with translate_errors():
-                documents = await self._collection.find(query, {"events": 0}).to_list(None)
+            records = await self._deferred_events.chunks_of(to_load)
             # Chunks in memory may be unstored, or further than the stored ones: keep them.
             known_ids = {chunk.id for queue in self._queues.values() for chunk in queue.chunks}
-            # Ids sort by partition and order, so chunks are appended in the order of their events.
-            for document in sorted(documents, key=lambda document: str(document["_id"])):
-                source = _parse_source(document["source"])
-                if document["_id"] not in known_ids and source in assigned:
-                    self._append_chunk(document["workspace"], source, _chunk(document))
+            for record in records:
+                source = record.source_partition
+                if record.id not in known_ids and source in assigned:
+                    self._append_chunk(record.workspace, source, BacklogChunk.of(record, stored=True))
             self._owned, self._assignment = assigned, assignment
 
     def append(self, events: Sequence[ConsumedEvent]) -> list[tuple[ConsumedEvent, Rejected]]:
@@ -169,7 +169,7 @@ class Backlog:
             queued, already_added = self._queued.get(workspace, (0, 0)), added.get(workspace, (0, 0))
             count, size = (
                 queued[0] + already_added[0] + 1,
-                queued[1] + already_added[1] + _event_size(received),
+                queued[1] + already_added[1] + event_size(received),
             )
             # The limits are per workspace and process: one workspace must not fill the memory.
             if workspace in full or count > MAX_EVENTS or size > MAX_BYTES:
@@ -177,18 +177,17 @@ class Backlog:
                 detail = f"the workspace's backlog is full ({queued[0]} events): publish more slowly"
                 rejected.append((received, OverLimit(detail)))
                 continue
-            added[workspace] = already_added[0] + 1, already_added[1] + _event_size(received)
+            added[workspace] = already_added[0] + 1, already_added[1] + event_size(received)
             accepted.setdefault((workspace, _source(received)), []).append(received)
         for (workspace, source), queue_events in accepted.items():
-            for chunk_events in _split_chunks(queue_events):
+            for chunk_events in split_chunks(queue_events):
                 stored_queue = self._queues.get((workspace, source))
-                document = _chunk_document(
+                record = chunk_of(
                     workspace, source, chunk_events, after=stored_queue.last if stored_queue else 0
                 )
-                chunk = _chunk(document)
-                chunk.stored = False
+                chunk = BacklogChunk.of(record, stored=False)
                 self._append_chunk(workspace, source, chunk)
-                self._unstored.append((chunk, document))
+                self._unstored.append((chunk, record, chunk_events))
                 self._accepted_count += 1
                 metrics.DEFERRED.inc(chunk.count)
         # One task stores all chunks, in order.
@@ -206,9 +205,6 @@ class Backlog:
         """Wait until few chunks are unstored."""
         await self.wait_stored(except_last=_MAX_UNSTORED_CHUNKS)
 
-    async def start(self) -> None:
-        """Do nothing: `follow_assignment` and `append` start the work."""
-
     async def stop(self) -> None:
         """Cancel unfinished storing: the offsets of these events are not committed."""
         if self._store_task:
@@ -222,55 +218,37 @@ class Backlog:
             failpoint("fanout.deferring")
             # Chunks stay in `_unstored` until they are written: a failed write is repeated.
             try:
-                await self._insert([document for chunk, document in batch if not chunk.lost])
+                await self._deferred_events.insert(
+                    [(record, events) for chunk, record, events in batch if not chunk.lost]
+                )
             except DatabaseUnavailable:
                 await asyncio.sleep(_RETRY_INTERVAL_S)
                 continue
             failpoint("fanout.deferred")
             # Only now may offsets of these events be committed.
             async with self._stored_changed:
-                for chunk, _ in batch:
+                for chunk, _, _ in batch:
                     chunk.stored = True
                     self._unstored.popleft()
                 self._stored_count += len(batch)
                 self._stored_changed.notify_all()
             self.stored_event.set()
 
-    async def _insert(self, documents: Sequence[Document]) -> None:
-        """Insert chunks. A shorter one that another owner of the partition stored is replaced."""
-        if not documents:
-            return
-        try:
-            with translate_errors():
-                await self._collection.insert_many(documents, ordered=False)
-        except Duplicate:
-            # Previous owner and this process read the same records: the chunk with more events wins.
-            for document in documents:
-                with suppress(Duplicate), translate_errors():
-                    shorter_stored = {"_id": document["_id"], "last": {"$lt": document["last"]}}
-                    await self._collection.replace_one(shorter_stored, document, upsert=True)
-
     async def read(self, queue: BacklogQueue) -> list[ConsumedEvent]:
         """Return the events of the queue's first chunk that are not done. Raises `DatabaseUnavailable`."""
         chunk = queue.chunks[0]
-        with translate_errors():
-            document = await self._collection.find_one({"_id": chunk.id})
-        if document is None:
-            return []
-        chunk.length = len(document["events"])
-        return [_read_event(queue.source, item) for item in document["events"][document["done"] :]]
+        chunk.length, events = await self._deferred_events.read(chunk.id, queue.source)
+        return events
 
     async def save_progress(self, queue: BacklogQueue, left: int) -> None:
         """Store that `left` events of the queue's first chunk are not done. Raises `DatabaseUnavailable`."""
         chunk = queue.chunks[0]
-        with translate_errors():
-            await self._collection.update_one({"_id": chunk.id}, {"$set": {"done": chunk.length - left}})
+        await self._deferred_events.save_progress(chunk.id, chunk.length - left)
 
     async def finish(self, queue: BacklogQueue) -> None:
         """Delete the queue's first chunk: its requests are on Kafka. Raises `DatabaseUnavailable`."""
         chunk = queue.chunks[0]
-        with translate_errors():
-            await self._collection.delete_one({"_id": chunk.id})
+        await self._deferred_events.delete(chunk.id)
         # Another process took the partition over meanwhile, and has its own view of the queue.
         if not self.is_owned(queue):
             return
@@ -300,74 +278,5 @@ class Backlog:
             self._queued.pop(workspace, None)
 
 
-def _split_chunks(events: Sequence[ConsumedEvent]) -> Iterator[list[ConsumedEvent]]:
-    chunk: list[ConsumedEvent] = []
-    size = 0
-    for received in events:
-        # Chunks are limited in events and bytes: a slice reads a whole chunk.
-        if chunk and (len(chunk) == _CHUNK_EVENTS or size + _event_size(received) > _CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(received)
-        size += _event_size(received)
-    if chunk:
-        yield chunk
-
-
-def _chunk_document(
-    workspace: str, source: SourcePartition, events: Sequence[ConsumedEvent], *, after: int
-) -> Document:
-    """Return a chunk as it is stored, sorted behind the queue's chunks up to the order `after`."""
-    first = max(order_of(events[0]), after + 1)
-    return {
-        # chunks of a partition are sorted by their order
-        "_id": f"{_source_name(source)}/{first:020d}/{workspace}",
-        "workspace": workspace,
-        "source": _source_name(source),
-        "last": max(order_of(events[-1]), first),
-        "last_offset": events[-1].offset,
-        "count": len(events),
-        "size": sum(map(_event_size, events)),
-        "done": 0,
-        "created_at": utcnow(),
-        "events": [_event_document(received) for received in events],
-    }
-
-
-def _event_document(received: ConsumedEvent) -> Document:
-    return {
-        "offset": received.offset,
-        "at_ms": received.at_ms,
-        "key": received.key,
-        "headers": [[name, value] for name, value in received.event.headers()],
-        "data": received.event.data,
-    }
-
-
-def _read_event(source: SourcePartition, stored: Document) -> ConsumedEvent:
-    headers = [(name, bytes(value)) for name, value in stored["headers"]]
-    event = parse_event(headers, bytes(stored["data"]))
-    return ConsumedEvent(event, *source, stored["offset"], stored["at_ms"], bytes(stored["key"]))
-
-
-def _chunk(document: Document) -> BacklogChunk:
-    return BacklogChunk(
-        document["_id"], document["last"], document["last_offset"], document["count"], document["size"]
-    )
-
-
-def _event_size(received: ConsumedEvent) -> int:
-    return len(received.event.data) + _EVENT_OVERHEAD_BYTES
-
-
 def _source(received: ConsumedEvent) -> SourcePartition:
     return received.topic, received.partition
-
-
-def _source_name(source: SourcePartition) -> str:
-    return f"{source[0]}/{source[1]}"
-
-
-def _parse_source(name: str) -> SourcePartition:
-    topic, _, partition = name.rpartition("/")
-    return topic, int(partition)

@@ -121,13 +121,15 @@ class BacklogWorker:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        """Start to work off deferred events."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Stop the worker. Unfinished work stays in the backlog."""
+        """Stop the worker and the backlog. Unfinished work stays in the backlog."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._backlog.stop()
         self._throttle.rest_factor = 0.0
         self._executor.shutdown()
 

@@ -109,10 +109,10 @@ class EndpointState:
             self.failing_since, self.warned = None, False
         self.url = webhook.url
         # A person enabled or resumed the webhook, or changed it: try again at once.
-        if self.lifts is not None and self.lifts != webhook.lifts:
+        if self.lifts is not None and self.lifts != webhook.resets:
             self.held_until = self.not_before = 0.0
             self.breaker.reset()
-        self.lifts = webhook.lifts
+        self.lifts = webhook.resets
 
     @property
     def hold_state(self) -> tuple[Any, ...]:

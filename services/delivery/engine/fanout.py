@@ -6,7 +6,7 @@ the backlog (`backlog.py`), and `backlog_worker.py` expands them.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import thread_time
 from typing import Any, Final
@@ -15,16 +15,16 @@ import orjson
 
 from services.delivery.engine.backlog import Backlog
 from services.delivery.engine.fair_share import BURST, MAX_IMMEDIATE_COST, FairShares, request_cost
-from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
 from services.delivery.model.delivery import order_of, request_event
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
+from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed, Rejected, TooLarge
 from shared.contracts.event_types import canonical
 from shared.contracts.ids import delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
-from shared.manifests.registry import providers
+from shared.manifests.registry import Provider
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.consumer import ConsumedEvent, PartiallyRejected
 from shared.runtime.kafka.producer import Producer, Record, event_record
@@ -104,17 +104,19 @@ class Fanout:
 
     def __init__(
         self,
-        subscriptions: OutgoingWebhooks,
+        webhooks: OutgoingWebhooks,
         producer: Producer,
         backlog: Backlog,
         shares: FairShares,
         unmatched: UnmatchedEventLog,
+        providers: Mapping[str, Provider],
     ) -> None:
-        self._subscriptions = subscriptions
+        self._webhooks = webhooks
         self._producer = producer
         self._backlog = backlog
         self._shares = shares
         self._unmatched = unmatched
+        self._providers = providers
 
     async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
         """Publish the requests of a batch, in order, and defer events beyond a fair share.
@@ -199,12 +201,12 @@ class Fanout:
         """Return the expansion of an event. `checkpoint` is called repeatedly while a condition runs."""
         event = received.event
         triggers = triggers_of(event) if received.topic == WEBHOOKS_RECEIVED.name else ()
-        webhooks = self._subscriptions.matching(event.workspace, canonical(event.type), triggers)
+        webhooks = self._webhooks.matching(event.workspace, canonical(event.type), triggers)
         return Expansion(self._request_records(received, webhooks, checkpoint), webhooks)
 
     async def ensure_current(self) -> None:
         """Bring the webhooks in memory up to date. Raises `DatabaseUnavailable`."""
-        await self._subscriptions.ensure_current()
+        await self._webhooks.ensure_current()
 
     def record_cost(self, workspace: str, cost: float) -> None:
         """Record the cost of an event that was fanned out from the backlog."""
@@ -223,10 +225,10 @@ class Fanout:
         triggers = triggers_of(event) if from_provider else ()
         reason: UnmatchedReason | None = "filtered"
         if not webhooks:
-            reason = self._subscriptions.unmatched_reason(event.workspace, event_type, triggers)
+            reason = self._webhooks.unmatched_reason(event.workspace, event_type, triggers)
         else:
             event_fields = event_fields_of(
-                event, event_type, str(order_of(received)), from_provider=from_provider
+                event, event_type, str(order_of(received)), self._providers if from_provider else None
             )
             traceparent = child_traceparent(event.traceparent)
             bodies: dict[BodyFormat, bytes] = {}
@@ -259,15 +261,16 @@ class Fanout:
 
 
 def event_fields_of(
-    event: Event, event_type: str, sequence: str, *, from_provider: bool = False
+    event: Event, event_type: str, sequence: str, providers: Mapping[str, Provider] | None = None
 ) -> EventFields:
     """Return the event fields for filters and formats. Raises `Malformed` if the data is not JSON.
 
-    The data of a provider's event is a `ProviderEvent`: the provider's `payload`, byte for byte, and the
-    fields of the headers. Its time is the provider's if a header has one, else the time of receipt.
+    `providers` are only given for a provider's event. Its data is a `ProviderEvent`: the provider's
+    `payload`, byte for byte, and the fields of the headers. Its time is the provider's if a header has one,
+    else the time of receipt.
     """
-    raw, data = _provider_data(event) if from_provider else _json_data(event.data)
-    occurred = event.attributes.get("occurred_at") if from_provider else None
+    raw, data = _json_data(event.data) if providers is None else _provider_data(event, providers)
+    occurred = None if providers is None else event.attributes.get("occurred_at")
     return EventFields(
         event.id, event_type, event.workspace, occurred or event.time, event.subject, sequence, raw, data
     )
@@ -279,7 +282,7 @@ def triggers_of(event: Event) -> tuple[str, ...]:
     return tuple(triggers.split(",")) if triggers else ()
 
 
-def _provider_data(event: Event) -> tuple[bytes, Any]:
+def _provider_data(event: Event, providers: Mapping[str, Provider]) -> tuple[bytes, Any]:
     required = ("provider", "endpoint_id", "event", "delivery_id")
     try:
         fields: dict[str, Any] = {name: event.attributes[name] for name in required}
@@ -292,7 +295,7 @@ def _provider_data(event: Event) -> tuple[bytes, Any]:
         "test": event.attributes.get("test") == "true",
         "replay_of": event.attributes.get("replay_of") or None,
     }
-    provider = providers().get(event.attributes["provider"])
+    provider = providers.get(event.attributes["provider"])
     # The payload's bytes stay as received: only the fields around it are rendered.
     raw, payload = _json_data(provider.payload(event.content_type, event.data) if provider else event.data)
     return orjson.dumps(fields)[:-1] + b',"payload":' + raw + b"}", {**fields, "payload": payload}

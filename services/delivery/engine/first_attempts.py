@@ -23,10 +23,10 @@ from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
-from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.deliveries import ClaimedDelivery, Deliveries
 from services.delivery.log.erasures import Erasures
 from services.delivery.model.delivery import DUE_TYPE, DeliveryRequest, read_request
+from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.errors import DatabaseUnavailable, RetryLater
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.consumer import ConsumedEvent

@@ -14,18 +14,18 @@ from typing import Any, Final
 import orjson
 
 from services.delivery.engine.endpoint_state import SLOW_THRESHOLD_S, EndpointState
-from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.recurrence import Recurrence
 from services.delivery.model.retry_policy import CONDITION_TOO_EXPENSIVE, Attempt, AttemptOutcome
+from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import RetryLater
 from shared.contracts.ids import EventId, derive
 from shared.contracts.topics import INTEGRATION_EVENTS
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.logs import Log
-from shared.runtime.mongo import translate_errors, utcnow
+from shared.runtime.mongo import utcnow
 from shared.wire.tracing import child_traceparent
 
 _RECORD_DELAY: Final = timedelta(seconds=60)
@@ -212,21 +212,14 @@ class EndpointHealth:
 
         If the process dies in between, the next failure publishes the event again under the same id.
         """
-        current = self._subscriptions.snapshot.items.get(webhook.id)
+        current = self._subscriptions.loaded(webhook.id)
         # A person deleted, disabled or enabled the webhook since the failures began.
         if current is None or not current.enabled or current.enabled_at > since:
             return
         await self._publish_notice(
             webhook, "webhook.disabled", since, {"reason": reason, "last_error": error}
         )
-        with translate_errors():
-            document = await self._subscriptions.collection.find_one_and_update(
-                {"_id": webhook.id, "deleted_at": None, "enabled": True},
-                {"$set": {"enabled": False, "disabled_reason": reason, "changed_at": utcnow()}},
-                return_document=True,
-            )
-        if document is not None:
-            await self._subscriptions.snapshot.record(webhook.id)
+        if await self._subscriptions.disable(webhook.id, reason):
             self._log.warning("webhook.disabled", webhook_id=webhook.id, reason=reason)
 
     async def _publish_notice(

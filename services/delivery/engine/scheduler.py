@@ -10,11 +10,11 @@ from services.delivery.engine.endpoint_state import EndpointState
 from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
-from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.deliveries import MAX_EXPIRED, ClaimedDelivery, Deliveries
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.log.erasures import Erasures
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
+from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint

@@ -5,17 +5,18 @@ every change to the health document. This module combines it with the webhook's 
 due time when it is read, so nothing has to be rewritten in the log.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.log.recovery import WAITING
-from services.delivery.log.webhooks import QUEUES
 from services.delivery.model.delivery_status import WaitingReason
-from shared.runtime.mongo import Document, Mongo, translate_errors, utcnow
+from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
+from services.delivery.webhooks.queues import DeliveryQueues
+from services.delivery.webhooks.repository import SendConditions, WebhookRepository
+from shared.runtime.mongo import utcnow
 
 _RATE_LIMIT_GRACE: Final = timedelta(seconds=3)
 """An endpoint state that waits for its rate limit checks it and writes it every second."""
@@ -58,12 +59,12 @@ class HoldState:
         return WaitingState(now, "queued")
 
 
-def hold_state_of(webhook: Document, health: Document, now: datetime) -> HoldState:
-    """Return the hold state of a webhook from its document and its health document.
+def hold_state_of(webhook: SendConditions, health: Mapping[str, Any], now: datetime) -> HoldState:
+    """Return the hold state of a webhook from its record and its health document.
 
-    It is empty if a person ended the hold (`lifts`) after the owner wrote it.
+    It is empty if a person ended the hold (`resets`) after the owner wrote it.
     """
-    if health.get("lifts", 0) != webhook.get("lifts", 0):
+    if health.get("lifts", 0) != webhook.resets:
         return HoldState()
     held_until, limited_until = health.get("held_until"), health.get("limited_until")
     is_open = health.get("circuit") == "open"
@@ -71,7 +72,7 @@ def hold_state_of(webhook: Document, health: Document, now: datetime) -> HoldSta
         held_until=held_until if held_until and held_until > now else None,
         next_probe_at=health.get("next_probe_at") if is_open else None,
         limited_until=limited_until
-        if limited_until and limited_until > now - _RATE_LIMIT_GRACE and webhook.get("rate_limit")
+        if limited_until and limited_until > now - _RATE_LIMIT_GRACE and webhook.rate_limit
         else None,
     )
 
@@ -80,13 +81,18 @@ class WaitingReasons:
     """Determines why deliveries wait."""
 
     def __init__(
-        self, mongo: Mongo, subscriptions: OutgoingWebhooks, endpoint_health: EndpointHealthRecords
+        self,
+        repository: WebhookRepository,
+        queues: DeliveryQueues,
+        webhooks: OutgoingWebhooks,
+        endpoint_health: EndpointHealthRecords,
     ) -> None:
-        self._queues = mongo.collection(QUEUES)
-        self._subscriptions = subscriptions
+        self._repository = repository
+        self._queues = queues
+        self._webhooks = webhooks
         self._endpoint_health = endpoint_health
 
-    async def of(self, deliveries: Sequence[Document], workspace: str) -> dict[str, WaitingState]:
+    async def of(self, deliveries: Sequence[Mapping[str, Any]], workspace: str) -> dict[str, WaitingState]:
         """Return why and until when, by id, for each of these deliveries that waits.
 
         Raises `DatabaseUnavailable`.
@@ -95,17 +101,12 @@ class WaitingReasons:
         if not waiting:
             return {}
         ids = sorted({document["webhook_id"] for document in waiting})
-        fields = ("enabled", "paused", "lifts", "rate_limit")
-        with translate_errors():
-            queue = await self._queues.find_one({"_id": workspace}, {"paused": 1})
-            webhooks = await self._subscriptions.collection.find(
-                {"_id": {"$in": ids}, "deleted_at": None}, dict.fromkeys(fields, 1)
-            ).to_list(len(ids))
+        is_paused = await self._queues.read_paused(workspace)
+        webhooks = await self._repository.send_conditions(ids)
         health = await self._endpoint_health.by_webhook(ids)
         now = utcnow()
-        is_paused = bool(queue and queue["paused"])
         hold_states = {
-            webhook["_id"]: self._hold_state(webhook, health.get(webhook["_id"], {}), is_paused, now)
+            webhook.id: self._hold_state(webhook, health.get(webhook.id, {}), is_paused, now)
             for webhook in webhooks
         }
         no_hold = HoldState()
@@ -116,11 +117,13 @@ class WaitingReasons:
             for document in waiting
         }
 
-    def _hold_state(self, webhook: Document, health: Document, is_paused: bool, now: datetime) -> HoldState:
-        if not webhook["enabled"]:
+    def _hold_state(
+        self, webhook: SendConditions, health: Mapping[str, Any], is_paused: bool, now: datetime
+    ) -> HoldState:
+        if not webhook.enabled:
             return HoldState("disabled")
-        if is_paused or webhook.get("paused"):
+        if is_paused or webhook.paused:
             return HoldState("paused")
-        if self._subscriptions.unreadable_parts(webhook["_id"]):
+        if self._webhooks.unreadable_parts(webhook.id):
             return HoldState("unreadable")
         return hold_state_of(webhook, health, now)

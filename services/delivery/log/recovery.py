@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from services.delivery.log.deliveries import DELIVERIES
-from services.delivery.log.webhooks import WEBHOOKS
 from services.delivery.model.delivery import DeliveryRequest, due_event, replay_event
 from services.delivery.settings import DeliverySettings
+from services.delivery.webhooks.repository import WebhookRepository
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import DeliveryId, WebhookId, derive
 from shared.contracts.topics import DELIVERY_REQUESTED
@@ -65,9 +65,11 @@ def replay_id(original: str, replay_no: int) -> DeliveryId:
 class Recovery:
     """The actions, on the log and on Kafka. `recovery_worker.py` applies them to many deliveries."""
 
-    def __init__(self, mongo: Mongo, producer: Producer, settings: DeliverySettings) -> None:
+    def __init__(
+        self, mongo: Mongo, webhooks: WebhookRepository, producer: Producer, settings: DeliverySettings
+    ) -> None:
         self.deliveries: Collection = mongo.collection(DELIVERIES)
-        self.webhooks: Collection = mongo.collection(WEBHOOKS)
+        self.webhooks = webhooks
         self._producer = producer
         self._retention = timedelta(days=settings.dead_letter_days)
 
@@ -168,18 +170,15 @@ class Recovery:
             if document.get("erased_at") or document.get("body") is None:
                 raise Conflict(_ERASED)
             # Counted with the webhook's replays, so that every repetition of a delivery has its own number.
-            webhook = await self.webhooks.find_one_and_update(
-                {"_id": document["webhook_id"], "workspace": workspace, "deleted_at": None, "enabled": True},
-                {"$inc": {"replays": 1}},
-                projection={"replays": 1},
-                return_document=True,
+            replay_no = await self.webhooks.next_replay_number(
+                document["webhook_id"], workspace=workspace, only_enabled=True
             )
-            if webhook is None:
+            if replay_no is None:
                 raise Conflict(
                     _webhook_refusal_reason(await self._enabled_by_webhook([document]), document)
                     or _CHANGED_CONCURRENTLY
                 )
-        earlier, replay_no = DeliveryRequest.from_document(document), int(webhook["replays"])
+        earlier = DeliveryRequest.from_document(document)
         original = earlier.replay_of or earlier.delivery_id
         request = replace(
             earlier,
@@ -196,11 +195,7 @@ class Recovery:
 
     async def _enabled_by_webhook(self, deliveries: Iterable[Document]) -> dict[str, bool]:
         """Return for each of these deliveries' webhooks that exists whether it is enabled."""
-        webhook_ids = list({document["webhook_id"] for document in deliveries})
-        documents = await self.webhooks.find(
-            {"_id": {"$in": webhook_ids}, "deleted_at": None}, {"enabled": 1}
-        ).to_list(len(webhook_ids))
-        return {document["_id"]: document["enabled"] for document in documents}
+        return await self.webhooks.enabled_by_id({document["webhook_id"] for document in deliveries})
 
     def _conditional_update(self, action: Action, document: Document, job: str, now: datetime) -> UpdateOne:
         query: dict[str, Any] = {name: document[name] for name in ("_id", "status", "fence")}

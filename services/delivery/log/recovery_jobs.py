@@ -129,21 +129,17 @@ class RecoveryJobs:
         Raises `NotFound`; `Conflict` if the webhook is disabled.
         """
         webhooks = self._recovery.webhooks
-        query = {"_id": webhook_id, "workspace": workspace, "deleted_at": None}
-        webhook = await webhooks.find_one(query, {"enabled": 1})
-        if webhook is None:
+        enabled = await webhooks.is_enabled(webhook_id, workspace=workspace)
+        if enabled is None:
             raise NotFound("no such outgoing webhook")
-        if not webhook["enabled"]:
+        if not enabled:
             raise Conflict("the outgoing webhook is disabled: enable it, then try again")
         if kind != "replay":
             return None
-        # Counted in MongoDB, whichever process is called: the ids of the new deliveries derive from it.
-        updated = await webhooks.find_one_and_update(
-            query, {"$inc": {"replays": 1}}, projection={"replays": 1}, return_document=True
-        )
-        if updated is None:
+        replay_no = await webhooks.next_replay_number(webhook_id, workspace=workspace)
+        if replay_no is None:
             raise NotFound("no such outgoing webhook")
-        return int(updated["replays"])
+        return replay_no
 
     @staticmethod
     def _new_job(kind: JobKind, workspace: str, now: datetime) -> Document:

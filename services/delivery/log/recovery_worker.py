@@ -147,13 +147,11 @@ class RecoveryWorker:
         if job["webhook_id"] is None or job["kind"] == "discard":
             return False
         with translate_errors():
-            webhook = await self._recovery.webhooks.find_one(
-                {"_id": job["webhook_id"], "deleted_at": None}, {"enabled": 1}
-            )
-            if webhook is None:
+            enabled = await self._recovery.webhooks.is_enabled(job["webhook_id"])
+            if enabled is None:
                 await self._save(job, end_update("failed", utcnow(), error=WEBHOOK_DELETED))
                 return True
-            if not webhook["enabled"]:
+            if not enabled:
                 await self._postpone(job, WEBHOOK_DISABLED)
                 return True
             if job["kind"] != "replay":

@@ -54,7 +54,7 @@ class OutgoingWebhook:
     disable_after: timedelta | None
     breaker: Mapping[str, Any] | None
     """Circuit breaker settings that differ from those of the installation."""
-    lifts: int
+    resets: int
     """Rises when a person ends hold and open circuit: enable, resume, another URL or other limits."""
 
     @property

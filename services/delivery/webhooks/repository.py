@@ -1,0 +1,337 @@
+"""Outgoing webhooks as they are stored: their record, their indexes, and every read and write of them."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import Field, GetPydanticSchema
+from pydantic_core import core_schema
+
+from services.delivery.model.outgoing_webhook import MAX_RETRY_AFTER_S, Ordering
+from services.delivery.model.retry_policy import ClientErrorPolicy
+from shared.contracts.errors import Conflict, NotFound
+from shared.contracts.ids import WebhookId, WorkspaceId
+from shared.runtime.configuration import Configuration
+from shared.runtime.logs import Log
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.quotas import Quota
+from shared.runtime.record_secrets import StoredSecret
+from shared.runtime.records import Record, StoredPart, stored_null
+from shared.runtime.secrets import Sealed
+from shared.runtime.snapshot import Snapshot
+from shared.runtime.web.paging import Page, page
+from shared.webhooks.formats import BodyFormat
+from shared.webhooks.signatures import SigningProfile
+
+T = TypeVar("T")
+
+COLLECTION: Final = "outgoing_webhooks"
+_CLAIMS_URL: Final = {"claims_url": True}
+
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    COLLECTION: (
+        Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
+        Index((("workspace", 1), ("url", 1)), unique=True, where=_CLAIMS_URL),
+        Index((("changed_at", 1),)),
+        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
+    ),
+}
+
+_AS_STORED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
+"""Marks a field that is checked where it is used, not when the record is read.
+
+A webhook whose record cannot be read matches no event, so its events would be lost. With a damaged sealed
+value, or a choice of a newer release, it still matches.
+"""
+
+
+class AuthSummary(StoredPart):
+    """The authentication without its secret values, as the API shows it without an encryption key."""
+
+    type: str
+    username: str | None = None
+    name: str | None = None
+
+
+class RateLimitPart(StoredPart):
+    """At most `requests` in any `period_s` seconds."""
+
+    requests: int
+    period_s: int | float = 1.0
+
+
+class CircuitBreakerPart(StoredPart):
+    """The circuit breaker settings that differ from those of the installation."""
+
+    enabled: bool | None = None
+    failures: int | None = None
+    failing_s: int | float | None = None
+    pause_s: int | float | None = None
+    max_pause_s: int | float | None = None
+    max_wait_s: int | float | None = None
+
+    def overrides(self) -> dict[str, int | float]:
+        """Return the values that are set."""
+        return self.model_dump(exclude_none=True)
+
+
+class SendConditions(Record):
+    """What of a webhook decides whether its deliveries may be sent now, and what they wait for."""
+
+    enabled: bool
+    paused: bool = False
+    rate_limit: RateLimitPart | None = None
+    stored_resets: int | None = Field(default=None, alias="lifts")
+
+    @property
+    def resets(self) -> int:
+        """How often a person ended the endpoint's hold and open circuit, on purpose or by a change."""
+        return self.stored_resets or 0
+
+
+class WebhookRecord(SendConditions):
+    """An outgoing webhook as it is stored. Secrets, header values and authentication are sealed."""
+
+    id: WebhookId = Field(alias="_id")
+    workspace: WorkspaceId
+    name: str
+    url: str
+    claims_url: bool = False
+    """Whether the URL is unique in the workspace. A webhook that was created with `force` shares its URL."""
+    events: tuple[str, ...]
+    description: str = ""
+    disabled_reason: str | None = stored_null()
+    enabled_at: datetime | None = None
+    """Failures from before do not count towards disabling the webhook again."""
+    secrets: Annotated[Sequence[StoredSecret], _AS_STORED]
+    profile: Annotated[SigningProfile, _AS_STORED]
+    format: Annotated[BodyFormat, _AS_STORED] = "envelope"
+    transform: str | None = None
+    filter: Mapping[str, Any] | None = None
+    """The criteria that were set, by the names of `FilterSettings`, which checks them."""
+    integration_id: str | None = None
+    headers: Annotated[Sealed | None, _AS_STORED] = None
+    header_names: tuple[str, ...] | None = None
+    auth: Annotated[Sealed | None, _AS_STORED] = None
+    auth_summary: AuthSummary | None = Field(default=None, alias="auth_shown")
+    schedule: str | tuple[int | float, ...]
+    """The name of a retry schedule, or seconds before each attempt."""
+    jitter: int | float = 0.0
+    client_errors: Annotated[ClientErrorPolicy, _AS_STORED] = "final"
+    max_retry_after_s: int | float = MAX_RETRY_AFTER_S
+    ordering: Annotated[Ordering, _AS_STORED]
+    max_in_flight: int
+    timeout_s: int | float
+    disable_after_days: int | float = 5
+    circuit_breaker: CircuitBreakerPart | None = None
+    created_at: datetime
+    changed_at: datetime
+    deleted_at: datetime | None = None
+    """A deleted webhook is stored for a while, without secrets, so that every process sees the deletion."""
+
+    def changed(self, changes: Mapping[str, Any]) -> "WebhookRecord":
+        """Return the record with these fields changed, as it will be stored."""
+        return self.from_document(self.document() | self.stored_fields(changes))
+
+
+_SEND_CONDITIONS: Final = {SendConditions.stored_name(name): 1 for name in SendConditions.model_fields}
+
+
+def enabled_changes(*, enabled: bool) -> dict[str, Any]:
+    """Return the changes with which a person enables or disables a webhook."""
+    if enabled:
+        return {"enabled": True, "disabled_reason": None, "enabled_at": utcnow()}
+    return {"enabled": False, "disabled_reason": "by_hand"}
+
+
+class WebhookRepository:
+    """Reads and writes of the collection. Every method raises `DatabaseUnavailable`.
+
+    Every process has the webhooks in memory. So `insert`, `update`, `delete` and `disable` are only called by
+    `OutgoingWebhooks`, which announces them.
+    """
+
+    def __init__(self, mongo: Mongo, *, per_workspace: int) -> None:
+        """`per_workspace` is the maximum number of webhooks of one workspace."""
+        self._collection = mongo.collection(COLLECTION)
+        self._quota = Quota(
+            self._collection, per_workspace, "outgoing webhooks", "INTERLINK_WEBHOOKS_PER_WORKSPACE"
+        )
+
+    def snapshot(
+        self,
+        configuration: Configuration,
+        parse: Callable[[WebhookRecord], T],
+        log: Log,
+        *,
+        on_change: Callable[[T | None, T | None], None],
+    ) -> Snapshot[T]:
+        """Return a snapshot of what `parse` makes of each webhook."""
+        return Snapshot(
+            configuration,
+            self._collection,
+            lambda document: parse(WebhookRecord.from_document(document)),
+            log,
+            on_change=on_change,
+        )
+
+    # Reads
+
+    async def find(self, webhook_id: str, *, workspace: str) -> WebhookRecord:
+        """Return a webhook of a workspace. Raises `NotFound`."""
+        with translate_errors():
+            document = await self._collection.find_one(
+                {"_id": webhook_id, "workspace": workspace, "deleted_at": None}
+            )
+        if document is None:
+            raise _not_found()
+        return WebhookRecord.from_document(document)
+
+    async def list_page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[WebhookRecord]:
+        """Return a page of a workspace's webhooks, newest first. Raises `Malformed` for an invalid cursor."""
+        query = {"workspace": workspace, "deleted_at": None}
+        return await page(self._collection, query, WebhookRecord.from_document, limit=limit, cursor=cursor)
+
+    async def by_ids(self, webhook_ids: Collection[str]) -> list[WebhookRecord]:
+        """Return the webhooks with these ids that exist."""
+        with translate_errors():
+            documents = await self._collection.find(_existing(webhook_ids)).to_list(len(webhook_ids))
+        return [WebhookRecord.from_document(document) for document in documents]
+
+    async def send_conditions(self, webhook_ids: Collection[str]) -> list[SendConditions]:
+        """Return what decides about sending, for each of these webhooks that exists."""
+        with translate_errors():
+            documents = await self._collection.find(_existing(webhook_ids), _SEND_CONDITIONS).to_list(
+                len(webhook_ids)
+            )
+        return [SendConditions.from_document(document) for document in documents]
+
+    async def enabled_by_id(self, webhook_ids: Collection[str]) -> dict[str, bool]:
+        """Return for each of these webhooks that exists whether it is enabled."""
+        with translate_errors():
+            documents = await self._collection.find(_existing(webhook_ids), {"enabled": 1}).to_list(
+                len(webhook_ids)
+            )
+        return {document["_id"]: document["enabled"] for document in documents}
+
+    async def is_enabled(self, webhook_id: str, *, workspace: str | None = None) -> bool | None:
+        """Return whether a webhook is enabled; None if there is none, or not in this workspace."""
+        owner = {} if workspace is None else {"workspace": workspace}
+        with translate_errors():
+            document = await self._collection.find_one(
+                {"_id": webhook_id, **owner, "deleted_at": None}, {"enabled": 1}
+            )
+        return None if document is None else bool(document["enabled"])
+
+    async def check_exists(self, webhook_id: str, *, workspace: str) -> None:
+        """Raise `NotFound` if the workspace has no such webhook, readable or not."""
+        if await self.is_enabled(webhook_id, workspace=workspace) is None:
+            raise _not_found()
+
+    async def exists(self, webhook_id: str) -> bool:
+        """Return whether the webhook is stored and not deleted, readable or not."""
+        with translate_errors():
+            document = await self._collection.find_one({"_id": webhook_id, "deleted_at": None}, {"_id": 1})
+        return document is not None
+
+    async def check_url_is_free(self, workspace: str, url: str) -> None:
+        """Raise `Conflict` if a webhook of the workspace has this URL.
+
+        The unique index refuses only two webhooks that claim a URL. One that was created with `force` does
+        not.
+        """
+        with translate_errors():
+            taken = await self._collection.find_one(
+                {"workspace": workspace, "url": url, "deleted_at": None}, {"_id": 1}
+            )
+        if taken is not None:
+            raise _url_taken()
+
+    # Writes
+
+    def reserve(self, workspace: str, undo: Callable[[], Any]) -> AbstractAsyncContextManager[None]:
+        """Insert one webhook inside this context. Raises `Conflict` if the workspace has the maximum."""
+        return self._quota.reserve({"workspace": workspace, "deleted_at": None}, undo)
+
+    async def insert(self, record: WebhookRecord) -> None:
+        """Insert a webhook. Raises `Conflict` if another one of its workspace claims its URL."""
+        try:
+            with translate_errors():
+                await self._collection.insert_one(record.document())
+        except Duplicate:
+            raise _url_taken() from None
+
+    async def update(
+        self, webhook_id: str, changes: Mapping[str, Any], *, reset: bool = False
+    ) -> WebhookRecord:
+        """Change fields, given by their names in `WebhookRecord`, and return the new record.
+
+        With `reset`, the owning process ends the endpoint's hold and closes its circuit. Raises `NotFound`,
+        and `Conflict` if another webhook of the workspace claims the URL.
+        """
+        return WebhookRecord.from_document(await self._update(webhook_id, changes, reset=reset))
+
+    async def _update(self, webhook_id: str, changes: Mapping[str, Any], *, reset: bool = False) -> Document:
+        fields = WebhookRecord.stored_fields({**changes, "changed_at": utcnow()})
+        update: Document = {"$set": fields}
+        if reset:
+            update["$inc"] = {WebhookRecord.stored_name("stored_resets"): 1}
+        try:
+            with translate_errors():
+                document = await self._collection.find_one_and_update(
+                    {"_id": webhook_id, "deleted_at": None}, update, return_document=True
+                )
+        except Duplicate:
+            raise _url_taken() from None
+        if document is None:
+            raise _not_found()
+        return document
+
+    async def delete(self, webhook_id: str) -> None:
+        """Mark a webhook as deleted, readable or not, and remove its secrets. Raises `NotFound`."""
+        await self._update(
+            webhook_id,
+            {"deleted_at": utcnow(), "claims_url": False, "secrets": (), "headers": None, "auth": None},
+        )
+
+    async def disable(self, webhook_id: str, reason: str) -> bool:
+        """Disable a webhook that is enabled; return False if it is not."""
+        with translate_errors():
+            result = await self._collection.update_one(
+                {"_id": webhook_id, "deleted_at": None, "enabled": True},
+                {"$set": {"enabled": False, "disabled_reason": reason, "changed_at": utcnow()}},
+            )
+        return bool(result.matched_count)
+
+    async def next_replay_number(
+        self, webhook_id: str, *, workspace: str, only_enabled: bool = False
+    ) -> int | None:
+        """Count a replay or a resend; return its number, or None if the webhook does not exist.
+
+        The ids of new deliveries derive from the number, so it is counted in MongoDB, whichever process is
+        called. With `only_enabled`, a disabled webhook returns None too.
+        """
+        enabled = {"enabled": True} if only_enabled else {}
+        with translate_errors():
+            document = await self._collection.find_one_and_update(
+                {"_id": webhook_id, "workspace": workspace, "deleted_at": None, **enabled},
+                {"$inc": {"replays": 1}},
+                projection={"replays": 1},
+                return_document=True,
+            )
+        return None if document is None else int(document["replays"])
+
+
+def _existing(webhook_ids: Collection[str]) -> Document:
+    return {"_id": {"$in": list(webhook_ids)}, "deleted_at": None}
+
+
+def _not_found() -> NotFound:
+    return NotFound("no such outgoing webhook")
+
+
+def _url_taken() -> Conflict:
+    return Conflict(
+        "another webhook of this workspace has this URL: change that one, or repeat with ?force=true"
+    )
