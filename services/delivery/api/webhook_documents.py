@@ -14,6 +14,7 @@ from services.delivery.api.webhook_schemas import (
 )
 from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.engine.waiting_reasons import hold_state_of
+from services.delivery.log.endpoint_health import EndpointHealthRecord
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Misconfigured
 from shared.manifests.event_names import event_names
@@ -60,11 +61,10 @@ class WebhookDocuments:
             fields |= {"auth_shown": public}
         return fields
 
-    def webhook_out(self, document: Document, health: Document, secret: str | None = None) -> WebhookOut:
-        """Return a stored webhook as the API shows it.
-
-        `health` is its health document, empty if it has none. `secret` is shown if it is given.
-        """
+    def webhook_out(
+        self, document: Document, health: EndpointHealthRecord, secret: str | None = None
+    ) -> WebhookOut:
+        """Return a stored webhook as the API shows it. `secret` is shown if it is given."""
         values = _DEFAULTS | document
         hold_state = hold_state_of(document, health, utcnow())
         return WebhookOut(
@@ -79,7 +79,7 @@ class WebhookDocuments:
                 circuit="open" if hold_state.is_open else "closed",
                 next_probe_at=optional_rfc3339(hold_state.next_probe_at),
                 held_until=optional_rfc3339(hold_state.held_until),
-                failing_since=optional_rfc3339(health.get("since")),
+                failing_since=optional_rfc3339(health.since),
             ),
             unreadable=[
                 UnreadablePartOut(part=part, reason=reason)

@@ -26,7 +26,7 @@ from services.delivery.api.webhook_schemas import (
 from services.delivery.engine.fanout import event_fields_of
 from services.delivery.engine.subscriptions import OutgoingWebhooks
 from services.delivery.log.deliveries import Deliveries
-from services.delivery.log.endpoint_health import EndpointHealthRecords
+from services.delivery.log.endpoint_health import EndpointHealthRecord, EndpointHealthRecords
 from services.delivery.model.delivery import TEST_TYPE, request_event
 from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import Event, now
@@ -133,7 +133,8 @@ class WebhooksApi:
             await self._change(webhook_id, deleted_fields())
             raise self._limit_reached()
         await self._subscriptions.snapshot.record(document["_id"])
-        return self._documents.webhook_out(document, {}, secret).model_copy(update={"warnings": warnings})
+        health = EndpointHealthRecord(id=webhook_id)
+        return self._documents.webhook_out(document, health, secret).model_copy(update={"warnings": warnings})
 
     async def list_webhooks(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[WebhookOut]:
         """List the workspace's outgoing webhooks, newest first."""
@@ -142,8 +143,7 @@ class WebhooksApi:
         health = await self._endpoint_health.by_webhook([document["_id"] for document in results.items])
         return Page[WebhookOut](
             items=[
-                self._documents.webhook_out(document, health.get(document["_id"], {}))
-                for document in results.items
+                self._documents.webhook_out(document, health[document["_id"]]) for document in results.items
             ],
             next_cursor=results.next_cursor,
         )
@@ -340,7 +340,7 @@ class WebhooksApi:
 
     async def _webhook_out(self, document: Document, secret: str | None = None) -> WebhookOut:
         health = await self._endpoint_health.by_webhook([document["_id"]])
-        return self._documents.webhook_out(document, health.get(document["_id"], {}), secret)
+        return self._documents.webhook_out(document, health[document["_id"]], secret)
 
 
 def _check_event_names(events: Sequence[str], accepted: Sequence[str] = (), *, force: bool) -> list[str]:

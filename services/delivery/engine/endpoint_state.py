@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from services.delivery.engine.clock import loop_time, to_loop_time, to_wall_time
+from services.delivery.log.endpoint_health import EndpointHealthRecord, StoredHoldState
 from services.delivery.model.circuit_breaker import BreakerPolicy, CircuitBreakerState
 from services.delivery.model.due_cursor import DueCursor
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.rate_limiter import RateLimiter
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import utcnow
 
 SLOW_THRESHOLD_S: Final = 0.2
 """An endpoint whose last response took longer is slow."""
@@ -125,30 +126,30 @@ class EndpointState:
             return ()
         return closed, self.breaker.probe_at, self.held_until, self.limited_until, self.lifts
 
-    def document(self) -> Document:
+    def stored_hold_state(self) -> StoredHoldState:
         """Return the hold state for MongoDB, with wall times."""
         closed = self.breaker.circuit == "closed"
-        return {
-            "circuit": "closed" if closed else "open",
-            "pauses": self.breaker.pauses,
-            "opened_at": None if closed else to_wall_time(self.breaker.opened_at),
-            "next_probe_at": None if closed else to_wall_time(self.breaker.probe_at),
-            "held_until": to_wall_time(self.held_until) if self.held_until else None,
-            "limited_until": to_wall_time(self.limited_until) if self.limited_until else None,
-            "lifts": self.lifts or 0,
-        }
+        return StoredHoldState(
+            circuit="closed" if closed else "open",
+            pauses=self.breaker.pauses,
+            opened_at=None if closed else to_wall_time(self.breaker.opened_at),
+            next_probe_at=None if closed else to_wall_time(self.breaker.probe_at),
+            held_until=to_wall_time(self.held_until) if self.held_until else None,
+            limited_until=to_wall_time(self.limited_until) if self.limited_until else None,
+            lifts=self.lifts or 0,
+        )
 
-    def restore(self, health: Document) -> None:
+    def restore(self, health: EndpointHealthRecord) -> None:
         """Restore what the partition's previous owner wrote."""
-        self.failing_since = self.recorded_since = health.get("since")
-        self.warned = health.get("warned", False)
-        self.lifts = health.get("lifts")
-        if health.get("held_until"):
-            self.held_until = max(0.0, to_loop_time(health["held_until"]))
+        self.failing_since = self.recorded_since = health.since
+        self.warned = health.warned
+        self.lifts = health.lifts
+        if health.held_until:
+            self.held_until = max(0.0, to_loop_time(health.held_until))
         # An open circuit stays open in the next process, with the pause that it had.
-        if health.get("circuit") == "open" and health.get("next_probe_at"):
-            opened_at, probe_at = to_loop_time(health["opened_at"]), to_loop_time(health["next_probe_at"])
-            self.breaker.restore(health["pauses"], opened_at, probe_at)
+        if health.circuit == "open" and health.next_probe_at and health.opened_at:
+            opened_at, probe_at = to_loop_time(health.opened_at), to_loop_time(health.next_probe_at)
+            self.breaker.restore(health.pauses, opened_at, probe_at)
         self.written_hold_state = self.hold_state
 
     def request_manual(self, delivery_id: str) -> None:

@@ -25,7 +25,7 @@ from shared.contracts.ids import EventId, derive
 from shared.contracts.topics import INTEGRATION_EVENTS
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.logs import Log
-from shared.runtime.mongo import translate_errors, utcnow
+from shared.runtime.mongo import utcnow
 from shared.wire.tracing import child_traceparent
 
 _RECORD_DELAY: Final = timedelta(seconds=60)
@@ -177,7 +177,7 @@ class EndpointHealth:
             hold_state := endpoint_state.hold_state
         ):
             await self._endpoint_health.write_hold_state(
-                endpoint_state.webhook_id, endpoint_state.partition, endpoint_state.document()
+                endpoint_state.webhook_id, endpoint_state.partition, endpoint_state.stored_hold_state()
             )
             endpoint_state.written_hold_state = hold_state
 
@@ -219,14 +219,7 @@ class EndpointHealth:
         await self._publish_notice(
             webhook, "webhook.disabled", since, {"reason": reason, "last_error": error}
         )
-        with translate_errors():
-            document = await self._subscriptions.collection.find_one_and_update(
-                {"_id": webhook.id, "deleted_at": None, "enabled": True},
-                {"$set": {"enabled": False, "disabled_reason": reason, "changed_at": utcnow()}},
-                return_document=True,
-            )
-        if document is not None:
-            await self._subscriptions.snapshot.record(webhook.id)
+        if await self._subscriptions.disable(webhook.id, reason):
             self._log.warning("webhook.disabled", webhook_id=webhook.id, reason=reason)
 
     async def _publish_notice(

@@ -162,6 +162,19 @@ class OutgoingWebhooks:
             await self.snapshot.load((webhook_id,))
         return self.snapshot.items.get(webhook_id)
 
+    async def disable(self, webhook_id: str, reason: str) -> bool:
+        """Disable a webhook; return whether this call did. Raises `DatabaseUnavailable`."""
+        with translate_errors():
+            document: Document | None = await self.collection.find_one_and_update(
+                {"_id": webhook_id, "deleted_at": None, "enabled": True},
+                {"$set": {"enabled": False, "disabled_reason": reason, "changed_at": utcnow()}},
+                return_document=True,
+            )
+        if document is None:
+            return False
+        await self.snapshot.record(webhook_id)
+        return True
+
     def sealed_secret(self, workspace: str, webhook_id: str, secret: str) -> StoredSecret:
         """Return the secret of a new webhook as it is stored."""
         return store_secret(self._vault, workspace, webhook_id, secret)

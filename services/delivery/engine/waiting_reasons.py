@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.delivery.engine.subscriptions import OutgoingWebhooks
-from services.delivery.log.endpoint_health import EndpointHealthRecords
-from services.delivery.log.recovery import WAITING
+from services.delivery.log.deliveries import Delivery
+from services.delivery.log.endpoint_health import EndpointHealthRecord, EndpointHealthRecords
 from services.delivery.log.webhooks import QUEUES
-from services.delivery.model.delivery_status import WaitingReason
+from services.delivery.model.delivery_status import WAITING, WaitingReason
 from shared.runtime.mongo import Document, Mongo, translate_errors, utcnow
 
 _RATE_LIMIT_GRACE: Final = timedelta(seconds=3)
@@ -58,18 +58,18 @@ class HoldState:
         return WaitingState(now, "queued")
 
 
-def hold_state_of(webhook: Document, health: Document, now: datetime) -> HoldState:
-    """Return the hold state of a webhook from its document and its health document.
+def hold_state_of(webhook: Document, health: EndpointHealthRecord, now: datetime) -> HoldState:
+    """Return the hold state of a webhook from its document and its health record.
 
     It is empty if a person ended the hold (`lifts`) after the owner wrote it.
     """
-    if health.get("lifts", 0) != webhook.get("lifts", 0):
+    if (health.lifts or 0) != webhook.get("lifts", 0):
         return HoldState()
-    held_until, limited_until = health.get("held_until"), health.get("limited_until")
-    is_open = health.get("circuit") == "open"
+    held_until, limited_until = health.held_until, health.limited_until
+    is_open = health.circuit == "open"
     return HoldState(
         held_until=held_until if held_until and held_until > now else None,
-        next_probe_at=health.get("next_probe_at") if is_open else None,
+        next_probe_at=health.next_probe_at if is_open else None,
         limited_until=limited_until
         if limited_until and limited_until > now - _RATE_LIMIT_GRACE and webhook.get("rate_limit")
         else None,
@@ -86,15 +86,15 @@ class WaitingReasons:
         self._subscriptions = subscriptions
         self._endpoint_health = endpoint_health
 
-    async def of(self, deliveries: Sequence[Document], workspace: str) -> dict[str, WaitingState]:
+    async def of(self, deliveries: Sequence[Delivery], workspace: str) -> dict[str, WaitingState]:
         """Return why and until when, by id, for each of these deliveries that waits.
 
         Raises `DatabaseUnavailable`.
         """
-        waiting = [document for document in deliveries if document["status"] in WAITING]
+        waiting = [delivery for delivery in deliveries if delivery.status in WAITING]
         if not waiting:
             return {}
-        ids = sorted({document["webhook_id"] for document in waiting})
+        ids = sorted({delivery.webhook_id for delivery in waiting})
         fields = ("enabled", "paused", "lifts", "rate_limit")
         with translate_errors():
             queue = await self._queues.find_one({"_id": workspace}, {"paused": 1})
@@ -105,18 +105,19 @@ class WaitingReasons:
         now = utcnow()
         is_paused = bool(queue and queue["paused"])
         hold_states = {
-            webhook["_id"]: self._hold_state(webhook, health.get(webhook["_id"], {}), is_paused, now)
+            webhook["_id"]: self._hold_state(webhook, health[webhook["_id"]], is_paused, now)
             for webhook in webhooks
         }
         no_hold = HoldState()
         return {
-            document["_id"]: hold_states.get(document["webhook_id"], no_hold).waiting_state(
-                document["due_at"], now
-            )
-            for document in waiting
+            delivery.id: hold_states.get(delivery.webhook_id, no_hold).waiting_state(delivery.due_at, now)
+            for delivery in waiting
+            if delivery.due_at is not None
         }
 
-    def _hold_state(self, webhook: Document, health: Document, is_paused: bool, now: datetime) -> HoldState:
+    def _hold_state(
+        self, webhook: Document, health: EndpointHealthRecord, is_paused: bool, now: datetime
+    ) -> HoldState:
         if not webhook["enabled"]:
             return HoldState("disabled")
         if is_paused or webhook.get("paused"):

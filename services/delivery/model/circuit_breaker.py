@@ -6,10 +6,9 @@ Times are seconds of the event loop's clock.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-_MAX_DOUBLINGS: Final = 20
-
+from shared.runtime.retry import Backoff
 
 Circuit = Literal["closed", "open", "half_open"]
 
@@ -36,7 +35,7 @@ class BreakerPolicy:
 
     def pause(self, number: int) -> float:
         """Return the length of a pause in seconds; `number` counts from 0."""
-        return min(self.pause_s * 2.0 ** min(number, _MAX_DOUBLINGS), max(self.pause_s, self.max_pause_s))
+        return Backoff(self.pause_s, max(self.pause_s, self.max_pause_s)).pause_s(number + 1)
 
 
 class CircuitBreakerState:
