@@ -97,12 +97,18 @@ class JobFailed(Exception):
 class Jobs(Generic[J]):
     """The jobs of one collection. Every method raises `DatabaseUnavailable`."""
 
-    def __init__(self, collection: Collection, job_type: type[J], *, max_running: int) -> None:
-        """Set the collection, the model of its documents, and how many jobs a workspace may have running."""
+    def __init__(
+        self, collection: Collection, job_type: type[J], *, max_running: int, lease: timedelta = LEASE
+    ) -> None:
+        """Set the collection, the model of its documents, and how many jobs a workspace may have running.
+
+        After `lease` at the latest, another process goes on with the job of a process that died.
+        """
         self._collection = collection
         self._type = job_type
         self._max_running = max_running
-        self.work: DueWork[J] = DueWork(collection, job_type.from_document, lease=LEASE)
+        self._lease = lease
+        self.work: DueWork[J] = DueWork(collection, job_type.from_document, lease=lease)
         self.wake = asyncio.Event()
         """Set when this process has started a job. `JobWorker` waits for it."""
 
@@ -130,7 +136,7 @@ class Jobs(Generic[J]):
 
         It counts as running, without a limit.
         """
-        lease = {"open": True, "due_at": utcnow() + LEASE, "fence": 1}
+        lease = {"open": True, "due_at": utcnow() + self._lease, "fence": 1}
         document = {**job.document(), **(more or {}), **lease}
         with translate_errors():
             await self._collection.insert_one(document)

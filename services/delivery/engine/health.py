@@ -60,9 +60,6 @@ class EndpointHealth:
         self._log = log
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def start(self) -> None:
-        """Do nothing: attempts start the work."""
-
     async def stop(self) -> None:
         """Wait for writes in progress."""
         if self._tasks:

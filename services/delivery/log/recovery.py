@@ -139,7 +139,9 @@ class Recovery:
         if delivery.erased_at or delivery.body is None:
             raise Conflict(_ERASED)
         # Counted with the webhook's replays, so that every repetition of a delivery has its own number.
-        replay_no = await self._webhooks.next_replay_no(workspace, delivery.webhook_id, only_enabled=True)
+        replay_no = await self._webhooks.next_replay_number(
+            delivery.webhook_id, workspace=workspace, only_enabled=True
+        )
         if replay_no is None:
             enabled_by_webhook = await self._enabled_by_webhook([delivery])
             raise Conflict(_webhook_refusal_reason(enabled_by_webhook, delivery) or _CHANGED_CONCURRENTLY)

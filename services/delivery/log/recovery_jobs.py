@@ -139,14 +139,14 @@ class RecoveryJobs:
 
         Raises `NotFound`; `Conflict` if the webhook is disabled.
         """
-        enabled = await self._webhooks.is_enabled(workspace, webhook_id)
+        enabled = await self._webhooks.is_enabled(webhook_id, workspace=workspace)
         if enabled is None:
             raise NotFound("no such outgoing webhook")
         if not enabled:
             raise Conflict("the outgoing webhook is disabled: enable it, then try again")
         if kind != "replay":
             return None
-        replay_no = await self._webhooks.next_replay_no(workspace, webhook_id)
+        replay_no = await self._webhooks.next_replay_number(webhook_id, workspace=workspace)
         if replay_no is None:
             raise NotFound("no such outgoing webhook")
         return replay_no

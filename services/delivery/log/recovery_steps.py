@@ -75,7 +75,7 @@ class RecoverySteps:
         """
         if job.webhook_id is None or job.kind == "discard":
             return
-        enabled = await self._webhooks.is_enabled(job.workspace, job.webhook_id)
+        enabled = await self._webhooks.is_enabled(job.webhook_id, workspace=job.workspace)
         if enabled is None:
             raise JobFailed(WEBHOOK_DELETED)
         if not enabled:

@@ -22,15 +22,15 @@ class RecoveryWebhooks:
             documents = await self._collection.find(query, {"enabled": 1}).to_list(len(webhook_ids))
         return {document["_id"]: document["enabled"] for document in documents}
 
-    async def is_enabled(self, workspace: str, webhook_id: str) -> bool | None:
+    async def is_enabled(self, webhook_id: str, *, workspace: str) -> bool | None:
         """Return whether a webhook is enabled; None if the workspace has no such webhook."""
         query = {"_id": webhook_id, "workspace": workspace, "deleted_at": None}
         with translate_errors():
             document = await self._collection.find_one(query, {"enabled": 1})
         return None if document is None else bool(document["enabled"])
 
-    async def next_replay_no(
-        self, workspace: str, webhook_id: str, *, only_enabled: bool = False
+    async def next_replay_number(
+        self, webhook_id: str, *, workspace: str, only_enabled: bool = False
     ) -> int | None:
         """Count one more replay of a webhook, and return its number; None if there is no such webhook.
 
