@@ -6,6 +6,7 @@ The file is from `write_delivery.py`, run by release 0.4.0: a hub that was kille
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,7 @@ def test_a_new_job_has_the_fields_of_an_earlier_one(upgraded: Upgraded) -> None:
         ),
     }
     for name, started in new.items():
-        job_id = started["job"]["id"]
-        job = eventually(lambda job_id=job_id: jobs.find_one({"_id": job_id, "status": "done"}))
+        job = eventually(partial(jobs.find_one, {"_id": started["job"]["id"], "status": "done"}))
         earlier = jobs.find_one({"_id": upgraded.known[name]})
         assert job
         assert job.keys() == earlier.keys() - {"field_of_a_later_release"}
