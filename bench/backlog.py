@@ -10,10 +10,11 @@ from typing import Any, Final
 from bench.remote import Failed
 from bench.stages import Bench
 from bench.system import System
-from bench.waiting import fill, log_at
-from services.delivery.log.deliveries import Deliveries
+from bench.waiting import database_at, fill
+from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.model.due_cursor import DueCursor
-from shared.runtime.mongo import translate_errors, utcnow
+from shared.runtime.mongo import Mongo, translate_errors, utcnow
 
 _WEBHOOKS: Final = 10
 _CLAIM_SIZE: Final = 50
@@ -109,13 +110,14 @@ async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
     """
     seconds: list[float] = []
     cursors = {webhook: DueCursor() for webhook in webhooks}
-    async with log_at(uri) as deliveries:
+    async with database_at(uri) as mongo:
+        deliveries = DueDeliveries(mongo, holder={"holder": "bench", "holder_run": "bench"})
         claimed: list[str] = []
         for webhook, cursor in cursors.items():  # as after a start
             first = await deliveries.claim(webhook, cursor, limit=1, timeout_s=_LEASE_S)
             claimed += [item.request.delivery_id for item in first]
         for _ in range(_ROUNDS):
-            await _make_due(deliveries, cursors.values(), claimed)
+            await _make_due(mongo, cursors.values(), claimed)
             claimed = []
             for number in range(_CALLS):
                 webhook = webhooks[number % len(webhooks)]
@@ -127,17 +129,17 @@ async def _claims(uri: str, webhooks: Sequence[str]) -> list[float]:
                 if len(batch) != _CLAIM_SIZE:
                     raise Failed(f"{len(batch)} claimed, not {_CLAIM_SIZE}")
                 claimed += [item.request.delivery_id for item in batch]
-        await _make_due(deliveries, cursors.values(), claimed)
+        await _make_due(mongo, cursors.values(), claimed)
     return seconds
 
 
-async def _make_due(deliveries: Deliveries, cursors: Iterable[DueCursor], claimed: Sequence[str]) -> None:
+async def _make_due(mongo: Mongo, cursors: Iterable[DueCursor], claimed: Sequence[str]) -> None:
     """Make claimed deliveries due again."""
     due_at = utcnow() - _AGO
     for cursor in cursors:
         cursor.note_due(due_at)
     with translate_errors():
-        await deliveries.collection.update_many(
+        await mongo.collection(DELIVERIES).update_many(
             {"_id": {"$in": claimed}}, {"$set": {"status": "pending", "due_at": due_at}}
         )
 

@@ -9,12 +9,13 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from services.delivery.log.deliveries import OPEN, Deliveries
+from services.delivery.log.deliveries import DELIVERIES, Deliveries
 from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import now
 from shared.contracts.ids import WebhookId, delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED
+from shared.runtime.due_work import OPEN
 from shared.runtime.kafka.producer import partition_of
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Mongo, utcnow
@@ -30,11 +31,11 @@ _BODY: Final = (
 
 
 @asynccontextmanager
-async def log_at(uri: str) -> AsyncIterator[Deliveries]:
-    """Open the delivery log of a database in this process."""
+async def database_at(uri: str) -> AsyncIterator[Mongo]:
+    """Open a database in this process."""
     mongo = Mongo(MongoSettings(uri=SecretStr(uri), timeout_ms=60_000), app="bench")
     try:
-        yield Deliveries(mongo, DeliverySettings(), configure("bench", "error"), instance="bench")
+        yield mongo
     finally:
         mongo.close()
 
@@ -56,7 +57,8 @@ async def _fill(uri: str, workspace: str, webhooks: Sequence[str], count: int, f
             await deliveries.write([deliveries.waiting(request, due) for request in batch])
 
     started = perf_counter()
-    async with log_at(uri) as deliveries:
+    async with database_at(uri) as mongo:
+        deliveries = Deliveries(mongo, DeliverySettings(), configure("bench", "error"), instance="bench")
         await asyncio.gather(*(insert(deliveries) for _ in range(_WRITERS)))
     return perf_counter() - started
 
@@ -65,9 +67,9 @@ def still_waiting(uri: str, webhooks: Sequence[str]) -> int:
     """Return the number of open deliveries of these webhooks."""
 
     async def count() -> int:
-        async with log_at(uri) as deliveries:
+        async with database_at(uri) as mongo:
             query = {"webhook_id": {"$in": list(webhooks)}, **OPEN}
-            return int(await deliveries.collection.count_documents(query))
+            return int(await mongo.collection(DELIVERIES).count_documents(query))
 
     return asyncio.run(count())
 

@@ -27,6 +27,8 @@ from services.delivery.engine.scheduler import Scheduler
 from services.delivery.engine.waiting_reasons import WaitingReasons
 from services.delivery.log.deliveries import INDEXES as DELIVERY_INDEXES
 from services.delivery.log.deliveries import Deliveries
+from services.delivery.log.delivery_changes import DeliveryChanges
+from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.endpoint_health import INDEXES as HEALTH_INDEXES
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.log.erasures import INDEXES as ERASURE_INDEXES
@@ -34,7 +36,8 @@ from services.delivery.log.erasures import Erasures
 from services.delivery.log.recovery import Recovery
 from services.delivery.log.recovery_jobs import INDEXES as JOB_INDEXES
 from services.delivery.log.recovery_jobs import RecoveryJobs
-from services.delivery.log.recovery_worker import RecoveryWorker
+from services.delivery.log.recovery_steps import RecoverySteps
+from services.delivery.log.search import DeliverySearch
 from services.delivery.log.statistics import INDEXES as STATISTICS_INDEXES
 from services.delivery.log.statistics import Statistics
 from services.delivery.log.unmatched import INDEXES as UNMATCHED_INDEXES
@@ -49,6 +52,7 @@ from services.delivery.webhooks.repository import WebhookRepository
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
+from shared.runtime.jobs import JobWorker
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
@@ -75,8 +79,11 @@ async def build(runtime: Runtime) -> Service:
     queues = DeliveryQueues(runtime.mongo, runtime.configuration, runtime.log)
     webhooks = OutgoingWebhooks(repository, queues, encryption, runtime.configuration, runtime.log)
     deliveries = Deliveries(runtime.mongo, settings, runtime.log, instance=runtime.instance)
+    due_deliveries = DueDeliveries(runtime.mongo, holder=deliveries.holder)
+    delivery_search = DeliverySearch(runtime.mongo)
+    changes = DeliveryChanges(runtime.mongo, settings)
     endpoint_health = EndpointHealthRecords(runtime.mongo)
-    erasures = Erasures(runtime.mongo, runtime.configuration, settings, runtime.log)
+    erasures = Erasures(runtime.mongo, runtime.configuration, changes, runtime.log)
     statistics = Statistics(runtime.mongo, runtime.log)
     unmatched = UnmatchedEventLog(runtime.mongo, runtime.log)
     shares = FairShares()
@@ -85,7 +92,7 @@ async def build(runtime: Runtime) -> Service:
         # `events` is built below: it needs the fan-out, which needs the backlog.
         owned=lambda: (events.assignment[0], {(item.topic, item.partition) for item in events.assigned}),
     )
-    endpoint_states = EndpointStates(deliveries, endpoint_health, settings)
+    endpoint_states = EndpointStates(due_deliveries, endpoint_health, settings)
     attempter = Attempter(client, statistics, runtime.log)
     health = EndpointHealth(
         webhooks,
@@ -140,6 +147,7 @@ async def build(runtime: Runtime) -> Service:
     scheduler = Scheduler(
         webhooks,
         deliveries,
+        due_deliveries,
         endpoint_health,
         erasures,
         endpoint_states,
@@ -149,8 +157,9 @@ async def build(runtime: Runtime) -> Service:
         runtime.log,
         assignment=lambda: requested.assignment,
     )
-    recovery = Recovery(runtime.mongo, repository, runtime.producer, settings)
-    jobs = RecoveryJobs(runtime.mongo, recovery, runtime.log)
+    recovery = Recovery(changes, delivery_search, repository, runtime.producer)
+    jobs = RecoveryJobs(runtime.mongo, recovery, repository, runtime.log)
+    steps = RecoverySteps(recovery, delivery_search, repository)
     management = runtime.management_app("Interlink delivery")
     PreviewApi().mount(management)
     WebhooksApi(
@@ -165,10 +174,10 @@ async def build(runtime: Runtime) -> Service:
     ).mount(management)
     QueueApi(queues).mount(management)
     reasons = WaitingReasons(repository, queues, webhooks, endpoint_health)
-    DeliveriesApi(deliveries, reasons).mount(management)
-    StatisticsApi(deliveries, statistics, webhooks, settings).mount(management)
+    DeliveriesApi(delivery_search, reasons).mount(management)
+    StatisticsApi(delivery_search, statistics, webhooks, settings).mount(management)
     ErasuresApi(erasures).mount(management)
-    RecoveryApi(jobs, recovery, reasons).mount(management)
+    RecoveryApi(jobs, recovery, delivery_search, reasons).mount(management)
     UnmatchedApi(unmatched).mount(management)
     return Service(
         app=management,
@@ -183,7 +192,7 @@ async def build(runtime: Runtime) -> Service:
             first_attempts,
             scheduler,
             backlog_worker,
-            RecoveryWorker(jobs, recovery, runtime.log),
+            JobWorker(jobs.jobs, steps.run, runtime.log),
         ],
         consumers=[events, requested],
     )

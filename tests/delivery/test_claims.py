@@ -12,14 +12,14 @@ import pytest
 
 from bench.log import mongo_at
 from services.delivery.app import INDEXES
-from services.delivery.log.deliveries import DELIVERIES, Deliveries
+from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.model.due_cursor import DueCursor
-from services.delivery.settings import DeliverySettings
-from shared.runtime.logs import configure
 from shared.runtime.mongo import Collection, Document, utcnow
 from tests.support.backends import Store
 
 WEBHOOK = "wh_1"
+HOLDER = {"holder": "tests", "holder_run": "1"}
 DONE = {"$unset": {"open": "", "due_at": ""}}
 
 
@@ -45,17 +45,16 @@ def entry(number: int, due_at: datetime, order: int, webhook: str = WEBHOOK) -> 
 
 
 @asynccontextmanager
-async def log_of(store: Store) -> AsyncIterator[tuple[Deliveries, Collection]]:
+async def log_of(store: Store) -> AsyncIterator[tuple[DueDeliveries, Collection]]:
     mongo = mongo_at(store.uri())
     try:
         await mongo.ensure({DELIVERIES: INDEXES[DELIVERIES]})
-        deliveries = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"), instance="tests")
-        yield deliveries, deliveries.collection
+        yield DueDeliveries(mongo, holder=HOLDER), mongo.collection(DELIVERIES)
     finally:
         mongo.close()
 
 
-async def claim(deliveries: Deliveries, cursor: DueCursor, limit: int = 10) -> list[str]:
+async def claim(deliveries: DueDeliveries, cursor: DueCursor, limit: int = 10) -> list[str]:
     claimed = await deliveries.claim(WEBHOOK, cursor, limit=limit, timeout_s=30)
     return [item.request.delivery_id for item in claimed]
 
@@ -157,7 +156,7 @@ def test_a_claim_that_failed_is_made_again(store: Store) -> None:
             assert await claim(deliveries, DueCursor()) == [document["_id"]]
             await log.update_one({"_id": document["_id"]}, {"$set": {"due_at": utcnow()}})
             mongo = mongo_at("mongodb://127.0.0.1:9/none", timeout_ms=100)
-            away = Deliveries(mongo, DeliverySettings(), configure("tests", "warning"), instance="tests")
+            away = DueDeliveries(mongo, holder=HOLDER)
             with pytest.raises(Exception, match="did not answer"):
                 await away.claim(WEBHOOK, cursor, limit=1, timeout_s=1)
             mongo.close()

@@ -32,6 +32,7 @@ from interlink import embedded
 from interlink.supervise import ProcessGroup
 from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.log.delivery_changes import DeliveryChanges
 from services.delivery.log.erasures import Erasures
 from services.delivery.log.search import DeliveryQuery, LogKey, find_keys, page
 from services.delivery.log.statistics import STATISTICS, Statistics, hour_of
@@ -404,7 +405,7 @@ def test_what_was_under_way_is_erased_afterwards(store: Store, log: Log) -> None
     )
 
     async def late(mongo: Mongo) -> None:
-        erasures = Erasures(mongo, Configuration(mongo, log), DeliverySettings(), log)
+        erasures = Erasures(mongo, Configuration(mongo, log), DeliveryChanges(mongo, DeliverySettings()), log)
         deliveries = mongo.collection(DELIVERIES)
         assert (await erasures.erase("w", event_id)).erased == 0
         assert erasures.is_erased("w", event_id)

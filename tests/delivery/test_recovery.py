@@ -21,7 +21,7 @@ from aiohttp import web
 from interlink.embedded import EmbeddedPair
 from services.delivery.log.recovery import replay_id
 from services.delivery.log.recovery_jobs import MAX_RUNNING
-from services.delivery.log.recovery_worker import sortable_prefix
+from services.delivery.log.recovery_steps import sortable_prefix
 from tests.support.backends import Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with

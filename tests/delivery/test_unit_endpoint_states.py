@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from services.delivery.engine.endpoint_states import EndpointStates
-from services.delivery.log.deliveries import Deliveries
+from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.settings import DeliverySettings
@@ -16,7 +16,7 @@ SLOTS = 1_000
 def endpoint_states() -> EndpointStates:
     """Return endpoint states without any loaded webhook."""
     settings = DeliverySettings(most_in_flight=SLOTS)
-    return EndpointStates(cast("Deliveries", None), cast("EndpointHealthRecords", None), settings)
+    return EndpointStates(cast("DueDeliveries", None), cast("EndpointHealthRecords", None), settings)
 
 
 def taken(states: EndpointStates, workspace: str) -> int:

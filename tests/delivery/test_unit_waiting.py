@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from services.delivery.engine.waiting_reasons import HoldState, WaitingState, hold_state_of
+from services.delivery.log.endpoint_health import EndpointHealthRecord
 from services.delivery.webhooks.repository import SendConditions
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,20 +42,21 @@ def test_why_and_until_when(hold_state: HoldState, due_s: float, expected: Waiti
 
 
 def test_what_was_lifted_or_has_passed_holds_nothing() -> None:
-    health: dict[str, Any] = {
-        "circuit": "open",
-        "next_probe_at": at(30),
-        "held_until": at(90),
-        "limited_until": at(5),
-        "lifts": 2,
-    }
+    health = EndpointHealthRecord(
+        id="wh_1",
+        circuit="open",
+        next_probe_at=at(30),
+        held_until=at(90),
+        limited_until=at(5),
+        resets=2,
+    )
     webhook = conditions(lifts=2, rate_limit={"requests": 1, "period_s": 10})
-    lifted = conditions(lifts=3, rate_limit={"requests": 1, "period_s": 10})
+    reset = conditions(lifts=3, rate_limit={"requests": 1, "period_s": 10})
     assert hold_state_of(webhook, health, NOW) == HoldState(None, at(90), at(30), at(5))
-    assert hold_state_of(lifted, health, NOW) == HoldState()
+    assert hold_state_of(reset, health, NOW) == HoldState()
     assert hold_state_of(conditions(lifts=2), health, at(91)) == HoldState(next_probe_at=at(30))
-    assert hold_state_of(webhook, health | {"circuit": "closed"}, at(91)) == HoldState()
-    assert hold_state_of(conditions(), {}, NOW) == HoldState()
-    assert hold_state_of(conditions(), {"circuit": "open"}, NOW) == HoldState(), (
+    assert hold_state_of(webhook, health.model_copy(update={"circuit": "closed"}), at(91)) == HoldState()
+    assert hold_state_of(conditions(), EndpointHealthRecord(id="wh_1"), NOW) == HoldState()
+    assert hold_state_of(conditions(), EndpointHealthRecord(id="wh_1", circuit="open"), NOW) == HoldState(), (
         "as 0.4.0 wrote it before there was a time"
     )

@@ -1,10 +1,15 @@
 """The response models of the delivery log's API, of statistics and of erasures."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.delivery.api.fields import optional_rfc3339
+from services.delivery.engine.waiting_reasons import WaitingState
+from services.delivery.log.deliveries import Delivery, StoredAttempt
+from services.delivery.log.statistics import HourCounts
 from services.delivery.model.delivery_status import DeliveryStatus, WaitingReason
+from shared.contracts.envelope import rfc3339
 
 
 class AttemptOut(BaseModel):
@@ -20,6 +25,16 @@ class AttemptOut(BaseModel):
     request_headers: dict[str, str]
     response_headers: dict[str, str]
     response_body: str | None
+
+    @classmethod
+    def of(cls, attempt: StoredAttempt) -> Self:
+        """Return a stored attempt as the API shows it."""
+        changed = {
+            "started_at": rfc3339(attempt.started_at),
+            # Of several headers of the same name, the last one is shown.
+            "response_headers": dict(attempt.response_headers),
+        }
+        return cls(**dict(attempt) | changed)
 
 
 class DeliveryOut(BaseModel):
@@ -51,6 +66,40 @@ class DeliveryOut(BaseModel):
     attempts: list[AttemptOut] | None = None
     body: str | None = None
 
+    @classmethod
+    def of(cls, delivery: Delivery, waiting: WaitingState | None) -> Self:
+        """Return a delivery as the API shows it; `waiting` says why it waits, if it does."""
+        return cls(
+            id=delivery.id,
+            webhook_id=delivery.webhook_id,
+            event_id=delivery.event_id,
+            event_type=delivery.event_type,
+            status=delivery.status,
+            attempt_count=delivery.attempt_count,
+            trace_id=delivery.traceparent[3:35],
+            occurred_at=delivery.occurred_at,
+            created_at=rfc3339(delivery.created_at),
+            finished_at=optional_rfc3339(delivery.finished_at),
+            next_attempt_at=optional_rfc3339(waiting.at if waiting else None),
+            waiting_reason=waiting.reason if waiting else None,
+            error=delivery.last_error,
+            replay_of=delivery.replay_of,
+            replay_no=delivery.replay_no,
+            erased_at=optional_rfc3339(delivery.erased_at),
+            attempts=attempts_out(delivery),
+            body=body_out(delivery),
+        )
+
+
+def attempts_out(delivery: Delivery) -> list[AttemptOut] | None:
+    """Return a delivery's attempts as the API shows them; None if they were not read."""
+    return None if delivery.attempts is None else [AttemptOut.of(attempt) for attempt in delivery.attempts]
+
+
+def body_out(delivery: Delivery) -> str | None:
+    """Return a delivery's body as text; None if it was erased or not read."""
+    return None if delivery.body is None else delivery.body.decode("utf-8", "replace")
+
 
 class QueueStatsOut(BaseModel):
     """Deliveries by state; `oldest_due_s` is the seconds since the longest overdue one became due."""
@@ -80,6 +129,21 @@ class HourStatsOut(BaseModel):
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
+
+    @classmethod
+    def of(cls, hour: HourCounts) -> Self:
+        """Return the counts of an hour as the API shows them."""
+        return cls(
+            hour=rfc3339(hour.hour),
+            attempts=hour.attempts,
+            delivered=hour.delivered,
+            failed_attempts=hour.failed_attempts,
+            dead_letters=hour.dead_letters,
+            success_rate=round(hour.delivered / hour.attempts, 4) if hour.attempts else None,
+            p50_ms=hour.percentile_ms(0.5),
+            p95_ms=hour.percentile_ms(0.95),
+            p99_ms=hour.percentile_ms(0.99),
+        )
 
 
 class WebhookStatsOut(BaseModel):

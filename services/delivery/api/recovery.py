@@ -1,12 +1,12 @@
 """The recovery API: retry, resend and cancel one delivery or many, and dead letters."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from services.delivery.api.fields import FilterQuery, Reader, UtcTime, Writer, attempt_out, optional_rfc3339
+from services.delivery.api.delivery_schemas import attempts_out, body_out
+from services.delivery.api.fields import FilterQuery, Reader, UtcTime, Writer, optional_rfc3339
 from services.delivery.api.recovery_schemas import (
     DeadLetterOut,
     DeadLetterResultOut,
@@ -20,28 +20,33 @@ from services.delivery.api.recovery_schemas import (
     ResendOut,
 )
 from services.delivery.engine.waiting_reasons import WaitingReasons, WaitingState
-from services.delivery.log import search
-from services.delivery.log.recovery import ENDED, NOT_FOUND, WAITING, Action, Recovery
-from services.delivery.log.recovery_jobs import RecoveryJobs
-from shared.contracts.envelope import rfc3339
+from services.delivery.log.deliveries import Delivery
+from services.delivery.log.delivery_changes import Action
+from services.delivery.log.recovery import NOT_FOUND, Recovery
+from services.delivery.log.recovery_jobs import JobScope, RecoveryJobs
+from services.delivery.log.search import DeliveryQuery, DeliverySearch
+from services.delivery.model.delivery_status import ENDED, WAITING
 from shared.contracts.errors import Conflict, NotFound
-from shared.runtime.mongo import Document, translate_errors
 from shared.runtime.web.access import ApiKey
-from shared.runtime.web.paging import Cursor, Limit, Page, page
+from shared.runtime.web.paging import Cursor, Limit, Page
 
 _DEAD_LETTER: Final = "dead_letter"
-_LIST_FIELDS: Final[Any] = {"attempts": {"$slice": -1}, "body": 0}
-_JOB_FIELDS: Final = {"batch": 0}
 
 
 class RecoveryApi:
     """The routes and what they need."""
 
-    def __init__(self, jobs: RecoveryJobs, recovery: Recovery, reasons: WaitingReasons) -> None:
+    def __init__(
+        self,
+        jobs: RecoveryJobs,
+        recovery: Recovery,
+        deliveries: DeliverySearch,
+        reasons: WaitingReasons,
+    ) -> None:
         self._jobs = jobs
-        self._reasons = reasons
         self._recovery = recovery
-        self._deliveries = recovery.deliveries
+        self._deliveries = deliveries
+        self._reasons = reasons
 
     def mount(self, app: FastAPI) -> None:
         """Add every route to the app."""
@@ -88,46 +93,41 @@ class RecoveryApi:
 
     async def cancel(self, delivery_id: str, key: Writer) -> DeliveryChangedOut:
         """Cancel a waiting delivery. A cancelled one stays cancelled."""
-        document = await self._find(delivery_id, key)
-        if document["status"] == "cancelled":
-            return await self._delivery_changed_out(document)
+        delivery = await self._find(delivery_id, key)
+        if delivery.status == "cancelled":
+            return await self._delivery_changed_out(delivery)
         return await self._apply_action("cancel", delivery_id, key, WAITING)
 
     # Many deliveries of a webhook
 
     async def recover(self, webhook_id: str, body: RecoverCreate, key: Writer) -> JobStartedOut:
         """Send the failed deliveries of a time window again, under the same ids."""
-        scope = {"since": body.since, "until": body.until, "statuses": list(body.statuses)}
+        scope = JobScope(since=body.since, until=body.until, statuses=list(body.statuses))
         return JobStartedOut(
-            job=_job_out(await self._jobs.begin("recover", key.workspace, webhook_id, scope))
+            job=JobOut.of(await self._jobs.begin("recover", key.workspace, webhook_id, scope))
         )
 
     async def replay(self, webhook_id: str, body: ReplayCreate, key: Writer) -> JobStartedOut:
         """Send the finished deliveries of a time window again, under new ids, in the original order."""
-        scope = {
-            "since": body.since,
-            "until": body.until,
-            "statuses": list(body.statuses),
-            "events": body.events,
-        }
-        return JobStartedOut(job=_job_out(await self._jobs.begin("replay", key.workspace, webhook_id, scope)))
+        scope = JobScope(since=body.since, until=body.until, statuses=list(body.statuses), events=body.events)
+        return JobStartedOut(
+            job=JobOut.of(await self._jobs.begin("replay", key.workspace, webhook_id, scope))
+        )
 
     async def list_jobs(
         self, key: Reader, webhook_id: FilterQuery = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[JobOut]:
         """List the workspace's jobs of the last 30 days, newest first."""
-        query = {"workspace": key.workspace} | ({} if webhook_id is None else {"webhook_id": webhook_id})
-        return await page(
-            self._jobs.collection, query, _job_out, limit=limit, cursor=cursor, fields=_JOB_FIELDS
-        )
+        jobs = await self._jobs.page(key.workspace, webhook_id, limit=limit, cursor=cursor)
+        return Page[JobOut](items=[JobOut.of(job) for job in jobs.items], next_cursor=jobs.next_cursor)
 
     async def read_job(self, job_id: str, key: Reader) -> JobOut:
         """Return a job with its progress."""
-        return _job_out(await self._jobs.read(key.workspace, job_id))
+        return JobOut.of(await self._jobs.read(key.workspace, job_id))
 
     async def cancel_job(self, job_id: str, key: Writer) -> JobOut:
         """End a job after the step in progress; what it did is kept. A finished job stays as it is."""
-        return _job_out(await self._jobs.cancel(key.workspace, job_id))
+        return JobOut.of(await self._jobs.cancel(key.workspace, job_id))
 
     # Dead letters
 
@@ -143,7 +143,7 @@ class RecoveryApi:
         cursor: Cursor = None,
     ) -> Page[DeadLetterOut]:
         """List dead letters, newest first; `error` is the error class of the last attempt."""
-        query = search.DeliveryQuery(
+        query = DeliveryQuery(
             workspace=key.workspace,
             webhook_id=webhook_id,
             event_type=event_type,
@@ -152,17 +152,19 @@ class RecoveryApi:
             since=since,
             until=until,
         )
-        return await search.page(
-            self._deliveries, query, _dead_letter_out, limit=limit, cursor=cursor, fields=_LIST_FIELDS
+        results = await self._deliveries.page(query, limit=limit, cursor=cursor, last_attempt=True)
+        return Page[DeadLetterOut](
+            items=[DeadLetterOut.of(delivery) for delivery in results.items], next_cursor=results.next_cursor
         )
 
     async def read_dead_letter(self, dead_letter_id: str, key: Reader) -> DeadLetterOut:
         """Return one dead letter with every attempt and its body."""
-        document = await self._find(dead_letter_id, key, status=_DEAD_LETTER)
-        dead_letter = _dead_letter_out(document)
-        dead_letter.attempts = [attempt_out(attempt) for attempt in document["attempts"]]
-        if document.get("body") is not None:
-            dead_letter.body = bytes(document["body"]).decode("utf-8", "replace")
+        delivery = await self._deliveries.find(key.workspace, dead_letter_id, status=_DEAD_LETTER)
+        if delivery is None:
+            raise NotFound("no such dead letter")
+        dead_letter = DeadLetterOut.of(delivery)
+        dead_letter.attempts = attempts_out(delivery)
+        dead_letter.body = body_out(delivery)
         return dead_letter
 
     async def replay_dead_letters(
@@ -191,11 +193,16 @@ class RecoveryApi:
                     for delivery_id, reason in outcomes.items()
                 ]
             )
-        scope = body.model_dump(include={"event_type", "since", "until"})
-        scope |= {"last_error": body.error, "statuses": [_DEAD_LETTER]}
+        scope = JobScope(
+            event_type=body.event_type,
+            since=body.since,
+            until=body.until,
+            last_error=body.error,
+            statuses=[_DEAD_LETTER],
+        )
         response.status_code = 202
         return DeadLetterResultsOut(
-            job=_job_out(await self._jobs.begin(action, key.workspace, body.webhook_id, scope))
+            job=JobOut.of(await self._jobs.begin(action, key.workspace, body.webhook_id, scope))
         )
 
     # The log
@@ -213,54 +220,17 @@ class RecoveryApi:
             raise Conflict(refusal)
         return await self._delivery_changed_out(await self._find(delivery_id, key))
 
-    async def _delivery_changed_out(self, document: Document) -> DeliveryChangedOut:
-        waiting = (await self._reasons.of([document], document["workspace"])).get(
-            document["_id"], WaitingState()
-        )
+    async def _delivery_changed_out(self, delivery: Delivery) -> DeliveryChangedOut:
+        waiting = (await self._reasons.of([delivery], delivery.workspace)).get(delivery.id, WaitingState())
         return DeliveryChangedOut(
-            id=document["_id"],
-            status=document["status"],
+            id=delivery.id,
+            status=delivery.status,
             next_attempt_at=optional_rfc3339(waiting.at),
             waiting_reason=waiting.reason,
         )
 
-    async def _find(self, delivery_id: str, key: ApiKey, **more: str) -> Document:
-        with translate_errors():
-            document = await self._deliveries.find_one(
-                {"_id": delivery_id, "workspace": key.workspace, **more}
-            )
-        if document is None:
-            raise NotFound(NOT_FOUND if not more else "no such dead letter")
-        return document
-
-
-def _job_out(document: Document) -> JobOut:
-    values: Mapping[str, Any] = {
-        name: document.get(name)
-        for name in JobOut.model_fields
-        if name not in ("id", "created_at", "finished_at")
-    }
-    return JobOut(
-        id=document["_id"],
-        created_at=rfc3339(document["created_at"]),
-        finished_at=optional_rfc3339(document.get("finished_at")),
-        **values,
-    )
-
-
-def _dead_letter_out(document: Document) -> DeadLetterOut:
-    last = document["attempts"][-1] if document["attempts"] else {}
-    return DeadLetterOut(
-        id=document["_id"],
-        webhook_id=document["webhook_id"],
-        event_id=document["event_id"],
-        event_type=document["event_type"],
-        attempt_count=document["attempt_count"],
-        error=document.get("last_error", last.get("error")),
-        status_code=last.get("status_code"),
-        detail=last.get("detail", ""),
-        occurred_at=document["occurred_at"],
-        created_at=rfc3339(document["created_at"]),
-        finished_at=optional_rfc3339(document.get("finished_at")),
-        expires_at=optional_rfc3339(document.get("expires_at")),
-    )
+    async def _find(self, delivery_id: str, key: ApiKey) -> Delivery:
+        delivery = await self._deliveries.find(key.workspace, delivery_id)
+        if delivery is None:
+            raise NotFound(NOT_FOUND)
+        return delivery

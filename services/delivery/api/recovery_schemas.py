@@ -1,17 +1,19 @@
 """The request and response models of the recovery API."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from services.delivery.api.delivery_schemas import AttemptOut
-from services.delivery.api.fields import Name, UtcTime
+from services.delivery.api.fields import Name, UtcTime, optional_rfc3339
+from services.delivery.log.deliveries import Delivery
+from services.delivery.log.recovery_jobs import RecoveryJob
 from services.delivery.model.delivery_status import DeliveryStatus, WaitingReason
+from shared.contracts.envelope import rfc3339
+from shared.runtime.jobs import JobStatus
 from shared.webhooks.patterns import is_pattern
 
 MAX_IDS: Final = 500
-
-JobStatus = Literal["running", "done", "cancelled", "failed"]
 
 
 def _validate_pattern(text: str) -> str:
@@ -105,6 +107,24 @@ class JobOut(BaseModel):
     created_at: str
     finished_at: str | None
 
+    @classmethod
+    def of(cls, job: RecoveryJob) -> Self:
+        """Return a job as the API shows it."""
+        return cls(
+            id=job.id,
+            kind=job.kind,
+            webhook_id=job.webhook_id,
+            status=job.status,
+            replay_no=job.replay_no,
+            total=job.total,
+            done=job.done,
+            skipped=job.skipped,
+            waiting_for=job.waiting_for,
+            error=job.error,
+            created_at=rfc3339(job.created_at),
+            finished_at=optional_rfc3339(job.finished_at),
+        )
+
 
 class JobStartedOut(BaseModel):
     """The started job: `GET /api/delivery-jobs/{id}` shows its progress."""
@@ -162,3 +182,22 @@ class DeadLetterOut(BaseModel):
     expires_at: str | None
     attempts: list[AttemptOut] | None = None
     body: str | None = None
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> Self:
+        """Return a dead letter as a list shows it: with what its last attempt says."""
+        last = delivery.attempts[-1] if delivery.attempts else None
+        return cls(
+            id=delivery.id,
+            webhook_id=delivery.webhook_id,
+            event_id=delivery.event_id,
+            event_type=delivery.event_type,
+            attempt_count=delivery.attempt_count,
+            error=delivery.last_error or (last.error if last else None),
+            status_code=last.status_code if last else None,
+            detail=last.detail if last else "",
+            occurred_at=delivery.occurred_at,
+            created_at=rfc3339(delivery.created_at),
+            finished_at=optional_rfc3339(delivery.finished_at),
+            expires_at=optional_rfc3339(delivery.expires_at),
+        )

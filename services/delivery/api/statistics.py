@@ -1,21 +1,19 @@
 """The statistics API: the queue now, and an outgoing webhook's attempts by the hour."""
 
-import asyncio
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Final
+from datetime import timedelta
+from typing import Annotated, Final
 
 from fastapi import APIRouter, FastAPI, Query
 
 from services.delivery.api.delivery_schemas import HourStatsOut, QueueStatsOut, WebhookStatsOut
 from services.delivery.api.fields import Reader, UtcTime
-from services.delivery.log.deliveries import Deliveries
-from services.delivery.log.statistics import HourCounts, Statistics, sum_hours
+from services.delivery.log.search import DeliverySearch
+from services.delivery.log.statistics import Statistics, sum_hours
 from services.delivery.settings import DeliverySettings
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
-from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
-from shared.runtime.mongo import translate_errors, utcnow
+from shared.runtime.mongo import utcnow
 
 _DAY: Final = timedelta(days=1)
 _STATUS_BY_COUNT: Final[Mapping[str, str]] = {
@@ -31,7 +29,7 @@ class StatisticsApi:
 
     def __init__(
         self,
-        deliveries: Deliveries,
+        deliveries: DeliverySearch,
         statistics: Statistics,
         subscriptions: OutgoingWebhooks,
         settings: DeliverySettings,
@@ -57,21 +55,14 @@ class StatisticsApi:
         Open deliveries and dead letters are counted in the log. `completed` comes from the hourly statistics,
         about a second late, over the time for which the log keeps successful deliveries.
         """
-        query: dict[str, Any] = {"workspace": key.workspace}
-        if webhook_id is not None:
-            query["webhook_id"] = webhook_id
-        with translate_errors():
-            values = await asyncio.gather(
-                *(
-                    self._deliveries.collection.count_documents(query | {"status": status})
-                    for status in _STATUS_BY_COUNT.values()
-                )
-            )
-        counts = dict(zip(_STATUS_BY_COUNT, values, strict=True))
+        count_by_status = await self._deliveries.count_by_status(
+            key.workspace, webhook_id, tuple(_STATUS_BY_COUNT.values())
+        )
+        counts = {name: count_by_status[status] for name, status in _STATUS_BY_COUNT.items()}
         overdue_s = None
         # Without open deliveries there is nothing overdue.
         if counts["pending"] or counts["active"] or counts["delayed"]:
-            overdue_s = await self._overdue_s(query)
+            overdue_s = await self._overdue_s(key.workspace, webhook_id)
         counts["completed"] = await self._completed(key.workspace, webhook_id)
         return QueueStatsOut(total=sum(counts.values()), oldest_due_s=overdue_s, **counts)
 
@@ -90,24 +81,16 @@ class StatisticsApi:
         begin = since or utcnow() - _DAY
         hours = await self._statistics.webhook_hours(webhook_id, begin, until)
         return WebhookStatsOut(
-            hours=[_hour_out(hour) for hour in hours],
-            together=_hour_out(sum_hours(hours, hours[0].hour if hours else begin)),
+            hours=[HourStatsOut.of(hour) for hour in hours],
+            together=HourStatsOut.of(sum_hours(hours, hours[0].hour if hours else begin)),
         )
 
-    async def _overdue_s(self, query: Mapping[str, Any]) -> float | None:
+    async def _overdue_s(self, workspace: str, webhook_id: str | None) -> float | None:
         """Return for how many seconds the longest overdue delivery has been due; None if none is due.
 
         Call it only if the workspace has an open delivery: the query uses an index without the workspace.
         """
-        owner = "webhook_id" if "webhook_id" in query else "workspace"
-        with translate_errors():
-            first = (
-                await self._deliveries.collection.find({owner: query[owner], "open": True}, {"due_at": 1})
-                .sort("due_at", 1)
-                .limit(1)
-                .to_list(1)
-            )
-        due_at: datetime | None = first[0].get("due_at") if first else None
+        due_at = await self._deliveries.oldest_due_at(workspace, webhook_id)
         return max(0.0, (utcnow() - due_at).total_seconds()) or None if due_at else None
 
     async def _completed(self, workspace: str, webhook_id: str | None) -> int:
@@ -118,17 +101,3 @@ class StatisticsApi:
     async def _belongs_to(self, webhook_id: str, workspace: str) -> bool:
         webhook = await self._subscriptions.find(webhook_id)
         return webhook is not None and webhook.workspace == workspace
-
-
-def _hour_out(hour: HourCounts) -> HourStatsOut:
-    return HourStatsOut(
-        hour=rfc3339(hour.hour),
-        attempts=hour.attempts,
-        delivered=hour.delivered,
-        failed_attempts=hour.failed_attempts,
-        dead_letters=hour.dead_letters,
-        success_rate=round(hour.delivered / hour.attempts, 4) if hour.attempts else None,
-        p50_ms=hour.percentile_ms(0.5),
-        p95_ms=hour.percentile_ms(0.95),
-        p99_ms=hour.percentile_ms(0.99),
-    )

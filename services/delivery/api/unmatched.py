@@ -61,12 +61,21 @@ class UnmatchedApi:
         return UnmatchedEventsOut(
             types=[
                 UnmatchedTypeOut(
-                    type=item["type"],
-                    count=item["count"],
-                    since=rfc3339(item["since"]),
-                    last_at=rfc3339(item["last_at"]),
+                    type=item.event_type,
+                    count=item.count,
+                    since=rfc3339(item.since),
+                    last_at=rfc3339(item.last_at),
                 )
                 for item in counts
             ],
-            events=[UnmatchedEventOut(**item | {"at": rfc3339(item["at"])}) for item in last],
+            events=[
+                UnmatchedEventOut(
+                    id=event.id,
+                    type=event.event_type,
+                    source=event.source,
+                    reason=event.reason,
+                    at=rfc3339(event.at),
+                )
+                for event in last
+            ],
         )

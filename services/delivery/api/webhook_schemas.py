@@ -1,7 +1,7 @@
 """The request and response models of the outgoing webhooks' API."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -25,6 +25,7 @@ from services.delivery.api.webhook_fields import (
     validate_no_colon,
 )
 from services.delivery.engine.waiting_reasons import hold_state_of
+from services.delivery.log.endpoint_health import EndpointHealthRecord
 from services.delivery.model.circuit_breaker import Circuit
 from services.delivery.model.outgoing_webhook import MAX_RETRY_AFTER_S, EncryptedPart, Ordering
 from services.delivery.model.retry_policy import ClientErrorPolicy
@@ -253,7 +254,7 @@ class WebhookOut(BaseModel):
     def of(
         cls,
         record: WebhookRecord,
-        health: Mapping[str, Any],
+        health: EndpointHealthRecord,
         *,
         public_keys: Sequence[str],
         unreadable: Mapping[EncryptedPart, str],
@@ -262,7 +263,7 @@ class WebhookOut(BaseModel):
     ) -> Self:
         """Return a webhook as the API shows it.
 
-        `health` is its health document, empty if it has none. `unreadable` has the parts that do not decrypt,
+        `unreadable` has the parts that do not decrypt,
         with the reasons. `secret` is shown if it is given.
         """
         hold_state = hold_state_of(record, health, utcnow())
@@ -297,7 +298,7 @@ class WebhookOut(BaseModel):
                 circuit="open" if hold_state.is_open else "closed",
                 next_probe_at=optional_rfc3339(hold_state.next_probe_at),
                 held_until=optional_rfc3339(hold_state.held_until),
-                failing_since=optional_rfc3339(health.get("since")),
+                failing_since=optional_rfc3339(health.since),
             ),
             unreadable=[UnreadablePartOut(part=part, reason=reason) for part, reason in unreadable.items()],
             created_at=rfc3339(record.created_at),

@@ -19,7 +19,7 @@ from services.delivery.api.webhook_schemas import (
 )
 from services.delivery.engine.fanout import event_fields_of
 from services.delivery.log.deliveries import Deliveries
-from services.delivery.log.endpoint_health import EndpointHealthRecords
+from services.delivery.log.endpoint_health import EndpointHealthRecord, EndpointHealthRecords
 from services.delivery.model.delivery import TEST_TYPE, request_event
 from services.delivery.settings import DeliverySettings
 from services.delivery.webhooks.encryption import WebhookEncryption
@@ -108,7 +108,7 @@ class WebhooksApi:
         record = self._new_record(body, key.workspace, secret, claims_url=not force)
         self._validate(record)
         await self._webhooks.create(record)
-        webhook = self._out(record, {}, secret)
+        webhook = self._out(record, EndpointHealthRecord(id=record.id), secret)
         return webhook.model_copy(update={"warnings": warnings})
 
     def _new_record(
@@ -137,7 +137,7 @@ class WebhooksApi:
         records = await self._repository.list_page(key.workspace, limit=limit, cursor=cursor)
         health = await self._endpoint_health.by_webhook([record.id for record in records.items])
         return Page[WebhookOut](
-            items=[self._out(record, health.get(record.id, {})) for record in records.items],
+            items=[self._out(record, health[record.id]) for record in records.items],
             next_cursor=records.next_cursor,
         )
 
@@ -275,9 +275,11 @@ class WebhooksApi:
 
     async def _out_with_health(self, record: WebhookRecord, secret: str | None = None) -> WebhookOut:
         health = await self._endpoint_health.by_webhook([record.id])
-        return self._out(record, health.get(record.id, {}), secret)
+        return self._out(record, health[record.id], secret)
 
-    def _out(self, record: WebhookRecord, health: Mapping[str, Any], secret: str | None = None) -> WebhookOut:
+    def _out(
+        self, record: WebhookRecord, health: EndpointHealthRecord, secret: str | None = None
+    ) -> WebhookOut:
         return WebhookOut.of(
             record,
             health,

@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from services.delivery.engine.clock import loop_time, to_loop_time, to_wall_time
+from services.delivery.log.endpoint_health import EndpointHealthRecord, StoredHoldState
 from services.delivery.model.circuit_breaker import BreakerPolicy, CircuitBreakerState
 from services.delivery.model.due_cursor import DueCursor
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.rate_limiter import RateLimiter
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import utcnow
 
 SLOW_THRESHOLD_S: Final = 0.2
 """An endpoint whose last response took longer is slow."""
@@ -36,7 +37,6 @@ class EndpointState:
         "finished_attempts",
         "held_until",
         "in_flight",
-        "lifts",
         "limited_until",
         "lost",
         "manual_ids",
@@ -46,6 +46,7 @@ class EndpointState:
         "partition",
         "rate_limiter",
         "recorded_since",
+        "resets",
         "slow",
         "url",
         "version",
@@ -83,8 +84,8 @@ class EndpointState:
         """Until when the rate limit gave no permit at the last request for one."""
         self.next_expiry_check = 0.0
         """The next check for deliveries that waited too long behind an open circuit."""
-        self.lifts: int | None = None
-        """The webhook's `lifts` that hold and circuit belong to; None before the webhook is read."""
+        self.resets: int | None = None
+        """The webhook's `resets` that hold and circuit belong to; None before the webhook is read."""
         self.manual_ids: set[str] = set()
         """Deliveries that a person asked for: they go past hold and open circuit."""
         self.written_hold_state = self.hold_state
@@ -101,7 +102,7 @@ class EndpointState:
     def update_webhook(self, webhook: OutgoingWebhook) -> None:
         """Use this version of the webhook from now on.
 
-        Failures at another URL do not count. A higher `lifts` ends hold and open circuit.
+        Failures at another URL do not count. A higher `resets` ends hold and open circuit.
         """
         self.breaker.policy = self.defaults.with_settings(webhook.breaker)
         # Another URL is another endpoint.
@@ -109,10 +110,10 @@ class EndpointState:
             self.failing_since, self.warned = None, False
         self.url = webhook.url
         # A person enabled or resumed the webhook, or changed it: try again at once.
-        if self.lifts is not None and self.lifts != webhook.resets:
+        if self.resets is not None and self.resets != webhook.resets:
             self.held_until = self.not_before = 0.0
             self.breaker.reset()
-        self.lifts = webhook.resets
+        self.resets = webhook.resets
 
     @property
     def hold_state(self) -> tuple[Any, ...]:
@@ -123,32 +124,32 @@ class EndpointState:
         closed = self.breaker.circuit == "closed"
         if closed and not self.held_until and not self.limited_until:
             return ()
-        return closed, self.breaker.probe_at, self.held_until, self.limited_until, self.lifts
+        return closed, self.breaker.probe_at, self.held_until, self.limited_until, self.resets
 
-    def document(self) -> Document:
+    def stored_hold_state(self) -> StoredHoldState:
         """Return the hold state for MongoDB, with wall times."""
         closed = self.breaker.circuit == "closed"
-        return {
-            "circuit": "closed" if closed else "open",
-            "pauses": self.breaker.pauses,
-            "opened_at": None if closed else to_wall_time(self.breaker.opened_at),
-            "next_probe_at": None if closed else to_wall_time(self.breaker.probe_at),
-            "held_until": to_wall_time(self.held_until) if self.held_until else None,
-            "limited_until": to_wall_time(self.limited_until) if self.limited_until else None,
-            "lifts": self.lifts or 0,
-        }
+        return StoredHoldState(
+            circuit="closed" if closed else "open",
+            pauses=self.breaker.pauses,
+            opened_at=None if closed else to_wall_time(self.breaker.opened_at),
+            next_probe_at=None if closed else to_wall_time(self.breaker.probe_at),
+            held_until=to_wall_time(self.held_until) if self.held_until else None,
+            limited_until=to_wall_time(self.limited_until) if self.limited_until else None,
+            resets=self.resets or 0,
+        )
 
-    def restore(self, health: Document) -> None:
+    def restore(self, health: EndpointHealthRecord) -> None:
         """Restore what the partition's previous owner wrote."""
-        self.failing_since = self.recorded_since = health.get("since")
-        self.warned = health.get("warned", False)
-        self.lifts = health.get("lifts")
-        if health.get("held_until"):
-            self.held_until = max(0.0, to_loop_time(health["held_until"]))
+        self.failing_since = self.recorded_since = health.since
+        self.warned = health.warned
+        self.resets = health.resets
+        if health.held_until:
+            self.held_until = max(0.0, to_loop_time(health.held_until))
         # An open circuit stays open in the next process, with the pause that it had.
-        if health.get("circuit") == "open" and health.get("next_probe_at"):
-            opened_at, probe_at = to_loop_time(health["opened_at"]), to_loop_time(health["next_probe_at"])
-            self.breaker.restore(health["pauses"], opened_at, probe_at)
+        if health.circuit == "open" and health.next_probe_at and health.opened_at:
+            opened_at, probe_at = to_loop_time(health.opened_at), to_loop_time(health.next_probe_at)
+            self.breaker.restore(health.pauses, opened_at, probe_at)
         self.written_hold_state = self.hold_state
 
     def request_manual(self, delivery_id: str) -> None:

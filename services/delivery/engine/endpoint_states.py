@@ -7,7 +7,7 @@ from typing import Final
 
 from services.delivery.engine.clock import loop_time
 from services.delivery.engine.endpoint_state import EndpointState
-from services.delivery.log.deliveries import Deliveries
+from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.settings import DeliverySettings
@@ -21,9 +21,12 @@ class EndpointStates:
     """The endpoint states by webhook."""
 
     def __init__(
-        self, deliveries: Deliveries, endpoint_health: EndpointHealthRecords, settings: DeliverySettings
+        self,
+        due_deliveries: DueDeliveries,
+        endpoint_health: EndpointHealthRecords,
+        settings: DeliverySettings,
     ) -> None:
-        self._deliveries = deliveries
+        self._due_deliveries = due_deliveries
         self._endpoint_health = endpoint_health
         self._settings = settings
         self._owned: set[int] = set()
@@ -95,13 +98,13 @@ class EndpointStates:
         # A partition of both assignments may have had another owner in between.
         to_load = assigned if assignment != self._assignment else gained
         if to_load:
-            health_documents = await self._endpoint_health.unhealthy(gained) if gained else []
-            open_webhooks = await self._deliveries.open_webhooks(to_load)
+            health_records = await self._endpoint_health.unhealthy(gained) if gained else []
+            open_webhooks = await self._due_deliveries.open_webhooks(to_load)
             # Leases of a killed predecessor in this process's place need not be waited for.
-            await self._deliveries.release_leases(open_webhooks)
+            await self._due_deliveries.release_leases(open_webhooks)
             # Restore holds and circuits before anything may start.
-            for health in health_documents:
-                self.state(health["_id"], health["partition"]).restore(health)
+            for health in health_records:
+                self.state(health.id, health.partition).restore(health)
             for webhook_id, partition in open_webhooks.items():
                 self.state(webhook_id, partition).note_due(utcnow())
             self._owned |= gained

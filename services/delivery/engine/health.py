@@ -60,9 +60,6 @@ class EndpointHealth:
         self._log = log
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def start(self) -> None:
-        """Do nothing: attempts start the work."""
-
     async def stop(self) -> None:
         """Wait for writes in progress."""
         if self._tasks:
@@ -177,7 +174,7 @@ class EndpointHealth:
             hold_state := endpoint_state.hold_state
         ):
             await self._endpoint_health.write_hold_state(
-                endpoint_state.webhook_id, endpoint_state.partition, endpoint_state.document()
+                endpoint_state.webhook_id, endpoint_state.partition, endpoint_state.stored_hold_state()
             )
             endpoint_state.written_hold_state = hold_state
 

@@ -8,10 +8,10 @@ from services.delivery.log.deliveries import Deliveries
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Write
+from shared.runtime.retry import Backoff
 
 _GATHER_DELAY_S: Final = 0.005
-_MIN_RETRY_INTERVAL_S: Final = 0.2
-_MAX_RETRY_INTERVAL_S: Final = 5.0
+_RETRY: Final = Backoff(first_s=0.2, max_s=5.0)
 
 
 class ResultWriter:
@@ -52,16 +52,16 @@ class ResultWriter:
 
         Raises `DatabaseUnavailable` only while the service stops.
         """
-        pause_s = _MIN_RETRY_INTERVAL_S
+        attempts = 0
         while True:
+            attempts += 1
             try:
                 return await self._deliveries.write(writes)
             except DatabaseUnavailable as error:
                 if self._stopping.is_set():
                     raise
                 self._log.warning("delivery.write_retried", error=str(error))
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, _MAX_RETRY_INTERVAL_S)
+                await asyncio.sleep(_RETRY.pause_s(attempts))
 
     async def _flush(self) -> None:
         while not (self._stopping.is_set() and not self._pending):

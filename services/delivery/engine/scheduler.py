@@ -11,6 +11,7 @@ from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
 from services.delivery.log.deliveries import MAX_EXPIRED, ClaimedDelivery, Deliveries
+from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.log.erasures import Erasures
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
@@ -39,6 +40,7 @@ class Scheduler:
         self,
         subscriptions: OutgoingWebhooks,
         deliveries: Deliveries,
+        due_deliveries: DueDeliveries,
         endpoint_health: EndpointHealthRecords,
         erasures: Erasures,
         endpoint_states: EndpointStates,
@@ -51,6 +53,7 @@ class Scheduler:
     ) -> None:
         self._subscriptions = subscriptions
         self._deliveries = deliveries
+        self._due_deliveries = due_deliveries
         self._endpoint_health = endpoint_health
         self._erasures = erasures
         self._endpoint_states = endpoint_states
@@ -156,7 +159,7 @@ class Scheduler:
         self._endpoint_states.acquire(endpoint_state, webhook, permits)
         claimed: list[ClaimedDelivery] = []
         try:
-            claimed = await self._deliveries.claim(
+            claimed = await self._due_deliveries.claim(
                 webhook.id, endpoint_state.due_cursor, limit=permits, timeout_s=webhook.timeout_s
             )
         finally:
@@ -168,7 +171,7 @@ class Scheduler:
                 self._create_task(self._attempt(endpoint_state, webhook, delivery)) for delivery in claimed
             }
         # Nothing is due: find out when to search again.
-        due = await self._deliveries.next_due(webhook.id, endpoint_state.due_cursor)
+        due = await self._due_deliveries.next_due(webhook.id, endpoint_state.due_cursor)
         if endpoint_state.version != version:  # became due during the search: search again
             return set()
         endpoint_state.next_due = due
@@ -190,7 +193,7 @@ class Scheduler:
             claimed: ClaimedDelivery | None = None
             self._endpoint_states.acquire(endpoint_state, webhook)
             try:
-                claimed = await self._deliveries.claim_one(
+                claimed = await self._due_deliveries.claim_one(
                     webhook.id,
                     delivery_id,
                     endpoint_state.due_cursor,

@@ -5,14 +5,14 @@ every change to the health document. This module combines it with the webhook's 
 due time when it is read, so nothing has to be rewritten in the log.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from services.delivery.log.endpoint_health import EndpointHealthRecords
-from services.delivery.log.recovery import WAITING
-from services.delivery.model.delivery_status import WaitingReason
+from services.delivery.log.deliveries import Delivery
+from services.delivery.log.endpoint_health import EndpointHealthRecord, EndpointHealthRecords
+from services.delivery.model.delivery_status import WAITING, WaitingReason
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from services.delivery.webhooks.queues import DeliveryQueues
 from services.delivery.webhooks.repository import SendConditions, WebhookRepository
@@ -59,18 +59,18 @@ class HoldState:
         return WaitingState(now, "queued")
 
 
-def hold_state_of(webhook: SendConditions, health: Mapping[str, Any], now: datetime) -> HoldState:
-    """Return the hold state of a webhook from its record and its health document.
+def hold_state_of(webhook: SendConditions, health: EndpointHealthRecord, now: datetime) -> HoldState:
+    """Return the hold state of a webhook from its record and its health record.
 
     It is empty if a person ended the hold (`resets`) after the owner wrote it.
     """
-    if health.get("lifts", 0) != webhook.resets:
+    if (health.resets or 0) != webhook.resets:
         return HoldState()
-    held_until, limited_until = health.get("held_until"), health.get("limited_until")
-    is_open = health.get("circuit") == "open"
+    held_until, limited_until = health.held_until, health.limited_until
+    is_open = health.circuit == "open"
     return HoldState(
         held_until=held_until if held_until and held_until > now else None,
-        next_probe_at=health.get("next_probe_at") if is_open else None,
+        next_probe_at=health.next_probe_at if is_open else None,
         limited_until=limited_until
         if limited_until and limited_until > now - _RATE_LIMIT_GRACE and webhook.rate_limit
         else None,
@@ -92,33 +92,31 @@ class WaitingReasons:
         self._webhooks = webhooks
         self._endpoint_health = endpoint_health
 
-    async def of(self, deliveries: Sequence[Mapping[str, Any]], workspace: str) -> dict[str, WaitingState]:
+    async def of(self, deliveries: Sequence[Delivery], workspace: str) -> dict[str, WaitingState]:
         """Return why and until when, by id, for each of these deliveries that waits.
 
         Raises `DatabaseUnavailable`.
         """
-        waiting = [document for document in deliveries if document["status"] in WAITING]
+        waiting = [delivery for delivery in deliveries if delivery.status in WAITING]
         if not waiting:
             return {}
-        ids = sorted({document["webhook_id"] for document in waiting})
+        ids = sorted({delivery.webhook_id for delivery in waiting})
         is_paused = await self._queues.read_paused(workspace)
         webhooks = await self._repository.send_conditions(ids)
         health = await self._endpoint_health.by_webhook(ids)
         now = utcnow()
         hold_states = {
-            webhook.id: self._hold_state(webhook, health.get(webhook.id, {}), is_paused, now)
-            for webhook in webhooks
+            webhook.id: self._hold_state(webhook, health[webhook.id], is_paused, now) for webhook in webhooks
         }
         no_hold = HoldState()
         return {
-            document["_id"]: hold_states.get(document["webhook_id"], no_hold).waiting_state(
-                document["due_at"], now
-            )
-            for document in waiting
+            delivery.id: hold_states.get(delivery.webhook_id, no_hold).waiting_state(delivery.due_at, now)
+            for delivery in waiting
+            if delivery.due_at is not None
         }
 
     def _hold_state(
-        self, webhook: SendConditions, health: Mapping[str, Any], is_paused: bool, now: datetime
+        self, webhook: SendConditions, health: EndpointHealthRecord, is_paused: bool, now: datetime
     ) -> HoldState:
         if not webhook.enabled:
             return HoldState("disabled")

@@ -1,25 +1,22 @@
 """Recovery by hand: deliveries are sent again, cancelled, discarded, or repeated under a new id.
 
-Each action is a conditional write on the state that was read, and raises the fence. If the engine works on
-the same delivery at the same moment, one of the two writes first and the other changes nothing.
+`delivery_changes.py` has the writes. This module decides which deliveries may be changed, and publishes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Final
 
-from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.log.deliveries import Delivery
+from services.delivery.log.delivery_changes import Action, DeliveryChanges
+from services.delivery.log.search import DeliverySearch
 from services.delivery.model.delivery import DeliveryRequest, due_event, replay_event
-from services.delivery.settings import DeliverySettings
+from services.delivery.model.delivery_status import RESENT
 from services.delivery.webhooks.repository import WebhookRepository
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import DeliveryId, WebhookId, derive
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.runtime.kafka.producer import Producer, Record, event_record
-from shared.runtime.mongo import Collection, Document, Mongo, UpdateOne, translate_errors, utcnow
-
-Action = Literal["recover", "cancel", "discard"]
 
 NOT_FOUND: Final = "no such delivery"
 WEBHOOK_DELETED: Final = "its outgoing webhook was deleted"
@@ -27,13 +24,6 @@ WEBHOOK_DISABLED: Final = "its outgoing webhook is disabled: enable it, then try
 _ERASED: Final = "its payload was erased: there is nothing to send"
 _STILL_OPEN: Final = "it is not finished: use retry to send it now, under the same id"
 _CHANGED_CONCURRENTLY: Final = "it changed at the same moment: try again"
-
-ENDED: Final = ("dead_letter", "cancelled", "discarded")
-"""A delivery in one of these states starts another retry cycle when it is sent again."""
-RESENT: Final = ("delivered", *ENDED)
-"""A delivery in one of these states can be sent again under a new id."""
-WAITING: Final = ("pending", "retrying")
-"""Open states without an attempt in flight."""
 
 _REFUSAL_REASONS: Final[Mapping[Action, Mapping[str, str]]] = {
     "recover": {
@@ -49,7 +39,6 @@ _REFUSAL_REASONS: Final[Mapping[Action, Mapping[str, str]]] = {
     "discard": {"cancelled": "it was cancelled: only dead letters can be discarded"},
 }
 
-_READ_FIELDS: Final = ("status", "fence", "attempt_count", "webhook_id", "erased_at", "job")
 _NOTIFY_TIMEOUT_S: Final = 2.0
 """A caller waits for the notification; if it fails, a job repeats it."""
 _PUBLISH_TIMEOUT_S: Final = 10.0
@@ -63,15 +52,19 @@ def replay_id(original: str, replay_no: int) -> DeliveryId:
 
 
 class Recovery:
-    """The actions, on the log and on Kafka. `recovery_worker.py` applies them to many deliveries."""
+    """The actions, on the log and on Kafka. `recovery_steps.py` applies them to many deliveries."""
 
     def __init__(
-        self, mongo: Mongo, webhooks: WebhookRepository, producer: Producer, settings: DeliverySettings
+        self,
+        changes: DeliveryChanges,
+        deliveries: DeliverySearch,
+        webhooks: WebhookRepository,
+        producer: Producer,
     ) -> None:
-        self.deliveries: Collection = mongo.collection(DELIVERIES)
-        self.webhooks = webhooks
+        self._changes = changes
+        self._deliveries = deliveries
+        self._webhooks = webhooks
         self._producer = producer
-        self._retention = timedelta(days=settings.dead_letter_days)
 
     async def apply(
         self, action: Action, ids: Sequence[str], *, workspace: str, statuses: Sequence[str], job: str
@@ -81,40 +74,29 @@ class Recovery:
         Return by id why it was not applied, or None. The deliveries store the job's id: a job that is
         repeated recognises what it did. Raises `DatabaseUnavailable`.
         """
-        query = {"_id": {"$in": list(ids)}, "workspace": workspace}
-        with translate_errors():
-            documents = await self.deliveries.find(query, dict.fromkeys(_READ_FIELDS, 1)).to_list(len(ids))
-            enabled_by_webhook = await self._enabled_by_webhook(documents) if action == "recover" else {}
+        deliveries = await self._changes.read(workspace, ids)
+        enabled_by_webhook = await self._enabled_by_webhook(deliveries) if action == "recover" else {}
         outcomes: dict[str, str | None] = dict.fromkeys(ids, NOT_FOUND)
-        now = utcnow()
-        writes: list[UpdateOne] = []
-        for document in documents:
-            if document.get("job") == job:  # a repeated step: this delivery is done
-                outcomes[document["_id"]] = None
+        to_change: list[Delivery] = []
+        for delivery in deliveries:
+            if delivery.job == job:  # a repeated step: this delivery is done
+                outcomes[delivery.id] = None
                 continue
-            refusal = _refusal_reason(action, document, statuses, enabled_by_webhook)
-            outcomes[document["_id"]] = refusal or _CHANGED_CONCURRENTLY
+            refusal = _refusal_reason(action, delivery, statuses, enabled_by_webhook)
+            outcomes[delivery.id] = refusal or _CHANGED_CONCURRENTLY
             if refusal is None:
-                writes.append(self._conditional_update(action, document, job, now))
-        if writes:
-            with translate_errors():
-                await self.deliveries.bulk_write(writes, ordered=False)
-                # The fence decides: only deliveries with this job's id were changed by it.
-                changed = await self.deliveries.find(query | {"job": job}, {"_id": 1}).to_list(len(ids))
-            outcomes |= dict.fromkeys((document["_id"] for document in changed), None)
-        return outcomes
+                to_change.append(delivery)
+        changed = await self._changes.apply(action, to_change, workspace=workspace, job=job)
+        return outcomes | dict.fromkeys(changed, None)
 
     async def notify_owners(self, ids: Sequence[str], *, workspace: str, manual: bool = False) -> None:
         """Make the owners of these deliveries' webhooks search the log. Raises `RetryLater`.
 
         With `manual`, they send these deliveries past hold and open circuit.
         """
-        with translate_errors():
-            documents = await self.deliveries.find(
-                {"_id": {"$in": list(ids)}, "workspace": workspace}, {"webhook_id": 1}
-            ).to_list(len(ids))
+        webhook_ids = await self._deliveries.webhook_ids(workspace, ids)
         targets = sorted(
-            {(document["webhook_id"], document["_id"] if manual else "") for document in documents}
+            {(webhook_id, delivery_id if manual else "") for delivery_id, webhook_id in webhook_ids.items()}
         )
         records = [
             event_record(
@@ -131,18 +113,8 @@ class Recovery:
         Deliveries without a payload are left out. Repeating the call requests the same ids, and a delivery
         that is in the log already is not sent again. Raises `RetryLater`, `TooLarge`.
         """
-        with translate_errors():
-            documents = await self.deliveries.find(
-                {"_id": {"$in": list(ids)}, "workspace": workspace}, {"attempts": 0}
-            ).to_list(len(ids))
-        position = {delivery_id: index for index, delivery_id in enumerate(ids)}
-        documents.sort(key=lambda document: position[document["_id"]])
         records = []
-        for document in documents:
-            # Erased: there is nothing to send.
-            if document.get("body") is None:
-                continue
-            earlier = DeliveryRequest.from_document(document)
+        for earlier in await self._deliveries.requests(workspace, ids):
             new_id = replay_id(earlier.replay_of or earlier.delivery_id, replay_no)
             records.append(
                 event_record(DELIVERY_REQUESTED, earlier.webhook_id, replay_event(earlier, new_id, replay_no))
@@ -159,26 +131,21 @@ class Recovery:
         `NotFound`; `Conflict` if it is not finished, its payload was erased, or its webhook is deleted or
         disabled; `RetryLater`, `TooLarge`.
         """
-        with translate_errors():
-            document = await self.deliveries.find_one(
-                {"_id": delivery_id, "workspace": workspace}, {"attempts": 0}
-            )
-            if document is None:
-                raise NotFound(NOT_FOUND)
-            if document["status"] not in RESENT:
-                raise Conflict(_STILL_OPEN)
-            if document.get("erased_at") or document.get("body") is None:
-                raise Conflict(_ERASED)
-            # Counted with the webhook's replays, so that every repetition of a delivery has its own number.
-            replay_no = await self.webhooks.next_replay_number(
-                document["webhook_id"], workspace=workspace, only_enabled=True
-            )
-            if replay_no is None:
-                raise Conflict(
-                    _webhook_refusal_reason(await self._enabled_by_webhook([document]), document)
-                    or _CHANGED_CONCURRENTLY
-                )
-        earlier = DeliveryRequest.from_document(document)
+        delivery = await self._deliveries.find(workspace, delivery_id)
+        if delivery is None:
+            raise NotFound(NOT_FOUND)
+        if delivery.status not in RESENT:
+            raise Conflict(_STILL_OPEN)
+        if delivery.erased_at or delivery.body is None:
+            raise Conflict(_ERASED)
+        # Counted with the webhook's replays, so that every repetition of a delivery has its own number.
+        replay_no = await self._webhooks.next_replay_number(
+            delivery.webhook_id, workspace=workspace, only_enabled=True
+        )
+        if replay_no is None:
+            enabled_by_webhook = await self._enabled_by_webhook([delivery])
+            raise Conflict(_webhook_refusal_reason(enabled_by_webhook, delivery) or _CHANGED_CONCURRENTLY)
+        earlier = delivery.request
         original = earlier.replay_of or earlier.delivery_id
         request = replace(
             earlier,
@@ -193,28 +160,9 @@ class Recovery:
         )
         return request
 
-    async def _enabled_by_webhook(self, deliveries: Iterable[Document]) -> dict[str, bool]:
+    async def _enabled_by_webhook(self, deliveries: Iterable[Delivery]) -> dict[str, bool]:
         """Return for each of these deliveries' webhooks that exists whether it is enabled."""
-        return await self.webhooks.enabled_by_id({document["webhook_id"] for document in deliveries})
-
-    def _conditional_update(self, action: Action, document: Document, job: str, now: datetime) -> UpdateOne:
-        query: dict[str, Any] = {name: document[name] for name in ("_id", "status", "fence")}
-        # An erasure may come between reading and writing.
-        if action == "recover":
-            query["body"] = {"$exists": True}
-        change = {
-            "recover": _recover_update,
-            "cancel": self._cancel_update,
-            "discard": _discard_update,
-        }[action](document, now)
-        change["$set"] = change.get("$set", {}) | {"job": job}
-        return UpdateOne(query, change | {"$inc": {"fence": 1}})
-
-    def _cancel_update(self, _document: Document, now: datetime) -> dict[str, Any]:
-        return {
-            "$set": {"status": "cancelled", "finished_at": now, "expires_at": now + self._retention},
-            "$unset": {"due_at": "", "open": ""},
-        }
+        return await self._webhooks.enabled_by_id({delivery.webhook_id for delivery in deliveries})
 
 
 def _split_by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -230,42 +178,23 @@ def _split_by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def _recover_update(document: Document, now: datetime) -> dict[str, Any]:
-    # In the present retry cycle: due now, never later than before.
-    if document["status"] in WAITING:
-        return {"$min": {"due_at": now}}
-    return {
-        "$set": {
-            "status": "pending",
-            "open": True,
-            "due_at": now,
-            "round_start": document["attempt_count"],
-        },
-        "$unset": {"finished_at": "", "expires_at": ""},
-    }
-
-
-def _discard_update(_document: Document, _now: datetime) -> dict[str, Any]:
-    return {"$set": {"status": "discarded"}}
-
-
 def _refusal_reason(
-    action: Action, document: Document, statuses: Sequence[str], enabled_by_webhook: Mapping[str, bool]
+    action: Action, delivery: Delivery, statuses: Sequence[str], enabled_by_webhook: Mapping[str, bool]
 ) -> str | None:
     """Return why an action cannot be applied to a delivery; None if it can."""
-    status = document["status"]
-    if status not in statuses:
-        return _REFUSAL_REASONS[action].get(status, f"its status is {status}, not {' or '.join(statuses)}")
+    if delivery.status not in statuses:
+        reason = f"its status is {delivery.status}, not {' or '.join(statuses)}"
+        return _REFUSAL_REASONS[action].get(delivery.status, reason)
     if action != "recover":
         return None
-    if document.get("erased_at"):
+    if delivery.erased_at:
         return _ERASED
-    return _webhook_refusal_reason(enabled_by_webhook, document)
+    return _webhook_refusal_reason(enabled_by_webhook, delivery)
 
 
-def _webhook_refusal_reason(enabled_by_webhook: Mapping[str, bool], document: Document) -> str | None:
+def _webhook_refusal_reason(enabled_by_webhook: Mapping[str, bool], delivery: Delivery) -> str | None:
     """Return why nothing can be sent to a delivery's webhook; None if it can."""
-    enabled = enabled_by_webhook.get(document["webhook_id"])
+    enabled = enabled_by_webhook.get(delivery.webhook_id)
     if enabled is None:
         return WEBHOOK_DELETED
     return None if enabled else WEBHOOK_DISABLED

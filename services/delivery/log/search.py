@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from shared.contracts.errors import Malformed
-from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
+from services.delivery.log.deliveries import DELIVERIES, Delivery, request_of
+from services.delivery.model.delivery import DeliveryRequest
+from shared.contracts.errors import DatabaseUnavailable, Malformed
+from shared.runtime.due_work import OPEN
+from shared.runtime.mongo import Collection, Document, Mongo, translate_errors, utcnow
 from shared.runtime.web.paging import Page
 
 T = TypeVar("T")
@@ -37,6 +40,8 @@ _TIME_RESOLUTION: Final = timedelta(milliseconds=1)
 """The resolution of stored times."""
 _FIRST_SLICE: Final = timedelta(seconds=1)
 _WIDENING_FACTOR: Final = 16
+_WITHOUT_ATTEMPTS: Final[Mapping[str, Any]] = {"attempts": 0, "body": 0}
+_WITH_LAST_ATTEMPT: Final[Mapping[str, Any]] = {"attempts": {"$slice": -1}, "body": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,134 @@ class _IndexRanges:
     residual: Mapping[str, Sequence[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedDelivery:
+    """What a job reads of a delivery to plan its work."""
+
+    id: str
+    created_at: datetime
+    order: int
+    event_type: str
+
+
+class DeliverySearch:
+    """The queries of API and jobs. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._collection: Collection = mongo.collection(DELIVERIES)
+
+    async def find(self, workspace: str, delivery_id: str, *, status: str | None = None) -> Delivery | None:
+        """Return a delivery of a workspace with all its attempts; None if there is none in this status."""
+        query: Document = {"_id": delivery_id, "workspace": workspace}
+        if status is not None:
+            query["status"] = status
+        with translate_errors():
+            document = await self._collection.find_one(query)
+        return None if document is None else Delivery.from_document(document)
+
+    async def page(
+        self, query: DeliveryQuery, *, limit: int, cursor: str | None, last_attempt: bool = False
+    ) -> Page[Delivery]:
+        """Return one page of the log, newest first, without bodies and attempts.
+
+        With `last_attempt`, each delivery has its last attempt. Raises `Malformed` if the cursor is invalid.
+        """
+        fields = _WITH_LAST_ATTEMPT if last_attempt else _WITHOUT_ATTEMPTS
+        return await page(
+            self._collection, query, Delivery.from_document, limit=limit, cursor=cursor, fields=fields
+        )
+
+    async def next_logged(
+        self, query: DeliveryQuery, *, limit: int, after: LogKey | None
+    ) -> tuple[list[LogKey], list[LoggedDelivery]]:
+        """Return the keys of the next deliveries after a key, oldest first, and those that still exist."""
+        keys = await find_keys(self._collection, query, limit=limit, after=after, oldest_first=True)
+        fields = {"created_at": 1, "order": 1, "event_type": 1}
+        documents = await _fetch_deliveries(self._collection, keys, fields)
+        logged = [
+            LoggedDelivery(
+                document["_id"], document["created_at"], int(document["order"]), document["event_type"]
+            )
+            for document in documents
+        ]
+        return keys, logged
+
+    async def count(self, query: DeliveryQuery, *, timeout_s: float) -> int | None:
+        """Return the number of deliveries in the statuses of a query; None if counting takes too long.
+
+        `event_id` and `error` of the query are ignored.
+        """
+        window: Document = {} if query.until is None else {"$lt": query.until}
+        if query.since:  # with $gte, the embedded database leaves out the bound itself
+            window["$gt"] = query.since - _TIME_RESOLUTION
+        base: Document = {"workspace": query.workspace} | ({"created_at": window} if window else {})
+        for field, value in (("webhook_id", query.webhook_id), ("event_type", query.event_type)):
+            if value is not None:
+                base[field] = value
+        max_ms = int(timeout_s * 1000)
+        try:
+            async with asyncio.timeout(timeout_s):
+                with translate_errors():
+                    counts = [
+                        await self._collection.count_documents(base | {"status": status}, maxTimeMS=max_ms)
+                        for status in query.statuses
+                    ]
+        except (TimeoutError, DatabaseUnavailable):
+            return None
+        return sum(counts)
+
+    async def requests(self, workspace: str, ids: Sequence[str]) -> list[DeliveryRequest]:
+        """Return the requests of these deliveries in this order, without those that were erased."""
+        query = {"_id": {"$in": list(ids)}, "workspace": workspace}
+        with translate_errors():
+            documents = await self._collection.find(query, {"attempts": 0}).to_list(len(ids))
+        position = {delivery_id: index for index, delivery_id in enumerate(ids)}
+        documents.sort(key=lambda document: position[document["_id"]])
+        return [request_of(document) for document in documents if document.get("body") is not None]
+
+    async def webhook_ids(self, workspace: str, ids: Sequence[str]) -> dict[str, str]:
+        """Return the webhook id of each of these deliveries, by delivery id."""
+        query = {"_id": {"$in": list(ids)}, "workspace": workspace}
+        with translate_errors():
+            documents = await self._collection.find(query, {"webhook_id": 1}).to_list(len(ids))
+        return {document["_id"]: document["webhook_id"] for document in documents}
+
+    async def count_by_status(
+        self, workspace: str, webhook_id: str | None, statuses: Sequence[str]
+    ) -> dict[str, int]:
+        """Return how many deliveries of a workspace, or of one webhook, are in each of these statuses."""
+        query: Document = {"workspace": workspace}
+        if webhook_id is not None:
+            query["webhook_id"] = webhook_id
+        with translate_errors():
+            counts = await asyncio.gather(
+                *(self._collection.count_documents(query | {"status": status}) for status in statuses)
+            )
+        return dict(zip(statuses, counts, strict=True))
+
+    async def oldest_due_at(self, workspace: str, webhook_id: str | None) -> datetime | None:
+        """Return when the open delivery of a workspace, or of one webhook, was due that waits the longest.
+
+        The query uses an index without the workspace: the caller must know that the webhook belongs to it.
+        """
+        owner = {"workspace": workspace} if webhook_id is None else {"webhook_id": webhook_id}
+        with translate_errors():
+            first = (
+                await self._collection.find({**owner, **OPEN}, {"due_at": 1})
+                .sort("due_at", 1)
+                .limit(1)
+                .to_list(1)
+            )
+        due_at: datetime | None = first[0].get("due_at") if first else None
+        return due_at
+
+    async def count_due(self, webhook_id: str, limit: int) -> int:
+        """Return how many deliveries of a webhook are due, at most `limit`."""
+        query = {"webhook_id": webhook_id, **OPEN, "due_at": {"$lte": utcnow()}}
+        with translate_errors():
+            return await self._collection.count_documents(query, limit=limit)
+
+
 async def page(
     deliveries: Collection,
     query: DeliveryQuery,
@@ -74,7 +207,7 @@ async def page(
     *,
     limit: int,
     cursor: str | None,
-    fields: Mapping[str, int] | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> Page[T]:
     """Return one page of the log, newest first; `convert` makes its items.
 
@@ -82,7 +215,7 @@ async def page(
     """
     after = _parse_cursor(cursor) if cursor else None
     keys = await find_keys(deliveries, query, limit=limit + 1, after=after)
-    documents = await fetch_deliveries(deliveries, keys[:limit], fields)
+    documents = await _fetch_deliveries(deliveries, keys[:limit], fields)
     has_more = len(keys) > limit
     return Page(
         items=[convert(document) for document in documents],
@@ -122,8 +255,8 @@ async def find_keys(
     return keys
 
 
-async def fetch_deliveries(
-    deliveries: Collection, keys: Sequence[LogKey], fields: Mapping[str, int] | None = None
+async def _fetch_deliveries(
+    deliveries: Collection, keys: Sequence[LogKey], fields: Mapping[str, Any] | None = None
 ) -> list[Document]:
     """Return these deliveries, in this order, without deleted ones. Raises `DatabaseUnavailable`."""
     ids = [delivery_id for _, delivery_id in keys]

@@ -12,11 +12,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Any, Final, Literal, Self
 
+from pydantic import Field
+
 from shared.contracts.errors import InterlinkError
 from shared.runtime.logs import Log
 from shared.runtime.mongo import (
     Collection,
-    Document,
     Duplicate,
     Index,
     Mongo,
@@ -26,6 +27,7 @@ from shared.runtime.mongo import (
     utcnow,
 )
 from shared.runtime.periodic_task import PeriodicTask
+from shared.runtime.records import Record
 
 CountedOutcome = Literal["delivered", "retrying", "dead_letter"]
 
@@ -54,6 +56,23 @@ Tally = list[int]
 """The four counts, then the latency buckets."""
 
 
+class HourRecord(Record):
+    """The counts of a webhook, or of a workspace, in one hour.
+
+    Its id is the owner and the hour. `latency` has the attempts of each latency bucket, by its number.
+    """
+
+    workspace: str
+    webhook_id: str | None = None
+    """None in the record of a workspace."""
+    hour: datetime
+    attempts: int = 0
+    delivered: int = 0
+    failed_attempts: int = 0
+    dead_letters: int = 0
+    latency: Mapping[str, int] = Field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class HourCounts:
     """The counts of one hour, or the sum of several."""
@@ -62,12 +81,16 @@ class HourCounts:
     tally: Tally = field(default_factory=lambda: [0] * _WIDTH)
 
     @classmethod
-    def of(cls, document: Document) -> Self:
-        """Return the counts of a stored document."""
-        counts = cls(document["hour"])
-        for index, name in enumerate(_COUNTS):
-            counts.tally[index] = document.get(name, 0)
-        for bucket, count in document.get("latency", {}).items():
+    def of(cls, record: HourRecord) -> Self:
+        """Return the counts of a record."""
+        counts = cls(record.hour)
+        counts.tally[:_FIRST_BUCKET] = (
+            record.attempts,
+            record.delivered,
+            record.failed_attempts,
+            record.dead_letters,
+        )
+        for bucket, count in record.latency.items():
             counts.tally[_FIRST_BUCKET + int(bucket)] = count
         return counts
 
@@ -188,7 +211,8 @@ class Statistics:
             first += _HOUR
         with translate_errors():
             documents = await self._collection.find({"_id": {"$in": ids}}).to_list(len(ids))
-        return sorted(map(HourCounts.of, documents), key=lambda hour: hour.hour)
+        hours = [HourCounts.of(HourRecord.from_document(document)) for document in documents]
+        return sorted(hours, key=lambda hour: hour.hour)
 
     def _restore(self, tallies: dict[tuple[str, str, datetime], Tally]) -> None:
         for key, tally in self._tallies.items():

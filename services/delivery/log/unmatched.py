@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
+from pydantic import Field
+
 from shared.contracts.errors import InterlinkError
 from shared.contracts.ids import derive
 from shared.runtime import metrics
@@ -26,6 +28,7 @@ from shared.runtime.mongo import (
     utcnow,
 )
 from shared.runtime.periodic_task import PeriodicTask
+from shared.runtime.records import Record, StoredPart
 
 UnmatchedReason = Literal["no_webhook", "no_pattern", "disabled", "filtered"]
 
@@ -45,6 +48,35 @@ _FLUSH_INTERVAL_S: Final = 1.0
 _TYPES_CACHE_TTL: Final = timedelta(minutes=10)
 _MAX_WORKSPACES: Final = 10_000
 _MAX_ID_LENGTH: Final = 256
+
+
+class UnmatchedType(Record):
+    """How many events of a type no outgoing webhook got since the first one. Its id derives from both."""
+
+    workspace: str
+    event_type: str = Field(alias="type")
+    count: int
+    since: datetime
+    last_at: datetime
+    expires_at: datetime
+
+
+class UnmatchedEvent(StoredPart):
+    """An event that no outgoing webhook got, and when the hub found that."""
+
+    id: str
+    event_type: str = Field(alias="type")
+    source: str
+    reason: UnmatchedReason
+    at: datetime
+
+
+class LastUnmatchedEvents(Record):
+    """The last unmatched events of a workspace, the latest at the end. Its id starts with `last/`."""
+
+    workspace: str
+    last: tuple[UnmatchedEvent, ...] = ()
+    expires_at: datetime
 
 
 @dataclass(slots=True)
@@ -86,6 +118,7 @@ class UnmatchedEventLog:
         counted = event_type in tally.counts or len(tally.counts) < MAX_TYPES
         type_name = event_type if counted else OTHER_TYPES
         tally.counts[type_name] = tally.counts.get(type_name, 0) + 1
+        # A document, not a record: this is the hot path of fan-out.
         entry = {
             "id": event_id[:_MAX_ID_LENGTH],
             "type": event_type[:_MAX_ID_LENGTH],
@@ -112,22 +145,22 @@ class UnmatchedEventLog:
         except (InterlinkError, Duplicate) as error:
             self._log.warning("unmatched_events.write_failed", workspaces=len(tallies), error=str(error))
 
-    async def counts(self, workspace: str) -> list[Document]:
+    async def counts(self, workspace: str) -> list[UnmatchedType]:
         """Return a workspace's counts by type, highest first. Raises `DatabaseUnavailable`."""
         with translate_errors():
             documents = await self._collection.find({"workspace": workspace}).to_list(None)
-        return sorted(
-            (document for document in documents if "count" in document),
-            key=lambda document: (-document["count"], document["type"]),
-        )
+        types = [UnmatchedType.from_document(document) for document in documents if "count" in document]
+        return sorted(types, key=lambda item: (-item.count, item.event_type))
 
-    async def last(self, workspace: str) -> list[Document]:
+    async def last(self, workspace: str) -> list[UnmatchedEvent]:
         """Return a workspace's last unmatched events, latest first. Raises `DatabaseUnavailable`."""
         with translate_errors():
             document = await self._collection.find_one({"_id": _last_id(workspace)})
+        if document is None:
+            return []
         since = utcnow() - RETENTION
-        events = [event for event in (document or {}).get("last", []) if event["at"] > since]
-        return sorted(events, key=lambda event: event["at"], reverse=True)
+        events = [event for event in LastUnmatchedEvents.from_document(document).last if event.at > since]
+        return sorted(events, key=lambda event: event.at, reverse=True)
 
     async def _counted_types(self, workspace: str) -> set[str]:
         """Return the types with a count of their own; cached for ten minutes."""

@@ -10,7 +10,6 @@ from shared.contracts.envelope import Event, now
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import DeliveryId, WebhookId, new_event_id
 from shared.runtime.kafka.consumer import ConsumedEvent
-from shared.runtime.mongo import Document
 from shared.wire.tracing import child_traceparent
 
 REQUESTED_TYPE: Final = "delivery.requested"
@@ -47,45 +46,6 @@ class DeliveryRequest:
     manual: bool = False
     """Whether a person asked for this delivery. It is not stored."""
     fault: str = ""
-
-    def document(self) -> Document:
-        """Return the fields of the delivery log that come from the request."""
-        document: Document = {
-            "_id": self.delivery_id,
-            "webhook_id": self.webhook_id,
-            "workspace": self.workspace,
-            "event_id": self.event_id,
-            "event_type": self.event_type,
-            "occurred_at": self.occurred_at,
-            "body": self.body,
-            "traceparent": self.traceparent,
-            "partition": self.partition,
-            "order": self.order,
-        }
-        if self.replay_of:
-            document |= {"replay_of": self.replay_of, "replay_no": self.replay_no}
-        if self.fault:
-            document["fault"] = self.fault
-        return document
-
-    @classmethod
-    def from_document(cls, document: Document) -> "DeliveryRequest":
-        """Return the request of a delivery in the log."""
-        return cls(
-            delivery_id=document["_id"],
-            webhook_id=document["webhook_id"],
-            workspace=document["workspace"],
-            event_id=document["event_id"],
-            event_type=document["event_type"],
-            occurred_at=document["occurred_at"],
-            body=bytes(document["body"]),
-            traceparent=document["traceparent"],
-            partition=document["partition"],
-            order=document["order"],
-            replay_of=document.get("replay_of", ""),
-            replay_no=document.get("replay_no", 0),
-            fault=document.get("fault", ""),
-        )
 
 
 def request_event(

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from shared.runtime.egress.client import EgressResponse
 from shared.webhooks.backoff import add_jitter, attempt_delay
@@ -15,8 +14,6 @@ ClientErrorPolicy = Literal["final", "retry"]
 
 MAX_LOGGED_BODY_BYTES: Final = 4096
 """Bytes of a response body that are read, for the log."""
-_MAX_LOGGED_HEADERS: Final = 50
-_MAX_HEADER_LENGTH: Final = 512
 _RETRYABLE_CLIENT_ERRORS: Final = frozenset({408, 425, 429})
 """4xx statuses that ask for a later request."""
 _GONE: Final = 410
@@ -80,26 +77,6 @@ class Attempt:
             return self.response.failure
         return "redirect" if 300 <= (self.response.status or 0) < 400 else "status"
 
-    def document(self) -> dict[str, Any]:
-        """Return the attempt as the delivery log stores it."""
-        response = self.response
-        return {
-            "number": self.number,
-            "started_at": self.started_at,
-            "duration_ms": round(response.seconds * 1000, 1),
-            "request_headers": dict(self.request_headers),
-            "status_code": response.status,
-            "error": self.error,
-            "detail": response.detail,
-            # Pairs, not a document: the subscriber's header names may be `$ref` or contain dots.
-            "response_headers": [
-                [_header_text(name), _header_text(value)]
-                for name, value in islice(response.headers.items(), _MAX_LOGGED_HEADERS)
-            ],
-            "response_body": response.body[:MAX_LOGGED_BODY_BYTES].decode("utf-8", "replace"),
-            "address": response.address,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class AttemptOutcome:
@@ -147,11 +124,6 @@ def _requested_delay_s(response: EgressResponse, now: datetime) -> float:
         (value for name, value in response.headers.items() if name.lower() == "retry-after"), None
     )
     return parse_retry_after(value_text, now) or 0.0
-
-
-def _header_text(text: str) -> str:
-    """Return a response header as MongoDB can store it: truncated, and valid UTF-8."""
-    return text[:_MAX_HEADER_LENGTH].encode("utf-8", "replace").decode()
 
 
 def _is_retryable(response: EgressResponse, policy: RetryPolicy) -> bool:

@@ -1,0 +1,282 @@
+"""Resumable jobs: work of many steps that an API call starts and any process of the service goes on with.
+
+A job is due work (`due_work.py`). Each claim does one step, and writes its progress with the time at which
+the next step is due. So a process can be killed at any point: another one repeats at most the step in
+progress, which therefore must have no further effect the second time. For a step on many items, return them
+as the `batch` of one step and work on them in the next ones: then the repeated step has the same items in
+the same order.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from shared.contracts.errors import Conflict, NotFound, RetryLater
+from shared.runtime.due_work import OPEN, DueWork, DueWorker, LeaseLost
+from shared.runtime.logs import Log
+from shared.runtime.mongo import Collection, Index, translate_errors, utcnow
+from shared.runtime.records import Record, stored_null
+from shared.runtime.retry import Backoff
+from shared.runtime.web.paging import Page, page
+
+JobStatus = Literal["running", "done", "cancelled", "failed"]
+
+JOB_INDEXES: Final = (
+    Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
+    Index((("due_at", 1),), where=OPEN),
+    Index((("expires_at", 1),), ttl_s=0),
+)
+"""The indexes of a collection of jobs."""
+LEASE: Final = timedelta(seconds=10)
+JOB_TTL: Final = timedelta(days=30)
+"""The time after its end for which a job is stored."""
+_POLL_INTERVAL_S: Final = 1.0
+_WAIT: Final = Backoff(first_s=1.0, max_s=1.0)
+"""A job that waits, for example for a setting, looks again each second."""
+_MAX_ERROR_LENGTH: Final = 500
+_WITHOUT_BATCH: Final = {"batch": 0}
+"""The projection for jobs that are shown: a batch can have thousands of items."""
+
+
+class Job(Record):
+    """A job as it is stored. A collection's own model adds what its steps need to know."""
+
+    workspace: str
+    kind: str
+    status: JobStatus = "running"
+    open: bool = False
+    """Whether there is work left; then it has `due_at`."""
+    due_at: datetime | None = None
+    fence: int = 0
+    created_at: datetime
+    finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    error: str | None = stored_null()
+    """Why it failed."""
+    waiting_for: str | None = stored_null()
+    """Why it makes no progress although it is running."""
+    total: int | None = stored_null()
+    """Items at the start, as far as they were counted."""
+    done: int = 0
+    skipped: int = 0
+    batch: tuple[str, ...] = ()
+    """Items that were planned and not worked on yet."""
+    cursor: Any = stored_null()
+    """Where planning goes on, in a form that only the job's steps know."""
+    is_planned: bool = Field(default=False, alias="read")
+    """Whether nothing is left to plan behind `cursor`."""
+
+
+J = TypeVar("J", bound=Job)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The progress of one step.
+
+    `done` and `skipped` are added to the job's counts. `changes` has other fields of the job, by their names
+    in Python: `batch`, `cursor`, `total`, `is_planned` or the model's own. The next step is due `pause_s`
+    seconds later, whichever process takes it; after a `finished` step there is none.
+    """
+
+    finished: bool = False
+    done: int = 0
+    skipped: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    pause_s: float = 0.0
+
+
+class JobFailed(Exception):
+    """The job cannot go on. The message is shown to the workspace."""
+
+
+class Jobs(Generic[J]):
+    """The jobs of one collection. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(
+        self, collection: Collection, job_type: type[J], *, max_running: int, lease: timedelta = LEASE
+    ) -> None:
+        """Set the collection, the model of its documents, and how many jobs a workspace may have running.
+
+        After `lease` at the latest, another process goes on with the job of a process that died.
+        """
+        self._collection = collection
+        self._type = job_type
+        self._max_running = max_running
+        self._lease = lease
+        self.work: DueWork[J] = DueWork(collection, job_type.from_document, lease=lease)
+        self.wake = asyncio.Event()
+        """Set when this process has started a job. `JobWorker` waits for it."""
+
+    async def check_limit(self, workspace: str) -> None:
+        """Raise `Conflict` if a workspace has as many running jobs as it may have."""
+        if await self._count_running(workspace, self._max_running) >= self._max_running:
+            raise self._limit_error()
+
+    async def start(self, job: J, more: Mapping[str, Any] | None = None) -> J:
+        """Store a new job and make it due; `more` has fields to store that the model would leave out.
+
+        Running jobs are counted after the job is stored: of two processes that start one at the same time,
+        none exceeds the limit. Raises `Conflict`.
+        """
+        leased = await self.start_leased(job, more)
+        if await self._count_running(job.workspace, self._max_running + 1) > self._max_running:
+            await self.delete(leased)
+            raise self._limit_error()
+        await self.work.release(leased, utcnow())
+        self.wake.set()
+        return leased
+
+    async def start_leased(self, job: J, more: Mapping[str, Any] | None = None) -> J:
+        """Store a new job as this process's own, and return it: another process takes it over after a crash.
+
+        It counts as running, without a limit.
+        """
+        lease = {"open": True, "due_at": utcnow() + self._lease, "fence": 1}
+        document = {**job.document(), **(more or {}), **lease}
+        with translate_errors():
+            await self._collection.insert_one(document)
+        return self._type.from_document(document)
+
+    async def delete(self, job: J) -> None:
+        """Delete a job that this process has claimed."""
+        with translate_errors():
+            await self._collection.delete_one({"_id": job.id, "fence": job.fence})
+
+    async def cancel(self, workspace: str, job_id: str) -> J:
+        """End a job after the step in progress, and return it; a job that ended stays as it is.
+
+        Raises `NotFound`.
+        """
+        with translate_errors():
+            await self._collection.update_one(
+                {"_id": job_id, "workspace": workspace, **OPEN}, _end_update("cancelled")
+            )
+        return await self.read(workspace, job_id)
+
+    async def read(self, workspace: str, job_id: str) -> J:
+        """Return a job, without its batch. Raises `NotFound`."""
+        with translate_errors():
+            document = await self._collection.find_one(
+                {"_id": job_id, "workspace": workspace}, _WITHOUT_BATCH
+            )
+        if document is None:
+            raise NotFound("no such job")
+        return self._type.from_document(document)
+
+    async def page(self, workspace: str, *, limit: int, cursor: str | None, **equal: str | None) -> Page[J]:
+        """Return a page of a workspace's jobs, newest first and without their batches.
+
+        `equal` has values that fields must have; None matches everything. Raises `Malformed`.
+        """
+        query = {name: value for name, value in equal.items() if value is not None}
+        return await page(
+            self._collection,
+            {"workspace": workspace, **query},
+            self._type.from_document,
+            limit=limit,
+            cursor=cursor,
+            fields=_WITHOUT_BATCH,
+        )
+
+    async def save(self, job: J, result: StepResult) -> None:
+        """Write the progress of a step. Nothing is written if another process has claimed the job."""
+        counts = {"done": result.done, "skipped": result.skipped}
+        if result.finished:
+            update = _end_update("done")
+            update["$set"] = self._type.stored_fields(result.changes) | update["$set"]
+        else:
+            due_at = utcnow() + timedelta(seconds=result.pause_s)
+            changes = {**result.changes, "due_at": due_at, "waiting_for": None}
+            update = {"$set": self._type.stored_fields(changes)}
+        if not await self.work.write(job, update | {"$inc": counts}):
+            # Cancelled meanwhile: what this step did still counts.
+            with translate_errors():
+                await self._collection.update_one({"_id": job.id, "fence": job.fence}, {"$inc": counts})
+
+    async def fail(self, job: J, error: str) -> None:
+        """End a job that cannot go on."""
+        await self.work.write(job, _end_update("failed", error=error))
+
+    async def postpone(self, job: J, reason: str, pause_s: float) -> None:
+        """Try the step again after a pause, and show the reason meanwhile."""
+        due_at = utcnow() + timedelta(seconds=pause_s)
+        await self.work.write(job, {"$set": {"due_at": due_at, "waiting_for": reason}})
+
+    async def _count_running(self, workspace: str, limit: int) -> int:
+        with translate_errors():
+            return await self._collection.count_documents({"workspace": workspace, **OPEN}, limit=limit)
+
+    def _limit_error(self) -> Conflict:
+        return Conflict(f"{self._max_running} jobs are running: wait for one to end, or cancel one")
+
+
+class JobWorker(Generic[J]):
+    """Works on the jobs of all workspaces: a part of a service, beside those of other processes."""
+
+    def __init__(
+        self, jobs: Jobs[J], step: Callable[[J], Awaitable[StepResult]], log: Log, *, max_concurrent: int = 1
+    ) -> None:
+        """Set what a step does. It gets the claimed job and returns its progress.
+
+        The lease is renewed while a step runs; it is cancelled if another process took the job over. A step
+        raises `RetryLater` to be tried again after a second, with the message as `waiting_for`, and
+        `JobFailed` to end the job. Any other error ends the job too, and is logged.
+        """
+        self._jobs = jobs
+        self._step = step
+        self._log = log
+        self._worker = DueWorker(
+            jobs.work,
+            self._run_step,
+            log,
+            name="job",
+            poll_interval_s=_POLL_INTERVAL_S,
+            backoff=_WAIT,
+            max_concurrent=max_concurrent,
+            wake=jobs.wake,
+        )
+
+    async def start(self) -> None:
+        await self._worker.start()
+
+    async def stop(self) -> None:
+        """Finish the steps in progress. Another process goes on with the jobs."""
+        await self._worker.stop()
+
+    async def _run_step(self, job: J) -> None:
+        try:
+            async with self._jobs.work.keep(job):
+                result = await self._step(job)
+        except LeaseLost:
+            raise
+        except RetryLater as error:
+            await self._jobs.postpone(job, str(error), _WAIT.first_s)
+        except JobFailed as error:
+            await self._jobs.fail(job, str(error))
+        except Exception as error:  # noqa: BLE001 -- a broken job must not block the others
+            self._log.error("job.failed", job_id=job.id, kind=job.kind, exc_info=error)
+            await self._jobs.fail(job, f"{type(error).__name__}: {error}"[:_MAX_ERROR_LENGTH])
+        else:
+            await self._jobs.save(job, result)
+            if result.finished:
+                self._log.info("job.done", job_id=job.id, kind=job.kind)
+
+
+def _end_update(status: JobStatus, **more: Any) -> dict[str, Any]:
+    now = utcnow()
+    return {
+        "$set": {
+            "status": status,
+            "finished_at": now,
+            "expires_at": now + JOB_TTL,
+            "waiting_for": None,
+            "batch": [],
+            **more,
+        },
+        "$unset": {"open": "", "due_at": ""},
+    }
