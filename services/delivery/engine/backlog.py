@@ -21,7 +21,7 @@ from shared.contracts.envelope import parse_event
 from shared.contracts.errors import DatabaseUnavailable, OverLimit, Rejected
 from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.mongo import Collection, Document, Duplicate, Index, Mongo, translate_errors, utcnow
 
 DEFERRED_EVENTS: Final = "deferred_events"
