@@ -96,13 +96,15 @@ class RecordHandling:
 
     async def handle(self, records: Sequence[OpenRecord]) -> None:
         """Handle polled records in one call of the handler. If it fails, hold their partitions."""
-        fresh = [record for record in records if record.tracker.partition not in self._held]
-        for record in records:
-            # The partition was held after this poll had started: its order has to be kept.
-            if (held := self._held.get(record.tracker.partition)) is not None:
-                held.records.append(record)
-        if not fresh:
-            return
+        fresh = records
+        if self._held:
+            fresh = [record for record in records if not self.is_held(record.tracker.partition)]
+            for record in records:
+                # The partition was held after this poll had started: its order has to be kept.
+                if (held := self._held.get(record.tracker.partition)) is not None:
+                    held.records.append(record)
+            if not fresh:
+                return
         error = await self._call(fresh)
         if error is None:
             return
