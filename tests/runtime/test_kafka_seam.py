@@ -338,7 +338,8 @@ def test_a_record_that_fails_late_is_dead_lettered_once_and_the_others_are_commi
     assert seam.next == offsets[-1] + 1
 
 
-def test_a_record_that_ends_late_with_retry_later_is_handled_again_alone(seam: Seam) -> None:
+@pytest.mark.parametrize("late", [True, False])
+def test_a_taken_record_that_ends_with_retry_later_is_handled_again_alone(seam: Seam, late: bool) -> None:
     offsets = seam.put(*(raw("t") for _ in range(3)))
     calls: list[list[int]] = []
 
@@ -346,7 +347,11 @@ def test_a_record_that_ends_late_with_retry_later_is_handled_again_alone(seam: S
         calls.append(offsets_of(batch))
         if len(calls) < 3:
             completion = batch.take(next(received for received in batch if received.offset == offsets[1]))
-            asyncio.get_running_loop().call_soon(completion.fail, RetryLater("the store is away"))
+            error = RetryLater("the store is away")
+            if late:
+                asyncio.get_running_loop().call_soon(completion.fail, error)
+            else:
+                completion.fail(error)
 
     seam.consume(handler, lambda: len(calls) == 3)
     assert calls == [offsets, offsets[1:2], offsets[1:2]]

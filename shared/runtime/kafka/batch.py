@@ -28,7 +28,7 @@ class OpenRecord(TrackedRecord):
     `finish` gets the record and the error that ended its handling; None means success.
     """
 
-    __slots__ = ("attempts", "event", "finish", "is_taken", "source")
+    __slots__ = ("attempts", "event", "finish", "source")
 
     def __init__(self, tracker: PartitionTracker, source: ConsumerRecord, finish: "Finish") -> None:
         super().__init__(tracker, source.offset, len(source.value or b"") + len(source.key or b""))
@@ -36,8 +36,7 @@ class OpenRecord(TrackedRecord):
         self.event: ConsumedEvent | None = None
         self.finish = finish
         self.attempts = 0
-        """How often in a row the handling ended with `RetryLater`."""
-        self.is_taken = False
+        """How often the handling ended with `RetryLater`."""
 
 
 Finish = Callable[[OpenRecord, Exception | None], None]
@@ -84,7 +83,8 @@ class Batch(Sequence[ConsumedEvent]):
     def __init__(self, records: Sequence[OpenRecord]) -> None:
         self._events = [record.event for record in records if record.event is not None]
         self._records = records
-        self._by_event: dict[int, OpenRecord] = {}
+        self._untaken: dict[int, OpenRecord] | None = None
+        """The records by the identity of their events, once one was taken: most handlers take none."""
         self._is_closed = False
 
     def take(self, event: ConsumedEvent) -> Completion:
@@ -95,17 +95,17 @@ class Batch(Sequence[ConsumedEvent]):
         """
         if self._is_closed:
             raise RuntimeError("take events of a batch before the handler returns")
-        if not self._by_event:  # most handlers take none
-            self._by_event = {id(record.event): record for record in self._records}
-        record = self._by_event.get(id(event))
-        if record is None or record.is_taken:
+        if self._untaken is None:
+            self._untaken = {id(record.event): record for record in self._records}
+        record = self._untaken.pop(id(event), None)
+        if record is None:
             raise ValueError("this event is not in the batch, or was taken before")
-        record.is_taken = True
         return Completion(record)
 
-    def close(self) -> None:
-        """End the call: nothing can be taken any more."""
+    def close(self) -> Sequence[OpenRecord]:
+        """End the call: nothing can be taken any more. Return the records that were not taken, in order."""
         self._is_closed = True
+        return self._records if self._untaken is None else list(self._untaken.values())
 
     def __len__(self) -> int:
         return len(self._events)

@@ -88,10 +88,8 @@ class RecordHandling:
         if error is None:
             tracker.complete(record)
         elif isinstance(error, RetryLater):
-            record.is_taken = False
             self._hold(tracker.partition, [record], pause_s=self._pause_s([record], error))
         else:
-            record.is_taken = True
             self._dead_letters.put(record, error)
 
     async def handle(self, records: Sequence[OpenRecord]) -> None:
@@ -105,11 +103,8 @@ class RecordHandling:
                     held.records.append(record)
             if not fresh:
                 return
-        error = await self._call(fresh)
-        if error is None:
-            return
-        open_records = [record for record in fresh if _is_unhandled(record)]
-        groups = [list(group) for _, group in groupby(open_records, key=attrgetter("tracker"))]
+        error, unhandled = await self._call(fresh)
+        groups = [list(group) for _, group in groupby(unhandled, key=attrgetter("tracker"))]
         for group in groups:
             partition = group[0].tracker.partition
             if len(groups) > 1:
@@ -131,38 +126,38 @@ class RecordHandling:
             await asyncio.sleep(0)  # heartbeats run, however short the calls are
 
     async def _handle_held(self, partition: TopicPartition, held: _HeldPartition) -> None:
-        records = held.records[: 1 if held.one_by_one else self._max_records]
-        error = await self._call(records)
-        # Completions and revocations may have changed the records meanwhile.
-        open_records = [record for record in records if _is_unhandled(record)]
-        if isinstance(error, RetryLater) and open_records:
-            due_at = asyncio.get_running_loop().time() + self._pause_s(open_records, error)
-            held.due_at = max(held.due_at, due_at)
+        count = 1 if held.one_by_one else self._max_records
+        records, held.records = held.records[:count], held.records[count:]
+        error, unhandled = await self._call(records)
+        if self._held.get(partition) is not held:
+            return  # revoked meanwhile
+        if isinstance(error, RetryLater) and unhandled:
+            self._hold(partition, unhandled, pause_s=self._pause_s(unhandled, error))
         elif error is not None and len(records) > 1:
-            held.one_by_one = True
-        elif error is not None and open_records:
-            [record] = open_records
+            self._hold(partition, unhandled, pause_s=0, one_by_one=True)
+        elif error is not None and unhandled:
+            [record] = unhandled
             event_id = record.event.event.id if record.event else ""
             self._log.error("event.handling_failed", exc_info=error, event_id=event_id)
             self.finish(record, error)
-        held.records = [record for record in held.records if _is_unhandled(record)]
-        if not held.records and self._held.get(partition) is held:
+        if not held.records:
             del self._held[partition]
 
-    async def _call(self, records: Sequence[OpenRecord]) -> Exception | None:
-        """Call the handler, and complete what it did not take. Return its error instead of raising it."""
+    async def _call(self, records: Sequence[OpenRecord]) -> tuple[Exception | None, Sequence[OpenRecord]]:
+        """Call the handler, and complete what it did not take.
+
+        If it raises, return its error instead, with the records that are still to be handled.
+        """
         batch = Batch(records)
         try:
             await self._handler(batch)
         except Exception as error:  # noqa: BLE001 -- classified by the callers
             if not isinstance(error, RetryLater) and len(records) > 1:
                 self._log.warning("batch.failed", error=f"{type(error).__name__}: {error}")
-            return error
-        finally:
-            batch.close()
-        for tracker, group in groupby(records, key=attrgetter("tracker")):
-            tracker.complete(*(record for record in group if not record.is_taken))
-        return None
+            return error, [record for record in batch.close() if not record.tracker.is_revoked]
+        for tracker, group in groupby(batch.close(), key=attrgetter("tracker")):
+            tracker.complete(*group)
+        return None, ()
 
     def _hold(
         self,
@@ -194,8 +189,3 @@ class RecordHandling:
             pause_s=pause_s,
         )
         return pause_s
-
-
-def _is_unhandled(record: OpenRecord) -> bool:
-    """Return whether a record is still this member's to handle: not complete, taken or revoked."""
-    return record.is_open and not record.is_taken and not record.tracker.is_revoked
