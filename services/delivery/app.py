@@ -112,7 +112,6 @@ async def build(runtime: Runtime) -> Service:
         results,
         runtime.log,
         assignment=lambda: requested.assignment,
-        dead_letter=lambda received, error: requested.dead_letter(received, error),  # noqa: PLW0108 -- built below
         shares=shares,
     )
     # Names above refer to consumers below through lambdas: handler and consumer need each other.
@@ -120,20 +119,13 @@ async def build(runtime: Runtime) -> Service:
         group="attempt",
         topics=[DELIVERY_REQUESTED],
         handler=first_attempts.handle,
-        durable=first_attempts.wait_saved,
     )
     fanout = Fanout(webhooks, runtime.producer, backlog, shares, unmatched, registry().providers)
     events = runtime.consumer(
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
         handler=fanout.handle,
-        durable=backlog.wait_stored,
     )
-
-    async def handled_offset(partition: int) -> int:
-        """Return the offset of `delivery.requested` before which every request is in the log."""
-        unsaved = first_attempts.first_unsaved_offset(partition)
-        return await requested.handled_offset(partition) if unsaved is None else unsaved
 
     backlog_worker = BacklogWorker(
         backlog,
@@ -142,7 +134,7 @@ async def build(runtime: Runtime) -> Service:
         runtime.producer,
         runtime.log,
         dead_letter=events.dead_letter,
-        handled_offset=handled_offset,
+        handled_offset=requested.handled_offset,
     )
     scheduler = Scheduler(
         webhooks,
@@ -191,6 +183,7 @@ async def build(runtime: Runtime) -> Service:
             results,
             first_attempts,
             scheduler,
+            fanout,
             backlog_worker,
             JobWorker(jobs.jobs, steps.run, runtime.log),
         ],

@@ -14,7 +14,7 @@ from shared.contracts.messages import Attachment, Author, Embed, InboundMessage,
 from shared.contracts.topics import CHAT_INBOUND
 from shared.manifests.registry import providers
 from shared.runtime import metrics
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.kafka.producer import Producer, Record, event_record
 from shared.runtime.logs import Log
 from shared.webhooks.incoming import INCOMING_PROVIDER, MASS_MENTIONS_ATTRIBUTE, parse_incoming_message

@@ -98,6 +98,12 @@ def produce_seconds(topic: str) -> Histogram:
 
 
 @cache
+def handled(topic: str, group: str) -> Counter:
+    """Return the child of `HANDLED` with these labels."""
+    return HANDLED.labels(topic, group)
+
+
+@cache
 def deliveries(outcome: str) -> Counter:
     """Return the child of `DELIVERIES` with this label."""
     return DELIVERIES.labels(outcome)

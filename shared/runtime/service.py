@@ -24,8 +24,9 @@ from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Miscon
 from shared.contracts.topics import Topic
 from shared.runtime.configuration import Configuration
 from shared.runtime.encryption_keys import open_vault
+from shared.runtime.kafka.batch import BatchHandler
 from shared.runtime.kafka.connection import connection
-from shared.runtime.kafka.consumer import BatchHandler, Consumer, DurabilityBarrier
+from shared.runtime.kafka.consumer import Consumer
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Mongo
@@ -86,7 +87,6 @@ class Runtime:
         topics: Sequence[Topic],
         handler: BatchHandler,
         max_records: int = 500,
-        durable: DurabilityBarrier | None = None,
     ) -> Consumer:
         """Return a new member of the consumer group `<service>-<group>`; see `Consumer`."""
         return Consumer(
@@ -98,7 +98,6 @@ class Runtime:
             handler=handler,
             max_records=max_records,
             instance=self.instance,
-            durable=durable,
         )
 
     def management_app(self, title: str, *, max_body_bytes: int = 1024 * 1024) -> FastAPI:

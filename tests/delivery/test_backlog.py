@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from services.delivery.engine.backlog import Backlog
 from services.delivery.engine.deferred_events import DeferredEvents
 from shared.contracts.envelope import Event
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store

@@ -6,7 +6,7 @@ from services.delivery.engine.backlog import Backlog, BacklogChunk
 from services.delivery.model.delivery import order_of
 from shared.contracts.envelope import Event
 from shared.contracts.ids import EventId, WorkspaceId
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import ConsumedEvent
 
 SOURCE = ("chat.events", 0)
 WAITING = (10, 1_700_000_000_500)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import structlog
+from aiokafka import TopicPartition
 
 from services.delivery.engine.batches import WebhookBatch
 from services.delivery.engine.endpoint_states import EndpointStates
@@ -16,7 +17,10 @@ from services.delivery.model.delivery import request_event
 from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import Event
 from shared.contracts.ids import DeliveryId, EventId, WebhookId, WorkspaceId
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.contracts.topics import DELIVERY_REQUESTED
+from shared.runtime.kafka.batch import ConsumedEvent, OpenRecord
+from shared.runtime.kafka.handling import RecordHandling
+from shared.runtime.kafka.watermark import PartitionTracker
 from shared.runtime.mongo import utcnow
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -34,6 +38,7 @@ class Log:
         self.write = asyncio.Event()
         self.write.set()
         self.wake = asyncio.Event()
+        self.unwritable = ""
 
     async def attempt(self, _webhook: Any, claimed: Any) -> tuple[Any, Any]:
         self.sent.append(claimed.request.delivery_id)
@@ -43,6 +48,8 @@ class Log:
 
     async def write_with_retry(self, entries: Sequence[tuple[str, str]]) -> None:
         await self.write.wait()
+        if any(delivery_id == self.unwritable for _, delivery_id in entries):
+            raise ValueError("the document is too large")
         self.entries += entries
 
 
@@ -90,40 +97,78 @@ def handler(log: Log) -> FirstAttemptHandler:
         cast("Any", log),
         structlog.get_logger(),
         assignment=lambda: (0, []),
-        dead_letter=nothing,
         shares=FairShares(),
     )
 
 
-def record(number: int) -> ConsumedEvent:
-    source = Event(EventId(f"e{number}"), "t.made", "/s", WorkspaceId("w"), "2026-01-01T00:00:00Z", b"{}")
-    event = request_event(DeliveryId(f"dlv_{number}"), WebhookId("wh_1"), source, "t.made", b"{}", TRACE)
-    return ConsumedEvent(event, "delivery.requested", 0, number, 1_700_000_000_000 + number, b"wh_1")
+class Partition:
+    """A partition of which records are polled, as the consumer tracks them."""
+
+    def __init__(self, first: FirstAttemptHandler) -> None:
+        self.tracker = PartitionTracker(
+            TopicPartition(DELIVERY_REQUESTED.name, 0), 0, max_bytes=1 << 20, on_progress=lambda *_: None
+        )
+        self._dead_letters = DeadLetters()
+        self.dead = self._dead_letters.errors
+        self._handling = RecordHandling(
+            first.handle, cast("Any", self._dead_letters), structlog.get_logger(), group="g", max_records=500
+        )
+        self._offset = 0
+
+    async def poll(self, number: int) -> None:
+        """Hand over the next record: a request for a delivery of this number."""
+        source = Event(EventId(f"e{number}"), "t.made", "/s", WorkspaceId("w"), "2026-01-01T00:00:00Z", b"{}")
+        event = request_event(DeliveryId(f"dlv_{number}"), WebhookId("wh_1"), source, "t.made", b"{}", TRACE)
+        at_ms = 1_700_000_000_000 + number
+        raw: Any = SimpleNamespace(offset=self._offset, value=b"", key=b"wh_1")
+        record = OpenRecord(self.tracker, raw, self._handling.finish)
+        record.event = ConsumedEvent(event, DELIVERY_REQUESTED.name, 0, self._offset, at_ms, b"wh_1")
+        self._offset += 1
+        self.tracker.add(record)
+        await self._handling.handle([record])
+
+    async def saved(self) -> None:
+        """Wait until all of it may be committed."""
+        async with asyncio.timeout(10):
+            while self.tracker.watermark < self._offset:  # noqa: ASYNC110 -- it looks at what came out
+                await asyncio.sleep(0)
+
+
+class DeadLetters:
+    """The queue of dead letters: each is published at once."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+
+    def put(self, record: OpenRecord, error: Exception) -> None:
+        self.errors.append(error)
+        record.tracker.complete(record)
 
 
 async def test_batches_beside_each_other_keep_a_strict_webhook_in_order() -> None:
     log = Log()
     log.answer.clear()
-    first = handler(log)
+    partition = Partition(handler(log))
     for number in range(3):
-        await first.handle([record(number)])
+        await partition.poll(number)
         await asyncio.sleep(0)
     assert log.sent == ["dlv_0"], "the others wait for it"
+    assert partition.tracker.watermark == 0
     log.answer.set()
-    await first.wait_saved()
+    await partition.saved()
     assert log.sent == ["dlv_0", "dlv_1", "dlv_2"]
     assert log.entries == [("attempted", f"dlv_{number}") for number in range(3)]
 
 
 async def test_what_follows_a_failure_waits_in_the_log() -> None:
     log = Log()
-    first = handler(log)
+    partition = Partition(handler(log))
     log.answer.clear()
     for number in range(3, 6):
-        await first.handle([record(number)])
+        await partition.poll(number)
         await asyncio.sleep(0)
     log.answer.set()
-    await first.wait_saved()
+    await partition.saved()
     assert log.sent == [FAILS]
     assert log.entries == [("attempted", FAILS), ("waiting", "dlv_4"), ("waiting", "dlv_5")]
 
@@ -131,31 +176,44 @@ async def test_what_follows_a_failure_waits_in_the_log() -> None:
 async def test_a_repeat_of_what_is_not_saved_is_not_sent_again() -> None:
     log = Log()
     log.write.clear()
-    first = handler(log)
+    partition = Partition(handler(log))
     for _ in range(2):
-        await first.handle([record(0)])
+        await partition.poll(0)
         await asyncio.sleep(0.01)
     assert log.sent == ["dlv_0"]
-    saved = asyncio.create_task(first.wait_saved())
     await asyncio.sleep(0.01)
-    assert not saved.done(), "the offset of the repeat waits for the first one too"
+    assert (partition.tracker.watermark, partition.tracker.open_count) == (0, 2), (
+        "the offset of the repeat waits for the first one too"
+    )
     log.write.set()
-    await saved
+    await partition.saved()
     assert log.entries == [("attempted", "dlv_0")]
+
+
+async def test_a_result_that_cannot_be_written_is_dead_lettered_alone() -> None:
+    log = Log()
+    log.unwritable = "dlv_1"
+    partition = Partition(handler(log))
+    for number in range(3):
+        await partition.poll(number)
+    await partition.poll(1)
+    await partition.saved()
+    assert [str(error) for error in partition.dead] == ["the document is too large"], "once, with its repeat"
+    assert log.entries == [("attempted", "dlv_0"), ("attempted", "dlv_2")]
 
 
 async def test_steady_traffic_leaves_no_batches_in_memory() -> None:
     """Each batch comes before the one before it is saved, so there is always a batch to wait for."""
     log = Log()
-    first = handler(log)
+    partition = Partition(handler(log))
     for number in range(100, 300):
         log.write.clear()
-        await first.handle([record(number)])
+        await partition.poll(number)
         await asyncio.sleep(0)
         log.write.set()
         await asyncio.sleep(0)
     # By type: `isinstance` would ask a weak proxy of another test for its class, and its object may be gone.
     held = sum(type(thing) is WebhookBatch for thing in gc.get_objects())
-    await first.wait_saved()
+    await partition.saved()
     assert len(log.entries) == 200
     assert held < 20

@@ -5,7 +5,8 @@ The records are put there with plain aiokafka, as any service of the chat may do
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_hex
 from time import sleep
@@ -17,14 +18,10 @@ from structlog.testing import ReturnLogger
 
 from shared.contracts.errors import OverLimit, RetryLater
 from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, Topic
+from shared.runtime.kafka import watermark
 from shared.runtime.kafka.admin import ensure_topics
-from shared.runtime.kafka.consumer import (
-    BatchHandler,
-    ConsumedEvent,
-    Consumer,
-    DurabilityBarrier,
-    PartiallyRejected,
-)
+from shared.runtime.kafka.batch import Batch, BatchHandler, Completion, ConsumedEvent
+from shared.runtime.kafka.consumer import Consumer
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
@@ -122,7 +119,7 @@ def test_poison_on_a_topic_is_dead_lettered_once_and_what_follows_is_delivered(
 
 @dataclass
 class Seam:
-    """A topic with one partition and a consumer group, for one test."""
+    """A topic with two partitions and a consumer group, for one test."""
 
     bus: Bus
     topic: Topic
@@ -130,50 +127,57 @@ class Seam:
     settings: KafkaSettings
     dead: Tap
 
-    def put(self, *records: Raw) -> list[int]:
+    def put(self, *records: Raw, partition: int = 0) -> list[int]:
         """Publish records; return their offsets."""
-        return [offset for _, offset in put(self.bus, self.topic.name, records)]
+        return [offset for _, offset in put(self.bus, self.topic.name, records, partition)]
 
     def consume(
         self,
         handler: BatchHandler,
         until: Callable[[], bool],
         timeout_s: float = 20,
-        durable: DurabilityBarrier | None = None,
     ) -> None:
         """Run a member of the group until a condition holds, and stop it as a service does."""
 
         async def run() -> None:
-            producer = Producer(self.settings, LOG, client_id="test")
-            producer.start()
-            consumer = Consumer(
-                self.settings,
-                producer,
-                LOG,
-                group=self.group,
-                topics=[self.topic],
-                handler=handler,
-                durable=durable,
-            )
-            try:
-                await producer.wait_ready(10)
-                consumer.start()
-                async with asyncio.timeout(timeout_s):
-                    while not until():  # noqa: ASYNC110 -- it looks at what came out
-                        await asyncio.sleep(0.02)
-            finally:
-                await consumer.stop(timeout_s=10)
-                await producer.stop()
+            async with self.member(handler):
+                await until_true(until, timeout_s)
 
         asyncio.run(run())
 
+    @asynccontextmanager
+    async def member(self, handler: BatchHandler) -> AsyncIterator[Consumer]:
+        """Run a member of the group for the time of the context."""
+        producer = Producer(self.settings, LOG, client_id="test")
+        producer.start()
+        consumer = Consumer(
+            self.settings, producer, LOG, group=self.group, topics=[self.topic], handler=handler
+        )
+        try:
+            await producer.wait_ready(10)
+            consumer.start()
+            yield consumer
+        finally:
+            await consumer.stop(timeout_s=10)
+            await producer.stop()
+
     @property
     def next(self) -> int:
+        """Return the committed offset of partition 0; 0 if there is none."""
+        return self.next_of(0)
+
+    def next_of(self, partition: int) -> int:
         """Return the committed offset of the group; 0 if there is none."""
-        return committed(self.bus, self.group, self.topic.name).get(0, 0)
+        return committed(self.bus, self.group, self.topic.name).get(partition, 0)
 
     def letters(self) -> list[Kept]:
         return [letter for letter in self.dead.look() if letter.attributes["dl_group"] == self.group]
+
+
+async def until_true(holds: Callable[[], bool], timeout_s: float = 20) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not holds():  # noqa: ASYNC110 -- it looks at what came out
+            await asyncio.sleep(0.02)
 
 
 def offsets_of(batch: Sequence[ConsumedEvent]) -> list[int]:
@@ -192,7 +196,7 @@ def seam(bus: Bus) -> Seam:
         await admin.start()
         try:
             await admin.create_topics(
-                [NewTopic(topic.name, 1, 1, topic_configs={"max.message.bytes": str(32 * MIB)})]
+                [NewTopic(topic.name, 2, 1, topic_configs={"max.message.bytes": str(32 * MIB)})]
             )
         finally:
             await admin.close()
@@ -230,11 +234,11 @@ def test_events_that_a_handled_batch_rejects_are_dead_lettered_and_the_batch_is_
     offsets = seam.put(*records)
     handled: list[int] = []
 
-    async def handler(batch: Sequence[ConsumedEvent]) -> None:
-        refused = [received for received in batch if received.offset in (offsets[4], offsets[7])]
+    async def handler(batch: Batch) -> None:
         handled.extend(offset for offset in offsets_of(batch))
-        if refused:
-            raise PartiallyRejected([(received, OverLimit("no room")) for received in refused])
+        for received in batch:
+            if received.offset in (offsets[4], offsets[7]):
+                batch.take(received).fail(OverLimit("no room"))
 
     seam.consume(handler, lambda: len(handled) == 10)
     assert handled == offsets
@@ -263,31 +267,238 @@ def test_retry_later_repeats_the_batch_until_it_works(seam: Seam) -> None:
     assert seam.next == offsets[-1] + 1
 
 
-def test_nothing_is_committed_before_it_is_durable_and_batches_do_not_wait_for_that(seam: Seam) -> None:
+def test_a_record_that_is_completed_late_holds_the_commit_and_later_batches_do_not_wait(seam: Seam) -> None:
     handled: list[int] = []
-    asked: list[int] = []
-    put_so_far = seam.put(raw("t"))
+    offsets = seam.put(raw("t"), raw("t"), raw("t"))
 
-    async def handler(batch: Sequence[ConsumedEvent]) -> None:
+    async def never(batch: Batch) -> None:
+        if not handled:
+            batch.take(batch[1])
+            offsets.extend(await asyncio.to_thread(seam.put, raw("t")))
         handled.extend(offsets_of(batch))
 
-    async def never() -> None:
-        asked.append(len(handled))
-        if len(put_so_far) == 1:
-            put_so_far.extend(await asyncio.to_thread(seam.put, raw("t")))
-        await asyncio.Event().wait()
+    async def run() -> None:
+        async with seam.member(never):
+            await until_true(lambda: len(handled) == 4)
+            await asyncio.to_thread(eventually, lambda: seam.next == offsets[1])
 
-    seam.consume(handler, lambda: len(handled) == 2, durable=never)
-    assert handled == put_so_far
-    assert asked == [1]
-    assert seam.next <= put_so_far[0]
+    asyncio.run(run())
+    assert handled == offsets
+    assert seam.next == offsets[1], "a kill or a stop repeats from the open record on"
 
-    async def at_once() -> None:
-        asked.append(len(handled))
+    async def at_once(batch: Batch) -> None:
+        handled.extend(offsets_of(batch))
 
-    seam.consume(handler, lambda: len(handled) == 4, durable=at_once)
-    assert handled == put_so_far * 2
-    assert seam.next == put_so_far[-1] + 1
+    seam.consume(at_once, lambda: len(handled) == 7)
+    assert handled[4:] == offsets[1:], "only from there on"
+    assert seam.next == offsets[-1] + 1
+
+
+def test_records_may_be_completed_in_any_order(seam: Seam) -> None:
+    offsets = seam.put(*(raw("t") for _ in range(6)))
+    taken: list[tuple[int, Completion]] = []
+
+    async def handler(batch: Batch) -> None:
+        taken.extend((received.offset, batch.take(received)) for received in batch)
+
+    async def run() -> None:
+        async with seam.member(handler) as consumer:
+            await until_true(lambda: len(taken) == 6)
+            for place, (offset, completion) in enumerate(reversed(taken)):
+                assert await consumer.handled_offset(0) == offsets[0], f"{place} later ones are complete"
+                completion.done()
+                with pytest.raises(RuntimeError, match="complete already"):
+                    completion.fail(ValueError(offset))
+            assert await consumer.handled_offset(0) == offsets[-1] + 1
+
+    asyncio.run(run())
+    assert seam.letters() == []
+    assert seam.next == offsets[-1] + 1
+
+
+def test_a_record_that_fails_late_is_dead_lettered_once_and_the_others_are_committed(seam: Seam) -> None:
+    offsets = seam.put(*(raw("t") for _ in range(3)))
+    taken: list[Completion] = []
+
+    async def handler(batch: Batch) -> None:
+        taken.append(batch.take(batch[1]))
+
+    async def run() -> None:
+        async with seam.member(handler) as consumer:
+            await until_true(lambda: len(taken) == 1)
+            assert await consumer.handled_offset(0) == offsets[1]
+            taken[0].fail(ValueError("no"))
+
+    asyncio.run(run())
+    [letter] = seam.letters()
+    assert (letter.attributes["dl_reason"], letter.attributes["dl_offset"]) == ("failed", str(offsets[1]))
+    assert seam.next == offsets[-1] + 1
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_taken_record_that_ends_with_retry_later_is_handled_again_alone(seam: Seam, late: bool) -> None:
+    offsets = seam.put(*(raw("t") for _ in range(3)))
+    calls: list[list[int]] = []
+
+    async def handler(batch: Batch) -> None:
+        calls.append(offsets_of(batch))
+        if len(calls) < 3:
+            completion = batch.take(next(received for received in batch if received.offset == offsets[1]))
+            error = RetryLater("the store is away")
+            if late:
+                asyncio.get_running_loop().call_soon(completion.fail, error)
+            else:
+                completion.fail(error)
+
+    seam.consume(handler, lambda: len(calls) == 3)
+    assert calls == [offsets, offsets[1:2], offsets[1:2]]
+    assert seam.letters() == []
+    assert seam.next == offsets[-1] + 1
+
+
+def test_what_a_failed_call_has_taken_is_not_handled_again(seam: Seam) -> None:
+    offsets = seam.put(*(raw("t") for _ in range(3)))
+    calls: list[list[int]] = []
+
+    async def handler(batch: Batch) -> None:
+        calls.append(offsets_of(batch))
+        if len(calls) == 1:
+            completion = batch.take(batch[0])
+            asyncio.get_running_loop().call_soon(completion.done)
+            with pytest.raises(ValueError, match="taken before"):
+                batch.take(batch[0])
+            raise RetryLater("the store is away")
+
+    seam.consume(handler, lambda: len(calls) == 2)
+    assert calls == [offsets, offsets[1:]]
+    assert seam.next == offsets[-1] + 1
+
+
+def test_retry_later_holds_its_partition_only(seam: Seam) -> None:
+    """Records of the other partition of the same poll, and of later polls, are handled and committed."""
+    held = seam.put(*(raw("t") for _ in range(3)))
+    free = seam.put(*(raw("t") for _ in range(3)), partition=1)
+    handled: dict[int, list[int]] = {0: [], 1: []}
+    polled_together: list[bool] = []
+    tries = 0
+    away = True
+
+    async def handler(batch: Batch) -> None:
+        nonlocal tries
+        partitions = {received.partition for received in batch}
+        polled_together.append(partitions == {0, 1})
+        if away and 0 in partitions:
+            tries += 1
+            raise RetryLater("the store of partition 0 is away")
+        for received in batch:
+            handled[received.partition].append(received.offset)
+
+    async def run() -> None:
+        nonlocal away
+        async with seam.member(handler):
+            await until_true(lambda: handled[1] == free)
+            for _ in range(3):  # polled while partition 0 waits
+                free.extend(await asyncio.to_thread(seam.put, raw("t"), partition=1))
+                await until_true(lambda: handled[1] == free)
+            held.extend(await asyncio.to_thread(seam.put, raw("t")))
+            await until_true(lambda: tries >= 3)
+            await asyncio.to_thread(eventually, lambda: seam.next_of(1) == free[-1] + 1)
+            assert handled[0] == []
+            assert await asyncio.to_thread(seam.next_of, 0) <= held[0]
+            away = False
+            await until_true(lambda: len(handled[0]) >= len(held))
+
+    asyncio.run(run())
+    assert any(polled_together)
+    assert handled == {0: held, 1: free}
+    assert (seam.next_of(0), seam.next_of(1)) == (held[-1] + 1, free[-1] + 1)
+    assert seam.letters() == []
+
+
+def test_a_poison_record_does_not_delay_another_partition(seam: Seam) -> None:
+    first, *rest = seam.put(*(raw("t") for _ in range(5)))
+    free = seam.put(*(raw("t") for _ in range(5)), partition=1)
+    handled: dict[int, list[int]] = {0: [], 1: []}
+    calls: list[list[tuple[int, int]]] = []
+
+    async def handler(batch: Batch) -> None:
+        calls.append([(received.partition, received.offset) for received in batch])
+        if (0, first) in calls[-1]:
+            raise ValueError("poison")
+        for received in batch:
+            handled[received.partition].append(received.offset)
+
+    seam.consume(handler, lambda: len(handled[0]) + len(handled[1]) >= 9)
+    assert handled == {0: rest, 1: free}
+    assert [(0, first)] in calls, "alone at last"
+    assert all(len(call) == 1 or (0, first) in call or call[0][0] == 1 for call in calls)
+    assert [letter.attributes["dl_offset"] for letter in seam.letters()] == [str(first)]
+    assert (seam.next_of(0), seam.next_of(1)) == (rest[-1] + 1, free[-1] + 1)
+
+
+def test_a_partition_at_its_bound_is_polled_no_further_until_records_are_completed(
+    seam: Seam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watermark, "MAX_UNCOMMITTABLE", 4)
+    seam.put(*(raw("t") for _ in range(4)))
+    taken: list[Completion] = []
+    free: list[int] = []
+
+    async def handler(batch: Batch) -> None:
+        for received in batch:
+            if received.partition == 0:
+                taken.append(batch.take(received))
+            else:
+                free.append(received.offset)
+
+    async def run() -> None:
+        async with seam.member(handler):
+            await until_true(lambda: len(taken) == 4)
+            await asyncio.to_thread(seam.put, raw("t"))
+            for count in range(1, 4):
+                await asyncio.to_thread(seam.put, raw("t"), partition=1)
+                await until_true(lambda count=count: len(free) == count)  # type: ignore[misc]
+            assert len(taken) == 4, "partition 0 is full"
+            for completion in taken:
+                completion.done()
+            await until_true(lambda: len(taken) == 5)
+            taken[4].done()
+
+    asyncio.run(run())
+    assert (seam.next_of(0), seam.next_of(1)) == (5, 3)
+
+
+def test_a_rebalance_with_open_records_commits_what_is_complete_and_repeats_the_rest(seam: Seam) -> None:
+    first = [seam.put(*(raw("t") for _ in range(3)), partition=number) for number in (0, 1)]
+    old: list[tuple[ConsumedEvent, Completion]] = []
+    seen: dict[str, list[tuple[int, int]]] = {"old": [], "new": []}
+    keep = True
+
+    async def handle(batch: Batch, name: str) -> None:
+        for received in batch:
+            seen[name].append((received.partition, received.offset))
+            if keep and received.offset > first[received.partition][0]:
+                old.append((received, batch.take(received)))
+
+    async def run() -> None:
+        nonlocal keep
+        async with seam.member(lambda batch: handle(batch, "old")) as one:
+            await until_true(lambda: len(old) == 4)
+            number, _ = one.assignment
+            keep = False
+            async with seam.member(lambda batch: handle(batch, "new")) as other:
+                await until_true(lambda: len(one.partitions) == len(other.partitions) == 1, 40)
+                assert one.assignment[0] > number
+                repeated = {(partition, offset) for partition in (0, 1) for offset in first[partition][1:]}
+                await until_true(lambda: {*seen["old"][6:], *seen["new"]} == repeated)
+                for _, completion in old:
+                    completion.fail(ValueError("of an assignment that is over"))
+                for partition in (0, 1):
+                    assert await one.handled_offset(partition) == first[partition][-1] + 1
+
+    asyncio.run(run())
+    assert seam.letters() == [], "completions of the earlier assignment have no effect"
+    assert [seam.next_of(partition) for partition in (0, 1)] == [first[0][-1] + 1, first[1][-1] + 1]
 
 
 def test_a_batch_that_waits_for_a_retry_at_the_stop_is_not_lost(seam: Seam) -> None:

@@ -27,7 +27,7 @@ from services.delivery.model.delivery import order_of
 from shared.contracts.errors import DatabaseUnavailable, OverLimit, Rejected
 from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import ConsumedEvent
 
 MAX_EVENTS: Final = 50_000
 """Deferred events that one workspace may have in one process."""

@@ -23,7 +23,7 @@ from services.delivery.engine.fanout import PUBLISH_TIMEOUT_S, Expansion, Fanout
 from services.delivery.model.delivery import at_ms_of
 from shared.contracts.errors import BrokerUnavailable, Rejected, RetryLater
 from shared.runtime.failpoints import failpoint
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.kafka.producer import Producer, Record, RecordPosition
 from shared.runtime.logs import Log
 

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from services.delivery.engine.endpoint_state import EndpointState
 from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import Completion
 from shared.runtime.mongo import Write
 
 
@@ -58,13 +58,11 @@ class WebhookBatch:
 
 @dataclass(slots=True)
 class RecordBatch:
-    """A batch of records whose results are not in the log."""
+    """The requests of a poll whose results are not in the log."""
 
-    received: dict[str, ConsumedEvent]
-    """The records by delivery id."""
-    size: int
-    """Bytes of the records."""
     batches: list[WebhookBatch] = field(default_factory=list)
+    completions: dict[str, list[Completion]] = field(default_factory=dict)
+    """By delivery id: of the request's record, and of its repeats that came before it was saved."""
     workers_done: asyncio.Task[None] | None = None
     """Ends when the batch no longer waits for attempts."""
     saved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,7 +72,15 @@ class RecordBatch:
         """Whether the batch can be written."""
         return self.workers_done is None or self.workers_done.done()
 
-    def first_offset(self, partition: int) -> int | None:
-        """Return the lowest offset of a partition in the batch; None if it has none."""
-        offsets = (record.offset for record in self.received.values() if record.partition == partition)
-        return min(offsets, default=None)
+    def complete(self, rejected: Mapping[str, Exception]) -> None:
+        """Complete the records: all are in the log, except the deliveries that MongoDB rejected."""
+        for delivery_id, completions in self.completions.items():
+            *repeats, last = completions
+            for repeat in repeats:
+                repeat.done()
+            # One dead letter is enough. The last record is of the current assignment, if one of them is.
+            if (error := rejected.get(delivery_id)) is not None:
+                last.fail(error)
+            else:
+                last.done()
+        self.saved.set()

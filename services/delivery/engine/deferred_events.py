@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from services.delivery.model.delivery import order_of
 from shared.contracts.envelope import parse_event
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.records import Record
 

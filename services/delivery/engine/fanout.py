@@ -26,7 +26,7 @@ from shared.contracts.ids import delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.registry import Provider
 from shared.runtime.failpoints import failpoint
-from shared.runtime.kafka.consumer import ConsumedEvent, PartiallyRejected
+from shared.runtime.kafka.batch import Batch, Completion, ConsumedEvent
 from shared.runtime.kafka.producer import Producer, Record, event_record
 from shared.webhooks.event_fields import EventFields
 from shared.webhooks.formats import BodyFormat, render_body
@@ -49,6 +49,8 @@ class _BatchPlan:
 
     records: list[Record] = field(default_factory=list)
     deferred: list[ConsumedEvent] = field(default_factory=list)
+    deferred_before: list[ConsumedEvent] = field(default_factory=list)
+    """Repeated events that are in the backlog already."""
     rejected: list[tuple[ConsumedEvent, Rejected]] = field(default_factory=list)
     cost: float = 0.0
     yielded_at_cost: float = 0.0
@@ -117,18 +119,28 @@ class Fanout:
         self._shares = shares
         self._unmatched = unmatched
         self._providers = providers
+        self._storing: set[asyncio.Task[None]] = set()
 
-    async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
+    async def start(self) -> None:
+        """Do nothing: the consumer calls `handle`."""
+
+    async def stop(self) -> None:
+        """Wait no longer for deferred events to be stored: their offsets are not committed."""
+        for task in self._storing:
+            task.cancel()
+        await asyncio.gather(*self._storing, return_exceptions=True)
+
+    async def handle(self, batch: Batch) -> None:
         """Publish the requests of a batch, in order, and defer events beyond a fair share.
 
-        Offsets may be committed after the backlog's `wait_stored` returned. Raises `BrokerUnavailable`,
-        `DatabaseUnavailable`; `PartiallyRejected` with the events that cannot be processed.
+        Deferred events are complete when the backlog has stored them. Raises `BrokerUnavailable`,
+        `DatabaseUnavailable`.
         """
         failpoint("fanout.read")
         await asyncio.gather(
             self._backlog.follow_assignment(), self._backlog.wait_for_space(), self.ensure_current()
         )
-        # Until here nothing was published: after a failure, the consumer repeats the whole batch.
+        # Until here nothing was published: after a failure, the consumer repeats all events.
         plan = await self._plan(batch)
         if plan.records:
             await self._producer.publish_all(plan.records, timeout_s=PUBLISH_TIMEOUT_S)
@@ -136,9 +148,23 @@ class Fanout:
         # Published first: what is deferred must come after the earlier events of its workspace.
         if plan.deferred:
             plan.rejected += self._backlog.append(plan.deferred)
-        # The consumer dead-letters these and commits the others.
-        if plan.rejected:
-            raise PartiallyRejected(plan.rejected)
+        for received, error in plan.rejected:
+            batch.take(received).fail(error)
+        if plan.deferred or plan.deferred_before:
+            rejected = {id(received) for received, _ in plan.rejected}
+            deferred = [
+                batch.take(received)
+                for received in (*plan.deferred_before, *plan.deferred)
+                if id(received) not in rejected
+            ]
+            task = asyncio.create_task(self._complete_when_stored(deferred))
+            self._storing.add(task)
+            task.add_done_callback(self._storing.discard)
+
+    async def _complete_when_stored(self, deferred: Sequence[Completion]) -> None:
+        await self._backlog.wait_stored()
+        for completion in deferred:
+            completion.done()
 
     async def _plan(self, batch: Sequence[ConsumedEvent]) -> _BatchPlan:
         """Decide on each event, one of each workspace in turn.
@@ -150,7 +176,9 @@ class Fanout:
         queues: dict[str, deque[ConsumedEvent]] = {}
         for received in batch:
             # After a crash, Kafka repeats events whose offset was not committed but which are stored.
-            if not self._backlog.contains(received):
+            if self._backlog.contains(received):
+                plan.deferred_before.append(received)
+            else:
                 queues.setdefault(received.event.workspace, deque()).append(received)
         # One event of each workspace in turn, so that a workspace's burst does not delay the others' events.
         while queues:

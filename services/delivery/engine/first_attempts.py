@@ -1,15 +1,15 @@
 """First attempts, straight from Kafka: one read per batch, concurrent attempts, one write, commit.
 
 The attempts of a batch start as soon as the batch is read, concurrently with earlier batches. Batches are
-written to the log in order; consecutive batches that are ready share one write. Offsets are committed after
-`wait_saved`. When a batch's time is up, attempts still in flight are logged with a lease, and requests that
-could not start are logged as waiting. So a slow endpoint delays neither attempts at others nor, for long, a
-commit.
+written to the log in order; consecutive batches that are ready share one write. The records of requests are
+taken out of the consumer's batch, and completed when the log has their results. When a batch's time is up,
+attempts still in flight are logged with a lease, and requests that could not start are logged as waiting.
+So a slow endpoint delays neither attempts at others nor, for long, a commit.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import takewhile
@@ -27,9 +27,9 @@ from services.delivery.log.deliveries import ClaimedDelivery, Deliveries
 from services.delivery.log.erasures import Erasures
 from services.delivery.model.delivery import DUE_TYPE, DeliveryRequest, read_request
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
-from shared.contracts.errors import DatabaseUnavailable, RetryLater
+from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime.failpoints import failpoint
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Write, utcnow
 
@@ -38,15 +38,10 @@ _STALL_TIMEOUT_S: Final = 0.2
 _BATCH_TIMEOUT_S: Final = 0.6
 """A batch waits for attempts no longer than this."""
 _SHUTDOWN_TIMEOUT_S: Final = 10.0
-_RETRY_INTERVAL_S: Final = 1.0
-_MAX_OPEN_BYTES: Final = 64 << 20
-"""Bytes of unsaved requests above which the next batch waits."""
-
-DeadLetter = Callable[[ConsumedEvent, Exception], Awaitable[None]]
 
 
 class FirstAttemptHandler:
-    """The handler of `delivery.requested`. Offsets may be committed after `wait_saved` returned."""
+    """The handler of `delivery.requested`."""
 
     def __init__(
         self,
@@ -60,12 +55,9 @@ class FirstAttemptHandler:
         log: Log,
         *,
         assignment: Callable[[], tuple[int, list[int]]],
-        dead_letter: DeadLetter,
         shares: FairShares,
     ) -> None:
-        """Create the handler; `dead_letter` publishes a record whose result cannot be written."""
         self._shares = shares
-        self._dead_letter = dead_letter
         self._subscriptions = subscriptions
         self._deliveries = deliveries
         self._erasures = erasures
@@ -85,27 +77,26 @@ class FirstAttemptHandler:
         self._last_order: dict[int, int] = {}
         """The order of the last request of each partition."""
 
-    async def handle(self, records: Sequence[ConsumedEvent]) -> None:
+    async def handle(self, batch: Batch) -> None:
         """Start to attempt or to log every request.
 
         Raises `DatabaseUnavailable` before anything is sent, and `Malformed` if a record is not a request.
         """
-        if sum(record_batch.size for record_batch in self._record_batches) > _MAX_OPEN_BYTES:
-            await self.wait_saved()
         requests: dict[str, DeliveryRequest] = {}
-        record_batch = RecordBatch({}, sum(len(record.event.data) for record in records))
-        for record in records:
+        received: list[tuple[str, ConsumedEvent]] = []
+        for record in batch:
             self._shares.mark_active(record.event.workspace, loop_time())
             if record.event.type != DUE_TYPE:
                 request = self._with_increasing_order(read_request(record))
+                received.append((request.delivery_id, record))
                 if request.delivery_id not in self._unsaved:  # keep the position of the first one
                     requests.setdefault(request.delivery_id, request)
-                    record_batch.received.setdefault(request.delivery_id, record)
         # Before anything is sent: what the previous owners of gained partitions left open comes first.
         await self._endpoint_states.follow_assignment(*self._assignment())
         self._handle_due_events(
-            [record for record in records if record.event.type == DUE_TYPE and record.event.subject]
+            [record for record in batch if record.event.type == DUE_TYPE and record.event.subject]
         )
+        record_batch = RecordBatch()
         for webhook_id, group in (await self._unlogged_requests(requests)).items():
             webhook = await self._subscriptions.find(webhook_id)
             if webhook is None:
@@ -123,6 +114,12 @@ class FirstAttemptHandler:
                     group,
                 )
             )
+            record_batch.completions |= {request.delivery_id: [] for request in group}
+        self._unsaved |= dict.fromkeys(record_batch.completions, record_batch)
+        for delivery_id, record in received:
+            # Others need no attempt, or were saved meanwhile: they are complete when this returns.
+            if (unsaved := self._unsaved.get(delivery_id)) is not None:
+                unsaved.completions[delivery_id].append(batch.take(record))
         if record_batch.batches:
             failpoint("attempt.read")
             self._start_batch(record_batch)
@@ -158,22 +155,9 @@ class FirstAttemptHandler:
             by_webhook.setdefault(request.webhook_id, []).append(request)
         return by_webhook
 
-    async def wait_saved(self) -> None:
-        """Wait until every batch that was handled before this call is in the log."""
-        if self._record_batches:
-            await self._record_batches[-1].saved.wait()
-
-    def first_unsaved_offset(self, partition: int) -> int | None:
-        """Return the offset of a partition before which every request is saved; None if all are."""
-        for record_batch in self._record_batches:
-            if (offset := record_batch.first_offset(partition)) is not None:
-                return offset
-        return None
-
     def _start_batch(self, record_batch: RecordBatch) -> None:
         """Start the attempts of a batch, and the task that saves it when they have ended."""
         self._record_batches.append(record_batch)
-        self._unsaved |= dict.fromkeys(record_batch.received, record_batch)
         workers_by_batch = {
             batch: workers
             for batch in record_batch.batches
@@ -322,19 +306,22 @@ class FirstAttemptHandler:
                 await asyncio.wait({first.workers_done})
             ready = list(takewhile(lambda record_batch: record_batch.is_ready, self._record_batches))
             failpoint("attempt.before_write")
-            await self._save_webhook_batches(
+            rejected = await self._save_webhook_batches(
                 [batch for record_batch in ready for batch in record_batch.batches]
             )
             for record_batch in ready:
                 self._record_batches.popleft()
-                for delivery_id in record_batch.received:
+                for delivery_id in record_batch.completions:
                     del self._unsaved[delivery_id]
-                record_batch.saved.set()
+                record_batch.complete(rejected)
             self._results.wake.set()
             failpoint("attempt.written")
 
-    async def _save_webhook_batches(self, batches: Sequence[WebhookBatch]) -> None:
-        """End these webhook batches: when this returns, all their requests are in the log."""
+    async def _save_webhook_batches(self, batches: Sequence[WebhookBatch]) -> dict[str, Exception]:
+        """End these webhook batches: when this returns, all their requests are in the log.
+
+        Return the errors of the deliveries that MongoDB rejected, by id.
+        """
         writes: list[tuple[DeliveryRequest, Write]] = []
         manual: list[tuple[EndpointState, str]] = []
         if any(batch.endpoint_state.slow for batch in batches):
@@ -352,7 +339,7 @@ class FirstAttemptHandler:
                 writes += [(request, self._deliveries.waiting(request, due_at)) for request in batch.queue]
                 batch.note_due(due_at)
             batch.queue.clear()
-        await self._write_entries(writes)
+        rejected = await self._write_entries(writes)
         # After the write: a search before it finds nothing.
         for endpoint_state, delivery_id in manual:
             endpoint_state.request_manual(delivery_id)
@@ -362,9 +349,10 @@ class FirstAttemptHandler:
             batch.previous = None  # else every batch of steady traffic would keep all earlier ones in memory
             if self._last_batches.get(batch.webhook.id) is batch:
                 del self._last_batches[batch.webhook.id]  # from now on the log has what is open
+        return rejected
 
-    async def _write_entries(self, writes: Sequence[tuple[DeliveryRequest, Write]]) -> None:
-        """Write entries, however long MongoDB is unavailable; dead-letter those that it rejects.
+    async def _write_entries(self, writes: Sequence[tuple[DeliveryRequest, Write]]) -> dict[str, Exception]:
+        """Write entries, however long MongoDB is unavailable; return the errors of those that it rejects.
 
         Raises `DatabaseUnavailable` only while the service stops.
         """
@@ -374,19 +362,11 @@ class FirstAttemptHandler:
             raise
         except Exception as error:  # noqa: BLE001 -- one bad entry must not block the others
             if len(writes) > 1:
+                rejected: dict[str, Exception] = {}
                 for item in writes:
-                    await self._write_entries([item])
-                return
+                    rejected |= await self._write_entries([item])
+                return rejected
             delivery_id = writes[0][0].delivery_id
             self._log.error("delivery.not_logged", delivery_id=delivery_id, exc_info=error)
-            await self._dead_letter_record(self._unsaved[delivery_id].received[delivery_id], error)
-
-    async def _dead_letter_record(self, received: ConsumedEvent, error: Exception) -> None:
-        while True:
-            try:
-                await self._dead_letter(received, error)
-            except RetryLater as unavailable:
-                self._log.warning("dead_letter.publish_retried", error=str(unavailable))
-                await asyncio.sleep(_RETRY_INTERVAL_S)
-            else:
-                return
+            return {delivery_id: error}
+        return {}

@@ -9,7 +9,7 @@ from services.delivery.model.due_cursor import ORDER_BITS
 from shared.contracts.envelope import Event, now
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import DeliveryId, WebhookId, new_event_id
-from shared.runtime.kafka.consumer import ConsumedEvent
+from shared.runtime.kafka.batch import ConsumedEvent
 from shared.wire.tracing import child_traceparent
 
 REQUESTED_TYPE: Final = "delivery.requested"

@@ -1,23 +1,17 @@
-"""Consume topics in batches, at least once, with one classification of errors for the whole hub.
+"""Consume topics at least once, and commit behind a watermark per partition.
 
-A handler gets the events of a batch. It returns when their effects are durable, or will be durable when the
-consumer's `durable` returns. Then the offsets are committed while the next batch is polled. A handler must be
-idempotent. The error that it raises decides what follows:
-
-- `RetryLater`: the batch is tried again after a growing pause, without a limit of attempts.
-- `PartiallyRejected`: the batch is handled, except the events that the error names; these are dead-lettered.
-- any other error: the events are handled one by one, and each event that fails is dead-lettered.
+A handler gets the events of a poll in one batch. Events whose effects are durable when it returns are
+complete. It can take others out of the batch and complete them later, one by one and in any order. The offset
+that is committed is that of the first record of a partition that is not complete: a handler must be
+idempotent. The error that it raises decides what follows (`handling`). `RetryLater` holds the partitions that
+it concerns, while others are polled and handled; any other error dead-letters the events that fail alone.
 
 FastStream opens the consumers, but the poll loop is here. FastStream's own loop sleeps after every empty
 poll, loses a batch if one header cannot be read, and commits past a failed record (its issues 2458 and 2618).
-
-More than 400 lines: polling, handling, retries and commits share the assignment and offsets of one group
-member.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -25,14 +19,17 @@ from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 
-from shared.contracts.envelope import Event, parse_event
-from shared.contracts.errors import BrokerUnavailable, InterlinkError, Malformed, Rejected, RetryLater
+from shared.contracts.envelope import parse_event
+from shared.contracts.errors import BrokerUnavailable, Malformed
 from shared.contracts.topics import Topic
 from shared.runtime import metrics
+from shared.runtime.kafka.batch import BatchHandler, ConsumedEvent, OpenRecord
 from shared.runtime.kafka.connection import broker_connection
-from shared.runtime.kafka.dead_letters import DeadLetter, DeadLetterWriter, RecordCopy, reason_and_error
+from shared.runtime.kafka.dead_letters import DeadLetterQueue, DeadLetterWriter, RecordCopy, reason_and_error
+from shared.runtime.kafka.handling import RecordHandling
 from shared.runtime.kafka.membership import consumer_client_id, remove_predecessor
 from shared.runtime.kafka.producer import Producer
+from shared.runtime.kafka.watermark import PartitionTracker
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
 
@@ -43,42 +40,13 @@ _IDLE_FETCH_WAIT_MS: Final = 40
 _BUSY_FETCH_WAIT_MS: Final = 8
 _BUSY_PERIOD_S: Final = 5.0
 _MAX_POLL_INTERVAL_MS: Final = 300_000
-_IN_PLACE_RETRY_TIMEOUT_S: Final = 60.0
-"""For the retries of one batch. Then its records are polled again: a member that does not poll for
-`_MAX_POLL_INTERVAL_MS` loses its partitions."""
-_FIRST_RETRY_PAUSE_S: Final = 0.2
-_MAX_RETRY_PAUSE_S: Final = 10.0
+_POLL_TIMEOUT_S: Final = 0.5
 _OFFSET_TIMEOUT_S: Final = 10.0
 _COMMIT_TIMEOUT_S: Final = 10.0
 _FINAL_COMMIT_TIMEOUT_S: Final = 3.0
-_MAX_UNCOMMITTED: Final = 1_000
-"""If more handled records than this are not committed, the next poll waits for the commit under way."""
+_MAX_OPEN_BYTES: Final = 64 << 20
+"""Bytes of open records of one member. Each partition has an equal part of them."""
 _START_TIMEOUT_S: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumedEvent:
-    """An event with the position and the key of its record. `at_ms` is the record's Unix time in ms."""
-
-    event: Event
-    topic: str
-    partition: int
-    offset: int
-    at_ms: int
-    key: bytes = b""
-
-
-class PartiallyRejected(InterlinkError):
-    """A batch is handled, except these events, which no retry can help."""
-
-    def __init__(self, rejected: Sequence[tuple[ConsumedEvent, Rejected]]) -> None:
-        super().__init__(f"{len(rejected)} events rejected: {rejected[0][1].detail}")
-        self.rejected = rejected
-
-
-BatchHandler = Callable[[Sequence[ConsumedEvent]], Awaitable[None]]
-DurabilityBarrier = Callable[[], Awaitable[None]]
-"""Awaited before a commit. Returns when the effects of all batches handled before the call are durable."""
 
 
 class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
@@ -95,7 +63,6 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         handler: BatchHandler,
         max_records: int = 500,
         instance: str = "",
-        durable: DurabilityBarrier | None = None,
     ) -> None:
         """Initialise the member; `start` joins the group.
 
@@ -103,19 +70,21 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         removed at the first join. `max_records` bounds a batch.
         """
         self._settings = settings
-
         self._log = log.bind(group=group)
         self.group = group
         self._topics = tuple(topics)
-        self._handler = handler
         self._max_records = max_records
         self._client_id = consumer_client_id(self.group, instance)
         self._has_predecessor = bool(instance)
-        self._durable = durable
         self._dead_letters = DeadLetterWriter(producer, group, self._log)
-        self._next: dict[TopicPartition, int] = {}
-        self._uncommitted: dict[TopicPartition, int] = {}
-        self._uncommitted_records = 0
+        self._dead_letter_queue = DeadLetterQueue(self._dead_letters, self._log)
+        self._handling = RecordHandling(
+            handler, self._dead_letter_queue, self._log, group=group, max_records=max_records
+        )
+        self._trackers: dict[TopicPartition, PartitionTracker] = {}
+        """The trackers of the assigned partitions that a record was polled from."""
+        self._progress = asyncio.Event()
+        """Set when records were completed or held."""
         self._assignments = 0
         self._committing: asyncio.Task[None] | None = None
         self._client: AIOKafkaConsumer | None = None
@@ -131,13 +100,17 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._task = asyncio.create_task(self._run())
 
     async def stop(self, *, timeout_s: float) -> None:
-        """Finish the current batch, commit it and leave the group, in at most `timeout_s` seconds."""
+        """Finish the current call of the handler, commit and leave the group, in at most `timeout_s` seconds.
+
+        Taken records get up to 3 s of that to be completed.
+        """
         self._stopping.set()
         if self._task:
             _, late = await asyncio.wait({self._task}, timeout=timeout_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._dead_letter_queue.stop()
 
     @property
     def partitions(self) -> list[int]:
@@ -155,26 +128,30 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         return self._assignments, self.partitions
 
     def lag(self) -> metrics.Lag:
-        """Yield how many records the group is behind, for each assigned partition with a known end."""
+        """Yield how many records are not complete, for each assigned partition with a known end."""
         client = self._client
-        for partition in list(self.assigned):
-            end = client.highwater(partition) if client else None
-            if end is not None and partition in self._next:
-                behind = max(0, end - self._next[partition])
-                yield self.group, partition.topic, partition.partition, behind
+        for partition, tracker in list(self._trackers.items()):
+            end = client.highwater(partition) if client and partition in self.assigned else None
+            if end is not None:
+                yield self.group, partition.topic, partition.partition, max(0, end - tracker.watermark)
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         # aiokafka calls this during a rebalance, before another member gets the partitions.
         await self._commit_all()
         self._assignments += 1
         self.assigned -= revoked
-        for partition in revoked:
-            self._next.pop(partition, None)
-            self._uncommitted.pop(partition, None)
+        self._release(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self.assigned = set(assigned)
         self.ready = True
+
+    def _release(self, partitions: Collection[TopicPartition]) -> None:
+        """Forget the records of these partitions. They are polled again from the committed offset."""
+        self._handling.release(partitions)
+        for partition in partitions:
+            if tracker := self._trackers.pop(partition, None):
+                tracker.revoke()
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
@@ -219,8 +196,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             await self._commit_all()
             self._client = None
             self._assignments += 1
-            self._uncommitted.clear()
             self.assigned = set()
+            self._release(list(self._trackers))
             try:
                 async with asyncio.timeout(5):
                     await broker.stop()
@@ -241,11 +218,16 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
 
     async def _poll_loop(self, client: AIOKafkaConsumer) -> None:
         while not self._stopping.is_set():
-            polled = await client.getmany(timeout_ms=500, max_records=self._max_records)
+            timeout_ms = int(self._handling.next_due_s(_POLL_TIMEOUT_S) * 1000)
+            polled = await client.getmany(timeout_ms=timeout_ms, max_records=self._max_records)
             if not self._settings.answers_held_fetches:
                 self._adjust_fetch_wait(client, traffic=bool(polled))
             if polled:
-                await self._process_polled(client, polled)
+                await self._process_polled(polled)
+            await self._handling.handle_due()
+            self._progress.set()  # `_commit_all` does not wait for what is held by now
+            for tracker in self._trackers.values():
+                self._pause_or_resume(client, tracker)
 
     def _adjust_fetch_wait(self, client: AIOKafkaConsumer, *, traffic: bool) -> None:
         """Set a short fetch wait while there is traffic, a longer one when there is none.
@@ -259,152 +241,90 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         busy = now - self._traffic_at < _BUSY_PERIOD_S
         client._fetcher._fetch_max_wait_ms = _BUSY_FETCH_WAIT_MS if busy else _IDLE_FETCH_WAIT_MS
 
-    async def _process_polled(
-        self, client: AIOKafkaConsumer, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]
-    ) -> None:
-        for partition, batch in polled.items():
-            self._next.setdefault(partition, batch[0].offset)  # so that a first batch that hangs shows as lag
-        records = [record for batch in polled.values() for record in batch]
-        # 1. Handle the records. If that is not possible now, go back to their offsets.
-        if not await self._process_batch(records):
-            for partition, batch in polled.items():
-                if partition in self.assigned:
-                    client.seek(partition, batch[0].offset)
+    async def _process_polled(self, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+        """Track polled records from here on, and handle them."""
+        records: list[OpenRecord] = []
+        for partition, sources in polled.items():
+            tracker = self._trackers.get(partition)
+            if tracker is None:
+                tracker = self._trackers[partition] = PartitionTracker(
+                    partition,
+                    sources[0].offset,
+                    max_bytes=_MAX_OPEN_BYTES // max(1, len(self.assigned)),
+                    on_progress=self._note_progress,
+                )
+            for source in sources:
+                record = OpenRecord(tracker, source, self._handling.finish)
+                tracker.add(record)
+                try:
+                    record.event = _consumed_event(source)
+                except Malformed as error:
+                    self._dead_letter_queue.put(record, error)
+                else:
+                    records.append(record)
+        if records:
+            await self._handling.handle(records)
+
+    def _pause_or_resume(self, client: AIOKafkaConsumer, tracker: PartitionTracker) -> None:
+        """Poll no more of a partition that is held or has reached its bounds, until that is over."""
+        paused = tracker.is_full or self._handling.is_held(tracker.partition)
+        if paused == tracker.is_paused:
             return
-        # 2. Note the new offsets of partitions that are still ours.
-        offsets = {
-            partition: batch[-1].offset + 1
-            for partition, batch in polled.items()
-            if partition in self.assigned
-        }
-        if not offsets:
-            return  # all partitions were assigned to other members meanwhile: these repeat the batch
-        self._next.update(offsets)
-        for partition, batch in polled.items():
-            metrics.HANDLED.labels(partition.topic, self.group).inc(len(batch))
-        self._uncommitted.update(offsets)
-        self._uncommitted_records += len(records)
-        # 3. Commit in the background, while the next batch is polled and handled.
+        try:
+            (client.pause if paused else client.resume)(tracker.partition)
+        except IllegalStateError:
+            return  # a rebalance is under way
+        tracker.is_paused = paused
+
+    def _note_progress(self, tracker: PartitionTracker, completed: int) -> None:
+        """Commit in the background, while other records are polled and handled."""
+        metrics.handled(tracker.partition.topic, self.group).inc(completed)
+        self._progress.set()
+        if self._client is None:
+            return
+        if tracker.is_paused:
+            self._pause_or_resume(self._client, tracker)
         if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit(client))
-        elif self._uncommitted_records > _MAX_UNCOMMITTED:
-            await asyncio.wait({self._committing})
+            self._committing = asyncio.create_task(self._commit(self._client))
 
     async def _commit(self, client: AIOKafkaConsumer) -> None:
-        """Commit the handled offsets once their effects are durable, until all are committed."""
-        while self._uncommitted:
-            offsets, assignments = dict(self._uncommitted), self._assignments
-            self._uncommitted_records = 0
-            if self._durable:
-                await self._durable()
-            if assignments != self._assignments:
-                continue  # a rebalance has happened meanwhile: take the offsets that are left after it
-            for partition, offset in offsets.items():
-                if self._uncommitted.get(partition) == offset:
-                    del self._uncommitted[partition]
+        """Commit the watermarks of all partitions, until there is nothing to commit."""
+        while trackers := [item for item in self._trackers.values() if item.watermark != item.committed]:
+            offsets = {tracker.partition: tracker.watermark for tracker in trackers}
+            for tracker in trackers:
+                tracker.committed = offsets[tracker.partition]
             try:
                 async with asyncio.timeout(_COMMIT_TIMEOUT_S):
                     await client.commit(offsets)
             except (KafkaError, IllegalStateError, TimeoutError) as error:
-                # Handled, but not committed: the partition's next owner handles the events again, which is
+                # Complete, but not committed: the partition's next owner handles the events again, which is
                 # harmless because handlers are idempotent.
                 self._log.warning("consumer.commit_failed", error=str(error) or type(error).__name__)
 
     async def _commit_all(self) -> None:
-        """Wait up to 3 s for the commit under way. What is not committed then is handled again."""
+        """Wait up to 3 s until nothing is open but what is held, and commit. The rest is handled again."""
+        try:
+            async with asyncio.timeout(_FINAL_COMMIT_TIMEOUT_S):
+                while any(map(self._handling.waits_for, self._trackers.values())):
+                    self._progress.clear()
+                    await self._progress.wait()
+                if self._committing:
+                    await asyncio.wait({self._committing})
+        except TimeoutError:
+            pass
         if self._committing:
-            _, late = await asyncio.wait({self._committing}, timeout=_FINAL_COMMIT_TIMEOUT_S)
-            for task in late:
-                task.cancel()
+            self._committing.cancel()
             await asyncio.gather(self._committing, return_exceptions=True)
             self._committing = None
 
-    async def _process_batch(self, records: Sequence[ConsumerRecord]) -> bool:
-        """Handle or dead-letter every record. Return False if the records have to be polled again."""
-        events: list[ConsumedEvent] = []
-        record_of: dict[int, ConsumerRecord] = {}  # by the identity of the event
-        dead: list[DeadLetter] = []
-        for record in records:
-            try:
-                event = parse_event(record.headers, record.value)
-            except Malformed as error:
-                dead.append((record, *reason_and_error(error)))
-                continue
-            consumed = ConsumedEvent(
-                event, record.topic, record.partition, record.offset, record.timestamp, record.key or b""
-            )
-            record_of[id(consumed)] = record
-            events.append(consumed)
-
-        # Both steps may be repeated: they remove from `events` and `dead` what is done.
-        async def handle_together() -> None:
-            await self._dead_letters.write_all(dead)
-            if events:
-                try:
-                    await self._handler(events)
-                except PartiallyRejected as error:
-                    dead.extend(
-                        (record_of[id(event)], *reason_and_error(fault)) for event, fault in error.rejected
-                    )
-                events.clear()
-                await self._dead_letters.write_all(dead)
-
-        async def handle_one_by_one() -> None:
-            while events:
-                record = record_of[id(events[0])]
-                try:
-                    await self._handler(events[:1])
-                except RetryLater:
-                    raise
-                except PartiallyRejected as error:
-                    await self._dead_letters.write(record, *reason_and_error(error.rejected[0][1]))
-                except Exception as error:  # noqa: BLE001 -- the one place that classifies unexpected errors
-                    self._log.error("event.handling_failed", exc_info=error, event_id=events[0].event.id)
-                    await self._dead_letters.write(record, *reason_and_error(error))
-                events.pop(0)
-
-        if not await self._run_with_retries(handle_together, events):
-            return False
-        return not events or await self._run_with_retries(handle_one_by_one, events)
-
-    async def _run_with_retries(
-        self, step: Callable[[], Awaitable[None]], events: list[ConsumedEvent]
-    ) -> bool:
-        """Run a step until it no longer raises `RetryLater`.
-
-        Return True if it returned or failed with another error, False if it was given up after 60 s or at
-        `stop`. During the pauses, events of revoked partitions are removed from `events`.
-        """
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + _IN_PLACE_RETRY_TIMEOUT_S
-        pause_s = _FIRST_RETRY_PAUSE_S
-        while True:
-            try:
-                await step()
-            except RetryLater as error:
-                metrics.BATCH_RETRIES.labels(self.group).inc()
-                self._log.warning(
-                    "batch.retry_scheduled", error=str(error), events=len(events), pause_s=pause_s
-                )
-                await self._pause(pause_s)
-                pause_s = min(pause_s * 2, _MAX_RETRY_PAUSE_S)
-                events[:] = [e for e in events if TopicPartition(e.topic, e.partition) in self.assigned]
-                if self._stopping.is_set() or loop.time() > give_up_at:
-                    return False
-            except Exception as error:  # noqa: BLE001 -- see handle_one_by_one
-                self._log.warning("batch.failed", error=f"{type(error).__name__}: {error}")
-                return True
-            else:
-                return True
-
     async def handled_offset(self, partition: int) -> int:
-        """Return the offset before which the group has handled a partition of the first topic.
+        """Return the offset before which every record of a partition of the first topic is complete.
 
         For a partition of another member it is the committed offset. Raises `BrokerUnavailable`.
         """
         topic_partition = TopicPartition(self._topics[0].name, partition)
-        if topic_partition in self._next:
-            return self._next[topic_partition]
+        if tracker := self._trackers.get(topic_partition):
+            return tracker.watermark
         if self._client is None:
             raise BrokerUnavailable("the consumer is not connected")
         try:
@@ -414,7 +334,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             raise BrokerUnavailable(f"no committed offset: {type(error).__name__}") from None
 
     async def dead_letter(self, consumed: ConsumedEvent, error: Exception) -> None:
-        """Dead-letter an event whose handling failed after its batch was handled.
+        """Dead-letter an event that was stored when its record was completed, and failed later.
 
         Raises `BrokerUnavailable`.
         """
@@ -435,3 +355,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 await self._stopping.wait()
         except TimeoutError:
             pass
+
+
+def _consumed_event(record: ConsumerRecord) -> ConsumedEvent:
+    """Return the event of a record. Raises `Malformed`."""
+    event = parse_event(record.headers, record.value)
+    return ConsumedEvent(
+        event, record.topic, record.partition, record.offset, record.timestamp, record.key or b""
+    )

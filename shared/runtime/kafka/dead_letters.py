@@ -11,12 +11,15 @@ from shared.contracts.envelope import now
 from shared.contracts.errors import OverLimit, Rejected, TooLarge
 from shared.contracts.topics import DEAD_LETTERS
 from shared.runtime import metrics
+from shared.runtime.kafka.batch import OpenRecord
 from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.logs import Log
+from shared.runtime.retry import Backoff
 
 _PUBLISH_TIMEOUT_S: Final = 10.0
 _BATCH_SIZE: Final = 50
 """Dead letters that are published at the same time."""
+_BACKOFF: Final = Backoff(first_s=0.2, max_s=10.0)
 _MAX_ERROR_LENGTH: Final = 1000
 _MAX_LOGGED_ERROR_LENGTH: Final = 300
 
@@ -33,10 +36,6 @@ class RecordCopy:
     headers: list[tuple[str, bytes]]
 
 
-DeadLetter = tuple["ConsumerRecord | RecordCopy", str, str]
-"""A record, the reason (a stable word) and the error (a text) of its failure."""
-
-
 def reason_and_error(error: Exception) -> tuple[str, str]:
     """Return the reason and the error text of a dead letter: what is wrong with the input, or what failed."""
     if isinstance(error, OverLimit):
@@ -48,29 +47,14 @@ def reason_and_error(error: Exception) -> tuple[str, str]:
 
 
 class DeadLetterWriter:
-    """Publishes the dead letters of one consumer group."""
+    """Publishes dead letters of one consumer group."""
 
     def __init__(self, producer: Producer, group: str, log: Log) -> None:
         self._producer = producer
         self._group = group
         self._log = log
 
-    async def write_all(self, letters: list[DeadLetter]) -> None:
-        """Publish dead letters, and remove from the list those that were acknowledged.
-
-        Raises `BrokerUnavailable`; what is still in the list then was not acknowledged.
-        """
-        while letters:
-            batch = letters[:_BATCH_SIZE]
-            errors = await asyncio.gather(*(self.write(*letter) for letter in batch), return_exceptions=True)
-            letters[: len(batch)] = [
-                letter for letter, error in zip(batch, errors, strict=True) if error is not None
-            ]
-            for error in errors:
-                if error is not None:
-                    raise error
-
-    async def write(self, record: "ConsumerRecord | RecordCopy", reason: str, error: str) -> None:
+    async def write(self, record: ConsumerRecord | RecordCopy, reason: str, error: str) -> None:
         """Publish one dead letter and wait for the acknowledgement. Raises `BrokerUnavailable`."""
         marks: dict[str, Any] = {
             "dl_reason": reason,
@@ -110,3 +94,52 @@ class DeadLetterWriter:
         marked = [*headers, *((name, str(mark).encode()) for name, mark in marks.items())]
         record = Record(DEAD_LETTERS, key or b"", value or b"", marked)
         await self._producer.publish(record, timeout_s=_PUBLISH_TIMEOUT_S)
+
+
+class DeadLetterQueue:
+    """Records that become dead letters, published in their order in the background.
+
+    A record is complete when its dead letter is acknowledged: then it is published once, and until then no
+    later offset is committed. The bounds of what is open in a partition bound the queue.
+    """
+
+    def __init__(self, writer: DeadLetterWriter, log: Log) -> None:
+        self._writer = writer
+        self._log = log
+        self._waiting: list[tuple[OpenRecord, Exception]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, record: OpenRecord, error: Exception) -> None:
+        """Have a record published with the error that its handling ended with, however long that takes."""
+        self._waiting.append((record, error))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._publish())
+
+    async def stop(self) -> None:
+        """Publish no more. Records without an acknowledgement stay open."""
+        self._waiting.clear()
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _publish(self) -> None:
+        failures = 0
+        while True:
+            # The next owner of a revoked partition handles its records again.
+            self._waiting = [item for item in self._waiting if not item[0].tracker.is_revoked]
+            batch = self._waiting[:_BATCH_SIZE]
+            if not batch:
+                return
+            errors = await asyncio.gather(
+                *(self._writer.write(record.source, *reason_and_error(error)) for record, error in batch),
+                return_exceptions=True,
+            )
+            failed = [(item, error) for item, error in zip(batch, errors, strict=True) if error is not None]
+            self._waiting[: len(batch)] = [item for item, _ in failed]
+            for (record, _), error in zip(batch, errors, strict=True):
+                if error is None:
+                    record.tracker.complete(record)
+            failures = failures + 1 if failed else 0
+            if failed:
+                self._log.warning("dead_letter.publish_retried", count=len(failed), error=str(failed[0][1]))
+                await asyncio.sleep(_BACKOFF.pause_s(failures))
