@@ -33,8 +33,8 @@ READ_TIMEOUT_S: Final = 1.0
 _REFRESH_AFTER_S: Final = 30.0
 _REFRESH_INTERVAL_S: Final = 1.0
 _MAX_AGE_S: Final = 300.0
-_MAX_ROUTES: Final = 200_000
-"""Routes in memory, where an account without any counts as one. About 900 bytes each (ADR 0074)."""
+_MAX_ROUTES: Final = 100_000
+"""Routes in memory, where an account without any counts as one. About 800 bytes each (ADR 0074)."""
 _QUERY_BATCH: Final = 50
 """Values in one query: the embedded database needs quadratic time for large `$in` lists."""
 _MAX_CHANGES_PER_LOAD: Final = 200
