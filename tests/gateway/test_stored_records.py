@@ -73,7 +73,7 @@ def test_endpoints_of_an_earlier_release_are_stored_as_they_were(document: dict[
 
 def test_endpoints_without_the_fields_of_this_release_are_read() -> None:
     """As the first release stored them."""
-    common = {
+    common: dict[str, Any] = {
         "_id": "ep_1",
         "workspace": "w",
         "name": "n",
