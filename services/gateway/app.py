@@ -5,28 +5,33 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway.api import event_type_registry
+from services.gateway.api import event_type_records
 from services.gateway.api.api_keys import ApiKeysApi
-from services.gateway.api.catalogue import CatalogueApi
+from services.gateway.api.catalogue import Catalogue, CatalogueApi
 from services.gateway.api.documents import DocumentsApi
 from services.gateway.api.endpoints import EndpointsApi
-from services.gateway.api.event_type_registry import EventTypes
+from services.gateway.api.event_type_records import EventTypeRepository
+from services.gateway.api.event_type_registry import EventTypes, FixedEventTypes
 from services.gateway.api.event_types import EventTypesApi
 from services.gateway.api.executions import ExecutionsApi
 from services.gateway.api.incoming_webhooks import IncomingWebhooksApi
 from services.gateway.api.integration_webhooks import IntegrationWebhooksApi
 from services.gateway.api.proxy import ServiceProxy
 from services.gateway.api.publish_events import MAX_BODY_BYTES, PublishEventsApi
-from services.gateway.ingest import connected_accounts, endpoints, executions
-from services.gateway.ingest.app_webhooks import PREFIX, alias_provider, app_webhook_targets
+from services.gateway.ingest import endpoint_records, execution_records
+from services.gateway.ingest.app_webhooks import PREFIX, AppWebhooks, alias_provider
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
+from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.endpoints import InboundEndpoints
+from services.gateway.ingest.execution_records import ExecutionRepository
 from services.gateway.ingest.executions import Executions
 from services.gateway.ingest.public_keys import PublishedKeys
 from services.gateway.ingest.receive import Receiver
 from services.gateway.ingest.verify import Verifier
 from services.gateway.settings import GatewaySettings
+from shared.connections.account_routes import AccountRoutes
 from shared.connections.apps import Apps
+from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
@@ -35,10 +40,9 @@ from shared.runtime.web import access
 from shared.runtime.web.body_limit import BodyLimit
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    **endpoints.INDEXES,
-    **connected_accounts.INDEXES,
-    **executions.INDEXES,
-    **event_type_registry.INDEXES,
+    **endpoint_records.INDEXES,
+    **execution_records.INDEXES,
+    **event_type_records.INDEXES,
 }
 _MAX_KEY_FETCHES: Final = 100
 """Concurrent connections to hosts that publish public keys."""
@@ -53,48 +57,53 @@ async def build(runtime: Runtime) -> Service:
         settings, max_connections=_MAX_KEY_FETCHES, max_per_workspace=_MAX_KEY_FETCHES_PER_WORKSPACE
     )
     public_base, log = runtime.hub.public_base, runtime.log
+    known = registry()
+    endpoints = EndpointRepository(runtime.mongo, settings)
     inbound = InboundEndpoints(
-        runtime.mongo, runtime.configuration, runtime.vault, log, public_base=public_base
+        endpoints, known.providers, runtime.configuration, runtime.vault, log, public_base=public_base
     )
-    recorder = Executions(runtime.mongo, settings, log)
+    executions = ExecutionRepository(runtime.mongo)
+    recorder = Executions(executions, endpoints, log, retention_days=settings.executions_days)
     apps = Apps(runtime.mongo, runtime.configuration, runtime.vault, log)
-    accounts = ConnectedAccounts(runtime.mongo, runtime.configuration)
+    routes = AccountRoutes(runtime.configuration, log)
+    accounts = ConnectedAccounts(routes)
     receiver = Receiver(
         settings,
         runtime.configuration,
         inbound,
-        app_webhook_targets(apps, public_base),
+        AppWebhooks(known, apps, public_base),
         accounts,
         Verifier(PublishedKeys(client, log)),
         recorder,
         runtime.producer,
         log,
     )
-    types = EventTypes(runtime.mongo, runtime.configuration, log)
+    event_types = EventTypeRepository(runtime.mongo)
+    types = EventTypes(event_types, runtime.configuration, log)
+    fixed_types = FixedEventTypes(known.providers)
+    catalogue = Catalogue(known, public_base)
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
     management = runtime.management_app("Interlink gateway", max_body_bytes=MAX_BODY_BYTES)
     for api in (
-        IncomingWebhooksApi(
-            inbound, public_base=public_base, per_workspace=settings.incoming_webhooks_per_workspace
-        ),
-        PublishEventsApi(types, runtime.producer),
+        IncomingWebhooksApi(endpoints, inbound, public_base=public_base),
+        PublishEventsApi(types, fixed_types, runtime.producer),
         ApiKeysApi(
             runtime.keyring,
             runtime.mongo.collection(access.COLLECTION),
             per_workspace=settings.api_keys_per_workspace,
         ),
         DocumentsApi(proxy),
-        EndpointsApi(inbound, receiver, per_workspace=settings.endpoints_per_workspace),
-        ExecutionsApi(inbound, accounts, recorder, runtime.producer, runtime.kafka),
-        CatalogueApi(apps, public_base),
-        IntegrationWebhooksApi(inbound, public_base),
-        EventTypesApi(types),
+        EndpointsApi(endpoints, inbound, receiver, known),
+        ExecutionsApi(endpoints, accounts, executions, runtime.producer, runtime.kafka),
+        CatalogueApi(catalogue, apps),
+        IntegrationWebhooksApi(endpoints, inbound, catalogue, known.providers, public_base),
+        EventTypesApi(event_types, types, fixed_types),
     ):
         api.mount(management)
     return Service(
         app=_dispatch(receiver, management, proxy),
-        parts=[client, inbound, apps, recorder, types, proxy],
+        parts=[client, inbound, apps, routes, recorder, types, proxy],
     )
 
 

@@ -24,7 +24,7 @@ from services.oauth.subscriptions import lifecycle
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
 from services.oauth.subscriptions.renewal import SubscriptionRenewal
-from shared.connections import apps, integrations
+from shared.connections import account_routes, apps, integrations
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
@@ -41,7 +41,10 @@ from shared.runtime.settings import load
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **state.INDEXES,
     **lifecycle.INDEXES,
-    **integrations.INDEXES,
+    integrations.COLLECTION: (
+        *integrations.INDEXES[integrations.COLLECTION],
+        *account_routes.INDEXES[integrations.COLLECTION],
+    ),
     **apps.INDEXES,
 }
 _GATEWAY_TIMEOUT_S: Final = 15.0

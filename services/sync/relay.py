@@ -4,7 +4,7 @@ A repeated event produces the same message, byte for byte: ids and times are der
 the chat recognizes and skips it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shared.contracts.envelope import Event
@@ -12,7 +12,7 @@ from shared.contracts.errors import Malformed
 from shared.contracts.ids import derive, message_id_for
 from shared.contracts.messages import Attachment, Author, Embed, InboundMessage, Origin
 from shared.contracts.topics import CHAT_INBOUND
-from shared.manifests.registry import providers
+from shared.manifests.registry import Provider
 from shared.runtime import metrics
 from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.kafka.producer import Producer, Record, event_record
@@ -31,7 +31,9 @@ _ACK_TIMEOUT_S: Final = 10.0
 class Relay:
     """The handler of events on `webhooks.received`."""
 
-    def __init__(self, producer: Producer, log: Log) -> None:
+    def __init__(self, providers: Mapping[str, Provider], producer: Producer, log: Log) -> None:
+        """Set the providers, by id, and where to publish."""
+        self._providers = providers
         self._producer = producer
         self._log = log
 
@@ -48,7 +50,7 @@ class Relay:
             outcome = self._outcome(received.event)
             outcomes.append(outcome)
             if outcome == "relayed":
-                relayed.append((received.event, message_of(received.event)))
+                relayed.append((received.event, _message_of(received.event, self._providers)))
         if relayed:
             records = [_record(event, message) for event, message in relayed]
             await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
@@ -67,7 +69,7 @@ class Relay:
         """Return `relayed`, or why the event becomes no message: `unknown`, `ignored` or `no_channel`."""
         name = event.attributes.get("provider", "")
         if name != INCOMING_PROVIDER:
-            provider = providers().get(name)
+            provider = self._providers.get(name)
             event_name = event.attributes.get("event", "")
             if provider is None or not (event_name in provider.handled or event_name in provider.ignored):
                 self._log.warning(
@@ -80,13 +82,13 @@ class Relay:
         return "relayed" if event.attributes.get("channel_id") else "no_channel"
 
 
-def message_of(event: Event) -> InboundMessage:
+def _message_of(event: Event, providers: Mapping[str, Provider]) -> InboundMessage:
     """Return the message of a handled event that has a channel.
 
     Raises `Malformed` or `Invalid` if a header is missing or the body is not valid, and
     `MessageTemplateError` if the manifest's template does not fit the body.
     """
-    author, text, embeds, attachments, thread = _message_parts(event)
+    author, text, embeds, attachments, thread = _message_parts(event, providers)
     return InboundMessage(
         message_id=message_id_for(event.id),
         channel_id=_attribute(event, "channel_id"),
@@ -107,7 +109,9 @@ def message_of(event: Event) -> InboundMessage:
     )
 
 
-def _message_parts(event: Event) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
+def _message_parts(
+    event: Event, providers: Mapping[str, Provider]
+) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
     """Return author, text, embeds, attachments and thread id."""
     name = _attribute(event, "provider")
     if name == INCOMING_PROVIDER:
@@ -115,7 +119,7 @@ def _message_parts(event: Event) -> tuple[Author, str, list[Embed], list[Attachm
         message = parse_incoming_message(event.content_type, event.data, mass_mentions=allowed)
         author = Author(name=message.username or DEFAULT_AUTHOR, icon_url=message.icon_url)
         return author, message.text, message.embeds, message.attachments, message.thread_id
-    provider = providers()[name]
+    provider = providers[name]
     payload = parse_object(provider.payload(event.content_type, event.data))
     rendered = provider.messages[_attribute(event, "event")].message(payload)
     return rendered.author, rendered.text, rendered.embeds, [], None

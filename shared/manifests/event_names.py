@@ -9,7 +9,7 @@ from typing import Final
 
 from shared.contracts.event_types import EVENT_TYPES
 from shared.manifests.catalogue import Trigger, triggers
-from shared.manifests.registry import Provider, providers
+from shared.manifests.registry import Provider, registry
 
 _MAX_SUGGESTED: Final = 5
 """Names of one request that get suggestions: each is compared with every event of its kind."""
@@ -147,4 +147,4 @@ def _suggestion(name: str, known: Iterable[str], cutoff: float = _SUGGESTION_CUT
 @cache
 def event_names() -> EventNames:
     """Return the names of all providers' events and triggers."""
-    return EventNames(providers())
+    return EventNames(registry().providers)

@@ -224,6 +224,10 @@ class Registry:
         self.providers: Final[Mapping[str, Provider]] = _OnFirstUse(lambda: self._folders, self._load)
         self.connectors: Final[Mapping[str, Connector]] = _OnFirstUse(self._connecting, self._connect)
 
+    def folder(self, name: str) -> Traversable:
+        """Return the folder of a provider, with its manifest, fixtures and icon. Raises `KeyError`."""
+        return self._folders[name]
+
     def _load(self, name: str) -> Provider | None:
         folder = self._folders.get(name)
         return None if folder is None else Provider(read_manifest(folder), body_reader(name))

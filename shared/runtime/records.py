@@ -9,7 +9,9 @@ does not know are ignored. Repositories write single fields (`$set`) instead of 
 fields also stay in the database.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +20,8 @@ from shared.contracts.errors import Misconfigured
 from shared.runtime.mongo import Document
 
 _MAX_FAULTS: Final = 3
+_STORED_AS_IS: Final = frozenset({type(None), bool, int, float, str, bytes, datetime})
+"""The usual types of values, which need no conversion."""
 
 
 def stored_null() -> Any:
@@ -79,23 +83,29 @@ class Record(StoredPart):
 
     def document(self) -> Document:
         """Return the document to insert. Fields that are None by default, and are None, are left out."""
-        stored: Document = {}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if value is None and field.default is None:
-                continue
-            stored[field.alias or name] = _to_stored(value)
-        return stored
+        return _to_document(self)
+
+
+@cache
+def _layout(model: type[StoredPart]) -> Sequence[tuple[str, str, bool]]:
+    """Return name, stored name, and whether None is left out, for each field of a model."""
+    return [(name, field.alias or name, field.default is None) for name, field in model.model_fields.items()]
+
+
+def _to_document(part: StoredPart) -> Document:
+    return {
+        stored_name: _to_stored(value)
+        for name, stored_name, is_optional in _layout(type(part))
+        if (value := getattr(part, name)) is not None or not is_optional
+    }
 
 
 def _to_stored(value: Any) -> Any:
     """Return a value in the types of the driver."""
+    if type(value) in _STORED_AS_IS:
+        return value
     if isinstance(value, StoredPart):
-        return {
-            field.alias or name: _to_stored(getattr(value, name))
-            for name, field in type(value).model_fields.items()
-            if not (getattr(value, name) is None and field.default is None)
-        }
+        return _to_document(value)
     if isinstance(value, Mapping):
         return {name: _to_stored(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

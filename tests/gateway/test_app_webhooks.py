@@ -3,6 +3,7 @@
 Slack is connected by the whole dance; other accounts are put into the store as the dance writes them.
 """
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -21,6 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from pymongo import MongoClient
 
 from interlink.embedded import EmbeddedPair, EmbeddedServer
@@ -29,10 +31,14 @@ from services.gateway.ingest.app_webhooks import alias_provider
 from services.gateway.ingest.body import client_address
 from services.gateway.ingest.rate_limit import TokenBuckets
 from shared.manifests.registry import connectors, providers
+from shared.runtime.configuration import record_changes
+from shared.runtime.mongo import Mongo
+from shared.runtime.settings import MongoSettings
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.fakes.stage import Stage
 from tests.support.given import note
+from tests.support.hub import Hub
 from tests.support.ports import free_port
 from tests.support.tap import Kept, Tap
 
@@ -84,7 +90,7 @@ class World:
         choice: str = "",
         **changed: Any,
     ) -> str:
-        """An integration as `arrive.py` writes it, without what only tokens need; its id."""
+        """An integration as the oauth service writes it, without what only tokens need; its id."""
         name, now = f"int_{token_hex(16)}", datetime.now(UTC)
         document: dict[str, Any] = {
             "_id": name,
@@ -115,7 +121,16 @@ class World:
             document["app"] = list(app)
         with self.integrations() as collection:
             collection.insert_one(document | changed)
+        asyncio.run(self.announced(name))
         return name
+
+    async def announced(self, integration: str) -> None:
+        """Record a change of an integration, as the oauth service does before it answers."""
+        mongo = Mongo(MongoSettings(uri=SecretStr(self.hub.env["MONGODB_URI"])), app="test")
+        try:
+            await record_changes(mongo, "integrations", integration)
+        finally:
+            mongo.close()
 
     @contextmanager
     def integrations(self) -> Iterator[Any]:
@@ -411,7 +426,6 @@ def test_a_workspaces_own_app_reaches_its_own_accounts_and_no_others(
     assert (strange.status_code, strange.content) == (known.status_code, known.content)
     assert routes(world.put(1)) == {(a, with_the_installations)}
     # Now b has connected the same account with its own app, and has it once more by a bot's token.
-    sleep(SEEN_S)
     own = world.connected(b, "slack", team, app=(b, "slack-of-b"))
     world.connected(b, "slack", team, app=None, kind="bot_token")
     world.connected(a, "slack", team, app=(b, "slack-of-b"), kind="forged")
@@ -763,9 +777,41 @@ def test_an_account_that_a_person_connects_gets_its_events(world: World) -> None
     assert world.send("slack", *of_slack(secret, team)).status_code == 200
     assert routes(world.put(1)) == {(world.hub.workspace, current["id"])}
     world.stage.do(current["id"], "disconnect")
-    sleep(SEEN_S)
     assert world.send("slack", *of_slack(secret, team)).status_code == 200
     assert world.put(0) == []
+
+
+def test_what_oauth_has_answered_counts_at_every_gateway(world: World, tmp_path: Path, bus: Bus) -> None:
+    """Connected and disconnected: both gateways had asked before, and nothing waits in between."""
+    secret = new_secret()
+    world.stage.register("slack", signing_secret=secret)
+    note("an app's secret", secret)
+    hub = world.hub
+    store = Store("own", hub.env["MONGODB_URI"])
+    second = Hub(tmp_path / "second", bus, store, services=("gateway",), env=hub.env)
+    second.start_service("gateway")
+    try:
+        second.wait_ready("gateway")
+        urls = [f"{each.url('gateway')}/api/webhooks/slack" for each in (hub, second)]
+        ready(world, "slack", secret)
+
+        def sent(team: str) -> set[tuple[str, str]]:
+            """Where a message to each gateway comes out."""
+            for url in urls:
+                assert world.send("slack", *of_slack(secret, team), url=url).status_code == 200
+            return routes(world.put(2 if connected else 0))
+
+        for _ in range(5):
+            team, connected = world.stage.play("slack").accounts[0].place.id, ""
+            assert sent(team) == set()
+            connected = world.stage.connect("slack")["id"]
+            assert sent(team) == {(hub.workspace, connected)}
+            assert sent(team) == {(hub.workspace, connected)}
+            world.stage.do(connected, "disconnect")
+            connected = ""
+            assert sent(team) == set()
+    finally:
+        second.stop()
 
 
 # Manifests

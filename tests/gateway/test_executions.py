@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from services.gateway.ingest.endpoints import ENDPOINTS
+from services.gateway.ingest.endpoint_records import COLLECTION as ENDPOINTS
+from services.gateway.ingest.endpoint_records import EndpointRepository
+from services.gateway.ingest.execution_records import COLLECTION as EXECUTIONS
+from services.gateway.ingest.execution_records import ExecutionRepository
 from services.gateway.ingest.executions import Execution, ExecutionEvent, Executions
 from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.settings import GatewaySettings
@@ -30,7 +33,12 @@ async def mongo(store: Store) -> AsyncIterator[Mongo]:
 
 @pytest.fixture
 def executions(mongo: Mongo) -> Executions:
-    return Executions(mongo, GatewaySettings(), configure("test", "error"))
+    return _executions(mongo)
+
+
+def _executions(mongo: Mongo) -> Executions:
+    endpoints, log = EndpointRepository(mongo, GatewaySettings()), configure("test", "error")
+    return Executions(ExecutionRepository(mongo), endpoints, log, retention_days=7)
 
 
 async def _endpoint(mongo: Mongo) -> Any:
@@ -62,15 +70,15 @@ async def test_a_flood_is_counted_whole_and_kept_in_part(mongo: Mongo, execution
     assert counted[loud.id]["error_streak"] == 1
     assert counted[quiet.id]["trigger_count"] == 1
     assert "error_count" not in counted[quiet.id]
-    stored = [item async for item in executions.collection.find({"endpoint_id": loud.id})]
+    stored = [item async for item in mongo.collection(EXECUTIONS).find({"endpoint_id": loud.id})]
     assert sum(item["status"] == 202 for item in stored) == 100
     assert sum(item["status"] == 401 for item in stored) == 60
-    assert await executions.collection.count_documents({"endpoint_id": quiet.id}) == 1
+    assert await mongo.collection(EXECUTIONS).count_documents({"endpoint_id": quiet.id}) == 1
 
 
 async def test_counts_outlive_a_store_that_is_away(mongo: Mongo) -> None:
     nowhere = Mongo(MongoSettings(uri=SecretStr("mongodb://127.0.0.1:9/x"), timeout_ms=200), app="test")
-    executions = Executions(nowhere, GatewaySettings(), configure("test", "error"))
+    executions = _executions(nowhere)
     endpoint = await _endpoint(mongo)
     _note(executions, endpoint)
     _note(executions, endpoint, refused=True)
@@ -78,7 +86,7 @@ async def test_counts_outlive_a_store_that_is_away(mongo: Mongo) -> None:
     _note(executions, endpoint, refused=True)
     await executions.flush()
     nowhere.close()
-    repeat = Executions(mongo, GatewaySettings(), configure("test", "error"))
+    repeat = _executions(mongo)
     repeat._counts = executions._counts
     await repeat.flush()
     counted = await mongo.collection(ENDPOINTS).find_one({"_id": endpoint.id})

@@ -1,8 +1,8 @@
 """`/api/catalog`: all providers, with what can be connected and what can trigger."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cached_property
 from typing import Annotated, Final, get_args
 
 from fastapi import APIRouter, Depends, FastAPI, Query
@@ -20,11 +20,10 @@ from services.gateway.api.catalogue_schemas import (
 )
 from services.gateway.api.fields import invalid_field
 from shared.connections.apps import Apps
-from shared.manifests import catalogue
-from shared.manifests.catalogue import credentials, placeholder_url, setup_steps, triggers
+from shared.manifests.catalogue import credentials, icon, initials, placeholder_url, setup_steps, triggers
 from shared.manifests.connect_options import connect_options
 from shared.manifests.models import Category
-from shared.manifests.registry import Provider, connectors, provider_folders, providers
+from shared.manifests.registry import Provider, Registry
 from shared.runtime.web.access import ApiKey, requires
 
 _CATEGORIES: Final[tuple[str, ...]] = get_args(Category)
@@ -41,12 +40,40 @@ SearchQuery = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class IndexedEntry:
+    """A catalogue entry and the casefolded text that a search looks in."""
+
+    entry: CatalogueEntryOut
+    text: str
+
+
+class Catalogue:
+    """The catalogue of all providers. It is built when it is first asked for."""
+
+    def __init__(self, registry: Registry, base: str) -> None:
+        """Set the public URL of the hub as `base`."""
+        self._registry = registry
+        self._base = base
+
+    @cached_property
+    def entries(self) -> Sequence[IndexedEntry]:
+        """All entries, sorted by name."""
+        entries = [
+            _entry_out(provider, self._registry, self._base) for provider in self._registry.providers.values()
+        ]
+        return [
+            IndexedEntry(entry, _search_text(entry))
+            for entry in sorted(entries, key=lambda item: item.name.casefold())
+        ]
+
+
 class CatalogueApi:
     """The route of the catalogue."""
 
-    def __init__(self, apps: Apps, public_base: str) -> None:
+    def __init__(self, catalogue: Catalogue, apps: Apps) -> None:
+        self._catalogue = catalogue
         self._apps = apps
-        self._base = public_base
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
@@ -65,7 +92,7 @@ class CatalogueApi:
         return CatalogueOut(
             items=[
                 self._entry_for(key.workspace, item.entry)
-                for item in catalogue_entries(self._base)
+                for item in self._catalogue.entries
                 if category in ("", item.entry.category) and all(word in item.text for word in words)
             ]
         )
@@ -83,45 +110,22 @@ class CatalogueApi:
         return entry.model_copy(update={"connect": options})
 
 
-@dataclass(frozen=True, slots=True)
-class IndexedEntry:
-    """A catalogue entry and the casefolded text that a search looks in."""
-
-    entry: CatalogueEntryOut
-    text: str
-
-
-@cache
-def catalogue_entries(base: str) -> Sequence[IndexedEntry]:
-    """Return all entries, sorted by name. `base` is the public URL of the hub."""
-    all_providers = providers()
-    icons = {folder.name: catalogue.icon(folder) for folder in provider_folders()}
-    entries = [
-        _entry_out(provider, all_providers, icons.get(name), base) for name, provider in all_providers.items()
-    ]
-    return [
-        IndexedEntry(entry, _search_text(entry))
-        for entry in sorted(entries, key=lambda item: item.name.casefold())
-    ]
-
-
 def _search_text(entry: CatalogueEntryOut) -> str:
     texts = [entry.name, entry.id, *entry.aliases, *entry.capabilities]
     return "\n".join([*texts, *(trigger.id for trigger in entry.triggers)]).casefold()
 
 
-def _entry_out(
-    provider: Provider, all_providers: Mapping[str, Provider], icon: str | None, base: str
-) -> CatalogueEntryOut:
+def _entry_out(provider: Provider, registry: Registry, base: str) -> CatalogueEntryOut:
     manifest = provider.manifest
     listed = manifest.integration
+    svg = icon(registry.folder(provider.id))
     return CatalogueEntryOut(
         id=manifest.id,
         name=manifest.name,
         category=(listed and listed.category) or manifest.category,
         auth_type=listed.auth_type if listed else None,
         color=manifest.color,
-        icon=SvgIconOut(svg=icon) if icon else InitialsIconOut(initials=catalogue.initials(manifest.name)),
+        icon=SvgIconOut(svg=svg) if svg else InitialsIconOut(initials=initials(manifest.name)),
         docs=listed.docs if listed else str(manifest.docs),
         aliases=list(manifest.aliases),
         capabilities=list(listed.capabilities) if listed else [],
@@ -135,10 +139,10 @@ def _entry_out(
                 polled=trigger.polled or None,
                 every_s=trigger.every_s,
             )
-            for trigger in triggers(provider, all_providers)
+            for trigger in triggers(provider, registry.providers)
         ],
         webhooks=_webhooks_out(provider, base),
-        connect=list(connect_options(provider.id, all_providers, connectors(), base)),
+        connect=list(connect_options(provider.id, registry.providers, registry.connectors, base)),
         credentials=[
             CredentialFieldOut(
                 name=credential.name,

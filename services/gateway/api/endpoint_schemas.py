@@ -1,14 +1,22 @@
 """Request and response bodies of inbound endpoints and endpoint templates."""
 
+from collections.abc import Mapping
 from ipaddress import ip_network
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, HttpUrl
 
+from services.gateway.api.endpoint_setup import endpoint_setup_steps, missing_setup
 from services.gateway.api.fields import Channel, Name, RateLimit, StrictModel
+from services.gateway.ingest.endpoint_records import EndpointRecord, ProviderEndpoint
+from shared.contracts.envelope import rfc3339
+from shared.manifests.registry import Provider
+
+EndpointStatus = Literal["active", "inactive", "error"]
 
 _ROTATION_OVERLAP_H: Final = 24
 _PROVIDER_PER_MINUTE: Final = 60_000
+_SOURCE_SETUP_STEP: Final = "Send webhooks to {url}, signed as the endpoint's source says."
 
 
 def _network(text: str) -> str:
@@ -40,6 +48,13 @@ Source = Annotated[
     ),
 ]
 Reason = Annotated[str, Field(max_length=500)]
+
+
+def endpoint_status(record: EndpointRecord, source_error: str = "") -> EndpointStatus:
+    """Return an endpoint's status. `source_error` says why its `source` cannot be used, if it cannot."""
+    if not record.enabled:
+        return "inactive"
+    return "error" if source_error or record.is_failing else "active"
 
 
 class EndpointCreate(StrictModel):
@@ -100,7 +115,7 @@ class EndpointOut(BaseModel):
     provider: str
     name: str
     url: str
-    status: Literal["active", "inactive", "error"]
+    status: EndpointStatus
     awaits: Literal["secret", "handshake"] | None
     disabled_reason: str | None
     channel_id: str | None
@@ -122,6 +137,55 @@ class EndpointOut(BaseModel):
     created_at: str
     updated_at: str
     secret: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        record: ProviderEndpoint,
+        provider: Provider | None,
+        *,
+        url: str,
+        source_error: str,
+        secret: str | None,
+        settings: Mapping[str, str],
+    ) -> Self:
+        """Return an endpoint as the API shows it. `provider` is None if this release does not know it.
+
+        `source_error` says why its `source` cannot be used. `secret` and `settings` are values in clear text
+        that this call may show.
+        """
+        webhook = provider.manifest.webhook if provider else None
+        shown_settings = record.shown_settings
+        return cls(
+            id=record.id,
+            provider=record.provider,
+            name=record.name,
+            url=url,
+            status=endpoint_status(record, source_error),
+            awaits=missing_setup(webhook, record),
+            disabled_reason=source_error or None,
+            channel_id=record.channel_id,
+            events=list(record.events),
+            settings=shown_settings,
+            allow_ips=list(record.allow_ips),
+            rate_limit=record.rate_limit,
+            body_limit=record.body_limit,
+            dedupe_window_s=record.dedupe_window_s,
+            public_url=record.public_url,
+            require_signature=record.require_signature,
+            unsigned_reason=record.unsigned_reason or "",
+            source=dict(record.source) if record.source is not None else None,
+            trigger_types=provider.trigger_types if provider else [],
+            setup_steps=[_SOURCE_SETUP_STEP.format(url=url)]
+            if record.source
+            else endpoint_setup_steps(webhook, url, secret, {**shown_settings, **settings}),
+            last_triggered=rfc3339(record.last_triggered) if record.last_triggered else None,
+            trigger_count=record.trigger_count or 0,
+            error_count=record.error_count or 0,
+            created_at=rfc3339(record.created_at),
+            updated_at=rfc3339(record.changed_at),
+            secret=secret or None,
+        )
 
 
 class HandshakeSecretOut(BaseModel):

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from services.gateway.ingest.endpoint_records import ProviderEndpoint
 from shared.manifests.models import WebhookSpec
-from shared.runtime.mongo import Document
 
 _STORED_SECRET_TEXT: Final = "the endpoint's secret (shown once when it is created: rotate it to get another)"  # noqa: S105
 
 
-def missing_setup(webhook: WebhookSpec | None, document: Document) -> Literal["secret", "handshake"] | None:
+def missing_setup(
+    webhook: WebhookSpec | None, record: ProviderEndpoint
+) -> Literal["secret", "handshake"] | None:
     """Return what an endpoint needs before it can verify requests; None if it needs nothing."""
-    if webhook is None or document["secrets"] or webhook.secret.source == "none":
+    if webhook is None or record.secrets or webhook.secret.source == "none":
         return None
     return "handshake" if webhook.secret.source == "handshake" else "secret"
 

@@ -1,15 +1,17 @@
 """Endpoint templates: ready-made endpoints of the manifests."""
 
+from collections.abc import Mapping
+
 from services.gateway.api.endpoint_schemas import EndpointTemplateOut
 from shared.manifests.models import EndpointTemplate
-from shared.manifests.registry import Provider, providers
+from shared.manifests.registry import Provider
 
 
-def endpoint_templates() -> dict[str, tuple[Provider, EndpointTemplate]]:
+def endpoint_templates(providers: Mapping[str, Provider]) -> dict[str, tuple[Provider, EndpointTemplate]]:
     """Return the templates of all providers by template id, each with its provider."""
     return {
         template.id: (provider, template)
-        for provider in providers().values()
+        for provider in providers.values()
         if provider.manifest.webhook
         for template in provider.manifest.webhook.templates
     }

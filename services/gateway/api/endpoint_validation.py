@@ -9,17 +9,17 @@ from urllib.parse import urlsplit
 from services.gateway.api.fields import invalid_field
 from shared.contracts.errors import FieldError, Invalid
 from shared.manifests.models import WebhookSpec
-from shared.manifests.registry import Provider, providers
+from shared.manifests.registry import Provider
 from shared.manifests.scheme_signers import new_basic_secret, new_secret
 from shared.manifests.sender_description import apply_description
 from shared.manifests.webhook import WebhookDefinition
 
 
-def require_webhooks(provider_id: str) -> tuple[Provider, WebhookSpec]:
+def require_webhooks(providers: Mapping[str, Provider], provider_id: str) -> tuple[Provider, WebhookSpec]:
     """Return a provider that sends webhooks, and its manifest's `webhook`. Raises `Invalid`."""
-    provider = providers().get(provider_id)
+    provider = providers.get(provider_id)
     if provider is None or provider.manifest.webhook is None:
-        senders = ", ".join(sorted(item.id for item in providers().values() if item.manifest.webhook))
+        senders = ", ".join(sorted(item.id for item in providers.values() if item.manifest.webhook))
         raise invalid_field("provider", f"one of: {senders}")
     return provider, provider.manifest.webhook
 

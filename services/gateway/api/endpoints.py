@@ -7,7 +7,6 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.responses import Response
 
-from services.gateway.api.endpoint_documents import new_document, sent_fields, status_of
 from services.gateway.api.endpoint_schemas import (
     EndpointCreate,
     EndpointFromTemplateCreate,
@@ -19,7 +18,6 @@ from services.gateway.api.endpoint_schemas import (
     EndpointUpdate,
     HandshakeSecretOut,
 )
-from services.gateway.api.endpoint_setup import endpoint_setup_steps, missing_setup
 from services.gateway.api.endpoint_templates import endpoint_templates, template_out
 from services.gateway.api.endpoint_validation import (
     check_unsigned_reason,
@@ -30,22 +28,19 @@ from services.gateway.api.endpoint_validation import (
     secret_settings,
     validate_settings,
 )
-from services.gateway.api.fields import invalid_field
+from services.gateway.api.fields import invalid_field, sent_fields
 from services.gateway.api.recorded_requests import asgi_receive, asgi_scope, find_fixture, sign_request
+from services.gateway.ingest.endpoint_records import EndpointRepository, ProviderEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.receive import Receiver
-from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import new_endpoint_id
-from shared.manifests.registry import providers
-from shared.runtime.mongo import Document, utcnow
-from shared.runtime.quotas import Quota
+from shared.manifests.registry import Registry
+from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Cursor, Limit, Page, page
-from shared.webhooks.incoming import INCOMING_PROVIDER
+from shared.runtime.web.paging import Cursor, Limit, Page
 
 _NULLABLE: Final = frozenset({"channel_id", "body_limit", "dedupe_window_s", "public_url", "source"})
-_SOURCE_SETUP_STEP: Final = "Send webhooks to {url}, signed as the endpoint's source says."
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
@@ -54,13 +49,18 @@ Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
 class EndpointsApi:
     """The routes of inbound endpoints and endpoint templates."""
 
-    def __init__(self, endpoints: InboundEndpoints, receiver: Receiver, *, per_workspace: int) -> None:
-        """`per_workspace` is the maximum number of endpoints of one workspace."""
+    def __init__(
+        self,
+        repository: EndpointRepository,
+        endpoints: InboundEndpoints,
+        receiver: Receiver,
+        registry: Registry,
+    ) -> None:
+        """Read from `repository`; write through `endpoints`, which announces each change."""
+        self._repository = repository
         self._endpoints = endpoints
         self._receiver = receiver
-        self._quota = Quota(
-            endpoints.collection, per_workspace, "inbound endpoints", "INTERLINK_ENDPOINTS_PER_WORKSPACE"
-        )
+        self._registry = registry
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -94,51 +94,58 @@ class EndpointsApi:
 
     async def create(self, body: EndpointCreate, key: Writer) -> EndpointOut:
         """Create the address that a provider calls. A generated secret is shown only this once."""
-        provider, webhook = require_webhooks(body.provider)
+        provider, webhook = require_webhooks(self._registry.providers, body.provider)
         definition = compile_definition(webhook, body.source)
         check_unsigned_reason(body.require_signature, body.unsigned_reason)
         secret = choose_secret(webhook, definition, body.secret)
         endpoint_id = new_endpoint_id()
         settings = validate_settings(webhook, body.settings, complete=True)
-        document = new_document(
-            endpoint_id, key, provider.id, body.name, body.channel_id, body.rate_limit, enabled=True
-        )
-        document |= {
-            "secrets": [self._endpoints.seal_secret(key.workspace, endpoint_id, secret)] if secret else [],
-            "settings": self._endpoints.seal_settings(
+        now = utcnow()
+        record = ProviderEndpoint(
+            id=endpoint_id,
+            workspace=key.workspace,
+            provider=provider.id,
+            name=body.name,
+            channel_id=body.channel_id,
+            rate_limit=body.rate_limit,
+            enabled=True,
+            created_at=now,
+            changed_at=now,
+            secrets=[self._endpoints.seal_secret(key.workspace, endpoint_id, secret)] if secret else [],
+            settings=self._endpoints.seal_settings(
                 key.workspace, endpoint_id, settings, secret_settings(webhook)
             ),
-            "allow_ips": body.allow_ips,
-            "events": body.events,
-            "body_limit": body.body_limit,
-            "dedupe_window_s": body.dedupe_window_s,
-            "public_url": public_origin(body.public_url),
-            "require_signature": body.require_signature,
-            "unsigned_reason": body.unsigned_reason,
-            "source": body.source,
-        }
-        existing = {"workspace": key.workspace, "deleted_at": None, "provider": {"$ne": INCOMING_PROVIDER}}
-        async with self._quota.reserve(existing, undo=lambda: self._endpoints.delete(endpoint_id)):
-            await self._endpoints.insert(document)
-        return self._endpoint_out(document, secret, settings)
+            allow_ips=tuple(body.allow_ips),
+            events=tuple(body.events),
+            body_limit=body.body_limit,
+            dedupe_window_s=body.dedupe_window_s,
+            public_url=public_origin(body.public_url),
+            require_signature=body.require_signature,
+            unsigned_reason=body.unsigned_reason,
+            source=body.source,
+        )
+        await self._endpoints.insert(record)
+        return self._endpoint_out(record, secret, settings)
 
     async def list_all(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[EndpointOut]:
         """List the workspace's endpoints, newest first."""
-        query = {"workspace": key.workspace, "deleted_at": None, "provider": {"$ne": INCOMING_PROVIDER}}
-        return await page(self._endpoints.collection, query, self._endpoint_out, limit=limit, cursor=cursor)
+        records = await self._repository.list_page(key.workspace, limit=limit, cursor=cursor)
+        return Page(
+            items=[self._endpoint_out(record) for record in records.items], next_cursor=records.next_cursor
+        )
 
     async def read(self, endpoint_id: str, key: Reader) -> EndpointOut:
         """Return one endpoint."""
-        return self._endpoint_out(await self._endpoints.find(endpoint_id, key))
+        return self._endpoint_out(await self._repository.find(endpoint_id, key.workspace))
 
     async def change(self, endpoint_id: str, body: EndpointUpdate, key: Writer) -> EndpointOut:
         """Change the given fields. Of `settings`, only the given names are changed."""
-        document = await self._endpoints.find(endpoint_id, key)
-        _, webhook = require_webhooks(document["provider"])
+        record = await self._repository.find(endpoint_id, key.workspace)
+        _, webhook = require_webhooks(self._registry.providers, record.provider)
         changes = sent_fields(body, nullable=_NULLABLE)
         if "require_signature" in changes or "unsigned_reason" in changes:
-            required = bool(changes.get("require_signature", document.get("require_signature", True)))
-            reason = changes.get("unsigned_reason") or document.get("unsigned_reason") or ""
+            required = bool(changes.get("require_signature", record.require_signature))
+            reason = changes.get("unsigned_reason") or record.unsigned_reason or ""
             check_unsigned_reason(required, str(reason))
             if required:
                 changes["unsigned_reason"] = ""
@@ -149,29 +156,26 @@ class EndpointsApi:
             sealed = self._endpoints.seal_settings(
                 key.workspace, endpoint_id, settings, secret_settings(webhook)
             )
-            changes["settings"] = {**document.get("settings", {}), **sealed}
+            changes["settings"] = {**record.settings, **sealed}
         if "public_url" in changes:
             changes["public_url"] = public_origin(changes["public_url"])
-        return self._endpoint_out(await self._endpoints.update(endpoint_id, changes))
+        return self._endpoint_out(await self._endpoints.change(record, **changes))
 
     async def delete(self, endpoint_id: str, key: Writer) -> Response:
         """Delete an endpoint. Its address is unknown from now on."""
-        await self._endpoints.find(endpoint_id, key)
-        changes = {"deleted_at": utcnow(), "secrets": [], "settings": {}}
-        await self._endpoints.update(endpoint_id, changes)
+        record = await self._repository.find(endpoint_id, key.workspace)
+        await self._endpoints.change(record, deleted_at=utcnow(), secrets=[], settings={})
         return Response(status_code=204)
 
     async def enable(self, endpoint_id: str, key: Writer) -> EndpointOut:
         """Accept requests again, and reset the count of rejected requests in a row."""
-        await self._endpoints.find(endpoint_id, key)
-        return self._endpoint_out(
-            await self._endpoints.update(endpoint_id, {"enabled": True, "error_streak": 0})
-        )
+        record = await self._repository.find(endpoint_id, key.workspace)
+        return self._endpoint_out(await self._endpoints.change(record, enabled=True, error_streak=0))
 
     async def disable(self, endpoint_id: str, key: Writer) -> EndpointOut:
         """Answer every request with 410 until the endpoint is enabled."""
-        await self._endpoints.find(endpoint_id, key)
-        return self._endpoint_out(await self._endpoints.update(endpoint_id, {"enabled": False}))
+        record = await self._repository.find(endpoint_id, key.workspace)
+        return self._endpoint_out(await self._endpoints.change(record, enabled=False))
 
     async def rotate_secret(self, endpoint_id: str, body: EndpointSecretRotate, key: Writer) -> EndpointOut:
         """Set a new secret, given or generated. The old secret is accepted for `overlap_hours` more.
@@ -179,29 +183,28 @@ class EndpointsApi:
         At most five secrets are valid at a time. If the provider hands the secret over in a handshake, a call
         without a secret makes the endpoint wait for another handshake.
         """
-        document = await self._endpoints.find(endpoint_id, key)
-        _, webhook = require_webhooks(document["provider"])
+        record = await self._repository.find(endpoint_id, key.workspace)
+        _, webhook = require_webhooks(self._registry.providers, record.provider)
         if webhook.secret.source == "handshake" and body.secret is None:
-            waiting = {"secrets": [], "handed_over": False}
-            return self._endpoint_out(await self._endpoints.update(endpoint_id, waiting))
+            return self._endpoint_out(await self._endpoints.change(record, secrets=[], handed_over=False))
         if webhook.secret.source == "theirs" and body.secret is None:
             raise invalid_field(
                 "secret", f"{webhook.secret.name} comes from the provider: send it in this call"
             )
-        secret = choose_secret(webhook, compile_definition(webhook, document.get("source")), body.secret)
+        secret = choose_secret(webhook, compile_definition(webhook, record.source), body.secret)
         if not secret:
             raise invalid_field("secret", "send the secret: the hub cannot generate one for this endpoint")
-        rotated = self._endpoints.rotate_secret(document, secret, timedelta(hours=body.overlap_hours))
-        changed = await self._endpoints.update(endpoint_id, {"secrets": rotated, "handed_over": False})
+        rotated = self._endpoints.rotate_secret(record, secret, timedelta(hours=body.overlap_hours))
+        changed = await self._endpoints.change(record, secrets=rotated, handed_over=False)
         return self._endpoint_out(changed, secret)
 
     async def handed_over_secret(self, endpoint_id: str, key: Writer) -> HandshakeSecretOut:
         """Return the secret of the provider's handshake, only once: some providers ask for it again."""
-        document = await self._endpoints.find(endpoint_id, key)
-        secret = self._endpoints.newest_secret(document) if document.get("handed_over") else None
+        record = await self._repository.find(endpoint_id, key.workspace)
+        secret = self._endpoints.newest_secret(record) if record.handed_over else None
         if secret is None:
             raise Conflict("there is no handed-over secret, or it was shown already")
-        await self._endpoints.update(endpoint_id, {"handed_over": False})
+        await self._endpoints.change(record, handed_over=False)
         return HandshakeSecretOut(secret=secret)
 
     async def test(
@@ -214,15 +217,15 @@ class EndpointsApi:
 
         The request is processed like one of the provider. Its event is marked with `test`.
         """
-        document = await self._endpoints.find(endpoint_id, key)
+        record = await self._repository.find(endpoint_id, key.workspace)
         endpoint = self._endpoints.get(endpoint_id)
         if endpoint and endpoint.source_error:
             raise Conflict(f"this endpoint accepts no requests: {endpoint.source_error}")
         if endpoint is None or endpoint.provider is None or endpoint.definition is None:
             raise NotFound("no such endpoint")
-        fixture = find_fixture(endpoint.provider, body.event)
+        fixture = find_fixture(self._registry, endpoint.provider, body.event)
         unsigned = fixture.request(
-            endpoint.provider, endpoint.settings, address=self._endpoints.address(document)
+            endpoint.provider, endpoint.settings, address=self._endpoints.address(record)
         )
         request = sign_request(endpoint.definition.schemes, unsigned, endpoint.valid_keys())
         response = await self._receiver.receive(
@@ -237,13 +240,14 @@ class EndpointsApi:
     async def templates(self, key: Reader) -> list[EndpointTemplateOut]:
         """List ready-made endpoints: a provider, and which of its events become messages of a channel."""
         del key  # it only has to be valid
-        return [template_out(provider, template) for provider, template in endpoint_templates().values()]
+        templates = endpoint_templates(self._registry.providers)
+        return [template_out(provider, template) for provider, template in templates.values()]
 
     async def create_from(
         self, template_id: str, body: EndpointFromTemplateCreate, key: Writer
     ) -> EndpointOut:
         """Create an endpoint with the events of a template."""
-        item = endpoint_templates().get(template_id)
+        item = endpoint_templates(self._registry.providers).get(template_id)
         if item is None:
             raise NotFound("no such template: see GET /api/endpoint-templates")
         provider, template = item
@@ -258,48 +262,17 @@ class EndpointsApi:
         return await self.create(endpoint, key)
 
     def _endpoint_out(
-        self, document: Document, secret: str | None = None, settings: Mapping[str, str] | None = None
+        self, record: ProviderEndpoint, secret: str | None = None, settings: Mapping[str, str] | None = None
     ) -> EndpointOut:
         """Return an endpoint as the API shows it.
 
         `secret` and `settings` are the values in clear text, if this call may show them.
         """
-        provider = providers().get(document["provider"])
-        webhook = provider.manifest.webhook if provider else None
-        url = self._endpoints.address(document)
-        plain_settings = {
-            name: value if isinstance(value, str) else None
-            for name, value in document.get("settings", {}).items()
-        }
-        last_triggered = document.get("last_triggered")
-        source_error = self._endpoints.source_error(document["_id"])
-        return EndpointOut(
-            id=document["_id"],
-            provider=document["provider"],
-            name=document["name"],
-            url=url,
-            status=status_of(document, source_error),
-            awaits=missing_setup(webhook, document),
-            disabled_reason=source_error or None,
-            channel_id=document["channel_id"],
-            events=document.get("events", ["*"]),
-            settings=plain_settings,
-            allow_ips=document["allow_ips"],
-            rate_limit=document["rate_limit"],
-            body_limit=document.get("body_limit"),
-            dedupe_window_s=document.get("dedupe_window_s"),
-            public_url=document.get("public_url"),
-            require_signature=document.get("require_signature", True),
-            unsigned_reason=document.get("unsigned_reason") or "",
-            source=document.get("source"),
-            trigger_types=provider.trigger_types if provider else [],
-            setup_steps=[_SOURCE_SETUP_STEP.format(url=url)]
-            if document.get("source")
-            else endpoint_setup_steps(webhook, url, secret, {**plain_settings, **(settings or {})}),
-            last_triggered=rfc3339(last_triggered) if last_triggered else None,
-            trigger_count=document.get("trigger_count", 0),
-            error_count=document.get("error_count", 0),
-            created_at=rfc3339(document["created_at"]),
-            updated_at=rfc3339(document["changed_at"]),
-            secret=secret or None,
+        return EndpointOut.of(
+            record,
+            self._registry.providers.get(record.provider),
+            url=self._endpoints.address(record),
+            source_error=self._endpoints.source_error(record.id),
+            secret=secret,
+            settings=settings or {},
         )

@@ -2,21 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from time import thread_time
 from typing import Any, Final, Literal
 
 import orjson
 
+from services.gateway.api.event_type_records import EventTypeRecord, EventTypeRepository, event_type_id
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError
 from shared.contracts.event_types import EVENT_TYPES, canonical
 from shared.contracts.messages import ProviderEvent
-from shared.manifests.event_names import event_names
-from shared.manifests.registry import providers
+from shared.manifests.event_names import EventNames
+from shared.manifests.registry import Provider
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Collection, Document, Index, Mongo
+from shared.runtime.mongo import utcnow
 from shared.runtime.snapshot import Snapshot
 from shared.webhooks.incoming import INCOMING_PROVIDER
 from shared.wire.json_schema import BoundedSchema
@@ -25,14 +26,6 @@ EventTypeSource = Literal["built-in", "provider", "workspace"]
 
 NAME_PATTERN: Final = r"^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 """The form of an event type's name."""
-COLLECTION: Final = "event_types"
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    COLLECTION: (
-        Index((("workspace", 1), ("name", 1))),
-        Index((("changed_at", 1),)),
-        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
-    )
-}
 
 _MAX_CHECK_WORK: Final = 100_000_000
 """Size of a schema times the bytes of the data. A check of this size takes about a second at worst."""
@@ -54,38 +47,71 @@ class KnownEventType:
     created_at: str | None = None
     updated_at: str | None = None
 
+    @classmethod
+    def of(cls, record: EventTypeRecord) -> "KnownEventType":
+        """Return a workspace's own type."""
+        return cls(
+            record.name,
+            "workspace",
+            record.about,
+            schema=orjson.loads(record.schema_text) if record.schema_text else None,
+            example=orjson.loads(record.example_text) if record.example_text else None,
+            created_at=rfc3339(record.created_at),
+            updated_at=rfc3339(record.changed_at),
+        )
 
-@cache
-def fixed_types() -> Mapping[str, KnownEventType]:
-    """Return the types that no workspace can change, by name: built-in types first, each kind sorted."""
-    built_in = [
-        KnownEventType(item.name, "built-in", item.about, item.aliases, item.schema, item.example)
-        for item in EVENT_TYPES.values()
-    ]
-    provider_types: list[KnownEventType] = []
-    for provider in providers().values():
-        webhook = provider.manifest.webhook
-        abouts = {name: event.about for name, event in webhook.handled.items()} if webhook else {}
-        for name in (*provider.handled, *provider.ignored):
-            about = abouts.get(name, f"{provider.manifest.name} sent the event {name}.")
-            fired_triggers = tuple(event_names().triggers_of(provider.id, name))
-            provider_types.append(
-                KnownEventType(
-                    f"{provider.id}.{name}",
-                    "provider",
-                    about,
-                    schema=_provider_event_schema(),
-                    example=_example(provider.id, name, fired_triggers),
-                    triggers=fired_triggers,
+
+class FixedEventTypes:
+    """The types that no workspace can change. Those of providers are read when they are first needed."""
+
+    def __init__(self, providers: Mapping[str, Provider]) -> None:
+        """Set the providers, by id."""
+        self._providers = providers
+
+    @cached_property
+    def by_name(self) -> Mapping[str, KnownEventType]:
+        """The types by name: built-in types first, then those of providers, each kind sorted."""
+        built_in = [
+            KnownEventType(item.name, "built-in", item.about, item.aliases, item.schema, item.example)
+            for item in EVENT_TYPES.values()
+        ]
+        schema = ProviderEvent.model_json_schema()
+        provider_types: list[KnownEventType] = []
+        for provider in self._providers.values():
+            webhook = provider.manifest.webhook
+            abouts = {name: event.about for name, event in webhook.handled.items()} if webhook else {}
+            for name in (*provider.handled, *provider.ignored):
+                about = abouts.get(name, f"{provider.manifest.name} sent the event {name}.")
+                fired_triggers = tuple(self._names.triggers_of(provider.id, name))
+                provider_types.append(
+                    KnownEventType(
+                        f"{provider.id}.{name}",
+                        "provider",
+                        about,
+                        schema=schema,
+                        example=_example(provider.id, name, fired_triggers),
+                        triggers=fired_triggers,
+                    )
                 )
-            )
-    kinds = (sorted(kind, key=lambda item: item.name) for kind in (built_in, provider_types))
-    return {item.name: item for kind in kinds for item in kind}
+        kinds = (sorted(kind, key=lambda item: item.name) for kind in (built_in, provider_types))
+        return {item.name: item for kind in kinds for item in kind}
 
+    def name_conflict(self, name: str) -> str | None:
+        """Return why a workspace cannot have a type of this name; None if it can."""
+        if canonical(name) in EVENT_TYPES:
+            return "is a built-in type"
+        if self.is_provider_type(name):
+            return "types of a provider come from its verified webhooks only"
+        return None
 
-@cache
-def _provider_event_schema() -> Mapping[str, Any]:
-    return ProviderEvent.model_json_schema()
+    def is_provider_type(self, name: str) -> bool:
+        """Return whether only the hub publishes events of this type, from webhooks that it received."""
+        family = name.partition(".")[0]
+        return family == INCOMING_PROVIDER or family in self._providers or self._names.is_trigger(name)
+
+    @cached_property
+    def _names(self) -> EventNames:
+        return EventNames(self._providers)
 
 
 def _example(provider: str, event: str, fired_triggers: tuple[str, ...]) -> Mapping[str, Any]:
@@ -104,54 +130,55 @@ def _example(provider: str, event: str, fired_triggers: tuple[str, ...]) -> Mapp
     }
 
 
-def name_conflict(name: str) -> str | None:
-    """Return why a workspace cannot have a type of this name; None if it can."""
-    if canonical(name) in EVENT_TYPES:
-        return "is a built-in type"
-    if is_provider_type(name):
-        return "types of a provider come from its verified webhooks only"
-    return None
-
-
-def is_provider_type(name: str) -> bool:
-    """Return whether only the hub publishes events of this type, from webhooks that it received."""
-    family = name.partition(".")[0]
-    return family == INCOMING_PROVIDER or family in providers() or event_names().is_trigger(name)
-
-
 @cache
 def _built_in_schemas() -> Mapping[str, BoundedSchema]:
     return {item.name: BoundedSchema(orjson.dumps(item.schema)) for item in EVENT_TYPES.values()}
 
 
-def workspace_type_id(workspace: str, name: str) -> str:
-    """Return the id of a workspace's own type in the collection."""
-    return f"{workspace}/{name}"
-
-
 class EventTypes:
-    """The types that workspaces registered, with their schemas compiled in memory."""
+    """The types that workspaces registered: their schemas compiled in memory, and the writes."""
 
-    def __init__(self, mongo: Mongo, configuration: Configuration, log: Log) -> None:
-        self.collection: Collection = mongo.collection(COLLECTION)
-        self.snapshot: Snapshot[BoundedSchema | None] = Snapshot(
-            configuration, self.collection, _compile_schema, log
+    def __init__(self, repository: EventTypeRepository, configuration: Configuration, log: Log) -> None:
+        self._repository = repository
+        self._snapshot: Snapshot[BoundedSchema | None] = repository.snapshot(
+            configuration, _compile_schema, log
         )
 
     async def start(self) -> None:
         _built_in_schemas()  # compiled now, and not during the first request
-        await self.snapshot.start()
+        await self._snapshot.start()
 
     async def stop(self) -> None:
-        await self.snapshot.stop()
+        await self._snapshot.stop()
 
     def checks(self, workspace: str) -> "SchemaChecks":
         """Return the checks for one request of this workspace."""
-        return SchemaChecks(self.snapshot.items, workspace)
+        return SchemaChecks(self._snapshot.items, workspace)
+
+    # Writes. When one returns, the next request at any process sees the change.
+
+    async def insert(self, record: EventTypeRecord) -> None:
+        """Insert a type. Raises `Conflict` if the workspace has one of this name."""
+        await self._repository.insert(record)
+        await self._snapshot.record(record.id)
+
+    async def change(self, record: EventTypeRecord, **changes: Any) -> EventTypeRecord:
+        """Set fields, given by their names in Python, and return the changed record.
+
+        Raises `Conflict` if the type has changed since it was read.
+        """
+        changed = await self._repository.change(record, changes, unchanged=True)
+        await self._snapshot.record(record.id)
+        return changed
+
+    async def delete(self, record: EventTypeRecord) -> None:
+        """Delete a type. Raises `Conflict` if it was deleted meanwhile."""
+        await self._repository.change(record, {"deleted_at": utcnow()}, unchanged=False)
+        await self._snapshot.record(record.id)
 
 
-def _compile_schema(document: Document) -> BoundedSchema | None:
-    return BoundedSchema(document["schema"].encode()) if document["schema"] else None
+def _compile_schema(record: EventTypeRecord) -> BoundedSchema | None:
+    return BoundedSchema(record.schema_text.encode()) if record.schema_text else None
 
 
 class SchemaChecks:
@@ -170,7 +197,7 @@ class SchemaChecks:
         """
         schema = _built_in_schemas().get(name)
         if schema is None:
-            schema = self._own.get(workspace_type_id(self._workspace, name))
+            schema = self._own.get(event_type_id(self._workspace, name))
             if schema is not None and schema.size * length > _MAX_CHECK_WORK:
                 return FieldError(
                     "", "too large for the schema of its type: send less data, or simplify the schema"
@@ -184,16 +211,3 @@ class SchemaChecks:
             return schema.fault(data, length)
         finally:
             self._seconds += thread_time() - started
-
-
-def workspace_type(document: Document) -> KnownEventType:
-    """Return a workspace's own type."""
-    return KnownEventType(
-        document["name"],
-        "workspace",
-        document["about"],
-        schema=orjson.loads(document["schema"]) if document["schema"] else None,
-        example=orjson.loads(document["example"]) if document["example"] else None,
-        created_at=rfc3339(document["created_at"]),
-        updated_at=rfc3339(document["changed_at"]),
-    )

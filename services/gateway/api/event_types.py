@@ -9,20 +9,18 @@ from fastapi import APIRouter, Depends, FastAPI
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from services.gateway.api.event_type_records import EventTypeRecord, EventTypeRepository, event_type_id
 from services.gateway.api.event_type_registry import (
     NAME_PATTERN,
     EventTypes,
     EventTypeSource,
+    FixedEventTypes,
     KnownEventType,
-    fixed_types,
-    name_conflict,
-    workspace_type,
-    workspace_type_id,
 )
 from services.gateway.api.fields import StrictModel
-from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, NotFound
+from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed
 from shared.contracts.event_types import canonical
-from shared.runtime.mongo import Document, Duplicate, translate_errors, utcnow
+from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.wire.json_schema import MAX_SCHEMA_BYTES, BoundedSchema, UnsupportedSchema
@@ -77,8 +75,11 @@ class EventTypeOut(BaseModel):
 class EventTypesApi:
     """The routes of event types."""
 
-    def __init__(self, types: EventTypes) -> None:
+    def __init__(self, repository: EventTypeRepository, types: EventTypes, fixed: FixedEventTypes) -> None:
+        """Read from `repository`; write through `types`, which announces each change."""
+        self._repository = repository
         self._types = types
+        self._fixed = fixed
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -93,104 +94,62 @@ class EventTypesApi:
 
     async def create(self, body: EventTypeCreate, key: Writer) -> EventTypeOut:
         """Register a type of this workspace. From now on events of the type are checked."""
-        if reason := name_conflict(body.name):
+        if reason := self._fixed.name_conflict(body.name):
             raise _invalid(FieldError("name", reason))
         schema, example = _validate_schema(body.schema_, body.example)
         await self._check_quota(key)
         now = utcnow()
-        document: Document = {
-            "_id": workspace_type_id(key.workspace, body.name),
-            "workspace": key.workspace,
-            "name": body.name,
-            "about": body.about,
-            "schema": schema,
-            "example": example,
-            "created_at": now,
-            "changed_at": now,
-            "deleted_at": None,
-        }
-        try:
-            # Replaces a deleted type of this name. If there is a live one, the filter matches nothing, and
-            # the insert of the upsert fails because of the equal id.
-            with translate_errors():
-                await self._types.collection.replace_one(
-                    {"_id": document["_id"], "deleted_at": {"$ne": None}}, document, upsert=True
-                )
-        except Duplicate:
-            raise Conflict("this event type exists already: change it with PATCH") from None
-        await self._types.snapshot.record(document["_id"])
-        return _event_type_out(workspace_type(document))
+        record = EventTypeRecord(
+            id=event_type_id(key.workspace, body.name),
+            workspace=key.workspace,
+            name=body.name,
+            about=body.about,
+            schema_text=schema,
+            example_text=example,
+            created_at=now,
+            changed_at=now,
+        )
+        await self._types.insert(record)
+        return _event_type_out(KnownEventType.of(record))
 
     async def list_types(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[EventTypeOut]:
         """List the built-in types, then those of providers, then the workspace's own; each kind by name."""
         after = _parse_cursor(cursor) if cursor else (0, "")
         # One type more than the limit is read: it shows whether there is another page.
-        types = [item for item in fixed_types().values() if _sort_key(item) > after][: limit + 1]
+        types = [item for item in self._fixed.by_name.values() if _sort_key(item) > after][: limit + 1]
         if remaining := limit + 1 - len(types):
             last_name = after[1] if after[0] == _SOURCE_ORDER.index("workspace") else ""
-            query = {"workspace": key.workspace, "deleted_at": None, "name": {"$gt": last_name}}
-            with translate_errors():
-                own = (
-                    await self._types.collection.find(query)
-                    .sort("name", 1)
-                    .limit(remaining)
-                    .to_list(remaining)
-                )
-            types += map(workspace_type, own)
+            own = await self._repository.list_after(key.workspace, last_name, remaining)
+            types += map(KnownEventType.of, own)
         items = [_event_type_out(item) for item in types[:limit]]
         return Page(items=items, next_cursor=_cursor(types[limit - 1]) if len(types) > limit else None)
 
     async def read(self, name: str, key: Reader) -> EventTypeOut:
         """Return one type, by its name or an alias."""
-        fixed = fixed_types().get(canonical(name))
-        return _event_type_out(fixed or workspace_type(await self._find(name, key)))
+        fixed = self._fixed.by_name.get(canonical(name))
+        return _event_type_out(fixed or KnownEventType.of(await self._repository.find(key.workspace, name)))
 
     async def change(self, name: str, body: EventTypeUpdate, key: Writer) -> EventTypeOut:
         """Change the given fields of one of the workspace's own types."""
-        document = await self._find(name, key)
-        before, sent = workspace_type(document), body.model_fields_set
+        record = await self._repository.find(key.workspace, name)
+        before, sent = KnownEventType.of(record), body.model_fields_set
         schema, example = _validate_schema(
             body.schema_ if "schema_" in sent else before.schema,
             body.example if "example" in sent else before.example,
         )
-        change = {"about": body.about or before.about, "schema": schema, "example": example}
-        unchanged = {"_id": document["_id"], "deleted_at": None, "changed_at": document["changed_at"]}
-        return _event_type_out(workspace_type(await self._change(unchanged, change)))
+        changed = await self._types.change(
+            record, about=body.about or record.about, schema_text=schema, example_text=example
+        )
+        return _event_type_out(KnownEventType.of(changed))
 
     async def delete(self, name: str, key: Writer) -> Response:
         """Delete one of the workspace's own types. Its events are no longer checked."""
-        document = await self._find(name, key)
-        await self._change({"_id": document["_id"], "deleted_at": None}, {"deleted_at": utcnow()})
+        await self._types.delete(await self._repository.find(key.workspace, name))
         return Response(status_code=204)
 
-    # The collection
-
     async def _check_quota(self, key: ApiKey) -> None:
-        with translate_errors():
-            existing = await self._types.collection.count_documents(
-                {"workspace": key.workspace, "deleted_at": None}
-            )
-        if existing >= MAX_WORKSPACE_TYPES:
+        if await self._repository.count(key.workspace) >= MAX_WORKSPACE_TYPES:
             raise Conflict(f"a workspace has at most {MAX_WORKSPACE_TYPES} event types of its own")
-
-    async def _find(self, name: str, key: ApiKey) -> Document:
-        with translate_errors():
-            document = await self._types.collection.find_one(
-                {"_id": workspace_type_id(key.workspace, name), "deleted_at": None}
-            )
-        if document is None:
-            raise NotFound("no such event type of this workspace")
-        return document
-
-    async def _change(self, query: Document, change: Document) -> Document:
-        with translate_errors():
-            document = await self._types.collection.find_one_and_update(
-                query, {"$set": {**change, "changed_at": utcnow()}}, return_document=True
-            )
-        if document is None:
-            raise Conflict("this type was changed by another call at the same time: read it and try again")
-        await self._types.snapshot.record(document["_id"])
-        return document
 
 
 def _validate_schema(schema: Any, example: Any) -> tuple[str | None, str | None]:

@@ -1,6 +1,5 @@
 """`/api/inbound-endpoints/{id}/events`: executions of an endpoint, their payloads, and replay."""
 
-import base64
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -10,18 +9,17 @@ from services.gateway.api.execution_schemas import ExecutionOut, PayloadOut, Pay
 from services.gateway.api.publish_events import AcceptedEventsOut
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.endpoint import INTEGRATION_ID_PREFIX
-from services.gateway.ingest.endpoints import InboundEndpoints
-from services.gateway.ingest.executions import Executions
-from shared.contracts.envelope import Event, now, parse_event, rfc3339
-from shared.contracts.errors import Conflict, NotFound
+from services.gateway.ingest.endpoint_records import EndpointRepository
+from services.gateway.ingest.execution_records import ExecutionRecord, ExecutionRepository
+from shared.contracts.envelope import Event, now, parse_event
+from shared.contracts.errors import Conflict
 from shared.contracts.ids import derive
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime.kafka.producer import Producer, RecordPosition, event_record
 from shared.runtime.kafka.reader import read_record
-from shared.runtime.mongo import Document, translate_errors
 from shared.runtime.settings import KafkaSettings
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Cursor, Limit, Page, page
+from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.wire.tracing import child_traceparent
 
 _READ_TIMEOUT_S: Final = 10.0
@@ -38,15 +36,15 @@ class ExecutionsApi:
 
     def __init__(
         self,
-        endpoints: InboundEndpoints,
+        endpoints: EndpointRepository,
         accounts: ConnectedAccounts,
-        executions: Executions,
+        executions: ExecutionRepository,
         producer: Producer,
         kafka: KafkaSettings,
     ) -> None:
         self._endpoints = endpoints
         self._accounts = accounts
-        self._executions = executions.collection
+        self._executions = executions
         self._producer = producer
         self._kafka = kafka
 
@@ -68,36 +66,32 @@ class ExecutionsApi:
         With the id of an integration, list the requests to the app webhook that had events of its account.
         """
         await self._check(endpoint_id, key)
-        return await page(
-            self._executions, {"endpoint_id": endpoint_id}, _execution_out, limit=limit, cursor=cursor
+        records = await self._executions.list_page(endpoint_id, limit=limit, cursor=cursor)
+        return Page(
+            items=[ExecutionOut.of(record) for record in records.items], next_cursor=records.next_cursor
         )
 
     async def read(self, endpoint_id: str, execution_id: str, key: Reader) -> ExecutionOut:
         """Return one execution."""
-        return _execution_out(await self._find(endpoint_id, execution_id, key))
+        return ExecutionOut.of(await self._find(endpoint_id, execution_id, key))
 
     async def payload(self, endpoint_id: str, execution_id: str, key: Reader) -> PayloadsOut:
         """Return the events' data as it is on Kafka; of a rejected request, the start of its body."""
-        document = await self._find(endpoint_id, execution_id, key)
-        if "body" in document:
-            body_type = document.get("content_type", "")
-            truncated = document["bytes"] > len(document["body"])
-            payload = _payload_out(None, "", body_type, bytes(document["body"]), truncated=truncated)
+        record = await self._find(endpoint_id, execution_id, key)
+        if record.body is not None:
+            truncated = record.size > len(record.body)
+            payload = PayloadOut.of(None, "", record.content_type or "", record.body, truncated=truncated)
             return PayloadsOut(items=[payload])
-        events = await self._read_events(document)
-        items = [_payload_out(event.id, event.type, event.content_type, event.data) for event in events]
+        events = await self._read_events(record)
+        items = [PayloadOut.of(event.id, event.type, event.content_type, event.data) for event in events]
         return PayloadsOut(items=items)
 
     async def replay(self, endpoint_id: str, execution_id: str, key: Writer) -> AcceptedEventsOut:
         """Publish the events again, under new ids. Subscribers and channels receive them once more."""
-        document = await self._find(endpoint_id, execution_id, key)
-        events = await self._read_events(document)
-        with translate_errors():
-            counted = await self._executions.find_one_and_update(
-                {"_id": execution_id}, {"$inc": {"replays": 1}}, return_document=True
-            )
+        record = await self._find(endpoint_id, execution_id, key)
+        events = await self._read_events(record)
         # The number of the replay is in the new ids: each replay has its own.
-        number = str((counted or document).get("replays", 1))
+        number = str(await self._executions.count_replay(record))
         replayed = [_replayed_event(event, execution_id, number) for event in events]
         records = [event_record(WEBHOOKS_RECEIVED, endpoint_id, event) for event in replayed]
         await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
@@ -108,53 +102,40 @@ class ExecutionsApi:
         if endpoint_id.startswith(INTEGRATION_ID_PREFIX):
             await self._accounts.check(endpoint_id, key.workspace)
         else:
-            await self._endpoints.find(endpoint_id, key, any_kind=True)
+            await self._endpoints.check(endpoint_id, key.workspace)
 
-    async def _find(self, endpoint_id: str, execution_id: str, key: ApiKey) -> Document:
+    async def _find(self, endpoint_id: str, execution_id: str, key: ApiKey) -> ExecutionRecord:
         await self._check(endpoint_id, key)
-        with translate_errors():
-            document: Document | None = await self._executions.find_one(
-                {"_id": execution_id, "endpoint_id": endpoint_id}
-            )
-        if document is None:
-            raise NotFound("no such execution")
-        return document
+        return await self._executions.find(endpoint_id, execution_id)
 
-    async def _read_events(self, document: Document) -> list[Event]:
+    async def _read_events(self, execution: ExecutionRecord) -> list[Event]:
         """Return the events of an execution from Kafka.
 
         Raises `Conflict` if it has none, or if they are no longer on Kafka.
         """
-        positions = await self._positions(document)
+        positions = await self._positions(execution)
         if not positions:
             raise Conflict("this execution has no events on Kafka")
         events: list[Event] = []
         for position in positions[:_MAX_READ_EVENTS]:
             record = await read_record(self._kafka, WEBHOOKS_RECEIVED, position, timeout_s=_READ_TIMEOUT_S)
             event = parse_event(record.headers, record.value) if record else None
-            if event is None or event.id not in document["event_ids"]:
+            if event is None or event.id not in (execution.event_ids or ()):
                 raise Conflict(
                     "the events of this execution are no longer on Kafka: it stores them for 7 days"
                 )
             events.append(event)
         return events
 
-    async def _positions(self, document: Document) -> Sequence[RecordPosition]:
+    async def _positions(self, execution: ExecutionRecord) -> Sequence[RecordPosition]:
         """Return where the events of an execution are on Kafka.
 
         A repeated request has published nothing: its events are where the first request published them.
         """
-        positions = [(item[0], item[1]) for item in document.get("places", ()) if item]
-        if positions or not document.get("event_ids"):
-            return positions
-        query = {
-            "endpoint_id": document["endpoint_id"],
-            "event_ids": {"$in": document["event_ids"]},
-            "places.0.0": {"$exists": True},
-        }
-        with translate_errors():
-            first: Document | None = await self._executions.find_one(query)
-        return [(item[0], item[1]) for item in first["places"] if item] if first else []
+        if execution.positions or not execution.event_ids:
+            return execution.positions
+        first = await self._executions.find_published(execution.endpoint_id, execution.event_ids)
+        return first.positions if first else []
 
 
 def _replayed_event(event: Event, execution_id: str, number: str) -> Event:
@@ -170,46 +151,4 @@ def _replayed_event(event: Event, execution_id: str, number: str) -> Event:
         content_type=event.content_type,
         traceparent=child_traceparent(event.traceparent),
         attributes={**event.attributes, "replay_of": original},
-    )
-
-
-def _payload_out(
-    event_id: str | None, event_type: str, content_type: str, data: bytes, *, truncated: bool = False
-) -> PayloadOut:
-    try:
-        text, encoding = data.decode(), "text"
-    except UnicodeDecodeError:
-        text, encoding = base64.b64encode(data).decode(), "base64"
-    return PayloadOut.model_validate(
-        {
-            "event_id": event_id,
-            "type": event_type,
-            "content_type": content_type,
-            "encoding": encoding,
-            "data": text,
-            "truncated": truncated,
-        }
-    )
-
-
-def _execution_out(document: Document) -> ExecutionOut:
-    return ExecutionOut(
-        id=document["_id"],
-        endpoint_id=document["endpoint_id"],
-        at=rfc3339(document["created_at"]),
-        outcome=document["outcome"],
-        status=document["status"],
-        verdict=document.get("verdict"),
-        detail=document.get("detail", ""),
-        duration_ms=document["ms"],
-        bytes=document["bytes"],
-        events=document.get("events", 0),
-        types=document.get("types", []),
-        triggers=document.get("triggers", []),
-        accounts=document.get("accounts", []),
-        occurred_at=document.get("occurred_at"),
-        event_ids=document.get("event_ids", []),
-        delivery_ids=document.get("delivery_ids", []),
-        test=document.get("test", False),
-        replays=document.get("replays", 0),
     )

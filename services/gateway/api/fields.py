@@ -1,6 +1,7 @@
 """Field types and the base model that the gateway's request bodies share."""
 
-from typing import Annotated
+from collections.abc import Container
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,12 @@ class StrictModel(BaseModel):
     """A request body in which an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def sent_fields(body: BaseModel, nullable: Container[str] = ()) -> dict[str, Any]:
+    """Return the fields that a caller sent. A null is left out unless its field is in `nullable`."""
+    sent = body.model_dump(exclude_unset=True)
+    return {name: value for name, value in sent.items() if value is not None or name in nullable}
 
 
 def invalid_field(field: str, message: str) -> Invalid:

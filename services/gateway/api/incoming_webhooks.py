@@ -1,22 +1,21 @@
 """`/api/incoming-webhooks`: addresses with a token that post a message into a channel."""
 
 import secrets
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from fastapi import APIRouter, Depends, FastAPI
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from services.gateway.api.endpoint_documents import new_document, sent_fields
-from services.gateway.api.fields import Channel, Name, RateLimit, StrictModel
+from services.gateway.api.fields import Channel, Name, RateLimit, StrictModel, sent_fields
 from services.gateway.ingest.endpoint import token_digest
+from services.gateway.ingest.endpoint_records import EndpointRepository, IncomingWebhook
 from services.gateway.ingest.endpoints import InboundEndpoints
 from shared.contracts.envelope import rfc3339
 from shared.contracts.ids import new_endpoint_id
-from shared.runtime.mongo import Document
-from shared.runtime.quotas import Quota
+from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Cursor, Limit, Page, page
+from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.webhooks.incoming import INCOMING_PROVIDER
 
 _DEFAULT_PER_MINUTE: Final = 60
@@ -63,20 +62,33 @@ class IncomingWebhookOut(BaseModel):
     token: str | None = None
     url: str | None = None
 
+    @classmethod
+    def of(cls, record: IncomingWebhook, *, token: str | None = None, url: str | None = None) -> Self:
+        """Return an incoming webhook as the API shows it."""
+        return cls(
+            id=record.id,
+            name=record.name,
+            target_channel_id=record.channel_id or "",
+            enabled=record.enabled,
+            rate_limit=record.rate_limit,
+            allow_mass_mentions=record.allow_mass_mentions,
+            created_at=rfc3339(record.created_at),
+            updated_at=rfc3339(record.changed_at),
+            token=token,
+            url=url,
+        )
+
 
 class IncomingWebhooksApi:
     """The routes of incoming webhooks."""
 
-    def __init__(self, endpoints: InboundEndpoints, *, public_base: str, per_workspace: int) -> None:
-        """`per_workspace` is the maximum number of incoming webhooks of one workspace."""
+    def __init__(
+        self, repository: EndpointRepository, endpoints: InboundEndpoints, *, public_base: str
+    ) -> None:
+        """Read from `repository`; write through `endpoints`, which announces each change."""
+        self._repository = repository
         self._endpoints = endpoints
         self._base = public_base
-        self._quota = Quota(
-            endpoints.collection,
-            per_workspace,
-            "incoming webhooks",
-            "INTERLINK_INCOMING_WEBHOOKS_PER_WORKSPACE",
-        )
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -92,67 +104,51 @@ class IncomingWebhooksApi:
     async def create_incoming(self, body: IncomingWebhookCreate, key: Writer) -> IncomingWebhookOut:
         """Create an address that posts into a channel. Token and URL are shown only this once."""
         endpoint_id, token = new_endpoint_id(), secrets.token_urlsafe(32)
-        document = new_document(
-            endpoint_id,
-            key,
-            INCOMING_PROVIDER,
-            body.name,
-            body.target_channel_id,
-            body.rate_limit,
+        now = utcnow()
+        record = IncomingWebhook(
+            id=endpoint_id,
+            workspace=key.workspace,
+            provider=INCOMING_PROVIDER,
+            name=body.name,
+            channel_id=body.target_channel_id,
+            rate_limit=body.rate_limit,
             enabled=body.enabled,
+            created_at=now,
+            changed_at=now,
+            secrets=[],
+            allow_ips=(),
+            token_digest=token_digest(token),
+            allow_mass_mentions=body.allow_mass_mentions,
         )
-        document |= {
-            "secrets": [],
-            "allow_ips": [],
-            "token_digest": token_digest(token),
-            "allow_mass_mentions": body.allow_mass_mentions,
-        }
-        existing = {"workspace": key.workspace, "deleted_at": None, "provider": INCOMING_PROVIDER}
-        async with self._quota.reserve(existing, undo=lambda: self._endpoints.delete(endpoint_id)):
-            await self._endpoints.insert(document)
-        created = _incoming_webhook_out(document)
-        return created.model_copy(
-            update={"token": token, "url": f"{self._base}/api/webhooks/incoming/{token}"}
-        )
+        await self._endpoints.insert(record)
+        url = f"{self._base}/api/webhooks/incoming/{token}"
+        return IncomingWebhookOut.of(record, token=token, url=url)
 
     async def list_incoming(
         self, key: Reader, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[IncomingWebhookOut]:
         """List the workspace's incoming webhooks, newest first."""
-        query = {"workspace": key.workspace, "deleted_at": None, "provider": INCOMING_PROVIDER}
-        return await page(
-            self._endpoints.collection, query, _incoming_webhook_out, limit=limit, cursor=cursor
+        records = await self._repository.list_incoming_page(key.workspace, limit=limit, cursor=cursor)
+        return Page(
+            items=[IncomingWebhookOut.of(record) for record in records.items],
+            next_cursor=records.next_cursor,
         )
 
     async def read_incoming(self, endpoint_id: str, key: Reader) -> IncomingWebhookOut:
         """Return one incoming webhook."""
-        return _incoming_webhook_out(await self._endpoints.find(endpoint_id, key, incoming=True))
+        return IncomingWebhookOut.of(await self._repository.find_incoming(endpoint_id, key.workspace))
 
     async def change_incoming(
         self, endpoint_id: str, body: IncomingWebhookUpdate, key: Writer
     ) -> IncomingWebhookOut:
         """Change the given fields."""
-        await self._endpoints.find(endpoint_id, key, incoming=True)
+        record = await self._repository.find_incoming(endpoint_id, key.workspace)
         changes = sent_fields(body)
         if "target_channel_id" in changes:
             changes["channel_id"] = changes.pop("target_channel_id")
-        return _incoming_webhook_out(await self._endpoints.update(endpoint_id, changes))
+        return IncomingWebhookOut.of(await self._endpoints.change(record, **changes))
 
     async def delete_incoming(self, endpoint_id: str, key: Writer) -> Response:
         """Delete an incoming webhook. Its token is unknown from now on."""
-        await self._endpoints.find(endpoint_id, key, incoming=True)
-        await self._endpoints.delete(endpoint_id)
+        await self._endpoints.delete(await self._repository.find_incoming(endpoint_id, key.workspace))
         return Response(status_code=204)
-
-
-def _incoming_webhook_out(document: Document) -> IncomingWebhookOut:
-    return IncomingWebhookOut(
-        id=document["_id"],
-        name=document["name"],
-        target_channel_id=document["channel_id"],
-        enabled=document["enabled"],
-        rate_limit=document["rate_limit"],
-        allow_mass_mentions=document.get("allow_mass_mentions", False),
-        created_at=rfc3339(document["created_at"]),
-        updated_at=rfc3339(document["changed_at"]),
-    )

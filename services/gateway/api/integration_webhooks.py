@@ -1,20 +1,20 @@
 """`/api/integration-webhooks`: the workspace's endpoints, and the integrations that have none yet."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, FastAPI
 from pydantic import BaseModel
 
-from services.gateway.api.catalogue import catalogue_entries
+from services.gateway.api.catalogue import Catalogue
 from services.gateway.api.catalogue_schemas import CatalogueEntryOut
-from services.gateway.api.endpoint_documents import status_of
+from services.gateway.api.endpoint_schemas import EndpointStatus, endpoint_status
+from services.gateway.ingest.endpoint_records import EndpointRepository, ProviderEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
 from shared.contracts.envelope import rfc3339
 from shared.manifests.catalogue import placeholder_url, receiving_provider, setup_steps
-from shared.manifests.registry import providers
-from shared.runtime.mongo import Document, translate_errors
+from shared.manifests.registry import Provider
 from shared.runtime.web.access import ApiKey, requires
-from shared.webhooks.incoming import INCOMING_PROVIDER
 
 MAX_ENDPOINTS: Final = 500
 """Endpoints of a workspace in one response."""
@@ -58,7 +58,7 @@ class IntegrationWebhookOut(BaseModel):
     trigger_types: list[str]
     integration_config: dict[str, Any]
     external_config: ExternalConfigOut
-    status: Literal["active", "inactive", "error"]
+    status: EndpointStatus
     last_triggered: str | None
     trigger_count: int
     error_count: int
@@ -75,8 +75,19 @@ class IntegrationWebhooksOut(BaseModel):
 class IntegrationWebhooksApi:
     """The route of integration webhooks."""
 
-    def __init__(self, endpoints: InboundEndpoints, public_base: str) -> None:
+    def __init__(
+        self,
+        repository: EndpointRepository,
+        endpoints: InboundEndpoints,
+        catalogue: Catalogue,
+        providers: Mapping[str, Provider],
+        public_base: str,
+    ) -> None:
+        """Set what is shown: `providers` by id, `public_base` as the public URL of the hub."""
+        self._repository = repository
         self._endpoints = endpoints
+        self._catalogue = catalogue
+        self._providers = providers
         self._base = public_base
 
     def mount(self, app: FastAPI) -> None:
@@ -87,22 +98,14 @@ class IntegrationWebhooksApi:
 
     async def integration_webhooks(self, key: Reader) -> IntegrationWebhooksOut:
         """List the workspace's endpoints (the newest 500), and an entry for each other integration."""
-        query = {"workspace": key.workspace, "deleted_at": None, "provider": {"$ne": INCOMING_PROVIDER}}
-        order = [("created_at", -1), ("_id", -1)]
-        with translate_errors():
-            documents: list[Document] = (
-                await self._endpoints.collection.find(query)
-                .sort(order)
-                .limit(MAX_ENDPOINTS)
-                .to_list(MAX_ENDPOINTS)
-            )
-        entries = {item.entry.id: item.entry for item in catalogue_entries(self._base)}
+        records = await self._repository.newest(key.workspace, MAX_ENDPOINTS)
+        entries = {item.entry.id: item.entry for item in self._catalogue.entries}
         with_endpoint = [
-            self._endpoint_webhook(document, entries[document["provider"]])
-            for document in documents
-            if document["provider"] in entries
+            self._endpoint_webhook(record, entries[record.provider])
+            for record in records
+            if record.provider in entries
         ]
-        provider_ids = {document["provider"] for document in documents}
+        provider_ids = {record.provider for record in records}
         without_endpoint = [
             self._missing_webhook(entry, key.workspace)
             for provider_id, entry in entries.items()
@@ -110,34 +113,31 @@ class IntegrationWebhooksApi:
         ]
         return IntegrationWebhooksOut(webhooks=with_endpoint + without_endpoint)
 
-    def _endpoint_webhook(self, document: Document, entry: CatalogueEntryOut) -> IntegrationWebhookOut:
-        last_triggered, url = document.get("last_triggered"), self._endpoints.address(document)
+    def _endpoint_webhook(self, record: ProviderEndpoint, entry: CatalogueEntryOut) -> IntegrationWebhookOut:
+        last_triggered, url = record.last_triggered, self._endpoints.address(record)
         return IntegrationWebhookOut(
-            id=document["_id"],
-            user_id=document["workspace"],
+            id=record.id,
+            user_id=record.workspace,
             provider_id=entry.id,
             webhook_url=url,
             create_endpoint=None,
             trigger_types=_trigger_types(entry),
             integration_config={
-                "name": document["name"],
-                "channel_id": document["channel_id"],
-                "events": document.get("events", ["*"]),
-                "settings": {
-                    name: value if isinstance(value, str) else None
-                    for name, value in document.get("settings", {}).items()
-                },
-                "enabled": document["enabled"],
-                "rate_limit": document["rate_limit"],
-                "allow_ips": document["allow_ips"],
+                "name": record.name,
+                "channel_id": record.channel_id,
+                "events": list(record.events),
+                "settings": record.shown_settings,
+                "enabled": record.enabled,
+                "rate_limit": record.rate_limit,
+                "allow_ips": list(record.allow_ips),
             },
             external_config=self._external_config(entry, url, setup_required=last_triggered is None),
-            status=status_of(document, self._endpoints.source_error(document["_id"])),
+            status=endpoint_status(record, self._endpoints.source_error(record.id)),
             last_triggered=rfc3339(last_triggered) if last_triggered else None,
-            trigger_count=document.get("trigger_count", 0),
-            error_count=document.get("error_count", 0),
-            created_at=rfc3339(document["created_at"]),
-            updated_at=rfc3339(document["changed_at"]),
+            trigger_count=record.trigger_count or 0,
+            error_count=record.error_count or 0,
+            created_at=rfc3339(record.created_at),
+            updated_at=rfc3339(record.changed_at),
         )
 
     def _missing_webhook(self, entry: CatalogueEntryOut, workspace: str) -> IntegrationWebhookOut:
@@ -147,7 +147,7 @@ class IntegrationWebhooksApi:
             user_id=workspace,
             provider_id=entry.id,
             webhook_url=None,
-            create_endpoint=_endpoint_call(entry.id),
+            create_endpoint=_endpoint_call(self._providers, entry.id),
             trigger_types=_trigger_types(entry),
             integration_config={},
             external_config=self._external_config(entry, None, setup_required=entry.auth_type != "none"),
@@ -163,7 +163,7 @@ class IntegrationWebhooksApi:
         self, entry: CatalogueEntryOut, url: str | None, *, setup_required: bool
     ) -> ExternalConfigOut:
         """Return what has to be set up at the provider. `url` is None if there is no endpoint."""
-        manifest = providers()[entry.id].manifest
+        manifest = self._providers[entry.id].manifest
         placeholder = placeholder_url(self._base, manifest)
         steps = setup_steps(manifest, url or placeholder)
         if url is None:  # the placeholder is not an address that a provider can call: do not show it
@@ -179,9 +179,9 @@ class IntegrationWebhooksApi:
         )
 
 
-def _endpoint_call(provider_id: str) -> EndpointCallOut | None:
+def _endpoint_call(providers: Mapping[str, Provider], provider_id: str) -> EndpointCallOut | None:
     """Return the call that creates an integration's endpoint; None if it has no webhooks."""
-    sender = providers()[receiving_provider(providers()[provider_id].manifest)]
+    sender = providers[receiving_provider(providers[provider_id].manifest)]
     webhook = sender.manifest.webhook
     if webhook is None:
         return None

@@ -7,7 +7,7 @@ import orjson
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from services.gateway.api.event_type_registry import NAME_PATTERN, EventTypes, SchemaChecks, is_provider_type
+from services.gateway.api.event_type_registry import NAME_PATTERN, EventTypes, FixedEventTypes, SchemaChecks
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, TooLarge, UnsupportedMedia
 from shared.contracts.event_types import canonical
@@ -80,8 +80,9 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
 class PublishEventsApi:
     """The route that publishes events."""
 
-    def __init__(self, types: EventTypes, producer: Producer) -> None:
+    def __init__(self, types: EventTypes, fixed: FixedEventTypes, producer: Producer) -> None:
         self._types = types
+        self._fixed = fixed
         self._producer = producer
 
     def mount(self, app: FastAPI) -> None:
@@ -106,13 +107,13 @@ class PublishEventsApi:
             raise UnsupportedMedia(f"send {', '.join(sorted(_MEDIA_TYPES))}")
         encoding = request.headers.get("content-encoding", "").lower()
         body = inflate(await request.body(), encoding, MAX_BODY_BYTES)
-        events = parse_events(body, key, self._types.checks(key.workspace))
+        events = parse_events(body, key, self._types.checks(key.workspace), self._fixed)
         records = [event_record(CHAT_EVENTS, event.subject or event.source, event) for event in events]
         await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
         return AcceptedEventsOut(accepted=[event.id for event in events])
 
 
-def parse_events(body: bytes, key: ApiKey, checks: SchemaChecks) -> list[Event]:
+def parse_events(body: bytes, key: ApiKey, checks: SchemaChecks, fixed: FixedEventTypes) -> list[Event]:
     """Parse the events of a request for the caller's workspace.
 
     An alias of a type becomes its canonical name. Raises `Malformed`, `Invalid` (with the index and field of
@@ -130,7 +131,7 @@ def parse_events(body: bytes, key: ApiKey, checks: SchemaChecks) -> list[Event]:
         if len(errors) >= _MAX_ERRORS:
             break
         try:
-            events.append(_parse_event(CloudEvent.model_validate(item), key, checks))
+            events.append(_parse_event(CloudEvent.model_validate(item), key, checks, fixed))
         except ValidationError as error:
             faults = field_errors(error.errors(include_input=False, include_url=False))
             errors += [FieldError(f"{index}.{fault.field}", fault.message) for fault in faults]
@@ -141,11 +142,11 @@ def parse_events(body: bytes, key: ApiKey, checks: SchemaChecks) -> list[Event]:
     return events
 
 
-def _parse_event(event: CloudEvent, key: ApiKey, checks: SchemaChecks) -> Event:
+def _parse_event(event: CloudEvent, key: ApiKey, checks: SchemaChecks, fixed: FixedEventTypes) -> Event:
     if event.workspace not in (None, key.workspace):
         raise Forbidden("this API key belongs to another workspace")
     name = canonical(event.type)
-    if is_provider_type(name):
+    if fixed.is_provider_type(name):
         raise _invalid("type", "types of a provider come from its verified webhooks only")
     data = _json(event.data)
     if fault := checks.fault(name, event.data, len(data)):

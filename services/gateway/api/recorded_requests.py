@@ -10,16 +10,15 @@ from starlette.types import Receive
 from services.gateway.api.fields import invalid_field
 from shared.contracts.errors import Conflict, Rejected
 from shared.manifests.fixtures import FIXTURES, Fixture, read_fixtures
-from shared.manifests.registry import Provider, provider_folders
+from shared.manifests.registry import Provider, Registry
 from shared.runtime.mongo import utcnow
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import SchemeVerifier
 
 
-def find_fixture(provider: Provider, event: str | None) -> Fixture:
+def find_fixture(registry: Registry, provider: Provider, event: str | None) -> Fixture:
     """Return the first recorded webhook that has this event; of any event if it is None. Raises `Invalid`."""
-    folder = next(folder for folder in provider_folders() if folder.name == provider.id)
-    for fixture in read_fixtures(Path(str(folder))):
+    for fixture in read_fixtures(Path(str(registry.folder(provider.id)))):
         names = [str(item.get("event")) for item in fixture.expected.get("events", ())]
         if names and event in (None, *names):
             return fixture

@@ -4,18 +4,20 @@ Webhooks of all apps of a provider arrive at `/api/webhooks/{provider}`, whoever
 secret that verifies a request's signature identifies the app; no claim in the request is trusted before that.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from shared.connections.account_routes import AppKey
 from shared.connections.apps import Apps
 from shared.connections.provider_app import INSTALLATION, App, uses_own_app
 from shared.contracts.errors import Forbidden, Malformed
 from shared.manifests.catalogue import receiving_provider
 from shared.manifests.connect_models import Setting
+from shared.manifests.connector import Connector
 from shared.manifests.models import AppWebhookSpec
-from shared.manifests.registry import Provider, connectors, providers
+from shared.manifests.registry import Provider, Registry
 from shared.manifests.response_template import Handshake, Response
 from shared.manifests.webhook import WebhookDefinition
 from shared.verification.request import SECRET_SETTING, InboundRequest
@@ -23,9 +25,6 @@ from shared.verification.request import SECRET_SETTING, InboundRequest
 PREFIX: Final = "/api/webhooks/"
 ALIAS_PREFIX: Final = "/integrations/"
 ALIAS_SUFFIX: Final = "/webhook"
-
-AppKey = tuple[str, str]
-"""The workspace of an app (`INSTALLATION` for an app of the whole installation) and its client id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +44,14 @@ class AppWebhookTarget:
         provider: Provider,
         definition: WebhookDefinition,
         webhook: AppWebhookSpec,
+        app: Connector,
         apps: Apps,
         base: str,
     ) -> None:
+        """`app` is the connector of the provider whose OAuth apps these are."""
         self.provider = provider
         self.definition = definition
-        self.app = connectors()[provider.id].app
+        self._app = app
         self._webhook = webhook
         self._apps = apps
         self._base = base
@@ -89,8 +90,8 @@ class AppWebhookTarget:
 
     def setup(self) -> dict[str, Any]:
         """Return what a person needs to set up the app webhook. Nothing in it is secret or of a workspace."""
-        apps = [app for app in self._apps.all_readable(self.app) if app.workspace == INSTALLATION]
-        connector = connectors()[self.app]
+        apps = [app for app in self._apps.all_readable(self._app.provider) if app.workspace == INSTALLATION]
+        settings = self._app.settings
         url = f"{self._base}{PREFIX}{self.provider.id}"
         return {
             "provider": self.provider.id,
@@ -98,19 +99,17 @@ class AppWebhookTarget:
             "url": url,
             "registered": any(name in app.secrets for app in apps for name in self._webhook.secrets),
             "credentials": {
-                "path": f"/api/platform-credentials/{self.app}",
+                "path": f"/api/platform-credentials/{self._app.provider}",
                 "secrets": list(self._webhook.secrets),
-                "settings": [name for name in connector.settings if name in self._setting_names],
+                "settings": [name for name in settings if name in self._setting_names],
             },
-            "setup_steps": [
-                _fill_setup_step(step, url, connector.settings) for step in self._webhook.setup_steps
-            ],
+            "setup_steps": [_fill_setup_step(step, url, settings) for step in self._webhook.setup_steps],
             "docs": str(self.provider.manifest.docs),
         }
 
     def _refresh(self) -> None:
         """Derive secrets and settings from the apps again if one of them has changed."""
-        apps = self._apps.all_readable(self.app)
+        apps = self._apps.all_readable(self._app.provider)
         if apps is self._read_apps:  # the same list object until an app changes
             return
         by_secret: dict[str, list[AppSecret]] = {}
@@ -143,34 +142,53 @@ def _merge_app_secrets(equal: Sequence[AppSecret]) -> AppSecret:
     return AppSecret(first.key, first.settings, frozenset().union(*(secret.app_keys for secret in equal)))
 
 
-def app_webhook_targets(
-    apps: Apps, base: str, candidates: Iterable[Provider] | None = None
-) -> dict[str, AppWebhookTarget]:
-    """Return the app webhooks by provider id. `candidates` are the providers to look at; None for all."""
-    targets: dict[str, AppWebhookTarget] = {}
-    for provider in candidates if candidates is not None else providers().values():
-        webhook = provider.manifest.webhook
-        connector = connectors().get(provider.id)
-        if webhook is None or webhook.app is None or provider.definition is None or connector is None:
-            continue
-        if uses_own_app(connectors()[connector.app]):
-            targets[provider.id] = AppWebhookTarget(provider, provider.definition, webhook.app, apps, base)
-    return targets
+class AppWebhooks:
+    """The app webhooks of all providers. A provider is loaded when the first request names it."""
 
+    def __init__(self, registry: Registry, apps: Apps, base: str) -> None:
+        """Set the public URL of the hub as `base`."""
+        self._registry = registry
+        self._apps = apps
+        self._base = base
+        self._targets: dict[str, AppWebhookTarget] = {}
 
-def missing_target_detail(name: str) -> str:
-    """Return the error text for a provider without an app webhook; '' if there is no such provider.
+    def get(self, provider_id: str) -> AppWebhookTarget | None:
+        """Return the app webhook of a provider; None if it has none, or there is no such provider.
 
-    The text may name providers, which are public. It must not reveal which endpoints exist.
-    """
-    provider = providers().get(name)
-    if provider is None:
-        return ""
-    receiver = receiving_provider(provider.manifest)
-    if receiver not in providers() or providers()[receiver].manifest.webhook is None:
-        return f"{name} sends no webhooks"
-    endpoint = "an endpoint" if receiver == name else f"an endpoint of {receiver}"
-    return f"{name} has no app webhook: create {endpoint} with POST /api/inbound-endpoints"
+        Nothing is stored for a name without an app webhook: any caller can send one.
+        """
+        target = self._targets.get(provider_id)
+        if target is None:
+            target = self._compile(provider_id)
+            if target:
+                self._targets[provider_id] = target
+        return target
+
+    def _compile(self, provider_id: str) -> AppWebhookTarget | None:
+        provider = self._registry.providers.get(provider_id)
+        webhook = provider.manifest.webhook if provider else None
+        if provider is None or provider.definition is None or webhook is None or webhook.app is None:
+            return None
+        connector = self._registry.connectors.get(provider_id)
+        app = self._registry.connectors.get(connector.app) if connector else None
+        if app is None or not uses_own_app(app):
+            return None
+        return AppWebhookTarget(provider, provider.definition, webhook.app, app, self._apps, self._base)
+
+    def missing_detail(self, name: str) -> str:
+        """Return the error text for a provider without an app webhook; '' if there is no such provider.
+
+        The text may name providers, which are public. It must not reveal which endpoints exist.
+        """
+        providers = self._registry.providers
+        provider = providers.get(name)
+        if provider is None:
+            return ""
+        receiver = providers.get(receiving_provider(provider.manifest))
+        if receiver is None or receiver.manifest.webhook is None:
+            return f"{name} sends no webhooks"
+        endpoint = "an endpoint" if receiver is provider else f"an endpoint of {receiver.id}"
+        return f"{name} has no app webhook: create {endpoint} with POST /api/inbound-endpoints"
 
 
 def alias_provider(path: str) -> str:

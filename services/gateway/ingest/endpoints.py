@@ -1,34 +1,31 @@
-"""The repository of inbound endpoints: the collection, and a snapshot of it in memory."""
+"""Inbound endpoints in the memory of a gateway: decrypted, compiled, and up to date."""
 
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import ip_network
 from typing import Any, Final
 
 from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
+from services.gateway.ingest.endpoint_records import (
+    EndpointRecord,
+    EndpointRepository,
+    IncomingWebhook,
+    ProviderEndpoint,
+    R,
+)
 from services.gateway.ingest.rate_limit import TokenBucket
-from shared.contracts.errors import Invalid, Misconfigured, NotFound
-from shared.manifests.registry import Provider, providers
+from shared.contracts.errors import Invalid, Misconfigured
+from shared.manifests.registry import Provider
 from shared.manifests.sender_description import apply_description
 from shared.manifests.webhook import WebhookDefinition
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Collection, Document, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import utcnow
 from shared.runtime.record_secrets import StoredSecret, decrypt_all, rotate_secret, store_secret
-from shared.runtime.secrets import Vault
+from shared.runtime.secrets import Sealed, Vault
 from shared.runtime.snapshot import Snapshot
-from shared.runtime.web.access import ApiKey
 from shared.verification.request import SECRET_SETTING
-from shared.webhooks.incoming import INCOMING_PROVIDER
-
-ENDPOINTS: Final = "inbound_endpoints"
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    ENDPOINTS: (
-        Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
-        Index((("changed_at", 1),)),
-        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
-    )
-}
 
 RECORDED_REJECTIONS_PER_MINUTE: Final = 60
 """Rejected requests of one endpoint that are stored per minute; the others are only counted."""
@@ -39,30 +36,39 @@ _SnapshotItem = tuple[str | None, InboundEndpoint]
 
 
 class InboundEndpoints:
-    """All inbound endpoints, in MongoDB and in memory, by id and by token digest."""
+    """All inbound endpoints in memory, by id and by token digest, and the writes that change them."""
 
     def __init__(
-        self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log, *, public_base: str
+        self,
+        repository: EndpointRepository,
+        providers: Mapping[str, Provider],
+        configuration: Configuration,
+        vault: Vault,
+        log: Log,
+        *,
+        public_base: str,
     ) -> None:
+        """Set the providers, by id, and the public URL of the hub as `public_base`."""
+        self._repository = repository
+        self._providers = providers
         self._vault = vault
         self._log = log
         self._base = public_base
         self._limits: dict[str, tuple[int, TokenBucket, TokenBucket]] = {}
-        self.collection: Collection = mongo.collection(ENDPOINTS)
         self.by_token: dict[str, InboundEndpoint] = {}
-        self.snapshot: Snapshot[_SnapshotItem] = Snapshot(
-            configuration, self.collection, self._parse, log, on_change=self._index
+        self._snapshot: Snapshot[_SnapshotItem] = repository.snapshot(
+            configuration, self._parse, log, on_change=self._index
         )
 
     async def start(self) -> None:
-        await self.snapshot.start()
+        await self._snapshot.start()
 
     async def stop(self) -> None:
-        await self.snapshot.stop()
+        await self._snapshot.stop()
 
     def get(self, endpoint_id: str) -> InboundEndpoint | None:
         """Return the endpoint from memory; None if there is no such endpoint."""
-        item = self.snapshot.items.get(endpoint_id)
+        item = self._snapshot.items.get(endpoint_id)
         return item[1] if item else None
 
     def source_error(self, endpoint_id: str) -> str:
@@ -70,10 +76,10 @@ class InboundEndpoints:
         endpoint = self.get(endpoint_id)
         return endpoint.source_error if endpoint else ""
 
-    def address(self, document: Document) -> str:
+    def address(self, record: EndpointRecord) -> str:
         """Return the URL that the provider calls."""
-        base = document.get("public_url") or self._base
-        return f"{base}/api/webhooks/{document['provider']}/{document['_id']}"
+        base = (isinstance(record, ProviderEndpoint) and record.public_url) or self._base
+        return f"{base}/api/webhooks/{record.provider}/{record.id}"
 
     # Secrets
 
@@ -81,21 +87,21 @@ class InboundEndpoints:
         """Return the secret of a new endpoint in its stored form."""
         return store_secret(self._vault, workspace, endpoint_id, secret)
 
-    def rotate_secret(self, document: Document, secret: str, overlap: timedelta) -> list[StoredSecret]:
+    def rotate_secret(self, record: ProviderEndpoint, secret: str, overlap: timedelta) -> list[StoredSecret]:
         """Return the endpoint's stored secrets after a rotation; earlier ones expire after `overlap`."""
-        return rotate_secret(self._vault, document, secret, overlap)
+        return rotate_secret(self._vault, _with_secrets(record), secret, overlap)
 
-    def newest_secret(self, document: Document) -> str | None:
+    def newest_secret(self, record: ProviderEndpoint) -> str | None:
         """Return the newest secret in clear text, or None.
 
         Only for the endpoint's owner, and only if the provider handed the secret over in a handshake.
         """
-        secrets = decrypt_all(self._vault, document)
+        secrets = decrypt_all(self._vault, _with_secrets(record))
         return secrets[0][0] if secrets else None
 
     def seal_settings(
         self, workspace: str, endpoint_id: str, settings: Mapping[str, str], secret: Container[str]
-    ) -> Document:
+    ) -> dict[str, str | Sealed]:
         """Return settings in their stored form; those whose names are in `secret` are sealed."""
         return {
             name: self._vault.seal(value, workspace=workspace, record=endpoint_id, field=f"settings.{name}")
@@ -104,122 +110,97 @@ class InboundEndpoints:
             for name, value in settings.items()
         }
 
-    # Reads and writes. When a write returns, the next request at any process sees the change.
+    # Writes. When one returns, the next request at any process sees the change.
 
-    async def insert(self, document: Document) -> None:
-        """Insert an endpoint."""
-        with translate_errors():
-            await self.collection.insert_one(document)
-        await self.snapshot.record(document["_id"])
+    async def insert(self, record: EndpointRecord) -> None:
+        """Insert an endpoint. Raises `Conflict` if the workspace has the maximum."""
+        async with self._repository.reserve(record, undo=lambda: self.delete(record)):
+            await self._repository.insert(record)
+            await self._snapshot.record(record.id)
 
-    async def find(
-        self, endpoint_id: str, key: ApiKey, *, incoming: bool = False, any_kind: bool = False
-    ) -> Document:
-        """Return the document of an endpoint of the caller's workspace.
+    async def change(self, record: R, **changes: Any) -> R:
+        """Set fields, given by their names in Python, and return the changed record. Raises `NotFound`."""
+        changed = await self._repository.change(record, changes)
+        await self._snapshot.record(record.id)
+        return changed
 
-        By default it is a provider's endpoint, with `incoming` an incoming webhook, with `any_kind` either.
-        Raises `NotFound`.
-        """
-        with translate_errors():
-            document: Document | None = await self.collection.find_one(
-                {"_id": endpoint_id, "workspace": key.workspace, "deleted_at": None}
-            )
-        if document is None or not (any_kind or (document["provider"] == INCOMING_PROVIDER) is incoming):
-            raise NotFound("no such endpoint")
-        return document
-
-    async def update(self, endpoint_id: str, changes: Mapping[str, Any]) -> Document:
-        """Set fields and return the changed document. Raises `NotFound`."""
-        with translate_errors():
-            document: Document | None = await self.collection.find_one_and_update(
-                {"_id": endpoint_id, "deleted_at": None},
-                {"$set": {**changes, "changed_at": utcnow()}},
-                return_document=True,
-            )
-        if document is None:
-            raise NotFound("no such endpoint")
-        await self.snapshot.record(endpoint_id)
-        return document
-
-    async def delete(self, endpoint_id: str) -> None:
+    async def delete(self, record: EndpointRecord) -> None:
         """Delete an endpoint. Raises `NotFound`."""
-        await self.update(endpoint_id, {"deleted_at": utcnow()})
+        await self.change(record, deleted_at=utcnow())
 
     async def store_handshake_secret(self, endpoint_id: str, secret: str) -> bool:
         """Store the secret that a handshake handed over; return False if the endpoint has one already."""
         endpoint = self.get(endpoint_id)
         if endpoint is None:
             return False
-        changes = {
-            "secrets": [self.seal_secret(endpoint.workspace, endpoint_id, secret)],
-            "handed_over": True,
-            "changed_at": utcnow(),
-        }
-        # The condition on `secrets` lets only one of several concurrent handshakes store its secret.
-        with translate_errors():
-            document: Document | None = await self.collection.find_one_and_update(
-                {"_id": endpoint_id, "deleted_at": None, "secrets": []},
-                {"$set": changes},
-                return_document=True,
-            )
-        if document is None:
-            return False
-        await self.snapshot.record(endpoint_id)
-        return True
+        sealed = self.seal_secret(endpoint.workspace, endpoint_id, secret)
+        is_stored = await self._repository.store_first_secret(endpoint_id, sealed)
+        if is_stored:
+            await self._snapshot.record(endpoint_id)
+        return is_stored
 
     # The snapshot
 
-    def _parse(self, document: Document) -> _SnapshotItem:
-        endpoint_id, workspace = document["_id"], document["workspace"]
-        provider = providers().get(document["provider"])
-        keys, settings = self._decrypt(document)
-        accepted, recorded_rejections = self._buckets(endpoint_id, document["rate_limit"])
-        definition, source_error = _compile_webhook(provider, document)
-        if source_error:
-            self._log.error("endpoint.source_refused", endpoint_id=endpoint_id, error=source_error)
+    def _parse(self, record: ProviderEndpoint | IncomingWebhook) -> _SnapshotItem:
+        provider = self._providers.get(record.provider)
+        accepted, recorded_rejections = self._buckets(record.id, record.rate_limit)
         endpoint = InboundEndpoint(
-            id=endpoint_id,
-            workspace=workspace,
+            id=record.id,
+            workspace=record.workspace,
             provider=provider,
-            definition=definition,
-            address=self.address(document),
-            channel_id=document["channel_id"] or "",
-            enabled=document["enabled"],
-            keys=keys,
-            settings={**settings, **({SECRET_SETTING: keys[0][0].decode()} if keys else {})},
-            require_signature=document.get("require_signature", True),
-            networks=tuple(ip_network(text) for text in document["allow_ips"]),
-            body_limit=document.get("body_limit"),
-            dedupe_window_s=document.get("dedupe_window_s"),
-            message_events=EventSelection(document.get("events", ["*"])),
+            definition=None,
+            address=self.address(record),
+            channel_id=record.channel_id or "",
+            enabled=record.enabled,
+            keys=(),
+            settings={},
+            require_signature=True,
+            networks=tuple(ip_network(text) for text in record.allow_ips),
+            body_limit=None,
+            dedupe_window_s=None,
+            message_events=_ALL_EVENTS,
             accepted=accepted,
             recorded_rejections=recorded_rejections,
-            source_error=source_error,
-            mass_mentions=document.get("allow_mass_mentions", False),
         )
-        return document.get("token_digest"), endpoint
+        if isinstance(record, IncomingWebhook):
+            return record.token_digest, replace(endpoint, mass_mentions=record.allow_mass_mentions)
+        keys, settings = self._decrypt(record)
+        definition, source_error = _compile_webhook(provider, record.source)
+        if source_error:
+            self._log.error("endpoint.source_refused", endpoint_id=record.id, error=source_error)
+        return None, replace(
+            endpoint,
+            definition=definition,
+            keys=keys,
+            settings={**settings, **({SECRET_SETTING: keys[0][0].decode()} if keys else {})},
+            require_signature=record.require_signature,
+            body_limit=record.body_limit,
+            dedupe_window_s=record.dedupe_window_s,
+            message_events=EventSelection(record.events),
+            source_error=source_error,
+        )
 
     def _decrypt(
-        self, document: Document
+        self, record: ProviderEndpoint
     ) -> tuple[tuple[tuple[bytes, datetime | None], ...], dict[str, str]]:
         """Return secrets and settings in clear text.
 
         Both are empty if they cannot be decrypted: the endpoint then answers 503, and the provider sends the
         webhook again.
         """
-        endpoint_id, workspace = document["_id"], document["workspace"]
         try:
-            keys = tuple((secret.encode(), ends) for secret, ends in decrypt_all(self._vault, document))
+            secrets = decrypt_all(self._vault, _with_secrets(record))
+            keys = tuple((secret.encode(), ends) for secret, ends in secrets)
             return keys, {
                 name: value
                 if isinstance(value, str)
                 else self._vault.open(
-                    value, workspace=workspace, record=endpoint_id, field=f"settings.{name}"
+                    value, workspace=record.workspace, record=record.id, field=f"settings.{name}"
                 )
-                for name, value in document.get("settings", {}).items()
+                for name, value in record.settings.items()
             }
         except Misconfigured as error:
-            self._log.error("endpoint.secrets_unreadable", endpoint_id=endpoint_id, error=str(error))
+            self._log.error("endpoint.secrets_unreadable", endpoint_id=record.id, error=str(error))
             return (), {}
 
     def _buckets(self, endpoint_id: str, per_minute: int) -> tuple[TokenBucket, TokenBucket]:
@@ -243,15 +224,24 @@ class InboundEndpoints:
             self.by_token[after[0]] = after[1]
 
 
-def _compile_webhook(provider: Provider | None, document: Document) -> tuple[WebhookDefinition | None, str]:
+_ALL_EVENTS: Final = EventSelection(("*",))
+
+
+def _with_secrets(record: EndpointRecord) -> dict[str, Any]:
+    """Return what `record_secrets` reads of a record."""
+    return {"_id": record.id, "workspace": record.workspace, "secrets": record.secrets}
+
+
+def _compile_webhook(
+    provider: Provider | None, source: Mapping[str, Any] | None
+) -> tuple[WebhookDefinition | None, str]:
     """Return the webhook definition of an endpoint, and '' or why it has none.
 
-    The definition is the provider's, or the endpoint's own if its owner describes the sender. A description
-    that was stored before there were bounds, and is over them, is not compiled.
+    The definition is the provider's, or the endpoint's own if its owner describes the sender (`source`). A
+    description that was stored before there were bounds, and is over them, is not compiled.
     """
     if provider is None or provider.manifest.webhook is None:
         return None, ""
-    source = document.get("source")
     if not source:
         return provider.definition, ""
     try:

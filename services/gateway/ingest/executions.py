@@ -9,33 +9,23 @@ app webhook are stored for the accounts that they are for, and not counted.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from services.gateway.ingest.diagnostics import MAX_DIAGNOSED_BYTES, SignatureFailure, diagnose_signature
 from services.gateway.ingest.endpoint import INTEGRATION_ID_PREFIX, InboundEndpoint
-from services.gateway.ingest.endpoints import ENDPOINTS
-from services.gateway.settings import GatewaySettings
+from services.gateway.ingest.endpoint_records import EndpointRepository, RequestCounts
+from services.gateway.ingest.execution_records import ExecutionRecord, ExecutionRepository
 from shared.contracts.errors import InterlinkError
 from shared.contracts.ids import EventId, new_execution_id
 from shared.runtime import metrics
 from shared.runtime.kafka.producer import RecordPosition
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Document, Index, Mongo, UpdateOne, translate_errors, utcnow
 from shared.runtime.periodic_task import PeriodicTask
 from shared.verification.scheme import VerificationResult
-
-EXECUTIONS: Final = "webhook_executions"
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    EXECUTIONS: (
-        Index((("endpoint_id", 1), ("created_at", -1), ("_id", -1))),
-        Index((("endpoint_id", 1), ("event_ids", 1))),
-        Index((("expires_at", 1),), ttl_s=0),
-    )
-}
 
 _FLUSH_INTERVAL_S: Final = 0.5
 _MAX_PENDING: Final = 20_000
@@ -50,6 +40,7 @@ _HUB_OUTCOMES: Final = frozenset({"rate_limited", "bus_unavailable", "unavailabl
 """Outcomes that the hub causes, not the request: neither counted as errors nor stored."""
 _MAX_DIAGNOSED_PER_FLUSH_BYTES: Final = 2 * MAX_DIAGNOSED_BYTES
 """Bytes of rejected bodies that are diagnosed per flush; the rest gets the plain verdict."""
+_MAX_DETAIL_LENGTH: Final = 500
 _MAX_LISTED_EVENTS: Final = 100
 """Events of one request that its execution lists."""
 
@@ -87,39 +78,25 @@ class Execution:
     test: bool = False
 
 
-@dataclass(slots=True)
-class _EndpointCounts:
-    """What one endpoint's counters grow by at the next flush."""
-
-    triggered: int = 0
-    stored: int = 0
-    rejected: int = 0
-    streak: int = 0
-    is_streak_reset: bool = False
-    last_accepted: float = 0.0
-    """On the monotonic clock; 0 if no event was accepted."""
-
-    def add(self, later: "_EndpointCounts") -> None:
-        """Add counts of a later time."""
-        self.triggered += later.triggered
-        self.rejected += later.rejected
-        self.stored = max(self.stored, later.stored)
-        self.streak = later.streak if later.is_streak_reset else self.streak + later.streak
-        self.is_streak_reset |= later.is_streak_reset
-        self.last_accepted = later.last_accepted or self.last_accepted
-
-
 class Executions:
     """Collects executions in memory and writes them to MongoDB periodically."""
 
-    def __init__(self, mongo: Mongo, settings: GatewaySettings, log: Log) -> None:
-        self.collection: Collection = mongo.collection(EXECUTIONS)
-        self._endpoints: Collection = mongo.collection(ENDPOINTS)
-        self._retention_days = settings.executions_days
+    def __init__(
+        self,
+        repository: ExecutionRepository,
+        endpoints: EndpointRepository,
+        log: Log,
+        *,
+        retention_days: int,
+    ) -> None:
+        """Set where executions are written, and as `endpoints` where counts are."""
+        self._repository = repository
+        self._endpoints = endpoints
+        self._retention_days = retention_days
         self._log = log
         self._pending: list[Execution] = []
         self._rejected_pending = 0
-        self._counts: dict[str, _EndpointCounts] = {}
+        self._counts: dict[str, RequestCounts] = {}
         self._flushing = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
 
     async def start(self) -> None:
@@ -139,7 +116,7 @@ class Executions:
         """
         counts = self._counts.get(endpoint.id)
         if counts is None:
-            counts = self._counts[endpoint.id] = _EndpointCounts()
+            counts = self._counts[endpoint.id] = RequestCounts()
         if not rejected:
             counts.triggered += events
             if events:
@@ -174,103 +151,69 @@ class Executions:
         pending, self._pending, self._rejected_pending = self._pending, [], 0
         counts, self._counts = self._counts, {}
         try:
-            with translate_errors():
-                if pending:
-                    documents = await self._documents(pending)
-                    await self.collection.insert_many(documents, ordered=False)
-                updates = [
-                    _count_update(endpoint_id, endpoint_counts)
+            if pending:
+                await self._repository.insert(await self._records(pending))
+            await self._endpoints.add_counts(
+                {
+                    endpoint_id: endpoint_counts
                     for endpoint_id, endpoint_counts in counts.items()
                     if not endpoint_id.startswith(INTEGRATION_ID_PREFIX)  # it has no document to count in
-                ]
-                if updates:
-                    await self._endpoints.bulk_write(updates, ordered=False)
+                }
+            )
         except InterlinkError as error:
             metrics.EXECUTIONS_DROPPED.inc(len(pending))
             self._log.warning("executions.write_failed", count=len(pending), error=str(error))
             for endpoint_id, later in self._counts.items():
-                counts.setdefault(endpoint_id, _EndpointCounts()).add(later)
+                counts.setdefault(endpoint_id, RequestCounts()).add(later)
             self._counts = counts
 
-    async def _documents(self, executions: Sequence[Execution]) -> list[Document]:
-        """Return the documents to write, with signature failures diagnosed as far as the limit allows."""
-        documents: list[Document] = []
+    async def _records(self, executions: Sequence[Execution]) -> list[ExecutionRecord]:
+        """Return the records to write, with signature failures diagnosed as far as the limit allows."""
+        records: list[ExecutionRecord] = []
         remaining = _MAX_DIAGNOSED_PER_FLUSH_BYTES
         for execution in executions:
-            document = self._document(execution)
+            verdict = execution.verdict.value if execution.verdict else None
             if execution.signature_failure:
                 remaining -= len(execution.signature_failure.request.body)
-                document["verdict"] = diagnose_signature(
+                verdict = diagnose_signature(
                     execution.endpoint, execution.signature_failure, thorough=remaining >= 0
                 )
                 await asyncio.sleep(0)  # a diagnosis takes milliseconds: let requests run in between
-            documents.append(document)
-        return documents
+            records.append(self._record(execution, verdict))
+        return records
 
-    def _document(self, execution: Execution) -> Document:
+    def _record(self, execution: Execution, verdict: str | None) -> ExecutionRecord:
         days = self._retention_days
         if execution.rejected:
             days = min(days, _REJECTED_RETENTION_DAYS)
-        document: Document = {
-            "_id": new_execution_id(),
-            "endpoint_id": execution.endpoint.id,
-            "workspace": execution.endpoint.workspace,
-            "created_at": execution.at,
-            "expires_at": execution.at + timedelta(days=days),
-            "outcome": execution.outcome,
-            "status": execution.status,
-            "ms": round(execution.seconds * 1000, 1),
-            "bytes": execution.size,
-        }
-        if execution.verdict:
-            document["verdict"] = execution.verdict.value
-        if execution.detail:
-            document["detail"] = execution.detail[:500]
-        if execution.test:
-            document["test"] = True
-        if execution.events:
-            document |= _event_fields(execution)
-        if execution.rejected and execution.body:
-            document |= {"body": execution.body, "content_type": execution.content_type}
-        return document
+        events = execution.events[:_MAX_LISTED_EVENTS]
+        has_events, has_body = bool(events), execution.rejected and bool(execution.body)
+        positions = execution.positions
+        return ExecutionRecord(
+            id=new_execution_id(),
+            endpoint_id=execution.endpoint.id,
+            workspace=execution.endpoint.workspace,
+            created_at=execution.at,
+            expires_at=execution.at + timedelta(days=days),
+            outcome=execution.outcome,
+            status=execution.status,
+            duration_ms=round(execution.seconds * 1000, 1),
+            size=execution.size,
+            verdict=verdict,
+            detail=execution.detail[:_MAX_DETAIL_LENGTH] or None,
+            test=execution.test or None,
+            events=len(execution.events) or None,
+            types=_distinct(item.event for item in events) if has_events else None,
+            event_ids=tuple(execution.event_ids[:_MAX_LISTED_EVENTS]) if has_events else None,
+            triggers=_distinct(name for item in events for name in item.triggers) if has_events else None,
+            accounts=_distinct(item.account for item in events if item.account) or None,
+            occurred_at=min((item.occurred_at for item in events if item.occurred_at), default=None),
+            delivery_ids=_distinct(item.delivery_id for item in events if item.delivery_id) or None,
+            places=tuple(positions.get(index, ()) for index in range(len(events))) if positions else None,
+            body=execution.body if has_body else None,
+            content_type=execution.content_type if has_body else None,
+        )
 
 
-def _event_fields(execution: Execution) -> Document:
-    listed = execution.events[:_MAX_LISTED_EVENTS]
-    document: Document = {
-        "events": len(execution.events),
-        "types": sorted({item.event for item in listed}),
-        "event_ids": list(execution.event_ids[:_MAX_LISTED_EVENTS]),
-        "triggers": sorted({trigger for item in listed for trigger in item.triggers}),
-    }
-    accounts = sorted({item.account for item in listed if item.account})
-    if accounts:
-        document["accounts"] = accounts
-    if occurred := [item.occurred_at for item in listed if item.occurred_at]:
-        document["occurred_at"] = min(occurred)
-    deliveries = sorted({item.delivery_id for item in listed if item.delivery_id})
-    if deliveries:
-        document["delivery_ids"] = deliveries
-    if execution.positions:
-        document["places"] = [list(execution.positions.get(index, ())) for index in range(len(listed))]
-    return document
-
-
-def _count_update(endpoint_id: str, counts: _EndpointCounts) -> UpdateOne:
-    increments: dict[str, Any] = {}
-    if counts.triggered:
-        increments["trigger_count"] = counts.triggered
-    if counts.rejected:
-        increments["error_count"] = counts.rejected
-    fields: dict[str, Any] = {}
-    if counts.is_streak_reset:
-        fields["error_streak"] = counts.streak
-    elif counts.streak:
-        increments["error_streak"] = counts.streak
-    if counts.last_accepted:
-        fields["last_triggered"] = utcnow() - timedelta(seconds=monotonic() - counts.last_accepted)
-    # MongoDB rejects an update without any operator, so one without changes sets the time of the count.
-    update = {"$inc": increments, "$set": fields or {"counted_at": utcnow()}}
-    return UpdateOne(
-        {"_id": endpoint_id}, {operator: values for operator, values in update.items() if values}
-    )
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(names)))

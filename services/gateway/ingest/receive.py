@@ -5,21 +5,15 @@ are in `Receiver`, from `__call__` to `_accept_signed`; `targets.py` has what di
 an endpoint and the address of a whole app.
 
 All requests that wait share one read of the configuration's version. There are two other database calls: a
-handshake that hands over a secret writes it, and an app webhook looks up the accounts of its events.
+handshake that hands over a secret writes it, and the first app webhook of an account reads its routes.
 """
 
-from collections.abc import Mapping
 from time import perf_counter
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from services.gateway.ingest.app_webhooks import (
-    PREFIX,
-    AppWebhookTarget,
-    alias_provider,
-    missing_target_detail,
-)
+from services.gateway.ingest.app_webhooks import PREFIX, AppWebhooks, alias_provider
 from services.gateway.ingest.body import BodyReader, client_address, first_header, headers_of
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.context import RequestContext, RequestOutcome, new_execution
@@ -62,14 +56,13 @@ class Receiver:
         settings: GatewaySettings,
         configuration: Configuration,
         endpoints: InboundEndpoints,
-        app_webhooks: Mapping[str, AppWebhookTarget],
+        app_webhooks: AppWebhooks,
         accounts: ConnectedAccounts,
         verifier: Verifier,
         executions: Executions,
         producer: Producer,
         log: Log,
     ) -> None:
-        """`app_webhooks` are by provider id."""
         publisher = EventPublisher(producer, configuration, log, dedupe_window_s=settings.dedupe_window_s)
         self._services = TargetServices(endpoints, accounts, verifier, publisher, log)
         self._max_body_bytes = settings.max_body_bytes
@@ -120,7 +113,7 @@ class Receiver:
     async def _receive_for_app(self, provider: str, scope: Scope, receive: Receive) -> Response:
         webhook = self._app_webhooks.get(provider)
         target = AppTarget(webhook, self._services) if webhook else None
-        missing = "" if webhook else missing_target_detail(provider) or _NOT_FOUND
+        missing = "" if webhook else self._app_webhooks.missing_detail(provider) or _NOT_FOUND
         return await self._process(target, "app", missing, scope, receive)
 
     def _find_endpoint(self, provider: str, name: str) -> InboundEndpoint | None:

@@ -1,0 +1,318 @@
+"""Inbound endpoints as they are stored: their records, their indexes, and every read and write of them.
+
+The collection has two kinds of records: endpoints of providers, and incoming webhooks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import Field, GetPydanticSchema
+from pydantic_core import core_schema
+
+from services.gateway.settings import GatewaySettings
+from shared.contracts.errors import NotFound
+from shared.contracts.ids import EndpointId, WorkspaceId
+from shared.runtime.configuration import Configuration
+from shared.runtime.logs import Log
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, UpdateOne, translate_errors, utcnow
+from shared.runtime.quotas import Quota
+from shared.runtime.record_secrets import StoredSecret
+from shared.runtime.records import Record, stored_null
+from shared.runtime.secrets import Sealed
+from shared.runtime.snapshot import Snapshot
+from shared.runtime.web.paging import Page, page
+from shared.webhooks.incoming import INCOMING_PROVIDER
+
+T = TypeVar("T")
+
+COLLECTION: Final = "inbound_endpoints"
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    COLLECTION: (
+        Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
+        Index((("changed_at", 1),)),
+        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
+    )
+}
+
+FAILING_STREAK: Final = 5
+"""Rejected requests in a row, with none accepted since, after which an endpoint counts as failing.
+
+Only requests of the sender itself count: those with its signature, or with an incoming webhook's token.
+Anybody can send other requests, and must not be able to change the status.
+"""
+_NEWEST_FIRST: Final = [("created_at", -1), ("_id", -1)]
+_AS_STORED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
+"""Marks a field that is checked where it is used: an endpoint with a damaged secret can still be repaired."""
+
+
+class EndpointRecord(Record):
+    """What both kinds of records have."""
+
+    id: EndpointId = Field(alias="_id")
+    workspace: WorkspaceId
+    provider: str
+    name: str
+    channel_id: str | None = stored_null()
+    rate_limit: int
+    """Requests per minute."""
+    enabled: bool
+    created_at: datetime
+    changed_at: datetime
+    deleted_at: datetime | None = None
+    """A deleted endpoint is stored for a while, so that every process sees the deletion."""
+    secrets: Annotated[Sequence[StoredSecret], _AS_STORED]
+    """The newest first; see `record_secrets`."""
+    allow_ips: tuple[str, ...]
+    """The networks that may call; empty if every address may."""
+    trigger_count: int | None = None
+    """Accepted events; like the other counts, None until the first one."""
+    error_count: int | None = None
+    error_streak: int | None = None
+    last_triggered: datetime | None = None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last requests of the sender were rejected: see `FAILING_STREAK`."""
+        return (self.error_streak or 0) >= FAILING_STREAK
+
+
+class ProviderEndpoint(EndpointRecord):
+    """An endpoint for the webhooks of a provider."""
+
+    settings: Annotated[Mapping[str, str | Sealed], _AS_STORED] = Field(default_factory=dict)
+    """Those that are secret are sealed."""
+    events: tuple[str, ...] = ("*",)
+    """Names of events that become messages; `*` at the end matches any rest."""
+    body_limit: int | None = stored_null()
+    dedupe_window_s: float | None = stored_null()
+    public_url: str | None = stored_null()
+    """Scheme and host of the hub as the provider knows them."""
+    require_signature: bool = True
+    unsigned_reason: str | None = ""
+    source: Annotated[Mapping[str, Any] | None, _AS_STORED] = stored_null()
+    """The owner's description of the sender, for a generic provider."""
+    handed_over: bool | None = None
+    """Whether the provider handed the secret over in a handshake, and it was not shown yet."""
+
+    @property
+    def shown_settings(self) -> dict[str, str | None]:
+        """The settings as the API shows them: None for one that is secret."""
+        return {name: value if isinstance(value, str) else None for name, value in self.settings.items()}
+
+
+class IncomingWebhook(EndpointRecord):
+    """An address with a token that posts messages into a channel."""
+
+    token_digest: str | None = None
+    allow_mass_mentions: bool = False
+
+
+R = TypeVar("R", bound=EndpointRecord)
+
+
+def endpoint_record(document: Document) -> ProviderEndpoint | IncomingWebhook:
+    """Return the record in a document, of either kind. Raises `Misconfigured`."""
+    kind = IncomingWebhook if document.get("provider") == INCOMING_PROVIDER else ProviderEndpoint
+    return kind.from_document(document)
+
+
+@dataclass(slots=True)
+class RequestCounts:
+    """What the counts of one endpoint grow by."""
+
+    triggered: int = 0
+    stored: int = 0
+    """Executions of accepted requests. They are limited, not written: see `Executions`."""
+    rejected: int = 0
+    streak: int = 0
+    """Rejected requests of the sender since the last accepted one, or since the last write."""
+    is_streak_reset: bool = False
+    last_accepted: float = 0.0
+    """On the monotonic clock; 0 if no event was accepted."""
+
+    def add(self, later: "RequestCounts") -> None:
+        """Add counts of a later time."""
+        self.triggered += later.triggered
+        self.rejected += later.rejected
+        self.stored = max(self.stored, later.stored)
+        self.streak = later.streak if later.is_streak_reset else self.streak + later.streak
+        self.is_streak_reset |= later.is_streak_reset
+        self.last_accepted = later.last_accepted or self.last_accepted
+
+
+class EndpointRepository:
+    """Reads and writes of the collection. Every method raises `DatabaseUnavailable`.
+
+    Processes have endpoints in memory, so `insert`, `change` and `store_first_secret` are for
+    `InboundEndpoints`, which announces them.
+    """
+
+    def __init__(self, mongo: Mongo, settings: GatewaySettings) -> None:
+        """Set the collection. `settings` has the maximum numbers of endpoints of one workspace."""
+        self._collection = mongo.collection(COLLECTION)
+        self._endpoint_quota = Quota(
+            self._collection,
+            settings.endpoints_per_workspace,
+            "inbound endpoints",
+            "INTERLINK_ENDPOINTS_PER_WORKSPACE",
+        )
+        self._incoming_quota = Quota(
+            self._collection,
+            settings.incoming_webhooks_per_workspace,
+            "incoming webhooks",
+            "INTERLINK_INCOMING_WEBHOOKS_PER_WORKSPACE",
+        )
+
+    def snapshot(
+        self,
+        configuration: Configuration,
+        parse: Callable[[ProviderEndpoint | IncomingWebhook], T],
+        log: Log,
+        *,
+        on_change: Callable[[T | None, T | None], None],
+    ) -> Snapshot[T]:
+        """Return a snapshot of what `parse` makes of each endpoint."""
+        return Snapshot(
+            configuration,
+            self._collection,
+            lambda document: parse(endpoint_record(document)),
+            log,
+            on_change=on_change,
+        )
+
+    # Reads
+
+    async def find(self, endpoint_id: str, workspace: str) -> ProviderEndpoint:
+        """Return an endpoint of a workspace. Raises `NotFound`, also for an incoming webhook."""
+        document = await self._find(endpoint_id, workspace)
+        if document["provider"] == INCOMING_PROVIDER:
+            raise _not_found()
+        return ProviderEndpoint.from_document(document)
+
+    async def find_incoming(self, endpoint_id: str, workspace: str) -> IncomingWebhook:
+        """Return an incoming webhook of a workspace. Raises `NotFound`, also for another endpoint."""
+        document = await self._find(endpoint_id, workspace)
+        if document["provider"] != INCOMING_PROVIDER:
+            raise _not_found()
+        return IncomingWebhook.from_document(document)
+
+    async def check(self, endpoint_id: str, workspace: str) -> None:
+        """Raise `NotFound` if the workspace has no such endpoint of either kind."""
+        await self._find(endpoint_id, workspace)
+
+    async def list_page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[ProviderEndpoint]:
+        """Return a page of a workspace's endpoints, newest first. Raises `Malformed` for a wrong cursor."""
+        return await page(
+            self._collection,
+            _of_workspace(workspace, ProviderEndpoint),
+            ProviderEndpoint.from_document,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    async def list_incoming_page(
+        self, workspace: str, *, limit: int, cursor: str | None
+    ) -> Page[IncomingWebhook]:
+        """Return a page of a workspace's incoming webhooks, newest first. Raises as `list_page`."""
+        return await page(
+            self._collection,
+            _of_workspace(workspace, IncomingWebhook),
+            IncomingWebhook.from_document,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    async def newest(self, workspace: str, limit: int) -> list[ProviderEndpoint]:
+        """Return the newest endpoints of a workspace, at most `limit`."""
+        with translate_errors():
+            documents = (
+                await self._collection.find(_of_workspace(workspace, ProviderEndpoint))
+                .sort(_NEWEST_FIRST)
+                .limit(limit)
+                .to_list(limit)
+            )
+        return [ProviderEndpoint.from_document(document) for document in documents]
+
+    async def _find(self, endpoint_id: str, workspace: str) -> Document:
+        with translate_errors():
+            document: Document | None = await self._collection.find_one(
+                {"_id": endpoint_id, "workspace": workspace, "deleted_at": None}
+            )
+        if document is None:
+            raise _not_found()
+        return document
+
+    # Writes
+
+    def reserve(self, record: EndpointRecord, undo: Callable[[], Any]) -> AbstractAsyncContextManager[None]:
+        """Check the workspace's quota around the insert of a record: see `Quota.reserve`."""
+        quota = self._incoming_quota if isinstance(record, IncomingWebhook) else self._endpoint_quota
+        return quota.reserve(_of_workspace(record.workspace, type(record)), undo)
+
+    async def insert(self, record: EndpointRecord) -> None:
+        """Insert an endpoint."""
+        with translate_errors():
+            await self._collection.insert_one(record.document())
+
+    async def change(self, record: R, changes: Mapping[str, Any]) -> R:
+        """Set fields, given by their names in Python, and return the changed record. Raises `NotFound`."""
+        fields = type(record).stored_fields({**changes, "changed_at": utcnow()})
+        with translate_errors():
+            document: Document | None = await self._collection.find_one_and_update(
+                {"_id": record.id, "deleted_at": None}, {"$set": fields}, return_document=True
+            )
+        if document is None:
+            raise _not_found()
+        return type(record).from_document(document)
+
+    async def store_first_secret(self, endpoint_id: str, secret: StoredSecret) -> bool:
+        """Store the secret of a handshake; return False if the endpoint has one already."""
+        changes = {"secrets": [secret], "handed_over": True, "changed_at": utcnow()}
+        # The condition on `secrets` lets only one of several concurrent handshakes store its secret.
+        with translate_errors():
+            result = await self._collection.update_one(
+                {"_id": endpoint_id, "deleted_at": None, "secrets": []},
+                {"$set": ProviderEndpoint.stored_fields(changes)},
+            )
+        return bool(result.matched_count)
+
+    async def add_counts(self, counts: Mapping[str, RequestCounts]) -> None:
+        """Add to the counts of endpoints, by endpoint id."""
+        updates = [_count_update(endpoint_id, added) for endpoint_id, added in counts.items()]
+        if updates:
+            with translate_errors():
+                await self._collection.bulk_write(updates, ordered=False)
+
+
+def _of_workspace(workspace: str, kind: type[EndpointRecord]) -> Document:
+    """Return the query for a workspace's records of one kind."""
+    provider = INCOMING_PROVIDER if issubclass(kind, IncomingWebhook) else {"$ne": INCOMING_PROVIDER}
+    return {"workspace": workspace, "deleted_at": None, "provider": provider}
+
+
+def _count_update(endpoint_id: str, counts: RequestCounts) -> UpdateOne:
+    increments: dict[str, int] = {}
+    if counts.triggered:
+        increments["trigger_count"] = counts.triggered
+    if counts.rejected:
+        increments["error_count"] = counts.rejected
+    fields: dict[str, Any] = {}
+    if counts.is_streak_reset:
+        fields["error_streak"] = counts.streak
+    elif counts.streak:
+        increments["error_streak"] = counts.streak
+    if counts.last_accepted:
+        fields["last_triggered"] = utcnow() - timedelta(seconds=monotonic() - counts.last_accepted)
+    # MongoDB rejects an update without any operator, so one without changes sets the time of the count.
+    update = {"$inc": increments, "$set": fields or {"counted_at": utcnow()}}
+    return UpdateOne(
+        {"_id": endpoint_id}, {operator: values for operator, values in update.items() if values}
+    )
+
+
+def _not_found() -> NotFound:
+    return NotFound("no such endpoint")

@@ -1,0 +1,108 @@
+"""Executions as they are stored: their record, their indexes, and every read and write of them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from pydantic import Field
+
+from shared.contracts.errors import NotFound
+from shared.contracts.ids import ExecutionId
+from shared.runtime.kafka.producer import RecordPosition
+from shared.runtime.mongo import Document, Index, Mongo, translate_errors
+from shared.runtime.records import Record
+from shared.runtime.web.paging import Page, page
+
+COLLECTION: Final = "webhook_executions"
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    COLLECTION: (
+        Index((("endpoint_id", 1), ("created_at", -1), ("_id", -1))),
+        Index((("endpoint_id", 1), ("event_ids", 1))),
+        Index((("expires_at", 1),), ttl_s=0),
+    )
+}
+
+
+class ExecutionRecord(Record):
+    """One request to an endpoint. A field that does not apply to it is not stored."""
+
+    id: ExecutionId = Field(alias="_id")
+    endpoint_id: str
+    """An endpoint, or an integration for a request to an app webhook."""
+    workspace: str
+    created_at: datetime
+    expires_at: datetime
+    outcome: str
+    status: int
+    duration_ms: float = Field(alias="ms")
+    """From the request's first byte to the response, in milliseconds."""
+    size: int = Field(alias="bytes")
+    """Bytes of the body after decompression."""
+    verdict: str | None = None
+    detail: str | None = None
+    test: bool | None = None
+    events: int | None = None
+    """The number of events; the fields below list the first 100."""
+    types: tuple[str, ...] | None = None
+    event_ids: tuple[str, ...] | None = None
+    triggers: tuple[str, ...] | None = None
+    accounts: tuple[str, ...] | None = None
+    occurred_at: str | None = None
+    delivery_ids: tuple[str, ...] | None = None
+    places: tuple[tuple[int, ...], ...] | None = None
+    """Partition and offset of each event on Kafka; empty for one that an earlier request published."""
+    body: bytes | None = None
+    """The start of a rejected body."""
+    content_type: str | None = None
+    replays: int | None = None
+
+    @property
+    def positions(self) -> list[RecordPosition]:
+        """Where events of this request are on Kafka."""
+        return [(place[0], place[1]) for place in self.places or () if place]
+
+
+class ExecutionRepository:
+    """Reads and writes of the collection. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._collection = mongo.collection(COLLECTION)
+
+    async def insert(self, records: Sequence[ExecutionRecord]) -> None:
+        """Insert executions."""
+        with translate_errors():
+            await self._collection.insert_many([record.document() for record in records], ordered=False)
+
+    async def list_page(self, endpoint_id: str, *, limit: int, cursor: str | None) -> Page[ExecutionRecord]:
+        """Return a page of an endpoint's executions, newest first. Raises `Malformed` for a wrong cursor."""
+        query = {"endpoint_id": endpoint_id}
+        return await page(self._collection, query, ExecutionRecord.from_document, limit=limit, cursor=cursor)
+
+    async def find(self, endpoint_id: str, execution_id: str) -> ExecutionRecord:
+        """Return one execution of an endpoint. Raises `NotFound`."""
+        with translate_errors():
+            document: Document | None = await self._collection.find_one(
+                {"_id": execution_id, "endpoint_id": endpoint_id}
+            )
+        if document is None:
+            raise NotFound("no such execution")
+        return ExecutionRecord.from_document(document)
+
+    async def find_published(self, endpoint_id: str, event_ids: Sequence[str]) -> ExecutionRecord | None:
+        """Return an execution that has published one of these events of an endpoint."""
+        query = {
+            "endpoint_id": endpoint_id,
+            "event_ids": {"$in": list(event_ids)},
+            "places.0.0": {"$exists": True},
+        }
+        with translate_errors():
+            document: Document | None = await self._collection.find_one(query)
+        return None if document is None else ExecutionRecord.from_document(document)
+
+    async def count_replay(self, record: ExecutionRecord) -> int:
+        """Count a replay of an execution; return its number. An execution that has expired is not counted."""
+        with translate_errors():
+            document: Document | None = await self._collection.find_one_and_update(
+                {"_id": record.id}, {"$inc": {"replays": 1}}, return_document=True
+            )
+        return int(document["replays"]) if document else record.replays or 1
