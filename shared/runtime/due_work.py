@@ -61,7 +61,8 @@ class DueItem:
 class DueWork(Generic[C]):
     """The due documents of one collection.
 
-    Its index has `due_at` as its key, or before it what the caller searches by, and `OPEN` as its condition.
+    `find_due` needs an index on `due_at`, or on `open` and `due_at`, with `OPEN` as its condition. Then its
+    cost does not grow with the documents that are not due.
     """
 
     def __init__(
@@ -84,13 +85,13 @@ class DueWork(Generic[C]):
     async def find_due(self, limit: int, *, within_s: float = 0.0) -> list[DueItem]:
         """Return up to `limit` open documents that are due now or in `within_s` seconds, oldest first.
 
-        The query is answered from the index alone. Raises `DatabaseUnavailable`.
+        Raises `DatabaseUnavailable`.
         """
         query = {**OPEN, "due_at": {"$lte": utcnow() + timedelta(seconds=within_s)}}
         with translate_errors():
             documents = (
                 await self._collection.find(query, {"_id": 1, "due_at": 1})
-                .sort([("due_at", 1), ("_id", 1)])
+                .sort("due_at", 1)
                 .limit(limit)
                 .to_list(limit)
             )
