@@ -53,6 +53,27 @@ class StoredPart(BaseModel):
         """
         return {cls.stored_name(name): _to_stored(value) for name, value in values.items()}
 
+    def document(self) -> Document:
+        """Return the document to store. Fields that are None by default, and are None, are left out."""
+        return {
+            field.alias or name: _to_stored(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if not (getattr(self, name) is None and field.default is None)
+        }
+
+    @classmethod
+    def stored_query(cls, values: Mapping[str, Any]) -> Document:
+        """Return the query for these values, given by the names of their fields in Python.
+
+        A set of values stands for any of them. Raises `KeyError` for an unknown field.
+        """
+        return {
+            cls.stored_name(name): {"$in": list(value)}
+            if isinstance(value, set | frozenset)
+            else _to_stored(value)
+            for name, value in values.items()
+        }
+
 
 class Record(StoredPart):
     """A document of a collection."""
@@ -77,25 +98,11 @@ class Record(StoredPart):
                 f"the stored {cls.__name__} {document.get('_id')!r} cannot be read: {'; '.join(faults)}"
             ) from None
 
-    def document(self) -> Document:
-        """Return the document to insert. Fields that are None by default, and are None, are left out."""
-        stored: Document = {}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if value is None and field.default is None:
-                continue
-            stored[field.alias or name] = _to_stored(value)
-        return stored
-
 
 def _to_stored(value: Any) -> Any:
     """Return a value in the types of the driver."""
     if isinstance(value, StoredPart):
-        return {
-            field.alias or name: _to_stored(getattr(value, name))
-            for name, field in type(value).model_fields.items()
-            if not (getattr(value, name) is None and field.default is None)
-        }
+        return value.document()
     if isinstance(value, Mapping):
         return {name: _to_stored(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -14,7 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import uvicorn
 from fastapi import FastAPI
@@ -48,11 +48,16 @@ _PING_TIMEOUT_S: Final = 2.0
 
 
 class ServicePart(Protocol):
+    """A part of a service that ends with the service: a client, a cache."""
+
+    async def stop(self) -> None: ...
+
+
+@runtime_checkable
+class RunningPart(ServicePart, Protocol):
     """A part of a service that runs as long as the service: a snapshot, a scheduler, a flusher."""
 
     async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
 
 @dataclass
@@ -188,7 +193,8 @@ async def serve(name: str, build: Build) -> None:
         started: list[ServicePart] = []
         try:
             for part in service.parts:
-                await part.start()
+                if isinstance(part, RunningPart):
+                    await part.start()
                 started.append(part)
             for consumer in service.consumers:
                 consumer.start()
