@@ -53,7 +53,7 @@ not block the tokens of the others."""
 
 
 async def build(runtime: Runtime) -> Service:
-    """Build the oauth service of this process. Raises `Misconfigured` if settings or manifests are wrong."""
+    """Build the oauth service of this process. Raises `Misconfigured` if a setting is wrong."""
     settings = load(OAuthSettings)
     connectors = registry().connectors
     public_base = runtime.hub.public_base

@@ -1,4 +1,4 @@
-"""The outcome of a refresh in the integration's record: a failure and its pause, or a revoked grant."""
+"""The outcome of a refresh: a status, a failure and its pause, or a revoked grant in the integration."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -246,6 +246,20 @@ def is_pause_over(integration: Integration) -> bool:
 def next_pause_s(integration: Integration) -> float:
     """Return the seconds of the next pause: doubling from 2 s to 15 minutes, with 20 % jitter."""
     return _PAUSES.pause_s(integration.failures + 1)
+
+
+def events_of_refresh(current: Integration) -> tuple[IntegrationEventType, ...]:
+    """Return the events to publish after a refresh."""
+    if current.status in ("error", "reauth_required"):
+        return ("integration.refreshed", "integration.recovered")
+    return ("integration.refreshed",)
+
+
+def status_after_refresh(current: Integration) -> dict[str, Any]:
+    """Return the status fields after a refresh. An integration that was disabled meanwhile stays so."""
+    if current.status == "disabled":
+        return {"status": "disabled", "status_before_disabled": "connected"}
+    return {"status": "connected", "reason": ""}
 
 
 def _last_code(integration: Integration) -> str:

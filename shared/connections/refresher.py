@@ -24,7 +24,7 @@ from shared.connections.credentials import (
     template_values,
     token_values,
 )
-from shared.connections.integration_record import USABLE, Integration, IntegrationEventType
+from shared.connections.integration_record import USABLE, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import (
@@ -33,8 +33,10 @@ from shared.connections.refresh_outcome import (
     UNREADABLE_CREDENTIAL,
     NotConnected,
     RefreshOutcomes,
+    events_of_refresh,
     is_pause_over,
     next_pause_s,
+    status_after_refresh,
 )
 from shared.connections.refresh_types import NoAnswer, Timing
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound
@@ -56,8 +58,6 @@ from shared.runtime.secrets import Sealed
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
-
-__all__ = ["NoAnswer", "Refresher", "Timing"]
 
 _POLL_PAUSES: Final = Backoff(first_s=0.05, max_s=0.5, factor=1.5, spread=0.3)
 _SAVE_PAUSES: Final = Backoff(first_s=0.05, max_s=0.5)
@@ -323,10 +323,10 @@ class Refresher:
                 try:
                     saved = await self._integrations.change(
                         claimed,
-                        publish=_event_types(current) if notify else (),
+                        publish=events_of_refresh(current) if notify else (),
                         condition={"fence": claimed.fence, "status": current.status},
                         **change,
-                        **(_status_after_refresh(current) if notify else {}),
+                        **(status_after_refresh(current) if notify else {}),
                     )
                     if saved is not None:
                         break
@@ -383,20 +383,6 @@ class Refresher:
                     await self._ask(call, claimed.workspace)
             except InterlinkError as error:
                 self._log.warning("token.revoke_failed", integration_id=claimed.id, why=type(error).__name__)
-
-
-def _event_types(current: Integration) -> tuple[IntegrationEventType, ...]:
-    """Return the events to publish after a refresh."""
-    if current.status in ("error", "reauth_required"):
-        return ("integration.refreshed", "integration.recovered")
-    return ("integration.refreshed",)
-
-
-def _status_after_refresh(current: Integration) -> dict[str, Any]:
-    """Return the status fields after a refresh. An integration that was disabled meanwhile stays so."""
-    if current.status == "disabled":
-        return {"status": "disabled", "status_before_disabled": "connected"}
-    return {"status": "connected", "reason": ""}
 
 
 def _is_same_sealed_value(left: Sealed | None, right: Sealed) -> bool:
