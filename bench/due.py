@@ -16,6 +16,7 @@ from statistics import median
 from time import monotonic, perf_counter
 from typing import Any, Final
 
+import structlog
 from bson import encode
 from bson.raw_bson import RawBSONDocument
 from pydantic import SecretStr
@@ -25,10 +26,11 @@ from rich.console import Console
 from bench.machine import described
 from interlink import embedded
 from interlink.supervise import ProcessGroup
-from services.oauth.credentials.maintenance import find_due
-from shared.connections.integrations import COLLECTION, INDEXES, OPEN_FILTER
+from shared.connections.integrations import COLLECTION, INDEXES, OPEN_FILTER, IntegrationRepository
+from shared.runtime.kafka.producer import Producer
 from shared.runtime.mongo import Document, Mongo, utcnow
-from shared.runtime.settings import MongoSettings
+from shared.runtime.secrets import LocalKeyProvider, Vault
+from shared.runtime.settings import KafkaSettings, MongoSettings
 
 _BATCH: Final = 5_000
 _MAX_FILL_S: Final = 900.0
@@ -72,10 +74,14 @@ def filling(first: int, last: int, now: datetime) -> Iterator[Document]:
 
 async def time_queries(mongo: Mongo) -> tuple[int, list[float]]:
     """Run the query repeatedly; return the number of results, and each time in milliseconds."""
+    log, vault = structlog.get_logger(), Vault(LocalKeyProvider([bytes(32)]))
+    integrations = IntegrationRepository(
+        mongo, vault, Producer(KafkaSettings(bootstrap_servers="none:1"), log, client_id="bench"), log
+    )
     times_ms, count_found = [], 0
     for _ in range(_REPEATS):
         started = perf_counter()
-        count_found = len(await find_due(mongo.collection(COLLECTION), _PAGE))
+        count_found = len(await integrations.due_ids(_PAGE))
         times_ms.append((perf_counter() - started) * 1000)
     return count_found, times_ms
 

@@ -9,6 +9,7 @@ from services.oauth.api.integrations import IntegrationsApi
 from services.oauth.api.pages import Pages
 from services.oauth.api.subscriptions import SubscriptionsApi
 from services.oauth.authorization import state
+from services.oauth.authorization.account_identity import AccountMatcher
 from services.oauth.authorization.account_selection import AccountSelection
 from services.oauth.authorization.callback import CallbackHandler
 from services.oauth.authorization.disconnect import Disconnector
@@ -29,7 +30,7 @@ from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.manifests.catalogue import CALLBACK_PATH
-from shared.manifests.registry import connectors
+from shared.manifests.registry import registry
 from shared.runtime.egress.certificates import read_ca_file
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.egress.resolver import DnsResolver
@@ -55,9 +56,9 @@ not block the tokens of the others."""
 
 
 async def build(runtime: Runtime) -> Service:
-    """Build the oauth service of this process. Raises `Misconfigured` if settings or manifests are wrong."""
+    """Build the oauth service of this process. Raises `Misconfigured` if a setting is wrong."""
     settings = load(OAuthSettings)
-    connectors()  # Fail now if a manifest cannot be read, not at the first authorization.
+    connectors = registry().connectors
     public_base = runtime.hub.public_base
     redirect_uri = public_base + CALLBACK_PATH
     client = create_egress_client(
@@ -73,6 +74,7 @@ async def build(runtime: Runtime) -> Service:
     tokens = TokenSource(
         integrations_repository,
         registered_apps,
+        connectors,
         runtime.configuration,
         client,
         runtime.log,
@@ -91,23 +93,27 @@ async def build(runtime: Runtime) -> Service:
     )
 
     # Authorizations
+    accounts = AccountMatcher(integrations_repository, connectors)
     states = States(runtime.mongo, runtime.vault)
     starter = AuthorizationStarter(
         states,
         integrations_repository,
+        connectors,
         registered_apps,
         tokens,
         redirect_uri=redirect_uri,
         public_base=public_base,
         origins=settings.origins,
     )
-    revoker = GrantRevoker(integrations_repository, tokens, runtime.log)
-    writer = ConnectionWriter(integrations_repository, tokens, subscriptions, revoker)
+    revoker = GrantRevoker(integrations_repository, connectors, tokens, runtime.log)
+    writer = ConnectionWriter(integrations_repository, accounts, tokens, subscriptions, revoker)
     callback_handler = CallbackHandler(
-        states, integrations_repository, registered_apps, tokens, writer, runtime.log
+        states, integrations_repository, connectors, registered_apps, tokens, writer, runtime.log
     )
-    account_selection = AccountSelection(integrations_repository, tokens, states, subscriptions)
-    disconnector = Disconnector(integrations_repository, tokens, subscriptions, revoker, runtime.log)
+    account_selection = AccountSelection(integrations_repository, accounts, tokens, states, subscriptions)
+    disconnector = Disconnector(
+        integrations_repository, connectors, tokens, subscriptions, revoker, runtime.log
+    )
 
     # Credentials
     mail_logins = MailLoginChecker(
@@ -118,7 +124,7 @@ async def build(runtime: Runtime) -> Service:
         resolver=DnsResolver(settings.name_servers),
     )
     manual_credentials = ManualCredentials(
-        integrations_repository, tokens, mail_logins, subscriptions, runtime.log
+        integrations_repository, connectors, tokens, mail_logins, subscriptions, runtime.log
     )
     maintenance = Maintenance(
         integrations_repository, tokens, disconnector, runtime.log, interval_s=settings.upkeep_every_s
@@ -132,15 +138,17 @@ async def build(runtime: Runtime) -> Service:
         callback_handler,
         states,
         integrations_repository,
+        connectors,
         pages,
         runtime.log,
         public_base=public_base,
     ).mount(management)
     IntegrationsApi(
-        integrations_repository, tokens, manual_credentials, account_selection, disconnector
+        integrations_repository, connectors, tokens, manual_credentials, account_selection, disconnector
     ).mount(management)
     AppsApi(
         registered_apps,
+        connectors,
         integrations_repository,
         tokens.app_checker,
         redirect_uri=redirect_uri,

@@ -57,7 +57,7 @@ class AppChecker:
     async def check(self, app: App, connector: Connector) -> AppCheckResult:
         """Ask the provider whether it accepts the app."""
         params = {name: setting.default for name, setting in connector.params.items() if setting.default}
-        values = template_values({"provider": connector.provider, "params": params}, app, self._redirect_uri)
+        values = template_values(connector, app, self._redirect_uri, params=params, account=None)
         flow = OAuth1Flow(connector.oauth1) if connector.oauth1 is not None else None
         try:
             if flow is not None:

@@ -24,6 +24,7 @@ from shared.connections.provider_app import (
     uses_own_app,
 )
 from shared.contracts.errors import Misconfigured
+from shared.manifests.registry import connectors
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
@@ -210,7 +211,7 @@ class Apps:
 
     def _document(self, app: App) -> Document:
         record_id = app_record_id(app.provider, app.workspace)
-        hidden = secret_settings(app.provider)
+        hidden = secret_settings(connectors().get(app.provider))
         sealed = dict(app.secrets) | {
             SETTING_PREFIX + key: value for key, value in app.settings.items() if key in hidden
         }
@@ -268,6 +269,6 @@ class Apps:
 
 def _redact_reason(app: App, text: str) -> str:
     """Return a provider's text without the app's secrets, cut to the stored length."""
-    hidden = secret_settings(app.provider)
+    hidden = secret_settings(connectors().get(app.provider))
     settings = (value for name, value in app.settings.items() if name in hidden)
     return redact(text, [*app.secrets.values(), *settings])[:_MAX_REASON_LENGTH]

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from shared.connections.integration_record import Account, Integration
 from shared.connections.provider_app import App
 from shared.manifests.connector import Connector
-from shared.manifests.registry import connectors
 from shared.manifests.token_response import TokenResponse, Tokens
 from shared.runtime.mongo import utcnow
 
@@ -24,21 +24,29 @@ _RECHECK_INTERVAL: Final = timedelta(minutes=5)
 """Interval of refreshes with a refresh token that should have expired but that the provider still accepts."""
 
 
-def template_values(document: Mapping[str, Any], app: App | None, redirect_uri: str) -> dict[str, str]:
-    """Return the values for the manifest's request templates, without the tokens."""
+def template_values(
+    connector: Connector | None,
+    app: App | None,
+    redirect_uri: str,
+    *,
+    params: Mapping[str, str],
+    account: Account | None,
+) -> dict[str, str]:
+    """Return the values for the manifest's request templates, without the tokens.
+
+    `connector` is None if the provider is no longer part of the hub.
+    """
     values = {"redirect_uri": redirect_uri}
-    connector = connectors().get(document["provider"])
     for name, setting in (connector.settings if connector else {}).items():
         if setting.default:
             values[f"setting:{name}"] = setting.default
     if app is not None:
         values |= {"client_id": app.client_id, **app.secrets}
         values |= {f"setting:{name}": value for name, value in app.settings.items() if value}
-    values |= {f"param:{name}": value for name, value in document.get("params", {}).items()}
-    account = document.get("account") or {}
-    values |= {f"account:{name}": value for name, value in account.get("kept", {}).items()}
-    if account:
-        values["account:id"] = account["id"]
+    values |= {f"param:{name}": value for name, value in params.items()}
+    if account is not None:
+        values |= {f"account:{name}": value for name, value in account.attributes.items()}
+        values["account:id"] = account.id
     return values
 
 
@@ -85,30 +93,35 @@ def token_values(secrets: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in secrets.items() if isinstance(value, str)}
 
 
-def reset_refresh_state(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document fields that clear lease, failures and pauses once there are new tokens."""
+def reset_refresh_state(integration: Integration) -> dict[str, Any]:
+    """Return the fields that clear lease, failures and pauses once there are new tokens."""
     return {
         "lease": None,
-        "settled_fence": document["fence"],
-        "halfway": False,
-        "forced_at": None,
+        "settled_fence": integration.fence,
+        "is_partially_refreshed": False,
+        "forced_refresh_at": None,
         "retry_at": None,
         "failures": 0,
         "last_error": None,
-        "refused_app": None,
-        "pause_passed": False,
+        "rejected_app_revision": None,
+        "is_pause_bypassed": False,
     }
 
 
 def refresh_schedule(
-    connector: Connector, granted: TokenResponse, before: Mapping[str, Any], *, at: datetime | None = None
+    connector: Connector,
+    granted: TokenResponse,
+    *,
+    refreshable: bool = False,
+    refresh_expires_at: datetime | None = None,
+    at: datetime | None = None,
 ) -> dict[str, Any]:
-    """Return the document fields that say when tokens expire and when maintenance has to act.
+    """Return the fields of an integration that say when tokens expire and when maintenance has to act.
 
-    Tokens are refreshed on use, from `renew_at` on. Maintenance (`open`, `due_at`) refreshes only what would
-    expire unused: a refresh token near the end of its lifetime, or an access token that is its own refresh
-    token. For tokens that cannot be refreshed, it notes the expiry. Lifetimes count from `at` (default: now),
-    the time of the token request. `before` is the document with the earlier tokens.
+    Tokens are refreshed on use, from `renew_at` on. Maintenance (`due_at`) refreshes only what would expire
+    unused: a refresh token near the end of its lifetime, or an access token that is its own refresh token.
+    For tokens that cannot be refreshed, it notes the expiry. Lifetimes count from `at` (default: now), the
+    time of the token request. `refreshable` and `refresh_expires_at` are of the earlier tokens that are kept.
     """
     at = at or utcnow()
     refresh = connector.refresh
@@ -118,9 +131,9 @@ def refresh_schedule(
     if lifetimes:
         ends = at + timedelta(seconds=min(lifetimes))
         renew = ends - timedelta(seconds=min(refresh.ahead_s, min(lifetimes) * _AHEAD_SHARE))
-    has_refresh_token = any(tokens.refresh_token for tokens in grants) or bool(before.get("refreshable"))
+    has_refresh_token = any(tokens.refresh_token for tokens in grants) or refreshable
     refreshable = refresh.by == "request" or (refresh.by == "refresh_token" and has_refresh_token)
-    refresh_ends = _refresh_token_expiry(connector, granted, before, at) if refreshable else None
+    refresh_ends = _refresh_token_expiry(connector, granted, refresh_expires_at, at) if refreshable else None
     if refreshable and refresh.by == "request":
         due = renew
     elif refreshable:
@@ -132,16 +145,18 @@ def refresh_schedule(
         "renew_at": renew if refreshable else None,
         "refresh_expires_at": refresh_ends,
         "refreshable": refreshable,
-        "open": due is not None,
+        "needs_maintenance": due is not None,
         "due_at": due,
     }
 
 
 def _refresh_token_expiry(
-    connector: Connector, granted: TokenResponse, before: Mapping[str, Any], at: datetime
+    connector: Connector, granted: TokenResponse, previous: datetime | None, at: datetime
 ) -> datetime | None:
-    """Return when the first refresh token expires; None if it is not known."""
-    previous: datetime | None = before.get("refresh_expires_at")
+    """Return when the first refresh token expires; None if it is not known.
+
+    `previous` is when the earlier refresh token expires.
+    """
     if connector.refresh.fixed and previous is not None:
         return previous  # its lifetime counts from the consent, whatever a later response says
     grants = [tokens for tokens in (granted.tokens, *granted.others.values()) if tokens is not None]

@@ -6,7 +6,6 @@ from typing import Final
 
 from shared.connections.integrations import IntegrationRepository
 from shared.contracts.errors import InterlinkError
-from shared.runtime.mongo import translate_errors, utcnow
 
 _WRITE_INTERVAL_S: Final = 600.0
 _MAX_REMEMBERED: Final = 10_000
@@ -36,9 +35,6 @@ class LastUsedRecorder:
 
     async def _write(self, integration_id: str) -> None:
         try:
-            with translate_errors():
-                await self._integrations.collection.update_one(
-                    {"_id": integration_id, "deleted_at": None}, {"$set": {"last_used_at": utcnow()}}
-                )
+            await self._integrations.record_use(integration_id)
         except InterlinkError:
             self._next_write.pop(integration_id, None)  # the next use tries again

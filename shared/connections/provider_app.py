@@ -7,7 +7,6 @@ from typing import Final, Literal
 
 from shared.contracts.ids import derive
 from shared.manifests.connector import Connector
-from shared.manifests.registry import connectors
 
 INSTALLATION: Final = ""
 """Stands in place of a workspace id for an app of the whole installation."""
@@ -54,9 +53,11 @@ def app_record_id(provider: str, workspace: str) -> str:
     return f"pcr_{derive('platform credential', provider, workspace)}"
 
 
-def secret_settings(provider: str) -> frozenset[str]:
-    """Return the names of the settings of a provider's app that are never shown."""
-    connector = connectors().get(provider)
+def secret_settings(connector: Connector | None) -> frozenset[str]:
+    """Return the names of the settings of a provider's app that are never shown.
+
+    There are none for an unknown provider.
+    """
     return frozenset(
         name for name, setting in (connector.settings if connector else {}).items() if setting.secret
     )

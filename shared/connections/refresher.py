@@ -8,7 +8,6 @@ sender may have the answer: the account becomes `refresh_interrupted`, until tha
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from time import monotonic
@@ -25,18 +24,19 @@ from shared.connections.credentials import (
     template_values,
     token_values,
 )
-from shared.connections.integrations import IntegrationEventType, IntegrationRepository
+from shared.connections.integration_record import USABLE, Integration
+from shared.connections.integrations import IntegrationRepository
 from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import (
     MAX_PAUSE_S,
     NO_APP,
     UNREADABLE_CREDENTIAL,
-    USABLE,
     NotConnected,
     RefreshOutcomes,
-    check_usable,
+    events_of_refresh,
     is_pause_over,
     next_pause_s,
+    status_after_refresh,
 )
 from shared.connections.refresh_types import NoAnswer, Timing
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound
@@ -47,21 +47,20 @@ from shared.manifests.provider_response import (
     ProviderRejected,
     ProviderUnavailable,
 )
-from shared.manifests.registry import connectors
 from shared.manifests.token_response import TokenResponse
 from shared.runtime.failpoints import failpoint
 from shared.runtime.leases import Lease, LeaseObserver, Leases
 from shared.runtime.logs import Log
 from shared.runtime.metrics import REFRESHES
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import utcnow
+from shared.runtime.retry import Backoff
+from shared.runtime.secrets import Sealed
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
-__all__ = ["NoAnswer", "Refresher", "Timing"]
-
-_POLL_INTERVALS_S: Final = (0.05, 0.5)
-_SAVE_RETRY_INTERVALS_S: Final = (0.05, 0.5)
+_POLL_PAUSES: Final = Backoff(first_s=0.05, max_s=0.5, factor=1.5, spread=0.3)
+_SAVE_PAUSES: Final = Backoff(first_s=0.05, max_s=0.5)
 """Shorter than `Timing.settle_s`, so that the holder of new tokens writes before its lease is taken over."""
 _INVALID_CLIENT_PAUSE_S: Final = 300.0
 
@@ -73,6 +72,7 @@ class Refresher:
         self,
         integrations: IntegrationRepository,
         apps: Apps,
+        connectors: Mapping[str, Connector],
         app_checker: AppChecker,
         log: Log,
         ask: Callable[[ProviderRequest, str], Awaitable[ProviderResponse]],
@@ -82,8 +82,9 @@ class Refresher:
     ) -> None:
         self._integrations = integrations
         self._apps = apps
-        self.outcomes = RefreshOutcomes(integrations, apps, log)
-        self._leases = Leases(integrations.collection, heartbeat_interval_s=timing.heartbeat_interval_s)
+        self._connectors = connectors
+        self.outcomes = RefreshOutcomes(integrations, apps, connectors, log)
+        self._leases = integrations.leases(heartbeat_interval_s=timing.heartbeat_interval_s)
         self._app_checker = app_checker
         self._log = log
         self._ask = ask
@@ -93,13 +94,22 @@ class Refresher:
         self.unsaved: dict[str, str] = {}
         """Integrations whose new tokens are not written yet, with their providers."""
 
-    def values(self, document: Mapping[str, Any]) -> dict[str, str]:
+    def values(self, integration: Integration) -> dict[str, str]:
         """Return the values for the manifest's request templates, without the tokens."""
-        return template_values(document, self.outcomes.app_of(document), self._redirect_uri)
+        return self._values(integration, self.outcomes.app_of(integration))
+
+    def _values(self, integration: Integration, app: App | None) -> dict[str, str]:
+        return template_values(
+            self._connectors.get(integration.provider),
+            app,
+            self._redirect_uri,
+            params=integration.params,
+            account=integration.account,
+        )
 
     async def ensure_newer(
         self, integration_id: str, than: int, *, forced: bool = False, user_initiated: bool = False
-    ) -> Document:
+    ) -> Integration:
         """Return the integration with tokens newer than version `than`, refreshed here or by another process.
 
         `forced`: the provider rejected the tokens before their expiry. `user_initiated`: a person asked for
@@ -108,21 +118,20 @@ class Refresher:
         """
         await self._apps.current()
         deadline = monotonic() + self._timing.wait_s
-        pause = _POLL_INTERVALS_S[0]
-        observer = LeaseObserver()
+        observer, polls = LeaseObserver(), 0
         while True:
-            document = await self._integrations.find(integration_id)
-            check_usable(document)
-            if document["version"] > than and not document.get("halfway"):
-                return document
-            await self.outcomes.check_pause(document, bypass=user_initiated)
-            lease = Lease.of(document)
+            integration = await self._integrations.find(integration_id)
+            self.outcomes.check_usable(integration)
+            if integration.version > than and not integration.is_partially_refreshed:
+                return integration
+            await self.outcomes.check_pause(integration, bypass=user_initiated)
+            lease = Lease.of(integration)
             if lease is None or observer.silent_s(lease) >= self._takeover_after_s(lease):
-                if lease is not None and lease.committed and _is_single_use(document):
+                if lease is not None and lease.committed and self._is_single_use(integration):
                     # The refresh token may have been used: sending it again could revoke the grant.
-                    await self.outcomes.end_interrupted(document)
+                    await self.outcomes.end_interrupted(integration)
                     continue
-                refreshed = await self._claim_and_refresh(document, lease, forced=forced)
+                refreshed = await self._claim_and_refresh(integration, lease, forced=forced)
                 if refreshed is not None:
                     return refreshed
                 continue
@@ -130,8 +139,12 @@ class Refresher:
                 raise ProviderUnavailable(
                     "another process is still refreshing the token: try again", retry_after=2.0
                 )
-            await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 -- only to spread
-            pause = min(pause * 1.5, _POLL_INTERVALS_S[1])
+            polls += 1
+            await asyncio.sleep(_POLL_PAUSES.pause_s(polls))
+
+    def _is_single_use(self, integration: Integration) -> bool:
+        """Return whether the provider accepts a refresh token only once."""
+        return self._connectors[integration.provider].refresh.rotation == "single-use"
 
     def _takeover_after_s(self, lease: Lease) -> float:
         """Return the seconds without a heartbeat after which a lease is taken over."""
@@ -142,15 +155,15 @@ class Refresher:
     # The steps of a refresh. None as a result means that another process was first: the caller reads again.
 
     async def _claim_and_refresh(
-        self, document: Document, lease: Lease | None, *, forced: bool
-    ) -> Document | None:
+        self, integration: Integration, lease: Lease | None, *, forced: bool
+    ) -> Integration | None:
         claimed = await self._leases.claim(
-            document,
+            integration,
             lease,
-            condition={"version": document["version"], "status": {"$in": USABLE}, "deleted_at": None},
+            condition={"version": integration.version, "status": USABLE, "deleted_at": None},
             # A holder that died before it asked the provider leaves no doubt about the refresh token.
             increment={"settled_fence": 1} if lease is not None and not lease.committed else {},
-            change={"pause_passed": not is_pause_over(document)},
+            change={"is_pause_bypassed": not is_pause_over(integration)},
         )
         if claimed is None:
             return None
@@ -163,9 +176,9 @@ class Refresher:
             task.add_done_callback(self._releasing.discard)
             raise
 
-    async def _refresh_grants(self, claimed: Document, *, forced: bool) -> Document | None:
+    async def _refresh_grants(self, claimed: Integration, *, forced: bool) -> Integration | None:
         """Refresh every grant of the credential. Each is written before the next is requested."""
-        connector = connectors()[claimed["provider"]]
+        connector = self._connectors[claimed.provider]
         try:
             secrets = self.outcomes.decrypt_credential(claimed)
         except NotConnected as error:
@@ -174,10 +187,10 @@ class Refresher:
             )
             raise
         slots = refreshable_slots(secrets) or [MAIN]
-        document, at = claimed, utcnow()
+        integration, at = claimed, utcnow()
         combined = TokenResponse(None, {}, None)
         for slot in slots:
-            granted = await self._request_tokens(document, connector, secrets, slot)
+            granted = await self._request_tokens(integration, connector, secrets, slot)
             if granted is None:
                 return None
             combined = TokenResponse(
@@ -185,31 +198,31 @@ class Refresher:
             )
             secrets = merge_tokens(secrets, granted)
             # The other grants still have old tokens: callers that wait for new ones go on waiting.
-            change: dict[str, Any] = {**Leases.settled(claimed), "halfway": True}
+            change: dict[str, Any] = {"lease": Leases.settled(claimed), "is_partially_refreshed": True}
             if slot == slots[-1]:
                 change = self._completed_fields(connector, combined, claimed, at, forced=forced)
-            saved = await self._save(document, secrets, change, notify=slot == slots[-1])
+            saved = await self._save(integration, secrets, change, notify=slot == slots[-1])
             if saved is None:
-                await self._handle_overtaken(connector, document, granted)
+                await self._handle_overtaken(connector, integration, granted)
                 return None
-            document = saved
-        REFRESHES.labels(claimed["provider"], "refreshed").inc()
-        return document
+            integration = saved
+        REFRESHES.labels(claimed.provider, "refreshed").inc()
+        return integration
 
     async def _request_tokens(
-        self, claimed: Document, connector: Connector, secrets: Mapping[str, Any], slot: str
+        self, claimed: Integration, connector: Connector, secrets: Mapping[str, Any], slot: str
     ) -> TokenResponse | None:
         """Request new tokens for one grant. Return None if another process was first.
 
-        A failure is recorded in the document. Raises `ProviderUnavailable` or `NotConnected`.
+        A failure is stored. Raises `ProviderUnavailable` or `NotConnected`.
         """
         tokens = token_values(secrets if slot == MAIN else secrets["others"][slot])
         app = self.outcomes.app_of(claimed)
-        values = template_values(claimed, app, self._redirect_uri)
+        values = self._values(claimed, app)
         try:
             call = connector.refresh_request(values | tokens)
         except (MissingValue, KeyError) as error:
-            unreadable = self._apps.is_unreadable(connector.app, claimed["workspace"], claimed.get("app"))
+            unreadable = self._apps.is_unreadable(connector.app, claimed.workspace, claimed.app)
             if unreadable:
                 code, detail = "app_unreadable", "the app's credentials cannot be decrypted"
             else:
@@ -226,7 +239,7 @@ class Refresher:
             return None
         failpoint("refresh.committing")
         try:
-            answer = await self._ask(call, claimed["workspace"])
+            answer = await self._ask(call, claimed.workspace)
             failpoint("refresh.answered")
             granted = connector.parse_token_response(answer)
         except ProviderUnavailable as error:
@@ -246,7 +259,7 @@ class Refresher:
             return granted
         return TokenResponse(None, {**granted.others, slot: granted.tokens}, granted.document)
 
-    async def _handle_rejection(self, claimed: Document, error: ProviderRejected, app: App | None) -> None:
+    async def _handle_rejection(self, claimed: Integration, error: ProviderRejected, app: App | None) -> None:
         """Record that the provider rejected the refresh.
 
         Raises `ProviderUnavailable` or `NotConnected`, unless another process was first.
@@ -261,86 +274,100 @@ class Refresher:
         await self.outcomes.record_failure(
             claimed, error.code, error.detail, _INVALID_CLIENT_PAUSE_S, rejected_app=revision
         )
-        connector = connectors()[claimed["provider"]]
-        if await self._app_checker.handle_invalid_client(app, connector, claimed["workspace"], error):
+        connector = self._connectors[claimed.provider]
+        if await self._app_checker.handle_invalid_client(app, connector, claimed.workspace, error):
             raise ProviderUnavailable("the provider rejects the app's credentials", retry_after=60)
         raise ProviderUnavailable(f"the provider issued no new token: {error.code}", retry_after=60)
 
     def _completed_fields(
-        self, connector: Connector, granted: TokenResponse, claimed: Document, at: datetime, *, forced: bool
+        self,
+        connector: Connector,
+        granted: TokenResponse,
+        claimed: Integration,
+        at: datetime,
+        *,
+        forced: bool,
     ) -> dict[str, Any]:
-        """Return the document's fields after a refresh of all grants, of which the first began at `at`."""
+        """Return the changed fields after a refresh of all grants, of which the first began at `at`."""
+        schedule = refresh_schedule(
+            connector,
+            granted,
+            refreshable=claimed.refreshable,
+            refresh_expires_at=claimed.refresh_expires_at,
+            at=at,
+        )
         change: dict[str, Any] = {
             **reset_refresh_state(claimed),
-            **refresh_schedule(connector, granted, claimed, at=at),
+            **schedule,
             "refreshed_at": utcnow(),
-            "forced_at": utcnow() if forced else None,
+            "forced_refresh_at": utcnow() if forced else None,
         }
         if granted.tokens and granted.tokens.scopes is not None:
-            change["scopes"] = list(granted.tokens.scopes)
+            change["scopes"] = tuple(granted.tokens.scopes)
         return change
 
     async def _save(
-        self, claimed: Document, secrets: Mapping[str, Any], change: Mapping[str, Any], *, notify: bool
-    ) -> Document | None:
-        """Write new tokens and return the document; None if the integration changed meanwhile.
+        self, claimed: Integration, secrets: Mapping[str, Any], change: Mapping[str, Any], *, notify: bool
+    ) -> Integration | None:
+        """Write new tokens and return the integration; None if it changed meanwhile.
 
         Retry without a limit while MongoDB fails: the tokens exist nowhere else, and the old ones may be
         invalid by now. `notify`: all grants are new, so write the status and publish the events too.
         """
         sealed = self._integrations.seal(claimed, secrets)
-        change = {**change, "credential": sealed, "version": claimed["version"] + 1}
-        integration_id, current = claimed["_id"], claimed
-        pause = _SAVE_RETRY_INTERVALS_S[0]
+        change = {**change, "credential": sealed, "version": claimed.version + 1}
+        integration_id, current = claimed.id, claimed
+        failures = 0
         try:
             while True:
                 try:
                     saved = await self._integrations.change(
                         claimed,
-                        {**change, **(_status_after_refresh(current) if notify else {})},
-                        publish=_event_types(current) if notify else (),
-                        condition={"fence": claimed["fence"], "status": current["status"]},
+                        publish=events_of_refresh(current) if notify else (),
+                        condition={"fence": claimed.fence, "status": current.status},
+                        **change,
+                        **(status_after_refresh(current) if notify else {}),
                     )
                     if saved is not None:
                         break
                     current = await self._integrations.find(integration_id)
-                    if _is_same_sealed_value(current["credential"], sealed):
+                    if _is_same_sealed_value(current.credential, sealed):
                         saved = current  # an earlier attempt was written, and its answer lost
                         break
-                    if any(current[field] != claimed[field] for field in ("version", "fence")):
+                    if (current.version, current.fence) != (claimed.version, claimed.fence):
                         return None
                 except NotFound:
                     return None
                 except (DatabaseUnavailable, Misconfigured) as error:
                     if integration_id not in self.unsaved:
-                        self.unsaved[integration_id] = claimed["provider"]
+                        self.unsaved[integration_id] = claimed.provider
                         self._log.error(
                             "token.save_failed",
                             integration_id=integration_id,
-                            provider=claimed["provider"],
+                            provider=claimed.provider,
                             error=str(error),
                             detail="if this process ends now, the account has to be connected again",
                         )
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _SAVE_RETRY_INTERVALS_S[1])
+                    failures += 1
+                    await asyncio.sleep(_SAVE_PAUSES.pause_s(failures))
         finally:
             self.unsaved.pop(integration_id, None)
         failpoint("refresh.committed")
         return saved
 
     async def _handle_overtaken(
-        self, connector: Connector, claimed: Document, granted: TokenResponse
+        self, connector: Connector, claimed: Integration, granted: TokenResponse
     ) -> None:
         """Log that new tokens were not stored, because the integration changed or the lease was lost.
 
         If the integration is disconnected or gone, revoke the tokens at the provider, unless that would
         revoke the grants of other integrations.
         """
-        REFRESHES.labels(claimed["provider"], "overtaken").inc()
-        self._log.warning("token.discarded", integration_id=claimed["_id"])
+        REFRESHES.labels(claimed.provider, "overtaken").inc()
+        self._log.warning("token.discarded", integration_id=claimed.id)
         try:
-            current = await self._integrations.find(claimed["_id"])
-            if current["status"] != "disconnected":
+            current = await self._integrations.find(claimed.id)
+            if current.status != "disconnected":
                 return
         except NotFound:
             pass
@@ -353,32 +380,11 @@ class Refresher:
             try:
                 call = connector.revoke_request({**self.values(claimed), **values})
                 if call is not None:
-                    await self._ask(call, claimed["workspace"])
+                    await self._ask(call, claimed.workspace)
             except InterlinkError as error:
-                self._log.warning(
-                    "token.revoke_failed", integration_id=claimed["_id"], why=type(error).__name__
-                )
+                self._log.warning("token.revoke_failed", integration_id=claimed.id, why=type(error).__name__)
 
 
-def _is_single_use(document: Mapping[str, Any]) -> bool:
-    """Return whether the provider accepts a refresh token only once."""
-    return connectors()[document["provider"]].refresh.rotation == "single-use"
-
-
-def _event_types(current: Mapping[str, Any]) -> tuple[IntegrationEventType, ...]:
-    """Return the events to publish after a refresh."""
-    if current["status"] in ("error", "reauth_required"):
-        return ("integration.refreshed", "integration.recovered")
-    return ("integration.refreshed",)
-
-
-def _status_after_refresh(current: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the status fields after a refresh. An integration that was disabled meanwhile stays so."""
-    if current["status"] == "disabled":
-        return {"status": "disabled", "disabled_from": "connected"}
-    return {"status": "connected", "reason": ""}
-
-
-def _is_same_sealed_value(left: Any, right: Any) -> bool:
+def _is_same_sealed_value(left: Sealed | None, right: Sealed) -> bool:
     """Compare nonce and ciphertext only: a key rotation may have wrapped the data key again."""
-    return isinstance(left, dict) and all(left.get(part) == right.get(part) for part in ("n", "c"))
+    return left is not None and (left.get("n"), left.get("c")) == (right.get("n"), right.get("c"))

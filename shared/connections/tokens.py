@@ -11,25 +11,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from shared.connections.app_check import AppChecker
 from shared.connections.apps import Apps
 from shared.connections.credentials import MAIN, token_values
+from shared.connections.integration_record import Integration
 from shared.connections.integrations import COLLECTION, IntegrationRepository
 from shared.connections.last_used import LastUsedRecorder
 from shared.connections.provider_app import App
-from shared.connections.refresh_outcome import NotConnected, check_usable
+from shared.connections.refresh_outcome import NotConnected
 from shared.connections.refresh_types import DEFAULT_TIMING, NoAnswer, Timing
 from shared.connections.refresher import Refresher
 from shared.contracts.errors import Conflict, DatabaseUnavailable, RetryLater
 from shared.manifests.accounts import manual_credential_values
+from shared.manifests.connector import Connector
 from shared.manifests.provider_response import ProviderRejected, ProviderUnavailable
-from shared.manifests.registry import connectors
 from shared.runtime.configuration import Configuration
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import utcnow
 from shared.runtime.version import VERSION
 from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_authorization
 from shared.wire.request_template import RequestTemplate
@@ -55,7 +56,7 @@ class Access:
     """The tokens for a call to a provider. `version` identifies them for `TokenSource.replace_rejected`."""
 
     integration: str
-    provider: str
+    connector: Connector = field(repr=False)
     workspace: str
     version: int
     values: Mapping[str, str] = field(repr=False)
@@ -67,13 +68,17 @@ class Access:
     kind: str = "oauth2"
 
     @property
+    def provider(self) -> str:
+        return self.connector.provider
+
+    @property
     def token(self) -> str:
         return self.values["access_token"]
 
     @property
     def headers(self) -> dict[str, str]:
         """The request headers that carry the token."""
-        api = connectors()[self.provider].api_for(self.kind)
+        api = self.connector.api_for(self.kind)
         headers = {
             name: RequestTemplate(text).render_or_empty(self.values) for name, text in api.headers.items()
         }
@@ -86,7 +91,7 @@ class Access:
     @property
     def base(self) -> str:
         """The base URL of the provider's API."""
-        return RequestTemplate(connectors()[self.provider].api_for(self.kind).base).url(self.values)
+        return RequestTemplate(self.connector.api_for(self.kind).base).url(self.values)
 
 
 class TokenSource:
@@ -96,6 +101,7 @@ class TokenSource:
         self,
         integrations: IntegrationRepository,
         apps: Apps,
+        connectors: Mapping[str, Connector],
         configuration: Configuration,
         client: EgressClient,
         log: Log,
@@ -104,6 +110,7 @@ class TokenSource:
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         self._integrations = integrations
+        self._connectors = connectors
         self._configuration = configuration
         self._client = client
         self._log = log
@@ -111,20 +118,24 @@ class TokenSource:
         self.app_checker = AppChecker(apps, log, self.ask, redirect_uri=redirect_uri)
         """Checks whether providers accept apps."""
         self._refresher = Refresher(
-            integrations, apps, self.app_checker, log, self.ask, redirect_uri=redirect_uri, timing=timing
+            integrations,
+            apps,
+            connectors,
+            self.app_checker,
+            log,
+            self.ask,
+            redirect_uri=redirect_uri,
+            timing=timing,
         )
-        self._cache: dict[str, tuple[float, Document]] = {}
+        self._cache: dict[str, tuple[float, Integration]] = {}
         self._changes = 0
-        """Number of changes of integrations. A document that was read before the last one is not cached."""
-        self._refreshes: dict[tuple[str, bool], asyncio.Task[Document]] = {}
+        """Number of changes of integrations. One that was read before the last one is not cached."""
+        self._refreshes: dict[tuple[str, bool], asyncio.Task[Integration]] = {}
         """Running refreshes by integration id and by whether a person asked for the refresh."""
         self._accepted: dict[tuple[str, str, int], float] = {}
         """Until when tokens count as valid, by integration id, grant and version."""
         self._last_used = LastUsedRecorder(integrations)
         configuration.follow(COLLECTION, self._on_change)
-
-    async def start(self) -> None:
-        """Do nothing: every part of a service has a start."""
 
     async def stop(self) -> None:
         """Wait until running refreshes are written: a new refresh token exists nowhere else."""
@@ -147,23 +158,23 @@ class TokenSource:
         Raises `NotFound`, `NotConnected`, `ProviderUnavailable` (another process refreshes the token, or the
         provider does not answer) or `DatabaseUnavailable`.
         """
-        document = await self._find_cached(integration_id)
-        check_usable(document)
-        ends = document.get("expires_at")
-        if ends is not None and document.get("refreshable"):
-            renew_at = document.get("renew_at") or ends
+        integration = await self._find_cached(integration_id)
+        self._refresher.outcomes.check_usable(integration)
+        ends = integration.expires_at
+        if ends is not None and integration.refreshable:
+            renew_at = integration.renew_at or ends
             # Just before the expiry the caller waits for new tokens. Earlier, from `renew_at` on, it uses the
             # old ones while a refresh runs beside the call.
             if ends - min(_EXPIRY_MARGIN, (ends - renew_at) / 2) <= utcnow():
                 try:
-                    document = await self._ensure_newer(integration_id, than=document["version"])
+                    integration = await self._ensure_newer(integration_id, than=integration.version)
                 except (ProviderUnavailable, DatabaseUnavailable):
                     if ends <= utcnow():  # else the old token still works
                         raise
-            elif renew_at <= utcnow() and self._refresher.outcomes.may_refresh(document):
-                self._start_refresh(integration_id, document["version"])
-        access = self._access(document, other)
-        self._last_used.record(document["_id"])
+            elif renew_at <= utcnow() and self._refresher.outcomes.may_refresh(integration):
+                self._start_refresh(integration_id, integration.version)
+        access = self._access(integration, other)
+        self._last_used.record(integration.id)
         return access
 
     async def replace_rejected(self, access: Access) -> Access:
@@ -174,19 +185,19 @@ class TokenSource:
         `NotConnected` if the provider rejects the tokens there too; else as `access`.
         """
         for _ in range(_MAX_ATTEMPTS):
-            document = await self._integrations.find(access.integration)
-            check_usable(document)
-            if document["version"] > access.version and not document.get("halfway"):
-                return self._access(document, access.other)
+            integration = await self._integrations.find(access.integration)
+            self._refresher.outcomes.check_usable(integration)
+            if integration.version > access.version and not integration.is_partially_refreshed:
+                return self._access(integration, access.other)
             key = (access.integration, access.other, access.version)
             if self._accepted.get(key, 0.0) > monotonic():
                 return access
-            forced_at = document.get("forced_at")
+            forced_at = integration.forced_refresh_at
             recent = forced_at is not None and forced_at > utcnow() - _FORCED_REFRESH_INTERVAL
-            refreshing = document.get("halfway") or document.get("lease") is not None
-            if document.get("refreshable") and (not recent or refreshing):
-                document = await self._ensure_newer(access.integration, than=access.version, forced=True)
-                return self._access(document, access.other)
+            refreshing = integration.is_partially_refreshed or integration.lease is not None
+            if integration.refreshable and (not recent or refreshing):
+                integration = await self._ensure_newer(access.integration, than=access.version, forced=True)
+                return self._access(integration, access.other)
             if await self._is_accepted(access):
                 if len(self._accepted) >= _MAX_CACHED:
                     self._accepted.clear()
@@ -195,7 +206,7 @@ class TokenSource:
             # None of it helped: a person has to connect the account again.
             self.forget(access.integration)
             detail = "the provider rejects the token"
-            if await self._refresher.outcomes.mark_reauth_required(document, "token_refused", detail):
+            if await self._refresher.outcomes.mark_reauth_required(integration, "token_refused", detail):
                 break
         raise NotConnected(
             "reauth_required", "the provider rejects the account's token: connect the account again"
@@ -209,7 +220,7 @@ class TokenSource:
         Raises as `access` does, and `ProviderUnavailable` without an answer.
         """
         access = await self.access(integration_id, other=other)
-        connector = connectors()[access.provider]
+        connector = access.connector
         answer = await self.ask(make(access), access.workspace)
         if connector.is_token_rejected(answer, connector.api_for(access.kind)):
             answer = await self.ask(make(await self.replace_rejected(access)), access.workspace)
@@ -217,7 +228,7 @@ class TokenSource:
 
     async def _is_accepted(self, access: Access) -> bool:
         """Return whether the provider identifies the account by the token. Raises `ProviderUnavailable`."""
-        connector = connectors()[access.provider]
+        connector = access.connector
         api, probe = connector.api_for(access.kind), connector.probe_for(access.kind)
         if probe is None:
             return False
@@ -250,7 +261,7 @@ class TokenSource:
 
     # For the service that owns integrations
 
-    async def refresh(self, integration_id: str, *, than: int, user_initiated: bool = False) -> Document:
+    async def refresh(self, integration_id: str, *, than: int, user_initiated: bool = False) -> Integration:
         """Refresh an integration's tokens until they are newer than version `than`, or wait for it.
 
         `user_initiated`: a person asked for it, which is allowed once in a pause because of a rejected app.
@@ -258,13 +269,13 @@ class TokenSource:
         """
         return await self._ensure_newer(integration_id, than=than, user_initiated=user_initiated)
 
-    def values(self, document: Mapping[str, Any]) -> dict[str, str]:
+    def values(self, integration: Integration) -> dict[str, str]:
         """Return the values for the manifest's request templates, without the tokens."""
-        return self._refresher.values(document)
+        return self._refresher.values(integration)
 
-    def app_of(self, document: Mapping[str, Any]) -> App | None:
+    def app_of(self, integration: Integration) -> App | None:
         """Return the app that an integration is connected with; None if it is gone or unreadable."""
-        return self._refresher.outcomes.app_of(document)
+        return self._refresher.outcomes.app_of(integration)
 
     def forget(self, integration_id: str) -> None:
         """Read the integration again at the next call: this process has changed it."""
@@ -281,43 +292,44 @@ class TokenSource:
         for integration_id in integration_ids or ():
             self.forget(integration_id)
 
-    async def _find_cached(self, integration_id: str) -> Document:
+    async def _find_cached(self, integration_id: str) -> Integration:
         if integration_id in self._cache:
             await self._configuration.current()
         cached = self._cache.get(integration_id)
         if cached and cached[0] > monotonic():
             return cached[1]
-        changes = self._changes  # before the read: a change during it makes the document stale
-        document = await self._integrations.find(integration_id)
-        self._cache_document(document, changes)
-        return document
+        changes = self._changes  # before the read: a change during it makes the record stale
+        integration = await self._integrations.find(integration_id)
+        self._cache_integration(integration, changes)
+        return integration
 
-    def _cache_document(self, document: Document, changes: int) -> None:
-        """Cache a document that was read at change number `changes`, unless there were more changes since."""
+    def _cache_integration(self, integration: Integration, changes: int) -> None:
+        """Cache what was read at change number `changes`, unless there were more changes since."""
         if changes != self._changes:
             return
         if len(self._cache) >= _MAX_CACHED:
             self._cache.clear()
-        cached = self._cache.get(document["_id"])
-        if cached is None or cached[1]["version"] <= document["version"]:
-            self._cache[document["_id"]] = (monotonic() + _CACHE_TTL_S, document)
+        cached = self._cache.get(integration.id)
+        if cached is None or cached[1].version <= integration.version:
+            self._cache[integration.id] = (monotonic() + _CACHE_TTL_S, integration)
 
-    def _access(self, document: Document, other: str) -> Access:
+    def _access(self, integration: Integration, other: str) -> Access:
         """Decrypt the tokens of one grant. Raises `NotConnected` if there are none that can be used."""
-        secrets = self._refresher.outcomes.decrypt_credential(document)
+        secrets = self._refresher.outcomes.decrypt_credential(integration)
         others = secrets.get("others", {})
         tokens = secrets if other == MAIN else others.get(other)
         if other == MAIN and others and not secrets.get("access_token"):
             tokens = next(iter(others.values()))  # this consent has no main grant
         if not tokens:
             raise NotConnected("connected", f"the account has no token named {other!r}")
-        ends = document.get("expires_at")
-        if ends is not None and ends <= utcnow() and not document.get("refreshable"):
+        ends = integration.expires_at
+        if ends is not None and ends <= utcnow() and not integration.refreshable:
             raise NotConnected(
                 "reauth_required", "the account's token has expired: connect the account again"
             )
-        values = self._refresher.values(document) | token_values(tokens)
-        manual = connectors()[document["provider"]].manual_credentials.get(document["kind"])
+        values = self._refresher.values(integration) | token_values(tokens)
+        connector = self._connectors[integration.provider]
+        manual = connector.manual_credentials.get(integration.kind)
         if manual is not None:
             try:
                 values |= manual_credential_values(manual, secrets.get("fields", {}))
@@ -326,38 +338,41 @@ class TokenSource:
                     "error", "the provider needs other credentials now: enter them again"
                 ) from None
         return Access(
-            integration=document["_id"],
-            provider=document["provider"],
-            workspace=document["workspace"],
-            version=document["version"],
+            integration=integration.id,
+            connector=connector,
+            workspace=integration.workspace,
+            version=integration.version,
             values=values,
             ends_at=ends,
             other=other,
-            kind=document["kind"],
+            kind=integration.kind,
         )
 
     # Refreshing: one task for each integration, for all callers that wait
 
     async def _ensure_newer(
         self, integration_id: str, *, than: int, forced: bool = False, user_initiated: bool = False
-    ) -> Document:
-        """Return the document with tokens newer than version `than`. A cancelled caller stops no refresh."""
+    ) -> Integration:
+        """Return the integration with tokens newer than version `than`.
+
+        A cancelled caller stops no refresh.
+        """
         while True:
             changes = self._changes
             try:
-                document = await asyncio.shield(
+                integration = await asyncio.shield(
                     self._start_refresh(integration_id, than, forced=forced, user_initiated=user_initiated)
                 )
             except BaseException:
                 self.forget(integration_id)
                 raise
-            if document["version"] > than:  # else the task had been started for an older version
-                self._cache_document(document, changes)
-                return document
+            if integration.version > than:  # else the task had been started for an older version
+                self._cache_integration(integration, changes)
+                return integration
 
     def _start_refresh(
         self, integration_id: str, than: int, *, forced: bool = False, user_initiated: bool = False
-    ) -> "asyncio.Task[Document]":
+    ) -> "asyncio.Task[Integration]":
         key = integration_id, user_initiated
         task = self._refreshes.get(key)
         if task is None or task.done():
@@ -371,13 +386,13 @@ class TokenSource:
             task.add_done_callback(lambda done: self._refresh_done(key, done, changes))
         return task
 
-    def _refresh_done(self, key: tuple[str, bool], task: "asyncio.Task[Document]", changes: int) -> None:
+    def _refresh_done(self, key: tuple[str, bool], task: "asyncio.Task[Integration]", changes: int) -> None:
         if self._refreshes.get(key) is task:
             del self._refreshes[key]
         if task.cancelled():
             return
         error = task.exception()
         if error is None:
-            self._cache_document(task.result(), changes)
+            self._cache_integration(task.result(), changes)
         elif not isinstance(error, RetryLater | Conflict):
             self._log.warning("token.refresh_failed", integration_id=key[0], error=str(error)[:300])

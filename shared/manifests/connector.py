@@ -304,16 +304,19 @@ class Connector:
             select_optional(self.account.person, token if self.account.person_in == "token" else document)
         )
 
-    def stored_person(self, account: Mapping[str, Any]) -> str | None:
-        """Return the person of a stored account; None if it was stored without one and no value has it."""
-        if "person" in account:
-            return str(account["person"])
+    def stored_person(self, person: str | None, attributes: Mapping[str, str]) -> str | None:
+        """Return the person of a stored account; None if it was stored without one and no value has it.
+
+        `person` and `attributes` are what is stored.
+        """
+        if person is not None:
+            return person
         if self.account is None or not self.account.person:
             return ""
         # A value stored under the same selection is the person.
         names = (name for name, selection in self.account.keep.items() if selection == self.account.person)
-        stored = (account.get("kept", {}).get(name) for name in names)
-        return next((str(person) for person in stored if person), None)
+        stored = (attributes.get(name) for name in names)
+        return next((value for value in stored if value), None)
 
     def parse_api_response(self, response: ProviderResponse, api: Api | None = None) -> Any:
         """Return the JSON of an API response. Raises `ProviderRejected` or `ProviderUnavailable`."""

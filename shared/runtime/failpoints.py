@@ -29,6 +29,7 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "schedule.claimed": "a due delivery is claimed, its attempt has not started",
     "schedule.sent": "a subscriber has responded, the outcome is not written",
     "schedule.written": "the outcome is written, the steps after it are not done",
+    "outbox.stored": "a change and its events are stored, none of the events is published",
     "refresh.claimed": "an integration is claimed for a refresh, the provider is not asked for new tokens",
     "refresh.committing": "the lease is committed, the provider is not asked for new tokens",
     "refresh.answered": "the provider has answered with new tokens, they are not written",

@@ -15,34 +15,59 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self, TypeVar
 
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime.mongo import Collection, Document, translate_errors
+from shared.runtime.records import Record, StoredPart
 
-LEASE_FIELD: Final = "lease"
 HEARTBEAT_INTERVAL_S: Final = 1.0
 _RELEASE_RETRY_INTERVAL_S: Final = 0.3
+_LEASE: Final = "lease"
+_LEASE_HOLDER: Final = f"{_LEASE}.holder"
+_LEASE_BEAT: Final = f"{_LEASE}.beat"
+_LEASE_COMMITTED: Final = f"{_LEASE}.committed"
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A lease as it is stored in a document. It changes with each heartbeat of its holder."""
+class StoredLease(StoredPart):
+    """A lease as it is stored in a document."""
 
-    fence: int
     holder: str
     """A random text, new with each claim."""
     beat: int
     committed: bool
     """Whether the holder has announced the step that must not be done twice."""
 
+
+class LeasedRecord(Record):
+    """A record that one process at a time works on."""
+
+    fence: int
+    """Rises with each claim."""
+    lease: StoredLease | None = None
+    """None if no process holds it."""
+
+
+R = TypeVar("R", bound=LeasedRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease and its fence, as one process saw them. It changes with each heartbeat of its holder."""
+
+    fence: int
+    holder: str
+    beat: int
+    committed: bool
+
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Self | None:
-        """Return the document's lease; None if no process holds it."""
-        stored = document.get(LEASE_FIELD)
-        if not stored:
+    def of(cls, record: LeasedRecord) -> Self | None:
+        """Return the record's lease; None if no process holds it."""
+        stored = record.lease
+        if stored is None:
             return None
-        return cls(document["fence"], stored["holder"], stored["beat"], stored["committed"])
+        return cls(record.fence, stored.holder, stored.beat, stored.committed)
 
 
 class LeaseObserver:
@@ -64,36 +89,48 @@ class LeaseObserver:
         return now - self._since
 
 
-class Leases:
-    """The leases of one collection."""
+class Leases(Generic[R]):
+    """The leases of one collection, whose documents are records of `record_type`."""
 
-    def __init__(self, collection: Collection, *, heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        record_type: type[R],
+        *,
+        heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
+    ) -> None:
         self._collection = collection
+        self._record_type = record_type
         self._heartbeat_interval_s = heartbeat_interval_s
 
     async def claim(
         self,
-        document: Mapping[str, Any],
+        record: R,
         seen: Lease | None,
         *,
-        condition: Mapping[str, Any],
-        change: Mapping[str, Any],
-        increment: Mapping[str, int],
-    ) -> Document | None:
-        """Claim the lease if it is still as it was `seen`, and return the new document; otherwise None.
+        condition: Mapping[str, Any] = _NOTHING,
+        change: Mapping[str, Any] = _NOTHING,
+        increment: Mapping[str, int] = _NOTHING,
+    ) -> R | None:
+        """Claim the lease if it is still as it was `seen`, and return the new record; otherwise None.
 
-        `document` is the document as it was read. `condition` is a further query that has to match it.
-        `change` and `increment` are written with the claim (`$set`, `$inc`). Raises `DatabaseUnavailable`.
+        `record` is the record as it was read. `condition` has more fields that must have these values (a set
+        of values stands for any of them). `change` is written with the claim, and numbers are raised by
+        `increment`. All three name fields as the record does. Raises `DatabaseUnavailable`.
         """
-        query: Document = {"_id": document["_id"], "fence": document["fence"], **condition}
+        query = self._record_type.stored_query({"id": record.id, "fence": record.fence, **condition})
         if seen is not None:
-            query |= {f"{LEASE_FIELD}.beat": seen.beat, f"{LEASE_FIELD}.committed": seen.committed}
-        lease = {"holder": secrets.token_hex(8), "beat": 0, "committed": False}
-        update = {"$set": {LEASE_FIELD: lease, **change}, "$inc": {"fence": 1, **increment}}
+            query |= {_LEASE_BEAT: seen.beat, _LEASE_COMMITTED: seen.committed}
+        lease = StoredLease(holder=secrets.token_hex(8), beat=0, committed=False)
+        update = {
+            "$set": self._record_type.stored_fields({"lease": lease, **change}),
+            "$inc": self._record_type.stored_fields({"fence": 1, **increment}),
+        }
         with translate_errors():
-            return await self._collection.find_one_and_update(query, update, return_document=True)
+            claimed = await self._collection.find_one_and_update(query, update, return_document=True)
+        return None if claimed is None else self._record_type.from_document(claimed)
 
-    async def commit(self, claimed: Mapping[str, Any]) -> bool:
+    async def commit(self, claimed: R) -> bool:
         """Announce the step that must not be done twice.
 
         Return False if another process has claimed the lease: then the step must not be done. Raises
@@ -101,18 +138,18 @@ class Leases:
         """
         with translate_errors():
             result = await self._collection.update_one(
-                self._held_query(claimed), {"$set": {f"{LEASE_FIELD}.committed": True}}
+                self._held_query(claimed), {"$set": {_LEASE_COMMITTED: True}}
             )
         return bool(result.matched_count)
 
     @staticmethod
-    def settled(claimed: Mapping[str, Any]) -> Document:
-        """Return the fields to write with the outcome of a committed step, if the holder keeps the lease."""
+    def settled(claimed: LeasedRecord) -> StoredLease:
+        """Return the lease to write with the outcome of a committed step, if the holder keeps it."""
         # A random beat, not the next one: a process that was stopped meanwhile must not find the one it
         # knows.
-        return {LEASE_FIELD: {**claimed[LEASE_FIELD], "beat": secrets.randbits(30), "committed": False}}
+        return StoredLease(holder=_holder(claimed), beat=secrets.randbits(30), committed=False)
 
-    async def release(self, claimed: Mapping[str, Any]) -> None:
+    async def release(self, claimed: R) -> None:
         """Release the lease, however long MongoDB is unavailable.
 
         For a holder that has finished, but could not write so: a process that finds a silent lease that is
@@ -121,16 +158,14 @@ class Leases:
         while True:
             try:
                 with translate_errors():
-                    await self._collection.update_one(
-                        self._held_query(claimed), {"$set": {LEASE_FIELD: None}}
-                    )
+                    await self._collection.update_one(self._held_query(claimed), {"$set": {_LEASE: None}})
             except DatabaseUnavailable:
                 await asyncio.sleep(_RELEASE_RETRY_INTERVAL_S)
             else:
                 return
 
     @asynccontextmanager
-    async def heartbeat(self, claimed: Mapping[str, Any]) -> AsyncIterator[None]:
+    async def heartbeat(self, claimed: R) -> AsyncIterator[None]:
         """Write heartbeats while the context lasts. One that fails is followed by the next as usual."""
         task = asyncio.create_task(self._write_heartbeats(claimed))
         try:
@@ -139,13 +174,13 @@ class Leases:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _write_heartbeats(self, claimed: Mapping[str, Any]) -> None:
+    async def _write_heartbeats(self, claimed: R) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_interval_s)
             try:
                 with translate_errors():
                     result = await self._collection.update_one(
-                        self._held_query(claimed), {"$inc": {f"{LEASE_FIELD}.beat": 1}}
+                        self._held_query(claimed), {"$inc": {_LEASE_BEAT: 1}}
                     )
             except DatabaseUnavailable:
                 continue
@@ -153,10 +188,13 @@ class Leases:
                 return  # the lease was released, or another process has claimed it
 
     @staticmethod
-    def _held_query(claimed: Mapping[str, Any]) -> Document:
+    def _held_query(claimed: LeasedRecord) -> Document:
         """Return the query that matches the document only while this claim holds its lease."""
-        return {
-            "_id": claimed["_id"],
-            "fence": claimed["fence"],
-            f"{LEASE_FIELD}.holder": claimed[LEASE_FIELD]["holder"],
-        }
+        return {"_id": claimed.id, "fence": claimed.fence, _LEASE_HOLDER: _holder(claimed)}
+
+
+def _holder(claimed: LeasedRecord) -> str:
+    """Return who holds the lease. Raises `ValueError` for a record that was not claimed."""
+    if claimed.lease is None:
+        raise ValueError(f"{claimed.id} was not claimed")
+    return claimed.lease.holder

@@ -57,6 +57,27 @@ class StoredPart(BaseModel):
         """
         return {cls.stored_name(name): _to_stored(value) for name, value in values.items()}
 
+    def document(self) -> Document:
+        """Return the document to store. Fields that are None by default, and are None, are left out."""
+        return {
+            stored_name: _to_stored(value)
+            for name, stored_name, is_optional in _layout(type(self))
+            if (value := getattr(self, name)) is not None or not is_optional
+        }
+
+    @classmethod
+    def stored_query(cls, values: Mapping[str, Any]) -> Document:
+        """Return the query for these values, given by the names of their fields in Python.
+
+        A set of values stands for any of them. Raises `KeyError` for an unknown field.
+        """
+        return {
+            cls.stored_name(name): {"$in": list(value)}
+            if isinstance(value, set | frozenset)
+            else _to_stored(value)
+            for name, value in values.items()
+        }
+
 
 class Record(StoredPart):
     """A document of a collection."""
@@ -81,10 +102,6 @@ class Record(StoredPart):
                 f"the stored {cls.__name__} {document.get('_id')!r} cannot be read: {'; '.join(faults)}"
             ) from None
 
-    def document(self) -> Document:
-        """Return the document to insert. Fields that are None by default, and are None, are left out."""
-        return _to_document(self)
-
 
 @cache
 def _layout(model: type[StoredPart]) -> Sequence[tuple[str, str, bool]]:
@@ -92,20 +109,12 @@ def _layout(model: type[StoredPart]) -> Sequence[tuple[str, str, bool]]:
     return [(name, field.alias or name, field.default is None) for name, field in model.model_fields.items()]
 
 
-def _to_document(part: StoredPart) -> Document:
-    return {
-        stored_name: _to_stored(value)
-        for name, stored_name, is_optional in _layout(type(part))
-        if (value := getattr(part, name)) is not None or not is_optional
-    }
-
-
 def _to_stored(value: Any) -> Any:
     """Return a value in the types of the driver."""
     if type(value) in _STORED_AS_IS:
         return value
     if isinstance(value, StoredPart):
-        return _to_document(value)
+        return value.document()
     if isinstance(value, Mapping):
         return {name: _to_stored(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -11,10 +11,12 @@ A value without `w` is from version 0.3.0. The encryption key sealed it directly
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NotRequired, Protocol, TypedDict, TypeGuard
+from typing import Annotated, Any, Final, NotRequired, Protocol, TypedDict, TypeGuard
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import GetPydanticSchema
+from pydantic_core import core_schema
 
 from shared.contracts.errors import Misconfigured
 
@@ -37,6 +39,10 @@ class Sealed(TypedDict):
     w: NotRequired[bytes]
     n: bytes
     c: bytes
+
+
+StoredSecret = Annotated[Sealed, GetPydanticSchema(lambda _type, _handler: core_schema.any_schema())]
+"""A sealed value as a field of a record. Its form is checked when it is opened, not when it is read."""
 
 
 def is_sealed(value: Any) -> TypeGuard[Sealed]:

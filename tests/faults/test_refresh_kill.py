@@ -38,6 +38,7 @@ DOOMED = {
     "committed": "refresh.committed",
     "committing": "refresh.committing",
     "answered": "refresh.answered",
+    "stored": "outbox.stored",
 }
 """Accounts whose refresher is killed, and where."""
 ASLEEP = {"late": "refresh.claimed", "fence": "refresh.answered"}
@@ -179,6 +180,19 @@ def test_killed_after_it_wrote_nobody_asks_again(
     assert all_good(runs, 2), runs
     assert strict.stats().since(before).called == {}
     assert there.told(integration) == ["connected", "refreshed"]
+
+
+def test_killed_before_it_published_the_event_another_publishes_it(
+    there: Accounts, strict: OidcProvider, stricken: Mapping[str, str], survivors: list[TokenUsers]
+) -> None:
+    """State and event are one write: who finds the event later publishes it."""
+    integration = stricken["stored"]
+    before = strict.stats()
+    runs = go_on(survivors, integration)
+    assert all_good(runs, 2), runs
+    assert strict.stats().since(before).called == {}
+    eventually(lambda: there.told(integration) == ["connected", "refreshed"], within_s=30)
+    eventually(lambda: not there.kept(integration)["untold"])
 
 
 @pytest.mark.parametrize("how", ["committing", "answered"])

@@ -1,20 +1,21 @@
 """A selection that a dying or a concurrent process interrupts leaves one integration per resource."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 
+from services.oauth.authorization.account_identity import AccountMatcher
 from services.oauth.authorization.account_selection import AccountSelection
 from services.oauth.authorization.state import States
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
+from shared.connections.integration_record import COLLECTION, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
-from shared.manifests.accounts import AccountResource
-from shared.runtime.leases import Leases
+from shared.manifests.registry import registry
 from shared.runtime.mongo import Document, utcnow
 from shared.runtime.service import Runtime, runtime
 from tests.support.hub import Hub, hub_with
@@ -34,7 +35,7 @@ class Quiet:
 
     def forget(self, _name: str) -> None: ...
 
-    async def prepare_automatic(self, _document: Document) -> None: ...
+    async def prepare_automatic(self, _integration: Integration) -> None: ...
 
     async def resume(self, _name: str) -> None: ...
 
@@ -46,13 +47,11 @@ class Dying(IntegrationRepository):
 
     left = 1
 
-    async def change(
-        self, document: Mapping[str, Any], change: Mapping[str, Any], **how: Any
-    ) -> Document | None:
+    async def change(self, integration: Integration, **changes: Any) -> Integration | None:
         if self.left == 0:
             raise Killed
         self.left -= 1
-        return await super().change(document, change, **how)
+        return await super().change(integration, **changes)
 
 
 hub = hub_with(services=())
@@ -63,7 +62,9 @@ def choosing(
 ) -> tuple[AccountSelection, IntegrationRepository]:
     known = kind(here.mongo, here.vault, here.producer, here.log)
     tokens, watching = cast("TokenSource", Quiet()), cast("SubscriptionLifecycle", Quiet())
-    return AccountSelection(known, tokens, States(here.mongo, here.vault), watching), known
+    accounts = AccountMatcher(known, registry().connectors)
+    states = States(here.mongo, here.vault)
+    return AccountSelection(known, accounts, tokens, states, watching), known
 
 
 def run(hub: Hub, do: Callable[[Runtime], Awaitable[None]]) -> None:
@@ -78,7 +79,7 @@ def run(hub: Hub, do: Callable[[Runtime], Awaitable[None]]) -> None:
         asyncio.run(inside())
 
 
-async def integration(known: IntegrationRepository, name: str, **more: Any) -> None:
+async def integration(here: Runtime, known: IntegrationRepository, name: str, **more: Any) -> None:
     now = utcnow()
     times = dict.fromkeys(("created_at", "changed_at", "connected_at"), now)
     ends = dict.fromkeys(("expires_at", "renew_at"), now + timedelta(hours=1))
@@ -111,8 +112,9 @@ async def integration(known: IntegrationRepository, name: str, **more: Any) -> N
         **ends,
         **more,
     }
-    document["credential"] = known.seal(document, {"access_token": f"a-{name}", "refresh_token": f"r-{name}"})
-    await known.collection.insert_one(document)
+    tokens = {"access_token": f"a-{name}", "refresh_token": f"r-{name}"}
+    document["credential"] = known.seal(Integration.from_document(document), tokens)
+    await here.mongo.collection(COLLECTION).insert_one(document)
 
 
 def of(place: str) -> dict[str, Any]:
@@ -124,15 +126,15 @@ def of(place: str) -> dict[str, Any]:
 def test_a_grant_has_one_integration_when_the_process_dies_during_the_merge(hub: Hub) -> None:
     async def do(here: Runtime) -> None:
         dying, known = choosing(here, Dying)
-        await integration(known, "int_there", **of("first"))
-        await integration(known, "int_begun")
+        await integration(here, known, "int_there", **of("first"))
+        await integration(here, known, "int_begun")
         with suppress(Killed):
             await dying.choose("int_begun", WORKSPACE, "first")
         living, known = choosing(here)
         assert known.open(await known.find("int_there"))["refresh_token"] == "r-int_begun"
         chosen = await living.choose("int_begun", WORKSPACE, "second")  # what it has is another's by now
-        assert chosen["_id"] == "int_there"
-        assert (await known.find("int_begun"))["_id"] == "int_there"
+        assert chosen.id == "int_there"
+        assert (await known.find("int_begun")).id == "int_there"
 
     run(hub, do)
 
@@ -140,17 +142,17 @@ def test_a_grant_has_one_integration_when_the_process_dies_during_the_merge(hub:
 def test_an_integration_that_is_disabled_during_the_merge_stays_disabled(hub: Hub) -> None:
     async def do(here: Runtime) -> None:
         one, known = choosing(here)
-        await integration(known, "int_place", **of("second"), workspace="other")
-        await integration(known, "int_new", workspace="other")
+        await integration(here, known, "int_place", **of("second"), workspace="other")
+        await integration(here, known, "int_new", workspace="other")
         there = await known.find("int_place")
         authorization = await known.find("int_new")
-        off = {"status": "disabled", "disabled_from": "connected"}
-        assert await known.change(there, off, condition={"status": "connected"})
-        moved = await vars(AccountSelection)["_merge_into_existing"](
-            one, authorization, AccountResource("second", "Second", {}), there
+        condition = {"status": "connected"}
+        assert await known.change(
+            there, condition=condition, status="disabled", status_before_disabled="connected"
         )
-        assert moved is None
-        assert (await known.find("int_place"))["status"] == "disabled"
+        merge = vars(AccountSelection)["_merge_into_existing"]
+        assert await merge(one, authorization, "Second", there.account, there) is None
+        assert (await known.find("int_place")).status == "disabled"
 
     run(hub, do)
 
@@ -158,16 +160,15 @@ def test_an_integration_that_is_disabled_during_the_merge_stays_disabled(hub: Hu
 def test_a_refresh_that_begins_during_the_merge_is_not_taken_for_an_interrupted_one(hub: Hub) -> None:
     async def do(here: Runtime) -> None:
         one, known = choosing(here)
-        await integration(known, "int_held", **of("second"), workspace="refreshed")
-        await integration(known, "int_later", workspace="refreshed")
+        await integration(here, known, "int_held", **of("second"), workspace="refreshed")
+        await integration(here, known, "int_later", workspace="refreshed")
         before = await known.find("int_held")
-        claimed = await Leases(known.collection).claim(before, None, condition={}, change={}, increment={})
-        assert claimed is not None
+        assert await known.leases().claim(before, None) is not None
         merge = vars(AccountSelection)["_merge_into_existing"]
         authorization = await known.find("int_later")
-        assert await merge(one, authorization, AccountResource("second", "Second", {}), before) is None
+        assert await merge(one, authorization, "Second", before.account, before) is None
         await one.choose("int_later", "refreshed", "second")
         after = await known.find("int_held")
-        assert (after["fence"], after["settled_fence"], after["lease"]) == (1, 1, None)
+        assert (after.fence, after.settled_fence, after.lease) == (1, 1, None)
 
     run(hub, do)

@@ -721,9 +721,12 @@ async def another_service(hub: Hub) -> AsyncIterator[TokenSource]:
             client = create_egress_client(load(EgressSettings), max_connections=10)
             apps = Apps(here.mongo, here.configuration, here.vault, here.log)
             known = IntegrationRepository(here.mongo, here.vault, here.producer, here.log)
-            tokens = TokenSource(known, apps, here.configuration, client, here.log, redirect_uri="")
+            tokens = TokenSource(
+                known, apps, connectors(), here.configuration, client, here.log, redirect_uri=""
+            )
+            await client.start()
+            await apps.start()
             for part in (client, apps, tokens):
-                await part.start()
                 parts.push_async_callback(part.stop)
             await here.producer.wait_ready(30)
             yield tokens

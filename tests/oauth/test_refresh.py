@@ -703,7 +703,7 @@ HOUR, DAY = 3600.0, 24 * 3600.0
 
 def due(provider: str, tokens: Tokens, before: dict[str, Any]) -> dict[str, float | None]:
     """What is to be done when, in seconds from `AT`."""
-    made = refresh_schedule(connectors()[provider], TokenResponse(tokens, {}, None), before, at=AT)
+    made = refresh_schedule(connectors()[provider], TokenResponse(tokens, {}, None), **before, at=AT)
     names = ("expires_at", "renew_at", "refresh_expires_at", "due_at")
     return {name: made[name] and (made[name] - AT).total_seconds() for name in names}
 

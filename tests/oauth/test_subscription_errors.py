@@ -8,12 +8,13 @@ import structlog
 
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
 from services.oauth.subscriptions.provider_calls import ProviderSubscriptions, subscription_types
+from shared.connections.integration_record import Integration
 from shared.connections.tokens import Access, TokenSource
 from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import connectors, providers
 from shared.manifests.subscription_requests import needs_account
 from shared.manifests.subscriptions import SubscriptionSpec
-from shared.runtime.mongo import Collection
+from shared.runtime.mongo import Collection, utcnow
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from shared.wire.bodies import JSON_CONTENT_TYPE
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
@@ -31,7 +32,14 @@ class Repeating:
         return {"client_id": "app", "client_secret": "the-secret-of-the-app"}
 
     async def call(self, _name: str, make: Any) -> ProviderResponse:
-        access = Access("int_1", self.provider, "ws_1", 1, {**self.values(None), "access_token": TOKEN}, None)
+        access = Access(
+            "int_1",
+            connectors()[self.provider],
+            "ws_1",
+            1,
+            {**self.values(None), "access_token": TOKEN},
+            None,
+        )
         return await self.ask(make(access))
 
     async def ask(self, _call: ProviderRequest) -> ProviderResponse:
@@ -77,7 +85,21 @@ async def test_a_stored_error_has_no_secret(provider: str) -> None:
     resource = {f"watch:{name}": "x" for name in watch.resource}
     values = resource | {"endpoint:url": "https://hub.example.com/in", "endpoint:secret": SECRET}
     values |= {"watch:name": "w", "watch:id": "1", "watch:expires_at": "x", "watch:expires_ms": "1"}
-    account = {"_id": "int_1", "provider": provider, "kind": "oauth2"}
+    now = utcnow()
+    account = Integration(
+        id="int_1",
+        workspace="ws_1",
+        provider=provider,
+        kind="oauth2",
+        name="",
+        status="connected",
+        created_at=now,
+        changed_at=now,
+        deleted_at=None,
+        version=1,
+        fence=0,
+        settled_fence=0,
+    )
     with pytest.raises(ProviderRejected) as refused:
         await making._fetch(account, watch.create, values)
     assert TOKEN not in refused.value.code

@@ -8,14 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError
 
-from services.oauth.authorization.account_identity import is_same_account, person_of
+from services.oauth.authorization.account_identity import AccountMatcher
+from shared.connections.integration_record import Integration
+from shared.connections.integrations import IntegrationRepository
 from shared.manifests.accounts import AccountIdentity
+from shared.manifests.registry import registry
+from shared.runtime.mongo import utcnow
 from tests.oauth.test_integration_users import published
 from tests.support.accounts import Accounts
 from tests.support.another import another
@@ -137,13 +141,19 @@ def test_the_person_of_a_stored_account_is_read_from_its_values(
     provider: str, kept: dict[str, str], person: str | None
 ) -> None:
     document = {"provider": provider, "user": ADA, "account": {"id": "a", "label": "A", "kept": kept}}
-    assert person_of(document) == person
+    now, numbers = utcnow(), dict.fromkeys(("version", "fence", "settled_fence"), 0)
+    times = {"created_at": now, "changed_at": now, "deleted_at": None}
+    known = {"_id": "int_1", "workspace": "ws_1", "kind": "oauth2", "name": "", "status": "connected"}
+    integration = Integration.from_document(document | times | numbers | known)
+    matcher = AccountMatcher(cast("IntegrationRepository", None), registry().connectors)
+    same = matcher.is_same_account
+    assert matcher.person_of(integration) == person
     named = person or ("p" if person is None else "")
-    assert is_same_account(document, AccountIdentity("a", "A", person=named), ADA)
-    assert is_same_account(document, AccountIdentity("a", "A", person=named), BOB) is (person is not None)
-    assert not is_same_account(document, AccountIdentity("b", "B", person=named), ADA)
+    assert same(integration, AccountIdentity("a", "A", person=named), ADA)
+    assert same(integration, AccountIdentity("a", "A", person=named), BOB) is (person is not None)
+    assert not same(integration, AccountIdentity("b", "B", person=named), ADA)
     if person:
-        assert not is_same_account(document, AccountIdentity("a", "A", person="somebody else"), ADA)
+        assert not same(integration, AccountIdentity("a", "A", person="somebody else"), ADA)
 
 
 # Of one account

@@ -7,10 +7,11 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from shared.connections.integrations import COLLECTION, IntegrationRepository
+from shared.connections.integration_record import COLLECTION, Integration
+from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.runtime.configuration import Configuration, record_changes
-from shared.runtime.mongo import Document, Mongo
+from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
 
@@ -23,29 +24,41 @@ async def test_a_read_that_a_disconnect_overtakes_is_not_kept(
     mongo = Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
     configuration = Configuration(mongo, log)
     integrations = IntegrationRepository(mongo, nothing, nothing, log)
-    tokens = TokenSource(integrations, nothing, configuration, nothing, log, redirect_uri="")
-    integration = {"_id": "int_1", "version": 1, "status": "connected", "deleted_at": None}
+    tokens = TokenSource(integrations, nothing, {}, configuration, nothing, log, redirect_uri="")
+    now, numbers = utcnow(), dict.fromkeys(("version", "fence", "settled_fence"), 1)
+    integration = numbers | {
+        "_id": "int_1",
+        "workspace": "ws_1",
+        "provider": "oidc",
+        "kind": "oauth2",
+        "name": "",
+        "status": "connected",
+        "created_at": now,
+        "changed_at": now,
+        "deleted_at": None,
+    }
+    collection = mongo.collection(COLLECTION)
     was_read, goes_on = asyncio.Event(), asyncio.Event()
     find = integrations.find
 
-    async def slow_find(name: str, workspace: str | None = None) -> Document:
-        document = await find(name, workspace)
+    async def slow_find(name: str, workspace: str | None = None) -> Integration:
+        found = await find(name, workspace)
         was_read.set()
         await goes_on.wait()
-        return document
+        return found
 
     try:
         await configuration.start()
-        await integrations.collection.insert_one(integration)
+        await collection.insert_one(integration)
         monkeypatch.setattr(integrations, "find", slow_find)
         reading = asyncio.create_task(tokens._find_cached("int_1"))
         await was_read.wait()
-        await integrations.collection.update_one({"_id": "int_1"}, {"$set": {"status": "disconnected"}})
+        await collection.update_one({"_id": "int_1"}, {"$set": {"status": "disconnected"}})
         await record_changes(mongo, COLLECTION, "int_1")  # as another process does before it answers
         assert await configuration.current()
         goes_on.set()
-        assert (await reading)["status"] == "connected"
-        assert (await tokens._find_cached("int_1"))["status"] == "disconnected"
+        assert (await reading).status == "connected"
+        assert (await tokens._find_cached("int_1")).status == "disconnected"
     finally:
         await configuration.stop()
         mongo.close()

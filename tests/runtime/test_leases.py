@@ -5,7 +5,8 @@ from itertools import count
 
 import pytest
 
-from shared.runtime.leases import Lease, LeaseObserver
+from shared.runtime.leases import Lease, LeasedRecord, LeaseObserver
+from shared.runtime.mongo import Document
 
 LEASE = Lease(fence=3, holder="h", beat=7, committed=False)
 
@@ -38,6 +39,7 @@ def test_any_change_restarts_the_measurement(other: Lease | None) -> None:
 
 def test_a_document_without_a_lease() -> None:
     held = {"holder": "h", "beat": 7, "committed": False}
-    assert Lease.of({"fence": 3, "lease": held}) == LEASE
-    assert Lease.of({"fence": 3, "lease": None}) is None
-    assert Lease.of({"fence": 3}) is None, "as in documents of earlier versions"
+    document: Document = {"_id": "int_1", "fence": 3}
+    assert Lease.of(LeasedRecord.from_document(document | {"lease": held})) == LEASE
+    assert Lease.of(LeasedRecord.from_document(document | {"lease": None})) is None
+    assert Lease.of(LeasedRecord.from_document(document)) is None, "as in documents of earlier versions"

@@ -1,43 +1,66 @@
 """One refresher, stopped between two lines: no rotated token is lost, no old one given for a new one."""
 
 import asyncio
-import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any, cast
 
 import orjson
 import pytest
 import structlog
+from pydantic import SecretStr
+from pymongo import MongoClient
 
 from shared.connections.app_check import AppChecker
 from shared.connections.apps import Apps
+from shared.connections.integration_record import COLLECTION, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import NotConnected
 from shared.connections.refresh_types import Timing
 from shared.connections.refresher import Refresher
-from shared.runtime.mongo import Document, utcnow
+from shared.manifests.registry import registry
+from shared.runtime.kafka.producer import Producer, Record
+from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.secrets import LocalKeyProvider, Vault
+from shared.runtime.settings import MongoSettings
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
+from tests.support.backends import Store
 
 HASTY = Timing(call_s=0.2, silent_s=0.3, settle_s=0.1, heartbeat_interval_s=0.05)
 USER = {"access_token": "user-1", "refresh_token": "of-user-1"}
 
 
-class Kept:
-    """One integration's document, with the writes that a refresh makes."""
+class Nobody:
+    """Kafka, for a test that reads no events."""
 
-    def __init__(self, provider: str, secrets: dict[str, Any]) -> None:
+    async def publish(self, _record: Record, *, timeout_s: float) -> None:
+        assert timeout_s
+
+
+class Kept:
+    """One integration in a database of its own, and the repository that a refresh uses."""
+
+    def __init__(self, uri: str, provider: str, secrets: dict[str, Any], **fields: Any) -> None:
+        log, nobody = structlog.get_logger(), cast("Producer", Nobody())
+        self.mongo = Mongo(MongoSettings(uri=SecretStr(uri)), app="test")
+        self.integrations = IntegrationRepository(
+            self.mongo, Vault(LocalKeyProvider([b"k" * 32])), nobody, log
+        )
+        self._client: MongoClient[Document] = MongoClient(uri, tz_aware=True)
+        self._collection = self._client.get_default_database()[COLLECTION]
         now = utcnow()
-        self.collection = self
-        self.document: Document = {
+        document: Document = {
             "_id": "int_1",
             "workspace": "ws_1",
             "provider": provider,
             "kind": "oauth2",
+            "name": "",
             "status": "connected",
             "reason": "",
+            "created_at": now,
+            "changed_at": now,
             "version": 1,
             "fence": 0,
             "settled_fence": 0,
@@ -48,53 +71,43 @@ class Kept:
             "refreshable": True,
             "params": {},
             "account": {"id": "a", "label": "Ada Example", "kept": {}},
-            "credential": secrets,
             "open": False,
             "due_at": None,
             "refresh_expires_at": None,
+            **fields,
         }
+        sealed = self.integrations.seal(Integration.from_document(document), secrets)
+        self._collection.insert_one(document | {"credential": sealed})
 
-    async def find(self, _name: str) -> Document:
-        return copy.deepcopy(self.document)
+    def close(self) -> None:
+        self.mongo.close()
+        self._client.close()
 
-    async def find_one_and_update(
-        self, query: Document, update: Document, return_document: bool = True
-    ) -> Document | None:
-        assert return_document
-        for name, wanted in query.items():
-            found: Any = self.document
-            for part in name.split("."):
-                found = (found or {}).get(part)
-            if found not in wanted["$in"] if isinstance(wanted, dict) else found != wanted:
-                return None
-        for name, value in update.get("$set", {}).items():
-            self._set(name, value)
-        for name, more in update.get("$inc", {}).items():
-            self._set(name, None, more)
-        return copy.deepcopy(self.document)
+    @property
+    def stored(self) -> Integration:
+        return Integration.from_document(self._collection.find_one({"_id": "int_1"}) or {})
 
-    async def update_one(self, query: Document, update: Document) -> Any:
-        changed = await self.find_one_and_update(query, update)
-        return SimpleNamespace(matched_count=int(changed is not None))
+    def set(self, **fields: Any) -> None:
+        """As another process does it."""
+        self._collection.update_one({"_id": "int_1"}, {"$set": fields})
 
-    def _set(self, name: str, value: Any, more: int = 0) -> None:
-        *path, last = name.split(".")
-        inside = self.document
-        for part in path:
-            inside = inside[part]
-        inside[last] = inside[last] + more if more else value
+    def secrets(self, integration: Integration) -> dict[str, Any]:
+        return self.integrations.open(integration)
 
-    async def change(
-        self, document: Document, change: Document, *, condition: Document | None = None, **_told: object
-    ) -> Document | None:
-        query = {name: document[name] for name in ("_id", "version")} | (condition or {})
-        return await self.find_one_and_update(query, {"$set": change})
 
-    def seal(self, _document: Document, secrets: dict[str, Any]) -> Any:
-        return copy.deepcopy(secrets)
+Keep = Callable[..., Kept]
 
-    def open(self, document: Document) -> dict[str, Any]:
-        return dict(copy.deepcopy(document["credential"]))
+
+@pytest.fixture
+def keep(store: Store) -> Iterator[Keep]:
+    with ExitStack() as stack:
+
+        def kept(provider: str, secrets: dict[str, Any], **fields: Any) -> Kept:
+            made = Kept(store.uri(), provider, secrets, **fields)
+            stack.callback(made.close)
+            return made
+
+        yield kept
 
 
 class OneApp:
@@ -110,8 +123,9 @@ class OneApp:
 def refresher(kept: Kept, ask: Callable[[ProviderRequest, str], Awaitable[ProviderResponse]]) -> Refresher:
     apps, log, back = cast("Apps", OneApp()), structlog.get_logger(), "https://hub.example.com/back"
     return Refresher(
-        cast("IntegrationRepository", kept),
+        kept.integrations,
         apps,
+        registry().connectors,
         AppChecker(apps, log, ask, redirect_uri=back),
         log,
         ask,
@@ -125,9 +139,9 @@ def given(**fields: Any) -> ProviderResponse:
     return ProviderResponse(200, {"content-type": "application/json"}, body)
 
 
-async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet() -> None:
+async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet(keep: Keep) -> None:
     """Slack has two grants, made anew one after the other: the first write is not the end."""
-    kept = Kept("slack", {"access_token": "bot-1", "refresh_token": "of-bot-1", "others": {"user": USER}})
+    kept = keep("slack", {"access_token": "bot-1", "refresh_token": "of-bot-1", "others": {"user": USER}})
     halfway, goes_on = asyncio.Event(), asyncio.Event()
 
     async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
@@ -145,15 +159,15 @@ async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet() 
         assert not other.done(), "the person's token is the old one"
         goes_on.set()
     for done in (holder.result(), other.result()):
-        assert done["credential"]["others"]["user"]["access_token"] == "user-2"
-        assert done["expires_at"] > utcnow()
+        assert kept.secrets(done)["others"]["user"]["access_token"] == "user-2"
+        assert done.expires_at
+        assert done.expires_at > utcnow()
 
 
-def abandoned(provider: str, *, committed: bool) -> Kept:
+def abandoned(keep: Keep, provider: str, *, committed: bool) -> Kept:
     """An integration whose refresher is gone."""
-    kept = Kept(provider, {"access_token": "a-1", "refresh_token": "r-1"})
-    kept.document |= {"fence": 1, "lease": {"holder": "gone", "beat": 7, "committed": committed}}
-    return kept
+    lease = {"holder": "gone", "beat": 7, "committed": committed}
+    return keep(provider, {"access_token": "a-1", "refresh_token": "r-1"}, fence=1, lease=lease)
 
 
 @pytest.mark.parametrize(
@@ -161,33 +175,36 @@ def abandoned(provider: str, *, committed: bool) -> Kept:
     [("slack", False), ("google", False), ("google", True)],
     ids=["single-use-not-asked", "reusable-not-asked", "reusable-maybe-asked"],
 )
-async def test_a_token_is_made_anew_after_its_refresher_is_gone(provider: str, committed: bool) -> None:
-    kept, asked = abandoned(provider, committed=committed), []
+async def test_a_token_is_made_anew_after_its_refresher_is_gone(
+    keep: Keep, provider: str, committed: bool
+) -> None:
+    kept, asked = abandoned(keep, provider, committed=committed), []
 
     async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
         asked.append(call)
         return given(access_token="a-2", refresh_token="r-2")
 
-    document = await refresher(kept, ask).ensure_newer("int_1", 1)
-    assert (len(asked), document["credential"]["refresh_token"], document["lease"]) == (1, "r-2", None)
-    assert (document["fence"], document["settled_fence"]) == (2, 2)
+    done = await refresher(kept, ask).ensure_newer("int_1", 1)
+    assert (len(asked), kept.secrets(done)["refresh_token"], done.lease) == (1, "r-2", None)
+    assert (done.fence, done.settled_fence) == (2, 2)
 
 
-async def test_a_token_that_works_once_is_not_sent_after_its_refresher_may_have_sent_it() -> None:
-    kept = abandoned("slack", committed=True)
+async def test_a_token_that_works_once_is_not_sent_after_its_refresher_may_have_sent_it(keep: Keep) -> None:
+    kept = abandoned(keep, "slack", committed=True)
 
     async def ask(_call: ProviderRequest, _workspace: str) -> ProviderResponse:
         raise AssertionError("it may have been used")
 
     with pytest.raises(NotConnected):
         await refresher(kept, ask).ensure_newer("int_1", 1)
-    assert (kept.document["status"], kept.document["reason"]) == ("reauth_required", "refresh_interrupted")
+    stored = kept.stored
+    assert (stored.status, stored.reason) == ("reauth_required", "refresh_interrupted")
 
 
-async def test_who_lives_is_waited_for_however_slow_the_platform_is() -> None:
+async def test_who_lives_is_waited_for_however_slow_the_platform_is(keep: Keep) -> None:
     """Its beat is seen, so its lease does not end."""
     kept, goes_on, asked = (
-        Kept("google", {"access_token": "a-1", "refresh_token": "r-1"}),
+        keep("google", {"access_token": "a-1", "refresh_token": "r-1"}),
         asyncio.Event(),
         [],
     )
@@ -201,14 +218,14 @@ async def test_who_lives_is_waited_for_however_slow_the_platform_is() -> None:
         holder = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
         other = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
         await asyncio.sleep(3 * (HASTY.call_s + HASTY.settle_s))
-        assert (len(asked), kept.document["fence"]) == (1, 1)
+        assert (len(asked), kept.stored.fence) == (1, 1)
         goes_on.set()
-    assert holder.result()["version"] == other.result()["version"] == 2
+    assert holder.result().version == other.result().version == 2
 
 
-async def test_who_lost_its_lease_does_not_ask() -> None:
+async def test_who_lost_its_lease_does_not_ask(keep: Keep) -> None:
     """It stood still between the claim and the request; another one has refreshed meanwhile."""
-    kept = Kept("slack", {"access_token": "a-1", "refresh_token": "r-1"})
+    kept = keep("slack", {"access_token": "a-1", "refresh_token": "r-1"})
     asked: list[bytes] = []
 
     async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
@@ -218,12 +235,12 @@ async def test_who_lost_its_lease_does_not_ask() -> None:
     first = refresher(kept, ask)
     plain = first.outcomes.decrypt_credential
 
-    def opened(document: Document) -> dict[str, Any]:
-        if document["fence"] == 1:  # as another holder leaves it
-            kept.document |= {"fence": 2, "lease": {"holder": "another", "beat": 0, "committed": False}}
-        return plain(document)
+    def opened(integration: Integration) -> dict[str, Any]:
+        if integration.fence == 1:  # as another holder leaves it
+            kept.set(fence=2, lease={"holder": "another", "beat": 0, "committed": False})
+        return plain(integration)
 
     vars(first.outcomes)["decrypt_credential"] = opened
-    document = await first.ensure_newer("int_1", 1)
+    done = await first.ensure_newer("int_1", 1)
     assert [b"refresh_token=r-1" in body for body in asked] == [True], "once, with the third claim"
-    assert document["fence"] == 3
+    assert done.fence == 3

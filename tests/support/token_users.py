@@ -27,8 +27,8 @@ from shared.connections.refresh_outcome import NotConnected
 from shared.connections.refresh_types import Timing
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import InterlinkError
-from shared.manifests.registry import connectors
-from shared.runtime import mongo
+from shared.manifests.registry import registry
+from shared.runtime import mongo, outbox
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.failpoints import FAILPOINT_VARIABLE, failpoint_for
 from shared.runtime.service import Runtime, runtime
@@ -174,7 +174,8 @@ def _run(commands: Connection, env: Mapping[str, str], log: str, timing: Timing,
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(out, stream.fileno())
-    vars(refresher)["failpoint"] = failpoint_for(env.get(FAILPOINT_VARIABLE))
+    for module in (refresher, outbox):
+        vars(module)["failpoint"] = failpoint_for(env.get(FAILPOINT_VARIABLE))
     _set_clock(clock_s)
     asyncio.run(_main(commands, timing))
 
@@ -197,10 +198,17 @@ async def _serve(here: Runtime, commands: Connection, timing: Timing) -> None:
     apps = Apps(here.mongo, here.configuration, here.vault, here.log)
     integrations = IntegrationRepository(here.mongo, here.vault, here.producer, here.log)
     tokens = TokenSource(
-        integrations, apps, here.configuration, client, here.log, redirect_uri="", timing=timing
+        integrations,
+        apps,
+        registry().connectors,
+        here.configuration,
+        client,
+        here.log,
+        redirect_uri="",
+        timing=timing,
     )
-    for part in (client, apps, tokens):
-        await part.start()
+    await client.start()
+    await apps.start()
     await here.producer.wait_ready(30)
     commands.send("ready")
     while True:
@@ -270,7 +278,7 @@ class _Users:
 
 
 def _who_am_i(access: Access) -> ProviderRequest:
-    connector = connectors()[access.provider]
+    connector = access.connector
     assert connector.account
     assert connector.account.call
     return connector.request(connector.account.call, access.values)

@@ -333,3 +333,14 @@ def test_tokens_of_an_account_are_refreshed(upgraded: Upgraded) -> None:
     assert parse_qs(asked.body.decode())["refresh_token"] == [upgraded.known["refresh_token"]]
     basic = base64.b64encode(f"app:{upgraded.known['client_secret']}".encode()).decode()
     assert asked.headers.get("authorization") == f"Basic {basic}" or b"client_secret" in asked.body
+
+
+def test_the_result_of_an_authorization_is_shown(upgraded: Upgraded) -> None:
+    """State and outcome are sealed. Another browser than the one that started it sees no account."""
+    client: MongoClient[Any] = MongoClient(upgraded.hub.env["MONGODB_URI"], tz_aware=True)
+    with client:
+        states = client.get_default_database()["oauth_states"].find({"outcome": {"$type": "object"}})
+        [state] = list(states)
+    result = httpx.get(f"{upgraded.hub.url('oauth')}/api/auth/oauth/result/{state['_id']}")
+    assert (result.status_code, "This is finished" in result.text) == (200, True)
+    assert "ada" not in result.text

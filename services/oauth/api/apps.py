@@ -23,7 +23,6 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
-from shared.manifests.registry import connectors
 from shared.runtime.web.access import ApiKey, requires
 
 _MAX_ATTEMPTS: Final = 5
@@ -48,6 +47,7 @@ class AppsApi:
     def __init__(
         self,
         apps: Apps,
+        connectors: Mapping[str, Connector],
         integrations: IntegrationRepository,
         app_checker: AppChecker,
         *,
@@ -55,6 +55,7 @@ class AppsApi:
         operator_workspace: str,
     ) -> None:
         self._apps = apps
+        self._connectors = connectors
         self._integrations = integrations
         self._app_checker = app_checker
         self._redirect_uri = redirect_uri
@@ -73,13 +74,13 @@ class AppsApi:
 
     async def list_all(self, key: Reader) -> AppListOut:
         """List the apps that accounts of the workspace are connected with."""
-        app_ids = sorted({connector.app for connector in connectors().values()})
+        app_ids = sorted({connector.app for connector in self._connectors.values()})
         apps = (self._apps.select(app_id, key.workspace) for app_id in app_ids)
         return AppListOut(items=[self._app_out(app) for app in apps if app is not None])
 
     async def read(self, provider: str, key: Reader) -> AppOut:
         """Return the app that accounts of the provider are connected with in the workspace."""
-        app = self._apps.select(_connector(provider).app, key.workspace)
+        app = self._apps.select(self._connector(provider).app, key.workspace)
         if app is None:
             raise NotFound(f"no app is registered for {provider}")
         return self._app_out(app)
@@ -90,7 +91,7 @@ class AppsApi:
         A new client id or setting needs the client secret again: the settings decide which server it is sent
         to.
         """
-        connector = _connector_with_own_app(provider)
+        connector = self._connector_with_own_app(provider)
         workspace = self._scope_workspace(body.scope, key)
         if workspace == INSTALLATION and provider in self._apps.configured:
             source = self._apps.configured[provider].source
@@ -113,7 +114,7 @@ class AppsApi:
         If the provider's answer does not say, the app stays as it was. If the provider is not available, the
         status is 503.
         """
-        connector = _connector_with_own_app(provider)
+        connector = self._connector_with_own_app(provider)
         app = await self._find_app(provider, scope, key)
         if not app.readable:
             raise Conflict(
@@ -127,12 +128,12 @@ class AppsApi:
         """Resume the refreshes of integrations that stopped because the provider rejected the app."""
         if not app.verified:
             return
-        providers = [name for name, connector in connectors().items() if connector.app == app.provider]
+        providers = [name for name, connector in self._connectors.items() if connector.app == app.provider]
         await self._integrations.clear_app_pauses(providers, app_ref(app), app.revision)
 
     async def delete(self, provider: str, key: Admin, scope: Scope = "workspace") -> Response:
         """Remove an app. Accounts that are connected with it stop working when their tokens expire."""
-        _connector_with_own_app(provider)
+        self._connector_with_own_app(provider)
         for _ in range(_MAX_ATTEMPTS):
             if await self._apps.remove(await self._find_app(provider, scope, key)) is not None:
                 return Response(status_code=204)
@@ -171,9 +172,28 @@ class AppsApi:
             raise Conflict(f"the app of {app.provider} was changed at the same time: verify it again")
         return checked
 
+    def _connector(self, provider: str) -> Connector:
+        """Return a provider's connector. Raises `NotFound`."""
+        connector = self._connectors.get(provider)
+        if connector is None:
+            raise NotFound("no such provider, or its accounts cannot be connected")
+        return connector
+
+    def _connector_with_own_app(self, provider: str) -> Connector:
+        """Return the connector of a provider that has an app of its own. Raises `NotFound`, `Conflict`."""
+        connector = self._connector(provider)
+        if connector.app != provider:
+            raise Conflict(
+                f"accounts of {provider} are connected with the app of {connector.app}: set that one"
+            )
+        if not uses_own_app(connector):
+            raise Conflict(f"accounts of {provider} are connected without an app")
+        return connector
+
     def _app_out(self, app: App) -> AppOut:
         """Return an app as the API shows it, without secrets, secret settings and unknown settings."""
-        known_settings, hidden = _connector(app.provider).settings, secret_settings(app.provider)
+        connector = self._connector(app.provider)
+        known_settings, hidden = connector.settings, secret_settings(connector)
         return AppOut(
             provider=app.provider,
             scope="workspace" if app.workspace else "installation",
@@ -222,21 +242,3 @@ def _updated_app(connector: Connector, workspace: str, body: AppUpdate, before: 
 
 def _invalid_field(field: str, message: str) -> Invalid:
     return Invalid("some fields are not acceptable", errors=(FieldError(field, message),))
-
-
-def _connector(provider: str) -> Connector:
-    """Return a provider's connector. Raises `NotFound`."""
-    connector = connectors().get(provider)
-    if connector is None:
-        raise NotFound("no such provider, or its accounts cannot be connected")
-    return connector
-
-
-def _connector_with_own_app(provider: str) -> Connector:
-    """Return the connector of a provider that has an app of its own. Raises `NotFound`, `Conflict`."""
-    connector = _connector(provider)
-    if connector.app != provider:
-        raise Conflict(f"accounts of {provider} are connected with the app of {connector.app}: set that one")
-    if not uses_own_app(connector):
-        raise Conflict(f"accounts of {provider} are connected without an app")
-    return connector

@@ -1,7 +1,7 @@
 """`/api/auth/oauth/*`: start authorizations and handle their callbacks."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -24,7 +24,9 @@ from services.oauth.authorization.start import (
 )
 from services.oauth.authorization.state import (
     STATE_TTL,
+    AuthorizationOutcome,
     BrowserMismatch,
+    ConsumedState,
     FinishedState,
     States,
     UnknownState,
@@ -32,14 +34,14 @@ from services.oauth.authorization.state import (
     cookie_name,
     cookie_name_of_result,
 )
+from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, Misconfigured, RetryLater
 from shared.manifests.catalogue import CALLBACK_PATH
-from shared.manifests.registry import connectors
+from shared.manifests.connector import Connector
 from shared.runtime.logs import Log
 from shared.runtime.metrics import CONNECTIONS
-from shared.runtime.mongo import Document
 from shared.runtime.web.access import ApiKey, requires
 
 _COOKIE_PATH: Final = "/api/auth/oauth"
@@ -58,6 +60,7 @@ class AuthorizationApi:
         callback_handler: CallbackHandler,
         states: States,
         integrations: IntegrationRepository,
+        connectors: Mapping[str, Connector],
         pages: Pages,
         log: Log,
         *,
@@ -68,6 +71,7 @@ class AuthorizationApi:
         self._states = states
         self._pages = pages
         self._integrations = integrations
+        self._connectors = connectors
         self._log = log
         self._result_url = public_base + RESULT_PATH
         base = urlsplit(public_base)
@@ -115,16 +119,16 @@ class AuthorizationApi:
         Another account than before is refused unless `any_account` is set.
         """
         body = body or ReauthorizationCreate()
-        document = await self._integrations.find(integration_id, key.workspace)
-        if document["status"] == "disabled":
+        integration = await self._integrations.find(integration_id, key.workspace)
+        if integration.status == "disabled":
             raise Conflict("the integration is disabled: enable it first")
-        if document["kind"] not in OAUTH_KINDS:
+        if integration.kind not in OAUTH_KINDS:
             raise Conflict(
                 "this account is connected by manual credentials: send them to "
                 "POST /api/integrations/{id}/fields"
             )
         authorization_request = AuthorizationRequest(
-            provider=document["provider"],
+            provider=integration.provider,
             workspace=key.workspace,
             user=body.user,
             scopes=body.scopes,
@@ -133,7 +137,7 @@ class AuthorizationApi:
             takeover=body.takeover,
         )
         redirect = await self._starter.reconnect(
-            document, authorization_request, any_account=body.any_account
+            integration, authorization_request, any_account=body.any_account
         )
         return self._authorization_out(redirect, response)
 
@@ -153,7 +157,7 @@ class AuthorizationApi:
         return AuthorizationOut(
             authorization_url=redirect.url,
             integration_id=redirect.integration_id,
-            expires_at=rfc3339(pending_state.expires_at),
+            expires_at=rfc3339(pending_state.stored.expires_at),
         )
 
     async def callback(self, request: Request) -> Response:
@@ -169,9 +173,7 @@ class AuthorizationApi:
         state = dict(query)["state"]
         cookie = self._prefix + cookie_name(state)
         try:
-            pending_state, document = await self._callback_handler.complete(
-                query, request.cookies.get(cookie)
-            )
+            consumed, integration = await self._callback_handler.complete(query, request.cookies.get(cookie))
         except FinishedState as error:
             return self._result_redirect(error.result, error.outcome)
         except AuthorizationFailed as error:
@@ -195,8 +197,8 @@ class AuthorizationApi:
                 "unavailable", 503, "The service is not available: try again in a moment."
             )
         else:
-            CONNECTIONS.labels(document["provider"], document["status"]).inc()
-            return await self._success_response(state, pending_state, document)
+            CONNECTIONS.labels(integration.provider, integration.status).inc()
+            return await self._success_response(state, consumed, integration)
         response.delete_cookie(cookie, path=self._path, secure=self._https, httponly=True, samesite="lax")
         return response
 
@@ -213,24 +215,37 @@ class AuthorizationApi:
             )
         return None
 
-    async def _success_response(self, state: str, pending_state: Document, document: Document) -> Response:
+    async def _success_response(
+        self, state: str, consumed: ConsumedState, integration: Integration
+    ) -> Response:
         """Store the outcome for repeated callbacks, and redirect the person."""
-        title, text = _success_text(document)
-        outcome: Document = {
-            "title": title,
-            "text": text,
-            "return_to": pending_state["return_to"],
-            "told": {"integration_id": document["_id"], "status": document["status"]},
-        }
+        title, text = self._success_text(integration)
+        outcome = AuthorizationOutcome(
+            title=title,
+            text=text,
+            return_to=consumed.authorization.return_to,
+            parameters={"integration_id": integration.id, "status": integration.status},
+        )
         try:
-            result = await self._states.complete(state, pending_state["workspace"], outcome)
+            result = await self._states.complete(state, consumed.workspace, outcome)
         except RetryLater:  # The account is connected all the same.
-            return _return_redirect(pending_state, outcome["told"]) or self._pages.page(200, title, text)
+            return _return_redirect(outcome.return_to, outcome.parameters) or self._pages.page(
+                200, title, text
+            )
         return self._result_redirect(result, outcome)
 
-    def _result_redirect(self, result: str, outcome: Document | None) -> Response:
+    def _success_text(self, integration: Integration) -> tuple[str, str]:
+        """Return title and text of the result page."""
+        label = integration.account.label if integration.account else ""
+        if integration.status == "connected":
+            return "Connected", f"{label} is connected. You can close this window."
+        choices = self._connectors[integration.provider].choices
+        about = choices.about if choices else "one of its resources"
+        return "One choice is left", f"{label} has several: choose {about} where you started to connect it."
+
+    def _result_redirect(self, result: str, outcome: AuthorizationOutcome | None) -> Response:
         """Redirect to `return_to`, or to the result page if there is none or the browser is another one."""
-        return_redirect = _return_redirect(outcome, outcome["told"]) if outcome else None
+        return_redirect = _return_redirect(outcome.return_to, outcome.parameters) if outcome else None
         return return_redirect or RedirectResponse(
             f"{self._result_url}/{result}", status_code=303, headers=dict(SECURITY_HEADERS)
         )
@@ -250,21 +265,24 @@ class AuthorizationApi:
         if outcome is None:
             text = "This is finished. Only the browser in which it was started shows more."
             return self._pages.page(200, "Finished", text)
-        return self._pages.page(200, outcome["title"], outcome["text"])
+        return self._pages.page(200, outcome.title, outcome.text)
 
     def _failure_response(self, error: AuthorizationFailed) -> Response:
         """Redirect to `return_to` with the error code, or return an error page if there is none."""
-        pending_state = error.pending_state
-        CONNECTIONS.labels(pending_state["provider"], error.code).inc()
+        pending = error.pending
+        provider, integration_id, return_to = (
+            (pending.provider, pending.integration_id, pending.return_to) if pending else ("", "", None)
+        )
+        CONNECTIONS.labels(provider, error.code).inc()
         self._log.info(
             "authorization.failed",
             code=error.code,
             error=error.log_detail,
-            provider=pending_state["provider"],
-            integration_id=pending_state["integration_id"],
+            provider=provider,
+            integration_id=integration_id,
         )
-        outcome = {"error": error.code, "integration_id": pending_state["integration_id"]}
-        return _return_redirect(pending_state, outcome) or self._pages.page(
+        outcome = {"error": error.code, "integration_id": integration_id}
+        return _return_redirect(return_to, outcome) or self._pages.page(
             error.status, "Not connected", error.detail[:1].upper() + error.detail[1:] + ".", error.code
         )
 
@@ -278,20 +296,8 @@ class AuthorizationApi:
         return self._pages.page(status, "Not connected", detail, code)
 
 
-def _success_text(document: Document) -> tuple[str, str]:
-    """Return title and text of the result page."""
-    label = document["account"]["label"]
-    if document["status"] == "connected":
-        return "Connected", f"{label} is connected. You can close this window."
-    choices = connectors()[document["provider"]].choices
-    about = choices.about if choices else "one of its resources"
-    return "One choice is left", f"{label} has several: choose {about} where you started to connect it."
-
-
-def _return_redirect(pending_state: Mapping[str, Any], outcome: Mapping[str, str]) -> Response | None:
+def _return_redirect(return_to: str | None, outcome: Mapping[str, str]) -> Response | None:
     """Return the redirect to `return_to` with the outcome in its query; None if there is no `return_to`."""
-    if not pending_state["return_to"]:
+    if not return_to:
         return None
-    return RedirectResponse(
-        add_outcome(pending_state["return_to"], outcome), status_code=303, headers=dict(SECURITY_HEADERS)
-    )
+    return RedirectResponse(add_outcome(return_to, outcome), status_code=303, headers=dict(SECURITY_HEADERS))

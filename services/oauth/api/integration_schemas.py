@@ -1,6 +1,7 @@
 """Request and response bodies of integrations. Secrets are never returned."""
 
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,10 +13,9 @@ from services.oauth.api.schemas import (
     Takeover,
     User,
 )
-from shared.connections.integrations import IntegrationStatus, display_name
+from shared.connections.integration_record import Integration, IntegrationStatus
 from shared.contracts.envelope import rfc3339
-from shared.manifests.registry import connectors
-from shared.runtime.mongo import Document
+from shared.manifests.connector import Connector
 
 Health = Literal["ok", "at_risk", "broken", "none"]
 
@@ -109,58 +109,53 @@ class IntegrationOut(BaseModel):
     updated_at: str
 
 
-def integration_out(document: Document) -> IntegrationOut:
-    """Return an integration as the API shows it."""
-    account = document.get("account")
-    error = document.get("last_error")
-    requested, granted = document.get("asked", []), document.get("scopes", [])
-    connector = connectors().get(document["provider"])
+def integration_out(integration: Integration, connector: Connector | None) -> IntegrationOut:
+    """Return an integration as the API shows it.
+
+    `connector` is that of its provider; None if the provider is no longer part of the hub.
+    """
+    account, error = integration.account, integration.last_error
+    requested = integration.requested_scopes or ()
     return IntegrationOut(
-        id=document["_id"],
-        provider=document["provider"],
-        kind=document["kind"],
-        name=display_name(document),
-        user=document.get("user"),
-        status=document["status"],
-        reason=document.get("reason") or None,
-        health=_health(document),
+        id=integration.id,
+        provider=integration.provider,
+        kind=integration.kind,
+        name=integration.display_name,
+        user=integration.user,
+        status=integration.status,
+        reason=integration.reason or None,
+        health=_health(integration),
         account=AccountOut(
-            id=account["id"],
-            label=account["label"],
-            url=account.get("url", ""),
-            choice=(account.get("choice") or {}).get("label"),
+            id=account.id,
+            label=account.label,
+            url=account.url,
+            choice=account.resource.label if account.resource else None,
         )
         if account
         else None,
-        choices=[
-            AccountResourceOut(id=item["id"], label=item["label"]) for item in document.get("choices", [])
-        ],
-        scopes=granted,
-        missing_scopes=connector.missing_scopes(requested, granted) if connector else [],
-        params=document.get("params", {}),
-        expires_at=_time(document, "expires_at"),
-        refresh_expires_at=_time(document, "refresh_expires_at"),
-        refreshed_at=_time(document, "refreshed_at"),
-        last_used_at=_time(document, "last_used_at"),
-        last_error=LastError(at=rfc3339(error["at"]), code=error["code"], detail=error["detail"])
-        if error
-        else None,
-        retry_at=_time(document, "retry_at"),
-        created_at=rfc3339(document["created_at"]),
-        connected_at=_time(document, "connected_at"),
-        updated_at=rfc3339(document["changed_at"]),
+        choices=[AccountResourceOut(id=item.id, label=item.label) for item in integration.resources],
+        scopes=list(integration.scopes),
+        missing_scopes=connector.missing_scopes(requested, integration.scopes) if connector else [],
+        params=dict(integration.params),
+        expires_at=_time(integration.expires_at),
+        refresh_expires_at=_time(integration.refresh_expires_at),
+        refreshed_at=_time(integration.refreshed_at),
+        last_used_at=_time(integration.last_used_at),
+        last_error=LastError(at=rfc3339(error.at), code=error.code, detail=error.detail) if error else None,
+        retry_at=_time(integration.retry_at),
+        created_at=rfc3339(integration.created_at),
+        connected_at=_time(integration.connected_at),
+        updated_at=rfc3339(integration.changed_at),
     )
 
 
-def _health(document: Document) -> Health:
-    status = document["status"]
-    if status in ("pending", "disabled", "disconnected"):
+def _health(integration: Integration) -> Health:
+    if integration.status in ("pending", "disabled", "disconnected"):
         return "none"
-    if status != "connected":
+    if integration.status != "connected":
         return "broken"
-    return "at_risk" if document.get("failures") else "ok"
+    return "at_risk" if integration.failures else "ok"
 
 
-def _time(document: Document, field: str) -> str | None:
-    value: Any = document.get(field)
+def _time(value: datetime | None) -> str | None:
     return rfc3339(value) if value else None

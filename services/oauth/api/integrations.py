@@ -1,6 +1,6 @@
 """`/api/integrations`: the connected accounts of a workspace, their state, and changes to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Query
@@ -14,19 +14,25 @@ from services.oauth.api.integration_schemas import (
     ManualCredentialsUpdate,
     integration_out,
 )
-from services.oauth.authorization.account_identity import RELEASED_IDENTITY
 from services.oauth.authorization.account_selection import AccountSelection
 from services.oauth.authorization.disconnect import Disconnector
 from services.oauth.authorization.flows import OAUTH_KINDS
 from services.oauth.credentials.manual import ManualCredentials
-from shared.connections.integrations import IntegrationEventType, IntegrationRepository, IntegrationStatus
+from shared.connections.integration_record import (
+    USABLE,
+    Integration,
+    IntegrationEventType,
+    IntegrationStatus,
+    LastError,
+)
+from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import Conflict
+from shared.manifests.connector import Connector
 from shared.manifests.provider_response import ProviderRejected
-from shared.manifests.registry import connectors
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Cursor, Limit, Page, page
+from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.wire.provider_http import ProviderRequest
 from shared.wire.redaction import redact
 
@@ -43,12 +49,14 @@ class IntegrationsApi:
     def __init__(
         self,
         integrations: IntegrationRepository,
+        connectors: Mapping[str, Connector],
         tokens: TokenSource,
         manual_credentials: ManualCredentials,
         account_selection: AccountSelection,
         disconnector: Disconnector,
     ) -> None:
         self._integrations = integrations
+        self._connectors = connectors
         self._tokens = tokens
         self._manual_credentials = manual_credentials
         self._account_selection = account_selection
@@ -79,7 +87,7 @@ class IntegrationsApi:
 
         An account that is connected already keeps its integration, with the new credentials.
         """
-        document = await self._manual_credentials.add(
+        integration = await self._manual_credentials.add(
             body.provider,
             body.kind,
             body.fields,
@@ -89,7 +97,7 @@ class IntegrationsApi:
             user=body.user,
             takeover=body.takeover,
         )
-        return integration_out(document)
+        return self._out(integration)
 
     async def list_all(
         self,
@@ -103,25 +111,23 @@ class IntegrationsApi:
         cursor: Cursor = None,
     ) -> Page[IntegrationOut]:
         """List the integrations of the workspace, newest first."""
-        query: dict[str, Any] = {"workspace": key.workspace, "deleted_at": None}
-        if status:
-            query["status"] = status
-        if provider:
-            query["provider"] = provider
-        if user:
-            query["user"] = user
-        fields = {"credential": 0, "events": 0}
-        return await page(
-            self._integrations.collection, query, integration_out, limit=limit, cursor=cursor, fields=fields
+        return await self._integrations.page_of(
+            key.workspace,
+            self._out,
+            status=status,
+            provider=provider,
+            user=user,
+            limit=limit,
+            cursor=cursor,
         )
 
     async def read(self, integration_id: str, key: Reader) -> IntegrationOut:
         """Return an integration."""
-        return integration_out(await self._load(integration_id, key))
+        return self._out(await self._load(integration_id, key))
 
     async def status(self, integration_id: str, key: Reader) -> IntegrationOut:
         """Return the state of an integration: the same document."""
-        return integration_out(await self._load(integration_id, key))
+        return self._out(await self._load(integration_id, key))
 
     async def rename(self, integration_id: str, body: IntegrationUpdate, key: Writer) -> IntegrationOut:
         """Change the name of an integration."""
@@ -130,11 +136,17 @@ class IntegrationsApi:
     async def delete(self, integration_id: str, key: Writer) -> Response:
         """Disconnect an integration, if it is connected, and delete it."""
         for _ in range(_MAX_ATTEMPTS):
-            document = await self._load(integration_id, key)
-            if document["status"] != "pending" or document["credential"] is not None:
-                document = await self._disconnector.disconnect(document)
-            deletion = {"deleted_at": utcnow(), "open": False, "sole": False, **RELEASED_IDENTITY}
-            if await self._change(document, deletion) is not None:
+            integration = await self._load(integration_id, key)
+            if not integration.is_unfinished:
+                integration = await self._disconnector.disconnect(integration)
+            deleted = await self._integrations.delete(
+                integration,
+                condition={"status": integration.status},
+                is_sole=False,
+                holds_identity=False,
+            )
+            self._tokens.forget(integration.id)
+            if deleted is not None:
                 return Response(status_code=204)
         raise Conflict(_CONFLICT_DETAIL)
 
@@ -142,12 +154,12 @@ class IntegrationsApi:
         self, integration_id: str, body: ManualCredentialsUpdate, key: Writer
     ) -> IntegrationOut:
         """Replace manual credentials of the same account. Fields that are left out stay unchanged."""
-        document = await self._load(integration_id, key)
-        if document["kind"] in OAUTH_KINDS:
+        integration = await self._load(integration_id, key)
+        if integration.kind in OAUTH_KINDS:
             raise Conflict("this account is connected by OAuth: POST /api/integrations/{id}/reconnect")
-        return integration_out(
+        return self._out(
             await self._manual_credentials.update(
-                document,
+                integration,
                 body.fields,
                 any_account=body.any_account,
                 user=body.user,
@@ -160,98 +172,93 @@ class IntegrationsApi:
 
         A resource that was connected before keeps its integration, which gets the new grant and is returned.
         """
-        return integration_out(
-            await self._account_selection.choose(integration_id, key.workspace, body.choice)
-        )
+        return self._out(await self._account_selection.choose(integration_id, key.workspace, body.choice))
 
     async def check(self, integration_id: str, key: Writer) -> IntegrationOut:
         """Check at the provider whether the connection works."""
-        document = await self._load(integration_id, key)
-        if document["status"] not in ("connected", "error"):
-            raise Conflict(f"the integration is {document['status'].replace('_', ' ')}")
-        if document["kind"] not in OAUTH_KINDS:
-            return integration_out(await self._manual_credentials.check(document))
-        await self._check_account(document)
-        return integration_out(await self._load(integration_id, key))
+        integration = await self._load(integration_id, key)
+        if integration.status not in USABLE:
+            raise Conflict(f"the integration is {integration.status.replace('_', ' ')}")
+        if integration.kind not in OAUTH_KINDS:
+            return self._out(await self._manual_credentials.check(integration))
+        await self._check_account(integration)
+        return self._out(await self._load(integration_id, key))
 
     async def refresh(self, integration_id: str, key: Writer) -> IntegrationOut:
         """Refresh the tokens now, whether they are about to expire or not.
 
         If refreshes are paused because the provider rejected the app, one attempt is made all the same.
         """
-        document = await self._load(integration_id, key)
-        if document["status"] not in ("connected", "error"):
+        integration = await self._load(integration_id, key)
+        if integration.status not in USABLE:
             raise Conflict(
-                f"the integration is {document['status'].replace('_', ' ')}: connect the account again"
+                f"the integration is {integration.status.replace('_', ' ')}: connect the account again"
             )
-        if not document["refreshable"]:
+        if not integration.refreshable:
             raise Conflict("there is nothing to refresh: the tokens do not expire, or no refresh token came")
-        return integration_out(
-            await self._tokens.refresh(integration_id, than=document["version"], user_initiated=True)
+        return self._out(
+            await self._tokens.refresh(integration_id, than=integration.version, user_initiated=True)
         )
 
     async def disable(self, integration_id: str, key: Writer) -> IntegrationOut:
         """Disable an integration: it stays connected, and nobody can use it until it is enabled."""
 
-        def build_change(document: Document) -> dict[str, Any]:
-            status = document["status"]
+        def build_change(integration: Integration) -> dict[str, Any]:
+            status = integration.status
             if status not in ("connected", "error", "reauth_required", "disabled"):
                 raise Conflict(f"the integration is {status}")
-            return {} if status == "disabled" else {"status": "disabled", "disabled_from": status}
+            return {} if status == "disabled" else {"status": "disabled", "status_before_disabled": status}
 
         return await self._update(integration_id, key, build_change)
 
     async def enable(self, integration_id: str, key: Writer) -> IntegrationOut:
         """Enable a disabled integration."""
 
-        def build_change(document: Document) -> dict[str, Any]:
-            status = document["status"]
+        def build_change(integration: Integration) -> dict[str, Any]:
+            status = integration.status
             if status in ("pending", "disconnected"):
                 raise Conflict(f"the integration is {status}: connect the account")
-            return {"status": document["disabled_from"]} if status == "disabled" else {}
+            return {"status": integration.status_before_disabled} if status == "disabled" else {}
 
         return await self._update(integration_id, key, build_change)
 
     async def disconnect(self, integration_id: str, key: Writer) -> IntegrationOut:
         """Revoke the grant at the provider and remove the secrets. The integration is not deleted."""
-        return integration_out(await self._disconnector.disconnect(await self._load(integration_id, key)))
+        return self._out(await self._disconnector.disconnect(await self._load(integration_id, key)))
 
-    async def _load(self, integration_id: str, key: ApiKey) -> Document:
+    async def _load(self, integration_id: str, key: ApiKey) -> Integration:
         return await self._integrations.find(integration_id, key.workspace)
 
+    def _out(self, integration: Integration) -> IntegrationOut:
+        return integration_out(integration, self._connectors.get(integration.provider))
+
     async def _update(
-        self, integration_id: str, key: ApiKey, build_change: Callable[[Document], dict[str, Any]]
+        self, integration_id: str, key: ApiKey, build_change: Callable[[Integration], dict[str, Any]]
     ) -> IntegrationOut:
-        """Apply the change that `build_change` returns for the current document; none if it is empty.
+        """Apply the change that `build_change` returns for the current integration; none if it is empty.
 
         Repeat it if the integration changed meanwhile. Raises `Conflict` if it did so at every attempt.
         """
         for _ in range(_MAX_ATTEMPTS):
-            document = await self._load(integration_id, key)
-            change = build_change(document)
+            integration = await self._load(integration_id, key)
+            change = build_change(integration)
             if not change:
-                return integration_out(document)
-            changed = await self._change(document, change)
+                return self._out(integration)
+            changed = await self._integrations.change(
+                integration, condition={"status": integration.status}, **change
+            )
+            self._tokens.forget(integration.id)
             if changed is not None:
-                return integration_out(changed)
+                return self._out(changed)
         raise Conflict(_CONFLICT_DETAIL)
 
-    async def _change(
-        self, document: Document, change: dict[str, Any], *, publish: IntegrationEventType | None = None
-    ) -> Document | None:
-        """Write a change. Return None if credential or status changed since the document was read."""
-        condition = {"status": document["status"]}
-        changed = await self._integrations.change(document, change, publish=publish, condition=condition)
-        self._tokens.forget(document["_id"])
-        return changed
-
-    async def _check_account(self, document: Document) -> None:
+    async def _check_account(self, integration: Integration) -> None:
         """Ask the provider with the account's token, and store the result.
 
         Raises `Conflict` if the provider has no request for it; as `TokenSource.call` if it does not answer.
         """
-        connector = connectors().get(document["provider"])
-        probe = connector.probe_for(document["kind"]) if connector else None
+        connector = self._connectors.get(integration.provider)
+        probe = connector.probe_for(integration.kind) if connector else None
         if connector is None or probe is None:
             raise Conflict("this provider offers no request to check an account")
         sent_tokens: list[str] = []
@@ -260,22 +267,25 @@ class IntegrationsApi:
             sent_tokens.append(access.values.get("access_token", ""))
             return connector.request(probe, access.values)
 
-        answer = await self._tokens.call(document["_id"], build_request)
+        answer = await self._tokens.call(integration.id, build_request)
         fault = None
         try:
             connector.parse_api_response(answer)
         except ProviderRejected as error:
             code, detail = redact(error.code, sent_tokens), redact(error.detail, sent_tokens)
-            fault = {"at": utcnow(), "code": code, "detail": detail}
+            fault = LastError(at=utcnow(), code=code, detail=detail)
         # Read again: the call above may have refreshed the tokens, which raises the version.
-        current = await self._integrations.find(document["_id"])
+        current = await self._integrations.find(integration.id)
         change: dict[str, Any] = {"last_error": fault, "failures": 1 if fault else 0}
-        expires_at = current.get("expires_at")
-        event: IntegrationEventType | None = None
-        if not fault and current["status"] == "error" and (expires_at is None or expires_at > utcnow()):
+        expires_at = current.expires_at
+        events: tuple[IntegrationEventType, ...] = ()
+        if not fault and current.status == "error" and (expires_at is None or expires_at > utcnow()):
             change |= {"status": "connected", "reason": "", "retry_at": None}
-            event = "integration.recovered"
-        elif not fault and current.get("retry_at"):
+            events = ("integration.recovered",)
+        elif not fault and current.retry_at:
             # A refresh failed and will be retried. A check that succeeds must not hide that error.
             return
-        await self._change(current, change, publish=event)
+        await self._integrations.change(
+            current, publish=events, condition={"status": current.status}, **change
+        )
+        self._tokens.forget(current.id)

@@ -39,11 +39,11 @@ class SubscriptionsApi:
 
     async def list_all(self, integration_id: str, key: Reader) -> ProviderSubscriptionListOut:
         """List the integration's subscriptions, and the types that the provider has."""
-        document = await self._integrations.find(integration_id, key.workspace)
+        integration = await self._integrations.find(integration_id, key.workspace)
         return ProviderSubscriptionListOut(
-            items=[subscription_out(item) for item in await self._subscriptions.list_for(document["_id"])],
+            items=[subscription_out(item) for item in await self._subscriptions.list_for(integration.id)],
             available=[
-                subscription_type_out(definition) for definition in subscription_types(document["provider"])
+                subscription_type_out(definition) for definition in subscription_types(integration.provider)
             ],
         )
 
@@ -51,16 +51,16 @@ class SubscriptionsApi:
         self, integration_id: str, body: ProviderSubscriptionCreate, key: Writer
     ) -> ProviderSubscriptionOut:
         """Add a subscription. Its inbound endpoint is created, and the provider is called, in a moment."""
-        document = await self._integrations.find(integration_id, key.workspace)
+        integration = await self._integrations.find(integration_id, key.workspace)
         subscription = await self._subscriptions.add(
-            document, body.watch, body.resource, channel=body.channel_id
+            integration, body.watch, body.resource, channel=body.channel_id
         )
         return subscription_out(subscription)
 
     async def delete(self, integration_id: str, watch_id: str, key: Writer) -> Response:
         """Cancel the subscription at the provider and remove its endpoint, unless other accounts share it."""
-        document = await self._integrations.find(integration_id, key.workspace)
+        integration = await self._integrations.find(integration_id, key.workspace)
         await self._subscriptions.unsubscribe(
-            await self._subscriptions.find(document["_id"], watch_id), document["_id"]
+            await self._subscriptions.find(integration.id, watch_id), integration.id
         )
         return Response(status_code=204)

@@ -5,18 +5,16 @@ a team's, and the selected resource (a site, a page). An integration that one us
 given to another one, unless the call asks for a takeover.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from shared.connections.integrations import IntegrationEventType, IntegrationRepository
+from shared.connections.integration_record import Account, Integration, IntegrationEventType
+from shared.connections.integrations import IntegrationRepository
 from shared.contracts.errors import Conflict, FieldError
 from shared.contracts.ids import derive
 from shared.manifests.accounts import AccountIdentity, AccountResource
-from shared.manifests.registry import connectors
-from shared.runtime.mongo import Document
+from shared.manifests.connector import Connector
 
-RELEASED_IDENTITY: Final[Mapping[str, Any]] = {"holds_identity": False}
-"""The fields of an integration whose identity another integration may have."""
 CONNECTED_EVENTS: Final[Mapping[bool, Sequence[IntegrationEventType]]] = {
     False: ("integration.connected",),
     True: ("integration.connected", "integration.taken_over"),
@@ -33,79 +31,94 @@ def account_in_use() -> Conflict:
     return Conflict(ACCOUNT_IN_USE, errors=(FieldError("takeover", "account_in_use"),))
 
 
-def identity_fields(document: Mapping[str, Any], account: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that make an integration the only one with this account's identity.
-
-    `document` names provider and kind; `account` has id, person and selected resource (`choice`).
-    """
-    choice = (account.get("choice") or {}).get("id") or ""
-    parts = (document["provider"], document["kind"], account["id"], account.get("person") or "", choice)
+def identity_fields(integration: Integration, account: Account) -> dict[str, Any]:
+    """Return the fields that make an integration the only one with this account's identity."""
+    resource = account.resource.id if account.resource else ""
+    parts = (integration.provider, integration.kind, account.id, account.person or "", resource)
     return {"identity": derive(*parts), "holds_identity": True}
 
 
-def has_another_user(document: Mapping[str, Any], user: str | None) -> bool:
+def has_another_user(integration: Integration, user: str | None) -> bool:
     """Return whether an integration belongs to a user other than `user`; False if either is None."""
-    return user is not None and document.get("user") not in (None, user)
+    return user is not None and integration.user not in (None, user)
 
 
-def person_of(document: Mapping[str, Any]) -> str | None:
-    """Return the id of the person of the account whom an integration acts for.
+class AccountMatcher:
+    """Compares the accounts of integrations."""
 
-    It is '' if the account has no persons, and None if the person is not known: earlier releases did not
-    store it.
-    """
-    connector = connectors().get(document["provider"])
-    return connector.stored_person(document["account"]) if connector is not None else ""
+    def __init__(self, integrations: IntegrationRepository, connectors: Mapping[str, Connector]) -> None:
+        self._integrations = integrations
+        self._connectors = connectors
+
+    def person_of(self, integration: Integration) -> str | None:
+        """Return the id of the person of the account whom an integration acts for.
+
+        It is '' if the account has no persons, and None if there is no account, or if the person is not
+        known: earlier releases did not store it.
+        """
+        account, connector = integration.account, self._connectors.get(integration.provider)
+        if account is None:
+            return None
+        return connector.stored_person(account.person, account.attributes) if connector is not None else ""
+
+    def is_same_account(
+        self, integration: Integration, provider_account: AccountIdentity, user: str | None
+    ) -> bool:
+        """Return whether an integration is of this account and person.
+
+        A token of no person (a bot's), or of an unknown one, is the same for the same `user` only.
+        """
+        if integration.account is None or integration.account.id != provider_account.id:
+            return False
+        person = self.person_of(integration)
+        if person == provider_account.person:
+            return True
+        return (not person or not provider_account.person) and integration.user == user
+
+    async def find_same_account(
+        self,
+        integration: Integration,
+        provider_account: AccountIdentity,
+        resource: AccountResource | None,
+        user: str | None,
+    ) -> Integration | None:
+        """Return another integration of the workspace with this account, and with this resource if given.
+
+        A disconnected integration counts for its own user only. Of several, one that is not disconnected
+        comes first, then one of the same person. Raises `DatabaseUnavailable`.
+        """
+        candidates = await self._integrations.of_account(
+            integration.provider, provider_account.id, integration.workspace
+        )
+        matching = list(self._matching(candidates, integration, provider_account, resource, user))
+        matching.sort(
+            key=lambda item: (
+                item.status == "disconnected",
+                self.person_of(item) != provider_account.person,
+            )
+        )
+        return matching[0] if matching else None
+
+    def _matching(
+        self,
+        candidates: Iterable[Integration],
+        integration: Integration,
+        provider_account: AccountIdentity,
+        resource: AccountResource | None,
+        user: str | None,
+    ) -> Iterator[Integration]:
+        for other in candidates:
+            if other.id == integration.id or other.kind != integration.kind:
+                continue
+            if resource is not None and selected_resource_id(other) != resource.id:
+                continue
+            if other.status == "disconnected" and has_another_user(other, user):
+                continue
+            if self.is_same_account(other, provider_account, user):
+                yield other
 
 
-def is_same_account(document: Mapping[str, Any], provider_account: AccountIdentity, user: str | None) -> bool:
-    """Return whether an integration is of this account and person.
-
-    A token of no person (a bot's), or of an unknown one, is the same for the same `user` only.
-    """
-    if document["account"]["id"] != provider_account.id:
-        return False
-    person = person_of(document)
-    if person == provider_account.person:
-        return True
-    return (not person or not provider_account.person) and document.get("user") == user
-
-
-async def find_same_account(
-    integrations: IntegrationRepository,
-    document: Mapping[str, Any],
-    provider_account: AccountIdentity,
-    resource: AccountResource | None,
-    user: str | None,
-) -> Document | None:
-    """Return another integration of the workspace with this account, and with this resource if there is one.
-
-    A disconnected integration counts for its own user only. Of several, one that is not disconnected comes
-    first, then one of the same person. Raises `DatabaseUnavailable`.
-    """
-    candidates = await integrations.of_account(
-        document["provider"], provider_account.id, document["workspace"]
-    )
-    matching = list(_matching_integrations(candidates, document, provider_account, resource, user))
-    matching.sort(
-        key=lambda item: (item["status"] == "disconnected", person_of(item) != provider_account.person)
-    )
-    return matching[0] if matching else None
-
-
-def _matching_integrations(
-    candidates: list[Document],
-    document: Mapping[str, Any],
-    provider_account: AccountIdentity,
-    resource: AccountResource | None,
-    user: str | None,
-) -> Iterator[Document]:
-    for other in candidates:
-        if other["_id"] == document["_id"] or other["kind"] != document["kind"]:
-            continue
-        if resource is not None and (other["account"].get("choice") or {}).get("id") != resource.id:
-            continue
-        if other["status"] == "disconnected" and has_another_user(other, user):
-            continue
-        if is_same_account(other, provider_account, user):
-            yield other
+def selected_resource_id(integration: Integration) -> str | None:
+    """Return the id of the resource that an integration is for; None if none is selected."""
+    account = integration.account
+    return account.resource.id if account is not None and account.resource is not None else None

@@ -10,10 +10,17 @@ from typing import Final
 
 from services.oauth.authorization.errors import AuthorizationFailed
 from services.oauth.authorization.flows import app_for, oauth_connector, server_binding
-from services.oauth.authorization.state import LockTimeout, States, UsedCode
+from services.oauth.authorization.state import (
+    ConsumedState,
+    LockTimeout,
+    PendingAuthorization,
+    States,
+    UsedCode,
+)
 from services.oauth.authorization.store_connection import ConnectionWriter
 from shared.connections.apps import Apps
 from shared.connections.credentials import template_values
+from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound, Rejected
@@ -28,7 +35,6 @@ from shared.manifests.provider_response import (
 )
 from shared.manifests.token_response import TokenResponse
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, utcnow
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
@@ -48,6 +54,7 @@ class CallbackHandler:
         self,
         states: States,
         integrations: IntegrationRepository,
+        connectors: Mapping[str, Connector],
         apps: Apps,
         tokens: TokenSource,
         writer: ConnectionWriter,
@@ -55,6 +62,7 @@ class CallbackHandler:
     ) -> None:
         self._states = states
         self._integrations = integrations
+        self._connectors = connectors
         self._apps = apps
         self._tokens = tokens
         self._writer = writer
@@ -62,78 +70,77 @@ class CallbackHandler:
 
     async def complete(
         self, query: Sequence[tuple[str, str]], cookie: str | None
-    ) -> tuple[Document, Document]:
+    ) -> tuple[ConsumedState, Integration]:
         """Complete the authorization that a callback belongs to.
 
         `query` holds the callback's parameters, among them `state`; `cookie` is the value of the state's
-        cookie, None if the browser sent none. Return the payload of the state and the connected integration.
+        cookie, None if the browser sent none. Return the state and the connected integration.
 
         Raises `AuthorizationFailed` if nothing was connected. Raises what `States.consume` raises if the
         state or the browser is not acceptable; then nothing was done, and the browser must not be redirected
         to `return_to`.
         """
         await self._apps.current()
-        pending_state, verifier = await self._states.consume(dict(query).get("state", ""), cookie)
+        state = await self._states.consume(dict(query).get("state", ""), cookie)
         try:
-            return pending_state, await self._complete(pending_state, verifier, query)
+            return state, await self._complete(state, query)
         except AuthorizationFailed as error:
-            error.pending_state = pending_state
+            error.pending = state.authorization
             await self._states.mark_failed(dict(query)["state"])
             raise
         except (NotFound, DatabaseUnavailable, Misconfigured) as error:
             is_unavailable = not isinstance(error, NotFound)
             if isinstance(error, Misconfigured):
                 self._log.error(
-                    "authorization.misconfigured", error=str(error), provider=pending_state["provider"]
+                    "authorization.misconfigured",
+                    error=str(error),
+                    provider=state.authorization.provider,
                 )
             failure = AuthorizationFailed(
                 "unavailable" if is_unavailable else "gone",
                 "the service is not available: start again in a moment" if is_unavailable else _GONE_DETAIL,
                 status=503 if is_unavailable else 410,
             )
-            failure.pending_state = pending_state
+            failure.pending = state.authorization
             await self._states.mark_failed(dict(query)["state"])
             raise failure from error
 
-    async def _complete(
-        self, pending_state: Document, verifier: str, query: Sequence[tuple[str, str]]
-    ) -> Document:
+    async def _complete(self, state: ConsumedState, query: Sequence[tuple[str, str]]) -> Integration:
         """Return the connected integration. Revoke the tokens if they cannot be stored."""
-        document = await self._integrations.find(pending_state["integration_id"], pending_state["workspace"])
-        connector, values = self._resolve_connector(pending_state, document)
-        if document["status"] == "disabled":
+        pending, workspace = state.authorization, state.workspace
+        integration = await self._integrations.find(pending.integration_id, workspace)
+        connector, values = self._resolve_connector(pending, integration)
+        if integration.status == "disabled":
             raise AuthorizationFailed("disabled", "the integration is disabled: enable it first")
-        callback_values = await self._check_response(pending_state, document, connector, values, query)
+        callback_values = await self._check_response(pending, integration, connector, values, query)
         code = dict(query).get("oauth_verifier" if connector.oauth1 else "code", "")
         if not code or len(code) > _MAX_CODE_LENGTH:
             raise AuthorizationFailed("no_code", "the provider sent no authorization code: start again")
-        granted = await self._exchange_code(pending_state, connector, values, code, verifier)
+        granted = await self._exchange_code(state, connector, values, code)
         # From here on there are tokens: each path below stores them, or revokes them, or leaves them alone
         # because another connection may use them.
         provider_account: AccountIdentity | None = None
         try:
-            granted = await self._exchange_long_lived(pending_state, connector, values, granted)
+            granted = await self._exchange_long_lived(workspace, connector, values, granted)
             provider_account, resources = await self._fetch_account(
-                pending_state, connector, values, granted, callback_values
+                workspace, connector, values, granted, callback_values
             )
             # Callbacks of one account wait for each other, so that the second sees what the first stored.
-            async with self._states.lock(
-                pending_state["workspace"], pending_state["provider"], provider_account.id
-            ):
+            async with self._states.lock(workspace, pending.provider, provider_account.id):
                 return await self._writer.store(
-                    pending_state, document["_id"], connector, granted, provider_account, resources
+                    pending, integration, connector, granted, provider_account, resources
                 )
         except LockTimeout:
             # Where one revocation ends all grants of the account, it would also end the grant of the
             # callback that holds the lock.
             if not connector.revokes_all_grants:
-                await self._writer.revoke_unused(document, values, granted, provider_account, None)
+                await self._writer.revoke_unused(integration, values, granted, provider_account, None)
             raise
         except (DatabaseUnavailable, Misconfigured):
             raise  # The write may have succeeded all the same, so the tokens may be in use.
         except (AuthorizationFailed, InterlinkError) as error:
             holder = error.holder if isinstance(error, AuthorizationFailed) else None
-            await self._writer.revoke_unused(document, values, granted, provider_account, holder)
+            await self._writer.revoke_unused(integration, values, granted, provider_account, holder)
             if isinstance(error, AuthorizationFailed | NotFound):
                 raise
             if isinstance(error, ProviderRejected) and error.code == "nothing_to_choose":
@@ -146,7 +153,7 @@ class CallbackHandler:
             ) from error
 
     def _resolve_connector(
-        self, pending_state: Document, document: Document
+        self, pending: PendingAuthorization, integration: Integration
     ) -> tuple[Connector, dict[str, str]]:
         """Return the connector and the template values for the provider's requests.
 
@@ -154,27 +161,27 @@ class CallbackHandler:
         started with: a code must not be sent to a server that did not issue it.
         """
         try:
-            connector = oauth_connector(pending_state["provider"])
-            app = app_for(self._apps, connector, pending_state["workspace"])
+            connector = oauth_connector(self._connectors, pending.provider)
+            app = app_for(self._apps, connector, integration.workspace)
         except Rejected as error:
             raise AuthorizationFailed(
                 "app_gone",
-                f"the app of {pending_state['provider']} cannot be used here any more",
+                f"the app of {pending.provider} cannot be used here any more",
                 log_detail=error.detail,
             ) from error
         values = template_values(
-            {**document, "params": pending_state["params"]}, app, pending_state["redirect_uri"]
+            connector, app, pending.redirect_uri, params=pending.params, account=integration.account
         )
-        if server_binding(connector, app, values) != pending_state["server"]:
+        if server_binding(connector, app, values) != pending.server:
             raise AuthorizationFailed(
-                "app_changed", f"the app of {pending_state['provider']} was changed: start again"
+                "app_changed", f"the app of {pending.provider} was changed: start again"
             )
         return connector, values
 
     async def _check_response(
         self,
-        pending_state: Document,
-        document: Document,
+        pending: PendingAuthorization,
+        integration: Integration,
         connector: Connector,
         values: Mapping[str, str],
         query: Sequence[tuple[str, str]],
@@ -188,7 +195,7 @@ class CallbackHandler:
         error_code = parameters.get("error")
         if connector.oauth1 is not None:
             try:
-                OAuth1Flow(connector.oauth1).verifier(parameters, RequestToken(**pending_state["request"]))
+                OAuth1Flow(connector.oauth1).verifier(parameters, _request_token(pending))
             except ProviderRejected as error:
                 if error.code != "access_denied":
                     raise AuthorizationFailed(error.code, _FOREIGN_RESPONSE_DETAIL) from error
@@ -207,44 +214,37 @@ class CallbackHandler:
             raise AuthorizationFailed(
                 "platform_error", f"the provider returned an error: {error_code[:_MAX_ERROR_LENGTH]}"
             )
-        if not pending_state["again"] and document["status"] == "pending" and document["credential"] is None:
-            await self._integrations.change(document, {"deleted_at": utcnow(), "open": False})
+        if not pending.is_reconnect and integration.is_unfinished:
+            await self._integrations.delete(integration)
         raise AuthorizationFailed("access_denied", "access was denied at the provider")
 
     async def _exchange_code(
-        self,
-        pending_state: Document,
-        connector: Connector,
-        values: Mapping[str, str],
-        code: str,
-        verifier: str,
+        self, state: ConsumedState, connector: Connector, values: Mapping[str, str], code: str
     ) -> TokenResponse:
         """Exchange the authorization code for tokens. A code is sent to a provider once only.
 
         Raises `AuthorizationFailed`, `DatabaseUnavailable`.
         """
+        pending, workspace = state.authorization, state.workspace
         try:
             await self._states.consume_code(code)
             if connector.oauth1 is not None:
                 flow = OAuth1Flow(connector.oauth1)
-                token_request = flow.access_token_request(
-                    values, RequestToken(**pending_state["request"]), code
-                )
-                return flow.parse_token_response(
-                    await self._tokens.ask(token_request, pending_state["workspace"])
-                )
-            call = connector.exchange(values, code=code, verifier=verifier)
-            return connector.parse_token_response(await self._tokens.ask(call, pending_state["workspace"]))
+                token_request = flow.access_token_request(values, _request_token(pending), code)
+                return flow.parse_token_response(await self._tokens.ask(token_request, workspace))
+            call = connector.exchange(values, code=code, verifier=state.verifier)
+            return connector.parse_token_response(await self._tokens.ask(call, workspace))
         except (GrantRevoked, UsedCode) as error:
             raise AuthorizationFailed(
                 "code_refused", "the provider does not accept the authorization code: start again"
             ) from error
         except ProviderRejected as error:
-            request = pending_state.get("request") or {}
-            secrets = (code, verifier, values.get("client_secret", ""), *request.values())
+            secrets = [code, state.verifier, values.get("client_secret", "")]
+            if pending.request_token is not None:
+                secrets += [pending.request_token.token, pending.request_token.secret]
             error_code, detail = redact(error.code, secrets), redact(error.detail, secrets)
             if isinstance(error, InvalidClient):
-                workspace, rejection = pending_state["workspace"], InvalidClient(error_code, detail)
+                rejection = InvalidClient(error_code, detail)
                 app = self._apps.find(connector.app, workspace)
                 if await self._tokens.app_checker.handle_invalid_client(app, connector, workspace, rejection):
                     raise AuthorizationFailed(
@@ -258,7 +258,7 @@ class CallbackHandler:
             ) from error
 
     async def _exchange_long_lived(
-        self, pending_state: Document, connector: Connector, values: Mapping[str, str], granted: TokenResponse
+        self, workspace: str, connector: Connector, values: Mapping[str, str], granted: TokenResponse
     ) -> TokenResponse:
         """Return `granted` with long-lived tokens, if the provider issues them."""
         if granted.tokens is None or connector.oauth2 is None:
@@ -268,16 +268,14 @@ class CallbackHandler:
         )
         if long_lived_request is None:
             return granted
-        long_lived = connector.parse_token_response(
-            await self._tokens.ask(long_lived_request, pending_state["workspace"])
-        )
+        long_lived = connector.parse_token_response(await self._tokens.ask(long_lived_request, workspace))
         if long_lived.tokens and long_lived.tokens.scopes is None:
             long_lived = replace(long_lived, tokens=replace(long_lived.tokens, scopes=granted.tokens.scopes))
         return replace(long_lived, document=granted.document)
 
     async def _fetch_account(
         self,
-        pending_state: Document,
+        workspace: str,
         connector: Connector,
         values: Mapping[str, str],
         granted: TokenResponse,
@@ -293,7 +291,7 @@ class CallbackHandler:
         document = granted.document
         if account.call is not None:
             call = connector.request(account.call, values)
-            document = connector.parse_api_response(await self._tokens.ask(call, pending_state["workspace"]))
+            document = connector.parse_api_response(await self._tokens.ask(call, workspace))
         provider_account = connector.parse_account(account, document)
         person = connector.parse_person(document, token=granted.document)
         provider_account = replace(
@@ -302,10 +300,19 @@ class CallbackHandler:
         if connector.choices is None:
             return provider_account, []
         values |= {f"account:{name}": value for name, value in provider_account.attributes.items()}
-        answer = await self._tokens.ask(
-            connector.request(connector.choices.call, values), pending_state["workspace"]
-        )
+        answer = await self._tokens.ask(connector.request(connector.choices.call, values), workspace)
         return provider_account, connector.parse_resources(connector.parse_api_response(answer))
+
+
+def _request_token(pending: PendingAuthorization) -> RequestToken:
+    """Return the request token of an OAuth 1.0a flow.
+
+    Raises `AuthorizationFailed` if there is none: the provider had another flow at the start.
+    """
+    stored = pending.request_token
+    if stored is None:
+        raise AuthorizationFailed("app_changed", f"the app of {pending.provider} was changed: start again")
+    return RequestToken(stored.token, stored.secret)
 
 
 def _secret_texts(granted: TokenResponse) -> list[str]:

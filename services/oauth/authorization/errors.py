@@ -1,6 +1,7 @@
 """The error that ends an authorization without a connection."""
 
-from shared.runtime.mongo import Document
+from services.oauth.authorization.state import PendingAuthorization
+from shared.connections.integration_record import Integration
 
 
 class AuthorizationFailed(Exception):
@@ -17,7 +18,7 @@ class AuthorizationFailed(Exception):
         self.status = status
         self.log_detail = log_detail or detail
         """The text for logs. It differs from `detail` where `detail` names accounts."""
-        self.holder: Document | None = None
+        self.holder: Integration | None = None
         """The integration that already has the account. The tokens that it uses must not be revoked."""
-        self.pending_state: Document = {}
-        """The payload of the authorization state, with the address to return the person to."""
+        self.pending: PendingAuthorization | None = None
+        """The authorization that failed, with the address to return the person to."""

@@ -7,7 +7,6 @@ from shared.connections.apps import Apps
 from shared.connections.provider_app import App, app_ref
 from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.manifests.connector import Connector
-from shared.manifests.registry import connectors
 from shared.wire.request_template import RequestTemplate
 
 OAUTH_KINDS: Final = ("oauth2", "oauth1")
@@ -19,12 +18,12 @@ def integration_kind(connector: Connector) -> str:
     return "oauth2" if connector.oauth2 is not None else "oauth1"
 
 
-def oauth_connector(provider: str) -> Connector:
+def oauth_connector(connectors: Mapping[str, Connector], provider: str) -> Connector:
     """Return the connector of a provider whose accounts are connected by OAuth 2.0 or 1.0a.
 
     Raises `Invalid` if there is no such provider, or if its accounts are not connected by OAuth.
     """
-    connector = connectors().get(provider)
+    connector = connectors.get(provider)
     if connector is None:
         fault = FieldError("provider", "accounts of this provider cannot be connected")
         raise Invalid("no such provider", errors=(fault,))
@@ -61,7 +60,7 @@ def app_for(apps: Apps, connector: Connector, workspace: str) -> App:
     return app
 
 
-def server_binding(connector: Connector, app: App, values: Mapping[str, str]) -> list[str]:
+def server_binding(connector: Connector, app: App, values: Mapping[str, str]) -> tuple[str, ...]:
     """Return what must be the same at the start and at the callback: `app_ref`, token URL and issuer.
 
     A code that was issued for one server or app must not be sent to another one (RFC 9700, 4.4).
@@ -72,4 +71,4 @@ def server_binding(connector: Connector, app: App, values: Mapping[str, str]) ->
     elif connector.oauth1 is not None:
         texts = [connector.oauth1.token_url]
     addresses = (RequestTemplate(text).render_or_empty(values) for text in texts)
-    return [*app_ref(app), *addresses]
+    return (*app_ref(app), *addresses)

@@ -6,14 +6,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from services.oauth.authorization.account_identity import account_in_use, has_another_user
 from services.oauth.authorization.flows import app_for, integration_kind, oauth_connector, server_binding
 from services.oauth.authorization.redirect import validate_return_to
-from services.oauth.authorization.state import STATE_TTL, PendingState, States
+from services.oauth.authorization.state import (
+    STATE_TTL,
+    PendingAuthorization,
+    PendingState,
+    States,
+    StoredRequestToken,
+)
 from shared.connections.apps import Apps
 from shared.connections.credentials import template_values
+from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict
@@ -22,7 +29,7 @@ from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.manifests.provider_response import ProviderRejected
-from shared.runtime.mongo import Document, translate_errors, utcnow
+from shared.runtime.mongo import utcnow
 from shared.wire.oauth import new_state
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
@@ -64,6 +71,7 @@ class AuthorizationStarter:
         self,
         states: States,
         integrations: IntegrationRepository,
+        connectors: Mapping[str, Connector],
         apps: Apps,
         tokens: TokenSource,
         *,
@@ -73,6 +81,7 @@ class AuthorizationStarter:
     ) -> None:
         self._states = states
         self._integrations = integrations
+        self._connectors = connectors
         self._apps = apps
         self._tokens = tokens
         self._redirect_uri = redirect_uri
@@ -85,64 +94,66 @@ class AuthorizationStarter:
         Raises `Invalid`, `Conflict`, `DatabaseUnavailable`. With OAuth 1.0a the provider is asked for a
         request token: raises `ProviderUnavailable` if it does not answer.
         """
-        connector = oauth_connector(request.provider)
+        connector = oauth_connector(self._connectors, request.provider)
         params = validate_fields(connector.params, request.params or {}, place="params")
         now = utcnow()
-        document: Document = {
-            "_id": new_integration_id(),
-            "workspace": request.workspace,
-            "provider": request.provider,
-            "kind": integration_kind(connector),
-            "name": request.name or "",
-            "status": "pending",
-            "reason": "",
-            "account": None,
-            "params": params,
-            "scopes": [],
-            "user": request.user,
-            "created_at": now,
-            "changed_at": now,
-            "deleted_at": None,
-            "version": 0,
-            "fence": 0,
-            "settled_fence": 0,
-            "credential": None,
-            "expires_at": None,
-            "refreshable": False,
-            "open": True,
-            "due_at": now + _PENDING_TTL,
-            "events": [],
-            "untold": False,
-        }
-        redirect = await self._authorization_redirect(
-            connector, request, document, reconnect=False, any_account=False
+        integration = Integration(
+            id=new_integration_id(),
+            workspace=request.workspace,
+            provider=request.provider,
+            kind=integration_kind(connector),
+            name=request.name or "",
+            status="pending",
+            reason="",
+            account=None,
+            params=params,
+            scopes=(),
+            user=request.user,
+            created_at=now,
+            changed_at=now,
+            deleted_at=None,
+            version=0,
+            fence=0,
+            settled_fence=0,
+            credential=None,
+            expires_at=None,
+            refreshable=False,
+            needs_maintenance=True,
+            due_at=now + _PENDING_TTL,
+            pending_events=(),
+            has_pending_events=False,
         )
-        with translate_errors():
-            await self._integrations.collection.insert_one(document)
+        redirect = await self._authorization_redirect(
+            connector, request, integration, params, reconnect=False, any_account=False
+        )
+        await self._integrations.add(integration)
         await self._states.save(redirect.pending_state)
         return redirect
 
     async def reconnect(
-        self, document: Document, request: AuthorizationRequest, *, any_account: bool
+        self, integration: Integration, request: AuthorizationRequest, *, any_account: bool
     ) -> AuthorizationRedirect:
         """Return the redirect that connects an existing integration again. The integration keeps its id.
 
         `any_account` allows another account than before. Raises the same errors as `start`.
         """
-        if has_another_user(document, request.user) and not request.takeover:
+        if has_another_user(integration, request.user) and not request.takeover:
             raise account_in_use()
-        connector = oauth_connector(request.provider)
-        merged_params = {**document.get("params", {}), **(request.params or {})}
+        connector = oauth_connector(self._connectors, request.provider)
+        merged_params = {**integration.params, **(request.params or {})}
         params = validate_fields(connector.params, merged_params, place="params")
         redirect = await self._authorization_redirect(
             connector,
-            replace(request, scopes=document.get("asked") if request.scopes is None else request.scopes),
-            {**document, "params": params},
+            replace(
+                request, scopes=integration.requested_scopes if request.scopes is None else request.scopes
+            ),
+            integration,
+            params,
             reconnect=True,
             any_account=any_account,
         )
-        if document["status"] == "pending" and document["credential"] is None:
-            await self._integrations.change(document, {"due_at": utcnow() + _PENDING_TTL})
+        if integration.is_unfinished:
+            await self._integrations.change(integration, due_at=utcnow() + _PENDING_TTL)
         await self._states.save(redirect.pending_state)
         return redirect
 
@@ -150,47 +161,50 @@ class AuthorizationStarter:
         self,
         connector: Connector,
         request: AuthorizationRequest,
-        document: Mapping[str, Any],
+        integration: Integration,
+        params: Mapping[str, str],
         *,
         reconnect: bool,
         any_account: bool,
     ) -> AuthorizationRedirect:
-        """Return the redirect, with a state that is not stored yet.
+        """Return the redirect, with a state that is not stored yet. `params` are those of the connection.
 
         Raises `Invalid` if `return_to` is not allowed; `Conflict` if the app is not usable or a value is
         missing; `ProviderUnavailable`.
         """
         app = app_for(self._apps, connector, request.workspace)
-        values = template_values(document, app, self._redirect_uri)
+        values = template_values(
+            connector, app, self._redirect_uri, params=params, account=integration.account
+        )
         scopes = list(connector.scopes if request.scopes is None else dict.fromkeys(request.scopes))
         state = new_state()
-        # The keys are stored in the state: the callback may be handled by another release.
-        payload = {
-            "provider": request.provider,
-            "server": server_binding(connector, app, values),
-            "user": request.user,
-            "integration_id": document["_id"],
-            "again": reconnect,
-            "any_account": any_account,
-            "takeover": request.takeover,
-            "params": document["params"],
-            "asked": scopes,
-            "redirect_uri": self._redirect_uri,
-            "return_to": validate_return_to(request.return_to, base=self._base, origins=self._origins),
-        }
+        authorization = PendingAuthorization(
+            provider=request.provider,
+            server=server_binding(connector, app, values),
+            user=request.user,
+            integration_id=integration.id,
+            is_reconnect=reconnect,
+            any_account=any_account,
+            takeover=request.takeover,
+            params=params,
+            requested_scopes=tuple(scopes),
+            redirect_uri=self._redirect_uri,
+            return_to=validate_return_to(request.return_to, base=self._base, origins=self._origins),
+        )
         try:
             if connector.oauth1 is not None:
                 flow = OAuth1Flow(connector.oauth1)
                 request_token = await self._request_token(request.workspace, connector, flow, values, state)
-                payload["request"] = {"token": request_token.token, "secret": request_token.secret}
-                pending_state = self._states.new(request.workspace, payload, state)
+                stored_token = StoredRequestToken(token=request_token.token, secret=request_token.secret)
+                authorization = authorization.model_copy(update={"request_token": stored_token})
+                pending_state = self._states.new(request.workspace, authorization, state)
                 url = flow.authorize(values, request_token.token, scopes)
             else:
-                pending_state = self._states.new(request.workspace, payload, state)
+                pending_state = self._states.new(request.workspace, authorization, state)
                 url = connector.authorize(values, state=state, verifier=pending_state.verifier, scopes=scopes)
         except MissingValue as error:
             raise Conflict(f"the app of {connector.app} is not complete: {error}") from None
-        return AuthorizationRedirect(url, document["_id"], pending_state)
+        return AuthorizationRedirect(url, integration.id, pending_state)
 
     async def _request_token(
         self, workspace: str, connector: Connector, flow: OAuth1Flow, values: Mapping[str, str], state: str

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hmac import compare_digest
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import orjson
+from pydantic import Field
 
 from shared.contracts.errors import DatabaseUnavailable, Forbidden, Misconfigured, NotFound
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import Vault
+from shared.runtime.records import Record, StoredPart, stored_null
+from shared.runtime.secrets import Sealed, StoredSecret, Vault
 from shared.wire.oauth import new_code_verifier, new_state
 
 COLLECTION: Final = "oauth_states"
@@ -35,6 +37,78 @@ _LOCK_POLL_INTERVAL_S: Final = 0.05
 _OUTCOME_TIMEOUT_S: Final = 20.0
 _OUTCOME_POLL_INTERVAL_S: Final = 0.2
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {COLLECTION: (Index((("gone_at", 1),), ttl_s=0),)}
+
+
+class StoredRequestToken(StoredPart):
+    """The request token of an OAuth 1.0a flow."""
+
+    token: str
+    secret: str
+
+
+class PendingAuthorization(StoredPart):
+    """An authorization between start and callback: what is stored sealed in its state.
+
+    The callback may be handled by another release, which reads the same names.
+    """
+
+    provider: str
+    server: tuple[str, ...]
+    """The app and the addresses that have to be the same at the callback: see `server_binding`."""
+    user: str | None = stored_null()
+    integration_id: str
+    is_reconnect: bool = Field(alias="again")
+    any_account: bool
+    """Whether another account than before may be connected."""
+    takeover: bool = False
+    params: Mapping[str, str]
+    requested_scopes: tuple[str, ...] = Field(alias="asked")
+    redirect_uri: str
+    return_to: str | None = stored_null()
+    request_token: StoredRequestToken | None = Field(default=None, alias="request")
+
+
+class AuthorizationOutcome(StoredPart):
+    """What the result page of an authorization shows, and where the person is sent."""
+
+    title: str
+    text: str
+    return_to: str | None = stored_null()
+    parameters: Mapping[str, str] = Field(alias="told")
+    """The parameters that `return_to` gets."""
+
+
+class _SealedFields(StoredPart):
+    """The sealed part of a state."""
+
+    authorization: PendingAuthorization = Field(alias="about")
+    binding_digest: str = Field(alias="binding")
+    verifier: str
+
+
+class StoredState(Record):
+    """A state as it is stored. Its id is a digest of it."""
+
+    workspace: str
+    sealed: StoredSecret
+    created_at: datetime
+    expires_at: datetime
+    gone_at: datetime
+    """When MongoDB deletes it."""
+    used_at: datetime | None = stored_null()
+    failed: bool = True
+    """Earlier releases did not store it: then nothing waits for an outcome."""
+    outcome: StoredSecret | None = stored_null()
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumedState:
+    """What a callback gets of its state."""
+
+    workspace: str
+    authorization: PendingAuthorization
+    verifier: str
+    """The PKCE verifier."""
 
 
 class UnknownState(NotFound):
@@ -52,7 +126,7 @@ class FinishedState(NotFound):
     start the flow.
     """
 
-    def __init__(self, result: str, outcome: Document | None) -> None:
+    def __init__(self, result: str, outcome: AuthorizationOutcome | None) -> None:
         super().__init__("this connection is finished")
         self.result = result
         self.outcome = outcome
@@ -79,47 +153,44 @@ class PendingState:
     """The cookie's name. Its value is `binding`."""
     binding: str
     verifier: str
-    expires_at: datetime
-    document: Document
+    stored: StoredState
 
 
 class States:
     """The repository of authorization states."""
 
     def __init__(self, mongo: Mongo, vault: Vault) -> None:
-        self.collection = mongo.collection(COLLECTION)
+        self._collection = mongo.collection(COLLECTION)
         self._vault = vault
 
-    def new(self, workspace: str, payload: Mapping[str, Any], state: str) -> PendingState:
-        """Create a state from `state`, a value of `new_state()`, and a payload that JSON can hold.
+    def new(self, workspace: str, authorization: PendingAuthorization, state: str) -> PendingState:
+        """Create the state of an authorization from `state`, a value of `new_state()`.
 
         It can be used only after `save`.
         """
         binding, verifier = new_state(), new_code_verifier()
         record_id, now = _digest(state), utcnow()
-        sealed_fields = {"about": payload, "binding": _digest(binding), "verifier": verifier}
-        document = {
-            "_id": record_id,
-            "workspace": workspace,
-            "sealed": self._vault.seal(
-                orjson.dumps(sealed_fields).decode(), workspace=workspace, record=record_id, field="state"
-            ),
-            "created_at": now,
-            "expires_at": now + STATE_TTL,
-            "gone_at": now + _RETENTION,
-            "used_at": None,
-            "failed": False,
-            "outcome": None,
-        }
-        return PendingState(state, cookie_name(state), binding, verifier, now + STATE_TTL, document)
+        sealed_fields = _SealedFields(
+            authorization=authorization, binding_digest=_digest(binding), verifier=verifier
+        )
+        stored = StoredState(
+            id=record_id,
+            workspace=workspace,
+            sealed=self._seal(sealed_fields, workspace, record_id, "state"),
+            created_at=now,
+            expires_at=now + STATE_TTL,
+            gone_at=now + _RETENTION,
+            failed=False,
+        )
+        return PendingState(state, cookie_name(state), binding, verifier, stored)
 
     async def save(self, pending_state: PendingState) -> None:
         """Store a new state. Raises `DatabaseUnavailable`."""
         with translate_errors():
-            await self.collection.insert_one(pending_state.document)
+            await self._collection.insert_one(pending_state.stored.document())
 
-    async def consume(self, state: str, binding: str | None) -> tuple[Document, str]:
-        """Mark a state as used. Return its payload, with `workspace` added, and its PKCE verifier.
+    async def consume(self, state: str, binding: str | None) -> ConsumedState:
+        """Mark a state as used, and return its authorization.
 
         `binding` is the value of the state's cookie. Of two concurrent calls for one state, one waits for the
         outcome of the other, up to 20 s.
@@ -129,97 +200,102 @@ class States:
         success or has expired; `DatabaseUnavailable`.
         """
         record_id = _digest(state)
-        document = await self._load(record_id)
-        sealed_fields = self._decrypt(document)
-        is_same_browser = compare_digest(_digest(binding or ""), sealed_fields["binding"])
-        if is_same_browser and document["used_at"] is not None:
-            document = await self._await_outcome(document)
-        if document.get("outcome") is not None:
-            raise FinishedState(record_id, self._decrypt_outcome(document) if is_same_browser else None)
+        stored = await self._load(record_id)
+        sealed_fields = self._decrypt(stored)
+        is_same_browser = compare_digest(_digest(binding or ""), sealed_fields.binding_digest)
+        if is_same_browser and stored.used_at is not None:
+            stored = await self._await_outcome(stored)
+        if stored.outcome is not None:
+            raise FinishedState(record_id, self._decrypt_outcome(stored) if is_same_browser else None)
         if not is_same_browser:
             raise BrowserMismatch("the callback comes from a browser that did not start the flow")
         with translate_errors():
-            consumed: Document | None = await self.collection.find_one_and_update(
+            consumed: Document | None = await self._collection.find_one_and_update(
                 {"_id": record_id, "used_at": None, "expires_at": {"$gt": utcnow()}},
                 {"$set": {"used_at": utcnow()}},
             )
         if consumed is None:
             # A double click: the other request has just consumed the state.
-            document = await self._await_outcome(await self._load(record_id))
-            if document.get("outcome") is not None:
-                raise FinishedState(record_id, self._decrypt_outcome(document))
+            stored = await self._await_outcome(await self._load(record_id))
+            if stored.outcome is not None:
+                raise FinishedState(record_id, self._decrypt_outcome(stored))
             raise UsedState("this address was used before, or it has expired")
-        return {**sealed_fields["about"], "workspace": document["workspace"]}, sealed_fields["verifier"]
+        return ConsumedState(stored.workspace, sealed_fields.authorization, sealed_fields.verifier)
 
-    async def complete(self, state: str, workspace: str, outcome: Mapping[str, Any]) -> str:
+    async def complete(self, state: str, workspace: str, outcome: AuthorizationOutcome) -> str:
         """Store the outcome of a used state, sealed. Return the id of its result page.
 
         Raises `DatabaseUnavailable`.
         """
         record_id = _digest(state)
-        sealed = self._vault.seal(
-            orjson.dumps(outcome).decode(), workspace=workspace, record=record_id, field="outcome"
-        )
+        sealed = self._seal(outcome, workspace, record_id, "outcome")
         with translate_errors():
-            await self.collection.update_one({"_id": record_id}, {"$set": {"outcome": sealed}})
+            await self._collection.update_one({"_id": record_id}, {"$set": {"outcome": sealed}})
         return record_id
 
     async def mark_failed(self, state: str) -> None:
         """Mark a used state as failed, so that concurrent calls stop waiting for an outcome. Never raise."""
         with suppress(DatabaseUnavailable), translate_errors():
-            await self.collection.update_one({"_id": _digest(state)}, {"$set": {"failed": True}})
+            await self._collection.update_one({"_id": _digest(state)}, {"$set": {"failed": True}})
 
-    async def result(self, result: str, cookie: str | None) -> Document | None:
+    async def result(self, result: str, cookie: str | None) -> AuthorizationOutcome | None:
         """Return the outcome of a state by the id of its result page; None for another browser.
 
         `cookie` is the value of the state's cookie. Raises `UnknownState` if there is no outcome (any more);
         `DatabaseUnavailable`.
         """
-        document = await self._load(result)
-        if document.get("outcome") is None:
+        stored = await self._load(result)
+        if stored.outcome is None:
             raise UnknownState("this authorization has no outcome")
-        sealed_fields = self._decrypt(document)
-        is_same_browser = compare_digest(_digest(cookie or ""), sealed_fields["binding"])
-        return self._decrypt_outcome(document) if is_same_browser else None
+        sealed_fields = self._decrypt(stored)
+        is_same_browser = compare_digest(_digest(cookie or ""), sealed_fields.binding_digest)
+        return self._decrypt_outcome(stored) if is_same_browser else None
 
-    async def _load(self, record_id: str) -> Document:
+    async def _load(self, record_id: str) -> StoredState:
         with translate_errors():
-            document = await self.collection.find_one({"_id": record_id})
-        if document is None or "sealed" not in document:
+            document = await self._collection.find_one({"_id": record_id})
+        if document is None or "sealed" not in document:  # locks and used codes have none
             raise UnknownState("this address was not created here, or it was removed")
-        return document
+        return StoredState.from_document(document)
 
-    async def _await_outcome(self, document: Document) -> Document:
+    async def _await_outcome(self, stored: StoredState) -> StoredState:
         """Wait until a used state has an outcome, has failed or has expired. Return it as read last."""
         deadline = monotonic() + _OUTCOME_TIMEOUT_S
-        while monotonic() < deadline and document.get("outcome") is None:
-            if document.get("failed", True) or document["expires_at"] <= utcnow():
+        while monotonic() < deadline and stored.outcome is None:
+            if stored.failed or stored.expires_at <= utcnow():
                 break
             await asyncio.sleep(_OUTCOME_POLL_INTERVAL_S)
-            document = await self._load(document["_id"])
-        return document
+            stored = await self._load(stored.id)
+        return stored
 
-    def _decrypt_outcome(self, document: Document) -> Document | None:
+    def _seal(self, part: StoredPart, workspace: str, record_id: str, field: str) -> Sealed:
+        text = orjson.dumps(part.document()).decode()
+        return self._vault.seal(text, workspace=workspace, record=record_id, field=field)
+
+    def _decrypt_outcome(self, stored: StoredState) -> AuthorizationOutcome | None:
         """Return the outcome; None if it cannot be decrypted."""
-        try:
-            text = self._vault.open(
-                document["outcome"], workspace=document["workspace"], record=document["_id"], field="outcome"
-            )
-        except (Misconfigured, KeyError, TypeError):
+        if stored.outcome is None:
             return None
-        outcome: Document = orjson.loads(text)
-        return outcome
-
-    def _decrypt(self, document: Document) -> dict[str, Any]:
-        """Return payload (`about`), cookie digest and verifier. Raises `UnknownState`."""
         try:
             text = self._vault.open(
-                document["sealed"], workspace=document["workspace"], record=document["_id"], field="state"
+                stored.outcome, workspace=stored.workspace, record=stored.id, field="outcome"
+            )
+            return AuthorizationOutcome.model_validate_json(text)
+        except (Misconfigured, KeyError, TypeError, ValueError):
+            return None
+
+    def _decrypt(self, stored: StoredState) -> _SealedFields:
+        """Return authorization, cookie digest and verifier. Raises `UnknownState`."""
+        try:
+            text = self._vault.open(
+                stored.sealed, workspace=stored.workspace, record=stored.id, field="state"
             )
         except (Misconfigured, KeyError) as error:
             raise UnknownState("this address cannot be decrypted any more") from error
-        sealed_fields: dict[str, Any] = orjson.loads(text)
-        return sealed_fields
+        try:
+            return _SealedFields.model_validate_json(text)
+        except ValueError:  # Its text has the secrets, so it is not passed on.
+            raise UnknownState("this address was created by another release") from None
 
     async def consume_code(self, code: str) -> None:
         """Record that a code came back, before it is sent to the provider.
@@ -230,7 +306,7 @@ class States:
         """
         try:
             with translate_errors():
-                await self.collection.insert_one(
+                await self._collection.insert_one(
                     {"_id": _digest(f"code {code}"), "gone_at": utcnow() + _RETENTION}
                 )
         except Duplicate:
@@ -254,14 +330,14 @@ class States:
         finally:
             # Delete by all fields: a lock that expired here and was taken by another process stays.
             with suppress(DatabaseUnavailable), translate_errors():
-                await self.collection.delete_one(lock)
+                await self._collection.delete_one(lock)
 
     async def _try_lock(self, lock: Document) -> bool:
         with translate_errors():
-            await self.collection.delete_one({"_id": lock["_id"], "gone_at": {"$lt": utcnow()}})
+            await self._collection.delete_one({"_id": lock["_id"], "gone_at": {"$lt": utcnow()}})
             try:
                 with translate_errors():
-                    await self.collection.insert_one(lock)
+                    await self._collection.insert_one(lock)
             except Duplicate:
                 return False
         return True

@@ -6,16 +6,17 @@ processes do it side by side: the lease of the credential decides which one refr
 
 import asyncio
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from services.oauth.authorization.account_selection import SELECTION_TIMEOUT
 from services.oauth.authorization.disconnect import Disconnector
-from shared.connections.integrations import OPEN_FILTER, IntegrationRepository
+from shared.connections.integration_record import USABLE, Integration
+from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, DatabaseUnavailable, NotFound, RetryLater
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
+from shared.runtime.mongo import utcnow
 from shared.runtime.periodic_task import PeriodicTask
 
 _MAX_CONCURRENT: Final = 20
@@ -61,7 +62,7 @@ class Maintenance:
         Failures of one integration are logged. Raises `DatabaseUnavailable`.
         """
         await self._integrations.publish_pending()
-        integration_ids = await find_due(self._integrations.collection, _BATCH_SIZE)
+        integration_ids = await self._integrations.due_ids(_BATCH_SIZE)
         semaphore = asyncio.Semaphore(_MAX_CONCURRENT)
 
         async def process(integration_id: str) -> None:
@@ -74,21 +75,20 @@ class Maintenance:
     async def _process(self, integration_id: str) -> None:
         """Do what is due for one integration; postpone it if that fails. Never raise."""
         try:
-            document = await self._integrations.find(integration_id)
-            if not document.get("open") or document["due_at"] > utcnow():
+            integration = await self._integrations.find(integration_id)
+            if not integration.needs_maintenance or not _is_past(integration.due_at):
                 return
-            if document["status"] == "pending" and document["credential"] is None:
-                # The authorization was started and never completed.
-                await self._integrations.change(document, {"deleted_at": utcnow(), "open": False})
-            elif document["status"] == "pending" and document["connected_at"] <= utcnow() - SELECTION_TIMEOUT:
-                await self._expire_selection(document)
-            elif document["status"] in ("connected", "error"):
-                await self._tokens.refresh(integration_id, than=document["version"])
-            elif document["status"] in ("disabled", "pending"):
+            if integration.is_unfinished:  # The authorization was started and never completed.
+                await self._integrations.delete(integration)
+            elif integration.status == "pending" and _is_past(integration.connected_at, SELECTION_TIMEOUT):
+                await self._expire_selection(integration)
+            elif integration.status in USABLE:
+                await self._tokens.refresh(integration_id, than=integration.version)
+            elif integration.status in ("disabled", "pending"):
                 # Nothing to do until it is enabled, or its resource is selected.
                 await self._postpone(integration_id, _LONG_DELAY)
             else:
-                await self._integrations.change(document, {"open": False, "due_at": None})
+                await self._integrations.change(integration, needs_maintenance=False, due_at=None)
         except (Conflict, NotFound):
             # Whoever raised it has stored the reason, usually with a later due time. If not, wait long.
             await self._postpone(integration_id, _LONG_DELAY)
@@ -107,36 +107,21 @@ class Maintenance:
             )
             await self._postpone(integration_id, _LONG_DELAY)
 
-    async def _expire_selection(self, document: Document) -> None:
+    async def _expire_selection(self, integration: Integration) -> None:
         """Revoke the grant and delete the integration: no resource was selected in time."""
-        # Without choices nobody can select a resource while the grant is being revoked.
-        change = {"choices": [], "version": document["version"] + 1}
-        changed = await self._integrations.change(document, change, condition={"status": "pending"})
+        # Without resources nobody can select one while the grant is being revoked.
+        changed = await self._integrations.change(
+            integration, condition={"status": "pending"}, resources=(), version=integration.version + 1
+        )
         if changed is not None:
-            disconnected = await self._disconnector.disconnect(changed)
-            await self._integrations.change(disconnected, {"deleted_at": utcnow(), "open": False})
+            await self._integrations.delete(await self._disconnector.disconnect(changed))
 
     async def _postpone(self, integration_id: str, delay: timedelta) -> None:
         """Make a due integration due later, so that it does not block those behind it. Never raise."""
-        now = utcnow()
-        with suppress(DatabaseUnavailable), translate_errors():
-            await self._integrations.collection.update_one(
-                {"_id": integration_id, **OPEN_FILTER, "due_at": {"$lte": now}},
-                {"$set": {"due_at": now + delay}},
-            )
+        with suppress(DatabaseUnavailable):
+            await self._integrations.postpone(integration_id, delay)
 
 
-async def find_due(integrations: Collection, limit: int) -> list[str]:
-    """Return the ids of up to `limit` due integrations, the oldest first.
-
-    The query is answered from the index alone. Raises `DatabaseUnavailable`.
-    """
-    query = {**OPEN_FILTER, "due_at": {"$lte": utcnow()}}
-    with translate_errors():
-        documents = (
-            await integrations.find(query, {"_id": 1, "due_at": 1})
-            .sort([("due_at", 1), ("_id", 1)])
-            .limit(limit)
-            .to_list(limit)
-        )
-    return [document["_id"] for document in documents]
+def _is_past(at: datetime | None, delay: timedelta = timedelta(0)) -> bool:
+    """Return whether a time was at least `delay` ago; False for None."""
+    return at is not None and at <= utcnow() - delay

@@ -4,7 +4,6 @@ Credentials are checked at the provider before they are stored.
 """
 
 import asyncio
-import random
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,7 +11,13 @@ from typing import Any, Final
 from services.oauth.authorization.account_identity import CONNECTED_EVENTS, account_in_use, has_another_user
 from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
-from shared.connections.integrations import IntegrationEventType, IntegrationRepository
+from shared.connections.integration_record import (
+    Account,
+    Integration,
+    IntegrationEventType,
+    LastError,
+)
+from shared.connections.integrations import IntegrationRepository
 from shared.connections.refresh_types import NoAnswer
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError, Invalid, Misconfigured
@@ -22,14 +27,14 @@ from shared.manifests.connect_models import ManualCredential
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.provider_response import GrantRevoked, ProviderRejected
-from shared.manifests.registry import connectors
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, Duplicate, utcnow
+from shared.runtime.mongo import Duplicate, utcnow
+from shared.runtime.retry import Backoff
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
 _MAX_ATTEMPTS: Final = 20
-_MAX_RETRY_DELAY_S: Final = 0.05
+_RETRY_PAUSES: Final = Backoff(first_s=0.025, max_s=0.025, spread=1.0)
 _REJECTED_DETAIL: Final = "the provider rejected it"
 _FIELD_BY_ERROR: Final[Mapping[str, str]] = {
     "unknown_host": "fields.host",
@@ -51,12 +56,14 @@ class ManualCredentials:
     def __init__(
         self,
         integrations: IntegrationRepository,
+        connectors: Mapping[str, Connector],
         tokens: TokenSource,
         mail_logins: MailLoginChecker,
         subscriptions: SubscriptionLifecycle,
         log: Log,
     ) -> None:
         self._integrations = integrations
+        self._connectors = connectors
         self._tokens = tokens
         self._mail_logins = mail_logins
         self._subscriptions = subscriptions
@@ -73,7 +80,7 @@ class ManualCredentials:
         workspace: str,
         user: str | None,
         takeover: bool = False,
-    ) -> Document:
+    ) -> Integration:
         """Connect an account. Return its integration: the existing one with new secrets, or a new one.
 
         `kind` is a kind of manual credential of the provider; None if it has one only. `preset` names values
@@ -83,42 +90,45 @@ class ManualCredentials:
         Raises `Invalid` if provider, kind or fields are not acceptable, or if the provider rejects them;
         `Conflict`, `ProviderUnavailable`, `DatabaseUnavailable`.
         """
-        connector, credential = _manual_credential(provider, kind)
+        connector, credential = self._manual_credential(provider, kind)
         values = validate_fields(
             credential.fields, {**_preset_values(credential, preset), **fields}, place="fields"
         )
         provider_account = await self._validate_account(connector, credential, values, workspace)
-        for _ in range(_MAX_ATTEMPTS):
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
             existing = await self._same_account(provider, credential.id, provider_account, workspace)
             if existing is not None:
                 changed = await self._save(existing, provider_account, values, user, takeover=takeover)
                 if changed is not None:
                     return changed
-                await asyncio.sleep(random.uniform(0, _MAX_RETRY_DELAY_S))  # noqa: S311 -- only to spread
+                await asyncio.sleep(_RETRY_PAUSES.pause_s(attempt))
                 continue
-            document: Document = {
-                "_id": new_integration_id(),
-                "workspace": workspace,
-                "provider": provider,
-                "kind": credential.id,
-                "name": name or "",
-                "sole": True,
-                "params": {},
-                "scopes": [],
-                "created_at": utcnow(),
-                "deleted_at": None,
-                "version": 0,
-                "fence": 0,
-                "settled_fence": 0,
-                "expires_at": None,
-                "refreshable": False,
-                "open": False,
-                "due_at": None,
-            }
+            now = utcnow()
+            integration = Integration(
+                id=new_integration_id(),
+                workspace=workspace,
+                provider=provider,
+                kind=credential.id,
+                name=name or "",
+                status="connected",
+                is_sole=True,
+                params={},
+                scopes=(),
+                created_at=now,
+                changed_at=now,
+                deleted_at=None,
+                version=0,
+                fence=0,
+                settled_fence=0,
+                expires_at=None,
+                refreshable=False,
+                needs_maintenance=False,
+                due_at=None,
+            )
+            change = self._change(integration, provider_account, values, user)
             try:
                 added = await self._integrations.add(
-                    document | self._change(document, provider_account, values, user),
-                    publish="integration.connected",
+                    integration.model_copy(update=change), publish="integration.connected"
                 )
             except Duplicate:  # Another request saved the same account at the same time.
                 continue
@@ -128,142 +138,147 @@ class ManualCredentials:
 
     async def update(
         self,
-        document: Document,
+        integration: Integration,
         fields: Mapping[str, str],
         *,
         any_account: bool,
         user: str | None,
         takeover: bool = False,
-    ) -> Document:
+    ) -> Integration:
         """Replace credentials of an integration and return it. Fields that are left out stay unchanged.
 
         If the stored fields cannot be decrypted, none may be left out. Raises as `add` does, and `Conflict`
         if the credentials are of another account and `any_account` is not set.
         """
-        if has_another_user(document, user) and not takeover:
+        if has_another_user(integration, user) and not takeover:
             raise account_in_use()
-        connector, credential = _manual_credential(document["provider"], document["kind"])
+        connector, credential = self._manual_credential(integration.provider, integration.kind)
         try:
-            before = self._stored_fields(document, credential) if document.get("credential") else {}
+            before = self._stored_fields(integration, credential)
         except Misconfigured as error:
-            self._log.error("credential.unreadable", integration_id=document["_id"], error=str(error))
+            self._log.error("credential.unreadable", integration_id=integration.id, error=str(error))
             before = {}
         values = validate_fields(credential.fields, {**before, **fields}, place="fields")
-        provider_account = await self._validate_account(connector, credential, values, document["workspace"])
-        account = document.get("account")
-        if account and account["id"] != provider_account.id and not any_account:
+        provider_account = await self._validate_account(connector, credential, values, integration.workspace)
+        account = integration.account
+        if account and account.id != provider_account.id and not any_account:
             raise Conflict(
                 f"these credentials are of {provider_account.label}, but this integration is for "
-                f"{account['label']}: send any_account: true to change the account"
+                f"{account.label}: send any_account: true to change the account"
             )
         try:
-            changed = await self._save(document, provider_account, values, user, takeover=takeover)
+            changed = await self._save(integration, provider_account, values, user, takeover=takeover)
         except Duplicate:
             raise Conflict(f"another integration is connected to {provider_account.label} already") from None
         if changed is None:
             raise Conflict("the integration was changed at the same time: try again")
         return changed
 
-    async def check(self, document: Document) -> Document:
+    async def check(self, integration: Integration) -> Integration:
         """Check the stored credentials at the provider. Return the integration with the result stored.
 
         Raises `Invalid` if the manifest does not have this kind any more; `ProviderUnavailable`, which
         changes nothing; `Conflict` if the credentials cannot be decrypted, or if the integration changed.
         """
-        connector, credential = _manual_credential(document["provider"], document["kind"])
+        connector, credential = self._manual_credential(integration.provider, integration.kind)
         try:
-            values = self._stored_fields(document, credential)
+            values = self._stored_fields(integration, credential)
         except Misconfigured as error:
-            self._log.error("credential.unreadable", integration_id=document["_id"], error=str(error))
+            self._log.error("credential.unreadable", integration_id=integration.id, error=str(error))
             raise Conflict(
                 "the account's credential cannot be decrypted: the log of the service says why"
             ) from None
         change: dict[str, Any] = {"status": "connected", "reason": "", "last_error": None, "failures": 0}
-        was_error = document["status"] == "error"
-        event: IntegrationEventType | None = "integration.recovered" if was_error else None
+        was_error = integration.status == "error"
+        events: tuple[IntegrationEventType, ...] = ("integration.recovered",) if was_error else ()
         try:
-            await self._fetch_account(connector, credential, values, document["workspace"])
+            await self._fetch_account(connector, credential, values, integration.workspace)
         except ProviderRejected as error:
             is_revoked = isinstance(error, GrantRevoked)
             change = {
                 "status": "reauth_required" if is_revoked else "error",
                 "reason": "credentials_refused" if is_revoked else "check_failed",
-                "last_error": {
-                    "at": utcnow(),
-                    "code": _redact_fields(error.code, credential, values),
-                    "detail": _redacted_detail(error, credential, values),
-                },
+                "last_error": LastError(
+                    at=utcnow(),
+                    code=_redact_fields(error.code, credential, values),
+                    detail=_redacted_detail(error, credential, values),
+                ),
             }
-            error_event: IntegrationEventType | None = None if was_error else "integration.error"
-            event = "integration.reauth_required" if is_revoked else error_event
-        condition = {"status": document["status"]}
-        changed = await self._integrations.change(document, change, publish=event, condition=condition)
-        self._tokens.forget(document["_id"])
+            if is_revoked:
+                events = ("integration.reauth_required",)
+            else:
+                events = () if was_error else ("integration.error",)
+        changed = await self._integrations.change(
+            integration, publish=events, condition={"status": integration.status}, **change
+        )
+        self._tokens.forget(integration.id)
         if changed is None:
             raise Conflict("the integration was changed at the same time: try again")
         return changed
 
-    def _stored_fields(self, document: Document, credential: ManualCredential) -> dict[str, str]:
+    def _stored_fields(self, integration: Integration, credential: ManualCredential) -> dict[str, str]:
         """Return the stored fields, without those that the manifest does not have any more.
 
-        Raises `Misconfigured` if they cannot be decrypted.
+        There are none after the integration was disconnected. Raises `Misconfigured` if they cannot be
+        decrypted.
         """
-        stored = self._integrations.open(document)["fields"]
+        stored = self._integrations.open(integration).get("fields", {})
         return {name: value for name, value in stored.items() if name in credential.fields}
 
     async def _save(
         self,
-        document: Document,
+        integration: Integration,
         provider_account: AccountIdentity,
         values: Mapping[str, str],
         user: str | None,
         *,
         takeover: bool,
-    ) -> Document | None:
+    ) -> Integration | None:
         """Store checked credentials in an existing integration. Return None if it changed since it was read.
 
         Raises `Conflict` if it is disabled or another user's; `Duplicate` if another integration has the
         account; `DatabaseUnavailable`.
         """
-        taken_over = has_another_user(document, user) and document["status"] != "disconnected"
+        taken_over = has_another_user(integration, user) and integration.status != "disconnected"
         if taken_over and not takeover:
             raise account_in_use()
-        if document["status"] == "disabled":
-            raise Conflict(f"the integration {document['_id']} of this account is disabled: enable it first")
-        change = self._change(document, provider_account, values, user)
-        is_unchanged = all(document.get(field) == change[field] for field in ("status", "user"))
-        is_unchanged = is_unchanged and (document.get("account") or {}).get("id") == provider_account.id
+        if integration.status == "disabled":
+            raise Conflict(f"the integration {integration.id} of this account is disabled: enable it first")
+        change = self._change(integration, provider_account, values, user)
+        is_unchanged = all(getattr(integration, field) == change[field] for field in ("status", "user"))
+        is_same_account = integration.account is not None and integration.account.id == provider_account.id
         changed = await self._integrations.change(
-            document,
-            change,
-            publish=() if is_unchanged else CONNECTED_EVENTS[taken_over],
-            condition={"status": document["status"]},
+            integration,
+            publish=() if is_unchanged and is_same_account else CONNECTED_EVENTS[taken_over],
+            condition={"status": integration.status},
+            **change,
         )
-        self._tokens.forget(document["_id"])
+        self._tokens.forget(integration.id)
         if changed is not None:
-            await self._subscriptions.resume(changed["_id"])
+            await self._subscriptions.resume(changed.id)
         return changed
 
     def _change(
         self,
-        document: Document,
+        integration: Integration,
         provider_account: AccountIdentity,
         values: Mapping[str, str],
         user: str | None,
     ) -> dict[str, Any]:
+        """Return the fields to set on an integration that is connected with these credentials."""
         return {
             "status": "connected",
             "reason": "",
-            "account": {
-                "id": provider_account.id,
-                "label": provider_account.label,
-                "url": provider_account.url,
-                "kept": dict(provider_account.attributes),
-            },
-            "credential": self._integrations.seal(document, {"fields": dict(values)}),
-            "version": document["version"] + 1,
+            "account": Account(
+                id=provider_account.id,
+                label=provider_account.label,
+                url=provider_account.url,
+                attributes=provider_account.attributes,
+            ),
+            "credential": self._integrations.seal(integration, {"fields": dict(values)}),
+            "version": integration.version + 1,
             "connected_at": utcnow(),
-            "user": user or document.get("user"),
+            "user": user or integration.user,
             "last_error": None,
             "failures": 0,
         }
@@ -311,31 +326,32 @@ class ManualCredentials:
             raise GrantRevoked(connector.api_error_code(answer, api))
         return connector.parse_account(account, connector.parse_api_response(answer, api), template_values)
 
+    def _manual_credential(self, provider: str, kind: str | None) -> tuple[Connector, ManualCredential]:
+        """Return the connector and the kind of manual credential; with `kind` None, the only one.
+
+        Raises `Invalid` if there is no such provider or kind.
+        """
+        connector = self._connectors.get(provider)
+        if connector is None:
+            fault = FieldError("provider", "accounts of this provider cannot be connected")
+            raise Invalid("no such provider", errors=(fault,))
+        credentials = connector.manual_credentials
+        if not credentials:
+            fault = FieldError(
+                "provider", "its accounts are connected by OAuth: POST /api/auth/oauth/connect"
+            )
+            raise Invalid("this provider has no manual credentials", errors=(fault,))
+        only_credential = next(iter(credentials.values())) if len(credentials) == 1 else None
+        credential = credentials.get(kind) if kind else only_credential
+        if credential is None:
+            raise Invalid("no such kind", errors=(FieldError("kind", f"one of {', '.join(credentials)}"),))
+        return connector, credential
+
     async def _same_account(
         self, provider: str, kind: str, provider_account: AccountIdentity, workspace: str
-    ) -> Document | None:
-        documents = await self._integrations.of_account(provider, provider_account.id, workspace)
-        return next((document for document in documents if document["kind"] == kind), None)
-
-
-def _manual_credential(provider: str, kind: str | None) -> tuple[Connector, ManualCredential]:
-    """Return the connector and the kind of manual credential; with `kind` None, the only one.
-
-    Raises `Invalid` if there is no such provider or kind.
-    """
-    connector = connectors().get(provider)
-    if connector is None:
-        fault = FieldError("provider", "accounts of this provider cannot be connected")
-        raise Invalid("no such provider", errors=(fault,))
-    credentials = connector.manual_credentials
-    if not credentials:
-        fault = FieldError("provider", "its accounts are connected by OAuth: POST /api/auth/oauth/connect")
-        raise Invalid("this provider has no manual credentials", errors=(fault,))
-    only_credential = next(iter(credentials.values())) if len(credentials) == 1 else None
-    credential = credentials.get(kind) if kind else only_credential
-    if credential is None:
-        raise Invalid("no such kind", errors=(FieldError("kind", f"one of {', '.join(credentials)}"),))
-    return connector, credential
+    ) -> Integration | None:
+        candidates = await self._integrations.of_account(provider, provider_account.id, workspace)
+        return next((integration for integration in candidates if integration.kind == kind), None)
 
 
 def _preset_values(credential: ManualCredential, name: str | None) -> Mapping[str, str]:

@@ -32,9 +32,6 @@ class GatewayEndpoints:
         self._vault = vault
         self._url = url.rstrip("/")
 
-    async def start(self) -> None:
-        """Do nothing: the client connects with its first call."""
-
     async def stop(self) -> None:
         await self._client.close()
 

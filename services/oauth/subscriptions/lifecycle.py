@@ -25,6 +25,7 @@ from services.oauth.subscriptions.provider_calls import (
     subscription_type,
     subscription_types,
 )
+from shared.connections.integration_record import USABLE, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.provider_app import app_ref
 from shared.connections.tokens import TokenSource
@@ -49,8 +50,6 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 MAX_SUBSCRIPTIONS: Final = 100
 """Per integration."""
 LEASE_TTL: Final = timedelta(seconds=90)
-LIVE_STATUSES: Final = ("connected", "error")
-"""Statuses of integrations whose token may be used."""
 _CLAIM_TIMEOUT_S: Final = 15.0
 _CLAIM_POLL_INTERVAL_S: Final = 0.1
 _MAX_ATTEMPTS: Final = 5
@@ -91,7 +90,7 @@ class SubscriptionLifecycle:
         self._log = log
 
     async def add(
-        self, integration: Document, kind: str, resource: Mapping[str, str], *, channel: str | None
+        self, integration: Integration, kind: str, resource: Mapping[str, str], *, channel: str | None
     ) -> Document:
         """Add a subscription and return it. If there is an equal one, return that, unchanged.
 
@@ -101,24 +100,24 @@ class SubscriptionLifecycle:
         Raises `Invalid` if type or resource are not acceptable, `Conflict` if the integration has too many,
         `DatabaseUnavailable`.
         """
-        definition = subscription_type(integration["provider"], kind)
+        definition = subscription_type(integration.provider, kind)
         values = validate_fields(definition.resource, resource, place="resource")
         with translate_errors():
             count = await self.collection.count_documents(
-                {"integrations": integration["_id"]}, limit=MAX_SUBSCRIPTIONS
+                {"integrations": integration.id}, limit=MAX_SUBSCRIPTIONS
             )
         if count >= MAX_SUBSCRIPTIONS:
             raise Conflict(f"an integration can have {MAX_SUBSCRIPTIONS} watches at most: delete one first")
         return await self._ensure(integration, definition, values, channel)
 
-    async def prepare_automatic(self, integration: Document) -> None:
+    async def prepare_automatic(self, integration: Integration) -> None:
         """Add the automatic subscriptions of an integration that is about to be connected.
 
         They are created at the provider once it is connected. Raises `DatabaseUnavailable`.
         """
         # Without `app`, the app is resolved now: the stored one is that of the previous connection.
-        connecting = {**integration, "app": None}
-        for definition in subscription_types(integration["provider"]):
+        connecting = integration.model_copy(update={"app": None})
+        for definition in subscription_types(integration.provider):
             if definition.automatic:
                 defaults = validate_fields(definition.resource, {}, place="resource")
                 await self._ensure(connecting, definition, defaults, None)
@@ -227,30 +226,33 @@ class SubscriptionLifecycle:
                     },
                 )
 
-    async def account_for(self, document: Document, *, include_other_apps: bool = False) -> Document | None:
+    async def account_for(
+        self, document: Document, *, include_other_apps: bool = False
+    ) -> Integration | None:
         """Return the integration whose token a subscription's requests use; None if it has none left.
 
         A connected one comes first, then a pending one, then any. A connected one whose app is not the
         subscription's counts only with `include_other_apps`. Raises `DatabaseUnavailable`.
         """
-        candidates: list[Document] = []
+        candidates: list[Integration] = []
         for integration_id in document["integrations"]:
             try:
                 account = await self._integrations.find(integration_id)
             except NotFound:
                 continue
-            is_live = account["status"] in LIVE_STATUSES
-            if is_live and document["app"] not in (None, account.get("app")) and not include_other_apps:
+            is_live = account.status in USABLE
+            is_of_app = document["app"] is None or tuple(document["app"]) == account.app
+            if is_live and not is_of_app and not include_other_apps:
                 continue
             if is_live:
                 return account
             candidates.append(account)
         return next(
-            (account for account in candidates if account["status"] == "pending"),
+            (account for account in candidates if account.status == "pending"),
             candidates[0] if candidates else None,
         )
 
-    async def _is_shared(self, document: Document, account: Document) -> bool:
+    async def _is_shared(self, document: Document, account: Integration) -> bool:
         """Return whether other integrations use the same subscription at the provider.
 
         With an idempotent create, the provider has one subscription per account and app, whichever
@@ -259,21 +261,18 @@ class SubscriptionLifecycle:
         definition = next(
             (item for item in subscription_types(document["provider"]) if item.id == document["watch"]), None
         )
-        account_ref = account.get("account")
         if (
             definition is None
             or definition.of_app
             or definition.renew is None
             or definition.renew != definition.create
-            or not account_ref
+            or account.account is None
         ):
             return False
         candidates = [
-            other["_id"]
-            for other in await self._integrations.of_account(document["provider"], account_ref["id"])
-            if other["_id"] != account["_id"]
-            and other["status"] in LIVE_STATUSES
-            and other.get("app") == account.get("app")
+            other.id
+            for other in await self._integrations.of_account(document["provider"], account.account.id)
+            if other.id != account.id and other.status in USABLE and other.app == account.app
         ]
         with translate_errors():
             return any(
@@ -315,7 +314,7 @@ class SubscriptionLifecycle:
 
     async def _ensure(
         self,
-        integration: Document,
+        integration: Integration,
         definition: SubscriptionSpec,
         values: Mapping[str, str],
         channel: str | None,
@@ -326,18 +325,18 @@ class SubscriptionLifecycle:
         """
         pairs = [f"{name}={value}" for name, value in sorted(values.items())]
         app = self._tokens.app_of(integration) if definition.of_app else None
-        owner_id = integration["_id"]
+        owner_id = integration.id
         if app is not None:
-            owner_id = " ".join((integration["workspace"], *app_ref(app)))
+            owner_id = " ".join((integration.workspace, *app_ref(app)))
         subscription_id = provider_subscription_id_for(owner_id, definition.id, *pairs)
         now = utcnow()
         document: Document = {
             **_INITIAL_FIELDS,
             "_id": subscription_id,
-            "workspace": integration["workspace"],
-            "integrations": [integration["_id"]],
+            "workspace": integration.workspace,
+            "integrations": [integration.id],
             "app": None if app is None else list(app_ref(app)),
-            "provider": integration["provider"],
+            "provider": integration.provider,
             "watch": definition.id,
             "resource": dict(values),
             "channel_id": channel,
@@ -353,7 +352,7 @@ class SubscriptionLifecycle:
                 with translate_errors():
                     joined: Document | None = await self.collection.find_one_and_update(
                         {"_id": subscription_id},
-                        {"$addToSet": {"integrations": integration["_id"]}},
+                        {"$addToSet": {"integrations": integration.id}},
                         return_document=True,
                     )
                 if joined is not None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoint, GatewayEndpoints
+from shared.connections.integration_record import Integration
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, InterlinkError, Invalid, RetryLater
@@ -56,7 +57,7 @@ class ProviderSubscriptions:
         self._endpoints = endpoints
         self._log = log
 
-    async def create_or_renew(self, document: Document, account: Document) -> dict[str, Any]:
+    async def create_or_renew(self, document: Document, account: Integration) -> dict[str, Any]:
         """Create or renew a subscription at its provider. Return the fields to write with `write`.
 
         `account` is the integration whose token is used. A subscription that is replaced is cancelled after
@@ -67,7 +68,7 @@ class ProviderSubscriptions:
         """
         definition = subscription_type(document["provider"], document["watch"])
         connector = connectors()[document["provider"]]
-        missing_scopes = connector.missing_scopes(definition.scopes, account.get("scopes", []))
+        missing_scopes = connector.missing_scopes(definition.scopes, account.scopes)
         if missing_scopes:
             raise ProviderRejected(
                 "missing_scope", f"the person did not grant {', '.join(missing_scopes)}: connect it again"
@@ -116,7 +117,7 @@ class ProviderSubscriptions:
 
     async def _send(
         self,
-        account: Document,
+        account: Integration,
         request: ApiRequest,
         values: Mapping[str, str],
         *,
@@ -129,8 +130,8 @@ class ProviderSubscriptions:
         attempt. A request without the account's credential is sent even if that is not usable. Secrets that
         were sent are added to `sent_secrets`. Raises as `TokenSource.access` does.
         """
-        integration_id, connector = account["_id"], connectors()[account["provider"]]
-        api = connector.api_for(account["kind"])
+        integration_id, connector = account.id, connectors()[account.provider]
+        api = connector.api_for(account.kind)
 
         def build(account_values: Mapping[str, str]) -> ProviderRequest:
             template_values = {**account_values, **values}
@@ -142,26 +143,26 @@ class ProviderSubscriptions:
             return build(access.values)
 
         if not needs_account(request):
-            return await self._tokens.ask(build(self._tokens.values(account)), account["workspace"])
+            return await self._tokens.ask(build(self._tokens.values(account)), account.workspace)
         if request.token and retry_with_new_token:  # Only then is a 401 about the account's token.
             return await self._tokens.call(integration_id, build_with_access)
         return await self._tokens.ask(
-            build_with_access(await self._tokens.access(integration_id)), account["workspace"]
+            build_with_access(await self._tokens.access(integration_id)), account.workspace
         )
 
-    async def _fetch(self, account: Document, request: ApiRequest, values: Mapping[str, str]) -> Any:
+    async def _fetch(self, account: Integration, request: ApiRequest, values: Mapping[str, str]) -> Any:
         """Send a request and return the parsed answer.
 
         Raises `ProviderRejected` if the provider rejects the request, with every secret that was sent
         redacted.
         """
-        connector = connectors()[account["provider"]]
+        connector = connectors()[account.provider]
         sent_secrets: set[str] = set()
         answer = await self._send(
             account, request, values, retry_with_new_token=True, sent_secrets=sent_secrets
         )
         try:
-            return connector.parse_api_response(answer, connector.api_for(account["kind"]))
+            return connector.parse_api_response(answer, connector.api_for(account.kind))
         except ProviderRejected as error:
             raise ProviderRejected(
                 redact(error.code, sent_secrets), redact(error.detail, sent_secrets)
@@ -170,7 +171,7 @@ class ProviderSubscriptions:
     async def _process_response(
         self,
         document: Document,
-        account: Document,
+        account: Integration,
         endpoint: GatewayEndpoint,
         definition: SubscriptionSpec,
         answer: Any,
@@ -219,7 +220,7 @@ class ProviderSubscriptions:
     async def _ensure_endpoint(
         self,
         document: Document,
-        account: Document,
+        account: Integration,
         definition: SubscriptionSpec,
         account_values: Mapping[str, str],
     ) -> GatewayEndpoint:
@@ -244,7 +245,7 @@ class ProviderSubscriptions:
             name: RequestTemplate(text).render_or_empty(values)
             for name, text in definition.endpoint_settings.items()
         }
-        holder = account["_id"] if document["app"] is None else "the app"
+        holder = account.id if document["app"] is None else "the app"
         endpoint = await self._endpoints.create(
             document["workspace"],
             # The idempotency key: a repeat after a crash finds the endpoint that was created before it.
@@ -296,7 +297,7 @@ class ProviderSubscriptions:
             ends=expires_at,
         )
 
-    async def cancel(self, document: Document, account: Document) -> None:
+    async def cancel(self, document: Document, account: Integration) -> None:
         """Cancel a subscription at its provider, with the token of `account`.
 
         Failures are logged, never raised: what cannot be cancelled ends by itself.

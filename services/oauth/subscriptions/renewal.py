@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from services.oauth.subscriptions.lifecycle import (
     LEASE_TTL,
-    LIVE_STATUSES,
     OPEN_FILTER,
     SubscriptionLifecycle,
 )
 from services.oauth.subscriptions.provider_calls import MissingSetting, subscription_types
 from shared.connections.apps import COLLECTION as APPS
+from shared.connections.integration_record import USABLE
 from shared.connections.refresh_outcome import NotConnected
 from shared.contracts.errors import Invalid, RetryLater
 from shared.manifests.provider_response import ProviderRejected
@@ -155,12 +155,12 @@ class SubscriptionRenewal:
         if account is None:
             await self._lifecycle.remove(document)
             return
-        if account["status"] == "pending":
+        if account.status == "pending":
             await self._provider_subscriptions.write(
                 document, {"due_at": utcnow() + _PENDING_RECHECK_INTERVAL}
             )
             return
-        if account["status"] not in LIVE_STATUSES:
+        if account.status not in USABLE:
             await self._provider_subscriptions.write(
                 document, {"status": "stopped", "due_at": utcnow() + _IDLE_RECHECK_INTERVAL}
             )

@@ -15,6 +15,7 @@ import httpx
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import Access, TokenSource
+from shared.manifests.registry import registry
 from shared.runtime.configuration import Configuration
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.encryption_keys import open_vault
@@ -180,6 +181,7 @@ async def _access(integration: str, other: str) -> Access:
         tokens = TokenSource(
             integrations,
             apps,
+            registry().connectors,
             configuration,
             EgressClient("none", max_connections=1),
             log,
