@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway.api import event_type_registry
 from services.gateway.api.api_keys import ApiKeysApi
+from services.gateway.api.audit import AuditApi
 from services.gateway.api.catalogue import CatalogueApi
 from services.gateway.api.documents import DocumentsApi
 from services.gateway.api.endpoints import EndpointsApi
@@ -31,7 +32,7 @@ from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
-from shared.runtime.web import access
+from shared.runtime.web.api_keys import ApiKeys
 from shared.runtime.web.body_limit import BodyLimit
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -73,25 +74,28 @@ async def build(runtime: Runtime) -> Service:
     types = EventTypes(runtime.mongo, runtime.configuration, log)
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
-    management = runtime.management_app("Interlink gateway", max_body_bytes=MAX_BODY_BYTES)
-    for api in (
-        IncomingWebhooksApi(
-            inbound, public_base=public_base, per_workspace=settings.incoming_webhooks_per_workspace
-        ),
-        PublishEventsApi(types, runtime.producer),
-        ApiKeysApi(
-            runtime.keyring,
-            runtime.mongo.collection(access.COLLECTION),
-            per_workspace=settings.api_keys_per_workspace,
-        ),
-        DocumentsApi(proxy),
-        EndpointsApi(inbound, receiver, per_workspace=settings.endpoints_per_workspace),
-        ExecutionsApi(inbound, accounts, recorder, runtime.producer, runtime.kafka),
-        CatalogueApi(apps, public_base),
-        IntegrationWebhooksApi(inbound, public_base),
-        EventTypesApi(types),
-    ):
-        api.mount(management)
+    management = runtime.management_app(
+        "Interlink gateway",
+        [
+            IncomingWebhooksApi(
+                inbound, public_base=public_base, per_workspace=settings.incoming_webhooks_per_workspace
+            ),
+            PublishEventsApi(types, runtime.producer),
+            ApiKeysApi(
+                runtime.keyring, ApiKeys(runtime.mongo), per_workspace=settings.api_keys_per_workspace
+            ),
+            AuditApi(runtime.audit_entries),
+            DocumentsApi(proxy),
+            EndpointsApi(inbound, receiver, per_workspace=settings.endpoints_per_workspace),
+            ExecutionsApi(inbound, accounts, recorder, runtime.producer, runtime.kafka),
+            CatalogueApi(apps, public_base),
+            IntegrationWebhooksApi(inbound, public_base),
+            EventTypesApi(types),
+        ],
+        max_body_bytes=MAX_BODY_BYTES,
+        # Events are no configuration, and two writes for each call would cost more than publishing them.
+        unaudited=["/api/events"],
+    )
     return Service(
         app=_dispatch(receiver, management, proxy),
         parts=[client, inbound, apps, recorder, types, proxy],

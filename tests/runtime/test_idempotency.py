@@ -9,6 +9,7 @@ from shared.runtime.mongo import Document, Duplicate, Mongo
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from shared.runtime.web.access import ApiKey, Keyring
 from shared.runtime.web.idempotency import Idempotency
+from shared.runtime.web.idempotency_keys import IdempotencyKeys
 
 
 class Store:
@@ -52,7 +53,7 @@ async def test_a_key_is_rejected_for_a_call_with_another_query() -> None:
 
     hub = Idempotency(
         app,
-        mongo=cast("Mongo", Store()),
+        keys=IdempotencyKeys(cast("Mongo", Store())),
         vault=Vault(LocalKeyProvider([b"k" * 32])),
         keyring=cast("Keyring", OneKey()),
         service="oauth",
