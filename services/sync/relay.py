@@ -4,15 +4,15 @@ A repeated event produces the same message, byte for byte: ids and times are der
 the chat recognizes and skips it.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import derive, message_id_for
 from shared.contracts.messages import Attachment, Author, Embed, InboundMessage, Origin
 from shared.contracts.topics import CHAT_INBOUND
-from shared.manifests.registry import providers
+from shared.manifests.registry import Provider
 from shared.runtime import metrics
 from shared.runtime.kafka.consumer import ConsumedEvent
 from shared.runtime.kafka.producer import Producer, Record, event_record
@@ -27,11 +27,15 @@ DEFAULT_AUTHOR: Final = "Incoming webhook"
 
 _ACK_TIMEOUT_S: Final = 10.0
 
+Providers = Mapping[str, Provider]
+RelayOutcome = Literal["relayed", "unknown", "ignored", "no_channel"]
+
 
 class Relay:
     """The handler of events on `webhooks.received`."""
 
-    def __init__(self, producer: Producer, log: Log) -> None:
+    def __init__(self, providers: Providers, producer: Producer, log: Log) -> None:
+        self._providers = providers
         self._producer = producer
         self._log = log
 
@@ -42,13 +46,20 @@ class Relay:
         `MessageTemplateError` if one of the events cannot become a message: nothing of the batch is published
         then, and the consumer handles the events one by one and dead-letters that one.
         """
-        outcomes: list[str] = []
+        outcomes: list[RelayOutcome] = []
         relayed: list[tuple[Event, InboundMessage]] = []
         for received in batch:
-            outcome = self._outcome(received.event)
+            event = received.event
+            outcome = outcome_of(event, self._providers)
             outcomes.append(outcome)
             if outcome == "relayed":
-                relayed.append((received.event, message_of(received.event)))
+                relayed.append((event, message_of(event, self._providers)))
+            elif outcome == "unknown":
+                self._log.warning(
+                    "event.unknown_type", trace_id=event.trace_id, event_id=event.id, type=event.type
+                )
+            elif outcome == "ignored":
+                self._log.debug("event.ignored", trace_id=event.trace_id, event_id=event.id, type=event.type)
         if relayed:
             records = [_record(event, message) for event, message in relayed]
             await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
@@ -63,30 +74,27 @@ class Relay:
                 type=event.type,
             )
 
-    def _outcome(self, event: Event) -> str:
-        """Return `relayed`, or why the event becomes no message: `unknown`, `ignored` or `no_channel`."""
-        name = event.attributes.get("provider", "")
-        if name != INCOMING_PROVIDER:
-            provider = providers().get(name)
-            event_name = event.attributes.get("event", "")
-            if provider is None or not (event_name in provider.handled or event_name in provider.ignored):
-                self._log.warning(
-                    "event.unknown_type", trace_id=event.trace_id, event_id=event.id, type=event.type
-                )
-                return "unknown"
-            if event_name not in provider.messages:
-                self._log.debug("event.ignored", trace_id=event.trace_id, event_id=event.id, type=event.type)
-                return "ignored"
-        return "relayed" if event.attributes.get("channel_id") else "no_channel"
+
+def outcome_of(event: Event, providers: Providers) -> RelayOutcome:
+    """Return `relayed` if the event becomes a message, or why it becomes none."""
+    name = event.attributes.get("provider", "")
+    if name != INCOMING_PROVIDER:
+        provider = providers.get(name)
+        event_name = event.attributes.get("event", "")
+        if provider is None or not (event_name in provider.handled or event_name in provider.ignored):
+            return "unknown"
+        if event_name not in provider.messages:
+            return "ignored"
+    return "relayed" if event.attributes.get("channel_id") else "no_channel"
 
 
-def message_of(event: Event) -> InboundMessage:
+def message_of(event: Event, providers: Providers) -> InboundMessage:
     """Return the message of a handled event that has a channel.
 
     Raises `Malformed` or `Invalid` if a header is missing or the body is not valid, and
     `MessageTemplateError` if the manifest's template does not fit the body.
     """
-    author, text, embeds, attachments, thread = _message_parts(event)
+    author, text, embeds, attachments, thread = _message_parts(event, providers)
     return InboundMessage(
         message_id=message_id_for(event.id),
         channel_id=_attribute(event, "channel_id"),
@@ -107,7 +115,9 @@ def message_of(event: Event) -> InboundMessage:
     )
 
 
-def _message_parts(event: Event) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
+def _message_parts(
+    event: Event, providers: Providers
+) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
     """Return author, text, embeds, attachments and thread id."""
     name = _attribute(event, "provider")
     if name == INCOMING_PROVIDER:
@@ -115,7 +125,7 @@ def _message_parts(event: Event) -> tuple[Author, str, list[Embed], list[Attachm
         message = parse_incoming_message(event.content_type, event.data, mass_mentions=allowed)
         author = Author(name=message.username or DEFAULT_AUTHOR, icon_url=message.icon_url)
         return author, message.text, message.embeds, message.attachments, message.thread_id
-    provider = providers()[name]
+    provider = providers[name]
     payload = parse_object(provider.payload(event.content_type, event.data))
     rendered = provider.messages[_attribute(event, "event")].message(payload)
     return rendered.author, rendered.text, rendered.embeds, [], None
