@@ -14,6 +14,8 @@ from services.sync.relay import Providers, message_of, outcome_of
 from shared.contracts.envelope import JSON_CONTENT_TYPE, Event, now
 from shared.contracts.errors import FieldError, Invalid, Rejected
 from shared.contracts.messages import InboundMessage
+from shared.manifests.fixtures import default_settings
+from shared.manifests.registry import Provider
 from shared.manifests.webhook import WebhookDefinition, WebhookEvent
 from shared.runtime.web.access import ApiKey, requires
 from shared.verification.request import Headers
@@ -104,7 +106,7 @@ class MessagePreviewApi:
             if body.event is not None:
                 events = [WebhookEvent(body.event, "", "", "", (), data, body.content_type)]
             else:
-                found = _read(provider.definition, body, data)
+                found = _read(provider, provider.definition, body, data)
                 if found is None:
                     return MessagePreviewOut(events=[], reason=_HANDSHAKE)
                 events = list(found)
@@ -144,14 +146,17 @@ def _data(body: MessagePreviewCreate) -> bytes:
 
 
 def _read(
-    definition: WebhookDefinition, body: MessagePreviewCreate, data: bytes
+    provider: Provider, definition: WebhookDefinition, body: MessagePreviewCreate, data: bytes
 ) -> Sequence[WebhookEvent] | None:
-    """Return the events of a webhook as the gateway reads them; None for a handshake. Raises `Malformed`."""
+    """Return the events of a webhook as the gateway reads them; None for a handshake.
+
+    Settings that an endpoint may have are those of the manifest's example. Raises `Malformed`, `TooLarge`.
+    """
     headers: Headers = {
         name.lower().encode("latin-1", "replace"): [value.encode("latin-1", "replace")]
         for name, value in (("content-type", body.content_type), *body.headers.items())
     }
-    request = definition.request("POST", "", b"", headers, data, {})
+    request = definition.request("POST", "", b"", headers, data, default_settings(provider))
     if definition.handshake(request) or definition.verified_handshake(request):
         return None
     return definition.events(request)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.contracts.errors import DatabaseUnavailable, Rejected
 from shared.contracts.ids import new_audit_entry_id
+from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, Keyring, caller_of
@@ -142,6 +143,7 @@ class Audit:
                 start = message
                 return
             if start is not None:
+                failpoint("audit.before_status")
                 started, start = start, None
                 created = _created_id(started["status"], message.get("body", b""))
                 await self._complete(entry, started["status"], created)
