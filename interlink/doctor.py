@@ -25,7 +25,7 @@ from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from shared.runtime.kafka.admin import missing_topics
 from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
 from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings, load
-from shared.runtime.web import idempotency
+from shared.runtime.web import idempotency_keys
 
 _MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
 _MAX_LISTED: Final = 4
@@ -234,7 +234,7 @@ def _index_name(collection: str, index: Index) -> str:
 
 async def _check_write(mongo: Mongo) -> Finding:
     """Write and remove a document. Raises `DatabaseUnavailable`."""
-    collection = mongo.collection(idempotency.COLLECTION)
+    collection = mongo.collection(idempotency_keys.COLLECTION)
     probe: dict[str, Any] = {"_id": f"{_PROBE}-{os.getpid()}", "expires_at": utcnow()}
     with translate_errors():
         await collection.replace_one({"_id": probe["_id"]}, probe, upsert=True)
@@ -246,7 +246,7 @@ async def _check_clock(mongo: Mongo) -> Finding:
     """Compare this machine's clock with MongoDB's, at the middle of a request."""
     before = utcnow()
     with translate_errors():
-        answer = await mongo.collection(idempotency.COLLECTION).database.command("hello")
+        answer = await mongo.collection(idempotency_keys.COLLECTION).database.command("hello")
     after = utcnow()
     theirs = answer.get("localTime")
     if theirs is None:

@@ -5,16 +5,16 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.contracts.ids import derive
-from shared.runtime import configuration
 from shared.runtime.encryption_keys import write_private
 from shared.runtime.kafka.admin import ensure_topics
-from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Index, Mongo
 from shared.runtime.settings import KafkaSettings, MongoSettings, load
-from shared.runtime.web import access, idempotency
+from shared.runtime.web import api_keys, audit_entries, idempotency_keys
+from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, generate_key
 
 BOOTSTRAP_VARIABLE: Final = "INTERLINK_BOOTSTRAP_ADMIN_KEY"
 _MIN_KEY_LENGTH: Final = 24
@@ -43,7 +43,7 @@ async def prepare(services: Iterable[str], workspace: str, key_file: Path | None
         topics = await ensure_topics(kafka_settings)
         for by_collection in required:
             await mongo.ensure(by_collection)
-        keys = AdminKeys(mongo, workspace)
+        keys = AdminKeys(ApiKeys(mongo), workspace)
         if key_file:
             return Prepared(topics, notes=await keys.ensure_in_file(key_file))
         key, notes = await keys.ensure()
@@ -66,28 +66,28 @@ async def _check_connection(mongo: Mongo, settings: MongoSettings) -> None:
 def indexes(services: Iterable[str]) -> list[Mapping[str, Sequence[Index]]]:
     """Return the indexes of these services and of what they share, each by collection."""
     apps = [importlib.import_module(f"services.{name}.app") for name in services]
-    return [access.INDEXES, idempotency.INDEXES, *(app.INDEXES for app in apps)]
+    shared = (api_keys, idempotency_keys, audit_entries)
+    return [*(module.INDEXES for module in shared), *(app.INDEXES for app in apps)]
 
 
 class AdminKeys:
     """Creates and checks the API keys with scope `admin` of one workspace."""
 
-    def __init__(self, mongo: Mongo, workspace: str) -> None:
-        self._mongo = mongo
-        self._collection = mongo.collection(access.COLLECTION)
+    def __init__(self, keys: ApiKeys, workspace: str) -> None:
+        self._keys = keys
         self._workspace = workspace
         # The same in every process, so that of two that start at once, only one creates the first key.
         self._first = f"key_{derive('first admin key', workspace)[:16]}"
 
     async def ensure(self) -> tuple[str | None, Sequence[str]]:
         """Create the first key if the workspace has none. Return it if a person has to see it, and notes."""
-        if await self._find_one({"scopes": "admin", **_active_filter()}):
+        if await self._keys.has_admin(self._workspace):
             return None, ()
         bootstrap_key = _bootstrap_key()
         if bootstrap_key is None:
-            key, _ = access.new_key(self._workspace, "", ["admin"])
+            key = generate_key()
             return (key if await self._insert_first(key) else None), ()
-        if await self._find_one({"digest": access.digest(bootstrap_key)}):
+        if await self._keys.contains(self._workspace, bootstrap_key):
             raise Misconfigured(
                 f"the key in {BOOTSTRAP_VARIABLE} was revoked or has expired: set another one"
             )
@@ -100,15 +100,13 @@ class AdminKeys:
         file_key = _read_key_file(file)
         if file_key and await self._is_valid(file_key):
             return ()
-        empty = not await self._find_one({})
+        empty = not await self._keys.has_any(self._workspace)
         if file_key and empty:  # a new database, not a key that was revoked
             await self._insert(file_key)
             return (f"the database is new: the admin key in {file} was added to it",)
         key = _bootstrap_key()
-        if key is None or (
-            await self._find_one({"digest": access.digest(key)}) and not await self._is_valid(key)
-        ):
-            key, _ = access.new_key(self._workspace, "", ["admin"])
+        if key is None or (await self._keys.contains(self._workspace, key) and not await self._is_valid(key)):
+            key = generate_key()
         # The file first: a key that nobody knows would stay in the database for ever.
         write_private(file, key)
         if not await self._is_valid(key):
@@ -119,43 +117,17 @@ class AdminKeys:
         return (f"the admin key in {file} {problem}: the file has a new one now",)
 
     async def _is_valid(self, key: str) -> bool:
-        return (
-            await self._find_one({"digest": access.digest(key), "scopes": "admin", **_active_filter()})
-            is not None
-        )
-
-    async def _find_one(self, query: Mapping[str, Any]) -> Document | None:
-        with translate_errors():
-            return await self._collection.find_one({"workspace": self._workspace, **query})
+        return await self._keys.is_admin(self._workspace, key)
 
     async def _insert_first(self, key: str) -> bool:
         """Insert the workspace's first key. Return False if another process was first."""
-        document = self._document(key) | {"_id": self._first}
-        revoked = {"_id": self._first, "deleted_at": {"$ne": None}}
-        try:
-            with translate_errors():
-                if not (await self._collection.replace_one(revoked, document)).modified_count:
-                    await self._collection.insert_one(document)
-        except Duplicate:
-            return False
-        await configuration.record_changes(self._mongo, access.COLLECTION, self._first)
-        return True
+        return await self._keys.insert_or_replace_revoked(self._record(key, self._first))
 
     async def _insert(self, key: str) -> None:
-        document = self._document(key)
-        with translate_errors():
-            await self._collection.insert_one(document)
-        await configuration.record_changes(self._mongo, access.COLLECTION, document["_id"])
+        await self._keys.insert_recorded(self._record(key))
 
-    def _document(self, key: str) -> Document:
-        return access.key_document(key, self._workspace, "first admin key", ["admin"])
-
-
-def _active_filter() -> dict[str, Any]:
-    return {
-        "deleted_at": None,
-        "$or": [{"expires_at": None}, {"expires_at": {"$gt": utcnow()}}],
-    }
+    def _record(self, key: str, key_id: str | None = None) -> ApiKeyRecord:
+        return ApiKeyRecord.of_key(key, self._workspace, "first admin key", ["admin"], id=key_id)
 
 
 def _read_key_file(file: Path) -> str | None:

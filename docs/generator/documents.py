@@ -12,6 +12,7 @@ from typing import Any, Final
 import httpx
 
 from services.gateway.api.documents import merge_openapi
+from shared.contracts.routes import SERVICE_PATHS
 from shared.runtime.configuration import Configuration
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.kafka.producer import Producer
@@ -21,7 +22,7 @@ from shared.runtime.service import Runtime
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.web.access import Keyring
 
-SERVICES_WITH_API: Final = ("gateway", "delivery", "oauth")
+SERVICES_WITH_API: Final = ("gateway", *SERVICE_PATHS)
 _ENVIRONMENT: Final = {
     "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",
     "MONGODB_URI": "mongodb://127.0.0.1:9/interlink",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from docs.generator.markdown import cell, properties_table, schema_limits, schema_type, table
+from shared.contracts.routes import DEFAULT_SERVICE, SERVICE_PATHS
 
 _FOLDER: Final = "reference/rest-api"
 _SCHEMAS: Final = "schemas.md"
@@ -41,6 +42,9 @@ def _index(by_tag: Mapping[str, list[tuple[str, str, Mapping[str, Any]]]]) -> st
             for method, path, call in by_tag[tag]
         ]
         parts.append(f"## {tag}\n\n{table(('call', 'meaning'), rows)}")
+    services = [(f"`{path}`", name) for name, paths in SERVICE_PATHS.items() for path in paths]
+    rows = [*services, ("every other path", DEFAULT_SERVICE)]
+    parts.append(f"## Which service answers\n\n{table(('path and below', 'service'), rows)}")
     return "\n".join(parts)
 
 

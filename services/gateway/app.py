@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway.api import event_type_records
 from services.gateway.api.api_keys import ApiKeysApi
+from services.gateway.api.audit import AuditApi
 from services.gateway.api.catalogue import Catalogue, CatalogueApi
 from services.gateway.api.documents import DocumentsApi
 from services.gateway.api.endpoints import EndpointsApi
@@ -36,7 +37,7 @@ from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
-from shared.runtime.web import access
+from shared.runtime.web.api_keys import ApiKeys
 from shared.runtime.web.body_limit import BodyLimit
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -84,23 +85,26 @@ async def build(runtime: Runtime) -> Service:
     catalogue = Catalogue(known, public_base)
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
-    management = runtime.management_app("Interlink gateway", max_body_bytes=MAX_BODY_BYTES)
-    for api in (
-        IncomingWebhooksApi(endpoints, inbound, public_base=public_base),
-        PublishEventsApi(types, fixed_types, runtime.producer),
-        ApiKeysApi(
-            runtime.keyring,
-            runtime.mongo.collection(access.COLLECTION),
-            per_workspace=settings.api_keys_per_workspace,
-        ),
-        DocumentsApi(proxy),
-        EndpointsApi(endpoints, inbound, receiver, known),
-        ExecutionsApi(endpoints, accounts, executions, runtime.producer, runtime.kafka),
-        CatalogueApi(catalogue, apps),
-        IntegrationWebhooksApi(endpoints, inbound, catalogue, known.providers, public_base),
-        EventTypesApi(event_types, types, fixed_types),
-    ):
-        api.mount(management)
+    management = runtime.management_app(
+        "Interlink gateway",
+        [
+            IncomingWebhooksApi(endpoints, inbound, public_base=public_base),
+            PublishEventsApi(types, fixed_types, runtime.producer),
+            ApiKeysApi(
+                runtime.keyring, ApiKeys(runtime.mongo), per_workspace=settings.api_keys_per_workspace
+            ),
+            AuditApi(runtime.audit_entries),
+            DocumentsApi(proxy),
+            EndpointsApi(endpoints, inbound, receiver, known),
+            ExecutionsApi(endpoints, accounts, executions, runtime.producer, runtime.kafka),
+            CatalogueApi(catalogue, apps),
+            IntegrationWebhooksApi(endpoints, inbound, catalogue, known.providers, public_base),
+            EventTypesApi(event_types, types, fixed_types),
+        ],
+        max_body_bytes=MAX_BODY_BYTES,
+        # Events are no configuration, and two writes for each call would cost more than publishing them.
+        unaudited=["/api/events"],
+    )
     return Service(
         app=_dispatch(receiver, management, proxy),
         parts=[client, inbound, apps, routes, recorder, types, proxy],

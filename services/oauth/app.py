@@ -131,28 +131,37 @@ async def build(runtime: Runtime) -> Service:
     )
 
     # Routes
-    management = runtime.management_app("Interlink accounts")
     pages = Pages(settings.chat_name, settings.chat_url)
-    AuthorizationApi(
-        starter,
-        callback_handler,
-        states,
-        integrations_repository,
-        connectors,
-        pages,
-        runtime.log,
-        public_base=public_base,
-    ).mount(management)
-    IntegrationsApi(
-        integrations_repository, connectors, tokens, manual_credentials, account_selection, disconnector
-    ).mount(management)
-    AppsApi(
-        registered_apps,
-        connectors,
-        integrations_repository,
-        tokens.app_checker,
-        redirect_uri=redirect_uri,
-        operator_workspace=settings.operator_workspace,
-    ).mount(management)
-    SubscriptionsApi(integrations_repository, subscriptions).mount(management)
+    management = runtime.management_app(
+        "Interlink accounts",
+        [
+            AuthorizationApi(
+                starter,
+                callback_handler,
+                states,
+                integrations_repository,
+                connectors,
+                pages,
+                runtime.log,
+                public_base=public_base,
+            ),
+            IntegrationsApi(
+                integrations_repository,
+                connectors,
+                tokens,
+                manual_credentials,
+                account_selection,
+                disconnector,
+            ),
+            AppsApi(
+                registered_apps,
+                connectors,
+                integrations_repository,
+                tokens.app_checker,
+                redirect_uri=redirect_uri,
+                operator_workspace=settings.operator_workspace,
+            ),
+            SubscriptionsApi(integrations_repository, subscriptions),
+        ],
+    )
     return Service(app=management, parts=[client, endpoints, registered_apps, tokens, maintenance, renewal])

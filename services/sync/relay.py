@@ -5,7 +5,7 @@ the chat recognizes and skips it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed
@@ -27,12 +27,14 @@ DEFAULT_AUTHOR: Final = "Incoming webhook"
 
 _ACK_TIMEOUT_S: Final = 10.0
 
+Providers = Mapping[str, Provider]
+RelayOutcome = Literal["relayed", "unknown", "ignored", "no_channel"]
+
 
 class Relay:
     """The handler of events on `webhooks.received`."""
 
-    def __init__(self, providers: Mapping[str, Provider], producer: Producer, log: Log) -> None:
-        """Set the providers, by id, and where to publish."""
+    def __init__(self, providers: Providers, producer: Producer, log: Log) -> None:
         self._providers = providers
         self._producer = producer
         self._log = log
@@ -44,13 +46,20 @@ class Relay:
         `MessageTemplateError` if one of the events cannot become a message: nothing of the batch is published
         then, and the consumer handles the events one by one and dead-letters that one.
         """
-        outcomes: list[str] = []
+        outcomes: list[RelayOutcome] = []
         relayed: list[tuple[Event, InboundMessage]] = []
         for received in batch:
-            outcome = self._outcome(received.event)
+            event = received.event
+            outcome = outcome_of(event, self._providers)
             outcomes.append(outcome)
             if outcome == "relayed":
-                relayed.append((received.event, _message_of(received.event, self._providers)))
+                relayed.append((event, message_of(event, self._providers)))
+            elif outcome == "unknown":
+                self._log.warning(
+                    "event.unknown_type", trace_id=event.trace_id, event_id=event.id, type=event.type
+                )
+            elif outcome == "ignored":
+                self._log.debug("event.ignored", trace_id=event.trace_id, event_id=event.id, type=event.type)
         if relayed:
             records = [_record(event, message) for event, message in relayed]
             await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
@@ -65,24 +74,21 @@ class Relay:
                 type=event.type,
             )
 
-    def _outcome(self, event: Event) -> str:
-        """Return `relayed`, or why the event becomes no message: `unknown`, `ignored` or `no_channel`."""
-        name = event.attributes.get("provider", "")
-        if name != INCOMING_PROVIDER:
-            provider = self._providers.get(name)
-            event_name = event.attributes.get("event", "")
-            if provider is None or not (event_name in provider.handled or event_name in provider.ignored):
-                self._log.warning(
-                    "event.unknown_type", trace_id=event.trace_id, event_id=event.id, type=event.type
-                )
-                return "unknown"
-            if event_name not in provider.messages:
-                self._log.debug("event.ignored", trace_id=event.trace_id, event_id=event.id, type=event.type)
-                return "ignored"
-        return "relayed" if event.attributes.get("channel_id") else "no_channel"
+
+def outcome_of(event: Event, providers: Providers) -> RelayOutcome:
+    """Return `relayed` if the event becomes a message, or why it becomes none."""
+    name = event.attributes.get("provider", "")
+    if name != INCOMING_PROVIDER:
+        provider = providers.get(name)
+        event_name = event.attributes.get("event", "")
+        if provider is None or not (event_name in provider.handled or event_name in provider.ignored):
+            return "unknown"
+        if event_name not in provider.messages:
+            return "ignored"
+    return "relayed" if event.attributes.get("channel_id") else "no_channel"
 
 
-def _message_of(event: Event, providers: Mapping[str, Provider]) -> InboundMessage:
+def message_of(event: Event, providers: Providers) -> InboundMessage:
     """Return the message of a handled event that has a channel.
 
     Raises `Malformed` or `Invalid` if a header is missing or the body is not valid, and
@@ -110,7 +116,7 @@ def _message_of(event: Event, providers: Mapping[str, Provider]) -> InboundMessa
 
 
 def _message_parts(
-    event: Event, providers: Mapping[str, Provider]
+    event: Event, providers: Providers
 ) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
     """Return author, text, embeds, attachments and thread id."""
     name = _attribute(event, "provider")

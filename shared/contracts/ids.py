@@ -17,6 +17,7 @@ MessageId = NewType("MessageId", str)
 ChannelId = NewType("ChannelId", str)
 ExecutionId = NewType("ExecutionId", str)
 ApiKeyId = NewType("ApiKeyId", str)
+AuditEntryId = NewType("AuditEntryId", str)
 IntegrationId = NewType("IntegrationId", str)
 ProviderSubscriptionId = NewType("ProviderSubscriptionId", str)
 
@@ -48,6 +49,10 @@ def new_execution_id() -> ExecutionId:
 
 def new_api_key_id() -> ApiKeyId:
     return ApiKeyId(f"key_{secrets.token_hex(8)}")
+
+
+def new_audit_entry_id() -> AuditEntryId:
+    return AuditEntryId(f"aud_{secrets.token_hex(16)}")
 
 
 def derive(*parts: str) -> str:

@@ -1,8 +1,17 @@
-"""Which service serves which API paths. The reverse proxy and the single entrance both use this table."""
+"""Which service serves which API paths: the one table of proxy, Caddyfile, `interlink up` and documents."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-SERVICE_PATHS: Final[dict[str, tuple[str, ...]]] = {
+DEFAULT_SERVICE: Final = "gateway"
+
+Paths = Mapping[str, Sequence[str]]
+"""Path patterns by service.
+
+A pattern covers its path and every path below it. A part in braces, such as `{id}`, stands for any one part.
+"""
+
+SERVICE_PATHS: Final[Paths] = {
     "delivery": (
         "/api/outgoing-webhooks",
         "/api/deliveries",
@@ -11,15 +20,49 @@ SERVICE_PATHS: Final[dict[str, tuple[str, ...]]] = {
         "/api/dead-letters",
         "/api/events/unmatched",
     ),
+    "sync": ("/api/messages",),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials"),
 }
-"""Path prefixes by service. The gateway serves every other path below `/api`."""
+"""The patterns of all services but the gateway, which serves every other path below `/api`."""
+
+
+class RouteTable:
+    """Finds the service of a path: the most specific pattern decides.
+
+    More specific is the pattern with more parts; among those with as many, the one that has a fixed part
+    where the other has one in braces, from the left.
+    """
+
+    def __init__(self, paths: Paths) -> None:
+        """Raise `ValueError` if two services have the same pattern."""
+        services: dict[tuple[str | None, ...], str] = {}
+        for service, patterns in paths.items():
+            for pattern in patterns:
+                parts = tuple(None if part.startswith("{") else part for part in pattern.split("/"))
+                if parts in services:
+                    raise ValueError(f"{pattern}: {services[parts]} and {service} have the same pattern")
+                services[parts] = service
+        self._services: Final = dict(sorted(services.items(), key=lambda item: _rank(item[0])))
+
+    def service_for(self, path: str) -> str:
+        """Return the name of the service that serves a path; the gateway if no pattern covers it."""
+        parts = path.split("/")
+        for pattern, service in self._services.items():
+            if len(pattern) <= len(parts) and all(
+                own == part or (part is None and own) for part, own in zip(pattern, parts, strict=False)
+            ):
+                return service
+        return DEFAULT_SERVICE
+
+
+def _rank(pattern: tuple[str | None, ...]) -> tuple[int, list[bool]]:
+    """Return a key by which more specific patterns come first."""
+    return -len(pattern), [part is None for part in pattern]
+
+
+_TABLE: Final = RouteTable(SERVICE_PATHS)
 
 
 def service_for_path(path: str) -> str:
     """Return the name of the service that serves a path."""
-    for service, prefixes in SERVICE_PATHS.items():
-        # A prefix ends at a slash: /api/queue-x is not below /api/queue.
-        if any(path == prefix or path.startswith(prefix + "/") for prefix in prefixes):
-            return service
-    return "gateway"
+    return _TABLE.service_for(path)

@@ -11,8 +11,19 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
 from time import monotonic
 from typing import Final, Protocol, runtime_checkable
 
@@ -35,8 +46,11 @@ from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, l
 from shared.runtime.version import VERSION
 from shared.runtime.web import problems
 from shared.runtime.web.access import Keyring
+from shared.runtime.web.audit import Audit, audited_routes
+from shared.runtime.web.audit_entries import AuditEntries
 from shared.runtime.web.body_limit import BodyLimit
 from shared.runtime.web.idempotency import Idempotency
+from shared.runtime.web.idempotency_keys import IdempotencyKeys
 from shared.runtime.web.openapi import OpenApiApp, operation_id
 from shared.runtime.web.service_app import ServiceApp
 from shared.runtime.web.uvicorn_protocol import BoundedHeadProtocol
@@ -59,6 +73,13 @@ class RunningPart(ServicePart, Protocol):
     """A part of a service that runs as long as the service: a snapshot, a scheduler, a flusher."""
 
     async def start(self) -> None: ...
+
+
+class ManagementApi(Protocol):
+    """The routes of one resource of a management API."""
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the routes to the app."""
 
 
 @dataclass
@@ -100,10 +121,21 @@ class Runtime:
             instance=self.instance,
         )
 
-    def management_app(self, title: str, *, max_body_bytes: int = 1024 * 1024) -> FastAPI:
-        """Return a FastAPI app with problem details, bounded bodies, API keys and idempotency keys.
+    def management_app(
+        self,
+        title: str,
+        apis: Iterable[ManagementApi],
+        *,
+        max_body_bytes: int = 1024 * 1024,
+        unaudited: Collection[str] = (),
+    ) -> FastAPI:
+        """Return the management API of this service, composed of the routes of `apis`.
 
-        Its OpenAPI document is at `/openapi/<service>.json`.
+        Whatever the routes are, the app answers errors as problem details, bounds bodies, gives repeats with
+        an `Idempotency-Key` the first response, and stores an audit entry for each call that changes
+        something. `unaudited` are the paths of routes without entries: they change no configuration. Each
+        route names its scope with `requires`, which also rejects unknown parameters. The OpenAPI document is
+        at `/openapi/<service>.json`.
         """
         app = OpenApiApp(
             title=title,
@@ -115,14 +147,38 @@ class Runtime:
             openapi_url=None,
         )
         app.add_route(f"/openapi/{self.name}.json", app.document, include_in_schema=False)
+        for api in apis:
+            api.mount(app)
         app.state.keyring = self.keyring
         problems.install_handlers(app, self.log)
-        # The middleware that is added last is outermost: `Idempotency` relies on a bounded, complete body.
+        # The middleware that is added last is outermost. `Idempotency` and `Audit` rely on a bounded,
+        # complete body; a repeat that `Idempotency` answers must not get to `Audit`.
         app.add_middleware(
-            Idempotency, mongo=self.mongo, vault=self.vault, keyring=self.keyring, service=self.name
+            Audit,
+            routes=audited_routes(app.routes, unaudited),
+            entries=self.audit_entries,
+            keyring=self.keyring,
+            service=self.name,
+            log=self.log,
+        )
+        app.add_middleware(
+            Idempotency,
+            keys=IdempotencyKeys(self.mongo),
+            vault=self.vault,
+            keyring=self.keyring,
+            service=self.name,
         )
         app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
         return app
+
+    @cached_property
+    def audit_entries(self) -> AuditEntries:
+        """The audit log of all services."""
+        return AuditEntries(
+            self.mongo,
+            ttl=timedelta(days=self.hub.audit_days),
+            per_workspace=self.hub.audit_entries_per_workspace,
+        )
 
 
 @dataclass

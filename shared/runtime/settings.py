@@ -140,6 +140,18 @@ class HubSettings(BaseSettings):
             "A file that contains the keys instead, separated by commas or line breaks: a mounted secret."
         ),
     )
+    audit_days: int = Field(
+        default=90, ge=1, le=3650, description="How long entries of the audit log are stored, in days."
+    )
+    audit_entries_per_workspace: int = Field(
+        default=100_000,
+        ge=100,
+        le=10_000_000,
+        description=(
+            "The maximum number of entries in the audit log of one workspace. Beyond it, the oldest are "
+            "removed."
+        ),
+    )
     drain_seconds: float = Field(
         default=20.0,
         ge=0,

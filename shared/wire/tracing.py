@@ -14,3 +14,9 @@ def child_traceparent(traceparent: str) -> str:
         return f"00-{match[1]}-{os.urandom(8).hex()}-{match[2]}"
     fresh = os.urandom(24).hex()
     return f"00-{fresh[:32]}-{fresh[32:]}-01"
+
+
+def trace_id_of(traceparent: str) -> str:
+    """Return the trace id of a `traceparent`; '' if it is not valid."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    return match[1] if match else ""

@@ -20,7 +20,7 @@ import interlink as package
 from interlink.cli import app
 from interlink.datadir import FORMAT, open_data_folder
 from interlink.embedded import EmbeddedPair
-from shared.runtime.web.access import digest
+from shared.runtime.web.api_keys import digest
 from tests.cli.commands import KEY, clean_env, complaint, interlink, invoked, port_block, settings_of
 
 Documents = pymongo.collection.Collection[dict[str, Any]]

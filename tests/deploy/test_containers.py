@@ -34,14 +34,15 @@ from services.delivery.settings import DeliverySettings
 from services.gateway.settings import GatewaySettings
 from services.oauth.settings import OAuthSettings
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
-from shared.contracts.routes import SERVICE_PATHS, service_for_path
+from shared.contracts.routes import SERVICE_PATHS, RouteTable, service_for_path
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.kafka.connection import connection
 from shared.runtime.mongo import Mongo
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as jars_reason
-from tests.support.caddy import CADDY, CADDYFILE, answers, needs_caddy, running_caddy
+from tests.support.caddy import CADDY, CADDYFILE, answers, matchers, needs_caddy, running_caddy
+from tests.support.eventually import eventually
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -682,10 +683,10 @@ AMBIGUOUS = (
 
 def test_the_proxy_and_the_hub_agree_on_who_owns_which_path() -> None:
     text = CADDYFILE.read_text(encoding="utf-8")
-    for service, prefixes in SERVICE_PATHS.items():
-        paths = re.search(rf"@{service} path (.+)", text)
-        assert paths, service
-        assert paths[1].split() == [path for prefix in prefixes for path in (prefix, f"{prefix}/*")]
+    lines = [line.strip() for line in text.splitlines()]
+    services = tuple(f"@{service} path" for service in SERVICE_PATHS)
+    assert [line for line in lines if line.startswith(services)] == matchers(SERVICE_PATHS)
+    assert lines.index(matchers(SERVICE_PATHS)[-1]) < lines.index("@gateway path /api/* /integrations/*")
     upstreams = dict(re.findall(r"\{\$INTERLINK_(\w+):(\w+:\d+)\}", text))
     assert {name.lower(): address for name, address in upstreams.items()} == {
         **{name: f"{name}:{environment(name)['INTERLINK_PORT']}" for name in ("gateway", *SERVICE_PATHS)},
@@ -754,6 +755,7 @@ class Proxy:
     example: int
     gateway: Upstream
     delivery: Upstream
+    sync: Upstream
     oauth: Upstream
     minichat: Upstream
 
@@ -775,7 +777,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    upstreams = [Upstream(name) for name in ("gateway", "delivery", "oauth", "minichat")]
+    upstreams = [Upstream(name) for name in ("gateway", "delivery", "sync", "oauth", "minichat")]
     try:
         with running_caddy(tmp_path, {upstream.name: upstream.address for upstream in upstreams}) as caddy:
             yield Proxy(caddy.port, caddy.health, caddy.log, caddy.example, *upstreams)
@@ -823,12 +825,58 @@ def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -
     assert proxy.ask("GET", "/", port=proxy.example)[::2] == (200, "minichat 0")
     assert proxy.ask("GET", "/api/events", port=proxy.example)[::2] == (200, "minichat 0")
     reached = [
-        path for upstream in (proxy.gateway, proxy.delivery, proxy.oauth) for _, path, _ in upstream.seen
+        path
+        for upstream in (proxy.gateway, proxy.delivery, proxy.sync, proxy.oauth)
+        for _, path, _ in upstream.seen
     ]
     assert sorted(reached) == sorted(paths), "queries are kept, nothing else got through"
     assert proxy.ask("GET", "/healthz")[::2] == (200, "ok")
     assert proxy.ask("GET", "/healthz", port=proxy.health)[::2] == (200, "ok")
     assert proxy.ask("GET", "/metrics", port=proxy.health)[0] == 404
+
+
+@needs_caddy
+def test_caddy_and_the_hub_agree_on_patterns(tmp_path: Path) -> None:
+    """A part in braces, and a service that serves a path below another service's."""
+    table = {
+        "oauth": ("/api/integrations",),
+        "importer": ("/api/integrations/{id}/import", "/api/imports"),
+    }
+    blocks = [
+        f"{line}\n\thandle {line.split()[0]} {{\n\t\trespond {line.split()[0][1:]}\n\t}}"
+        for line in matchers(table)
+    ]
+    port = free_port()
+    file = tmp_path / "Caddyfile"
+    rest = "handle {\n\t\trespond gateway\n\t}"
+    file.write_text(f"{{\n\tadmin off\n}}\nhttp://:{port} {{\n\t" + "\n\t".join([*blocks, rest]) + "\n}\n")
+    assert CADDY
+    command = [CADDY, "run", "--config", str(file), "--adapter", "caddyfile"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=os.environ | {"HOME": str(tmp_path)}, stdout=log, stderr=log)
+    try:
+        eventually(lambda: answers(port))
+        routes = RouteTable(table)
+        for path in (
+            "/api/integrations",
+            "/api/integrations/int_1",
+            "/api/integrations/int_1/import",
+            "/api/integrations/int_1/import/",
+            "/api/integrations/int_1/import/job_1/cancel",
+            "/api/integrations/int_1/imports",
+            "/api/integrations/import",
+            "/api/integrations/int_1/watches/import",
+            "/api/imports/job_1",
+            "/api/importsx",
+            "/api/integration-webhooks",
+        ):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("GET", path)
+            assert (path, connection.getresponse().read().decode()) == (path, routes.service_for(path))
+            connection.close()
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @needs_caddy

@@ -23,8 +23,8 @@ import pytest
 from aiohttp import web
 from pymongo import MongoClient
 
-from shared.runtime.web import access
-from shared.runtime.web.access import new_key
+from shared.runtime.web import api_keys
+from shared.runtime.web.api_keys import ApiKeyRecord, generate_key
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -62,9 +62,10 @@ class World:
 
     def _workspace(self) -> str:
         """The admin key of a new workspace."""
-        key, document = new_key(f"w-{token_hex(4)}", "test", ["admin"])
-        with self.collection(access.COLLECTION) as keys:
-            keys.insert_one(document)
+        key = generate_key()
+        record = ApiKeyRecord.of_key(key, f"w-{token_hex(4)}", "test", ["admin"])
+        with self.collection(api_keys.COLLECTION) as keys:
+            keys.insert_one(record.document())
         return key
 
     def _server(self, name: str) -> OidcProvider:

@@ -26,8 +26,8 @@ from shared.manifests.registry import connectors
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.service import runtime
 from shared.runtime.settings import EgressSettings, load
-from shared.runtime.web import access
-from shared.runtime.web.access import new_key
+from shared.runtime.web import api_keys
+from shared.runtime.web.api_keys import ApiKeyRecord, generate_key
 from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_authorization
 from tests.support.backends import Bus, Store
 from tests.support.certificates import Authority
@@ -98,9 +98,10 @@ class World:
 
     def other_workspace(self) -> str:
         """The admin key of a new one."""
-        key, document = new_key(f"w-{token_hex(4)}", "test", ["admin"])
+        key = generate_key()
+        record = ApiKeyRecord.of_key(key, f"w-{token_hex(4)}", "test", ["admin"])
         with self.database() as database:
-            database[access.COLLECTION].insert_one(document)
+            database[api_keys.COLLECTION].insert_one(record.document())
         headers = {"authorization": f"Bearer {key}"}
         url = self.hub.url("oauth") + "/api/integrations"
         eventually(lambda: httpx.get(url, headers=headers).is_success)

@@ -1,5 +1,6 @@
 """An idempotency key is for one call, including its query."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from starlette.types import Message, Receive, Scope, Send
@@ -8,7 +9,8 @@ from shared.contracts.ids import ApiKeyId, WorkspaceId
 from shared.runtime.mongo import Document, Duplicate, Mongo
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from shared.runtime.web.access import ApiKey, Keyring
-from shared.runtime.web.idempotency import Idempotency
+from shared.runtime.web.idempotency import Idempotency, _stored_response
+from shared.runtime.web.idempotency_keys import IdempotencyKeys
 
 
 class Store:
@@ -52,7 +54,7 @@ async def test_a_key_is_rejected_for_a_call_with_another_query() -> None:
 
     hub = Idempotency(
         app,
-        mongo=cast("Mongo", Store()),
+        keys=IdempotencyKeys(cast("Mongo", Store())),
         vault=Vault(LocalKeyProvider([b"k" * 32])),
         keyring=cast("Keyring", OneKey()),
         service="oauth",
@@ -80,3 +82,25 @@ async def test_a_key_is_rejected_for_a_call_with_another_query() -> None:
     assert [await called(b"scope=workspace") for _ in range(2)] == [204, 204]
     assert await called(b"scope=installation") == 422
     assert done == [b"scope=workspace"]
+
+
+async def test_a_response_of_an_earlier_release_is_replayed() -> None:
+    """0.3.0 stored headers in clear beside the sealed body; a later release may add fields."""
+    store, vault = Store(), Vault(LocalKeyProvider([b"k" * 32]))
+    sealed = vault.seal('{"id":"x"}', workspace="ws_1", record="r", field="answer")
+    until = datetime.now(UTC) + timedelta(hours=1)
+    base = {"_id": "r", "fingerprint": "f", "expires_at": until, "field_of_a_later_release": {"a": 1}}
+    keys = IdempotencyKeys(cast("Mongo", store))
+    store.documents["r"] = {**base, "answer": sealed, "status": 201, "headers": [[b"a", b"b"]]}
+    record = await keys.reserve("r", "f")
+    assert record is not None
+    text = vault.open(record.sealed_response, workspace="ws_1", record="r", field="answer")
+    assert (record.status, _stored_response(text, record)) == (201, ([(b"a", b"b")], b'{"id":"x"}'))
+    store.documents["r"] = {**base, "answer": None}
+    under_way = await keys.reserve("r", "f")
+    assert under_way is not None
+    assert (under_way.sealed_response, under_way.status) == (None, None)
+    store.documents.clear()
+    assert await keys.reserve("r", "f") is None
+    assert store.documents["r"].keys() == {"_id", "fingerprint", "answer", "expires_at"}
+    assert store.documents["r"]["answer"] is None

@@ -14,7 +14,7 @@ from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 
-SERVICES = ("gateway", "delivery", "oauth")
+SERVICES = ("gateway", "delivery", "sync", "oauth")
 NAMES = set(
     """
     cancel_delivery cancel_delivery_job change_event_type change_inbound_endpoint change_incoming_webhook
@@ -24,11 +24,12 @@ NAMES = set(
     delete_inbound_endpoint delete_incoming_webhook delete_integration delete_integration_watch
     delete_outgoing_webhook delete_platform_credential disable_inbound_endpoint disable_integration
     disable_outgoing_webhook discard_dead_letters disconnect_integration enable_inbound_endpoint
-    enable_integration enable_outgoing_webhook erase_deliveries list_api_keys list_dead_letters
+    enable_integration enable_outgoing_webhook erase_deliveries list_api_keys list_audit list_dead_letters
     list_deliveries list_delivery_jobs list_event_types list_events_unmatched list_inbound_endpoint_events
     list_inbound_endpoints
     list_incoming_webhooks list_integration_watches list_integrations list_outgoing_webhooks
-    list_platform_credentials pause_outgoing_webhook pause_queue preview_outgoing_webhooks publish_events
+    list_platform_credentials pause_outgoing_webhook pause_queue preview_messages
+    preview_outgoing_webhooks publish_events
     put_platform_credential read_auth_oauth_callback read_catalog read_dead_letter read_delivery
     read_delivery_job read_endpoint_templates read_event_type read_inbound_endpoint
     read_inbound_endpoint_event read_inbound_endpoint_event_payload read_incoming_webhook read_integration

@@ -10,6 +10,7 @@ import structlog
 from pymongo.errors import OperationFailure
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
+from shared.contracts.ids import ApiKeyId
 from shared.runtime import snapshot
 from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Collection, Document, Mongo, translate_errors
@@ -99,7 +100,7 @@ async def test_last_uses_of_keys_are_stored_after_a_refused_write(monkeypatch: p
     keyring = Keyring(mongo, Configuration(mongo, log), Vault(LocalKeyProvider([b"k" * 32])), log)
     await keyring.start()
     store.refuses = True
-    keyring._used["key_1"] = datetime.now(UTC)
+    keyring._used[ApiKeyId("key_1")] = datetime.now(UTC)
     await asyncio.sleep(0.05)
     assert keyring._task is not None
     assert not keyring._task.done()

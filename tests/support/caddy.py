@@ -1,6 +1,7 @@
 """Caddy with the project's Caddyfile, in front of whatever a test puts behind it."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.contracts.routes import Paths
 from tests.support.ports import free_port
 
 CADDYFILE = Path(__file__).parents[2] / "deploy" / "Caddyfile"
@@ -32,6 +34,22 @@ class Caddy:
     health: int
     example: int
     log: Path
+
+
+def matchers(paths: Paths) -> list[str]:
+    """The lines of a Caddyfile that choose the service of a path, in the order in which they have to stand.
+
+    A part in braces needs a regular expression, which `path` beside it cannot be combined with.
+    """
+    lines: dict[str, int] = {}
+    for service, patterns in paths.items():
+        if any("{" in pattern for pattern in patterns):
+            parts = "|".join(re.sub(r"\{\w+\}", "[^/]+", pattern) for pattern in patterns)
+            line = f"@{service} path_regexp ^(?:{parts})(?:/|$)"
+        else:
+            line = f"@{service} path " + " ".join(f"{pattern} {pattern}/*" for pattern in patterns)
+        lines[line] = max(pattern.count("/") for pattern in patterns)
+    return sorted(lines, key=lambda line: -lines[line])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.contracts.routes import SERVICE_PATHS
 from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
@@ -25,7 +26,7 @@ TEXTS = frozenset({"title", "description", "summary"})
 
 @pytest.fixture(scope="module")
 def entrance(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    peers = json.dumps({name: hub.url(name) for name in ("delivery", "oauth")})
+    peers = json.dumps({name: hub.url(name) for name in SERVICE_PATHS})
     folder = tmp_path_factory.mktemp("entrance")
     with another("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as gateway:
         yield gateway

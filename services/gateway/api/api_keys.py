@@ -1,7 +1,7 @@
 """`/api/api-keys`: the API keys of a workspace."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, FastAPI
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
@@ -10,11 +10,10 @@ from starlette.responses import Response
 from services.gateway.api.fields import Name, StrictModel, invalid_field
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
-from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
-from shared.runtime.quotas import Quota
-from shared.runtime.web import access
-from shared.runtime.web.access import ApiKey, Keyring, Scope, requires
-from shared.runtime.web.paging import Cursor, Limit, Page, page
+from shared.runtime.mongo import utcnow
+from shared.runtime.web.access import ApiKey, Keyring, requires
+from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, Scope, generate_key
+from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.problems import to_utc
 
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
@@ -40,15 +39,28 @@ class ApiKeyOut(BaseModel):
     last_used_at: str | None
     key: str | None = None
 
+    @classmethod
+    def of(cls, record: ApiKeyRecord) -> Self:
+        """Return a key as the API shows it."""
+        return cls(
+            id=record.id,
+            name=record.name,
+            prefix=record.prefix,
+            scopes=list(record.scopes),
+            created_at=rfc3339(record.created_at),
+            expires_at=_optional_rfc3339(record.expires_at),
+            last_used_at=_optional_rfc3339(record.last_used_at),
+        )
+
 
 class ApiKeysApi:
     """The routes of API keys."""
 
-    def __init__(self, keyring: Keyring, keys: Collection, *, per_workspace: int) -> None:
+    def __init__(self, keyring: Keyring, keys: ApiKeys, *, per_workspace: int) -> None:
         """`per_workspace` is the maximum number of keys of one workspace."""
         self._keyring = keyring
         self._keys = keys
-        self._quota = Quota(keys, per_workspace, "API keys", "INTERLINK_API_KEYS_PER_WORKSPACE")
+        self._per_workspace = per_workspace
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -63,18 +75,18 @@ class ApiKeysApi:
         """Create an API key of this workspace. The key is shown only this once."""
         if body.expires_at and body.expires_at <= utcnow():
             raise invalid_field("expires_at", "must be in the future")
-        secret, document = access.new_key(key.workspace, body.name, body.scopes, body.expires_at)
-        existing = {"workspace": key.workspace, "deleted_at": None}
-        async with self._quota.reserve(existing, undo=lambda: self._revoke(document["_id"], key)):
-            with translate_errors():
-                await self._keys.insert_one(document)
-        await self._keyring.snapshot.record(document["_id"])
-        return _api_key_out(document).model_copy(update={"key": secret})
+        secret = generate_key()
+        record = ApiKeyRecord.of_key(secret, key.workspace, body.name, body.scopes, body.expires_at)
+        async with self._keys.reserve(
+            key.workspace, self._per_workspace, undo=lambda: self._revoke(record.id, key)
+        ):
+            await self._keys.insert(record)
+        await self._keyring.snapshot.record(record.id)
+        return ApiKeyOut.of(record).model_copy(update={"key": secret})
 
     async def list_keys(self, key: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[ApiKeyOut]:
         """List the workspace's keys, newest first, without the keys themselves."""
-        query = {"workspace": key.workspace, "deleted_at": None}
-        return await page(self._keys, query, _api_key_out, limit=limit, cursor=cursor)
+        return await self._keys.page(key.workspace, ApiKeyOut.of, limit=limit, cursor=cursor)
 
     async def revoke_key(self, key_id: str, key: Admin) -> Response:
         """Revoke a key. From now on no service accepts it."""
@@ -82,28 +94,9 @@ class ApiKeysApi:
         return Response(status_code=204)
 
     async def _revoke(self, key_id: str, key: ApiKey) -> None:
-        now = utcnow()
-        with translate_errors():
-            document = await self._keys.find_one_and_update(
-                {"_id": key_id, "workspace": key.workspace, "deleted_at": None},
-                {"$set": {"deleted_at": now, "changed_at": now}},
-                return_document=True,
-            )
-        if document is None:
+        if not await self._keys.revoke(key.workspace, key_id):
             raise NotFound("no such API key")
-        await self._keyring.snapshot.record(document["_id"])
-
-
-def _api_key_out(document: Document) -> ApiKeyOut:
-    return ApiKeyOut(
-        id=document["_id"],
-        name=document["name"],
-        prefix=document["prefix"],
-        scopes=document["scopes"],
-        created_at=rfc3339(document["created_at"]),
-        expires_at=_optional_rfc3339(document["expires_at"]),
-        last_used_at=_optional_rfc3339(document["last_used_at"]),
-    )
+        await self._keyring.snapshot.record(key_id)
 
 
 def _optional_rfc3339(time: datetime | None) -> str | None:

@@ -9,7 +9,7 @@ import orjson
 from shared.contracts.errors import InterlinkError, Invalid
 from shared.runtime.http_client import ApiClient, Unreachable
 from shared.runtime.secrets import Vault
-from shared.runtime.web.access import service_key
+from shared.runtime.web.service_keys import CURRENT_ACTOR, service_key
 from shared.wire.bodies import parse_json
 
 _MAX_DETAIL_LENGTH: Final = 300
@@ -25,7 +25,10 @@ class GatewayEndpoint:
 
 
 class GatewayEndpoints:
-    """A client of the gateway's API. Each call has a service key of the workspace that it is for."""
+    """A client of the gateway's API.
+
+    Each call has a service key of the workspace that it is for, and of the member who caused it.
+    """
 
     def __init__(self, client: ApiClient, vault: Vault, *, url: str) -> None:
         self._client = client
@@ -88,7 +91,9 @@ class GatewayEndpoints:
         Raises `Unreachable` for what a repeat may change, `_EndpointConflict` for 409, `Invalid` for other
         errors.
         """
-        key = service_key(self._vault, "oauth", workspace, ["integrations:write"])
+        # The member whose call led to this one; None for a renewal, which the service does by itself.
+        acting = CURRENT_ACTOR.get()
+        key = service_key(self._vault, "oauth", workspace, ["integrations:write"], acting)
         headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")]
         if idempotency_key:
             headers.append((b"idempotency-key", idempotency_key.encode()))

@@ -1,68 +1,50 @@
-"""API keys: a prefix and 256 random bits, stored as a hash, with scopes, expiry and last use.
+"""Access to the management APIs: who calls, and what the caller may do.
 
-Every service checks keys in the same way, from a snapshot of the `api_keys` collection. Services call one
-another with service keys, which are not stored: each is sealed with the installation's encryption key, for
-one workspace, and valid for a minute.
+Every service checks keys in the same way, from a snapshot of the collection `api_keys`. Services call one
+another with service keys (`service_keys`).
 """
 
 import asyncio
-import base64
-import hashlib
-import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Final, Literal
+from datetime import datetime
+from typing import Annotated, Final
 
-import orjson
 from fastapi import Request, Security
 from fastapi.security import HTTPBearer
+from starlette.types import Scope as AsgiScope
 
 from shared.contracts.errors import Forbidden, InterlinkError, Unauthenticated
-from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
+from shared.contracts.ids import ApiKeyId, WorkspaceId
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, UpdateOne, translate_errors, utcnow
+from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.secrets import Vault
 from shared.runtime.snapshot import Snapshot
+from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, Scope, digest
 from shared.runtime.web.query_parameters import reject_unknown_parameters
+from shared.runtime.web.service_keys import INVALID_KEY, SERVICE_KEY_PREFIX, Actor, open_service_key
 
-Scope = Literal[
-    "events:write",
-    "webhooks:read",
-    "webhooks:write",
-    "integrations:read",
-    "integrations:write",
-    "imports:write",
-    "admin",
-]
-
-KEY_PREFIX: Final = "ilk_"
-COLLECTION: Final = "api_keys"
-INDEXES: Final = {
-    COLLECTION: (
-        Index((("digest", 1),), unique=True),
-        Index((("workspace", 1), ("created_at", -1))),
-        Index((("changed_at", 1),)),
-        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
-    )
-}
-SERVICE_KEY_PREFIX: Final = "ils_"
-_SERVICE_KEY_TTL: Final = timedelta(seconds=90)
-"""A minute, and 30 s for the difference of two clocks."""
-_SERVICE_RECORD: Final = "service key"
 _LAST_USED_FLUSH_INTERVAL_S: Final = 30.0
-_INVALID_KEY: Final = "the API key is unknown, expired or revoked"
+_CALLER: Final = "interlink.caller"
+"""The entry of an ASGI scope with the key of the call, once it was checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """The caller of a management API: a workspace's key and its scopes."""
+    """The caller of a management API: a workspace's key and its scopes.
+
+    The key of a service has an id of the form `service:<name>` and, if the service acts for somebody, the
+    `acting` member.
+    """
 
     id: ApiKeyId
     workspace: WorkspaceId
     scopes: frozenset[str]
     expires_at: datetime | None
+    name: str = ""
+    service: str = ""
+    acting: Actor | None = None
 
     def allows(self, scope: Scope) -> bool:
         """Return whether the key has a scope. `admin` includes all scopes, `x:write` includes `x:read`."""
@@ -71,83 +53,19 @@ class ApiKey:
         return scope.endswith(":read") and scope.replace(":read", ":write") in self.scopes
 
 
-def digest(key: str) -> str:
-    """Return the SHA-256 hash that a key is stored under, in hex. 256 random bits need no slow hash."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def new_key(
-    workspace: str, name: str, scopes: Iterable[Scope], expires_at: datetime | None = None
-) -> tuple[str, Document]:
-    """Return a new key, to be shown once, and the document to store."""
-    key = KEY_PREFIX + secrets.token_urlsafe(32)
-    return key, key_document(key, workspace, name, scopes, expires_at)
-
-
-def key_document(
-    key: str, workspace: str, name: str, scopes: Iterable[Scope], expires_at: datetime | None = None
-) -> Document:
-    """Return the document to store for a key. It has the key's hash and first characters, never the key."""
-    now = utcnow()
-    return {
-        "_id": new_api_key_id(),
-        "digest": digest(key),
-        "prefix": key[: len(KEY_PREFIX) + 6],
-        "workspace": workspace,
-        "name": name,
-        "scopes": sorted(set(scopes)),
-        "expires_at": expires_at,
-        "created_at": now,
-        "changed_at": now,
-        "last_used_at": None,
-    }
-
-
-def service_key(vault: Vault, service: str, workspace: str, scopes: Iterable[Scope]) -> str:
-    """Return a key with which `service` can call another service for a workspace, within the next minute."""
-    expires_at = (utcnow() + _SERVICE_KEY_TTL).isoformat()
-    text = orjson.dumps([service, workspace, sorted(scopes), expires_at]).decode()
-    sealed = vault.seal(text, workspace="", record=_SERVICE_RECORD, field="key")
-    parts = {
-        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
-        for name, value in sealed.items()
-    }
-    return SERVICE_KEY_PREFIX + base64.urlsafe_b64encode(orjson.dumps(parts)).decode()
-
-
-def _open_service_key(vault: Vault, key: str) -> ApiKey:
-    """Return the rights of a service key. Raises `Unauthenticated` if it is malformed, forged or expired."""
-    try:
-        parts = orjson.loads(base64.urlsafe_b64decode(key.removeprefix(SERVICE_KEY_PREFIX)))
-        sealed: Any = {
-            name: base64.b64decode(value, validate=True) if name != "k" else value
-            for name, value in parts.items()
-        }
-        # All four parts are required: without `w` it would open as a value of version 0.3.0.
-        complete: Any = {"k": sealed["k"], "w": sealed["w"], "n": sealed["n"], "c": sealed["c"]}
-        text = vault.open(complete, workspace="", record=_SERVICE_RECORD, field="key")
-        service, workspace, scopes, expires_at_text = orjson.loads(text)
-        expires_at = datetime.fromisoformat(expires_at_text)
-    except (InterlinkError, ValueError, TypeError, KeyError, AttributeError):
-        raise Unauthenticated(_INVALID_KEY) from None
-    if expires_at <= utcnow():
-        raise Unauthenticated(_INVALID_KEY)
-    return ApiKey(ApiKeyId(f"service:{service}"), WorkspaceId(workspace), frozenset(scopes), expires_at)
-
-
 class Keyring:
     """All API keys in memory, and the times of their last use."""
 
     def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
-        self._collection = mongo.collection(COLLECTION)
+        self._keys = ApiKeys(mongo)
         self._configuration = configuration
         self._vault = vault
         self._log = log
         self._by_digest: dict[str, ApiKey] = {}
-        self._used: dict[str, datetime] = {}
+        self._used: dict[ApiKeyId, datetime] = {}
         self._task: asyncio.Task[None] | None = None
-        self.snapshot: Snapshot[tuple[str, ApiKey]] = Snapshot(
-            configuration, self._collection, _parse, log, on_change=self._index
+        self.snapshot: Snapshot[tuple[str, ApiKey]] = self._keys.snapshot(
+            configuration, log, _digest_and_key, self._index
         )
 
     async def start(self) -> None:
@@ -171,10 +89,18 @@ class Keyring:
         if scheme.lower() != "bearer" or not presented:
             raise Unauthenticated("send an API key: 'Authorization: Bearer <key>'")
         if presented.startswith(SERVICE_KEY_PREFIX):
-            return _open_service_key(self._vault, presented.strip())
+            opened = open_service_key(self._vault, presented.strip())
+            return ApiKey(
+                ApiKeyId(f"service:{opened.service}"),
+                opened.workspace,
+                opened.scopes,
+                opened.expires_at,
+                service=opened.service,
+                acting=opened.acting,
+            )
         key = self._by_digest.get(digest(presented.strip()))
         if key is None or (key.expires_at and key.expires_at <= utcnow()):
-            raise Unauthenticated(_INVALID_KEY)
+            raise Unauthenticated(INVALID_KEY)
         self._used[key.id] = utcnow()
         return key
 
@@ -194,22 +120,27 @@ class Keyring:
         used, self._used = self._used, {}
         if not used:
             return
-        writes = [UpdateOne({"_id": key}, {"$max": {"last_used_at": at}}) for key, at in used.items()]
         try:
-            with translate_errors():
-                await self._collection.bulk_write(writes, ordered=False)
+            await self._keys.store_last_use(used)
         except InterlinkError as error:
             self._log.warning("api_key.last_used_not_stored", error=str(error))
 
 
-def _parse(document: Document) -> tuple[str, ApiKey]:
-    key = ApiKey(
-        id=document["_id"],
-        workspace=document["workspace"],
-        scopes=frozenset(document["scopes"]),
-        expires_at=document["expires_at"],
-    )
-    return document["digest"], key
+def _digest_and_key(record: ApiKeyRecord) -> tuple[str, ApiKey]:
+    scopes = frozenset(record.scopes)
+    return record.digest, ApiKey(record.id, record.workspace, scopes, record.expires_at, record.name)
+
+
+async def caller_of(scope: AsgiScope, keyring: Keyring) -> ApiKey:
+    """Return the key of a call, which is checked once, by the first who asks. Raises `Unauthenticated`.
+
+    All snapshots of this process are as up to date as after `Keyring.authenticate`.
+    """
+    key: ApiKey | None = scope.get(_CALLER)
+    if key is None:
+        presented = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        key = scope[_CALLER] = await keyring.authenticate(presented.decode("latin-1"))
+    return key
 
 
 _BEARER: Final = HTTPBearer(scheme_name="ApiKey", description="An API key of a workspace.", auto_error=False)
@@ -226,7 +157,7 @@ def requires(scope: Scope) -> Callable[..., Awaitable[ApiKey]]:
 
     async def check(request: Request, _: Annotated[object, Security(_BEARER, scopes=[scope])]) -> ApiKey:
         keyring: Keyring = request.app.state.keyring
-        key = await keyring.authenticate(request.headers.get("authorization"))
+        key = await caller_of(request.scope, keyring)
         if not key.allows(scope):
             raise Forbidden(f"this API key lacks the scope {scope}")
         reject_unknown_parameters(request)

@@ -1,37 +1,39 @@
 """`Idempotency-Key`: a repeated mutating call gets the first response again (IETF httpapi draft 07).
 
-Responses are stored for a day. Body and headers are sealed, because they may contain a secret that is shown
-only once.
+The responses are stored for a day: see `idempotency_keys`.
 """
 
 import asyncio
 import hashlib
-from datetime import timedelta
 from typing import Any, Final
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.contracts.errors import DatabaseUnavailable, Rejected
-from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.secrets import Vault
-from shared.runtime.web.access import Keyring
+from shared.runtime.web.access import ApiKey, Keyring, caller_of
 from shared.runtime.web.body_limit import replay_body
+from shared.runtime.web.idempotency_keys import IdempotencyKeys, IdempotencyRecord
 from shared.runtime.web.problems import problem_response
 
-COLLECTION: Final = "idempotency_keys"
-INDEXES: Final = {COLLECTION: (Index((("expires_at", 1),), ttl_s=0),)}
-_RESPONSE_TTL: Final = timedelta(days=1)
-_RESERVATION_TTL: Final = timedelta(minutes=1)
 _MAX_KEY_LENGTH: Final = 255
+
+
+def record_id_of(key: ApiKey, idempotency_key: bytes) -> str:
+    """Return the id of the record of a call: a hash of workspace, API key and idempotency key."""
+    parts = (key.workspace.encode(), key.id.encode(), idempotency_key)
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 class Idempotency:
     """ASGI middleware of the management apps. It handles only calls with the header `Idempotency-Key`."""
 
-    def __init__(self, app: ASGIApp, *, mongo: Mongo, vault: Vault, keyring: Keyring, service: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, keys: IdempotencyKeys, vault: Vault, keyring: Keyring, service: str
+    ) -> None:
         self._app = app
-        self._collection = mongo.collection(COLLECTION)
+        self._keys = keys
         self._vault = vault
         self._keyring = keyring
         self._service = service
@@ -44,64 +46,42 @@ class Idempotency:
         if idempotency_key is None:
             return await self._app(scope, receive, send)
         try:
-            key = await self._keyring.authenticate(headers.get(b"authorization", b"").decode("latin-1"))
+            key = await caller_of(scope, self._keyring)
         except Rejected:
             return await self._app(scope, receive, send)  # the route rejects it as usual
         if not 1 <= len(idempotency_key) <= _MAX_KEY_LENGTH:
             response = problem_response(400, f"Idempotency-Key has 1 to {_MAX_KEY_LENGTH} bytes")
             return await response(scope, receive, send)
         body = (await receive()).get("body", b"")  # complete, because `BodyLimit` is outside
-        # The record is named by workspace, API key and idempotency key. The fingerprint tells whether the
-        # call is the same.
+        # The record is found by its id. The fingerprint tells whether the call is the same.
         call = f"{self._service} {scope['method']} {scope['path']}".encode()
         if scope["query_string"]:
             call += b"?" + scope["query_string"]
-        parts = (key.workspace.encode(), key.id.encode(), idempotency_key)
-        record = hashlib.sha256(b"\0".join(parts)).hexdigest()
+        record_id = record_id_of(key, idempotency_key)
         fingerprint = hashlib.sha256(call + b"\0" + body).hexdigest()
         try:
-            earlier = await self._reserve(record, fingerprint)
+            earlier = await self._keys.reserve(record_id, fingerprint)
         except DatabaseUnavailable as error:
             return await problem_response(503, str(error), headers={"Retry-After": "1"})(scope, receive, send)
         if earlier is None:
-            return await self._run_first(key.workspace, record, scope, replay_body(body, receive), send)
-        if earlier["fingerprint"] != fingerprint:
+            return await self._run_first(key.workspace, record_id, scope, replay_body(body, receive), send)
+        if earlier.fingerprint != fingerprint:
             response = problem_response(422, "this Idempotency-Key was used for another call")
-        elif earlier["answer"] is None:
+        elif earlier.sealed_response is None or earlier.status is None:
             response = problem_response(
                 409, "a call with this Idempotency-Key is under way", headers={"Retry-After": "1"}
             )
         else:
-            text = self._vault.open(earlier["answer"], workspace=key.workspace, record=record, field="answer")
+            text = self._vault.open(
+                earlier.sealed_response, workspace=key.workspace, record=record_id, field="answer"
+            )
             stored_headers, stored_body = _stored_response(text, earlier)
-            status = earlier["status"]
-            await send({"type": "http.response.start", "status": status, "headers": stored_headers})
+            await send({"type": "http.response.start", "status": earlier.status, "headers": stored_headers})
             return await send({"type": "http.response.body", "body": stored_body})
         return await response(scope, receive, send)
 
-    async def _reserve(self, record: str, fingerprint: str) -> Document | None:
-        """Reserve the record for this call. Return the document of an earlier call if there is one.
-
-        A reservation without a response expires after a minute. Raises `DatabaseUnavailable`.
-        """
-        document: Document = {
-            "_id": record,
-            "fingerprint": fingerprint,
-            "answer": None,
-            "expires_at": utcnow() + _RESERVATION_TTL,
-        }
-        with translate_errors():
-            # MongoDB removes expired documents up to a minute late.
-            await self._collection.delete_one({"_id": record, "expires_at": {"$lt": utcnow()}})
-            try:
-                with translate_errors():
-                    await self._collection.insert_one(document)
-            except Duplicate:
-                return await self._collection.find_one({"_id": record}) or document
-        return None
-
     async def _run_first(
-        self, workspace: str, record: str, scope: Scope, receive: Receive, send: Send
+        self, workspace: str, record_id: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Run the call and store its response before it is sent, so that a repeat right after it finds it."""
         status, headers, chunks, messages = 500, [], list[bytes](), list[Message]()
@@ -120,33 +100,31 @@ class Idempotency:
             # Also after an error or a cancelled request: what the call has changed cannot be undone.
             try:
                 await asyncio.shield(
-                    self._store_response(workspace, record, status, headers, b"".join(chunks))
+                    self._store_response(workspace, record_id, status, headers, b"".join(chunks))
                 )
             finally:
                 for message in messages:
                     await send(message)
 
     async def _store_response(
-        self, workspace: str, record: str, status: int, headers: list[Any], body: bytes
+        self, workspace: str, record_id: str, status: int, headers: list[Any], body: bytes
     ) -> None:
-        with translate_errors():
-            if status >= 500:
-                await self._collection.delete_one({"_id": record})  # so that the caller can try again
-                return
-            decoded_headers = [[part.decode("latin-1") for part in pair] for pair in headers]
-            text = orjson.dumps([decoded_headers, body.decode("latin-1")]).decode()
-            sealed = self._vault.seal(text, workspace=workspace, record=record, field="answer")
-            change = {"answer": sealed, "status": status, "expires_at": utcnow() + _RESPONSE_TTL}
-            await self._collection.update_one({"_id": record}, {"$set": change})
+        if status >= 500:
+            await self._keys.release(record_id)  # so that the caller can try again
+            return
+        decoded_headers = [[part.decode("latin-1") for part in pair] for pair in headers]
+        text = orjson.dumps([decoded_headers, body.decode("latin-1")]).decode()
+        sealed = self._vault.seal(text, workspace=workspace, record=record_id, field="answer")
+        await self._keys.store_response(record_id, status, sealed)
 
 
-def _stored_response(text: str, document: Document) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def _stored_response(text: str, record: IdempotencyRecord) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Return the headers and the body of a stored response.
 
     Version 0.3.0 stored the headers in the document, not sealed, and only the body in `text`.
     """
-    if "headers" in document:
-        return document["headers"], text.encode("latin-1")
+    if record.plain_headers is not None:
+        return list(record.plain_headers), text.encode("latin-1")
     headers, body = orjson.loads(text)
     pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     return pairs, body.encode("latin-1")

@@ -1,0 +1,117 @@
+"""`GET /api/audit`: the audit log of a workspace, of the calls to all services."""
+
+from typing import Annotated, Self
+
+from fastapi import APIRouter, Depends, FastAPI, Query
+from pydantic import AfterValidator, AwareDatetime, BaseModel
+
+from shared.contracts.envelope import rfc3339
+from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.audit_entries import AuditEntries, AuditEntry, search_terms
+from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.problems import to_utc
+
+Admin = Annotated[ApiKey, Depends(requires("admin"))]
+UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
+
+
+class AuditActorOut(BaseModel):
+    """Who made a call.
+
+    `key_id` and `key_name` are the API key. If a service made the call, `service` is its name, and the key is
+    that of the call which led to it; `service:<name>` if the service acted by itself. `user` is the user of
+    the chat whom the call names.
+    """
+
+    key_id: str
+    key_name: str
+    user: str | None
+    service: str | None
+
+
+class AuditEntryOut(BaseModel):
+    """One call that changes something.
+
+    `status` is the status of the answer; null if the service stopped during the call, so that the change may
+    have been made or not. `route` is the pattern of the path, `resources` are the ids in it and, behind them,
+    the id of what the call created. `client` is the address of the caller, as trusted proxies report it.
+    `fields` are the names of the fields in the body; values are never stored. `other_fields` counts the
+    fields that the route does not have.
+    """
+
+    id: str
+    at: str
+    service: str
+    actor: AuditActorOut
+    method: str
+    route: str
+    resources: list[str]
+    status: int | None
+    client: str | None
+    trace_id: str | None
+    idempotency_digest: str | None
+    fields: list[str]
+    other_fields: int
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> Self:
+        """Return an entry as the API shows it."""
+        actor = entry.actor
+        return cls(
+            id=entry.id,
+            at=rfc3339(entry.at),
+            service=entry.service,
+            actor=AuditActorOut(
+                key_id=actor.key_id, key_name=actor.key_name, user=actor.user, service=actor.service
+            ),
+            method=entry.method,
+            route=entry.route,
+            resources=list(entry.resources),
+            status=entry.status,
+            client=entry.client,
+            trace_id=entry.trace_id,
+            idempotency_digest=entry.idempotency_digest,
+            fields=list(entry.fields),
+            other_fields=entry.other_fields,
+        )
+
+
+class AuditApi:
+    """The route of the audit log."""
+
+    def __init__(self, entries: AuditEntries) -> None:
+        self._entries = entries
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the route to the app."""
+        router = APIRouter(prefix="/api")
+        router.add_api_route("/audit", self.list_entries, methods=["GET"])
+        app.include_router(router)
+
+    async def list_entries(
+        self,
+        key: Admin,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+        since: Annotated[UtcTime | None, Query(description="The earliest time.")] = None,
+        until: Annotated[UtcTime | None, Query(description="The first time that is too late.")] = None,
+        actor: Annotated[
+            str | None, Query(max_length=200, description="An API key's id, a user, or a service.")
+        ] = None,
+        resource: Annotated[
+            str | None, Query(max_length=200, description="An id in the path, or of what was created.")
+        ] = None,
+        service: Annotated[
+            str | None, Query(max_length=40, description="The service that answered the call.")
+        ] = None,
+    ) -> Page[AuditEntryOut]:
+        """List the calls that changed something in this workspace, or tried to, newest first."""
+        return await self._entries.page(
+            key.workspace,
+            AuditEntryOut.of,
+            terms=search_terms(actors=[actor], resources=[resource], service=service),
+            since=since,
+            until=until,
+            limit=limit,
+            cursor=cursor,
+        )

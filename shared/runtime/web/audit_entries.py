@@ -1,0 +1,151 @@
+"""The collection `audit_entries`: who changed what, one document per call that changes something.
+
+Every service writes it, through the middleware of its management app (`audit`). The gateway reads it.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from pydantic import Field
+
+from shared.contracts.errors import DatabaseUnavailable
+from shared.contracts.ids import AuditEntryId, WorkspaceId
+from shared.runtime.mongo import Index, Mongo, translate_errors
+from shared.runtime.records import Record, StoredPart, stored_null
+from shared.runtime.web.paging import Page, page
+
+COLLECTION: Final = "audit_entries"
+INDEXES: Final = {
+    COLLECTION: (
+        Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
+        Index((("workspace", 1), ("terms", 1), ("created_at", -1))),
+        Index((("expires_at", 1),), ttl_s=0),
+    )
+}
+_TRIM_INTERVAL: Final = 100
+"""After how many entries of a workspace a process looks whether the workspace has too many."""
+
+T = TypeVar("T")
+
+
+class AuditActor(StoredPart):
+    """Who made a call. `service` is set if a service made it, for this API key or for itself."""
+
+    key_id: str
+    key_name: str
+    user: str | None = stored_null()
+    service: str | None = stored_null()
+
+
+class AuditEntry(Record):
+    """A call that changes something, stored before it is carried out.
+
+    `status` is None until the call was answered, and for ever if the process died in between. `resources` are
+    the ids of the path in the order of `route`, and behind them the id of what the call created. `fields` are
+    the names of the body's fields that the route has, without their values; `other_fields` counts the others.
+    """
+
+    id: AuditEntryId = Field(alias="_id")
+    workspace: WorkspaceId
+    at: datetime = Field(alias="created_at")
+    expires_at: datetime
+    service: str
+    actor: AuditActor
+    method: str
+    route: str
+    resources: tuple[str, ...]
+    status: int | None = stored_null()
+    client: str | None = stored_null()
+    trace_id: str | None = stored_null()
+    idempotency_digest: str | None = stored_null()
+    fields: tuple[str, ...]
+    other_fields: int = 0
+    terms: tuple[str, ...]
+    """What the entry can be searched by: see `search_terms`."""
+
+
+def search_terms(
+    *, actors: Sequence[str | None] = (), resources: Sequence[str | None] = (), service: str | None = None
+) -> list[str]:
+    """Return terms of an entry or of a search for entries. None and '' give no term."""
+    found = [("actor", value) for value in actors] + [("resource", value) for value in resources]
+    return [f"{kind}:{value}" for kind, value in [*found, ("service", service)] if value]
+
+
+class AuditEntries:
+    """The repository of the audit log."""
+
+    def __init__(self, mongo: Mongo, *, ttl: timedelta, per_workspace: int) -> None:
+        """Set how long entries are stored, and the maximum of one workspace."""
+        self._collection = mongo.collection(COLLECTION)
+        self._per_workspace = per_workspace
+        self._inserted: dict[str, int] = {}
+        self.ttl = ttl
+
+    async def insert(self, entry: AuditEntry) -> None:
+        """Insert an entry, and remove the oldest of a workspace that has too many.
+
+        A workspace has at most 100 more than its maximum for each process that serves it. Raises
+        `DatabaseUnavailable`; then the entry may be stored or not.
+        """
+        with translate_errors():
+            await self._collection.insert_one(entry.document())
+        count = self._inserted.get(entry.workspace, 0)
+        self._inserted[entry.workspace] = count + 1
+        if count % _TRIM_INTERVAL == 0:
+            with suppress(DatabaseUnavailable):  # the entry is stored; the next search finds what is left
+                await self._trim(entry.workspace)
+
+    async def complete(self, entry: AuditEntry, status: int, created: str) -> None:
+        """Store the status of the answer, and the id of what the call created; '' for nothing.
+
+        Raises `DatabaseUnavailable`.
+        """
+        change: dict[str, Any] = {"$set": {"status": status}}
+        if created:
+            terms = search_terms(resources=[created])
+            change["$addToSet"] = {"resources": created, "terms": {"$each": terms}}
+        with translate_errors():
+            await self._collection.update_one({"_id": entry.id}, change)
+
+    async def page(
+        self,
+        workspace: str,
+        show: Callable[[AuditEntry], T],
+        *,
+        terms: Sequence[str],
+        since: datetime | None,
+        until: datetime | None,
+        limit: int,
+        cursor: str | None,
+    ) -> Page[T]:
+        """Return one page of the workspace's entries that have all terms, newest first; see `paging.page`.
+
+        `since` is the earliest time, `until` the first one that is too late.
+        """
+        query: dict[str, Any] = {"workspace": workspace}
+        if terms:
+            query["terms"] = {"$all": list(terms)}
+        if period := {name: at for name, at in (("$gte", since), ("$lt", until)) if at}:
+            query["created_at"] = period
+        return await page(
+            self._collection,
+            query,
+            lambda document: show(AuditEntry.from_document(document)),
+            limit=limit,
+            cursor=cursor,
+        )
+
+    async def _trim(self, workspace: str) -> None:
+        """Remove all entries of a workspace but the newest ones."""
+        newest_first = self._collection.find({"workspace": workspace}, {"created_at": 1}).sort(
+            [("created_at", -1), ("_id", -1)]
+        )
+        with translate_errors():
+            surplus = await newest_first.skip(self._per_workspace).limit(1).to_list(1)
+            if surplus:
+                await self._collection.delete_many(
+                    {"workspace": workspace, "created_at": {"$lte": surplus[0]["created_at"]}}
+                )

@@ -1,0 +1,101 @@
+"""Service keys: with them services call one another's management APIs.
+
+They are not stored. Each is sealed with the installation's encryption key, for one workspace, is valid for a
+minute, and says for whom the service acts.
+"""
+
+import base64
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import orjson
+
+from shared.contracts.errors import InterlinkError, Unauthenticated
+from shared.contracts.ids import WorkspaceId
+from shared.runtime.mongo import utcnow
+from shared.runtime.secrets import Vault
+from shared.runtime.web.api_keys import Scope
+
+SERVICE_KEY_PREFIX: Final = "ils_"
+INVALID_KEY: Final = "the API key is unknown, expired or revoked"
+_TTL: Final = timedelta(seconds=90)
+"""A minute, and 30 s for the difference of two clocks."""
+_RECORD: Final = "service key"
+_ACTING: Final = "acting:"
+"""Begins the scope that names the acting member. It allows nothing: no route needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who wants a call: an API key and, where the call names one, a user of the chat."""
+
+    key_id: str
+    key_name: str = ""
+    user: str = ""
+
+
+CURRENT_ACTOR: Final[ContextVar[Actor | None]] = ContextVar("CURRENT_ACTOR", default=None)
+"""Who wants the call that is being handled; None outside of calls that change something.
+
+Tasks that the call starts inherit it. What a service does by itself, such as a renewal, has none.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """An opened service key: which service calls, for which workspace, and for whom."""
+
+    service: str
+    workspace: WorkspaceId
+    scopes: frozenset[str]
+    expires_at: datetime
+    acting: Actor | None
+
+
+def service_key(
+    vault: Vault, service: str, workspace: str, scopes: Iterable[Scope], acting: Actor | None
+) -> str:
+    """Return a key with which `service` can call another service for a workspace, within the next minute.
+
+    `acting` is the member on whose behalf it calls; None if it calls for itself.
+    """
+    expires_at = (utcnow() + _TTL).isoformat()
+    sealed_scopes: list[str] = sorted(scopes)
+    if acting:
+        # Among the scopes, because an earlier release opens a list of exactly four items, and ignores a
+        # scope that it does not know.
+        sealed_scopes.append(_ACTING + orjson.dumps([acting.key_id, acting.key_name, acting.user]).decode())
+    text = orjson.dumps([service, workspace, sealed_scopes, expires_at]).decode()
+    sealed = vault.seal(text, workspace="", record=_RECORD, field="key")
+    parts = {
+        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        for name, value in sealed.items()
+    }
+    return SERVICE_KEY_PREFIX + base64.urlsafe_b64encode(orjson.dumps(parts)).decode()
+
+
+def open_service_key(vault: Vault, key: str) -> ServiceKey:
+    """Open a service key. Raises `Unauthenticated` if it is malformed, forged or expired."""
+    try:
+        parts = orjson.loads(base64.urlsafe_b64decode(key.removeprefix(SERVICE_KEY_PREFIX)))
+        sealed: Any = {
+            name: base64.b64decode(value, validate=True) if name != "k" else value
+            for name, value in parts.items()
+        }
+        # All four parts are required: without `w` it would open as a value of version 0.3.0.
+        complete: Any = {"k": sealed["k"], "w": sealed["w"], "n": sealed["n"], "c": sealed["c"]}
+        text = vault.open(complete, workspace="", record=_RECORD, field="key")
+        service, workspace, sealed_scopes, expires_at_text = orjson.loads(text)
+        expires_at = datetime.fromisoformat(expires_at_text)
+        scopes = frozenset(scope for scope in sealed_scopes if not scope.startswith(_ACTING))
+        acting = [
+            Actor(*orjson.loads(scope[len(_ACTING) :])) for scope in sealed_scopes if scope not in scopes
+        ]
+    except (InterlinkError, ValueError, TypeError, KeyError, AttributeError):
+        raise Unauthenticated(INVALID_KEY) from None
+    if expires_at <= utcnow():
+        raise Unauthenticated(INVALID_KEY)
+    return ServiceKey(service, WorkspaceId(workspace), scopes, expires_at, acting[0] if acting else None)
