@@ -4,7 +4,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Any, cast
 
@@ -329,29 +329,45 @@ async def test_nothing_is_changed_while_the_log_cannot_be_written() -> None:
 # How much is stored
 
 
+def entry(workspace: str, at: datetime) -> AuditEntry:
+    return AuditEntry(
+        id=new_audit_entry_id(),
+        workspace=WorkspaceId(workspace),
+        at=at,
+        expires_at=at + timedelta(days=1),
+        service="gateway",
+        actor=AuditActor(key_id="key_1", key_name="x"),
+        method="POST",
+        route="/api/x",
+        resources=(),
+        fields=(),
+        terms=(),
+    )
+
+
+async def test_rejected_calls_do_not_push_out_changes(store: Store) -> None:
+    mongo = Mongo(MongoSettings(uri=store.uri()), app="test")
+    repository = AuditEntries(mongo, ttl=timedelta(days=1), per_workspace=30)
+    base = utcnow()
+    for number in range(301):
+        item = entry("insider", base + timedelta(seconds=number))
+        await repository.insert(item)
+        await repository.complete(item, 200 if number < 20 else 403, "")
+    collection = mongo.collection(COLLECTION)
+    statuses = [document["status"] for document in await collection.find().to_list(None)]
+    assert (statuses.count(200), statuses.count(403)) == (20, 30 // 10 + 1), (
+        "the last one came after the look"
+    )
+    mongo.close()
+
+
 async def test_a_workspace_has_a_maximum_and_the_oldest_go_first(store: Store) -> None:
     mongo = Mongo(MongoSettings(uri=store.uri()), app="test")
     repository = AuditEntries(mongo, ttl=timedelta(days=1), per_workspace=20)
     base = utcnow()
-
-    def entry(workspace: str, number: int) -> AuditEntry:
-        return AuditEntry(
-            id=new_audit_entry_id(),
-            workspace=WorkspaceId(workspace),
-            at=base + timedelta(seconds=number),
-            expires_at=base + repository.ttl,
-            service="gateway",
-            actor=AuditActor(key_id="key_1", key_name="x"),
-            method="POST",
-            route="/api/x",
-            resources=(),
-            fields=(),
-            terms=(),
-        )
-
-    await repository.insert(entry("quiet", 0))
+    await repository.insert(entry("quiet", base))
     for number in range(201):
-        await repository.insert(entry("flood", number))
+        await repository.insert(entry("flood", base + timedelta(seconds=number)))
     collection = mongo.collection(COLLECTION)
     left = [
         document["created_at"] for document in await collection.find({"workspace": "flood"}).to_list(None)

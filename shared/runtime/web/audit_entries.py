@@ -3,7 +3,7 @@
 Every service writes it, through the middleware of its management app (`audit`). The gateway reads it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -26,6 +26,10 @@ INDEXES: Final = {
 }
 _TRIM_INTERVAL: Final = 100
 """After how many entries of a workspace a process looks whether the workspace has too many."""
+_REJECTED: Final = "outcome:rejected"
+"""The term of entries of rejected calls."""
+_REJECTED_SHARE: Final = 10
+"""Rejected calls may have one entry in so many. A key without rights could push out all changes otherwise."""
 
 T = TypeVar("T")
 
@@ -107,6 +111,8 @@ class AuditEntries:
         if created:
             terms = search_terms(resources=[created])
             change["$addToSet"] = {"resources": created, "terms": {"$each": terms}}
+        elif 400 <= status < 500:
+            change["$addToSet"] = {"terms": _REJECTED}
         with translate_errors():
             await self._collection.update_one({"_id": entry.id}, change)
 
@@ -139,13 +145,16 @@ class AuditEntries:
         )
 
     async def _trim(self, workspace: str) -> None:
-        """Remove all entries of a workspace but the newest ones."""
-        newest_first = self._collection.find({"workspace": workspace}, {"created_at": 1}).sort(
-            [("created_at", -1), ("_id", -1)]
-        )
+        """Remove all entries of a workspace but the newest ones, rejected calls first."""
+        rejected = {"workspace": workspace, "terms": _REJECTED}
+        await self._keep_newest(rejected, self._per_workspace // _REJECTED_SHARE)
+        await self._keep_newest({"workspace": workspace}, self._per_workspace)
+
+    async def _keep_newest(self, query: Mapping[str, Any], maximum: int) -> None:
+        """Remove all entries that match, but the newest `maximum`."""
+        newest_first = self._collection.find(query, {"created_at": 1}).sort([("created_at", -1), ("_id", -1)])
         with translate_errors():
-            surplus = await newest_first.skip(self._per_workspace).limit(1).to_list(1)
+            surplus = await newest_first.skip(maximum).limit(1).to_list(1)
             if surplus:
-                await self._collection.delete_many(
-                    {"workspace": workspace, "created_at": {"$lte": surplus[0]["created_at"]}}
-                )
+                oldest = {"created_at": {"$lte": surplus[0]["created_at"]}}
+                await self._collection.delete_many({**query, **oldest})
