@@ -4,7 +4,8 @@ The process that refreshes claims a lease in MongoDB (`leases.py`) and marks it 
 the provider. The lease's fence keeps out writes of an earlier holder. New tokens are written, with retries,
 before anybody uses them. A lease without heartbeats is taken over: soon if the provider was not asked, else
 after the time in which an answer can arrive. A single-use refresh token is never sent twice while its first
-sender may have the answer: the account becomes `refresh_interrupted`, until that process writes the tokens.
+sender may have the answer: the account becomes `reauth_required` with the reason `refresh_interrupted`, until
+that process writes the tokens. Which providers these are is `refresh.rotation` of the manifest.
 """
 
 import asyncio

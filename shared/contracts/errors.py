@@ -12,7 +12,10 @@ class InterlinkError(Exception):
 
 
 class RetryLater(InterlinkError):
-    """Try the same call again after `retry_after` seconds. Nothing was lost, and no success was reported."""
+    """Try the same call again after `retry_after` seconds. Nothing was lost, and no success was reported.
+
+    HTTP responses and due work wait for `retry_after`. The Kafka consumer has growing pauses of its own.
+    """
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)

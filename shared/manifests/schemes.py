@@ -76,7 +76,7 @@ MatchRules = Annotated[
     Field(max_length=_MAX_RULES),
     AfterValidator(_validated_by(Match)),
 ]
-"""Sources and their expected values; see `shared.verification.request.Match`."""
+"""Sources and their expected values; see `shared.verification.match.Match`."""
 
 
 _SignedTextList = Annotated[tuple[SignedText, ...], Field(min_length=1, max_length=MAX_SIGNED_TEXTS)]

@@ -1,4 +1,7 @@
-"""Limits on how much one workspace has under way, so that none can use up what all share."""
+"""Limits on how much one workspace has under way in this process, so that none can use up what all share.
+
+`quotas.py` limits what it has stored, `jobs.py` its running jobs.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,7 @@
-"""Limits on how many documents of a kind a workspace may have."""
+"""Limits on how many documents of a kind a workspace may have stored.
+
+`limits.py` limits what it has under way in one process, `jobs.py` its running jobs.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager

@@ -5,6 +5,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
@@ -101,3 +102,20 @@ def test_slow_hosts_that_a_workspace_names_keep_no_other_key_waiting() -> None:
     with DnsServer(replies) as server, Subscriber(lambda _got: web.Response(body=b"the key")) as platform:
         port = platform.url.rpartition(":")[2].partition("/")[0]
         assert asyncio.run(test(server, f"http://platform.example:{port}/key")) < 3
+
+
+def test_a_document_that_is_too_long_does_not_replace_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.ingest.public_keys._REFETCH_INTERVAL_S", 0)
+    answers = iter([b"the key", b"x" * 65_537, b"y" * 65_536])
+
+    async def test(url: str) -> list[int]:
+        client = EgressClient("loopback", max_connections=2)
+        await client.start()
+        keys = PublishedKeys(client, configure("test", "error"))
+        try:
+            return [len((await keys.get(url, refresh=True)).body) for _ in range(3)]
+        finally:
+            await client.stop()
+
+    with Subscriber(lambda _got: web.Response(body=next(answers))) as provider:
+        assert asyncio.run(test(provider.url)) == [7, 7, 65_536]

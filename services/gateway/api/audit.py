@@ -32,11 +32,11 @@ class AuditActorOut(BaseModel):
 class AuditEntryOut(BaseModel):
     """One call that changes something.
 
-    `status` is the status of the answer; null if the service stopped during the call, so that the change may
-    have been made or not. `route` is the pattern of the path, `resources` are the ids in it and, behind them,
-    the id of what the call created. `client` is the address of the caller, as trusted proxies report it.
-    `fields` are the names of the fields in the body; values are never stored. `other_fields` counts the
-    fields that the route does not have.
+    `status` is the status of the answer; null if it was not stored, because the service stopped or MongoDB
+    failed: the change may have been made or not. `route` is the pattern of the path, `resources` are the ids
+    in it and, behind them, the id of what the call created. `client` is the address of the caller, as trusted
+    proxies report it. `fields` are the names of the fields in the body; values are never stored.
+    `other_fields` counts the fields that the route does not have.
     """
 
     id: str

@@ -6,7 +6,8 @@ that slow hosts of one workspace delay no keys of others.
 
 A request that names a key which is not in the cached document (the provider rotated its keys) causes a
 refetch, but at most one every 30 seconds. Fetches are limited per caller: forged requests that name ever new
-keys can neither make the hub call a provider without end nor use up the connections.
+keys can neither make the hub call a provider without end nor use up the connections. A document has at most
+64 KiB, and a fetch takes at most 5 seconds.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ _MAX_STALE_S: Final = 24 * 3600.0
 """Age after which a document is not used any more, even if the provider does not answer."""
 _REFETCH_INTERVAL_S: Final = 30.0
 _FETCH_TIMEOUT_S: Final = 5.0
+_MAX_DOCUMENT_BYTES: Final = 64 * 1024
 _MAX_DOCUMENTS: Final = 1000
 _MAX_DOCUMENTS_PER_WORKSPACE: Final = 20
 """Cached documents of hosts that one workspace named."""
@@ -36,7 +38,8 @@ _MAX_CONCURRENT_FETCHES: Final = 3
 """Fetches per caller at a time."""
 
 CALLER: Final[ContextVar[str]] = ContextVar("caller", default="")
-"""The caller of the current request, to whose limits a fetch counts: see `body.client_address`."""
+"""The caller of the current request, to whose limits a fetch counts. `Receiver` sets it, by
+`body.client_address`."""
 
 
 class KeysUnavailable(RetryLater):
@@ -110,17 +113,26 @@ class PublishedKeys:
     async def _fetch(self, key: _CacheKey) -> None:
         """Fetch a document into the cache. After a failure the earlier document stays, if there is one."""
         workspace, url = key
-        answer = await self._client.get(url, timeout_s=_FETCH_TIMEOUT_S, workspace=workspace)
+        answer = await self._client.get(
+            url, timeout_s=_FETCH_TIMEOUT_S, max_bytes=_MAX_DOCUMENT_BYTES + 1, workspace=workspace
+        )
         now = monotonic()
         self._evict(workspace)
-        if answer.status == 200 and answer.body:
+        # The beginning of a document that is too long must not take the place of a good one.
+        if answer.status == 200 and 0 < len(answer.body) <= _MAX_DOCUMENT_BYTES:
             self._cache[key] = _CachedDocument(answer.body, now, now)
             return
         before = self._cache.get(key)
         self._cache[key] = (
             _CachedDocument(before.body, before.fetched_at, now) if before else _CachedDocument(b"", 0.0, now)
         )
-        self._log.warning("public_keys.fetch_failed", url=url, status=answer.status, failure=answer.failure)
+        self._log.warning(
+            "public_keys.fetch_failed",
+            url=url,
+            status=answer.status,
+            failure=answer.failure,
+            bytes=len(answer.body),
+        )
 
     def _evict(self, workspace: str) -> None:
         """Make room for one more document of this workspace."""

@@ -187,9 +187,13 @@ class EgressClient:
             status_decides=status_decides,
         )
 
-    async def get(self, url: str, *, timeout_s: float, workspace: str = "") -> EgressResponse:
-        """Send a GET request and read at most 64 KiB of the response; otherwise as `call`."""
-        return await self.call("GET", url, {}, None, timeout_s=timeout_s, workspace=workspace)
+    async def get(
+        self, url: str, *, timeout_s: float, workspace: str = "", max_bytes: int = MAX_RESPONSE_BYTES
+    ) -> EgressResponse:
+        """Send a GET request; otherwise as `call`."""
+        return await self.call(
+            "GET", url, {}, None, timeout_s=timeout_s, workspace=workspace, max_bytes=max_bytes
+        )
 
     async def call(
         self,

@@ -62,8 +62,8 @@ class Completion:
     def fail(self, error: Exception) -> None:
         """Complete the record with an error, which is classified like one that the handler raises.
 
-        `RetryLater` has the record handled again, alone, after a pause of its partition. Any other error
-        dead-letters it. Raises `RuntimeError` at the second completion.
+        `RetryLater` has the record handled again after a pause of its partition. Later records may be in
+        the same call. Any other error dead-letters it. Raises `RuntimeError` at the second completion.
         """
         self._finish(error)
 
