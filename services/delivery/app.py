@@ -50,6 +50,7 @@ from services.delivery.webhooks.queues import DeliveryQueues
 from services.delivery.webhooks.repository import INDEXES as WEBHOOK_INDEXES
 from services.delivery.webhooks.repository import WebhookRepository
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
+from shared.manifests.event_names import EventNames
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.jobs import JobWorker
@@ -73,6 +74,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 async def build(runtime: Runtime) -> Service:
     """Build the delivery service of this process. `runtime` has its connections and identity."""
     settings = load(DeliverySettings)
+    providers = registry().providers
     client = create_egress_client(settings, max_connections=settings.most_in_flight)
     repository = WebhookRepository(runtime.mongo, per_workspace=settings.webhooks_per_workspace)
     encryption = WebhookEncryption(runtime.vault)
@@ -120,7 +122,7 @@ async def build(runtime: Runtime) -> Service:
         topics=[DELIVERY_REQUESTED],
         handler=first_attempts.handle,
     )
-    fanout = Fanout(webhooks, runtime.producer, backlog, shares, unmatched, registry().providers)
+    fanout = Fanout(webhooks, runtime.producer, backlog, shares, unmatched, providers)
     events = runtime.consumer(
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
@@ -165,6 +167,7 @@ async def build(runtime: Runtime) -> Service:
                 endpoint_health,
                 runtime.producer,
                 client,
+                EventNames(providers),
                 settings,
             ),
             QueueApi(queues),
