@@ -177,9 +177,6 @@ class FirstAttemptHandler:
         self._last_order[request.partition] = order
         return request if order == request.order else replace(request, order=order)
 
-    async def start(self) -> None:
-        """Do nothing: the consumer calls `handle`."""
-
     async def stop(self) -> None:
         """Wait for attempts in flight; a lease covers those that take longer.
 
