@@ -18,10 +18,10 @@ from services.delivery.engine.backlog_worker import BacklogWorker
 from services.delivery.engine.deferred_events import INDEXES as DEFERRED_EVENT_INDEXES
 from services.delivery.engine.deferred_events import DeferredEvents
 from services.delivery.engine.endpoint_states import EndpointStates
+from services.delivery.engine.failure_monitor import FailureMonitor
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.fanout import Fanout
 from services.delivery.engine.first_attempts import FirstAttemptHandler
-from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
 from services.delivery.engine.scheduler import Scheduler
 from services.delivery.engine.waiting_reasons import WaitingReasons
@@ -96,7 +96,7 @@ async def build(runtime: Runtime) -> Service:
     )
     endpoint_states = EndpointStates(due_deliveries, endpoint_health, settings)
     attempter = Attempter(client, statistics, runtime.log)
-    health = EndpointHealth(
+    failure_monitor = FailureMonitor(
         webhooks,
         endpoint_health,
         runtime.producer,
@@ -110,7 +110,7 @@ async def build(runtime: Runtime) -> Service:
         erasures,
         endpoint_states,
         attempter,
-        health,
+        failure_monitor,
         results,
         runtime.log,
         assignment=lambda: requested.assignment,
@@ -146,7 +146,7 @@ async def build(runtime: Runtime) -> Service:
         erasures,
         endpoint_states,
         attempter,
-        health,
+        failure_monitor,
         results,
         runtime.log,
         assignment=lambda: requested.assignment,
@@ -187,7 +187,7 @@ async def build(runtime: Runtime) -> Service:
             erasures,
             statistics,
             unmatched,
-            health,
+            failure_monitor,
             results,
             first_attempts,
             scheduler,

@@ -875,7 +875,7 @@ def test_503_while_the_store_is_away(world: World, slack: str, a: str, pair: Emb
     team = f"T{token_hex(5)}"
     integration = world.connected(a, "slack", team, app=OF_ALL)
     body, signed = of_slack(slack, team)
-    with away(pair.store.child.pid):
+    with away(pair.database.child.pid):
         refused(world, body, signed)
         verification = b'{"type":"url_verification","challenge":"x"}'
         assert world.send("slack", verification, signed_by_slack(slack, verification)).text == "x"

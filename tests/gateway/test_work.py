@@ -329,7 +329,7 @@ def test_a_body_that_is_no_json_is_read_once() -> None:
     assert asked_.work.parsed_bytes == len(asked_.body)
     batch = request(query=b"a=1&b=2", body=b'[{"x":1}]')
     for element in [{"x": n} for n in range(100)]:
-        assert compile_source("query:b")(batch.of(batch.payload, element)) == "2"
+        assert compile_source("query:b")(batch.for_event(batch.payload, element)) == "2"
     assert batch.work.parsed_bytes == len(batch.body) + len(b"a=1&b=2")
 
 

@@ -132,15 +132,15 @@ def test_a_strict_fake_accepts_the_manifests_requests(name: str) -> None:
     assert tokens
     values |= {"access_token": tokens.access_token, "refresh_token": tokens.refresh_token}
 
-    account, choices = connector.account, connector.choices
+    account, selection = connector.account, connector.account_selection
     assert account
     asked = answered(fake, connector.request(account.call, values)) if account.call else answer
     identity = connector.parse_account(account, connector.parse_api_response(asked))
     assert identity.id
     assert identity.label != identity.id
-    if choices:
+    if selection:
         assert connector.parse_resources(
-            connector.parse_api_response(answered(fake, connector.request(choices.call, values)))
+            connector.parse_api_response(answered(fake, connector.request(selection.call, values)))
         )
 
     refreshing = connector.refresh_request(values)
