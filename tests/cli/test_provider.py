@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 import shared.providers
 from interlink.cli import app
 from interlink.provider.new import create
+from interlink.provider.placeholders import PLACEHOLDERS, remaining_placeholders
 from interlink.provider.sign import SigningResult, SignOptions, curl, sign
 from shared.contracts.errors import Misconfigured
 from shared.manifests import registry as registry_module
 from shared.manifests.fixtures import default_settings, fixture_folders, read_fixture
-from shared.manifests.registry import Provider, read_manifest, registry
+from shared.manifests.registry import Provider, provider_folders, read_manifest, registry
 from shared.manifests.scheme_signers import new_secret
 from shared.manifests.schemes import JwtScheme, KeyPairScheme
 from shared.verification.scheme import VerificationResult
@@ -126,6 +127,27 @@ class TestNew:
             "1 fixture, all as expected",
         ]
         assert "Acme Corp." in root.joinpath("acme", "README.md").read_text()
+
+    def test_the_check_lists_the_placeholders_that_are_left(self, root: Path) -> None:
+        folder = create(root, "acme", "Acme", "hmac")
+        checked = invoked("provider", "check", "acme")
+        assert checked.returncode == 0
+        lines = checked.stderr.splitlines()
+        for name, texts in PLACEHOLDERS.items():
+            written = folder.joinpath(name).read_text("utf-8").splitlines()
+            for text in texts:
+                [number] = [number for number, line in enumerate(written, start=1) if text in line]
+                assert f"acme/{name}:{number}: a text of `interlink provider new`: replace {text!r}" in lines
+        assert len(lines) == sum(map(len, PLACEHOLDERS.values()))
+        for name in PLACEHOLDERS:
+            file = folder / name
+            file.write_text(file.read_text("utf-8").replace("interlink provider new", "hand"), "utf-8")
+        assert len(invoked("provider", "check", "acme").stderr.splitlines()) == len(lines) - 3
+
+    def test_no_provider_of_the_project_has_placeholders(self) -> None:
+        assert [
+            line for folder in provider_folders() for line in remaining_placeholders(Path(str(folder)))
+        ] == []
 
     @pytest.mark.parametrize("name", ["null", "1", "on", "1e3", "a-b_c", "0x1f"])
     def test_ids_that_yaml_would_read_as_something_else(self, root: Path, name: str) -> None:
