@@ -101,7 +101,7 @@ async def measure(uri: str, counts: list[int], console: Console) -> None:
     client: MongoClient[Any] = MongoClient(uri, tz_aware=True)
     mongo = Mongo(MongoSettings(uri=SecretStr(uri)), app="bench")
     indexes = [index for index in INDEXES[COLLECTION] if index.where == OPEN_FILTER]
-    await mongo.ensure(
+    await mongo.ensure_indexes(
         {COLLECTION: indexes}
     )  # the other indexes are not used here, and slow down the inserts
     database, now, filled = client.get_default_database(), utcnow(), 0
@@ -140,7 +140,7 @@ def main() -> None:
         if uri is None:
             group = ProcessGroup()
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="interlink-bench-"))
-            store = embedded.store(Path(folder), group)
+            store = embedded.database(Path(folder), group)
             stack.callback(group.close)
             stack.callback(store.stop)
             store.start()

@@ -285,7 +285,7 @@ def store(folder: Path) -> Iterator[str]:
         yield uri
         return
     group = ProcessGroup()
-    server = embedded.store(folder, group)
+    server = embedded.database(folder, group)
     server.start()
     try:
         yield server.uri
@@ -305,13 +305,13 @@ async def measure(uri: str, rows: int, limit: int, console: Console) -> Table:
     for title, indexes in (("the indexes before", BEFORE), ("the indexes now", INDEXES[DELIVERIES])):
         name = title.replace(" ", "_")
         beside = mongo_at(_database(uri, name))
-        await beside.ensure({DELIVERIES: indexes})
+        await beside.ensure_indexes({DELIVERIES: indexes})
         beside.close()
         _, per_s = fill(_database(uri, name), 20_000, now)
         console.print(f"{title}: {per_s:,.0f} inserts/s, in batches of {_BATCH:,}")
     with finds() as seen:
         mongo = mongo_at(uri)
-        await mongo.ensure(INDEXES)
+        await mongo.ensure_indexes(INDEXES)
         done, per_s = fill(uri, rows, now)
         size = len(encode(next(filling(1, now))))
         console.print(f"{done:,} deliveries of {size} bytes over 7 days, filled at {per_s:,.0f}/s")

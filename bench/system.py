@@ -110,8 +110,8 @@ def system(
                 kafka = ApacheKafka(folder / "kafka")
                 stack.callback(kafka.stop)
                 kafka.start()
-                stack.callback(pair.store.stop)
-                pair.store.start()
+                stack.callback(pair.database.stop)
+                pair.database.start()
             else:
                 stack.callback(pair.stop)
                 pair.start()
@@ -128,7 +128,7 @@ def system(
             services,
             cores,
             group,
-            store_pid=pair.store.child.pid or 0,
+            store_pid=pair.database.child.pid or 0,
             profiled=profiled,
             env=env,
         )

@@ -54,7 +54,7 @@ async def _fill(uri: str, workspace: str, webhooks: Sequence[str], count: int, f
     async def insert(deliveries: Deliveries) -> None:
         while batch := list(islice(requests, _BATCH)):
             due = utcnow()
-            await deliveries.write([deliveries.waiting(request, due) for request in batch])
+            await deliveries.write([deliveries.waiting_entry(request, due) for request in batch])
 
     started = perf_counter()
     async with database_at(uri) as mongo:

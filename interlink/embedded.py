@@ -125,7 +125,7 @@ class EmbeddedPair:
     def __init__(self, folder: Path) -> None:
         self._process_group = ProcessGroup()
         self.broker = broker(folder, self._process_group)
-        self.store = store(folder, self._process_group)
+        self.database = database(folder, self._process_group)
 
     @property
     def kafka_bootstrap(self) -> str:
@@ -135,20 +135,20 @@ class EmbeddedPair:
     @property
     def mongodb_uri(self) -> str:
         """The value of `MONGODB_URI`."""
-        return self.store.uri
+        return self.database.uri
 
     def start(self) -> None:
         """Start both. If one fails, stop both and raise `EmbeddedError`."""
         try:
             self.broker.start()
-            self.store.start()
+            self.database.start()
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """Stop both, the database first."""
-        self.store.stop()
+        self.database.stop()
         self.broker.stop()
         self._process_group.close()
 
@@ -186,7 +186,7 @@ def broker(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
     return EmbeddedServer(child, port, _kafka_answers, uri=kafka_bootstrap(port))
 
 
-def store(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
+def database(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
     """Return the database of this folder, not started. Raises `EmbeddedError` if it is not installed."""
     if find_spec("secantus") is None:
         raise EmbeddedError(_NOT_INSTALLED.format(what="database", variable="MONGODB_URI"))

@@ -42,7 +42,7 @@ async def prepare(services: Iterable[str], workspace: str, key_file: Path | None
         await _check_connection(mongo, mongo_settings)
         topics = await ensure_topics(kafka_settings)
         for by_collection in required:
-            await mongo.ensure(by_collection)
+            await mongo.ensure_indexes(by_collection)
         keys = AdminKeys(ApiKeys(mongo), workspace)
         if key_file:
             return Prepared(topics, notes=await keys.ensure_in_file(key_file))

@@ -146,7 +146,7 @@ class Hub:
             self._broker = embedded.broker(path, self._process_group)
             self._add_embedded(self._broker, "it holds events in memory: those not processed yet are lost")
         if not os.environ.get("MONGODB_URI"):
-            store = embedded.store(path, self._process_group)
+            store = embedded.database(path, self._process_group)
             store.prepare()
             self._add_embedded(store, "its data is on disk: nothing is lost")
         return Topology(self._plan, self._folder, self._broker, store)

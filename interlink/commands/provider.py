@@ -52,13 +52,21 @@ def check(
         list[str] | None, typer.Argument(metavar="[ID]...", help="Provider ids; all by default.")
     ] = None,
 ) -> None:
-    """Check manifests, fixtures and documents of providers; status 1 if something is wrong."""
+    """Check manifests, fixtures and documents of providers; status 1 if something is wrong.
+
+    Texts of `interlink provider new` that are left are listed on standard error. They do not change the
+    status.
+    """
     from interlink.provider.checker import check as check_folder  # noqa: PLC0415
+    from interlink.provider.placeholders import remaining_placeholders  # noqa: PLC0415
     from interlink.provider.provider_folder import find_folders  # noqa: PLC0415
 
     with report_errors():
         folders = find_folders(ids or [])
         faults = [fault for folder in folders for fault in check_folder(folder)]
+        placeholders = [line for folder in folders for line in remaining_placeholders(folder)]
+    for placeholder in placeholders:
+        typer.echo(placeholder, err=True)
     for fault in faults:
         typer.echo(fault)
     if faults:

@@ -131,7 +131,7 @@ HANDSHAKE_SECRET: Final = "the secret of a handshake"  # noqa: S105 -- of fixtur
 
 def _shadowed_field_faults(provider: Provider, fixture: Fixture) -> Iterator[str]:
     webhook = provider.manifest.webhook
-    payload = fixture.request(provider).json()
+    payload = fixture.request(provider).payload_or_none()
     if webhook and isinstance(payload, dict):
         for phrase in sorted(set(webhook.phrases) & set(payload)):
             yield f"the phrase {phrase!r} hides a field of the payload: rename it"

@@ -63,8 +63,8 @@ def vector_faults(folder: Path, provider: Provider) -> Iterator[str]:
     try:
         vectors = _VECTORS.validate_json(file.read_bytes())
     except ValidationError as error:
-        fault = error.errors()[0]
-        yield f"{VECTORS}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        detail = error.errors()[0]
+        yield f"{VECTORS}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}"
         return
     for position, vector in enumerate(vectors):
         location = f"{VECTORS}: {position} ({vector.source})"

@@ -18,10 +18,10 @@ from services.delivery.engine.backlog_worker import BacklogWorker
 from services.delivery.engine.deferred_events import INDEXES as DEFERRED_EVENT_INDEXES
 from services.delivery.engine.deferred_events import DeferredEvents
 from services.delivery.engine.endpoint_states import EndpointStates
+from services.delivery.engine.failure_monitor import FailureMonitor
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.fanout import Fanout
 from services.delivery.engine.first_attempts import FirstAttemptHandler
-from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
 from services.delivery.engine.scheduler import Scheduler
 from services.delivery.engine.waiting_reasons import WaitingReasons
@@ -50,6 +50,7 @@ from services.delivery.webhooks.queues import DeliveryQueues
 from services.delivery.webhooks.repository import INDEXES as WEBHOOK_INDEXES
 from services.delivery.webhooks.repository import WebhookRepository
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
+from shared.manifests.event_names import EventNames
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.jobs import JobWorker
@@ -73,6 +74,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 async def build(runtime: Runtime) -> Service:
     """Build the delivery service of this process. `runtime` has its connections and identity."""
     settings = load(DeliverySettings)
+    providers = registry().providers
     client = create_egress_client(settings, max_connections=settings.most_in_flight)
     repository = WebhookRepository(runtime.mongo, per_workspace=settings.webhooks_per_workspace)
     encryption = WebhookEncryption(runtime.vault)
@@ -94,7 +96,7 @@ async def build(runtime: Runtime) -> Service:
     )
     endpoint_states = EndpointStates(due_deliveries, endpoint_health, settings)
     attempter = Attempter(client, statistics, runtime.log)
-    health = EndpointHealth(
+    failure_monitor = FailureMonitor(
         webhooks,
         endpoint_health,
         runtime.producer,
@@ -108,7 +110,7 @@ async def build(runtime: Runtime) -> Service:
         erasures,
         endpoint_states,
         attempter,
-        health,
+        failure_monitor,
         results,
         runtime.log,
         assignment=lambda: requested.assignment,
@@ -120,7 +122,7 @@ async def build(runtime: Runtime) -> Service:
         topics=[DELIVERY_REQUESTED],
         handler=first_attempts.handle,
     )
-    fanout = Fanout(webhooks, runtime.producer, backlog, shares, unmatched, registry().providers)
+    fanout = Fanout(webhooks, runtime.producer, backlog, shares, unmatched, providers)
     events = runtime.consumer(
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
@@ -144,7 +146,7 @@ async def build(runtime: Runtime) -> Service:
         erasures,
         endpoint_states,
         attempter,
-        health,
+        failure_monitor,
         results,
         runtime.log,
         assignment=lambda: requested.assignment,
@@ -165,6 +167,7 @@ async def build(runtime: Runtime) -> Service:
                 endpoint_health,
                 runtime.producer,
                 client,
+                EventNames(providers),
                 settings,
             ),
             QueueApi(queues),
@@ -184,7 +187,7 @@ async def build(runtime: Runtime) -> Service:
             erasures,
             statistics,
             unmatched,
-            health,
+            failure_monitor,
             results,
             first_attempts,
             scheduler,

@@ -23,7 +23,7 @@ SERVICE_PATHS: Final[Paths] = {
     "sync": ("/api/messages",),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials"),
 }
-"""The patterns of all services but the gateway, which serves every other path below `/api`."""
+"""The patterns of all services but the gateway, which serves every other path."""
 
 
 class RouteTable:

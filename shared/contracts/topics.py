@@ -59,7 +59,7 @@ CHAT_EVENTS = Topic(
 )
 INTEGRATION_EVENTS = Topic(
     name="integration.events",
-    key="integration id",
+    key="integration id; outgoing webhook id for webhook.* events",
     about="Events of an integration: connected, refreshed, disconnected, webhook failing.",
     producers=("internal services", "delivery", "oauth"),
     consumers=("delivery",),

@@ -121,7 +121,7 @@ def _oauth_option(connector: Connector, app_manifest: Manifest, app: ConnectApp)
         presets=(),
         params=_connect_fields(connector.params),
         scopes=connector.scopes,
-        choice=connector.choices.about if connector.choices else None,
+        choice=connector.account_selection.about if connector.account_selection else None,
         app=app,
         app_registered=False,
     )

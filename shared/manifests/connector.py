@@ -59,7 +59,7 @@ class Connector:
         self.settings = source.settings
         self.api: Api = connect.api if "api" in set_fields else source.api
         self.account: Account | None = connect.account or source.account
-        self.choices: AccountSelection | None = connect.choices or source.choices
+        self.account_selection: AccountSelection | None = connect.choices or source.choices
         account = self.account
         self._probe: ApiRequest | None = (account and account.call) or connect.probe or source.probe
         self.manual_credentials: Mapping[str, ManualCredential] = {
@@ -330,7 +330,7 @@ class Connector:
 
     def parse_resources(self, document: Any) -> list[AccountResource]:
         """Return the resources that a user can select. Raises `ProviderRejected` if there is none."""
-        selection = self.choices
+        selection = self.account_selection
         assert selection is not None  # noqa: S101 -- the caller has looked
         items = select_value(selection.items, document)
         if not isinstance(items, list) or not items:

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
+from functools import cached_property
 from typing import Final
 
 from shared.contracts.event_types import EVENT_TYPES
 from shared.manifests.catalogue import Trigger, triggers
-from shared.manifests.registry import Provider, registry
+from shared.manifests.registry import Provider
 
 _MAX_SUGGESTED: Final = 5
 """Names of one request that get suggestions: each is compared with every event of its kind."""
@@ -31,21 +31,32 @@ class NameReport:
 
 
 class EventNames:
-    """All names that events have."""
+    """All names that events have. The manifests of the providers are read on first use."""
 
-    def __init__(self, known: Mapping[str, Provider]) -> None:
-        self._providers = frozenset(known)
-        self._of_providers = frozenset(name for provider in known.values() for name in provider.trigger_types)
-        self._families = frozenset(name.partition(".")[0] for name in EVENT_TYPES)
-        self._prefixes = frozenset(
-            prefix for name in (*self._of_providers, *EVENT_TYPES) for prefix in _prefixes(name)
-        )
-        self._triggers: dict[str, Trigger] = {}
-        for provider in known.values():
-            for trigger in triggers(provider, known):
+    def __init__(self, providers: Mapping[str, Provider]) -> None:
+        self._providers = providers
+
+    @cached_property
+    def _of_providers(self) -> frozenset[str]:
+        return frozenset(name for provider in self._providers.values() for name in provider.trigger_types)
+
+    @cached_property
+    def _families(self) -> frozenset[str]:
+        return frozenset(name.partition(".")[0] for name in EVENT_TYPES)
+
+    @cached_property
+    def _prefixes(self) -> frozenset[str]:
+        return frozenset(prefix for name in (*self._of_providers, *EVENT_TYPES) for prefix in _prefixes(name))
+
+    @cached_property
+    def _triggers(self) -> Mapping[str, Trigger]:
+        by_id: dict[str, Trigger] = {}
+        for provider in self._providers.values():
+            for trigger in triggers(provider, self._providers):
                 # A webhook wins over polling as the source of a trigger.
-                if trigger.id not in self._triggers or trigger.by == "webhook":
-                    self._triggers[trigger.id] = trigger
+                if trigger.id not in by_id or trigger.by == "webhook":
+                    by_id[trigger.id] = trigger
+        return by_id
 
     def is_trigger(self, name: str) -> bool:
         """Return whether the name is a trigger of the catalogue."""
@@ -74,14 +85,14 @@ class EventNames:
         for position, pattern in enumerate(patterns):
             # Suggestions are expensive: only the first names of a request get them.
             room = suggesting and len(report.errors) + len(report.warnings) < _MAX_SUGGESTED
-            error, warning = self._fault(pattern, suggesting=suggesting, room=room)
+            error, warning = self._problem(pattern, suggesting=suggesting, room=room)
             if error and pattern not in allowed:
                 report.errors[position] = error
             elif error or warning:
                 report.warnings.append(f"{pattern}: {error or warning}")
         return report
 
-    def _fault(self, pattern: str, *, suggesting: bool, room: bool) -> tuple[str, str]:
+    def _problem(self, pattern: str, *, suggesting: bool, room: bool) -> tuple[str, str]:
         """Return the error of a pattern, or else a warning; with `room`, similar events are suggested."""
         name, wildcard, _ = pattern.partition(".*")
         family = name.partition(".")[0]
@@ -142,9 +153,3 @@ def _prefixes(name: str) -> Iterator[str]:
 def _suggestion(name: str, known: Iterable[str], cutoff: float = _SUGGESTION_CUTOFF, *, suggest: bool) -> str:
     matches = get_close_matches(name[:100], known, n=_MAX_SUGGESTIONS, cutoff=cutoff) if suggest else []
     return f": did you mean {', '.join(matches)}?" if matches else ""
-
-
-@cache
-def event_names() -> EventNames:
-    """Return the names of all providers' events and triggers."""
-    return EventNames(registry().providers)

@@ -14,29 +14,29 @@ def validate_fields(
     """Return the valid values; with `complete`, add generated values and defaults.
 
     `place` is the field of the body that contains them. Without `complete`, missing values are allowed.
-    Raises `Invalid` with every fault.
+    Raises `Invalid` with every error.
     """
-    faults: list[FieldError] = []
+    errors: list[FieldError] = []
     accepted: dict[str, str] = {}
-    # Collect every fault, so that a form can show them all.
+    # Collect every error, so that a form can show them all.
     for name in values.keys() - settings.keys():
         known = ", ".join(sorted(settings)) or "none"
-        faults.append(FieldError(f"{place}.{name}", f"unknown field: allowed are {known}"))
+        errors.append(FieldError(f"{place}.{name}", f"unknown field: allowed are {known}"))
     for name, setting in settings.items():
         value = values.get(name)
         if value is None and complete:
             value = secrets.token_urlsafe(24) if setting.generated else setting.default
         if not value:
             if complete and setting.required:
-                faults.append(FieldError(f"{place}.{name}", f"required: {setting.name}. {setting.about}"))
+                errors.append(FieldError(f"{place}.{name}", f"required: {setting.name}. {setting.about}"))
             continue
         if setting.pattern and not re.fullmatch(setting.pattern, value):
-            faults.append(
+            errors.append(
                 FieldError(
                     f"{place}.{name}", f"{setting.name} does not have the expected format: {setting.about}"
                 )
             )
         accepted[name] = value
-    if faults:
-        raise Invalid("some fields are not acceptable", errors=tuple(faults))
+    if errors:
+        raise Invalid("some fields are not acceptable", errors=tuple(errors))
     return accepted

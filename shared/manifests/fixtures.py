@@ -100,9 +100,9 @@ def read_fixture(case: Path, *, allow_missing_expected: bool = False) -> Fixture
             f"{location}: {missing} is missing: a fixture has request, body and expected"
         ) from None
     except ValidationError as error:
-        fault = error.errors()[0]
+        detail = error.errors()[0]
         raise Misconfigured(
-            f"{location}/request.json: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            f"{location}/request.json: {'.'.join(map(str, detail['loc']))}: {detail['msg']}"
         ) from None
     except orjson.JSONDecodeError as error:
         raise Misconfigured(f"{location}/expected.json is not JSON: {error}") from None

@@ -105,7 +105,7 @@ def provider_folders() -> list[Traversable]:
 
 
 def read_manifest(folder: Traversable) -> Manifest:
-    """Read a folder's manifest. Raises `Misconfigured` with every fault."""
+    """Read a folder's manifest. Raises `Misconfigured` with every error."""
     try:
         data = load_yaml(folder.joinpath(MANIFEST).read_text("utf-8"))
         if data is None:
@@ -116,26 +116,26 @@ def read_manifest(folder: Traversable) -> Manifest:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{folder.name}/{MANIFEST}: {error}") from None
     except ValidationError as error:
-        lines = [_describe_fault(fault) for fault in error.errors()]
+        lines = [_describe_error(detail) for detail in error.errors()]
         raise Misconfigured(f"{folder.name}/{MANIFEST}: " + "; ".join(lines)) from None
     if manifest.id != folder.name:
         raise Misconfigured(f"{folder.name}/{MANIFEST}: id is {manifest.id!r}, the folder is {folder.name!r}")
     return manifest
 
 
-def _describe_fault(fault: ErrorDetails) -> str:
+def _describe_error(detail: ErrorDetails) -> str:
     """Describe a validation error in terms of the manifest, with a hint what to change."""
-    location = ".".join(map(str, fault["loc"])) or "manifest"
-    if fault["type"] == "extra_forbidden":
-        matches = get_close_matches(str(fault["loc"][-1]), _field_names(fault["loc"][:-1]), n=1)
+    location = ".".join(map(str, detail["loc"])) or "manifest"
+    if detail["type"] == "extra_forbidden":
+        matches = get_close_matches(str(detail["loc"][-1]), _field_names(detail["loc"][:-1]), n=1)
         return f"{location}: unknown field" + (f" (did you mean {matches[0]}?)" if matches else "")
     hint = ""
-    if fault["type"] in ("string_type", "tuple_type"):
-        is_unquoted = fault["input"] is None or isinstance(fault["input"], dict)
+    if detail["type"] in ("string_type", "tuple_type"):
+        is_unquoted = detail["input"] is None or isinstance(detail["input"], dict)
         hint = ": put a text with braces or # in quotes" if is_unquoted else ""
-        if isinstance(fault["input"], int | float) and fault["type"] == "string_type":
+        if isinstance(detail["input"], int | float) and detail["type"] == "string_type":
             hint = ": put a text that looks like a number, or is true or false, in quotes"
-    return f"{location}: {fault['msg']}{hint}"
+    return f"{location}: {detail['msg']}{hint}"
 
 
 def _field_names(location: tuple[int | str, ...]) -> list[str]:

@@ -178,7 +178,7 @@ class RemoteKey(ManifestModel):
     @model_validator(mode="after")
     def _may_be_fetched(self) -> "RemoteKey":
         source = self.compile()
-        if source.url.constant and source.address(_EMPTY_REQUEST) is None:
+        if source.url.constant and source.fetch_url(_EMPTY_REQUEST) is None:
             raise ValueError("url: use https and one of hosts (in lower case), without user, port and query")
         return self
 

@@ -33,7 +33,7 @@ RESPONSE_HEADERS: Final = ("retry-after", "webhook-allowed-origin", "webhook-all
 
 _UTF_8: Final = "; charset=utf-8"
 _MAX_ITEMS: Final = 5
-_MAX_FAULTS: Final = 20
+_MAX_ERRORS: Final = 20
 
 
 class SenderDescription(ManifestModel):
@@ -60,8 +60,8 @@ class SenderDescription(ManifestModel):
                 raise ValueError("answer: must not tell the secret")
         return handshakes
 
-    def answer_faults(self) -> Iterator[FieldError]:
-        """Yield a fault for each answer that could do more than answer a webhook's sender."""
+    def answer_errors(self) -> Iterator[FieldError]:
+        """Yield an error for each answer that could do more than answer a webhook's sender."""
         for number, handshake in enumerate(self.handshakes or ()):
             yield from _response_faults(f"source.handshakes.{number}.answer", handshake.answer)
         for number, answer in enumerate(self.answers or ()):
@@ -94,19 +94,19 @@ def apply_description(webhook: WebhookSpec, source: Mapping[str, Any]) -> Webhoo
         raise _invalid(FieldError("source", f"has {size} bytes as JSON: use at most {MAX_DESCRIPTION_BYTES}"))
     try:
         description = SenderDescription.model_validate(source)
-        faults = tuple(description.answer_faults())
-        if faults:
-            raise _invalid(*faults)
+        answer_errors = tuple(description.answer_errors())
+        if answer_errors:
+            raise _invalid(*answer_errors)
         overrides = description.model_dump(mode="json", by_alias=True, exclude_none=True)
         base = webhook.model_dump(mode="json", by_alias=True, exclude_none=True)
         # Validate the whole: a valid part may contradict the provider's manifest.
         return WebhookSpec.model_validate({**base, **overrides})
     except ValidationError as error:
-        errors = error.errors(include_input=False, include_url=False)[:_MAX_FAULTS]
+        details = error.errors(include_input=False, include_url=False)[:_MAX_ERRORS]
         raise _invalid(
-            *(FieldError(".".join(("source", *map(str, item["loc"]))), item["msg"]) for item in errors)
+            *(FieldError(".".join(("source", *map(str, item["loc"]))), item["msg"]) for item in details)
         ) from None
 
 
-def _invalid(*faults: FieldError) -> Invalid:
-    return Invalid("some fields are not acceptable", errors=faults[:_MAX_FAULTS])
+def _invalid(*errors: FieldError) -> Invalid:
+    return Invalid("some fields are not acceptable", errors=errors[:_MAX_ERRORS])

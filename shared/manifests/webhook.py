@@ -61,7 +61,7 @@ class AccountRef(NamedTuple):
     """Account and resource that an event belongs to, as the provider names them; '' if unknown."""
 
     account: str
-    choice: str
+    resource: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +146,15 @@ class WebhookDefinition:
         """
         return next((scheme for scheme in self.schemes if scheme.applies(request)), None)
 
-    def accepts_secret(self, secret: bytes, *, made_here: bool = False) -> bool:
+    def accepts_secret(self, secret: bytes, *, generated: bool = False) -> bool:
         """Return whether a scheme can verify with this secret.
 
-        `made_here`: the hub generated the secret, so it is not a public key.
+        `generated`: the hub generated the secret, so it is not a public key.
         """
         return any(
             scheme.accepts_secret(secret)
             for scheme in self.schemes
-            if not (made_here and isinstance(scheme, PublicKeyVerifier))
+            if not (generated and isinstance(scheme, PublicKeyVerifier))
         )
 
     def events(self, request: InboundRequest, *, with_accounts: bool = False) -> list[WebhookEvent]:
@@ -167,7 +167,7 @@ class WebhookDefinition:
         if self._batch:
             return [
                 self._webhook_event(
-                    request.of(document, element), text, JSON_CONTENT_TYPE, with_accounts=with_accounts
+                    request.for_event(document, element), text, JSON_CONTENT_TYPE, with_accounts=with_accounts
                 )
                 for text, document, element in self._batch.documents(
                     payload, documents_size_limit(len(request.body))
@@ -193,7 +193,7 @@ class WebhookDefinition:
         try:
             if self._batch:
                 document, element = self._batch.first(request.payload)
-                request = request.of(document, element)
+                request = request.for_event(document, element)
             return _account_value(self._app_account, request)
         except Malformed:
             return ""

@@ -130,7 +130,7 @@ class Mongo:
         with translate_errors():
             await self._database.command("ping")
 
-    async def ensure(self, indexes: Mapping[str, Sequence[Index]]) -> None:
+    async def ensure_indexes(self, indexes: Mapping[str, Sequence[Index]]) -> None:
         """Create the indexes that are missing, by collection. It is safe to repeat.
 
         Raises `DatabaseRefused` or `DatabaseUnavailable`.
@@ -163,10 +163,10 @@ def translate_errors() -> Iterator[None]:
     except DuplicateKeyError:
         raise Duplicate from None
     except BulkWriteError as error:
-        faults = error.details.get("writeErrors", [])
-        if faults and all(fault.get("code") == 11000 for fault in faults):
+        write_errors = error.details.get("writeErrors", [])
+        if write_errors and all(write_error.get("code") == 11000 for write_error in write_errors):
             raise Duplicate from None
-        raise DatabaseUnavailable(f"MongoDB refused a bulk write: {faults[:1]}") from error
+        raise DatabaseUnavailable(f"MongoDB refused a bulk write: {write_errors[:1]}") from error
     except OperationFailure as error:
         if reason := _PERMANENT_ERRORS.get(error.code or 0):
             raise DatabaseRefused(f"MONGODB_URI: MongoDB refuses: {reason}") from error

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared.contracts.errors import Misconfigured
 from shared.runtime.mongo import Document
 
-_MAX_FAULTS: Final = 3
+_MAX_ERRORS: Final = 3
 _STORED_AS_IS: Final = frozenset({type(None), bool, int, float, str, bytes, datetime})
 """The usual types of values, which need no conversion."""
 
@@ -94,12 +94,12 @@ class Record(StoredPart):
             return cls.model_validate(document)
         except ValidationError as error:
             # The input is left out: it may be a secret.
-            faults = [
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-                for fault in error.errors(include_input=False, include_url=False)[:_MAX_FAULTS]
+            errors = [
+                f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+                for detail in error.errors(include_input=False, include_url=False)[:_MAX_ERRORS]
             ]
             raise Misconfigured(
-                f"the stored {cls.__name__} {document.get('_id')!r} cannot be read: {'; '.join(faults)}"
+                f"the stored {cls.__name__} {document.get('_id')!r} cannot be read: {'; '.join(errors)}"
             ) from None
 
 

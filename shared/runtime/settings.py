@@ -273,8 +273,8 @@ def load(settings_class: type[S]) -> S:
         name = str(error).partition('"')[2].partition('"')[0]
         raise Misconfigured(f"{prefix}{name}".upper() + ": must be JSON") from None
     except ValidationError as error:
-        faults = [
-            f"{prefix}{'_'.join(str(part) for part in fault['loc'])}".upper() + f": {fault['msg']}"
-            for fault in error.errors(include_input=False)
+        errors = [
+            f"{prefix}{'_'.join(str(part) for part in detail['loc'])}".upper() + f": {detail['msg']}"
+            for detail in error.errors(include_input=False)
         ]
-        raise Misconfigured("; ".join(faults)) from None
+        raise Misconfigured("; ".join(errors)) from None

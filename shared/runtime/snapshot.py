@@ -76,10 +76,10 @@ class Snapshot(Generic[T]):
         await self._configuration.record(self._collection.name, *ids)
         await self.load(ids)
 
-    async def load(self, ids: Collection[str] | None, *, again: bool = False) -> None:
+    async def load(self, ids: Collection[str] | None, *, reparse: bool = False) -> None:
         """Load the documents with these ids, or all for None.
 
-        With `again`, documents that have not changed are parsed again too. Raises `DatabaseUnavailable`.
+        With `reparse`, documents that have not changed are parsed again too. Raises `DatabaseUnavailable`.
         """
         if ids is None:
             await self._poll({})
@@ -92,7 +92,7 @@ class Snapshot(Generic[T]):
                     documents = await self._documents.find({"_id": {"$in": batch}}).to_list(None)
                 self._loaded.update(batch)
                 for document in documents:
-                    self._apply(document, again=again)
+                    self._apply(document, reparse=reparse)
                 for missing_id in {*batch} - {document["_id"] for document in documents}:
                     self._drop(missing_id)
 
@@ -114,10 +114,10 @@ class Snapshot(Generic[T]):
                 for missing_id in self._seen.keys() - present - self._loaded:  # `_seen` has every item's id
                     self._drop(missing_id)
 
-    def _apply(self, document: Document, *, again: bool = False) -> None:
+    def _apply(self, document: Document, *, reparse: bool = False) -> None:
         key, changed_at = document["_id"], document["changed_at"]
         mark = changed_at, hash(repr(document))  # two changes can have the same millisecond
-        if self._seen.get(key) == mark and not again:
+        if self._seen.get(key) == mark and not reparse:
             return
         self._seen[key] = mark
         # Not later than now: the wrong clock of one writer must not hide the later changes of others.

@@ -75,7 +75,7 @@ class JwtVerifier:
         return value.lower().startswith(self.prefix.lower()) and self.when.holds(request)
 
     def key_url(self, request: InboundRequest) -> str | None:
-        return self.keys.address(request) if self.keys else None
+        return self.keys.fetch_url(request) if self.keys else None
 
     def verify(
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None

@@ -66,7 +66,7 @@ class KeySource:
     json: str = ""
     subject: str = ""
 
-    def address(self, request: InboundRequest) -> str | None:
+    def fetch_url(self, request: InboundRequest) -> str | None:
         """Return the URL to fetch the key from; None if it is missing or not allowed."""
         url = self.url.text(request)
         match = _PLAIN_URL.fullmatch(url) if url and len(url) <= _MAX_URL_CHARACTERS else None
@@ -115,7 +115,7 @@ class PublicKeyVerifier:
         return self.signature.is_present(request) and self.when.holds(request)
 
     def key_url(self, request: InboundRequest) -> str | None:
-        return self.keys.address(request) if self.keys else None
+        return self.keys.fetch_url(request) if self.keys else None
 
     def verify(
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None

@@ -104,7 +104,7 @@ class InboundRequest:
             raise Malformed(value.detail)
         return value
 
-    def json(self) -> Any:
+    def payload_or_none(self) -> Any:
         """Return the payload, or None if the provider's reader cannot decode the body."""
         try:
             return self.payload
@@ -116,7 +116,7 @@ class InboundRequest:
         """The current event: an element of a batch, or the payload."""
         return self.payload if self._item is _UNSET else self._item
 
-    def of(self, payload: Any, item: Any) -> "InboundRequest":
+    def for_event(self, payload: Any, item: Any) -> "InboundRequest":
         """Return a copy of the request that carries only one event of a batch.
 
         `payload` is the document of this event, `item` its element. The copy shares the decoded parts and

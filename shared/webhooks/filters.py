@@ -123,7 +123,7 @@ class EventFilter:
         self._condition = _compile_condition(settings.condition) if settings.condition is not None else None
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "EventFilter | None":
+    def from_stored(cls, settings: Mapping[str, Any]) -> "EventFilter | None":
         """Return the filter of stored settings; None if no criterion is set.
 
         Raises `ExpressionError` for settings that `FilterSettings` does not accept.

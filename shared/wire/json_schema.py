@@ -71,7 +71,7 @@ class BoundedSchema:
         except ValueError:
             raise UnsupportedSchema("nested too deep") from None
 
-    def fault(self, data: Any, length: int) -> FieldError | None:
+    def first_error(self, data: Any, length: int) -> FieldError | None:
         """Return the first error of the data, whose JSON text has `length` bytes; None if it is valid.
 
         The error's field is a dotted path; its message never repeats a value. If the data fits none of

@@ -38,14 +38,14 @@ def python(script: str, folder: Path, *, stop_timeout_s: float = 5) -> ProcessSp
 class TestPair:
     def test_what_the_store_acknowledged_survives_a_kill(self, tmp_path: Path) -> None:
         pair = EmbeddedPair(tmp_path)
-        pair.store.start()
+        pair.database.start()
         try:
             with pymongo.MongoClient[dict[str, int]](pair.mongodb_uri) as client:
                 things = client.get_default_database()["things"]
                 for number in range(20):
                     things.insert_one({"_id": number})
                     if number % 5 == 0:
-                        pair.store.restart()  # a kill, right after the answer
+                        pair.database.restart()  # a kill, right after the answer
                 assert things.count_documents({}) == 20
         finally:
             pair.stop()
@@ -54,23 +54,23 @@ class TestPair:
         """As a folder of a version without the login may be: anybody could have created users there."""
         pair = EmbeddedPair(tmp_path)
         earlier = Child(
-            replace(pair.store.child.spec, command=pair.store.child.spec.command[:-1]), ProcessGroup()
+            replace(pair.database.child.spec, command=pair.database.child.spec.command[:-1]), ProcessGroup()
         )
-        assert pair.store.child.spec.command[-1] == "--auth"
+        assert pair.database.child.spec.command[-1] == "--auth"
         earlier.start()
-        with pymongo.MongoClient[Any](HOST, pair.store.port, directConnection=True) as client:
+        with pymongo.MongoClient[Any](HOST, pair.database.port, directConnection=True) as client:
             client.interlink.things.insert_one({"_id": 1})
             for database in ("admin", "interlink", "elsewhere"):
                 client[database].command("createUser", "mallory", pwd="a password", roles=["root"])
         assert earlier.stop()
         try:
-            pair.store.start()
+            pair.database.start()
             with pymongo.MongoClient[Any](pair.mongodb_uri) as client:
                 assert client.interlink.things.count_documents({}) == 1
                 users = [(user["db"], user["user"]) for user in client.admin["system.users"].find()]
                 assert users == [("admin", "interlink")]
             for database in ("admin", "interlink", "elsewhere"):
-                uri = f"mongodb://mallory:a%20password@{HOST}:{pair.store.port}/{database}"
+                uri = f"mongodb://mallory:a%20password@{HOST}:{pair.database.port}/{database}"
                 with (
                     pymongo.MongoClient[Any](uri) as client,
                     pytest.raises(pymongo.errors.OperationFailure, match="authentication failed"),
@@ -81,14 +81,14 @@ class TestPair:
 
     def test_only_the_owner_may_read_the_stores_password(self, tmp_path: Path) -> None:
         pair = EmbeddedPair(tmp_path)
-        pair.store.prepare()
+        pair.database.prepare()
         password = tmp_path / "store.password"
         assert password.stat().st_mode & 0o777 == 0o600
         secret = password.read_text("utf-8").strip()
         assert secret in pair.mongodb_uri
         assert not [path.name for path in tmp_path.iterdir() if "tls" in path.name or "new" in path.name]
         assert not [
-            part for part in pair.store.child.spec.command if password.read_text("utf-8").strip() in part
+            part for part in pair.database.child.spec.command if password.read_text("utf-8").strip() in part
         ]
 
     def test_ports_stay_while_they_are_free(self, tmp_path: Path) -> None:

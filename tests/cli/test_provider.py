@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 import shared.providers
 from interlink.cli import app
 from interlink.provider.new import create
+from interlink.provider.placeholders import PLACEHOLDERS, remaining_placeholders
 from interlink.provider.sign import SigningResult, SignOptions, curl, sign
 from shared.contracts.errors import Misconfigured
-from shared.manifests import registry
+from shared.manifests import registry as registry_module
 from shared.manifests.fixtures import default_settings, fixture_folders, read_fixture
-from shared.manifests.registry import Provider, providers, read_manifest
+from shared.manifests.registry import Provider, provider_folders, read_manifest, registry
 from shared.manifests.scheme_signers import new_secret
 from shared.manifests.schemes import JwtScheme, KeyPairScheme
 from shared.verification.scheme import VerificationResult
@@ -43,7 +44,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place.mkdir()
     monkeypatch.setattr("interlink.provider.provider_folder.PROVIDERS_ROOT", place)
     monkeypatch.setattr(
-        registry, "provider_folders", lambda: sorted(file.parent for file in place.glob("*/manifest.yaml"))
+        registry_module,
+        "provider_folders",
+        lambda: sorted(file.parent for file in place.glob("*/manifest.yaml")),
     )
     return place
 
@@ -125,6 +128,27 @@ class TestNew:
         ]
         assert "Acme Corp." in root.joinpath("acme", "README.md").read_text()
 
+    def test_the_check_lists_the_placeholders_that_are_left(self, root: Path) -> None:
+        folder = create(root, "acme", "Acme", "hmac")
+        checked = invoked("provider", "check", "acme")
+        assert checked.returncode == 0
+        lines = checked.stderr.splitlines()
+        for name, texts in PLACEHOLDERS.items():
+            written = folder.joinpath(name).read_text("utf-8").splitlines()
+            for text in texts:
+                [number] = [number for number, line in enumerate(written, start=1) if text in line]
+                assert f"acme/{name}:{number}: a text of `interlink provider new`: replace {text!r}" in lines
+        assert len(lines) == sum(map(len, PLACEHOLDERS.values()))
+        for name in PLACEHOLDERS:
+            file = folder / name
+            file.write_text(file.read_text("utf-8").replace("interlink provider new", "hand"), "utf-8")
+        assert len(invoked("provider", "check", "acme").stderr.splitlines()) == len(lines) - 3
+
+    def test_no_provider_of_the_project_has_placeholders(self) -> None:
+        assert [
+            line for folder in provider_folders() for line in remaining_placeholders(Path(str(folder)))
+        ] == []
+
     @pytest.mark.parametrize("name", ["null", "1", "on", "1e3", "a-b_c", "0x1f"])
     def test_ids_that_yaml_would_read_as_something_else(self, root: Path, name: str) -> None:
         assert invoked("provider", "new", name).returncode == 0
@@ -181,7 +205,7 @@ class TestTest:
         assert done.stdout == "acme has no fixtures: CONTRIBUTING.md says how to add one\n"
 
     def test_without_webhooks(self) -> None:
-        name = next(each for each, known in providers().items() if known.definition is None)
+        name = next(each for each, known in registry().providers.items() if known.definition is None)
         done = invoked("provider", "test", name)
         assert done.returncode == 0
         assert done.stdout == f"{name} has no webhooks, and so no fixtures\n"
@@ -269,12 +293,12 @@ class TestSign:
         """In each of its ways, with the first fixture that the way applies to."""
         tried = {
             (name, position): self.sent(provider, position, tmp_path, server)
-            for name, provider in providers().items()
+            for name, provider in registry().providers.items()
             if provider.manifest.webhook
             for position, way in enumerate(provider.manifest.webhook.verification)
             if not (isinstance(way, KeyPairScheme | JwtScheme) and way.keys)
         }
-        exempt = {name for name, each in providers().items() if "way" in each.manifest.exemptions}
+        exempt = {name for name, each in registry().providers.items() if "way" in each.manifest.exemptions}
         assert tried
         assert not [each for each, sent in tried.items() if not sent and each[0] not in exempt]
 
@@ -429,7 +453,7 @@ class TestAtAHub:
         ],
     )
     def test_it_is_accepted(self, gateway: Hub, tmp_path: Path, name: str, way: str) -> None:
-        webhook = providers()[name].manifest.webhook
+        webhook = registry().providers[name].manifest.webhook
         assert webhook
         position, declared = next(
             (position, each) for position, each in enumerate(webhook.verification) if each.scheme == way
@@ -442,7 +466,7 @@ class TestAtAHub:
         case, signed = self.first(name, position, given)
         if isinstance(declared, KeyPairScheme):
             secret = signed.notes[0].partition(": ")[2]
-        settings = default_settings(providers()[name]) | dict(read_fixture(case).settings)
+        settings = default_settings(registry().providers[name]) | dict(read_fixture(case).settings)
         new = {"provider": name, "name": "x", "secret": secret, "settings": settings}
         endpoint = gateway.call("POST", "/api/inbound-endpoints", new, expect=201)
         other = gateway.call("POST", "/api/inbound-endpoints", new, expect=201)
@@ -465,7 +489,7 @@ class TestAtAHub:
             wanted = SignOptions(case, given, url="https://hub.example.com/x", scheme=str(position))
             if "handshake" not in read_fixture(case).expected:
                 try:
-                    return case, sign(providers()[name], wanted, time())
+                    return case, sign(registry().providers[name], wanted, time())
                 except Misconfigured:
                     continue
         raise AssertionError(f"{name} has no fixture for its way {position}")

@@ -203,7 +203,7 @@ def test_with_a_bus_and_a_store_of_ones_own(tmp_path: Path, pair: EmbeddedPair) 
         assert call(up, "GET", "/api/outgoing-webhooks")["items"] == []
         assert up.end(signal.SIGTERM, STOP_S) == 0
     assert pair.broker.answers()
-    assert pair.store.answers()
+    assert pair.database.answers()
 
 
 def test_a_service_that_cannot_start_is_one_line_and_leaves_nobody(tmp_path: Path) -> None:

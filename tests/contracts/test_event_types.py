@@ -171,19 +171,19 @@ def test_an_example_fits_and_nothing_does_not(event_type: EventType) -> None:
     assert Draft202012Validator(event_type.schema).is_valid(dict(event_type.example))
     assert event_type.about.endswith(".")
     schema = BoundedSchema(orjson.dumps(event_type.schema))
-    assert schema.fault(dict(event_type.example), 100) is None
+    assert schema.first_error(dict(event_type.example), 100) is None
     wrong: Any
     for wrong in ({}, None, [dict(event_type.example)], "x"):
-        assert schema.fault(wrong, 100), wrong
+        assert schema.first_error(wrong, 100), wrong
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES.values(), ids=EVENT_TYPES)
 def test_more_fields_are_welcome(event_type: EventType) -> None:
     more = {**event_type.example, "new_field": {"a": [1]}, "newField": None}
-    assert BoundedSchema(orjson.dumps(event_type.schema)).fault(more, 100) is None
+    assert BoundedSchema(orjson.dumps(event_type.schema)).first_error(more, 100) is None
 
 
 @pytest.mark.parametrize(("name", "data"), REAL, ids=[f"{name}-{n}" for n, (name, _) in enumerate(REAL)])
 def test_what_the_platforms_send_is_taken(name: str, data: dict[str, Any]) -> None:
     schema = BoundedSchema(orjson.dumps(EVENT_TYPES[canonical(name)].schema))
-    assert schema.fault(data, 1000) is None
+    assert schema.first_error(data, 1000) is None

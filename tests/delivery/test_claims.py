@@ -48,7 +48,7 @@ def entry(number: int, due_at: datetime, order: int, webhook: str = WEBHOOK) -> 
 async def log_of(store: Store) -> AsyncIterator[tuple[DueDeliveries, Collection]]:
     mongo = mongo_at(store.uri())
     try:
-        await mongo.ensure({DELIVERIES: INDEXES[DELIVERIES]})
+        await mongo.ensure_indexes({DELIVERIES: INDEXES[DELIVERIES]})
         yield DueDeliveries(mongo, holder=HOLDER), mongo.collection(DELIVERIES)
     finally:
         mongo.close()

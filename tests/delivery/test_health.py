@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import (
@@ -26,6 +27,7 @@ from tests.support.outgoing import (
     stats,
 )
 from tests.support.subscriber import Got, Subscriber
+from tests.support.tap import Tap
 
 FAILURES, OPEN_S = 3, 0.5
 LATER = {"schedule": [0, 600], "jitter": 0}
@@ -201,7 +203,8 @@ def notices(got: list[Got]) -> list[tuple[str, Any]]:
     return [(body["type"], body["data"]) for body in bodies]
 
 
-def test_410_disables_at_once_and_says_so_without_the_url(hub: Hub) -> None:
+def test_410_disables_at_once_and_says_so_without_the_url(hub: Hub, bus: Bus) -> None:
+    integration_events = Tap(bus, "integration.events")
     with Subscriber(Moody(410)) as subscriber:
         kind = new_type()
         webhook = hub.outgoing_webhook(f"{subscriber.url}/{token_hex(8)}", events=[kind], retry=OFTEN)
@@ -214,6 +217,13 @@ def test_410_disables_at_once_and_says_so_without_the_url(hub: Hub) -> None:
             [delivery] = finished(hub, webhook["id"])
             assert (delivery["status"], delivery["attempt_count"]) == ("dead_letter", 1)
             assert what == "webhook.disabled"
+            notice = (what, webhook["id"])
+            [record] = [
+                record
+                for record in integration_events.look()
+                if (record.attributes["ce_type"], record.data.get("webhook_id")) == notice
+            ]
+            assert record.key == webhook["id"].encode(), "the events of a webhook stay in order"
             assert (data["webhook_id"], data["reason"]) == (webhook["id"], "gone")
             assert webhook["url"].encode() not in heard.body
 

@@ -64,7 +64,7 @@ def filled(store: Store) -> Iterator[tuple[str, list[Document]]]:
     """A log of its own with 4,000 deliveries in two workspaces: its address, and what is in it."""
     uri = store.uri()
     documents = list(filling(ROWS, NOW, body=20))
-    run(uri, lambda mongo: mongo.ensure(INDEXES))
+    run(uri, lambda mongo: mongo.ensure_indexes(INDEXES))
     with MongoClient[Document](uri) as client:
         for start in range(0, ROWS, 1_000):
             client.get_default_database()[DELIVERIES].insert_many(documents[start : start + 1_000])
@@ -493,7 +493,7 @@ def test_processes_and_hours_add_up(store: Store, log: Log) -> None:
 
 def test_what_is_counted_while_the_store_is_away_is_written_when_it_is_back(tmp_path: Path, log: Log) -> None:
     leash = ProcessGroup()
-    own = embedded.store(tmp_path, leash)
+    own = embedded.database(tmp_path, leash)
     own.start()
 
     async def counted() -> int:

@@ -86,9 +86,9 @@ def handler(log: Log) -> FirstAttemptHandler:
         waiting=entry("waiting"),
     )
     states = EndpointStates(deliveries, cast("Any", None), DeliverySettings())
-    subscriptions: Any = SimpleNamespace(ensure_current=nothing, find=find, may_send=lambda _: True)
+    webhooks: Any = SimpleNamespace(ensure_current=nothing, find=find, may_send=lambda _: True)
     return FirstAttemptHandler(
-        subscriptions,
+        webhooks,
         deliveries,
         cast("Any", SimpleNamespace(is_erased=lambda *_: False)),
         states,

@@ -14,7 +14,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from interlink.embedded import store
+from interlink.embedded import database
 from interlink.supervise import ProcessGroup
 from shared.runtime.failpoints import FAILPOINT_VARIABLE, FAILPOINTS
 from tests.faults.durability import DELIVERY, REFUSE, RETRY, TIMEOUT_S, WEBHOOKS, Rig
@@ -64,7 +64,7 @@ def rig(
 ) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("durability")
     leash = ProcessGroup()
-    half = store(folder / "store", leash)
+    half = database(folder / "store", leash)
     receiver = OutsideReceiver(folder, REFUSE)
     its_store = Store("an embedded store of its own", half.uri)
     hub = Hub(folder / "hub", durable_bus, its_store, services=(DELIVERY,))

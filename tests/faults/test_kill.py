@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from shared.contracts.topics import CHAT_INBOUND, DEAD_LETTERS
-from shared.manifests.registry import providers
+from shared.manifests.registry import registry
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -204,7 +204,7 @@ def nothing_is_lost(rig: Rig, load: Load, chat: Tap, dead: Tap, what: str) -> No
     """Every acknowledged webhook arrives everywhere; the repeats are noted."""
     acknowledged = {one.delivery_id: one for one in load.acknowledged}
     assert len(acknowledged) == len(load.acknowledged) > 100
-    handled = providers()["github"].handled
+    handled = registry().providers["github"].handled
     shown = {one.delivery_id for one in load.acknowledged if one.event in handled}
     started = monotonic()
 

@@ -14,7 +14,7 @@ from time import monotonic
 import pytest
 
 from interlink.embedded import EmbeddedServer
-from interlink.embedded import store as embedded_store
+from interlink.embedded import database as embedded_database
 from interlink.supervise import ProcessGroup
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from tests.support.accounts import SECRET, Accounts, accounts, app_at, oidc_settings
@@ -51,7 +51,7 @@ LENIENT = ("fence",)
 def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A store that is ours to kill."""
     leash = ProcessGroup()
-    made = embedded_store(tmp_path_factory.mktemp("store"), leash)
+    made = embedded_database(tmp_path_factory.mktemp("store"), leash)
     made.start()
     yield made
     made.kill()

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from interlink.embedded import BROKER_SETTINGS, broker, kafka_bootstrap, store
+from interlink.embedded import BROKER_SETTINGS, broker, database, kafka_bootstrap
 from interlink.supervise import ProcessGroup
 from tests.faults.durability import DELIVERY
 from tests.support.another import another
@@ -39,7 +39,7 @@ def own(
     with ExitStack() as stack:
         leash = ProcessGroup()
         stack.callback(leash.close)
-        half = store(folder / "store", leash)
+        half = database(folder / "store", leash)
         stack.callback(half.stop)
         half.start()
         if request.param == "embedded":

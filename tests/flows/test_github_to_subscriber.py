@@ -18,7 +18,7 @@ import pytest
 import svix
 
 from shared.contracts.topics import CHAT_INBOUND, DEAD_LETTERS
-from shared.manifests.registry import providers
+from shared.manifests.registry import registry
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
@@ -166,7 +166,7 @@ def _of_channel(inbound: Tap) -> list[Kept]:
 
 
 def _handled() -> frozenset[str]:
-    return frozenset(providers()["github"].handled)
+    return frozenset(registry().providers["github"].handled)
 
 
 def ids(received: list[Got]) -> list[str]:

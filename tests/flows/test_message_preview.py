@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from shared.manifests.fixtures import Fixture, read_fixtures
-from shared.manifests.registry import provider_folders, providers
+from shared.manifests.registry import provider_folders, registry
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
@@ -69,7 +69,7 @@ def test_the_preview_is_the_message_that_is_published(hub: Hub, bus: Bus, client
 
 def test_every_recorded_webhook_has_the_recorded_messages(client: httpx.Client) -> None:
     seen = 0
-    for provider in providers().values():
+    for provider in registry().providers.values():
         for case in _cases(provider.id):
             if case.method != "POST" or case.query or case.settings:
                 continue
@@ -113,7 +113,7 @@ def test_a_named_event_needs_no_headers(client: httpx.Client) -> None:
     [shown] = preview(client, provider="github", event="never.heard", payload={})["events"]
     assert (shown["outcome"], shown["message"]) == ("unknown", None)
     assert "does not name" in shown["reason"]
-    ignored = next(iter(providers()["github"].ignored))
+    ignored = next(iter(registry().providers["github"].ignored))
     [shown] = preview(client, provider="github", event=ignored, payload={})["events"]
     assert (shown["outcome"], shown["message"]) == ("ignored", None)
 

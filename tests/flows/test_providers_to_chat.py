@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from shared.manifests.fixtures import Fixture, default_settings, read_fixtures
-from shared.manifests.registry import Provider, provider_folders, providers
+from shared.manifests.registry import Provider, provider_folders, registry
 from shared.manifests.scheme_signers import scheme_signers
 from tests.support.backends import Bus
 from tests.support.eventually import eventually
@@ -24,7 +24,7 @@ hub = hub_with(services=("gateway", "sync"), workspace="flow")
 
 def test_the_first_message_of_each(hub: Hub, bus: Bus) -> None:
     tap = Tap(bus, "chat.inbound")
-    current = [item for item in providers().values() if item.messages]
+    current = [item for item in registry().providers.values() if item.messages]
     assert len(current) > 30
     expected: dict[str, list[str]] = {}
     unsigned: set[str] = set()

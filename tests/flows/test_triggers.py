@@ -12,7 +12,7 @@ import shared.providers
 from services.delivery.engine.fanout import event_fields_of
 from shared.contracts.envelope import Event
 from shared.manifests.fixtures import read_fixture
-from shared.manifests.registry import providers
+from shared.manifests.registry import registry
 from shared.manifests.scheme_signers import SchemeSigner, scheme_signers
 from shared.webhooks.formats import render_body
 from tests.support.backends import Bus
@@ -34,7 +34,7 @@ class Stripe:
     """An endpoint for Stripe's webhooks, and Stripe that calls it."""
 
     def __init__(self, hub: Hub, channel: str) -> None:
-        self._provider = providers()["stripe"]
+        self._provider = registry().providers["stripe"]
         self._signing: SchemeSigner = scheme_signers(self._provider)[0]
         body = {"provider": "stripe", "name": "pay", "channel_id": channel, "secret": self._signing.secret}
         self.endpoint: dict[str, Any] = hub.call("POST", "/api/inbound-endpoints", body, expect=201)
@@ -136,7 +136,7 @@ def test_a_record_from_before_says_no_less_than_it_did() -> None:
         data=b'{"n":12345678901234567890}',
         attributes=head,
     )
-    body = json.loads(render_body("envelope", event_fields_of(event, event.type, "1", providers())))
+    body = json.loads(render_body("envelope", event_fields_of(event, event.type, "1", registry().providers)))
     assert body["occurred_at"] == event.time
     assert body["data"] == {
         **head,

@@ -30,7 +30,7 @@ from interlink.provider.checker import check
 from services.gateway.ingest.app_webhooks import alias_provider
 from services.gateway.ingest.body import client_address
 from services.gateway.ingest.rate_limit import TokenBuckets
-from shared.manifests.registry import connectors, providers
+from shared.manifests.registry import registry
 from shared.runtime.configuration import record_changes
 from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
@@ -818,9 +818,11 @@ def test_what_oauth_has_answered_counts_at_every_gateway(world: World, tmp_path:
 
 
 def test_every_provider_with_such_an_address_can_be_served() -> None:
-    results = {name for name, item in providers().items() if (it := item.manifest.webhook) and it.app}
+    results = {
+        name for name, item in registry().providers.items() if (it := item.manifest.webhook) and it.app
+    }
     assert {"slack", "facebook", "messenger", "instagram", "whatsapp", "zoom"} <= results
-    assert all(connectors()[name].app in connectors() for name in results)
+    assert all(registry().connectors[name].app in registry().connectors for name in results)
 
 
 APP = (
@@ -873,7 +875,7 @@ def test_503_while_the_store_is_away(world: World, slack: str, a: str, pair: Emb
     team = f"T{token_hex(5)}"
     integration = world.connected(a, "slack", team, app=OF_ALL)
     body, signed = of_slack(slack, team)
-    with away(pair.store.child.pid):
+    with away(pair.database.child.pid):
         refused(world, body, signed)
         verification = b'{"type":"url_verification","challenge":"x"}'
         assert world.send("slack", verification, signed_by_slack(slack, verification)).text == "x"

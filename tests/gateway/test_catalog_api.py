@@ -13,12 +13,12 @@ import pytest
 import shared.providers
 from interlink.provider.sign import SignOptions, curl, sign
 from shared.manifests.fixtures import default_settings
-from shared.manifests.registry import connectors, providers
+from shared.manifests.registry import registry
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
 
 FOLDERS = Path(next(iter(shared.providers.__path__)))
-INTEGRATIONS = {name for name, entry in providers().items() if entry.manifest.integration}
+INTEGRATIONS = {name for name, entry in registry().providers.items() if entry.manifest.integration}
 SHOWN = {
     *("id", "user_id", "provider_id", "webhook_url", "create_endpoint", "trigger_types"),
     "integration_config",
@@ -89,14 +89,14 @@ def made(client: httpx.Client, provider: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_everything_is_in_it_by_name(items: dict[str, dict[str, Any]]) -> None:
-    assert items.keys() == providers().keys()
+    assert items.keys() == registry().providers.keys()
     names = [item["name"] for item in items.values()]
     assert names == sorted(names, key=str.casefold)
 
 
 def test_an_entry_has_what_a_page_needs(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
     for name, item in items.items():
-        manifest = providers()[name].manifest
+        manifest = registry().providers[name].manifest
         assert re.fullmatch(r"#[0-9A-Fa-f]{6}", item["color"])
         assert item["icon"].keys() in ({"svg"}, {"initials"})
         assert item["tier"] in ("verified", "documented", "from-memory")
@@ -154,7 +154,7 @@ def test_each_entry_says_how_accounts_are_connected(hub: Hub, items: dict[str, d
     assert kinds["telegram"] == ["bot_token"]
     assert kinds["trello"] == ["oauth1", "key_and_token"]
     assert kinds["generic"] == []
-    assert {name for name, results in kinds.items() if results} == connectors().keys()
+    assert {name for name, results in kinds.items() if results} == registry().connectors.keys()
     [shop] = items["shopify"]["connect"][0]["params"]
     assert shop == {
         "id": "shop",
@@ -353,7 +353,7 @@ def test_it_counts_what_came(workspace: httpx.Client) -> None:
     case = FOLDERS / "github" / "fixtures" / "push"
     expected = SignOptions(case, endpoint["secret"], url=endpoint["url"])
     for secret, status in ((endpoint["secret"], "202"), ("another-secret", "401")):
-        command = curl(sign(providers()["github"], SignOptions(case, secret, url=expected.url), 0.0))
+        command = curl(sign(registry().providers["github"], SignOptions(case, secret, url=expected.url), 0.0))
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
         assert done.stdout.split()[1] == status, done.stdout
 
@@ -371,11 +371,11 @@ def test_secret_settings_are_not_shown(workspace: httpx.Client) -> None:
     secret = {
         name: default_settings(provider).keys()
         & {key for key, entry in provider.manifest.webhook.settings.items() if entry.secret}
-        for name, provider in providers().items()
+        for name, provider in registry().providers.items()
         if provider.manifest.webhook
     }
     name = next(name for name, keys in secret.items() if keys)
-    made(workspace, name, settings=default_settings(providers()[name]))
+    made(workspace, name, settings=default_settings(registry().providers[name]))
     current = webhooks(workspace)[0]["integration_config"]["settings"]
     assert {current[key] for key in secret[name]} == {None}
 

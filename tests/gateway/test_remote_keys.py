@@ -14,7 +14,7 @@ from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.verify import Verifier
 from shared.contracts.errors import InterlinkError
 from shared.contracts.ids import EndpointId, WorkspaceId
-from shared.manifests.registry import providers
+from shared.manifests.registry import registry
 from shared.manifests.sender_description import apply_description
 from shared.manifests.webhook import WebhookDefinition
 from shared.runtime.egress.client import EgressClient
@@ -34,7 +34,7 @@ _WAY = {
 
 def _endpoint() -> InboundEndpoint:
     """One whose owner describes the sender: its keys are on hosts that he names."""
-    generic = providers()["generic"]
+    generic = registry().providers["generic"]
     assert generic.manifest.webhook
     return InboundEndpoint(
         EndpointId("ep_1"),

@@ -21,7 +21,7 @@ from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.verify import BadSignature, Verifier
 from shared.contracts.errors import InterlinkError, Malformed, Rejected
 from shared.contracts.ids import EndpointId, WorkspaceId
-from shared.manifests.registry import providers
+from shared.manifests.registry import registry
 from shared.manifests.sender_description import apply_description
 from shared.manifests.webhook import WebhookDefinition
 from shared.verification.public_key import parse_public_key
@@ -43,7 +43,7 @@ FIXED: Final = 512 * 1024
 
 def endpoint(source: Mapping[str, Any], secrets: Sequence[bytes]) -> InboundEndpoint:
     """An endpoint whose owner describes the sender."""
-    generic = providers()["generic"]
+    generic = registry().providers["generic"]
     assert generic.manifest.webhook
     keys: Sequence[tuple[bytes, datetime | None]] = [(secret, None) for secret in secrets]
     return InboundEndpoint(
@@ -329,7 +329,7 @@ def test_a_body_that_is_no_json_is_read_once() -> None:
     assert asked_.work.parsed_bytes == len(asked_.body)
     batch = request(query=b"a=1&b=2", body=b'[{"x":1}]')
     for element in [{"x": n} for n in range(100)]:
-        assert compile_source("query:b")(batch.of(batch.payload, element)) == "2"
+        assert compile_source("query:b")(batch.for_event(batch.payload, element)) == "2"
     assert batch.work.parsed_bytes == len(batch.body) + len(b"a=1&b=2")
 
 
@@ -421,7 +421,7 @@ def test_a_form_has_few_broken_escapes() -> None:
 
 def test_every_providers_largest_body_can_be_verified() -> None:
     """With the newest secret, whatever its scheme hashes."""
-    for provider in providers().values():
+    for provider in registry().providers.values():
         if provider.definition:
             for scheme in provider.definition.schemes:
                 assert scheme.hash_passes * provider.definition.max_body < MAX_HASHED_BYTES

@@ -11,11 +11,11 @@ from interlink.provider.manifest_text import (
 from interlink.provider.pages import pages
 from shared.manifests.catalogue import Credential, app_setup_steps, credentials, placeholder_url, setup_steps
 from shared.manifests.connect_models import ApiRequest, TokenRefresh
-from shared.manifests.registry import providers
+from shared.manifests.registry import registry
 
 
 def credentials_of(name: str) -> dict[str, Credential]:
-    return {each.name: each for each in credentials(providers()[name].manifest)}
+    return {each.name: each for each in credentials(registry().providers[name].manifest)}
 
 
 def test_an_app_has_an_id_a_secret_and_its_settings() -> None:
@@ -42,14 +42,14 @@ def test_the_only_kind_of_credential_is_required_and_one_of_several_is_not() -> 
 
 
 def test_a_provider_without_webhooks_says_how_its_app_is_registered() -> None:
-    manifest = providers()["google"].manifest
+    manifest = registry().providers["google"].manifest
     said = setup_steps(manifest, placeholder_url("https://hub.example.com", manifest))
     assert any("https://hub.example.com/api/auth/oauth/callback" in step for step in said)
     assert not any("{" in step for step in said)
 
 
 def test_without_an_app_the_steps_list_manual_credentials() -> None:
-    connect = providers()["email"].manifest.connect
+    connect = registry().providers["email"].manifest.connect
     assert connect
     assert [step.partition(":")[0] for step in app_setup_steps(connect, "")] == [
         "Sending mail (SMTP)",
@@ -73,21 +73,21 @@ def test_refresh_in_words() -> None:
 
 
 def test_a_subscriptions_creation_and_lifetime_in_words() -> None:
-    [mailbox] = providers()["gmail"].manifest.watches
+    [mailbox] = registry().providers["gmail"].manifest.watches
     assert subscription_creation(mailbox).startswith(
         "when an account is connected, if the app has `pubsub_topic`; with"
     )
     assert subscription_lifetime(mailbox) == "7 days; after 1 day it is renewed"
-    [events] = providers()["google-calendar"].manifest.watches
+    [events] = registry().providers["google-calendar"].manifest.watches
     assert subscription_lifetime(events).endswith(
         "1 day before its end another one is created, and this one is cancelled"
     )
-    [base] = providers()["airtable"].manifest.watches
+    [base] = registry().providers["airtable"].manifest.watches
     assert subscription_creation(base) == "on request; with the scope `webhook:manage`"
 
 
 def test_a_page_lists_provider_subscriptions() -> None:
-    made = pages(providers(), dict.fromkeys(providers(), "# X\n\nFirst.\n"))
+    made = pages(registry().providers, dict.fromkeys(registry().providers, "# X\n\nFirst.\n"))
     part = made["onedrive.md"].partition("## Provider subscriptions")[2].partition("## ")[0]
     assert "| `drive` |" in part
     assert "its own, of [microsoft-graph](microsoft-graph.md)" in part
@@ -95,7 +95,7 @@ def test_a_page_lists_provider_subscriptions() -> None:
 
 
 def test_a_page_lists_scopes_and_manual_credentials() -> None:
-    made = pages(providers(), dict.fromkeys(providers(), "# X\n\nFirst.\n"))
+    made = pages(registry().providers, dict.fromkeys(registry().providers, "# X\n\nFirst.\n"))
     slack = made["slack.md"]
     part = slack[slack.index("## Connecting accounts") : slack.index("## Credentials")]
     assert "`channels:read`" in part

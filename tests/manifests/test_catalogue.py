@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 
 from shared.manifests.catalogue import credentials, icon, initials, placeholder_url, setup_steps, triggers
-from shared.manifests.registry import provider_folders, providers
+from shared.manifests.registry import provider_folders, registry
 
 EXPECTED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
 each_entry = pytest.mark.parametrize("expected", EXPECTED, ids=lambda entry: entry["id"])
-each_provider = pytest.mark.parametrize("name", providers())
+each_provider = pytest.mark.parametrize("name", registry().providers)
 
 
 def test_it_has_these_integrations_and_no_other() -> None:
     assert len(EXPECTED) == 37
-    listed = {name for name, provider in providers().items() if provider.manifest.integration}
+    listed = {name for name, provider in registry().providers.items() if provider.manifest.integration}
     assert listed == {entry["id"] for entry in EXPECTED}
 
 
 @each_entry
 def test_an_entry_is_as_callers_know_it(expected: dict[str, Any]) -> None:
-    manifest = providers()[expected["id"]].manifest
+    manifest = registry().providers[expected["id"]].manifest
     entry = manifest.integration
     assert entry
     assert {
@@ -41,20 +41,20 @@ def test_an_entry_is_as_callers_know_it(expected: dict[str, Any]) -> None:
 
 @each_entry
 def test_something_brings_each_of_its_triggers(expected: dict[str, Any]) -> None:
-    found = triggers(providers()[expected["id"]], providers())
+    found = triggers(registry().providers[expected["id"]], registry().providers)
     assert [trigger.id for trigger in found] == expected["triggers"]
     for trigger in found:
         if trigger.by == "polling":
             assert trigger.polled, f"{trigger.id}: neither an event nor a question brings it"
             assert bool(trigger.every_s) is (expected["auth_type"] != "none")
         else:
-            assert set(trigger.events) <= providers()[trigger.provider].handled
+            assert set(trigger.events) <= registry().providers[trigger.provider].handled
             assert trigger.events
 
 
 @each_provider
 def test_it_says_what_to_do_and_with_which_address(name: str) -> None:
-    manifest = providers()[name].manifest
+    manifest = registry().providers[name].manifest
     url = placeholder_url("https://hub.example.com", manifest)
     said = setup_steps(manifest, url)
     assert said
@@ -65,7 +65,7 @@ def test_it_says_what_to_do_and_with_which_address(name: str) -> None:
 
 @each_provider
 def test_its_credentials_have_patterns_that_can_be_used(name: str) -> None:
-    found = credentials(providers()[name].manifest)
+    found = credentials(registry().providers[name].manifest)
     assert len({each.name for each in found}) == len(found)
     for each in found:
         re.compile(each.pattern)
@@ -77,7 +77,7 @@ def test_its_icon_is_a_path_or_two_letters(folder: Any) -> None:
     found = icon(folder)
     if found is not None:
         assert re.fullmatch(r"[Mm][0-9MmLlHhVvCcSsQqTtAaZz ,.eE-]+", found)
-    assert re.fullmatch(r"\w{1,2}", initials(providers()[folder.name].manifest.name))
+    assert re.fullmatch(r"\w{1,2}", initials(registry().providers[folder.name].manifest.name))
 
 
 @pytest.mark.parametrize(

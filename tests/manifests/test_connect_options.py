@@ -6,15 +6,15 @@ import pytest
 
 from shared.manifests.connect_options import ConnectField, ConnectOption, connect_options
 from shared.manifests.field_validation import validate_fields
-from shared.manifests.registry import connectors, providers
+from shared.manifests.registry import registry
 
 BASE = "https://hub.example.com"
 CALLBACK = f"{BASE}/api/auth/oauth/callback"
-each_provider = pytest.mark.parametrize("name", providers())
+each_provider = pytest.mark.parametrize("name", registry().providers)
 
 
 def offered(name: str) -> dict[str, ConnectOption]:
-    found = connect_options(name, providers(), connectors(), BASE)
+    found = connect_options(name, registry().providers, registry().connectors, BASE)
     assert len({way.kind for way in found}) == len(found)
     return {way.kind: way for way in found}
 
@@ -30,7 +30,7 @@ def every_field(way: ConnectOption) -> tuple[ConnectField, ...]:
 
 @each_provider
 def test_it_has_every_way_and_no_other(name: str) -> None:
-    connector = connectors().get(name)
+    connector = registry().connectors.get(name)
     expected: list[str] = []
     if connector is not None:
         expected += ["oauth2"] * bool(connector.oauth2) + ["oauth1"] * bool(connector.oauth1)
@@ -49,7 +49,7 @@ def test_it_has_every_way_and_no_other(name: str) -> None:
 def test_what_a_form_sends_is_taken(name: str) -> None:
     """Whoever enters only what is required and has no default: what fits, or an example of it."""
     for kind, way in offered(name).items():
-        connector = connectors()[name]
+        connector = registry().connectors[name]
         settings = connector.manual_credentials[kind].fields if way.fields else connector.params
         fields = way.fields or way.params
         assert list(by_id(fields)) == list(settings)
@@ -123,7 +123,7 @@ def test_an_app_is_described_whole_and_once_for_all_that_share_it(name: str) -> 
     for way in offered(name).values():
         if way.app is None:
             continue
-        connector = connectors()[name]
+        connector = registry().connectors[name]
         app = way.app
         assert app.provider == connector.app
         assert app.path == f"/api/platform-credentials/{connector.app}"
@@ -139,7 +139,7 @@ def test_an_app_is_described_whole_and_once_for_all_that_share_it(name: str) -> 
 def test_an_app_whose_webhooks_have_a_secret_of_their_own_says_so() -> None:
     signing = {
         name
-        for name in providers()
+        for name in registry().providers
         for way in offered(name).values()
         if way.app and "signing_secret" in by_id(way.app.fields)
     }
@@ -148,7 +148,7 @@ def test_an_app_whose_webhooks_have_a_secret_of_their_own_says_so() -> None:
 
 def test_it_says_what_is_asked_for_and_what_is_chosen_afterwards() -> None:
     mail = offered("gmail")["oauth2"]
-    assert mail.scopes == connectors()["gmail"].scopes
+    assert mail.scopes == registry().connectors["gmail"].scopes
     assert "Google" in mail.about
     assert mail.choice is None
     assert offered("messenger")["oauth2"].choice == "the Page"

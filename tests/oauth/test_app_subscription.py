@@ -12,7 +12,7 @@ import pytest
 from pymongo import MongoClient
 
 from interlink.provider.subscription_rules import subscription_faults
-from shared.manifests.registry import connectors, providers
+from shared.manifests.registry import registry
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.fakes.x import Webhook, X
@@ -189,7 +189,7 @@ def test_an_app_token_that_x_rejects_harms_no_account(world: World) -> None:
 
 
 def test_a_subscription_of_an_app_uses_nothing_of_one_account() -> None:
-    manifest, connector = providers()["twitter"].manifest, connectors()["twitter"]
+    manifest, connector = registry().providers["twitter"].manifest, registry().connectors["twitter"]
     [watch] = manifest.watches
     known = {"client_secret", "setting:bearer_token", "account:username"}
     assert list(subscription_faults(manifest, connector, {}, known)) == []

@@ -64,7 +64,7 @@ def test_an_outgoing_webhook_can_ask_for_a_users_events(
     raw = orjson.dumps(data)
     facts = EventFields("evt_1", "integration.connected", "default", "", integration, "1", raw, data)
     for user, expected in ((ADA, True), (BOB, False)):
-        found = EventFilter.of({"condition": f"data.user == '{user}'"})
+        found = EventFilter.from_stored({"condition": f"data.user == '{user}'"})
         assert found
         assert found.matches(facts, "") is expected
 

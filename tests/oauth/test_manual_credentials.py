@@ -22,7 +22,7 @@ from shared.connections.integrations import IntegrationRepository
 from shared.connections.refresh_outcome import NotConnected
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.topics import TOPICS
-from shared.manifests.registry import connectors
+from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.service import runtime
 from shared.runtime.settings import EgressSettings, load
@@ -331,7 +331,7 @@ def test_a_preset_fills_in_fields(world: World, servers: MailServers, mailbox: M
     wrong = world.enter("email", fields, kind="smtp", preset="nobody", expect=422)
     assert wrong["errors"][0]["field"] == "preset"
     assert "gmail" in wrong["errors"][0]["message"]
-    for name, given in connectors()["email"].manual_credentials["smtp"].presets.items():
+    for name, given in registry().connectors["email"].manual_credentials["smtp"].presets.items():
         assert set(given.values) == {"host", "port", "security"}, name
     alone = {"username": fields["username"], "password": fields["password"]}
     missing = world.enter("email", alone, kind="imap", expect=422)
@@ -723,7 +723,7 @@ async def another_service(hub: Hub) -> AsyncIterator[TokenSource]:
             apps = Apps(here.mongo, here.configuration, here.vault, here.log)
             known = IntegrationRepository(here.mongo, here.vault, here.producer, here.log)
             tokens = TokenSource(
-                known, apps, connectors(), here.configuration, client, here.log, redirect_uri=""
+                known, apps, registry().connectors, here.configuration, client, here.log, redirect_uri=""
             )
             await client.start()
             await apps.start()

@@ -16,7 +16,7 @@ import pytest
 
 from interlink.embedded import EmbeddedServer
 from shared.connections.credentials import refresh_schedule
-from shared.manifests.registry import connectors
+from shared.manifests.registry import registry
 from shared.manifests.token_response import TokenResponse, Tokens
 from shared.wire.timestamps import parse_timestamp
 from tests.support.accounts import SECRET, Accounts, app_at, oidc_settings
@@ -703,7 +703,7 @@ HOUR, DAY = 3600.0, 24 * 3600.0
 
 def due(provider: str, tokens: Tokens, before: dict[str, Any]) -> dict[str, float | None]:
     """What is to be done when, in seconds from `AT`."""
-    made = refresh_schedule(connectors()[provider], TokenResponse(tokens, {}, None), **before, at=AT)
+    made = refresh_schedule(registry().connectors[provider], TokenResponse(tokens, {}, None), **before, at=AT)
     names = ("expires_at", "renew_at", "refresh_expires_at", "due_at")
     return {name: made[name] and (made[name] - AT).total_seconds() for name in names}
 

@@ -11,7 +11,7 @@ from services.oauth.subscriptions.provider_calls import ProviderSubscriptions, s
 from shared.connections.integration_record import Integration
 from shared.connections.tokens import Access, TokenSource
 from shared.manifests.provider_response import ProviderRejected
-from shared.manifests.registry import connectors, providers
+from shared.manifests.registry import registry
 from shared.manifests.subscription_requests import needs_account
 from shared.manifests.subscriptions import SubscriptionSpec
 from shared.runtime.mongo import Collection, utcnow
@@ -34,7 +34,7 @@ class Repeating:
     async def call(self, _name: str, make: Any) -> ProviderResponse:
         access = Access(
             "int_1",
-            connectors()[self.provider],
+            registry().connectors[self.provider],
             "ws_1",
             1,
             {**self.values(None), "access_token": TOKEN},
@@ -53,12 +53,12 @@ class Repeating:
 def repeats() -> list[str]:
     """Providers with watches whose API says its errors where the platform of this test does."""
     found = []
-    for name in providers():
-        if name in connectors() and _watch(name):
+    for name in registry().providers:
+        if name in registry().connectors and _watch(name):
             answer = ProviderResponse(
                 400, {"content-type": JSON_CONTENT_TYPE}, orjson.dumps({"error": "x", "code": "x"})
             )
-            if connectors()[name].api_error_code(answer) == "x":
+            if registry().connectors[name].api_error_code(answer) == "x":
                 found.append(name)
     return found
 

@@ -12,13 +12,13 @@ from shared.manifests.provider_response import (
     ProviderRejected,
     ProviderUnavailable,
 )
-from shared.manifests.registry import connectors
+from shared.manifests.registry import registry
 from shared.wire.oauth import ClientCredentials, sign_oauth1
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from tests.support.fakes.trello import Trello, base_string, header_of, hmac_sha1
 from tests.support.platforms import Asked, Reply
 
-CONNECTOR = connectors()["trello"]
+CONNECTOR = registry().connectors["trello"]
 VALUES = {
     "client_id": "the-key",
     "client_secret": "the secret & its %-signs",

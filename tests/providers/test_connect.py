@@ -10,7 +10,7 @@ from interlink.provider.connect_rules import connect_faults
 from interlink.provider.samples import SAMPLES, TOKENS
 from shared.manifests.connector import Connector
 from shared.manifests.provider_response import GrantRevoked, InvalidClient, ProviderRejected
-from shared.manifests.registry import connectors, providers
+from shared.manifests.registry import registry
 from shared.wire.oauth import new_code_verifier
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from tests.support.fakes.atlassian import Atlassian
@@ -28,21 +28,21 @@ from tests.support.platforms import Asked
 
 FOLDERS = Path(next(iter(shared.providers.__path__)))
 WITH_SAMPLES = sorted(file.parent.name for file in FOLDERS.glob(f"*/{SAMPLES}"))
-OAUTH = {name for name, each in connectors().items() if each.oauth2 or each.oauth1}
-ENTERED = {name for name, each in connectors().items() if each.manual_credentials}
+OAUTH = {name for name, each in registry().connectors.items() if each.oauth2 or each.oauth1}
+ENTERED = {name for name, each in registry().connectors.items() if each.manual_credentials}
 
 
 @pytest.mark.parametrize("name", WITH_SAMPLES)
 def test_requests_and_answers_are_as_its_samples_say(name: str) -> None:
-    assert list(connect_faults(FOLDERS / name, providers()[name].manifest)) == []
+    assert list(connect_faults(FOLDERS / name, registry().providers[name].manifest)) == []
 
 
 def test_every_provider_with_accounts_has_samples() -> None:
-    assert set(WITH_SAMPLES) == set(connectors())
+    assert set(WITH_SAMPLES) == set(registry().connectors)
 
 
 def test_every_integration_that_is_connected_by_oauth_or_a_key_can_be() -> None:
-    entries = {name: each.manifest.integration for name, each in providers().items()}
+    entries = {name: each.manifest.integration for name, each in registry().providers.items()}
     by_oauth = {name for name, entry in entries.items() if entry and entry.auth_type == "oauth"}
     by_key = {name for name, entry in entries.items() if entry and entry.auth_type == "apiKey"}
     assert by_oauth <= OAUTH
@@ -62,7 +62,7 @@ def test_it_asks_at_least_for_what_the_facts_say(name: str) -> None:
         "discord": {"identify"},
         "google": {"openid", "email"},
     }
-    connector = connectors()[name]
+    connector = registry().connectors[name]
     assert wanted.get(connector.app, set()) <= set(connector.scopes)
 
 
@@ -125,22 +125,22 @@ def consented(connector: Connector, fake: Fake, values: dict[str, str]) -> Provi
 
 @pytest.mark.parametrize("name", sorted(FAKES))
 def test_a_strict_fake_accepts_the_manifests_requests(name: str) -> None:
-    connector, fake = connectors()[name], new_fake(name)
+    connector, fake = registry().connectors[name], new_fake(name)
     values = values_of(connector)
     answer = answered(fake, consented(connector, fake, values))
     tokens = connector.parse_token_response(answer).tokens
     assert tokens
     values |= {"access_token": tokens.access_token, "refresh_token": tokens.refresh_token}
 
-    account, choices = connector.account, connector.choices
+    account, selection = connector.account, connector.account_selection
     assert account
     asked = answered(fake, connector.request(account.call, values)) if account.call else answer
     identity = connector.parse_account(account, connector.parse_api_response(asked))
     assert identity.id
     assert identity.label != identity.id
-    if choices:
+    if selection:
         assert connector.parse_resources(
-            connector.parse_api_response(answered(fake, connector.request(choices.call, values)))
+            connector.parse_api_response(answered(fake, connector.request(selection.call, values)))
         )
 
     refreshing = connector.refresh_request(values)
@@ -162,7 +162,7 @@ def test_a_strict_fake_accepts_the_manifests_requests(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FAKES))
 def test_the_errors_of_a_strict_fake_are_understood(name: str) -> None:
-    connector, fake = connectors()[name], new_fake(name)
+    connector, fake = registry().connectors[name], new_fake(name)
     values = values_of(connector)
     exchange = consented(connector, fake, values)
     assert connector.parse_token_response(answered(fake, exchange)).tokens

@@ -226,7 +226,7 @@ def _challenge_for(challenge: InboundRequest, source: str, text: str) -> Inbound
     kind, _, path = source.partition(":")
     if kind == "query":
         return replace_source(challenge, source, text)
-    value = challenge.json()
+    value = challenge.payload_or_none()
     *outer, last = path.split(".")
     holder = value
     for step in outer:

@@ -67,7 +67,7 @@ class World:
 async def world(store: Store) -> AsyncIterator[World]:
     world = World(store)
     await world.configuration.start()
-    await world.mongo.ensure(account_routes.INDEXES)
+    await world.mongo.ensure_indexes(account_routes.INDEXES)
     await world.routes.start()
     yield world
     await world.routes.stop()

@@ -10,7 +10,7 @@ from shared.connections.app_check import AppChecker
 from shared.connections.apps import Apps
 from shared.connections.provider_app import App
 from shared.manifests.provider_response import InvalidClient
-from shared.manifests.registry import connectors
+from shared.manifests.registry import registry
 from shared.wire.bodies import JSON_CONTENT_TYPE
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
@@ -46,6 +46,6 @@ async def test_only_a_refusal_of_the_app_itself_puts_it_aside(code: int, verifie
     )
     app = App("facebook", "ws_1", "app", {"client_secret": "the-secret-of-it"}, verified=True)
     assert await trial.handle_invalid_client(
-        app, connectors()["facebook"], "ws_1", InvalidClient("1", "An unknown error")
+        app, registry().connectors["facebook"], "ws_1", InvalidClient("1", "An unknown error")
     )
     assert apps.verified == [verified]

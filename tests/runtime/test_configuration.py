@@ -219,7 +219,7 @@ async def test_callers_do_not_wait_for_an_unavailable_database(pair: EmbeddedPai
     async with processes(uri, 2) as [first, second]:
         await first.set("a", 1)
         assert await second.get("a") == 1
-        database = pair.store.child.pid
+        database = pair.database.child.pid
         assert database
         os.kill(database, signal.SIGSTOP)
         try:

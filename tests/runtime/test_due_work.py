@@ -37,7 +37,7 @@ async def tasks(store: Store, count: int = 1) -> AsyncIterator[Collection]:
     """A collection with so many due tasks, the last one the longest overdue."""
     mongo = mongo_at(store.uri())
     try:
-        await mongo.ensure({"tasks": [Index((("due_at", 1),), where=OPEN)]})
+        await mongo.ensure_indexes({"tasks": [Index((("due_at", 1),), where=OPEN)]})
         collection = mongo.collection("tasks")
         now = utcnow()
         await collection.insert_many(

@@ -45,7 +45,7 @@ def jobs_of(collection: Collection, *, max_running: int = 5, lease: timedelta = 
 async def collection_of(uri: str) -> AsyncIterator[Collection]:
     mongo = mongo_at(uri)
     try:
-        await mongo.ensure({JOBS: JOB_INDEXES})
+        await mongo.ensure_indexes({JOBS: JOB_INDEXES})
         yield mongo.collection(JOBS)
     finally:
         mongo.close()

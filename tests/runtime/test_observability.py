@@ -220,7 +220,7 @@ def test_readiness_follows_broker_and_database(own: tuple[EmbeddedPair, Hub]) ->
     assert before["delivery-attempt_assigned"] is False, "ready before the first assignment"
     hub.wait_ready("delivery")
 
-    store = pair.store.child.pid
+    store = pair.database.child.pid
     assert store
     os.kill(store, signal.SIGSTOP)
     try:

@@ -83,7 +83,7 @@ async def process(hub: Hub, *, bootstrap: str = "") -> AsyncIterator[Process]:
     kafka = KafkaSettings(bootstrap_servers=servers, enable_idempotence=idempotent)
     producer = Producer(kafka, log, client_id="test")
     mongo = Mongo(MongoSettings(uri=SecretStr(hub.env["MONGODB_URI"])), app="test")
-    await mongo.ensure({COLLECTION: (OUTBOX_INDEX,)})
+    await mongo.ensure_indexes({COLLECTION: (OUTBOX_INDEX,)})
     producer.start()
     try:
         if not bootstrap:

@@ -88,7 +88,7 @@ class _Pair(EmbeddedPair):
     def stop(self) -> None:
         """Both, after what is in them was kept for the search."""
         embedded_bus(self).keep(last=True)
-        if self.store.child.running():
+        if self.database.child.running():
             kept.documents(in_database(self.mongodb_uri, ""))
         super().stop()
 

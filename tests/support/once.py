@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from shared.manifests.registry import connectors, providers
+from shared.manifests.registry import registry
 from tests.support.given import note
 
 CALLBACK = "/api/auth/oauth/callback"
@@ -71,11 +71,11 @@ class Told:
 def _entered() -> frozenset[str]:
     """The fields and settings that are secret in every manifest that has them, and not in some only."""
     found: dict[str, set[bool]] = {}
-    for connector in connectors().values():
+    for connector in registry().connectors.values():
         for settings in (connector.settings, *(way.fields for way in connector.manual_credentials.values())):
             for name, setting in settings.items():
                 found.setdefault(name, set()).add(setting.secret)
-    for provider in providers().values():
+    for provider in registry().providers.values():
         for name, setting in (
             provider.manifest.webhook.settings if provider.manifest.webhook else {}
         ).items():

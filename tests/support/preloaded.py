@@ -8,9 +8,8 @@ import services.delivery.app  # noqa: E402
 import services.gateway.app  # noqa: E402
 import services.oauth.app  # noqa: E402
 import services.sync.app  # noqa: E402, F401
-from shared.manifests.registry import connectors, providers  # noqa: E402
+from shared.manifests.registry import registry  # noqa: E402
 
-providers()
-connectors()
+registry()
 gc.freeze()  # the pages that the children share are not written to
 gc.enable()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.manifests.registry import providers
+from shared.manifests.registry import registry
 from shared.verification.hmac import HmacVerifier
 from shared.verification.request import Headers, InboundRequest
 from shared.verification.scheme import Algorithm, SignatureEncoding, SignatureFormat, VerificationResult
@@ -41,7 +41,7 @@ def test_githubs_own_vector() -> None:
 
 def test_githubs_own_vector_through_the_manifest() -> None:
     """What the gateway calls is compiled from data: header, algorithm, encoding and prefix are right."""
-    definition = providers()["github"].definition
+    definition = registry().providers["github"].definition
     assert definition is not None
     for body, verdict in (
         (GITHUB_BODY, VerificationResult.VERIFIED),

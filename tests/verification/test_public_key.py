@@ -233,7 +233,7 @@ HOST, PATH = "api.example.com", "/v1/certs/"
 )
 def test_the_url_of_a_key(url: str) -> None:
     source = KeySource(SourceTemplate("{header:x-url}"), (HOST,), PATH)
-    assert source.address(request({"x-url": url})) == url
+    assert source.fetch_url(request({"x-url": url})) == url
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_the_url_of_a_key(url: str) -> None:
 )
 def test_a_url_that_is_not_the_providers(url: str) -> None:
     source = KeySource(SourceTemplate("{setting:url}"), (HOST,), PATH)
-    assert source.address(request(settings={"url": url})) is None
+    assert source.fetch_url(request(settings={"url": url})) is None
 
 
 def test_without_a_url_nothing_is_verified() -> None:

@@ -38,7 +38,7 @@ def test_a_query_or_form_that_cannot_be_read() -> None:
 
 def test_a_body_that_cannot_be_read() -> None:
     inbound = request(body=b"no JSON")
-    assert inbound.json() is None
+    assert inbound.payload_or_none() is None
     for source in ("json:a", "item:a", "item_sha256", "key:a"):
         with pytest.raises(Malformed):
             read(source, inbound)
@@ -86,7 +86,7 @@ def test_the_digest_of_an_item_does_not_change_with_the_order_of_its_keys() -> N
     )
     assert read("item_sha256", one) == read("item_sha256", other) != read("item_sha256", third)
     batch = request(body=b'[{"a":1},{"a":2}]')
-    first, second = (batch.of(batch.payload, item) for item in batch.payload)
+    first, second = (batch.for_event(batch.payload, item) for item in batch.payload)
     assert read("item_sha256", second) == read("item_sha256", third) != read("item_sha256", first)
     assert (read("json:0.a", second), read("item:a", second)) == ("1", "2")
 

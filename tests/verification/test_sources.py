@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed, Rejected
-from shared.manifests.registry import providers
+from shared.manifests.registry import registry
 from shared.verification.request import SECRET_SETTING, InboundRequest
 from shared.verification.sources import compile_path, compile_source, replace_source
 from shared.verification.template import SourceTemplate
@@ -245,7 +245,7 @@ def test_the_only_other_key(body: bytes, name: str | None) -> None:
 
 def test_an_update_of_telegram_always_has_a_name() -> None:
     """Telegram holds back whatever comes after an update that is refused."""
-    definition = providers()["telegram"].definition
+    definition = registry().providers["telegram"].definition
     assert definition
     for body, event in (
         (b'{"update_id":1,"message":{"date":1}}', "message"),

@@ -17,7 +17,7 @@ OURS = NCHAT | {"origin": {"integration_id": "int_1", "endpoint_id": "ep_1"}}
 
 
 def outcome(settings: dict[str, Any], data: Any, own: str = "") -> tuple[bool, str]:
-    event_filter = EventFilter.of(settings)
+    event_filter = EventFilter.from_stored(settings)
     assert event_filter is not None
     event = event_fields(data)
     passes, reason = event_filter.explain(event, own)
@@ -114,7 +114,7 @@ def test_the_first_criterion_that_is_not_met_is_told(settings: dict[str, Any], r
 def test_a_condition_over_its_budget_is_never_silently_false() -> None:
     wide = NCHAT | {"rows": [{"a": 1}] * 30_000}
     for condition in ("data.rows[?a == `1`]", "data.rows[?a == `2`]", "length(data.rows) == `30000`"):
-        checked = EventFilter.of({"condition": condition})
+        checked = EventFilter.from_stored({"condition": condition})
         assert checked is not None
         with pytest.raises(BudgetExceeded, match=f"condition: takes more than {MAX_CONDITION_STEPS} steps"):
             checked.evaluate(event_fields(wide), "")
@@ -181,7 +181,7 @@ def test_the_budget_is_twice_what_a_condition_on_hundreds_takes(condition: str) 
 
 @pytest.mark.parametrize("settings", [{}, {"channels": []}, {"exclude_bots": False, "condition": None}])
 def test_a_filter_that_asks_for_nothing_is_none(settings: dict[str, Any]) -> None:
-    assert EventFilter.of(settings) is None
+    assert EventFilter.from_stored(settings) is None
 
 
 @pytest.mark.parametrize(
@@ -215,13 +215,13 @@ def test_settings_are_checked_and_the_field_is_named(settings: dict[str, Any], f
     assert ".".join(map(str, first["loc"])) == field
     assert says in first["msg"]
     with pytest.raises(ExpressionError, match=rf"^filter: {field}: "):
-        EventFilter.of(settings)
+        EventFilter.from_stored(settings)
 
 
 def test_settings_come_back_from_the_store_as_they_were() -> None:
     settings = FilterSettings(channels=["c7"], content="deploy", exclude_own=True, condition="data")
     for stored in (settings.model_dump(), settings.model_dump(exclude_defaults=True)):
-        again = EventFilter.of(stored)
+        again = EventFilter.from_stored(stored)
         assert again is not None
         assert again.matches(event_fields(NCHAT), "int_1")
         assert not again.matches(event_fields(OURS), "int_1")
@@ -239,7 +239,7 @@ def test_a_pattern_is_looked_for_at_the_beginning_of_long_words() -> None:
 )
 def test_no_pattern_takes_long(pattern: str) -> None:
     """Each would keep a backtracking matcher busy for longer than anybody waits."""
-    event_filter = EventFilter.of({"content": pattern})
+    event_filter = EventFilter.from_stored({"content": pattern})
     assert event_filter is not None
     for _ in range(20):
         assert not event_filter.matches(event_fields({"content": "ab" * 500 + "a" * 1_000_000}), "")

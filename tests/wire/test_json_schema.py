@@ -101,8 +101,8 @@ TAKEN: list[tuple[Any, Any, Any]] = [
 @pytest.mark.parametrize(("document", "good", "bad"), TAKEN, ids=range(len(TAKEN)))
 def test_a_schema_that_is_taken(document: Any, good: Any, bad: Any) -> None:
     schema = _schema(document)
-    assert schema.fault(good, 10) is None
-    assert bad is ... or schema.fault(bad, 10) is not None
+    assert schema.first_error(good, 10) is None
+    assert bad is ... or schema.first_error(bad, 10) is not None
 
 
 FORMS: dict[str, Any] = {
@@ -152,14 +152,14 @@ FAULTS: list[tuple[Any, Any, str, str]] = [
 
 @pytest.mark.parametrize(("document", "data", "field", "message"), FAULTS, ids=range(len(FAULTS)))
 def test_what_is_told(document: Any, data: Any, field: str, message: str) -> None:
-    fault = _schema(document).fault(data, 100)
+    fault = _schema(document).first_error(data, 100)
     assert fault is not None
     assert (fault.field, fault.message) == (field, message)
 
 
 def test_long_paths_and_messages_are_cut() -> None:
     schema = _schema({"additionalProperties": {"additionalProperties": {"const": "x" * 1000}}})
-    fault = schema.fault({"a" * 500: {"b" * 500: 1}}, 100)
+    fault = schema.first_error({"a" * 500: {"b" * 500: 1}}, 100)
     assert fault is not None
     assert len(fault.field) <= 200
     assert len(fault.message) <= 200
@@ -168,10 +168,10 @@ def test_long_paths_and_messages_are_cut() -> None:
 def test_large_data_is_told_what_its_closest_form_lacks() -> None:
     schema = _schema(FORMS)
     large = {"id": 1, "name": "x" * 100_000}
-    fault = schema.fault(large, len(orjson.dumps(large)))
-    assert fault == schema.fault({"id": 1, "name": "x"}, 10)
+    fault = schema.first_error(large, len(orjson.dumps(large)))
+    assert fault == schema.first_error({"id": 1, "name": "x"}, 10)
     wrong_inside = {"user": {"name": "x" * 100_000}}
-    error = schema.fault(wrong_inside, len(orjson.dumps(wrong_inside)))
+    error = schema.first_error(wrong_inside, len(orjson.dumps(wrong_inside)))
     assert error is not None
     assert error.message == "does not fit the schema of its type"
 
@@ -180,7 +180,7 @@ def test_large_data_is_not_explained() -> None:
     """A choice fails once per item and form: a hundred thousand items would make as many errors."""
     schema = _schema({"anyOf": [{"items": {"type": "string"}}, {"items": {"type": "boolean"}}]})
     data = list(range(100_000))
-    fault = schema.fault(data, len(orjson.dumps(data)))
+    fault = schema.first_error(data, len(orjson.dumps(data)))
     assert fault is not None
     assert (fault.field, fault.message) == ("", "does not fit the schema of its type")
 
@@ -190,11 +190,11 @@ def test_a_small_body_is_not_explained_either_if_that_makes_many_errors() -> Non
     forms = [{"type": "string"} for _ in range(300)]
     schema = _schema({"anyOf": [{"items": {"anyOf": forms}}, {"type": "string"}]})
     began = process_time()
-    fault = schema.fault([0] * 1000, 2001)
+    fault = schema.first_error([0] * 1000, 2001)
     assert process_time() - began < 1
     assert fault is not None
     assert (fault.field, fault.message) == ("", "does not fit the schema of its type")
-    error = schema.fault([0], 3)
+    error = schema.first_error([0], 3)
     assert error is not None
     assert error.message.endswith("is the closest")
 
@@ -204,7 +204,7 @@ def test_the_catalogue_s_largest_form_is_explained() -> None:
         (_schema(event_type.schema) for event_type in EVENT_TYPES.values()),
         key=lambda event_type: event_type.size,
     )
-    error = schema.fault({"id": [{"a": 1}] * 30}, 400)
+    error = schema.first_error({"id": [{"a": 1}] * 30}, 400)
     assert error is not None
     assert error.message != "does not fit the schema of its type"
 
@@ -236,4 +236,4 @@ def test_it_is_refused_or_says_what_the_standard_says(inner: Any, value: Any) ->
     except UnsupportedSchema:
         return
     fits = Draft202012Validator(document).is_valid(value)
-    assert (schema.fault(value, 100) is None) is fits
+    assert (schema.first_error(value, 100) is None) is fits

@@ -5,7 +5,7 @@ import pytest
 
 from shared.manifests.oauth1 import OAuth1Flow
 from shared.manifests.provider_response import ProviderRejected
-from shared.manifests.registry import connectors
+from shared.manifests.registry import registry
 from shared.wire.bodies import FORM_CONTENT_TYPE, JSON_CONTENT_TYPE
 from shared.wire.provider_http import ProviderResponse
 from shared.wire.redaction import redact
@@ -25,7 +25,7 @@ def test_a_text_that_ends_in_a_few_letters_of_a_secret_stays() -> None:
 def test_a_long_token_in_a_refusal_is_hidden_although_the_refusal_is_cut_off() -> None:
     body = orjson.dumps({"error": f"no_{TOKEN}", "error_description": f"Invalid refresh token: {TOKEN}"})
     with pytest.raises(ProviderRejected) as error:
-        connectors()["oidc"].parse_token_response(
+        registry().connectors["oidc"].parse_token_response(
             ProviderResponse(400, {"content-type": JSON_CONTENT_TYPE}, body)
         )
     for text in (error.value.code, error.value.detail):
@@ -34,7 +34,7 @@ def test_a_long_token_in_a_refusal_is_hidden_although_the_refusal_is_cut_off() -
 
 def test_a_form_of_thousands_of_fields_is_a_refusal() -> None:
     answer = ProviderResponse(200, {"content-type": FORM_CONTENT_TYPE}, b"a=1&" * 5000)
-    for read in (connectors()["oidc"].parse_token_response, OAuth1Flow.parse_token_response):
+    for read in (registry().connectors["oidc"].parse_token_response, OAuth1Flow.parse_token_response):
         with pytest.raises(ProviderRejected, match="no_token"):
             read(answer)
 
@@ -42,7 +42,8 @@ def test_a_form_of_thousands_of_fields_is_a_refusal() -> None:
 def test_scopes_are_kept_up_to_a_number() -> None:
     body = orjson.dumps({"access_token": "a", "scope": " ".join(map(str, range(100_000)))})
     tokens = (
-        connectors()["oidc"]
+        registry()
+        .connectors["oidc"]
         .parse_token_response(ProviderResponse(200, {"content-type": JSON_CONTENT_TYPE}, body))
         .tokens
     )

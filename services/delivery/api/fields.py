@@ -7,7 +7,6 @@ from fastapi import Depends, Query
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from shared.contracts.envelope import rfc3339
-from shared.runtime.mongo import Document
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.problems import to_utc
 
@@ -21,8 +20,3 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 def optional_rfc3339(at: datetime | None) -> str | None:
     """Return a time as RFC 3339 text; None stays None."""
     return rfc3339(at) if at else None
-
-
-def identity(document: Document) -> Document:
-    """Return the document itself: for a page whose items are converted together afterwards."""
-    return document

@@ -31,12 +31,12 @@ class StatisticsApi:
         self,
         deliveries: DeliverySearch,
         statistics: Statistics,
-        subscriptions: OutgoingWebhooks,
+        webhooks: OutgoingWebhooks,
         settings: DeliverySettings,
     ) -> None:
         self._deliveries = deliveries
         self._statistics = statistics
-        self._subscriptions = subscriptions
+        self._webhooks = webhooks
         self._delivered_retention = timedelta(days=settings.delivered_days)
 
     def mount(self, app: FastAPI) -> None:
@@ -99,5 +99,5 @@ class StatisticsApi:
         return await self._statistics.delivered(workspace, webhook_id, utcnow() - self._delivered_retention)
 
     async def _belongs_to(self, webhook_id: str, workspace: str) -> bool:
-        webhook = await self._subscriptions.find(webhook_id)
+        webhook = await self._webhooks.find(webhook_id)
         return webhook is not None and webhook.workspace == workspace

@@ -68,7 +68,7 @@ class PreviewApi:
         event_fields = event_fields_of(event, canonical(event.type), "0")
         names = (event_fields.type, *_triggers_in(body.data))
         matched, because = matches(body.events, *names), "events: no pattern covers this type"
-        event_filter = EventFilter.of(body.filter.model_dump() if body.filter else {})
+        event_filter = EventFilter.from_stored(body.filter.model_dump() if body.filter else {})
         if matched:
             matched, because = (
                 event_filter.explain(event_fields, body.integration_id or "") if event_filter else (True, "")

@@ -33,7 +33,7 @@ from shared.contracts.envelope import Event, now
 from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, Misconfigured
 from shared.contracts.ids import WorkspaceId, delivery_id_for, new_event_id, new_webhook_id
 from shared.contracts.topics import DELIVERY_REQUESTED
-from shared.manifests.event_names import event_names
+from shared.manifests.event_names import EventNames
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.mongo import utcnow
@@ -66,6 +66,7 @@ class WebhooksApi:
         endpoint_health: EndpointHealthRecords,
         producer: Producer,
         client: EgressClient,
+        event_names: EventNames,
         settings: DeliverySettings,
     ) -> None:
         self._webhooks = webhooks
@@ -75,6 +76,7 @@ class WebhooksApi:
         self._endpoint_health = endpoint_health
         self._producer = producer
         self._client = client
+        self._event_names = event_names
         self._settings = settings
 
     def mount(self, app: FastAPI) -> None:
@@ -98,7 +100,7 @@ class WebhooksApi:
     async def create(self, body: WebhookCreate, key: Writer, *, force: Force = False) -> WebhookOut:
         """Subscribe a URL to events. Only this response shows the secret."""
         self._check_url(body.url)
-        warnings = _check_event_names(body.events, force=force)
+        warnings = self._check_event_names(body.events, force=force)
         if not force:
             await self._repository.check_url_is_free(key.workspace, body.url)
         # Generated secrets are valid; given ones must fit the profile.
@@ -168,7 +170,7 @@ class WebhooksApi:
                 await self._repository.check_url_is_free(key.workspace, body.url)
         if "enabled" in changes:
             changes |= enabled_changes(enabled=changes["enabled"])
-        warnings = _check_event_names(body.events or (), record.events, force=force)
+        warnings = self._check_event_names(body.events or (), record.events, force=force)
         self._validate(record.changed(changes))
         # Changes that invalidate earlier responses end hold and open circuit.
         reset = bool(changes.get("enabled")) or bool(_RESETTING_FIELDS & changes.keys())
@@ -266,6 +268,19 @@ class WebhooksApi:
         if problem:
             raise _invalid("url", problem)
 
+    def _check_event_names(
+        self, events: Sequence[str], accepted: Sequence[str] = (), *, force: bool
+    ) -> list[str]:
+        """Return warnings about event names.
+
+        Raises `Invalid` for names that are in neither the catalogue nor `accepted`.
+        """
+        report = self._event_names.check(events, events if force else accepted)
+        if report.errors:
+            errors = [FieldError(f"events.{position}", error) for position, error in report.errors.items()]
+            raise Invalid("some fields are not acceptable", errors=tuple(errors))
+        return report.warnings
+
     def _validate(self, record: WebhookRecord) -> None:
         """Raise `Invalid` if fields do not fit together, such as a certificate and its key."""
         try:
@@ -285,7 +300,7 @@ class WebhooksApi:
             health,
             public_keys=self._public_keys(record),
             unreadable=self._webhooks.unreadable_parts(record.id),
-            warnings=event_names().check(record.events, record.events, suggesting=False).warnings,
+            warnings=self._event_names.check(record.events, record.events, suggesting=False).warnings,
             secret=secret,
         )
 
@@ -312,18 +327,6 @@ def _check_secret(profile: SigningProfile, secret: str) -> None:
         signing_key(profile, secret)
     except Malformed as error:
         raise _invalid("secret", error.detail) from None
-
-
-def _check_event_names(events: Sequence[str], accepted: Sequence[str] = (), *, force: bool) -> list[str]:
-    """Return warnings about event names.
-
-    Raises `Invalid` for names that are in neither the catalogue nor `accepted`.
-    """
-    report = event_names().check(events, events if force else accepted)
-    if report.errors:
-        errors = [FieldError(f"events.{position}", error) for position, error in report.errors.items()]
-        raise Invalid("some fields are not acceptable", errors=tuple(errors))
-    return report.warnings
 
 
 def _invalid(field: str, message: str) -> Invalid:

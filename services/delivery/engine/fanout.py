@@ -121,9 +121,6 @@ class Fanout:
         self._providers = providers
         self._storing: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Do nothing: the consumer calls `handle`."""
-
     async def stop(self) -> None:
         """Wait no longer for deferred events to be stored: their offsets are not committed."""
         for task in self._storing:

@@ -20,8 +20,8 @@ from services.delivery.engine.batches import RecordBatch, WebhookBatch
 from services.delivery.engine.clock import loop_time
 from services.delivery.engine.endpoint_state import EndpointState
 from services.delivery.engine.endpoint_states import EndpointStates
+from services.delivery.engine.failure_monitor import FailureMonitor
 from services.delivery.engine.fair_share import FairShares
-from services.delivery.engine.health import EndpointHealth
 from services.delivery.engine.results import ResultWriter
 from services.delivery.log.deliveries import ClaimedDelivery, Deliveries
 from services.delivery.log.erasures import Erasures
@@ -45,12 +45,12 @@ class FirstAttemptHandler:
 
     def __init__(
         self,
-        subscriptions: OutgoingWebhooks,
+        webhooks: OutgoingWebhooks,
         deliveries: Deliveries,
         erasures: Erasures,
         endpoint_states: EndpointStates,
         attempter: Attempter,
-        health: EndpointHealth,
+        failure_monitor: FailureMonitor,
         results: ResultWriter,
         log: Log,
         *,
@@ -58,12 +58,12 @@ class FirstAttemptHandler:
         shares: FairShares,
     ) -> None:
         self._shares = shares
-        self._subscriptions = subscriptions
+        self._webhooks = webhooks
         self._deliveries = deliveries
         self._erasures = erasures
         self._endpoint_states = endpoint_states
         self._attempter = attempter
-        self._health = health
+        self._failure_monitor = failure_monitor
         self._results = results
         self._log = log
         self._assignment = assignment
@@ -98,7 +98,7 @@ class FirstAttemptHandler:
         )
         record_batch = RecordBatch()
         for webhook_id, group in (await self._unlogged_requests(requests)).items():
-            webhook = await self._subscriptions.find(webhook_id)
+            webhook = await self._webhooks.find(webhook_id)
             if webhook is None:
                 self._log.info(
                     "delivery.dropped",
@@ -138,7 +138,7 @@ class FirstAttemptHandler:
     ) -> dict[str, list[DeliveryRequest]]:
         """Return the requests that are neither in the log nor erased, by webhook."""
         open_by_id, _ = await asyncio.gather(
-            self._deliveries.open_by_id(list(requests)), self._subscriptions.ensure_current()
+            self._deliveries.open_by_id(list(requests)), self._webhooks.ensure_current()
         )
         by_webhook: dict[str, list[DeliveryRequest]] = {}
         for request in requests.values():
@@ -176,9 +176,6 @@ class FirstAttemptHandler:
         order = max(request.order, self._last_order.get(request.partition, 0) + 1)
         self._last_order[request.partition] = order
         return request if order == request.order else replace(request, order=order)
-
-    async def start(self) -> None:
-        """Do nothing: the consumer calls `handle`."""
 
     async def stop(self) -> None:
         """Wait for attempts in flight; a lease covers those that take longer.
@@ -232,7 +229,7 @@ class FirstAttemptHandler:
             return 0  # an earlier delivery is open in the log
         if webhook.policy.schedule[0] > 0:
             return 0  # the schedule delays the first attempt
-        if not self._subscriptions.may_send(webhook):
+        if not self._webhooks.may_send(webhook):
             return 0  # disabled or paused after fan-out
         if batch.previous is not None and not batch.previous.is_complete:
             return 0 if batch.previous.ended.is_set() else 1  # the worker waits for it
@@ -280,7 +277,7 @@ class FirstAttemptHandler:
         failpoint("attempt.before_send")
         attempt, outcome = await self._attempter.attempt(batch.webhook, claimed)
         failpoint("attempt.sent")
-        self._health.record_attempt(
+        self._failure_monitor.record_attempt(
             batch.endpoint_state, batch.webhook, attempt, outcome, manual=claimed.manual
         )
         batch.endpoint_state.finished_attempts += 1
@@ -336,7 +333,9 @@ class FirstAttemptHandler:
             ]
             if batch.queue:
                 due_at = utcnow() + timedelta(seconds=batch.webhook.policy.schedule[0])
-                writes += [(request, self._deliveries.waiting(request, due_at)) for request in batch.queue]
+                writes += [
+                    (request, self._deliveries.waiting_entry(request, due_at)) for request in batch.queue
+                ]
                 batch.note_due(due_at)
             batch.queue.clear()
         rejected = await self._write_entries(writes)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from services.delivery.engine.attempt import Attempter
 from services.delivery.engine.endpoint_state import EndpointState
 from services.delivery.engine.endpoint_states import EndpointStates
-from services.delivery.engine.health import EndpointHealth
+from services.delivery.engine.failure_monitor import FailureMonitor
 from services.delivery.engine.results import ResultWriter
 from services.delivery.log.deliveries import MAX_EXPIRED, ClaimedDelivery, Deliveries
 from services.delivery.log.due_deliveries import DueDeliveries
@@ -38,27 +38,27 @@ class Scheduler:
 
     def __init__(
         self,
-        subscriptions: OutgoingWebhooks,
+        webhooks: OutgoingWebhooks,
         deliveries: Deliveries,
         due_deliveries: DueDeliveries,
         endpoint_health: EndpointHealthRecords,
         erasures: Erasures,
         endpoint_states: EndpointStates,
         attempter: Attempter,
-        health: EndpointHealth,
+        failure_monitor: FailureMonitor,
         results: ResultWriter,
         log: Log,
         *,
         assignment: Callable[[], tuple[int, list[int]]],
     ) -> None:
-        self._subscriptions = subscriptions
+        self._webhooks = webhooks
         self._deliveries = deliveries
         self._due_deliveries = due_deliveries
         self._endpoint_health = endpoint_health
         self._erasures = erasures
         self._endpoint_states = endpoint_states
         self._attempter = attempter
-        self._health = health
+        self._failure_monitor = failure_monitor
         self._results = results
         self._log = log
         self._assignment = assignment
@@ -102,11 +102,11 @@ class Scheduler:
         try:
             # Each pass reads the settings again: webhook, hold and circuit may change at any time.
             while not (self._stopping or endpoint_state.lost):
-                await self._subscriptions.ensure_current()
-                webhook = await self._subscriptions.find(endpoint_state.webhook_id)
+                await self._webhooks.ensure_current()
+                webhook = await self._webhooks.find(endpoint_state.webhook_id)
                 if webhook is None:
                     # Deleted, or unreadable as a document: only a deleted webhook loses its deliveries.
-                    if not await self._subscriptions.is_deleted(endpoint_state.webhook_id):
+                    if not await self._webhooks.is_deleted(endpoint_state.webhook_id):
                         endpoint_state.pause(_STOPPED_POLL_INTERVAL_S)
                         return
                     await self._deliveries.cancel_all(endpoint_state.webhook_id)
@@ -114,8 +114,8 @@ class Scheduler:
                     endpoint_state.next_due = None
                     return
                 endpoint_state.update_webhook(webhook)
-                self._health.write_hold_state(endpoint_state)
-                if not self._subscriptions.may_send(webhook):
+                self._failure_monitor.write_hold_state(endpoint_state)
+                if not self._webhooks.may_send(webhook):
                     # Time in which a person stopped the webhook is no wait behind the circuit.
                     endpoint_state.breaker.restart_wait(asyncio.get_running_loop().time())
                     endpoint_state.pause(_STOPPED_POLL_INTERVAL_S)
@@ -131,7 +131,7 @@ class Scheduler:
                 if permits == 0 and not attempts:
                     await self._dead_letter_expired(endpoint_state, webhook)
                     endpoint_state.pause_until_permitted(webhook)
-                    self._health.write_hold_state(endpoint_state)
+                    self._failure_monitor.write_hold_state(endpoint_state)
                     return
                 if permits == 0:
                     _, attempts = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
@@ -256,7 +256,9 @@ class Scheduler:
         try:
             attempt, outcome = await self._attempter.attempt(webhook, delivery)
             failpoint("schedule.sent")
-            self._health.record_attempt(endpoint_state, webhook, attempt, outcome, manual=delivery.manual)
+            self._failure_monitor.record_attempt(
+                endpoint_state, webhook, attempt, outcome, manual=delivery.manual
+            )
             await self._results.write(self._deliveries.result_update(delivery, attempt, outcome))
             failpoint("schedule.written")
             # Only after the write: a search before it would not find the delivery.

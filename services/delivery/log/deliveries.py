@@ -201,7 +201,7 @@ class Deliveries:
         entry = _entry(request) | {"attempts": [_attempt_fields(attempt)]} | self._outcome_fields(outcome, 1)
         return InsertOne(entry if attempt.ok else entry | _failure_fields(attempt))
 
-    def waiting(self, request: DeliveryRequest, due_at: datetime) -> Write:
+    def waiting_entry(self, request: DeliveryRequest, due_at: datetime) -> Write:
         """Return the log entry of a delivery without attempts."""
         return InsertOne(_entry(request) | _open_fields("pending", due_at))
 

@@ -233,7 +233,7 @@ class OutgoingWebhooks:
                     self._snapshot.items.get(record.id) is webhooks[record.id]
                     and not self._encryption.decrypt(record).errors
                 ):
-                    await self._snapshot.load((record.id,), again=True)
+                    await self._snapshot.load((record.id,), reparse=True)
                 # Decryption is CPU work: let other tasks run in between.
                 await asyncio.sleep(0)
 
@@ -268,7 +268,7 @@ def compile_webhook(record: WebhookRecord, parts: DecryptedParts) -> OutgoingWeb
         name=record.name,
         url=record.url,
         patterns=record.events,
-        filter=EventFilter.of(record.filter or {}),
+        filter=EventFilter.from_stored(record.filter or {}),
         integration_id=record.integration_id or "",
         enabled=record.enabled,
         enabled_at=record.enabled_at or record.created_at,

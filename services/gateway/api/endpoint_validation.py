@@ -32,7 +32,7 @@ def choose_secret(webhook: WebhookSpec, definition: WebhookDefinition, secret: s
     spec = webhook.secret
     if secret is None:
         generated = (new_secret(webhook), new_basic_secret()) if spec.source == "ours" else ()
-        usable = (item for item in generated if definition.accepts_secret(item.encode(), made_here=True))
+        usable = (item for item in generated if definition.accepts_secret(item.encode(), generated=True))
         return next(usable, "")
     if spec.source == "none":
         raise invalid_field("secret", "this provider's webhooks are verified without a secret")

@@ -189,7 +189,7 @@ class SchemaChecks:
         self._workspace = workspace
         self._seconds = 0.0
 
-    def fault(self, name: str, data: Any, length: int) -> FieldError | None:
+    def first_error(self, name: str, data: Any, length: int) -> FieldError | None:
         """Return the first error of an event's data; None if the data is valid or the type has no schema.
 
         `length` is the number of bytes of the data as JSON. The field of the error is a path within the data,
@@ -208,6 +208,6 @@ class SchemaChecks:
             return FieldError("", "checking this request takes too long: send fewer events at a time")
         started = thread_time()
         try:
-            return schema.fault(data, length)
+            return schema.first_error(data, length)
         finally:
             self._seconds += thread_time() - started

@@ -165,8 +165,10 @@ def _validate_schema(schema: Any, example: Any) -> tuple[str | None, str | None]
         compiled = BoundedSchema(schema_text.encode())
     except UnsupportedSchema as error:
         raise _invalid(FieldError("schema", str(error))) from None
-    if example_text is not None and (fault := compiled.fault(orjson.loads(example_text), len(example_text))):
-        raise _invalid(FieldError(f"example.{fault.field}".rstrip("."), fault.message))
+    if example_text is None:
+        return schema_text, None
+    if mismatch := compiled.first_error(orjson.loads(example_text), len(example_text)):
+        raise _invalid(FieldError(f"example.{mismatch.field}".rstrip("."), mismatch.message))
     return schema_text, example_text
 
 
@@ -182,8 +184,8 @@ def _json_text(field: str, value: Any) -> str | None:
     return text.decode()
 
 
-def _invalid(fault: FieldError) -> Invalid:
-    return Invalid("some fields are not acceptable", errors=(fault,))
+def _invalid(field_error: FieldError) -> Invalid:
+    return Invalid("some fields are not acceptable", errors=(field_error,))
 
 
 def _event_type_out(event_type: KnownEventType) -> EventTypeOut:

@@ -53,9 +53,6 @@ class ServiceProxy:
         """The names of the services behind the proxy."""
         return self._peers.keys()
 
-    async def start(self) -> None:
-        """Do nothing: connections are made when they are needed."""
-
     async def stop(self) -> None:
         await self._client.close()
 

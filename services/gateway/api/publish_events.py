@@ -133,10 +133,10 @@ def parse_events(body: bytes, key: ApiKey, checks: SchemaChecks, fixed: FixedEve
         try:
             events.append(_parse_event(CloudEvent.model_validate(item), key, checks, fixed))
         except ValidationError as error:
-            faults = field_errors(error.errors(include_input=False, include_url=False))
-            errors += [FieldError(f"{index}.{fault.field}", fault.message) for fault in faults]
+            invalid = field_errors(error.errors(include_input=False, include_url=False))
+            errors += [FieldError(f"{index}.{item.field}", item.message) for item in invalid]
         except Invalid as error:
-            errors += [FieldError(f"{index}.{fault.field}", fault.message) for fault in error.errors]
+            errors += [FieldError(f"{index}.{item.field}", item.message) for item in error.errors]
     if errors:
         raise Invalid("no event was accepted: some are not valid", errors=tuple(errors[:_MAX_ERRORS]))
     return events
@@ -149,8 +149,8 @@ def _parse_event(event: CloudEvent, key: ApiKey, checks: SchemaChecks, fixed: Fi
     if fixed.is_provider_type(name):
         raise _invalid("type", "types of a provider come from its verified webhooks only")
     data = _json(event.data)
-    if fault := checks.fault(name, event.data, len(data)):
-        raise _invalid(f"data.{fault.field}".rstrip("."), f"{name}: {fault.message}")
+    if field_error := checks.first_error(name, event.data, len(data)):
+        raise _invalid(f"data.{field_error.field}".rstrip("."), f"{name}: {field_error.message}")
     return Event(
         id=event.id,
         type=name,

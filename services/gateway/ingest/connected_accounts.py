@@ -39,11 +39,13 @@ class ConnectedAccounts:
         `app` is the app whose secret verified the request. Raises `DatabaseUnavailable`.
         """
         account_ids = {item.account for item in accounts if item.account}
-        resource_ids = {item.choice for item in accounts if item.choice}
+        resource_ids = {item.resource for item in accounts if item.resource}
         by_account = await self._routes.find(provider, "account.id", account_ids)
         by_resource = await self._routes.find(provider, "account.choice.id", resource_ids)
         return {
-            ref: _select(by_account.get(ref.account, ()), by_resource.get(ref.choice, ()), ref, app.app_keys)
+            ref: _select(
+                by_account.get(ref.account, ()), by_resource.get(ref.resource, ()), ref, app.app_keys
+            )
             for ref in accounts
         }
 
@@ -84,7 +86,7 @@ def _select(
     Only one per workspace: two integrations of the same account must not duplicate its events. An integration
     with a selected resource matches by the resource if the event names one, otherwise by the account.
     """
-    if ref.choice:
+    if ref.resource:
         of_account = [route for route in of_account if not route.has_resource]
     by_workspace: dict[str, AccountRoute] = {}
     for route in sorted((*of_resource, *of_account)):

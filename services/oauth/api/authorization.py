@@ -239,8 +239,8 @@ class AuthorizationApi:
         label = integration.account.label if integration.account else ""
         if integration.status == "connected":
             return "Connected", f"{label} is connected. You can close this window."
-        choices = self._connectors[integration.provider].choices
-        about = choices.about if choices else "one of its resources"
+        selection = self._connectors[integration.provider].account_selection
+        about = selection.about if selection else "one of its resources"
         return "One choice is left", f"{label} has several: choose {about} where you started to connect it."
 
     def _result_redirect(self, result: str, outcome: AuthorizationOutcome | None) -> Response:

@@ -268,21 +268,21 @@ class IntegrationsApi:
             return connector.request(probe, access.values)
 
         answer = await self._tokens.call(integration.id, build_request)
-        fault = None
+        last_error = None
         try:
             connector.parse_api_response(answer)
         except ProviderRejected as error:
             code, detail = redact(error.code, sent_tokens), redact(error.detail, sent_tokens)
-            fault = LastError(at=utcnow(), code=code, detail=detail)
+            last_error = LastError(at=utcnow(), code=code, detail=detail)
         # Read again: the call above may have refreshed the tokens, which raises the version.
         current = await self._integrations.find(integration.id)
-        change: dict[str, Any] = {"last_error": fault, "failures": 1 if fault else 0}
+        change: dict[str, Any] = {"last_error": last_error, "failures": 1 if last_error else 0}
         expires_at = current.expires_at
         events: tuple[IntegrationEventType, ...] = ()
-        if not fault and current.status == "error" and (expires_at is None or expires_at > utcnow()):
+        if not last_error and current.status == "error" and (expires_at is None or expires_at > utcnow()):
             change |= {"status": "connected", "reason": "", "retry_at": None}
             events = ("integration.recovered",)
-        elif not fault and current.retry_at:
+        elif not last_error and current.retry_at:
             # A refresh failed and will be retried. A check that succeeds must not hide that error.
             return
         await self._integrations.change(

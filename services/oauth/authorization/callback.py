@@ -297,10 +297,12 @@ class CallbackHandler:
         provider_account = replace(
             provider_account, attributes={**callback_values, **provider_account.attributes}, person=person
         )
-        if connector.choices is None:
+        if connector.account_selection is None:
             return provider_account, []
         values |= {f"account:{name}": value for name, value in provider_account.attributes.items()}
-        answer = await self._tokens.ask(connector.request(connector.choices.call, values), workspace)
+        answer = await self._tokens.ask(
+            connector.request(connector.account_selection.call, values), workspace
+        )
         return provider_account, connector.parse_resources(connector.parse_api_response(answer))
 
 

@@ -25,8 +25,8 @@ def oauth_connector(connectors: Mapping[str, Connector], provider: str) -> Conne
     """
     connector = connectors.get(provider)
     if connector is None:
-        fault = FieldError("provider", "accounts of this provider cannot be connected")
-        raise Invalid("no such provider", errors=(fault,))
+        field_error = FieldError("provider", "accounts of this provider cannot be connected")
+        raise Invalid("no such provider", errors=(field_error,))
     if connector.oauth2 is None and connector.oauth1 is None:
         kinds = ", ".join(connector.manual_credentials)
         hint = f"send the credentials to POST /api/integrations (kind: {kinds})" if kinds else "not by OAuth"

@@ -17,17 +17,17 @@ def validate_return_to(return_to: str | None, *, base: str, origins: frozenset[s
     """
     if not return_to:
         return None
-    fault = FieldError(
+    field_error = FieldError(
         "return_to", "a path of the hub, or an address of an origin in INTERLINK_RETURN_ORIGINS"
     )
     # Browsers and parsers disagree about backslashes, blanks, control characters and other scripts, so an
     # address with one of them could pass the check below and lead a browser elsewhere.
     if not return_to.isascii() or not return_to.isprintable() or "\\" in return_to or " " in return_to:
-        raise Invalid("return_to is not allowed", errors=(fault,))
+        raise Invalid("return_to is not allowed", errors=(field_error,))
     if return_to.startswith("/") and not return_to.startswith("//"):
         return base + return_to
     if _origin(return_to) not in origins | {_origin(base)}:
-        raise Invalid("return_to is not allowed", errors=(fault,))
+        raise Invalid("return_to is not allowed", errors=(field_error,))
     return return_to
 
 

@@ -295,8 +295,8 @@ class ManualCredentials:
             return await self._fetch_account(connector, credential, values, workspace)
         except ProviderRejected as error:
             field = _FIELD_BY_ERROR.get(error.code, "fields") if credential.login else "fields"
-            fault = FieldError(field, _redacted_detail(error, credential, values))
-            raise Invalid("the provider rejected these credentials", errors=(fault,)) from None
+            field_error = FieldError(field, _redacted_detail(error, credential, values))
+            raise Invalid("the provider rejected these credentials", errors=(field_error,)) from None
 
     async def _fetch_account(
         self, connector: Connector, credential: ManualCredential, values: Mapping[str, str], workspace: str
@@ -333,14 +333,14 @@ class ManualCredentials:
         """
         connector = self._connectors.get(provider)
         if connector is None:
-            fault = FieldError("provider", "accounts of this provider cannot be connected")
-            raise Invalid("no such provider", errors=(fault,))
+            field_error = FieldError("provider", "accounts of this provider cannot be connected")
+            raise Invalid("no such provider", errors=(field_error,))
         credentials = connector.manual_credentials
         if not credentials:
-            fault = FieldError(
+            field_error = FieldError(
                 "provider", "its accounts are connected by OAuth: POST /api/auth/oauth/connect"
             )
-            raise Invalid("this provider has no manual credentials", errors=(fault,))
+            raise Invalid("this provider has no manual credentials", errors=(field_error,))
         only_credential = next(iter(credentials.values())) if len(credentials) == 1 else None
         credential = credentials.get(kind) if kind else only_credential
         if credential is None:

@@ -190,7 +190,7 @@ def _event(provider: str, webhook_event: WebhookEvent, workspace: str) -> Event:
 def _reasons(error: Rejected | MessageTemplateError) -> Iterator[str]:
     yield str(error)
     if isinstance(error, Rejected):
-        yield from (f"{fault.field}: {fault.message}" for fault in error.errors)
+        yield from (f"{field_error.field}: {field_error.message}" for field_error in error.errors)
 
 
 def _invalid(field: str, message: str) -> Invalid:

@@ -41,7 +41,7 @@ def reason_and_error(error: Exception) -> tuple[str, str]:
     if isinstance(error, OverLimit):
         return error.reason, error.detail
     if isinstance(error, Rejected):
-        fields = "; ".join(f"{fault.field}: {fault.message}" for fault in error.errors)
+        fields = "; ".join(f"{field_error.field}: {field_error.message}" for field_error in error.errors)
         return "malformed", f"{error.detail} ({fields})" if fields else error.detail
     return "failed", f"{type(error).__name__}: {error}"
 

@@ -16,7 +16,7 @@ from shared.contracts.errors import FieldError, Misconfigured, Rejected, RetryLa
 from shared.runtime.logs import Log
 
 MEDIA_TYPE: Final = "application/problem+json"
-_MAX_FAULTS: Final = 50
+_MAX_ERRORS: Final = 50
 _MAX_FIELD_LENGTH: Final = 200
 _UNION_BRANCH: Final = re.compile(r"(function-[a-z]+|constrained-[a-z]+|nullable|list)\[.+\]")
 
@@ -88,25 +88,25 @@ def openapi_response(description: str, *, retry_after: bool = False) -> dict[str
     return response | {"headers": _RETRY_AFTER_HEADER} if retry_after else response
 
 
-def field_errors(faults: list[Any]) -> tuple[FieldError, ...]:
-    """Return the first 50 of pydantic's faults as field errors, without the input, which may be a secret."""
+def field_errors(details: list[Any]) -> tuple[FieldError, ...]:
+    """Return the first 50 of pydantic's errors as field errors, without the input, which may be a secret."""
     return tuple(
-        FieldError(_fault_path(fault["loc"])[:_MAX_FIELD_LENGTH], _fault_message(fault)[:_MAX_FIELD_LENGTH])
-        for fault in faults[:_MAX_FAULTS]
+        FieldError(_error_path(detail["loc"])[:_MAX_FIELD_LENGTH], _error_message(detail)[:_MAX_FIELD_LENGTH])
+        for detail in details[:_MAX_ERRORS]
     )
 
 
-def _fault_message(fault: Mapping[str, Any]) -> str:
-    """Return a fault's message. Messages about pydantic's own types are replaced by ones about the call."""
-    if fault["type"] == "model_attributes_type":
+def _error_message(detail: Mapping[str, Any]) -> str:
+    """Return an error's message. Messages about pydantic's own types are replaced by ones about the call."""
+    if detail["type"] == "model_attributes_type":
         return "send a JSON object, with the header Content-Type: application/json"
-    if fault["type"] == "extra_forbidden":
+    if detail["type"] == "extra_forbidden":
         return "no such field"
-    return str(fault["msg"])
+    return str(detail["msg"])
 
 
-def _fault_path(loc: tuple[str | int, ...]) -> str:
-    """Return the dotted path of a fault, without the names that pydantic gives to the branches of a union."""
+def _error_path(loc: tuple[str | int, ...]) -> str:
+    """Return the dotted path of an error, without pydantic's names of the branches of a union."""
     parts = (str(part) for part in loc if part != "body")
     return ".".join(part for part in parts if not _UNION_BRANCH.match(part)) or "body"
 
@@ -140,7 +140,7 @@ def install_handlers(app: FastAPI, log: Log) -> None:
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         errors = field_errors(list(error.errors()))
-        if any(fault["type"] == "json_invalid" for fault in error.errors()):
+        if any(detail["type"] == "json_invalid" for detail in error.errors()):
             return problem_response(400, "the body is not JSON", errors=errors)
         return problem_response(422, "some fields are not acceptable", errors=errors)
 

@@ -1,4 +1,6 @@
-"""Endpoint health: slow or not, hold, circuit breaker, and when to disable a webhook.
+"""Failure monitor: what follows from an attempt for its endpoint and its webhook.
+
+The endpoint's state learns whether it was slow, asked for a hold, or failed, which may open its circuit.
 
 An endpoint that answers 410, or that only failed for `disable_after_days`, is disabled. An event on
 `integration.events` reports it; another event warns when four fifths of that time are over. A webhook whose
@@ -37,15 +39,15 @@ _PUBLISH_TIMEOUT_S: Final = 10.0
 _SHUTDOWN_TIMEOUT_S: Final = 5.0
 
 
-class EndpointHealth:
-    """Updates endpoint states after every attempt.
+class FailureMonitor:
+    """Updates endpoint states after every attempt; warns of failing webhooks and disables them.
 
     Writes run in background tasks, so that attempts do not wait.
     """
 
     def __init__(
         self,
-        subscriptions: OutgoingWebhooks,
+        webhooks: OutgoingWebhooks,
         endpoint_health: EndpointHealthRecords,
         producer: Producer,
         log: Log,
@@ -54,7 +56,7 @@ class EndpointHealth:
     ) -> None:
         self._suspend_after = suspend_after
         self._expensive_cases: dict[str, Recurrence] = {}
-        self._subscriptions = subscriptions
+        self._webhooks = webhooks
         self._endpoint_health = endpoint_health
         self._producer = producer
         self._log = log
@@ -209,14 +211,14 @@ class EndpointHealth:
 
         If the process dies in between, the next failure publishes the event again under the same id.
         """
-        current = self._subscriptions.loaded(webhook.id)
+        current = self._webhooks.loaded(webhook.id)
         # A person deleted, disabled or enabled the webhook since the failures began.
         if current is None or not current.enabled or current.enabled_at > since:
             return
         await self._publish_notice(
             webhook, "webhook.disabled", since, {"reason": reason, "last_error": error}
         )
-        if await self._subscriptions.disable(webhook.id, reason):
+        if await self._webhooks.disable(webhook.id, reason):
             self._log.warning("webhook.disabled", webhook_id=webhook.id, reason=reason)
 
     async def _publish_notice(

@@ -1,0 +1,82 @@
+"""Documents of MongoDB stay behind repositories: only these, and `shared/runtime`, handle them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DRIVER_NAMES = {"Document", "Collection"}
+WITHOUT_INDEXES = {
+    "interlink/doctor.py": "checks indexes and write access",
+    "interlink/keys.py": "seals the secrets of every collection again",
+    "services/delivery/log/delivery_changes.py": "changes of many deliveries; indexes in deliveries.py",
+    "services/delivery/log/due_deliveries.py": "claims of due deliveries; indexes in deliveries.py",
+    "services/delivery/log/search.py": "searches of the log; indexes in deliveries.py",
+    "shared/connections/integrations.py": "the repository of integrations; indexes in integration_record.py",
+    # Not converted yet:
+    "services/oauth/api/subscription_schemas.py": "converts documents of provider subscriptions",
+    "services/oauth/subscriptions/provider_calls.py": "handles documents of provider subscriptions",
+    "services/oauth/subscriptions/renewal.py": "handles documents of provider subscriptions",
+}
+"""Modules that handle documents without declaring indexes, with the reason."""
+
+
+def handles_documents(text: str) -> bool:
+    """Return whether a module imports the types of documents and collections, or uses a collection."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.ImportFrom(module="shared.runtime.mongo", names=names):
+                if DRIVER_NAMES & {name.name for name in names}:
+                    return True
+            case ast.ImportFrom(module="shared.runtime", names=names):
+                if "mongo" in {name.name for name in names}:
+                    return True
+            case ast.Import(names=names):
+                if "shared.runtime.mongo" in {name.name for name in names}:
+                    return True
+            case ast.Attribute(attr="collection"):
+                return True
+    return False
+
+
+def declares_indexes(text: str) -> bool:
+    """Return whether a module assigns `INDEXES`."""
+    return any(
+        isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "INDEXES"
+        for node in ast.parse(text).body
+    )
+
+
+def test_only_repositories_handle_documents() -> None:
+    found = {
+        path
+        for root in ("services", "shared", "interlink")
+        for file in (ROOT / root).rglob("*.py")
+        if not (path := file.relative_to(ROOT).as_posix()).startswith("shared/runtime/")
+        if "collection" in (text := file.read_text("utf-8")) or "mongo" in text  # parsing takes long
+        if handles_documents(text) and not declares_indexes(text)
+    }
+    assert found == set(WITHOUT_INDEXES), "put queries into the repository of the collection"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from shared.runtime.mongo import Document",
+        "from shared.runtime.mongo import Collection, utcnow",
+        "from shared.runtime import mongo",
+        "import shared.runtime.mongo",
+        "things = mongo.collection('things')",
+        "await lifecycle.collection.find_one({})",
+    ],
+)
+def test_a_module_handles_documents(code: str) -> None:
+    assert handles_documents(code)
+
+
+@pytest.mark.parametrize(
+    "code", ["from shared.runtime.mongo import Mongo, utcnow", "from collections.abc import Collection"]
+)
+def test_a_module_does_not_handle_documents(code: str) -> None:
+    assert not handles_documents(code)
