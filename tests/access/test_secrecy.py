@@ -15,11 +15,11 @@ from pymongo import MongoClient
 
 from shared.contracts.routes import service_for_path
 from shared.contracts.topics import TOPICS
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
+from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 from tests.support.tap import Tap
 
@@ -145,7 +145,7 @@ def test_last_use_is_stored(
     unused, used = (hub.call("POST", "/api/api-keys", body, expect=201) for _ in range(2))
     assert unused["last_used_at"] is used["last_used_at"] is None
     before = datetime.now(UTC) - timedelta(seconds=1)
-    with another("gateway", hub, tmp_path_factory.mktemp("another"), bus, store) as other:
+    with second_process("gateway", hub, tmp_path_factory.mktemp("another"), bus, store) as other:
         assert other.call("GET", "/api/api-keys", key=used["key"])["items"]
         assert other.stop_service("gateway") == 0
     last_used = {

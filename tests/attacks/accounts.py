@@ -7,7 +7,7 @@ import httpx
 from tests.attacks.attack import Attack, Setup
 from tests.support.hub import Hub
 from tests.support.person import Person
-from tests.support.rotating import Rotating
+from tests.support.rotating_server import RotatingServer
 
 _SETUP = Setup(services=("gateway", "oauth"), entrance=True)
 _SECRET = "the-secret-of-the-hub"
@@ -15,9 +15,9 @@ _RESULT = "/api/auth/oauth/result/"
 _VICTIM, _ATTACKER = "usr_victim", "usr_attacker"
 
 
-def _server(hub: Hub) -> Rotating:
+def _server(hub: Hub) -> RotatingServer:
     """Return an authorization server that the hub's app is registered at."""
-    server = Rotating("app", _SECRET, hub.url("gateway") + "/api/auth/oauth/callback")
+    server = RotatingServer("app", _SECRET, hub.url("gateway") + "/api/auth/oauth/callback")
     body = {"client_id": "app", "client_secret": _SECRET, "settings": server.settings, "verified": True}
     hub.call("PUT", "/api/platform-credentials/oidc", body)
     return server

@@ -7,7 +7,7 @@ from tests.attacks.attack import Attack, Setup
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub
-from tests.support.raw import exchange
+from tests.support.raw_http import exchange
 
 _BODY = b'{"zen":"x"}'
 _STRANGER = "127.0.0.2"

@@ -74,7 +74,7 @@ def _slow_names_of_another_workspace(hub: Hub) -> None:
             eventually(partial(_has, subscriber, number), 5)
             _publish(hub, slow, hostile)
             sleep(0.2)
-        assert server.most_under_way <= _MOST_QUERIES + 1
+        assert server.max_concurrent <= _MOST_QUERIES + 1
         assert {got.headers["host"] for got in subscriber.got} == {f"good.example:{port}"}
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
+from tests.support.second_process import second_process
 
 MOST = 6
 LIMITS = ("ENDPOINTS", "INCOMING_WEBHOOKS", "API_KEYS")
@@ -29,7 +29,7 @@ def gateways(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -
     hub = Hub(folder, bus, store, services=("gateway",), workspace="limits", env=env)
     try:
         hub.start()
-        with another("gateway", hub, folder / "other", bus, store) as other:
+        with second_process("gateway", hub, folder / "other", bus, store) as other:
             yield hub, other
     finally:
         hub.stop()

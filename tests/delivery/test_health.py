@@ -25,7 +25,7 @@ from tests.support.outgoing import (
     read,
     stats,
 )
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 FAILURES, OPEN_S = 3, 0.5
 LATER = {"schedule": [0, 600], "jitter": 0}
@@ -118,7 +118,7 @@ def test_a_dead_letter_is_made_by_attempts_alone(hub: Hub) -> None:
 def test_strict_order_holds_through_an_open_circuit(hub: Hub) -> None:
     with Subscriber() as subscriber:
 
-        def answer(_got: Got) -> web.Response | None:
+        def answer(_got: WebhookRequest) -> web.Response | None:
             return web.Response(status=500) if len(subscriber.got) <= FAILURES + 1 else None
 
         subscriber.answer = answer
@@ -195,7 +195,7 @@ def notice_listener(hub: Hub, webhook: dict[str, Any]) -> Iterator[Subscriber]:
         hub.call("DELETE", path_of(other), expect=204)
 
 
-def notices(got: list[Got]) -> list[tuple[str, Any]]:
+def notices(got: list[WebhookRequest]) -> list[tuple[str, Any]]:
     """Types and data."""
     bodies = [json.loads(request.body) for request in got]
     return [(body["type"], body["data"]) for body in bodies]

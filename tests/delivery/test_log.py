@@ -44,7 +44,7 @@ from shared.runtime.mongo import Document, Mongo, utcnow
 from tests.support.backends import Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 T = TypeVar("T")
 
@@ -335,7 +335,7 @@ def test_an_erased_event_leaves_no_trace_of_its_payload_and_is_not_sent_again(se
     hub = seeded.hub
     kind, secret = f"t{token_hex(6)}", f"payload-{token_hex(8)}"
 
-    def echo(status: int) -> Callable[[Got], web.StreamResponse]:
+    def echo(status: int) -> Callable[[WebhookRequest], web.StreamResponse]:
         return lambda got: web.Response(status=status, body=got.body)
 
     with Subscriber(echo(200)) as willing, Subscriber(echo(503)) as failing:

@@ -25,7 +25,7 @@ from services.delivery.log.recovery_steps import sortable_prefix
 from tests.support.backends import Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 ONCE = {"schedule": [0]}
 LONG = {"schedule": [0, 3600]}
@@ -53,7 +53,7 @@ class Moody:
     def __init__(self, status: int) -> None:
         self.status = status
 
-    def __call__(self, _got: Got) -> web.Response:
+    def __call__(self, _got: WebhookRequest) -> web.Response:
         return web.Response(status=self.status)
 
 
@@ -78,7 +78,7 @@ def publish(hub: Hub, kind: str, count: int = 1) -> None:
         hub.call("POST", "/api/events", events[start : start + 500], expect=202)
 
 
-def n_of(got: Got) -> int:
+def n_of(got: WebhookRequest) -> int:
     return int(json.loads(got.body)["data"]["n"])
 
 

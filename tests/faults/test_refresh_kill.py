@@ -23,7 +23,7 @@ from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.npm import Unavailable
 from tests.support.person import Person
-from tests.support.rotating import Rotating
+from tests.support.rotating_server import RotatingServer
 from tests.support.token_users import HASTY, TokenUsers, Used
 
 USERS = 50
@@ -78,9 +78,9 @@ def strict(there: Accounts) -> Iterator[OidcProvider]:
 
 
 @pytest.fixture(scope="module")
-def lenient(there: Accounts) -> Iterator[Rotating]:
+def lenient(there: Accounts) -> Iterator[RotatingServer]:
     """It takes a refresh token again for a while; only the access token that it gave last is good."""
-    with Rotating("app", SECRET, there.redirect_uri) as made:
+    with RotatingServer("app", SECRET, there.redirect_uri) as made:
         made.grace_s = 600
         made.latest_only = True
         yield made
@@ -88,7 +88,7 @@ def lenient(there: Accounts) -> Iterator[Rotating]:
 
 
 @pytest.fixture(scope="module")
-def own(there: Accounts, lenient: Rotating) -> Accounts:
+def own(there: Accounts, lenient: RotatingServer) -> Accounts:
     """The accounts at the lenient server."""
     return there.at(lenient.settings, "app")
 
@@ -129,7 +129,9 @@ def survivors(processes: Processes) -> list[TokenUsers]:
 
 
 @pytest.fixture(scope="module")
-def stricken(there: Accounts, own: Accounts, lenient: Rotating, processes: Processes) -> Mapping[str, str]:
+def stricken(
+    there: Accounts, own: Accounts, lenient: RotatingServer, processes: Processes
+) -> Mapping[str, str]:
     """Accounts whose token has ended and whose refresher is dead or stands still, by how."""
     made: dict[str, str] = {}
     for name in (*DOOMED, *ASLEEP):
@@ -226,7 +228,7 @@ def test_who_stood_still_before_asking_does_not_ask_after_its_lease(
 
 
 def test_who_stood_still_with_the_answer_brings_the_account_back(
-    own: Accounts, lenient: Rotating, stricken: Mapping[str, str], processes: Processes
+    own: Accounts, lenient: RotatingServer, stricken: Mapping[str, str], processes: Processes
 ) -> None:
     """Meanwhile, nobody sent the refresh token that was used."""
     integration, sleeper = stricken["fence"], processes.sleepers["refresh.answered"]
@@ -245,7 +247,7 @@ def test_who_stood_still_with_the_answer_brings_the_account_back(
 
 def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_back(
     own: Accounts,
-    lenient: Rotating,
+    lenient: RotatingServer,
     half: EmbeddedServer,
     processes: Processes,
     note: Callable[[str], None],
@@ -282,7 +284,7 @@ def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_b
 
 
 def test_a_store_that_is_away_while_somebody_connects_costs_nothing_but_another_try(
-    own: Accounts, lenient: Rotating, half: EmbeddedServer
+    own: Accounts, lenient: RotatingServer, half: EmbeddedServer
 ) -> None:
     """Before the state is used, the same address goes on later; after it, the person begins anew."""
     lenient.login("early")

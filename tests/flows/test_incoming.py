@@ -15,8 +15,8 @@ from shared.contracts.topics import CHAT_INBOUND
 from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
-from tests.support.subscriber import Got, Subscriber
-from tests.support.tap import Kept, Tap
+from tests.support.subscriber import Subscriber, WebhookRequest
+from tests.support.tap import Tap, TopicRecord
 
 WHOLE = {
     "text": "**Build 7** is out: see <https://ci.example/7>",
@@ -64,7 +64,7 @@ class Incoming:
             assert stored.attributes["ce_subject"] == stored.data["channel_id"] == self.channel
         return [stored.data for stored in mine]
 
-    def _mine(self) -> list[Kept]:
+    def _mine(self) -> list[TopicRecord]:
         return [stored for stored in self.tap.look() if stored.key == self.channel.encode()]
 
 
@@ -173,7 +173,7 @@ def cloud_event(kind: str, data: Any = None, **fields: Any) -> dict[str, Any]:
     }
 
 
-def body_of(got: Got) -> dict[str, Any]:
+def body_of(got: WebhookRequest) -> dict[str, Any]:
     return dict(json.loads(got.body))
 
 

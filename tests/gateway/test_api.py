@@ -20,11 +20,11 @@ from pymongo import MongoClient
 
 from shared.contracts.envelope import parse_event
 from shared.contracts.topics import TOPICS
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
+from tests.support.second_process import second_process
 from tests.support.tap import Tap
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -39,7 +39,7 @@ def entrance(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPath
     """A second gateway on the same store, which forwards what is delivery's."""
     peers = json.dumps({"delivery": hub.url("delivery")})
     folder = tmp_path_factory.mktemp("entrance")
-    with another("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as other:
+    with second_process("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as other:
         yield other
 
 

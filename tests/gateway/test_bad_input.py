@@ -28,12 +28,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
-from tests.support.subscriber import Got, Subscriber
+from tests.support.second_process import second_process
+from tests.support.subscriber import Subscriber, WebhookRequest
 from tests.support.tap import Tap
 
 LIMIT = 1024 * 1024
@@ -150,7 +150,7 @@ def impatient(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPat
         "INTERLINK_TRUSTED_PROXIES": "192.0.2.200",
         "INTERLINK_DEDUPE_WINDOW_S": "0",
     }
-    with another("gateway", hub, folder, bus, store, **env) as other:
+    with second_process("gateway", hub, folder, bus, store, **env) as other:
         yield other
 
 
@@ -182,7 +182,7 @@ class Received:
     def __init__(self, subscriber: Subscriber) -> None:
         self._subscriber = subscriber
 
-    def of(self, event_id: str) -> list[Got]:
+    def of(self, event_id: str) -> list[WebhookRequest]:
         return [got for got in self._subscriber.got if f'"id":"{event_id}"'.encode() in got.body]
 
     def wait_for(self, event_id: str) -> Any:

@@ -20,7 +20,7 @@ from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
-from tests.support.tap import Kept, Tap
+from tests.support.tap import Tap, TopicRecord
 
 BODY = b'{"action":"opened","issue":{"number":1,"title":"gr\\u00fc\\u00df \\/ dich"}}'
 AGAIN = json.dumps(json.loads(BODY), ensure_ascii=False, separators=(",", ":")).encode()
@@ -41,9 +41,9 @@ def tap(hub: Hub, bus: Bus) -> Tap:
     return Tap(bus, "webhooks.received")
 
 
-def put(tap: Tap, event_id: str) -> Kept:
+def put(tap: Tap, event_id: str) -> TopicRecord:
     """The record of an event."""
-    results: list[Kept] = []
+    results: list[TopicRecord] = []
 
     def there() -> bool:
         results[:] = [record for record in tap.look() if record.attributes["ce_id"] == event_id]

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
-from tests.support.raw import exchange
+from tests.support.raw_http import exchange
 
 
 class Peer:

@@ -15,10 +15,10 @@ import pytest
 from shared.contracts.event_types import EVENT_TYPES
 from shared.manifests.registry import providers
 from shared.wire.json_schema import BoundedSchema
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
+from tests.support.second_process import second_process
 from tests.support.tap import Tap
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -290,7 +290,7 @@ def test_other_gateways_know_within_seconds(
 ) -> None:
     headers = {"authorization": f"Bearer {hub.admin_key}"}
     with (
-        another("gateway", hub, tmp_path_factory.mktemp("second"), bus, store) as second,
+        second_process("gateway", hub, tmp_path_factory.mktemp("second"), bus, store) as second,
         httpx.Client(base_url=second.url("gateway"), headers=headers, timeout=30) as other,
     ):
         assert _publish(other, name, {}).status_code == 202

@@ -16,11 +16,11 @@ from shared.manifests.registry import connectors, providers
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.fakes.x import Webhook, X
-from tests.support.watched import CALLBACK, Watched, among, watching_hub
+from tests.support.subscription_hub import CALLBACK, SubscriptionHub, among, subscription_hub_process
 
 
 @dataclass
-class World(Watched):
+class World(SubscriptionHub):
     """A hub, and X."""
 
     x: X
@@ -37,7 +37,7 @@ class World(Watched):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
-    hub = watching_hub(tmp_path_factory.mktemp("hub"), bus, store)
+    hub = subscription_hub_process(tmp_path_factory.mktemp("hub"), bus, store)
     x = X("x-id", "x-secret-that-is-long-enough", hub.url("gateway") + CALLBACK)
     with among(hub, x.hosts) as platforms:
         yield World(hub, platforms, x)
@@ -159,8 +159,8 @@ def test_a_new_secret_of_the_app_is_the_endpoints_secret_too(world: World) -> No
     [webhook] = x.webhooks.values()
     x.client_secret = "another-secret-that-is-long-enough"
     world.settings(bearer_token=x.bearer_token)
-    asked = webhook.asked
-    eventually(lambda: webhook.asked > asked and webhook.valid)
+    asked = webhook.challenges
+    eventually(lambda: webhook.challenges > asked and webhook.valid)
     assert signed(webhook, x.client_secret) == 200
     world.hub.call("POST", f"/api/integrations/{integration}/disconnect")
     assert x.webhooks == {}

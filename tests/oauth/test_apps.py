@@ -20,15 +20,15 @@ from shared.connections.configured_apps import configured_apps
 from shared.contracts.errors import Misconfigured
 from shared.runtime.settings import load
 from tests.cli.commands import complaint, interlink
-from tests.support.another import another
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.given import is_noted, note
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.person import Person
 from tests.support.ports import free_port
+from tests.support.recorded_secrets import is_recorded, record_secret
+from tests.support.second_process import second_process
 
 CALLBACK = "/api/auth/oauth/callback"
 APPS = "/api/platform-credentials"
@@ -178,7 +178,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
     """With an app of GitHub in its environment, and one of Notion in files."""
     folder = tmp_path_factory.mktemp("hub")
     filed = files(folder / "apps", {"notion": {"client_id": "of-a-file", "client_secret": OF_NOTION}})
-    note("a client secret", OF_NOTION)
+    record_secret("a client secret", OF_NOTION)
     with Hub(folder, bus, store, services=("gateway", "oauth"), env=GITHUB | filed, entrance=True) as started:
         yield started
 
@@ -256,7 +256,7 @@ def documents(hub: Hub) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def beside(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """One more process of the service."""
-    with another("oauth", hub, tmp_path_factory.mktemp("another"), bus, store) as made:
+    with second_process("oauth", hub, tmp_path_factory.mktemp("another"), bus, store) as made:
         yield made
 
 
@@ -288,7 +288,7 @@ def test_secrets_go_in_and_never_come_out(hub: Hub) -> None:
     wrong = {**body, "client_id": "a b", "more": secrets["key"]}
     for item in (wrong, {**body, "settings": {"x": secrets["key"]}}):
         hub.call("PUT", f"{APPS}/blackbaud", item, expect=422)
-    assert all(map(is_noted, secrets.values())), "they are searched for at the end of the run"
+    assert all(map(is_recorded, secrets.values())), "they are searched for at the end of the run"
 
 
 def test_fields_that_are_left_out_stay_unchanged(hub: Hub) -> None:

@@ -28,11 +28,11 @@ from shared.runtime.web.api_keys import ApiKeyRecord, generate_key
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.given import note
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.person import Person
-from tests.support.subscriber import Got, Subscriber
+from tests.support.recorded_secrets import record_secret
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 CALLBACK = "/api/auth/oauth/callback"
 ORIGIN = "https://chat.example.com"
@@ -74,7 +74,7 @@ class World:
         self.clients = {**getattr(self, "clients", {}), name: client}
         return server
 
-    def _repeat(self, got: Got) -> web.StreamResponse:
+    def _repeat(self, got: WebhookRequest) -> web.StreamResponse:
         """The attacker's token endpoint."""
         _, _, login = got.headers.get("authorization", "").partition(" ")
         told = f"{base64.b64decode(login).decode()} {got.body.decode()}"
@@ -825,7 +825,7 @@ def test_secrets_that_a_provider_repeats_are_redacted(world: World) -> None:
             )
             form = parse_qs(world.mirror.got[-1].body.decode())
             assert form["code"] == [code]
-            note("a PKCE verifier", *form["code_verifier"])
+            record_secret("a PKCE verifier", *form["code_verifier"])
             if place is None:
                 refused(answer, 400, "platform_error")
                 assert "[hidden]" in answer.text

@@ -15,7 +15,6 @@ import httpx
 import pytest
 from aiohttp import web
 
-from tests.support.another import another
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.browser import CHROMIUM, Browser, Tab, browser
@@ -23,7 +22,8 @@ from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.person import Person
-from tests.support.subscriber import Got, Subscriber
+from tests.support.second_process import second_process
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 CALLBACK = "/api/auth/oauth/callback"
 ELSEWHERE = "https://hub.example.com"
@@ -47,7 +47,7 @@ class Chat:
     def origin(self) -> str:
         return "http://" + urlsplit(self.site.url).netloc
 
-    def answer(self, got: Got) -> web.StreamResponse:
+    def answer(self, got: WebhookRequest) -> web.StreamResponse:
         if got.path == "/favicon.ico":
             return web.Response(status=204)
         if got.path != "/connect":
@@ -257,7 +257,7 @@ async def test_reload_and_back_button_show_the_same_result(world: World, chromiu
 
 def test_another_process_shows_the_same_result(world: World, bus: Bus, store: Store, tmp_path: Path) -> None:
     with (
-        another("oauth", world.hub, tmp_path, bus, store) as other,
+        second_process("oauth", world.hub, tmp_path, bus, store) as other,
         Person(world.hub, "pia", entrance="gateway") as pia,
     ):
         came = pia.consent(pia.connect("oidc")["authorization_url"])
@@ -340,7 +340,7 @@ async def test_another_account_is_accepted_only_with_any_account(world: World, c
 def test_with_tls_the_cookie_is_the_hosts_own(world: World, bus: Bus, store: Store, tmp_path: Path) -> None:
     """`__Host-`: a sibling host can neither plant nor read it, and it never goes without TLS."""
     with (
-        another("oauth", world.hub, tmp_path, bus, store, INTERLINK_PUBLIC_URL=ELSEWHERE) as other,
+        second_process("oauth", world.hub, tmp_path, bus, store, INTERLINK_PUBLIC_URL=ELSEWHERE) as other,
         Person(other, "tess") as tess,
     ):
         authorization = tess.connect("oidc")

@@ -25,7 +25,7 @@ from tests.support.fakes.slack import Slack
 from tests.support.fakes.tiktok import TikTok
 from tests.support.fakes.tokens import s256
 from tests.support.fakes.zalo import Zalo
-from tests.support.platforms import FORM, JSON, Asked, Reply
+from tests.support.provider_hosts import FORM, JSON, HostRequest, Reply
 
 ID: Final = "the-client"
 SECRET: Final = "the-secret"
@@ -211,7 +211,7 @@ refreshing = pytest.mark.parametrize(
 def ask(
     fake: Fake, method: str, url: str, query: Any = (), body: Any = None, media: str = "", **headers: str
 ) -> Reply:
-    """One request to a handler, as `Platforms` would hand it on."""
+    """One request to a handler, as `ProviderHosts` would hand it on."""
     parts = urlsplit(url)
     found = parse_qs(urlencode(dict(query)) or parts.query, keep_blank_values=True)
     sent = {
@@ -222,7 +222,7 @@ def ask(
         raw = (json.dumps(body) if media == JSON else urlencode(body)).encode()
         sent["content-type"] = media or FORM
     handler = fake.hosts.get(parts.netloc) or fake.hosts["*." + parts.netloc.partition(".")[2]]
-    return handler(Asked(method, parts.netloc, parts.path, found, sent, raw))
+    return handler(HostRequest(method, parts.netloc, parts.path, found, sent, raw))
 
 
 def came_back(reply: Reply) -> dict[str, str]:

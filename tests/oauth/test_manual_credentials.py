@@ -32,11 +32,11 @@ from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_a
 from tests.support.backends import Bus, Store
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
-from tests.support.given import note
 from tests.support.hub import Hub
 from tests.support.mail import LoggedIn, Mailbox, MailServers, says
-from tests.support.platforms import Asked, Handler, Platforms, Reply
 from tests.support.ports import free_port
+from tests.support.provider_hosts import Handler, HostRequest, ProviderHosts, Reply
+from tests.support.recorded_secrets import record_secret
 from tests.support.tap import Tap
 
 _OFTEN = 8
@@ -46,7 +46,7 @@ AUTHORITY = Authority("authority of mail servers")
 def secret(prefix: str = "") -> str:
     """A new one; it may stand nowhere."""
     made = prefix + token_hex(16)
-    note("a secret that was entered", made)
+    record_secret("a secret that was entered", made)
     return made
 
 
@@ -132,14 +132,14 @@ class Place:
     def unless_away(self, handler: Handler) -> Handler:
         """The same, but that nobody answers while it is away."""
 
-        def handle(asked: Asked) -> Reply:
+        def handle(asked: HostRequest) -> Reply:
             if self.together:
                 self.together.wait()
             return Reply.gone() if self.away else handler(asked)
 
         return handle
 
-    def telegram(self, asked: Asked) -> Reply:
+    def telegram(self, asked: HostRequest) -> Reply:
         assert (asked.method, asked.query, asked.body) == ("GET", {}, b""), "getMe needs nothing"
         assert "authorization" not in asked.headers
         head, method = asked.path.rsplit("/", 1)
@@ -152,7 +152,7 @@ class Place:
             {"ok": True, "result": {"id": int(name), "is_bot": True, "username": f"b{name}_bot"}}
         )
 
-    def slack(self, asked: Asked) -> Reply:
+    def slack(self, asked: HostRequest) -> Reply:
         assert (asked.method, asked.path, asked.query) == ("POST", "/api/auth.test", {})
         name = self.good.get(bearer(asked))
         if name is None:
@@ -160,14 +160,14 @@ class Place:
         team = {"team": f"Team {name}", "team_id": name, "url": f"https://{name.lower()}.slack.com/"}
         return Reply.json({"ok": True, "user_id": "U1", "bot_id": "B1", **team})
 
-    def sendgrid(self, asked: Asked) -> Reply:
+    def sendgrid(self, asked: HostRequest) -> Reply:
         assert (asked.method, asked.path) == ("GET", "/v3/scopes")
         given = bearer(asked)
         if given not in self.good:  # as a platform that repeats what it was told
             return Reply.json({"errors": [{"message": f"the key {given} is wrong"}]}, 401)
         return Reply.json({"scopes": ["mail.send"]})
 
-    def jira(self, asked: Asked) -> Reply:
+    def jira(self, asked: HostRequest) -> Reply:
         assert (asked.method, asked.path) == ("GET", "/rest/api/3/myself")
         name = self.good.get(asked.headers["authorization"])
         if name is None:
@@ -177,7 +177,7 @@ class Place:
         )
 
 
-def bearer(asked: Asked) -> str:
+def bearer(asked: HostRequest) -> str:
     scheme, _, token = asked.headers["authorization"].partition(" ")
     assert scheme == "Bearer"
     return token
@@ -195,21 +195,21 @@ def place() -> Place:
 
 
 @pytest.fixture(scope="module")
-def platforms(place: Place) -> Iterator[Platforms]:
+def platforms(place: Place) -> Iterator[ProviderHosts]:
     hosts = {
         "api.telegram.org": place.unless_away(place.telegram),
         "slack.com": place.unless_away(place.slack),
         "api.sendgrid.com": place.unless_away(place.sendgrid),
         "*.atlassian.net": place.unless_away(place.jira),
     }
-    with Platforms(hosts) as running:
+    with ProviderHosts(hosts) as running:
         yield running
         assert not running.faults
 
 
 @pytest.fixture(scope="module")
 def world(
-    tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store, platforms: Platforms
+    tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store, platforms: ProviderHosts
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("hub")
     trusted = folder / "mail.pem"
@@ -222,7 +222,7 @@ def world(
     try:
         hub.init("default")
         hub.start_service("oauth")
-        through.start_service("oauth", module=("tests.support.platforms", "oauth"))
+        through.start_service("oauth", module=("tests.support.provider_hosts", "oauth"))
         hub.wait_ready("oauth")
         through.wait_ready("oauth")
         yield World(hub, through, bus)
@@ -541,7 +541,7 @@ def test_another_workspace_does_not_find_the_integration(world: World, account: 
     assert world.shown(integration)["status"] == "connected"
 
 
-# Platforms
+# ProviderHosts
 
 
 def credential(provider: str, place: Place) -> tuple[dict[str, str], str]:
@@ -678,7 +678,7 @@ def test_bots_of_two_workspaces_are_two_accounts(world: World, place: Place) -> 
     ],
 )
 def test_invalid_fields_are_refused_without_a_check(
-    world: World, platforms: Platforms, body: dict[str, Any], field: str
+    world: World, platforms: ProviderHosts, body: dict[str, Any], field: str
 ) -> None:
     asked = len(platforms.asked)
     answer = world.ask("POST", "/api/integrations", body, at=world.through, expect=422)

@@ -25,8 +25,8 @@ from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.npm import Unavailable
 from tests.support.person import Person
-from tests.support.platforms import Reply
-from tests.support.rotating import Rotating
+from tests.support.provider_hosts import Reply
+from tests.support.rotating_server import RotatingServer
 from tests.support.token_users import PLAIN, TokenUsers
 
 ACCESS_TOKEN_S = 2
@@ -63,14 +63,14 @@ def at_npm(shared_accounts: Accounts, access_token_s: int) -> Iterator[OidcProvi
 
 
 @pytest.fixture(scope="module")
-def server(shared_accounts: Accounts) -> Iterator[Rotating]:
-    with Rotating("app", SECRET, shared_accounts.redirect_uri) as made:
+def server(shared_accounts: Accounts) -> Iterator[RotatingServer]:
+    with RotatingServer("app", SECRET, shared_accounts.redirect_uri) as made:
         yield made
         assert made.faults == []
 
 
 @pytest.fixture(scope="module")
-def own(shared_accounts: Accounts, server: Rotating) -> Accounts:
+def own(shared_accounts: Accounts, server: RotatingServer) -> Accounts:
     """The accounts at the rotating server."""
     return shared_accounts.at(server.settings, "app")
 
@@ -86,7 +86,7 @@ def users(
 
 
 @pytest.fixture
-def ada(own: Accounts, server: Rotating, request: pytest.FixtureRequest) -> Iterator[str]:
+def ada(own: Accounts, server: RotatingServer, request: pytest.FixtureRequest) -> Iterator[str]:
     """An account of this test alone, at a server that has no habits yet."""
     name = re.sub(r"\W", "-", request.node.name.removeprefix("test_"))
     server.login(name)
@@ -110,7 +110,7 @@ class Counts:
     refused: int
 
     @classmethod
-    def of(cls, server: Rotating) -> "Counts":
+    def of(cls, server: RotatingServer) -> "Counts":
         return cls(server.refreshes, len(server.refused))
 
     def since(self, before: "Counts") -> tuple[int, int]:
@@ -173,7 +173,7 @@ def test_continuous_users_never_see_an_expired_token(
 
 
 def test_invalid_grant_ends_the_account_at_once(
-    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+    own: Accounts, server: RotatingServer, users: list[TokenUsers], ada: str
 ) -> None:
     server.withdraw()
     own.move(ada, expires_at=-1, renew_at=-1)
@@ -195,7 +195,9 @@ def test_invalid_grant_ends_the_account_at_once(
     assert own.told(ada) == ["connected", "reauth_required"]
 
 
-def test_invalid_grant_of_a_replaced_token_ends_nothing(own: Accounts, server: Rotating, ada: str) -> None:
+def test_invalid_grant_of_a_replaced_token_ends_nothing(
+    own: Accounts, server: RotatingServer, ada: str
+) -> None:
     server.withdraw()
     server.hold()
     asked = later(lambda: own.call(ada, "refresh"))
@@ -222,7 +224,7 @@ def test_invalid_grant_of_a_replaced_token_ends_nothing(own: Accounts, server: R
     ids=["503", "temporarily-unavailable", "a-page", "429", "429-until-a-day", "no-answer"],
 )
 def test_refreshes_pause_while_the_provider_is_unavailable(
-    own: Accounts, server: Rotating, ada: str, answer: Reply, least_s: float, most_s: float
+    own: Accounts, server: RotatingServer, ada: str, answer: Reply, least_s: float, most_s: float
 ) -> None:
     server.fail_next = [answer] * 2
     began = datetime.now(UTC)
@@ -247,7 +249,7 @@ def test_refreshes_pause_while_the_provider_is_unavailable(
 
 
 def test_an_expired_token_is_an_error_until_the_provider_is_back(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.fail_next = [Reply(503)] * 2
     own.move(ada, expires_at=-1, renew_at=-60)
@@ -270,7 +272,7 @@ def test_an_expired_token_is_an_error_until_the_provider_is_back(
 
 @pytest.mark.parametrize("grace_s", [0, 600], ids=["strict", "lenient"])
 def test_a_lost_refresh_response_is_retried_and_reported_if_it_was_the_only_one(
-    own: Accounts, server: Rotating, ada: str, grace_s: float
+    own: Accounts, server: RotatingServer, ada: str, grace_s: float
 ) -> None:
     server.grace_s, server.lose_next = grace_s, 1
     own.call(ada, "refresh", expect=503)
@@ -284,7 +286,7 @@ def test_a_lost_refresh_response_is_retried_and_reported_if_it_was_the_only_one(
         assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
 
 
-def test_a_provider_timeout_is_an_error_too(own: Accounts, server: Rotating, ada: str) -> None:
+def test_a_provider_timeout_is_an_error_too(own: Accounts, server: RotatingServer, ada: str) -> None:
     server.slow_s, server.grace_s = 2, 600
     own.move(ada, expires_at=-1, renew_at=-60)
     with TokenUsers(own.hub.env, timing=replace(PLAIN, call_s=0.5)) as impatient:
@@ -295,7 +297,7 @@ def test_a_provider_timeout_is_an_error_too(own: Accounts, server: Rotating, ada
 
 
 def test_a_rejected_app_is_logged_as_an_error_and_ends_no_account(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     own.register(server.settings, "app", "another secret")
     own.call(ada, "refresh", expect=503)
@@ -312,7 +314,7 @@ def test_a_rejected_app_is_logged_as_an_error_and_ends_no_account(
     assert own.told(ada) == ["connected", "refreshed"]
 
 
-def refused_as_app(own: Accounts, server: Rotating, ada: str) -> None:
+def refused_as_app(own: Accounts, server: RotatingServer, ada: str) -> None:
     """The account waits because the app's secret is wrong."""
     own.register(server.settings, "app", "another secret")
     own.call(ada, "refresh", expect=503)
@@ -321,7 +323,7 @@ def refused_as_app(own: Accounts, server: Rotating, ada: str) -> None:
 
 
 def test_a_changed_app_clears_the_pause_that_the_old_one_caused(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     refused_as_app(own, server, ada)
     own.move(ada, expires_at=-60, renew_at=-90)
@@ -331,7 +333,7 @@ def test_a_changed_app_clears_the_pause_that_the_old_one_caused(
     assert "refreshed" in own.told(ada)
 
 
-def test_a_verified_app_clears_the_pause(own: Accounts, server: Rotating, ada: str) -> None:
+def test_a_verified_app_clears_the_pause(own: Accounts, server: RotatingServer, ada: str) -> None:
     """The platform was repaired; the app here was right all the time."""
     invalid = server.refusal("secret")
     server.fail_next = [invalid, invalid]  # the refresh, and the question whether it takes the app
@@ -344,7 +346,7 @@ def test_a_verified_app_clears_the_pause(own: Accounts, server: Rotating, ada: s
     assert own.call(ada, "refresh")["health"] == "ok"
 
 
-def test_a_process_with_a_newer_app_does_not_wait(own: Accounts, server: Rotating, ada: str) -> None:
+def test_a_process_with_a_newer_app_does_not_wait(own: Accounts, server: RotatingServer, ada: str) -> None:
     """Whoever repaired it could not clear the pauses: the app's revision says that they are over."""
     refused_as_app(own, server, ada)
     paused = own.kept(ada)
@@ -359,7 +361,7 @@ def test_a_process_with_a_newer_app_does_not_wait(own: Accounts, server: Rotatin
 
 
 def test_a_user_initiated_refresh_passes_the_pause_of_a_rejected_app_once(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     refused_as_app(own, server, ada)
     before = Counts.of(server)
@@ -377,7 +379,7 @@ def test_a_user_initiated_refresh_passes_the_pause_of_a_rejected_app_once(
 
 
 def test_an_account_is_an_error_once_its_token_expires_during_a_pause(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     refused_as_app(own, server, ada)
     shown = own.shown(ada)
@@ -397,7 +399,9 @@ def test_an_account_is_an_error_once_its_token_expires_during_a_pause(
     assert own.told(ada) == ["connected", "error", "refreshed", "recovered"]
 
 
-def test_secrets_that_a_provider_repeats_are_redacted(own: Accounts, server: Rotating, ada: str) -> None:
+def test_secrets_that_a_provider_repeats_are_redacted(
+    own: Accounts, server: RotatingServer, ada: str
+) -> None:
     before = set(server.tokens_seen)
     own.call(ada, "refresh")
     (refresh,) = [text for text in server.tokens_seen - before if text.startswith("rt-")]
@@ -409,7 +413,7 @@ def test_secrets_that_a_provider_repeats_are_redacted(own: Accounts, server: Rot
 
 
 def test_a_secret_at_the_edge_of_a_truncated_text_is_redacted(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     before = set(server.tokens_seen)
     own.call(ada, "refresh")
@@ -424,7 +428,7 @@ def test_a_secret_at_the_edge_of_a_truncated_text_is_redacted(
 
 
 def test_an_answer_that_is_a_form_without_an_end_is_a_failure_like_others(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.fail_next = [
         Reply(200, b"a=1&" * 1000, {"content-type": "application/x-www-form-urlencoded"}),
@@ -435,7 +439,9 @@ def test_an_answer_that_is_a_form_without_an_end_is_a_failure_like_others(
     assert own.call(ada, "refresh")["health"] == "ok"
 
 
-def test_tokens_are_revoked_if_the_lock_of_the_account_times_out(own: Accounts, server: Rotating) -> None:
+def test_tokens_are_revoked_if_the_lock_of_the_account_times_out(
+    own: Accounts, server: RotatingServer
+) -> None:
     """Who connects the same account died in the middle of it: his lock is there for a minute."""
     server.login("crowd")
     with Person(own.hub, "crowd") as person:
@@ -456,7 +462,7 @@ def test_tokens_are_revoked_if_the_lock_of_the_account_times_out(own: Accounts, 
 
 
 def test_a_refresh_token_that_the_response_leaves_out_is_retained(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.says = {"refresh_token": None}
     server.single_use = False  # type: ignore[misc]
@@ -482,7 +488,7 @@ def test_a_refresh_token_that_the_response_leaves_out_is_retained(
     ids=["absent", "zero", "text", "fraction", "negative", "a-word", "huge", "an-object"],
 )
 def test_the_lifetime_of_a_token_is_read_in_every_providers_form(
-    own: Accounts, server: Rotating, ada: str, said: Any, seconds: float | None
+    own: Accounts, server: RotatingServer, ada: str, said: Any, seconds: float | None
 ) -> None:
     server.says = {"expires_in": said}
     shown = own.call(ada, "refresh")
@@ -499,7 +505,7 @@ def test_the_lifetime_of_a_token_is_read_in_every_providers_form(
 
 
 def test_a_token_of_one_minute_is_not_refreshed_at_every_call(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.says = {"expires_in": 60}
     own.call(ada, "refresh")
@@ -515,7 +521,7 @@ def test_a_token_of_one_minute_is_not_refreshed_at_every_call(
 
 
 def test_a_hundred_rejected_calls_cause_one_refresh(
-    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+    own: Accounts, server: RotatingServer, users: list[TokenUsers], ada: str
 ) -> None:
     server.spoil(server.accounts[0].id)
     server.together(2 * USERS)
@@ -529,7 +535,7 @@ def test_a_hundred_rejected_calls_cause_one_refresh(
 
 
 def test_a_provider_that_rejects_new_tokens_causes_one_refresh_and_no_loop(
-    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+    own: Accounts, server: RotatingServer, users: list[TokenUsers], ada: str
 ) -> None:
     server.refuse_all = True
     before = Counts.of(server)
@@ -543,7 +549,7 @@ def test_a_provider_that_rejects_new_tokens_causes_one_refresh_and_no_loop(
 
 
 def test_a_token_without_refresh_is_rejected_and_published_once(
-    own: Accounts, server: Rotating, users: list[TokenUsers]
+    own: Accounts, server: RotatingServer, users: list[TokenUsers]
 ) -> None:
     server.login("short")
     server.says = {"refresh_token": None}
@@ -560,7 +566,7 @@ def test_a_token_without_refresh_is_rejected_and_published_once(
 
 
 def test_a_rejected_call_with_a_valid_token_ends_nothing(
-    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+    own: Accounts, server: RotatingServer, users: list[TokenUsers], ada: str
 ) -> None:
     before = Counts.of(server)
     for _ in range(3):
@@ -578,7 +584,7 @@ def test_a_rejected_call_with_a_valid_token_ends_nothing(
 
 @pytest.mark.parametrize(("scopes", "kept"), [(None, True), (["openid"], False)], ids=["same", "fewer"])
 def test_a_refresh_token_that_reconnecting_leaves_out_is_retained(
-    own: Accounts, server: Rotating, ada: str, scopes: list[str] | None, kept: bool
+    own: Accounts, server: RotatingServer, ada: str, scopes: list[str] | None, kept: bool
 ) -> None:
     """Unless less is allowed now: what the earlier one gives may do more."""
     server.says = {"refresh_token": None}
@@ -595,7 +601,7 @@ def test_a_refresh_token_that_reconnecting_leaves_out_is_retained(
 
 
 def test_an_integration_disabled_during_a_refresh_stays_disabled_with_the_new_tokens(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.hold()
     asked = later(lambda: own.call(ada, "refresh"))
@@ -610,7 +616,7 @@ def test_an_integration_disabled_during_a_refresh_stays_disabled_with_the_new_to
 
 
 def test_an_integration_disconnected_during_a_refresh_is_revoked_too(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.slow_s = 1  # it has made the new tokens by then
     name, revoked, before = server.accounts[0].id, server.revocations, Counts.of(server)
@@ -631,7 +637,7 @@ def test_an_integration_disconnected_during_a_refresh_is_revoked_too(
 # By itself
 
 
-def test_an_idle_refresh_token_is_used_before_it_expires(own: Accounts, server: Rotating) -> None:
+def test_an_idle_refresh_token_is_used_before_it_expires(own: Accounts, server: RotatingServer) -> None:
     server.login("idle")
     server.says = {"refresh_token_expires_in": 1000}
     idle = own.connect("idle")
@@ -649,7 +655,7 @@ def test_an_idle_refresh_token_is_used_before_it_expires(own: Accounts, server: 
     eventually(lambda: own.shown(idle)["last_used_at"])
 
 
-def test_a_token_without_refresh_is_marked_when_it_expires(own: Accounts, server: Rotating) -> None:
+def test_a_token_without_refresh_is_marked_when_it_expires(own: Accounts, server: RotatingServer) -> None:
     server.login("brief")
     server.says = {"refresh_token": None, "expires_in": 1}
     brief = own.connect("brief")
@@ -659,7 +665,7 @@ def test_a_token_without_refresh_is_marked_when_it_expires(own: Accounts, server
     assert own.told(brief) == ["connected", "reauth_required"]
 
 
-def test_an_authorization_that_was_never_completed_is_deleted(own: Accounts, server: Rotating) -> None:
+def test_an_authorization_that_was_never_completed_is_deleted(own: Accounts, server: RotatingServer) -> None:
     with Person(own.hub, "nobody") as person:
         authorization = person.connect("oidc")
         integration = authorization["integration_id"]
@@ -672,7 +678,7 @@ def test_an_authorization_that_was_never_completed_is_deleted(own: Accounts, ser
 
 
 def test_a_credential_that_cannot_be_decrypted_is_an_error_and_blocks_no_other(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.login("whole")
     whole = own.connect("whole")
@@ -743,7 +749,7 @@ def test_a_response_without_a_refresh_expiry_leaves_the_stored_one() -> None:
 
 
 def test_events_are_published_when_the_broker_is_back(
-    own: Accounts, bus: Bus, server: Rotating, ada: str
+    own: Accounts, bus: Bus, server: RotatingServer, ada: str
 ) -> None:
     assert isinstance(bus.broker, EmbeddedServer)
     broker = bus.broker.child.pid

@@ -17,8 +17,8 @@ from tests.support.fakes.microsoft import Microsoft
 from tests.support.fakes.tokens import bearer
 from tests.support.fakes.websub import Hub as FeedHub
 from tests.support.person import Person
-from tests.support.platforms import Asked, Reply
-from tests.support.watched import CALLBACK, Watched, among, watching_hub
+from tests.support.provider_hosts import HostRequest, Reply
+from tests.support.subscription_hub import CALLBACK, SubscriptionHub, among, subscription_hub_process
 
 SHORT_S: Final = 4.0
 """How long all that ends lives here."""
@@ -28,7 +28,7 @@ CHANNEL: Final = "UC_x5XG1OV2P6uZZ5FSM9Ttw"
 
 
 @dataclass
-class World(Watched):
+class World(SubscriptionHub):
     """A hub, and the platforms that it finds."""
 
     google: Google
@@ -57,7 +57,7 @@ class World(Watched):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
-    hub = watching_hub(tmp_path_factory.mktemp("hub"), bus, store)
+    hub = subscription_hub_process(tmp_path_factory.mktemp("hub"), bus, store)
     redirect = hub.url("gateway") + CALLBACK
     google, microsoft = Google("g-id", "g-secret", redirect), Microsoft("m-id", "m-secret", redirect)
     airtable = Airtable("a-id", "a-secret-that-is-long-enough", redirect, week_s=SHORT_S)
@@ -65,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
     drive, graph, feeds = DriveChannels(google, SHORT_S), GraphSubscriptions(microsoft, SHORT_S), FeedHub()
     gmail = Gmail(google, pubsub, SHORT_S)
 
-    def channels(asked: Asked) -> Reply:
+    def channels(asked: HostRequest) -> Reply:
         """The person's channel at YouTube."""
         token = google.access(bearer(asked))
         assert token is not None
@@ -74,7 +74,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
 
     apis = google.on({**drive.routes(), "GET /youtube/v3/channels": channels})
 
-    def www(asked: Asked) -> Reply:
+    def www(asked: HostRequest) -> Reply:
         return pubsub.keys(asked) if asked.path == "/oauth2/v3/certs" else apis(asked)
 
     hosts = {**google.hosts, **microsoft.hosts, **airtable.hosts, "www.googleapis.com": www}

@@ -24,7 +24,7 @@ from tests.support.fakes.shopify import Shopify
 from tests.support.fakes.slack import Slack
 from tests.support.fakes.tiktok import TikTok
 from tests.support.fakes.zalo import Zalo
-from tests.support.platforms import Asked
+from tests.support.provider_hosts import HostRequest
 
 FOLDERS = Path(next(iter(shared.providers.__path__)))
 WITH_SAMPLES = sorted(file.parent.name for file in FOLDERS.glob(f"*/{SAMPLES}"))
@@ -96,7 +96,7 @@ def answered(fake: Fake, call: ProviderRequest) -> ProviderResponse:
     handler = fake.hosts.get(url.netloc) or fake.hosts["*." + url.netloc.partition(".")[2]]
     headers = {name.lower(): value for name, value in call.headers.items()} | {"user-agent": "test"}
     query = parse_qs(url.query, keep_blank_values=True)
-    reply = handler(Asked(call.method, url.netloc, url.path, query, headers, call.body))
+    reply = handler(HostRequest(call.method, url.netloc, url.path, query, headers, call.body))
     return ProviderResponse(reply.status, {name.lower(): value for name, value in reply.fields}, reply.body)
 
 

@@ -65,7 +65,7 @@ class DnsServer:
         """Queries that no resolver should send."""
         self.under_way: dict[str, int] = {}
         """Queries that wait for their answer, by name."""
-        self.most_under_way = 0
+        self.max_concurrent = 0
         self.port = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -147,7 +147,7 @@ class DnsServer:
         if reply is None:
             reply = Reply(rcode=dns.rcode.NXDOMAIN)
         self.under_way[name] = self.under_way.get(name, 0) + 1
-        self.most_under_way = max(self.most_under_way, len(self.under_way))
+        self.max_concurrent = max(self.max_concurrent, len(self.under_way))
         try:
             await asyncio.sleep(reply.delay_s)
         finally:

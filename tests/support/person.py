@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 import httpx
 
 from tests.support.hub import Hub
-from tests.support.platforms import Platforms
+from tests.support.provider_hosts import ProviderHosts
 
 _FORM = re.compile(r'<form method="post" action="([^"]+)">(.*?)</form>', re.DOTALL)
 _FIELD = re.compile(r'<input id="[^"]*" name="([^"]+)"')
@@ -94,7 +94,7 @@ class Person:
             answer = self.client.post(urljoin(str(answer.url), html.unescape(action)), data=data)
         raise AssertionError(f"no end after {self.visited}")
 
-    def through(self, platforms: Platforms, url: str) -> httpx.Response:
+    def through(self, platforms: ProviderHosts, url: str) -> httpx.Response:
         """The same where the platform has no page and sends people back at once: what the hub answers."""
         with httpx.Client(proxy=platforms.proxy, verify=False, timeout=20) as outside:  # noqa: S501 -- the test's
             answer = outside.get(url)

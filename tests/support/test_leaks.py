@@ -20,12 +20,12 @@ from aiohttp import web
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from pymongo import MongoClient
 
-from tests.support import kept, run
+from tests.support import capture, run
 from tests.support.backends import Bus, Store
-from tests.support.given import LEAST, note
 from tests.support.leaks import Search, forms, search
-from tests.support.subscriber import Got, Subscriber
-from tests.support.tap import Raw, put
+from tests.support.recorded_secrets import MIN_LENGTH, record_secret
+from tests.support.subscriber import Subscriber, WebhookRequest
+from tests.support.tap import RawRecord, put
 
 ROOT = Path(__file__).parents[2]
 KIND = "a canary"
@@ -40,8 +40,8 @@ def canary() -> str:
 @pytest.fixture
 def inner(tmp_path: Path, canary: str) -> Iterator[Path]:
     """The base folder of a run in which the canary was noted."""
-    with run.another(tmp_path):
-        note(KIND, canary)
+    with run.other_run(tmp_path):
+        record_secret(KIND, canary)
         yield tmp_path
 
 
@@ -107,8 +107,8 @@ def test_keys_that_nobody_noted_are_found_by_their_look() -> None:
 
 
 def test_what_is_like_other_text_is_not_noted(tmp_path: Path) -> None:
-    with run.another(tmp_path):
-        note(KIND, "", "s1", "0123456789abcdef"[: LEAST - 1], "x" * 1000, "\ud800" * 20)
+    with run.other_run(tmp_path):
+        record_secret(KIND, "", "s1", "0123456789abcdef"[: MIN_LENGTH - 1], "x" * 1000, "\ud800" * 20)
     assert search(tmp_path).secrets == 0
 
 
@@ -146,28 +146,32 @@ def test_it_is_found_on_a_topic(inner: Path, canary: str, bus: Bus, topic: str) 
     """In each partition, as key, value and header, and again in what came later."""
     bootstrap = bus.env["KAFKA_BOOTSTRAP_SERVERS"]
     secret = canary.encode()
-    records = [Raw(secret, b"{}", ()), Raw(b"k", secret, ()), Raw(b"k", None, [("h", None), ("i", secret)])]
+    records = [
+        RawRecord(secret, b"{}", ()),
+        RawRecord(b"k", secret, ()),
+        RawRecord(b"k", None, [("h", None), ("i", secret)]),
+    ]
     for partition, record in enumerate(records):
-        put(bus, topic, [Raw(b"k", b"v", ()), record], partition)
-    kept.topics(bootstrap)
+        put(bus, topic, [RawRecord(b"k", b"v", ()), record], partition)
+    capture.topics(bootstrap)
     what, where = f"{KIND}, as it is", f"the topic {topic}"
     assert found(inner) == {(what, where, f"partition {number}, offset 1") for number in range(3)}
     assert search(inner).counts["messages"] == 6
     for form, raw in forms(canary).items():
-        place = put(bus, topic, [Raw(b"k", b"x" + raw, ())], 0)[0]
-        kept.topics(bootstrap)
+        place = put(bus, topic, [RawRecord(b"k", b"x" + raw, ())], 0)[0]
+        capture.topics(bootstrap)
         assert (f"{KIND}, {form}", where, f"partition 0, offset {place[1]}") in found(inner)
     count = 6 + len(forms(canary))
     assert search(inner).counts["messages"] == count, "each is read once"
-    put(bus, topic, [Raw(b"k", b"v", ())] * 500, 2)
+    put(bus, topic, [RawRecord(b"k", b"v", ())] * 500, 2)
     for _ in range(2):
-        kept.topics(bootstrap)
+        capture.topics(bootstrap)
         assert search(inner).counts["messages"] == count + 500
 
 
 def test_what_cannot_be_read_is_a_finding(inner: Path, store: Store) -> None:
-    kept.topics("127.0.0.1:1")
-    kept.documents(empty := store.uri())
+    capture.topics("127.0.0.1:1")
+    capture.documents(empty := store.uri())
     first, second = search(inner).shown()
     assert first.startswith(f"not searched: the store at {empty}, ")
     assert second.startswith("not searched: the topics of 127.0.0.1:1, ")
@@ -184,7 +188,7 @@ def test_it_is_found_in_the_store(inner: Path, canary: str, store: Store) -> Non
     ]
     with MongoClient[dict[str, Any]](uri) as mongo:
         mongo.get_default_database().things.insert_many(documents)
-    kept.documents(uri)
+    capture.documents(uri)
     searched = search(inner)
     assert searched.counts["documents"] == len(documents)
     name = urlsplit(uri).path[1:]
@@ -197,14 +201,14 @@ def test_it_is_found_in_the_store(inner: Path, canary: str, store: Store) -> Non
 def server() -> Iterator[Subscriber]:
     """It stands for the hub: nobody has said that it is another's."""
     with Subscriber() as running:
-        kept.over(urlsplit(running.url).port or 0)
+        capture.include_ports(urlsplit(running.url).port or 0)
         yield running
 
 
 def says(server: Subscriber, status: int = 200, body: bytes = b"", headers: Mapping[str, str] = {}) -> str:
     """Let it answer so; where."""
 
-    def answer(_got: Got) -> web.StreamResponse:
+    def answer(_got: WebhookRequest) -> web.StreamResponse:
         return web.Response(status=status, body=body, headers=headers)
 
     server.answer = answer
@@ -240,7 +244,7 @@ async def get(url: str) -> None:
 
 def test_who_is_not_the_hub_may_say_it(inner: Path, canary: str, server: Subscriber) -> None:
     url = says(server, 200, canary.encode())
-    kept.not_the_hub(urlsplit(url).port or 0)
+    capture.exclude_ports(urlsplit(url).port or 0)
     httpx.get(f"{url}/api/x")
     searched = search(inner)
     assert (searched.findings, searched.counts["answers"]) == ([], 0)
@@ -281,13 +285,13 @@ def test_a_secret_that_the_hub_is_told_is_noted(inner: Path, server: Subscriber)
 
 
 def test_a_run_in_which_a_secret_was_seen_fails(tmp_path: Path, canary: str) -> None:
-    """It is found by the process that prints, with what a worker has noted, though every test has passed."""
+    """It is found by the main process, with what a worker has recorded, though every test has passed."""
     (tmp_path / "test_it.py").write_text(
         f"""
-from tests.support.given import note
+from tests.support.recorded_secrets import record_secret
 
 def test_it(tmp_path):
-    note({KIND!r}, {canary!r})
+    record_secret({KIND!r}, {canary!r})
     (tmp_path / "service.log").write_text({canary!r})
 """
     )

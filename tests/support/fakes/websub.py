@@ -18,7 +18,7 @@ from typing import Final
 
 import httpx
 
-from tests.support.platforms import FORM, Asked, Reply
+from tests.support.provider_hosts import FORM, HostRequest, Reply
 
 _TOPIC: Final = re.compile(r"https://www\.youtube\.com/xml/feeds/videos\.xml\?channel_id=UC[\w-]{22}")
 _NEEDS: Final = frozenset({"hub.callback", "hub.topic", "hub.mode", "hub.verify"})
@@ -63,12 +63,12 @@ class Hub:
         self.live: dict[tuple[str, str], Subscription] = {}
         self.ended = 0
 
-    def handle(self, asked: Asked) -> Reply:
+    def handle(self, request: HostRequest) -> Reply:
         """`POST /subscribe`, which has to be a form without credentials."""
-        assert (asked.method, asked.path) == ("POST", "/subscribe"), f"{asked.method} {asked.path}"
-        assert asked.media_type == FORM, "not a form"
-        assert "authorization" not in asked.headers, "the hub needs no token, and gets one"
-        fields = asked.form()
+        assert (request.method, request.path) == ("POST", "/subscribe"), f"{request.method} {request.path}"
+        assert request.media_type == FORM, "not a form"
+        assert "authorization" not in request.headers, "the hub needs no token, and gets one"
+        fields = request.form()
         lacking, unknown = _NEEDS - fields.keys(), fields.keys() - _NEEDS - _MAY
         assert not lacking, f"lacks {lacking}"
         assert not unknown, f"unknown: {unknown}"

@@ -1,6 +1,6 @@
 """A chat service of somebody else: it publishes on `chat.events` and journals what became of each event.
 
-`python -m tests.support.outside_producer BOOTSTRAP JOURNAL RUN --conversations 8 --rate 50`, until its input
+`python -m tests.support.external_producer BOOTSTRAP JOURNAL RUN --conversations 8 --rate 50`, until its input
 ends. Before an event goes out, its `intent` is on disk; after the broker's answer, `acknowledged` with the
 place on the topic, or `failed`: then the same event is sent again, as a careful producer does, so that a
 conversation's events stand in order. An intent without an outcome may have arrived or not. Every other
