@@ -112,7 +112,7 @@ def _numbers(command: str, settings: dict[str, str], *options: str) -> list[str]
     return [line.split()[0] for line in done.stdout.splitlines()]
 
 
-def test_what_cannot_be_put_back_is_said(own: tuple[Bus, dict[str, str]]) -> None:
+def test_what_cannot_be_put_back_is_reported(own: tuple[Bus, dict[str, str]]) -> None:
     bus, settings = own
     nowhere = letter(event("d.made"), "gone.topic")
     pointer = letter(RawRecord(b"", b"", []), error="bad (too large to copy: left where it is)")
@@ -129,7 +129,7 @@ def test_what_cannot_be_put_back_is_said(own: tuple[Bus, dict[str, str]]) -> Non
     assert chat.look() == []
 
 
-def test_which_ones_must_be_said(own: tuple[Bus, dict[str, str]]) -> None:
+def test_the_records_must_be_named(own: tuple[Bus, dict[str, str]]) -> None:
     _, settings = own
     assert "--all alone" in complaint(_run(settings, "dead-letters", "replay"))
     assert "--all alone" in complaint(_run(settings, "dead-letters", "replay", "--all", "--offset", "1"))

@@ -662,7 +662,7 @@ def test_strict_order_waits_for_the_one_that_fails(hub: Hub) -> None:
     assert [delivery["attempt_count"] for delivery in deliveries].count(3) == 1
 
 
-def test_strict_order_is_kept_behind_a_slow_and_failing_subscriber(hub: Hub) -> None:
+def test_strict_order_is_preserved_behind_a_slow_and_failing_subscriber(hub: Hub) -> None:
     """Every third request fails, all are slow: batches end while an attempt is under way."""
 
     def answer(got: WebhookRequest) -> web.Response | None:

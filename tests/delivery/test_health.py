@@ -274,7 +274,7 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
             assert len(listener.got) == 4
 
 
-def test_one_success_in_between_starts_the_clock_anew(hub: Hub) -> None:
+def test_one_success_in_between_restarts_the_clock(hub: Hub) -> None:
     mood = Moody(404)
     with Subscriber(mood) as subscriber:
         kind = new_type()

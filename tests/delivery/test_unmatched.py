@@ -42,7 +42,7 @@ def counted(hub: Hub, key: str, kinds: set[str], count: int) -> dict[str, Any]:
     return eventually(check, 30) or {}
 
 
-def test_each_reason_is_told(hub: Hub) -> None:
+def test_each_reason_is_shown(hub: Hub) -> None:
     key = hub.other_workspace()
     unsubscribed, other, subscribed, off = new_type(), new_type(), new_type(), new_type()
     first = publish(hub, unsubscribed, {"n": 1}, key=key)

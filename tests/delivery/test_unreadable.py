@@ -197,7 +197,7 @@ def test_a_process_that_runs_on_finds_out_by_itself(hub: Hub) -> None:
     assert len(decryption_errors(hub, webhook)) == 1, "once, whatever else of it was changed"
 
 
-def test_what_is_entered_again_is_used_for_what_waited(hub: Hub) -> None:
+def test_credentials_that_are_set_again_are_used_for_waiting_deliveries(hub: Hub) -> None:
     with Subscriber() as subscriber:
         kind = new_type()
         auth = {"type": "bearer", "token": f"old-{token_hex(16)}"}

@@ -39,11 +39,11 @@ def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str
         hub.start_service(DELIVERY)
         hub.wait_ready(DELIVERY)
 
-        def arrived() -> bool:
+        def received() -> bool:
             """Every webhook got every event."""
             return len({(got.path, n_of(got)) for got in sink.got}) == EVENTS * WEBHOOKS
 
-        eventually(arrived, 90)
+        eventually(received, 90)
         strict = list(dict.fromkeys(n_of(got) for got in sink.got if got.path.endswith("/hook/0")))
         assert strict == list(range(EVENTS))
         for webhook in webhooks:
@@ -77,11 +77,11 @@ def test_killing_one_of_two_with_a_backlog_loses_nothing_and_keeps_order(
         assert len({(got.path, n_of(got)) for got in sink.got}) < len(numbers) * WEBHOOKS, "nothing waits"
         hub.start_service(DELIVERY)
 
-        def arrived() -> bool:
+        def received() -> bool:
             """Every webhook got every event."""
             return len({(got.path, n_of(got)) for got in sink.got}) == len(numbers) * WEBHOOKS
 
-        eventually(arrived, 120)
+        eventually(received, 120)
         hub.wait_ready(DELIVERY)
         strict = list(dict.fromkeys(n_of(each) for each in sink.got if each.path.endswith("/hook/0")))
         for conversation in range(CONVERSATIONS):

@@ -63,8 +63,8 @@ def rig(
     tmp_path_factory: pytest.TempPathFactory, durable_bus: Bus, note: Callable[[str], None]
 ) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("durability")
-    leash = ProcessGroup()
-    half = store(folder / "store", leash)
+    processes = ProcessGroup()
+    half = store(folder / "store", processes)
     receiver = ExternalReceiver(folder, REFUSE)
     its_store = Store("an embedded store of its own", half.uri)
     hub = Hub(folder / "hub", durable_bus, its_store, services=(DELIVERY,))
@@ -81,7 +81,7 @@ def rig(
         hub.stop()
         receiver.stop()
         half.stop()
-        leash.close()
+        processes.close()
 
 
 def crashed(rig: Rig) -> None:

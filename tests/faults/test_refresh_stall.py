@@ -65,7 +65,7 @@ def test_a_refresher_that_was_killed_before_it_asked_stops_its_account_for_less_
         assert monotonic() - began < TAKEN_OVER_WITHIN_S
     assert (used.statuses, used.versions) == ({"200": FEW}, [2])
     assert (server.refreshes - refreshes, server.refused) == (1, [])
-    assert there.told(integration) == ["connected", "refreshed"]
+    assert there.events(integration) == ["connected", "refreshed"]
 
 
 def test_a_refresher_that_stands_still_for_twenty_seconds_costs_no_account_its_grant(
@@ -108,5 +108,5 @@ def test_a_refresher_that_stands_still_for_twenty_seconds_costs_no_account_its_g
             used = each.use(after, FEW)
             assert (used.statuses, used.versions) == ({"200": FEW}, [2])
     assert (server.refreshes - refreshes, server.refused) == (2, [])
-    assert there.told(before) == ["connected", "refreshed"]
-    assert there.told(after) == ["connected", "reauth_required", "refreshed", "recovered"]
+    assert there.events(before) == ["connected", "refreshed"]
+    assert there.events(after) == ["connected", "reauth_required", "refreshed", "recovered"]

@@ -37,13 +37,13 @@ def own(
     """A broker with its default session, and a store, of this module's own."""
     folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
-        leash = ProcessGroup()
-        stack.callback(leash.close)
-        half = store(folder / "store", leash)
+        processes = ProcessGroup()
+        stack.callback(processes.close)
+        half = store(folder / "store", processes)
         stack.callback(half.stop)
         half.start()
         if request.param == "embedded":
-            embedded = broker(folder / "broker", leash)
+            embedded = broker(folder / "broker", processes)
             stack.callback(embedded.stop)
             embedded.start()
             env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(embedded.port), **BROKER_SETTINGS}

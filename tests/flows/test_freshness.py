@@ -366,14 +366,14 @@ async def test_a_paused_workspace_gets_nothing_until_it_goes_on(two: Two) -> Non
             for number in range(8):
                 await calls.call(number % 2, "POST", "/api/queue/pause", expect=200)
                 await calls.publish(1 - number % 2, kind, f"{kind}-{number}")
-                await _entered(calls, created["id"], number + 1)
+                await _wait_for_deliveries(calls, created["id"], number + 1)
                 assert len(subscriber.got) == number
                 await calls.call(1 - number % 2, "POST", "/api/queue/resume", expect=200)
                 await asyncio.to_thread(subscriber.wait_for, number + 1)
             await calls.call(0, "DELETE", f"/api/outgoing-webhooks/{created['id']}", expect=204)
 
 
-async def _entered(calls: Calls, webhook: str, count: int) -> None:
+async def _wait_for_deliveries(calls: Calls, webhook: str, count: int) -> None:
     async with asyncio.timeout(20):
         while True:
             path = f"/api/deliveries?webhook_id={webhook}&limit=100"

@@ -214,7 +214,7 @@ def test_what_arrives_is_what_github_sent(flow: Flow) -> None:
         assert body["workspace"] == flow.hub.workspace
 
 
-def test_the_order_within_a_repository_is_kept(flow: Flow) -> None:
+def test_the_order_within_a_repository_is_preserved(flow: Flow) -> None:
     def by_repository(delivery_ids: list[str]) -> dict[str, list[str]]:
         orders: dict[str, list[str]] = {}
         for delivery_id in delivery_ids:

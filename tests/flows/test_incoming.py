@@ -242,11 +242,11 @@ def test_what_is_accepted_fits_the_envelope(hub: Hub, field: str) -> None:
     kind = f"t{token_hex(4)}.made"
     with Subscriber() as subscriber:
         hub.outgoing_webhook(subscriber.url, events=[kind])
-        longest, too_long = cloud_event(kind, **{field: "ü" * 500}), cloud_event(kind, **{field: "漢" * 500})
-        hub.call("POST", "/api/events", longest, expect=202)
+        maximum, too_long = cloud_event(kind, **{field: "ü" * 500}), cloud_event(kind, **{field: "漢" * 500})
+        hub.call("POST", "/api/events", maximum, expect=202)
         problem = hub.call("POST", "/api/events", too_long, expect=422)
         assert [fault["field"] for fault in problem["errors"]] == [f"0.{field}"]
-        assert body_of(subscriber.wait_for(1)[0])["id"] == longest["id"]
+        assert body_of(subscriber.wait_for(1)[0])["id"] == maximum["id"]
 
 
 def test_interlink_send_publishes_for_a_person(hub: Hub) -> None:

@@ -363,7 +363,7 @@ def test_a_hostile_body(client: httpx.Client, path: str, what: str) -> None:
     assert client.get(f"{path}?limit=1").json() == before
 
 
-def test_text_of_any_kind_is_kept_as_it_is(client: httpx.Client) -> None:
+def test_text_of_any_kind_is_stored_unchanged(client: httpx.Client) -> None:
     name = 'NUL \0, \u202e turned, 😀, \u0007, \ufffe, <script>, "quotes", {{ x }}, $ne, ünï'
     registered = client.post(
         "/api/inbound-endpoints", json={**ENDPOINT, "name": name, "channel_id": name}
@@ -480,7 +480,7 @@ def test_a_list_is_walked_page_by_page(hub: Hub, many: tuple[str, list[str]], li
         assert params["cursor"] is None
 
 
-def test_fifty_when_nothing_is_said(hub: Hub, many: tuple[str, list[str]]) -> None:
+def test_a_page_has_fifty_items_by_default(hub: Hub, many: tuple[str, list[str]]) -> None:
     key, ids = many
     page = hub.call("GET", "/api/inbound-endpoints", key=key)
     assert [item["id"] for item in page["items"]] == ids[:50]

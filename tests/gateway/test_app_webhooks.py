@@ -308,7 +308,7 @@ def test_a_shared_channel_is_for_the_team_that_has_the_app(world: World, slack: 
     assert routes(world.put(1)) == {(a, installed)}
 
 
-def test_what_arrived_for_an_account_stands_under_its_integration(
+def test_events_of_an_account_are_listed_under_its_integration(
     world: World, slack: str, a: str, b: str
 ) -> None:
     team = f"T{token_hex(5)}"
@@ -442,14 +442,14 @@ def test_a_bots_token_is_of_the_workspaces_own_app(world: World, slack: str, b: 
     team, secret = f"T{token_hex(5)}", new_secret()
     world.register("slack", workspace=b, client="slack-of-b", signing_secret=secret)
     ready(world, "slack", secret)
-    entered = world.connected(b, "slack", team, app=None, kind="bot_token")
+    manual = world.connected(b, "slack", team, app=None, kind="bot_token")
     assert world.send("slack", *of_slack(slack, team)).status_code == 200
     assert world.put(0) == []
     assert world.send("slack", *of_slack(secret, team)).status_code == 200
-    assert routes(world.put(1)) == {(b, entered)}
+    assert routes(world.put(1)) == {(b, manual)}
 
 
-def test_what_a_stranger_has_a_platform_send_keeps_nobody_elses_events_out(
+def test_events_that_a_stranger_provokes_do_not_displace_those_of_others(
     world: World, slack: str, a: str
 ) -> None:
     """It comes from the same addresses, and anybody may have his own app send to this one."""
@@ -500,7 +500,7 @@ def test_a_new_secret_is_known_at_once_and_the_old_one_is_not(world: World, a: s
 # Who does not get in
 
 
-def test_an_account_that_nobody_has_connected_is_answered_and_counted_and_not_kept(
+def test_an_event_of_an_unconnected_account_is_answered_and_counted_but_not_stored(
     world: World, slack: str, a: str
 ) -> None:
     team = f"T{token_hex(5)}"
@@ -526,7 +526,7 @@ def test_an_event_that_names_no_account_is_for_nobody(world: World, slack: str, 
     assert world.unconnected("slack") == before + 4
 
 
-def test_what_no_app_has_signed_is_refused_and_kept_nowhere(world: World, slack: str, a: str) -> None:
+def test_what_no_app_signed_is_refused_and_stored_nowhere(world: World, slack: str, a: str) -> None:
     team = f"T{token_hex(5)}"
     world.connected(a, "slack", team, app=OF_ALL)
     body, signed = of_slack(slack, team)

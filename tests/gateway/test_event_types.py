@@ -310,7 +310,7 @@ def test_every_example_can_be_published(client: httpx.Client, kind: str) -> None
     assert answer.status_code == 202, answer.text
 
 
-def test_a_message_has_the_shape_of_a_platform(client: httpx.Client) -> None:
+def test_a_message_has_the_format_of_its_provider(client: httpx.Client) -> None:
     message = EVENT_TYPES["message.created"].example
     for wrong in (None, {}, {"text": "hi"}, [message], {**message, "author": None}):
         faults = _faults(_publish(client, "message.created", wrong))
@@ -421,7 +421,7 @@ def test_the_document_names_them(hub: Hub) -> None:
         ({"messageId": "m", "channelId": "c", "content": "x" * 20_000}, "data.author"),
     ],
 )
-def test_a_body_that_fits_no_form_is_told_what_the_closest_one_lacks(
+def test_a_body_that_fits_no_form_gets_what_the_closest_one_misses(
     client: httpx.Client, data: dict[str, Any], field: str
 ) -> None:
     answers = [_publish(client, "message.created", data) for _ in range(3)]

@@ -53,7 +53,7 @@ def signed(webhook: Webhook, secret: str) -> int:
     return httpx.post(webhook.url, content=body, headers=headers).status_code
 
 
-def test_without_the_apps_token_there_is_no_webhook_until_it_is_entered(world: World) -> None:
+def test_without_the_token_of_the_app_there_is_no_webhook(world: World) -> None:
     world.settings()
     integration = world.account()
     [watch] = eventually(lambda: [one for one in world.watches(integration) if one["last_error"]])
@@ -82,7 +82,7 @@ def test_the_webhook_is_made_checked_once_a_day_and_deleted(world: World) -> Non
     webhook.valid = False  # it did not answer X
     world.now(watch["id"])
     eventually(lambda: webhook.valid)
-    assert list(x.webhooks.values()) == [webhook], "checked, not made anew"
+    assert list(x.webhooks.values()) == [webhook], "checked, not created again"
     hub.call("POST", f"/api/integrations/{integration}/disconnect")
     assert x.webhooks == {}
     hub.call("GET", f"/api/inbound-endpoints/{watch['endpoint_id']}", expect=404)

@@ -77,9 +77,9 @@ class World:
     def _repeat(self, got: WebhookRequest) -> web.StreamResponse:
         """The attacker's token endpoint."""
         _, _, login = got.headers.get("authorization", "").partition(" ")
-        told = f"{base64.b64decode(login).decode()} {got.body.decode()}"
-        error = self.mirror_error or f"bad {told}"
-        return web.json_response({"error": error, "error_description": f"I was told {told}"}, status=400)
+        payload = f"{base64.b64decode(login).decode()} {got.body.decode()}"
+        error = self.mirror_error or f"bad {payload}"
+        return web.json_response({"error": error, "error_description": f"I received {payload}"}, status=400)
 
     def set_up(self) -> None:
         """Tell the hub about the servers."""
@@ -665,7 +665,7 @@ def test_a_disabled_integration_stays_disabled(world: World) -> None:
 
 
 def test_an_earlier_authorization_does_not_change_the_account(world: World) -> None:
-    """Two dances of one integration: the second to come back is of another account, and is told so."""
+    """Two authorizations of one integration: the second callback is of another account, and gets an error."""
     with world.person("first") as first, world.person("late") as late:
         authorization = late.connect("oidc")
         again = first.reconnect(authorization["integration_id"])
@@ -835,14 +835,14 @@ def test_secrets_that_a_provider_repeats_are_redacted(world: World) -> None:
         world.mirror_error, asked = error, len(world.mirror.got)
         shown = world.ask("POST", "/api/platform-credentials/oidc/verify", key=world.third).json()
         assert len(world.mirror.got) == asked + 1
-        assert "I was told" in shown["reason"]
+        assert "I received" in shown["reason"]
         assert shown["verified"] == (not error)
     with world.person("ada", world.third) as ada:
         world.register_mirror()
         state = query_of(ada.connect("oidc")["authorization_url"])["state"]
         refused(world.callback({"state": state, "code": "x"}, ada), 400, "app_refused")
         shown = world.ask("GET", "/api/platform-credentials/oidc", key=world.third).json()
-        assert (shown["verified"], "I was told" in shown["reason"]) == (False, True)
+        assert (shown["verified"], "I received" in shown["reason"]) == (False, True)
         ada.connect("oidc", expect=409)
 
 

@@ -29,7 +29,7 @@ def listed(shared_accounts: Accounts, query: str) -> set[str]:
 
 
 def published(shared_accounts: Accounts, integration: str) -> list[dict[str, Any]]:
-    """The data of what was told of an integration, each event once."""
+    """The data of the events of an integration, each event once."""
     once = {
         record.attributes["ce_id"]: record.data
         for record in shared_accounts.tap.look()
@@ -86,9 +86,9 @@ def test_the_integration_belongs_to_another_user_after_a_takeover(
     with Person(shared_accounts.hub, "shared") as person:
         person.go(person.reconnect(first)["authorization_url"])
         assert shared_accounts.shown(first)["user"] == BOB
-        begun = person.reconnect(first, user=ADA, takeover=True)
+        started = person.reconnect(first, user=ADA, takeover=True)
         assert shared_accounts.shown(first)["user"] == BOB, "begun is not connected"
-        person.go(begun["authorization_url"])
+        person.go(started["authorization_url"])
         assert shared_accounts.shown(first)["user"] == ADA
     assert [data["user"] for data in published(shared_accounts, first)] == [ADA, ADA, BOB, BOB, BOB, ADA, ADA]
 
@@ -108,10 +108,10 @@ def test_an_integration_is_named_by_its_account_unless_it_has_a_name(
 ) -> None:
     rotating.login("called")
     with Person(shared_accounts.hub, "called") as person:
-        begun = person.connect("oidc")
-        integration = begun["integration_id"]
+        started = person.connect("oidc")
+        integration = started["integration_id"]
         assert shared_accounts.shown(integration)["name"] == "oidc", "it is not known yet whose it is"
-        person.go(begun["authorization_url"])
+        person.go(started["authorization_url"])
     assert shared_accounts.shown(integration)["name"] == "called@example.com"
     assert connected(shared_accounts, rotating, "named", name="Of the team")["name"] == "Of the team"
     assert connected(shared_accounts, rotating, "named")["name"] == "Of the team"
@@ -139,8 +139,8 @@ def test_an_integration_that_is_not_connected_cannot_be_enabled(
     shared_accounts.call(integration, "disconnect")
     assert "is disconnected" in shared_accounts.call(integration, "enable", expect=409)["detail"]
     with Person(shared_accounts.hub, "begun") as person:
-        begun = person.connect("oidc")["integration_id"]
-    assert "is pending" in shared_accounts.call(begun, "enable", expect=409)["detail"]
+        started = person.connect("oidc")["integration_id"]
+    assert "is pending" in shared_accounts.call(started, "enable", expect=409)["detail"]
 
 
 def test_a_list_of_a_users_accounts_is_answered_from_an_index(

@@ -43,7 +43,7 @@ MOCK = "login.example.com"
 
 
 @dataclass(frozen=True)
-class Way:
+class ProviderCase:
     """What is expected of one platform."""
 
     account: Callable[[Account], tuple[str, str]]
@@ -59,21 +59,23 @@ class Way:
     """Whether it can be asked if it takes the app."""
 
 
-WAYS = {
-    "slack": Way(lambda it: (it.place.id, it.place.name), ("POST", "auth.test"), "team_id"),
-    "github": Way(lambda it: (it.id, it.email.partition("@")[0]), ("GET", "/user"), "id"),
-    "jira": Way(lambda it: (it.id, it.name), ("GET", "/rest/api/3/myself"), "accountId", revokes=False),
-    "google": Way(
+CASES = {
+    "slack": ProviderCase(lambda it: (it.place.id, it.place.name), ("POST", "auth.test"), "team_id"),
+    "github": ProviderCase(lambda it: (it.id, it.email.partition("@")[0]), ("GET", "/user"), "id"),
+    "jira": ProviderCase(
+        lambda it: (it.id, it.name), ("GET", "/rest/api/3/myself"), "accountId", revokes=False
+    ),
+    "google": ProviderCase(
         lambda it: (it.id, it.email), ("GET", "https://openidconnect.googleapis.com/v1/userinfo"), "sub"
     ),
-    "microsoft": Way(lambda it: (it.id, it.email), ("GET", "/me"), "id", revokes=False),
-    "shopify": Way(
+    "microsoft": ProviderCase(lambda it: (it.id, it.email), ("GET", "/me"), "id", revokes=False),
+    "shopify": ProviderCase(
         lambda it: (f"shop-{it.place.id}.myshopify.com", f"Shop-{it.place.id}"),
         ("GET", "/shop.json"),
         "shop.myshopify_domain",
         tells=False,
     ),
-    "zalo": Way(
+    "zalo": ProviderCase(
         lambda it: (it.place.id, it.place.name),
         ("GET", "/v2.0/oa/getoa"),
         "data.oa_id",
@@ -81,20 +83,22 @@ WAYS = {
         code_refused="platform_error",
         tells=False,
     ),
-    "tiktok": Way(lambda it: (it.id, it.name), ("GET", "/user/info/?fields=open_id"), "data.user.open_id"),
-    "mailchimp": Way(
+    "tiktok": ProviderCase(
+        lambda it: (it.id, it.name), ("GET", "/user/info/?fields=open_id"), "data.user.open_id"
+    ),
+    "mailchimp": ProviderCase(
         lambda it: (it.place.id, it.place.name), ("GET", "/"), "account_id", refreshes=False, revokes=False
     ),
-    "notion": Way(lambda it: ("", it.place.name), ("GET", "/v1/users/me"), "id"),
-    "trello": Way(
+    "notion": ProviderCase(lambda it: ("", it.place.name), ("GET", "/v1/users/me"), "id"),
+    "trello": ProviderCase(
         lambda it: (it.id, it.name),
         ("GET", "/members/me?fields=id,username,fullName,url"),
         "id",
         refreshes=False,
     ),
 }
-every = pytest.mark.parametrize("name", WAYS)
-refreshing = pytest.mark.parametrize("name", [name for name, way in WAYS.items() if way.refreshes])
+every = pytest.mark.parametrize("name", CASES)
+refreshing = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.refreshes])
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +128,7 @@ def oauth_hub(whole: OAuthHub) -> Iterator[OAuthHub]:
 
 @pytest.fixture(scope="module", autouse=True)
 def events(whole: OAuthHub, bus: Bus) -> Tap:
-    """What is told from the beginning."""
+    """The events of integrations, from the beginning."""
     return Tap(bus, "integration.events")
 
 
@@ -141,7 +145,7 @@ def fields(fake: Fake) -> dict[str, Any]:
 
 def call(oauth_hub: OAuthHub, access: Access, name: str) -> httpx.Response:
     """Ask the platform whose token it is, as another service would."""
-    method, path = WAYS[name].who
+    method, path = CASES[name].who
     with oauth_hub.person() as somebody:
         url = path if "://" in path else access.base + path
         return somebody.client.request(method, url, headers=access.headers)
@@ -167,7 +171,7 @@ def ended(page: httpx.Response) -> str:
 
 
 def published(events: Tap, integration: str) -> list[str]:
-    """What was told about an integration, in order."""
+    """The events of an integration, in order."""
     found = [item for item in events.look() if (item.key or b"").decode() == integration]
     return [item.attributes["ce_type"].rpartition("integration.")[2] for item in found]
 
@@ -177,12 +181,12 @@ def published(events: Tap, integration: str) -> list[str]:
 
 @every
 def test_an_account_is_connected_used_refreshed_and_disconnected(oauth_hub: OAuthHub, name: str) -> None:
-    way, fake = WAYS[name], oauth_hub.play(name)
+    case, fake = CASES[name], oauth_hub.play(name)
     fake.grace_s = 0
     account = fake.accounts[0]
     shown = oauth_hub.connect(name, **fields(fake))
     assert (shown["status"], shown["health"], fake.exchanges) == ("connected", "ok", 1)
-    expected = way.account(account)
+    expected = case.account(account)
     if isinstance(fake, Notion):
         expected = fake.bot_id(fake.grants_of(account.id)[0]), expected[1]
     assert (shown["account"]["id"], shown["account"]["label"]) == expected
@@ -192,21 +196,21 @@ def test_an_account_is_connected_used_refreshed_and_disconnected(oauth_hub: OAut
     else:
         assert fake.lifetime_s - 30 < seconds_until(shown["expires_at"]) <= fake.lifetime_s
     first = oauth_hub.access(shown["id"])
-    assert str(response_field(call(oauth_hub, first, name), way.named)) == expected[0]
+    assert str(response_field(call(oauth_hub, first, name), case.named)) == expected[0]
     assert oauth_hub.do(shown["id"], "check")["last_error"] is None
-    for count in (1, 2) if way.refreshes else ():
+    for count in (1, 2) if case.refreshes else ():
         assert oauth_hub.do(shown["id"], "refresh")["refreshed_at"]
         assert (fake.refreshes, fake.refused) == (count, [])
-    if not way.refreshes:
+    if not case.refreshes:
         oauth_hub.do(shown["id"], "refresh", expect=409)
     last = oauth_hub.access(shown["id"])
-    assert (last.token != first.token) is way.refreshes
-    assert str(response_field(call(oauth_hub, last, name), way.named)) == expected[0]
+    assert (last.token != first.token) is case.refreshes
+    assert str(response_field(call(oauth_hub, last, name), case.named)) == expected[0]
     gone = oauth_hub.do(shown["id"], "disconnect")
-    assert (gone["status"], gone["expires_at"], fake.revocations) == ("disconnected", None, way.revokes)
-    if way.revokes:
+    assert (gone["status"], gone["expires_at"], fake.revocations) == ("disconnected", None, case.revokes)
+    if case.revokes:
         with pytest.raises((KeyError, TypeError, AssertionError, ValueError)):
-            assert str(response_field(call(oauth_hub, last, name), way.named)) == expected[0]
+            assert str(response_field(call(oauth_hub, last, name), case.named)) == expected[0]
     with pytest.raises(NotConnected):
         oauth_hub.access(shown["id"])
 
@@ -233,7 +237,7 @@ def test_a_revoked_grant_is_published_once_and_connected_again(
     fake.withdraw()
     for _ in "ab":
         oauth_hub.do(shown["id"], "check", expect=409)
-    assert fake.refused == (["revoked refresh"] if WAYS[name].refreshes else [])
+    assert fake.refused == (["revoked refresh"] if CASES[name].refreshes else [])
     broken = oauth_hub.shown(shown["id"])
     assert (broken["status"], broken["health"]) == ("reauth_required", "broken")
     assert broken["last_error"]["code"] == broken["reason"] != ""
@@ -259,16 +263,16 @@ def test_a_denied_authorization_leaves_no_integration(oauth_hub: OAuthHub, name:
 
 @every
 def test_a_code_that_the_provider_rejects(oauth_hub: OAuthHub, name: str) -> None:
-    way, fake = WAYS[name], oauth_hub.play(name)
+    case, fake = CASES[name], oauth_hub.play(name)
     fake.fail_next = [fake.refusal("used code")]
     with oauth_hub.person() as ada:
         authorization = ada.connect(name, **fields(fake))
-        assert ended(ada.go(authorization["authorization_url"])) == way.code_refused
+        assert ended(ada.go(authorization["authorization_url"])) == case.code_refused
     assert oauth_hub.shown(authorization["integration_id"])["status"] == "pending"
     assert oauth_hub.ask("GET", f"/api/platform-credentials/{name}")["verified"]
 
 
-@pytest.mark.parametrize("name", [name for name in WAYS if name != "trello"])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "trello"])
 def test_an_app_that_the_provider_rejects_is_no_longer_verified(oauth_hub: OAuthHub, name: str) -> None:
     fake = oauth_hub.play(name)
     fake.fail_next = refused_twice(fake)
@@ -307,11 +311,11 @@ def test_a_rejected_request_token_is_an_error_at_the_start(oauth_hub: OAuthHub) 
 
 @every
 def test_the_provider_is_asked_whether_it_accepts_the_app(oauth_hub: OAuthHub, name: str) -> None:
-    way = WAYS[name]
+    case = CASES[name]
     fake = oauth_hub.play(name)
     try:
         shown = oauth_hub.register(name, verified=None)
-        assert (shown["verified"], shown["reason"] is None) == (way.tells, way.tells), shown
+        assert (shown["verified"], shown["reason"] is None) == (case.tells, case.tells), shown
         wrong = oauth_hub.register(name, client_secret="not-the-secret-of-the-app", verified=None)
         assert not wrong["verified"]
         assert fake.refused == {"shopify": [], "trello": ["secret"]}.get(name, ["code", "secret"])
@@ -726,7 +730,7 @@ def test_issued_secrets_are_searched_for_in_logs_and_answers(oauth_hub: OAuthHub
     for name in FAKES:
         fake = oauth_hub.play(name)
         shown = oauth_hub.connect(name, **fields(fake))
-        if WAYS[name].refreshes:
+        if CASES[name].refreshes:
             oauth_hub.do(shown["id"], "refresh")
         assert len(fake.tokens_seen) >= 2
         assert all(map(is_recorded, fake.tokens_seen)), f"a secret of {name} is too short"

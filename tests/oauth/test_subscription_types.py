@@ -123,7 +123,7 @@ def test_gmail_waits_for_the_topic_is_pushed_to_renewed_moved_and_stopped(world:
     hub.call("DELETE", f"/api/inbound-endpoints/{endpoint['id']}", expect=204)
 
 
-def test_changes_of_a_drive_are_watched_from_a_page_token_and_renewed(world: World) -> None:
+def test_a_subscription_of_a_drive_starts_at_a_page_token_and_is_renewed(world: World) -> None:
     drive = world.drive
     integration = world.connected("google-drive")
     watch = world.active(integration)
@@ -151,7 +151,7 @@ def test_a_microsoft_drive_validates_the_address_is_renewed_and_deleted(world: W
     assert graph.notify(subscription, "updated") in (200, 202)
     assert graph.notify(subscription, "updated", state="no-state-of-this-subscription") == 401
     eventually(lambda: graph.renewed)
-    assert graph.made == 1, "renewed, not made anew"
+    assert graph.made == 1, "renewed, not created again"
     graph.live.clear()  # the platform has lost it
     [subscription] = eventually(lambda: list(graph.live.values()))
     assert graph.notify(subscription, "updated") in (200, 202)
@@ -175,7 +175,7 @@ def test_a_base_is_subscribed_on_request_and_its_secret_goes_to_the_endpoint(wor
     forged = "AAAA" * 20
     assert airtable.notify(webhook, secret=forged) == 401
     eventually(lambda: airtable.refreshed)
-    assert airtable.made == 1, "refreshed, not made anew"
+    assert airtable.made == 1, "refreshed, not created again"
     old = webhook.secret
     airtable.webhooks.clear()  # the platform has lost it
     [webhook] = eventually(lambda: list(airtable.webhooks.values()))
@@ -231,7 +231,7 @@ def test_a_subscription_without_a_token_is_cancelled_for_an_account_with_an_expi
     world.disconnect(integration)
 
 
-def test_a_mailbox_that_two_workspaces_watch_is_stopped_with_the_last(world: World) -> None:
+def test_a_mailbox_of_two_workspaces_is_unsubscribed_with_the_last(world: World) -> None:
     """The platform has one watch of it for the app that both of them share."""
     hub, gmail, google = world.hub, world.gmail, world.google
     settings = {"service_account": gmail.pubsub.service_account}

@@ -71,7 +71,7 @@ def test_subscriptions_are_renewed_and_removed(world: World) -> None:
     assert graph.notify(inbox, "created") in (200, 202)
     ends = inbox.ends_at
     eventually(lambda: graph.live[inbox.id].ends_at > ends)
-    assert graph.made == 2, "renewed, not made anew"
+    assert graph.made == 2, "renewed, not created again"
     del graph.live[inbox.id]  # the platform has lost it
     eventually(lambda: graph.made == 3)
     for item in world.watches(integration):

@@ -122,13 +122,13 @@ def test_documents_of_earlier_releases_work_and_are_found_by_their_user(
     with oauth_hub.person() as person:
         assert oauth_hub.shown(person.connected("slack", user=first))["id"] == of_first["id"]
     with MongoClient[dict[str, Any]](oauth_hub.hub.env["MONGODB_URI"]) as mongo:
-        kept = mongo.get_default_database()["integrations"].find_one({"_id": of_first["id"]})
-    assert kept
-    assert (kept["account"]["person"], kept["holds_identity"]) == (fake.accounts[0].id, True)
+        stored = mongo.get_default_database()["integrations"].find_one({"_id": of_first["id"]})
+    assert stored
+    assert (stored["account"]["person"], stored["holds_identity"]) == (fake.accounts[0].id, True)
 
 
 @pytest.mark.parametrize(
-    ("provider", "kept", "person"),
+    ("provider", "stored", "person"),
     [
         ("intercom", {"admin_id": "1", "region": "US"}, "1"),
         ("blackbaud", {"environment_id": "p-1", "user_id": "u-1"}, "u-1"),
@@ -138,9 +138,9 @@ def test_documents_of_earlier_releases_work_and_are_found_by_their_user(
     ],
 )
 def test_the_person_of_a_stored_account_is_read_from_its_values(
-    provider: str, kept: dict[str, str], person: str | None
+    provider: str, stored: dict[str, str], person: str | None
 ) -> None:
-    document = {"provider": provider, "user": ADA, "account": {"id": "a", "label": "A", "kept": kept}}
+    document = {"provider": provider, "user": ADA, "account": {"id": "a", "label": "A", "kept": stored}}
     now, numbers = utcnow(), dict.fromkeys(("version", "fence", "settled_fence"), 0)
     times = {"created_at": now, "changed_at": now, "deleted_at": None}
     known = {"_id": "int_1", "workspace": "ws_1", "kind": "oauth2", "name": "", "status": "connected"}
@@ -185,7 +185,7 @@ def test_another_user_is_refused_and_does_not_learn_whose_account_it_is(
     assert (shown["user"], shown["status"]) == (ADA, "connected")
     shared_accounts.call(integration, "refresh")
     assert len(rotating.grants_of("shared-refused")) == 1, "what is not kept was given back"
-    assert shared_accounts.told(integration) == ["connected", "refreshed"]
+    assert shared_accounts.events(integration) == ["connected", "refreshed"]
 
 
 def test_a_takeover_changes_the_user_and_is_published(
@@ -198,7 +198,7 @@ def test_a_takeover_changes_the_user_and_is_published(
     assert second is not first, "the grant that was replaced is revoked"
     assert shared_accounts.shown(integration)["user"] == BOB
     shared_accounts.call(integration, "refresh")
-    assert shared_accounts.told(integration) == ["connected", "connected", "taken_over", "refreshed"]
+    assert shared_accounts.events(integration) == ["connected", "connected", "taken_over", "refreshed"]
     taken = [data for data in published(shared_accounts, integration) if "previousUser" in data]
     assert [(data["user"], data["previousUser"]) for data in taken] == [(BOB, ADA)]
 
@@ -232,7 +232,7 @@ def test_the_database_allows_one_integration_per_account(
     shared_accounts: Accounts, rotating: RotatingServer
 ) -> None:
     integration = connected(shared_accounts, rotating, "shared-index", user=ADA)
-    other = {**shared_accounts.kept(integration), "_id": "int_other"}
+    other = {**shared_accounts.stored(integration), "_id": "int_other"}
     with pytest.raises(DuplicateKeyError):
         shared_accounts.database.integrations.insert_one(other)
 

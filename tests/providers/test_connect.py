@@ -29,7 +29,7 @@ from tests.support.provider_hosts import HostRequest
 FOLDERS = Path(next(iter(shared.providers.__path__)))
 WITH_SAMPLES = sorted(file.parent.name for file in FOLDERS.glob(f"*/{SAMPLES}"))
 OAUTH = {name for name, each in connectors().items() if each.oauth2 or each.oauth1}
-ENTERED = {name for name, each in connectors().items() if each.manual_credentials}
+MANUAL = {name for name, each in connectors().items() if each.manual_credentials}
 
 
 @pytest.mark.parametrize("name", WITH_SAMPLES)
@@ -46,7 +46,7 @@ def test_every_integration_that_is_connected_by_oauth_or_a_key_can_be() -> None:
     by_oauth = {name for name, entry in entries.items() if entry and entry.auth_type == "oauth"}
     by_key = {name for name, entry in entries.items() if entry and entry.auth_type == "apiKey"}
     assert by_oauth <= OAUTH
-    assert by_key <= OAUTH | ENTERED
+    assert by_key <= OAUTH | MANUAL
 
 
 @pytest.mark.parametrize("name", sorted(OAUTH))

@@ -109,8 +109,8 @@ def test_poison_on_a_topic_is_dead_lettered_once_and_what_follows_is_delivered(
         assert (letter.key, letter.value) == (record.key, record.value)
         sent_headers = [(name, value or b"") for name, value in record.headers]
         assert [pair for pair in letter.headers if not pair[0].startswith("dl_")] == sent_headers
-    said = [line for line in delivery.log_lines("delivery") if line["event"] == "event.dead_lettered"]
-    assert sorted((line["partition"], line["offset"]) for line in said) == sorted(letters)
+    message = [line for line in delivery.log_lines("delivery") if line["event"] == "event.dead_lettered"]
+    assert sorted((line["partition"], line["offset"]) for line in message) == sorted(letters)
     assert delivery.metric("delivery", "interlink_consumer_lag", group="delivery-fanout") == 0
 
 

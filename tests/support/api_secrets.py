@@ -72,7 +72,10 @@ def _secret_field_names() -> frozenset[str]:
     """The fields and settings that are secret in every manifest that has them, and not in some only."""
     found: dict[str, set[bool]] = {}
     for connector in connectors().values():
-        for settings in (connector.settings, *(way.fields for way in connector.manual_credentials.values())):
+        for settings in (
+            connector.settings,
+            *(kind.fields for kind in connector.manual_credentials.values()),
+        ):
             for name, setting in settings.items():
                 found.setdefault(name, set()).add(setting.secret)
     for provider in providers().values():

@@ -109,7 +109,7 @@ class AuthServer:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait(10)
-            raise RuntimeError(f"{self._script} did not start:\n{self._said()}")
+            raise RuntimeError(f"{self._script} did not start:\n{self._message()}")
         ports = json.loads(line)
         self.port = ports["port"]
         self.url = self.url or f"http://127.0.0.1:{self.port}"
@@ -184,10 +184,10 @@ class AuthServer:
 
     def _tell(self, method: str, command: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         answer = httpx.request(method, f"{self._control}/{command}", json=body, timeout=10, trust_env=False)
-        assert answer.status_code == 200, f"{command}: {answer.text}\n{self._said()}"
+        assert answer.status_code == 200, f"{command}: {answer.text}\n{self._message()}"
         return dict(answer.json())
 
-    def _said(self) -> str:
+    def _message(self) -> str:
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace")[-3000:]
 

@@ -35,7 +35,7 @@ class Broker(Protocol):
 
 @dataclass
 class Bus:
-    """Where Kafka is, what its clients are told, and the broker when it is ours to kill."""
+    """Where Kafka is, the settings of its clients, and the broker when it is ours to kill."""
 
     name: str
     env: Mapping[str, str]
@@ -111,8 +111,8 @@ def embedded_bus(pair: EmbeddedPair) -> Bus:
 
 def embedded_broker(folder: Path) -> Bus:
     """An embedded broker alone, started."""
-    leash = ProcessGroup()
-    half = broker(folder, leash)
+    processes = ProcessGroup()
+    half = broker(folder, processes)
     half.start()
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **BROKER_SETTINGS}
     bus = Bus("the embedded broker (Tansu)", env, half)
@@ -120,7 +120,7 @@ def embedded_broker(folder: Path) -> Bus:
     def close() -> None:
         bus.keep(last=True)
         half.stop()
-        leash.close()
+        processes.close()
 
     bus.close = close
     return bus

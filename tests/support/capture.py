@@ -77,9 +77,9 @@ def save_response(
         return
     parts = urlsplit(url)
     record_request_secrets(method, f"{parts.path}?{parts.query}", authorization, _json(sent))
-    said = _json(body)
-    fields, left = remove_response_secrets(method, parts.path, list(headers), said)
-    if left is not said:
+    message = _json(body)
+    fields, left = remove_response_secrets(method, parts.path, list(headers), message)
+    if left is not message:
         body = json.dumps(left).encode()
     lines = [f"{name}: {value}".encode(errors="replace") for name, value in fields]
     _capture(RESPONSES, f"an answer to {method} {_route(parts.path)}", f"status {status}", *lines, b"", body)

@@ -108,10 +108,12 @@ async def main(bootstrap: str, journal: Path, run: str, conversations: int, rate
 
 
 if __name__ == "__main__":
-    told = argparse.ArgumentParser()
-    told.add_argument("bootstrap")
-    told.add_argument("journal", type=Path)
-    told.add_argument("run")
-    told.add_argument("--conversations", type=int, default=8)
-    told.add_argument("--rate", type=float, default=50, help="events per second, all conversations together")
-    asyncio.run(main(**vars(told.parse_args())))
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("bootstrap")
+    arguments.add_argument("journal", type=Path)
+    arguments.add_argument("run")
+    arguments.add_argument("--conversations", type=int, default=8)
+    arguments.add_argument(
+        "--rate", type=float, default=50, help="events per second, all conversations together"
+    )
+    asyncio.run(main(**vars(arguments.parse_args())))

@@ -61,8 +61,8 @@ def _share(text: str) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    told = argparse.ArgumentParser()
-    told.add_argument("journal", type=Path)
-    told.add_argument("--refuse", type=_share, nargs="*", default=[], metavar="PATH=N")
-    given = told.parse_args()
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("journal", type=Path)
+    arguments.add_argument("--refuse", type=_share, nargs="*", default=[], metavar="PATH=N")
+    given = arguments.parse_args()
     asyncio.run(main(given.journal, dict(given.refuse)))

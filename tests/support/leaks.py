@@ -39,7 +39,7 @@ LOOKS = {
 
 _WINDOW = 8
 _SPAN = 2 * _WINDOW - 1
-_MOST_SHOWN = 30
+_MAX_SHOWN = 30
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Searched:
             f"{what}: {where}, {at[0]}" + (f", and {len(at) - 1} times more" if len(at) > 1 else "")
             for (where, what), at in sorted(found.items())
         ]
-        return lines[:_MOST_SHOWN] + [f"and {len(lines) - _MOST_SHOWN} more"] * (len(lines) > _MOST_SHOWN)
+        return lines[:_MAX_SHOWN] + [f"and {len(lines) - _MAX_SHOWN} more"] * (len(lines) > _MAX_SHOWN)
 
 
 class Search:

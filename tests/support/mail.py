@@ -256,7 +256,7 @@ class _Imap:
 
 
 def says(*lines: bytes, then: Talk | None = None) -> Talk:
-    """A server that says these lines, one for each that it is told (the first unasked), and closes."""
+    """A server that says these lines, one for each that it reads (the first unasked), and closes."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for position, line in enumerate(lines):

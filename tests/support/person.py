@@ -16,7 +16,7 @@ from tests.support.provider_hosts import ProviderHosts
 
 _FORM = re.compile(r'<form method="post" action="([^"]+)">(.*?)</form>', re.DOTALL)
 _FIELD = re.compile(r'<input id="[^"]*" name="([^"]+)"')
-_MOST_STEPS = 12
+_MAX_STEPS = 12
 _CALLBACK = "/api/auth/oauth/callback"
 
 
@@ -77,7 +77,7 @@ class Person:
 
     def _walk(self, url: str, *, deny: bool, stop_at: str) -> httpx.Response:
         answer = self.client.get(url)
-        for _ in range(_MOST_STEPS):
+        for _ in range(_MAX_STEPS):
             self.visited.append(str(answer.url))
             if answer.is_redirect:
                 there = urljoin(str(answer.url), answer.headers["location"])
@@ -103,7 +103,7 @@ class Person:
 
     def connected(self, provider: str, **fields: Any) -> str:
         """Connect an account, all the way; the integration's id."""
-        begun = self.connect(provider, **fields)
-        page = self.go(begun["authorization_url"])
+        started = self.connect(provider, **fields)
+        page = self.go(started["authorization_url"])
         assert page.status_code == 200, page.text
-        return str(begun["integration_id"])
+        return str(started["integration_id"])

@@ -37,8 +37,8 @@ PUBLIC: Final = "8.8.8.8"
 FORM: Final = "application/x-www-form-urlencoded"
 JSON: Final = "application/json"
 
-_MOST_HEAD: Final = 64 * 1024
-_MOST_BODY: Final = 1024 * 1024
+_MAX_HEAD: Final = 64 * 1024
+_MAX_BODY: Final = 1024 * 1024
 _LOOK_S: Final = 0.05
 """How soon a connection that waits notices that its host is down, or that the test is over."""
 _PATIENCE_S: Final = 10.0
@@ -130,7 +130,7 @@ Handler = Callable[[HostRequest], Reply]
 
 
 class Forward:
-    """A handler that hands requests on to an HTTP server on this machine, which is told that it was TLS.
+    """A handler that hands requests on to an HTTP server on this machine, with the header that says TLS.
 
     A server that closes the connection without an answer is passed on as that; one that is not there is 502.
     Answers are handed on when they are whole.
@@ -279,7 +279,7 @@ class ProviderHosts:
             reply = handler(request)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the test has to hear of it
             where = f"{head.method.decode()} {host}{request.path if request else ''}"
-            self.faults.append(f"{where}: {_said(error)}")
+            self.faults.append(f"{where}: {_message(error)}")
             reply = Reply(500, b"the request is not as it should be: see the faults")
         return peer.done(reply)
 
@@ -307,7 +307,7 @@ class _Peer:
         self.socket = connection
         self._over = over
         self._method = b""
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD)
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
 
     def head(self) -> h11.Request:
         """The next request's head, however long it takes."""
@@ -322,8 +322,8 @@ class _Peer:
         while not isinstance(event := self._next(_PATIENCE_S), h11.EndOfMessage):
             assert isinstance(event, h11.Data)
             got += event.data
-            if len(got) > _MOST_BODY:
-                raise ValueError(f"a body of more than {_MOST_BODY} bytes")
+            if len(got) > _MAX_BODY:
+                raise ValueError(f"a body of more than {_MAX_BODY} bytes")
         return bytes(got)
 
     def done(self, reply: Reply) -> bool:
@@ -383,7 +383,7 @@ def _asked(head: h11.Request, host: str, body: bytes) -> HostRequest:
     return HostRequest(head.method.decode(), host, url.path or "/", query, headers, body)
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, AssertionError) and str(error):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]

@@ -20,7 +20,7 @@ _PATIENCE_S: Final = 30.0
 class RotatingServer(Fake):
     """One app. `says` replaces fields of the token endpoint's answers; None leaves them out.
 
-    `hold`: refresh requests wait at the door until `let_go`; `waiting` is how many do. `latest_only`: an
+    `hold`: refresh requests wait unanswered until `let_go`; `waiting` is how many do. `latest_only`: an
     access token ends when the next one is given for the grant. `refuse_all`: no access token is taken.
     A refresh token that was used is nothing to the revocation endpoint.
     """

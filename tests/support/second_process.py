@@ -10,7 +10,7 @@ from tests.support.hub import Hub
 
 @contextmanager
 def second_process(service: str, hub: Hub, folder: Path, bus: Bus, store: Store, **env: str) -> Iterator[Hub]:
-    """The process, ready, as a hub of one service; `env` is what it is told otherwise."""
+    """The process, ready, as a hub of one service; `env` are its different settings."""
     other = Hub(folder, bus, store, services=(service,), env=hub.env | env, workspace=hub.workspace)
     other.admin_key = hub.admin_key
     other.start_service(service)

@@ -48,7 +48,7 @@ class Subscriber:
         self.answer = answer
         self.secret = secret
         self.delay_s = delay_s
-        self.under_way = 0
+        self.in_progress = 0
         self.max_concurrent = 0
         """Of requests that were taken and not answered yet, with `delay_s`."""
         self._tls = tls
@@ -108,12 +108,12 @@ class Subscriber:
                 return web.Response(status=401)
         self.got.append(got)
         if self.delay_s:
-            self.under_way += 1
-            self.max_concurrent = max(self.max_concurrent, self.under_way)
+            self.in_progress += 1
+            self.max_concurrent = max(self.max_concurrent, self.in_progress)
             try:
                 await asyncio.sleep(self.delay_s)
             finally:
-                self.under_way -= 1
+                self.in_progress -= 1
         return (self.answer(got) if self.answer else None) or web.Response(status=204)
 
 

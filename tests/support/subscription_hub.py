@@ -43,9 +43,9 @@ class SubscriptionHub:
         Where the platform sends the browser at once, the browser goes: it has no page.
         """
         with Person(self.hub, "ada") as ada:
-            begun = ada.connect(provider)
-            ada.through(self.platforms, begun["authorization_url"])
-        return str(self.hub.call("GET", f"/api/integrations/{begun['integration_id']}")["id"])
+            started = ada.connect(provider)
+            ada.through(self.platforms, started["authorization_url"])
+        return str(self.hub.call("GET", f"/api/integrations/{started['integration_id']}")["id"])
 
     def watches(self, integration: str) -> list[dict[str, Any]]:
         return list(self.hub.call("GET", f"/api/integrations/{integration}/watches")["items"])

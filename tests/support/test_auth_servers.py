@@ -182,16 +182,16 @@ async def test_two_people_connect_and_only_the_last_refresh_token_works(
     assert (again.status_code, again.json()["error"]) == (400, "invalid_grant")
     assert application.refresh(second["refresh_token"]).status_code == 400  # the grant has ended
 
-    kept = application.refresh(other["refresh_token"]).json()  # another's goes on
-    assert application.revoke(kept["refresh_token"]).status_code == 200
-    assert application.refresh(kept["refresh_token"]).status_code == 400
+    stored = application.refresh(other["refresh_token"]).json()  # another's goes on
+    assert application.revoke(stored["refresh_token"]).status_code == 200
+    assert application.refresh(stored["refresh_token"]).status_code == 400
 
     stats = oidc.stats().since(before)
     assert stats.granted == {"authorization_code": 2, "refresh_token": 2}
     assert stats.refused == {"refresh_token": {"invalid_grant": 3}}
     assert stats.called == {"authorization_code": 2, "refresh_token": 5}
     assert (stats.revoked, stats.events["refresh_token.consumed"], stats.lost) == (1, 2, 0)
-    assert {first["access_token"], kept["refresh_token"]} <= set(stats.secrets)
+    assert {first["access_token"], stored["refresh_token"]} <= set(stats.secrets)
 
 
 @needs_browser

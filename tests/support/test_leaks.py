@@ -55,10 +55,10 @@ def found(base: Path) -> set[tuple[str, str, str]]:
 
 def test_every_form_is_found_wherever_it_stands(canary: str) -> None:
     looks = Search({canary: KIND})
-    ways = forms(canary)
-    assert len(ways) >= 10
-    assert len(set(ways.values())) == len(ways)
-    for form, raw in ways.items():
+    encodings = forms(canary)
+    assert len(encodings) >= 10
+    assert len(set(encodings.values())) == len(encodings)
+    for form, raw in encodings.items():
         for before in range(20):
             for after in (b"", b"\n", b"and so on"):
                 text = b"x" * before + raw + after
@@ -88,7 +88,7 @@ def test_forms_that_some_secrets_have(secret: str, form: str) -> None:
     assert f"{KIND}, {form}" in [what for what, _ in Search({secret: KIND}).found(forms(secret)[form])]
 
 
-def test_many_secrets_are_told_apart() -> None:
+def test_many_secrets_are_distinguished() -> None:
     """Also those that begin or end alike."""
     secrets = {f"{front}-{number:06}-{end}": f"{front}{number}{end}" for front in "ab" for end in "xy" * 8
                for number in range(100)}  # fmt: skip
@@ -98,7 +98,7 @@ def test_many_secrets_are_told_apart() -> None:
         assert {what for what, _ in looks.found(f"-{secret}-".encode())} == {f"{kind}, as it is"}
 
 
-def test_keys_that_nobody_noted_are_found_by_their_look() -> None:
+def test_unrecorded_keys_are_found_by_their_format() -> None:
     looks = Search({})
     for key in ("ilk_" + token_urlsafe(32), "ils_" + token_urlsafe(200)):
         assert len(list(looks.found(f"authorization: Bearer {key}\n".encode()))) == 1
@@ -106,7 +106,7 @@ def test_keys_that_nobody_noted_are_found_by_their_look() -> None:
         assert not list(looks.found(text.encode()))
 
 
-def test_what_is_like_other_text_is_not_noted(tmp_path: Path) -> None:
+def test_what_is_like_other_text_is_not_recorded(tmp_path: Path) -> None:
     with run.other_run(tmp_path):
         record_secret(KIND, "", "s1", "0123456789abcdef"[: MIN_LENGTH - 1], "x" * 1000, "\ud800" * 20)
     assert search(tmp_path).secrets == 0
@@ -263,22 +263,22 @@ def test_an_answer_that_may_show_a_secret_tells_of_it(inner: Path, server: Subsc
     }
 
 
-def test_a_secret_that_the_hub_is_told_is_noted(inner: Path, server: Subscriber) -> None:
-    told = {name: token_hex(16) for name in ("client", "signing", "entered", "key", "header", "code")}
-    url = says(server, 422, json.dumps(list(told.values())).encode())
-    auth = {"authorization": f"Bearer {told['key']}"}
+def test_a_secret_in_a_request_is_recorded(inner: Path, server: Subscriber) -> None:
+    detail = {name: token_hex(16) for name in ("client", "signing", "entered", "key", "header", "code")}
+    url = says(server, 422, json.dumps(list(detail.values())).encode())
+    auth = {"authorization": f"Bearer {detail['key']}"}
     app = {
-        "client_secret": told["client"],
-        "signing_secret": told["signing"],
+        "client_secret": detail["client"],
+        "signing_secret": detail["signing"],
         "settings": {"tenant": "x" * 20},
     }
     httpx.put(f"{url}/api/platform-credentials/slack", json=app, headers=auth)
-    httpx.post(f"{url}/api/integrations", json={"fields": {"password": told["entered"], "host": "h" * 20}})
-    httpx.patch(f"{url}/api/outgoing-webhooks/x", json={"headers": {"x-key": told["header"]}})
-    httpx.get(f"{url}/api/auth/oauth/callback?code={told['code']}&state=s")
+    httpx.post(f"{url}/api/integrations", json={"fields": {"password": detail["entered"], "host": "h" * 20}})
+    httpx.patch(f"{url}/api/outgoing-webhooks/x", json={"headers": {"x-key": detail["header"]}})
+    httpx.get(f"{url}/api/auth/oauth/callback?code={detail['code']}&state=s")
     searched = search(inner)
-    assert searched.secrets == 1 + len(told)
-    assert len(searched.findings) == 4 * len(told)
+    assert searched.secrets == 1 + len(detail)
+    assert len(searched.findings) == 4 * len(detail)
 
 
 # The end of a run
@@ -299,9 +299,9 @@ def test_it(tmp_path):
     command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
     command += ["--basetemp", str(tmp_path / "base"), str(tmp_path / "test_it.py")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, said
-    assert "1 passed" in said
-    assert "secrets: 1 looked for in 1 logs" in said
-    assert f"{KIND}, as it is: the log popen-gw0/test_it0/service.log, line 1" in said
-    assert canary not in said
+    message = done.stdout + done.stderr
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, message
+    assert "1 passed" in message
+    assert "secrets: 1 looked for in 1 logs" in message
+    assert f"{KIND}, as it is: the log popen-gw0/test_it0/service.log, line 1" in message
+    assert canary not in message

@@ -75,7 +75,7 @@ async def client(
     await made.stop()
 
 
-async def test_requests_arrive_as_they_were_sent_over_one_connection(
+async def test_requests_are_received_unchanged_over_one_connection(
     client: EgressClient, platforms: ProviderHosts
 ) -> None:
     form = await client.post(f"{AT}/form", {"content-type": FORM}, b"a=%C3%BC+b&c=", timeout_s=5)
@@ -107,7 +107,12 @@ async def test_requests_arrive_as_they_were_sent_over_one_connection(
         ("/params?a=1&a=2", FORM, b"", "POST api.example.com/params: the query has ['a'] more than once"),
         ("/params?a", FORM, b"", "POST api.example.com: ValueError"),
         ("/none", FORM, b"", "POST api.example.com/none: there is no such path"),
-        ("/lookup", FORM, b"", "POST api.example.com/lookup: KeyError('x-lookup') at test_platforms.py:"),
+        (
+            "/lookup",
+            FORM,
+            b"",
+            "POST api.example.com/lookup: KeyError('x-lookup') at test_provider_hosts.py:",
+        ),
     ],
 )
 async def test_what_is_wrong_is_a_fault_and_a_500(

@@ -241,7 +241,7 @@ def test_filters_and_projections_are_read(upgraded: Upgraded) -> None:
 
 
 def test_what_an_earlier_release_left_open_is_delivered(upgraded: Upgraded) -> None:
-    """A retry that is due, and the events beyond a workspace's fair share, with the delivery ids of then."""
+    """A retry that is due, and the events beyond the fair share, with the delivery ids of that release."""
     hub, events = upgraded.hub, upgraded.known["events"]
     got = _got(upgraded, "soon", events["soon"])
     [delivery] = hub.deliveries(event_id=events["soon"])

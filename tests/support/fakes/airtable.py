@@ -8,7 +8,7 @@ From memory: the words of errors of webhooks, and the empty 204 of a deletion.
 - Each kind of data needs the scope that reads it, beside `webhook:manage`.
 - An OAuth integration has two webhooks in a base at most.
 - A webhook ends after `lifetime_s` (7 days at Airtable), and is not there any more then.
-- The secret of a webhook is told once. A notification is answered with 200 or 204, and an empty body.
+- The secret of a webhook is shown once. A notification is answered with 200 or 204, and an empty body.
 """
 
 import base64
@@ -32,7 +32,7 @@ _READS: Final = {
     "tableFields": "schema.bases:read",
     "tableMetadata": "schema.bases:read",
 }
-_MOST: Final = 2
+_MAX: Final = 2
 _NOT_FOUND: Final = Reply.json({"error": "NOT_FOUND"}, 404)
 
 
@@ -89,8 +89,8 @@ class Airtable(Fake):
 
     def refusal(self, why: Why) -> Reply:
         if why in ("client", "secret", "style"):
-            said = {"error": "invalid_client", "error_description": "Client authentication failed"}
-            return Reply.json(said, 401)
+            text = {"error": "invalid_client", "error_description": "Client authentication failed"}
+            return Reply.json(text, 401)
         error = "invalid_request" if why in ("verifier", "redirect_uri") else "invalid_grant"
         return Reply.json({"error": error, "error_description": f"Wrong: {why}"}, 400)
 
@@ -147,7 +147,7 @@ class Airtable(Fake):
         assert set(data) <= _READS.keys(), f"dataTypes are {data}"
         if (refused := self._refused(request, base, *(_READS[kind] for kind in data))) is not None:
             return refused
-        if len([each for each in self._live().values() if each.base == base]) >= _MOST:
+        if len([each for each in self._live().values() if each.base == base]) >= _MAX:
             return _error(422, "TOO_MANY_WEBHOOKS_IN_BASE", "The integration has two in this base already.")
         made = Webhook(
             f"ach{secrets.token_hex(7)}",
@@ -183,8 +183,8 @@ class Airtable(Fake):
 
     def notify(self, webhook: Webhook, *, secret: str = "") -> int:
         """The status that a notification is answered with; signed with another `secret` where it is given."""
-        told = {"base": {"id": webhook.base}, "webhook": {"id": webhook.id}, "timestamp": _time(self.now())}
-        body = json.dumps(told).encode()
+        detail = {"base": {"id": webhook.base}, "webhook": {"id": webhook.id}, "timestamp": _time(self.now())}
+        body = json.dumps(detail).encode()
         key = base64.b64decode(secret or webhook.secret)
         headers = {
             "Content-Type": "application/json",
@@ -208,8 +208,8 @@ class Airtable(Fake):
         if grant is None:
             return _error(401, "AUTHENTICATION_REQUIRED", "Authentication required")
         if base not in self.bases or not {"webhook:manage", *scopes} <= set(grant.scopes):
-            said = "Invalid permissions, or the requested model was not found."
-            return _error(403, "INVALID_PERMISSIONS_OR_MODEL_NOT_FOUND", said)
+            text = "Invalid permissions, or the requested model was not found."
+            return _error(403, "INVALID_PERMISSIONS_OR_MODEL_NOT_FOUND", text)
         return None
 
     def _found(self, request: HostRequest) -> Webhook | Reply:

@@ -68,8 +68,8 @@ class Atlassian(Fake):
 
     def refusal(self, why: Why) -> Reply:
         refused = (403, "invalid_grant", "Unknown or invalid refresh token.")
-        status, error, said = _ERRORS.get(why, refused)
-        return Reply.json({"error": error, "error_description": said}, status)
+        status, error, message = _ERRORS.get(why, refused)
+        return Reply.json({"error": error, "error_description": message}, status)
 
     def granted(self, grant: Grant, old: Token | None) -> Reply:
         # Access tokens are JSON Web Tokens of some 2,000 characters.
@@ -129,5 +129,5 @@ class Atlassian(Fake):
 
 
 def _refused(status: int) -> Reply:
-    said = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
-    return Reply.json({"code": status, "message": said[status]}, status)
+    message = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
+    return Reply.json({"code": status, "message": message[status]}, status)

@@ -232,8 +232,8 @@ class GraphSubscriptions(Subscriptions):
             asked_for = secrets.token_urlsafe(20)
             answer = httpx.post(address, params={"validationToken": asked_for}, timeout=10)
             if (answer.status_code, answer.text) != (200, asked_for):
-                said = {"code": "InvalidRequest", "message": "Subscription validation request failed."}
-                return Reply.json({"error": said}, 400)
+                detail = {"code": "InvalidRequest", "message": "Subscription validation request failed."}
+                return Reply.json({"error": detail}, 400)
             assert answer.headers["content-type"].startswith("text/plain")
         channel = Channel(str(uuid.uuid4()), resource, body["notificationUrl"], body["clientState"], ends)
         self.live[channel.id] = channel
@@ -241,8 +241,8 @@ class GraphSubscriptions(Subscriptions):
         return Reply.json(self._shown(channel), 201)
 
     def _end_at(self, resource: str, wanted: str) -> float:
-        ends, most = _seconds(wanted), _GRAPH[resource][1]
-        assert ends <= self.fake.now() + most * 60, f"{wanted} is more than {most} minutes ahead"
+        ends, limit = _seconds(wanted), _GRAPH[resource][1]
+        assert ends <= self.fake.now() + limit * 60, f"{wanted} is more than {limit} minutes ahead"
         return self._end_of(ends)
 
     def _shown(self, channel: Channel) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the fakes of platforms share: who logs in, codes, tokens, PKCE, and the switches of a test.
 
 A fake stands for one app that is registered at the platform. Where the platform answers an error, it answers
-that error, in the platform's own shape. Where the platform would let something pass that a client must not
+that error, in the provider's own format. Where the platform would let something pass that a client must not
 do, or would show a page of its own, it raises AssertionError with a sentence; `ProviderHosts` keeps it in its
 `faults`.
 
@@ -55,7 +55,7 @@ class Fake(ABC):
     """Whether `code_challenge_method` has to be sent with a challenge (without it S256 is meant)."""
     person: ClassVar[str] = "{}"
     place: ClassVar[str] = "{}"
-    """How the platform's ids of persons and places look; formatted with a number."""
+    """The format of the provider's ids of persons and places; formatted with a number."""
     authorize_needs: ClassVar[frozenset[str]] = frozenset({"response_type"})
     authorize_may: ClassVar[frozenset[str]] = frozenset()
     authorize_values: ClassVar[Mapping[str, frozenset[str]]] = {}
@@ -190,7 +190,8 @@ class Fake(ABC):
         number = secrets.token_hex(8)
         self._asking[number] = asking
         links = (
-            f'<a id="{way}" href="{_CONSENT}{number}/{way}">{way.title()}</a>' for way in ("allow", "deny")
+            f'<a id="{decision}" href="{_CONSENT}{number}/{decision}">{decision.title()}</a>'
+            for decision in ("allow", "deny")
         )
         return Reply.html(
             f"<!doctype html><title>{self.name}</title><p>An app asks for access. {' '.join(links)}"
@@ -222,11 +223,11 @@ class Fake(ABC):
         return Reply.redirect(f"{uri}{'&' if '?' in uri else '?'}{urlencode(params)}")
 
     def _decided(self, request: HostRequest) -> Reply:
-        number, _, way = request.path.removeprefix(_CONSENT).partition("/")
+        number, _, decision = request.path.removeprefix(_CONSENT).partition("/")
         asking = self._asking.pop(number, None)
         assert asking, f"nobody was asked at {request.path}"
-        assert way in {"allow", "deny"}, f"{way} is no decision"
-        return self._decide(asking, allow=way == "allow")
+        assert decision in {"allow", "deny"}, f"{decision} is no decision"
+        return self._decide(asking, allow=decision == "allow")
 
     # The token endpoint.
 
@@ -367,14 +368,14 @@ class Fake(ABC):
         record_secret(f"a secret ({kind}) of {self.name}", value)
 
     def new_code(self) -> str:
-        """A code as the platform's look."""
+        """Return a code in the provider's format."""
         return secrets.token_urlsafe(30)
 
     def id_token(self, grant: Grant, **claims: str) -> str:
         """An OpenID Connect id token, with a signature that nobody needs to check when it comes over TLS."""
         now = int(self.now())
-        said = {"sub": grant.account.id, "aud": self.client_id, "iat": now, "exp": now + 3600, **claims}
-        parts = (json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, said))
+        message = {"sub": grant.account.id, "aud": self.client_id, "iat": now, "exp": now + 3600, **claims}
+        parts = (json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, message))
         value = ".".join([*(base64url(part) for part in parts), secrets.token_urlsafe(256)])
         self.gives("id token", value)
         return value
@@ -411,7 +412,7 @@ class Fake(ABC):
         self, fields: Mapping[str, Any], needs: Collection[str], may: Collection[str], what: str
     ) -> None:
         """All that it needs, with a value, and nothing that the platform does not know."""
-        lacking = sorted(name for name in needs if fields.get(name) in {None, ""})
-        assert not lacking, f"{what} lacks {', '.join(lacking)}"
+        missing = sorted(name for name in needs if fields.get(name) in {None, ""})
+        assert not missing, f"{what} lacks {', '.join(missing)}"
         unknown = sorted(set(fields) - set(needs) - set(may))
         assert not unknown, f"{what} has {', '.join(unknown)}, which {self.name} does not know"

@@ -125,19 +125,19 @@ class Gmail:
         topic = body["topicName"]
         named = _TOPIC.fullmatch(topic)
         if named is None or named[1] != self.pubsub.project:
-            said = f"Invalid topicName does not match projects/{self.pubsub.project}/topics/*"
-            return _error(400, "INVALID_ARGUMENT", said)
+            text = f"Invalid topicName does not match projects/{self.pubsub.project}/topics/*"
+            return _error(400, "INVALID_ARGUMENT", text)
         if topic not in self.pubsub.topics:
-            said = f"Error sending test message to Cloud PubSub {topic} : User not authorized"
-            return _error(403, "PERMISSION_DENIED", said)
+            text = f"Error sending test message to Cloud PubSub {topic} : User not authorized"
+            return _error(403, "PERMISSION_DENIED", text)
         now = self.google.now()
         before = self.live.get(account.id)
         if before is not None and before.ends_at > now:
             if before.topic != topic:
-                said = (
+                text = (
                     "Only one user push notification client allowed per developer (call /stop then try again)"
                 )
-                return _error(400, "FAILED_PRECONDITION", said)
+                return _error(400, "FAILED_PRECONDITION", text)
             self.renewed += 1
         else:
             self.made += 1

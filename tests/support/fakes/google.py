@@ -11,7 +11,7 @@ granted are from memory.
   `https://www.googleapis.com/auth/userinfo.email` and `.profile`
   (https://github.com/googleapis/google-api-python-client/pull/1088).
 - With `include_granted_scopes=true` the earlier grants' scopes are there as well.
-- An account has 100 live refresh tokens for one client; the oldest ends without a word.
+- An account has 100 live refresh tokens for one client; the oldest ends silently.
 """
 
 import secrets
@@ -44,7 +44,7 @@ class Google(Fake):
     person = "1000000000000000{:05d}"
     lifetime_s: float | None = 3599
     single_use = False
-    most_refresh_tokens: int = 100
+    max_refresh_tokens: int = 100
     authorize_may: ClassVar = frozenset(
         {"access_type", "prompt", "include_granted_scopes", "login_hint", "hd", "nonce"}
     )
@@ -84,8 +84,10 @@ class Google(Fake):
         return self.client(request, request.form(), basic=True, body=True)
 
     def refusal(self, why: Why) -> Reply:
-        status, error, said = _ERRORS.get(why, (400, "invalid_grant", "Token has been expired or revoked."))
-        return Reply.json({"error": error, "error_description": said}, status)
+        status, error, message = _ERRORS.get(
+            why, (400, "invalid_grant", "Token has been expired or revoked.")
+        )
+        return Reply.json({"error": error, "error_description": message}, status)
 
     def new_code(self) -> str:
         return f"4/0A{secrets.token_urlsafe(50)}"
@@ -112,7 +114,7 @@ class Google(Fake):
                 answer["refresh_token_expires_in"] = int(self.refresh_lifetime_s)
             held = self._refresh.setdefault(grant.account.id, [])
             held.append(fresh)
-            for oldest in held[: -self.most_refresh_tokens]:
+            for oldest in held[: -self.max_refresh_tokens]:
                 oldest.live = False
         return Reply.json(answer)
 
@@ -123,8 +125,8 @@ class Google(Fake):
         self.check(fields, {"token"}, {"token_type_hint"}, "the revocation")
         token = self.known(fields["token"], "access") or self.known(fields["token"], "refresh")
         if token is None or token.state(self.now()) != "live":
-            said = {"error": "invalid_token", "error_description": "Token expired or revoked"}
-            return Reply.json(said, 400)
+            message = {"error": "invalid_token", "error_description": "Token expired or revoked"}
+            return Reply.json(message, 400)
         self.withdraw(token.grant.account.id)
         self.end(token.grant)
         return Reply.json({})

@@ -105,14 +105,14 @@ class Microsoft(Fake):
 
     def error(self, number: int) -> Reply:
         """An error by its number; 50076, say, for `fail_next`."""
-        status, error, said = _ERRORS[number]
+        status, error, text = _ERRORS[number]
         trace, correlation, stamp = (
             str(uuid4()),
             str(uuid4()),
             time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime()),
         )
         where = f" Trace ID: {trace} Correlation ID: {correlation} Timestamp: {stamp}"
-        answer: dict[str, Any] = {"error": error, "error_description": f"AADSTS{number}: {said}{where}"}
+        answer: dict[str, Any] = {"error": error, "error_description": f"AADSTS{number}: {text}{where}"}
         answer |= {
             "error_codes": [number],
             "timestamp": stamp,
@@ -156,12 +156,12 @@ class Microsoft(Fake):
         token = self.known(bearer(request), "access")
         if token is None or token.state(self.now()) != "live":
             expired = token is not None and token.state(self.now()) == "expired"
-            said = (
+            text = (
                 "Lifetime validation failed, the token is expired."
                 if expired
                 else "Access token is empty or wrong."
             )
-            return _graph_error(401, "InvalidAuthenticationToken", said)
+            return _graph_error(401, "InvalidAuthenticationToken", text)
         if "User.Read" not in token.grant.scopes:
             return _graph_error(403, "Authorization_RequestDenied", "Insufficient privileges.")
         account = token.grant.account

@@ -61,8 +61,8 @@ class Notion(Fake):
 
     def refusal(self, why: Why) -> Reply:
         status, error = _ERRORS.get(why, (400, "invalid_grant"))
-        said = {"error": error, "error_description": f"Refused: {why}.", "request_id": str(uuid4())}
-        return Reply.json(said, status)
+        text = {"error": error, "error_description": f"Refused: {why}.", "request_id": str(uuid4())}
+        return Reply.json(text, status)
 
     def granted(self, grant: Grant, old: Token | None) -> Reply:
         access = self.give("access", grant, self.lifetime_s, f"ntn_{secrets.token_urlsafe(34)}")
@@ -142,5 +142,5 @@ def _owner(grant: Grant) -> dict[str, Any]:
 
 
 def _error(status: int, code: str, message: str) -> Reply:
-    said = {"object": "error", "status": status, "code": code, "message": message}
-    return Reply.json({**said, "request_id": str(uuid4())}, status)
+    text = {"object": "error", "status": status, "code": code, "message": message}
+    return Reply.json({**text, "request_id": str(uuid4())}, status)

@@ -102,8 +102,8 @@ class Shopify(Fake):
     def refusal(self, why: Why) -> Reply:
         about = "refresh token" if why.endswith("refresh") else "authorization code"
         unusable = (400, "invalid_grant", f"The {about} was not found or was already used.")
-        status, error, said = _ERRORS.get(why, unusable)
-        return Reply.json({"error": error, "error_description": said}, status)
+        status, error, message = _ERRORS.get(why, unusable)
+        return Reply.json({"error": error, "error_description": message}, status)
 
     def _token(self, request: HostRequest) -> Reply:
         fields = request.form() if request.media_type == FORM else request.json()
@@ -162,5 +162,5 @@ class Shopify(Fake):
 
 
 def _unauthorized() -> Reply:
-    said = "[API] Invalid API key or access token (unrecognized login or wrong password)"
-    return Reply.json({"errors": said}, 401)
+    message = "[API] Invalid API key or access token (unrecognized login or wrong password)"
+    return Reply.json({"errors": message}, 401)

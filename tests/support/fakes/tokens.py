@@ -17,7 +17,7 @@ Why = Literal[
 
 
 class Refused(Exception):
-    """The token endpoint refuses; the platform's own error is made of `why`."""
+    """The token endpoint refuses; the provider's own error is made of `why`."""
 
     def __init__(self, why: Why) -> None:
         super().__init__(why)

@@ -56,10 +56,10 @@ class Subscription:
 
 
 class Hub:
-    """The hub. `most_s` is the longest lease that it gives."""
+    """The hub. `max_s` is the longest lease that it gives."""
 
-    def __init__(self, *, most_s: int = 90 * 86400) -> None:
-        self.most_s = most_s
+    def __init__(self, *, max_s: int = 90 * 86400) -> None:
+        self.max_s = max_s
         self.live: dict[tuple[str, str], Subscription] = {}
         self.ended = 0
 
@@ -69,8 +69,8 @@ class Hub:
         assert request.media_type == FORM, "not a form"
         assert "authorization" not in request.headers, "the hub needs no token, and gets one"
         fields = request.form()
-        lacking, unknown = _NEEDS - fields.keys(), fields.keys() - _NEEDS - _MAY
-        assert not lacking, f"lacks {lacking}"
+        missing, unknown = _NEEDS - fields.keys(), fields.keys() - _NEEDS - _MAY
+        assert not missing, f"lacks {missing}"
         assert not unknown, f"unknown: {unknown}"
         assert fields["hub.mode"] in ("subscribe", "unsubscribe"), f"the mode is {fields['hub.mode']}"
         assert fields["hub.verify"] in ("sync", "async"), f"verify is {fields['hub.verify']}"
@@ -104,7 +104,7 @@ class Hub:
 
     def _confirm(self, fields: dict[str, str]) -> bool:
         address, topic, mode = fields["hub.callback"], fields["hub.topic"], fields["hub.mode"]
-        lease = min(int(fields.get("hub.lease_seconds", self.most_s)), self.most_s)
+        lease = min(int(fields.get("hub.lease_seconds", self.max_s)), self.max_s)
         challenge = secrets.token_urlsafe(60)
         params = {"hub.mode": mode, "hub.topic": topic, "hub.challenge": challenge}
         params["hub.lease_seconds"] = str(lease)

@@ -7,7 +7,7 @@ form of errors of webhooks.
 - PKCE with S256 is required. A confidential client names itself by HTTP Basic.
 - A refresh token works once.
 - Webhooks belong to the app: they are made with its own bearer token, never with a person's. X asks the
-  address (CRC) when one is made and when it is told to (PUT), and marks it invalid when the answer is wrong.
+  address (CRC) when one is made and on request (PUT), and marks it invalid when the answer is wrong.
 """
 
 import base64
@@ -50,9 +50,9 @@ class X(Fake):
     authorize_needs: ClassVar = frozenset({"response_type", "code_challenge", "code_challenge_method"})
     lifetime_s: float | None = 7200
 
-    def __init__(self, client_id: str, client_secret: str, redirect_uri: str, *, most: int = 1) -> None:
+    def __init__(self, client_id: str, client_secret: str, redirect_uri: str, *, limit: int = 1) -> None:
         super().__init__(client_id, client_secret, redirect_uri)
-        self.most = most
+        self.limit = limit
         self.bearer_token = f"AAAA%2B{secrets.token_hex(30)}"
         self.webhooks: dict[str, Webhook] = {}
         self.meanwhile: Callable[[], None] = lambda: None
@@ -125,7 +125,7 @@ class X(Fake):
         self.check(body, {"url"}, (), "the webhook")
         if any(each.url == body["url"] for each in self.webhooks.values()):
             return _problem(400, "DuplicateUrlFailed")
-        if len(self.webhooks) >= self.most:
+        if len(self.webhooks) >= self.limit:
             return _problem(400, "WebhookLimitExceeded")
         made = Webhook(str(secrets.randbelow(10**18)), body["url"])
         if not self._answers(made):

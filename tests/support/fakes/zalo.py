@@ -77,8 +77,8 @@ class Zalo(Fake):
         return fields
 
     def refusal(self, why: Why) -> Reply:
-        number, said = _ERRORS.get(why, (-14020, "Refresh token expired"))
-        shown = {"error": number, "error_name": said, "error_description": said, "error_reason": why}
+        number, message = _ERRORS.get(why, (-14020, "Refresh token expired"))
+        shown = {"error": number, "error_name": message, "error_description": message, "error_reason": why}
         return Reply.json({**shown, "ref_doc": "https://developers.zalo.me/docs"})
 
     def granted(self, grant: Grant, old: Token | None) -> Reply:
