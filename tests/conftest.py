@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from interlink.embedded import EmbeddedPair
-from tests.support import kept, run
+from tests.support import capture, run
 from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_broker
 from tests.support.hub import hub_with
 from tests.support.leaks import Searched, search
@@ -68,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     run.begin(_base(session.config))
-    kept.listen()
+    capture.listen()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

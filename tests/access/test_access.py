@@ -262,9 +262,9 @@ def create_items(hub: Hub, key: str | None = None) -> Items:
         integration=connect(hub, key),
     )
     httpx.post(f"{hub.url('gateway')}/api/webhooks/github/{items.endpoint}", content=b"{}")
-    arrived = f"/api/inbound-endpoints/{items.endpoint}/events"
-    eventually(lambda: bool(hub.call("GET", arrived, key=key)["items"]), 20)
-    items.execution = hub.call("GET", arrived, key=key)["items"][0]["id"]
+    received = f"/api/inbound-endpoints/{items.endpoint}/events"
+    eventually(lambda: bool(hub.call("GET", received, key=key)["items"]), 20)
+    items.execution = hub.call("GET", received, key=key)["items"][0]["id"]
     eventually(lambda: len(hub.call("GET", "/api/deliveries", key=key)["items"]) == 2, 20)
     eventually(lambda: bool(hub.call("GET", "/api/dead-letters", key=key)["items"]), 20)
     return items
@@ -422,7 +422,7 @@ def _own_items(hub: Hub) -> Items:
 OF_THE_WORKSPACE = [
     row for row in ROWS if "{" in row[1] and not row[1].startswith(("/api/endpoint-t", "/api/platform-c"))
 ]
-"""What has an id. Templates are everybody's, apps are told apart by who asks: tests/oauth/test_apps.py."""
+"""Routes with an id. Templates are everybody's, apps depend on the caller: tests/oauth/test_apps.py."""
 
 
 @pytest.mark.parametrize("row", OF_THE_WORKSPACE, ids=" ".join)

@@ -22,11 +22,11 @@ from shared.runtime.settings import MongoSettings
 from shared.runtime.web.access import ApiKey, Keyring
 from shared.runtime.web.audit import Audit, AuditedRoute
 from shared.runtime.web.audit_entries import COLLECTION, AuditActor, AuditEntries, AuditEntry
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.given import note
 from tests.support.hub import Hub
+from tests.support.recorded_secrets import record_secret
+from tests.support.second_process import second_process
 
 WEBHOOK = {"name": "x", "url": "http://127.0.0.1:9/x", "events": ["never.sent"]}
 
@@ -112,7 +112,7 @@ def test_a_call_leaves_an_entry_whichever_service_answers(hub: Hub) -> None:
 
 def test_only_names_of_the_routes_own_fields_are_stored(hub: Hub) -> None:
     secret, token = f"secret-{token_hex(8)}", f"name-{token_hex(8)}"
-    note("a secret in a body", secret)
+    record_secret("a secret in a body", secret)
     path = f"/api/inbound-endpoints?x={token}"
     body = {"provider": "github", "name": "x", "secret": secret, token: 1}
     assert call(hub, "POST", path, body, idempotency_key=secret).status_code == 422
@@ -255,7 +255,7 @@ def test_two_processes_of_a_service_write_one_log(
     hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     key = actor(hub)
-    with another("delivery", hub, tmp_path_factory.mktemp("another"), bus, store) as other:
+    with second_process("delivery", hub, tmp_path_factory.mktemp("another"), bus, store) as other:
         for here in (hub, other):
             here.call("POST", "/api/queue/resume", key=key["key"])
     assert [entry["route"] for entry in entries(hub, actor=key["id"])] == ["/api/queue/resume"] * 2

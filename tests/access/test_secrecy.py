@@ -15,11 +15,11 @@ from pymongo import MongoClient
 
 from shared.contracts.routes import service_for_path
 from shared.contracts.topics import TOPICS
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
+from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 from tests.support.tap import Tap
 
@@ -145,7 +145,7 @@ def test_last_use_is_stored(
     unused, used = (hub.call("POST", "/api/api-keys", body, expect=201) for _ in range(2))
     assert unused["last_used_at"] is used["last_used_at"] is None
     before = datetime.now(UTC) - timedelta(seconds=1)
-    with another("gateway", hub, tmp_path_factory.mktemp("another"), bus, store) as other:
+    with second_process("gateway", hub, tmp_path_factory.mktemp("another"), bus, store) as other:
         assert other.call("GET", "/api/api-keys", key=used["key"])["items"]
         assert other.stop_service("gateway") == 0
     last_used = {
@@ -188,7 +188,7 @@ def test_an_event_for_another_workspace_is_refused(hub: Hub, stranger: str) -> N
     hub.call("POST", "/api/events", event | {"workspace": hub.workspace}, expect=202)
 
 
-def test_events_of_another_workspace_do_not_arrive(hub: Hub, stranger: str) -> None:
+def test_events_of_another_workspace_are_not_delivered(hub: Hub, stranger: str) -> None:
     """The events differ only in the workspace."""
     with Subscriber() as subscriber:
         hub.outgoing_webhook(subscriber.url, events=["meeting.*"])
@@ -242,15 +242,15 @@ def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, clien
     hub.call("PUT", "/api/platform-credentials/blackbaud", app)
     secrets |= {name: app[name] for name in ("client_secret", "signing_secret")} | app["settings"]
     once["idempotency-key"] = f"once-{token_hex(8)}"
-    begun = [
+    started = [
         client.post(
             hub.url("oauth") + "/api/auth/oauth/connect", json={"provider": "blackbaud"}, headers=once
         )
         for _ in range(2)
     ]
-    assert begun[0].headers["set-cookie"] == begun[1].headers["set-cookie"], "the same answer again"
-    query = parse_qs(urlsplit(begun[0].json()["authorization_url"]).query)
-    [cookie] = begun[0].cookies.values()
+    assert started[0].headers["set-cookie"] == started[1].headers["set-cookie"], "the same answer again"
+    query = parse_qs(urlsplit(started[0].json()["authorization_url"]).query)
+    [cookie] = started[0].cookies.values()
     client.cookies.clear()
     secrets |= {"state": query["state"][0], "cookie": cookie}
     other_browser = client.get(
@@ -304,7 +304,7 @@ def test_no_secret_is_in_clear_anywhere(hub: Hub, bus: Bus, stranger: str, clien
         f"/api/incoming-webhooks/{incoming['id']}",
         f"/api/outgoing-webhooks/{webhook['id']}",
         f"/api/outgoing-webhooks/{nchat['id']}",
-        f"/api/integrations/{begun[0].json()['integration_id']}",
+        f"/api/integrations/{started[0].json()['integration_id']}",
         "/api/platform-credentials/blackbaud",
     )
     lists = (f"{path}?limit=500" if path != "/api/platform-credentials" else path for path in LISTS)

@@ -7,7 +7,7 @@ import httpx
 from tests.attacks.attack import Attack, Setup
 from tests.support.hub import Hub
 from tests.support.person import Person
-from tests.support.rotating import Rotating
+from tests.support.rotating_server import RotatingServer
 
 _SETUP = Setup(services=("gateway", "oauth"), entrance=True)
 _SECRET = "the-secret-of-the-hub"
@@ -15,9 +15,9 @@ _RESULT = "/api/auth/oauth/result/"
 _VICTIM, _ATTACKER = "usr_victim", "usr_attacker"
 
 
-def _server(hub: Hub) -> Rotating:
+def _server(hub: Hub) -> RotatingServer:
     """Return an authorization server that the hub's app is registered at."""
-    server = Rotating("app", _SECRET, hub.url("gateway") + "/api/auth/oauth/callback")
+    server = RotatingServer("app", _SECRET, hub.url("gateway") + "/api/auth/oauth/callback")
     body = {"client_id": "app", "client_secret": _SECRET, "settings": server.settings, "verified": True}
     hub.call("PUT", "/api/platform-credentials/oidc", body)
     return server
@@ -29,9 +29,9 @@ def _take_over(hub: Hub) -> None:
     with _server(hub) as server:
         server.login(name)
         with Person(hub, name, entrance="gateway") as person:
-            begun = person.connect("oidc", user=_VICTIM, name="Private name")
-            assert person.go(begun["authorization_url"]).status_code == 200
-            integration = begun["integration_id"]
+            started = person.connect("oidc", user=_VICTIM, name="Private name")
+            assert person.go(started["authorization_url"]).status_code == 200
+            integration = started["integration_id"]
             page = person.go(person.connect("oidc", user=_ATTACKER)["authorization_url"])
             assert page.status_code == 409
             for secret in (_VICTIM, "Private name", integration):
@@ -48,8 +48,8 @@ def _replay(hub: Hub) -> None:
     with _server(hub) as server:
         server.login(name)
         with Person(hub, name, entrance="gateway") as person:
-            begun = person.connect("oidc")
-            came = person.consent(begun["authorization_url"])
+            started = person.connect("oidc")
+            came = person.consent(started["authorization_url"])
             assert person.client.get(came).status_code == 303
             exchanges = server.exchanges
             for url in (came, f"{came}&error=access_denied", came.replace("code=", "code=x")):
@@ -58,7 +58,7 @@ def _replay(hub: Hub) -> None:
                 assert name not in stranger.text
                 assert "Finished" in stranger.text
             assert server.exchanges == exchanges
-        assert hub.call("GET", f"/api/integrations/{begun['integration_id']}")["status"] == "connected"
+        assert hub.call("GET", f"/api/integrations/{started['integration_id']}")["status"] == "connected"
 
 
 def _forge(hub: Hub) -> None:

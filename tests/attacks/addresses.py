@@ -9,7 +9,7 @@ from tests.attacks.attack import Attack, Setup
 from tests.support.caddy import CADDY, running_caddy
 from tests.support.github import signed
 from tests.support.hub import Hub
-from tests.support.raw import Header, exchange
+from tests.support.raw_http import Header, exchange
 
 _BODY = b'{"zen":"x"}'
 _LISTED = "198.51.100.7"

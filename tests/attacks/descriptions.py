@@ -20,7 +20,7 @@ from tests.support.hub import Hub
 
 _LARGE: Final = b'{"a":"' + b"x" * 900_000 + b'"}'
 _SIGNATURE: Final = {"header": "x-sign"}
-_LONGEST_S: Final = 5.0
+_MAX_S: Final = 5.0
 """How long anybody may wait for an answer while an attack goes on: it was 46 s, on a busy machine too."""
 
 
@@ -77,7 +77,7 @@ def _healthy(hub: Hub) -> Callable[[], None]:
         started = monotonic()
         answer = send(hub, endpoint, "POST", content=body, headers={"x-webhook-signature": digest})
         assert answer.status_code == 202, answer.text
-        assert monotonic() - started < _LONGEST_S
+        assert monotonic() - started < _MAX_S
 
     return ask
 
@@ -86,10 +86,10 @@ def _while_others_are_served(hub: Hub, endpoint: dict[str, Any], **options: Any)
     """Eight requests to the attacker's endpoint at a time, and all the while others to another one."""
     ask = _healthy(hub)
     with ThreadPoolExecutor(4) as at_once:
-        under_way = [at_once.submit(send, hub, endpoint, "POST", **options) for _ in range(8)]
-        while not all(item.done() for item in under_way):
+        in_progress = [at_once.submit(send, hub, endpoint, "POST", **options) for _ in range(8)]
+        while not all(item.done() for item in in_progress):
             ask()
-        return [item.result() for item in under_way]
+        return [item.result() for item in in_progress]
 
 
 def _stands_in_the_store(hub: Hub) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tests.attacks.attack import Attack, Setup
 from tests.support.hub import Hub
-from tests.support.raw import exchange
+from tests.support.raw_http import exchange
 
 _UP = Setup(services=("gateway", "delivery", "oauth"), entrance=True)
 _INSIDE = ("metrics", "healthz", "readyz", "openapi/delivery.json")

@@ -31,7 +31,7 @@ def _webhooks(hub: Hub, count: int, url: str, **fields: Any) -> Iterator[list[di
             hub.call("DELETE", path_of(webhook))
 
 
-def _race(hub: Hub, sink: Subscriber, kind: str, events: list[dict[str, Any]], most: int) -> None:
+def _race(hub: Hub, sink: Subscriber, kind: str, events: list[dict[str, Any]], limit: int) -> None:
     """Publish the attacker's events, then a neighbour's: at most so many requests of the attacker go first.
 
     All are of one conversation name, so they stand in one partition, the neighbour's behind the attacker's.
@@ -54,7 +54,7 @@ def _race(hub: Hub, sink: Subscriber, kind: str, events: list[dict[str, Any]], m
         )
         beside.wait_for(NEIGHBOUR_EVENTS, within_s=60)
         handled = _handled(hub) - before - NEIGHBOUR_EVENTS
-    assert handled <= most, f"{handled} requests of the attacker went before the neighbour's last"
+    assert handled <= limit, f"{handled} requests of the attacker went before the neighbour's last"
 
 
 def _handled(hub: Hub) -> float:
@@ -65,7 +65,7 @@ def _one_large_batch(hub: Hub) -> None:
     kind = new_type()
     events = [{"n": number, "text": "x" * 9_000} for number in range(200)]
     with Subscriber() as sink, _webhooks(hub, 20, sink.url, events=[kind]):
-        _race(hub, sink, kind, events, most=200)
+        _race(hub, sink, kind, events, limit=200)
 
 
 def _expensive_conditions(hub: Hub) -> None:
@@ -77,7 +77,7 @@ def _expensive_conditions(hub: Hub) -> None:
         _webhooks(hub, 1, sink.url, events=[kind]),
         _webhooks(hub, 40, f"{sink.url}/never", events=[kind], filter=condition),
     ):
-        _race(hub, sink, kind, events, most=50)
+        _race(hub, sink, kind, events, limit=50)
 
 
 def _a_condition_over_its_budget(hub: Hub) -> None:
@@ -111,10 +111,10 @@ def _hanging_webhooks(hub: Hub) -> None:
             key=neighbour,
         )
         publish(hub, kind, {"n": 1})
-        eventually(lambda: hanging.under_way >= FEW_SLOTS // 2)
+        eventually(lambda: hanging.in_progress >= FEW_SLOTS // 2)
         publish(hub, kind, {"n": 1}, key=neighbour)
         beside.wait_for(1, within_s=15)
-        assert hanging.under_way <= FEW_SLOTS // 2 + 1
+        assert hanging.in_progress <= FEW_SLOTS // 2 + 1
         assert not [one for one in hub.deliveries(event_type=kind) if one["finished_at"]]
 
 

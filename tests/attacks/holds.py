@@ -10,7 +10,7 @@ from tests.attacks.attack import Attack, Setup
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.outgoing import Moody, finished, new_type, numbered, path_of
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 _DELIVERY: Final = Setup(("gateway", "delivery"))
 _BOUND_S: Final = 900
@@ -34,7 +34,7 @@ def _nonsense_in_retry_after_holds_nothing(hub: Hub) -> None:
     for text in _NONSENSE:
         left = [text]
 
-        def answer(_got: Got, left: list[str] = left) -> web.Response | None:
+        def answer(_got: WebhookRequest, left: list[str] = left) -> web.Response | None:
             return web.Response(status=503, headers={"Retry-After": left.pop()}) if left else None
 
         with Subscriber(answer) as subscriber:
@@ -50,7 +50,7 @@ def _nonsense_in_retry_after_holds_nothing(hub: Hub) -> None:
 def _a_hold_of_one_workspace_holds_nobody_else_at_the_same_url(hub: Hub) -> None:
     other = hub.other_workspace()
 
-    def answer(got: Got) -> web.Response | None:
+    def answer(got: WebhookRequest) -> web.Response | None:
         """Quiet for whoever sends what the attacker's path has."""
         if got.path.endswith("/attacker"):
             return web.Response(status=429, headers={"Retry-After": "86400"})

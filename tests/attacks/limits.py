@@ -13,13 +13,13 @@ from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.tap import Tap
 
-_MOST = 4
+_MAX = 4
 _SETUP = Setup(
     services=("gateway", "sync"),
     env={
-        "INTERLINK_ENDPOINTS_PER_WORKSPACE": str(_MOST),
-        "INTERLINK_INCOMING_WEBHOOKS_PER_WORKSPACE": str(_MOST),
-        "INTERLINK_API_KEYS_PER_WORKSPACE": str(_MOST),
+        "INTERLINK_ENDPOINTS_PER_WORKSPACE": str(_MAX),
+        "INTERLINK_INCOMING_WEBHOOKS_PER_WORKSPACE": str(_MAX),
+        "INTERLINK_API_KEYS_PER_WORKSPACE": str(_MAX),
     },
 )
 _KINDS: tuple[tuple[str, dict[str, Any], str], ...] = (
@@ -37,11 +37,11 @@ def _make_too_many(hub: Hub) -> None:
     key = hub.other_workspace()
     for path, body, setting in _KINDS:
         there = len(hub.call("GET", path, key=key)["items"])
-        created = [hub.call("POST", path, body, key=key, expect=201) for _ in range(_MOST - there)]
+        created = [hub.call("POST", path, body, key=key, expect=201) for _ in range(_MAX - there)]
         rejected = hub.call("POST", path, body, key=key, expect=409)
-        assert str(_MOST) in rejected["detail"]
+        assert str(_MAX) in rejected["detail"]
         assert setting in rejected["detail"]
-        assert len(hub.call("GET", path, key=key)["items"]) == _MOST
+        assert len(hub.call("GET", path, key=key)["items"]) == _MAX
         hub.call("DELETE", f"{path}/{created[0]['id']}", key=key, expect=204)
         hub.call("POST", path, body, key=key, expect=201)
         hub.call("POST", path, body, key=key, expect=409)
@@ -68,23 +68,23 @@ def _call_everybody(hub: Hub) -> None:
         for sent in ({"json": body}, {"data": {"payload": json.dumps(body)}}):
             httpx.post(created["url"], **sent, timeout=10).raise_for_status()
 
-    def arrived(to: str) -> list[str]:
+    def received(to: str) -> list[str]:
         return [json.dumps(item.data) for item in tap.look() if item.key == to.encode()]
 
-    eventually(lambda: len(arrived(channel)) == 2 * len(bodies))
-    for message in arrived(channel):
+    eventually(lambda: len(received(channel)) == 2 * len(bodies))
+    for message in received(channel):
         assert "here" in message
         for live in ("<!", "@here", "@channel", "@everyone"):
             assert live not in message, message
     able = _incoming(hub, key, allowed, allow_mass_mentions=True)
     httpx.post(able["url"], json=bodies[0], timeout=10).raise_for_status()
-    eventually(lambda: arrived(allowed))
-    assert "@here @channel @everyone @everyone @here" in arrived(allowed)[0]
+    eventually(lambda: received(allowed))
+    assert "@here @channel @everyone @everyone @here" in received(allowed)[0]
     path = f"/api/incoming-webhooks/{able['id']}"
     assert hub.call("PATCH", path, {"allow_mass_mentions": False}, key=key)["allow_mass_mentions"] is False
     httpx.post(able["url"], json=bodies[0], timeout=10).raise_for_status()
-    eventually(lambda: len(arrived(allowed)) == 2)
-    assert "@here" not in arrived(allowed)[1]
+    eventually(lambda: len(received(allowed)) == 2)
+    assert "@here" not in received(allowed)[1]
 
 
 def _show_an_internal_icon(hub: Hub) -> None:

@@ -7,7 +7,7 @@ from tests.attacks.attack import Attack, Setup
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub
-from tests.support.raw import exchange
+from tests.support.raw_http import exchange
 
 _BODY = b'{"zen":"x"}'
 _STRANGER = "127.0.0.2"
@@ -33,14 +33,14 @@ class _Target:
         """Send a webhook with a wrong signature; return the status."""
         return self._send(source, body, token_hex(8))
 
-    def rejects_until_429(self, source: str = _STRANGER, body: bytes = _BODY, most: int = 700) -> int:
+    def rejects_until_429(self, source: str = _STRANGER, body: bytes = _BODY, limit: int = 700) -> int:
         """Send wrong signatures until they are no longer looked at; return how many were."""
-        for number in range(most):
+        for number in range(limit):
             status = self.rejects(source, body)
             if status == 429:
                 return number
             assert status == 401, status
-        raise AssertionError(f"{most} wrong signatures were looked at")
+        raise AssertionError(f"{limit} wrong signatures were looked at")
 
     def shown(self) -> dict[str, object]:
         return dict(self.hub.call("GET", f"/api/inbound-endpoints/{self.id}"))
@@ -94,7 +94,7 @@ def _make_it_hash(hub: Hub) -> None:
         path = f"/api/inbound-endpoints/{target.id}/rotate-secret"
         target.secret = hub.call("POST", path, {"overlap_hours": 1})["secret"]
     large = b'{"a":"' + b"x" * (1_000_000) + b'"}'
-    assert target.rejects_until_429(body=large, most=200) <= 130, "600 MiB at most, of five secrets"
+    assert target.rejects_until_429(body=large, limit=200) <= 130, "600 MiB at most, of five secrets"
     assert target.accepts(body=large) == 202
 
 

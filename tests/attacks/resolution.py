@@ -20,7 +20,7 @@ _SETUP = Setup(
 _ONCE = {"schedule": [0]}
 _SLOW_NAMES = 40
 _SLOW_S = 20.0
-_MOST_QUERIES = 16
+_MAX_QUERIES = 16
 """That a workspace may have under way in one process."""
 
 
@@ -67,14 +67,14 @@ def _slow_names_of_another_workspace(hub: Hub) -> None:
         _webhook(hub, f"http://good.example:{port}/good", kind)
         for _ in range(3):
             _publish(hub, slow, hostile)
-        eventually(lambda: len(server.under_way) >= _MOST_QUERIES, 20)
+        eventually(lambda: len(server.in_progress) >= _MAX_QUERIES, 20)
         for number in range(1, 6):
             _publish(hub, kind)
             # A slow name takes 20 s; on a shared pool of threads, this one would wait for several of them.
             eventually(partial(_has, subscriber, number), 5)
             _publish(hub, slow, hostile)
             sleep(0.2)
-        assert server.most_under_way <= _MOST_QUERIES + 1
+        assert server.max_concurrent <= _MAX_QUERIES + 1
         assert {got.headers["host"] for got in subscriber.got} == {f"good.example:{port}"}
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
+from tests.support.second_process import second_process
 
-MOST = 6
+LIMIT = 6
 LIMITS = ("ENDPOINTS", "INCOMING_WEBHOOKS", "API_KEYS")
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("/api/inbound-endpoints", {"provider": "github", "name": "x"}),
@@ -24,12 +24,12 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 @pytest.fixture(scope="module")
 def gateways(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[tuple[Hub, Hub]]:
     """Two processes of the gateway on one store."""
-    env = {f"INTERLINK_{kind}_PER_WORKSPACE": str(MOST) for kind in LIMITS}
+    env = {f"INTERLINK_{kind}_PER_WORKSPACE": str(LIMIT) for kind in LIMITS}
     folder: Path = tmp_path_factory.mktemp("hub")
     hub = Hub(folder, bus, store, services=("gateway",), workspace="limits", env=env)
     try:
         hub.start()
-        with another("gateway", hub, folder / "other", bus, store) as other:
+        with second_process("gateway", hub, folder / "other", bus, store) as other:
             yield hub, other
     finally:
         hub.stop()
@@ -48,7 +48,7 @@ def test_two_processes_never_pass_a_limit(gateways: tuple[Hub, Hub], path: str, 
         statuses = list(people.map(make, range(36)))
     assert set(statuses) <= {201, 409}
     items = gateways[1].call("GET", path)["items"]
-    assert before + statuses.count(201) == len(items) <= MOST
+    assert before + statuses.count(201) == len(items) <= LIMIT
     while make(0) == 201:
         pass
-    assert len(gateways[1].call("GET", path)["items"]) == MOST
+    assert len(gateways[1].call("GET", path)["items"]) == LIMIT

@@ -54,7 +54,7 @@ class TestAtOnce:
     def test_version(self, tmp_path: Path) -> None:
         assert interlink("--version", cwd=tmp_path).stdout.startswith("interlink ")
 
-    def test_old_python_is_told_so_in_one_line(self) -> None:
+    def test_an_old_python_is_reported_in_one_line(self) -> None:
         old = "import sys; sys.version_info = (3, 10, 4, 'final', 0); import interlink"
         done = subprocess.run([sys.executable, "-c", old], capture_output=True, text=True, check=False)
         assert complaint(done) == "Python 3.11 or newer is needed, this is Python 3.10"
@@ -178,7 +178,7 @@ class TestDoctor:
         for about in names:
             assert about in done.stdout
 
-    def test_apps_and_where_platforms_send_people_back_to(self, settings: dict[str, str]) -> None:
+    def test_apps_and_their_redirect_uris(self, settings: dict[str, str]) -> None:
         settings["INTERLINK_PUBLIC_URL"] = "https://hub.example.com/"
         app = {"INTERLINK_APP_GITHUB_CLIENT_ID": "Iv1.x", "INTERLINK_APP_GITHUB_CLIENT_SECRET": "not-shown"}
         output = invoked("doctor", COLUMNS="300", **settings, **app).stdout
@@ -255,7 +255,7 @@ class TestSend:
             (("x.y", "--topic", "nope"), "one of webhooks.received"),
         ],
     )
-    def test_what_is_wrong_is_said(
+    def test_mistakes_are_reported(
         self, tmp_path: Path, settings: dict[str, str], arguments: tuple[str, ...], message: str
     ) -> None:
         assert message in complaint(interlink("send", *arguments, cwd=tmp_path, **settings))

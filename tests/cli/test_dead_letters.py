@@ -14,7 +14,7 @@ from tests.support.backends import Bus, Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.subscriber import Subscriber
-from tests.support.tap import Raw, Tap, put
+from tests.support.tap import RawRecord, Tap, put
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def _run(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProce
     return interlink(*arguments, cwd=Path(settings["INTERLINK_DATA_DIR"]), **settings)
 
 
-def event(kind: str, **changed: bytes | None) -> Raw:
+def event(kind: str, **changed: bytes | None) -> RawRecord:
     headers: dict[str, bytes | None] = {
         "ce_specversion": b"1.0",
         "ce_id": f"evt-{token_hex(8)}".encode(),
@@ -43,12 +43,12 @@ def event(kind: str, **changed: bytes | None) -> Raw:
         "workspace": b"default",
         "x-own": b"kept",
     }
-    return Raw(b"room-1", b'{"n":1}', list((headers | changed).items()))
+    return RawRecord(b"room-1", b'{"n":1}', list((headers | changed).items()))
 
 
 def letter(
-    record: Raw, topic: str = CHAT_EVENTS.name, reason: str = "failed", error: str = "it was so"
-) -> Raw:
+    record: RawRecord, topic: str = CHAT_EVENTS.name, reason: str = "failed", error: str = "it was so"
+) -> RawRecord:
     """A record as a consumer puts it aside."""
     marks = {
         "dl_reason": reason,
@@ -60,7 +60,7 @@ def letter(
         "dl_time": "2026-01-02T03:04:05.000Z",
     }
     marked = [*record.headers, *((name, mark.encode()) for name, mark in marks.items())]
-    return Raw(record.key, record.value, marked)
+    return RawRecord(record.key, record.value, marked)
 
 
 def test_what_is_there_is_listed_and_put_back_as_it_was(own: tuple[Bus, dict[str, str]]) -> None:
@@ -112,10 +112,10 @@ def _numbers(command: str, settings: dict[str, str], *options: str) -> list[str]
     return [line.split()[0] for line in done.stdout.splitlines()]
 
 
-def test_what_cannot_be_put_back_is_said(own: tuple[Bus, dict[str, str]]) -> None:
+def test_what_cannot_be_put_back_is_reported(own: tuple[Bus, dict[str, str]]) -> None:
     bus, settings = own
     nowhere = letter(event("d.made"), "gone.topic")
-    pointer = letter(Raw(b"", b"", []), error="bad (too large to copy: left where it is)")
+    pointer = letter(RawRecord(b"", b"", []), error="bad (too large to copy: left where it is)")
     places = [offset for _, offset in put(bus, DEAD_LETTERS.name, [nowhere, pointer])]
     chat = Tap(bus, CHAT_EVENTS.name)
     missing = str(places[1] + 1000)
@@ -129,7 +129,7 @@ def test_what_cannot_be_put_back_is_said(own: tuple[Bus, dict[str, str]]) -> Non
     assert chat.look() == []
 
 
-def test_which_ones_must_be_said(own: tuple[Bus, dict[str, str]]) -> None:
+def test_the_records_must_be_named(own: tuple[Bus, dict[str, str]]) -> None:
     _, settings = own
     assert "--all alone" in complaint(_run(settings, "dead-letters", "replay"))
     assert "--all alone" in complaint(_run(settings, "dead-letters", "replay", "--all", "--offset", "1"))

@@ -162,7 +162,7 @@ def test_the_doctor_knows_what_no_key_opens(database: Database, settings: dict[s
     assert "the configured keys open them" in output
 
 
-def test_values_of_0_3_are_sealed_anew(database: Database, settings: dict[str, str]) -> None:
+def test_values_of_0_3_are_sealed_again(database: Database, settings: dict[str, str]) -> None:
     database[ENDPOINTS].insert_one(
         {
             "_id": "ep_1",
@@ -337,12 +337,12 @@ def test_it_is_killed_and_run_again(database: Database, settings: dict[str, str]
             command, cwd=tmp_path, env=clean_env(**settings), stdout=subprocess.PIPE, text=True
         )
 
-    def begun() -> bool:
+    def started() -> bool:
         found = database[ENDPOINTS].find_one({"_id": names[0]})
         return found is not None and found["secrets"][0]["sealed"]["k"] == NEW_ID
 
     first = process()
-    eventually(begun, every_s=0.01)
+    eventually(started, every_s=0.01)
     first.kill()
     first.communicate()
     found = Counter(document["secrets"][0]["sealed"]["k"] for document in database[ENDPOINTS].find())

@@ -108,9 +108,9 @@ def verdict(
     request = provider.definition.request(
         got.method, base + path, query.encode(), got.headers, got.body, default_settings(provider) | settings
     )
-    way = provider.definition.select_scheme(request)
-    assert way
-    return way.verify(request, [secret.encode()] if secret else [], time())
+    selected = provider.definition.select_scheme(request)
+    assert selected
+    return selected.verify(request, [secret.encode()] if secret else [], time())
 
 
 class TestNew:
@@ -156,7 +156,7 @@ class TestNew:
         assert invoked("provider", "check", name).returncode == 0
 
     @pytest.mark.parametrize(
-        ("name", "said"),
+        ("name", "message"),
         [
             ("Acme", "is not a valid id"),
             ("", "is not a valid id"),
@@ -168,9 +168,9 @@ class TestNew:
             ("there", "already exists"),
         ],
     )
-    def test_what_is_refused(self, root: Path, name: str, said: str) -> None:
+    def test_what_is_refused(self, root: Path, name: str, message: str) -> None:
         (root / "there").mkdir()
-        assert said in complaint(invoked("provider", "new", name))
+        assert message in complaint(invoked("provider", "new", name))
         assert [each.name for each in root.iterdir()] == ["there"]
 
     def test_a_name_that_would_be_code(self, root: Path) -> None:
@@ -219,7 +219,7 @@ class TestTest:
         assert push.split()[:3] == ["ok", "push", "hmac"]
         assert "verified, push (github_trigger_new_commit)  **octocat** pushed [2 commits] to" in push
 
-    def test_what_differs_is_said_and_written_when_asked(self, root: Path) -> None:
+    def test_differences_are_reported_and_written_on_request(self, root: Path) -> None:
         folder = create(root, "acme", "Acme", "hmac")
         file = folder / "fixtures" / "item_created" / "expected.json"
         right = file.read_bytes()
@@ -241,8 +241,8 @@ class TestTest:
         file = folder / "fixtures" / "item_created" / "expected.json"
         right = file.read_bytes()
         file.unlink()
-        said = invoked("provider", "test", "acme").stdout
-        assert "expected.json is missing: run 'interlink provider test acme --write'" in said
+        message = invoked("provider", "test", "acme").stdout
+        assert "expected.json is missing: run 'interlink provider test acme --write'" in message
         assert invoked("provider", "test", "acme", "--write").returncode == 0
         assert file.read_bytes() == right
 
@@ -257,8 +257,8 @@ class TestTest:
         assert case.joinpath("expected.json").read_bytes() == right
 
     def test_an_unknown_provider(self) -> None:
-        said = complaint(invoked("provider", "test", "gihub"))
-        assert said == "unknown provider: gihub (did you mean github?)"
+        message = complaint(invoked("provider", "test", "gihub"))
+        assert message == "unknown provider: gihub (did you mean github?)"
 
     def test_a_manifest_that_cannot_be_read(self, root: Path) -> None:
         create(root, "acme", "Acme", "hmac").joinpath("manifest.yaml").write_text("id: other\n")
@@ -290,13 +290,13 @@ class TestSign:
     def test_every_provider_that_can_be_signed_for(
         self, tmp_path: Path, server: tuple[str, list[Got]]
     ) -> None:
-        """In each of its ways, with the first fixture that the way applies to."""
+        """With each of its schemes, on the first fixture that the scheme applies to."""
         tried = {
             (name, position): self.sent(provider, position, tmp_path, server)
             for name, provider in registry().providers.items()
             if provider.manifest.webhook
-            for position, way in enumerate(provider.manifest.webhook.verification)
-            if not (isinstance(way, KeyPairScheme | JwtScheme) and way.keys)
+            for position, scheme in enumerate(provider.manifest.webhook.verification)
+            if not (isinstance(scheme, KeyPairScheme | JwtScheme) and scheme.keys)
         }
         exempt = {name for name, each in registry().providers.items() if "way" in each.manifest.exemptions}
         assert tried
@@ -307,11 +307,11 @@ class TestSign:
         webhook = provider.manifest.webhook
         assert webhook
         assert provider.definition
-        way = webhook.verification[position]
-        given = secret = way.example or new_secret(webhook) or token_hex(16)
-        if isinstance(way, KeyPairScheme):
+        scheme = webhook.verification[position]
+        given = secret = scheme.example or new_secret(webhook) or token_hex(16)
+        if isinstance(scheme, KeyPairScheme):
             file = place / "private.pem"
-            file.write_bytes(_private(way.scheme))
+            file.write_bytes(_private(scheme.scheme))
             given = f"@{file}"
         url = f"{server[0]}/api/webhooks/{provider.id}/ep_1"
         for case in fixture_folders(FOLDERS / provider.id):
@@ -322,7 +322,7 @@ class TestSign:
                 signed = sign(provider, SignOptions(case, given, url=url, scheme=str(position)), time())
             except Misconfigured:
                 continue
-            if isinstance(way, KeyPairScheme):
+            if isinstance(scheme, KeyPairScheme):
                 secret = signed.notes[0].partition(": ")[2]
             server[1].clear()
             pasted(curl(signed))
@@ -366,7 +366,7 @@ class TestSign:
         assert body == '{"a":"ä"}'
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "message"),
         [
             (("github", "nowhere.json"), "nowhere.json: No such file"),
             (("github", "BODY"), "the webhook has no {header:x-github-event}"),
@@ -379,30 +379,30 @@ class TestSign:
             (("github", "TEXT", "--event", "push"), "the hub would reject it: the body is not"),
         ],
     )
-    def test_what_is_wrong_is_said(self, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    def test_mistakes_are_reported(self, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
         (tmp_path / "body.json").write_text("{}")
         (tmp_path / "body.txt").write_text("{")
         names = {"BODY": str(tmp_path / "body.json"), "TEXT": str(tmp_path / "body.txt")}
         done = invoked("provider", "sign", *(names.get(each, each) for each in arguments))
-        assert said in complaint(done)
+        assert message in complaint(done)
 
     def test_a_key_pair_needs_its_private_key(self, root: Path, tmp_path: Path) -> None:
         case = create(root, "acme", "Acme", "ed25519") / "fixtures" / "item_created"
-        said = complaint(invoked("provider", "sign", "acme", str(case), "--secret", "00" * 32))
-        assert said.startswith("--secret: ed25519 needs a private key")
+        message = complaint(invoked("provider", "sign", "acme", str(case), "--secret", "00" * 32))
+        assert message.startswith("--secret: ed25519 needs a private key")
         file = tmp_path / "rsa.pem"
         file.write_bytes(_private("rsa"))
-        said = complaint(invoked("provider", "sign", "acme", str(case), "--secret", f"@{file}"))
-        assert said.endswith("the key is not for ed25519")
+        message = complaint(invoked("provider", "sign", "acme", str(case), "--secret", f"@{file}"))
+        assert message.endswith("the key is not for ed25519")
 
-    def test_where_only_the_platform_can_sign(self, root: Path) -> None:
+    def test_where_only_the_provider_can_sign(self, root: Path) -> None:
         folder = create(root, "acme", "Acme", "ed25519")
         file = folder / "manifest.yaml"
         text = file.read_text()
         remote = 'keys: { url: "https://keys.example.com/1.pem", hosts: [keys.example.com] }'
         file.write_text(text.replace("key: { form: hex }", remote))
-        said = complaint(invoked("provider", "sign", "acme", str(folder / "fixtures" / "item_created")))
-        assert "only Acme can sign: the key is fetched from https://keys.example.com/1.pem" in said
+        message = complaint(invoked("provider", "sign", "acme", str(folder / "fixtures" / "item_created")))
+        assert "only Acme can sign: the key is fetched from https://keys.example.com/1.pem" in message
 
     def test_an_address_that_is_signed_has_to_be_given(self, root: Path) -> None:
         folder = create(root, "acme", "Acme", "hmac")
@@ -440,7 +440,7 @@ class TestAtAHub:
     """What `sign` prints is accepted by a running gateway, and by nobody else's endpoint."""
 
     @pytest.mark.parametrize(
-        ("name", "way"),
+        ("name", "scheme"),
         [
             ("github", "hmac"),
             ("slack", "hmac"),
@@ -452,11 +452,11 @@ class TestAtAHub:
             ("sendgrid", "ecdsa"),
         ],
     )
-    def test_it_is_accepted(self, gateway: Hub, tmp_path: Path, name: str, way: str) -> None:
+    def test_it_is_accepted(self, gateway: Hub, tmp_path: Path, name: str, scheme: str) -> None:
         webhook = registry().providers[name].manifest.webhook
         assert webhook
         position, declared = next(
-            (position, each) for position, each in enumerate(webhook.verification) if each.scheme == way
+            (position, each) for position, each in enumerate(webhook.verification) if each.scheme == scheme
         )
         given = secret = declared.example or new_secret(webhook)
         if isinstance(declared, KeyPairScheme):
@@ -484,7 +484,7 @@ class TestAtAHub:
 
     @staticmethod
     def first(name: str, position: int, given: str) -> tuple[Path, SigningResult]:
-        """The first fixture that is signed in this way."""
+        """The first fixture that is signed with this scheme."""
         for case in fixture_folders(FOLDERS / name):
             wanted = SignOptions(case, given, url="https://hub.example.com/x", scheme=str(position))
             if "handshake" not in read_fixture(case).expected:
@@ -529,11 +529,11 @@ class TestDocs:
         create(root, "acme", "Acme *Co*", "hmac")
         invoked("provider", "docs", "--folder", str(tmp_path))
         page = (tmp_path / "acme.md").read_text()
-        for said in (
+        for message in (
             "# Acme \\*Co\\*",
             "- HMAC-SHA256 of the raw body, in hex in the header `x-acme-signature` after `sha256=`.",
             "| `item.created` | An item was made. | | yes |",
             "Address: https://hub.example.com/api/webhooks/acme/{endpoint_id}",
             "## From memory",
         ):
-            assert said in page, page
+            assert message in page, page

@@ -118,7 +118,7 @@ class TestRunning:
         eventually(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
         assert call(up, "GET", f"/api/inbound-endpoints/{made['id']}")["name"] == "kept"
 
-    def test_a_broker_that_dies_comes_back_and_the_user_is_told(self, up: Up) -> None:
+    def test_a_broker_that_dies_is_restarted_and_the_user_is_notified(self, up: Up) -> None:
         up.child("tansu").kill()
         up.wait_for_text("broker ended with signal SIGKILL (it holds events in memory")
         up.wait_for_text("broker is back")

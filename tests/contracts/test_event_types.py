@@ -184,6 +184,6 @@ def test_more_fields_are_welcome(event_type: EventType) -> None:
 
 
 @pytest.mark.parametrize(("name", "data"), REAL, ids=[f"{name}-{n}" for n, (name, _) in enumerate(REAL)])
-def test_what_the_platforms_send_is_taken(name: str, data: dict[str, Any]) -> None:
+def test_requests_of_the_providers_are_accepted(name: str, data: dict[str, Any]) -> None:
     schema = BoundedSchema(orjson.dumps(EVENT_TYPES[canonical(name)].schema))
     assert schema.first_error(data, 1000) is None

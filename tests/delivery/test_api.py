@@ -199,7 +199,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
     assert made["id"] not in client.get(f"{PATH}?limit=500").text
 
 
-def test_what_is_not_said_has_a_default(client: httpx.Client) -> None:
+def test_omitted_fields_have_defaults(client: httpx.Client) -> None:
     made = client.post(CREATE, json=WEBHOOK).json()
     assert {name: made[name] for name in ("enabled", "profile", "ordering", "retry", "description")} == {
         "enabled": True,
@@ -402,7 +402,7 @@ def test_a_hostile_body(client: httpx.Client, raw: bytes) -> None:
     assert client.get(f"{PATH}?limit=1").json() == before
 
 
-def test_text_of_any_kind_is_kept_as_it_is(client: httpx.Client) -> None:
+def test_text_of_any_kind_is_stored_unchanged(client: httpx.Client) -> None:
     text = 'NUL \0, \u202e turned, 😀, <script>, "quotes", $ne, ünï'
     made = client.post(CREATE, json={**WEBHOOK, "name": text, "description": text}).json()
     shown = client.get(f"{PATH}/{made['id']}").json()

@@ -19,9 +19,9 @@ from interlink.embedded import EmbeddedPair
 from tests.support.backends import Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
+from tests.support.misbehaving_server import MisbehavingServer
 from tests.support.ports import free_port
-from tests.support.rude import Rude
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 QUICK = {"schedule": [0, 0.3, 0.3]}
 ONCE = {"schedule": [0]}
@@ -51,7 +51,7 @@ def publish(hub: Hub, kind: str, count: int = 1, *, first: int = 0) -> list[str]
     return ids
 
 
-def n_of(got: Got) -> int:
+def n_of(got: WebhookRequest) -> int:
     return int(json.loads(got.body)["data"]["n"])
 
 
@@ -91,7 +91,7 @@ class Script:
         self._statuses = list(statuses)
         self._body = body
 
-    def __call__(self, _got: Got) -> web.Response:
+    def __call__(self, _got: WebhookRequest) -> web.Response:
         status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
         return web.Response(status=status, body=self._body)
 
@@ -194,7 +194,7 @@ def test_a_slow_subscriber_is_given_its_time_and_no_more(hub: Hub) -> None:
 def test_a_redirect_is_a_failure_and_is_not_followed(hub: Hub, status: int) -> None:
     with Subscriber() as elsewhere:
 
-        def moved(_got: Got) -> web.Response:
+        def moved(_got: WebhookRequest) -> web.Response:
             return web.Response(status=status, headers={"Location": elsewhere.url})
 
         with Subscriber(moved) as subscriber:
@@ -209,7 +209,7 @@ def test_a_redirect_is_a_failure_and_is_not_followed(hub: Hub, status: int) -> N
 
 
 def test_a_redirect_to_an_internal_address_is_tried_again_where_it_came_from(hub: Hub) -> None:
-    def inward(got: Got) -> web.Response | None:
+    def inward(got: WebhookRequest) -> web.Response | None:
         if len(subscriber.got) > 1:
             return None
         return web.Response(status=307, headers={"Location": "http://10.0.0.1/"})
@@ -241,7 +241,7 @@ def test_an_endless_answer_is_read_up_to_its_bound_only(hub: Hub, note: Callable
         while not over.wait(0.01):
             peak = max(peak, delivery.memory_info().rss)
 
-    with Rude(flood) as subscriber:
+    with MisbehavingServer(flood) as subscriber:
         watching = threading.Thread(target=watch)
         watching.start()
         attempt = attempt_of(hub, subscriber.url)
@@ -288,7 +288,7 @@ def test_the_status_decides_though_the_body_breaks_off(
         sleep(0.1)
         connection.sendall(rest)
 
-    with Rude(break_off) as subscriber:
+    with MisbehavingServer(break_off) as subscriber:
         attempt = attempt_of(hub, subscriber.url)
         assert subscriber.requests == 1, "what was taken is not sent again"
     assert (attempt["outcome"], attempt["status_code"], attempt["error"]) == (outcome, status, error)
@@ -308,7 +308,7 @@ def test_the_status_decides_though_the_body_is_not_complete_in_time(
             connection.sendall(b"x")
             over.wait(pause_s)
 
-    with Rude(trickle) as subscriber:
+    with MisbehavingServer(trickle) as subscriber:
         attempt = attempt_of(hub, subscriber.url, timeout_s=1)
         over.set()
         assert subscriber.requests == 1
@@ -319,7 +319,7 @@ def test_the_status_decides_though_the_body_is_not_complete_in_time(
 
 
 def test_no_answer_at_all_is_a_failure(hub: Hub) -> None:
-    with Rude(lambda _connection: None) as subscriber:
+    with MisbehavingServer(lambda _connection: None) as subscriber:
         attempt = attempt_of(hub, subscriber.url)
     assert (attempt["outcome"], attempt["error"]) == ("dead_letter", "closed_mid_response")
 
@@ -338,7 +338,7 @@ def test_no_answer_at_all_is_a_failure(hub: Hub) -> None:
     ids=["ssh", "binary", "status", "length", "chunk", "long-header", "endless-headers"],
 )
 def test_what_is_not_http_is_a_failure(hub: Hub, noise: bytes) -> None:
-    with Rude(lambda connection: connection.sendall(noise)) as subscriber:
+    with MisbehavingServer(lambda connection: connection.sendall(noise)) as subscriber:
         attempt = attempt_of(hub, subscriber.url, timeout_s=5)
     assert attempt["outcome"] == "dead_letter"
     assert attempt["error"] in ("protocol", "closed_mid_response"), attempt
@@ -356,7 +356,7 @@ def test_many_and_long_headers_do_not_flood_the_log(
     def talk(connection: Any) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: 2\r\n\r\nok")
 
-    with Rude(talk) as subscriber:
+    with MisbehavingServer(talk) as subscriber:
         attempt = attempt_of(hub, subscriber.url)
     assert (attempt["outcome"], attempt["status_code"]) == ("delivered", 200)
     assert len(attempt["response_headers"]) == expected_count
@@ -369,7 +369,7 @@ def test_a_thousand_headers_are_a_failure(hub: Hub) -> None:
     def talk(connection: Any) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: 2\r\n\r\nok")
 
-    with Rude(talk) as subscriber:
+    with MisbehavingServer(talk) as subscriber:
         attempt = attempt_of(hub, subscriber.url)
     assert (attempt["outcome"], attempt["status_code"], attempt["error"]) == ("dead_letter", None, "protocol")
 
@@ -388,7 +388,7 @@ def test_an_answer_that_no_database_would_take_costs_nothing_else(hub: Hub, dela
         sleep(delay_s)
         connection.sendall(HOSTILE)
 
-    with Rude(talk) as subscriber, Subscriber(delay_s=delay_s) as neighbour:
+    with MisbehavingServer(talk) as subscriber, Subscriber(delay_s=delay_s) as neighbour:
         kind = new_type()
         hostile = hub.outgoing_webhook(subscriber.url, events=[kind], retry=QUICK)
         beside = hub.outgoing_webhook(neighbour.url, events=[kind])
@@ -648,7 +648,7 @@ def test_another_workspace_sees_none_of_it(hub: Hub) -> None:
 
 
 def test_strict_order_waits_for_the_one_that_fails(hub: Hub) -> None:
-    def answer(got: Got) -> web.Response | None:
+    def answer(got: WebhookRequest) -> web.Response | None:
         return web.Response(status=500) if len(subscriber.got) <= 2 else None
 
     with Subscriber(answer) as subscriber:
@@ -662,10 +662,10 @@ def test_strict_order_waits_for_the_one_that_fails(hub: Hub) -> None:
     assert [delivery["attempt_count"] for delivery in deliveries].count(3) == 1
 
 
-def test_strict_order_is_kept_behind_a_slow_and_failing_subscriber(hub: Hub) -> None:
+def test_strict_order_is_preserved_behind_a_slow_and_failing_subscriber(hub: Hub) -> None:
     """Every third request fails, all are slow: batches end while an attempt is under way."""
 
-    def answer(got: Got) -> web.Response | None:
+    def answer(got: WebhookRequest) -> web.Response | None:
         return web.Response(status=503) if len(subscriber.got) % 3 == 0 else None
 
     with Subscriber(answer, delay_s=0.06) as subscriber:

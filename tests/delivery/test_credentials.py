@@ -28,7 +28,7 @@ from tests.support.certificates import Authority, server_tls
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.outgoing import ONCE, finished, in_turn, new_type, numbered, path_of, read
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 from tests.support.tap import Tap
 
 SERVERS, CLIENTS = Authority("servers of the test"), Authority("clients of the test")
@@ -46,7 +46,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
         yield started
 
 
-def sent(hub: Hub, subscriber: Subscriber, **fields: Any) -> tuple[dict[str, Any], dict[str, Any], list[Got]]:
+def sent(
+    hub: Hub, subscriber: Subscriber, **fields: Any
+) -> tuple[dict[str, Any], dict[str, Any], list[WebhookRequest]]:
     """A webhook, the delivery of one event to it when that has ended, and its requests."""
     kind = new_type()
     webhook = hub.outgoing_webhook(subscriber.url, events=[kind], **({"retry": ONCE} | fields))
@@ -55,7 +57,7 @@ def sent(hub: Hub, subscriber: Subscriber, **fields: Any) -> tuple[dict[str, Any
     return webhook, delivery, list(subscriber.got)
 
 
-def verified_v1a(got: Got, public: str) -> bool:
+def verified_v1a(got: WebhookRequest, public: str) -> bool:
     """Whether one of the signatures is by this key, as the Standard Webhooks specification writes both."""
     key = VerifyKey(base64.b64decode(public.removeprefix("whpk_"), validate=True))
     signed = b".".join(
@@ -139,7 +141,7 @@ def test_the_chatwoot_profile(hub: Hub) -> None:
     assert first < second
 
 
-def by_one_header(profile: str, secret: str, request: Got) -> str:
+def by_one_header(profile: str, secret: str, request: WebhookRequest) -> str:
     """What the profile's signature header has if this secret signs."""
     at = request.headers["x-chatwoot-timestamp"].encode() + b"." if profile == "chatwoot" else b""
     return "sha256=" + hmac.new(secret.encode(), at + request.body, hashlib.sha256).hexdigest()
@@ -217,7 +219,7 @@ def test_a_rotated_secret_ends_by_itself(hub: Hub) -> None:
                 {"_id": webhook["id"]}, {"$set": {"secrets": stored_values, "changed_at": now}}
             )
 
-        def alone() -> Got | None:
+        def alone() -> WebhookRequest | None:
             """The old secret no longer signs, once the hub has looked at the store."""
             before = len(subscriber.got)
             numbered(hub, kind)

@@ -26,7 +26,7 @@ from tests.support.outgoing import (
     read,
     stats,
 )
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 from tests.support.tap import Tap
 
 FAILURES, OPEN_S = 3, 0.5
@@ -120,7 +120,7 @@ def test_a_dead_letter_is_made_by_attempts_alone(hub: Hub) -> None:
 def test_strict_order_holds_through_an_open_circuit(hub: Hub) -> None:
     with Subscriber() as subscriber:
 
-        def answer(_got: Got) -> web.Response | None:
+        def answer(_got: WebhookRequest) -> web.Response | None:
             return web.Response(status=500) if len(subscriber.got) <= FAILURES + 1 else None
 
         subscriber.answer = answer
@@ -197,7 +197,7 @@ def notice_listener(hub: Hub, webhook: dict[str, Any]) -> Iterator[Subscriber]:
         hub.call("DELETE", path_of(other), expect=204)
 
 
-def notices(got: list[Got]) -> list[tuple[str, Any]]:
+def notices(got: list[WebhookRequest]) -> list[tuple[str, Any]]:
     """Types and data."""
     bodies = [json.loads(request.body) for request in got]
     return [(body["type"], body["data"]) for body in bodies]
@@ -284,7 +284,7 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
             assert len(listener.got) == 4
 
 
-def test_one_success_in_between_starts_the_clock_anew(hub: Hub) -> None:
+def test_one_success_in_between_restarts_the_clock(hub: Hub) -> None:
     mood = Moody(404)
     with Subscriber(mood) as subscriber:
         kind = new_type()

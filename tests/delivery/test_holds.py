@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
@@ -23,6 +22,7 @@ from tests.support.outgoing import (
     read,
     stats,
 )
+from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 
 DAY = "86400"
@@ -175,7 +175,7 @@ def test_what_waits_for_its_turn_says_so(hub: Hub) -> None:
 def test_another_process_and_the_next_owner_know_it(hub: Hub, tmp_path: Path, bus: Bus, store: Store) -> None:
     with Subscriber() as held_subscriber, Subscriber() as broken_subscriber:
         quiet, broken = held(hub, held_subscriber), opened(hub, broken_subscriber)
-        with another("delivery", hub, tmp_path, bus, store) as second:
+        with second_process("delivery", hub, tmp_path, bus, store) as second:
             assert in_s(health(second, quiet)["held_until"]) > 500
             assert health(second, broken)["circuit"] == "open"
             waiting(second, quiet, "held", 3)

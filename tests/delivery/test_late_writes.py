@@ -12,7 +12,7 @@ from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Subscriber
-from tests.support.tap import Kept, Raw, Tap, put
+from tests.support.tap import RawRecord, Tap, TopicRecord, put
 
 REQUESTED = "delivery.requested"
 
@@ -59,7 +59,7 @@ def test_what_a_strict_webhook_gets_waits_behind_what_was_written_late(hub: Hub,
         assert ids[1:] == [late, later]
 
 
-def again(record: Kept, delivery_id: str) -> Raw:
+def again(record: TopicRecord, delivery_id: str) -> RawRecord:
     """The same request for another delivery."""
     headers = [(name, delivery_id.encode() if name == "ce_id" else raw) for name, raw in record.headers]
-    return Raw(record.key, record.value, headers)
+    return RawRecord(record.key, record.value, headers)

@@ -44,7 +44,7 @@ from shared.runtime.mongo import Document, Mongo, utcnow
 from tests.support.backends import Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 T = TypeVar("T")
 
@@ -335,20 +335,20 @@ def test_an_erased_event_leaves_no_trace_of_its_payload_and_is_not_sent_again(se
     hub = seeded.hub
     kind, secret = f"t{token_hex(6)}", f"payload-{token_hex(8)}"
 
-    def echo(status: int) -> Callable[[Got], web.StreamResponse]:
+    def echo(status: int) -> Callable[[WebhookRequest], web.StreamResponse]:
         return lambda got: web.Response(status=status, body=got.body)
 
     with Subscriber(echo(200)) as willing, Subscriber(echo(503)) as failing:
         done = hub.outgoing_webhook(willing.url, events=[kind])
         again = hub.outgoing_webhook(failing.url, events=[kind], retry={"schedule": [0, 4, 0.2]})
         event = {"specversion": "1.0", "type": kind, "source": "/tests", "subject": kind}
-        erased, kept = f"evt-{token_hex(8)}", f"evt-{token_hex(8)}"
+        erased, stored = f"evt-{token_hex(8)}", f"evt-{token_hex(8)}"
         hub.call("POST", "/api/events", [event | {"id": erased, "data": {"x": secret}}], expect=202)
-        hub.call("POST", "/api/events", [event | {"id": kept, "data": {"x": "kept"}}], expect=202)
+        hub.call("POST", "/api/events", [event | {"id": stored, "data": {"x": "kept"}}], expect=202)
 
         def tried() -> bool:
             """Both events have been attempted at both webhooks."""
-            log = [*seeded.of(erased), *seeded.of(kept)]
+            log = [*seeded.of(erased), *seeded.of(stored)]
             return len(log) == 4 and all(delivery["attempt_count"] >= 1 for delivery in log)
 
         eventually(tried)
@@ -361,7 +361,7 @@ def test_an_erased_event_leaves_no_trace_of_its_payload_and_is_not_sent_again(se
         }
         before = len(failing.got)
         # The event beside it goes on being tried, after the erased one's own times have come.
-        eventually(lambda: "dead_letter" in [delivery["status"] for delivery in seeded.of(kept)])
+        eventually(lambda: "dead_letter" in [delivery["status"] for delivery in seeded.of(stored)])
         later = [got.body for got in failing.got[before:]]
     assert later
     assert not any(secret.encode() in body for body in later)
@@ -376,7 +376,7 @@ def test_an_erased_event_leaves_no_trace_of_its_payload_and_is_not_sent_again(se
         assert [attempt["response_body"] for attempt in shown["attempts"]] == [None]
         assert "open" not in item
         assert item["expires_at"] > item["finished_at"]
-    assert all(delivery["body"] for delivery in seeded.of(kept))
+    assert all(delivery["body"] for delivery in seeded.of(stored))
 
 
 def test_only_the_own_workspaces_event_is_erased(seeded: Seeded) -> None:
@@ -492,8 +492,8 @@ def test_processes_and_hours_add_up(store: Store, log: Log) -> None:
 
 
 def test_what_is_counted_while_the_store_is_away_is_written_when_it_is_back(tmp_path: Path, log: Log) -> None:
-    leash = ProcessGroup()
-    own = embedded.database(tmp_path, leash)
+    processes = ProcessGroup()
+    own = embedded.database(tmp_path, processes)
     own.start()
 
     async def counted() -> int:
@@ -517,7 +517,7 @@ def test_what_is_counted_while_the_store_is_away_is_written_when_it_is_back(tmp_
         assert asyncio.run(counted()) == 7
     finally:
         own.stop()
-        leash.close()
+        processes.close()
 
 
 def test_a_webhooks_hours_are_shown(seeded: Seeded, log: Log) -> None:
@@ -590,7 +590,7 @@ def test_the_queues_counts_are_of_the_log_and_of_the_statistics(seeded: Seeded, 
 # How long it is kept
 
 
-def test_what_is_finished_is_kept_by_its_status(seeded: Seeded) -> None:
+def test_finished_deliveries_are_retained_by_status(seeded: Seeded) -> None:
     hub = seeded.hub
     kind = f"t{token_hex(6)}"
     with Subscriber() as willing, Subscriber(lambda _: web.Response(status=500)) as failing:
@@ -609,7 +609,7 @@ def test_what_is_finished_is_kept_by_its_status(seeded: Seeded) -> None:
     for status, days in (("delivered", 7), ("dead_letter", 30)):
         assert log[status]["expires_at"] - log[status]["finished_at"] == timedelta(days=days)
     assert "expires_at" not in log["retrying"]
-    kept = {tuple(index["key"]): index for index in seeded.deliveries.list_indexes()}
-    assert kept["expires_at",]["expireAfterSeconds"] == 0
-    kept = {tuple(index["key"]): index for index in seeded.statistics.list_indexes()}
-    assert kept["hour",]["expireAfterSeconds"] == 90 * 86_400
+    stored = {tuple(index["key"]): index for index in seeded.deliveries.list_indexes()}
+    assert stored["expires_at",]["expireAfterSeconds"] == 0
+    stored = {tuple(index["key"]): index for index in seeded.statistics.list_indexes()}
+    assert stored["hour",]["expireAfterSeconds"] == 90 * 86_400

@@ -11,7 +11,6 @@ import httpx
 import pytest
 from aiohttp import web
 
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
@@ -28,7 +27,8 @@ from tests.support.outgoing import (
     read,
     stats,
 )
-from tests.support.subscriber import Got, Subscriber
+from tests.support.second_process import second_process
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 FORTY = {"schedule": [0] + [0.1] * 39, "jitter": 0}
 
@@ -125,7 +125,7 @@ def as_a_date() -> str:
 def test_retry_after_holds_this_delivery_and_all_others_of_the_endpoint(
     hub: Hub, status: int, asks: Any
 ) -> None:
-    def busy(_got: Got) -> web.Response:
+    def busy(_got: WebhookRequest) -> web.Response:
         return web.Response(status=status, headers={"Retry-After": asks()})
 
     with Subscriber(in_turn(busy, 204)) as subscriber, Subscriber() as neighbour:
@@ -232,7 +232,7 @@ def test_no_more_are_under_way_than_may_be(hub: Hub, ordering: str, max_in_fligh
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind], ordering=ordering, max_in_flight=3)
         numbered(hub, kind, 10)
         finished(hub, webhook["id"], 10)
-    assert (len(subscriber.got), subscriber.most_under_way) == (10, max_in_flight)
+    assert (len(subscriber.got), subscriber.max_concurrent) == (10, max_in_flight)
 
 
 # Pause and resume
@@ -302,7 +302,7 @@ def test_a_paused_queue_is_its_workspaces_alone(hub: Hub) -> None:
 def test_strict_order_holds_through_failures_a_rate_limit_and_a_pause(hub: Hub) -> None:
     with Subscriber() as subscriber:
 
-        def flaky(_got: Got) -> web.Response | None:
+        def flaky(_got: WebhookRequest) -> web.Response | None:
             return web.Response(status=503) if len(subscriber.got) % 4 == 0 else None
 
         subscriber.answer = flaky
@@ -334,7 +334,7 @@ def test_what_is_asked_of_one_process_holds_in_the_other(
     hub: Hub, tmp_path: Path, bus: Bus, store: Store
 ) -> None:
     """The partitions are shared out: whichever is asked, it does not own some of these webhooks."""
-    with another("delivery", hub, tmp_path / "two", bus, store) as second, ExitStack() as stack:
+    with second_process("delivery", hub, tmp_path / "two", bus, store) as second, ExitStack() as stack:
         kind, warm = new_type(), stack.enter_context(Subscriber())
 
         def shared() -> bool:

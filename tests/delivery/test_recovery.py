@@ -25,7 +25,7 @@ from services.delivery.log.recovery_steps import sortable_prefix
 from tests.support.backends import Store, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 ONCE = {"schedule": [0]}
 LONG = {"schedule": [0, 3600]}
@@ -53,7 +53,7 @@ class Moody:
     def __init__(self, status: int) -> None:
         self.status = status
 
-    def __call__(self, _got: Got) -> web.Response:
+    def __call__(self, _got: WebhookRequest) -> web.Response:
         return web.Response(status=self.status)
 
 
@@ -78,7 +78,7 @@ def publish(hub: Hub, kind: str, count: int = 1) -> None:
         hub.call("POST", "/api/events", events[start : start + 500], expect=202)
 
 
-def n_of(got: Got) -> int:
+def n_of(got: WebhookRequest) -> int:
     return int(json.loads(got.body)["data"]["n"])
 
 
@@ -145,7 +145,7 @@ def log_of(hub: Hub) -> Any:
 # One delivery
 
 
-def test_a_dead_letter_that_is_retried_begins_its_schedule_anew_under_the_same_id(hub: Hub) -> None:
+def test_a_retried_dead_letter_restarts_its_schedule_under_the_same_id(hub: Hub) -> None:
     mood = Moody(500)
     with Subscriber(mood) as subscriber:
         webhook, [name] = dead_ones(hub, subscriber, 1, retry={"schedule": [0, 0.2]})
@@ -176,7 +176,7 @@ def test_what_waits_for_its_next_attempt_is_due_at_once(hub: Hub) -> None:
         assert (delivered["id"], delivered["attempt_count"]) == (waiting["id"], 2)
 
 
-def test_what_cannot_be_sent_again_is_told_why(hub: Hub) -> None:
+def test_what_cannot_be_sent_again_has_a_reason(hub: Hub) -> None:
     with Subscriber(Moody(500)) as subscriber:
         webhook, [name] = dead_ones(hub, subscriber, 1)
         act(hub, "dlv_nobody", "retry", 404)
@@ -301,7 +301,7 @@ def test_hands_and_engine_at_the_same_delivery_at_the_same_time(hub: Hub) -> Non
             assert len(numbers) == delivery["attempt_count"] == mine
 
 
-def test_a_retry_while_the_bus_stands_still_is_made_good_afterwards(
+def test_a_retry_while_the_broker_hangs_is_completed_afterwards(
     tmp_path_factory: pytest.TempPathFactory, store: Store
 ) -> None:
     own = EmbeddedPair(tmp_path_factory.mktemp("own-broker"))
@@ -619,7 +619,7 @@ def test_dead_letters_are_listed_with_their_last_error_and_read_singly(hub: Hub)
         hub.call("GET", "/api/dead-letters/dlv_nobody", expect=404)
 
 
-def test_dead_letters_by_id_are_told_apart(hub: Hub) -> None:
+def test_dead_letters_are_distinguished_by_id(hub: Hub) -> None:
     mood = Moody(500)
     with Subscriber(mood) as subscriber:
         webhook, names = dead_ones(hub, subscriber, 4)
@@ -670,7 +670,7 @@ def test_dead_letters_by_filter_are_a_job(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"ids": []}, {"ids": ["a"], "error": "b"}, {"ids": ["a"] * 501}])
-def test_which_dead_letters_must_be_said(hub: Hub, body: dict[str, Any]) -> None:
+def test_the_dead_letters_must_be_named(hub: Hub, body: dict[str, Any]) -> None:
     for what in ("replay", "discard"):
         hub.call("POST", f"/api/dead-letters/{what}", body, expect=422)
 

@@ -101,16 +101,16 @@ def test_why_it_is_not_resent(hub: Hub) -> None:
     with Subscriber() as subscriber:
         kind = new_type()
         webhook = hub.outgoing_webhook(subscriber.url, events=[kind])
-        erased, kept = publish(hub, kind, {"n": 1}, {"n": 2})
+        erased, stored = publish(hub, kind, {"n": 1}, {"n": 2})
         listed = {delivery["event_id"]: delivery["id"] for delivery in finished(hub, webhook["id"], 2)}
         hub.call("POST", "/api/deliveries/erase", {"event_id": erased})
         assert "erased" in resend(hub, listed[erased], 409)["detail"]
-        resend(hub, listed[kept], 404, key=hub.other_workspace())
+        resend(hub, listed[stored], 404, key=hub.other_workspace())
         resend(hub, "dlv_nothing", 404)
         hub.call("POST", f"{path_of(webhook)}/disable")
-        assert "disabled" in resend(hub, listed[kept], 409)["detail"]
+        assert "disabled" in resend(hub, listed[stored], 409)["detail"]
         hub.call("DELETE", path_of(webhook), expect=204)
-        assert "deleted" in resend(hub, listed[kept], 409)["detail"]
+        assert "deleted" in resend(hub, listed[stored], 409)["detail"]
         assert len(subscriber.got) == 2
 
 

@@ -200,7 +200,7 @@ def fail(breaker: CircuitBreakerState, now: float) -> bool:
     return breaker.record_result(succeeded=False, now=now)
 
 
-def test_so_many_failures_in_a_row_open_the_circuit_and_a_success_starts_the_count_anew() -> None:
+def test_consecutive_failures_open_the_circuit_and_a_success_resets_the_count() -> None:
     breaker = CircuitBreakerState(policy(3, 10.0))
     assert [fail(breaker, 0.0) for _ in range(2)] == [False, False]
     assert breaker.record_result(succeeded=True, now=0.0) is False

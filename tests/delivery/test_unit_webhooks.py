@@ -136,7 +136,7 @@ def test_a_part_that_makes_no_sense_does_not_hide_the_webhook(damaged: dict[str,
     assert opened(OLDEST | damaged).unreadable
 
 
-def test_a_choice_of_a_later_release_does_not_hide_the_webhook() -> None:
+def test_a_value_of_a_later_release_does_not_hide_the_webhook() -> None:
     webhook = opened(OLDEST | {"profile": "later", "format": "later", "client_errors": "later"})
     assert (webhook.profile, webhook.format, webhook.patterns) == ("later", "later", ("message.*",))
 

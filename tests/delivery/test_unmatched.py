@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from services.delivery.log.unmatched import MAX_LISTED, MAX_TYPES, OTHER_TYPES
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.outgoing import new_type, path_of, publish
+from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 
 PATH = "/api/events/unmatched"
@@ -24,7 +24,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
     workspace = f"unmatched-{token_hex(4)}"
     with (
         Hub(folder, bus, store, services=("gateway", "delivery"), workspace=workspace) as started,
-        another("delivery", started, folder / "other", bus, store),
+        second_process("delivery", started, folder / "other", bus, store),
     ):
         yield started
 
@@ -42,7 +42,7 @@ def counted(hub: Hub, key: str, kinds: set[str], count: int) -> dict[str, Any]:
     return eventually(check, 30) or {}
 
 
-def test_each_reason_is_told(hub: Hub) -> None:
+def test_each_reason_is_shown(hub: Hub) -> None:
     key = hub.other_workspace()
     unsubscribed, other, subscribed, off = new_type(), new_type(), new_type(), new_type()
     first = publish(hub, unsubscribed, {"n": 1}, key=key)

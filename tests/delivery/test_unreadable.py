@@ -30,9 +30,9 @@ from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
-from tests.support.given import note
 from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import Moody, finished, n_of, new_type, numbered, path_of, read, stats
+from tests.support.recorded_secrets import record_secret
 from tests.support.subscriber import Subscriber
 
 DECRYPTION_FAILED = "webhook.decryption_failed"
@@ -90,7 +90,7 @@ def waits(hub: Hub, webhook: dict[str, Any], count: int) -> None:
 
 def test_with_another_key_everything_waits_and_goes_out_when_the_key_is_back(hub: Hub) -> None:
     certificate, private_key = Authority("clients").pair("client")
-    note("a private key", private_key.splitlines()[1])
+    record_secret("a private key", private_key.splitlines()[1])
     secret: dict[str, dict[str, Any]] = {
         "plain": {},
         "strict": {"ordering": "strict"},
@@ -128,7 +128,7 @@ def test_with_another_key_everything_waits_and_goes_out_when_the_key_is_back(hub
 
         # An operator takes the key away.
         other = base64.b64encode(os.urandom(32)).decode()
-        note("a secret setting of the hub", other)
+        record_secret("a secret setting of the hub", other)
         again_with(hub, INTERLINK_ENCRYPTION_KEY=other)
         numbered(hub, kind, 6)
         for name, webhook in webhooks.items():
@@ -197,7 +197,7 @@ def test_a_process_that_runs_on_finds_out_by_itself(hub: Hub) -> None:
     assert len(decryption_errors(hub, webhook)) == 1, "once, whatever else of it was changed"
 
 
-def test_what_is_entered_again_is_used_for_what_waited(hub: Hub) -> None:
+def test_credentials_that_are_set_again_are_used_for_waiting_deliveries(hub: Hub) -> None:
     with Subscriber() as subscriber:
         kind = new_type()
         auth = {"type": "bearer", "token": f"old-{token_hex(16)}"}

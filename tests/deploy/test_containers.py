@@ -703,7 +703,7 @@ def test_the_proxy_is_asked_for_its_health_where_it_answers() -> None:
 
 @dataclass
 class Upstream:
-    """A service behind the proxy. It records requests, and closes the connection if it is told to."""
+    """A service behind the proxy. It records requests, and closes the connection on request."""
 
     name: str
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -721,11 +721,11 @@ class Upstream:
                 if "x-hang-up" in headers:
                     self.close_connection = True
                     return
-                said = f"{upstream.name} {len(body)}".encode()
+                message = f"{upstream.name} {len(body)}".encode()
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(said)))
+                self.send_header("Content-Length", str(len(message)))
                 self.end_headers()
-                self.wfile.write(said)
+                self.wfile.write(message)
 
             do_GET = do_POST = answer  # noqa: N815 -- http.server's names
 
@@ -790,9 +790,9 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
 def test_caddy_accepts_the_caddyfile_with_its_defaults(tmp_path: Path) -> None:
     assert CADDY
     env = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
-    said = run(CADDY, "validate", "--config", CADDYFILE, "--adapter", "caddyfile", env=env)
-    assert "Valid configuration" in said
-    assert "not formatted" not in said
+    message = run(CADDY, "validate", "--config", CADDYFILE, "--adapter", "caddyfile", env=env)
+    assert "Valid configuration" in message
+    assert "not formatted" not in message
     run(
         CADDY,
         "validate",

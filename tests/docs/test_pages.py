@@ -149,24 +149,24 @@ class TestCommandsOfThePages:
     """What a reader pastes into a shell works, in the order of the page."""
 
     def test_readme(self, up: Up) -> None:
-        said = self._run(up, blocks("README.md"))
-        assert '"accepted":true' in said
+        message = self._run(up, blocks("README.md"))
+        assert '"accepted":true' in message
 
     def test_first_webhook(self, up: Up) -> None:
         commands = blocks("docs/tutorials/first-webhook.md")
-        said = self._run(up, [*commands[:2], "sleep 3", *commands[2:], "sleep 3"])
-        assert '"accepted":true' in said
-        assert '"type": "github.issues"' in said  # at the subscriber
-        assert '"type": "github.push"' in said  # the recorded one
-        assert '"verdict":"verified"' in said
-        assert said.count("It works") >= 3  # at the subscriber, in the payload, and replayed
+        message = self._run(up, [*commands[:2], "sleep 3", *commands[2:], "sleep 3"])
+        assert '"accepted":true' in message
+        assert '"type": "github.issues"' in message  # at the subscriber
+        assert '"type": "github.push"' in message  # the recorded one
+        assert '"verdict":"verified"' in message
+        assert message.count("It works") >= 3  # at the subscriber, in the payload, and replayed
 
     def test_first_bridge(self, up: Up) -> None:
         write = f"""sleep 1; curl -sS {up.chat}/messages -H "$JSON" \
             -d '{{"channel":"general","author":"Ann","text":"hello other chat"}}'; sleep 3"""
-        said = self._run(up, [*blocks("docs/tutorials/first-bridge.md"), write])
-        assert '"success":true' in said
-        assert "hello other chat" in said.partition('"message_id"')[2].partition('"message_id"')[2]
+        message = self._run(up, [*blocks("docs/tutorials/first-bridge.md"), write])
+        assert '"success":true' in message
+        assert "hello other chat" in message.partition('"message_id"')[2].partition('"message_id"')[2]
 
     def _run(self, up: Up, commands: list[str]) -> str:
         port, other = free_port(), free_port()

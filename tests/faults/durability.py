@@ -21,10 +21,10 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, DELIVERY_REQUESTED, Topic
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
+from tests.support.external import ExternalProducer, ExternalReceiver
+from tests.support.external_producer import TYPES
 from tests.support.hub import Hub
 from tests.support.journal import Fact
-from tests.support.outside import OutsideProducer, OutsideReceiver
-from tests.support.outside_producer import TYPES
 from tests.support.report import Report, recovery, report
 from tests.support.tap import Tap
 
@@ -57,7 +57,7 @@ class Rig:
     store: Store
     half: EmbeddedServer
     """The store's process, which is ours to kill."""
-    receiver: OutsideReceiver
+    receiver: ExternalReceiver
     webhooks: Mapping[str, str]
     note: Callable[[str], None]
 
@@ -92,7 +92,7 @@ class Load:
         run = f"r{uuid4().hex[:8]}"
         self._prefix = f"{run}."
         self._began = rfc3339(datetime.now(UTC))
-        self._producer = OutsideProducer(rig.folder, run)
+        self._producer = ExternalProducer(rig.folder, run)
         self._answers_before = len(rig.receiver.facts())
         self._requested = Tap(rig.bus, DELIVERY_REQUESTED.name)
         self._dead = Tap(rig.bus, DEAD_LETTERS.name)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
 from tests.support.outgoing import n_of, new_type, numbered, path_of, publish
+from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 
 EVENTS, WEBHOOKS = 40, 20
@@ -39,11 +39,11 @@ def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str
         hub.start_service(DELIVERY)
         hub.wait_ready(DELIVERY)
 
-        def arrived() -> bool:
+        def received() -> bool:
             """Every webhook got every event."""
             return len({(got.path, n_of(got)) for got in sink.got}) == EVENTS * WEBHOOKS
 
-        eventually(arrived, 90)
+        eventually(received, 90)
         strict = list(dict.fromkeys(n_of(got) for got in sink.got if got.path.endswith("/hook/0")))
         assert strict == list(range(EVENTS))
         for webhook in webhooks:
@@ -56,7 +56,7 @@ def test_killing_one_of_two_with_a_backlog_loses_nothing_and_keeps_order(
     """One of two dies with deferred events, and comes back while the other one works off what both had."""
     kind = new_type()
     numbers = range(CONVERSATIONS * EACH)
-    with Subscriber() as sink, another(DELIVERY, hub, tmp_path, bus, store) as other:
+    with Subscriber() as sink, second_process(DELIVERY, hub, tmp_path, bus, store) as other:
         webhooks = [
             hub.outgoing_webhook(
                 f"{sink.url}/{number}", events=[kind], ordering="strict" if number == 0 else "none"
@@ -77,11 +77,11 @@ def test_killing_one_of_two_with_a_backlog_loses_nothing_and_keeps_order(
         assert len({(got.path, n_of(got)) for got in sink.got}) < len(numbers) * WEBHOOKS, "nothing waits"
         hub.start_service(DELIVERY)
 
-        def arrived() -> bool:
+        def received() -> bool:
             """Every webhook got every event."""
             return len({(got.path, n_of(got)) for got in sink.got}) == len(numbers) * WEBHOOKS
 
-        eventually(arrived, 120)
+        eventually(received, 120)
         hub.wait_ready(DELIVERY)
         strict = list(dict.fromkeys(n_of(each) for each in sink.got if each.path.endswith("/hook/0")))
         for conversation in range(CONVERSATIONS):

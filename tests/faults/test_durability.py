@@ -1,6 +1,6 @@
 """kill -9 of delivery at each step of its pipeline and at random, SIGSTOP, a broker and a store that die.
 
-An outside producer and an outside receiver keep journals on disk (`tests/support/outside_*.py`): what was
+An external producer and an external receiver keep journals on disk (`tests/support/external_*.py`): what was
 acknowledged to the one has to be in the other's, and in order where order is promised. The last test shows
 that a delivery service that loses is found out.
 """
@@ -18,12 +18,12 @@ from interlink.embedded import database
 from interlink.supervise import ProcessGroup
 from shared.runtime.failpoints import FAILPOINT_VARIABLE, FAILPOINTS
 from tests.faults.durability import DELIVERY, REFUSE, RETRY, TIMEOUT_S, WEBHOOKS, Rig
-from tests.support.another import another
 from tests.support.apache_kafka import ApacheKafka, available
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
+from tests.support.external import ExternalReceiver
 from tests.support.hub import Hub
-from tests.support.outside import OutsideReceiver
+from tests.support.second_process import second_process
 
 SESSION_MS = 2_000
 """A third of what a broker allows at least by default: after each kill, the group waits for it to pass."""
@@ -63,9 +63,9 @@ def rig(
     tmp_path_factory: pytest.TempPathFactory, durable_bus: Bus, note: Callable[[str], None]
 ) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("durability")
-    leash = ProcessGroup()
-    half = database(folder / "store", leash)
-    receiver = OutsideReceiver(folder, REFUSE)
+    processes = ProcessGroup()
+    half = database(folder / "store", processes)
+    receiver = ExternalReceiver(folder, REFUSE)
     its_store = Store("an embedded store of its own", half.uri)
     hub = Hub(folder / "hub", durable_bus, its_store, services=(DELIVERY,))
     try:
@@ -81,7 +81,7 @@ def rig(
         hub.stop()
         receiver.stop()
         half.stop()
-        leash.close()
+        processes.close()
 
 
 def crashed(rig: Rig) -> None:
@@ -119,7 +119,7 @@ def test_dying_at_random_loses_nothing(rig: Rig) -> None:
 
 
 def test_standing_still_past_the_session_loses_nothing(rig: Rig, tmp_path: Path) -> None:
-    with another(DELIVERY, rig.hub, tmp_path, rig.bus, rig.store) as other, rig.load() as load:
+    with second_process(DELIVERY, rig.hub, tmp_path, rig.bus, rig.store) as other, rig.load() as load:
         for hub in (rig.hub, other):
             pid = hub.pid(DELIVERY)
             os.kill(pid, signal.SIGSTOP)

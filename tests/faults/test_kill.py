@@ -36,7 +36,7 @@ from tests.support.github_payloads import (
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.subscriber import Subscriber
-from tests.support.tap import Kept, Tap
+from tests.support.tap import Tap, TopicRecord
 
 CLIENTS = 4
 PAUSE_S = 0.05
@@ -252,7 +252,7 @@ def _stands_still(pid: int) -> bool:
     return set(states) == {"T"}
 
 
-def _shown(records: list[Kept]) -> list[str]:
+def _shown(records: list[TopicRecord]) -> list[str]:
     return [record.data["origin"]["delivery_id"] for record in records]
 
 

@@ -23,7 +23,7 @@ from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.npm import Unavailable
 from tests.support.person import Person
-from tests.support.rotating import Rotating
+from tests.support.rotating_server import RotatingServer
 from tests.support.token_users import HASTY, TokenUsers, Used
 
 USERS = 50
@@ -50,12 +50,12 @@ LENIENT = ("fence",)
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A store that is ours to kill."""
-    leash = ProcessGroup()
-    made = embedded_database(tmp_path_factory.mktemp("store"), leash)
+    group = ProcessGroup()
+    made = embedded_database(tmp_path_factory.mktemp("store"), group)
     made.start()
     yield made
     made.kill()
-    leash.close()
+    group.close()
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def strict(there: Accounts) -> Iterator[OidcProvider]:
 
 
 @pytest.fixture(scope="module")
-def lenient(there: Accounts) -> Iterator[Rotating]:
+def lenient(there: Accounts) -> Iterator[RotatingServer]:
     """It takes a refresh token again for a while; only the access token that it gave last is good."""
-    with Rotating("app", SECRET, there.redirect_uri) as made:
+    with RotatingServer("app", SECRET, there.redirect_uri) as made:
         made.grace_s = 600
         made.latest_only = True
         yield made
@@ -88,7 +88,7 @@ def lenient(there: Accounts) -> Iterator[Rotating]:
 
 
 @pytest.fixture(scope="module")
-def own(there: Accounts, lenient: Rotating) -> Accounts:
+def own(there: Accounts, lenient: RotatingServer) -> Accounts:
     """The accounts at the lenient server."""
     return there.at(lenient.settings, "app")
 
@@ -129,7 +129,9 @@ def survivors(processes: Processes) -> list[TokenUsers]:
 
 
 @pytest.fixture(scope="module")
-def stricken(there: Accounts, own: Accounts, lenient: Rotating, processes: Processes) -> Mapping[str, str]:
+def stricken(
+    there: Accounts, own: Accounts, lenient: RotatingServer, processes: Processes
+) -> Mapping[str, str]:
     """Accounts whose token has ended and whose refresher is dead or stands still, by how."""
     made: dict[str, str] = {}
     for name in (*DOOMED, *ASLEEP):
@@ -168,10 +170,10 @@ def test_killed_before_it_asks_another_asks(
     assert all_good(runs, 2), runs
     done = strict.stats().since(before)
     assert (done.granted, done.refused) == ({"refresh_token": 1}, {})
-    assert there.told(integration) == ["connected", "refreshed"]
+    assert there.events(integration) == ["connected", "refreshed"]
 
 
-def test_killed_after_it_wrote_nobody_asks_again(
+def test_killed_after_the_write_the_request_is_not_repeated(
     there: Accounts, strict: OidcProvider, stricken: Mapping[str, str], survivors: list[TokenUsers]
 ) -> None:
     integration = stricken["committed"]
@@ -179,7 +181,7 @@ def test_killed_after_it_wrote_nobody_asks_again(
     runs = go_on(survivors, integration)
     assert all_good(runs, 2), runs
     assert strict.stats().since(before).called == {}
-    assert there.told(integration) == ["connected", "refreshed"]
+    assert there.events(integration) == ["connected", "refreshed"]
 
 
 def test_killed_before_it_published_the_event_another_publishes_it(
@@ -191,12 +193,12 @@ def test_killed_before_it_published_the_event_another_publishes_it(
     runs = go_on(survivors, integration)
     assert all_good(runs, 2), runs
     assert strict.stats().since(before).called == {}
-    eventually(lambda: there.told(integration) == ["connected", "refreshed"], within_s=30)
-    eventually(lambda: not there.kept(integration)["untold"])
+    eventually(lambda: there.events(integration) == ["connected", "refreshed"], within_s=30)
+    eventually(lambda: not there.stored(integration)["untold"])
 
 
 @pytest.mark.parametrize("how", ["committing", "answered"])
-def test_killed_once_it_may_have_asked_nobody_asks_again_and_it_is_said(
+def test_killed_after_a_request_may_have_been_sent_it_is_not_repeated_but_reported(
     there: Accounts, strict: OidcProvider, stricken: Mapping[str, str], survivors: list[TokenUsers], how: str
 ) -> None:
     """The refresh token works once, and nobody knows whether it was used."""
@@ -207,7 +209,7 @@ def test_killed_once_it_may_have_asked_nobody_asks_again_and_it_is_said(
     assert strict.stats().since(before).called == {}
     shown = there.shown(integration)
     assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
-    assert there.told(integration) == ["connected", "reauth_required"]
+    assert there.events(integration) == ["connected", "reauth_required"]
 
 
 def test_who_stood_still_before_asking_does_not_ask_after_its_lease(
@@ -226,7 +228,7 @@ def test_who_stood_still_before_asking_does_not_ask_after_its_lease(
 
 
 def test_who_stood_still_with_the_answer_brings_the_account_back(
-    own: Accounts, lenient: Rotating, stricken: Mapping[str, str], processes: Processes
+    own: Accounts, lenient: RotatingServer, stricken: Mapping[str, str], processes: Processes
 ) -> None:
     """Meanwhile, nobody sent the refresh token that was used."""
     integration, sleeper = stricken["fence"], processes.sleepers["refresh.answered"]
@@ -240,12 +242,12 @@ def test_who_stood_still_with_the_answer_brings_the_account_back(
     assert (shown["status"], shown["reason"], shown["health"]) == ("connected", None, "ok")
     eventually(lambda: all_good(go_on(processes.survivors, integration), 2))  # what is known is kept for 2 s
     assert (lenient.refreshes, lenient.refused) == (refreshes, [])
-    assert own.told(integration) == ["connected", "reauth_required", "refreshed", "recovered"]
+    assert own.events(integration) == ["connected", "reauth_required", "refreshed", "recovered"]
 
 
 def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_back(
     own: Accounts,
-    lenient: Rotating,
+    lenient: RotatingServer,
     half: EmbeddedServer,
     processes: Processes,
     note: Callable[[str], None],
@@ -260,7 +262,7 @@ def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_b
     lenient.hold()
     sleeper.begin(integration, FEW)
     eventually(lambda: lenient.waiting == 1)
-    claimed = own.kept(integration)
+    claimed = own.stored(integration)
     half.kill()
     lenient.let_go()
     eventually(lambda: "token.save_failed" in sleeper.log, within_s=30)
@@ -268,27 +270,27 @@ def test_a_store_that_is_away_when_the_answer_comes_gets_the_tokens_when_it_is_b
     half.start()
     patient.begin(integration, USERS)
     for _ in range(LOOKS):  # it finds a lease that is silent, and does not take it at once
-        assert own.kept(integration)["fence"] == claimed["fence"]
+        assert own.stored(integration)["fence"] == claimed["fence"]
     sleeper.go_on()
     back = monotonic()
-    eventually(lambda: own.kept(integration)["version"] == 2, every_s=0.01)
+    eventually(lambda: own.stored(integration)["version"] == 2, every_s=0.01)
     note(f"store back: the tokens were saved {monotonic() - back:.1f} s later")
     runs = [each.used() for each in (sleeper, patient)]
     assert [(run.statuses, run.versions) for run in runs] == [({"200": FEW}, [2]), ({"200": USERS}, [2])], (
         runs
     )
     assert (lenient.refreshes - refreshes, lenient.refused) == (1, [])
-    assert own.told(integration) == ["connected", "refreshed"]
+    assert own.events(integration) == ["connected", "refreshed"]
 
 
-def test_a_store_that_is_away_while_somebody_connects_costs_nothing_but_another_try(
-    own: Accounts, lenient: Rotating, half: EmbeddedServer
+def test_an_unavailable_database_during_the_callback_costs_only_another_try(
+    own: Accounts, lenient: RotatingServer, half: EmbeddedServer
 ) -> None:
     """Before the state is used, the same address goes on later; after it, the person begins anew."""
     lenient.login("early")
     with Person(own.hub, "early") as early:
-        begun = early.connect("oidc")
-        back = early.consent(begun["authorization_url"])
+        started = early.connect("oidc")
+        back = early.consent(started["authorization_url"])
         half.kill()
         try:
             refused = early.client.get(back)
@@ -296,13 +298,13 @@ def test_a_store_that_is_away_while_somebody_connects_costs_nothing_but_another_
             half.start()
         assert (refused.status_code, "try again in a moment" in refused.text) == (503, True)
         eventually(lambda: early.client.get(back).status_code == 303, within_s=30)
-    assert own.shown(begun["integration_id"])["status"] == "connected"
+    assert own.shown(started["integration_id"])["status"] == "connected"
 
     lenient.login("late")
     exchanges, lenient.slow_s = lenient.exchanges, 1.5
     with Person(own.hub, "late") as late:
-        begun = late.connect("oidc")
-        back = late.consent(begun["authorization_url"])
+        started = late.connect("oidc")
+        back = late.consent(started["authorization_url"])
         with ThreadPoolExecutor(1) as beside:
             coming = beside.submit(late.client.get, back)
             eventually(lambda: lenient.exchanges == exchanges + 1)
@@ -311,8 +313,8 @@ def test_a_store_that_is_away_while_somebody_connects_costs_nothing_but_another_
             lenient.slow_s = 0
             half.start()
         assert (refused.status_code, "start again in a moment" in refused.text) == (503, True)
-        eventually(lambda: own.shown(begun["integration_id"])["status"] == "pending", within_s=30)
-        again = late.reconnect(begun["integration_id"])
+        eventually(lambda: own.shown(started["integration_id"])["status"] == "pending", within_s=30)
+        again = late.reconnect(started["integration_id"])
         assert late.go(again["authorization_url"]).status_code == 200
-    assert own.shown(begun["integration_id"])["status"] == "connected"
-    assert own.told(begun["integration_id"]) == ["connected"]
+    assert own.shown(started["integration_id"])["status"] == "connected"
+    assert own.events(started["integration_id"]) == ["connected"]

@@ -15,7 +15,7 @@ from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from tests.support.accounts import SECRET, Accounts, accounts
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.rotating import Rotating
+from tests.support.rotating_server import RotatingServer
 from tests.support.token_users import TokenUsers
 
 FEW = 5
@@ -32,14 +32,14 @@ def there(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
 
 
 @pytest.fixture(scope="module")
-def server(there: Accounts) -> Iterator[Rotating]:
-    with Rotating("app", SECRET, there.redirect_uri) as made:
+def server(there: Accounts) -> Iterator[RotatingServer]:
+    with RotatingServer("app", SECRET, there.redirect_uri) as made:
         there.register(made.settings, "app")
         yield made
         assert made.faults == []
 
 
-def ended(there: Accounts, server: Rotating, name: str) -> str:
+def ended(there: Accounts, server: RotatingServer, name: str) -> str:
     """An account whose access token has ended."""
     server.login(name)
     integration = there.connect(name)
@@ -48,7 +48,7 @@ def ended(there: Accounts, server: Rotating, name: str) -> str:
 
 
 def test_a_refresher_that_was_killed_before_it_asked_stops_its_account_for_less_than_ten_seconds(
-    there: Accounts, server: Rotating
+    there: Accounts, server: RotatingServer
 ) -> None:
     integration, refreshes = ended(there, server, "killed"), server.refreshes
     with ExitStack() as stack:
@@ -65,11 +65,11 @@ def test_a_refresher_that_was_killed_before_it_asked_stops_its_account_for_less_
         assert monotonic() - began < TAKEN_OVER_WITHIN_S
     assert (used.statuses, used.versions) == ({"200": FEW}, [2])
     assert (server.refreshes - refreshes, server.refused) == (1, [])
-    assert there.told(integration) == ["connected", "refreshed"]
+    assert there.events(integration) == ["connected", "refreshed"]
 
 
 def test_a_refresher_that_stands_still_for_twenty_seconds_costs_no_account_its_grant(
-    there: Accounts, server: Rotating
+    there: Accounts, server: RotatingServer
 ) -> None:
     """One stands still before it asks, one after it: both go on with the tokens of one answer."""
     before, after = ended(there, server, "before"), ended(there, server, "after")
@@ -108,5 +108,5 @@ def test_a_refresher_that_stands_still_for_twenty_seconds_costs_no_account_its_g
             used = each.use(after, FEW)
             assert (used.statuses, used.versions) == ({"200": FEW}, [2])
     assert (server.refreshes - refreshes, server.refused) == (2, [])
-    assert there.told(before) == ["connected", "refreshed"]
-    assert there.told(after) == ["connected", "reauth_required", "refreshed", "recovered"]
+    assert there.events(before) == ["connected", "refreshed"]
+    assert there.events(after) == ["connected", "reauth_required", "refreshed", "recovered"]

@@ -147,11 +147,11 @@ def test_a_crash_point_that_there_is_not_stops_the_start_with_one_line(setting: 
 def test_the_start_says_which_crash_points_there_are() -> None:
     done = start_delivery("attempt.never")
     assert done.returncode != 0
-    said = " ".join(done.stderr.decode().split())
-    assert "Traceback" not in said
-    assert FAILPOINT_VARIABLE in said
-    assert "attempt.never" in said
-    assert "schedule.written" in said
+    message = " ".join(done.stderr.decode().split())
+    assert "Traceback" not in message
+    assert FAILPOINT_VARIABLE in message
+    assert "attempt.never" in message
+    assert "schedule.written" in message
 
 
 def test_without_the_variable_a_crash_point_is_nothing_at_all() -> None:

@@ -16,12 +16,12 @@ import pytest
 from interlink.embedded import BROKER_SETTINGS, broker, database, kafka_bootstrap
 from interlink.supervise import ProcessGroup
 from tests.faults.durability import DELIVERY
-from tests.support.another import another
 from tests.support.apache_kafka import ApacheKafka, available
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.outgoing import Moody, new_type, numbered, path_of, read
+from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 
 WITHIN_S = 5.0
@@ -37,13 +37,13 @@ def own(
     """A broker with its default session, and a store, of this module's own."""
     folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
-        leash = ProcessGroup()
-        stack.callback(leash.close)
-        half = database(folder / "store", leash)
+        processes = ProcessGroup()
+        stack.callback(processes.close)
+        half = database(folder / "store", processes)
         stack.callback(half.stop)
         half.start()
         if request.param == "embedded":
-            embedded = broker(folder / "broker", leash)
+            embedded = broker(folder / "broker", processes)
             stack.callback(embedded.stop)
             embedded.start()
             env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(embedded.port), **BROKER_SETTINGS}
@@ -129,7 +129,7 @@ def test_a_process_beside_it_goes_on_and_nothing_is_lost(
     kind = new_type()
     with Subscriber() as subscriber, ExitStack() as stack:
         webhooks = [hub.outgoing_webhook(f"{subscriber.url}/{number}", events=[kind]) for number in range(8)]
-        stack.enter_context(another(DELIVERY, hub, tmp_path, *own))
+        stack.enter_context(second_process(DELIVERY, hub, tmp_path, *own))
         numbered(hub, kind)
         subscriber.wait_for(len(webhooks), within_s=60)
         restarted(hub)

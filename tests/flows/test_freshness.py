@@ -26,9 +26,9 @@ from shared.contracts.routes import service_for_path
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
-from tests.support.given import note
 from tests.support.hub import Hub
 from tests.support.outgoing import new_type
+from tests.support.recorded_secrets import record_secret
 from tests.support.subscriber import Subscriber
 
 TRIALS = 1000
@@ -366,14 +366,14 @@ async def test_a_paused_workspace_gets_nothing_until_it_goes_on(two: Two) -> Non
             for number in range(8):
                 await calls.call(number % 2, "POST", "/api/queue/pause", expect=200)
                 await calls.publish(1 - number % 2, kind, f"{kind}-{number}")
-                await _entered(calls, created["id"], number + 1)
+                await _wait_for_deliveries(calls, created["id"], number + 1)
                 assert len(subscriber.got) == number
                 await calls.call(1 - number % 2, "POST", "/api/queue/resume", expect=200)
                 await asyncio.to_thread(subscriber.wait_for, number + 1)
             await calls.call(0, "DELETE", f"/api/outgoing-webhooks/{created['id']}", expect=204)
 
 
-async def _entered(calls: Calls, webhook: str, count: int) -> None:
+async def _wait_for_deliveries(calls: Calls, webhook: str, count: int) -> None:
     async with asyncio.timeout(20):
         while True:
             path = f"/api/deliveries?webhook_id={webhook}&limit=100"
@@ -449,7 +449,7 @@ async def test_an_api_key_works_everywhere_when_it_was_made_and_nowhere_when_it_
         async def trial(number: int) -> None:
             body = {"name": "x", "scopes": ["admin"]}
             created = await calls.call(number % 2, "POST", "/api/api-keys", body, expect=201)
-            note("an API key", created["key"])
+            record_secret("an API key", created["key"])
             await everywhere(created["key"], 200)
             await calls.call(1 - number % 2, "DELETE", f"/api/api-keys/{created['id']}", expect=204)
             await everywhere(created["key"], 401)
@@ -503,7 +503,7 @@ async def test_the_secret_of_an_app_counts_at_every_gateway(two: Two) -> None:
                 "signing_secret": token_hex(20),
                 "verified": True,
             }
-            note("an app's secret", body["client_secret"], body["signing_secret"])
+            record_secret("an app's secret", body["client_secret"], body["signing_secret"])
             await calls.call(here, "PUT", path, body, expect=200)
             current = await calls.call(there, "GET", path, expect=200)
             assert current["client_id"] == f"client-{number}"

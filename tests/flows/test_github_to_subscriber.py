@@ -30,8 +30,8 @@ from tests.support.github_payloads import (
 )
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
-from tests.support.subscriber import Got, Subscriber
-from tests.support.tap import Kept, Tap
+from tests.support.subscriber import Subscriber, WebhookRequest
+from tests.support.tap import Tap, TopicRecord
 
 CHANNEL = f"c-{token_hex(6)}"
 """Of this module alone: the bus may be one that others use."""
@@ -59,11 +59,11 @@ class Flow:
     loose_id: str
     secret: str
     posted: list[Posted]
-    strict: list[Got]
-    loose: list[Got]
-    chat: list[Kept]
-    dead: list[Kept]
-    refused: list[Got]
+    strict: list[WebhookRequest]
+    loose: list[WebhookRequest]
+    chat: list[TopicRecord]
+    dead: list[TopicRecord]
+    refused: list[WebhookRequest]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def _settled(hub: Hub, count: int) -> None:
     eventually(lambda: hub.call("GET", "/api/queue/stats")["completed"] == 2 * count, within_s=30)
 
 
-def _of_channel(inbound: Tap) -> list[Kept]:
+def _of_channel(inbound: Tap) -> list[TopicRecord]:
     return [message for message in inbound.look() if message.key == CHANNEL.encode()]
 
 
@@ -169,7 +169,7 @@ def _handled() -> frozenset[str]:
     return frozenset(registry().providers["github"].handled)
 
 
-def ids(received: list[Got]) -> list[str]:
+def ids(received: list[WebhookRequest]) -> list[str]:
     """GitHub's delivery ids, in the order in which a subscriber got them."""
     return [json.loads(got.body)["data"]["delivery_id"] for got in received]
 
@@ -214,7 +214,7 @@ def test_what_arrives_is_what_github_sent(flow: Flow) -> None:
         assert body["workspace"] == flow.hub.workspace
 
 
-def test_the_order_within_a_repository_is_kept(flow: Flow) -> None:
+def test_the_order_within_a_repository_is_preserved(flow: Flow) -> None:
     def by_repository(delivery_ids: list[str]) -> dict[str, list[str]]:
         orders: dict[str, list[str]] = {}
         for delivery_id in delivery_ids:

@@ -15,8 +15,8 @@ from shared.contracts.topics import CHAT_INBOUND
 from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
-from tests.support.subscriber import Got, Subscriber
-from tests.support.tap import Kept, Tap
+from tests.support.subscriber import Subscriber, WebhookRequest
+from tests.support.tap import Tap, TopicRecord
 
 WHOLE = {
     "text": "**Build 7** is out: see <https://ci.example/7>",
@@ -64,7 +64,7 @@ class Incoming:
             assert stored.attributes["ce_subject"] == stored.data["channel_id"] == self.channel
         return [stored.data for stored in mine]
 
-    def _mine(self) -> list[Kept]:
+    def _mine(self) -> list[TopicRecord]:
         return [stored for stored in self.tap.look() if stored.key == self.channel.encode()]
 
 
@@ -173,7 +173,7 @@ def cloud_event(kind: str, data: Any = None, **fields: Any) -> dict[str, Any]:
     }
 
 
-def body_of(got: Got) -> dict[str, Any]:
+def body_of(got: WebhookRequest) -> dict[str, Any]:
     return dict(json.loads(got.body))
 
 
@@ -242,11 +242,11 @@ def test_what_is_accepted_fits_the_envelope(hub: Hub, field: str) -> None:
     kind = f"t{token_hex(4)}.made"
     with Subscriber() as subscriber:
         hub.outgoing_webhook(subscriber.url, events=[kind])
-        longest, too_long = cloud_event(kind, **{field: "ü" * 500}), cloud_event(kind, **{field: "漢" * 500})
-        hub.call("POST", "/api/events", longest, expect=202)
+        maximum, too_long = cloud_event(kind, **{field: "ü" * 500}), cloud_event(kind, **{field: "漢" * 500})
+        hub.call("POST", "/api/events", maximum, expect=202)
         problem = hub.call("POST", "/api/events", too_long, expect=422)
         assert [fault["field"] for fault in problem["errors"]] == [f"0.{field}"]
-        assert body_of(subscriber.wait_for(1)[0])["id"] == longest["id"]
+        assert body_of(subscriber.wait_for(1)[0])["id"] == maximum["id"]
 
 
 def test_interlink_send_publishes_for_a_person(hub: Hub) -> None:

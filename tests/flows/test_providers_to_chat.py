@@ -69,7 +69,7 @@ def _texts(case: Fixture) -> list[tuple[str, str]]:
 
 
 def _endpoint(hub: Hub, provider: Provider) -> str:
-    """A new endpoint with a channel, and with a secret where it is the platform's."""
+    """A new endpoint with a channel, and with a secret where the provider makes it."""
     webhook = provider.manifest.webhook
     assert webhook
     body: dict[str, Any] = {

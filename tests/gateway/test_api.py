@@ -20,11 +20,11 @@ from pymongo import MongoClient
 
 from shared.contracts.envelope import parse_event
 from shared.contracts.topics import TOPICS
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
+from tests.support.second_process import second_process
 from tests.support.tap import Tap
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -39,7 +39,7 @@ def entrance(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPath
     """A second gateway on the same store, which forwards what is delivery's."""
     peers = json.dumps({"delivery": hub.url("delivery")})
     folder = tmp_path_factory.mktemp("entrance")
-    with another("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as other:
+    with second_process("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as other:
         yield other
 
 
@@ -363,7 +363,7 @@ def test_a_hostile_body(client: httpx.Client, path: str, what: str) -> None:
     assert client.get(f"{path}?limit=1").json() == before
 
 
-def test_text_of_any_kind_is_kept_as_it_is(client: httpx.Client) -> None:
+def test_text_of_any_kind_is_stored_unchanged(client: httpx.Client) -> None:
     name = 'NUL \0, \u202e turned, 😀, \u0007, \ufffe, <script>, "quotes", {{ x }}, $ne, ünï'
     registered = client.post(
         "/api/inbound-endpoints", json={**ENDPOINT, "name": name, "channel_id": name}
@@ -480,7 +480,7 @@ def test_a_list_is_walked_page_by_page(hub: Hub, many: tuple[str, list[str]], li
         assert params["cursor"] is None
 
 
-def test_fifty_when_nothing_is_said(hub: Hub, many: tuple[str, list[str]]) -> None:
+def test_a_page_has_fifty_items_by_default(hub: Hub, many: tuple[str, list[str]]) -> None:
     key, ids = many
     page = hub.call("GET", "/api/inbound-endpoints", key=key)
     assert [item["id"] for item in page["items"]] == ids[:50]

@@ -36,11 +36,11 @@ from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.fakes.stage import Stage
-from tests.support.given import note
+from tests.support.fakes.oauth_hub import OAuthHub
 from tests.support.hub import Hub
 from tests.support.ports import free_port
-from tests.support.tap import Kept, Tap
+from tests.support.recorded_secrets import record_secret
+from tests.support.tap import Tap, TopicRecord
 
 PROVIDERS = Path(__file__).parents[2] / "shared" / "providers"
 INSTALLATION = ""
@@ -52,14 +52,14 @@ SEEN_S = 2.5
 class World:
     """A hub with oauth and gateway, two workspaces with a key each, and what the gateway puts on Kafka."""
 
-    stage: Stage
+    oauth_hub: OAuthHub
     tap: Tap
     keys: Mapping[str, str]
     secrets: dict[str, str] = field(default_factory=dict)
 
     @property
     def hub(self) -> Any:
-        return self.stage.hub
+        return self.oauth_hub.hub
 
     def url(self, provider: str) -> str:
         return f"{self.hub.url('gateway')}/api/webhooks/{provider}"
@@ -75,7 +75,9 @@ class World:
             "scope": "workspace" if workspace else "installation",
             **fields,
         }
-        note("an app's secret", *(body[name] for name in ("client_secret", "signing_secret") if name in body))
+        record_secret(
+            "an app's secret", *(body[name] for name in ("client_secret", "signing_secret") if name in body)
+        )
         key = self.keys[workspace or "default"]
         self.hub.call("PUT", f"/api/platform-credentials/{provider}", body, key=key)
         return body
@@ -143,7 +145,7 @@ class World:
         values = {"content-type": "application/json", **headers}
         return httpx.request(method, url or self.url(provider), content=body, headers=values, timeout=10)
 
-    def put(self, count: int) -> list[Kept]:
+    def put(self, count: int) -> list[TopicRecord]:
         """What was put on the topic since the last look: so many, and no more a moment later."""
         before = len(self.tap.records)
         eventually(lambda: len(self.tap.look()) - before >= count, 10)
@@ -189,7 +191,7 @@ def taken(world: World, provider: str, body: bytes, headers: Mapping[str, str]) 
     return world.send(provider, body, headers).is_success
 
 
-def routes(results: Sequence[Kept]) -> set[tuple[str, str]]:
+def routes(results: Sequence[TopicRecord]) -> set[tuple[str, str]]:
     """Workspace and integration of each."""
     return {(item.attributes["workspace"], item.attributes["endpoint_id"]) for item in results}
 
@@ -198,8 +200,8 @@ def routes(results: Sequence[Kept]) -> set[tuple[str, str]]:
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, pair: EmbeddedPair) -> Iterator[World]:
     """On the embedded store, which a test stops for a moment."""
     store = Store("own", pair.mongodb_uri)
-    with Stage(tmp_path_factory.mktemp("stage"), bus, store, {}) as stage:
-        hub = stage.hub
+    with OAuthHub(tmp_path_factory.mktemp("stage"), bus, store, {}) as oauth_hub:
+        hub = oauth_hub.hub
         keys = {"default": hub.admin_key}
         for name in (f"a-{token_hex(3)}", f"b-{token_hex(3)}"):
             keys[name] = f"ilk_other_{token_urlsafe(24)}"
@@ -207,7 +209,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, pair: EmbeddedPair
         hub.ports["gateway"] = free_port()
         hub.start_service("gateway")
         hub.wait_ready("gateway")
-        yield World(stage, Tap(bus, "webhooks.received"), keys)
+        yield World(oauth_hub, Tap(bus, "webhooks.received"), keys)
 
 
 @pytest.fixture(autouse=True)
@@ -306,7 +308,7 @@ def test_a_shared_channel_is_for_the_team_that_has_the_app(world: World, slack: 
     assert routes(world.put(1)) == {(a, installed)}
 
 
-def test_what_arrived_for_an_account_stands_under_its_integration(
+def test_events_of_an_account_are_listed_under_its_integration(
     world: World, slack: str, a: str, b: str
 ) -> None:
     team = f"T{token_hex(5)}"
@@ -440,14 +442,14 @@ def test_a_bots_token_is_of_the_workspaces_own_app(world: World, slack: str, b: 
     team, secret = f"T{token_hex(5)}", new_secret()
     world.register("slack", workspace=b, client="slack-of-b", signing_secret=secret)
     ready(world, "slack", secret)
-    entered = world.connected(b, "slack", team, app=None, kind="bot_token")
+    manual = world.connected(b, "slack", team, app=None, kind="bot_token")
     assert world.send("slack", *of_slack(slack, team)).status_code == 200
     assert world.put(0) == []
     assert world.send("slack", *of_slack(secret, team)).status_code == 200
-    assert routes(world.put(1)) == {(b, entered)}
+    assert routes(world.put(1)) == {(b, manual)}
 
 
-def test_what_a_stranger_has_a_platform_send_keeps_nobody_elses_events_out(
+def test_events_that_a_stranger_provokes_do_not_displace_those_of_others(
     world: World, slack: str, a: str
 ) -> None:
     """It comes from the same addresses, and anybody may have his own app send to this one."""
@@ -479,7 +481,7 @@ def test_a_new_secret_is_known_at_once_and_the_old_one_is_not(world: World, a: s
     integration = world.connected(a, "slack", team, app=(a, "slack-that-rotates"))
     world.register("slack", workspace=a, client="slack-that-rotates", signing_secret=old)
     ready(world, "slack", old)
-    note("an app's secret", new)
+    record_secret("an app's secret", new)
     path = "/api/platform-credentials/slack"
     world.hub.call("PUT", path, {"signing_secret": new, "verified": True}, key=world.keys[a])
     rotated = monotonic()
@@ -498,7 +500,7 @@ def test_a_new_secret_is_known_at_once_and_the_old_one_is_not(world: World, a: s
 # Who does not get in
 
 
-def test_an_account_that_nobody_has_connected_is_answered_and_counted_and_not_kept(
+def test_an_event_of_an_unconnected_account_is_answered_and_counted_but_not_stored(
     world: World, slack: str, a: str
 ) -> None:
     team = f"T{token_hex(5)}"
@@ -524,7 +526,7 @@ def test_an_event_that_names_no_account_is_for_nobody(world: World, slack: str, 
     assert world.unconnected("slack") == before + 4
 
 
-def test_what_no_app_has_signed_is_refused_and_kept_nowhere(world: World, slack: str, a: str) -> None:
+def test_what_no_app_signed_is_refused_and_stored_nowhere(world: World, slack: str, a: str) -> None:
     team = f"T{token_hex(5)}"
     world.connected(a, "slack", team, app=OF_ALL)
     body, signed = of_slack(slack, team)
@@ -767,16 +769,16 @@ def test_a_caller_is_his_address_or_his_network(address: str, name: str) -> None
 
 def test_an_account_that_a_person_connects_gets_its_events(world: World) -> None:
     secret = new_secret()
-    world.stage.register("slack", signing_secret=secret)
-    note("an app's secret", secret)
-    fake = world.stage.play("slack")
-    current = world.stage.connect("slack")
+    world.oauth_hub.register("slack", signing_secret=secret)
+    record_secret("an app's secret", secret)
+    fake = world.oauth_hub.play("slack")
+    current = world.oauth_hub.connect("slack")
     team = fake.accounts[0].place.id
     assert current["account"]["id"] == team
     ready(world, "slack", secret)
     assert world.send("slack", *of_slack(secret, team)).status_code == 200
     assert routes(world.put(1)) == {(world.hub.workspace, current["id"])}
-    world.stage.do(current["id"], "disconnect")
+    world.oauth_hub.do(current["id"], "disconnect")
     assert world.send("slack", *of_slack(secret, team)).status_code == 200
     assert world.put(0) == []
 
@@ -784,8 +786,8 @@ def test_an_account_that_a_person_connects_gets_its_events(world: World) -> None
 def test_what_oauth_has_answered_counts_at_every_gateway(world: World, tmp_path: Path, bus: Bus) -> None:
     """Connected and disconnected: both gateways had asked before, and nothing waits in between."""
     secret = new_secret()
-    world.stage.register("slack", signing_secret=secret)
-    note("an app's secret", secret)
+    world.oauth_hub.register("slack", signing_secret=secret)
+    record_secret("an app's secret", secret)
     hub = world.hub
     store = Store("own", hub.env["MONGODB_URI"])
     second = Hub(tmp_path / "second", bus, store, services=("gateway",), env=hub.env)
@@ -802,12 +804,12 @@ def test_what_oauth_has_answered_counts_at_every_gateway(world: World, tmp_path:
             return routes(world.put(2 if connected else 0))
 
         for _ in range(5):
-            team, connected = world.stage.play("slack").accounts[0].place.id, ""
+            team, connected = world.oauth_hub.play("slack").accounts[0].place.id, ""
             assert sent(team) == set()
-            connected = world.stage.connect("slack")["id"]
+            connected = world.oauth_hub.connect("slack")["id"]
             assert sent(team) == {(hub.workspace, connected)}
             assert sent(team) == {(hub.workspace, connected)}
-            world.stage.do(connected, "disconnect")
+            world.oauth_hub.do(connected, "disconnect")
             connected = ""
             assert sent(team) == set()
     finally:

@@ -28,12 +28,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
-from tests.support.subscriber import Got, Subscriber
+from tests.support.second_process import second_process
+from tests.support.subscriber import Subscriber, WebhookRequest
 from tests.support.tap import Tap
 
 LIMIT = 1024 * 1024
@@ -150,7 +150,7 @@ def impatient(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPat
         "INTERLINK_TRUSTED_PROXIES": "192.0.2.200",
         "INTERLINK_DEDUPE_WINDOW_S": "0",
     }
-    with another("gateway", hub, folder, bus, store, **env) as other:
+    with second_process("gateway", hub, folder, bus, store, **env) as other:
         yield other
 
 
@@ -182,7 +182,7 @@ class Received:
     def __init__(self, subscriber: Subscriber) -> None:
         self._subscriber = subscriber
 
-    def of(self, event_id: str) -> list[Got]:
+    def of(self, event_id: str) -> list[WebhookRequest]:
         return [got for got in self._subscriber.got if f'"id":"{event_id}"'.encode() in got.body]
 
     def wait_for(self, event_id: str) -> Any:
@@ -518,10 +518,10 @@ class Memory:
         self._process = psutil.Process(pid)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
-        self._most = 0
+        self._peak = 0
 
     def __enter__(self) -> Self:
-        self._before = self._most = self._now()
+        self._before = self._peak = self._now()
         self._thread.start()
         return self
 
@@ -531,11 +531,11 @@ class Memory:
 
     @property
     def grown(self) -> float:
-        return (self._most - self._before) / 2**20
+        return (self._peak - self._before) / 2**20
 
     def _watch(self) -> None:
         while not self._done.wait(0.01):
-            self._most = max(self._most, self._now())
+            self._peak = max(self._peak, self._now())
 
     def _now(self) -> int:
         return int(self._process.memory_info().rss)
@@ -803,7 +803,7 @@ NOWHERE = (
 )
 
 
-def _said(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
+def _message(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
     return answer.status, [item for item in answer.headers if item[0] != "date"], answer.body
 
 
@@ -822,8 +822,8 @@ def test_what_is_not_there_is_always_the_same_404(stranger: Stranger, target: Ta
         f"{target.path}/more",
     )
     for path in (*NOWHERE, *elsewhere):
-        assert _said(stranger.request(path, headers, BODY)) == _said(first), path
-        assert _said(stranger.request(path, method="GET", length=None)) == _said(first), path
+        assert _message(stranger.request(path, headers, BODY)) == _message(first), path
+        assert _message(stranger.request(path, method="GET", length=None)) == _message(first), path
     for path in ("/api/webhooks/github/..%2f..%2fhealthz", "/api/webhooks//", f"{target.path}/../x"):
         _problem(stranger.request(path, headers, BODY), 400)
 
@@ -854,11 +854,11 @@ def test_deleted_is_as_if_it_had_never_been(stranger: Stranger, hub: Hub) -> Non
     target, (incoming, _) = _target(hub), _incoming(hub)
     never = stranger.request(NOWHERE[0], _pairs(target.headers(BODY)), BODY)
     hub.call("DELETE", f"/api/inbound-endpoints/{target.id}", expect=204)
-    assert _said(stranger.request(target.path, _pairs(target.headers(BODY)), BODY)) == _said(never)
+    assert _message(stranger.request(target.path, _pairs(target.headers(BODY)), BODY)) == _message(never)
     [results] = hub.call("GET", "/api/incoming-webhooks?limit=1")["items"]
     assert stranger.request(incoming, body=b'{"text":"x"}').status == 200
     hub.call("DELETE", f"/api/incoming-webhooks/{results['id']}", expect=204)
-    assert _said(stranger.request(incoming, body=b'{"text":"x"}')) == _said(never)
+    assert _message(stranger.request(incoming, body=b'{"text":"x"}')) == _message(never)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS"])

@@ -175,7 +175,7 @@ def test_each_entry_says_how_accounts_are_connected(hub: Hub, items: dict[str, d
     assert app["redirect_uri"] == f"{hub.url('gateway')}/api/auth/oauth/callback"
 
 
-def test_an_entered_kind_needs_no_app(items: dict[str, dict[str, Any]]) -> None:
+def test_manual_credentials_need_no_app(items: dict[str, dict[str, Any]]) -> None:
     for item in items.values():
         for scheme in item["connect"]:
             by_oauth = scheme["kind"] in ("oauth2", "oauth1")

@@ -20,7 +20,7 @@ from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
-from tests.support.tap import Kept, Tap
+from tests.support.tap import Tap, TopicRecord
 
 BODY = b'{"action":"opened","issue":{"number":1,"title":"gr\\u00fc\\u00df \\/ dich"}}'
 AGAIN = json.dumps(json.loads(BODY), ensure_ascii=False, separators=(",", ":")).encode()
@@ -41,9 +41,9 @@ def tap(hub: Hub, bus: Bus) -> Tap:
     return Tap(bus, "webhooks.received")
 
 
-def put(tap: Tap, event_id: str) -> Kept:
+def put(tap: Tap, event_id: str) -> TopicRecord:
     """The record of an event."""
-    results: list[Kept] = []
+    results: list[TopicRecord] = []
 
     def there() -> bool:
         results[:] = [record for record in tap.look() if record.attributes["ce_id"] == event_id]
@@ -104,7 +104,7 @@ def refused(hub: Hub, body: dict[str, Any], *, path: str = "/api/inbound-endpoin
 # Executions
 
 
-def test_an_execution_says_what_arrived_and_what_it_became(hub: Hub) -> None:
+def test_an_execution_shows_the_request_and_its_events(hub: Hub) -> None:
     endpoint = make(hub, channel_id="general")
     answer = post(hub, endpoint, x_github_delivery="d-1")
     assert answer.status_code == 202
@@ -141,7 +141,7 @@ def test_an_execution_says_what_arrived_and_what_it_became(hub: Hub) -> None:
     ],
 )
 def test_why_a_signature_was_refused(hub: Hub, headers: dict[str, str], body: bytes, verdict: str) -> None:
-    """A body that something on the way wrote anew is told from one that somebody else signed."""
+    """A body that a proxy rewrote is distinguished from one that somebody else signed."""
     endpoint = make(hub)
     values = signed(endpoint["secret"], "issues", BODY)
     values |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -155,7 +155,7 @@ def test_why_a_signature_was_refused(hub: Hub, headers: dict[str, str], body: by
     assert endpoint["secret"] not in json.dumps([execution, current])
 
 
-def test_a_body_that_is_too_deep_to_be_written_anew_stops_nothing(hub: Hub) -> None:
+def test_a_body_that_is_too_deep_to_be_rewritten_stops_nothing(hub: Hub) -> None:
     endpoint = make(hub)
     deep = b'{"a":' + b"[" * 990 + b"]" * 990 + b"}"
     values = signed(endpoint["secret"], "issues", BODY)
@@ -242,7 +242,7 @@ def test_what_is_no_event_has_nothing_to_replay(hub: Hub) -> None:
     hub.call("GET", f"/api/inbound-endpoints/{other['id']}/events/{execution['id']}", expect=404)
 
 
-def test_refused_requests_are_all_counted_and_some_kept(hub: Hub) -> None:
+def test_refused_requests_are_all_counted_and_some_stored(hub: Hub) -> None:
     endpoint = make(hub)
     with httpx.Client(timeout=10) as client:
         url = hub.url("gateway") + "/api/" + endpoint["url"].partition("/api/")[2]
@@ -451,8 +451,8 @@ def test_an_endpoint_whose_secret_does_not_open_asks_for_patience_until_it_has_a
     assert send(hub, endpoint, b"{}", headers={"x-api-key": new}).status_code == 202
 
 
-def test_a_secret_of_somebody_else_is_not_kept_either(hub: Hub) -> None:
-    """It came to the wrong address: in the body as a token, or handed over to whoever has one already."""
+def test_a_secret_of_somebody_else_is_not_stored_either(hub: Hub) -> None:
+    """It came to the wrong URL: in the body as a token, or handed over to an endpoint that has one."""
     theirs = f"theirs-{token_hex(16)}"
     described = make(hub, "generic", secret=f"ours-{token_hex(16)}", source=SOURCES["token in the body"])
     assert send(hub, described, json.dumps({"type": "x", "token": theirs}).encode()).status_code == 401
@@ -512,9 +512,9 @@ def test_a_described_batch_and_handshake(hub: Hub, tap: Tap) -> None:
     body = json.dumps({"of": "x", "items": [{"kind": "a", "id": 1}, {"kind": "b", "id": 2}]}).encode()
     answer = send(hub, endpoint, body, headers={"x-api-key": "a token of ours"})
     assert (answer.status_code, answer.text) == (200, "ok")
-    arrived = executions(hub, endpoint, 3)[0]
-    assert arrived["events"] == 2
-    data = [put(tap, event_id).data for event_id in arrived["event_ids"]]
+    received = executions(hub, endpoint, 3)[0]
+    assert received["events"] == 2
+    data = [put(tap, event_id).data for event_id in received["event_ids"]]
     assert data == [
         {"of": "x", "items": [{"kind": kind, "id": number}]} for kind, number in (("a", 1), ("b", 2))
     ]
@@ -551,7 +551,7 @@ def test_a_description_that_is_none(hub: Hub, source: dict[str, Any], field: str
     assert any(name.startswith(field) for name in faults), faults
 
 
-def test_a_secret_fits_its_way_of_signing(hub: Hub) -> None:
+def test_a_secret_fits_its_signature_scheme(hub: Hub) -> None:
     basic = {"verification": [{"scheme": "basic"}]}
     assert ":" in make(hub, "generic", source=basic)["secret"]
     assert "secret" in refused(hub, {"provider": "generic", "secret": "without a colon", "source": basic})

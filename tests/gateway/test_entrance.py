@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
-from tests.support.raw import exchange
+from tests.support.raw_http import exchange
 
 
 class Peer:
@@ -82,7 +82,7 @@ LIES = [
     [("127.0.0.9", "127.0.0.9"), ("127.0.0.1", "198.51.100.8")],
     ids=["stranger", "proxy"],
 )
-def test_peers_are_told_who_calls(hub: Hub, peer: Peer, source: str, client: str) -> None:
+def test_peers_get_the_address_of_the_caller(hub: Hub, peer: Peer, source: str, client: str) -> None:
     """A stranger by the address that he has; a trusted proxy's caller by the one that the proxy saw."""
     peer.seen.clear()
     headers = [*LIES, ("X-Other", "kept")]

@@ -15,10 +15,10 @@ import pytest
 from shared.contracts.event_types import EVENT_TYPES
 from shared.manifests.registry import registry
 from shared.wire.json_schema import BoundedSchema
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
+from tests.support.second_process import second_process
 from tests.support.tap import Tap
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -290,7 +290,7 @@ def test_other_gateways_know_within_seconds(
 ) -> None:
     headers = {"authorization": f"Bearer {hub.admin_key}"}
     with (
-        another("gateway", hub, tmp_path_factory.mktemp("second"), bus, store) as second,
+        second_process("gateway", hub, tmp_path_factory.mktemp("second"), bus, store) as second,
         httpx.Client(base_url=second.url("gateway"), headers=headers, timeout=30) as other,
     ):
         assert _publish(other, name, {}).status_code == 202
@@ -310,7 +310,7 @@ def test_every_example_can_be_published(client: httpx.Client, kind: str) -> None
     assert answer.status_code == 202, answer.text
 
 
-def test_a_message_has_the_shape_of_a_platform(client: httpx.Client) -> None:
+def test_a_message_has_the_format_of_its_provider(client: httpx.Client) -> None:
     message = EVENT_TYPES["message.created"].example
     for wrong in (None, {}, {"text": "hi"}, [message], {**message, "author": None}):
         faults = _faults(_publish(client, "message.created", wrong))
@@ -421,7 +421,7 @@ def test_the_document_names_them(hub: Hub) -> None:
         ({"messageId": "m", "channelId": "c", "content": "x" * 20_000}, "data.author"),
     ],
 )
-def test_a_body_that_fits_no_form_is_told_what_the_closest_one_lacks(
+def test_a_body_that_fits_no_form_gets_what_the_closest_one_misses(
     client: httpx.Client, data: dict[str, Any], field: str
 ) -> None:
     answers = [_publish(client, "message.created", data) for _ in range(3)]

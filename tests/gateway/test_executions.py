@@ -57,7 +57,7 @@ def _note(executions: Executions, endpoint: Any, *, refused: bool = False, outco
         executions.add(Execution(endpoint, NOW, outcome, status, refused, 0.001, events=seen))
 
 
-async def test_a_flood_is_counted_whole_and_kept_in_part(mongo: Mongo, executions: Executions) -> None:
+async def test_a_flood_is_counted_completely_and_stored_in_part(mongo: Mongo, executions: Executions) -> None:
     loud, quiet = await _endpoint(mongo), await _endpoint(mongo)
     for _ in range(1000):
         _note(executions, loud)

@@ -24,7 +24,7 @@ from tests.support.dns_server import DnsServer, Reply
 from tests.support.subscriber import Subscriber
 
 _HOSTS = [f"{number}.slow.example" for number in range(10)]
-_WAY = {
+_SCHEME = {
     "scheme": "rsa",
     "signature": {"header": "x-signature", "encoding": "hex"},
     "signed": "{body}",
@@ -40,7 +40,7 @@ def _endpoint() -> InboundEndpoint:
         EndpointId("ep_1"),
         WorkspaceId("hostile"),
         generic,
-        WebhookDefinition(apply_description(generic.manifest.webhook, {"verification": [_WAY]})),
+        WebhookDefinition(apply_description(generic.manifest.webhook, {"verification": [_SCHEME]})),
         "https://hub.example/api/webhooks/generic/ep_1",
         "",
         enabled=True,
@@ -88,7 +88,7 @@ def test_slow_hosts_that_a_workspace_names_keep_no_other_key_waiting() -> None:
             verifier = Verifier(keys)
             attacks = [asyncio.create_task(forged(verifier, number)) for number in range(40)]
             await asyncio.sleep(0.3)
-            assert server.under_way
+            assert server.in_progress
             CALLER.set("198.51.100.1")
             started = monotonic()
             assert (await keys.get(url)).body == b"the key"

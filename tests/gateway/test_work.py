@@ -35,7 +35,7 @@ from shared.wire.template import MAX_SOURCES, TemplateError
 from tests.verification.builders import EDWARDS, b64, check, make_scheme, public_pem, request
 
 SIZE: Final = 300_000
-MOST_TIMES: Final = 5
+MAX_TIMES: Final = 5
 """How often one SHA-256 and one JSON parse of the body may be done for its verification."""
 FIXED: Final = 512 * 1024
 """Bytes that may be hashed or parsed for any request, however small its body is."""
@@ -69,8 +69,8 @@ def endpoint(source: Mapping[str, Any], secrets: Sequence[bytes]) -> InboundEndp
 class _NoKeys:
     """No platform publishes keys here."""
 
-    async def get(self, url: str, *, workspace: str = "", anew: bool = False) -> None:
-        raise AssertionError(url, workspace, anew)
+    async def get(self, url: str, *, workspace: str = "", refresh: bool = False) -> None:
+        raise AssertionError(url, workspace, refresh)
 
 
 VERIFIER = Verifier(cast("Any", _NoKeys()))
@@ -224,9 +224,9 @@ def test_verifying_costs_at_most_five_times_a_digest_and_a_parse(
     assert verdict is not VerificationResult.VERIFIED
     work = request_.work
     assert work.hashed_bytes <= min(MAX_HASHED_BYTES, hash_limit(len(body)))
-    assert work.hashed_bytes <= MOST_TIMES * len(body) + FIXED
-    assert work.parsed_bytes <= MOST_TIMES * len(body) + FIXED
-    assert work.hashed_bytes + work.parsed_bytes <= MOST_TIMES * 2 * len(body) + FIXED
+    assert work.hashed_bytes <= MAX_TIMES * len(body) + FIXED
+    assert work.parsed_bytes <= MAX_TIMES * len(body) + FIXED
+    assert work.hashed_bytes + work.parsed_bytes <= MAX_TIMES * 2 * len(body) + FIXED
     assert work.public_key_checks <= MAX_PUBLIC_KEY_CHECKS
 
 
@@ -262,12 +262,12 @@ def test_the_time_that_it_takes_is_of_that_order() -> None:
     verifying = once = 0.0
     for body in JSON_BODIES.values():
         large = body.replace(b"xxxx", b"x" * 16)
-        verifying += _seconds(partial(_verify_anew, own, large))
+        verifying += _seconds(partial(_verify_again, own, large))
         once += _seconds(partial(_digest_and_parse, large))
-    assert verifying < 2 * MOST_TIMES * once + 0.05
+    assert verifying < 2 * MAX_TIMES * once + 0.05
 
 
-def _verify_anew(own: InboundEndpoint, body: bytes) -> None:
+def _verify_again(own: InboundEndpoint, body: bytes) -> None:
     verify(own, asked(own, body, "application/json"), body)
 
 

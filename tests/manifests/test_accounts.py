@@ -43,9 +43,9 @@ def test_the_only_kind_of_credential_is_required_and_one_of_several_is_not() -> 
 
 def test_a_provider_without_webhooks_says_how_its_app_is_registered() -> None:
     manifest = registry().providers["google"].manifest
-    said = setup_steps(manifest, placeholder_url("https://hub.example.com", manifest))
-    assert any("https://hub.example.com/api/auth/oauth/callback" in step for step in said)
-    assert not any("{" in step for step in said)
+    message = setup_steps(manifest, placeholder_url("https://hub.example.com", manifest))
+    assert any("https://hub.example.com/api/auth/oauth/callback" in step for step in message)
+    assert not any("{" in step for step in message)
 
 
 def test_without_an_app_the_steps_list_manual_credentials() -> None:
@@ -58,10 +58,10 @@ def test_without_an_app_the_steps_list_manual_credentials() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(1, "1 second"), (300, "5 minutes"), (3600, "1 hour"), (7776000, "90 days")]
+    ("seconds", "message"), [(1, "1 second"), (300, "5 minutes"), (3600, "1 hour"), (7776000, "90 days")]
 )
-def test_a_duration_has_the_largest_unit(seconds: int, said: str) -> None:
-    assert duration_text(seconds) == said
+def test_a_duration_has_the_largest_unit(seconds: int, message: str) -> None:
+    assert duration_text(seconds) == message
 
 
 def test_refresh_in_words() -> None:

@@ -56,11 +56,11 @@ def test_something_brings_each_of_its_triggers(expected: dict[str, Any]) -> None
 def test_it_says_what_to_do_and_with_which_address(name: str) -> None:
     manifest = registry().providers[name].manifest
     url = placeholder_url("https://hub.example.com", manifest)
-    said = setup_steps(manifest, url)
-    assert said
-    assert not [step for step in said if re.search(r"\{(url|secret|setting:)", step)]
+    message = setup_steps(manifest, url)
+    assert message
+    assert not [step for step in message if re.search(r"\{(url|secret|setting:)", step)]
     if manifest.webhook:
-        assert any(url in step for step in said)
+        assert any(url in step for step in message)
 
 
 @each_provider

@@ -15,43 +15,45 @@ each_provider = pytest.mark.parametrize("name", registry().providers)
 
 def offered(name: str) -> dict[str, ConnectOption]:
     found = connect_options(name, registry().providers, registry().connectors, BASE)
-    assert len({way.kind for way in found}) == len(found)
-    return {way.kind: way for way in found}
+    assert len({option.kind for option in found}) == len(found)
+    return {option.kind: option for option in found}
 
 
 def by_id(fields: tuple[ConnectField, ...]) -> dict[str, ConnectField]:
     return {field.id: field for field in fields}
 
 
-def every_field(way: ConnectOption) -> tuple[ConnectField, ...]:
-    of_app = (*way.app.fields, *way.app.settings) if way.app else ()
-    return (*way.fields, *way.params, *of_app)
+def every_field(option: ConnectOption) -> tuple[ConnectField, ...]:
+    of_app = (*option.app.fields, *option.app.settings) if option.app else ()
+    return (*option.fields, *option.params, *of_app)
 
 
 @each_provider
-def test_it_has_every_way_and_no_other(name: str) -> None:
+def test_it_has_every_connect_option_and_no_other(name: str) -> None:
     connector = registry().connectors.get(name)
     expected: list[str] = []
     if connector is not None:
         expected += ["oauth2"] * bool(connector.oauth2) + ["oauth1"] * bool(connector.oauth1)
         expected += connector.manual_credentials
     assert list(offered(name)) == expected
-    for way in offered(name).values():
-        assert way.name
-        assert way.about
-        by_oauth = way.kind in ("oauth2", "oauth1")
-        assert way.path == ("/api/auth/oauth/connect" if by_oauth else "/api/integrations")
-        assert bool(way.fields) is not by_oauth
-        assert (way.app_registered, way.app is not None) == ((False, True) if by_oauth else (None, False))
+    for option in offered(name).values():
+        assert option.name
+        assert option.about
+        by_oauth = option.kind in ("oauth2", "oauth1")
+        assert option.path == ("/api/auth/oauth/connect" if by_oauth else "/api/integrations")
+        assert bool(option.fields) is not by_oauth
+        assert (option.app_registered, option.app is not None) == (
+            (False, True) if by_oauth else (None, False)
+        )
 
 
 @each_provider
 def test_what_a_form_sends_is_taken(name: str) -> None:
     """Whoever enters only what is required and has no default: what fits, or an example of it."""
-    for kind, way in offered(name).items():
+    for kind, option in offered(name).items():
         connector = registry().connectors[name]
-        settings = connector.manual_credentials[kind].fields if way.fields else connector.params
-        fields = way.fields or way.params
+        settings = connector.manual_credentials[kind].fields if option.fields else connector.params
+        fields = option.fields or option.params
         assert list(by_id(fields)) == list(settings)
         values = {
             field.id: field.example or settings[field.id].example
@@ -59,7 +61,7 @@ def test_what_a_form_sends_is_taken(name: str) -> None:
             if field.required and not field.default and not field.generated
         }
         assert validate_fields(settings, values, place="fields").items() >= values.items()
-        for preset in way.presets:
+        for preset in option.presets:
             assert preset.name
             assert not any(by_id(fields)[field].secret for field in preset.values)
             assert (
@@ -70,8 +72,8 @@ def test_what_a_form_sends_is_taken(name: str) -> None:
 
 @each_provider
 def test_a_field_says_what_fits_and_nothing_secret(name: str) -> None:
-    for way in offered(name).values():
-        for field in every_field(way):
+    for option in offered(name).values():
+        for field in every_field(option):
             assert field.name
             assert field.about
             for value in filter(None, (field.default, field.example, *field.options)):
@@ -83,12 +85,12 @@ def test_a_field_says_what_fits_and_nothing_secret(name: str) -> None:
 def test_a_pattern_is_written_as_javascript_has_it_too(name: str) -> None:
     """No group of Python's own, no flags within, no anchors of Python's own, nothing possessive."""
     only_here = re.compile(r"\(\?(?!:|=|!|<[=!])|\\[AZ]|[*+?}]\+")
-    for way in offered(name).values():
-        for field in every_field(way):
+    for option in offered(name).values():
+        for field in every_field(option):
             assert not only_here.search(field.pattern), field
 
 
-def test_mail_has_two_ways_with_servers_that_are_known() -> None:
+def test_mail_has_two_options_with_known_servers() -> None:
     found = offered("email")
     assert list(found) == ["smtp", "imap"]
     sending = found["smtp"]
@@ -102,8 +104,8 @@ def test_mail_has_two_ways_with_servers_that_are_known() -> None:
 
 
 def test_a_bot_is_connected_by_its_token_alone() -> None:
-    [way] = offered("telegram").values()
-    assert (way.kind, list(by_id(way.fields)), way.app) == ("bot_token", ["access_token"], None)
+    [option] = offered("telegram").values()
+    assert (option.kind, list(by_id(option.fields)), option.app) == ("bot_token", ["access_token"], None)
 
 
 def test_what_the_person_gives_is_apart_from_what_the_operator_does() -> None:
@@ -120,11 +122,11 @@ def test_what_the_person_gives_is_apart_from_what_the_operator_does() -> None:
 
 @each_provider
 def test_an_app_is_described_whole_and_once_for_all_that_share_it(name: str) -> None:
-    for way in offered(name).values():
-        if way.app is None:
+    for option in offered(name).values():
+        if option.app is None:
             continue
         connector = registry().connectors[name]
-        app = way.app
+        app = option.app
         assert app.provider == connector.app
         assert app.path == f"/api/platform-credentials/{connector.app}"
         assert app.redirect_uri == CALLBACK
@@ -140,8 +142,8 @@ def test_an_app_whose_webhooks_have_a_secret_of_their_own_says_so() -> None:
     signing = {
         name
         for name in registry().providers
-        for way in offered(name).values()
-        if way.app and "signing_secret" in by_id(way.app.fields)
+        for option in offered(name).values()
+        if option.app and "signing_secret" in by_id(option.app.fields)
     }
     assert signing == {"slack", "zoom", "zalo", "stripe", "instagram", "twitter"}
 

@@ -118,8 +118,8 @@ def test_every_source_is_there_and_has_words() -> None:
 def test_its_example_is_right(heading: str, model: type[ManifestModel]) -> None:
     found = re.search(rf"^## {heading}\n.*?```yaml\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
     assert found
-    said = yaml.safe_load(found[1])[heading]
-    for each in said if isinstance(said, list) else [said]:
+    message = yaml.safe_load(found[1])[heading]
+    for each in message if isinstance(message, list) else [message]:
         model.model_validate(each)
 
 

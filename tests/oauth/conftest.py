@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.accounts import SECRET, Accounts, accounts
 from tests.support.backends import Bus, Store
-from tests.support.rotating import Rotating
+from tests.support.rotating_server import RotatingServer
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +16,9 @@ def shared_accounts(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: S
 
 
 @pytest.fixture(scope="module")
-def rotating(shared_accounts: Accounts) -> Iterator[Rotating]:
+def rotating(shared_accounts: Accounts) -> Iterator[RotatingServer]:
     """Accounts are connected at it as `oidc`."""
-    with Rotating("app", SECRET, shared_accounts.redirect_uri) as made:
+    with RotatingServer("app", SECRET, shared_accounts.redirect_uri) as made:
         shared_accounts.register(made.settings, "app")
         yield made
         assert made.faults == []

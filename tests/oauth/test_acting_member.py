@@ -7,24 +7,24 @@ import pytest
 from tests.support.backends import Bus, Store
 from tests.support.fakes.channels import GoogleChannels
 from tests.support.fakes.google import Google
-from tests.support.watched import CALLBACK, Watched, among, watching_hub
+from tests.support.subscription_hub import CALLBACK, SubscriptionHub, among, subscription_hub_process
 
 SHORT_S = 600.0
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Watched]:
-    hub = watching_hub(tmp_path_factory.mktemp("hub"), bus, store)
+def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[SubscriptionHub]:
+    hub = subscription_hub_process(tmp_path_factory.mktemp("hub"), bus, store)
     google = Google("g-id", "g-secret", hub.url("gateway") + CALLBACK)
     calendar = GoogleChannels(google, SHORT_S)
     hosts = {**google.hosts, "www.googleapis.com": google.on(calendar.routes())}
     with among(hub, hosts) as platforms:
-        world = Watched(hub, platforms)
+        world = SubscriptionHub(hub, platforms)
         world.app("google", google)
         yield world
 
 
-def test_calls_of_a_service_name_the_member_and_the_service(world: Watched) -> None:
+def test_calls_of_a_service_name_the_member_and_the_service(world: SubscriptionHub) -> None:
     hub = world.hub
     key = hub.call("POST", "/api/api-keys", {"name": "of Ada", "scopes": ["integrations:write"]})
     integration = world.connected("google-calendar")

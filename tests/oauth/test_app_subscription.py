@@ -16,11 +16,11 @@ from shared.manifests.registry import registry
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.fakes.x import Webhook, X
-from tests.support.watched import CALLBACK, Watched, among, watching_hub
+from tests.support.subscription_hub import CALLBACK, SubscriptionHub, among, subscription_hub_process
 
 
 @dataclass
-class World(Watched):
+class World(SubscriptionHub):
     """A hub, and X."""
 
     x: X
@@ -37,7 +37,7 @@ class World(Watched):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
-    hub = watching_hub(tmp_path_factory.mktemp("hub"), bus, store)
+    hub = subscription_hub_process(tmp_path_factory.mktemp("hub"), bus, store)
     x = X("x-id", "x-secret-that-is-long-enough", hub.url("gateway") + CALLBACK)
     with among(hub, x.hosts) as platforms:
         yield World(hub, platforms, x)
@@ -53,7 +53,7 @@ def signed(webhook: Webhook, secret: str) -> int:
     return httpx.post(webhook.url, content=body, headers=headers).status_code
 
 
-def test_without_the_apps_token_there_is_no_webhook_until_it_is_entered(world: World) -> None:
+def test_without_the_token_of_the_app_there_is_no_webhook(world: World) -> None:
     world.settings()
     integration = world.account()
     [watch] = eventually(lambda: [one for one in world.watches(integration) if one["last_error"]])
@@ -82,7 +82,7 @@ def test_the_webhook_is_made_checked_once_a_day_and_deleted(world: World) -> Non
     webhook.valid = False  # it did not answer X
     world.now(watch["id"])
     eventually(lambda: webhook.valid)
-    assert list(x.webhooks.values()) == [webhook], "checked, not made anew"
+    assert list(x.webhooks.values()) == [webhook], "checked, not created again"
     hub.call("POST", f"/api/integrations/{integration}/disconnect")
     assert x.webhooks == {}
     hub.call("GET", f"/api/inbound-endpoints/{watch['endpoint_id']}", expect=404)
@@ -159,8 +159,8 @@ def test_a_new_secret_of_the_app_is_the_endpoints_secret_too(world: World) -> No
     [webhook] = x.webhooks.values()
     x.client_secret = "another-secret-that-is-long-enough"
     world.settings(bearer_token=x.bearer_token)
-    asked = webhook.asked
-    eventually(lambda: webhook.asked > asked and webhook.valid)
+    asked = webhook.challenges
+    eventually(lambda: webhook.challenges > asked and webhook.valid)
     assert signed(webhook, x.client_secret) == 200
     world.hub.call("POST", f"/api/integrations/{integration}/disconnect")
     assert x.webhooks == {}

@@ -20,15 +20,15 @@ from shared.connections.configured_apps import configured_apps
 from shared.contracts.errors import Misconfigured
 from shared.runtime.settings import load
 from tests.cli.commands import complaint, interlink
-from tests.support.another import another
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.given import is_noted, note
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.person import Person
 from tests.support.ports import free_port
+from tests.support.recorded_secrets import is_recorded, record_secret
+from tests.support.second_process import second_process
 
 CALLBACK = "/api/auth/oauth/callback"
 APPS = "/api/platform-credentials"
@@ -98,7 +98,7 @@ def test_defaults_of_the_manifest_are_filled_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"GITHUBB_CLIENT_ID": "x"}, "INTERLINK_APP_GITHUBB_CLIENT_ID: .* app of 'githubb'"),
         ({"GMAIL_CLIENT_ID": "x"}, "INTERLINK_APP_GMAIL_CLIENT_ID: .* app of google"),
@@ -122,14 +122,14 @@ def test_defaults_of_the_manifest_are_filled_in() -> None:
         ),
     ],
 )
-def test_an_environment_that_is_refused(environment: dict[str, str], said: str) -> None:
-    with pytest.raises(Misconfigured, match=said) as refused:
+def test_an_environment_that_is_refused(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(Misconfigured, match=message) as refused:
         configured_apps({f"INTERLINK_APP_{name}": value for name, value in environment.items()})
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("provider", "fields", "said"),
+    ("provider", "fields", "message"),
     [
         ("githubb", {"client_id": "x"}, "githubb: .* app of 'githubb'"),
         ("gmail", {"client_id": "x"}, "app of google"),
@@ -142,8 +142,8 @@ def test_an_environment_that_is_refused(environment: dict[str, str], said: str) 
         ("github", {"client_secret": "x"}, "has no client id"),
     ],
 )
-def test_files_that_are_refused(tmp_path: Path, provider: str, fields: dict[str, str], said: str) -> None:
-    with pytest.raises(Misconfigured, match=said):
+def test_files_that_are_refused(tmp_path: Path, provider: str, fields: dict[str, str], message: str) -> None:
+    with pytest.raises(Misconfigured, match=message):
         configured_apps(files(tmp_path, {provider: fields}))
 
 
@@ -153,14 +153,14 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b" / "github" / "client_id").mkdir(parents=True)
     (tmp_path / "c" / "github").mkdir(parents=True)
     (tmp_path / "c" / "github" / "client_id").write_bytes(b"\xff\xfe")
-    for folder, said in (
+    for folder, message in (
         (tmp_path / "nowhere", "No such file"),
         (tmp_path / "a" / "client_id", "Not a directory"),
         (tmp_path / "a", "needs a folder for each provider"),
         (tmp_path / "b", "cannot be read"),
         (tmp_path / "c", "is not text"),
     ):
-        with pytest.raises(Misconfigured, match=said):
+        with pytest.raises(Misconfigured, match=message):
             configured_apps({"INTERLINK_APPS_DIR": str(folder)})
 
 
@@ -178,7 +178,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
     """With an app of GitHub in its environment, and one of Notion in files."""
     folder = tmp_path_factory.mktemp("hub")
     filed = files(folder / "apps", {"notion": {"client_id": "of-a-file", "client_secret": OF_NOTION}})
-    note("a client secret", OF_NOTION)
+    record_secret("a client secret", OF_NOTION)
     with Hub(folder, bus, store, services=("gateway", "oauth"), env=GITHUB | filed, entrance=True) as started:
         yield started
 
@@ -229,8 +229,8 @@ def used(hub: Hub, provider: str, *, key: str | None = None, **fields: Any) -> s
 
 def refused(hub: Hub, provider: str, *, key: str | None = None) -> str:
     """Why no account can be connected now."""
-    said = hub.call("POST", "/api/auth/oauth/connect", {"provider": provider}, key=key, expect=409)
-    return str(said["detail"])
+    message = hub.call("POST", "/api/auth/oauth/connect", {"provider": provider}, key=key, expect=409)
+    return str(message["detail"])
 
 
 def settled(hub: Hub, path: str, body: Mapping[str, Any], *, key: str | None = None) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def documents(hub: Hub) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def beside(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """One more process of the service."""
-    with another("oauth", hub, tmp_path_factory.mktemp("another"), bus, store) as made:
+    with second_process("oauth", hub, tmp_path_factory.mktemp("another"), bus, store) as made:
         yield made
 
 
@@ -288,7 +288,7 @@ def test_secrets_go_in_and_never_come_out(hub: Hub) -> None:
     wrong = {**body, "client_id": "a b", "more": secrets["key"]}
     for item in (wrong, {**body, "settings": {"x": secrets["key"]}}):
         hub.call("PUT", f"{APPS}/blackbaud", item, expect=422)
-    assert all(map(is_noted, secrets.values())), "they are searched for at the end of the run"
+    assert all(map(is_recorded, secrets.values())), "they are searched for at the end of the run"
 
 
 def test_fields_that_are_left_out_stay_unchanged(hub: Hub) -> None:
@@ -327,8 +327,8 @@ def test_fields_that_are_left_out_stay_unchanged(hub: Hub) -> None:
     ],
 )
 def test_an_invalid_field_is_named(hub: Hub, body: dict[str, Any], field: str) -> None:
-    said = hub.call("PUT", f"{APPS}/microsoft", body, expect=422)
-    assert [fault["field"] for fault in said["errors"]] == [field]
+    message = hub.call("PUT", f"{APPS}/microsoft", body, expect=422)
+    assert [fault["field"] for fault in message["errors"]] == [field]
     hub.call("GET", f"{APPS}/microsoft", expect=404)
 
 
@@ -342,8 +342,8 @@ def test_a_stored_secret_is_not_sent_to_a_new_server(hub: Hub, server: OidcProvi
         {"settings": {"revoke_url": "http://127.0.0.1:9/revoke"}},
         {"client_id": "another"},
     ):
-        said = hub.call("PUT", path, change, expect=422)
-        asked += [fault["field"] for fault in said["errors"]]
+        message = hub.call("PUT", path, change, expect=422)
+        asked += [fault["field"] for fault in message["errors"]]
     assert asked == ["client_secret"] * 3
     assert hub.call("GET", path) == before
     same = hub.call("PUT", path, {"client_id": "hub", "settings": oidc(hub, server)["settings"]})
@@ -351,8 +351,8 @@ def test_a_stored_secret_is_not_sent_to_a_new_server(hub: Hub, server: OidcProvi
 
 
 def test_accounts_of_one_app(hub: Hub) -> None:
-    said = hub.call("PUT", f"{APPS}/gmail", {"client_id": "x", "client_secret": "s"}, expect=409)
-    assert "app of google" in said["detail"]
+    message = hub.call("PUT", f"{APPS}/gmail", {"client_id": "x", "client_secret": "s"}, expect=409)
+    assert "app of google" in message["detail"]
     hub.call("GET", f"{APPS}/gmail", expect=404)
     settled(hub, f"{APPS}/google", {"client_id": "of-google", "client_secret": "s", "verified": True})
     assert hub.call("GET", f"{APPS}/gmail")["provider"] == "google"
@@ -396,9 +396,9 @@ def test_the_provider_is_asked_whether_it_accepts_the_app(hub: Hub, server: Oidc
     assert used(hub, "oidc") == "hub"
     asked = server.stats()
     assert hub.call("POST", f"{path}/verify")["verified"]
-    said = server.stats().since(asked)
-    assert said.refused == {"authorization_code": {"invalid_grant": 1}}
-    assert said.faults == []
+    message = server.stats().since(asked)
+    assert message.refused == {"authorization_code": {"invalid_grant": 1}}
+    assert message.faults == []
 
 
 def test_an_app_that_the_operator_declares_verified_is_not_checked(hub: Hub, server: OidcProvider) -> None:
@@ -451,14 +451,14 @@ def test_a_provider_that_does_not_say_whether_the_app_is_right(
 
 def test_a_secret_that_the_provider_repeats_is_redacted(hub: Hub, server: OidcProvider) -> None:
     secret = f"told-{token_hex(12)}"
-    told = {"error": "invalid_client", "error_description": f"the secret {secret} is not that of hub"}
-    server.fail_next(401, told)
+    detail = {"error": "invalid_client", "error_description": f"the secret {secret} is not that of hub"}
+    server.fail_next(401, detail)
     shown = settled(hub, f"{APPS}/oidc", oidc(hub, server, client_secret=secret))
     assert "the secret [hidden] is not that of hub" in shown["reason"]
 
 
 def test_an_app_that_the_provider_rejects_later(hub: Hub, server: OidcProvider) -> None:
-    """Somebody who connects is told, and nobody else is sent there until the operator has mended it."""
+    """The person who connects gets an error; nobody is redirected until the app is fixed."""
     path = f"{APPS}/oidc"
     hub.call("PUT", path, oidc(hub, server, client_secret="rotated-meanwhile", verified=True))
     with Person(hub, "ada", entrance="gateway") as ada:
@@ -573,8 +573,8 @@ def test_environment_and_files_override_apps_of_the_api(hub: Hub, other: str) ->
         assert (shown["scope"], shown["secrets"]) == ("installation", ["client_secret"])
         assert used(hub, provider) == used(hub, provider, key=other) == name
         body = {"client_id": "own", "client_secret": "s", "verified": True}
-        said = hub.call("PUT", path, {**body, "scope": "installation"}, expect=409)
-        assert f"comes from the {source}" in said["detail"]
+        message = hub.call("PUT", path, {**body, "scope": "installation"}, expect=409)
+        assert f"comes from the {source}" in message["detail"]
         for method, suffix in (("POST", "/verify?scope=installation"), ("DELETE", "?scope=installation")):
             hub.call(method, path + suffix, expect=404)
         hub.call("PUT", path, body, key=other)

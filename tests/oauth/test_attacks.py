@@ -28,11 +28,11 @@ from shared.runtime.web.api_keys import ApiKeyRecord, generate_key
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.given import note
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.person import Person
-from tests.support.subscriber import Got, Subscriber
+from tests.support.recorded_secrets import record_secret
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 CALLBACK = "/api/auth/oauth/callback"
 ORIGIN = "https://chat.example.com"
@@ -74,12 +74,12 @@ class World:
         self.clients = {**getattr(self, "clients", {}), name: client}
         return server
 
-    def _repeat(self, got: Got) -> web.StreamResponse:
+    def _repeat(self, got: WebhookRequest) -> web.StreamResponse:
         """The attacker's token endpoint."""
         _, _, login = got.headers.get("authorization", "").partition(" ")
-        told = f"{base64.b64decode(login).decode()} {got.body.decode()}"
-        error = self.mirror_error or f"bad {told}"
-        return web.json_response({"error": error, "error_description": f"I was told {told}"}, status=400)
+        payload = f"{base64.b64decode(login).decode()} {got.body.decode()}"
+        error = self.mirror_error or f"bad {payload}"
+        return web.json_response({"error": error, "error_description": f"I received {payload}"}, status=400)
 
     def set_up(self) -> None:
         """Tell the hub about the servers."""
@@ -665,7 +665,7 @@ def test_a_disabled_integration_stays_disabled(world: World) -> None:
 
 
 def test_an_earlier_authorization_does_not_change_the_account(world: World) -> None:
-    """Two dances of one integration: the second to come back is of another account, and is told so."""
+    """Two authorizations of one integration: the second callback is of another account, and gets an error."""
     with world.person("first") as first, world.person("late") as late:
         authorization = late.connect("oidc")
         again = first.reconnect(authorization["integration_id"])
@@ -825,7 +825,7 @@ def test_secrets_that_a_provider_repeats_are_redacted(world: World) -> None:
             )
             form = parse_qs(world.mirror.got[-1].body.decode())
             assert form["code"] == [code]
-            note("a PKCE verifier", *form["code_verifier"])
+            record_secret("a PKCE verifier", *form["code_verifier"])
             if place is None:
                 refused(answer, 400, "platform_error")
                 assert "[hidden]" in answer.text
@@ -835,14 +835,14 @@ def test_secrets_that_a_provider_repeats_are_redacted(world: World) -> None:
         world.mirror_error, asked = error, len(world.mirror.got)
         shown = world.ask("POST", "/api/platform-credentials/oidc/verify", key=world.third).json()
         assert len(world.mirror.got) == asked + 1
-        assert "I was told" in shown["reason"]
+        assert "I received" in shown["reason"]
         assert shown["verified"] == (not error)
     with world.person("ada", world.third) as ada:
         world.register_mirror()
         state = query_of(ada.connect("oidc")["authorization_url"])["state"]
         refused(world.callback({"state": state, "code": "x"}, ada), 400, "app_refused")
         shown = world.ask("GET", "/api/platform-credentials/oidc", key=world.third).json()
-        assert (shown["verified"], "I was told" in shown["reason"]) == (False, True)
+        assert (shown["verified"], "I received" in shown["reason"]) == (False, True)
         ada.connect("oidc", expect=409)
 
 

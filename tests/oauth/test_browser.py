@@ -15,7 +15,6 @@ import httpx
 import pytest
 from aiohttp import web
 
-from tests.support.another import another
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
 from tests.support.browser import CHROMIUM, Browser, Tab, browser
@@ -23,7 +22,8 @@ from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.person import Person
-from tests.support.subscriber import Got, Subscriber
+from tests.support.second_process import second_process
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 CALLBACK = "/api/auth/oauth/callback"
 ELSEWHERE = "https://hub.example.com"
@@ -40,26 +40,26 @@ class Chat:
 
     site: Subscriber
     hub: Hub | None = None
-    wish: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     """What the next press of the button asks for beside the provider; `integration` reconnects that one."""
 
     @property
     def origin(self) -> str:
         return "http://" + urlsplit(self.site.url).netloc
 
-    def answer(self, got: Got) -> web.StreamResponse:
+    def answer(self, got: WebhookRequest) -> web.StreamResponse:
         if got.path == "/favicon.ico":
             return web.Response(status=204)
         if got.path != "/connect":
             page = '<form method="post" action="/connect"><button id="connect">Connect</button></form>'
             return web.Response(text=f"<!doctype html><title>Chat</title>{page}", content_type="text/html")
-        wish = {"return_to": f"{self.origin}/back?tab=2", **self.wish}
-        integration = wish.pop("integration", None)
+        options = {"return_to": f"{self.origin}/back?tab=2", **self.options}
+        integration = options.pop("integration", None)
         path = f"/api/integrations/{integration}/reconnect" if integration else "/api/auth/oauth/connect"
         assert self.hub
         asked = httpx.post(
             self.hub.url("gateway") + path,
-            json=wish if integration else {"provider": "oidc", **wish},
+            json=options if integration else {"provider": "oidc", **options},
             headers={"authorization": f"Bearer {self.hub.admin_key}"},
         )
         assert asked.is_success, asked.text
@@ -89,9 +89,9 @@ class World:
         url = f"{self.hub.url('gateway')}/api/integrations/{integration}/check"
         httpx.post(url, headers=headers, timeout=30)
 
-    async def press(self, tab: Tab, **wish: Any) -> None:
+    async def press(self, tab: Tab, **options: Any) -> None:
         """The first click, on the chat's page."""
-        self.chat.wish = wish
+        self.chat.options = options
         await tab.goto(self.chat.origin)
         await tab.press("#connect")
 
@@ -102,7 +102,7 @@ class World:
         assert await tab.see("#account") == name
 
     async def back(self, tab: Tab) -> dict[str, str]:
-        """What the chat's page is told when the person is back."""
+        """The parameters that the chat's page gets when the person is back."""
         url = await tab.at(f"^{self.chat.origin}/back")
         found = dict(parse_qsl(urlsplit(url).query))
         assert found.pop("tab") == "2"
@@ -180,9 +180,9 @@ async def test_a_denied_authorization_returns_with_the_error(world: World, chrom
     async with chromium.user() as tab:
         await world.press(tab)
         await tab.press("#deny")
-        told = await world.back(tab)
-        assert told == {"error": "access_denied", "integration_id": told["integration_id"]}
-        world.status(told["integration_id"], expect=404)
+        detail = await world.back(tab)
+        assert detail == {"error": "access_denied", "integration_id": detail["integration_id"]}
+        world.status(detail["integration_id"], expect=404)
         assert await world.cookies(tab) == []
 
         await world.press(tab, return_to=None)
@@ -257,7 +257,7 @@ async def test_reload_and_back_button_show_the_same_result(world: World, chromiu
 
 def test_another_process_shows_the_same_result(world: World, bus: Bus, store: Store, tmp_path: Path) -> None:
     with (
-        another("oauth", world.hub, tmp_path, bus, store) as other,
+        second_process("oauth", world.hub, tmp_path, bus, store) as other,
         Person(world.hub, "pia", entrance="gateway") as pia,
     ):
         came = pia.consent(pia.connect("oidc")["authorization_url"])
@@ -321,8 +321,8 @@ async def test_another_account_is_accepted_only_with_any_account(world: World, c
         await world.press(other, integration=dora, return_to=None)
         await world.sign_in(other, "emil")
         await other.press("#allow")
-        told = "You signed in as emil@example.com, but this integration is for dora@example.com."
-        assert (await other.see("#text")).startswith(told)
+        detail = "You signed in as emil@example.com, but this integration is for dora@example.com."
+        assert (await other.see("#text")).startswith(detail)
         assert await other.see(".code") == "other_account"
         assert world.server.stats().since(before).revoked == 1
         assert (world.status(dora)["account"]["id"], world.account("emil")) == ("dora", [])
@@ -340,7 +340,7 @@ async def test_another_account_is_accepted_only_with_any_account(world: World, c
 def test_with_tls_the_cookie_is_the_hosts_own(world: World, bus: Bus, store: Store, tmp_path: Path) -> None:
     """`__Host-`: a sibling host can neither plant nor read it, and it never goes without TLS."""
     with (
-        another("oauth", world.hub, tmp_path, bus, store, INTERLINK_PUBLIC_URL=ELSEWHERE) as other,
+        second_process("oauth", world.hub, tmp_path, bus, store, INTERLINK_PUBLIC_URL=ELSEWHERE) as other,
         Person(other, "tess") as tess,
     ):
         authorization = tess.connect("oidc")

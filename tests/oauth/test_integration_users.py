@@ -10,12 +10,14 @@ from shared.webhooks.event_fields import EventFields
 from shared.webhooks.filters import EventFilter
 from tests.support.accounts import Accounts
 from tests.support.person import Person
-from tests.support.rotating import Rotating
+from tests.support.rotating_server import RotatingServer
 
 ADA, BOB = "usr_ada", "7"
 
 
-def connected(shared_accounts: Accounts, rotating: Rotating, login: str, **fields: Any) -> dict[str, Any]:
+def connected(
+    shared_accounts: Accounts, rotating: RotatingServer, login: str, **fields: Any
+) -> dict[str, Any]:
     """An account of this login, connected with these fields of the call; as the API shows it."""
     rotating.login(login)
     with Person(shared_accounts.hub, login) as person:
@@ -27,7 +29,7 @@ def listed(shared_accounts: Accounts, query: str) -> set[str]:
 
 
 def published(shared_accounts: Accounts, integration: str) -> list[dict[str, Any]]:
-    """The data of what was told of an integration, each event once."""
+    """The data of the events of an integration, each event once."""
     once = {
         record.attributes["ce_id"]: record.data
         for record in shared_accounts.tap.look()
@@ -36,7 +38,9 @@ def published(shared_accounts: Accounts, integration: str) -> list[dict[str, Any
     return list(once.values())
 
 
-def test_the_user_is_shown_published_and_filtered_by(shared_accounts: Accounts, rotating: Rotating) -> None:
+def test_the_user_is_shown_published_and_filtered_by(
+    shared_accounts: Accounts, rotating: RotatingServer
+) -> None:
     of_ada = connected(shared_accounts, rotating, "asked-ada", user=ADA)["id"]
     of_bob = connected(shared_accounts, rotating, "asked-bob", user=BOB)["id"]
     of_nobody = connected(shared_accounts, rotating, "asked-nobody")
@@ -57,7 +61,7 @@ def test_the_user_is_shown_published_and_filtered_by(shared_accounts: Accounts, 
 
 
 def test_an_outgoing_webhook_can_ask_for_a_users_events(
-    shared_accounts: Accounts, rotating: Rotating
+    shared_accounts: Accounts, rotating: RotatingServer
 ) -> None:
     integration = connected(shared_accounts, rotating, "filtered", user=ADA)["id"]
     (data,) = published(shared_accounts, integration)
@@ -70,7 +74,7 @@ def test_an_outgoing_webhook_can_ask_for_a_users_events(
 
 
 def test_the_integration_belongs_to_another_user_after_a_takeover(
-    shared_accounts: Accounts, rotating: Rotating
+    shared_accounts: Accounts, rotating: RotatingServer
 ) -> None:
     """Connected again, by whichever call: another user takes it over when told; nobody named leaves it."""
     first = connected(shared_accounts, rotating, "shared", user=ADA)["id"]
@@ -82,15 +86,15 @@ def test_the_integration_belongs_to_another_user_after_a_takeover(
     with Person(shared_accounts.hub, "shared") as person:
         person.go(person.reconnect(first)["authorization_url"])
         assert shared_accounts.shown(first)["user"] == BOB
-        begun = person.reconnect(first, user=ADA, takeover=True)
+        started = person.reconnect(first, user=ADA, takeover=True)
         assert shared_accounts.shown(first)["user"] == BOB, "begun is not connected"
-        person.go(begun["authorization_url"])
+        person.go(started["authorization_url"])
         assert shared_accounts.shown(first)["user"] == ADA
     assert [data["user"] for data in published(shared_accounts, first)] == [ADA, ADA, BOB, BOB, BOB, ADA, ADA]
 
 
 @pytest.mark.parametrize("user", ["", "x" * 201, "a\nb", 7], ids=["empty", "long", "two-lines", "number"])
-def test_a_user_that_is_refused(shared_accounts: Accounts, rotating: Rotating, user: Any) -> None:
+def test_a_user_that_is_refused(shared_accounts: Accounts, rotating: RotatingServer, user: Any) -> None:
     calls: list[tuple[str, dict[str, Any]]] = [("auth/oauth/connect", {}), ("integrations", {"fields": {}})]
     for path, body in calls:
         detail = shared_accounts.hub.call(
@@ -100,14 +104,14 @@ def test_a_user_that_is_refused(shared_accounts: Accounts, rotating: Rotating, u
 
 
 def test_an_integration_is_named_by_its_account_unless_it_has_a_name(
-    shared_accounts: Accounts, rotating: Rotating
+    shared_accounts: Accounts, rotating: RotatingServer
 ) -> None:
     rotating.login("called")
     with Person(shared_accounts.hub, "called") as person:
-        begun = person.connect("oidc")
-        integration = begun["integration_id"]
+        started = person.connect("oidc")
+        integration = started["integration_id"]
         assert shared_accounts.shown(integration)["name"] == "oidc", "it is not known yet whose it is"
-        person.go(begun["authorization_url"])
+        person.go(started["authorization_url"])
     assert shared_accounts.shown(integration)["name"] == "called@example.com"
     assert connected(shared_accounts, rotating, "named", name="Of the team")["name"] == "Of the team"
     assert connected(shared_accounts, rotating, "named")["name"] == "Of the team"
@@ -115,7 +119,7 @@ def test_an_integration_is_named_by_its_account_unless_it_has_a_name(
     assert connected(shared_accounts, rotating, "called")["name"] == "Mine"
 
 
-def test_error_pages_name_what_to_do(shared_accounts: Accounts, rotating: Rotating) -> None:
+def test_error_pages_name_what_to_do(shared_accounts: Accounts, rotating: RotatingServer) -> None:
     mine = connected(shared_accounts, rotating, "mine")["id"]
     other = connected(shared_accounts, rotating, "other")["id"]
     with Person(shared_accounts.hub, "other") as person:
@@ -128,19 +132,19 @@ def test_error_pages_name_what_to_do(shared_accounts: Accounts, rotating: Rotati
 
 
 def test_an_integration_that_is_not_connected_cannot_be_enabled(
-    shared_accounts: Accounts, rotating: Rotating
+    shared_accounts: Accounts, rotating: RotatingServer
 ) -> None:
     integration = connected(shared_accounts, rotating, "ended")["id"]
     shared_accounts.call(integration, "enable")
     shared_accounts.call(integration, "disconnect")
     assert "is disconnected" in shared_accounts.call(integration, "enable", expect=409)["detail"]
     with Person(shared_accounts.hub, "begun") as person:
-        begun = person.connect("oidc")["integration_id"]
-    assert "is pending" in shared_accounts.call(begun, "enable", expect=409)["detail"]
+        started = person.connect("oidc")["integration_id"]
+    assert "is pending" in shared_accounts.call(started, "enable", expect=409)["detail"]
 
 
 def test_a_list_of_a_users_accounts_is_answered_from_an_index(
-    shared_accounts: Accounts, rotating: Rotating
+    shared_accounts: Accounts, rotating: RotatingServer
 ) -> None:
     connected(shared_accounts, rotating, "indexed", user=ADA)
     own = {"workspace": shared_accounts.hub.workspace, "user": ADA, "deleted_at": None}

@@ -11,10 +11,10 @@ import pytest
 from shared.wire.timestamps import parse_timestamp
 from tests.support.accounts import Accounts
 from tests.support.eventually import eventually
-from tests.support.given import note
 from tests.support.person import Person
-from tests.support.platforms import Reply
-from tests.support.rotating import Rotating
+from tests.support.provider_hosts import Reply
+from tests.support.recorded_secrets import record_secret
+from tests.support.rotating_server import RotatingServer
 
 KEY = "INTERLINK_ENCRYPTION_KEY"
 
@@ -34,7 +34,7 @@ class Keys:
         hub.wait_ready("oauth")
 
     def lose(self) -> None:
-        note("another key", self.other)
+        record_secret("another key", self.other)
         self.start(self.other)
 
     def bring_back(self) -> None:
@@ -42,19 +42,19 @@ class Keys:
 
 
 @pytest.fixture
-def keys(shared_accounts: Accounts, rotating: Rotating) -> Iterator[Keys]:
+def keys(shared_accounts: Accounts, rotating: RotatingServer) -> Iterator[Keys]:
     made = Keys(shared_accounts, shared_accounts.hub.env[KEY])
     yield made
     made.bring_back()
 
 
-def connect(shared_accounts: Accounts, rotating: Rotating, name: str) -> str:
+def connect(shared_accounts: Accounts, rotating: RotatingServer, name: str) -> str:
     rotating.login(name)
     return shared_accounts.connect(name)
 
 
 def test_an_account_recovers_as_soon_as_its_key_is_restored(
-    shared_accounts: Accounts, rotating: Rotating, keys: Keys
+    shared_accounts: Accounts, rotating: RotatingServer, keys: Keys
 ) -> None:
     checked, refreshed, ended = (
         connect(shared_accounts, rotating, f"key-{name}") for name in ("check", "refresh", "ended")
@@ -85,7 +85,7 @@ def test_an_account_recovers_as_soon_as_its_key_is_restored(
 
 
 def test_after_the_key_is_restored_the_providers_pause_still_holds(
-    shared_accounts: Accounts, rotating: Rotating, keys: Keys
+    shared_accounts: Accounts, rotating: RotatingServer, keys: Keys
 ) -> None:
     integration = connect(shared_accounts, rotating, "key-busy")
     keys.lose()
@@ -102,7 +102,7 @@ def test_after_the_key_is_restored_the_providers_pause_still_holds(
 
 
 def test_an_app_that_cannot_be_decrypted_is_not_reported_as_missing(
-    shared_accounts: Accounts, rotating: Rotating, keys: Keys
+    shared_accounts: Accounts, rotating: RotatingServer, keys: Keys
 ) -> None:
     integration = connect(shared_accounts, rotating, "key-app")
     keys.lose()
@@ -119,7 +119,7 @@ def test_an_app_that_cannot_be_decrypted_is_not_reported_as_missing(
 
 
 def test_an_account_reports_that_its_app_cannot_be_decrypted(
-    shared_accounts: Accounts, rotating: Rotating, keys: Keys
+    shared_accounts: Accounts, rotating: RotatingServer, keys: Keys
 ) -> None:
     """The app alone was sealed with another key."""
     integration = connect(shared_accounts, rotating, "key-of-the-app")
@@ -134,7 +134,9 @@ def test_an_account_reports_that_its_app_cannot_be_decrypted(
     collection.update_one({"_id": stored["_id"]}, {"$set": {"secrets": stored["secrets"]}})
 
 
-def test_a_refresh_during_a_pause_names_the_next_time(shared_accounts: Accounts, rotating: Rotating) -> None:
+def test_a_refresh_during_a_pause_names_the_next_time(
+    shared_accounts: Accounts, rotating: RotatingServer
+) -> None:
     integration = connect(shared_accounts, rotating, "paused")
     rotating.fail_next = [Reply(429, headers={"retry-after": "120"})]
     shared_accounts.call(integration, "refresh", expect=503)

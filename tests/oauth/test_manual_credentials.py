@@ -32,11 +32,11 @@ from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_a
 from tests.support.backends import Bus, Store
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
-from tests.support.given import note
 from tests.support.hub import Hub
 from tests.support.mail import LoggedIn, Mailbox, MailServers, says
-from tests.support.platforms import Asked, Handler, Platforms, Reply
 from tests.support.ports import free_port
+from tests.support.provider_hosts import Handler, HostRequest, ProviderHosts, Reply
+from tests.support.recorded_secrets import record_secret
 from tests.support.tap import Tap
 
 _OFTEN = 8
@@ -46,7 +46,7 @@ AUTHORITY = Authority("authority of mail servers")
 def secret(prefix: str = "") -> str:
     """A new one; it may stand nowhere."""
     made = prefix + token_hex(16)
-    note("a secret that was entered", made)
+    record_secret("a secret that was entered", made)
     return made
 
 
@@ -87,8 +87,8 @@ class World:
     def count(self) -> int:
         return len(self.ask("GET", "/api/integrations?limit=500", expect=200)["items"])
 
-    def told(self, integration: str) -> list[str]:
-        """What was told of an integration, each event once, in order."""
+    def events(self, integration: str) -> list[str]:
+        """The types of the events of an integration, each event once, in order."""
         found = {
             record.attributes["ce_id"]: record.attributes["ce_type"].removeprefix("integration.")
             for record in self.taps["integration.events"].look()
@@ -113,7 +113,7 @@ class World:
         with client:
             yield client.get_default_database()
 
-    def kept(self, integration: str) -> dict[str, Any]:
+    def stored(self, integration: str) -> dict[str, Any]:
         """What the store has."""
         with self.database() as database:
             return dict(database.integrations.find_one({"_id": integration}) or {})
@@ -132,14 +132,14 @@ class Place:
     def unless_away(self, handler: Handler) -> Handler:
         """The same, but that nobody answers while it is away."""
 
-        def handle(asked: Asked) -> Reply:
+        def handle(asked: HostRequest) -> Reply:
             if self.together:
                 self.together.wait()
             return Reply.gone() if self.away else handler(asked)
 
         return handle
 
-    def telegram(self, asked: Asked) -> Reply:
+    def telegram(self, asked: HostRequest) -> Reply:
         assert (asked.method, asked.query, asked.body) == ("GET", {}, b""), "getMe needs nothing"
         assert "authorization" not in asked.headers
         head, method = asked.path.rsplit("/", 1)
@@ -152,7 +152,7 @@ class Place:
             {"ok": True, "result": {"id": int(name), "is_bot": True, "username": f"b{name}_bot"}}
         )
 
-    def slack(self, asked: Asked) -> Reply:
+    def slack(self, asked: HostRequest) -> Reply:
         assert (asked.method, asked.path, asked.query) == ("POST", "/api/auth.test", {})
         name = self.good.get(bearer(asked))
         if name is None:
@@ -160,14 +160,14 @@ class Place:
         team = {"team": f"Team {name}", "team_id": name, "url": f"https://{name.lower()}.slack.com/"}
         return Reply.json({"ok": True, "user_id": "U1", "bot_id": "B1", **team})
 
-    def sendgrid(self, asked: Asked) -> Reply:
+    def sendgrid(self, asked: HostRequest) -> Reply:
         assert (asked.method, asked.path) == ("GET", "/v3/scopes")
         given = bearer(asked)
-        if given not in self.good:  # as a platform that repeats what it was told
+        if given not in self.good:  # as a provider that repeats what it received
             return Reply.json({"errors": [{"message": f"the key {given} is wrong"}]}, 401)
         return Reply.json({"scopes": ["mail.send"]})
 
-    def jira(self, asked: Asked) -> Reply:
+    def jira(self, asked: HostRequest) -> Reply:
         assert (asked.method, asked.path) == ("GET", "/rest/api/3/myself")
         name = self.good.get(asked.headers["authorization"])
         if name is None:
@@ -177,7 +177,7 @@ class Place:
         )
 
 
-def bearer(asked: Asked) -> str:
+def bearer(asked: HostRequest) -> str:
     scheme, _, token = asked.headers["authorization"].partition(" ")
     assert scheme == "Bearer"
     return token
@@ -195,21 +195,21 @@ def place() -> Place:
 
 
 @pytest.fixture(scope="module")
-def platforms(place: Place) -> Iterator[Platforms]:
+def platforms(place: Place) -> Iterator[ProviderHosts]:
     hosts = {
         "api.telegram.org": place.unless_away(place.telegram),
         "slack.com": place.unless_away(place.slack),
         "api.sendgrid.com": place.unless_away(place.sendgrid),
         "*.atlassian.net": place.unless_away(place.jira),
     }
-    with Platforms(hosts) as running:
+    with ProviderHosts(hosts) as running:
         yield running
         assert not running.faults
 
 
 @pytest.fixture(scope="module")
 def world(
-    tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store, platforms: Platforms
+    tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store, platforms: ProviderHosts
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("hub")
     trusted = folder / "mail.pem"
@@ -222,7 +222,7 @@ def world(
     try:
         hub.init("default")
         hub.start_service("oauth")
-        through.start_service("oauth", module=("tests.support.platforms", "oauth"))
+        through.start_service("oauth", module=("tests.support.provider_hosts", "oauth"))
         hub.wait_ready("oauth")
         through.wait_ready("oauth")
         yield World(hub, through, bus)
@@ -263,7 +263,7 @@ def test_a_mail_login_is_checked_and_stored(
     assert shown["expires_at"] is None
     assert mailbox.logins == [LoggedIn(fields["username"], "PLAIN", secure=True)]
     assert world.shown(shown["id"]) == shown
-    eventually(lambda: world.told(shown["id"]) == ["connected"])
+    eventually(lambda: world.events(shown["id"]) == ["connected"])
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "imap"])
@@ -364,7 +364,7 @@ def test_new_credentials_keep_the_integration_id(world: World, mailbox: Mailbox,
     wrong = world.do(integration, "fields", {"fields": {"password": secret()}}, expect=422)
     assert wrong["errors"][0]["field"] == "fields"
     world.do(integration, "check")
-    assert world.told(integration) == ["connected"], "nothing of it changed what the others see"
+    assert world.events(integration) == ["connected"], "nothing of it changed what the others see"
 
 
 def test_another_user_takes_over_only_with_takeover(world: World, account: Account) -> None:
@@ -389,7 +389,7 @@ def test_another_user_takes_over_only_with_takeover(world: World, account: Accou
     found = world.ask("GET", "/api/integrations?user=usr_3&provider=email", expect=200)["items"]
     assert [item["id"] for item in found] == [integration]
     events = ["connected", "connected", *["connected", "taken_over"] * 2]
-    eventually(lambda: world.told(integration) == events)
+    eventually(lambda: world.events(integration) == events)
 
 
 def test_credentials_that_cannot_be_decrypted_are_replaced_as_a_whole(
@@ -419,7 +419,7 @@ def test_another_account_is_refused_without_any_account(
     shown = world.do(integration, "fields", {"fields": other, "any_account": True})
     assert (shown["id"], shown["account"]["id"]) == (integration, f"{other['username']}@localhost")
     assert shown["name"] == f"{other['username']} at localhost"
-    eventually(lambda: world.told(integration) == ["connected"] * 2)
+    eventually(lambda: world.events(integration) == ["connected"] * 2)
     first = world.enter("email", fields, kind="imap")["id"]
     assert first != integration
     taken = {"fields": other, "any_account": True}
@@ -446,10 +446,10 @@ def test_a_changed_password_is_detected_and_published_once(
     assert (shown["status"], shown["reason"]) == ("reauth_required", "credentials_refused")
     assert (shown["health"], shown["last_error"]["code"]) == ("broken", "login_refused")
     assert "reauth required" in world.do(integration, "check", expect=409)["detail"]
-    eventually(lambda: world.told(integration) == ["connected", "reauth_required"])
+    eventually(lambda: world.events(integration) == ["connected", "reauth_required"])
     shown = world.do(integration, "fields", {"fields": {"password": new}})
     assert (shown["status"], shown["reason"], shown["last_error"]) == ("connected", None, None)
-    eventually(lambda: world.told(integration) == ["connected", "reauth_required", "connected"])
+    eventually(lambda: world.events(integration) == ["connected", "reauth_required", "connected"])
 
 
 def test_a_server_in_trouble_is_no_reason_to_ask_for_the_password(
@@ -484,7 +484,7 @@ def test_a_disabled_integration_is_not_changed(world: World, mailbox: Mailbox, a
     assert world.do(integration, "enable")["status"] == "connected"
     assert world.do(integration, "check")["status"] == "connected"
     assert len(mailbox.logins) <= seen + 3
-    assert world.told(integration) == ["connected"]
+    assert world.events(integration) == ["connected"]
 
 
 def test_an_enabled_integration_has_its_previous_error_again(
@@ -503,12 +503,12 @@ def test_a_disconnected_integration_has_no_secrets_and_can_be_connected_again(
     integration, fields = account
     shown = world.do(integration, "disconnect")
     assert (shown["status"], shown["account"]["id"]) == ("disconnected", f"{fields['username']}@localhost")
-    assert world.kept(integration)["credential"] is None
+    assert world.stored(integration)["credential"] is None
     assert "disconnected" in world.do(integration, "check", expect=409)["detail"]
     missing = world.do(integration, "fields", {"fields": {"password": fields["password"]}}, expect=422)
     assert missing["errors"], "nothing of what was entered is left"
     assert world.enter("email", fields, kind="imap")["id"] == integration
-    eventually(lambda: world.told(integration) == ["connected", "disconnected", "connected"])
+    eventually(lambda: world.events(integration) == ["connected", "disconnected", "connected"])
 
 
 def test_a_deleted_integration_releases_its_account(world: World, account: Account) -> None:
@@ -517,9 +517,9 @@ def test_a_deleted_integration_releases_its_account(world: World, account: Accou
     world.ask("GET", f"/api/integrations/{integration}", expect=404)
     world.ask("DELETE", f"/api/integrations/{integration}", expect=404)
     world.do(integration, "fields", {"fields": fields}, expect=404)
-    assert world.kept(integration)["credential"] is None
+    assert world.stored(integration)["credential"] is None
     assert world.enter("email", fields, kind="imap")["id"] != integration
-    eventually(lambda: world.told(integration) == ["connected", "disconnected"])
+    eventually(lambda: world.events(integration) == ["connected", "disconnected"])
 
 
 def test_another_workspace_does_not_find_the_integration(world: World, account: Account) -> None:
@@ -541,7 +541,7 @@ def test_another_workspace_does_not_find_the_integration(world: World, account: 
     assert world.shown(integration)["status"] == "connected"
 
 
-# Platforms
+# ProviderHosts
 
 
 def credential(provider: str, place: Place) -> tuple[dict[str, str], str]:
@@ -594,7 +594,7 @@ def test_a_secret_that_the_provider_rejects(world: World, place: Place, provider
     (fault,) = answer["errors"]
     assert fault["field"] == "fields"
     assert "the provider rejected it" in fault["message"]
-    assert provider != "slack" or "invalid_auth" in fault["message"], "in the platform's own words"
+    assert provider != "slack" or "invalid_auth" in fault["message"], "in the words of the provider"
     assert provider != "sendgrid" or "the key [hidden] is wrong" in fault["message"], "but for the secret"
     assert world.count() == before
 
@@ -606,7 +606,7 @@ def test_a_revoked_secret_is_detected(world: World, place: Place, provider: str)
     place.good.clear()
     shown = world.do(integration, "check", at=world.through)
     assert (shown["status"], shown["reason"]) == ("reauth_required", "credentials_refused")
-    eventually(lambda: world.told(integration) == ["connected", "reauth_required"])
+    eventually(lambda: world.events(integration) == ["connected", "reauth_required"])
     new, _ = credential(provider, place)
     (name,) = place.good
     if provider != "sendgrid":  # its keys are their own accounts
@@ -645,7 +645,7 @@ def test_concurrent_requests_make_one_integration(world: World, place: Place) ->
         place.together = None
     assert world.count() == before + 1
     world.do(integration, "check", at=world.through)
-    eventually(lambda: world.told(integration) == ["connected"])
+    eventually(lambda: world.events(integration) == ["connected"])
 
 
 def test_bots_of_two_workspaces_are_two_accounts(world: World, place: Place) -> None:
@@ -678,7 +678,7 @@ def test_bots_of_two_workspaces_are_two_accounts(world: World, place: Place) -> 
     ],
 )
 def test_invalid_fields_are_refused_without_a_check(
-    world: World, platforms: Platforms, body: dict[str, Any], field: str
+    world: World, platforms: ProviderHosts, body: dict[str, Any], field: str
 ) -> None:
     asked = len(platforms.asked)
     answer = world.ask("POST", "/api/integrations", body, at=world.through, expect=422)
@@ -761,15 +761,15 @@ def test_other_services_use_manual_credentials(world: World, servers: MailServer
     with pytest.raises(NotConnected):
         asyncio.run(called(world.hub, shown["id"], "/projects"))
     assert world.shown(shown["id"])["status"] == "reauth_required"
-    eventually(lambda: world.told(shown["id"]) == ["connected", "reauth_required"])
+    eventually(lambda: world.events(shown["id"]) == ["connected", "reauth_required"])
     back = world.do(shown["id"], "fields", {"fields": {"access_token": gitlab.token}})
     assert back["status"] == "connected"
 
 
 def test_other_services_log_in_to_mail_servers(world: World, servers: MailServers, account: Account) -> None:
     integration, fields = account
-    kept = asyncio.run(opened(world.hub, integration)).values
-    assert {name: kept[f"field:{name}"] for name in fields} == fields
+    stored = asyncio.run(opened(world.hub, integration)).values
+    assert {name: stored[f"field:{name}"] for name in fields} == fields
 
 
 @pytest.mark.parametrize(

@@ -28,14 +28,14 @@ from tests.support.fakes.google import Google
 from tests.support.fakes.mailchimp import Mailchimp
 from tests.support.fakes.microsoft import Microsoft
 from tests.support.fakes.notion import Notion
+from tests.support.fakes.oauth_hub import FAKES, OAuthHub
 from tests.support.fakes.shopify import Shopify
 from tests.support.fakes.slack import Slack
-from tests.support.fakes.stage import FAKES, Stage
 from tests.support.fakes.tiktok import TikTok
 from tests.support.fakes.tokens import Account, Place
-from tests.support.given import is_noted
 from tests.support.npm import Unavailable
-from tests.support.platforms import Forward, Handler, Reply
+from tests.support.provider_hosts import Forward, Handler, Reply
+from tests.support.recorded_secrets import is_recorded
 from tests.support.tap import Tap
 
 F = TypeVar("F", bound=Fake)
@@ -43,7 +43,7 @@ MOCK = "login.example.com"
 
 
 @dataclass(frozen=True)
-class Way:
+class ProviderCase:
     """What is expected of one platform."""
 
     account: Callable[[Account], tuple[str, str]]
@@ -59,21 +59,23 @@ class Way:
     """Whether it can be asked if it takes the app."""
 
 
-WAYS = {
-    "slack": Way(lambda it: (it.place.id, it.place.name), ("POST", "auth.test"), "team_id"),
-    "github": Way(lambda it: (it.id, it.email.partition("@")[0]), ("GET", "/user"), "id"),
-    "jira": Way(lambda it: (it.id, it.name), ("GET", "/rest/api/3/myself"), "accountId", revokes=False),
-    "google": Way(
+CASES = {
+    "slack": ProviderCase(lambda it: (it.place.id, it.place.name), ("POST", "auth.test"), "team_id"),
+    "github": ProviderCase(lambda it: (it.id, it.email.partition("@")[0]), ("GET", "/user"), "id"),
+    "jira": ProviderCase(
+        lambda it: (it.id, it.name), ("GET", "/rest/api/3/myself"), "accountId", revokes=False
+    ),
+    "google": ProviderCase(
         lambda it: (it.id, it.email), ("GET", "https://openidconnect.googleapis.com/v1/userinfo"), "sub"
     ),
-    "microsoft": Way(lambda it: (it.id, it.email), ("GET", "/me"), "id", revokes=False),
-    "shopify": Way(
+    "microsoft": ProviderCase(lambda it: (it.id, it.email), ("GET", "/me"), "id", revokes=False),
+    "shopify": ProviderCase(
         lambda it: (f"shop-{it.place.id}.myshopify.com", f"Shop-{it.place.id}"),
         ("GET", "/shop.json"),
         "shop.myshopify_domain",
         tells=False,
     ),
-    "zalo": Way(
+    "zalo": ProviderCase(
         lambda it: (it.place.id, it.place.name),
         ("GET", "/v2.0/oa/getoa"),
         "data.oa_id",
@@ -81,20 +83,22 @@ WAYS = {
         code_refused="platform_error",
         tells=False,
     ),
-    "tiktok": Way(lambda it: (it.id, it.name), ("GET", "/user/info/?fields=open_id"), "data.user.open_id"),
-    "mailchimp": Way(
+    "tiktok": ProviderCase(
+        lambda it: (it.id, it.name), ("GET", "/user/info/?fields=open_id"), "data.user.open_id"
+    ),
+    "mailchimp": ProviderCase(
         lambda it: (it.place.id, it.place.name), ("GET", "/"), "account_id", refreshes=False, revokes=False
     ),
-    "notion": Way(lambda it: ("", it.place.name), ("GET", "/v1/users/me"), "id"),
-    "trello": Way(
+    "notion": ProviderCase(lambda it: ("", it.place.name), ("GET", "/v1/users/me"), "id"),
+    "trello": ProviderCase(
         lambda it: (it.id, it.name),
         ("GET", "/members/me?fields=id,username,fullName,url"),
         "id",
         refreshes=False,
     ),
 }
-every = pytest.mark.parametrize("name", WAYS)
-refreshing = pytest.mark.parametrize("name", [name for name, way in WAYS.items() if way.refreshes])
+every = pytest.mark.parametrize("name", CASES)
+refreshing = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.refreshes])
 
 
 @pytest.fixture(scope="module")
@@ -109,27 +113,27 @@ def mock() -> Iterator[MockServer | None]:
 @pytest.fixture(scope="module")
 def whole(
     tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store, mock: MockServer | None
-) -> Iterator[Stage]:
+) -> Iterator[OAuthHub]:
     more: dict[str, Handler] = {MOCK: Forward(mock.port)} if mock else {}
-    with Stage(tmp_path_factory.mktemp("stage"), bus, store, more) as stage:
-        yield stage
+    with OAuthHub(tmp_path_factory.mktemp("stage"), bus, store, more) as oauth_hub:
+        yield oauth_hub
 
 
 @pytest.fixture
-def stage(whole: Stage) -> Iterator[Stage]:
+def oauth_hub(whole: OAuthHub) -> Iterator[OAuthHub]:
     yield whole
     faults, whole.platforms.faults[:] = list(whole.platforms.faults), []
     assert faults == []
 
 
 @pytest.fixture(scope="module", autouse=True)
-def events(whole: Stage, bus: Bus) -> Tap:
-    """What is told from the beginning."""
+def events(whole: OAuthHub, bus: Bus) -> Tap:
+    """The events of integrations, from the beginning."""
     return Tap(bus, "integration.events")
 
 
-def play(stage: Stage, name: str, kind: type[F]) -> F:
-    fake = stage.play(name)
+def play(oauth_hub: OAuthHub, name: str, kind: type[F]) -> F:
+    fake = oauth_hub.play(name)
     assert isinstance(fake, kind)
     return fake
 
@@ -139,10 +143,10 @@ def fields(fake: Fake) -> dict[str, Any]:
     return {"params": {"shop": f"shop-{fake.accounts[0].place.id}"}} if isinstance(fake, Shopify) else {}
 
 
-def call(stage: Stage, access: Access, name: str) -> httpx.Response:
+def call(oauth_hub: OAuthHub, access: Access, name: str) -> httpx.Response:
     """Ask the platform whose token it is, as another service would."""
-    method, path = WAYS[name].who
-    with stage.person() as somebody:
+    method, path = CASES[name].who
+    with oauth_hub.person() as somebody:
         url = path if "://" in path else access.base + path
         return somebody.client.request(method, url, headers=access.headers)
 
@@ -167,7 +171,7 @@ def ended(page: httpx.Response) -> str:
 
 
 def published(events: Tap, integration: str) -> list[str]:
-    """What was told about an integration, in order."""
+    """The events of an integration, in order."""
     found = [item for item in events.look() if (item.key or b"").decode() == integration]
     return [item.attributes["ce_type"].rpartition("integration.")[2] for item in found]
 
@@ -176,13 +180,13 @@ def published(events: Tap, integration: str) -> list[str]:
 
 
 @every
-def test_an_account_is_connected_used_refreshed_and_disconnected(stage: Stage, name: str) -> None:
-    way, fake = WAYS[name], stage.play(name)
+def test_an_account_is_connected_used_refreshed_and_disconnected(oauth_hub: OAuthHub, name: str) -> None:
+    case, fake = CASES[name], oauth_hub.play(name)
     fake.grace_s = 0
     account = fake.accounts[0]
-    shown = stage.connect(name, **fields(fake))
+    shown = oauth_hub.connect(name, **fields(fake))
     assert (shown["status"], shown["health"], fake.exchanges) == ("connected", "ok", 1)
-    expected = way.account(account)
+    expected = case.account(account)
     if isinstance(fake, Notion):
         expected = fake.bot_id(fake.grants_of(account.id)[0]), expected[1]
     assert (shown["account"]["id"], shown["account"]["label"]) == expected
@@ -191,94 +195,96 @@ def test_an_account_is_connected_used_refreshed_and_disconnected(stage: Stage, n
         assert shown["expires_at"] is None
     else:
         assert fake.lifetime_s - 30 < seconds_until(shown["expires_at"]) <= fake.lifetime_s
-    first = stage.access(shown["id"])
-    assert str(response_field(call(stage, first, name), way.named)) == expected[0]
-    assert stage.do(shown["id"], "check")["last_error"] is None
-    for count in (1, 2) if way.refreshes else ():
-        assert stage.do(shown["id"], "refresh")["refreshed_at"]
+    first = oauth_hub.access(shown["id"])
+    assert str(response_field(call(oauth_hub, first, name), case.named)) == expected[0]
+    assert oauth_hub.do(shown["id"], "check")["last_error"] is None
+    for count in (1, 2) if case.refreshes else ():
+        assert oauth_hub.do(shown["id"], "refresh")["refreshed_at"]
         assert (fake.refreshes, fake.refused) == (count, [])
-    if not way.refreshes:
-        stage.do(shown["id"], "refresh", expect=409)
-    last = stage.access(shown["id"])
-    assert (last.token != first.token) is way.refreshes
-    assert str(response_field(call(stage, last, name), way.named)) == expected[0]
-    gone = stage.do(shown["id"], "disconnect")
-    assert (gone["status"], gone["expires_at"], fake.revocations) == ("disconnected", None, way.revokes)
-    if way.revokes:
+    if not case.refreshes:
+        oauth_hub.do(shown["id"], "refresh", expect=409)
+    last = oauth_hub.access(shown["id"])
+    assert (last.token != first.token) is case.refreshes
+    assert str(response_field(call(oauth_hub, last, name), case.named)) == expected[0]
+    gone = oauth_hub.do(shown["id"], "disconnect")
+    assert (gone["status"], gone["expires_at"], fake.revocations) == ("disconnected", None, case.revokes)
+    if case.revokes:
         with pytest.raises((KeyError, TypeError, AssertionError, ValueError)):
-            assert str(response_field(call(stage, last, name), way.named)) == expected[0]
+            assert str(response_field(call(oauth_hub, last, name), case.named)) == expected[0]
     with pytest.raises(NotConnected):
-        stage.access(shown["id"])
+        oauth_hub.access(shown["id"])
 
 
 @refreshing
-def test_a_token_that_ended_early_is_refreshed_once(stage: Stage, name: str) -> None:
-    fake = stage.play(name)
+def test_a_token_that_ended_early_is_refreshed_once(oauth_hub: OAuthHub, name: str) -> None:
+    fake = oauth_hub.play(name)
     fake.lifetime_s = fake.lifetime_s or 3600
-    shown = stage.connect(name, **fields(fake))
+    shown = oauth_hub.connect(name, **fields(fake))
     later = fake.lifetime_s + 60
     fake.now = lambda: time() + later
     for _ in "ab":
-        checked = stage.do(shown["id"], "check")
+        checked = oauth_hub.do(shown["id"], "check")
         assert (checked["status"], checked["last_error"], fake.refreshes) == ("connected", None, 1)
     assert fake.refused == []
 
 
 @every
-def test_a_revoked_grant_is_published_once_and_connected_again(stage: Stage, events: Tap, name: str) -> None:
-    fake = stage.play(name)
-    shown = stage.connect(name, **fields(fake))
+def test_a_revoked_grant_is_published_once_and_connected_again(
+    oauth_hub: OAuthHub, events: Tap, name: str
+) -> None:
+    fake = oauth_hub.play(name)
+    shown = oauth_hub.connect(name, **fields(fake))
     fake.withdraw()
     for _ in "ab":
-        stage.do(shown["id"], "check", expect=409)
-    assert fake.refused == (["revoked refresh"] if WAYS[name].refreshes else [])
-    broken = stage.shown(shown["id"])
+        oauth_hub.do(shown["id"], "check", expect=409)
+    assert fake.refused == (["revoked refresh"] if CASES[name].refreshes else [])
+    broken = oauth_hub.shown(shown["id"])
     assert (broken["status"], broken["health"]) == ("reauth_required", "broken")
     assert broken["last_error"]["code"] == broken["reason"] != ""
-    with stage.person() as ada:
+    with oauth_hub.person() as ada:
         page = ada.go(ada.reconnect(shown["id"])["authorization_url"])
     assert page.status_code == 200, page.text
-    again = stage.shown(shown["id"])
+    again = oauth_hub.shown(shown["id"])
     assert (again["status"], again["health"], again["reason"]) == ("connected", "ok", None)
     assert again["account"] == shown["account"]
-    assert stage.do(shown["id"], "check")["status"] == "connected"
+    assert oauth_hub.do(shown["id"], "check")["status"] == "connected"
     assert published(events, shown["id"]) == ["connected", "reauth_required", "connected"]
 
 
 @every
-def test_a_denied_authorization_leaves_no_integration(stage: Stage, name: str) -> None:
-    fake = stage.play(name)
+def test_a_denied_authorization_leaves_no_integration(oauth_hub: OAuthHub, name: str) -> None:
+    fake = oauth_hub.play(name)
     fake.denies = True
-    with stage.person() as ada:
+    with oauth_hub.person() as ada:
         authorization = ada.connect(name, **fields(fake))
         assert ended(ada.go(authorization["authorization_url"])) == "access_denied"
-    stage.ask("GET", f"/api/integrations/{authorization['integration_id']}", expect=404)
+    oauth_hub.ask("GET", f"/api/integrations/{authorization['integration_id']}", expect=404)
 
 
 @every
-def test_a_code_that_the_provider_rejects(stage: Stage, name: str) -> None:
-    way, fake = WAYS[name], stage.play(name)
+def test_a_code_that_the_provider_rejects(oauth_hub: OAuthHub, name: str) -> None:
+    case, fake = CASES[name], oauth_hub.play(name)
     fake.fail_next = [fake.refusal("used code")]
-    with stage.person() as ada:
+    with oauth_hub.person() as ada:
         authorization = ada.connect(name, **fields(fake))
-        assert ended(ada.go(authorization["authorization_url"])) == way.code_refused
-    assert stage.shown(authorization["integration_id"])["status"] == "pending"
-    assert stage.ask("GET", f"/api/platform-credentials/{name}")["verified"]
+        assert ended(ada.go(authorization["authorization_url"])) == case.code_refused
+    assert oauth_hub.shown(authorization["integration_id"])["status"] == "pending"
+    assert oauth_hub.ask("GET", f"/api/platform-credentials/{name}")["verified"]
 
 
-@pytest.mark.parametrize("name", [name for name in WAYS if name != "trello"])
-def test_an_app_that_the_provider_rejects_is_no_longer_verified(stage: Stage, name: str) -> None:
-    fake = stage.play(name)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "trello"])
+def test_an_app_that_the_provider_rejects_is_no_longer_verified(oauth_hub: OAuthHub, name: str) -> None:
+    fake = oauth_hub.play(name)
     fake.fail_next = refused_twice(fake)
     try:
-        with stage.person() as ada:
+        with oauth_hub.person() as ada:
             authorization = ada.connect(name, **fields(fake))
             assert ended(ada.go(authorization["authorization_url"])) == "app_refused"
-            assert verified(stage, name) == (name == "shopify")
+            assert verified(oauth_hub, name) == (name == "shopify")
             if name != "shopify":
                 ada.connect(name, expect=409, **fields(fake))
     finally:
-        stage.register(name)
+        oauth_hub.register(name)
 
 
 def refused_twice(fake: Fake) -> list[Reply]:
@@ -286,64 +292,64 @@ def refused_twice(fake: Fake) -> list[Reply]:
     return [fake.refusal("secret")] * (1 if isinstance(fake, Shopify) else 2)
 
 
-def verified(stage: Stage, name: str) -> bool:
+def verified(oauth_hub: OAuthHub, name: str) -> bool:
     """Whether the app still is; that it was refused is said."""
-    shown = stage.ask("GET", f"/api/platform-credentials/{name}")
+    shown = oauth_hub.ask("GET", f"/api/platform-credentials/{name}")
     assert shown["reason"]
     return bool(shown["verified"])
 
 
-def test_a_rejected_request_token_is_an_error_at_the_start(stage: Stage) -> None:
-    stage.play("trello")
+def test_a_rejected_request_token_is_an_error_at_the_start(oauth_hub: OAuthHub) -> None:
+    oauth_hub.play("trello")
     try:
-        stage.register("trello", client_secret="not-the-secret-of-the-app")
-        with stage.person() as ada:
+        oauth_hub.register("trello", client_secret="not-the-secret-of-the-app")
+        with oauth_hub.person() as ada:
             assert "rejects the request: invalid_client" in ada.connect("trello", expect=409)["detail"]
     finally:
-        stage.register("trello")
+        oauth_hub.register("trello")
 
 
 @every
-def test_the_provider_is_asked_whether_it_accepts_the_app(stage: Stage, name: str) -> None:
-    way = WAYS[name]
-    fake = stage.play(name)
+def test_the_provider_is_asked_whether_it_accepts_the_app(oauth_hub: OAuthHub, name: str) -> None:
+    case = CASES[name]
+    fake = oauth_hub.play(name)
     try:
-        shown = stage.register(name, verified=None)
-        assert (shown["verified"], shown["reason"] is None) == (way.tells, way.tells), shown
-        wrong = stage.register(name, client_secret="not-the-secret-of-the-app", verified=None)
+        shown = oauth_hub.register(name, verified=None)
+        assert (shown["verified"], shown["reason"] is None) == (case.tells, case.tells), shown
+        wrong = oauth_hub.register(name, client_secret="not-the-secret-of-the-app", verified=None)
         assert not wrong["verified"]
         assert fake.refused == {"shopify": [], "trello": ["secret"]}.get(name, ["code", "secret"])
     finally:
-        stage.register(name)
+        oauth_hub.register(name)
 
 
 @refreshing
-def test_an_app_that_is_rejected_later_does_not_end_its_accounts(stage: Stage, name: str) -> None:
-    fake = stage.play(name)
-    shown = stage.connect(name, **fields(fake))
+def test_an_app_that_is_rejected_later_does_not_end_its_accounts(oauth_hub: OAuthHub, name: str) -> None:
+    fake = oauth_hub.play(name)
+    shown = oauth_hub.connect(name, **fields(fake))
     fake.fail_next = refused_twice(fake)
     try:
-        stage.do(shown["id"], "refresh", expect=503)
-        assert verified(stage, name) == (name == "shopify")
-        after = stage.shown(shown["id"])
+        oauth_hub.do(shown["id"], "refresh", expect=503)
+        assert verified(oauth_hub, name) == (name == "shopify")
+        after = oauth_hub.shown(shown["id"])
         assert (after["status"], after["health"]) == ("connected", "at_risk")
     finally:
-        stage.register(name)
+        oauth_hub.register(name)
 
 
-def test_a_grant_is_revoked_with_a_fresh_access_token(stage: Stage) -> None:
+def test_a_grant_is_revoked_with_a_fresh_access_token(oauth_hub: OAuthHub) -> None:
     """The access token of an idle account has ended by the time that somebody disconnects it."""
     idle: list[tuple[Fake, str, str]] = []
     began = time()
     for name in ("slack", "github", "shopify", "tiktok"):
-        fake = stage.play(name)
+        fake = oauth_hub.play(name)
         fake.lifetime_s, fake.now = 1, lambda: began
-        shown = stage.connect(name, **fields(fake))
+        shown = oauth_hub.connect(name, **fields(fake))
         idle.append((fake, shown["id"], shown["expires_at"]))
     eventually(lambda: all(seconds_until(ends) < 0 for _, _, ends in idle))
     for fake, integration, _ in idle:
         fake.now = lambda: began + 60
-        assert stage.do(integration, "disconnect")["status"] == "disconnected"
+        assert oauth_hub.do(integration, "disconnect")["status"] == "disconnected"
         assert (fake.refreshes, fake.revocations) == (1, 1), fake.name
 
 
@@ -358,14 +364,14 @@ def test_a_grant_is_revoked_with_a_fresh_access_token(stage: Stage) -> None:
     ],
 )
 def test_a_failed_revocation_is_logged_and_does_not_stop_the_disconnect(
-    stage: Stage, name: str, reply: Reply, code: str
+    oauth_hub: OAuthHub, name: str, reply: Reply, code: str
 ) -> None:
-    fake = stage.play(name)
-    shown = stage.connect(name)
+    fake = oauth_hub.play(name)
+    shown = oauth_hub.connect(name)
     fake.fail_calls = [reply]
-    assert stage.do(shown["id"], "disconnect")["status"] == "disconnected"
+    assert oauth_hub.do(shown["id"], "disconnect")["status"] == "disconnected"
     assert (fake.revocations, fake.fail_calls) == (0, [])
-    logged = [line for line in stage.hub.log_lines("oauth") if line.get("integration_id") == shown["id"]]
+    logged = [line for line in oauth_hub.hub.log_lines("oauth") if line.get("integration_id") == shown["id"]]
     assert [line["event"] for line in logged if line["level"] == "warning"] == ["token.revoke_failed"]
     assert code in logged[-1]["error"]
 
@@ -373,229 +379,231 @@ def test_a_failed_revocation_is_logged_and_does_not_stop_the_disconnect(
 # What one platform does.
 
 
-def test_slack_issues_tokens_for_the_bot_and_the_person(stage: Stage) -> None:
-    fake = play(stage, "slack", Slack)
+def test_slack_issues_tokens_for_the_bot_and_the_person(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "slack", Slack)
     fake.user_lifetime_s = 600
-    stage.register("slack", settings={"user_scope": "search:read"})
+    oauth_hub.register("slack", settings={"user_scope": "search:read"})
     try:
-        shown = stage.connect("slack")
+        shown = oauth_hub.connect("slack")
         assert 570 < seconds_until(shown["expires_at"]) <= 600  # the one that ends first
-        bot, person = stage.access(shown["id"]), stage.access(shown["id"], "user")
-        assert call(stage, bot, "slack").json()["bot_id"]
-        assert call(stage, person, "slack").json()["user_id"] == fake.accounts[0].id
-        assert seconds_until(stage.do(shown["id"], "refresh")["expires_at"]) <= 600
+        bot, person = oauth_hub.access(shown["id"]), oauth_hub.access(shown["id"], "user")
+        assert call(oauth_hub, bot, "slack").json()["bot_id"]
+        assert call(oauth_hub, person, "slack").json()["user_id"] == fake.accounts[0].id
+        assert seconds_until(oauth_hub.do(shown["id"], "refresh")["expires_at"]) <= 600
         assert (fake.refreshes, fake.refused) == (2, [])
-        renewed = [stage.access(shown["id"], other).token for other in ("", "user")]
+        renewed = [oauth_hub.access(shown["id"], other).token for other in ("", "user")]
         assert not {bot.token, person.token} & set(renewed)
-        stage.do(shown["id"], "disconnect")
+        oauth_hub.do(shown["id"], "disconnect")
         assert fake.revocations == 2
     finally:
-        stage.register("slack", settings={"user_scope": ""})
+        oauth_hub.register("slack", settings={"user_scope": ""})
 
 
-def test_each_slack_token_is_revoked_even_if_another_one_fails(stage: Stage) -> None:
-    fake = play(stage, "slack", Slack)
-    stage.register("slack", settings={"user_scope": "search:read"})
+def test_each_slack_token_is_revoked_even_if_another_one_fails(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "slack", Slack)
+    oauth_hub.register("slack", settings={"user_scope": "search:read"})
     try:
-        shown = stage.connect("slack")
+        shown = oauth_hub.connect("slack")
         fake.fail_calls = [Reply.gone()]
-        assert stage.do(shown["id"], "disconnect")["status"] == "disconnected"
+        assert oauth_hub.do(shown["id"], "disconnect")["status"] == "disconnected"
         assert fake.revocations == 1
     finally:
-        stage.register("slack", settings={"user_scope": ""})
+        oauth_hub.register("slack", settings={"user_scope": ""})
 
 
-def test_slack_for_a_person_only_has_no_bot(stage: Stage) -> None:
-    fake = play(stage, "slack", Slack)
-    stage.register("slack", settings={"user_scope": "search:read"})
+def test_slack_for_a_person_only_has_no_bot(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "slack", Slack)
+    oauth_hub.register("slack", settings={"user_scope": "search:read"})
     try:
-        shown = stage.connect("slack", scopes=[])
+        shown = oauth_hub.connect("slack", scopes=[])
         assert (shown["status"], shown["scopes"], shown["missing_scopes"]) == ("connected", [], [])
-        assert stage.do(shown["id"], "check")["last_error"] is None
-        stage.do(shown["id"], "refresh")
-        assert call(stage, stage.access(shown["id"]), "slack").json()["user_id"] == fake.accounts[0].id
-        with stage.person() as ada:
+        assert oauth_hub.do(shown["id"], "check")["last_error"] is None
+        oauth_hub.do(shown["id"], "refresh")
+        assert (
+            call(oauth_hub, oauth_hub.access(shown["id"]), "slack").json()["user_id"] == fake.accounts[0].id
+        )
+        with oauth_hub.person() as ada:
             page = ada.go(ada.reconnect(shown["id"])["authorization_url"])
             assert page.status_code == 200, page.text
         assert {key for item in fake.grants_of(fake.accounts[0].id) for key in item.query} & {
             "scope"
         } == set()
-        stage.do(shown["id"], "disconnect")
+        oauth_hub.do(shown["id"], "disconnect")
         assert (fake.refreshes, fake.revocations) == (1, 1)
     finally:
-        stage.register("slack", settings={"user_scope": ""})
+        oauth_hub.register("slack", settings={"user_scope": ""})
 
 
-def test_slack_without_rotation_gives_one_token_that_workspaces_of_the_hub_share(stage: Stage) -> None:
-    fake = play(stage, "slack", Slack)
+def test_slack_without_rotation_gives_one_token_that_workspaces_of_the_hub_share(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "slack", Slack)
     fake.lifetime_s = None
-    first = stage.connect("slack")
+    first = oauth_hub.connect("slack")
     assert first["expires_at"] is None
-    stage.do(first["id"], "refresh", expect=409)
-    other = stage.hub.other_workspace()
-    stage.register("slack", scope="installation")
+    oauth_hub.do(first["id"], "refresh", expect=409)
+    other = oauth_hub.hub.other_workspace()
+    oauth_hub.register("slack", scope="installation")
     try:
-        second = stage.connect("slack", key=other)
-        stage.ask("POST", f"/api/integrations/{second['id']}/disconnect", key=other)
+        second = oauth_hub.connect("slack", key=other)
+        oauth_hub.ask("POST", f"/api/integrations/{second['id']}/disconnect", key=other)
         assert fake.revocations == 0
-        assert stage.do(first["id"], "check")["status"] == "connected"
-        stage.do(first["id"], "disconnect")
+        assert oauth_hub.do(first["id"], "check")["status"] == "connected"
+        oauth_hub.do(first["id"], "disconnect")
         assert fake.revocations == 1
     finally:
-        stage.ask("DELETE", "/api/platform-credentials/slack?scope=installation", expect=204)
+        oauth_hub.ask("DELETE", "/api/platform-credentials/slack?scope=installation", expect=204)
 
 
-def test_github_leaves_out_scopes_that_others_include(stage: Stage) -> None:
-    fake = play(stage, "github", GitHub)
+def test_github_leaves_out_scopes_that_others_include(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "github", GitHub)
     fake.lifetime_s = None
-    shown = stage.connect("github", scopes=["user", "user:email", "repo", "public_repo"])
+    shown = oauth_hub.connect("github", scopes=["user", "user:email", "repo", "public_repo"])
     assert (shown["scopes"], shown["missing_scopes"]) == (["user", "repo"], [])
     assert shown["expires_at"] is None
-    stage.do(shown["id"], "refresh", expect=409)
+    oauth_hub.do(shown["id"], "refresh", expect=409)
 
 
-def test_jira_with_several_sites_needs_a_selection(stage: Stage, events: Tap) -> None:
-    fake = play(stage, "jira", Atlassian)
-    fake.accounts = [fake.account(stage.number(), places=3)]
+def test_jira_with_several_sites_needs_a_selection(oauth_hub: OAuthHub, events: Tap) -> None:
+    fake = play(oauth_hub, "jira", Atlassian)
+    fake.accounts = [fake.account(oauth_hub.number(), places=3)]
     first, second, third = fake.accounts[0].places
-    with stage.person() as ada:
+    with oauth_hub.person() as ada:
         authorization = ada.connect("jira")
         assert "choose the Jira site" in ada.go(authorization["authorization_url"]).text
     integration = authorization["integration_id"]
-    shown = stage.shown(integration)
+    shown = oauth_hub.shown(integration)
     assert (shown["status"], shown["reason"]) == ("pending", "choice_required")
     assert [item["id"] for item in shown["choices"]] == [first.id, second.id, third.id]
     with pytest.raises(NotConnected):
-        stage.access(integration)
-    stage.do(integration, "choose", {"choice": "another"}, expect=422)
-    chosen = stage.do(integration, "choose", {"choice": second.id})
+        oauth_hub.access(integration)
+    oauth_hub.do(integration, "choose", {"choice": "another"}, expect=422)
+    chosen = oauth_hub.do(integration, "choose", {"choice": second.id})
     assert (chosen["status"], chosen["account"]["choice"]) == ("connected", second.name)
-    access = stage.access(integration)
+    access = oauth_hub.access(integration)
     assert access.base.endswith(f"/ex/jira/{second.id}")
-    assert call(stage, access, "jira").json()["accountId"] == fake.accounts[0].id
-    with stage.person() as ada:
+    assert call(oauth_hub, access, "jira").json()["accountId"] == fake.accounts[0].id
+    with oauth_hub.person() as ada:
         assert ada.go(ada.reconnect(integration)["authorization_url"]).status_code == 200
-        assert stage.shown(integration)["account"]["choice"] == second.name
+        assert oauth_hub.shown(integration)["account"]["choice"] == second.name
         fake.withdraw()
         fake.accounts = [replace(fake.accounts[0], places=(first, third))]
         assert ada.go(ada.reconnect(integration)["authorization_url"]).status_code == 200
-    assert stage.shown(integration)["reason"] == "choice_required"
-    stage.do(integration, "choose", {"choice": third.id})
-    assert stage.access(integration).base.endswith(third.id)
+    assert oauth_hub.shown(integration)["reason"] == "choice_required"
+    oauth_hub.do(integration, "choose", {"choice": third.id})
+    assert oauth_hub.access(integration).base.endswith(third.id)
     assert published(events, integration) == ["connected", "connected", "connected"]
 
 
-def test_each_jira_site_has_an_integration(stage: Stage, events: Tap) -> None:
-    fake = play(stage, "jira", Atlassian)
-    fake.accounts = [fake.account(stage.number(), places=2)]
+def test_each_jira_site_has_an_integration(oauth_hub: OAuthHub, events: Tap) -> None:
+    fake = play(oauth_hub, "jira", Atlassian)
+    fake.accounts = [fake.account(oauth_hub.number(), places=2)]
     places = fake.accounts[0].places
-    first, second = (stage.connect("jira")["id"] for _ in places)
+    first, second = (oauth_hub.connect("jira")["id"] for _ in places)
     assert first != second
     for integration, place in zip((first, second), places, strict=True):
-        assert stage.do(integration, "choose", {"choice": place.id})["id"] == integration
-    refused = stage.do(first, "choose", {"choice": places[1].id}, expect=409)
+        assert oauth_hub.do(integration, "choose", {"choice": place.id})["id"] == integration
+    refused = oauth_hub.do(first, "choose", {"choice": places[1].id}, expect=409)
     assert f"{places[1].name} is connected already" in refused["detail"]
-    again, before = stage.connect("jira")["id"], stage.access(first).token
+    again, before = oauth_hub.connect("jira")["id"], oauth_hub.access(first).token
     assert again not in {first, second}
-    assert stage.do(again, "choose", {"choice": places[0].id})["id"] == first
-    assert stage.shown(again)["id"] == first, "its id answers for it"
-    assert stage.access(first).token != before, "with the new grant"
+    assert oauth_hub.do(again, "choose", {"choice": places[0].id})["id"] == first
+    assert oauth_hub.shown(again)["id"] == first, "its id answers for it"
+    assert oauth_hub.access(first).token != before, "with the new grant"
     for integration, place in zip((first, second), places, strict=True):
-        assert stage.access(integration).base.endswith(place.id)
-        assert stage.do(integration, "refresh")["status"] == "connected"
-        assert stage.do(integration, "check")["last_error"] is None
+        assert oauth_hub.access(integration).base.endswith(place.id)
+        assert oauth_hub.do(integration, "refresh")["status"] == "connected"
+        assert oauth_hub.do(integration, "check")["last_error"] is None
     assert published(events, first) == ["connected", "connected", "refreshed"]
     assert published(events, again) == []
-    stage.do(first, "disable")
-    late = stage.connect("jira")["id"]
-    stage.do(late, "choose", {"choice": places[0].id}, expect=409)
-    assert stage.shown(late)["status"] == "pending"
+    oauth_hub.do(first, "disable")
+    late = oauth_hub.connect("jira")["id"]
+    oauth_hub.do(late, "choose", {"choice": places[0].id}, expect=409)
+    assert oauth_hub.shown(late)["status"] == "pending"
 
 
-def test_jira_with_hundreds_of_sites_is_read_completely(stage: Stage) -> None:
-    fake = play(stage, "jira", Atlassian)
-    fake.accounts = [fake.account(stage.number(), places=400)]
-    assert len(stage.connect("jira")["choices"]) == 400
+def test_jira_with_hundreds_of_sites_is_read_completely(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "jira", Atlassian)
+    fake.accounts = [fake.account(oauth_hub.number(), places=400)]
+    assert len(oauth_hub.connect("jira")["choices"]) == 400
 
 
-def test_jira_without_a_site_is_not_connected(stage: Stage) -> None:
-    fake = play(stage, "jira", Atlassian)
+def test_jira_without_a_site_is_not_connected(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "jira", Atlassian)
     fake.accounts = [replace(fake.accounts[0], places=())]
-    with stage.person() as ada:
+    with oauth_hub.person() as ada:
         page = ada.go(ada.connect("jira")["authorization_url"])
         assert (ended(page), "the Jira site" in page.text) == ("nothing_to_choose", True)
 
 
-def test_google_names_scopes_otherwise_and_people_untick_them(stage: Stage) -> None:
-    fake = play(stage, "google", Google)
+def test_google_names_scopes_otherwise_and_people_untick_them(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "google", Google)
     fake.unticked = {"email", "https://www.googleapis.com/auth/gmail.send"}
-    shown = stage.connect("gmail")
+    shown = oauth_hub.connect("gmail")
     assert "https://www.googleapis.com/auth/userinfo.profile" in shown["scopes"]
     assert shown["missing_scopes"] == ["email", "https://www.googleapis.com/auth/gmail.send"]
     assert shown["account"]["label"] == fake.accounts[0].name
 
 
-def test_google_revokes_all_grants_so_only_the_last_integration_revokes(stage: Stage) -> None:
-    fake = play(stage, "google", Google)
+def test_google_revokes_all_grants_so_only_the_last_integration_revokes(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "google", Google)
     ada = fake.accounts[0]
-    mail, sheets = stage.connect("gmail"), stage.connect("google-sheets")
+    mail, sheets = oauth_hub.connect("gmail"), oauth_hub.connect("google-sheets")
     assert mail["id"] != sheets["id"]
-    fake.accounts = [fake.account(stage.number())]
-    elses = stage.connect("gmail")
-    with stage.person() as wrong:  # signs in as somebody whose account is connected already
+    fake.accounts = [fake.account(oauth_hub.number())]
+    elses = oauth_hub.connect("gmail")
+    with oauth_hub.person() as wrong:  # signs in as somebody whose account is connected already
         fake.accounts = [ada]
         assert ended(wrong.go(wrong.reconnect(elses["id"])["authorization_url"])) == "other_account"
         fake.fail_calls = [Reply(503)]
         assert ended(wrong.go(wrong.reconnect(mail["id"])["authorization_url"])) == "no_account"
-    stage.do(mail["id"], "disconnect")
+    oauth_hub.do(mail["id"], "disconnect")
     assert fake.revocations == 0
     for item in (sheets, elses):
-        assert stage.do(item["id"], "refresh")["status"] == "connected"
-    stage.do(sheets["id"], "disconnect")
+        assert oauth_hub.do(item["id"], "refresh")["status"] == "connected"
+    oauth_hub.do(sheets["id"], "disconnect")
     assert fake.revocations == 1
-    assert stage.do(elses["id"], "check")["status"] == "connected"
+    assert oauth_hub.do(elses["id"], "check")["status"] == "connected"
 
 
-def test_microsoft_of_one_tenant_names_its_errors_by_number(stage: Stage) -> None:
+def test_microsoft_of_one_tenant_names_its_errors_by_number(oauth_hub: OAuthHub) -> None:
     tenant = "33333333-0000-4000-8000-000000000000"
-    fake = stage.play("microsoft", tenant=tenant)
+    fake = oauth_hub.play("microsoft", tenant=tenant)
     assert isinstance(fake, Microsoft)
-    stage.register("microsoft", settings={"tenant": tenant})
+    oauth_hub.register("microsoft", settings={"tenant": tenant})
     try:
-        shown = stage.connect("microsoft-outlook")
+        shown = oauth_hub.connect("microsoft-outlook")
         assert ("offline_access" in shown["scopes"], shown["missing_scopes"]) == (False, [])
         fake.secret_expired = True
-        stage.do(shown["id"], "refresh", expect=503)
-        app = stage.ask("GET", "/api/platform-credentials/microsoft")
+        oauth_hub.do(shown["id"], "refresh", expect=503)
+        app = oauth_hub.ask("GET", "/api/platform-credentials/microsoft")
         assert (app["verified"], "AADSTS7000222" in app["reason"]) == (False, True)
-        assert stage.shown(shown["id"])["status"] == "connected"
+        assert oauth_hub.shown(shown["id"])["status"] == "connected"
         fake.secret_expired = False
-        stage.register("microsoft", settings={"tenant": tenant})
-        with stage.person() as ada:
+        oauth_hub.register("microsoft", settings={"tenant": tenant})
+        with oauth_hub.person() as ada:
             assert ada.go(ada.reconnect(shown["id"])["authorization_url"]).status_code == 200
         fake.fail_next = [fake.error(50076)]
-        stage.do(shown["id"], "refresh", expect=409)
-        after = stage.shown(shown["id"])
+        oauth_hub.do(shown["id"], "refresh", expect=409)
+        after = oauth_hub.shown(shown["id"])
         assert (after["status"], after["reason"]) == ("reauth_required", "interaction_required")
         assert "AADSTS50076" in after["last_error"]["detail"]
     finally:
-        stage.register("microsoft", settings={"tenant": ""})
+        oauth_hub.register("microsoft", settings={"tenant": ""})
 
 
-def test_microsoft_without_the_app_in_one_tenant_is_not_without_it_everywhere(stage: Stage) -> None:
+def test_microsoft_without_the_app_in_one_tenant_is_not_without_it_everywhere(oauth_hub: OAuthHub) -> None:
     """Its administrator has removed the app: that is about his people, and others go on connecting."""
-    fake = play(stage, "microsoft", Microsoft)
-    shown = stage.connect("microsoft-outlook")
+    fake = play(oauth_hub, "microsoft", Microsoft)
+    shown = oauth_hub.connect("microsoft-outlook")
     fake.fail_next = [fake.error(700016)]
-    stage.do(shown["id"], "refresh", expect=503)
-    after = stage.shown(shown["id"])
+    oauth_hub.do(shown["id"], "refresh", expect=503)
+    after = oauth_hub.shown(shown["id"])
     assert (after["status"], after["last_error"]["code"]) == ("connected", "unauthorized_client")
-    assert stage.ask("GET", "/api/platform-credentials/microsoft")["verified"]
+    assert oauth_hub.ask("GET", "/api/platform-credentials/microsoft")["verified"]
     fake.fail_next = [fake.error(700016)]
-    with stage.person() as ada:
+    with oauth_hub.person() as ada:
         page = ada.go(ada.connect("microsoft-outlook")["authorization_url"])
         assert (ended(page), "AADSTS700016" in page.text) == ("platform_error", True)
-    assert stage.ask("GET", "/api/platform-credentials/microsoft")["verified"]
+    assert oauth_hub.ask("GET", "/api/platform-credentials/microsoft")["verified"]
 
 
 @pytest.mark.parametrize(
@@ -608,9 +616,9 @@ def test_microsoft_without_the_app_in_one_tenant_is_not_without_it_everywhere(st
         ({"shop": None}, "wrong_answer"),
     ],
 )
-def test_shopify_signs_what_comes_back(stage: Stage, change: dict[str, str | None], code: str) -> None:
-    fake = play(stage, "shopify", Shopify)
-    with stage.person() as ada:
+def test_shopify_signs_what_comes_back(oauth_hub: OAuthHub, change: dict[str, str | None], code: str) -> None:
+    fake = play(oauth_hub, "shopify", Shopify)
+    with oauth_hub.person() as ada:
         authorization = ada.connect("shopify", **fields(fake))
         back = urlsplit(ada.client.get(authorization["authorization_url"]).headers["location"])
         query = {**dict(parse_qsl(back.query)), **change}
@@ -622,63 +630,68 @@ def test_shopify_signs_what_comes_back(stage: Stage, change: dict[str, str | Non
 @pytest.mark.parametrize(
     "shop", ["", "evil.example/", "one.two", "a@b", "-one", "One", "one\n", "one#", "öne", "a" * 61]
 )
-def test_shopify_has_shops_and_no_other_hosts(stage: Stage, shop: str) -> None:
-    stage.play("shopify")
-    before = len(stage.platforms.asked)
-    with stage.person() as ada:
+def test_shopify_has_shops_and_no_other_hosts(oauth_hub: OAuthHub, shop: str) -> None:
+    oauth_hub.play("shopify")
+    before = len(oauth_hub.platforms.asked)
+    with oauth_hub.person() as ada:
         ada.connect("shopify", expect=422, params={"shop": shop})
-    assert len(stage.platforms.asked) == before
+    assert len(oauth_hub.platforms.asked) == before
 
 
-def test_each_shopify_shop_has_an_integration(stage: Stage) -> None:
-    fake = play(stage, "shopify", Shopify)
-    shops = [f"shop-{stage.number()}" for _ in "ab"]
+def test_each_shopify_shop_has_an_integration(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "shopify", Shopify)
+    shops = [f"shop-{oauth_hub.number()}" for _ in "ab"]
     scopes = ["write_products", "read_products", "read_orders"]
-    found = [stage.connect("shopify", params={"shop": shop}, scopes=scopes) for shop in shops]
+    found = [oauth_hub.connect("shopify", params={"shop": shop}, scopes=scopes) for shop in shops]
     assert [item["account"]["id"] for item in found] == [f"{shop}.myshopify.com" for shop in shops]
     assert all((len(item["scopes"]), item["missing_scopes"]) == (2, []) for item in found)
     for item, shop in zip(found, shops, strict=True):
-        assert call(stage, stage.access(item["id"]), "shopify").json()["shop"]["domain"].startswith(shop)
-    stage.do(found[0]["id"], "disconnect")
+        assert (
+            call(oauth_hub, oauth_hub.access(item["id"]), "shopify").json()["shop"]["domain"].startswith(shop)
+        )
+    oauth_hub.do(found[0]["id"], "disconnect")
     assert fake.revocations == 1
-    assert stage.do(found[1]["id"], "check")["status"] == "connected"
+    assert oauth_hub.do(found[1]["id"], "check")["status"] == "connected"
 
 
-def test_tiktok_people_allow_some_of_it(stage: Stage) -> None:
-    fake = play(stage, "tiktok", TikTok)
+def test_tiktok_people_allow_some_of_it(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "tiktok", TikTok)
     fake.unticked = {"video.list"}
-    shown = stage.connect("tiktok")
+    shown = oauth_hub.connect("tiktok")
     assert shown["missing_scopes"] == ["video.list"]
     fake.unticked = {"user.info.basic"}
-    fake.accounts = [fake.account(stage.number())]
-    with stage.person() as ada:
+    fake.accounts = [fake.account(oauth_hub.number())]
+    with oauth_hub.person() as ada:
         assert ended(ada.go(ada.connect("tiktok")["authorization_url"])) == "no_account"
 
 
-def test_mailchimp_is_in_a_data_center(stage: Stage) -> None:
-    fake = play(stage, "mailchimp", Mailchimp)
+def test_mailchimp_is_in_a_data_center(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "mailchimp", Mailchimp)
     fake.dc = "us7"
-    access = stage.access(stage.connect("mailchimp")["id"])
+    access = oauth_hub.access(oauth_hub.connect("mailchimp")["id"])
     assert access.base == "https://us7.api.mailchimp.com/3.0"
-    assert call(stage, access, "mailchimp").json()["account_id"] == fake.accounts[0].place.id
+    assert call(oauth_hub, access, "mailchimp").json()["account_id"] == fake.accounts[0].place.id
 
 
-def test_notion_has_one_bot_in_a_workspace(stage: Stage) -> None:
-    fake = play(stage, "notion", Notion)
+def test_notion_has_one_bot_in_a_workspace(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "notion", Notion)
     place = fake.accounts[0].place
-    fake.accounts += [replace(fake.account(stage.number()), places=(place,)), fake.account(stage.number())]
-    first = stage.connect("notion")
-    with stage.person() as colleague:
+    fake.accounts += [
+        replace(fake.account(oauth_hub.number()), places=(place,)),
+        fake.account(oauth_hub.number()),
+    ]
+    first = oauth_hub.connect("notion")
+    with oauth_hub.person() as colleague:
         authorization = colleague.connect("notion")
         assert colleague.go(authorization["authorization_url"]).status_code == 200
-    assert stage.shown(authorization["integration_id"])["id"] == first["id"]
-    assert stage.connect("notion")["account"]["id"] != first["account"]["id"]
-    again = stage.shown(first["id"])
+    assert oauth_hub.shown(authorization["integration_id"])["id"] == first["id"]
+    assert oauth_hub.connect("notion")["account"]["id"] != first["account"]["id"]
+    again = oauth_hub.shown(first["id"])
     assert (again["account"], again["status"]) == (first["account"], "connected")
     assert again["connected_at"] > first["connected_at"]
 
 
-def test_a_server_that_accepts_everything(stage: Stage, mock: MockServer | None) -> None:
+def test_a_server_that_accepts_everything(oauth_hub: OAuthHub, mock: MockServer | None) -> None:
     """npm's oauth2-mock-server by TLS: no rotation, and a refresh token for whoever asks."""
     if mock is None:
         pytest.skip("node or npm is not here")
@@ -695,16 +708,16 @@ def test_a_server_that_accepts_everything(stage: Stage, mock: MockServer | None)
         "settings": settings,
         "verified": True,
     }
-    stage.ask("PUT", "/api/platform-credentials/oidc", body)
+    oauth_hub.ask("PUT", "/api/platform-credentials/oidc", body)
     before = mock.stats()
-    shown = stage.connect("oidc")
+    shown = oauth_hub.connect("oidc")
     assert (shown["status"], shown["account"]["id"]) == ("connected", "johndoe")
-    assert stage.do(shown["id"], "refresh")["refreshed_at"] > shown["connected_at"]
+    assert oauth_hub.do(shown["id"], "refresh")["refreshed_at"] > shown["connected_at"]
     mock.fail_next(500)
-    stage.do(shown["id"], "refresh", expect=503)
-    assert stage.shown(shown["id"])["health"] == "at_risk"
-    assert stage.do(shown["id"], "check")["status"] == "connected"
-    stage.do(shown["id"], "disconnect")
+    oauth_hub.do(shown["id"], "refresh", expect=503)
+    assert oauth_hub.shown(shown["id"])["health"] == "at_risk"
+    assert oauth_hub.do(shown["id"], "check")["status"] == "connected"
+    oauth_hub.do(shown["id"], "disconnect")
     done = mock.stats().since(before)
     assert (done.granted, done.revoked) == ({"authorization_code": 1, "refresh_token": 1}, 1)
 
@@ -712,33 +725,33 @@ def test_a_server_that_accepts_everything(stage: Stage, mock: MockServer | None)
 # And nothing of it is seen.
 
 
-def test_issued_secrets_are_searched_for_in_logs_and_answers(stage: Stage) -> None:
+def test_issued_secrets_are_searched_for_in_logs_and_answers(oauth_hub: OAuthHub) -> None:
     """At the end of the run, in all that it has left behind."""
     for name in FAKES:
-        fake = stage.play(name)
-        shown = stage.connect(name, **fields(fake))
-        if WAYS[name].refreshes:
-            stage.do(shown["id"], "refresh")
+        fake = oauth_hub.play(name)
+        shown = oauth_hub.connect(name, **fields(fake))
+        if CASES[name].refreshes:
+            oauth_hub.do(shown["id"], "refresh")
         assert len(fake.tokens_seen) >= 2
-        assert all(map(is_noted, fake.tokens_seen)), f"a secret of {name} is too short"
+        assert all(map(is_recorded, fake.tokens_seen)), f"a secret of {name} is too short"
 
 
-def test_a_grant_without_a_selection_is_revoked(stage: Stage) -> None:
+def test_a_grant_without_a_selection_is_revoked(oauth_hub: OAuthHub) -> None:
     """Its tokens would be kept for good, and nobody could use them."""
-    fake = play(stage, "jira", Atlassian)
+    fake = play(oauth_hub, "jira", Atlassian)
     account = fake.accounts[0]
     fake.accounts = [replace(account, places=(*account.places, Place("second-site", "Second")))]
-    with stage.person() as person:
+    with oauth_hub.person() as person:
         authorization = person.connect("jira")
         person.go(authorization["authorization_url"])
-    shown = stage.shown(authorization["integration_id"])
+    shown = oauth_hub.shown(authorization["integration_id"])
     assert (shown["status"], len(shown["choices"])) == ("pending", 2)
     week = timedelta(days=7, minutes=1)
-    with MongoClient[dict[str, Any]](stage.hub.env["MONGODB_URI"], tz_aware=True) as mongo:
+    with MongoClient[dict[str, Any]](oauth_hub.hub.env["MONGODB_URI"], tz_aware=True) as mongo:
         found = mongo.get_default_database()["integrations"]
         stored = found.find_one({"_id": shown["id"]})
         assert stored
         earlier = {name: stored[name] - week for name in ("connected_at", "due_at") if stored[name]}
         found.update_one({"_id": shown["id"]}, {"$set": earlier})
         eventually(lambda: found.find_one({"_id": shown["id"], "deleted_at": {"$ne": None}}))
-    stage.ask("GET", f"/api/integrations/{shown['id']}", expect=404)
+    oauth_hub.ask("GET", f"/api/integrations/{shown['id']}", expect=404)

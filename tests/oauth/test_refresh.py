@@ -25,8 +25,8 @@ from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.npm import Unavailable
 from tests.support.person import Person
-from tests.support.platforms import Reply
-from tests.support.rotating import Rotating
+from tests.support.provider_hosts import Reply
+from tests.support.rotating_server import RotatingServer
 from tests.support.token_users import PLAIN, TokenUsers
 
 ACCESS_TOKEN_S = 2
@@ -63,14 +63,14 @@ def at_npm(shared_accounts: Accounts, access_token_s: int) -> Iterator[OidcProvi
 
 
 @pytest.fixture(scope="module")
-def server(shared_accounts: Accounts) -> Iterator[Rotating]:
-    with Rotating("app", SECRET, shared_accounts.redirect_uri) as made:
+def server(shared_accounts: Accounts) -> Iterator[RotatingServer]:
+    with RotatingServer("app", SECRET, shared_accounts.redirect_uri) as made:
         yield made
         assert made.faults == []
 
 
 @pytest.fixture(scope="module")
-def own(shared_accounts: Accounts, server: Rotating) -> Accounts:
+def own(shared_accounts: Accounts, server: RotatingServer) -> Accounts:
     """The accounts at the rotating server."""
     return shared_accounts.at(server.settings, "app")
 
@@ -86,7 +86,7 @@ def users(
 
 
 @pytest.fixture
-def ada(own: Accounts, server: Rotating, request: pytest.FixtureRequest) -> Iterator[str]:
+def ada(own: Accounts, server: RotatingServer, request: pytest.FixtureRequest) -> Iterator[str]:
     """An account of this test alone, at a server that has no habits yet."""
     name = re.sub(r"\W", "-", request.node.name.removeprefix("test_"))
     server.login(name)
@@ -110,7 +110,7 @@ class Counts:
     refused: int
 
     @classmethod
-    def of(cls, server: Rotating) -> "Counts":
+    def of(cls, server: RotatingServer) -> "Counts":
         return cls(server.refreshes, len(server.refused))
 
     def since(self, before: "Counts") -> tuple[int, int]:
@@ -147,7 +147,7 @@ def test_two_hundred_users_of_an_expired_token_cause_one_refresh(
         assert {run.versions[-1] for run in runs} == {version + 1}
         if version == 1:
             note(f"200 users of an expired token: one refresh, {max(run.seconds for run in runs):.2f} s")
-    assert shared_accounts.told(integration) == ["connected", *["refreshed"] * ROUNDS]
+    assert shared_accounts.events(integration) == ["connected", *["refreshed"] * ROUNDS]
 
 
 def test_continuous_users_never_see_an_expired_token(
@@ -155,14 +155,14 @@ def test_continuous_users_never_see_an_expired_token(
 ) -> None:
     shared_accounts, server = hasty
     integration = shared_accounts.connect("steady")
-    before, version = server.stats(), shared_accounts.kept(integration)["version"]
+    before, version = server.stats(), shared_accounts.stored(integration)["version"]
     for item in users:
         item.begin(integration, USERS, seconds=STEADY_S, pause_s=1)
     runs = [item.used() for item in users]
-    done, made = server.stats().since(before), shared_accounts.kept(integration)["version"] - version
+    done, made = server.stats().since(before), shared_accounts.stored(integration)["version"] - version
     calls, seconds = sum(run.calls for run in runs), max(run.seconds for run in runs)
     assert sum(run.statuses.get("200", 0) for run in runs) == calls, runs
-    # Each is made anew when half of its life is over, at the latest when it ends.
+    # Each is refreshed when half of its lifetime is over, at the latest when it ends.
     assert 1 <= made <= 2 * seconds / ACCESS_TOKEN_S + 1
     assert (done.granted, done.refused) == ({"refresh_token": made}, {})
     assert "grant.revoked" not in done.events
@@ -173,7 +173,7 @@ def test_continuous_users_never_see_an_expired_token(
 
 
 def test_invalid_grant_ends_the_account_at_once(
-    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+    own: Accounts, server: RotatingServer, users: list[TokenUsers], ada: str
 ) -> None:
     server.withdraw()
     own.move(ada, expires_at=-1, renew_at=-1)
@@ -192,10 +192,12 @@ def test_invalid_grant_ends_the_account_at_once(
     own.call(ada, "refresh", expect=409)
     own.call(ada, "check", expect=409)
     assert Counts.of(server).since(before) == (0, 1)
-    assert own.told(ada) == ["connected", "reauth_required"]
+    assert own.events(ada) == ["connected", "reauth_required"]
 
 
-def test_invalid_grant_of_a_replaced_token_ends_nothing(own: Accounts, server: Rotating, ada: str) -> None:
+def test_invalid_grant_of_a_replaced_token_ends_nothing(
+    own: Accounts, server: RotatingServer, ada: str
+) -> None:
     server.withdraw()
     server.hold()
     asked = later(lambda: own.call(ada, "refresh"))
@@ -206,11 +208,11 @@ def test_invalid_grant_of_a_replaced_token_ends_nothing(own: Accounts, server: R
     assert asked.result(20)["status"] == "connected"
     assert own.shown(ada)["status"] == "connected"
     own.call(ada, "check")
-    assert own.told(ada) == ["connected", "connected"]
+    assert own.events(ada) == ["connected", "connected"]
 
 
 @pytest.mark.parametrize(
-    ("answer", "least_s", "most_s"),
+    ("answer", "least_s", "max_s"),
     [
         (Reply(503), 1, 3),
         (Reply.json({"error": "temporarily_unavailable"}, 400), 1, 3),
@@ -222,7 +224,7 @@ def test_invalid_grant_of_a_replaced_token_ends_nothing(own: Accounts, server: R
     ids=["503", "temporarily-unavailable", "a-page", "429", "429-until-a-day", "no-answer"],
 )
 def test_refreshes_pause_while_the_provider_is_unavailable(
-    own: Accounts, server: Rotating, ada: str, answer: Reply, least_s: float, most_s: float
+    own: Accounts, server: RotatingServer, ada: str, answer: Reply, least_s: float, max_s: float
 ) -> None:
     server.fail_next = [answer] * 2
     began = datetime.now(UTC)
@@ -235,7 +237,7 @@ def test_refreshes_pause_while_the_provider_is_unavailable(
     assert shown["last_error"]["code"] == "unavailable"
     retry_at = parse_timestamp(shown["retry_at"])
     assert retry_at
-    assert least_s <= (retry_at - began).total_seconds() <= most_s + 2
+    assert least_s <= (retry_at - began).total_seconds() <= max_s + 2
     own.move(ada, retry_at=-1)
     own.call(ada, "refresh", expect=503)
     again = parse_timestamp(own.shown(ada)["retry_at"])
@@ -243,11 +245,11 @@ def test_refreshes_pause_while_the_provider_is_unavailable(
     assert (again - datetime.now(UTC)).total_seconds() > 2.5, "the second pause is longer"
     own.move(ada, retry_at=-1)
     assert own.call(ada, "refresh")["health"] == "ok"
-    assert own.told(ada) == ["connected", "refreshed"]
+    assert own.events(ada) == ["connected", "refreshed"]
 
 
 def test_an_expired_token_is_an_error_until_the_provider_is_back(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.fail_next = [Reply(503)] * 2
     own.move(ada, expires_at=-1, renew_at=-60)
@@ -265,12 +267,12 @@ def test_an_expired_token_is_an_error_until_the_provider_is_back(
 
     eventually(found_well)
     assert Counts.of(server).since(before) == (1, 0)
-    assert own.told(ada) == ["connected", "error", "refreshed", "recovered"]
+    assert own.events(ada) == ["connected", "error", "refreshed", "recovered"]
 
 
 @pytest.mark.parametrize("grace_s", [0, 600], ids=["strict", "lenient"])
 def test_a_lost_refresh_response_is_retried_and_reported_if_it_was_the_only_one(
-    own: Accounts, server: Rotating, ada: str, grace_s: float
+    own: Accounts, server: RotatingServer, ada: str, grace_s: float
 ) -> None:
     server.grace_s, server.lose_next = grace_s, 1
     own.call(ada, "refresh", expect=503)
@@ -284,7 +286,7 @@ def test_a_lost_refresh_response_is_retried_and_reported_if_it_was_the_only_one(
         assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
 
 
-def test_a_provider_timeout_is_an_error_too(own: Accounts, server: Rotating, ada: str) -> None:
+def test_a_provider_timeout_is_an_error_too(own: Accounts, server: RotatingServer, ada: str) -> None:
     server.slow_s, server.grace_s = 2, 600
     own.move(ada, expires_at=-1, renew_at=-60)
     with TokenUsers(own.hub.env, timing=replace(PLAIN, call_s=0.5)) as impatient:
@@ -295,7 +297,7 @@ def test_a_provider_timeout_is_an_error_too(own: Accounts, server: Rotating, ada
 
 
 def test_a_rejected_app_is_logged_as_an_error_and_ends_no_account(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     own.register(server.settings, "app", "another secret")
     own.call(ada, "refresh", expect=503)
@@ -309,10 +311,10 @@ def test_a_rejected_app_is_logged_as_an_error_and_ends_no_account(
     own.register(server.settings, "app")
     own.move(ada, retry_at=-1)
     assert own.call(ada, "refresh")["health"] == "ok"
-    assert own.told(ada) == ["connected", "refreshed"]
+    assert own.events(ada) == ["connected", "refreshed"]
 
 
-def refused_as_app(own: Accounts, server: Rotating, ada: str) -> None:
+def refused_as_app(own: Accounts, server: RotatingServer, ada: str) -> None:
     """The account waits because the app's secret is wrong."""
     own.register(server.settings, "app", "another secret")
     own.call(ada, "refresh", expect=503)
@@ -321,17 +323,17 @@ def refused_as_app(own: Accounts, server: Rotating, ada: str) -> None:
 
 
 def test_a_changed_app_clears_the_pause_that_the_old_one_caused(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     refused_as_app(own, server, ada)
     own.move(ada, expires_at=-60, renew_at=-90)
     own.register(server.settings, "app")
     assert own.shown(ada)["retry_at"] is None
     eventually(lambda: own.shown(ada)["health"] == "ok")  # by itself: nobody uses it
-    assert "refreshed" in own.told(ada)
+    assert "refreshed" in own.events(ada)
 
 
-def test_a_verified_app_clears_the_pause(own: Accounts, server: Rotating, ada: str) -> None:
+def test_a_verified_app_clears_the_pause(own: Accounts, server: RotatingServer, ada: str) -> None:
     """The platform was repaired; the app here was right all the time."""
     invalid = server.refusal("secret")
     server.fail_next = [invalid, invalid]  # the refresh, and the question whether it takes the app
@@ -344,10 +346,10 @@ def test_a_verified_app_clears_the_pause(own: Accounts, server: Rotating, ada: s
     assert own.call(ada, "refresh")["health"] == "ok"
 
 
-def test_a_process_with_a_newer_app_does_not_wait(own: Accounts, server: Rotating, ada: str) -> None:
+def test_a_process_with_a_newer_app_does_not_wait(own: Accounts, server: RotatingServer, ada: str) -> None:
     """Whoever repaired it could not clear the pauses: the app's revision says that they are over."""
     refused_as_app(own, server, ada)
-    paused = own.kept(ada)
+    paused = own.stored(ada)
     own.register(server.settings, "app")
     pause = {name: paused[name] for name in ("retry_at", "failures", "last_error", "refused_app", "due_at")}
     own.move(ada, expires_at=-60, renew_at=-90)
@@ -359,7 +361,7 @@ def test_a_process_with_a_newer_app_does_not_wait(own: Accounts, server: Rotatin
 
 
 def test_a_user_initiated_refresh_passes_the_pause_of_a_rejected_app_once(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     refused_as_app(own, server, ada)
     before = Counts.of(server)
@@ -377,14 +379,14 @@ def test_a_user_initiated_refresh_passes_the_pause_of_a_rejected_app_once(
 
 
 def test_an_account_is_an_error_once_its_token_expires_during_a_pause(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     refused_as_app(own, server, ada)
     shown = own.shown(ada)
     assert (shown["status"], shown["health"]) == ("connected", "at_risk")
-    kept = own.kept(ada)
-    assert kept["open"], "it is looked at when its token ends"
-    assert kept["due_at"] <= kept["expires_at"]
+    stored = own.stored(ada)
+    assert stored["open"], "it is looked at when its token ends"
+    assert stored["due_at"] <= stored["expires_at"]
     before = Counts.of(server)
     own.move(ada, expires_at=-1, renew_at=-60, due_at=-1)
     eventually(lambda: own.shown(ada)["status"] == "error")  # by itself: nobody uses it
@@ -394,29 +396,31 @@ def test_an_account_is_an_error_once_its_token_expires_during_a_pause(
     own.call(ada, "check", expect=503)
     own.register(server.settings, "app")
     eventually(lambda: own.shown(ada)["status"] == "connected")
-    assert own.told(ada) == ["connected", "error", "refreshed", "recovered"]
+    assert own.events(ada) == ["connected", "error", "refreshed", "recovered"]
 
 
-def test_secrets_that_a_provider_repeats_are_redacted(own: Accounts, server: Rotating, ada: str) -> None:
+def test_secrets_that_a_provider_repeats_are_redacted(
+    own: Accounts, server: RotatingServer, ada: str
+) -> None:
     before = set(server.tokens_seen)
     own.call(ada, "refresh")
     (refresh,) = [text for text in server.tokens_seen - before if text.startswith("rt-")]
-    said = f"cannot use {refresh} with {SECRET}"
-    server.fail_next = [Reply.json({"error": "server_says_no", "error_description": said}, 400)]
+    message = f"cannot use {refresh} with {SECRET}"
+    server.fail_next = [Reply.json({"error": "server_says_no", "error_description": message}, 400)]
     own.call(ada, "refresh", expect=503)
     error = own.shown(ada)["last_error"]
     assert (error["code"], error["detail"]) == ("server_says_no", "cannot use [hidden] with [hidden]")
 
 
 def test_a_secret_at_the_edge_of_a_truncated_text_is_redacted(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     before = set(server.tokens_seen)
     own.call(ada, "refresh")
     (refresh,) = [text for text in server.tokens_seen - before if text.startswith("rt-")]
-    said = f"{'x' * (200 - len(refresh) // 2)}{refresh}"
+    message = f"{'x' * (200 - len(refresh) // 2)}{refresh}"
     code = f"{'y' * (100 - len(refresh) // 2)}{refresh}"
-    server.fail_next = [Reply.json({"error": code, "error_description": said}, 400)]
+    server.fail_next = [Reply.json({"error": code, "error_description": message}, 400)]
     problem = own.call(ada, "refresh", expect=503)
     error = own.shown(ada)["last_error"]
     for text in (problem["detail"], error["code"], error["detail"]):
@@ -424,7 +428,7 @@ def test_a_secret_at_the_edge_of_a_truncated_text_is_redacted(
 
 
 def test_an_answer_that_is_a_form_without_an_end_is_a_failure_like_others(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.fail_next = [
         Reply(200, b"a=1&" * 1000, {"content-type": "application/x-www-form-urlencoded"}),
@@ -435,12 +439,14 @@ def test_an_answer_that_is_a_form_without_an_end_is_a_failure_like_others(
     assert own.call(ada, "refresh")["health"] == "ok"
 
 
-def test_tokens_are_revoked_if_the_lock_of_the_account_times_out(own: Accounts, server: Rotating) -> None:
+def test_tokens_are_revoked_if_the_lock_of_the_account_times_out(
+    own: Accounts, server: RotatingServer
+) -> None:
     """Who connects the same account died in the middle of it: his lock is there for a minute."""
     server.login("crowd")
     with Person(own.hub, "crowd") as person:
         authorization = person.connect("oidc")
-        mine = own.kept(authorization["integration_id"])["workspace"]
+        mine = own.stored(authorization["integration_id"])["workspace"]
         lock = hashlib.sha256(repr(("alone", mine, "oidc", "crowd")).encode()).hexdigest()
         states = own.database.oauth_states
         states.insert_one({"_id": lock, "gone_at": datetime.now(UTC) + timedelta(minutes=1)})
@@ -456,7 +462,7 @@ def test_tokens_are_revoked_if_the_lock_of_the_account_times_out(own: Accounts, 
 
 
 def test_a_refresh_token_that_the_response_leaves_out_is_retained(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.says = {"refresh_token": None}
     server.single_use = False  # type: ignore[misc]
@@ -468,7 +474,7 @@ def test_a_refresh_token_that_the_response_leaves_out_is_retained(
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"),
+    ("message", "seconds"),
     [
         (None, None),
         (0, None),
@@ -482,9 +488,9 @@ def test_a_refresh_token_that_the_response_leaves_out_is_retained(
     ids=["absent", "zero", "text", "fraction", "negative", "a-word", "huge", "an-object"],
 )
 def test_the_lifetime_of_a_token_is_read_in_every_providers_form(
-    own: Accounts, server: Rotating, ada: str, said: Any, seconds: float | None
+    own: Accounts, server: RotatingServer, ada: str, message: Any, seconds: float | None
 ) -> None:
-    server.says = {"expires_in": said}
+    server.says = {"expires_in": message}
     shown = own.call(ada, "refresh")
     if seconds is None:
         assert shown["expires_at"] is None
@@ -492,14 +498,14 @@ def test_the_lifetime_of_a_token_is_read_in_every_providers_form(
         ends = parse_timestamp(shown["expires_at"])
         assert ends
         assert (ends - datetime.now(UTC)).total_seconds() == pytest.approx(seconds, abs=3)
-    server.spoil(server.accounts[0].id)  # and without an end that is known, too, it is made anew when refused
+    server.spoil(server.accounts[0].id)  # and without an end that is known, too, it is refreshed when refused
     before = Counts.of(server)
     own.call(ada, "check")
     assert Counts.of(server).since(before) == (1, 0)
 
 
 def test_a_token_of_one_minute_is_not_refreshed_at_every_call(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.says = {"expires_in": 60}
     own.call(ada, "refresh")
@@ -515,7 +521,7 @@ def test_a_token_of_one_minute_is_not_refreshed_at_every_call(
 
 
 def test_a_hundred_rejected_calls_cause_one_refresh(
-    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+    own: Accounts, server: RotatingServer, users: list[TokenUsers], ada: str
 ) -> None:
     server.spoil(server.accounts[0].id)
     server.together(2 * USERS)
@@ -525,11 +531,11 @@ def test_a_hundred_rejected_calls_cause_one_refresh(
     runs = [item.used() for item in users[:2]]
     assert [run.statuses for run in runs] == [{"200": USERS}] * 2, runs
     assert Counts.of(server).since(before) == (1, 0)
-    assert own.told(ada) == ["connected", "refreshed"]
+    assert own.events(ada) == ["connected", "refreshed"]
 
 
 def test_a_provider_that_rejects_new_tokens_causes_one_refresh_and_no_loop(
-    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+    own: Accounts, server: RotatingServer, users: list[TokenUsers], ada: str
 ) -> None:
     server.refuse_all = True
     before = Counts.of(server)
@@ -539,11 +545,11 @@ def test_a_provider_that_rejects_new_tokens_causes_one_refresh_and_no_loop(
     assert [run.errors for run in runs] == [{"NotConnected reauth_required": USERS}] * 2
     assert Counts.of(server).since(before) == (1, 0)
     assert (own.shown(ada)["status"], own.shown(ada)["reason"]) == ("reauth_required", "token_refused")
-    assert own.told(ada) == ["connected", "refreshed", "reauth_required"]
+    assert own.events(ada) == ["connected", "refreshed", "reauth_required"]
 
 
 def test_a_token_without_refresh_is_rejected_and_published_once(
-    own: Accounts, server: Rotating, users: list[TokenUsers]
+    own: Accounts, server: RotatingServer, users: list[TokenUsers]
 ) -> None:
     server.login("short")
     server.says = {"refresh_token": None}
@@ -556,11 +562,11 @@ def test_a_token_without_refresh_is_rejected_and_published_once(
         item.begin(short, USERS)
     for item in users:
         assert item.used().errors == {"NotConnected reauth_required": USERS}
-    assert own.told(short) == ["connected", "reauth_required"]
+    assert own.events(short) == ["connected", "reauth_required"]
 
 
 def test_a_rejected_call_with_a_valid_token_ends_nothing(
-    own: Accounts, server: Rotating, users: list[TokenUsers], ada: str
+    own: Accounts, server: RotatingServer, users: list[TokenUsers], ada: str
 ) -> None:
     before = Counts.of(server)
     for _ in range(3):
@@ -573,29 +579,29 @@ def test_a_rejected_call_with_a_valid_token_ends_nothing(
     for item in (ada, short):
         assert users[0].use(item, 1).statuses == {"200": 1}
         assert own.shown(item)["status"] == "connected"
-    assert own.told(short) == ["connected"]
+    assert own.events(short) == ["connected"]
 
 
-@pytest.mark.parametrize(("scopes", "kept"), [(None, True), (["openid"], False)], ids=["same", "fewer"])
+@pytest.mark.parametrize(("scopes", "stored"), [(None, True), (["openid"], False)], ids=["same", "fewer"])
 def test_a_refresh_token_that_reconnecting_leaves_out_is_retained(
-    own: Accounts, server: Rotating, ada: str, scopes: list[str] | None, kept: bool
+    own: Accounts, server: RotatingServer, ada: str, scopes: list[str] | None, stored: bool
 ) -> None:
     """Unless less is allowed now: what the earlier one gives may do more."""
     server.says = {"refresh_token": None}
     with Person(own.hub, server.accounts[0].id) as person:
         authorization = person.reconnect(ada, scopes=scopes)
         assert person.go(authorization["authorization_url"]).status_code == 200
-    assert own.kept(ada)["refreshable"] is kept
+    assert own.stored(ada)["refreshable"] is stored
     before = Counts.of(server)
-    own.call(ada, "refresh", expect=200 if kept else 409)
-    assert Counts.of(server).since(before) == (int(kept), 0)
+    own.call(ada, "refresh", expect=200 if stored else 409)
+    assert Counts.of(server).since(before) == (int(stored), 0)
 
 
 # What happens meanwhile
 
 
 def test_an_integration_disabled_during_a_refresh_stays_disabled_with_the_new_tokens(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.hold()
     asked = later(lambda: own.call(ada, "refresh"))
@@ -610,7 +616,7 @@ def test_an_integration_disabled_during_a_refresh_stays_disabled_with_the_new_to
 
 
 def test_an_integration_disconnected_during_a_refresh_is_revoked_too(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.slow_s = 1  # it has made the new tokens by then
     name, revoked, before = server.accounts[0].id, server.revocations, Counts.of(server)
@@ -622,71 +628,71 @@ def test_an_integration_disconnected_during_a_refresh_is_revoked_too(
     )
     asked.result(20)
     assert own.shown(ada)["status"] == "disconnected"
-    assert own.kept(ada)["credential"] is None
+    assert own.stored(ada)["credential"] is None
     eventually(lambda: not server.grants_of(name))
     assert server.revocations == revoked + 1
-    assert own.told(ada) == ["connected", "disconnected"]
+    assert own.events(ada) == ["connected", "disconnected"]
 
 
 # By itself
 
 
-def test_an_idle_refresh_token_is_used_before_it_expires(own: Accounts, server: Rotating) -> None:
+def test_an_idle_refresh_token_is_used_before_it_expires(own: Accounts, server: RotatingServer) -> None:
     server.login("idle")
     server.says = {"refresh_token_expires_in": 1000}
     idle = own.connect("idle")
     for version in (1, 2):
-        kept, now = own.kept(idle), datetime.now(UTC)
-        assert kept["version"] == version
-        assert (kept["refresh_expires_at"] - now).total_seconds() == pytest.approx(1000, abs=5)
-        assert (kept["due_at"] - now).total_seconds() == pytest.approx(800, abs=5)
+        stored, now = own.stored(idle), datetime.now(UTC)
+        assert stored["version"] == version
+        assert (stored["refresh_expires_at"] - now).total_seconds() == pytest.approx(1000, abs=5)
+        assert (stored["due_at"] - now).total_seconds() == pytest.approx(800, abs=5)
         own.move(idle, due_at=-1)
-        eventually(lambda: own.kept(idle)["version"] > version)  # noqa: B023
-    assert own.told(idle) == ["connected", "refreshed", "refreshed"]
+        eventually(lambda: own.stored(idle)["version"] > version)  # noqa: B023
+    assert own.events(idle) == ["connected", "refreshed", "refreshed"]
     assert own.shown(idle)["last_used_at"] is None
     server.says = {}
     own.call(idle, "check")
     eventually(lambda: own.shown(idle)["last_used_at"])
 
 
-def test_a_token_without_refresh_is_marked_when_it_expires(own: Accounts, server: Rotating) -> None:
+def test_a_token_without_refresh_is_marked_when_it_expires(own: Accounts, server: RotatingServer) -> None:
     server.login("brief")
     server.says = {"refresh_token": None, "expires_in": 1}
     brief = own.connect("brief")
     server.says = {}
     eventually(lambda: own.shown(brief)["status"] == "reauth_required")
     assert own.shown(brief)["reason"] == "expired"
-    assert own.told(brief) == ["connected", "reauth_required"]
+    assert own.events(brief) == ["connected", "reauth_required"]
 
 
-def test_an_authorization_that_was_never_completed_is_deleted(own: Accounts, server: Rotating) -> None:
+def test_an_authorization_that_was_never_completed_is_deleted(own: Accounts, server: RotatingServer) -> None:
     with Person(own.hub, "nobody") as person:
         authorization = person.connect("oidc")
         integration = authorization["integration_id"]
         assert own.shown(integration)["status"] == "pending"
         own.move(integration, due_at=-1)
-        eventually(lambda: own.kept(integration)["deleted_at"])
+        eventually(lambda: own.stored(integration)["deleted_at"])
         own.hub.call("GET", f"/api/integrations/{integration}", expect=404)
         assert person.go(authorization["authorization_url"]).status_code == 410
-    assert own.told(integration) == []
+    assert own.events(integration) == []
 
 
 def test_a_credential_that_cannot_be_decrypted_is_an_error_and_blocks_no_other(
-    own: Accounts, server: Rotating, ada: str
+    own: Accounts, server: RotatingServer, ada: str
 ) -> None:
     server.login("whole")
     whole = own.connect("whole")
-    sealed = own.kept(ada)["credential"]
+    sealed = own.stored(ada)["credential"]
     broken = {**sealed, "c": sealed["c"][:-1] + bytes([sealed["c"][-1] ^ 1])}
     own.database.integrations.update_one({"_id": ada}, {"$set": {"credential": broken, "open": True}})
     own.database.integrations.update_one({"_id": whole}, {"$set": {"open": True}})
     own.move(ada, due_at=-2)
     own.move(whole, due_at=-1)
     before = Counts.of(server)
-    eventually(lambda: own.kept(whole)["version"] == 2)
+    eventually(lambda: own.stored(whole)["version"] == 2)
     eventually(lambda: own.shown(ada)["status"] == "error")
     assert own.shown(ada)["reason"] == "unreadable"
-    assert own.kept(ada)["due_at"] > datetime.now(UTC)
+    assert own.stored(ada)["due_at"] > datetime.now(UTC)
     own.call(ada, "check", expect=409)
     assert Counts.of(server).since(before) == (1, 0)
 
@@ -694,7 +700,7 @@ def test_a_credential_that_cannot_be_decrypted_is_an_error_and_blocks_no_other(
 def test_an_integration_of_a_removed_provider_is_postponed(own: Accounts, ada: str) -> None:
     own.database.integrations.update_one({"_id": ada}, {"$set": {"provider": "gone", "open": True}})
     own.move(ada, due_at=-1)
-    eventually(lambda: own.kept(ada)["due_at"] > datetime.now(UTC))
+    eventually(lambda: own.stored(ada)["due_at"] > datetime.now(UTC))
 
 
 AT = datetime(2026, 11, 21, tzinfo=UTC)
@@ -716,15 +722,15 @@ def test_due_times_of_refreshes() -> None:
         "refresh_expires_at": 90 * DAY,
         "due_at": 72 * DAY,
     }
-    # An access token that is its own refresh token has to be made anew while it lives.
+    # An access token that is its own refresh token has to be refreshed while it is valid.
     assert due("facebook", Tokens("a", expires_in=60 * DAY), {})["due_at"] == 30 * DAY
-    # What cannot be made anew is looked at when it ends.
+    # What cannot be refreshed is checked when it ends.
     assert due("oidc", Tokens("a", expires_in=HOUR), {})["due_at"] == HOUR
     # Nothing ends: nothing is due.
     assert set(due("github", Tokens("a"), {}).values()) == {None}
 
 
-def test_a_refresh_does_not_extend_a_lifetime_that_counts_from_the_consent() -> None:
+def test_a_refresh_does_not_extend_a_lifetime_that_counts_from_the_authorization() -> None:
     tokens = Tokens("a", "r", HOUR)
     first = due("linkedin", tokens, {})
     assert (first["refresh_expires_at"], first["due_at"]) == (365 * DAY, 365 * DAY)
@@ -739,11 +745,11 @@ def test_a_response_without_a_refresh_expiry_leaves_the_stored_one() -> None:
     assert due("oidc", Tokens("a", expires_in=HOUR), known)["refresh_expires_at"] == 10 * DAY
 
 
-# What is told
+# Events
 
 
 def test_events_are_published_when_the_broker_is_back(
-    own: Accounts, bus: Bus, server: Rotating, ada: str
+    own: Accounts, bus: Bus, server: RotatingServer, ada: str
 ) -> None:
     assert isinstance(bus.broker, EmbeddedServer)
     broker = bus.broker.child.pid
@@ -754,10 +760,10 @@ def test_events_are_published_when_the_broker_is_back(
         own.call(ada, "refresh")
         server.withdraw()
         own.call(ada, "refresh", expect=409)
-        assert own.kept(ada)["untold"]
+        assert own.stored(ada)["untold"]
     finally:
         os.kill(broker, signal.SIGCONT)
-    own.move(ada, changed_at=-60)  # whoever has changed it had time to tell it himself
-    eventually(lambda: not own.kept(ada)["untold"], within_s=30)
-    assert own.told(ada) == ["connected", "refreshed", "refreshed", "reauth_required"]
-    assert own.kept(ada)["events"] == []
+    own.move(ada, changed_at=-60)  # the writer had time to publish it
+    eventually(lambda: not own.stored(ada)["untold"], within_s=30)
+    assert own.events(ada) == ["connected", "refreshed", "refreshed", "reauth_required"]
+    assert own.stored(ada)["events"] == []

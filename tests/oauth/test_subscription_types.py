@@ -17,8 +17,8 @@ from tests.support.fakes.microsoft import Microsoft
 from tests.support.fakes.tokens import bearer
 from tests.support.fakes.websub import Hub as FeedHub
 from tests.support.person import Person
-from tests.support.platforms import Asked, Reply
-from tests.support.watched import CALLBACK, Watched, among, watching_hub
+from tests.support.provider_hosts import HostRequest, Reply
+from tests.support.subscription_hub import CALLBACK, SubscriptionHub, among, subscription_hub_process
 
 SHORT_S: Final = 4.0
 """How long all that ends lives here."""
@@ -28,7 +28,7 @@ CHANNEL: Final = "UC_x5XG1OV2P6uZZ5FSM9Ttw"
 
 
 @dataclass
-class World(Watched):
+class World(SubscriptionHub):
     """A hub, and the platforms that it finds."""
 
     google: Google
@@ -57,7 +57,7 @@ class World(Watched):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
-    hub = watching_hub(tmp_path_factory.mktemp("hub"), bus, store)
+    hub = subscription_hub_process(tmp_path_factory.mktemp("hub"), bus, store)
     redirect = hub.url("gateway") + CALLBACK
     google, microsoft = Google("g-id", "g-secret", redirect), Microsoft("m-id", "m-secret", redirect)
     airtable = Airtable("a-id", "a-secret-that-is-long-enough", redirect, week_s=SHORT_S)
@@ -65,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
     drive, graph, feeds = DriveChannels(google, SHORT_S), GraphSubscriptions(microsoft, SHORT_S), FeedHub()
     gmail = Gmail(google, pubsub, SHORT_S)
 
-    def channels(asked: Asked) -> Reply:
+    def channels(asked: HostRequest) -> Reply:
         """The person's channel at YouTube."""
         token = google.access(bearer(asked))
         assert token is not None
@@ -74,7 +74,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
 
     apis = google.on({**drive.routes(), "GET /youtube/v3/channels": channels})
 
-    def www(asked: Asked) -> Reply:
+    def www(asked: HostRequest) -> Reply:
         return pubsub.keys(asked) if asked.path == "/oauth2/v3/certs" else apis(asked)
 
     hosts = {**google.hosts, **microsoft.hosts, **airtable.hosts, "www.googleapis.com": www}
@@ -123,7 +123,7 @@ def test_gmail_waits_for_the_topic_is_pushed_to_renewed_moved_and_stopped(world:
     hub.call("DELETE", f"/api/inbound-endpoints/{endpoint['id']}", expect=204)
 
 
-def test_changes_of_a_drive_are_watched_from_a_page_token_and_renewed(world: World) -> None:
+def test_a_subscription_of_a_drive_starts_at_a_page_token_and_is_renewed(world: World) -> None:
     drive = world.drive
     integration = world.connected("google-drive")
     watch = world.active(integration)
@@ -151,7 +151,7 @@ def test_a_microsoft_drive_validates_the_address_is_renewed_and_deleted(world: W
     assert graph.notify(subscription, "updated") in (200, 202)
     assert graph.notify(subscription, "updated", state="no-state-of-this-subscription") == 401
     eventually(lambda: graph.renewed)
-    assert graph.made == 1, "renewed, not made anew"
+    assert graph.made == 1, "renewed, not created again"
     graph.live.clear()  # the platform has lost it
     [subscription] = eventually(lambda: list(graph.live.values()))
     assert graph.notify(subscription, "updated") in (200, 202)
@@ -175,7 +175,7 @@ def test_a_base_is_subscribed_on_request_and_its_secret_goes_to_the_endpoint(wor
     forged = "AAAA" * 20
     assert airtable.notify(webhook, secret=forged) == 401
     eventually(lambda: airtable.refreshed)
-    assert airtable.made == 1, "refreshed, not made anew"
+    assert airtable.made == 1, "refreshed, not created again"
     old = webhook.secret
     airtable.webhooks.clear()  # the platform has lost it
     [webhook] = eventually(lambda: list(airtable.webhooks.values()))
@@ -231,7 +231,7 @@ def test_a_subscription_without_a_token_is_cancelled_for_an_account_with_an_expi
     world.disconnect(integration)
 
 
-def test_a_mailbox_that_two_workspaces_watch_is_stopped_with_the_last(world: World) -> None:
+def test_a_mailbox_of_two_workspaces_is_unsubscribed_with_the_last(world: World) -> None:
     """The platform has one watch of it for the app that both of them share."""
     hub, gmail, google = world.hub, world.gmail, world.google
     settings = {"service_account": gmail.pubsub.service_account}

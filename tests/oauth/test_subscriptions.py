@@ -10,13 +10,13 @@ from tests.support.eventually import eventually
 from tests.support.fakes.channels import GoogleChannels, GraphSubscriptions
 from tests.support.fakes.google import Google
 from tests.support.fakes.microsoft import Microsoft
-from tests.support.watched import CALLBACK, Watched, among, watching_hub
+from tests.support.subscription_hub import CALLBACK, SubscriptionHub, among, subscription_hub_process
 
 SHORT_S = 6.0
 
 
 @dataclass
-class World(Watched):
+class World(SubscriptionHub):
     """A hub, and the platforms that it finds."""
 
     calendar: GoogleChannels
@@ -25,7 +25,7 @@ class World(Watched):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
-    hub = watching_hub(tmp_path_factory.mktemp("hub"), bus, store)
+    hub = subscription_hub_process(tmp_path_factory.mktemp("hub"), bus, store)
     redirect = hub.url("gateway") + CALLBACK
     google, microsoft = Google("g-id", "g-secret", redirect), Microsoft("m-id", "m-secret", redirect)
     calendar, graph = GoogleChannels(google, SHORT_S), GraphSubscriptions(microsoft, SHORT_S)
@@ -71,7 +71,7 @@ def test_subscriptions_are_renewed_and_removed(world: World) -> None:
     assert graph.notify(inbox, "created") in (200, 202)
     ends = inbox.ends_at
     eventually(lambda: graph.live[inbox.id].ends_at > ends)
-    assert graph.made == 2, "renewed, not made anew"
+    assert graph.made == 2, "renewed, not created again"
     del graph.live[inbox.id]  # the platform has lost it
     eventually(lambda: graph.made == 3)
     for item in world.watches(integration):

@@ -22,31 +22,31 @@ from shared.manifests.registry import registry
 from shared.runtime.mongo import utcnow
 from tests.oauth.test_integration_users import published
 from tests.support.accounts import Accounts
-from tests.support.another import another
 from tests.support.backends import Bus, Store
+from tests.support.fakes.oauth_hub import OAuthHub
 from tests.support.fakes.slack import Slack
-from tests.support.fakes.stage import Stage
 from tests.support.person import Person
-from tests.support.rotating import Rotating
+from tests.support.rotating_server import RotatingServer
+from tests.support.second_process import second_process
 
 ADA, BOB = "usr_ada", "usr_bob"
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Stage]:
-    with Stage(tmp_path_factory.mktemp("stage"), bus, store, {}) as made:
+def oauth_hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[OAuthHub]:
+    with OAuthHub(tmp_path_factory.mktemp("stage"), bus, store, {}) as made:
         made.register("slack", settings={"user_scope": "search:read"})
         yield made
         assert made.platforms.faults == []
 
 
 @pytest.fixture
-def team(stage: Stage) -> tuple[Slack, Callable[[int], None]]:
+def team(oauth_hub: OAuthHub) -> tuple[Slack, Callable[[int], None]]:
     """A team of Slack with two people, and how one of them logs in."""
-    fake = stage.play("slack")
+    fake = oauth_hub.play("slack")
     assert isinstance(fake, Slack)
     ada = fake.accounts[0]
-    people = [ada, replace(fake.account(stage.number()), places=ada.places)]
+    people = [ada, replace(fake.account(oauth_hub.number()), places=ada.places)]
 
     def login(number: int) -> None:
         fake.accounts = [people[number]]
@@ -57,45 +57,45 @@ def team(stage: Stage) -> tuple[Slack, Callable[[int], None]]:
 Team = tuple[Slack, Callable[[int], None]]
 
 
-def test_two_people_of_a_team_have_integrations_of_their_own(stage: Stage, team: Team) -> None:
+def test_two_people_of_a_team_have_integrations_of_their_own(oauth_hub: OAuthHub, team: Team) -> None:
     _, login = team
     login(0)
-    of_ada = stage.connect("slack", user=ADA)
+    of_ada = oauth_hub.connect("slack", user=ADA)
     login(1)
-    of_bob = stage.connect("slack", user=BOB)
+    of_bob = oauth_hub.connect("slack", user=BOB)
     assert of_ada["id"] != of_bob["id"]
     assert of_ada["account"]["id"] == of_bob["account"]["id"], "by the team, events are routed"
-    tokens = {stage.access(item["id"], "user").token for item in (of_ada, of_bob)}
+    tokens = {oauth_hub.access(item["id"], "user").token for item in (of_ada, of_bob)}
     assert len(tokens) == 2
-    assert stage.shown(of_ada["id"])["user"] == ADA
+    assert oauth_hub.shown(of_ada["id"])["user"] == ADA
     for number, user, mine in ((0, ADA, of_ada), (1, BOB, of_bob), (0, None, of_ada)):
         login(number)
-        with stage.person() as person:
-            assert stage.shown(person.connected("slack", user=user))["id"] == mine["id"]
+        with oauth_hub.person() as person:
+            assert oauth_hub.shown(person.connected("slack", user=user))["id"] == mine["id"]
     login(1)
-    with stage.person() as bob:
+    with oauth_hub.person() as bob:
         page = bob.go(bob.reconnect(of_ada["id"])["authorization_url"])
     assert (page.status_code, "other_account" in page.text) == (400, True)
-    assert stage.do(of_ada["id"], "refresh")["user"] == ADA
+    assert oauth_hub.do(of_ada["id"], "refresh")["user"] == ADA
 
 
-def test_one_person_of_a_team_does_not_end_what_another_connected(stage: Stage, team: Team) -> None:
+def test_one_person_of_a_team_does_not_end_what_another_connected(oauth_hub: OAuthHub, team: Team) -> None:
     """Slack ends the whole installation with a token: it is asked for the last one only."""
     fake, login = team
     login(0)
-    of_ada = stage.connect("slack", user=ADA)
+    of_ada = oauth_hub.connect("slack", user=ADA)
     login(1)
-    of_bob = stage.connect("slack", user=BOB)
+    of_bob = oauth_hub.connect("slack", user=BOB)
     revocations = fake.revocations
-    stage.do(of_bob["id"], "disconnect")
+    oauth_hub.do(of_bob["id"], "disconnect")
     assert fake.revocations == revocations
-    assert stage.do(of_ada["id"], "check")["last_error"] is None
-    stage.do(of_ada["id"], "disconnect")
+    assert oauth_hub.do(of_ada["id"], "check")["last_error"] is None
+    oauth_hub.do(of_ada["id"], "disconnect")
     assert fake.revocations > revocations
 
 
-def as_earlier_versions_stored_it(stage: Stage, integration: str) -> None:
-    with MongoClient[dict[str, Any]](stage.hub.env["MONGODB_URI"]) as mongo:
+def as_earlier_versions_stored_it(oauth_hub: OAuthHub, integration: str) -> None:
+    with MongoClient[dict[str, Any]](oauth_hub.hub.env["MONGODB_URI"]) as mongo:
         done = mongo.get_default_database()["integrations"].update_one(
             {"_id": integration},
             {"$unset": {"account.person": "", "identity": "", "holds_identity": "", "lease": ""}},
@@ -105,30 +105,30 @@ def as_earlier_versions_stored_it(stage: Stage, integration: str) -> None:
 
 @pytest.mark.parametrize("users", [(ADA, BOB), (None, BOB)], ids=["named", "first-was-not-named"])
 def test_documents_of_earlier_releases_work_and_are_found_by_their_user(
-    stage: Stage, team: Team, users: tuple[str | None, str]
+    oauth_hub: OAuthHub, team: Team, users: tuple[str | None, str]
 ) -> None:
     fake, login = team
     first, second = users
     login(0)
-    of_first = stage.connect("slack", user=first)
-    as_earlier_versions_stored_it(stage, of_first["id"])
-    assert stage.do(of_first["id"], "refresh")["status"] == "connected"
-    as_earlier_versions_stored_it(stage, of_first["id"])
+    of_first = oauth_hub.connect("slack", user=first)
+    as_earlier_versions_stored_it(oauth_hub, of_first["id"])
+    assert oauth_hub.do(of_first["id"], "refresh")["status"] == "connected"
+    as_earlier_versions_stored_it(oauth_hub, of_first["id"])
     login(1)
-    of_second = stage.connect("slack", user=second)
+    of_second = oauth_hub.connect("slack", user=second)
     assert of_second["id"] != of_first["id"]
-    assert stage.shown(of_first["id"])["user"] == first
+    assert oauth_hub.shown(of_first["id"])["user"] == first
     login(0)
-    with stage.person() as person:
-        assert stage.shown(person.connected("slack", user=first))["id"] == of_first["id"]
-    with MongoClient[dict[str, Any]](stage.hub.env["MONGODB_URI"]) as mongo:
-        kept = mongo.get_default_database()["integrations"].find_one({"_id": of_first["id"]})
-    assert kept
-    assert (kept["account"]["person"], kept["holds_identity"]) == (fake.accounts[0].id, True)
+    with oauth_hub.person() as person:
+        assert oauth_hub.shown(person.connected("slack", user=first))["id"] == of_first["id"]
+    with MongoClient[dict[str, Any]](oauth_hub.hub.env["MONGODB_URI"]) as mongo:
+        stored = mongo.get_default_database()["integrations"].find_one({"_id": of_first["id"]})
+    assert stored
+    assert (stored["account"]["person"], stored["holds_identity"]) == (fake.accounts[0].id, True)
 
 
 @pytest.mark.parametrize(
-    ("provider", "kept", "person"),
+    ("provider", "stored", "person"),
     [
         ("intercom", {"admin_id": "1", "region": "US"}, "1"),
         ("blackbaud", {"environment_id": "p-1", "user_id": "u-1"}, "u-1"),
@@ -138,9 +138,9 @@ def test_documents_of_earlier_releases_work_and_are_found_by_their_user(
     ],
 )
 def test_the_person_of_a_stored_account_is_read_from_its_values(
-    provider: str, kept: dict[str, str], person: str | None
+    provider: str, stored: dict[str, str], person: str | None
 ) -> None:
-    document = {"provider": provider, "user": ADA, "account": {"id": "a", "label": "A", "kept": kept}}
+    document = {"provider": provider, "user": ADA, "account": {"id": "a", "label": "A", "kept": stored}}
     now, numbers = utcnow(), dict.fromkeys(("version", "fence", "settled_fence"), 0)
     times = {"created_at": now, "changed_at": now, "deleted_at": None}
     known = {"_id": "int_1", "workspace": "ws_1", "kind": "oauth2", "name": "", "status": "connected"}
@@ -159,14 +159,14 @@ def test_the_person_of_a_stored_account_is_read_from_its_values(
 # Of one account
 
 
-def connected(shared_accounts: Accounts, rotating: Rotating, login: str, **fields: Any) -> str:
+def connected(shared_accounts: Accounts, rotating: RotatingServer, login: str, **fields: Any) -> str:
     rotating.login(login)
     with Person(shared_accounts.hub, login) as person:
         return str(shared_accounts.shown(person.connected("oidc", **fields))["id"])
 
 
 def test_another_user_is_refused_and_does_not_learn_whose_account_it_is(
-    shared_accounts: Accounts, rotating: Rotating
+    shared_accounts: Accounts, rotating: RotatingServer
 ) -> None:
     name = "private-name-of-ada"
     integration = connected(shared_accounts, rotating, "shared-refused", user=ADA, name=name)
@@ -185,10 +185,12 @@ def test_another_user_is_refused_and_does_not_learn_whose_account_it_is(
     assert (shown["user"], shown["status"]) == (ADA, "connected")
     shared_accounts.call(integration, "refresh")
     assert len(rotating.grants_of("shared-refused")) == 1, "what is not kept was given back"
-    assert shared_accounts.told(integration) == ["connected", "refreshed"]
+    assert shared_accounts.events(integration) == ["connected", "refreshed"]
 
 
-def test_a_takeover_changes_the_user_and_is_published(shared_accounts: Accounts, rotating: Rotating) -> None:
+def test_a_takeover_changes_the_user_and_is_published(
+    shared_accounts: Accounts, rotating: RotatingServer
+) -> None:
     integration = connected(shared_accounts, rotating, "shared-taken", user=ADA)
     [first] = rotating.grants_of("shared-taken")
     assert connected(shared_accounts, rotating, "shared-taken", user=BOB, takeover=True) == integration
@@ -196,24 +198,24 @@ def test_a_takeover_changes_the_user_and_is_published(shared_accounts: Accounts,
     assert second is not first, "the grant that was replaced is revoked"
     assert shared_accounts.shown(integration)["user"] == BOB
     shared_accounts.call(integration, "refresh")
-    assert shared_accounts.told(integration) == ["connected", "connected", "taken_over", "refreshed"]
+    assert shared_accounts.events(integration) == ["connected", "connected", "taken_over", "refreshed"]
     taken = [data for data in published(shared_accounts, integration) if "previousUser" in data]
     assert [(data["user"], data["previousUser"]) for data in taken] == [(BOB, ADA)]
 
 
-def test_a_takeover_revokes_nothing_if_a_revocation_ends_all_grants(stage: Stage, team: Team) -> None:
+def test_a_takeover_revokes_nothing_if_a_revocation_ends_all_grants(oauth_hub: OAuthHub, team: Team) -> None:
     fake, login = team
     fake.lifetime_s = None  # installing again gives the same tokens
     login(0)
-    first = stage.connect("slack", user=ADA)
-    with stage.person() as bob:
-        taken = stage.shown(bob.connected("slack", user=BOB, takeover=True))
+    first = oauth_hub.connect("slack", user=ADA)
+    with oauth_hub.person() as bob:
+        taken = oauth_hub.shown(bob.connected("slack", user=BOB, takeover=True))
     assert (taken["id"], taken["user"], fake.revocations) == (first["id"], BOB, 0)
-    assert stage.do(first["id"], "check")["last_error"] is None
+    assert oauth_hub.do(first["id"], "check")["last_error"] is None
 
 
 def test_a_disconnected_account_is_free_for_another_user(
-    shared_accounts: Accounts, rotating: Rotating
+    shared_accounts: Accounts, rotating: RotatingServer
 ) -> None:
     of_ada = connected(shared_accounts, rotating, "shared-ended", user=ADA)
     shared_accounts.call(of_ada, "disconnect")
@@ -227,16 +229,16 @@ def test_a_disconnected_account_is_free_for_another_user(
 
 
 def test_the_database_allows_one_integration_per_account(
-    shared_accounts: Accounts, rotating: Rotating
+    shared_accounts: Accounts, rotating: RotatingServer
 ) -> None:
     integration = connected(shared_accounts, rotating, "shared-index", user=ADA)
-    other = {**shared_accounts.kept(integration), "_id": "int_other"}
+    other = {**shared_accounts.stored(integration), "_id": "int_other"}
     with pytest.raises(DuplicateKeyError):
         shared_accounts.database.integrations.insert_one(other)
 
 
 def test_two_processes_connect_one_account_once_also_without_their_lock(
-    shared_accounts: Accounts, rotating: Rotating, bus: Bus, store: Store, tmp_path: Path
+    shared_accounts: Accounts, rotating: RotatingServer, bus: Bus, store: Store, tmp_path: Path
 ) -> None:
     rotating.login("shared-processes")
     over = Event()
@@ -245,7 +247,7 @@ def test_two_processes_connect_one_account_once_also_without_their_lock(
         while not over.is_set():
             shared_accounts.database.oauth_states.delete_many({"sealed": {"$exists": False}})
 
-    with another("oauth", shared_accounts.hub, tmp_path, bus, store) as second:
+    with second_process("oauth", shared_accounts.hub, tmp_path, bus, store) as second:
         unlocking = Thread(target=unlock)
         unlocking.start()
         try:

@@ -16,7 +16,7 @@ from shared.manifests.registry import registry
 from shared.wire.oauth import ClientCredentials, sign_oauth1
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from tests.support.fakes.trello import Trello, base_string, header_of, hmac_sha1
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 CONNECTOR = registry().connectors["trello"]
 VALUES = {
@@ -37,11 +37,11 @@ def flow() -> OAuth1Flow:
     return OAuth1Flow(CONNECTOR.oauth1)
 
 
-def asked_by(call: ProviderRequest) -> Asked:
+def asked_by(call: ProviderRequest) -> HostRequest:
     url = urlsplit(call.url)
     headers = {name.lower(): value for name, value in call.headers.items()}
     query = parse_qs(url.query, keep_blank_values=True)
-    return Asked(call.method, url.netloc, url.path, query, headers, call.body)
+    return HostRequest(call.method, url.netloc, url.path, query, headers, call.body)
 
 
 def reply(fake: Trello, call: ProviderRequest) -> Reply:

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from shared.verification.request import InboundRequest
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
-from tests.support.platform_keys import PlatformKeys
+from tests.support.provider_keys import ProviderKeys
 
 INTERNAL: Final = "keys.internal.example"
 """A host whose name resolves to an internal address."""
@@ -107,12 +107,12 @@ class Caller:
 @contextmanager
 def gateway_with_platforms(
     folder: Path, bus: Bus, store: Store, hosts: Sequence[str]
-) -> Iterator[tuple[Hub, PlatformKeys]]:
+) -> Iterator[tuple[Hub, ProviderKeys]]:
     """Start only a gateway, which calls no internal address, and all others through the providers' proxy.
 
     Afterwards nothing may have gone wrong in it that nobody expected.
     """
-    with PlatformKeys(hosts) as platforms:
+    with ProviderKeys(hosts) as platforms:
         env = {
             "INTERLINK_ALLOW_PRIVATE_NETWORKS": "none",
             "INTERLINK_EGRESS_PORTS": "443",
@@ -122,7 +122,7 @@ def gateway_with_platforms(
         hub = Hub(folder, bus, store, services=("gateway",), env=env, workspace=workspace)
         try:
             hub.init(workspace)
-            hub.start_service("gateway", module=("tests.support.platforms", "gateway"))
+            hub.start_service("gateway", module=("tests.support.provider_hosts", "gateway"))
             hub.wait_ready("gateway")
             yield hub, platforms
             log = hub.log_text("gateway")

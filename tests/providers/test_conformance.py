@@ -1,7 +1,7 @@
 """Every provider at a running gateway: what the provider signs is accepted, and nothing else.
 
 The gateway verifies with its own clock and its own endpoints; the keys that a provider publishes come over
-TLS, through an egress proxy, from hosts of `tests/support/platform_keys.py`.
+TLS, through an egress proxy, from hosts of `tests/support/provider_keys.py`.
 """
 
 import json
@@ -40,7 +40,7 @@ from tests.providers.unknown import with_unknown_event
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
-from tests.support.platform_keys import PlatformKeys
+from tests.support.provider_keys import ProviderKeys
 
 each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
 
@@ -48,19 +48,19 @@ each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
 @pytest.fixture(scope="module")
 def gateway(
     tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store
-) -> Iterator[tuple[Hub, PlatformKeys]]:
+) -> Iterator[tuple[Hub, ProviderKeys]]:
     hosts = sorted({host for name in WITH_WEBHOOKS for case in keyed(name) for host in case.hosts})
     with gateway_with_platforms(tmp_path_factory.mktemp("hub"), bus, store, hosts) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def platforms(gateway: tuple[Hub, PlatformKeys]) -> PlatformKeys:
+def platforms(gateway: tuple[Hub, ProviderKeys]) -> ProviderKeys:
     return gateway[1]
 
 
 @pytest.fixture(scope="module")
-def caller(gateway: tuple[Hub, PlatformKeys]) -> Iterator[Caller]:
+def caller(gateway: tuple[Hub, ProviderKeys]) -> Iterator[Caller]:
     with Caller(gateway[0]) as connected:
         yield connected
 
@@ -77,7 +77,7 @@ class Sent:
 class Conversation:
     """One provider and its endpoints. `faults` has a line for each difference."""
 
-    def __init__(self, name: str, caller: Caller, platforms: PlatformKeys, log: dict[str, Sent]) -> None:
+    def __init__(self, name: str, caller: Caller, platforms: ProviderKeys, log: dict[str, Sent]) -> None:
         self.name = name
         self.own = provider(name)
         self.webhook = webhook_of(name)
@@ -165,7 +165,7 @@ _SHARED: dict[str, SchemeSigner] = {}
 """Keys by the address where they are published: several schemes, of several providers, share one."""
 
 
-def _published(case: Keyed, platforms: PlatformKeys) -> Keyed:
+def _published(case: Keyed, platforms: ProviderKeys) -> Keyed:
     """Return the case with the keys that are published at its URL."""
     spec = case.spec
     if not isinstance(spec, KeyPairScheme | JwtScheme) or spec.keys is None:
@@ -194,7 +194,7 @@ def conversations() -> dict[str, Conversation]:
 def conversation(
     name: str,
     caller: Caller,
-    platforms: PlatformKeys,
+    platforms: ProviderKeys,
     log: dict[str, Sent],
     conversations: dict[str, Conversation],
 ) -> Conversation:
@@ -484,7 +484,7 @@ def _hands_over(
     conversation.refuses("a handshake at an endpoint with a secret", with_secret, late, 409)
 
 
-def test_a_key_at_an_internal_address_is_not_fetched(caller: Caller, platforms: PlatformKeys) -> None:
+def test_a_key_at_an_internal_address_is_not_fetched(caller: Caller, platforms: ProviderKeys) -> None:
     """A user entered the name; the address that it resolves to is checked all the same."""
     keys = {"url": f"https://{INTERNAL}/key.pem", "hosts": [INTERNAL]}
     scheme = {"scheme": "rsa", "signature": {"header": "x-signature"}, "keys": keys}
@@ -499,18 +499,18 @@ def test_a_key_at_an_internal_address_is_not_fetched(caller: Caller, platforms: 
     assert not platforms.faults
 
 
-def test_unavailable_keys_are_a_503_and_fetched_sparingly(caller: Caller, platforms: PlatformKeys) -> None:
+def test_unavailable_keys_are_a_503_and_fetched_sparingly(caller: Caller, platforms: ProviderKeys) -> None:
     """Forgeries with new URLs are limited before they flood the provider."""
     [case] = keyed("paypal")
     fixture = next(each for each in recorded("paypal") if each.expected.get("events"))
     endpoint = caller.endpoint("paypal", settings=default_settings(case.provider))
     request = fixture.request(case.provider, address=endpoint.url)
-    before = len(platforms.asked)
+    before = len(platforms.requested)
     for number in range(200):
         gone = f"https://api.paypal.com/v1/notifications/certs/GONE-{number % 100}"
         forged = _signed_with(case.signer, request.with_header(b"paypal-cert-url", gone.encode()))
         assert caller.send(forged).status == 503
-    asked = platforms.asked[before:]
+    asked = platforms.requested[before:]
     assert len(asked) == len(set(asked)) < 100, "each key once, and not all of them for one caller"
 
 

@@ -24,12 +24,12 @@ from tests.support.fakes.shopify import Shopify
 from tests.support.fakes.slack import Slack
 from tests.support.fakes.tiktok import TikTok
 from tests.support.fakes.zalo import Zalo
-from tests.support.platforms import Asked
+from tests.support.provider_hosts import HostRequest
 
 FOLDERS = Path(next(iter(shared.providers.__path__)))
 WITH_SAMPLES = sorted(file.parent.name for file in FOLDERS.glob(f"*/{SAMPLES}"))
 OAUTH = {name for name, each in registry().connectors.items() if each.oauth2 or each.oauth1}
-ENTERED = {name for name, each in registry().connectors.items() if each.manual_credentials}
+MANUAL = {name for name, each in registry().connectors.items() if each.manual_credentials}
 
 
 @pytest.mark.parametrize("name", WITH_SAMPLES)
@@ -46,7 +46,7 @@ def test_every_integration_that_is_connected_by_oauth_or_a_key_can_be() -> None:
     by_oauth = {name for name, entry in entries.items() if entry and entry.auth_type == "oauth"}
     by_key = {name for name, entry in entries.items() if entry and entry.auth_type == "apiKey"}
     assert by_oauth <= OAUTH
-    assert by_key <= OAUTH | ENTERED
+    assert by_key <= OAUTH | MANUAL
 
 
 @pytest.mark.parametrize("name", sorted(OAUTH))
@@ -96,7 +96,7 @@ def answered(fake: Fake, call: ProviderRequest) -> ProviderResponse:
     handler = fake.hosts.get(url.netloc) or fake.hosts["*." + url.netloc.partition(".")[2]]
     headers = {name.lower(): value for name, value in call.headers.items()} | {"user-agent": "test"}
     query = parse_qs(url.query, keep_blank_values=True)
-    reply = handler(Asked(call.method, url.netloc, url.path, query, headers, call.body))
+    reply = handler(HostRequest(call.method, url.netloc, url.path, query, headers, call.body))
     return ProviderResponse(reply.status, {name.lower(): value for name, value in reply.fields}, reply.body)
 
 

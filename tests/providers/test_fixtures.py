@@ -32,7 +32,7 @@ from tests.providers.recorded import (
     with_headers,
 )
 
-_MOST_CHANGES = 150
+_MAX_CHANGES = 150
 """Payloads with one field changed that are rendered for one provider: a sample where there are more."""
 _ODD: Sequence[Any] = ("", 0, True, [], {}, ["x"], {"x": {}}, "x" * 30_000, "\0\n* # `", 1e300, "{{ x }}")
 
@@ -232,7 +232,7 @@ def test_a_missing_field_leaves_a_good_sentence(name: str) -> None:
         for fixture, event, text in payloads(name)
         for path, payload in _sampled(without_each(orjson.loads(text)), name, 40)
     ]
-    for fixture, event, path, payload in _sampled(changes, name, _MOST_CHANGES):
+    for fixture, event, path, payload in _sampled(changes, name, _MAX_CHANGES):
         message = provider(name).messages[event].message(payload)
         found |= {f"{fixture} without {path}: {flaw}" for flaw in flaws(message)}
     assert not found, "\n".join(found)
@@ -249,7 +249,7 @@ def test_an_odd_field_is_no_surprise(name: str) -> None:
         for value in _ODD
     ]
     rendered = 0
-    for event, field, value in _sampled(changes, name, _MOST_CHANGES):
+    for event, field, value in _sampled(changes, name, _MAX_CHANGES):
         odd = orjson.loads(first_of_event[event])
         *outer, last = field
         (odd[outer[0]] if outer else odd)[last] = value
@@ -262,9 +262,9 @@ def test_an_odd_field_is_no_surprise(name: str) -> None:
     assert rendered or not changes
 
 
-def _sampled(changes: Any, name: str, most: int) -> list[Any]:
+def _sampled(changes: Any, name: str, limit: int) -> list[Any]:
     every = list(changes)
-    return every if len(every) <= most else Random(name).sample(every, most)  # noqa: S311 -- a sample
+    return every if len(every) <= limit else Random(name).sample(every, limit)  # noqa: S311 -- a sample
 
 
 def _fields(payload: dict[str, Any]) -> Iterator[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
 
 PLANTED = "https://planted.example/o/r(x)/*a*/~b~.py?c=[1]&d=2#issuecomment"
 """Without `_` and `-`, which templates change in a provider's names and amounts."""
-_MOST_PLANTED = 80
+_MAX_PLANTED = 80
 """Payloads of one provider with the URL in one of their texts."""
 
 
@@ -73,8 +73,8 @@ def test_a_url_in_any_text_of_a_payload_is_found_intact(name: str) -> None:
         for fixture, event, text in payloads(name)
         for position, _ in enumerate(texts_of(orjson.loads(text)))
     ]
-    if len(places) > _MOST_PLANTED:
-        places = Random(name).sample(places, _MOST_PLANTED)  # noqa: S311 -- a sample
+    if len(places) > _MAX_PLANTED:
+        places = Random(name).sample(places, _MAX_PLANTED)  # noqa: S311 -- a sample
     found: set[str] = set()
     for fixture, event, text, position in places:
         for value in (PLANTED, f"see ({PLANTED}), <!here> `x`"):

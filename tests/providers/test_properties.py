@@ -28,7 +28,7 @@ from tests.support.hub import Hub
 
 T = TypeVar("T")
 
-LONGEST_S = 1.0
+MAX_S = 1.0
 _EXAMPLES = 12
 _MUTANTS = 60
 """Of one provider, in this process."""
@@ -77,7 +77,7 @@ class RequestRun:
             return None
         finally:
             seconds = process_time() - started
-            if seconds > LONGEST_S:
+            if seconds > MAX_S:
                 self.faults.append(f"{what} took {seconds:.1f} s")
 
     def _verify(self, signer: SchemeSigner) -> None:
@@ -285,7 +285,7 @@ def test_a_gateway_has_an_answer_to_everything(name: str, hub: Hub, caller: Call
                         continue
                 started = perf_counter()
                 answer = caller.send(request)
-                if answer.status not in statuses or perf_counter() - started > 3 * LONGEST_S:
+                if answer.status not in statuses or perf_counter() - started > 3 * MAX_S:
                     faults.append(
                         f"{fixture.name} {what}: {answer.status} {answer.body[:100]!r} {request.body[:80]!r}"
                     )

@@ -45,8 +45,8 @@ from shared.runtime.egress.client import (
     EgressResponse,
 )
 from tests.support.egress import LOOPBACK_URLS, calling, resolving
+from tests.support.misbehaving_server import MisbehavingServer
 from tests.support.ports import free_port
-from tests.support.rude import Rude
 from tests.support.subscriber import Subscriber
 
 T = TypeVar("T")
@@ -570,7 +570,7 @@ def test_a_slow_body_ends_at_the_timeout(run: Run[None]) -> None:
 
     async def test() -> None:
         async with calling() as client:
-            with Rude(trickle) as slow:
+            with MisbehavingServer(trickle) as slow:
                 answer = await post(client, slow.url, timeout_s=1)
                 assert (outcome(answer), slow.requests) == ((None, "timeout"), 1)
                 assert 0.9 < answer.seconds < 2
@@ -591,7 +591,7 @@ def test_a_compressed_answer_is_not_inflated(run: Run[None], encoding: str) -> N
 
     async def test() -> None:
         async with calling() as client:
-            with Rude(talk) as server:
+            with MisbehavingServer(talk) as server:
                 answer = await post(client, server.url)
             assert (outcome(answer), answer.body == bomb) == ((200, None), True)
 

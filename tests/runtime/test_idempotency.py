@@ -97,9 +97,9 @@ async def test_a_response_of_an_earlier_release_is_replayed() -> None:
     text = vault.open(record.sealed_response, workspace="ws_1", record="r", field="answer")
     assert (record.status, _stored_response(text, record)) == (201, ([(b"a", b"b")], b'{"id":"x"}'))
     store.documents["r"] = {**base, "answer": None}
-    under_way = await keys.reserve("r", "f")
-    assert under_way is not None
-    assert (under_way.sealed_response, under_way.status) == (None, None)
+    in_progress = await keys.reserve("r", "f")
+    assert in_progress is not None
+    assert (in_progress.sealed_response, in_progress.status) == (None, None)
     store.documents.clear()
     assert await keys.reserve("r", "f") is None
     assert store.documents["r"].keys() == {"_id", "fingerprint", "answer", "expires_at"}

@@ -29,7 +29,7 @@ from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.subscriber import Subscriber
-from tests.support.tap import Kept, Raw, Tap, committed, put
+from tests.support.tap import RawRecord, Tap, TopicRecord, committed, put
 
 LOG: Log = structlog.wrap_logger(
     ReturnLogger(), processors=[], wrapper_class=structlog.make_filtering_bound_logger(0)
@@ -37,7 +37,7 @@ LOG: Log = structlog.wrap_logger(
 MIB = 1024 * 1024
 
 
-def raw(kind: str, data: bytes = b'{"n":0}', **changed: bytes | None) -> Raw:
+def raw(kind: str, data: bytes = b'{"n":0}', **changed: bytes | None) -> RawRecord:
     """An event as a chat service publishes it; `changed` headers override, with dashes for `_`."""
     headers: dict[str, bytes | None] = {
         "ce_specversion": b"1.0",
@@ -48,11 +48,11 @@ def raw(kind: str, data: bytes = b'{"n":0}', **changed: bytes | None) -> Raw:
         "content-type": b"application/json",
         "workspace": b"default",
     }
-    return Raw(b"room-1", data, list((headers | changed).items()))
+    return RawRecord(b"room-1", data, list((headers | changed).items()))
 
 
-def without(record: Raw, name: str) -> Raw:
-    return Raw(record.key, record.value, [pair for pair in record.headers if pair[0] != name])
+def without(record: RawRecord, name: str) -> RawRecord:
+    return RawRecord(record.key, record.value, [pair for pair in record.headers if pair[0] != name])
 
 
 # Through a service
@@ -88,8 +88,8 @@ def test_poison_on_a_topic_is_dead_lettered_once_and_what_follows_is_delivered(
         places = put(bus, CHAT_EVENTS.name, [*poison.values(), *good], partition=0)
         subscriber.wait_for(3)
 
-        def dead_letters() -> dict[tuple[int, int], list[Kept]]:
-            by_position: dict[tuple[int, int], list[Kept]] = {}
+        def dead_letters() -> dict[tuple[int, int], list[TopicRecord]]:
+            by_position: dict[tuple[int, int], list[TopicRecord]] = {}
             for letter in dead.look():
                 place = int(letter.attributes["dl_partition"]), int(letter.attributes["dl_offset"])
                 if letter.attributes["dl_group"] == "delivery-fanout" and place in places:
@@ -109,8 +109,8 @@ def test_poison_on_a_topic_is_dead_lettered_once_and_what_follows_is_delivered(
         assert (letter.key, letter.value) == (record.key, record.value)
         sent_headers = [(name, value or b"") for name, value in record.headers]
         assert [pair for pair in letter.headers if not pair[0].startswith("dl_")] == sent_headers
-    said = [line for line in delivery.log_lines("delivery") if line["event"] == "event.dead_lettered"]
-    assert sorted((line["partition"], line["offset"]) for line in said) == sorted(letters)
+    message = [line for line in delivery.log_lines("delivery") if line["event"] == "event.dead_lettered"]
+    assert sorted((line["partition"], line["offset"]) for line in message) == sorted(letters)
     assert delivery.metric("delivery", "interlink_consumer_lag", group="delivery-fanout") == 0
 
 
@@ -127,7 +127,7 @@ class Seam:
     settings: KafkaSettings
     dead: Tap
 
-    def put(self, *records: Raw, partition: int = 0) -> list[int]:
+    def put(self, *records: RawRecord, partition: int = 0) -> list[int]:
         """Publish records; return their offsets."""
         return [offset for _, offset in put(self.bus, self.topic.name, records, partition)]
 
@@ -170,7 +170,7 @@ class Seam:
         """Return the committed offset of the group; 0 if there is none."""
         return committed(self.bus, self.group, self.topic.name).get(partition, 0)
 
-    def letters(self) -> list[Kept]:
+    def letters(self) -> list[TopicRecord]:
         return [letter for letter in self.dead.look() if letter.attributes["dl_group"] == self.group]
 
 
@@ -562,10 +562,10 @@ def test_a_dead_letter_that_is_too_large_does_not_lose_the_others(seam: Seam, ho
 def test_headers_and_keys_of_any_kind_do_not_stop_the_consumer(seam: Seam) -> None:
     """Null keys, null values, doubled headers, a header that looks like ours."""
     odd = [
-        Raw(None, b"{}", []),
-        Raw(b"k", None, []),
-        Raw(b"\xff", b"\x00", [("ce_id", b"1"), ("ce_id", None)]),
-        Raw(b"k", b"{}", [("dl_offset", b"forged"), ("\u00fc", b"1")]),
+        RawRecord(None, b"{}", []),
+        RawRecord(b"k", None, []),
+        RawRecord(b"\xff", b"\x00", [("ce_id", b"1"), ("ce_id", None)]),
+        RawRecord(b"k", b"{}", [("dl_offset", b"forged"), ("\u00fc", b"1")]),
     ]
     offsets = seam.put(*odd, raw("t"))
     handled: list[int] = []

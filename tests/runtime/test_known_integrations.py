@@ -16,7 +16,7 @@ from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
 
 
-async def test_a_read_that_a_disconnect_overtakes_is_not_kept(
+async def test_a_read_overtaken_by_a_disconnect_is_not_cached(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the account would be used for two seconds after the answer to its disconnecting."""

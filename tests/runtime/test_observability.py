@@ -17,14 +17,14 @@ import httpx
 import pytest
 
 from interlink.embedded import EmbeddedPair
-from tests.support.another import another
 from tests.support.backends import Bus, Store, embedded, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub
 from tests.support.ports import free_port
+from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
-from tests.support.tap import Raw, Tap, put
+from tests.support.tap import RawRecord, Tap, put
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 BODY = b'{"zen":"Keep it logically awesome.","repository":{"full_name":"a/b"}}'
@@ -166,7 +166,7 @@ def test_dead_letters_are_counted_by_topic_and_lag_by_partition(hub: Hub, bus: B
         ("ce_source", b"/test"),
         ("workspace", hub.workspace.encode()),
     ]
-    records = [Raw(b"k", b"{}", good), Raw(b"k", b"{}", good[:-1]), Raw(b"k", b"{}", good)]
+    records = [RawRecord(b"k", b"{}", good), RawRecord(b"k", b"{}", good[:-1]), RawRecord(b"k", b"{}", good)]
     partition = put(bus, "chat.events", records)[0][0]
 
     def seen() -> bool:
@@ -357,7 +357,7 @@ def test_sigterm_finishes_requests_under_way_and_accepts_no_new_ones(
     tap = Tap(bus, "webhooks.received")
     endpoint = hub.github_endpoint()
     with (
-        another("gateway", hub, tmp_path, bus, store, INTERLINK_DRAIN_SECONDS="6") as other,
+        second_process("gateway", hub, tmp_path, bus, store, INTERLINK_DRAIN_SECONDS="6") as other,
         _half_sent(other, endpoint, BODY) as ends,
         _half_sent(other, endpoint, BODY) as lasts,
     ):

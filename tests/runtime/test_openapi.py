@@ -10,9 +10,9 @@ import jsonschema_rs
 import pytest
 
 from shared.contracts.routes import service_for_path
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
+from tests.support.second_process import second_process
 
 SERVICES = ("gateway", "delivery", "sync", "oauth")
 NAMES = set(
@@ -65,7 +65,7 @@ def documents(hub: Hub) -> dict[str, Any]:
 def merged(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     peers = json.dumps({name: hub.url(name) for name in SERVICES if name != "gateway"})
     folder = tmp_path_factory.mktemp("entrance")
-    with another("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as entrance:
+    with second_process("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as entrance:
         yield httpx.get(entrance.url("gateway") + "/api/openapi.json").json()
 
 

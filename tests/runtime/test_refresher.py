@@ -39,7 +39,7 @@ class Nobody:
         assert timeout_s
 
 
-class Kept:
+class StoredGrant:
     """One integration in a database of its own, and the repository that a refresh uses."""
 
     def __init__(self, uri: str, provider: str, secrets: dict[str, Any], **fields: Any) -> None:
@@ -70,7 +70,7 @@ class Kept:
             "expires_at": now - timedelta(seconds=5),
             "refreshable": True,
             "params": {},
-            "account": {"id": "a", "label": "Ada Example", "kept": {}},
+            "account": {"id": "a", "label": "Ada Example", "grant": {}},
             "open": False,
             "due_at": None,
             "refresh_expires_at": None,
@@ -95,19 +95,19 @@ class Kept:
         return self.integrations.open(integration)
 
 
-Keep = Callable[..., Kept]
+Keep = Callable[..., StoredGrant]
 
 
 @pytest.fixture
 def keep(store: Store) -> Iterator[Keep]:
     with ExitStack() as stack:
 
-        def kept(provider: str, secrets: dict[str, Any], **fields: Any) -> Kept:
-            made = Kept(store.uri(), provider, secrets, **fields)
+        def grant(provider: str, secrets: dict[str, Any], **fields: Any) -> StoredGrant:
+            made = StoredGrant(store.uri(), provider, secrets, **fields)
             stack.callback(made.close)
             return made
 
-        yield kept
+        yield grant
 
 
 class OneApp:
@@ -120,10 +120,12 @@ class OneApp:
         return App(provider, workspace, "app", {"client_secret": "the-secret-of-it"}, verified=True)
 
 
-def refresher(kept: Kept, ask: Callable[[ProviderRequest, str], Awaitable[ProviderResponse]]) -> Refresher:
+def refresher(
+    grant: StoredGrant, ask: Callable[[ProviderRequest, str], Awaitable[ProviderResponse]]
+) -> Refresher:
     apps, log, back = cast("Apps", OneApp()), structlog.get_logger(), "https://hub.example.com/back"
     return Refresher(
-        kept.integrations,
+        grant.integrations,
         apps,
         registry().connectors,
         AppChecker(apps, log, ask, redirect_uri=back),
@@ -139,9 +141,9 @@ def given(**fields: Any) -> ProviderResponse:
     return ProviderResponse(200, {"content-type": "application/json"}, body)
 
 
-async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet(keep: Keep) -> None:
-    """Slack has two grants, made anew one after the other: the first write is not the end."""
-    kept = keep("slack", {"access_token": "bot-1", "refresh_token": "of-bot-1", "others": {"user": USER}})
+async def test_a_waiting_reader_gets_no_token_of_a_grant_that_is_not_refreshed_yet(keep: Keep) -> None:
+    """Slack has two grants, refreshed one after the other: the first write is not the end."""
+    grant = keep("slack", {"access_token": "bot-1", "refresh_token": "of-bot-1", "others": {"user": USER}})
     halfway, goes_on = asyncio.Event(), asyncio.Event()
 
     async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
@@ -152,19 +154,19 @@ async def test_who_waits_gets_no_token_of_a_consent_that_is_not_made_anew_yet(ke
         return given(access_token="user-2", refresh_token="of-user-2", token_type="user")
 
     async with asyncio.TaskGroup() as group:
-        holder = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
+        holder = group.create_task(refresher(grant, ask).ensure_newer("int_1", 1))
         await halfway.wait()
-        other = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
+        other = group.create_task(refresher(grant, ask).ensure_newer("int_1", 1))
         await asyncio.sleep(0.3)
         assert not other.done(), "the person's token is the old one"
         goes_on.set()
     for done in (holder.result(), other.result()):
-        assert kept.secrets(done)["others"]["user"]["access_token"] == "user-2"
+        assert grant.secrets(done)["others"]["user"]["access_token"] == "user-2"
         assert done.expires_at
         assert done.expires_at > utcnow()
 
 
-def abandoned(keep: Keep, provider: str, *, committed: bool) -> Kept:
+def abandoned(keep: Keep, provider: str, *, committed: bool) -> StoredGrant:
     """An integration whose refresher is gone."""
     lease = {"holder": "gone", "beat": 7, "committed": committed}
     return keep(provider, {"access_token": "a-1", "refresh_token": "r-1"}, fence=1, lease=lease)
@@ -175,35 +177,35 @@ def abandoned(keep: Keep, provider: str, *, committed: bool) -> Kept:
     [("slack", False), ("google", False), ("google", True)],
     ids=["single-use-not-asked", "reusable-not-asked", "reusable-maybe-asked"],
 )
-async def test_a_token_is_made_anew_after_its_refresher_is_gone(
+async def test_a_token_is_refreshed_after_its_refresher_died(
     keep: Keep, provider: str, committed: bool
 ) -> None:
-    kept, asked = abandoned(keep, provider, committed=committed), []
+    grant, asked = abandoned(keep, provider, committed=committed), []
 
     async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
         asked.append(call)
         return given(access_token="a-2", refresh_token="r-2")
 
-    done = await refresher(kept, ask).ensure_newer("int_1", 1)
-    assert (len(asked), kept.secrets(done)["refresh_token"], done.lease) == (1, "r-2", None)
+    done = await refresher(grant, ask).ensure_newer("int_1", 1)
+    assert (len(asked), grant.secrets(done)["refresh_token"], done.lease) == (1, "r-2", None)
     assert (done.fence, done.settled_fence) == (2, 2)
 
 
 async def test_a_token_that_works_once_is_not_sent_after_its_refresher_may_have_sent_it(keep: Keep) -> None:
-    kept = abandoned(keep, "slack", committed=True)
+    grant = abandoned(keep, "slack", committed=True)
 
     async def ask(_call: ProviderRequest, _workspace: str) -> ProviderResponse:
         raise AssertionError("it may have been used")
 
     with pytest.raises(NotConnected):
-        await refresher(kept, ask).ensure_newer("int_1", 1)
-    stored = kept.stored
+        await refresher(grant, ask).ensure_newer("int_1", 1)
+    stored = grant.stored
     assert (stored.status, stored.reason) == ("reauth_required", "refresh_interrupted")
 
 
-async def test_who_lives_is_waited_for_however_slow_the_platform_is(keep: Keep) -> None:
+async def test_a_live_refresher_is_waited_for_however_slow_the_provider_is(keep: Keep) -> None:
     """Its beat is seen, so its lease does not end."""
-    kept, goes_on, asked = (
+    grant, goes_on, asked = (
         keep("google", {"access_token": "a-1", "refresh_token": "r-1"}),
         asyncio.Event(),
         [],
@@ -215,29 +217,29 @@ async def test_who_lives_is_waited_for_however_slow_the_platform_is(keep: Keep) 
         return given(access_token="a-2", refresh_token="r-2")
 
     async with asyncio.TaskGroup() as group:
-        holder = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
-        other = group.create_task(refresher(kept, ask).ensure_newer("int_1", 1))
+        holder = group.create_task(refresher(grant, ask).ensure_newer("int_1", 1))
+        other = group.create_task(refresher(grant, ask).ensure_newer("int_1", 1))
         await asyncio.sleep(3 * (HASTY.call_s + HASTY.settle_s))
-        assert (len(asked), kept.stored.fence) == (1, 1)
+        assert (len(asked), grant.stored.fence) == (1, 1)
         goes_on.set()
     assert holder.result().version == other.result().version == 2
 
 
-async def test_who_lost_its_lease_does_not_ask(keep: Keep) -> None:
+async def test_a_lost_lease_sends_no_request(keep: Keep) -> None:
     """It stood still between the claim and the request; another one has refreshed meanwhile."""
-    kept = keep("slack", {"access_token": "a-1", "refresh_token": "r-1"})
+    grant = keep("slack", {"access_token": "a-1", "refresh_token": "r-1"})
     asked: list[bytes] = []
 
     async def ask(call: ProviderRequest, _workspace: str) -> ProviderResponse:
         asked.append(call.body)
         return given(access_token="a-2", refresh_token="r-2")
 
-    first = refresher(kept, ask)
+    first = refresher(grant, ask)
     plain = first.outcomes.decrypt_credential
 
     def opened(integration: Integration) -> dict[str, Any]:
         if integration.fence == 1:  # as another holder leaves it
-            kept.set(fence=2, lease={"holder": "another", "beat": 0, "committed": False})
+            grant.set(fence=2, lease={"holder": "another", "beat": 0, "committed": False})
         return plain(integration)
 
     vars(first.outcomes)["decrypt_credential"] = opened

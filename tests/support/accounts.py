@@ -24,7 +24,7 @@ SECRET: Final = "the-secret-of-the-hub"
 
 @dataclass
 class Accounts:
-    """The accounts of one workspace; the provider is always `oidc`, at the server that it is told."""
+    """The accounts of one workspace; the provider is always `oidc`, at the server of its settings."""
 
     hub: Hub
     database: Any
@@ -67,13 +67,13 @@ class Accounts:
         done = self.database.integrations.update_one({"_id": integration}, {"$set": change})
         assert done.matched_count == 1
 
-    def kept(self, integration: str) -> dict[str, Any]:
+    def stored(self, integration: str) -> dict[str, Any]:
         """What the store has."""
         found = self.database.integrations.find_one({"_id": integration})
         assert found
         return dict(found)
 
-    def told(self, integration: str) -> list[str]:
+    def events(self, integration: str) -> list[str]:
         """What happened to an integration, as Kafka has it: types in order, each event once."""
         once: dict[str, str] = {}
         for record in self.tap.look():

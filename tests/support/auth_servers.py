@@ -17,9 +17,9 @@ from typing import Any, Final, Literal, Self
 
 import httpx
 
-from tests.support import kept
-from tests.support.given import note
+from tests.support import capture
 from tests.support.npm import Unavailable, installed
+from tests.support.recorded_secrets import record_secret
 
 _PACKAGE: Final = Path(__file__).parent / "authorization"
 _MONTH_S: Final = 30 * 24 * 3600
@@ -109,20 +109,20 @@ class AuthServer:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait(10)
-            raise RuntimeError(f"{self._script} did not start:\n{self._said()}")
+            raise RuntimeError(f"{self._script} did not start:\n{self._message()}")
         ports = json.loads(line)
         self.port = ports["port"]
         self.url = self.url or f"http://127.0.0.1:{self.port}"
         self._control = f"http://127.0.0.1:{ports['control']}"
         self._ports = tuple(ports.values())
-        kept.not_the_hub(*self._ports)
+        capture.exclude_ports(*self._ports)
         return self
 
     def __exit__(self, *_: object) -> None:
         process, self._process = self._process, None
         if process is not None:
             self.note()
-            kept.over(*self._ports)
+            capture.include_ports(*self._ports)
             assert process.stdin
             assert process.stdout
             process.stdin.close()
@@ -157,7 +157,7 @@ class AuthServer:
     def stats(self) -> Stats:
         """What it did so far."""
         found = Stats(**self._tell("GET", "stats"))
-        note("a code, token or verifier of an npm server", *found.secrets)
+        record_secret("a code, token or verifier of an npm server", *found.secrets)
         return found
 
     def note(self) -> None:
@@ -184,10 +184,10 @@ class AuthServer:
 
     def _tell(self, method: str, command: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         answer = httpx.request(method, f"{self._control}/{command}", json=body, timeout=10, trust_env=False)
-        assert answer.status_code == 200, f"{command}: {answer.text}\n{self._said()}"
+        assert answer.status_code == 200, f"{command}: {answer.text}\n{self._message()}"
         return dict(answer.json())
 
-    def _said(self) -> str:
+    def _message(self) -> str:
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace")[-3000:]
 
@@ -220,7 +220,7 @@ class OidcProvider(AuthServer):
         code_s: int = 60,
         scopes: Sequence[str] = ("profile", "email", "read", "write"),
     ) -> None:
-        note("a client secret", *(client.secret for client in clients))
+        record_secret("a client secret", *(client.secret for client in clients))
         registered = [
             {
                 "client_id": client.id,

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 from interlink.embedded import BROKER_SETTINGS, EmbeddedPair, EmbeddedServer, broker, kafka_bootstrap
 from interlink.supervise import ProcessGroup
-from tests.support import kept
+from tests.support import capture
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as jars_reason
-from tests.support.given import note
+from tests.support.recorded_secrets import record_secret
 
 
 class Broker(Protocol):
@@ -35,7 +35,7 @@ class Broker(Protocol):
 
 @dataclass
 class Bus:
-    """Where Kafka is, what its clients are told, and the broker when it is ours to kill."""
+    """Where Kafka is, the settings of its clients, and the broker when it is ours to kill."""
 
     name: str
     env: Mapping[str, str]
@@ -52,7 +52,7 @@ class Bus:
             if not self.broker.child.running():
                 return
             life = str(self.broker.child.pid)
-        kept.topics(self.env["KAFKA_BOOTSTRAP_SERVERS"], life, last=last)
+        capture.topics(self.env["KAFKA_BOOTSTRAP_SERVERS"], life, last=last)
 
 
 @dataclass
@@ -89,14 +89,14 @@ class _Pair(EmbeddedPair):
         """Both, after what is in them was kept for the search."""
         embedded_bus(self).keep(last=True)
         if self.database.child.running():
-            kept.documents(in_database(self.mongodb_uri, ""))
+            capture.documents(in_database(self.mongodb_uri, ""))
         super().stop()
 
 
 def embedded(folder: Path) -> EmbeddedPair:
     """The embedded pair, started."""
     pair = _Pair(folder)
-    note("the embedded store's password", urlsplit(pair.mongodb_uri).password or "")
+    record_secret("the embedded store's password", urlsplit(pair.mongodb_uri).password or "")
     pair.start()
     return pair
 
@@ -111,8 +111,8 @@ def embedded_bus(pair: EmbeddedPair) -> Bus:
 
 def embedded_broker(folder: Path) -> Bus:
     """An embedded broker alone, started."""
-    leash = ProcessGroup()
-    half = broker(folder, leash)
+    processes = ProcessGroup()
+    half = broker(folder, processes)
     half.start()
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **BROKER_SETTINGS}
     bus = Bus("the embedded broker (Tansu)", env, half)
@@ -120,7 +120,7 @@ def embedded_broker(folder: Path) -> Bus:
     def close() -> None:
         bus.keep(last=True)
         half.stop()
-        leash.close()
+        processes.close()
 
     bus.close = close
     return bus

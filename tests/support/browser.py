@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from tests.support import kept
+from tests.support import capture
 
 CHROMIUM: Final = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -199,7 +199,7 @@ async def browser(
 ) -> AsyncIterator[Browser]:
     """A Chromium with a window of this size.
 
-    `proxy` is the one of `Platforms`: their hosts are reached through it, their certificates are believed,
+    `proxy` is the one of `ProviderHosts`: hosts are reached through it, their certificates are trusted,
     and loopback is reached directly. `flags` are further ones of the command line.
     """
     assert CHROMIUM
@@ -247,7 +247,7 @@ def _keep(response: dict[str, Any] | None, body: str = "") -> None:
     """Keep what the browser was answered, for the search for secrets."""
     if response is not None:
         headers = response.get("headers", {}).items()
-        kept.answer("GET", response["url"], "", b"", response["status"], headers, body.encode())
+        capture.save_response("GET", response["url"], "", b"", response["status"], headers, body.encode())
 
 
 def _is_between_pages(error: dict[str, Any]) -> bool:

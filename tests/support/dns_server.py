@@ -63,9 +63,9 @@ class DnsServer:
         """Name and type of each query, in order."""
         self.faults: list[str] = []
         """Queries that no resolver should send."""
-        self.under_way: dict[str, int] = {}
+        self.in_progress: dict[str, int] = {}
         """Queries that wait for their answer, by name."""
-        self.most_under_way = 0
+        self.max_concurrent = 0
         self.port = port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -146,14 +146,14 @@ class DnsServer:
         reply = self.replies.get(name) or self.replies.get(f"*.{name.partition('.')[2]}")
         if reply is None:
             reply = Reply(rcode=dns.rcode.NXDOMAIN)
-        self.under_way[name] = self.under_way.get(name, 0) + 1
-        self.most_under_way = max(self.most_under_way, len(self.under_way))
+        self.in_progress[name] = self.in_progress.get(name, 0) + 1
+        self.max_concurrent = max(self.max_concurrent, len(self.in_progress))
         try:
             await asyncio.sleep(reply.delay_s)
         finally:
-            self.under_way[name] -= 1
-            if not self.under_way[name]:
-                del self.under_way[name]
+            self.in_progress[name] -= 1
+            if not self.in_progress[name]:
+                del self.in_progress[name]
         if kind in reply.silent:
             return list(reply.garbage)
         return [*reply.garbage, self._answer(query, reply, kind, tcp=tcp)]

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from interlink.cli import app
 from shared.contracts.routes import SERVICE_PATHS, service_for_path
-from tests.support import kept
+from tests.support import capture
 from tests.support.backends import Bus, Store
-from tests.support.given import note
 from tests.support.ports import free_port
+from tests.support.recorded_secrets import record_secret
 from tests.support.services import Child
 
 SERVICES = ("gateway", "delivery", "sync", "oauth")
@@ -82,10 +82,10 @@ class Hub:
             peers = {name: self.url(name) for name in services if name in SERVICE_PATHS}
             self._env["INTERLINK_PEERS"] = json.dumps(peers)
         self._owns_database = "MONGODB_URI" not in (env or {})
-        kept.over(*self.ports.values())
+        capture.include_ports(*self.ports.values())
         for name, value in self._env.items():
             if _SECRET.fullmatch(name):
-                note("a secret setting of the hub", *value.split(","))
+                record_secret("a secret setting of the hub", *value.split(","))
 
     @property
     def env(self) -> dict[str, str]:
@@ -115,7 +115,7 @@ class Hub:
         In a thread of its own, because the test may have a loop that runs.
         """
         env = self._env | {"INTERLINK_BOOTSTRAP_ADMIN_KEY": admin_key or self.admin_key}
-        note("an API key", env["INTERLINK_BOOTSTRAP_ADMIN_KEY"])
+        record_secret("an API key", env["INTERLINK_BOOTSTRAP_ADMIN_KEY"])
         with mock.patch.dict(os.environ, env, clear=True), ThreadPoolExecutor(1) as aside:
             done = aside.submit(CliRunner().invoke, app, ["init", "--workspace", workspace]).result(_INIT_S)
         with (self.folder / "init.log").open("ab") as log:
@@ -191,7 +191,7 @@ class Hub:
         if self._children:
             self._bus.keep()
             if self._owns_database:
-                kept.documents(self._env["MONGODB_URI"])
+                capture.documents(self._env["MONGODB_URI"])
 
     def ended(self, name: str) -> int | None:
         """Its exit status, or minus the signal that ended it; None while it runs."""

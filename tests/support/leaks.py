@@ -27,8 +27,8 @@ from urllib.parse import quote, quote_plus
 import markupsafe
 
 from tests.support import run
-from tests.support.given import noted
-from tests.support.kept import ANSWERS, DOCUMENTS, MARK, SPLIT, TOPICS, UNREAD
+from tests.support.capture import DOCUMENTS, MARK, RESPONSES, SPLIT, TOPICS, UNREAD
+from tests.support.recorded_secrets import recorded_secrets
 
 LOGS = "logs"
 LOOKS = {
@@ -39,7 +39,7 @@ LOOKS = {
 
 _WINDOW = 8
 _SPAN = 2 * _WINDOW - 1
-_MOST_SHOWN = 30
+_MAX_SHOWN = 30
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Searched:
         found = f"{len(self.findings)} FOUND" if self.findings else "none found"
         return (
             f"secrets: {self.secrets} looked for in {self.counts[LOGS]} logs, {self.counts[TOPICS]} messages,"
-            f" {self.counts[ANSWERS]} answers and {self.counts[DOCUMENTS]} documents"
+            f" {self.counts[RESPONSES]} answers and {self.counts[DOCUMENTS]} documents"
             f" ({self.megabytes:.0f} MB) within {self.seconds:.1f} s: {found}"
         )
 
@@ -78,7 +78,7 @@ class Searched:
             f"{what}: {where}, {at[0]}" + (f", and {len(at) - 1} times more" if len(at) > 1 else "")
             for (where, what), at in sorted(found.items())
         ]
-        return lines[:_MOST_SHOWN] + [f"and {len(lines) - _MOST_SHOWN} more"] * (len(lines) > _MOST_SHOWN)
+        return lines[:_MAX_SHOWN] + [f"and {len(lines) - _MAX_SHOWN} more"] * (len(lines) > _MAX_SHOWN)
 
 
 class Search:
@@ -166,11 +166,11 @@ def _decoded(secret: str) -> bytes | None:
 def search(base: Path) -> Searched:
     """All that the run with this base folder has kept, and the logs that lie in it."""
     started = monotonic()
-    secrets = noted(base)
+    secrets = recorded_secrets(base)
     result, wanted = Searched(len(secrets)), Search(secrets)
     for file in _logs(base):
         _in_file(wanted, LOGS, file, f"the log {file.relative_to(base)}", result)
-    for name in (TOPICS, ANSWERS, DOCUMENTS):
+    for name in (TOPICS, RESPONSES, DOCUMENTS):
         for file in run.files(base, name):
             _in_file(wanted, name, file, "", result)
     for file in run.files(base, UNREAD):

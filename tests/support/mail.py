@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, Self, TypeVar
 from aiosmtpd.smtp import SMTP, AuthResult
 
 from tests.support.certificates import Authority, server_tls
-from tests.support.given import note
+from tests.support.recorded_secrets import record_secret
 
 T = TypeVar("T")
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -53,7 +53,7 @@ class Mailbox:
         if self.users.get(username) != password:
             self.refused += 1
             return False
-        note("a password", password)
+        record_secret("a password", password)
         self.logins.append(LoggedIn(username, how, secure=tls is not None))
         return True
 
@@ -256,7 +256,7 @@ class _Imap:
 
 
 def says(*lines: bytes, then: Talk | None = None) -> Talk:
-    """A server that says these lines, one for each that it is told (the first unasked), and closes."""
+    """A server that says these lines, one for each that it reads (the first unasked), and closes."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for position, line in enumerate(lines):

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
-from tests.support.subscriber import Got
+from tests.support.subscriber import WebhookRequest
 
 ONCE = {"schedule": [0]}
 QUICK = {"schedule": [0, 0.3, 0.3], "jitter": 0}
@@ -45,7 +45,7 @@ def numbered(hub: Hub, kind: str, count: int = 1, *, first: int = 0, key: str | 
     return publish(hub, kind, *({"n": number} for number in range(first, first + count)), key=key)
 
 
-def n_of(got: Got) -> int:
+def n_of(got: WebhookRequest) -> int:
     """The number of an event of `numbered`, from the envelope."""
     return int(json.loads(got.body)["data"]["n"])
 
@@ -85,15 +85,17 @@ class Moody:
         self.status = status
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
-    def __call__(self, _got: Got) -> web.Response:
+    def __call__(self, _got: WebhookRequest) -> web.Response:
         return web.Response(status=self.status, headers=self.headers)
 
 
-def in_turn(*answers: Callable[[Got], web.Response] | int) -> Callable[[Got], web.Response]:
+def in_turn(
+    *answers: Callable[[WebhookRequest], web.Response] | int,
+) -> Callable[[WebhookRequest], web.Response]:
     """Answers with each of these in turn, then with the last one."""
     left = list(answers)
 
-    def answer(got: Got) -> web.Response:
+    def answer(got: WebhookRequest) -> web.Response:
         now = left.pop(0) if len(left) > 1 else left[0]
         return web.Response(status=now) if isinstance(now, int) else now(got)
 

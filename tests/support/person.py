@@ -12,11 +12,11 @@ from urllib.parse import urljoin
 import httpx
 
 from tests.support.hub import Hub
-from tests.support.platforms import Platforms
+from tests.support.provider_hosts import ProviderHosts
 
 _FORM = re.compile(r'<form method="post" action="([^"]+)">(.*?)</form>', re.DOTALL)
 _FIELD = re.compile(r'<input id="[^"]*" name="([^"]+)"')
-_MOST_STEPS = 12
+_MAX_STEPS = 12
 _CALLBACK = "/api/auth/oauth/callback"
 
 
@@ -77,7 +77,7 @@ class Person:
 
     def _walk(self, url: str, *, deny: bool, stop_at: str) -> httpx.Response:
         answer = self.client.get(url)
-        for _ in range(_MOST_STEPS):
+        for _ in range(_MAX_STEPS):
             self.visited.append(str(answer.url))
             if answer.is_redirect:
                 there = urljoin(str(answer.url), answer.headers["location"])
@@ -94,7 +94,7 @@ class Person:
             answer = self.client.post(urljoin(str(answer.url), html.unescape(action)), data=data)
         raise AssertionError(f"no end after {self.visited}")
 
-    def through(self, platforms: Platforms, url: str) -> httpx.Response:
+    def through(self, platforms: ProviderHosts, url: str) -> httpx.Response:
         """The same where the platform has no page and sends people back at once: what the hub answers."""
         with httpx.Client(proxy=platforms.proxy, verify=False, timeout=20) as outside:  # noqa: S501 -- the test's
             answer = outside.get(url)
@@ -103,7 +103,7 @@ class Person:
 
     def connected(self, provider: str, **fields: Any) -> str:
         """Connect an account, all the way; the integration's id."""
-        begun = self.connect(provider, **fields)
-        page = self.go(begun["authorization_url"])
+        started = self.connect(provider, **fields)
+        page = self.go(started["authorization_url"])
         assert page.status_code == 200, page.text
-        return str(begun["integration_id"])
+        return str(started["integration_id"])

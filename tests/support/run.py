@@ -1,6 +1,6 @@
 """The folder of one test run, which all its processes share: what has to be looked at when the run is over.
 
-Outside a run, as in `bench`, nothing is kept.
+ExternalProcess a run, as in `bench`, nothing is kept.
 """
 
 import os
@@ -24,7 +24,7 @@ def begin(base: Path) -> None:
 
 
 @contextmanager
-def another(base: Path) -> Iterator[None]:
+def other_run(base: Path) -> Iterator[None]:
     """For a while, what this process keeps is of another run, with this base folder."""
     global _folder, _files  # noqa: PLW0603
     before = _folder, _files

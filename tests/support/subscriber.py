@@ -11,11 +11,11 @@ from typing import Self
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tests.support import kept
+from tests.support import capture
 
 
 @dataclass(frozen=True)
-class Got:
+class WebhookRequest:
     """One request as it came."""
 
     path: str
@@ -26,7 +26,7 @@ class Got:
     """The common name of the client's certificate, with TLS that asks for one."""
 
 
-Answer = Callable[[Got], web.StreamResponse | None]
+Answer = Callable[[WebhookRequest], web.StreamResponse | None]
 
 
 class Subscriber:
@@ -43,13 +43,13 @@ class Subscriber:
         delay_s: float = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.got: list[Got] = []
-        self.refused: list[Got] = []
+        self.got: list[WebhookRequest] = []
+        self.refused: list[WebhookRequest] = []
         self.answer = answer
         self.secret = secret
         self.delay_s = delay_s
-        self.under_way = 0
-        self.most_under_way = 0
+        self.in_progress = 0
+        self.max_concurrent = 0
         """Of requests that were taken and not answered yet, with `delay_s`."""
         self._tls = tls
         self._port = 0
@@ -64,12 +64,12 @@ class Subscriber:
         return self
 
     def __exit__(self, *_: object) -> None:
-        kept.over(self._port)
+        capture.include_ports(self._port)
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(20)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
-    def wait_for(self, count: int, within_s: float = 30) -> list[Got]:
+    def wait_for(self, count: int, within_s: float = 30) -> list[WebhookRequest]:
         """The requests, once there are `count`; fails when they do not come."""
         deadline = monotonic() + within_s
         while len(self.got) < count and monotonic() < deadline:
@@ -85,7 +85,7 @@ class Subscriber:
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
         self._port = self._runner.addresses[0][1]
-        kept.not_the_hub(self._port)
+        capture.exclude_ports(self._port)
         self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}/hook"
 
     async def _stop(self) -> None:
@@ -93,7 +93,7 @@ class Subscriber:
             await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        got = Got(
+        got = WebhookRequest(
             request.path,
             {k.lower(): v for k, v in request.headers.items()},
             await request.read(),
@@ -108,12 +108,12 @@ class Subscriber:
                 return web.Response(status=401)
         self.got.append(got)
         if self.delay_s:
-            self.under_way += 1
-            self.most_under_way = max(self.most_under_way, self.under_way)
+            self.in_progress += 1
+            self.max_concurrent = max(self.max_concurrent, self.in_progress)
             try:
                 await asyncio.sleep(self.delay_s)
             finally:
-                self.under_way -= 1
+                self.in_progress -= 1
         return (self.answer(got) if self.answer else None) or web.Response(status=204)
 
 

@@ -16,7 +16,7 @@ _WITHIN_S = 20.0
 
 
 @dataclass(frozen=True)
-class Kept:
+class TopicRecord:
     """A record as it stands on the topic."""
 
     partition: int
@@ -43,14 +43,14 @@ class Tap:
         self._bootstrap = bus.env["KAFKA_BOOTSTRAP_SERVERS"]
         self._topic = topic
         self._next: dict[TopicPartition, int] = asyncio.run(self._ends())
-        self.records: list[Kept] = []
+        self.records: list[TopicRecord] = []
 
-    def look(self) -> list[Kept]:
+    def look(self) -> list[TopicRecord]:
         """Everything so far, each partition in its order."""
         asyncio.run(self._read())
         return self.records
 
-    def wait_for(self, count: int, within_s: float = _WITHIN_S) -> list[Kept]:
+    def wait_for(self, count: int, within_s: float = _WITHIN_S) -> list[TopicRecord]:
         """Everything so far, once there are `count` records."""
         eventually(lambda: len(self.look()) >= count, within_s)
         return self.records
@@ -68,7 +68,9 @@ class Tap:
                 consumer.seek(each, offset)
             while any(offset < ends[each] for each, offset in self._next.items()):
                 for each, records in (await consumer.getmany(timeout_ms=200)).items():
-                    self.records += [Kept(r.partition, r.offset, r.key, r.value, r.headers) for r in records]
+                    self.records += [
+                        TopicRecord(r.partition, r.offset, r.key, r.value, r.headers) for r in records
+                    ]
                     self._next[each] = records[-1].offset + 1
 
     def _consumer(self) -> AIOKafkaConsumer:
@@ -101,7 +103,7 @@ def committed(bus: Bus, group: str, topic: str) -> dict[int, int]:
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawRecord:
     """A record to put on a topic as it is."""
 
     key: bytes | None
@@ -109,7 +111,9 @@ class Raw:
     headers: Sequence[tuple[str, bytes | None]]
 
 
-def put(bus: Bus, topic: str, records: Sequence[Raw], partition: int | None = None) -> list[tuple[int, int]]:
+def put(
+    bus: Bus, topic: str, records: Sequence[RawRecord], partition: int | None = None
+) -> list[tuple[int, int]]:
     """Put records on a topic, in order; where each stands, as partition and offset."""
 
     async def send() -> list[tuple[int, int]]:

@@ -25,7 +25,7 @@ from tests.support.auth_servers import AuthServer, Client, MockServer, OidcProvi
 from tests.support.browser import CHROMIUM, Browser, Tab, browser
 from tests.support.eventually import eventually
 from tests.support.npm import Unavailable
-from tests.support.platforms import Asked, Forward, Handler, Platforms, Reply
+from tests.support.provider_hosts import Forward, Handler, HostRequest, ProviderHosts, Reply
 
 APPLICATION = "application.example.com"
 ISSUER = "https://id.example.com"
@@ -41,7 +41,7 @@ class Application:
     redirect_uri: str
     came_back: list[dict[str, str]] = field(default_factory=list)
 
-    def callback(self, asked: Asked) -> Reply:
+    def callback(self, asked: HostRequest) -> Reply:
         """The page at the redirect URI."""
         assert (asked.method, asked.path) == ("GET", "/callback")
         self.came_back.append(asked.params())
@@ -105,7 +105,7 @@ class World:
 
     application: Application
     oidc: OidcProvider
-    platforms: Platforms
+    platforms: ProviderHosts
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def world() -> Iterator[World]:
         except Unavailable as why:
             pytest.skip(str(why))
         hosts: dict[str, Handler] = {APPLICATION: application.callback, "id.example.com": Forward(oidc.port)}
-        platforms = stack.enter_context(Platforms(hosts))
+        platforms = stack.enter_context(ProviderHosts(hosts))
         yield World(application, oidc, platforms)
         assert platforms.faults == []
         assert oidc.stats().faults == []
@@ -182,16 +182,16 @@ async def test_two_people_connect_and_only_the_last_refresh_token_works(
     assert (again.status_code, again.json()["error"]) == (400, "invalid_grant")
     assert application.refresh(second["refresh_token"]).status_code == 400  # the grant has ended
 
-    kept = application.refresh(other["refresh_token"]).json()  # another's goes on
-    assert application.revoke(kept["refresh_token"]).status_code == 200
-    assert application.refresh(kept["refresh_token"]).status_code == 400
+    stored = application.refresh(other["refresh_token"]).json()  # another's goes on
+    assert application.revoke(stored["refresh_token"]).status_code == 200
+    assert application.refresh(stored["refresh_token"]).status_code == 400
 
     stats = oidc.stats().since(before)
     assert stats.granted == {"authorization_code": 2, "refresh_token": 2}
     assert stats.refused == {"refresh_token": {"invalid_grant": 3}}
     assert stats.called == {"authorization_code": 2, "refresh_token": 5}
     assert (stats.revoked, stats.events["refresh_token.consumed"], stats.lost) == (1, 2, 0)
-    assert {first["access_token"], kept["refresh_token"]} <= set(stats.secrets)
+    assert {first["access_token"], stored["refresh_token"]} <= set(stats.secrets)
 
 
 @needs_browser

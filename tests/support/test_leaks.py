@@ -20,12 +20,12 @@ from aiohttp import web
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from pymongo import MongoClient
 
-from tests.support import kept, run
+from tests.support import capture, run
 from tests.support.backends import Bus, Store
-from tests.support.given import LEAST, note
 from tests.support.leaks import Search, forms, search
-from tests.support.subscriber import Got, Subscriber
-from tests.support.tap import Raw, put
+from tests.support.recorded_secrets import MIN_LENGTH, record_secret
+from tests.support.subscriber import Subscriber, WebhookRequest
+from tests.support.tap import RawRecord, put
 
 ROOT = Path(__file__).parents[2]
 KIND = "a canary"
@@ -40,8 +40,8 @@ def canary() -> str:
 @pytest.fixture
 def inner(tmp_path: Path, canary: str) -> Iterator[Path]:
     """The base folder of a run in which the canary was noted."""
-    with run.another(tmp_path):
-        note(KIND, canary)
+    with run.other_run(tmp_path):
+        record_secret(KIND, canary)
         yield tmp_path
 
 
@@ -55,10 +55,10 @@ def found(base: Path) -> set[tuple[str, str, str]]:
 
 def test_every_form_is_found_wherever_it_stands(canary: str) -> None:
     looks = Search({canary: KIND})
-    ways = forms(canary)
-    assert len(ways) >= 10
-    assert len(set(ways.values())) == len(ways)
-    for form, raw in ways.items():
+    encodings = forms(canary)
+    assert len(encodings) >= 10
+    assert len(set(encodings.values())) == len(encodings)
+    for form, raw in encodings.items():
         for before in range(20):
             for after in (b"", b"\n", b"and so on"):
                 text = b"x" * before + raw + after
@@ -88,7 +88,7 @@ def test_forms_that_some_secrets_have(secret: str, form: str) -> None:
     assert f"{KIND}, {form}" in [what for what, _ in Search({secret: KIND}).found(forms(secret)[form])]
 
 
-def test_many_secrets_are_told_apart() -> None:
+def test_many_secrets_are_distinguished() -> None:
     """Also those that begin or end alike."""
     secrets = {f"{front}-{number:06}-{end}": f"{front}{number}{end}" for front in "ab" for end in "xy" * 8
                for number in range(100)}  # fmt: skip
@@ -98,7 +98,7 @@ def test_many_secrets_are_told_apart() -> None:
         assert {what for what, _ in looks.found(f"-{secret}-".encode())} == {f"{kind}, as it is"}
 
 
-def test_keys_that_nobody_noted_are_found_by_their_look() -> None:
+def test_unrecorded_keys_are_found_by_their_format() -> None:
     looks = Search({})
     for key in ("ilk_" + token_urlsafe(32), "ils_" + token_urlsafe(200)):
         assert len(list(looks.found(f"authorization: Bearer {key}\n".encode()))) == 1
@@ -106,9 +106,9 @@ def test_keys_that_nobody_noted_are_found_by_their_look() -> None:
         assert not list(looks.found(text.encode()))
 
 
-def test_what_is_like_other_text_is_not_noted(tmp_path: Path) -> None:
-    with run.another(tmp_path):
-        note(KIND, "", "s1", "0123456789abcdef"[: LEAST - 1], "x" * 1000, "\ud800" * 20)
+def test_what_is_like_other_text_is_not_recorded(tmp_path: Path) -> None:
+    with run.other_run(tmp_path):
+        record_secret(KIND, "", "s1", "0123456789abcdef"[: MIN_LENGTH - 1], "x" * 1000, "\ud800" * 20)
     assert search(tmp_path).secrets == 0
 
 
@@ -146,28 +146,32 @@ def test_it_is_found_on_a_topic(inner: Path, canary: str, bus: Bus, topic: str) 
     """In each partition, as key, value and header, and again in what came later."""
     bootstrap = bus.env["KAFKA_BOOTSTRAP_SERVERS"]
     secret = canary.encode()
-    records = [Raw(secret, b"{}", ()), Raw(b"k", secret, ()), Raw(b"k", None, [("h", None), ("i", secret)])]
+    records = [
+        RawRecord(secret, b"{}", ()),
+        RawRecord(b"k", secret, ()),
+        RawRecord(b"k", None, [("h", None), ("i", secret)]),
+    ]
     for partition, record in enumerate(records):
-        put(bus, topic, [Raw(b"k", b"v", ()), record], partition)
-    kept.topics(bootstrap)
+        put(bus, topic, [RawRecord(b"k", b"v", ()), record], partition)
+    capture.topics(bootstrap)
     what, where = f"{KIND}, as it is", f"the topic {topic}"
     assert found(inner) == {(what, where, f"partition {number}, offset 1") for number in range(3)}
     assert search(inner).counts["messages"] == 6
     for form, raw in forms(canary).items():
-        place = put(bus, topic, [Raw(b"k", b"x" + raw, ())], 0)[0]
-        kept.topics(bootstrap)
+        place = put(bus, topic, [RawRecord(b"k", b"x" + raw, ())], 0)[0]
+        capture.topics(bootstrap)
         assert (f"{KIND}, {form}", where, f"partition 0, offset {place[1]}") in found(inner)
     count = 6 + len(forms(canary))
     assert search(inner).counts["messages"] == count, "each is read once"
-    put(bus, topic, [Raw(b"k", b"v", ())] * 500, 2)
+    put(bus, topic, [RawRecord(b"k", b"v", ())] * 500, 2)
     for _ in range(2):
-        kept.topics(bootstrap)
+        capture.topics(bootstrap)
         assert search(inner).counts["messages"] == count + 500
 
 
 def test_what_cannot_be_read_is_a_finding(inner: Path, store: Store) -> None:
-    kept.topics("127.0.0.1:1")
-    kept.documents(empty := store.uri())
+    capture.topics("127.0.0.1:1")
+    capture.documents(empty := store.uri())
     first, second = search(inner).shown()
     assert first.startswith(f"not searched: the store at {empty}, ")
     assert second.startswith("not searched: the topics of 127.0.0.1:1, ")
@@ -184,7 +188,7 @@ def test_it_is_found_in_the_store(inner: Path, canary: str, store: Store) -> Non
     ]
     with MongoClient[dict[str, Any]](uri) as mongo:
         mongo.get_default_database().things.insert_many(documents)
-    kept.documents(uri)
+    capture.documents(uri)
     searched = search(inner)
     assert searched.counts["documents"] == len(documents)
     name = urlsplit(uri).path[1:]
@@ -197,14 +201,14 @@ def test_it_is_found_in_the_store(inner: Path, canary: str, store: Store) -> Non
 def server() -> Iterator[Subscriber]:
     """It stands for the hub: nobody has said that it is another's."""
     with Subscriber() as running:
-        kept.over(urlsplit(running.url).port or 0)
+        capture.include_ports(urlsplit(running.url).port or 0)
         yield running
 
 
 def says(server: Subscriber, status: int = 200, body: bytes = b"", headers: Mapping[str, str] = {}) -> str:
     """Let it answer so; where."""
 
-    def answer(_got: Got) -> web.StreamResponse:
+    def answer(_got: WebhookRequest) -> web.StreamResponse:
         return web.Response(status=status, body=body, headers=headers)
 
     server.answer = answer
@@ -240,7 +244,7 @@ async def get(url: str) -> None:
 
 def test_who_is_not_the_hub_may_say_it(inner: Path, canary: str, server: Subscriber) -> None:
     url = says(server, 200, canary.encode())
-    kept.not_the_hub(urlsplit(url).port or 0)
+    capture.exclude_ports(urlsplit(url).port or 0)
     httpx.get(f"{url}/api/x")
     searched = search(inner)
     assert (searched.findings, searched.counts["answers"]) == ([], 0)
@@ -259,35 +263,35 @@ def test_an_answer_that_may_show_a_secret_tells_of_it(inner: Path, server: Subsc
     }
 
 
-def test_a_secret_that_the_hub_is_told_is_noted(inner: Path, server: Subscriber) -> None:
-    told = {name: token_hex(16) for name in ("client", "signing", "entered", "key", "header", "code")}
-    url = says(server, 422, json.dumps(list(told.values())).encode())
-    auth = {"authorization": f"Bearer {told['key']}"}
+def test_a_secret_in_a_request_is_recorded(inner: Path, server: Subscriber) -> None:
+    detail = {name: token_hex(16) for name in ("client", "signing", "entered", "key", "header", "code")}
+    url = says(server, 422, json.dumps(list(detail.values())).encode())
+    auth = {"authorization": f"Bearer {detail['key']}"}
     app = {
-        "client_secret": told["client"],
-        "signing_secret": told["signing"],
+        "client_secret": detail["client"],
+        "signing_secret": detail["signing"],
         "settings": {"tenant": "x" * 20},
     }
     httpx.put(f"{url}/api/platform-credentials/slack", json=app, headers=auth)
-    httpx.post(f"{url}/api/integrations", json={"fields": {"password": told["entered"], "host": "h" * 20}})
-    httpx.patch(f"{url}/api/outgoing-webhooks/x", json={"headers": {"x-key": told["header"]}})
-    httpx.get(f"{url}/api/auth/oauth/callback?code={told['code']}&state=s")
+    httpx.post(f"{url}/api/integrations", json={"fields": {"password": detail["entered"], "host": "h" * 20}})
+    httpx.patch(f"{url}/api/outgoing-webhooks/x", json={"headers": {"x-key": detail["header"]}})
+    httpx.get(f"{url}/api/auth/oauth/callback?code={detail['code']}&state=s")
     searched = search(inner)
-    assert searched.secrets == 1 + len(told)
-    assert len(searched.findings) == 4 * len(told)
+    assert searched.secrets == 1 + len(detail)
+    assert len(searched.findings) == 4 * len(detail)
 
 
 # The end of a run
 
 
 def test_a_run_in_which_a_secret_was_seen_fails(tmp_path: Path, canary: str) -> None:
-    """It is found by the process that prints, with what a worker has noted, though every test has passed."""
+    """It is found by the main process, with what a worker has recorded, though every test has passed."""
     (tmp_path / "test_it.py").write_text(
         f"""
-from tests.support.given import note
+from tests.support.recorded_secrets import record_secret
 
 def test_it(tmp_path):
-    note({KIND!r}, {canary!r})
+    record_secret({KIND!r}, {canary!r})
     (tmp_path / "service.log").write_text({canary!r})
 """
     )
@@ -295,9 +299,9 @@ def test_it(tmp_path):
     command += ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
     command += ["--basetemp", str(tmp_path / "base"), str(tmp_path / "test_it.py")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, said
-    assert "1 passed" in said
-    assert "secrets: 1 looked for in 1 logs" in said
-    assert f"{KIND}, as it is: the log popen-gw0/test_it0/service.log, line 1" in said
-    assert canary not in said
+    message = done.stdout + done.stderr
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, message
+    assert "1 passed" in message
+    assert "secrets: 1 looked for in 1 logs" in message
+    assert f"{KIND}, as it is: the log popen-gw0/test_it0/service.log, line 1" in message
+    assert canary not in message

@@ -17,9 +17,9 @@ from pymongo import MongoClient
 from services.delivery.log.statistics import HourCounts, HourRecord
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.given import note
 from tests.support.hub import Hub
 from tests.support.outgoing import publish
+from tests.support.recorded_secrets import record_secret
 from tests.support.subscriber import Subscriber
 from tests.upgrade.test_records import _load
 from tests.upgrade.write_delivery import MANY
@@ -52,7 +52,7 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -
         document = json_util.loads(text, json_options=json_util.JSONOptions(tz_aware=True))
         known = document["known"]
         for name in ("encryption_key", "admin_key"):
-            note("a secret of stored records", known[name])
+            record_secret("a secret of stored records", known[name])
         hub = Hub(
             tmp_path_factory.mktemp("hub"),
             bus,

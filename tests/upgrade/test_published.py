@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from shared.contracts.routes import SERVICE_PATHS
-from tests.support.another import another
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
+from tests.support.second_process import second_process
 
 HERE = Path(__file__).parent
 TEXTS = frozenset({"title", "description", "summary"})
@@ -28,7 +28,7 @@ TEXTS = frozenset({"title", "description", "summary"})
 def entrance(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     peers = json.dumps({name: hub.url(name) for name in SERVICE_PATHS})
     folder = tmp_path_factory.mktemp("entrance")
-    with another("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as gateway:
+    with second_process("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as gateway:
         yield gateway
 
 

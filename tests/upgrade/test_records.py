@@ -29,10 +29,10 @@ from standardwebhooks import Webhook
 from shared.contracts.topics import CHAT_EVENTS
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.given import note
 from tests.support.hub import Hub
 from tests.support.outgoing import publish, read
-from tests.support.subscriber import Got, Subscriber
+from tests.support.recorded_secrets import record_secret
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 FILES = sorted(Path(__file__).parent.glob("records-*.json"))
 GROUP = "delivery-fanout"
@@ -49,7 +49,7 @@ class Upgraded:
     subscriber: Subscriber
     provider: Subscriber
 
-    def sent_to(self, path: str) -> list[Got]:
+    def sent_to(self, path: str) -> list[WebhookRequest]:
         """What the subscriber got at a path."""
         return [got for got in self.subscriber.got if got.path == f"/hook/{path}"]
 
@@ -64,7 +64,7 @@ def upgraded(
         document = json_util.loads(text, json_options=json_util.JSONOptions(tz_aware=True))
         known = document["known"]
         for name in ("encryption_key", "admin_key", "api_key", "client_secret", "refresh_token"):
-            note("a secret of stored records", known[name])
+            record_secret("a secret of stored records", known[name])
         hub = Hub(
             tmp_path_factory.mktemp("hub"),
             bus,
@@ -132,7 +132,7 @@ async def _commit_past_an_event(bus: Bus) -> None:
         await consumer.commit({place: sent.offset + 1})
 
 
-def _tokens(got: Got) -> web.Response:
+def _tokens(got: WebhookRequest) -> web.Response:
     """The provider's token endpoint: every request gets new tokens."""
     del got
     answer = {"access_token": f"access-{token_hex(8)}", "refresh_token": "next", "expires_in": 3600}
@@ -144,14 +144,14 @@ def _published(upgraded: Upgraded, **data: Any) -> str:
     return event_id
 
 
-def _body_of(got: Got) -> dict[str, Any]:
+def _body_of(got: WebhookRequest) -> dict[str, Any]:
     return dict(json.loads(got.body))
 
 
-def _got(upgraded: Upgraded, path: str, event_id: str) -> Got:
+def _got(upgraded: Upgraded, path: str, event_id: str) -> WebhookRequest:
     """The request of an event at a path, once it is there."""
 
-    def look() -> Got | None:
+    def look() -> WebhookRequest | None:
         return next((got for got in upgraded.sent_to(path) if event_id.encode() in got.body), None)
 
     found = eventually(look, 20)
@@ -241,7 +241,7 @@ def test_filters_and_projections_are_read(upgraded: Upgraded) -> None:
 
 
 def test_what_an_earlier_release_left_open_is_delivered(upgraded: Upgraded) -> None:
-    """A retry that is due, and the events beyond a workspace's fair share, with the delivery ids of then."""
+    """A retry that is due, and the events beyond the fair share, with the delivery ids of that release."""
     hub, events = upgraded.hub, upgraded.known["events"]
     got = _got(upgraded, "soon", events["soon"])
     [delivery] = hub.deliveries(event_id=events["soon"])

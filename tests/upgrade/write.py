@@ -22,8 +22,8 @@ from tests.support.hub import Hub
 from tests.support.outgoing import publish
 from tests.support.person import Person
 from tests.support.ports import free_port
-from tests.support.rotating import Rotating
-from tests.support.subscriber import Got, Subscriber
+from tests.support.rotating_server import RotatingServer
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 ENCRYPTION_KEY = "c3RvcmVkIGJ5IGFuIGVhcmxpZXIgcmVsZWFzZSwgMzI="
 """Of the records in this folder only."""
@@ -57,7 +57,7 @@ def main(path: Path) -> None:
             hub.ports["oauth"] = port
             hub.start()
             redirect_uri = f"{hub.url('oauth')}/api/auth/oauth/callback"
-            with Rotating("app", CLIENT_SECRET, redirect_uri) as provider:
+            with RotatingServer("app", CLIENT_SECRET, redirect_uri) as provider:
                 known = _records(hub, subscriber, provider)
                 for name in hub.services:
                     hub.kill(name)
@@ -78,13 +78,13 @@ def main(path: Path) -> None:
             pair.stop()
 
 
-def _answer(got: Got) -> Any:
+def _answer(got: WebhookRequest) -> Any:
     if got.path == "/hook/gone":
         return web.Response(status=410)
     return web.Response(status=500) if got.path in ("/hook/later", "/hook/soon") else None
 
 
-def _records(hub: Hub, subscriber: Subscriber, provider: Rotating) -> dict[str, Any]:
+def _records(hub: Hub, subscriber: Subscriber, provider: RotatingServer) -> dict[str, Any]:
     """Make the records; return what only their owners know, by name."""
     known: dict[str, Any] = {"encryption_key": ENCRYPTION_KEY, "admin_key": ADMIN_KEY}
     known["api_key"] = hub.call("POST", "/api/api-keys", {"name": "records", "scopes": ["webhooks:read"]})[

@@ -18,7 +18,7 @@ from tests.support.backends import Store, embedded, embedded_bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.outgoing import publish
-from tests.support.subscriber import Got, Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 from tests.upgrade.write import ADMIN_KEY, ENCRYPTION_KEY
 
 MANY = 130
@@ -60,7 +60,7 @@ def main(path: Path) -> None:
             pair.stop()
 
 
-def _refuse(_got: Got) -> Any:
+def _refuse(_got: WebhookRequest) -> Any:
     return web.Response(status=500)
 
 

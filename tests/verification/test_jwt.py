@@ -375,7 +375,7 @@ def test_a_token_with_the_hash_of_the_query() -> None:
     )
     inbound = request(query=b"user=1")
     claims = {"qsh": query_string_hash(inbound)}
-    for said_of_it, query, verdict in (
+    for detail_of_it, query, verdict in (
         (claims, b"user=1", VerificationResult.VERIFIED),
         (claims, b"user=2", VerificationResult.BODY_CHANGED),
         (claims, b"", VerificationResult.BODY_CHANGED),
@@ -383,5 +383,5 @@ def test_a_token_with_the_hash_of_the_query() -> None:
         ({"qsh": "ä"}, b"user=1", VerificationResult.BODY_CHANGED),
         ({}, b"user=1", VerificationResult.BODY_CHANGED),
     ):
-        tried = request({"authorization": f"JWT {token(said_of_it)}"}, query=query)
-        assert check(connect, tried, SECRET) is verdict, (said_of_it, query)
+        tried = request({"authorization": f"JWT {token(detail_of_it)}"}, query=query)
+        assert check(connect, tried, SECRET) is verdict, (detail_of_it, query)

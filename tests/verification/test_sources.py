@@ -170,7 +170,7 @@ def test_a_token_is_signed(source: str, token: str) -> None:
         "",
     ],
 )
-def test_a_stranger_gets_nothing_signed_that_could_be_a_webhook(source: str, text: str) -> None:
+def test_no_caller_gets_a_signature_that_could_be_a_webhook(source: str, text: str) -> None:
     """A handshake signs with the key of webhooks: it must not sign a body, or any text around one."""
     query = urlencode({"token": text}).encode()
     inbound = InboundRequest("GET", ADDRESS, query, {}, b"", {SECRET_SETTING: "key"}, lambda _: None)
@@ -253,5 +253,5 @@ def test_an_update_of_telegram_always_has_a_name() -> None:
         (b'{"update_id":1,"one":{},"two":{}}', "update"),
         (b'{"update_id":1}', "update"),
     ):
-        [arrived] = definition.events(definition.request("POST", ADDRESS, b"", {}, body, {}))
-        assert (arrived.event, arrived.delivery_id) == (event, "1")
+        [received] = definition.events(definition.request("POST", ADDRESS, b"", {}, body, {}))
+        assert (received.event, received.delivery_id) == (event, "1")

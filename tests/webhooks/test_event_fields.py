@@ -94,7 +94,7 @@ def test_a_webhook_that_came_in() -> None:
         ({}, False),
     ],
 )
-def test_programs_are_told_from_people(data: Any, by_bot: bool) -> None:
+def test_bots_are_distinguished_from_people(data: Any, by_bot: bool) -> None:
     assert event_fields(data).is_bot is by_bot
 
 

@@ -105,7 +105,7 @@ def test_events_of_ones_own_integration(own: str, passes: bool) -> None:
         ({"channels": ["c1"], "condition": "abs(data.content)"}, "channels: "),
     ],
 )
-def test_the_first_criterion_that_is_not_met_is_told(settings: dict[str, Any], reason: str) -> None:
+def test_the_first_criterion_that_is_not_met_is_reported(settings: dict[str, Any], reason: str) -> None:
     passes, actual = outcome(settings, NCHAT)
     assert not passes
     assert actual.startswith(reason)

@@ -314,7 +314,7 @@ def test_nothing_to_show_is_invalid(given: Any) -> None:
         ({"blocks": [{"type": "section", "text": {"type": "plain_text", "text": "x" * 4001}}]}, "blocks"),
     ],
 )
-def test_a_fault_is_told_by_the_path_that_the_caller_wrote(given: Any, field: str) -> None:
+def test_an_error_names_the_path_that_the_caller_wrote(given: Any, field: str) -> None:
     assert field in faults(given)
 
 

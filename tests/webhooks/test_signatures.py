@@ -123,7 +123,7 @@ def test_both_keys_of_a_v1a_rotation_verify() -> None:
         _verify_key(new).verify(SIGNED, second)
 
 
-def test_a_v1a_secret_is_kept_as_libsodium_keeps_one() -> None:
+def test_a_v1a_secret_has_the_format_of_libsodium() -> None:
     """64 bytes: the seed, then the public key of exactly that seed."""
     private_key = base64.b64decode(new_secret("standard_v1a").removeprefix("whsk_"), validate=True)
     assert bytes(SigningKey(private_key[:32]).verify_key) == private_key[32:]

@@ -242,7 +242,7 @@ def test_a_document_may_be_deep(levels: int) -> None:
     ],
     ids=lambda text: text[:30],
 )
-def test_what_is_wrong_is_told_in_one_line(source: str, says: str) -> None:
+def test_an_error_is_one_line(source: str, says: str) -> None:
     with pytest.raises(ExpressionError) as error:
         Expression(source, "condition")
     error_text = str(error.value)
@@ -264,9 +264,7 @@ def test_what_is_wrong_is_told_in_one_line(source: str, says: str) -> None:
         ("to_string(to_number(a))", {"a": "9" * 100}, "integer of more than 64 bits"),
     ],
 )
-def test_what_a_function_cannot_work_on_is_told_without_the_value(
-    source: str, document: Any, says: str
-) -> None:
+def test_a_function_error_does_not_contain_the_value(source: str, document: Any, says: str) -> None:
     with pytest.raises(ExpressionError) as error:
         Expression(source, "body").apply(document)
     assert str(error.value).startswith("body: ")

@@ -60,7 +60,7 @@ def test_what_would_trust_strangers_is_refused(text: str) -> None:
         parse_networks(text)
 
 
-def test_nobody_can_be_trusted() -> None:
+def test_no_sender_is_trusted() -> None:
     assert TrustedProxies(parse_networks("")).client("127.0.0.1", [b"198.51.100.7"]) == "127.0.0.1"
 
 

@@ -151,7 +151,7 @@ FAULTS: list[tuple[Any, Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("document", "data", "field", "message"), FAULTS, ids=range(len(FAULTS)))
-def test_what_is_told(document: Any, data: Any, field: str, message: str) -> None:
+def test_error_messages(document: Any, data: Any, field: str, message: str) -> None:
     fault = _schema(document).first_error(data, 100)
     assert fault is not None
     assert (fault.field, fault.message) == (field, message)
@@ -165,7 +165,7 @@ def test_long_paths_and_messages_are_cut() -> None:
     assert len(fault.message) <= 200
 
 
-def test_large_data_is_told_what_its_closest_form_lacks() -> None:
+def test_large_data_gets_what_its_closest_form_misses() -> None:
     schema = _schema(FORMS)
     large = {"id": 1, "name": "x" * 100_000}
     fault = schema.first_error(large, len(orjson.dumps(large)))

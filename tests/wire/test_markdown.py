@@ -196,14 +196,14 @@ def test_a_url_that_is_cut_leads_to_its_whole_address() -> None:
 
 
 @given(st.text(max_size=80) | st.sampled_from([*REAL, *HOSTILE]), st.integers(4, 90))
-def test_written_text_is_read_and_cut_between_its_marks(value: str, longest: int) -> None:
+def test_written_text_is_read_and_cut_between_its_marks(value: str, maximum: int) -> None:
     line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", " ", value).split())
     for template in (MD, BOLD, MessageTemplate("{{ v | link: 'https://a.example/(x)' }}")):
         written = template.render({"v": line})
         if len(line) <= 200:
             assert plain_text(written) == line
-        cut = shorten(written, longest)
-        assert len(cut) <= max(longest, 0) or len(written) <= longest
+        cut = shorten(written, maximum)
+        assert len(cut) <= max(maximum, 0) or len(written) <= maximum
         for name, seen in shown(f"x {cut}").items():
             assert seen.elements <= STRUCTURE | {"strong"}, f"{name}: {cut}"
 

@@ -39,7 +39,7 @@ def test_a_form_of_thousands_of_fields_is_a_refusal() -> None:
             read(answer)
 
 
-def test_scopes_are_kept_up_to_a_number() -> None:
+def test_scopes_are_stored_up_to_a_limit() -> None:
     body = orjson.dumps({"access_token": "a", "scope": " ".join(map(str, range(100_000)))})
     tokens = (
         registry()

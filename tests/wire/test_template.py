@@ -41,8 +41,8 @@ def fault(compile_text: Compile, text: str) -> str:
 )
 def test_a_fault_is_the_same_in_every_place(text: str) -> None:
     # The hint names a source of the place.
-    [said] = {fault(compile_text, text).partition(" (did")[0] for compile_text, _ in PLACES.values()}
-    assert "unbalanced brace" in said or "no such source" in said
+    [message] = {fault(compile_text, text).partition(" (did")[0] for compile_text, _ in PLACES.values()}
+    assert "unbalanced brace" in message or "no such source" in message
 
 
 @pytest.mark.parametrize(("compile_text", "source"), PLACES.values(), ids=PLACES)

@@ -33,7 +33,7 @@ def test_one_moment_in_many_spellings(text: str) -> None:
     assert rfc3339(parsed) == MOMENT
 
 
-def test_parts_of_a_second_are_kept() -> None:
+def test_fractions_of_a_second_are_preserved() -> None:
     for text in ("1777882830.25", "1777882830250", "2026-05-04T08:20:30.250Z"):
         parsed = parse_timestamp(text)
         assert parsed is not None

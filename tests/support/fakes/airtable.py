@@ -8,7 +8,7 @@ From memory: the words of errors of webhooks, and the empty 204 of a deletion.
 - Each kind of data needs the scope that reads it, beside `webhook:manage`.
 - An OAuth integration has two webhooks in a base at most.
 - A webhook ends after `lifetime_s` (7 days at Airtable), and is not there any more then.
-- The secret of a webhook is told once. A notification is answered with 200 or 204, and an empty body.
+- The secret of a webhook is shown once. A notification is answered with 200 or 204, and an empty body.
 """
 
 import base64
@@ -24,15 +24,15 @@ import httpx
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Grant, Token, Why, bearer
-from tests.support.given import note
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
+from tests.support.recorded_secrets import record_secret
 
 _READS: Final = {
     "tableData": "data.records:read",
     "tableFields": "schema.bases:read",
     "tableMetadata": "schema.bases:read",
 }
-_MOST: Final = 2
+_MAX: Final = 2
 _NOT_FOUND: Final = Reply.json({"error": "NOT_FOUND"}, 404)
 
 
@@ -84,13 +84,13 @@ class Airtable(Fake):
 
     # OAuth
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        return self.client(asked, asked.form(), basic=True, body=False)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        return self.client(request, request.form(), basic=True, body=False)
 
     def refusal(self, why: Why) -> Reply:
         if why in ("client", "secret", "style"):
-            said = {"error": "invalid_client", "error_description": "Client authentication failed"}
-            return Reply.json(said, 401)
+            text = {"error": "invalid_client", "error_description": "Client authentication failed"}
+            return Reply.json(text, 401)
         error = "invalid_request" if why in ("verifier", "redirect_uri") else "invalid_grant"
         return Reply.json({"error": error, "error_description": f"Wrong: {why}"}, 400)
 
@@ -108,18 +108,18 @@ class Airtable(Fake):
             }
         )
 
-    def revoke(self, asked: Asked) -> Reply:
+    def revoke(self, request: HostRequest) -> Reply:
         """A token, and the grant with it."""
-        fields = self.authenticated(asked)
+        fields = self.authenticated(request)
         self.check(fields, {"token"}, (), "the revocation")
         token = self.known(fields["token"], "refresh") or self.known(fields["token"], "access")
         if token is not None:
             self.end(token.grant)
         return Reply(200)
 
-    def whoami(self, asked: Asked) -> Reply:
+    def whoami(self, request: HostRequest) -> Reply:
         """Whom the token stands for; the address with its scope only."""
-        grant = self._grant(asked)
+        grant = self._grant(request)
         if grant is None:
             return _error(401, "AUTHENTICATION_REQUIRED", "Authentication required")
         shown: dict[str, Any] = {"id": grant.account.id, "scopes": list(grant.scopes)}
@@ -129,13 +129,13 @@ class Airtable(Fake):
 
     # Webhooks
 
-    def make(self, asked: Asked) -> Reply:
+    def make(self, request: HostRequest) -> Reply:
         """A webhook of a base, whose secret is in the answer and nowhere else."""
-        base = asked.path.split("/")[3]
-        refused = self._refused(asked, base)
+        base = request.path.split("/")[3]
+        refused = self._refused(request, base)
         if refused is not None:
             return refused
-        body = asked.json()
+        body = request.json()
         assert body.keys() <= {"specification", "notificationUrl"}, f"unknown: {body}"
         assert body["specification"].keys() == {"options"}, f"unknown: {body}"
         assert body["specification"]["options"].keys() <= {"filters", "includes"}, f"unknown: {body}"
@@ -145,9 +145,9 @@ class Airtable(Fake):
         data = filters["dataTypes"]
         assert data, "nothing is watched"
         assert set(data) <= _READS.keys(), f"dataTypes are {data}"
-        if (refused := self._refused(asked, base, *(_READS[kind] for kind in data))) is not None:
+        if (refused := self._refused(request, base, *(_READS[kind] for kind in data))) is not None:
             return refused
-        if len([each for each in self._live().values() if each.base == base]) >= _MOST:
+        if len([each for each in self._live().values() if each.base == base]) >= _MAX:
             return _error(422, "TOO_MANY_WEBHOOKS_IN_BASE", "The integration has two in this base already.")
         made = Webhook(
             f"ach{secrets.token_hex(7)}",
@@ -157,24 +157,24 @@ class Airtable(Fake):
             base64.b64encode(secrets.token_bytes(64)).decode(),
             self.now() + self.week_s,
         )
-        note("a MAC secret of Airtable", made.secret)
+        record_secret("a MAC secret of Airtable", made.secret)
         self.webhooks[made.id] = made
         self.made += 1
         shown = {"id": made.id, "macSecretBase64": made.secret, "expirationTime": _time(made.ends_at)}
         return Reply.json(shown)
 
-    def refresh(self, asked: Asked) -> Reply:
+    def refresh(self, request: HostRequest) -> Reply:
         """Another seven days, of one that has not ended."""
-        found = self._found(asked)
+        found = self._found(request)
         if isinstance(found, Reply):
             return found
         found.ends_at = self.now() + self.week_s
         self.refreshed += 1
         return Reply.json({"expirationTime": _time(found.ends_at)})
 
-    def delete(self, asked: Asked) -> Reply:
+    def delete(self, request: HostRequest) -> Reply:
         """No more of it."""
-        found = self._found(asked)
+        found = self._found(request)
         if isinstance(found, Reply):
             return found
         del self.webhooks[found.id]
@@ -183,8 +183,8 @@ class Airtable(Fake):
 
     def notify(self, webhook: Webhook, *, secret: str = "") -> int:
         """The status that a notification is answered with; signed with another `secret` where it is given."""
-        told = {"base": {"id": webhook.base}, "webhook": {"id": webhook.id}, "timestamp": _time(self.now())}
-        body = json.dumps(told).encode()
+        detail = {"base": {"id": webhook.base}, "webhook": {"id": webhook.id}, "timestamp": _time(self.now())}
+        body = json.dumps(detail).encode()
         key = base64.b64decode(secret or webhook.secret)
         headers = {
             "Content-Type": "application/json",
@@ -198,25 +198,25 @@ class Airtable(Fake):
         self.webhooks = {name: each for name, each in self.webhooks.items() if each.ends_at > self.now()}
         return self.webhooks
 
-    def _grant(self, asked: Asked) -> Grant | None:
-        token = self.access(bearer(asked))
+    def _grant(self, request: HostRequest) -> Grant | None:
+        token = self.access(bearer(request))
         return token.grant if token else None
 
-    def _refused(self, asked: Asked, base: str, *scopes: str) -> Reply | None:
-        assert not asked.query, "there is a query"
-        grant = self._grant(asked)
+    def _refused(self, request: HostRequest, base: str, *scopes: str) -> Reply | None:
+        assert not request.query, "there is a query"
+        grant = self._grant(request)
         if grant is None:
             return _error(401, "AUTHENTICATION_REQUIRED", "Authentication required")
         if base not in self.bases or not {"webhook:manage", *scopes} <= set(grant.scopes):
-            said = "Invalid permissions, or the requested model was not found."
-            return _error(403, "INVALID_PERMISSIONS_OR_MODEL_NOT_FOUND", said)
+            text = "Invalid permissions, or the requested model was not found."
+            return _error(403, "INVALID_PERMISSIONS_OR_MODEL_NOT_FOUND", text)
         return None
 
-    def _found(self, asked: Asked) -> Webhook | Reply:
-        _, _, _, base, _, name, *_ = asked.path.split("/")
-        assert not asked.body, "there is a body"
+    def _found(self, request: HostRequest) -> Webhook | Reply:
+        _, _, _, base, _, name, *_ = request.path.split("/")
+        assert not request.body, "there is a body"
         found = self._live().get(name)
-        return self._refused(asked, base) or (found if found and found.base == base else _NOT_FOUND)
+        return self._refused(request, base) or (found if found and found.base == base else _NOT_FOUND)
 
 
 def _time(seconds: float) -> str:

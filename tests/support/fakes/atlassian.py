@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Grant, Token, Why, bearer
-from tests.support.platforms import FORM, Asked, Reply
+from tests.support.provider_hosts import FORM, HostRequest, Reply
 
 _ERRORS: Final[dict[Why, tuple[int, str, str]]] = {
     "client": (401, "access_denied", "Unauthorized"),
@@ -62,14 +62,14 @@ class Atlassian(Fake):
             ),
         }
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        fields = asked.form() if asked.media_type == FORM else asked.json()
-        return self.client(asked, fields, basic=False, body=True)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        fields = request.form() if request.media_type == FORM else request.json()
+        return self.client(request, fields, basic=False, body=True)
 
     def refusal(self, why: Why) -> Reply:
         refused = (403, "invalid_grant", "Unknown or invalid refresh token.")
-        status, error, said = _ERRORS.get(why, refused)
-        return Reply.json({"error": error, "error_description": said}, status)
+        status, error, message = _ERRORS.get(why, refused)
+        return Reply.json({"error": error, "error_description": message}, status)
 
     def granted(self, grant: Grant, old: Token | None) -> Reply:
         # Access tokens are JSON Web Tokens of some 2,000 characters.
@@ -86,9 +86,9 @@ class Atlassian(Fake):
             ).value
         return Reply.json(answer)
 
-    def sites(self, asked: Asked) -> Reply:
+    def sites(self, request: HostRequest) -> Reply:
         """The sites of the token: of all that its person consented to, also later."""
-        token = self.access(bearer(asked))
+        token = self.access(bearer(request))
         if token is None:
             return _refused(401)
         grants = self.grants_of(token.grant.account.id)
@@ -107,18 +107,18 @@ class Atlassian(Fake):
             ]
         )
 
-    def me(self, asked: Asked) -> Reply:
+    def me(self, request: HostRequest) -> Reply:
         """Who the token stands for; needs `read:me`."""
-        token = self.access(bearer(asked))
+        token = self.access(bearer(request))
         if token is None or "read:me" not in token.grant.scopes:
             return _refused(401 if token is None else 403)
         account = token.grant.account
         shown = {"account_id": account.id, "name": account.name, "email": account.email}
         return Reply.json({**shown, "account_type": "atlassian", "account_status": "active"})
 
-    def myself(self, asked: Asked) -> Reply:
+    def myself(self, request: HostRequest) -> Reply:
         """The same for one site; needs `read:jira-user`."""
-        token, site = self.access(bearer(asked)), asked.path.split("/")[3]
+        token, site = self.access(bearer(request)), request.path.split("/")[3]
         if token is None or "read:jira-user" not in token.grant.scopes:
             return _refused(401 if token is None else 403)
         account = token.grant.account
@@ -129,5 +129,5 @@ class Atlassian(Fake):
 
 
 def _refused(status: int) -> Reply:
-    said = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
-    return Reply.json({"code": status, "message": said[status]}, status)
+    message = {401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
+    return Reply.json({"code": status, "message": message[status]}, status)

@@ -19,7 +19,7 @@ import httpx
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import bearer
-from tests.support.platforms import Asked, Handler, Reply
+from tests.support.provider_hosts import Handler, HostRequest, Reply
 
 _GOOGLE: Final = "https://www.googleapis.com"
 _GRAPH: Final[Mapping[str, tuple[set[str], int, set[str]]]] = {
@@ -55,11 +55,11 @@ class Subscriptions:
         self.live: dict[str, Channel] = {}
         self.made = self.renewed = self.ended = 0
 
-    def _person(self, asked: Asked) -> bool:
-        return self.fake.access(bearer(asked)) is not None
+    def _person(self, request: HostRequest) -> bool:
+        return self.fake.access(bearer(request)) is not None
 
-    def _may(self, asked: Asked, scopes: set[str]) -> bool:
-        token = self.fake.access(bearer(asked))
+    def _may(self, request: HostRequest, scopes: set[str]) -> bool:
+        token = self.fake.access(bearer(request))
         return token is not None and bool(scopes & set(token.grant.scopes))
 
     def _end_of(self, wanted: float) -> float:
@@ -81,12 +81,12 @@ class GoogleChannels(Subscriptions):
         """What there is at `www.googleapis.com`."""
         return {f"POST {self.watched}/watch": self.watch, f"POST {self.api}/channels/stop": self.stop}
 
-    def watch(self, asked: Asked) -> Reply:
+    def watch(self, request: HostRequest) -> Reply:
         """Another channel; it begins with a sync message."""
-        if (refused := self._refused(asked)) is not None:
+        if (refused := self._refused(request)) is not None:
             return refused
-        self.asked_for(asked)
-        body = asked.json()
+        self.asked_for(request)
+        body = request.json()
         known = {"id", "type", "address", "token", "expiration", "params", "payload", "kind"}
         self.fake.check(body, {"id", "type", "address"}, known, "the channel")
         assert body["type"] == "web_hook"
@@ -110,15 +110,15 @@ class GoogleChannels(Subscriptions):
             }
         )
 
-    def asked_for(self, asked: Asked) -> None:
+    def asked_for(self, request: HostRequest) -> None:
         """What the query has to be: a fault else."""
-        assert not asked.query, "there is a query"
+        assert not request.query, "there is a query"
 
-    def stop(self, asked: Asked) -> Reply:
+    def stop(self, request: HostRequest) -> Reply:
         """No more of a channel, which is named by its resource too."""
-        if (refused := self._refused(asked)) is not None:
+        if (refused := self._refused(request)) is not None:
             return refused
-        body = asked.json()
+        body = request.json()
         self.fake.check(body, {"id", "resourceId"}, (), "the channel")
         channel = self.live.get(body["id"])
         if channel is None or channel.resource != body["resourceId"]:
@@ -142,10 +142,10 @@ class GoogleChannels(Subscriptions):
         }
         return httpx.post(channel.address, headers=headers, timeout=10).status_code
 
-    def _refused(self, asked: Asked) -> Reply | None:
-        if not self._person(asked):
+    def _refused(self, request: HostRequest) -> Reply | None:
+        if not self._person(request):
             return Reply.json({"error": {"code": 401, "status": "UNAUTHENTICATED"}}, 401)
-        if not self._may(asked, self.scopes):
+        if not self._may(request, self.scopes):
             return Reply.json({"error": {"code": 403, "status": "PERMISSION_DENIED"}}, 403)
         return None
 
@@ -170,17 +170,17 @@ class DriveChannels(GoogleChannels):
     def routes(self) -> dict[str, Handler]:
         return {**super().routes(), "GET /drive/v3/changes/startPageToken": self.start}
 
-    def start(self, asked: Asked) -> Reply:
+    def start(self, request: HostRequest) -> Reply:
         """Where changes begin from now on."""
-        if (refused := self._refused(asked)) is not None:
+        if (refused := self._refused(request)) is not None:
             return refused
-        assert not asked.query, "there is a query"
+        assert not request.query, "there is a query"
         page = str(secrets.randbelow(10**6))
         self.pages.add(page)
         return Reply.json({"kind": "drive#startPageToken", "startPageToken": page})
 
-    def asked_for(self, asked: Asked) -> None:
-        query = asked.params()
+    def asked_for(self, request: HostRequest) -> None:
+        query = request.params()
         self.fake.check(query, {"pageToken"}, (), "the query")
         assert query["pageToken"] in self.pages, "Drive did not give this page token"
 
@@ -192,32 +192,32 @@ class GraphSubscriptions(Subscriptions):
         super().__init__(fake, lifetime_s)
         self.me = fake.hosts["graph.microsoft.com"]
 
-    def handle(self, asked: Asked) -> Reply:
-        if not asked.path.startswith("/v1.0/subscriptions"):
-            return self.me(asked)
-        if not self._person(asked):
+    def handle(self, request: HostRequest) -> Reply:
+        if not request.path.startswith("/v1.0/subscriptions"):
+            return self.me(request)
+        if not self._person(request):
             return Reply.json({"error": {"code": "InvalidAuthenticationToken", "message": "expired"}}, 401)
-        name = asked.path.removeprefix("/v1.0/subscriptions").strip("/")
-        assert not asked.query, "there is a query"
-        if asked.method == "POST" and not name:
-            return self._make(asked)
+        name = request.path.removeprefix("/v1.0/subscriptions").strip("/")
+        assert not request.query, "there is a query"
+        if request.method == "POST" and not name:
+            return self._make(request)
         channel = self.live.get(name)
         if channel is None:
             return Reply.json({"error": {"code": "ResourceNotFound", "message": "gone"}}, 404)
-        if asked.method == "DELETE":
-            assert not asked.body, "there is a body"
+        if request.method == "DELETE":
+            assert not request.body, "there is a body"
             del self.live[name]
             self.ended += 1
             return Reply(204, b"", {})
-        assert asked.method == "PATCH", f"{asked.method} of a subscription"
-        body = asked.json()
+        assert request.method == "PATCH", f"{request.method} of a subscription"
+        body = request.json()
         assert set(body) == {"expirationDateTime"}, f"unknown: {body}"
         channel.ends_at = self._end_at(channel.resource, body["expirationDateTime"])
         self.renewed += 1
         return Reply.json(self._shown(channel))
 
-    def _make(self, asked: Asked) -> Reply:
-        body = asked.json()
+    def _make(self, request: HostRequest) -> Reply:
+        body = request.json()
         known = {"changeType", "resource", "notificationUrl", "lifecycleNotificationUrl", "clientState"}
         assert set(body) == known | {"expirationDateTime"}, f"fields: {sorted(body)}"
         resource = body["resource"]
@@ -226,14 +226,14 @@ class GraphSubscriptions(Subscriptions):
         assert set(body["changeType"].split(",")) <= changes, f"{resource} does not tell {body['changeType']}"
         assert len(body["clientState"]) <= 128
         ends = self._end_at(resource, body["expirationDateTime"])
-        if not self._may(asked, scopes):
+        if not self._may(request, scopes):
             return Reply.json({"error": {"code": "ExtensionError", "message": "Operation: Create"}}, 403)
         for address in (body["notificationUrl"], body["lifecycleNotificationUrl"]):
             asked_for = secrets.token_urlsafe(20)
             answer = httpx.post(address, params={"validationToken": asked_for}, timeout=10)
             if (answer.status_code, answer.text) != (200, asked_for):
-                said = {"code": "InvalidRequest", "message": "Subscription validation request failed."}
-                return Reply.json({"error": said}, 400)
+                detail = {"code": "InvalidRequest", "message": "Subscription validation request failed."}
+                return Reply.json({"error": detail}, 400)
             assert answer.headers["content-type"].startswith("text/plain")
         channel = Channel(str(uuid.uuid4()), resource, body["notificationUrl"], body["clientState"], ends)
         self.live[channel.id] = channel
@@ -241,8 +241,8 @@ class GraphSubscriptions(Subscriptions):
         return Reply.json(self._shown(channel), 201)
 
     def _end_at(self, resource: str, wanted: str) -> float:
-        ends, most = _seconds(wanted), _GRAPH[resource][1]
-        assert ends <= self.fake.now() + most * 60, f"{wanted} is more than {most} minutes ahead"
+        ends, limit = _seconds(wanted), _GRAPH[resource][1]
+        assert ends <= self.fake.now() + limit * 60, f"{wanted} is more than {limit} minutes ahead"
         return self._end_of(ends)
 
     def _shown(self, channel: Channel) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What the fakes of platforms share: who logs in, codes, tokens, PKCE, and the switches of a test.
 
 A fake stands for one app that is registered at the platform. Where the platform answers an error, it answers
-that error, in the platform's own shape. Where the platform would let something pass that a client must not
-do, or would show a page of its own, it raises AssertionError with a sentence; `Platforms` keeps it in its
+that error, in the provider's own format. Where the platform would let something pass that a client must not
+do, or would show a page of its own, it raises AssertionError with a sentence; `ProviderHosts` keeps it in its
 `faults`.
 
 Facts that nobody could read in a document of the platform are marked "from memory" beside them.
@@ -31,8 +31,8 @@ from tests.support.fakes.tokens import (
     credentials,
     s256,
 )
-from tests.support.given import note
-from tests.support.platforms import Asked, Handler, Reply
+from tests.support.provider_hosts import Handler, HostRequest, Reply
+from tests.support.recorded_secrets import record_secret
 
 _CONSENT: Final = "/consent/"
 _CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -40,7 +40,7 @@ _VERIFIER: Final = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 
 
 class Fake(ABC):
-    """One app at one platform. Give `hosts` to `Platforms`; turn the switches while it runs.
+    """One app at one platform. Give `hosts` to `ProviderHosts`; turn the switches while it runs.
 
     `exchanges`, `refreshes` and `revocations` count what succeeded; `refused` has the reason of every refusal
     of the token endpoint, in order. `tokens_seen` are all secrets that it gave out: codes, tokens, id tokens.
@@ -55,7 +55,7 @@ class Fake(ABC):
     """Whether `code_challenge_method` has to be sent with a challenge (without it S256 is meant)."""
     person: ClassVar[str] = "{}"
     place: ClassVar[str] = "{}"
-    """How the platform's ids of persons and places look; formatted with a number."""
+    """The format of the provider's ids of persons and places; formatted with a number."""
     authorize_needs: ClassVar[frozenset[str]] = frozenset({"response_type"})
     authorize_may: ClassVar[frozenset[str]] = frozenset()
     authorize_values: ClassVar[Mapping[str, frozenset[str]]] = {}
@@ -83,7 +83,7 @@ class Fake(ABC):
         self.client_id = client_id
         self.client_secret = client_secret
         self.redirect_uri = redirect_uri
-        note("a client secret", client_secret)
+        record_secret("a client secret", client_secret)
         self.accounts: list[Account] = [self.account()]
         """Who logs in next; the last one stays."""
         self.asks = False
@@ -135,7 +135,7 @@ class Fake(ABC):
     # What each platform says for itself.
 
     @abstractmethod
-    def authenticated(self, asked: Asked) -> dict[str, str]:
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
         """The fields of a token request without the client's, who is checked; Refused."""
 
     @abstractmethod
@@ -151,24 +151,24 @@ class Fake(ABC):
         return self.split(query["scope"]) if "scope" in query else ()
 
     def scopes_granted(
-        self, _account: Account, asked: tuple[str, ...], _query: Mapping[str, str]
+        self, _account: Account, request: tuple[str, ...], _query: Mapping[str, str]
     ) -> tuple[str, ...]:
         """Which of them the person allows; more, when the platform adds earlier ones."""
-        return asked
+        return request
 
     def returned(self, params: dict[str, str], _asking: Asking, _grant: Grant | None) -> dict[str, str]:
         """The parameters with which the browser comes back; there is no grant when the person denied."""
         return params
 
-    def belongs(self, _grant: Grant, _asked: Asked) -> bool:
+    def belongs(self, _grant: Grant, _asked: HostRequest) -> bool:
         """Whether a code or a refresh token may be used at this host and path."""
         return True
 
     # The authorization page.
 
-    def authorize(self, asked: Asked) -> Reply:
+    def authorize(self, request: HostRequest) -> Reply:
         """GET of the authorization page: checked, then decided at once or by a click."""
-        query = asked.params()
+        query = request.params()
         scope = set() if self.separator is None else {"scope"}
         own = {self.client_field, "redirect_uri", "state"} | (scope if self.scope_needed else set())
         may = self.authorize_may | {"response_type"} | scope
@@ -184,13 +184,14 @@ class Fake(ABC):
                 f"{name} is {query[name]!r}, which {self.name} does not know"
             )
         self._check_challenge(query)
-        asking = Asking(asked, query, self.scopes_asked(query))
+        asking = Asking(request, query, self.scopes_asked(query))
         if not self.asks:
             return self._decide(asking, allow=not self.denies)
         number = secrets.token_hex(8)
         self._asking[number] = asking
         links = (
-            f'<a id="{way}" href="{_CONSENT}{number}/{way}">{way.title()}</a>' for way in ("allow", "deny")
+            f'<a id="{decision}" href="{_CONSENT}{number}/{decision}">{decision.title()}</a>'
+            for decision in ("allow", "deny")
         )
         return Reply.html(
             f"<!doctype html><title>{self.name}</title><p>An app asks for access. {' '.join(links)}"
@@ -221,21 +222,21 @@ class Fake(ABC):
         uri = asking.query["redirect_uri"]
         return Reply.redirect(f"{uri}{'&' if '?' in uri else '?'}{urlencode(params)}")
 
-    def _decided(self, asked: Asked) -> Reply:
-        number, _, way = asked.path.removeprefix(_CONSENT).partition("/")
+    def _decided(self, request: HostRequest) -> Reply:
+        number, _, decision = request.path.removeprefix(_CONSENT).partition("/")
         asking = self._asking.pop(number, None)
-        assert asking, f"nobody was asked at {asked.path}"
-        assert way in {"allow", "deny"}, f"{way} is no decision"
-        return self._decide(asking, allow=way == "allow")
+        assert asking, f"nobody was asked at {request.path}"
+        assert decision in {"allow", "deny"}, f"{decision} is no decision"
+        return self._decide(asking, allow=decision == "allow")
 
     # The token endpoint.
 
-    def token(self, asked: Asked) -> Reply:
+    def token(self, request: HostRequest) -> Reply:
         """The token endpoint, with the switches of the test."""
         if self.fail_next:
             return self.fail_next.pop(0)
         try:
-            reply = self._token(asked)
+            reply = self._token(request)
         except Refused as refused:
             self.refused.append(refused.why)
             reply = self.refusal(refused.why)
@@ -244,29 +245,29 @@ class Fake(ABC):
             return Reply.gone()
         return reply
 
-    def _token(self, asked: Asked) -> Reply:
-        assert not asked.query, "the token request has a query"
-        fields = self.authenticated(asked)
+    def _token(self, request: HostRequest) -> Reply:
+        assert not request.query, "the token request has a query"
+        fields = self.authenticated(request)
         kind = fields.pop("grant_type", "" if self.grant_type_needed else "authorization_code")
         if kind == "authorization_code":
             pkce = set() if self.pkce == "none" else {"code_verifier"}
             self.check(fields, {"code"} | self.code_needs, self.code_may | pkce, "the token request")
-            reply = self.granted(self._exchange(fields, asked), None)
+            reply = self.granted(self._exchange(fields, request), None)
             self.exchanges += 1
             return reply
         if kind != "refresh_token":
             raise Refused("grant type")
         self.check(fields, {"refresh_token"}, self.refresh_may, "the refresh request")
-        old = self._redeem(fields["refresh_token"], asked)
+        old = self._redeem(fields["refresh_token"], request)
         self._scope_of_refresh(old.grant, fields.get("scope"))
         reply = self.granted(old.grant, old)
         self.refreshes += 1
         return reply
 
-    def _exchange(self, fields: Mapping[str, str], asked: Asked) -> Grant:
+    def _exchange(self, fields: Mapping[str, str], request: HostRequest) -> Grant:
         code, verifier = self.known(fields["code"], "code"), fields.get("code_verifier")
-        note("a PKCE verifier", verifier or "")
-        if code is None or not self.belongs(code.grant, asked):
+        record_secret("a PKCE verifier", verifier or "")
+        if code is None or not self.belongs(code.grant, request):
             raise Refused("code")
         if code.used_at is not None:
             raise Refused("used code")
@@ -282,9 +283,9 @@ class Fake(ABC):
         code.used_at = self.now()
         return code.grant
 
-    def _redeem(self, value: str, asked: Asked) -> Token:
+    def _redeem(self, value: str, request: HostRequest) -> Token:
         token, now = self.known(value, "refresh"), self.now()
-        if token is None or not self.belongs(token.grant, asked):
+        if token is None or not self.belongs(token.grant, request):
             raise Refused("refresh")
         if (state := token.state(now)) != "live":
             raise Refused("revoked refresh" if state == "revoked" else "expired refresh")
@@ -307,27 +308,29 @@ class Fake(ABC):
         """A host's handler: `METHOD /path` with `{}` for one part of a path; anything else is a fault."""
         found = [(re.compile(re.escape(path).replace(r"\{\}", "[^/]+")), one) for path, one in routes.items()]
 
-        def handle(asked: Asked) -> Reply:
-            named = f"{asked.method} {asked.path}"
-            if asked.path.startswith(_CONSENT):
+        def handle(request: HostRequest) -> Reply:
+            named = f"{request.method} {request.path}"
+            if request.path.startswith(_CONSENT):
                 endpoint: Handler | None = self._decided
             else:
                 endpoint = next((one for path, one in found if path.fullmatch(named)), None)
-            assert endpoint, f"{self.name} has no {named} at {asked.host}"
+            assert endpoint, f"{self.name} has no {named} at {request.host}"
             called = endpoint not in (self.authorize, self._decided, self.token)
             if called and self.fail_calls:
                 return self.fail_calls.pop(0)
             with self._lock:
-                reply = endpoint(asked)
+                reply = endpoint(request)
             if endpoint == self.token and self.slow_s:
                 time.sleep(self.slow_s)
             return reply
 
         return handle
 
-    def client(self, asked: Asked, fields: dict[str, str], *, basic: bool, body: bool) -> dict[str, str]:
+    def client(
+        self, request: HostRequest, fields: dict[str, str], *, basic: bool, body: bool
+    ) -> dict[str, str]:
         """The fields without the client's, which is right, and named as the platform takes it; Refused."""
-        named = credentials(asked)
+        named = credentials(request)
         in_body = {self.client_field, "client_secret"} & set(fields)
         assert not (named and in_body), "the client is named in the Authorization header and in the body"
         if named is None:
@@ -362,17 +365,17 @@ class Fake(ABC):
     def gives(self, kind: str, value: str) -> None:
         """Whatever secret goes out; `kind` says what it is."""
         self.tokens_seen.add(value)
-        note(f"a secret ({kind}) of {self.name}", value)
+        record_secret(f"a secret ({kind}) of {self.name}", value)
 
     def new_code(self) -> str:
-        """A code as the platform's look."""
+        """Return a code in the provider's format."""
         return secrets.token_urlsafe(30)
 
     def id_token(self, grant: Grant, **claims: str) -> str:
         """An OpenID Connect id token, with a signature that nobody needs to check when it comes over TLS."""
         now = int(self.now())
-        said = {"sub": grant.account.id, "aud": self.client_id, "iat": now, "exp": now + 3600, **claims}
-        parts = (json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, said))
+        message = {"sub": grant.account.id, "aud": self.client_id, "iat": now, "exp": now + 3600, **claims}
+        parts = (json.dumps(part).encode() for part in ({"alg": "RS256", "typ": "JWT"}, message))
         value = ".".join([*(base64url(part) for part in parts), secrets.token_urlsafe(256)])
         self.gives("id token", value)
         return value
@@ -409,7 +412,7 @@ class Fake(ABC):
         self, fields: Mapping[str, Any], needs: Collection[str], may: Collection[str], what: str
     ) -> None:
         """All that it needs, with a value, and nothing that the platform does not know."""
-        lacking = sorted(name for name in needs if fields.get(name) in {None, ""})
-        assert not lacking, f"{what} lacks {', '.join(lacking)}"
+        missing = sorted(name for name in needs if fields.get(name) in {None, ""})
+        assert not missing, f"{what} lacks {', '.join(missing)}"
         unknown = sorted(set(fields) - set(needs) - set(may))
         assert not unknown, f"{what} has {', '.join(unknown)}, which {self.name} does not know"

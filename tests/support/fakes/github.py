@@ -20,7 +20,7 @@ from typing import ClassVar, Final
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Account, Grant, Token, Why, bearer, credentials
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _ERRORS: Final[dict[Why, str]] = {
     "client": "incorrect_client_credentials",
@@ -80,20 +80,20 @@ class GitHub(Fake):
         }
 
     def scopes_granted(
-        self, _account: Account, asked: tuple[str, ...], _query: Mapping[str, str]
+        self, _account: Account, request: tuple[str, ...], _query: Mapping[str, str]
     ) -> tuple[str, ...]:
-        included = {each for scope in asked for each in _INCLUDED.get(scope, ())}
-        return tuple(scope for scope in asked if scope not in included)
+        included = {each for scope in request for each in _INCLUDED.get(scope, ())}
+        return tuple(scope for scope in request if scope not in included)
 
-    def token(self, asked: Asked) -> Reply:
-        reply = super().token(asked)
-        if reply.status != 200 or "application/json" in asked.headers.get("accept", ""):
+    def token(self, request: HostRequest) -> Reply:
+        reply = super().token(request)
+        if reply.status != 200 or "application/json" in request.headers.get("accept", ""):
             return reply
-        answer = Asked("", "", "", headers={"content-type": "application/json"}, body=reply.body).json()
+        answer = HostRequest("", "", "", headers={"content-type": "application/json"}, body=reply.body).json()
         return Reply.form({name: str(value) for name, value in answer.items()})
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        return self.client(asked, asked.form(), basic=True, body=True)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        return self.client(request, request.form(), basic=True, body=True)
 
     def refusal(self, why: Why) -> Reply:
         error = _ERRORS.get(why, "bad_refresh_token")
@@ -123,11 +123,11 @@ class GitHub(Fake):
             }
         )
 
-    def user(self, asked: Asked) -> Reply:
+    def user(self, request: HostRequest) -> Reply:
         """Who the token stands for; the header lists the scopes."""
-        if not asked.headers.get("user-agent"):
+        if not request.headers.get("user-agent"):
             return Reply(403, b"Request forbidden by administrative rules.")
-        token = self.access(bearer(asked))
+        token = self.access(bearer(request))
         if token is None:
             return Reply.json({"message": "Bad credentials", "status": "401"}, 401)
         account = token.grant.account
@@ -142,17 +142,17 @@ class GitHub(Fake):
         scopes = "" if self.lifetime_s else ", ".join(token.grant.scopes)
         return Reply.json(user, x_oauth_scopes=scopes)
 
-    def delete_token(self, asked: Asked) -> Reply:
+    def delete_token(self, request: HostRequest) -> Reply:
         """One token, or the whole grant: all tokens of this person."""
-        if credentials(asked) != (self.client_id, self.client_secret):
+        if credentials(request) != (self.client_id, self.client_secret):
             return Reply.json({"message": "Not Found", "status": "404"}, 404)
-        assert asked.path.split("/")[2] == self.client_id, f"{asked.path} is not this client's"
-        fields = asked.json()
+        assert request.path.split("/")[2] == self.client_id, f"{request.path} is not this client's"
+        fields = request.json()
         self.check(fields, {"access_token"}, (), "the deletion")
         token = self.access(fields["access_token"])
         if token is None:
             return Reply.json({"message": "Validation Failed", "status": "422"}, 422)
-        if asked.path.endswith("/grant"):
+        if request.path.endswith("/grant"):
             self.withdraw(token.grant.account.id)
         for other in self._tokens.values():
             if other is token or token in other.mates:  # that its refresh token ends too is from memory

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.support.fakes.google import Google
 from tests.support.fakes.tokens import Account, bearer
-from tests.support.given import note
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
+from tests.support.recorded_secrets import record_secret
 
 _SCOPES: Final = {
     "https://mail.google.com/",
@@ -51,11 +51,11 @@ class PubSub:
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self._kid = secrets.token_hex(20)
 
-    def keys(self, asked: Asked) -> Reply:
+    def keys(self, request: HostRequest) -> Reply:
         """`GET /oauth2/v3/certs`: the public keys, for everybody."""
-        assert asked.method == "GET", "keys are read with GET"
-        assert not asked.query, "keys have no query"
-        assert "authorization" not in asked.headers, "keys are public"
+        assert request.method == "GET", "keys are read with GET"
+        assert not request.query, "keys have no query"
+        assert "authorization" not in request.headers, "keys are public"
         shown = jwt.algorithms.RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
         return Reply.json({"keys": [{**shown, "kid": self._kid, "alg": "RS256", "use": "sig"}]})
 
@@ -88,7 +88,7 @@ class PubSub:
             "sub": "113774264463038321964",
         }
         made = jwt.encode({**claims, **other}, key or self._key, "RS256", headers={"kid": self._kid})
-        note("a token of Pub/Sub", made)
+        record_secret("a token of Pub/Sub", made)
         return made
 
 
@@ -112,32 +112,32 @@ class Gmail:
         self.live: dict[str, Mailbox] = {}
         self.made = self.renewed = self.stopped = 0
 
-    def handler(self) -> Callable[[Asked], Reply]:
+    def handler(self) -> Callable[[HostRequest], Reply]:
         me = "/gmail/v1/users/me"
         return self.google.on({f"POST {me}/watch": self.watch, f"POST {me}/stop": self.stop})
 
-    def watch(self, asked: Asked) -> Reply:
-        account = self._account(asked)
+    def watch(self, request: HostRequest) -> Reply:
+        account = self._account(request)
         if isinstance(account, Reply):
             return account
-        body = asked.json()
+        body = request.json()
         self.google.check(body, {"topicName"}, {"labelIds", "labelFilterBehavior"}, "the watch")
         topic = body["topicName"]
         named = _TOPIC.fullmatch(topic)
         if named is None or named[1] != self.pubsub.project:
-            said = f"Invalid topicName does not match projects/{self.pubsub.project}/topics/*"
-            return _error(400, "INVALID_ARGUMENT", said)
+            text = f"Invalid topicName does not match projects/{self.pubsub.project}/topics/*"
+            return _error(400, "INVALID_ARGUMENT", text)
         if topic not in self.pubsub.topics:
-            said = f"Error sending test message to Cloud PubSub {topic} : User not authorized"
-            return _error(403, "PERMISSION_DENIED", said)
+            text = f"Error sending test message to Cloud PubSub {topic} : User not authorized"
+            return _error(403, "PERMISSION_DENIED", text)
         now = self.google.now()
         before = self.live.get(account.id)
         if before is not None and before.ends_at > now:
             if before.topic != topic:
-                said = (
+                text = (
                     "Only one user push notification client allowed per developer (call /stop then try again)"
                 )
-                return _error(400, "FAILED_PRECONDITION", said)
+                return _error(400, "FAILED_PRECONDITION", text)
             self.renewed += 1
         else:
             self.made += 1
@@ -146,11 +146,11 @@ class Gmail:
         threading.Thread(target=self.changed, args=(mailbox,), daemon=True).start()
         return Reply.json({"historyId": str(history), "expiration": str(int(mailbox.ends_at * 1000))})
 
-    def stop(self, asked: Asked) -> Reply:
-        account = self._account(asked)
+    def stop(self, request: HostRequest) -> Reply:
+        account = self._account(request)
         if isinstance(account, Reply):
             return account
-        assert not asked.body, "there is a body"
+        assert not request.body, "there is a body"
         if self.live.pop(account.id, None) is not None:
             self.stopped += 1
         return Reply(204)
@@ -160,9 +160,9 @@ class Gmail:
         data = {"emailAddress": mailbox.account.email, "historyId": mailbox.history}
         return self.pubsub.push(mailbox.topic, data, **other)
 
-    def _account(self, asked: Asked) -> Account | Reply:
-        assert not asked.query, "there is a query"
-        token = self.google.access(bearer(asked))
+    def _account(self, request: HostRequest) -> Account | Reply:
+        assert not request.query, "there is a query"
+        token = self.google.access(bearer(request))
         if token is None:
             return _error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
         if not _SCOPES & set(token.grant.scopes):

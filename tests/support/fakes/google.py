@@ -11,7 +11,7 @@ granted are from memory.
   `https://www.googleapis.com/auth/userinfo.email` and `.profile`
   (https://github.com/googleapis/google-api-python-client/pull/1088).
 - With `include_granted_scopes=true` the earlier grants' scopes are there as well.
-- An account has 100 live refresh tokens for one client; the oldest ends without a word.
+- An account has 100 live refresh tokens for one client; the oldest ends silently.
 """
 
 import secrets
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Account, Asking, Grant, Token, Why, bearer
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _FULL: Final = {name: f"https://www.googleapis.com/auth/userinfo.{name}" for name in ("email", "profile")}
 _ERRORS: Final[dict[Why, tuple[int, str, str]]] = {
@@ -44,7 +44,7 @@ class Google(Fake):
     person = "1000000000000000{:05d}"
     lifetime_s: float | None = 3599
     single_use = False
-    most_refresh_tokens: int = 100
+    max_refresh_tokens: int = 100
     authorize_may: ClassVar = frozenset(
         {"access_type", "prompt", "include_granted_scopes", "login_hint", "hd", "nonce"}
     )
@@ -67,9 +67,9 @@ class Google(Fake):
         self._refresh: dict[str, list[Token]] = {}
 
     def scopes_granted(
-        self, account: Account, asked: tuple[str, ...], query: Mapping[str, str]
+        self, account: Account, request: tuple[str, ...], query: Mapping[str, str]
     ) -> tuple[str, ...]:
-        scopes = [_FULL.get(scope, scope) for scope in asked if scope not in self.unticked]
+        scopes = [_FULL.get(scope, scope) for scope in request if scope not in self.unticked]
         if query.get("include_granted_scopes") == "true":
             scopes += [
                 one for grant in self.grants_of(account.id) for one in grant.scopes if one not in scopes
@@ -80,12 +80,14 @@ class Google(Fake):
         more = {"scope": " ".join(grant.scopes), "authuser": "0", "prompt": "consent"} if grant else {}
         return params | more
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        return self.client(asked, asked.form(), basic=True, body=True)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        return self.client(request, request.form(), basic=True, body=True)
 
     def refusal(self, why: Why) -> Reply:
-        status, error, said = _ERRORS.get(why, (400, "invalid_grant", "Token has been expired or revoked."))
-        return Reply.json({"error": error, "error_description": said}, status)
+        status, error, message = _ERRORS.get(
+            why, (400, "invalid_grant", "Token has been expired or revoked.")
+        )
+        return Reply.json({"error": error, "error_description": message}, status)
 
     def new_code(self) -> str:
         return f"4/0A{secrets.token_urlsafe(50)}"
@@ -112,26 +114,26 @@ class Google(Fake):
                 answer["refresh_token_expires_in"] = int(self.refresh_lifetime_s)
             held = self._refresh.setdefault(grant.account.id, [])
             held.append(fresh)
-            for oldest in held[: -self.most_refresh_tokens]:
+            for oldest in held[: -self.max_refresh_tokens]:
                 oldest.live = False
         return Reply.json(answer)
 
-    def revoke(self, asked: Asked) -> Reply:
+    def revoke(self, request: HostRequest) -> Reply:
         """Either token ends all that its person granted. In the query it would stand in logs, so: a form."""
-        assert not asked.query, "the token to revoke is in the query"
-        fields = asked.form()
+        assert not request.query, "the token to revoke is in the query"
+        fields = request.form()
         self.check(fields, {"token"}, {"token_type_hint"}, "the revocation")
         token = self.known(fields["token"], "access") or self.known(fields["token"], "refresh")
         if token is None or token.state(self.now()) != "live":
-            said = {"error": "invalid_token", "error_description": "Token expired or revoked"}
-            return Reply.json(said, 400)
+            message = {"error": "invalid_token", "error_description": "Token expired or revoked"}
+            return Reply.json(message, 400)
         self.withdraw(token.grant.account.id)
         self.end(token.grant)
         return Reply.json({})
 
-    def userinfo(self, asked: Asked) -> Reply:
+    def userinfo(self, request: HostRequest) -> Reply:
         """Who the token stands for, as far as its scopes go."""
-        token = self.access(bearer(asked))
+        token = self.access(bearer(request))
         if token is None or "openid" not in token.grant.scopes:
             return Reply.json({"error": "invalid_request", "error_description": "Invalid Credentials"}, 401)
         account = token.grant.account

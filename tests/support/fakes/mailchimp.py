@@ -15,7 +15,7 @@ from typing import Final
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Grant, Token, Why
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _ERRORS: Final[dict[Why, str]] = {
     "client": "invalid_client",
@@ -48,13 +48,13 @@ class Mailchimp(Fake):
             "*.api.mailchimp.com": self.on({"GET /3.0/": self.root}),
         }
 
-    def authorize(self, asked: Asked) -> Reply:
-        host = asked.params().get("redirect_uri", "").partition("://")[2]
+    def authorize(self, request: HostRequest) -> Reply:
+        host = request.params().get("redirect_uri", "").partition("://")[2]
         assert not host.startswith("localhost"), "localhost is not allowed in a redirect_uri; 127.0.0.1 is"
-        return super().authorize(asked)
+        return super().authorize(request)
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        fields = self.client(asked, asked.form(), basic=False, body=True)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        fields = self.client(request, request.form(), basic=False, body=True)
         assert fields.get("grant_type") != "refresh_token", "Mailchimp has no refresh tokens"
         return fields
 
@@ -67,13 +67,13 @@ class Mailchimp(Fake):
         token = self.give("access", grant, None, secrets.token_hex(16))
         return Reply.json({"access_token": token.value, "expires_in": 0, "scope": None})
 
-    def _named(self, asked: Asked) -> Token | None:
-        scheme, _, value = asked.headers.get("authorization", "").partition(" ")
+    def _named(self, request: HostRequest) -> Token | None:
+        scheme, _, value = request.headers.get("authorization", "").partition(" ")
         return self.access(value) if scheme in {"OAuth", "Bearer"} else None
 
-    def metadata(self, asked: Asked) -> Reply:
+    def metadata(self, request: HostRequest) -> Reply:
         """Who the token stands for, and where its account is."""
-        token = self._named(asked)
+        token = self._named(request)
         if token is None:
             return Reply.json({"error": "invalid_token"})
         account = token.grant.account
@@ -95,10 +95,10 @@ class Mailchimp(Fake):
             }
         )
 
-    def root(self, asked: Asked) -> Reply:
+    def root(self, request: HostRequest) -> Reply:
         """The account, at the API of its data centre."""
-        token = self._named(asked)
-        if token is None or asked.host != f"{self.dc}.api.mailchimp.com":
+        token = self._named(request)
+        if token is None or request.host != f"{self.dc}.api.mailchimp.com":
             return Reply.json({"title": "API Key Invalid", "status": 401}, 401)
         account = token.grant.account
         return Reply.json(

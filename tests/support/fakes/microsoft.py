@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Asking, Grant, Refused, Token, Why, bearer
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _CODES: Final[dict[Why, int]] = {
     "client": 700016,
@@ -94,25 +94,25 @@ class Microsoft(Fake):
     def returned(self, params: dict[str, str], _asking: Asking, grant: Grant | None) -> dict[str, str]:
         return params | ({"session_state": str(uuid4())} if grant else {})
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        return self.client(asked, asked.form(), basic=True, body=True)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        return self.client(request, request.form(), basic=True, body=True)
 
-    def token(self, asked: Asked) -> Reply:
-        return self.error(7000222) if self.secret_expired else super().token(asked)
+    def token(self, request: HostRequest) -> Reply:
+        return self.error(7000222) if self.secret_expired else super().token(request)
 
     def refusal(self, why: Why) -> Reply:
         return self.error(_CODES[why])
 
     def error(self, number: int) -> Reply:
         """An error by its number; 50076, say, for `fail_next`."""
-        status, error, said = _ERRORS[number]
+        status, error, text = _ERRORS[number]
         trace, correlation, stamp = (
             str(uuid4()),
             str(uuid4()),
             time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime()),
         )
         where = f" Trace ID: {trace} Correlation ID: {correlation} Timestamp: {stamp}"
-        answer: dict[str, Any] = {"error": error, "error_description": f"AADSTS{number}: {said}{where}"}
+        answer: dict[str, Any] = {"error": error, "error_description": f"AADSTS{number}: {text}{where}"}
         answer |= {
             "error_codes": [number],
             "timestamp": stamp,
@@ -125,8 +125,8 @@ class Microsoft(Fake):
     def new_code(self) -> str:
         return f"1.{secrets.token_urlsafe(700)}"
 
-    def _exchange(self, fields: Mapping[str, str], asked: Asked) -> Grant:
-        grant = super()._exchange(fields, asked)
+    def _exchange(self, fields: Mapping[str, str], request: HostRequest) -> Grant:
+        grant = super()._exchange(fields, request)
         if not set(self.split(fields.get("scope", " ".join(grant.scopes)))) <= set(grant.scopes):
             raise Refused("scope")
         return grant
@@ -151,17 +151,17 @@ class Microsoft(Fake):
             answer["id_token"] = self.id_token(grant, tid=tid, oid=grant.account.id, iss=issuer)
         return Reply.json(answer)
 
-    def me(self, asked: Asked) -> Reply:
+    def me(self, request: HostRequest) -> Reply:
         """Who the token stands for; needs `User.Read`."""
-        token = self.known(bearer(asked), "access")
+        token = self.known(bearer(request), "access")
         if token is None or token.state(self.now()) != "live":
             expired = token is not None and token.state(self.now()) == "expired"
-            said = (
+            text = (
                 "Lifetime validation failed, the token is expired."
                 if expired
                 else "Access token is empty or wrong."
             )
-            return _graph_error(401, "InvalidAuthenticationToken", said)
+            return _graph_error(401, "InvalidAuthenticationToken", text)
         if "User.Read" not in token.grant.scopes:
             return _graph_error(403, "Authorization_RequestDenied", "Insufficient privileges.")
         account = token.grant.account

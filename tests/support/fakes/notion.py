@@ -19,7 +19,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Grant, Refused, Token, Why, bearer
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _ERRORS: Final[dict[Why, tuple[int, str]]] = {
     "client": (401, "invalid_client"),
@@ -56,13 +56,13 @@ class Notion(Fake):
             )
         }
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        return self.client(asked, asked.json(), basic=True, body=False)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        return self.client(request, request.json(), basic=True, body=False)
 
     def refusal(self, why: Why) -> Reply:
         status, error = _ERRORS.get(why, (400, "invalid_grant"))
-        said = {"error": error, "error_description": f"Refused: {why}.", "request_id": str(uuid4())}
-        return Reply.json(said, status)
+        text = {"error": error, "error_description": f"Refused: {why}.", "request_id": str(uuid4())}
+        return Reply.json(text, status)
 
     def granted(self, grant: Grant, old: Token | None) -> Reply:
         access = self.give("access", grant, self.lifetime_s, f"ntn_{secrets.token_urlsafe(34)}")
@@ -86,10 +86,10 @@ class Notion(Fake):
         """The id of this app's bot in the workspace, the same at every authorization."""
         return str(uuid5(NAMESPACE_URL, f"{self.client_id}/{grant.account.place.id}"))
 
-    def _named(self, asked: Asked) -> Token | Reply | None:
+    def _named(self, request: HostRequest) -> Token | Reply | None:
         """The token of a revocation or an introspection; None when it does not work, or the error."""
         try:
-            fields = self.authenticated(asked)
+            fields = self.authenticated(request)
         except Refused as refused:
             return self.refusal(refused.why)
         self.check(fields, {"token"}, (), "the request")
@@ -98,9 +98,9 @@ class Notion(Fake):
             refresh if refresh and refresh.state(self.now()) == "live" else None
         )
 
-    def revoke(self, asked: Asked) -> Reply:
+    def revoke(self, request: HostRequest) -> Reply:
         """A token, and the grant with it."""
-        token = self._named(asked)
+        token = self._named(request)
         if isinstance(token, Reply):
             return token
         if token is None:
@@ -108,18 +108,18 @@ class Notion(Fake):
         self.end(token.grant)
         return Reply.json({"request_id": str(uuid4())})
 
-    def introspect(self, asked: Asked) -> Reply:
+    def introspect(self, request: HostRequest) -> Reply:
         """Whether a token works."""
-        token = self._named(asked)
+        token = self._named(request)
         if isinstance(token, Reply):
             return token
         return Reply.json({"active": token is not None, "request_id": str(uuid4())})
 
-    def me(self, asked: Asked) -> Reply:
+    def me(self, request: HostRequest) -> Reply:
         """The bot that the token stands for."""
-        if not _VERSION.fullmatch(asked.headers.get("notion-version", "")):
+        if not _VERSION.fullmatch(request.headers.get("notion-version", "")):
             return _error(400, "missing_version", "Notion-Version header failed validation.")
-        token = self.access(bearer(asked))
+        token = self.access(bearer(request))
         if token is None:
             return _error(401, "unauthorized", "API token is invalid.")
         grant = token.grant
@@ -142,5 +142,5 @@ def _owner(grant: Grant) -> dict[str, Any]:
 
 
 def _error(status: int, code: str, message: str) -> Reply:
-    said = {"object": "error", "status": status, "code": code, "message": message}
-    return Reply.json({**said, "request_id": str(uuid4())}, status)
+    text = {"object": "error", "status": status, "code": code, "message": message}
+    return Reply.json({**text, "request_id": str(uuid4())}, status)

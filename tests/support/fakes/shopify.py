@@ -29,7 +29,7 @@ from urllib.parse import urlencode
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Account, Asking, Grant, Token, Why
-from tests.support.platforms import FORM, Asked, Reply
+from tests.support.provider_hosts import FORM, HostRequest, Reply
 
 _SHOP: Final = re.compile(r"[a-z0-9][a-z0-9-]*\.myshopify\.com")
 _ERRORS: Final[dict[Why, tuple[int, str, str]]] = {
@@ -69,10 +69,10 @@ class Shopify(Fake):
             }
         )
 
-        def shop(asked: Asked) -> Reply:
-            assert _SHOP.fullmatch(asked.host), f"{asked.host} is not a shop"
-            there = self.shops is None or asked.host.partition(".")[0] in self.shops
-            return known(asked) if there else Reply.html("This shop is unavailable", 404)
+        def shop(request: HostRequest) -> Reply:
+            assert _SHOP.fullmatch(request.host), f"{request.host} is not a shop"
+            there = self.shops is None or request.host.partition(".")[0] in self.shops
+            return known(request) if there else Reply.html("This shop is unavailable", 404)
 
         self.hosts = {"*.myshopify.com": shop}
 
@@ -85,32 +85,34 @@ class Shopify(Fake):
         return params | {"hmac": hmac.new(self.client_secret.encode(), signed, hashlib.sha256).hexdigest()}
 
     def scopes_granted(
-        self, _account: Account, asked: tuple[str, ...], _query: Mapping[str, str]
+        self, _account: Account, request: tuple[str, ...], _query: Mapping[str, str]
     ) -> tuple[str, ...]:
-        included = {scope.replace("write_", "read_", 1) for scope in asked if scope.startswith("write_")}
-        return tuple(scope for scope in asked if scope not in included)
+        included = {scope.replace("write_", "read_", 1) for scope in request if scope.startswith("write_")}
+        return tuple(scope for scope in request if scope not in included)
 
-    def belongs(self, grant: Grant, asked: Asked) -> bool:
-        return grant.asked.host == asked.host
+    def belongs(self, grant: Grant, request: HostRequest) -> bool:
+        return grant.asked.host == request.host
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        sent = asked.form() if asked.media_type == FORM else asked.json()
-        return self.client(asked, {name: str(value) for name, value in sent.items()}, basic=False, body=True)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        sent = request.form() if request.media_type == FORM else request.json()
+        return self.client(
+            request, {name: str(value) for name, value in sent.items()}, basic=False, body=True
+        )
 
     def refusal(self, why: Why) -> Reply:
         about = "refresh token" if why.endswith("refresh") else "authorization code"
         unusable = (400, "invalid_grant", f"The {about} was not found or was already used.")
-        status, error, said = _ERRORS.get(why, unusable)
-        return Reply.json({"error": error, "error_description": said}, status)
+        status, error, message = _ERRORS.get(why, unusable)
+        return Reply.json({"error": error, "error_description": message}, status)
 
-    def _token(self, asked: Asked) -> Reply:
-        fields = asked.form() if asked.media_type == FORM else asked.json()
+    def _token(self, request: HostRequest) -> Reply:
+        fields = request.form() if request.media_type == FORM else request.json()
         expiring = str(fields.get("expiring", "0"))
         assert expiring in {"0", "1"}, f"expiring is {expiring}"
         code = self.known(str(fields.get("code", "")), "code")
         if code and expiring == "1":
             self._expiring.add(code.grant)
-        return super()._token(asked)
+        return super()._token(request)
 
     def granted(self, grant: Grant, old: Token | None) -> Reply:
         expires = grant in self._expiring
@@ -126,18 +128,18 @@ class Shopify(Fake):
             }
         return Reply.json(answer)
 
-    def _of_shop(self, asked: Asked) -> Token | None:
-        token = self.access(asked.headers.get("x-shopify-access-token", ""))
-        return token if token and self.belongs(token.grant, asked) else None
+    def _of_shop(self, request: HostRequest) -> Token | None:
+        token = self.access(request.headers.get("x-shopify-access-token", ""))
+        return token if token and self.belongs(token.grant, request) else None
 
-    def shop(self, asked: Asked) -> Reply:
+    def shop(self, request: HostRequest) -> Reply:
         """The shop that the token stands for."""
-        version = asked.path.split("/")[3]
+        version = request.path.split("/")[3]
         assert re.fullmatch(r"\d{4}-(01|04|07|10)|unstable", version), f"{version} is no version of the API"
-        token = self._of_shop(asked)
+        token = self._of_shop(request)
         if token is None:
             return _unauthorized()
-        account, shop = token.grant.account, asked.host
+        account, shop = token.grant.account, request.host
         shown = {
             "id": zlib.crc32(shop.encode()),
             "name": shop.partition(".")[0].title(),
@@ -147,18 +149,18 @@ class Shopify(Fake):
             {"shop": {**shown, "shop_owner": account.name, "domain": shop, "myshopify_domain": shop}}
         )
 
-    def uninstall(self, asked: Asked) -> Reply:
+    def uninstall(self, request: HostRequest) -> Reply:
         """The app leaves the shop: all of its tokens there end."""
-        token = self._of_shop(asked)
+        token = self._of_shop(request)
         if token is None:
             return _unauthorized()
         for other in self._tokens.values():
-            if self.belongs(other.grant, asked):
+            if self.belongs(other.grant, request):
                 other.grant.live = False
         self.end(token.grant)
         return Reply.json({})
 
 
 def _unauthorized() -> Reply:
-    said = "[API] Invalid API key or access token (unrecognized login or wrong password)"
-    return Reply.json({"errors": said}, 401)
+    message = "[API] Invalid API key or access token (unrecognized login or wrong password)"
+    return Reply.json({"errors": message}, 401)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Grant, Token, Why, bearer
-from tests.support.platforms import FORM, Asked, Reply
+from tests.support.provider_hosts import FORM, HostRequest, Reply
 
 _ERRORS: Final[dict[Why, str]] = {
     "client": "invalid_client_id",
@@ -69,8 +69,8 @@ class Slack(Fake):
             self.split(user)
         return self.split(bot) if bot else ()
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        return self.client(asked, asked.form(), basic=True, body=True)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        return self.client(request, request.form(), basic=True, body=True)
 
     def refusal(self, why: Why) -> Reply:
         return _error(_ERRORS.get(why, "invalid_refresh_token"))
@@ -124,22 +124,22 @@ class Slack(Fake):
                 return token
         return None
 
-    def _named(self, asked: Asked) -> Token | str:
+    def _named(self, request: HostRequest) -> Token | str:
         """The token of a call, in the header or as the form's `token`; else the error."""
-        fields = asked.form() if asked.media_type == FORM else {}
-        assert fields or not asked.body, "the body is no form"
+        fields = request.form() if request.media_type == FORM else {}
+        assert fields or not request.body, "the body is no form"
         self.check(fields, (), {"token"}, "the call")
-        assert not (bearer(asked) and fields), "the token is in the header and in the form"
-        value = bearer(asked) or fields.get("token", "")
+        assert not (bearer(request) and fields), "the token is in the header and in the form"
+        value = bearer(request) or fields.get("token", "")
         token = self.known(value, "access")
         if not value or token is None:
             return "invalid_auth" if value else "not_authed"
         state = token.state(self.now())
         return token if state == "live" else f"token_{state}"
 
-    def auth_test(self, asked: Asked) -> Reply:
+    def auth_test(self, request: HostRequest) -> Reply:
         """Who the token stands for."""
-        token = self._named(asked)
+        token = self._named(request)
         if isinstance(token, str):
             return _error(token)
         account = token.grant.account
@@ -152,9 +152,9 @@ class Slack(Fake):
             answer | {"user": "interlink", "user_id": bot, "bot_id": account.place.id.replace("T", "B")}
         )
 
-    def auth_revoke(self, asked: Asked) -> Reply:
+    def auth_revoke(self, request: HostRequest) -> Reply:
         """The token ends, and its refresh token with it; other tokens of the installation stay."""
-        token = self._named(asked)
+        token = self._named(request)
         if isinstance(token, str):
             return _error(token)
         token.live = False

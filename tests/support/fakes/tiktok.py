@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Account, Asking, Grant, Refused, Token, Why, bearer
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _ERRORS: Final[dict[Why, str]] = {
     "client": "invalid_client",
@@ -57,9 +57,9 @@ class TikTok(Fake):
         }
 
     def scopes_granted(
-        self, _account: Account, asked: tuple[str, ...], _query: Mapping[str, str]
+        self, _account: Account, request: tuple[str, ...], _query: Mapping[str, str]
     ) -> tuple[str, ...]:
-        return tuple(scope for scope in asked if scope not in self.unticked)
+        return tuple(scope for scope in request if scope not in self.unticked)
 
     def returned(self, params: dict[str, str], _asking: Asking, grant: Grant | None) -> dict[str, str]:
         return params | ({"scopes": ",".join(grant.scopes)} if grant else {})
@@ -67,8 +67,8 @@ class TikTok(Fake):
     def new_code(self) -> str:
         return f"{secrets.token_urlsafe(40)}*0!{secrets.randbelow(9000) + 1000}.va"
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        return self.client(asked, asked.form(), basic=False, body=True)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        return self.client(request, request.form(), basic=False, body=True)
 
     def refusal(self, why: Why) -> Reply:
         error = _ERRORS.get(why, "invalid_grant")
@@ -89,10 +89,10 @@ class TikTok(Fake):
         }
         return Reply.json(answer)
 
-    def revoke(self, asked: Asked) -> Reply:
+    def revoke(self, request: HostRequest) -> Reply:
         """An access token, and the grant with it; the answer is empty."""
         try:
-            fields = self.client(asked, asked.form(), basic=False, body=True)
+            fields = self.client(request, request.form(), basic=False, body=True)
         except Refused as refused:
             return self.refusal(refused.why)
         self.check(fields, {"token"}, (), "the revocation")
@@ -102,11 +102,11 @@ class TikTok(Fake):
         self.end(token.grant)
         return Reply(200)
 
-    def user_info(self, asked: Asked) -> Reply:
+    def user_info(self, request: HostRequest) -> Reply:
         """Who the token stands for: the fields that were asked for."""
-        fields = asked.params().get("fields", "").split(",")
+        fields = request.params().get("fields", "").split(",")
         assert set(fields) <= _FIELDS, f"the fields {fields} are not in user.info.basic"
-        token = self.access(bearer(asked))
+        token = self.access(bearer(request))
         if token is None:
             return _answer({}, "access_token_invalid", 401)
         if "user.info.basic" not in token.grant.scopes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tests.support.platforms import Asked
+from tests.support.provider_hosts import HostRequest
 
 Why = Literal[
     "client", "secret", "style", "grant type",
@@ -17,7 +17,7 @@ Why = Literal[
 
 
 class Refused(Exception):
-    """The token endpoint refuses; the platform's own error is made of `why`."""
+    """The token endpoint refuses; the provider's own error is made of `why`."""
 
     def __init__(self, why: Why) -> None:
         super().__init__(why)
@@ -53,7 +53,7 @@ class Grant:
 
     account: Account
     scopes: tuple[str, ...]
-    asked: Asked
+    asked: HostRequest
     query: Mapping[str, str]
     first: bool
     """Whether the person had not allowed this app anything when it was asked for."""
@@ -88,19 +88,19 @@ class Token:
 class Asking:
     """An authorization request that was found right, while the person decides."""
 
-    asked: Asked
+    asked: HostRequest
     query: dict[str, str]
     scopes: tuple[str, ...]
 
 
-def bearer(asked: Asked) -> str:
+def bearer(asked: HostRequest) -> str:
     """The token of `Authorization: Bearer`; empty without one. One in the address gets into logs: a fault."""
     assert not {"token", "access_token"} & set(asked.query), "the token is in the query"
     scheme, _, value = asked.headers.get("authorization", "").partition(" ")
     return value if scheme == "Bearer" else ""
 
 
-def credentials(asked: Asked) -> tuple[str, str] | None:
+def credentials(asked: HostRequest) -> tuple[str, str] | None:
     """The client of `Authorization: Basic`."""
     scheme, _, value = asked.headers.get("authorization", "").partition(" ")
     if scheme != "Basic":

@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Asking, Grant, Refused, Token, Why
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _SCOPES: Final = frozenset({"read", "write", "account"})
 _LIFETIMES_S: Final[dict[str, float | None]] = {
@@ -53,9 +53,9 @@ def hmac_sha1(text: str, client_secret: str, token_secret: str) -> str:
     return base64.b64encode(hmac.digest(key.encode(), text.encode(), hashlib.sha1)).decode()
 
 
-def header_of(asked: Asked) -> dict[str, str]:
+def header_of(request: HostRequest) -> dict[str, str]:
     """The parameters of `Authorization: OAuth` (RFC 5849, 3.5.1); a fault when it is written otherwise."""
-    scheme, _, listed = asked.headers.get("authorization", "").partition(" ")
+    scheme, _, listed = request.headers.get("authorization", "").partition(" ")
     if scheme != "OAuth":
         return {}
     found: dict[str, str] = {}
@@ -116,10 +116,10 @@ class Trello(Fake):
 
     # The three legs.
 
-    def request_token(self, asked: Asked) -> Reply:
+    def request_token(self, request: HostRequest) -> Reply:
         """A token that names the request, for where the person is to come back to."""
         try:
-            sent = self._signed(asked, {"oauth_callback"}, "")
+            sent = self._signed(request, {"oauth_callback"}, "")
         except Refused as refused:
             self.refused.append(refused.why)
             return self.refusal(refused.why)
@@ -136,8 +136,8 @@ class Trello(Fake):
         self.gives("request", made.secret)  # the token itself stands in the address that the person goes to
         return Reply.form({**_pair(made.token, made.secret), "oauth_callback_confirmed": "true"})
 
-    def authorize(self, asked: Asked) -> Reply:
-        query = asked.params()
+    def authorize(self, request: HostRequest) -> Reply:
+        query = request.params()
         self.check(query, {"oauth_token"}, {"scope", "name", "expiration"}, "the authorization request")
         made = self._requests.get(query["oauth_token"])
         assert made, "nobody asked for this oauth_token"
@@ -146,7 +146,7 @@ class Trello(Fake):
         scopes = self.scopes_asked(query)
         assert set(scopes) <= _SCOPES, f"the scopes are {scopes}"
         assert query.get("expiration", "never") in _LIFETIMES_S, f"the expiration is {query['expiration']}"
-        asking = Asking(asked, query, scopes)
+        asking = Asking(request, query, scopes)
         if not self.asks:
             return self._decide(asking, allow=not self.denies)
         self._asking[made.token] = asking
@@ -169,10 +169,10 @@ class Trello(Fake):
             params = {"oauth_token": made.token, "oauth_verifier": made.verifier}
         return Reply.redirect(f"{made.callback}&{urlencode(params)}" if params else made.callback)
 
-    def _token(self, asked: Asked) -> Reply:
-        named = header_of(asked).get("oauth_token", "")
+    def _token(self, request: HostRequest) -> Reply:
+        named = header_of(request).get("oauth_token", "")
         made = self._requests.get(named)
-        sent = self.authenticated(asked)
+        sent = self.authenticated(request)
         if made is None or made.grant is None:
             raise Refused("code")
         if made.used:
@@ -185,9 +185,9 @@ class Trello(Fake):
         self.exchanges += 1
         return self.granted(made.grant, None)
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        made = self._requests.get(header_of(asked).get("oauth_token", ""))
-        return self._signed(asked, {"oauth_token", "oauth_verifier"}, made.secret if made else "")
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        made = self._requests.get(header_of(request).get("oauth_token", ""))
+        return self._signed(request, {"oauth_token", "oauth_verifier"}, made.secret if made else "")
 
     def granted(self, grant: Grant, _old: Token | None) -> Reply:
         lifetime_s = _LIFETIMES_S[grant.query.get("expiration", "never")]
@@ -196,12 +196,12 @@ class Trello(Fake):
         self.gives("signing", secret)
         return Reply.form(_pair(token.value, secret))
 
-    def _signed(self, asked: Asked, needs: set[str], token_secret: str) -> dict[str, str]:
+    def _signed(self, request: HostRequest, needs: set[str], token_secret: str) -> dict[str, str]:
         """The parameters of a request that is rightly signed; Refused."""
-        assert not asked.query, "the request has a query"
-        assert not asked.body, "the request has a body"
-        sent = header_of(asked)
-        self.check(sent, _ALWAYS | needs, {"oauth_version"}, f"Authorization of {asked.path}")
+        assert not request.query, "the request has a query"
+        assert not request.body, "the request has a body"
+        sent = header_of(request)
+        self.check(sent, _ALWAYS | needs, {"oauth_version"}, f"Authorization of {request.path}")
         assert sent["oauth_signature_method"] == "HMAC-SHA1", "it is not signed with HMAC-SHA1"
         assert sent.get("oauth_version", "1.0") == "1.0", f"the version is {sent['oauth_version']}"
         assert abs(int(sent["oauth_timestamp"]) - self.now()) <= _CLOCK_S, "the time is not now"
@@ -211,19 +211,19 @@ class Trello(Fake):
         if sent["oauth_consumer_key"] != self.client_id:
             raise Refused("client")
         pairs = [(name, value) for name, value in sent.items() if name != "oauth_signature"]
-        text = base_string(asked.method, f"https://{asked.host}{asked.path}", pairs)
+        text = base_string(request.method, f"https://{request.host}{request.path}", pairs)
         if sent["oauth_signature"] != hmac_sha1(text, self.client_secret, token_secret):
             raise Refused("secret")
         return sent
 
     # The API.
 
-    def me(self, asked: Asked) -> Reply:
+    def me(self, request: HostRequest) -> Reply:
         """Whose token it is: the fields that are asked for."""
-        token = self._known(asked)
+        token = self._known(request)
         if isinstance(token, Reply):
             return token
-        wanted = asked.params().get("fields", "").split(",")
+        wanted = request.params().get("fields", "").split(",")
         assert set(wanted) <= _FIELDS, f"the fields are {wanted}"
         account = token.grant.account
         username = account.email.partition("@")[0]
@@ -231,21 +231,21 @@ class Trello(Fake):
         shown["url"] = f"https://trello.com/{username}"
         return Reply.json({name: shown[name] for name in ("id", *wanted)})
 
-    def delete(self, asked: Asked) -> Reply:
+    def delete(self, request: HostRequest) -> Reply:
         """The token itself is in the path."""
-        token = self._known(asked)
+        token = self._known(request)
         if isinstance(token, Reply):
             return token
-        ended = self.access(asked.path.rpartition("/")[2])
+        ended = self.access(request.path.rpartition("/")[2])
         if ended is None or ended.grant.account.id != token.grant.account.id:
             return Reply(404, b"token not found", {"content-type": "text/plain"})
         self.end(ended.grant)
         return Reply.json({})
 
-    def _known(self, asked: Asked) -> Token | Reply:
+    def _known(self, request: HostRequest) -> Token | Reply:
         """The token of a request to the API, or the refusal of it."""
-        assert not {"key", "token"} & set(asked.query), "the token is in the query"
-        sent = header_of(asked)
+        assert not {"key", "token"} & set(request.query), "the token is in the query"
+        sent = header_of(request)
         if sent.get("oauth_consumer_key") != self.client_id:
             return self.refusal("client")
         return self.access(sent.get("oauth_token", "")) or self.refusal("code")

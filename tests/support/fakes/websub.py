@@ -18,7 +18,7 @@ from typing import Final
 
 import httpx
 
-from tests.support.platforms import FORM, Asked, Reply
+from tests.support.provider_hosts import FORM, HostRequest, Reply
 
 _TOPIC: Final = re.compile(r"https://www\.youtube\.com/xml/feeds/videos\.xml\?channel_id=UC[\w-]{22}")
 _NEEDS: Final = frozenset({"hub.callback", "hub.topic", "hub.mode", "hub.verify"})
@@ -56,21 +56,21 @@ class Subscription:
 
 
 class Hub:
-    """The hub. `most_s` is the longest lease that it gives."""
+    """The hub. `max_s` is the longest lease that it gives."""
 
-    def __init__(self, *, most_s: int = 90 * 86400) -> None:
-        self.most_s = most_s
+    def __init__(self, *, max_s: int = 90 * 86400) -> None:
+        self.max_s = max_s
         self.live: dict[tuple[str, str], Subscription] = {}
         self.ended = 0
 
-    def handle(self, asked: Asked) -> Reply:
+    def handle(self, request: HostRequest) -> Reply:
         """`POST /subscribe`, which has to be a form without credentials."""
-        assert (asked.method, asked.path) == ("POST", "/subscribe"), f"{asked.method} {asked.path}"
-        assert asked.media_type == FORM, "not a form"
-        assert "authorization" not in asked.headers, "the hub needs no token, and gets one"
-        fields = asked.form()
-        lacking, unknown = _NEEDS - fields.keys(), fields.keys() - _NEEDS - _MAY
-        assert not lacking, f"lacks {lacking}"
+        assert (request.method, request.path) == ("POST", "/subscribe"), f"{request.method} {request.path}"
+        assert request.media_type == FORM, "not a form"
+        assert "authorization" not in request.headers, "the hub needs no token, and gets one"
+        fields = request.form()
+        missing, unknown = _NEEDS - fields.keys(), fields.keys() - _NEEDS - _MAY
+        assert not missing, f"lacks {missing}"
         assert not unknown, f"unknown: {unknown}"
         assert fields["hub.mode"] in ("subscribe", "unsubscribe"), f"the mode is {fields['hub.mode']}"
         assert fields["hub.verify"] in ("sync", "async"), f"verify is {fields['hub.verify']}"
@@ -104,7 +104,7 @@ class Hub:
 
     def _confirm(self, fields: dict[str, str]) -> bool:
         address, topic, mode = fields["hub.callback"], fields["hub.topic"], fields["hub.mode"]
-        lease = min(int(fields.get("hub.lease_seconds", self.most_s)), self.most_s)
+        lease = min(int(fields.get("hub.lease_seconds", self.max_s)), self.max_s)
         challenge = secrets.token_urlsafe(60)
         params = {"hub.mode": mode, "hub.topic": topic, "hub.challenge": challenge}
         params["hub.lease_seconds"] = str(lease)

@@ -7,7 +7,7 @@ form of errors of webhooks.
 - PKCE with S256 is required. A confidential client names itself by HTTP Basic.
 - A refresh token works once.
 - Webhooks belong to the app: they are made with its own bearer token, never with a person's. X asks the
-  address (CRC) when one is made and when it is told to (PUT), and marks it invalid when the answer is wrong.
+  address (CRC) when one is made and on request (PUT), and marks it invalid when the answer is wrong.
 """
 
 import base64
@@ -22,7 +22,7 @@ import httpx
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Grant, Refused, Token, Why, bearer
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _ERRORS: Final[dict[Why, tuple[int, str]]] = {
     "client": (401, "unauthorized_client"),
@@ -39,7 +39,7 @@ class Webhook:
     id: str
     url: str
     valid: bool = True
-    asked: int = 0
+    challenges: int = 0
 
 
 class X(Fake):
@@ -50,9 +50,9 @@ class X(Fake):
     authorize_needs: ClassVar = frozenset({"response_type", "code_challenge", "code_challenge_method"})
     lifetime_s: float | None = 7200
 
-    def __init__(self, client_id: str, client_secret: str, redirect_uri: str, *, most: int = 1) -> None:
+    def __init__(self, client_id: str, client_secret: str, redirect_uri: str, *, limit: int = 1) -> None:
         super().__init__(client_id, client_secret, redirect_uri)
-        self.most = most
+        self.limit = limit
         self.bearer_token = f"AAAA%2B{secrets.token_hex(30)}"
         self.webhooks: dict[str, Webhook] = {}
         self.meanwhile: Callable[[], None] = lambda: None
@@ -71,8 +71,8 @@ class X(Fake):
             ),
         }
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        return self.client(asked, asked.form(), basic=True, body=False)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        return self.client(request, request.form(), basic=True, body=False)
 
     def refusal(self, why: Why) -> Reply:
         status, error = _ERRORS.get(why, (400, "invalid_request"))
@@ -94,10 +94,10 @@ class X(Fake):
             answer["refresh_token"] = fresh.value
         return Reply.json(answer)
 
-    def revoke(self, asked: Asked) -> Reply:
+    def revoke(self, request: HostRequest) -> Reply:
         """A token, and the grant with it."""
         try:
-            fields = self.authenticated(asked)
+            fields = self.authenticated(request)
         except Refused as refused:
             return self.refusal(refused.why)
         self.check(fields, {"token"}, {"token_type_hint"}, "the revocation")
@@ -106,9 +106,9 @@ class X(Fake):
             self.end(token.grant)
         return Reply.json({"revoked": True})
 
-    def me(self, asked: Asked) -> Reply:
+    def me(self, request: HostRequest) -> Reply:
         """Whom the token stands for."""
-        token = self.access(bearer(asked))
+        token = self.access(bearer(request))
         if token is None:
             return _problem(401, "Unauthorized")
         account = token.grant.account
@@ -117,15 +117,15 @@ class X(Fake):
 
     # The app's webhooks.
 
-    def make(self, asked: Asked) -> Reply:
+    def make(self, request: HostRequest) -> Reply:
         """A webhook, which has to answer the CRC at once."""
-        if not self._app(asked):
+        if not self._app(request):
             return _problem(401, "Unauthorized")
-        body = asked.json()
+        body = request.json()
         self.check(body, {"url"}, (), "the webhook")
         if any(each.url == body["url"] for each in self.webhooks.values()):
             return _problem(400, "DuplicateUrlFailed")
-        if len(self.webhooks) >= self.most:
+        if len(self.webhooks) >= self.limit:
             return _problem(400, "WebhookLimitExceeded")
         made = Webhook(str(secrets.randbelow(10**18)), body["url"])
         if not self._answers(made):
@@ -134,37 +134,37 @@ class X(Fake):
         shown = {"id": made.id, "url": made.url, "valid": True, "created_at": "2026-01-01T00:00:00.000Z"}
         return Reply.json({"data": shown})
 
-    def validate(self, asked: Asked) -> Reply:
+    def validate(self, request: HostRequest) -> Reply:
         """Another CRC; `valid` says how it went."""
-        found = self._found(asked)
+        found = self._found(request)
         if isinstance(found, Reply):
             return found
-        assert not asked.body, "there is a body"
+        assert not request.body, "there is a body"
         found.valid = self._answers(found)
         return Reply.json({"data": {"valid": found.valid}})
 
-    def remove(self, asked: Asked) -> Reply:
+    def remove(self, request: HostRequest) -> Reply:
         """No more of it."""
-        found = self._found(asked)
+        found = self._found(request)
         if isinstance(found, Reply):
             return found
         del self.webhooks[found.id]
         self.meanwhile()
         return Reply.json({"data": {"deleted": True}})
 
-    def _app(self, asked: Asked) -> bool:
+    def _app(self, request: HostRequest) -> bool:
         """Whether the app itself asks; a person's token here is a fault."""
-        token = bearer(asked)
+        token = bearer(request)
         assert self.known(token, "access") is None, "a person's token is used for the app's webhooks"
         return token == self.bearer_token
 
-    def _found(self, asked: Asked) -> Webhook | Reply:
-        if not self._app(asked):
+    def _found(self, request: HostRequest) -> Webhook | Reply:
+        if not self._app(request):
             return _problem(401, "Unauthorized")
-        return self.webhooks.get(asked.path.rpartition("/")[2]) or _problem(400, "WebhookIdInvalid")
+        return self.webhooks.get(request.path.rpartition("/")[2]) or _problem(400, "WebhookIdInvalid")
 
     def _answers(self, webhook: Webhook) -> bool:
-        webhook.asked += 1
+        webhook.challenges += 1
         token = secrets.token_urlsafe(20)
         answer = httpx.get(webhook.url, params={"crc_token": token}, timeout=10)
         proof = hmac.digest(self.client_secret.encode(), token.encode(), hashlib.sha256)

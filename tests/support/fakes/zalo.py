@@ -19,7 +19,7 @@ from typing import ClassVar, Final
 
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Asking, Grant, Refused, Token, Why
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _ERRORS: Final[dict[Why, tuple[int, str]]] = {
     "client": (-14002, "Invalid app id"),
@@ -62,19 +62,23 @@ class Zalo(Fake):
     def returned(self, params: dict[str, str], _asking: Asking, grant: Grant | None) -> dict[str, str]:
         return params | ({"oa_id": grant.account.place.id} if grant else {})
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        fields = asked.form()
-        if "secret_key" not in asked.headers or "authorization" in asked.headers or "client_secret" in fields:
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        fields = request.form()
+        if (
+            "secret_key" not in request.headers
+            or "authorization" in request.headers
+            or "client_secret" in fields
+        ):
             raise Refused("style")
         if fields.pop("app_id", "") != self.client_id:
             raise Refused("client")
-        if asked.headers["secret_key"] != self.client_secret:
+        if request.headers["secret_key"] != self.client_secret:
             raise Refused("secret")
         return fields
 
     def refusal(self, why: Why) -> Reply:
-        number, said = _ERRORS.get(why, (-14020, "Refresh token expired"))
-        shown = {"error": number, "error_name": said, "error_description": said, "error_reason": why}
+        number, message = _ERRORS.get(why, (-14020, "Refresh token expired"))
+        shown = {"error": number, "error_name": message, "error_description": message, "error_reason": why}
         return Reply.json({**shown, "ref_doc": "https://developers.zalo.me/docs"})
 
     def granted(self, grant: Grant, old: Token | None) -> Reply:
@@ -83,9 +87,9 @@ class Zalo(Fake):
         shown: Mapping[str, str] = {"access_token": access.value, "refresh_token": refresh.value}
         return Reply.json({**shown, "expires_in": str(self.seconds())})
 
-    def getoa(self, asked: Asked) -> Reply:
+    def getoa(self, request: HostRequest) -> Reply:
         """The Official Account that the token stands for."""
-        token = self.access(asked.headers.get("access_token", ""))
+        token = self.access(request.headers.get("access_token", ""))
         if token is None:
             return Reply.json({"error": -216, "message": "Access token is invalid"})
         place = token.grant.account.place

@@ -2,7 +2,7 @@
 
 A service finds them as it would find the real ones: it resolves the host's name, refuses internal addresses,
 asks the proxy to connect, and verifies the host's certificate. The one thing that a machine without the
-Internet lacks is the name: `python -m tests.support.platforms gateway` is that service with a system resolver
+Internet lacks is the name: `python -m tests.support.provider_hosts gateway` runs it with a system resolver
 that knows the names in `TEST_NAMES` (JSON, name or `*.suffix` to address). A browser goes to the same hosts
 through the same proxy.
 """
@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import h11
 
 from shared.runtime.egress.resolver import DnsResolver
-from tests.support import kept
+from tests.support import capture
 from tests.support.certificates import Authority
 
 NAMES: Final = "TEST_NAMES"
@@ -37,8 +37,8 @@ PUBLIC: Final = "8.8.8.8"
 FORM: Final = "application/x-www-form-urlencoded"
 JSON: Final = "application/json"
 
-_MOST_HEAD: Final = 64 * 1024
-_MOST_BODY: Final = 1024 * 1024
+_MAX_HEAD: Final = 64 * 1024
+_MAX_BODY: Final = 1024 * 1024
 _LOOK_S: Final = 0.05
 """How soon a connection that waits notices that its host is down, or that the test is over."""
 _PATIENCE_S: Final = 10.0
@@ -49,7 +49,7 @@ Fields = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class HostRequest:
     """One request, as it came. `path` is as it was sent, `query` is decoded, header names are lower-case.
 
     Its methods raise AssertionError when the request is not in the form that they read.
@@ -126,11 +126,11 @@ class Reply:
         return cls(0)
 
 
-Handler = Callable[[Asked], Reply]
+Handler = Callable[[HostRequest], Reply]
 
 
 class Forward:
-    """A handler that hands requests on to an HTTP server on this machine, which is told that it was TLS.
+    """A handler that hands requests on to an HTTP server on this machine, with the header that says TLS.
 
     A server that closes the connection without an answer is passed on as that; one that is not there is 502.
     Answers are handed on when they are whole.
@@ -139,18 +139,18 @@ class Forward:
     def __init__(self, port: int) -> None:
         self._port = port
 
-    def __call__(self, asked: Asked) -> Reply:
-        target = asked.path
-        if asked.query:
-            target += "?" + urlencode(asked.query, doseq=True)
+    def __call__(self, request: HostRequest) -> Reply:
+        target = request.path
+        if request.query:
+            target += "?" + urlencode(request.query, doseq=True)
         hop = ("connection", "keep-alive", "transfer-encoding", "content-length", "accept-encoding")
-        sent = {name: value for name, value in asked.headers.items() if name not in hop}
-        sent |= {"x-forwarded-proto": "https", "x-forwarded-host": asked.host, "connection": "close"}
-        if asked.body or asked.method in {"POST", "PUT", "PATCH"}:
-            sent["content-length"] = str(len(asked.body))
+        sent = {name: value for name, value in request.headers.items() if name not in hop}
+        sent |= {"x-forwarded-proto": "https", "x-forwarded-host": request.host, "connection": "close"}
+        if request.body or request.method in {"POST", "PUT", "PATCH"}:
+            sent["content-length"] = str(len(request.body))
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_FORWARD_S)
         try:
-            connection.request(asked.method, target, body=asked.body or None, headers=sent)
+            connection.request(request.method, target, body=request.body or None, headers=sent)
             answer = connection.getresponse()
             fields = [(name, value) for name, value in answer.getheaders() if name.lower() not in hop]
             return Reply(answer.status, answer.read(), fields)
@@ -162,7 +162,7 @@ class Forward:
             connection.close()
 
 
-class Platforms:
+class ProviderHosts:
     """An HTTP proxy that leads to these hosts only, and the hosts, each with a handler.
 
     A host is a name, or `*.name` for every name with one label more; it is TLS on port 443. A host with a
@@ -178,7 +178,7 @@ class Platforms:
     """
 
     def __init__(self, hosts: Mapping[str, Handler]) -> None:
-        self.asked: list[Asked] = []
+        self.asked: list[HostRequest] = []
         self.connected: list[str] = []
         self.faults: list[str] = []
         self.down: set[str] = set()
@@ -194,12 +194,12 @@ class Platforms:
         self.proxy = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
-        kept.not_the_hub(*self._ports)
+        capture.exclude_ports(*self._ports)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        kept.over(*self._ports)
+        capture.include_ports(*self._ports)
         self._over.set()
         self._server.shutdown()
         self._server.server_close()
@@ -218,7 +218,7 @@ class Platforms:
         file.write_text(self._authority.pem)
         return file
 
-    def requests(self, host: str, path: str | None = None) -> list[Asked]:
+    def requests(self, host: str, path: str | None = None) -> list[HostRequest]:
         """What a host was asked so far, all of it or one path."""
         return [one for one in list(self.asked) if one.host == host and path in (None, one.path)]
 
@@ -270,16 +270,16 @@ class Platforms:
     def _answer(self, peer: "_Peer", head: h11.Request, host: str, handler: Handler) -> bool:
         """Whether the connection can be used again."""
         body = peer.body()
-        asked = None
+        request = None
         try:
-            asked = _asked(head, host, body)
-            if asked.path == "/favicon.ico":
+            request = _asked(head, host, body)
+            if request.path == "/favicon.ico":
                 return peer.done(Reply(404))
-            self.asked.append(asked)
-            reply = handler(asked)
+            self.asked.append(request)
+            reply = handler(request)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the test has to hear of it
-            where = f"{head.method.decode()} {host}{asked.path if asked else ''}"
-            self.faults.append(f"{where}: {_said(error)}")
+            where = f"{head.method.decode()} {host}{request.path if request else ''}"
+            self.faults.append(f"{where}: {_message(error)}")
             reply = Reply(500, b"the request is not as it should be: see the faults")
         return peer.done(reply)
 
@@ -307,7 +307,7 @@ class _Peer:
         self.socket = connection
         self._over = over
         self._method = b""
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD)
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
 
     def head(self) -> h11.Request:
         """The next request's head, however long it takes."""
@@ -322,8 +322,8 @@ class _Peer:
         while not isinstance(event := self._next(_PATIENCE_S), h11.EndOfMessage):
             assert isinstance(event, h11.Data)
             got += event.data
-            if len(got) > _MOST_BODY:
-                raise ValueError(f"a body of more than {_MOST_BODY} bytes")
+            if len(got) > _MAX_BODY:
+                raise ValueError(f"a body of more than {_MAX_BODY} bytes")
         return bytes(got)
 
     def done(self, reply: Reply) -> bool:
@@ -369,7 +369,7 @@ class _Peer:
         return event
 
 
-def _asked(head: h11.Request, host: str, body: bytes) -> Asked:
+def _asked(head: h11.Request, host: str, body: bytes) -> HostRequest:
     headers: dict[str, str] = {}
     for raw_name, raw_value in head.headers:
         name = raw_name.decode("ascii").lower()
@@ -380,10 +380,10 @@ def _asked(head: h11.Request, host: str, body: bytes) -> Asked:
     query: dict[str, list[str]] = {}
     for name, value in _pairs(url.query):
         query.setdefault(name, []).append(value)
-    return Asked(head.method.decode(), host, url.path or "/", query, headers, body)
+    return HostRequest(head.method.decode(), host, url.path or "/", query, headers, body)
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, AssertionError) and str(error):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,8 +1,7 @@
-"""What is kept of a run for the search at its end: the hub's answers, and what was in topics and stores.
+"""Capture what a run leaves for the search at its end: responses of the hub, records of topics, documents.
 
-Every answer that the tests' process gets from this machine is kept, by httpx or http.client, unless it comes
-from a server that has said that it is not the hub's (`not_the_hub`): a server of a test that says nothing is
-searched, too.
+Each response that a test gets from this machine is captured, from httpx and http.client, unless its
+port was excluded with `exclude_ports`: a test's own server that does not exclude itself is searched, too.
 """
 
 import asyncio
@@ -24,10 +23,10 @@ from pymongo import MongoClient
 from pymongo.uri_parser import parse_uri
 
 from tests.support import run
-from tests.support.given import LEAST
-from tests.support.once import note_told, without_shown
+from tests.support.api_secrets import record_request_secrets, remove_response_secrets
+from tests.support.recorded_secrets import MIN_LENGTH
 
-ANSWERS: Final = "answers"
+RESPONSES: Final = "answers"
 TOPICS: Final = "messages"
 DOCUMENTS: Final = "documents"
 UNREAD: Final = "unread"
@@ -46,7 +45,7 @@ _databases: defaultdict[str, set[str]] = defaultdict(set)
 _read_to: defaultdict[tuple[str, str], dict[TopicPartition, int]] = defaultdict(dict)
 
 
-def _keep(name: str, where: str, part: str, *contents: bytes) -> None:
+def _capture(name: str, where: str, part: str, *contents: bytes) -> None:
     title = f"{where}{SPLIT}{part}".encode(errors="replace")
     run.append(name, b"".join([MARK, title, b"\n", b"\n".join(contents)]))
 
@@ -54,45 +53,45 @@ def _keep(name: str, where: str, part: str, *contents: bytes) -> None:
 # Answers
 
 
-def not_the_hub(*ports: int) -> None:
-    """Servers that are the test's own listen there, which may say what they like."""
+def exclude_ports(*ports: int) -> None:
+    """Capture nothing from these ports: servers of the test itself listen there."""
     _others.update(ports)
 
 
-def over(*ports: int) -> None:
-    """They do not any more, or the hub does."""
+def include_ports(*ports: int) -> None:
+    """Capture from these ports again: the test's server has stopped, or the hub listens there."""
     _others.difference_update(ports)
 
 
 def is_hub(url: str) -> bool:
-    """Whether what answers there may be the hub."""
+    """Return whether the server at this URL may be the hub."""
     parts = urlsplit(url)
     return parts.hostname in _LOOPBACK and parts.port not in _others
 
 
-def answer(
+def save_response(
     method: str, url: str, authorization: str, sent: bytes, status: int, headers: Any, body: bytes
 ) -> None:
-    """Keep an answer of the hub, but for what it may show, and note what it was told."""
+    """Capture a response of the hub without what it may show; record the secrets of its request."""
     if run.folder() is None or not is_hub(url):
         return
     parts = urlsplit(url)
-    note_told(method, f"{parts.path}?{parts.query}", authorization, _json(sent))
-    said = _json(body)
-    fields, left = without_shown(method, parts.path, list(headers), said)
-    if left is not said:
+    record_request_secrets(method, f"{parts.path}?{parts.query}", authorization, _json(sent))
+    message = _json(body)
+    fields, left = remove_response_secrets(method, parts.path, list(headers), message)
+    if left is not message:
         body = json.dumps(left).encode()
     lines = [f"{name}: {value}".encode(errors="replace") for name, value in fields]
-    _keep(ANSWERS, f"an answer to {method} {_route(parts.path)}", f"status {status}", *lines, b"", body)
+    _capture(RESPONSES, f"an answer to {method} {_route(parts.path)}", f"status {status}", *lines, b"", body)
 
 
 def _route(path: str) -> str:
-    """A path without ids, and without tokens, which are no part of the answer."""
-    return "/".join("*" if len(part) >= LEAST else part for part in path.split("/"))
+    """Return a path without ids and tokens, which are not part of the response."""
+    return "/".join("*" if len(part) >= MIN_LENGTH else part for part in path.split("/"))
 
 
 def listen() -> None:
-    """From now on, what the tests' own clients are answered is kept."""
+    """Capture from now on every response to httpx and http.client of this process."""
     if getattr(httpx.Client.send, "is_heard", False):
         return
     send, send_async = httpx.Client.send, httpx.AsyncClient.send
@@ -120,12 +119,14 @@ def _heard(response: httpx.Response) -> httpx.Response:
         with suppress(httpx.RequestNotRead):
             sent = asked.content
         key = asked.headers.get("authorization", "")
-        answer(asked.method, str(asked.url), key, sent, each.status_code, each.headers.multi_items(), body)
+        save_response(
+            asked.method, str(asked.url), key, sent, each.status_code, each.headers.multi_items(), body
+        )
     return response
 
 
 def _listen_to_http_client() -> None:
-    """Its connections remember what was asked last; an answer is kept when it is read."""
+    """Patch http.client: a connection remembers its last request; a response is captured when it is read."""
     of_connection, of_response = http.client.HTTPConnection, http.client.HTTPResponse
     putrequest, endheaders, getresponse = (
         of_connection.putrequest,
@@ -159,7 +160,7 @@ def _listen_to_http_client() -> None:
         if self.peer:
             method, target, sent = self.asked
             url = f"http://{self.peer[0]}:{self.peer[1]}{target}"
-            answer(method, url, "", sent, self.status, self.getheaders(), body)
+            save_response(method, url, "", sent, self.status, self.getheaders(), body)
         return body
 
     vars_of: Any = of_connection
@@ -179,9 +180,9 @@ def _json(body: bytes) -> Any:
 
 
 def topics(bootstrap: str, life: str = "", *, last: bool = False) -> None:
-    """Keep what has come to a broker's topics since this was called before; `last`: it is about to end.
+    """Capture the records of a broker's topics since the last call; `last`: the broker is about to stop.
 
-    A broker that keeps everything in memory begins anew with each `life`.
+    An in-memory broker starts from offset 0 with each `life`.
     """
     if run.folder() is None:
         return
@@ -206,8 +207,8 @@ async def _read_topics(bootstrap: str, names: list[str], done: dict[TopicPartiti
         *names, bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False, fetch_max_wait_ms=20
     ) as consumer:
         there = consumer.assignment()  # without a group, it is given every partition
-        lacking = {*names} - {each.topic for each in there}
-        assert not lacking, f"there are no partitions of {lacking}"
+        missing = {*names} - {each.topic for each in there}
+        assert not missing, f"there are no partitions of {missing}"
         starts, ends = await consumer.beginning_offsets(there), await consumer.end_offsets(there)
         for each in there:
             done[each] = max(done.get(each, 0), starts[each])
@@ -218,21 +219,21 @@ async def _read_topics(bootstrap: str, names: list[str], done: dict[TopicPartiti
             more = bool(got)
             for each, records in got.items():
                 for record in records:
-                    _keep_record(record)
+                    _capture_record(record)
                 done[each] = records[-1].offset + 1
 
 
-def _keep_record(record: Any) -> None:
+def _capture_record(record: Any) -> None:
     headers = [b"%b: %b" % (name.encode(), value or b"") for name, value in record.headers]
     part = f"partition {record.partition}, offset {record.offset}"
-    _keep(TOPICS, f"the topic {record.topic}", part, record.key or b"", *headers, b"", record.value or b"")
+    _capture(TOPICS, f"the topic {record.topic}", part, record.key or b"", *headers, b"", record.value or b"")
 
 
 # Stores
 
 
 def documents(uri: str) -> None:
-    """Keep every document of a database; when the address names none, of all that were not kept yet."""
+    """Capture every document of a database; without a database in `uri`, of all not captured yet."""
     if run.folder() is None:
         return
     raw: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
@@ -247,7 +248,7 @@ def documents(uri: str) -> None:
             for collection in database.list_collection_names():
                 for number, document in enumerate(database[collection].find(), 1):
                     where = f"the collection {collection} in {name}"
-                    _keep(DOCUMENTS, where, f"document {number}", document.raw)
+                    _capture(DOCUMENTS, where, f"document {number}", document.raw)
                     count += 1
         assert count or not named, "a database of the hub with nothing in it"
 

@@ -38,8 +38,8 @@ from tests.support.fakes.trello import Trello
 from tests.support.fakes.zalo import Zalo
 from tests.support.hub import Hub
 from tests.support.person import Person
-from tests.support.platforms import Asked, Handler, Platforms, Reply
 from tests.support.ports import free_port
+from tests.support.provider_hosts import Handler, HostRequest, ProviderHosts, Reply
 
 FAKES: Final[Mapping[str, type[Fake]]] = {
     "slack": Slack,
@@ -58,7 +58,7 @@ FAKES: Final[Mapping[str, type[Fake]]] = {
 CALLBACK: Final = "/api/auth/oauth/callback"
 
 
-class Stage:
+class OAuthHub:
     """The hub's oauth service, the platforms, and the people who go there."""
 
     def __init__(self, folder: Path, bus: Bus, store: Store, more: Mapping[str, Handler]) -> None:
@@ -69,7 +69,7 @@ class Stage:
         self._playing = {name: self._new(name) for name in FAKES}
         self._people = 0
         hosts = {host: self._at(name, host) for name, fake in self._playing.items() for host in fake.hosts}
-        self.platforms = Platforms(hosts | dict(more))
+        self.platforms = ProviderHosts(hosts | dict(more))
         folder.mkdir(parents=True, exist_ok=True)
         self._trust = ssl.create_default_context(cafile=str(self.platforms.authority(folder)))
         env = {
@@ -88,7 +88,7 @@ class Stage:
             stack.enter_context(self._page)
             stack.callback(self.hub.stop)
             self.hub.init(self.hub.workspace)
-            self.hub.start_service("oauth", module=("tests.support.platforms", "oauth"))
+            self.hub.start_service("oauth", module=("tests.support.provider_hosts", "oauth"))
             self.hub.wait_ready("oauth")
             for name in FAKES:
                 self.register(name)
@@ -98,15 +98,15 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    # Platforms
+    # ProviderHosts
 
     def _new(self, name: str, **more: str) -> Fake:
         client_id, secret = self._clients[name]
         return FAKES[name](client_id, secret, self._back, **more)
 
     def _at(self, name: str, host: str) -> Handler:
-        def answer(asked: Asked) -> Reply:
-            return self._playing[name].hosts[host](asked)
+        def answer(request: HostRequest) -> Reply:
+            return self._playing[name].hosts[host](request)
 
         return answer
 

@@ -10,7 +10,7 @@ from typing import Self
 Talk = Callable[[socket.socket], None]
 
 
-class Rude:
+class MisbehavingServer:
     """Reads one request a connection, lets `talk` say what it likes, and closes."""
 
     def __init__(self, talk: Talk) -> None:

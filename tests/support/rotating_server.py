@@ -9,18 +9,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
-from tests.support import kept
+from tests.support import capture
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.tokens import Account, Grant, Place, Refused, Token, Why, bearer
-from tests.support.platforms import Asked, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 
 _PATIENCE_S: Final = 30.0
 
 
-class Rotating(Fake):
+class RotatingServer(Fake):
     """One app. `says` replaces fields of the token endpoint's answers; None leaves them out.
 
-    `hold`: refresh requests wait at the door until `let_go`; `waiting` is how many do. `latest_only`: an
+    `hold`: refresh requests wait unanswered until `let_go`; `waiting` is how many do. `latest_only`: an
     access token ends when the next one is given for the grant. `refuse_all`: no access token is taken.
     A refresh token that was used is nothing to the revocation endpoint.
     """
@@ -54,12 +54,12 @@ class Rotating(Fake):
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> Self:
-        kept.not_the_hub(self._port)
+        capture.exclude_ports(self._port)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        kept.over(self._port)
+        capture.include_ports(self._port)
         self._open.set()
         self._server.shutdown()
         self._server.server_close()
@@ -101,22 +101,26 @@ class Rotating(Fake):
 
         self._together = threading.Barrier(requests, once)
 
-    def handle(self, asked: Asked) -> Reply:
+    def handle(self, request: HostRequest) -> Reply:
         """One request; what is wrong with it stands in `faults`."""
-        if asked.path == "/token" and b"grant_type=refresh_token" in asked.body and not self._open.is_set():
+        if (
+            request.path == "/token"
+            and b"grant_type=refresh_token" in request.body
+            and not self._open.is_set()
+        ):
             self.waiting += 1
             self._open.wait(_PATIENCE_S)
             self.waiting -= 1
-        if asked.path == "/me":
+        if request.path == "/me":
             self._together.wait(_PATIENCE_S)
         try:
-            return self._handle(asked)
+            return self._handle(request)
         except AssertionError as error:
-            self.faults.append(f"{asked.method} {asked.path}: {error}")
+            self.faults.append(f"{request.method} {request.path}: {error}")
             return Reply(500)
 
-    def authenticated(self, asked: Asked) -> dict[str, str]:
-        return self.client(asked, asked.form(), basic=True, body=False)
+    def authenticated(self, request: HostRequest) -> dict[str, str]:
+        return self.client(request, request.form(), basic=True, body=False)
 
     def granted(self, grant: Grant, old: Token | None) -> Reply:
         if self.latest_only:
@@ -139,23 +143,23 @@ class Rotating(Fake):
             return Reply.json({"error": "invalid_client", "error_description": why}, 401)
         return Reply.json({"error": "invalid_grant", "error_description": f"the token: {why}"}, 400)
 
-    def me(self, asked: Asked) -> Reply:
+    def me(self, request: HostRequest) -> Reply:
         """The user info."""
-        token = None if self.refuse_all else self.access(bearer(asked))
+        token = None if self.refuse_all else self.access(bearer(request))
         if token is None:
             return Reply.json({"error": "invalid_token"}, 401)
         account = token.grant.account
         return Reply.json({"sub": account.id, "name": account.name, "email": account.email})
 
-    def closed(self, asked: Asked) -> Reply:
+    def closed(self, request: HostRequest) -> Reply:
         """What no token opens; 401 where others say 403."""
-        assert self.known(bearer(asked), "access"), "that is no token of ours"
+        assert self.known(bearer(request), "access"), "that is no token of ours"
         return Reply.json({"error": "not_for_you"}, 401)
 
-    def revoke(self, asked: Asked) -> Reply:
+    def revoke(self, request: HostRequest) -> Reply:
         """RFC 7009: 200 also for a token that is not known."""
         try:
-            fields = self.authenticated(asked)
+            fields = self.authenticated(request)
         except Refused as refused:
             return self.refusal(refused.why)
         token = self.known(fields["token"], "refresh") or self.known(fields["token"], "access")
@@ -164,7 +168,7 @@ class Rotating(Fake):
         return Reply(200)
 
 
-def _server(fake: Rotating) -> ThreadingHTTPServer:
+def _server(fake: RotatingServer) -> ThreadingHTTPServer:
     class Each(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
@@ -180,7 +184,7 @@ def _server(fake: Rotating) -> ThreadingHTTPServer:
             body = self.rfile.read(int(self.headers.get("content-length", "0")))
             headers = {name.lower(): value for name, value in self.headers.items()}
             query = parse_qs(url.query, keep_blank_values=True)
-            reply = fake.handle(Asked(self.command, headers["host"], url.path, query, headers, body))
+            reply = fake.handle(HostRequest(self.command, headers["host"], url.path, query, headers, body))
             if reply.status == 0:
                 self.close_connection = True
                 return

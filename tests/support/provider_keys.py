@@ -1,21 +1,21 @@
-"""The hosts on which platforms publish their keys, on this machine (`tests/support/platforms.py`)."""
+"""The hosts on which platforms publish their keys, on this machine (`tests/support/provider_hosts.py`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.support.platforms import Asked, Platforms, Reply
+from tests.support.provider_hosts import HostRequest, ProviderHosts, Reply
 
 
-class PlatformKeys:
+class ProviderKeys:
     """A few hosts that have a few documents each, for everybody who asks without credentials.
 
-    `documents` are by URL. What else there is, is `Platforms`' own.
+    `documents` are by URL. What else there is, is `ProviderHosts`' own.
     """
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self.documents: dict[str, bytes] = {}
-        self._platforms = Platforms(dict.fromkeys(hosts, self._answer))
+        self._platforms = ProviderHosts(dict.fromkeys(hosts, self._answer))
         self.connected = self._platforms.connected
         self.faults = self._platforms.faults
 
@@ -27,7 +27,7 @@ class PlatformKeys:
         self._platforms.__exit__()
 
     @property
-    def asked(self) -> list[str]:
+    def requested(self) -> list[str]:
         """The URLs that were asked for, in order."""
         return [f"https://{one.host}{one.path}" for one in self._platforms.asked]
 
@@ -35,9 +35,9 @@ class PlatformKeys:
         """The environment of a service that is to find the hosts; `names` are further ones with addresses."""
         return self._platforms.env(folder, names)
 
-    def _answer(self, asked: Asked) -> Reply:
-        assert asked.method == "GET", "keys are read with GET"
-        assert "authorization" not in asked.headers, "keys are public"
-        assert not asked.query, "keys are asked for without a query"
-        document = self.documents.get(f"https://{asked.host}{asked.path}")
+    def _answer(self, request: HostRequest) -> Reply:
+        assert request.method == "GET", "keys are read with GET"
+        assert "authorization" not in request.headers, "keys are public"
+        assert not request.query, "keys are asked for without a query"
+        document = self.documents.get(f"https://{request.host}{request.path}")
         return Reply(404) if document is None else Reply(200, document)

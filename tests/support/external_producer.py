@@ -1,6 +1,6 @@
 """A chat service of somebody else: it publishes on `chat.events` and journals what became of each event.
 
-`python -m tests.support.outside_producer BOOTSTRAP JOURNAL RUN --conversations 8 --rate 50`, until its input
+`python -m tests.support.external_producer BOOTSTRAP JOURNAL RUN --conversations 8 --rate 50`, until its input
 ends. Before an event goes out, its `intent` is on disk; after the broker's answer, `acknowledged` with the
 place on the topic, or `failed`: then the same event is sent again, as a careful producer does, so that a
 conversation's events stand in order. An intent without an outcome may have arrived or not. Every other
@@ -108,10 +108,12 @@ async def main(bootstrap: str, journal: Path, run: str, conversations: int, rate
 
 
 if __name__ == "__main__":
-    told = argparse.ArgumentParser()
-    told.add_argument("bootstrap")
-    told.add_argument("journal", type=Path)
-    told.add_argument("run")
-    told.add_argument("--conversations", type=int, default=8)
-    told.add_argument("--rate", type=float, default=50, help="events per second, all conversations together")
-    asyncio.run(main(**vars(told.parse_args())))
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("bootstrap")
+    arguments.add_argument("journal", type=Path)
+    arguments.add_argument("run")
+    arguments.add_argument("--conversations", type=int, default=8)
+    arguments.add_argument(
+        "--rate", type=float, default=50, help="events per second, all conversations together"
+    )
+    asyncio.run(main(**vars(arguments.parse_args())))

@@ -1,4 +1,4 @@
-"""One more process of a service beside a running hub: on its bus and its database, with other settings."""
+"""A second process of a service beside a running hub: on its bus and its database, with other settings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ from tests.support.hub import Hub
 
 
 @contextmanager
-def another(service: str, hub: Hub, folder: Path, bus: Bus, store: Store, **env: str) -> Iterator[Hub]:
-    """The process, ready, as a hub of one service; `env` is what it is told otherwise."""
+def second_process(service: str, hub: Hub, folder: Path, bus: Bus, store: Store, **env: str) -> Iterator[Hub]:
+    """The process, ready, as a hub of one service; `env` are its different settings."""
     other = Hub(folder, bus, store, services=(service,), env=hub.env | env, workspace=hub.workspace)
     other.admin_key = hub.admin_key
     other.start_service(service)

@@ -12,7 +12,7 @@ from typing import Self
 from tests.support.journal import Fact, Reading
 
 
-class Outside:
+class ExternalProcess:
     """A process of its own with a journal. What it complains about is in `<journal>.log`."""
 
     def __init__(self, module: str, journal: Path) -> None:
@@ -54,13 +54,13 @@ class Outside:
         return self._process
 
 
-class OutsideProducer(Outside):
+class ExternalProducer(ExternalProcess):
     """Publishes numbered events of several conversations at a bounded rate."""
 
     def __init__(self, folder: Path, run: str) -> None:
         self.run = run
         self._journal = folder / f"{run}.producer.jsonl"
-        super().__init__("tests.support.outside_producer", self._journal)
+        super().__init__("tests.support.external_producer", self._journal)
 
     def start(self, bootstrap: str, *, conversations: int, rate: float) -> Self:
         self._start(
@@ -70,14 +70,14 @@ class OutsideProducer(Outside):
         return self
 
 
-class OutsideReceiver(Outside):
+class ExternalReceiver(ExternalProcess):
     """Takes deliveries; `refuse` names the paths where one in so many is refused at first."""
 
     def __init__(self, folder: Path, refuse: Mapping[str, int]) -> None:
         self._journal = folder / "receiver.jsonl"
         self._refuse = refuse
         self._port = 0
-        super().__init__("tests.support.outside_receiver", self._journal)
+        super().__init__("tests.support.external_receiver", self._journal)
 
     def start(self) -> Self:
         """Returns when it listens."""

@@ -13,7 +13,7 @@ from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.person import Person
-from tests.support.platforms import Handler, Platforms
+from tests.support.provider_hosts import Handler, ProviderHosts
 
 CALLBACK = "/api/auth/oauth/callback"
 
@@ -26,11 +26,11 @@ class Registered(Protocol):
 
 
 @dataclass
-class Watched:
+class SubscriptionHub:
     """What is done about watches, whatever the platform."""
 
     hub: Hub
-    platforms: Platforms
+    platforms: ProviderHosts
 
     def app(self, provider: str, fake: Registered, **settings: str) -> None:
         """Enter the app of a provider, with these settings."""
@@ -43,9 +43,9 @@ class Watched:
         Where the platform sends the browser at once, the browser goes: it has no page.
         """
         with Person(self.hub, "ada") as ada:
-            begun = ada.connect(provider)
-            ada.through(self.platforms, begun["authorization_url"])
-        return str(self.hub.call("GET", f"/api/integrations/{begun['integration_id']}")["id"])
+            started = ada.connect(provider)
+            ada.through(self.platforms, started["authorization_url"])
+        return str(self.hub.call("GET", f"/api/integrations/{started['integration_id']}")["id"])
 
     def watches(self, integration: str) -> list[dict[str, Any]]:
         return list(self.hub.call("GET", f"/api/integrations/{integration}/watches")["items"])
@@ -62,21 +62,21 @@ class Watched:
             assert watches.update_one({"_id": watch}, {"$set": {"due_at": datetime.now(UTC)}}).matched_count
 
 
-def watching_hub(folder: Path, bus: Bus, store: Store) -> Hub:
+def subscription_hub_process(folder: Path, bus: Bus, store: Store) -> Hub:
     """A hub that looks after watches often, not started yet."""
     env = {"INTERLINK_UPKEEP_EVERY_S": "0.3"}
     return Hub(folder, bus, store, services=("gateway", "oauth"), env=env, entrance=True)
 
 
 @contextmanager
-def among(hub: Hub, hosts: Mapping[str, Handler], *, gateway_too: bool = False) -> Iterator[Platforms]:
+def among(hub: Hub, hosts: Mapping[str, Handler], *, gateway_too: bool = False) -> Iterator[ProviderHosts]:
     """Run the hub where these hosts are the platforms', for the gateway only if it asks them too."""
-    with Platforms(dict(hosts)) as platforms:
+    with ProviderHosts(dict(hosts)) as platforms:
         try:
             hub.init(hub.workspace)
             for service in hub.services:
                 if service == "oauth" or gateway_too:
-                    module = ("tests.support.platforms", service)
+                    module = ("tests.support.provider_hosts", service)
                     hub.start_service(service, module=module, **platforms.env(hub.folder))
                 else:
                     hub.start_service(service)

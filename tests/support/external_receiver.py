@@ -1,6 +1,6 @@
 """A receiver of somebody else: what it says 200 to is in its journal before it says so.
 
-`python -m tests.support.outside_receiver JOURNAL --refuse flaky=10`, until its input ends; its first line of
+`python -m tests.support.external_receiver JOURNAL --refuse flaky=10`, until its input ends; its first line of
 output is its port. It listens for POST on every path and journals path, event, delivery and its answer. With
 `--refuse flaky=10` about one in ten deliveries to `/flaky` gets 503 at its first request.
 """
@@ -61,8 +61,8 @@ def _share(text: str) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    told = argparse.ArgumentParser()
-    told.add_argument("journal", type=Path)
-    told.add_argument("--refuse", type=_share, nargs="*", default=[], metavar="PATH=N")
-    given = told.parse_args()
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("journal", type=Path)
+    arguments.add_argument("--refuse", type=_share, nargs="*", default=[], metavar="PATH=N")
+    given = arguments.parse_args()
     asyncio.run(main(given.journal, dict(given.refuse)))

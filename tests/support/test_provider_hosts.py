@@ -11,13 +11,22 @@ import pytest
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.egress.resolver import DnsResolver
 from tests.support.browser import CHROMIUM, browser
-from tests.support.platforms import FORM, NAMES, Asked, Forward, Handler, Platforms, Reply, know
+from tests.support.provider_hosts import (
+    FORM,
+    NAMES,
+    Forward,
+    Handler,
+    HostRequest,
+    ProviderHosts,
+    Reply,
+    know,
+)
 
 HOST = "api.example.com"
 AT = f"https://{HOST}"
 
 
-def answer(asked: Asked) -> Reply:
+def answer(asked: HostRequest) -> Reply:
     """What the hosts of these tests do: one thing per path."""
     match asked.path:
         case "/form":
@@ -41,15 +50,15 @@ def answer(asked: Asked) -> Reply:
 
 
 @pytest.fixture
-def platforms() -> Iterator[Platforms]:
+def platforms() -> Iterator[ProviderHosts]:
     hosts: dict[str, Handler] = {HOST: answer, "*.shops.example.com": answer, "127.0.0.1:1": answer}
-    with Platforms(hosts) as running:
+    with ProviderHosts(hosts) as running:
         yield running
 
 
 @pytest.fixture
 async def client(
-    platforms: Platforms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    platforms: ProviderHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[EgressClient]:
     """The hub's client, in an environment as a service would have it."""
     env = platforms.env(tmp_path, {"internal.example.com": "10.0.0.1"})
@@ -66,8 +75,8 @@ async def client(
     await made.stop()
 
 
-async def test_requests_arrive_as_they_were_sent_over_one_connection(
-    client: EgressClient, platforms: Platforms
+async def test_requests_are_received_unchanged_over_one_connection(
+    client: EgressClient, platforms: ProviderHosts
 ) -> None:
     form = await client.post(f"{AT}/form", {"content-type": FORM}, b"a=%C3%BC+b&c=", timeout_s=5)
     assert (form.status, json.loads(form.body), form.headers["x-seen"]) == (200, {"a": "ü b", "c": ""}, "yes")
@@ -98,11 +107,16 @@ async def test_requests_arrive_as_they_were_sent_over_one_connection(
         ("/params?a=1&a=2", FORM, b"", "POST api.example.com/params: the query has ['a'] more than once"),
         ("/params?a", FORM, b"", "POST api.example.com: ValueError"),
         ("/none", FORM, b"", "POST api.example.com/none: there is no such path"),
-        ("/lookup", FORM, b"", "POST api.example.com/lookup: KeyError('x-lookup') at test_platforms.py:"),
+        (
+            "/lookup",
+            FORM,
+            b"",
+            "POST api.example.com/lookup: KeyError('x-lookup') at test_provider_hosts.py:",
+        ),
     ],
 )
 async def test_what_is_wrong_is_a_fault_and_a_500(
-    client: EgressClient, platforms: Platforms, path: str, kind: str, body: bytes, fault: str
+    client: EgressClient, platforms: ProviderHosts, path: str, kind: str, body: bytes, fault: str
 ) -> None:
     got = await client.post(AT + path, {"content-type": kind}, body, timeout_s=5)
     assert got.status == 500
@@ -110,7 +124,7 @@ async def test_what_is_wrong_is_a_fault_and_a_500(
     assert platforms.faults[0].startswith(fault)
 
 
-async def test_a_host_is_down_slow_or_says_nothing(client: EgressClient, platforms: Platforms) -> None:
+async def test_a_host_is_down_slow_or_says_nothing(client: EgressClient, platforms: ProviderHosts) -> None:
     assert (await client.post(f"{AT}/gone", {}, b"", timeout_s=5)).failure == "closed_mid_response"
     assert (await client.post(f"{AT}/slow", {}, b"", timeout_s=0.1)).failure == "timeout"
     assert (await client.post(f"{AT}/slow", {}, b"", timeout_s=5)).status == 204
@@ -123,7 +137,7 @@ async def test_a_host_is_down_slow_or_says_nothing(client: EgressClient, platfor
     assert platforms.faults == []
 
 
-async def test_only_these_hosts_are_there(client: EgressClient, platforms: Platforms) -> None:
+async def test_only_these_hosts_are_there(client: EgressClient, platforms: ProviderHosts) -> None:
     plain = await client.get("http://8.8.8.8/page", timeout_s=5)
     assert plain.status == 403
     deeper = await client.get("https://8.8.4.4/page", timeout_s=5)
@@ -137,11 +151,13 @@ async def test_only_these_hosts_are_there(client: EgressClient, platforms: Platf
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
-async def test_a_browser_goes_there_too(platforms: Platforms) -> None:
-    with Platforms({}) as empty:
+async def test_a_browser_goes_there_too(platforms: ProviderHosts) -> None:
+    with ProviderHosts({}) as empty:
         port = int(empty.proxy.rpartition(":")[2])
-        assert Forward(port)(Asked("GET", HOST, "/")).status == 403  # straight at a server of this machine
-    assert Forward(port)(Asked("GET", HOST, "/")).status == 502
+        assert (
+            Forward(port)(HostRequest("GET", HOST, "/")).status == 403
+        )  # straight at a server of this machine
+    assert Forward(port)(HostRequest("GET", HOST, "/")).status == 502
     async with browser(proxy=platforms.proxy) as chromium, chromium.user() as tab:
         await tab.goto(f"{AT}/away")
         assert await tab.see("#here") == "shop.shops.example.com"

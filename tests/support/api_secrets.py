@@ -1,0 +1,177 @@
+"""Which requests carry a secret to the hub, and which responses may show one: the rules of the search.
+
+A secret that a response may show is recorded, and removed from the response before that is captured, so that
+every other place that shows it is a finding.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from shared.manifests.registry import registry
+from tests.support.recorded_secrets import record_secret
+
+CALLBACK = "/api/auth/oauth/callback"
+_ENDPOINT, _WEBHOOK = "a secret of an endpoint", "a secret of an outgoing webhook"
+
+
+@dataclass(frozen=True)
+class SecretInResponse:
+    """A response that shows a secret in a field of its JSON, or in a header.
+
+    In `path`, `{}` stands for one part. `kind` names the secret; empty: the field repeats, in a
+    sentence, what another one shows. `param`: the field is an address, and the secret is this parameter.
+    """
+
+    method: str
+    path: str
+    kind: str
+    field: str = ""
+    header: str = ""
+    param: str = ""
+
+
+SECRETS_IN_RESPONSES = (
+    SecretInResponse("POST", "/api/inbound-endpoints", _ENDPOINT, "secret"),
+    SecretInResponse("POST", "/api/inbound-endpoints", "", "setup_steps"),
+    SecretInResponse("POST", "/api/endpoint-templates/{}", _ENDPOINT, "secret"),
+    SecretInResponse("POST", "/api/endpoint-templates/{}", "", "setup_steps"),
+    SecretInResponse("POST", "/api/inbound-endpoints/{}/rotate-secret", _ENDPOINT, "secret"),
+    SecretInResponse("POST", "/api/inbound-endpoints/{}/rotate-secret", "", "setup_steps"),
+    SecretInResponse("POST", "/api/inbound-endpoints/{}/handed-over-secret", _ENDPOINT, "secret"),
+    SecretInResponse("POST", "/api/outgoing-webhooks", _WEBHOOK, "secret"),
+    SecretInResponse("POST", "/api/outgoing-webhooks/{}/rotate-secret", _WEBHOOK, "secret"),
+    SecretInResponse("POST", "/api/api-keys", "an API key", "key"),
+    SecretInResponse("POST", "/api/incoming-webhooks", "a token of an incoming webhook", "token"),
+    SecretInResponse("POST", "/api/incoming-webhooks", "", "url"),
+    SecretInResponse("POST", "/api/auth/oauth/connect", "a state", "authorization_url", param="state"),
+    SecretInResponse("POST", "/api/auth/oauth/connect", "", header="set-cookie"),
+    SecretInResponse("POST", "/api/integrations/{}/reconnect", "a state", "authorization_url", param="state"),
+    SecretInResponse("POST", "/api/integrations/{}/reconnect", "", header="set-cookie"),
+    # Asana's handshake wants to see its own secret again.
+    SecretInResponse("POST", "/api/webhooks/asana/{}", "", header="x-hook-secret"),
+)
+
+
+@dataclass(frozen=True)
+class SecretInRequest:
+    """A request with a secret in a field of its JSON; `x.*`: in each field of x whose name `only` accepts."""
+
+    method: str
+    path: str
+    kind: str
+    field: str
+    only: Callable[[str], bool] = lambda _name: True
+
+
+@cache
+def _secret_field_names() -> frozenset[str]:
+    """The fields and settings that are secret in every manifest that has them, and not in some only."""
+    found: dict[str, set[bool]] = {}
+    for connector in registry().connectors.values():
+        for settings in (
+            connector.settings,
+            *(kind.fields for kind in connector.manual_credentials.values()),
+        ):
+            for name, setting in settings.items():
+                found.setdefault(name, set()).add(setting.secret)
+    for provider in registry().providers.values():
+        for name, setting in (
+            provider.manifest.webhook.settings if provider.manifest.webhook else {}
+        ).items():
+            found.setdefault(name, set()).add(setting.secret)
+    return frozenset(name for name, secret in found.items() if secret == {True})
+
+
+def _is_secret_field(name: str) -> bool:
+    return name in _secret_field_names()
+
+
+def _is_auth(name: str) -> bool:
+    return name in {"password", "token", "value", "private_key"}
+
+
+SECRETS_IN_REQUESTS = (
+    *(
+        SecretInRequest("POST", path, _ENDPOINT, "secret")
+        for path in ("/api/inbound-endpoints", "/api/inbound-endpoints/{}/rotate-secret")
+    ),
+    SecretInRequest("POST", "/api/inbound-endpoints", "a secret setting", "settings.*", _is_secret_field),
+    SecretInRequest("PATCH", "/api/inbound-endpoints/{}", "a secret setting", "settings.*", _is_secret_field),
+    *(
+        SecretInRequest("POST", path, _WEBHOOK, "secret")
+        for path in ("/api/outgoing-webhooks", "/api/outgoing-webhooks/{}/rotate-secret")
+    ),
+    *(
+        SecretInRequest(method, path, "a credential of an outgoing webhook", field, only)
+        for method, path in (("POST", "/api/outgoing-webhooks"), ("PATCH", "/api/outgoing-webhooks/{}"))
+        for field, only in (("headers.*", lambda _name: True), ("auth.*", _is_auth))
+    ),
+    SecretInRequest("PUT", "/api/platform-credentials/{}", "a client secret", "client_secret"),
+    SecretInRequest("PUT", "/api/platform-credentials/{}", "a signing secret", "signing_secret"),
+    SecretInRequest(
+        "PUT", "/api/platform-credentials/{}", "a secret setting", "settings.*", _is_secret_field
+    ),
+    SecretInRequest("POST", "/api/integrations", "a secret that was entered", "fields.*", _is_secret_field),
+    SecretInRequest(
+        "POST", "/api/integrations/{}/fields", "a secret that was entered", "fields.*", _is_secret_field
+    ),
+)
+_IN_QUERY = {"code": "a code", "state": "a state", "oauth_verifier": "a verifier"}
+"""Parameters of the callback that are secret."""
+
+
+def record_request_secrets(method: str, target: str, authorization: str, body: Any) -> None:
+    """Record the secrets of a request to the hub; `body` is its JSON, `target` its path with the query."""
+    path, _, query = target.partition("?")
+    scheme, _, key = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        record_secret("an API key", key.strip())
+    if path == CALLBACK:
+        for name, value in parse_qsl(query):
+            if name in _IN_QUERY:
+                record_secret(_IN_QUERY[name], value)
+    if not isinstance(body, dict):
+        return
+    for rule in SECRETS_IN_REQUESTS:
+        if rule.method == method and _is(rule.path, path):
+            record_secret(rule.kind, *_values(body, rule))
+
+
+def _values(body: Mapping[str, Any], rule: SecretInRequest) -> Iterator[str]:
+    name, _, each = rule.field.partition(".")
+    value = body.get(name)
+    if each and isinstance(value, dict):
+        yield from (text for key, text in value.items() if rule.only(key) and isinstance(text, str))
+    elif not each and isinstance(value, str):
+        yield value
+
+
+def remove_response_secrets(
+    method: str, path: str, headers: list[tuple[str, str]], body: Any
+) -> tuple[list[tuple[str, str]], Any]:
+    """Record the secrets that a response may show; return its headers and body without them."""
+    for rule in SECRETS_IN_RESPONSES:
+        if rule.method != method or not _is(rule.path, path):
+            continue
+        if rule.header:
+            headers = [(name, value) for name, value in headers if name.lower() != rule.header]
+        elif isinstance(body, dict) and body.get(rule.field):
+            value, body = body[rule.field], {**body, rule.field: None}
+            if rule.param:
+                value = dict(parse_qsl(urlsplit(value).query)).get(rule.param, "")
+            if rule.kind:
+                record_secret(rule.kind, value)
+    return headers, body
+
+
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.escape(path).replace(r"\{\}", "[^/]+"))
+
+
+def _is(pattern: str, path: str) -> bool:
+    return _pattern(pattern).fullmatch(path) is not None
