@@ -1,6 +1,7 @@
 """Write what a hub of this release stores of an OAuth app and of provider subscriptions.
 
-`python -m tests.upgrade.write_subscriptions FILE`; `test_subscription_records.py` starts the present hub on it.
+`python -m tests.upgrade.write_subscriptions FILE`; `test_subscription_records.py` starts the present hub on
+it.
 """
 
 import json
