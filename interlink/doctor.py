@@ -20,6 +20,7 @@ from interlink.prepare import BOOTSTRAP_VARIABLE, indexes
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
 from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.manifests.catalogue import CALLBACK_PATH
+from shared.manifests.registry import registry
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from shared.runtime.kafka.admin import missing_topics
@@ -139,7 +140,7 @@ def _check_apps() -> Finding:
     hub = _load_or_none(HubSettings)
     redirect_uri = f"; redirect URI: {hub.public_base}{CALLBACK_PATH}" if hub else ""
     try:
-        apps = [f"{name} ({app.source})" for name, app in sorted(configured_apps().items())]
+        apps = [f"{name} ({app.source})" for name, app in sorted(configured_apps(registry()).items())]
     except Misconfigured as error:
         return Finding("apps", False, str(error))
     return Finding("apps", True, (", ".join(apps) or "only those that were set by the API") + redirect_uri)

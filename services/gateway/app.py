@@ -31,7 +31,9 @@ from services.gateway.ingest.receive import Receiver
 from services.gateway.ingest.verify import Verifier
 from services.gateway.settings import GatewaySettings
 from shared.connections.account_routes import AccountRoutes
+from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
+from shared.connections.configured_apps import configured_apps
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
@@ -65,7 +67,11 @@ async def build(runtime: Runtime) -> Service:
     )
     executions = ExecutionRepository(runtime.mongo)
     recorder = Executions(executions, endpoints, log, retention_days=settings.executions_days)
-    apps = Apps(runtime.mongo, runtime.configuration, runtime.vault, log)
+    apps = Apps(
+        AppRepository(runtime.mongo, runtime.vault, known.connectors, log),
+        configured_apps(known),
+        runtime.configuration,
+    )
     routes = AccountRoutes(runtime.configuration, log)
     accounts = ConnectedAccounts(routes)
     receiver = Receiver(

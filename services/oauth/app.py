@@ -21,12 +21,17 @@ from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.credentials.maintenance import Maintenance
 from services.oauth.credentials.manual import ManualCredentials
 from services.oauth.settings import OAuthSettings
-from services.oauth.subscriptions import lifecycle
+from services.oauth.subscriptions import records
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
+from services.oauth.subscriptions.provider_calls import ProviderCalls
+from services.oauth.subscriptions.records import SubscriptionRepository
 from services.oauth.subscriptions.renewal import SubscriptionRenewal
-from shared.connections import account_routes, apps, integrations
+from services.oauth.subscriptions.subscription_types import SubscriptionTypes
+from shared.connections import account_routes, app_records, integrations
+from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
+from shared.connections.configured_apps import configured_apps
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.manifests.catalogue import CALLBACK_PATH
@@ -41,12 +46,12 @@ from shared.runtime.settings import load
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **state.INDEXES,
-    **lifecycle.INDEXES,
+    **records.INDEXES,
     integrations.COLLECTION: (
         *integrations.INDEXES[integrations.COLLECTION],
         *account_routes.INDEXES[integrations.COLLECTION],
     ),
-    **apps.INDEXES,
+    **app_records.INDEXES,
 }
 _GATEWAY_TIMEOUT_S: Final = 15.0
 _MAX_CONNECTIONS: Final = 200
@@ -58,7 +63,8 @@ not block the tokens of the others."""
 async def build(runtime: Runtime) -> Service:
     """Build the oauth service of this process. Raises `Misconfigured` if a setting is wrong."""
     settings = load(OAuthSettings)
-    connectors = registry().connectors
+    known = registry()
+    connectors = known.connectors
     public_base = runtime.hub.public_base
     redirect_uri = public_base + CALLBACK_PATH
     client = create_egress_client(
@@ -70,7 +76,8 @@ async def build(runtime: Runtime) -> Service:
     integrations_repository = IntegrationRepository(
         runtime.mongo, runtime.vault, runtime.producer, runtime.log
     )
-    registered_apps = Apps(runtime.mongo, runtime.configuration, runtime.vault, runtime.log)
+    app_repository = AppRepository(runtime.mongo, runtime.vault, connectors, runtime.log)
+    registered_apps = Apps(app_repository, configured_apps(known), runtime.configuration)
     tokens = TokenSource(
         integrations_repository,
         registered_apps,
@@ -85,11 +92,28 @@ async def build(runtime: Runtime) -> Service:
     endpoints = GatewayEndpoints(
         ApiClient(timeout_s=_GATEWAY_TIMEOUT_S), runtime.vault, url=str(settings.gateway_url)
     )
+    subscription_types = SubscriptionTypes(known)
+    subscription_repository = SubscriptionRepository(runtime.mongo, runtime.vault)
+    provider_calls = ProviderCalls(
+        subscription_repository, subscription_types, connectors, tokens, endpoints, runtime.log
+    )
     subscriptions = SubscriptionLifecycle(
-        runtime.mongo, runtime.vault, integrations_repository, tokens, endpoints, runtime.log
+        subscription_repository,
+        subscription_types,
+        integrations_repository,
+        provider_calls,
+        tokens,
+        endpoints,
+        runtime.log,
     )
     renewal = SubscriptionRenewal(
-        runtime.mongo, subscriptions, runtime.log, interval_s=settings.upkeep_every_s
+        subscription_repository,
+        subscription_types,
+        app_repository,
+        subscriptions,
+        provider_calls,
+        runtime.log,
+        interval_s=settings.upkeep_every_s,
     )
 
     # Authorizations
@@ -161,7 +185,9 @@ async def build(runtime: Runtime) -> Service:
                 redirect_uri=redirect_uri,
                 operator_workspace=settings.operator_workspace,
             ),
-            SubscriptionsApi(integrations_repository, subscriptions),
+            SubscriptionsApi(
+                integrations_repository, subscription_repository, subscription_types, subscriptions
+            ),
         ],
     )
     return Service(app=management, parts=[client, endpoints, registered_apps, tokens, maintenance, renewal])

@@ -5,75 +5,26 @@ sealed. A workspace's own app takes precedence over the installation's. For the 
 files take precedence over the API.
 """
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Final
 
-from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
-from shared.connections.provider_app import (
-    INSTALLATION,
-    SECRET_FIELDS,
-    SETTING_PREFIX,
-    App,
-    AppRef,
-    AppSource,
-    app_record_id,
-    app_ref,
-    secret_settings,
-    uses_own_app,
-)
-from shared.contracts.errors import Misconfigured
-from shared.manifests.registry import connectors
+from shared.connections.app_records import AppRepository
+from shared.connections.provider_app import INSTALLATION, App, AppRef, app_record_id, app_ref
 from shared.runtime.configuration import Configuration
-from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
-from shared.runtime.secrets import Sealed, Vault
 from shared.runtime.snapshot import Snapshot
-from shared.wire.redaction import redact
-
-__all__ = [
-    "APPS_DIR_VARIABLE",
-    "COLLECTION",
-    "INDEXES",
-    "INSTALLATION",
-    "SECRET_FIELDS",
-    "App",
-    "AppRef",
-    "AppSource",
-    "Apps",
-    "app_ref",
-    "configured_apps",
-    "secret_settings",
-    "uses_own_app",
-]
-
-COLLECTION: Final = "platform_credentials"
-INDEXES: Final = {
-    COLLECTION: (
-        Index((("changed_at", 1),)),
-        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
-    )
-}
-_MAX_REASON_LENGTH: Final = 300
 
 
 class Apps:
-    """All apps, held in memory and written to MongoDB.
+    """All apps, held in memory and written to MongoDB."""
 
-    The constructor raises `Misconfigured` if environment or files configure an app wrongly.
-    """
-
-    def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
-        self._vault = vault
-        self._log = log
-        self._collection = mongo.collection(COLLECTION)
+    def __init__(
+        self, repository: AppRepository, configured: Mapping[str, App], configuration: Configuration
+    ) -> None:
+        """Set the stored apps, and those from environment and files by provider id (`configured_apps`)."""
+        self._repository = repository
         self._configuration = configuration
         self._by_provider: dict[str, Sequence[App]] = {}
-        self._snapshot: Snapshot[App] = Snapshot(
-            configuration, self._collection, self._parse, log, on_change=self._invalidate
-        )
-        self.configured: Mapping[str, App] = configured_apps()
+        self._snapshot: Snapshot[App] = repository.snapshot(configuration, self._invalidate)
+        self.configured = configured
         """The installation's apps from environment and files, by provider id."""
 
     async def start(self) -> None:
@@ -133,142 +84,40 @@ class Apps:
         installation = items.get(app_record_id(provider, INSTALLATION))
         return (app for app in (own, self.configured.get(provider), installation) if app is not None)
 
-    # In MongoDB
+    # In MongoDB. Every method raises `DatabaseUnavailable`.
 
     async def read(self, provider: str, workspace: str) -> App | None:
-        """Read an app that was set by the API. Return None if there is none. Raises `DatabaseUnavailable`."""
-        with translate_errors():
-            document = await self._collection.find_one(
-                {"_id": app_record_id(provider, workspace), "deleted_at": None}
-            )
-        return None if document is None else self._parse(document)
+        """Read an app that was set by the API. Return None if there is none."""
+        return await self._repository.find(provider, workspace)
 
     async def write(self, app: App, before: App | None) -> App | None:
         """Store an app in place of `before`, which is what `read` returned (None: there was no app).
 
-        Return None if the stored app has changed since. Raises `DatabaseUnavailable`.
+        Return None if the stored app has changed since.
         """
-        now = utcnow()
-        app = replace(app, changed_at=now, created_at=app.created_at or now, revision=secrets.token_hex(8))
-        document = self._document(app)
-        by_id = {"_id": document["_id"]}
-        try:
-            with translate_errors():
-                if before is not None:
-                    query = {**by_id, "revision": before.revision, "deleted_at": None}
-                else:
-                    # The document of an app that was removed stays for a while, under the same id.
-                    query = {**by_id, "deleted_at": {"$ne": None}}
-                result = await self._collection.replace_one(query, document)
-                if not result.modified_count:
-                    if before is not None:
-                        return None
-                    await self._collection.insert_one(document)
-        except Duplicate:
-            return None
-        await self._snapshot.record(document["_id"])
-        return app
+        return await self._announce(await self._repository.write(app, before))
 
     async def record_check(
         self, app: App, *, verified: bool, reason: str, new_revision: bool = False
     ) -> App | None:
-        """Store the result of a check of an app. Return None if the app has changed since.
-
-        `new_revision` makes earlier results, and pauses because of them, void. Secrets of the app are removed
-        from `reason`, because a provider may repeat them in an error. Raises `DatabaseUnavailable`.
-        """
-        change = {"verified": verified, "reason": _redact_reason(app, reason), "changed_at": utcnow()}
-        if new_revision:
-            change["revision"] = secrets.token_hex(8)
-        return await self._change(app, change)
+        """Store the result of a check of an app. Parameters and result: see `AppRepository.record_check`."""
+        return await self._announce(
+            await self._repository.record_check(
+                app, verified=verified, reason=reason, new_revision=new_revision
+            )
+        )
 
     async def remove(self, app: App) -> App | None:
-        """Remove an app and its secrets. Return None if the app has changed since.
+        """Remove an app and its secrets. Return None if the app has changed since."""
+        return await self._announce(await self._repository.remove(app))
 
-        Raises `DatabaseUnavailable`.
-        """
-        return await self._change(app, {"deleted_at": utcnow(), "changed_at": utcnow(), "secrets": {}})
-
-    async def _change(self, app: App, change: Document) -> App | None:
-        query = {
-            "_id": app_record_id(app.provider, app.workspace),
-            "revision": app.revision,
-            "deleted_at": None,
-        }
-        with translate_errors():
-            document: Document | None = await self._collection.find_one_and_update(
-                query, {"$set": change}, return_document=True
-            )
-        if document is None:
-            return None
-        await self._snapshot.record(document["_id"])
-        return self._parse(document)
+    async def _announce(self, written: App | None) -> App | None:
+        """Tell every process that an app was written; return it. Do nothing for None."""
+        if written is not None:
+            await self._snapshot.record(app_record_id(written.provider, written.workspace))
+        return written
 
     def _invalidate(self, before: App | None, after: App | None) -> None:
         for app in (before, after):
             if app:
                 self._by_provider.pop(app.provider, None)
-
-    def _document(self, app: App) -> Document:
-        record_id = app_record_id(app.provider, app.workspace)
-        hidden = secret_settings(connectors().get(app.provider))
-        sealed = dict(app.secrets) | {
-            SETTING_PREFIX + key: value for key, value in app.settings.items() if key in hidden
-        }
-        return {
-            "_id": record_id,
-            "provider": app.provider,
-            "workspace": app.workspace,
-            "client_id": app.client_id,
-            "secrets": {
-                key: self._vault.seal(value, workspace=app.workspace, record=record_id, field=key)
-                for key, value in sealed.items()
-            },
-            "settings": {key: value for key, value in app.settings.items() if key not in hidden},
-            "verified": app.verified,
-            "reason": app.reason,
-            "revision": app.revision,
-            "created_at": app.created_at,
-            "changed_at": app.changed_at,
-            "deleted_at": None,
-        }
-
-    def _parse(self, document: Document) -> App:
-        """Return the app of a document. One whose secrets do not all open is not `readable`."""
-        record_id, workspace = document["_id"], document["workspace"]
-        opened: dict[str, str] = {}
-        readable = True
-        sealed: Mapping[str, Sealed] = document["secrets"]
-        for key, value in sealed.items():
-            try:
-                opened[key] = self._vault.open(value, workspace=workspace, record=record_id, field=key)
-            except Misconfigured as error:
-                readable = False
-                self._log.error("app.unreadable", provider=document["provider"], error=str(error))
-        hidden = {
-            key.removeprefix(SETTING_PREFIX): value
-            for key, value in opened.items()
-            if key.startswith(SETTING_PREFIX)
-        }
-        return App(
-            provider=document["provider"],
-            workspace=workspace,
-            client_id=document["client_id"],
-            secrets={key: value for key, value in opened.items() if key in SECRET_FIELDS},
-            settings={**document["settings"], **hidden},
-            verified=document["verified"] and readable,
-            reason=document["reason"]
-            if readable
-            else "unreadable: its secrets cannot be decrypted: restore their key, or enter them again",
-            created_at=document["created_at"],
-            changed_at=document["changed_at"],
-            revision=document["revision"],
-            readable=readable,
-        )
-
-
-def _redact_reason(app: App, text: str) -> str:
-    """Return a provider's text without the app's secrets, cut to the stored length."""
-    hidden = secret_settings(connectors().get(app.provider))
-    settings = (value for name, value in app.settings.items() if name in hidden)
-    return redact(text, [*app.secrets.values(), *settings])[:_MAX_REASON_LENGTH]

@@ -21,8 +21,9 @@ from shared.connections.provider_app import (
 )
 from shared.contracts.errors import Invalid, Misconfigured
 from shared.contracts.ids import derive
+from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
-from shared.manifests.registry import connectors
+from shared.manifests.registry import Registry
 
 APPS_DIR_VARIABLE: Final = "INTERLINK_APPS_DIR"
 _VARIABLE_PREFIX: Final = "INTERLINK_APP_"
@@ -46,35 +47,41 @@ class _FieldValue:
     origin: str
 
 
-def configured_apps(environment: Mapping[str, str] = os.environ) -> dict[str, App]:
+def configured_apps(registry: Registry, environment: Mapping[str, str] = os.environ) -> dict[str, App]:
     """Return the installation's apps from environment and files, by provider id.
+
+    Only the manifests of their providers are loaded.
 
     Raises `Misconfigured`, with the variable or file, if the provider or field does not exist, if a field is
     missing, empty or malformed, or if an app is configured in both places.
     """
-    from_environment = _read_environment(environment)
-    from_files = _read_files(environment.get(APPS_DIR_VARIABLE, ""))
+    from_environment = _read_environment(environment, registry)
+    from_files = _read_files(environment.get(APPS_DIR_VARIABLE, ""), registry)
     for provider_id in from_environment.keys() & from_files.keys():
         raise Misconfigured(
             f"the app of {provider_id} is in the environment and in {APPS_DIR_VARIABLE}: "
             "leave one of them out"
         )
+    connectors = registry.connectors
     return {
         **{
-            provider_id: _build_app(provider_id, fields, "environment")
+            provider_id: _build_app(connectors[provider_id], fields, "environment")
             for provider_id, fields in from_environment.items()
         },
         **{
-            provider_id: _build_app(provider_id, fields, "file") for provider_id, fields in from_files.items()
+            provider_id: _build_app(connectors[provider_id], fields, "file")
+            for provider_id, fields in from_files.items()
         },
     }
 
 
-def _read_environment(environment: Mapping[str, str]) -> dict[str, dict[str, _FieldValue]]:
+def _read_environment(
+    environment: Mapping[str, str], registry: Registry
+) -> dict[str, dict[str, _FieldValue]]:
     """Return the fields by provider id. An empty variable counts as one that is not set."""
     fields: dict[str, dict[str, _FieldValue]] = {}
     # A variable's name cannot hold a hyphen, a provider id can.
-    provider_ids = {provider_id.replace("-", "_"): provider_id for provider_id in connectors()}
+    provider_ids = {provider_id.replace("-", "_"): provider_id for provider_id in registry.providers}
     for variable, value in environment.items():
         if not variable.startswith(_VARIABLE_PREFIX) or not value:
             continue
@@ -84,7 +91,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, dict[str, _Fi
                 f"{variable}: ends in none of _CLIENT_ID, _CLIENT_SECRET, _SIGNING_SECRET, _SETTING_<NAME>"
             )
         provider_id = provider_ids.get(name, name)
-        _check_provider(provider_id, variable)
+        _check_provider(provider_id, variable, registry)
         fields.setdefault(provider_id, {})[key] = _FieldValue(value, variable)
     return fields
 
@@ -100,7 +107,7 @@ def _split_variable(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def _read_files(folder: str) -> dict[str, dict[str, _FieldValue]]:
+def _read_files(folder: str, registry: Registry) -> dict[str, dict[str, _FieldValue]]:
     """Return the fields by provider id."""
     if not folder:
         return {}
@@ -110,7 +117,7 @@ def _read_files(folder: str) -> dict[str, dict[str, _FieldValue]]:
             raise Misconfigured(
                 f"{path}: {APPS_DIR_VARIABLE} needs a folder for each provider, with a file for each field"
             )
-        _check_provider(path.name, str(path))
+        _check_provider(path.name, str(path), registry)
         values = {file.name: _FieldValue(_read_field(file), str(file)) for file in _list_folder(path)}
         if values:
             fields[path.name] = values
@@ -142,9 +149,9 @@ def _read_field(file: Path) -> str:
     return text
 
 
-def _check_provider(provider_id: str, origin: str) -> None:
+def _check_provider(provider_id: str, origin: str, registry: Registry) -> None:
     """Raise `Misconfigured` if accounts of the provider are not connected with an app of its own."""
-    connector = connectors().get(provider_id)
+    connector = registry.connectors.get(provider_id)
     if connector is None:
         raise Misconfigured(
             f"{origin}: there is no app of {provider_id!r}: "
@@ -158,9 +165,9 @@ def _check_provider(provider_id: str, origin: str) -> None:
         raise Misconfigured(f"{origin}: accounts of {provider_id} are connected without an app")
 
 
-def _build_app(provider_id: str, fields: Mapping[str, _FieldValue], source: AppSource) -> App:
+def _build_app(connector: Connector, fields: Mapping[str, _FieldValue], source: AppSource) -> App:
     """Return the app. Raises `Misconfigured` if a field is unknown, malformed or missing."""
-    connector = connectors()[provider_id]
+    provider_id = connector.provider
     place = "in the environment" if source == "environment" else f"in {APPS_DIR_VARIABLE}"
     settings: dict[str, str] = {}
     for key, entry in fields.items():
@@ -177,8 +184,8 @@ def _build_app(provider_id: str, fields: Mapping[str, _FieldValue], source: AppS
     try:
         settings = validate_fields(connector.settings, settings, place="setting")
     except Invalid as error:
-        faults = "; ".join(f"{fault.field}: {fault.message}" for fault in error.errors)
-        raise Misconfigured(f"the app of {provider_id} {place}: {faults}") from None
+        errors = "; ".join(f"{item.field}: {item.message}" for item in error.errors)
+        raise Misconfigured(f"the app of {provider_id} {place}: {errors}") from None
     return App(
         provider=provider_id,
         workspace=INSTALLATION,

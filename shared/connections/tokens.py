@@ -115,7 +115,7 @@ class TokenSource:
         self._client = client
         self._log = log
         self._timing = timing
-        self.app_checker = AppChecker(apps, log, self.ask, redirect_uri=redirect_uri)
+        self.app_checker = AppChecker(apps, log, self.send, redirect_uri=redirect_uri)
         """Checks whether providers accept apps."""
         self._refresher = Refresher(
             integrations,
@@ -123,7 +123,7 @@ class TokenSource:
             connectors,
             self.app_checker,
             log,
-            self.ask,
+            self.send,
             redirect_uri=redirect_uri,
             timing=timing,
         )
@@ -221,9 +221,9 @@ class TokenSource:
         """
         access = await self.access(integration_id, other=other)
         connector = access.connector
-        answer = await self.ask(make(access), access.workspace)
+        answer = await self.send(make(access), access.workspace)
         if connector.is_token_rejected(answer, connector.api_for(access.kind)):
-            answer = await self.ask(make(await self.replace_rejected(access)), access.workspace)
+            answer = await self.send(make(await self.replace_rejected(access)), access.workspace)
         return answer
 
     async def _is_accepted(self, access: Access) -> bool:
@@ -235,14 +235,14 @@ class TokenSource:
         by_app = not probe.token and access.kind not in connector.manual_credentials
         if by_app and "client_id" not in access.values:
             raise ProviderUnavailable("the app's credentials are missing", retry_after=60)
-        answer = await self.ask(connector.request(probe, access.values, api), access.workspace)
+        answer = await self.send(connector.request(probe, access.values, api), access.workspace)
         if connector.is_token_rejected(answer, api):
             return False
         with suppress(ProviderRejected):  # an error, but not about the token: the provider knows the account
             connector.parse_api_response(answer, api)
         return True
 
-    async def ask(self, call: ProviderRequest, workspace: str) -> ProviderResponse:
+    async def send(self, call: ProviderRequest, workspace: str) -> ProviderResponse:
         """Send a request unchanged, on behalf of a workspace. Raises `NoAnswer`."""
         headers = {"User-Agent": _USER_AGENT, **call.headers}
         answer = await self._client.call(

@@ -251,13 +251,3 @@ class Registry:
 def registry() -> Registry:
     """Return the registry of this process, for an `app.py` to pass on."""
     return Registry()
-
-
-def providers() -> Mapping[str, Provider]:
-    """Return every provider by its id."""
-    return registry().providers
-
-
-def connectors() -> Mapping[str, Connector]:
-    """Return the connector of each provider that has `connect`."""
-    return registry().connectors

@@ -28,7 +28,6 @@ OPEN: Final[Mapping[str, Any]] = {"open": True}
 It is not the presence of `due_at`, so that the embedded database uses the partial index too.
 """
 _RENEWALS_PER_LEASE: Final = 3
-_SHUTDOWN_TIMEOUT_S: Final = 10.0
 _MAX_COUNTED_FAILURES: Final = 10_000
 """Documents of which a process knows the failures in a row; beyond it, all are forgotten."""
 
@@ -241,12 +240,14 @@ class DueWorker(Generic[C]):
         max_concurrent: int = 1,
         before_search: Callable[[], Awaitable[None]] | None = None,
         wake: asyncio.Event | None = None,
+        stop_timeout_s: float = 10.0,
     ) -> None:
         """Set the work. `process` gets a claimed document and writes its outcome.
 
         `name` is the first part of log events: `<name>.postponed`, `<name>.failed`. The pauses of `backoff`
         grow with a document's failures in a row in this process. `before_search` runs before each search.
-        Set `wake` when there is new work, so that it need not wait for the next poll.
+        Set `wake` when there is new work, so that it need not wait for the next poll. `stop` waits up to
+        `stop_timeout_s` for work that was started, and cancels it then.
         """
         self._work = work
         self._process = process
@@ -256,6 +257,7 @@ class DueWorker(Generic[C]):
         self._backoff = backoff
         self._max_concurrent = max_concurrent
         self._before_search = before_search
+        self._stop_timeout_s = stop_timeout_s
         self._failures: dict[str, int] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -266,7 +268,7 @@ class DueWorker(Generic[C]):
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Start nothing more, and finish what was started; cancel what takes longer than 10 s.
+        """Start nothing more, and finish what was started; cancel what takes too long.
 
         Another process takes cancelled work over when its lease ends.
         """
@@ -275,7 +277,7 @@ class DueWorker(Generic[C]):
         if self._task:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._running:
-            _, late = await asyncio.wait(set(self._running.values()), timeout=_SHUTDOWN_TIMEOUT_S)
+            _, late = await asyncio.wait(set(self._running.values()), timeout=self._stop_timeout_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)

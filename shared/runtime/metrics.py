@@ -63,7 +63,7 @@ EVENT_AGE_SECONDS: Final = Histogram(
 CONNECTIONS: Final = Counter(
     "interlink_connections_total", "OAuth callbacks, by outcome.", ["provider", "outcome"]
 )
-WATCHES: Final = Counter(
+PROVIDER_SUBSCRIPTIONS: Final = Counter(
     "interlink_watches_total",
     "Provider subscriptions created or renewed, by outcome.",
     ["provider", "outcome"],

@@ -35,6 +35,7 @@ from services.gateway.settings import GatewaySettings
 from services.oauth.settings import OAuthSettings
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
 from shared.contracts.routes import SERVICE_PATHS, RouteTable, service_for_path
+from shared.manifests.registry import registry
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.kafka.connection import connection
 from shared.runtime.mongo import Mongo
@@ -629,7 +630,7 @@ def test_apps_are_files_that_those_may_read_who_need_them() -> None:
     assert [path.name for path in folder.iterdir() if path.name == ".gitignore"], "there is a folder to mount"
     ignored = run("git", "check-ignore", folder / "github" / "client_secret")
     assert "client_secret" in ignored
-    configured_apps({APPS_DIR_VARIABLE: str(folder)})  # does not refuse it as it is
+    configured_apps(registry(), {APPS_DIR_VARIABLE: str(folder)})  # does not refuse it as it is
 
 
 def test_the_first_admin_key_is_passed_on_only_to_what_makes_it() -> None:

@@ -14,10 +14,6 @@ WITHOUT_INDEXES = {
     "services/delivery/log/due_deliveries.py": "claims of due deliveries; indexes in deliveries.py",
     "services/delivery/log/search.py": "searches of the log; indexes in deliveries.py",
     "shared/connections/integrations.py": "the repository of integrations; indexes in integration_record.py",
-    # Not converted yet:
-    "services/oauth/api/subscription_schemas.py": "converts documents of provider subscriptions",
-    "services/oauth/subscriptions/provider_calls.py": "handles documents of provider subscriptions",
-    "services/oauth/subscriptions/renewal.py": "handles documents of provider subscriptions",
 }
 """Modules that handle documents without declaring indexes, with the reason."""
 

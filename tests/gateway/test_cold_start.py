@@ -6,6 +6,7 @@ import pytest
 
 from services.gateway.ingest.app_webhooks import AppWebhooks
 from shared.connections.apps import Apps
+from shared.connections.configured_apps import configured_apps
 from shared.manifests import registry as registry_module
 from shared.manifests.registry import Registry
 
@@ -59,3 +60,14 @@ def test_names_that_nobody_has_load_nothing_and_take_no_memory(loaded: list[str]
     assert "POST /api/inbound-endpoints" in webhooks.missing_detail("telegram")
     assert loaded == ["telegram"]
     assert not webhooks._targets
+
+
+def test_the_apps_of_the_environment_load_their_own_providers_only(loaded: list[str]) -> None:
+    assert configured_apps(Registry(), {}) == {}
+    assert loaded == []
+    environment = {
+        "INTERLINK_APP_GITHUB_CLIENT_ID": "an-id",
+        "INTERLINK_APP_GITHUB_CLIENT_SECRET": "a-secret",
+    }
+    assert configured_apps(Registry(), environment).keys() == {"github"}
+    assert loaded == ["github"]

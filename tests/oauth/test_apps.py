@@ -15,9 +15,10 @@ import pytest
 from pymongo import MongoClient
 
 from services.oauth.settings import OAuthSettings
-from shared.connections.apps import COLLECTION
+from shared.connections.app_records import COLLECTION
 from shared.connections.configured_apps import configured_apps
 from shared.contracts.errors import Misconfigured
+from shared.manifests.registry import registry
 from shared.runtime.settings import load
 from tests.cli.commands import complaint, interlink
 from tests.support.auth_servers import Client, OidcProvider
@@ -51,6 +52,7 @@ def files(folder: Path, apps: Mapping[str, Mapping[str, str]]) -> dict[str, str]
 
 def test_every_field_can_come_from_the_environment() -> None:
     given = configured_apps(
+        registry(),
         {
             "INTERLINK_APP_SLACK_CLIENT_ID": "123.456",
             "INTERLINK_APP_SLACK_CLIENT_SECRET": "s3cret with a blank",
@@ -59,7 +61,7 @@ def test_every_field_can_come_from_the_environment() -> None:
             "INTERLINK_APP_ZOOM_CLIENT_ID": "",
             "INTERLINK_APPS": "not one of them",
             "PATH": "/bin",
-        }
+        },
     )
     assert given.keys() == {"slack"}, "a variable that is empty is not set"
     slack = given["slack"]
@@ -72,11 +74,11 @@ def test_every_field_can_come_from_the_environment() -> None:
 def test_every_field_can_come_from_files(tmp_path: Path) -> None:
     fields = {"client_id": "id\n", "client_secret": "  secret \r\n", "setting_tenant": "contoso.example"}
     environment = files(tmp_path / "apps", {"microsoft": fields, "zoom": {}})
-    microsoft = configured_apps(environment)["microsoft"]
+    microsoft = configured_apps(registry(), environment)["microsoft"]
     assert (microsoft.client_id, microsoft.source, microsoft.verified) == ("id", "file", True)
     assert microsoft.secrets == {"client_secret": "secret"}
     assert microsoft.settings == {"tenant": "contoso.example"}
-    assert configured_apps(environment).keys() == {"microsoft"}, "an empty folder says nothing"
+    assert configured_apps(registry(), environment).keys() == {"microsoft"}, "an empty folder says nothing"
 
 
 def test_a_secret_as_kubernetes_mounts_it(tmp_path: Path) -> None:
@@ -88,12 +90,15 @@ def test_a_secret_as_kubernetes_mounts_it(tmp_path: Path) -> None:
     for name, text in {"client_id": "Iv1.x", "client_secret": "secret"}.items():
         (real / name).write_text(text, "utf-8")
         (place / name).symlink_to(f"..data/{name}")
-    assert configured_apps({"INTERLINK_APPS_DIR": str(tmp_path / "apps")})["github"].client_id == "Iv1.x"
+    assert (
+        configured_apps(registry(), {"INTERLINK_APPS_DIR": str(tmp_path / "apps")})["github"].client_id
+        == "Iv1.x"
+    )
 
 
 def test_defaults_of_the_manifest_are_filled_in() -> None:
     prefix = "INTERLINK_APP_MICROSOFT_"
-    given = configured_apps({f"{prefix}CLIENT_ID": "id", f"{prefix}CLIENT_SECRET": "secret"})
+    given = configured_apps(registry(), {f"{prefix}CLIENT_ID": "id", f"{prefix}CLIENT_SECRET": "secret"})
     assert given["microsoft"].settings == {"tenant": "common"}
 
 
@@ -124,7 +129,7 @@ def test_defaults_of_the_manifest_are_filled_in() -> None:
 )
 def test_an_environment_that_is_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(Misconfigured, match=message) as refused:
-        configured_apps({f"INTERLINK_APP_{name}": value for name, value in environment.items()})
+        configured_apps(registry(), {f"INTERLINK_APP_{name}": value for name, value in environment.items()})
     assert "\n" not in str(refused.value)
 
 
@@ -144,7 +149,7 @@ def test_an_environment_that_is_refused(environment: dict[str, str], message: st
 )
 def test_files_that_are_refused(tmp_path: Path, provider: str, fields: dict[str, str], message: str) -> None:
     with pytest.raises(Misconfigured, match=message):
-        configured_apps(files(tmp_path, {provider: fields}))
+        configured_apps(registry(), files(tmp_path, {provider: fields}))
 
 
 def test_folders_that_are_refused(tmp_path: Path) -> None:
@@ -161,13 +166,13 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
         (tmp_path / "c", "is not text"),
     ):
         with pytest.raises(Misconfigured, match=message):
-            configured_apps({"INTERLINK_APPS_DIR": str(folder)})
+            configured_apps(registry(), {"INTERLINK_APPS_DIR": str(folder)})
 
 
 def test_an_app_is_in_one_place(tmp_path: Path) -> None:
     filed = files(tmp_path, {"github": {"client_id": "x", "client_secret": "x"}})
     with pytest.raises(Misconfigured, match="leave one of them out"):
-        configured_apps(filed | GITHUB)
+        configured_apps(registry(), filed | GITHUB)
 
 
 # A hub

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
+from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.refresh_outcome import NotConnected
@@ -720,7 +721,8 @@ async def another_service(hub: Hub) -> AsyncIterator[TokenSource]:
             patch.setenv(name, value)
         async with runtime("test") as here, AsyncExitStack() as parts:
             client = create_egress_client(load(EgressSettings), max_connections=10)
-            apps = Apps(here.mongo, here.configuration, here.vault, here.log)
+            app_repository = AppRepository(here.mongo, here.vault, registry().connectors, here.log)
+            apps = Apps(app_repository, {}, here.configuration)
             known = IntegrationRepository(here.mongo, here.vault, here.producer, here.log)
             tokens = TokenSource(
                 known, apps, registry().connectors, here.configuration, client, here.log, redirect_uri=""

@@ -7,15 +7,16 @@ import pytest
 import structlog
 
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
-from services.oauth.subscriptions.provider_calls import ProviderSubscriptions, subscription_types
+from services.oauth.subscriptions.provider_calls import ProviderCalls
+from services.oauth.subscriptions.records import SubscriptionRepository
+from services.oauth.subscriptions.subscription_types import SubscriptionTypes
 from shared.connections.integration_record import Integration
 from shared.connections.tokens import Access, TokenSource
 from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import registry
 from shared.manifests.subscription_requests import needs_account
 from shared.manifests.subscriptions import SubscriptionSpec
-from shared.runtime.mongo import Collection, utcnow
-from shared.runtime.secrets import LocalKeyProvider, Vault
+from shared.runtime.mongo import utcnow
 from shared.wire.bodies import JSON_CONTENT_TYPE
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
@@ -40,9 +41,9 @@ class Repeating:
             {**self.values(None), "access_token": TOKEN},
             None,
         )
-        return await self.ask(make(access))
+        return await self.send(make(access))
 
-    async def ask(self, _call: ProviderRequest) -> ProviderResponse:
+    async def send(self, _call: ProviderRequest) -> ProviderResponse:
         error_text = f"no {TOKEN} {SECRET}"
         body = orjson.dumps(
             {"error": error_text, "code": error_text, "errors": [{"code": error_text}], "message": error_text}
@@ -66,16 +67,21 @@ def repeats() -> list[str]:
 def _watch(provider: str) -> SubscriptionSpec | None:
     """One that is made with the account's token."""
     return next(
-        (item for item in subscription_types(provider) if item.own_endpoint and needs_account(item.create)),
+        (
+            item
+            for item in SubscriptionTypes(registry()).of(provider)
+            if item.own_endpoint and needs_account(item.create)
+        ),
         None,
     )
 
 
 @pytest.mark.parametrize("provider", repeats())
 async def test_a_stored_error_has_no_secret(provider: str) -> None:
-    making = ProviderSubscriptions(
-        cast("Collection", None),
-        Vault(LocalKeyProvider([b"k" * 32])),
+    making = ProviderCalls(
+        cast("SubscriptionRepository", None),
+        SubscriptionTypes(registry()),
+        registry().connectors,
         cast("TokenSource", Repeating(provider)),
         cast("GatewayEndpoints", None),
         structlog.get_logger(),

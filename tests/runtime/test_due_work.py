@@ -270,6 +270,35 @@ async def test_a_worker_that_stops_finishes_its_work_and_starts_no_more(store: S
         assert (await read(collection, "0"))["fence"] == 0
 
 
+async def test_a_worker_that_stops_cancels_what_takes_too_long(store: Store) -> None:
+    async with tasks(store) as collection:
+        work, started, ends = work_on(collection), asyncio.Event(), list[str]()
+
+        async def process(_task: Task) -> None:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ends.append("cancelled")
+                raise
+
+        worker = DueWorker(
+            work,
+            process,
+            configure("tests", "error"),
+            name="task",
+            poll_interval_s=0.2,
+            backoff=BACKOFF,
+            stop_timeout_s=0.1,
+        )
+        await worker.start()
+        async with asyncio.timeout(20):
+            await started.wait()
+            await worker.stop()
+        assert ends == ["cancelled"]
+        assert (await read(collection))["due_at"] > utcnow(), "until its lease ends"
+
+
 async def test_new_work_need_not_wait_for_the_poll(store: Store) -> None:
     async with tasks(store, 1) as collection:
         work, wake, processed = work_on(collection), asyncio.Event(), list[str]()

@@ -10,6 +10,7 @@ import services.oauth.app  # noqa: E402
 import services.sync.app  # noqa: E402, F401
 from shared.manifests.registry import registry  # noqa: E402
 
-registry()
+for loaded in (registry().providers, registry().connectors):
+    dict(loaded)  # each is read and compiled on first use
 gc.freeze()  # the pages that the children share are not written to
 gc.enable()

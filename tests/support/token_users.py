@@ -21,7 +21,9 @@ from time import monotonic
 from typing import Any, Final, Self
 
 from shared.connections import refresher
+from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
+from shared.connections.configured_apps import configured_apps
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.refresh_outcome import NotConnected
 from shared.connections.refresh_types import Timing
@@ -195,7 +197,8 @@ async def _main(commands: Connection, timing: Timing) -> None:
 
 async def _serve(here: Runtime, commands: Connection, timing: Timing) -> None:
     client = create_egress_client(load(EgressSettings), max_connections=200)
-    apps = Apps(here.mongo, here.configuration, here.vault, here.log)
+    app_repository = AppRepository(here.mongo, here.vault, registry().connectors, here.log)
+    apps = Apps(app_repository, configured_apps(registry()), here.configuration)
     integrations = IntegrationRepository(here.mongo, here.vault, here.producer, here.log)
     tokens = TokenSource(
         integrations,

@@ -1,14 +1,14 @@
 """Request and response bodies of provider subscriptions, which the REST path calls watches."""
 
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.oauth.api.schemas import FieldValues, LastError
-from services.oauth.subscriptions.provider_calls import subscription_types
+from services.oauth.subscriptions.records import ProviderSubscription
 from shared.contracts.envelope import rfc3339
 from shared.manifests.subscriptions import SubscriptionSpec
-from shared.runtime.mongo import Document
 
 
 class ProviderSubscriptionCreate(BaseModel):
@@ -67,29 +67,26 @@ class ProviderSubscriptionListOut(BaseModel):
     available: list[ProviderSubscriptionTypeOut]
 
 
-def subscription_out(document: Document) -> ProviderSubscriptionOut:
-    """Return a subscription as the API shows it."""
-    error = document["last_error"]
-    about = next(
-        (item.about for item in subscription_types(document["provider"]) if item.id == document["watch"]), ""
-    )
+def subscription_out(
+    subscription: ProviderSubscription, definition: SubscriptionSpec | None
+) -> ProviderSubscriptionOut:
+    """Return a subscription as the API shows it. `definition` is its type, if the provider still has it."""
+    error = subscription.last_error
     return ProviderSubscriptionOut(
-        id=document["_id"],
-        watch=document["watch"],
-        about=about,
-        resource=document["resource"],
-        status=document["status"],
-        shared=document["app"] is not None,
-        endpoint_id=document["endpoint_id"],
-        endpoint_url=document["endpoint_url"],
-        channel_id=document["channel_id"],
-        expires_at=_time(document["expires_at"]),
-        renewed_at=_time(document["renewed_at"]),
-        next_at=_time(document["due_at"]),
-        last_error=LastError(at=rfc3339(error["at"]), code=error["code"], detail=error["detail"])
-        if error
-        else None,
-        created_at=rfc3339(document["created_at"]),
+        id=subscription.id,
+        watch=subscription.type_id,
+        about="" if definition is None else definition.about,
+        resource=dict(subscription.resource),
+        status=subscription.status,
+        shared=subscription.app is not None,
+        endpoint_id=subscription.endpoint_id,
+        endpoint_url=subscription.endpoint_url,
+        channel_id=subscription.channel_id,
+        expires_at=_time(subscription.expires_at),
+        renewed_at=_time(subscription.renewed_at),
+        next_at=_time(subscription.due_at),
+        last_error=LastError(at=rfc3339(error.at), code=error.code, detail=error.detail) if error else None,
+        created_at=rfc3339(subscription.created_at),
     )
 
 
@@ -104,5 +101,5 @@ def subscription_type_out(definition: SubscriptionSpec) -> ProviderSubscriptionT
     )
 
 
-def _time(value: Any) -> str | None:
+def _time(value: datetime | None) -> str | None:
     return rfc3339(value) if value else None

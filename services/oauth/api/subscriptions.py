@@ -13,7 +13,8 @@ from services.oauth.api.subscription_schemas import (
     subscription_type_out,
 )
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
-from services.oauth.subscriptions.provider_calls import subscription_types
+from services.oauth.subscriptions.records import ProviderSubscription, SubscriptionRepository
+from services.oauth.subscriptions.subscription_types import SubscriptionTypes
 from shared.connections.integrations import IntegrationRepository
 from shared.runtime.web.access import ApiKey, requires
 
@@ -24,9 +25,17 @@ Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
 class SubscriptionsApi:
     """The routes of provider subscriptions."""
 
-    def __init__(self, integrations: IntegrationRepository, subscriptions: SubscriptionLifecycle) -> None:
+    def __init__(
+        self,
+        integrations: IntegrationRepository,
+        subscriptions: SubscriptionRepository,
+        types: SubscriptionTypes,
+        lifecycle: SubscriptionLifecycle,
+    ) -> None:
         self._integrations = integrations
         self._subscriptions = subscriptions
+        self._types = types
+        self._lifecycle = lifecycle
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -41,9 +50,9 @@ class SubscriptionsApi:
         """List the integration's subscriptions, and the types that the provider has."""
         integration = await self._integrations.find(integration_id, key.workspace)
         return ProviderSubscriptionListOut(
-            items=[subscription_out(item) for item in await self._subscriptions.list_for(integration.id)],
+            items=[self._out(item) for item in await self._subscriptions.of_integration(integration.id)],
             available=[
-                subscription_type_out(definition) for definition in subscription_types(integration.provider)
+                subscription_type_out(definition) for definition in self._types.of(integration.provider)
             ],
         )
 
@@ -52,15 +61,18 @@ class SubscriptionsApi:
     ) -> ProviderSubscriptionOut:
         """Add a subscription. Its inbound endpoint is created, and the provider is called, in a moment."""
         integration = await self._integrations.find(integration_id, key.workspace)
-        subscription = await self._subscriptions.add(
+        subscription = await self._lifecycle.add(
             integration, body.watch, body.resource, channel=body.channel_id
         )
-        return subscription_out(subscription)
+        return self._out(subscription)
 
     async def delete(self, integration_id: str, watch_id: str, key: Writer) -> Response:
         """Cancel the subscription at the provider and remove its endpoint, unless other accounts share it."""
         integration = await self._integrations.find(integration_id, key.workspace)
-        await self._subscriptions.unsubscribe(
+        await self._lifecycle.unsubscribe(
             await self._subscriptions.find(integration.id, watch_id), integration.id
         )
         return Response(status_code=204)
+
+    def _out(self, subscription: ProviderSubscription) -> ProviderSubscriptionOut:
+        return subscription_out(subscription, self._types.find(subscription.provider, subscription.type_id))

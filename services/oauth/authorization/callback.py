@@ -231,9 +231,9 @@ class CallbackHandler:
             if connector.oauth1 is not None:
                 flow = OAuth1Flow(connector.oauth1)
                 token_request = flow.access_token_request(values, _request_token(pending), code)
-                return flow.parse_token_response(await self._tokens.ask(token_request, workspace))
+                return flow.parse_token_response(await self._tokens.send(token_request, workspace))
             call = connector.exchange(values, code=code, verifier=state.verifier)
-            return connector.parse_token_response(await self._tokens.ask(call, workspace))
+            return connector.parse_token_response(await self._tokens.send(call, workspace))
         except (GrantRevoked, UsedCode) as error:
             raise AuthorizationFailed(
                 "code_refused", "the provider does not accept the authorization code: start again"
@@ -268,7 +268,7 @@ class CallbackHandler:
         )
         if long_lived_request is None:
             return granted
-        long_lived = connector.parse_token_response(await self._tokens.ask(long_lived_request, workspace))
+        long_lived = connector.parse_token_response(await self._tokens.send(long_lived_request, workspace))
         if long_lived.tokens and long_lived.tokens.scopes is None:
             long_lived = replace(long_lived, tokens=replace(long_lived.tokens, scopes=granted.tokens.scopes))
         return replace(long_lived, document=granted.document)
@@ -291,7 +291,7 @@ class CallbackHandler:
         document = granted.document
         if account.call is not None:
             call = connector.request(account.call, values)
-            document = connector.parse_api_response(await self._tokens.ask(call, workspace))
+            document = connector.parse_api_response(await self._tokens.send(call, workspace))
         provider_account = connector.parse_account(account, document)
         person = connector.parse_person(document, token=granted.document)
         provider_account = replace(
@@ -300,7 +300,7 @@ class CallbackHandler:
         if connector.account_selection is None:
             return provider_account, []
         values |= {f"account:{name}": value for name, value in provider_account.attributes.items()}
-        answer = await self._tokens.ask(
+        answer = await self._tokens.send(
             connector.request(connector.account_selection.call, values), workspace
         )
         return provider_account, connector.parse_resources(connector.parse_api_response(answer))

@@ -82,7 +82,7 @@ class GrantRevoker:
             call = connector.revoke_request(values)
             if call is None:
                 return False
-            code = connector.revocation_error(await self._tokens.ask(call, integration.workspace))
+            code = connector.revocation_error(await self._tokens.send(call, integration.workspace))
         except InterlinkError as error:
             # The error's text could repeat a token, so only its type is logged.
             self._log.warning(

@@ -215,7 +215,7 @@ class AuthorizationStarter:
         """
         try:
             return flow.parse_request_token(
-                await self._tokens.ask(flow.request_token_request(values, state=state), workspace)
+                await self._tokens.send(flow.request_token_request(values, state=state), workspace)
             )
         except ProviderRejected as error:
             secrets = (state, values.get("client_secret", ""))

@@ -2,6 +2,11 @@
 
 Due integrations are found by one partial index, so the cost does not grow with those that are not due. All
 processes do it side by side: the lease of the credential decides which one refreshes.
+
+This is no due work in the sense of `shared/runtime/due_work.py`. A claim there raises the record's `fence`,
+which here belongs to the lease of the refresh: a fence that rises without a refresh looks like a refresh that
+was interrupted, after which nobody knows which tokens are valid. A second claim would protect nothing either:
+whatever is not a refresh is a write under a condition, and may be repeated.
 """
 
 import asyncio

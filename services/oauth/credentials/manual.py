@@ -315,7 +315,7 @@ class ManualCredentials:
         template_values = manual_credential_values(credential, values)
         api = connector.api_for(credential.id)
         try:
-            answer = await self._tokens.ask(connector.request(account.call, template_values, api), workspace)
+            answer = await self._tokens.send(connector.request(account.call, template_values, api), workspace)
         except MissingValue as error:
             raise ProviderRejected("missing", str(error)) from None
         except NoAnswer as error:

@@ -118,7 +118,7 @@ def _problem_detail(answer: bytes) -> str:
     """Return the detail and the field errors of a problem document, at most 300 characters."""
     try:
         problem = parse_json(answer)
-        faults = [f"{fault['field']}: {fault['message']}" for fault in problem.get("errors", [])]
-        return "; ".join([problem["detail"], *faults])[:_MAX_DETAIL_LENGTH]
+        errors = [f"{item['field']}: {item['message']}" for item in problem.get("errors", [])]
+        return "; ".join([problem["detail"], *errors])[:_MAX_DETAIL_LENGTH]
     except (InterlinkError, KeyError, TypeError, AttributeError):
         return "no reason given"

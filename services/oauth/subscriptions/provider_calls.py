@@ -1,23 +1,24 @@
 """Create, renew and cancel one provider subscription at its provider, with the endpoint for its webhooks.
 
-`lifecycle.py` and `renewal.py` decide when, and for which account. The collection's documents call a
-subscription a watch, as the REST path does.
+`lifecycle.py` and `renewal.py` decide when, and for which account.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoint, GatewayEndpoints
+from services.oauth.subscriptions.records import ProviderSubscription, SubscriptionRepository
+from services.oauth.subscriptions.subscription_types import SubscriptionTypes
 from shared.connections.integration_record import Integration
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.envelope import rfc3339
-from shared.contracts.errors import FieldError, InterlinkError, Invalid, RetryLater
+from shared.contracts.errors import InterlinkError, Invalid, RetryLater
 from shared.manifests.connect_models import ApiRequest
+from shared.manifests.connector import Connector
 from shared.manifests.provider_response import ProviderRejected
-from shared.manifests.registry import connectors, providers
 from shared.manifests.subscription_requests import (
     creation_values,
     expiry_of,
@@ -30,8 +31,7 @@ from shared.manifests.subscription_requests import (
 )
 from shared.manifests.subscriptions import SubscriptionSpec
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
-from shared.runtime.secrets import Vault
+from shared.runtime.mongo import utcnow
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from shared.wire.redaction import redact
 from shared.wire.request_template import RequestTemplate
@@ -45,20 +45,27 @@ class MissingSetting(InterlinkError):
     """A setting of the app that the subscription needs is missing."""
 
 
-class ProviderSubscriptions:
+class ProviderCalls:
     """Creates, renews and cancels provider subscriptions."""
 
     def __init__(
-        self, collection: Collection, vault: Vault, tokens: TokenSource, endpoints: GatewayEndpoints, log: Log
+        self,
+        subscriptions: SubscriptionRepository,
+        types: SubscriptionTypes,
+        connectors: Mapping[str, Connector],
+        tokens: TokenSource,
+        endpoints: GatewayEndpoints,
+        log: Log,
     ) -> None:
-        self._collection = collection
-        self._vault = vault
+        self._subscriptions = subscriptions
+        self._types = types
+        self._connectors = connectors
         self._tokens = tokens
         self._endpoints = endpoints
         self._log = log
 
-    async def create_or_renew(self, document: Document, account: Integration) -> dict[str, Any]:
-        """Create or renew a subscription at its provider. Return the fields to write with `write`.
+    async def create_or_renew(self, claimed: ProviderSubscription, account: Integration) -> dict[str, Any]:
+        """Create or renew a claimed subscription at its provider. Return the fields to `finish` it with.
 
         `account` is the integration whose token is used. A subscription that is replaced is cancelled after
         the new one was created, or before it where the provider allows only one.
@@ -66,8 +73,8 @@ class ProviderSubscriptions:
         Raises `MissingSetting`; `ProviderRejected` if the provider rejects the request or a scope was not
         granted; `RetryLater`, `NotConnected`, `MissingValue`, `Invalid`.
         """
-        definition = subscription_type(document["provider"], document["watch"])
-        connector = connectors()[document["provider"]]
+        definition = self._types.get(claimed.provider, claimed.type_id)
+        connector = self._connectors[claimed.provider]
         missing_scopes = connector.missing_scopes(definition.scopes, account.scopes)
         if missing_scopes:
             raise ProviderRejected(
@@ -76,11 +83,11 @@ class ProviderSubscriptions:
         account_values = self._tokens.values(account)
         if missing := missing_setting(definition, connector, account_values):
             raise MissingSetting(missing)
-        endpoint = await self._ensure_endpoint(document, account, definition, account_values)
+        subscription, endpoint = await self._ensure_endpoint(claimed, account, definition, account_values)
         lifetime_s = definition.lifetime_s
         expires_at = utcnow() + timedelta(seconds=lifetime_s) if lifetime_s else None
-        values = self._values(document, endpoint, expires_at)
-        before, digest = document["made"], settings_digest(definition, account_values)
+        values = self._values(subscription, endpoint, expires_at)
+        before, digest = subscription.made, settings_digest(definition, account_values)
         # With an idempotent create, the same request creates and renews, and there is one subscription only.
         is_idempotent_create = definition.renew == definition.create
         if (
@@ -95,11 +102,11 @@ class ProviderSubscriptions:
                 if is_idempotent_create:
                     raise
             else:
-                result = await self._process_response(document, account, endpoint, definition, answer)
-                return self._change(definition, before | result, expires_at)
+                result = await self._process_response(subscription, account, endpoint, definition, answer)
+                return self._change(definition, {**before, **result}, expires_at)
         elif before and is_idempotent_create:
             # Created with other settings, and the provider allows only one.
-            await self.cancel(document, account)
+            await self.cancel(subscription, account)
         preliminary: dict[str, str] = {}
         if definition.before is not None:
             preliminary = preliminary_values(
@@ -109,10 +116,10 @@ class ProviderSubscriptions:
         answer = await self._fetch(account, definition.create, values)
         result = {"asked_id": values["watch:id"], "of": digest}
         result |= await self._process_response(
-            document, account, endpoint, definition, answer, created=result
+            subscription, account, endpoint, definition, answer, created=result
         )
         if before and not is_idempotent_create:
-            await self.cancel(document, account)
+            await self.cancel(subscription, account)
         return self._change(definition, result, expires_at)
 
     async def _send(
@@ -130,7 +137,7 @@ class ProviderSubscriptions:
         attempt. A request without the account's credential is sent even if that is not usable. Secrets that
         were sent are added to `sent_secrets`. Raises as `TokenSource.access` does.
         """
-        integration_id, connector = account.id, connectors()[account.provider]
+        integration_id, connector = account.id, self._connectors[account.provider]
         api = connector.api_for(account.kind)
 
         def build(account_values: Mapping[str, str]) -> ProviderRequest:
@@ -143,10 +150,10 @@ class ProviderSubscriptions:
             return build(access.values)
 
         if not needs_account(request):
-            return await self._tokens.ask(build(self._tokens.values(account)), account.workspace)
+            return await self._tokens.send(build(self._tokens.values(account)), account.workspace)
         if request.token and retry_with_new_token:  # Only then is a 401 about the account's token.
             return await self._tokens.call(integration_id, build_with_access)
-        return await self._tokens.ask(
+        return await self._tokens.send(
             build_with_access(await self._tokens.access(integration_id)), account.workspace
         )
 
@@ -156,7 +163,7 @@ class ProviderSubscriptions:
         Raises `ProviderRejected` if the provider rejects the request, with every secret that was sent
         redacted.
         """
-        connector = connectors()[account.provider]
+        connector = self._connectors[account.provider]
         sent_secrets: set[str] = set()
         answer = await self._send(
             account, request, values, retry_with_new_token=True, sent_secrets=sent_secrets
@@ -170,7 +177,7 @@ class ProviderSubscriptions:
 
     async def _process_response(
         self,
-        document: Document,
+        subscription: ProviderSubscription,
         account: Integration,
         endpoint: GatewayEndpoint,
         definition: SubscriptionSpec,
@@ -186,15 +193,16 @@ class ProviderSubscriptions:
         result = result_values(definition.made, answer)
         if secret := result.pop("secret", ""):
             try:
-                await self._endpoints.set_secret(document["workspace"], endpoint.id, secret)
+                await self._endpoints.set_secret(subscription.workspace, endpoint.id, secret)
             except (RetryLater, Invalid):
                 if created is not None:
-                    await self.cancel({**document, "made": {**created, **result}}, account)
+                    of_answer = subscription.model_copy(update={"made": {**created, **result}})
+                    await self.cancel(of_answer, account)
                 raise
         return result
 
     def _change(
-        self, definition: SubscriptionSpec, result: Mapping[str, Any], expires_at: datetime | None
+        self, definition: SubscriptionSpec, result: Mapping[str, str], expires_at: datetime | None
     ) -> dict[str, Any]:
         """Return the fields of an active subscription.
 
@@ -208,10 +216,10 @@ class ProviderSubscriptions:
             due_at = utcnow() + (remaining - ahead if remaining > ahead else remaining / 2)
         return {
             "status": "active",
-            "made": dict(result),
+            "made": result,
             "expires_at": expires_at,
             "renewed_at": utcnow(),
-            "open": due_at is not None,
+            "is_open": due_at is not None,
             "due_at": due_at,
             "failures": 0,
             "last_error": None,
@@ -219,136 +227,88 @@ class ProviderSubscriptions:
 
     async def _ensure_endpoint(
         self,
-        document: Document,
+        claimed: ProviderSubscription,
         account: Integration,
         definition: SubscriptionSpec,
         account_values: Mapping[str, str],
-    ) -> GatewayEndpoint:
-        """Return the subscription's inbound endpoint; an empty one if its webhooks go to the app's.
+    ) -> tuple[ProviderSubscription, GatewayEndpoint]:
+        """Return the subscription with its inbound endpoint; an empty one if its webhooks go to the app's.
 
         Create it the first time, and set the secret that the manifest requires if it has changed.
         """
         if not definition.own_endpoint:
-            return GatewayEndpoint("", "", "")
-        values = {**account_values, **{f"watch:{name}": text for name, text in document["resource"].items()}}
-        values["watch:name"] = document["_id"]
+            return claimed, GatewayEndpoint("", "", "")
+        values = {**account_values, **{f"watch:{name}": text for name, text in claimed.resource.items()}}
+        values["watch:name"] = claimed.id
         required_secret = RequestTemplate(definition.endpoint_secret).render_or_empty(values)
-        if document["endpoint_id"]:
-            secret = self._decrypt_endpoint_secret(document)
-            endpoint = GatewayEndpoint(document["endpoint_id"], document["endpoint_url"], secret)
-            if required_secret and required_secret != secret:
-                await self._endpoints.set_secret(document["workspace"], endpoint.id, required_secret)
-                endpoint = replace(endpoint, secret=required_secret)
-                await self._store_endpoint(document, endpoint)
-            return endpoint
-        settings = {
-            name: RequestTemplate(text).render_or_empty(values)
-            for name, text in definition.endpoint_settings.items()
-        }
-        holder = account.id if document["app"] is None else "the app"
-        endpoint = await self._endpoints.create(
-            document["workspace"],
-            # The idempotency key: a repeat after a crash finds the endpoint that was created before it.
-            f"{document['_id']} {rfc3339(document['created_at'])}",
-            definition.endpoint or document["provider"],
-            f"{definition.id} of {holder}",
-            {name: text for name, text in settings.items() if text},
-            required_secret,
-            document["channel_id"],
-        )
-        await self._store_endpoint(document, endpoint)
-        return endpoint
-
-    def _decrypt_endpoint_secret(self, document: Document) -> str:
-        """Return the endpoint's secret; '' if it has none."""
-        if not document["endpoint_secret"]:
-            return ""
-        return self._vault.open(
-            document["endpoint_secret"],
-            workspace=document["workspace"],
-            record=document["_id"],
-            field="endpoint_secret",
-        )
-
-    async def _store_endpoint(self, document: Document, endpoint: GatewayEndpoint) -> None:
-        """Write the endpoint, its secret sealed, into the database and into `document`."""
-        sealed = None
-        if endpoint.secret:
-            sealed = self._vault.seal(
-                endpoint.secret,
-                workspace=document["workspace"],
-                record=document["_id"],
-                field="endpoint_secret",
+        if claimed.endpoint_id:
+            secret = self._subscriptions.decrypt_endpoint_secret(claimed)
+            endpoint = GatewayEndpoint(claimed.endpoint_id, claimed.endpoint_url or "", secret)
+            if not required_secret or required_secret == secret:
+                return claimed, endpoint
+            await self._endpoints.set_secret(claimed.workspace, endpoint.id, required_secret)
+            endpoint = replace(endpoint, secret=required_secret)
+        else:
+            settings = {
+                name: RequestTemplate(text).render_or_empty(values)
+                for name, text in definition.endpoint_settings.items()
+            }
+            holder = account.id if claimed.app is None else "the app"
+            endpoint = await self._endpoints.create(
+                claimed.workspace,
+                # The idempotency key: a repeat after a crash finds the endpoint that was created before it.
+                f"{claimed.id} {rfc3339(claimed.created_at)}",
+                definition.endpoint or claimed.provider,
+                f"{definition.id} of {holder}",
+                {name: text for name, text in settings.items() if text},
+                required_secret,
+                claimed.channel_id,
             )
-        fields = {"endpoint_id": endpoint.id, "endpoint_url": endpoint.url, "endpoint_secret": sealed}
-        await self.write(document, {**fields, "working": True})
-        document |= fields
+        subscription = await self._subscriptions.store_endpoint(
+            claimed, endpoint.id, endpoint.url, endpoint.secret
+        )
+        return subscription, endpoint
 
     def _values(
-        self, document: Document, endpoint: GatewayEndpoint, expires_at: datetime | None
+        self, subscription: ProviderSubscription, endpoint: GatewayEndpoint, expires_at: datetime | None
     ) -> dict[str, str]:
         """Return the template values of the subscription itself."""
         return subscription_values(
-            document["_id"],
-            document["resource"],
+            subscription.id,
+            subscription.resource,
             url=endpoint.url,
             secret=endpoint.secret,
-            made=document["made"] or {},
+            made=subscription.made or {},
             ends=expires_at,
         )
 
-    async def cancel(self, document: Document, account: Integration) -> None:
+    async def cancel(self, subscription: ProviderSubscription, account: Integration) -> None:
         """Cancel a subscription at its provider, with the token of `account`.
 
         Failures are logged, never raised: what cannot be cancelled ends by itself.
         """
-        if not document["made"]:
+        if not subscription.made:
             return
-        endpoint = GatewayEndpoint(document["endpoint_id"] or "", document["endpoint_url"] or "", "")
-        values = self._values(document, endpoint, None)
+        endpoint = GatewayEndpoint(subscription.endpoint_id or "", subscription.endpoint_url or "", "")
+        values = self._values(subscription, endpoint, None)
         try:
-            definition = subscription_type(document["provider"], document["watch"])
+            definition = self._types.get(subscription.provider, subscription.type_id)
             if definition.cancel is None:
                 return
-            account_values, connector = self._tokens.values(account), connectors()[document["provider"]]
+            account_values, connector = self._tokens.values(account), self._connectors[subscription.provider]
             if missing := missing_setting(definition, connector, account_values, of=definition.cancel):
                 raise MissingSetting(missing)
             answer = await self._send(account, definition.cancel, values, retry_with_new_token=False)
         except InterlinkError as error:
             self._log.warning(
                 "subscription.cancel_failed",
-                subscription_id=document["_id"],
+                subscription_id=subscription.id,
                 error=str(error)[:_MAX_LOGGED_LENGTH],
             )
             return
         if answer.status >= 400:
             self._log.warning(
                 "subscription.cancel_failed",
-                subscription_id=document["_id"],
+                subscription_id=subscription.id,
                 error=f"the provider answered {answer.status}",
             )
-
-    async def write(self, document: Document, change: Mapping[str, Any]) -> None:
-        """Write a change and end the work on the subscription.
-
-        Do nothing if another process has claimed it since `document` was read (its fence is higher). Raises
-        `DatabaseUnavailable`.
-        """
-        with translate_errors():
-            await self._collection.update_one(
-                {"_id": document["_id"], "fence": document["fence"]}, {"$set": {"working": False, **change}}
-            )
-
-
-def subscription_types(provider: str) -> Sequence[SubscriptionSpec]:
-    """Return the types of subscriptions that a provider has; none for an unknown provider."""
-    return providers()[provider].manifest.watches if provider in providers() else ()
-
-
-def subscription_type(provider: str, type_id: str) -> SubscriptionSpec:
-    """Return one type of subscription. Raises `Invalid` if the provider does not have it."""
-    definition = next((item for item in subscription_types(provider) if item.id == type_id), None)
-    if definition is None:
-        listed = ", ".join(item.id for item in subscription_types(provider)) or "none"
-        raise Invalid("no such kind of watch", errors=(FieldError("watch", f"there is {listed}"),))
-    return definition

@@ -12,7 +12,9 @@ from unittest.mock import patch
 
 import httpx
 
+from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
+from shared.connections.configured_apps import configured_apps
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import Access, TokenSource
 from shared.manifests.registry import registry
@@ -174,7 +176,8 @@ async def _access(integration: str, other: str) -> Access:
     vault, mongo = open_vault(load(HubSettings)), Mongo(load(MongoSettings), app="test")
     producer = Producer(load(KafkaSettings), log, client_id="test")
     configuration = Configuration(mongo, log)
-    apps = Apps(mongo, configuration, vault, log)
+    app_repository = AppRepository(mongo, vault, registry().connectors, log)
+    apps = Apps(app_repository, configured_apps(registry()), configuration)
     await apps.start()
     try:
         integrations = IntegrationRepository(mongo, vault, producer, log)
