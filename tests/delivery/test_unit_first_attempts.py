@@ -83,7 +83,7 @@ def handler(log: Log) -> FirstAttemptHandler:
         release_leases=nothing,
         attempted_entry=entry("attempted"),
         leased_entry=entry("leased"),
-        waiting=entry("waiting"),
+        waiting_entry=entry("waiting"),
     )
     states = EndpointStates(deliveries, cast("Any", None), DeliverySettings())
     webhooks: Any = SimpleNamespace(ensure_current=nothing, find=find, may_send=lambda _: True)
