@@ -11,8 +11,6 @@ from shared.manifests.catalogue import credentials, icon, initials, placeholder_
 from shared.manifests.registry import provider_folders, registry
 
 EXPECTED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
-each_entry = pytest.mark.parametrize("expected", EXPECTED, ids=lambda entry: entry["id"])
-each_provider = pytest.mark.parametrize("name", registry().providers)
 
 
 def test_it_has_these_integrations_and_no_other() -> None:
@@ -21,8 +19,7 @@ def test_it_has_these_integrations_and_no_other() -> None:
     assert listed == {entry["id"] for entry in EXPECTED}
 
 
-@each_entry
-def test_an_entry_is_as_callers_know_it(expected: dict[str, Any]) -> None:
+def check_entry_is_as_callers_know_it(expected: dict[str, Any]) -> None:
     manifest = registry().providers[expected["id"]].manifest
     entry = manifest.integration
     assert entry
@@ -39,8 +36,7 @@ def test_an_entry_is_as_callers_know_it(expected: dict[str, Any]) -> None:
     } == expected | {"color": expected["color"].upper()}
 
 
-@each_entry
-def test_something_brings_each_of_its_triggers(expected: dict[str, Any]) -> None:
+def check_something_brings_each_trigger(expected: dict[str, Any]) -> None:
     found = triggers(registry().providers[expected["id"]], registry().providers)
     assert [trigger.id for trigger in found] == expected["triggers"]
     for trigger in found:
@@ -52,8 +48,13 @@ def test_something_brings_each_of_its_triggers(expected: dict[str, Any]) -> None
             assert trigger.events
 
 
-@each_provider
-def test_it_says_what_to_do_and_with_which_address(name: str) -> None:
+@pytest.mark.parametrize("expected", EXPECTED, ids=lambda entry: entry["id"])
+def test_an_entry_of_the_catalogue(expected: dict[str, Any]) -> None:
+    check_entry_is_as_callers_know_it(expected)
+    check_something_brings_each_trigger(expected)
+
+
+def check_setup_steps(name: str) -> None:
     manifest = registry().providers[name].manifest
     url = placeholder_url("https://hub.example.com", manifest)
     message = setup_steps(manifest, url)
@@ -63,8 +64,7 @@ def test_it_says_what_to_do_and_with_which_address(name: str) -> None:
         assert any(url in step for step in message)
 
 
-@each_provider
-def test_its_credentials_have_patterns_that_can_be_used(name: str) -> None:
+def check_credential_patterns(name: str) -> None:
     found = credentials(registry().providers[name].manifest)
     assert len({each.name for each in found}) == len(found)
     for each in found:
@@ -72,12 +72,18 @@ def test_its_credentials_have_patterns_that_can_be_used(name: str) -> None:
         assert each.about.strip()
 
 
-@pytest.mark.parametrize("folder", provider_folders(), ids=lambda folder: folder.name)
-def test_its_icon_is_a_path_or_two_letters(folder: Any) -> None:
+def check_icon_is_a_path_or_two_letters(folder: Path) -> None:
     found = icon(folder)
     if found is not None:
         assert re.fullmatch(r"[Mm][0-9MmLlHhVvCcSsQqTtAaZz ,.eE-]+", found)
     assert re.fullmatch(r"\w{1,2}", initials(registry().providers[folder.name].manifest.name))
+
+
+@pytest.mark.parametrize("folder", provider_folders(), ids=lambda folder: folder.name)
+def test_what_the_catalogue_shows_of_a_provider(folder: Path) -> None:
+    check_setup_steps(folder.name)
+    check_credential_patterns(folder.name)
+    check_icon_is_a_path_or_two_letters(folder)
 
 
 @pytest.mark.parametrize(

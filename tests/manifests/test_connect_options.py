@@ -10,7 +10,6 @@ from shared.manifests.registry import registry
 
 BASE = "https://hub.example.com"
 CALLBACK = f"{BASE}/api/auth/oauth/callback"
-each_provider = pytest.mark.parametrize("name", registry().providers)
 
 
 def offered(name: str) -> dict[str, ConnectOption]:
@@ -28,8 +27,7 @@ def every_field(option: ConnectOption) -> tuple[ConnectField, ...]:
     return (*option.fields, *option.params, *of_app)
 
 
-@each_provider
-def test_it_has_every_connect_option_and_no_other(name: str) -> None:
+def check_every_option_and_no_other(name: str) -> None:
     connector = registry().connectors.get(name)
     expected: list[str] = []
     if connector is not None:
@@ -47,8 +45,7 @@ def test_it_has_every_connect_option_and_no_other(name: str) -> None:
         )
 
 
-@each_provider
-def test_what_a_form_sends_is_taken(name: str) -> None:
+def check_what_a_form_sends_is_accepted(name: str) -> None:
     """Whoever enters only what is required and has no default: what fits, or an example of it."""
     for kind, option in offered(name).items():
         connector = registry().connectors[name]
@@ -70,8 +67,7 @@ def test_what_a_form_sends_is_taken(name: str) -> None:
             )
 
 
-@each_provider
-def test_a_field_says_what_fits_and_nothing_secret(name: str) -> None:
+def check_fields_describe_what_fits_and_nothing_secret(name: str) -> None:
     for option in offered(name).values():
         for field in every_field(option):
             assert field.name
@@ -81,8 +77,7 @@ def test_a_field_says_what_fits_and_nothing_secret(name: str) -> None:
                 assert re.fullmatch(field.pattern, value) if field.pattern else True
 
 
-@each_provider
-def test_a_pattern_is_written_as_javascript_has_it_too(name: str) -> None:
+def check_patterns_work_in_javascript_too(name: str) -> None:
     """No group of Python's own, no flags within, no anchors of Python's own, nothing possessive."""
     only_here = re.compile(r"\(\?(?!:|=|!|<[=!])|\\[AZ]|[*+?}]\+")
     for option in offered(name).values():
@@ -120,8 +115,7 @@ def test_what_the_person_gives_is_apart_from_what_the_operator_does() -> None:
     assert by_id(server.app.settings)["token_url"].required
 
 
-@each_provider
-def test_an_app_is_described_whole_and_once_for_all_that_share_it(name: str) -> None:
+def check_an_app_is_described_completely_and_once(name: str) -> None:
     for option in offered(name).values():
         if option.app is None:
             continue
@@ -154,3 +148,12 @@ def test_it_says_what_is_asked_for_and_what_is_chosen_afterwards() -> None:
     assert "Google" in mail.about
     assert mail.choice is None
     assert offered("messenger")["oauth2"].choice == "the Page"
+
+
+@pytest.mark.parametrize("name", registry().providers)
+def test_the_connect_options_of_a_provider(name: str) -> None:
+    check_every_option_and_no_other(name)
+    check_what_a_form_sends_is_accepted(name)
+    check_fields_describe_what_fits_and_nothing_secret(name)
+    check_patterns_work_in_javascript_too(name)
+    check_an_app_is_described_completely_and_once(name)

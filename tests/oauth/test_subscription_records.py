@@ -129,10 +129,10 @@ async def test_who_lost_the_claim_writes_nothing(store: Store) -> None:
         await mongo.collection(COLLECTION).update_one({"_id": "wch_1"}, {"$set": LATER})
         first = await subscriptions.due_work.claim("wch_1")
         assert first is not None
-        kept = await subscriptions.store_endpoint(first, "ep_1", "https://hub.example/in", "its-secret")
-        assert subscriptions.decrypt_endpoint_secret(kept) == "its-secret"
+        held = await subscriptions.store_endpoint(first, "ep_1", "https://hub.example/in", "its-secret")
+        assert subscriptions.decrypt_endpoint_secret(held) == "its-secret"
         second = await subscriptions.claim_for_removal(first, by_force=True)
-        assert second == kept.model_copy(update={"fence": 2, "due_at": second and second.due_at})
+        assert second == held.model_copy(update={"fence": 2, "due_at": second and second.due_at})
         claimed = await stored(mongo)
         await subscriptions.finish(first, status="active", due_at=None, is_open=False)
         await subscriptions.store_endpoint(first, "ep_2", "https://hub.example/other", "")
