@@ -1,6 +1,6 @@
 """Pieces of Markdown that the generated pages share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 _REFERENCE: Final = "#/components/schemas/"
@@ -59,8 +59,13 @@ def schema_limits(schema: Mapping[str, Any]) -> str:
     return ", ".join(found)
 
 
-def properties_table(schema: Mapping[str, Any], schemas_page: str) -> str:
-    """Return a table of the fields of an object: name, type, limits and description."""
+def properties_table(
+    schema: Mapping[str, Any], schemas_page: str, examples: Mapping[str, str] | None = None
+) -> str:
+    """Return a table of the fields of an object: name, type, limits and description.
+
+    With `examples`, Markdown by the name of the field, it has a column of them.
+    """
     required = set(schema.get("required", ()))
     rows = [
         (
@@ -68,11 +73,28 @@ def properties_table(schema: Mapping[str, Any], schemas_page: str) -> str:
             schema_type(field, schemas_page),
             schema_limits(field),
             field.get("description", ""),
+            *(() if examples is None else (examples.get(name, ""),)),
         )
         for name, field in schema.get("properties", {}).items()
     ]
-    return table(("field", "type", "limits", "meaning"), rows)
+    head = ("field", "type", "limits", "meaning")
+    return table(head if examples is None else (*head, "example"), rows)
+
+
+def schema_references(schema: Any) -> Iterator[str]:
+    """Yield the references in a JSON Schema, at any depth, in their order."""
+    if isinstance(schema, Mapping):
+        if isinstance(reference := schema.get("$ref"), str):
+            yield reference
+        for name, value in schema.items():
+            if name != "discriminator":
+                yield from schema_references(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from schema_references(value)
 
 
 def _literal(value: object) -> str:
+    if value == "":
+        return '""'
     return str(value).lower() if isinstance(value, bool) else str(value)

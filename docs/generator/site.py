@@ -17,6 +17,7 @@ from docs.generator.asyncapi import topics_page
 from docs.generator.commands import commands_page
 from docs.generator.diagrams import replace_diagrams
 from docs.generator.documents import asyncapi_document, openapi_document
+from docs.generator.manifest import manifest_page
 from docs.generator.metrics import metrics_page
 from docs.generator.openapi import rest_api_pages
 
@@ -36,6 +37,7 @@ _GENERATED_LINKS: Final = {
     "reference/rest-api.md",
     "reference/topics.md",
     "reference/commands.md",
+    "reference/manifest-fields.md",
     "reference/metrics.md",
 }
 _NOTES: Final = "providers/notes"
@@ -68,6 +70,7 @@ def stage(project: Path, build: Path) -> int:
     pages |= rest_api_pages(openapi.document)
     pages["reference/topics.md"] = topics_page(asyncapi.document)
     pages["reference/commands.md"] = commands_page()
+    pages["reference/manifest-fields.md"] = manifest_page()
     pages["reference/metrics.md"] = metrics_page()
     for target, text in pages.items():
         _write(build / "docs" / target, replace_diagrams(text))

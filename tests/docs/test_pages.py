@@ -1,5 +1,6 @@
 """The documents say what is true: paths, settings, calls, decisions and commands."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from docs.generator.__main__ import PROJECT, build_site
 from docs.generator.documents import openapi_document
 from docs.generator.metrics import metrics_page
+from interlink import prepare
 from tests.cli.commands import Up, running
 from tests.support.ports import free_port
 
@@ -26,6 +28,7 @@ NOT_OF_SERVICES: Final = {
     *("INTERLINK_BALANCERS", "INTERLINK_BOOTSTRAP_ADMIN_KEY", "KAFKA_IMAGE_TAG"),  # of the containers
     *("INTERLINK_APPS_DIR", "INTERLINK_APP_GITHUB_CLIENT_ID", "INTERLINK_DATA_DIR"),
 }
+SERVICES_WITH_INDEXES: Final = ("gateway", "delivery", "oauth")
 HISTORY: Final = {"CHANGELOG.md"}
 """Documents that may name what is gone."""
 
@@ -77,6 +80,19 @@ def test_decisions_have_one_form_and_are_listed() -> None:
     listed = {row[0]: row[1:] for row in ROW.findall(pages()["docs/adr/README.md"])}
     assert listed == found
     assert list(found) == [f"{number:04}" for number in range(1, len(found) + 1)]
+
+
+def test_the_architecture_names_every_collection_with_its_owner() -> None:
+    section = pages()["docs/explanation/architecture.md"].partition("## Records\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\w+)[^|]* \| (`.*) \|$", section, re.MULTILINE)
+    written: dict[str, set[str]] = {}
+    for owner, names in rows:
+        written.setdefault(owner, set()).update(re.findall(r"`(\w+)`", names))
+    owned = {
+        name: set(importlib.import_module(f"services.{name}.app").INDEXES) for name in SERVICES_WITH_INDEXES
+    }
+    shared = {name for indexes in prepare.indexes(()) for name in indexes}
+    assert written == {**owned, "every": shared | {"configuration_version"}}
 
 
 def test_the_paths_that_pages_name_are_there() -> None:

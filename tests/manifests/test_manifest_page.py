@@ -1,107 +1,76 @@
-"""docs/manifest.md has every field of the models, in the table of its place."""
+"""The pages about manifests: the generated one has every field, the written one what a table cannot say."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
+from docs.generator.manifest import manifest_page
 from interlink.provider import manifest_text
-from shared.manifests import connect_models, models, schemes, sender_description, subscriptions
-from shared.manifests.base import ManifestModel
+from interlink.provider.checker import RULES
+from interlink.provider.samples import Sample
+from interlink.provider.schema import manifest_schema
+from shared.manifests import connect_models, schemes, subscriptions
+from shared.manifests.sender_description import SenderDescription
 from shared.verification import sources
 
 PAGE = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text("utf-8")
-SECTIONS: dict[type[ManifestModel], str] = {
-    models.Manifest: "The provider",
-    models.WebhookSpec: "webhook",
-    models.CatalogueEntry: "integration",
-    models.PollingSpec: "polled",
-    models.SecretSpec: "secret",
-    connect_models.Setting: "settings",
-    models.BodyFormat: "body",
-    models.EmbeddedJson: "decoded",
-    models.EventNaming: "event",
-    models.HandshakeSpec: "handshakes",
-    models.ResponseSpec: "answers",
-    models.RejectionSpec: "refused",
-    models.ProviderLimits: "limits",
-    models.HandledEvent: "handled",
-    models.MessageTemplates: "message",
-    models.EndpointTemplate: "templates",
-    models.AppWebhookSpec: "app",
-    sender_description.SenderDescription: "source",
-    connect_models.ConnectSpec: "connect",
-    connect_models.OAuth2: "oauth2",
-    connect_models.OAuth1: "oauth1",
-    connect_models.ClientAuthentication: "client",
-    connect_models.TokenResponseMapping: "answer",
-    connect_models.TokenMapping: "grant",
-    connect_models.Callback: "callback",
-    connect_models.TokenRefresh: "refresh",
-    connect_models.TokenRevocation: "revoke",
-    connect_models.ApiRequest: "request",
-    connect_models.Api: "api",
-    connect_models.Account: "account",
-    connect_models.AccountSelection: "choices",
-    connect_models.ManualCredential: "entered",
-    connect_models.Preset: "presets",
-    subscriptions.SubscriptionSpec: "watches",
-    subscriptions.PreliminaryRequest: "before",
-    subscriptions.SubscriptionResult: "made",
-    schemes.HmacScheme: "hmac",
-    schemes.DigestScheme: "digest",
-    schemes.TokenScheme: "token",
-    schemes.BasicScheme: "basic",
-    schemes.KeyPairScheme: "ed25519, ecdsa, rsa",
-    schemes.JwtScheme: "jwt",
-    schemes.SignatureLocation: "signature",
-    schemes.KeySpec: "key",
-    schemes.TimestampSpec: "timestamp",
-    schemes.BodyDigest: "body_hash",
-    schemes.BodyHashClaim: "claim",
-    schemes.RemoteKey: "keys",
-    schemes._SchemeBase: "verification",
-}
+FIELDS = manifest_page()
 
 
-WRITTEN_OUT = {connect_models.AccountMapping}
-"""Bases whose fields stand in the tables of the models that have them."""
-
-
-def fields_of(model: type[ManifestModel]) -> set[str]:
-    """The fields of its own table: those of a base with a table stand there."""
-    inherited = {
-        name for base in SECTIONS if base in model.__mro__ and base is not model for name in base.model_fields
-    }
-    return {field.alias or name for name, field in model.model_fields.items() if name not in inherited}
-
-
-def table_of(heading: str) -> set[str]:
-    """The names in the first column of the section's own table."""
-    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+def section(heading: str) -> str:
+    """Return the text below a heading, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert found, heading
-    cells = re.findall(r"^\| (`[^|]*?`) \|", found[1], re.MULTILINE)
-    return {name for cell in cells for name in re.findall(r"`([a-z_0-9]+)`", cell)}
+    return found[1]
 
 
-def test_no_model_is_left_out() -> None:
-    found = {
-        each
-        for module in (connect_models, models, sender_description, subscriptions, schemes)
-        for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, ManifestModel) and each is not ManifestModel
-    }
-    assert found == SECTIONS.keys() | WRITTEN_OUT
+def example(heading: str) -> Any:
+    """Return the first block of YAML below a heading."""
+    found = re.search(r"```(?:yaml|json)\n(.*?)```", section(heading), re.DOTALL)
+    assert found, heading
+    return yaml.safe_load(found[1])
 
 
-@pytest.mark.parametrize("model", SECTIONS, ids=lambda model: model.__name__)
-def test_every_field_is_there_and_no_other(model: type[ManifestModel]) -> None:
-    assert table_of(SECTIONS[model]) == fields_of(model)
+def test_every_object_has_a_table_with_all_its_fields() -> None:
+    schema = manifest_schema()
+    objects = [schema, *(part for part in schema["$defs"].values() if "properties" in part)]
+    tables = [
+        (set(re.findall(r"^\| `([a-z_0-9]+)`", part, re.MULTILINE)), part)
+        for part in re.split(r"^## ", FIELDS, flags=re.MULTILINE)[1:]
+    ]
+    assert len(tables) == len(objects)
+    for each in objects:
+        written = [part for names, part in tables if names == set(each["properties"])]
+        assert written
+        assert any(
+            all(
+                field["description"].split(".")[0].split("|")[0] in part
+                for field in each["properties"].values()
+            )
+            for part in written
+        )
 
 
-def test_every_source_is_there_and_has_words() -> None:
-    written = set(re.findall(r"`([a-z_0-9]+)(?::[^`]*)?`", PAGE.partition("## The provider")[0]))
+def test_links_of_the_generated_page_lead_to_its_sections() -> None:
+    anchors = re.findall(r"^## .* \{ #(\S+) \}$", FIELDS, re.MULTILINE)
+    assert len(set(anchors)) == len(anchors)
+    assert set(re.findall(r"\]\(#([^)]*)\)", FIELDS)) <= set(anchors)
+
+
+def test_a_row_of_the_generated_page_is_for_readers() -> None:
+    (row,) = re.findall(r"^\| `rotation` .*$", FIELDS, re.MULTILINE)
+    assert "| `none`, `replaced`, `single-use` | default `none` |" in row
+    assert row.endswith("| `single-use` |")  # a value of a real manifest
+    assert "[connect.oauth2.refresh](#connect.oauth2.refresh)" in FIELDS
+    assert "or null" not in FIELDS
+
+
+def test_every_source_is_explained() -> None:
+    written = set(re.findall(r"`([a-z_0-9]+)(?::[^`]*)?`", section("Sources of an inbound request")))
     for name in sources._SOURCES:
         assert name in written
         assert manifest_text.template_text(f"{{{name}}}")
@@ -111,16 +80,36 @@ def test_every_source_is_there_and_has_words() -> None:
         assert argument in manifest_text.template_text(f"{{{name}:{argument}}}").replace("SHA-256", "sha256")
 
 
+def test_schemes_rules_and_fields_of_a_description_are_complete() -> None:
+    named = {
+        name
+        for scheme in vars(schemes).values()
+        if isinstance(scheme, type) and issubclass(scheme, BaseModel) and "scheme" in scheme.model_fields
+        for name in scheme.model_fields["scheme"].annotation.__args__  # type: ignore[union-attr]
+    }
+    assert named == {
+        name
+        for cell in re.findall(r"^\| (`[^|]+) \|", section("Verification"), re.MULTILINE)
+        for name in re.findall(r"`([a-z0-9]+)`", cell)
+    }
+    assert set(re.findall(r"^\| `([a-z-]+)`", section("Exemptions"), re.MULTILINE)) == RULES.keys()
+    assert set(SenderDescription.model_fields) <= set(re.findall(r"`([a-z_]+)`", section("source")))
+
+
 @pytest.mark.parametrize(
     ("heading", "model"),
-    [("connect", connect_models.ConnectSpec), ("watches", subscriptions.SubscriptionSpec)],
+    [
+        ("connect", connect_models.ConnectSpec),
+        ("watches", subscriptions.SubscriptionSpec),
+        ("source", SenderDescription),
+        ("connect.yaml", Sample),
+    ],
 )
-def test_its_example_is_right(heading: str, model: type[ManifestModel]) -> None:
-    found = re.search(rf"^## {heading}\n.*?```yaml\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
-    assert found
-    message = yaml.safe_load(found[1])[heading]
-    for each in message if isinstance(message, list) else [message]:
-        model.model_validate(each)
+def test_its_example_is_valid(heading: str, model: type[BaseModel]) -> None:
+    parsed = example(heading)
+    values = parsed.get(heading, parsed)
+    for value in values if isinstance(values, list) else [values]:
+        model.model_validate(value)
 
 
 def test_every_link_leads_to_a_heading() -> None:
