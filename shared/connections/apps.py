@@ -114,7 +114,7 @@ class Apps:
     async def _announce(self, written: App | None) -> App | None:
         """Tell every process that an app was written; return it. Do nothing for None."""
         if written is not None:
-            await self._snapshot.record(app_record_id(written.provider, written.workspace))
+            await self._snapshot.announce(app_record_id(written.provider, written.workspace))
         return written
 
     def _invalidate(self, before: App | None, after: App | None) -> None:

@@ -182,7 +182,7 @@ class IntegrationRepository:
         with translate_errors():
             await self._collection.insert_one(_new_document(integration))
         if publish:
-            await configuration.record_changes(self._mongo, COLLECTION, integration.id)
+            await configuration.announce_changes(self._mongo, COLLECTION, integration.id)
             await self._outbox.publish(integration)
         return integration
 
@@ -218,7 +218,7 @@ class IntegrationRepository:
             return None
         # Before the events, so that other processes forget the old state before they read of the new one.
         if any(name in changes and changes[name] != getattr(integration, name) for name in _ROUTING_FIELDS):
-            await configuration.record_changes(self._mongo, COLLECTION, integration.id)
+            await configuration.announce_changes(self._mongo, COLLECTION, integration.id)
         changed = Integration.from_document(document)
         if events:
             await self._outbox.publish(changed)

@@ -2,11 +2,11 @@
 
 Webhooks, endpoints, API keys, apps, event types, queue states and erasure marks are in the memory of every
 process that needs them (`snapshot`). One small document holds a version number and the ids of the latest
-changes. A writer of configuration calls `record` after the write and before it responds. A reader awaits
+changes. A writer of configuration calls `announce` after the write and before it responds. A reader awaits
 `current` before it uses configuration: `current` reads the version once for all waiting callers, and loads
 what has changed. No clocks are compared, and a change costs one read of the changed document.
 
-A process that dies between its write and `record` has not responded. Such a change, and one that was made
+A process that dies between its write and `announce` has not responded. Such a change, and one that was made
 without the hub, is found by a poll of `changed_at` every ten seconds, or by the full reload (`snapshot`).
 """
 
@@ -37,10 +37,10 @@ LoadChanges = Callable[[Collection[str] | None], Awaitable[None]]
 """Loads the documents with these ids; None for the whole collection."""
 
 
-async def record_changes(mongo: Mongo, collection: str, *ids: str) -> None:
-    """Record that these documents were written, for a process without a `Configuration`.
+async def announce_changes(mongo: Mongo, collection: str, *ids: str) -> None:
+    """Announce that these documents were written, for a process without a `Configuration`.
 
-    Raises `DatabaseUnavailable`; see `Configuration.record`.
+    Raises `DatabaseUnavailable`; see `Configuration.announce`.
     """
     entries = [f"{collection}/{document_id}" for document_id in ids]
     change = {
@@ -99,12 +99,12 @@ class Configuration:
         """Call `load` with the changed ids of a collection before `current` returns."""
         self._followers.setdefault(collection, []).append(load)
 
-    async def record(self, collection: str, *ids: str) -> None:
-        """Record that these documents were written. Call it after the write and before the response.
+    async def announce(self, collection: str, *ids: str) -> None:
+        """Announce that these documents were written. Call it after the write and before the response.
 
         Raises `DatabaseUnavailable`; then the caller must not respond with success.
         """
-        await record_changes(self._mongo, collection, *ids)
+        await announce_changes(self._mongo, collection, *ids)
 
     @property
     def is_stale(self) -> bool:

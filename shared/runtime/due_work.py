@@ -168,7 +168,7 @@ class DueWork(Generic[C]):
         nothing was written. Raises `DatabaseUnavailable`.
         """
         with translate_errors():
-            result = await self._collection.update_one({**held_query(claimed), **OPEN}, update)
+            result = await self._collection.update_one({**claimed_query(claimed), **OPEN}, update)
         return bool(result.matched_count)
 
     @asynccontextmanager
@@ -212,10 +212,10 @@ class DueWork(Generic[C]):
     async def _is_unclaimed_since(self, claimed: C) -> bool:
         """Return whether the claim was the last one: the document was ended, for example cancelled."""
         with translate_errors():
-            return await self._collection.find_one(held_query(claimed), {"_id": 1}) is not None
+            return await self._collection.find_one(claimed_query(claimed), {"_id": 1}) is not None
 
 
-def held_query(claimed: Claimed) -> Document:
+def claimed_query(claimed: Claimed) -> Document:
     """Return the query that matches a document only until another process claims it."""
     return {"_id": claimed.id, "fence": claimed.fence}
 

@@ -138,7 +138,7 @@ class Leases(Generic[R]):
         """
         with translate_errors():
             result = await self._collection.update_one(
-                self._held_query(claimed), {"$set": {_LEASE_COMMITTED: True}}
+                self._holder_query(claimed), {"$set": {_LEASE_COMMITTED: True}}
             )
         return bool(result.matched_count)
 
@@ -158,7 +158,7 @@ class Leases(Generic[R]):
         while True:
             try:
                 with translate_errors():
-                    await self._collection.update_one(self._held_query(claimed), {"$set": {_LEASE: None}})
+                    await self._collection.update_one(self._holder_query(claimed), {"$set": {_LEASE: None}})
             except DatabaseUnavailable:
                 await asyncio.sleep(_RELEASE_RETRY_INTERVAL_S)
             else:
@@ -180,7 +180,7 @@ class Leases(Generic[R]):
             try:
                 with translate_errors():
                     result = await self._collection.update_one(
-                        self._held_query(claimed), {"$inc": {_LEASE_BEAT: 1}}
+                        self._holder_query(claimed), {"$inc": {_LEASE_BEAT: 1}}
                     )
             except DatabaseUnavailable:
                 continue
@@ -188,7 +188,7 @@ class Leases(Generic[R]):
                 return  # the lease was released, or another process has claimed it
 
     @staticmethod
-    def _held_query(claimed: LeasedRecord) -> Document:
+    def _holder_query(claimed: LeasedRecord) -> Document:
         """Return the query that matches the document only while this claim holds its lease."""
         return {"_id": claimed.id, "fence": claimed.fence, _LEASE_HOLDER: _holder(claimed)}
 

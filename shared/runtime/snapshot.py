@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Snapshot(Generic[T]):
     """The parsed documents of a collection in memory, by id.
 
-    Every writer sets `changed_at`, sets `deleted_at` instead of deleting, and awaits `record` after its
+    Every writer sets `changed_at`, sets `deleted_at` instead of deleting, and awaits `announce` after its
     write. `items` is as of the last `Configuration.current`, or newer.
     """
 
@@ -68,12 +68,12 @@ class Snapshot(Generic[T]):
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def record(self, *ids: str) -> None:
+    async def announce(self, *ids: str) -> None:
         """Announce to every process that these documents were written, and load them here.
 
         Await it after the write and before the response. Raises `DatabaseUnavailable`.
         """
-        await self._configuration.record(self._collection.name, *ids)
+        await self._configuration.announce(self._collection.name, *ids)
         await self.load(ids)
 
     async def load(self, ids: Collection[str] | None, *, reparse: bool = False) -> None:
@@ -150,7 +150,7 @@ class Snapshot(Generic[T]):
             self._on_change(before, item)
 
     async def _follow(self) -> None:
-        """Find changes without a record: poll by `changed_at` every 10 s, reload all every 10 minutes."""
+        """Find changes that were not announced: poll by `changed_at` every 10 s, reload all every 10 minutes."""
         loop = asyncio.get_running_loop()
         reload_at = loop.time() + _RELOAD_INTERVAL_S
         while True:

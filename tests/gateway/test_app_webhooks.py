@@ -31,7 +31,7 @@ from services.gateway.ingest.app_webhooks import alias_provider
 from services.gateway.ingest.body import client_address
 from services.gateway.ingest.rate_limit import TokenBuckets
 from shared.manifests.registry import registry
-from shared.runtime.configuration import record_changes
+from shared.runtime.configuration import announce_changes
 from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Bus, Store
@@ -130,7 +130,7 @@ class World:
         """Record a change of an integration, as the oauth service does before it answers."""
         mongo = Mongo(MongoSettings(uri=SecretStr(self.hub.env["MONGODB_URI"])), app="test")
         try:
-            await record_changes(mongo, "integrations", integration)
+            await announce_changes(mongo, "integrations", integration)
         finally:
             mongo.close()
 

@@ -52,7 +52,7 @@ class World:
             }
             await collection.insert_one(document | changed)
         if record:
-            await self.configuration.record(COLLECTION, integration)
+            await self.configuration.announce(COLLECTION, integration)
         return integration
 
     async def found(self, *accounts: str, resources: bool = False) -> list[str]:
@@ -80,7 +80,7 @@ async def test_routes_stay_in_memory_until_a_change_is_recorded(world: World) ->
     assert await world.found() == [first]
     await world.write(first, record=False, status="disconnected")
     assert await world.found() == [first], "from memory: nothing was recorded"
-    await world.configuration.record(COLLECTION, first)
+    await world.configuration.announce(COLLECTION, first)
     assert await world.found() == []
     second = await world.write()
     assert await world.found() == [second], "it was not among the routes in memory"
@@ -96,7 +96,7 @@ async def test_a_change_of_the_account_or_the_resource_counts_for_both(world: Wo
     assert await world.found(after) == [moved]
     assert await world.found(page, resources=True) == [moved]
     await world.mongo.collection(COLLECTION).delete_one({"_id": moved})
-    await world.configuration.record(COLLECTION, moved)
+    await world.configuration.announce(COLLECTION, moved)
     assert await world.found(after) == await world.found(page, resources=True) == []
 
 

@@ -48,7 +48,7 @@ class Process:
         deletion = {"deleted_at": now} if value is None else {"deleted_at": None}
         document = {"_id": name, "value": value or 0, "changed_at": now, **deletion}
         await self.collection.replace_one({"_id": name}, document, upsert=True)
-        await self.snapshot.record(name)
+        await self.snapshot.announce(name)
 
     async def get(self, name: str) -> int | None:
         assert await self.configuration.current()
@@ -250,7 +250,7 @@ async def test_concurrent_first_changes_are_all_counted(store: Store) -> None:
     uri = store.uri()
     group = [Process(uri) for _ in range(4)]
     await asyncio.gather(
-        *(process.configuration.record("things", f"{number}") for number, process in enumerate(group))
+        *(process.configuration.announce("things", f"{number}") for number, process in enumerate(group))
     )
     stored: Any = await group[0].mongo.collection(COLLECTION).find_one({})
     assert stored["version"] == len(stored["recent"]) == 4

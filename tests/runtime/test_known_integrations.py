@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from shared.connections.integration_record import COLLECTION, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
-from shared.runtime.configuration import Configuration, record_changes
+from shared.runtime.configuration import Configuration, announce_changes
 from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
@@ -54,7 +54,7 @@ async def test_a_read_overtaken_by_a_disconnect_is_not_cached(
         reading = asyncio.create_task(tokens._find_cached("int_1"))
         await was_read.wait()
         await collection.update_one({"_id": "int_1"}, {"$set": {"status": "disconnected"}})
-        await record_changes(mongo, COLLECTION, "int_1")  # as another process does before it answers
+        await announce_changes(mongo, COLLECTION, "int_1")  # as another process does before it answers
         assert await configuration.current()
         goes_on.set()
         assert (await reading).status == "connected"

@@ -18,7 +18,7 @@ from services.delivery.model.delivery_status import DeliveryStatus
 from services.delivery.model.retry_policy import MAX_LOGGED_BODY_BYTES, Attempt, AttemptOutcome
 from services.delivery.settings import DeliverySettings
 from shared.contracts.ids import DeliveryId, WebhookId
-from shared.runtime.due_work import OPEN, held_query
+from shared.runtime.due_work import OPEN, claimed_query
 from shared.runtime.logs import Log
 from shared.runtime.mongo import (
     Collection,
@@ -225,7 +225,7 @@ class Deliveries:
         }
         if unset:
             change["$unset"] = unset
-        return UpdateOne(held_query(claimed), change)
+        return UpdateOne(claimed_query(claimed), change)
 
     async def write(self, writes: Sequence[Write]) -> None:
         """Write entries and updates. An entry that is in the log already stays unchanged."""

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from services.delivery.log.deliveries import DELIVERIES, Delivery
 from services.delivery.model.delivery_status import WAITING
 from services.delivery.settings import DeliverySettings
-from shared.runtime.due_work import held_query
+from shared.runtime.due_work import claimed_query
 from shared.runtime.mongo import Collection, Mongo, UpdateOne, translate_errors, utcnow
 
 Action = Literal["recover", "cancel", "discard"]
@@ -99,7 +99,7 @@ class DeliveryChanges:
         return ErasureResult(cancelled.modified_count + others.modified_count, cancelled.modified_count)
 
     def _conditional_update(self, action: Action, delivery: Delivery, job: str, now: datetime) -> UpdateOne:
-        query: dict[str, Any] = held_query(delivery) | {"status": delivery.status}
+        query: dict[str, Any] = claimed_query(delivery) | {"status": delivery.status}
         # An erasure may come between reading and writing.
         if action == "recover":
             query["body"] = {"$exists": True}

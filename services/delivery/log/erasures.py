@@ -90,7 +90,7 @@ class Erasures:
         with translate_errors():
             await self._marks.replace_one({"_id": mark.id}, mark.document(), upsert=True)
         # From now on no process starts a first attempt of this event.
-        await self._marked_events.record(mark.id)
+        await self._marked_events.announce(mark.id)
         return await self._changes.erase(workspace, event_id)
 
     async def finish(self, workspace: str, event_id: str) -> None:

@@ -160,7 +160,7 @@ class OutgoingWebhooks:
         """
         async with self._repository.reserve(record.workspace, undo=lambda: self.delete(record.id)):
             await self._repository.insert(record)
-        await self._snapshot.record(record.id)
+        await self._snapshot.announce(record.id)
 
     async def update(
         self, webhook_id: str, changes: Mapping[str, Any], *, reset: bool = False
@@ -171,19 +171,19 @@ class OutgoingWebhooks:
         `Conflict` if another webhook of the workspace claims the URL; `DatabaseUnavailable`.
         """
         record = await self._repository.update(webhook_id, changes, reset=reset)
-        await self._snapshot.record(webhook_id)
+        await self._snapshot.announce(webhook_id)
         return record
 
     async def delete(self, webhook_id: str) -> None:
         """Delete a webhook. Raises `NotFound`, `DatabaseUnavailable`."""
         await self._repository.delete(webhook_id)
-        await self._snapshot.record(webhook_id)
+        await self._snapshot.announce(webhook_id)
 
     async def disable(self, webhook_id: str, reason: str) -> bool:
         """Disable a webhook that is enabled; return False if it is not. Raises `DatabaseUnavailable`."""
         disabled = await self._repository.disable(webhook_id, reason)
         if disabled:
-            await self._snapshot.record(webhook_id)
+            await self._snapshot.announce(webhook_id)
         return disabled
 
     # Loading

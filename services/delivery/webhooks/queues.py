@@ -53,7 +53,7 @@ class DeliveryQueues:
         with translate_errors():
             await self._collection.update_one({"_id": workspace}, {"$set": fields}, upsert=True)
         # Announced before the caller responds: every process reads the new state before its next attempt.
-        await self._snapshot.record(workspace)
+        await self._snapshot.announce(workspace)
 
 
 def _is_paused(document: Document) -> bool:

@@ -81,7 +81,7 @@ class ApiKeysApi:
             key.workspace, self._per_workspace, undo=lambda: self._revoke(record.id, key)
         ):
             await self._keys.insert(record)
-        await self._keyring.snapshot.record(record.id)
+        await self._keyring.snapshot.announce(record.id)
         return ApiKeyOut.of(record).model_copy(update={"key": secret})
 
     async def list_keys(self, key: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[ApiKeyOut]:
@@ -96,7 +96,7 @@ class ApiKeysApi:
     async def _revoke(self, key_id: str, key: ApiKey) -> None:
         if not await self._keys.revoke(key.workspace, key_id):
             raise NotFound("no such API key")
-        await self._keyring.snapshot.record(key_id)
+        await self._keyring.snapshot.announce(key_id)
 
 
 def _optional_rfc3339(time: datetime | None) -> str | None:

@@ -160,7 +160,7 @@ class EventTypes:
     async def insert(self, record: EventTypeRecord) -> None:
         """Insert a type. Raises `Conflict` if the workspace has one of this name."""
         await self._repository.insert(record)
-        await self._snapshot.record(record.id)
+        await self._snapshot.announce(record.id)
 
     async def change(self, record: EventTypeRecord, **changes: Any) -> EventTypeRecord:
         """Set fields, given by their names in Python, and return the changed record.
@@ -168,13 +168,13 @@ class EventTypes:
         Raises `Conflict` if the type has changed since it was read.
         """
         changed = await self._repository.change(record, changes, unchanged=True)
-        await self._snapshot.record(record.id)
+        await self._snapshot.announce(record.id)
         return changed
 
     async def delete(self, record: EventTypeRecord) -> None:
         """Delete a type. Raises `Conflict` if it was deleted meanwhile."""
         await self._repository.change(record, {"deleted_at": utcnow()}, unchanged=False)
-        await self._snapshot.record(record.id)
+        await self._snapshot.announce(record.id)
 
 
 def _compile_schema(record: EventTypeRecord) -> BoundedSchema | None:

@@ -116,12 +116,12 @@ class InboundEndpoints:
         """Insert an endpoint. Raises `Conflict` if the workspace has the maximum."""
         async with self._repository.reserve(record, undo=lambda: self.delete(record)):
             await self._repository.insert(record)
-            await self._snapshot.record(record.id)
+            await self._snapshot.announce(record.id)
 
     async def change(self, record: R, **changes: Any) -> R:
         """Set fields, given by their names in Python, and return the changed record. Raises `NotFound`."""
         changed = await self._repository.change(record, changes)
-        await self._snapshot.record(record.id)
+        await self._snapshot.announce(record.id)
         return changed
 
     async def delete(self, record: EndpointRecord) -> None:
@@ -136,7 +136,7 @@ class InboundEndpoints:
         sealed = self.seal_secret(endpoint.workspace, endpoint_id, secret)
         is_stored = await self._repository.store_first_secret(endpoint_id, sealed)
         if is_stored:
-            await self._snapshot.record(endpoint_id)
+            await self._snapshot.announce(endpoint_id)
         return is_stored
 
     # The snapshot

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 from pydantic import Field
 
 from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
-from shared.runtime.configuration import Configuration, record_changes
+from shared.runtime.configuration import Configuration, announce_changes
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Duplicate, Index, Mongo, UpdateOne, translate_errors, utcnow
 from shared.runtime.quotas import Quota
@@ -182,7 +182,7 @@ class ApiKeys:
     async def insert_recorded(self, record: ApiKeyRecord) -> None:
         """Insert a key, and record the change of configuration."""
         await self.insert(record)
-        await record_changes(self._mongo, COLLECTION, record.id)
+        await announce_changes(self._mongo, COLLECTION, record.id)
 
     async def insert_or_replace_revoked(self, record: ApiKeyRecord) -> bool:
         """Insert a key, in place of a revoked one with the same id, and record the change.
@@ -197,7 +197,7 @@ class ApiKeys:
                     await self._collection.insert_one(document)
         except Duplicate:
             return False
-        await record_changes(self._mongo, COLLECTION, record.id)
+        await announce_changes(self._mongo, COLLECTION, record.id)
         return True
 
     async def _exists(self, query: Mapping[str, Any]) -> bool:
