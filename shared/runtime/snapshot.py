@@ -150,7 +150,7 @@ class Snapshot(Generic[T]):
             self._on_change(before, item)
 
     async def _follow(self) -> None:
-        """Find changes that were not announced: poll by `changed_at` every 10 s, reload all every 10 minutes."""
+        """Find changes that were not announced: by `changed_at` every 10 s, all every 10 minutes."""
         loop = asyncio.get_running_loop()
         reload_at = loop.time() + _RELOAD_INTERVAL_S
         while True:
