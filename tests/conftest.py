@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 
 from interlink.embedded import EmbeddedPair
@@ -60,6 +61,9 @@ def _base(config: pytest.Config) -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Summary())
+    # On a busy machine, an example takes as long as it takes: no test here is about time.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     # Without a client of its own, each call of httpx reads every certificate authority anew: 20 ms of work.
     patched = pytest.MonkeyPatch()
     patched.setattr("httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context))

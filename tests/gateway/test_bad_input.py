@@ -1144,7 +1144,7 @@ def aims(hub: Hub, target: Target) -> list[str]:
     sign=st.booleans(),
     chunked=st.booleans(),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_anything_else(
     stranger: Stranger,
     target: Target,

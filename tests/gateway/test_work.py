@@ -204,7 +204,7 @@ BODIES_AND_TYPES = [(body, "application/json") for body in JSON_BODIES.values()]
 BODIES_AND_TYPES += [(body, "application/x-www-form-urlencoded") for body in FORM_BODIES.values()]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     source=SOURCES.map(_without_none),
     number=st.integers(1, 10),
@@ -402,7 +402,7 @@ def test_a_batch_of_tokens_has_as_many_elements_as_a_batch() -> None:
         max_size=12,
     ).map("".join)
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_form_is_read_as_the_standard_library_reads_it(text: str) -> None:
     try:
         expected = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS)

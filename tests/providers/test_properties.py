@@ -121,7 +121,7 @@ _JSON = st.recursive(
 
 
 @each_provider
-@settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=_EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_anything_at_all(name: str, data: st.DataObject) -> None:
     """Methods, queries, headers, bodies and settings that have little in common with the provider's."""

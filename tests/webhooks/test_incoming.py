@@ -346,7 +346,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=8))
 def test_any_object_is_read_or_refused_without_repeating_it(body: dict[str, Any]) -> None:
     try:

@@ -5,7 +5,7 @@ from time import process_time
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.wire.markdown import MAX_URL_CHARACTERS, plain_text, shorten, split_links
@@ -109,7 +109,6 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@settings(deadline=None)
 @given(
     st.text(max_size=200)
     | st.lists(st.sampled_from([*HOSTILE, *REAL, " ", "\n", "\\", "*", "_", "]("])).map("".join)
@@ -147,7 +146,6 @@ def texts_with_urls(draw: st.DrawFn) -> tuple[str, list[str]]:
     return text, urls
 
 
-@settings(deadline=None)
 @given(texts_with_urls())
 def test_urls_in_any_position_are_found_intact(given_text: tuple[str, list[str]]) -> None:
     text, urls = given_text
@@ -157,7 +155,6 @@ def test_urls_in_any_position_are_found_intact(given_text: tuple[str, list[str]]
             assert found == [(unquote(url),) * 2 for url in urls], f"{name}: {template.render({'v': text})}"
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60), st.text(st.characters(codec="utf-8"), max_size=60))
 @example("x", "(a) <b> \"c\" 'd' \\e `f` [g](https://evil.example) {h}|i^j")
 @example("](https://evil.example)", ") [y](https://evil.example/")
