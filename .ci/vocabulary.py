@@ -103,9 +103,10 @@ def faults(path: str, text: str) -> Iterator[str]:
 
 
 def main() -> int:
-    """Check every tracked file of code and every document; return 1 if anything was found."""
+    """Check the code and the documents that git does not ignore; return 1 if anything was found."""
     listed = subprocess.run(  # noqa: S603 -- our own arguments
-        ["git", "ls-files", *CODE, "*.md"],  # noqa: S607 -- git from PATH
+        # Also files that are new and not ignored.
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *CODE, "*.md"],  # noqa: S607 -- git from PATH
         capture_output=True,
         text=True,
         check=True,
@@ -113,7 +114,7 @@ def main() -> int:
     found = [
         fault
         for path in listed.stdout.split()
-        if path.endswith((".py", ".md")) and not path.startswith(GENERATED)
+        if path.endswith((".py", ".md")) and not path.startswith(GENERATED) and Path(path).exists()
         for fault in faults(path, Path(path).read_text(encoding="utf-8"))
     ]
     for fault in found:

@@ -46,7 +46,9 @@ def up(
     port: Annotated[
         int,
         typer.Option(
-            min=1, max=65525, help="The hub's port; the next three and the one ten above are used too."
+            min=1,
+            max=65525,
+            help="The hub's port; those of the other services follow, and ten above is the chat page's.",
         ),
     ] = 8080,
     data_dir: DataDir = DEFAULT_DATA_DIR,

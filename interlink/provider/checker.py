@@ -133,7 +133,8 @@ def _message_faults(manifest: Manifest, webhook: WebhookSpec) -> Iterator[str]:
         source for event in webhook.handled.values() if event.message for _, source in event.message if source
     ]
     if messages and not (webhook.actor and webhook.actor_icon):
-        yield f"{MANIFEST}: webhook.actor, actor_icon: missing: messages need an author"
+        missing = [name for name in ("actor", "actor_icon") if not getattr(webhook, name)]
+        yield f"{MANIFEST}: webhook.{', '.join(missing)}: missing: messages need an author with an icon"
     for phrase in webhook.phrases:
         if not any(uses_phrase(source, phrase) for source in messages):
             yield f"{MANIFEST}: webhook.phrases.{phrase}: no message uses it: remove it"
@@ -228,7 +229,10 @@ def _coverage_faults(
     if "fixture" not in exempt:
         for event in webhook.handled:
             if event not in events:
-                yield f"{FIXTURES}: no fixture for the event {event!r}: add one, or move the event to ignored"
+                yield (
+                    f"{FIXTURES}: no expected.json has the event {event!r}: add a fixture, write its result "
+                    "(`interlink provider test --write`), or move the event to ignored"
+                )
         for handshake in webhook.handshakes:
             if handshake.about not in handshakes:
                 yield f"{FIXTURES}: no fixture for the handshake {handshake.about!r}: add one"

@@ -378,7 +378,10 @@ class WebhookSpec(ManifestModel):
     )
     limits: ProviderLimits = Field(default=ProviderLimits(), description="How the provider sends.")
     actor: str = Field(default="", description="Liquid template of the name that a message is shown as from.")
-    actor_icon: str = Field(default="", description="Liquid template of the sender's picture: an https URL.")
+    actor_icon: str = Field(
+        default="",
+        description="Liquid template of the sender's picture: an https URL. Required beside messages.",
+    )
     setup_steps: tuple[str, ...] = Field(
         description=(
             "What a user does at the provider: `{url}`, `{secret}` and `{setting:...}` stand for values."

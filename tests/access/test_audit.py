@@ -24,23 +24,15 @@ from shared.runtime.web.audit import Audit, AuditedRoute
 from shared.runtime.web.audit_entries import COLLECTION, AuditActor, AuditEntries, AuditEntry
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 from tests.support.recorded_secrets import record_secret
 from tests.support.second_process import second_process
 
 WEBHOOK = {"name": "x", "url": "http://127.0.0.1:9/x", "events": ["never.sent"]}
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    """The services with an API, behind the gateway as the only entrance."""
-    folder = tmp_path_factory.mktemp("hub")
-    services = ("gateway", "delivery", "sync", "oauth")
-    started = Hub(folder, bus, store, services=services, workspace=f"audit-{token_hex(4)}", entrance=True)
-    try:
-        yield started.start()
-    finally:
-        started.stop()
+# The services with an API, behind the gateway as the only entrance.
+hub = hub_with(workspace="audit", entrance=True)
 
 
 def call(hub: Hub, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:

@@ -18,12 +18,11 @@ from shared.contracts.topics import TOPICS
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
-from tests.support.hub import Hub, hub_with
+from tests.support.hub import SERVICES, Hub, hub_with
 from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 from tests.support.tap import Tap
 
-SERVICES = ("gateway", "delivery", "sync", "oauth")
 LISTING = ("gateway", "delivery", "oauth")
 """Those with a route that reads."""
 CALLBACK = "/api/auth/oauth/callback"

@@ -11,10 +11,9 @@ import pytest
 
 from shared.contracts.routes import service_for_path
 from tests.support.backends import Bus, Store
-from tests.support.hub import Hub
+from tests.support.hub import SERVICES, Hub
 from tests.support.second_process import second_process
 
-SERVICES = ("gateway", "delivery", "sync", "oauth")
 NAMES = set(
     """
     cancel_delivery cancel_delivery_job change_event_type change_inbound_endpoint change_incoming_webhook

@@ -20,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from interlink.cli import app
+from interlink.commands.common import ServiceName
 from shared.contracts.routes import SERVICE_PATHS, service_for_path
 from tests.support import capture
 from tests.support.backends import Bus, Store
@@ -27,7 +28,7 @@ from tests.support.ports import free_port
 from tests.support.recorded_secrets import record_secret
 from tests.support.services import Child
 
-SERVICES = ("gateway", "delivery", "sync", "oauth")
+SERVICES = tuple(name.value for name in ServiceName)
 _READY_S = 60.0
 _INIT_S = 90.0
 _ASKED = {"gateway": "/api/api-keys", "delivery": "/api/queue/stats", "oauth": "/api/integrations"}

@@ -1,12 +1,14 @@
 """The published documents: what callers were promised changes only on purpose.
 
 `openapi.json` and `asyncapi.json` beside this module are the documents of the last accepted change, without
-their texts. After a change that is meant: announce it in CHANGELOG.md, and run these tests once with
-`WRITE_PUBLISHED=1`.
+their texts. `names.json` has the names that others configure, watch or own: consumer groups, metrics with
+their labels, settings and collections. After a change that is meant: announce it in CHANGELOG.md, and run
+these tests once with `WRITE_PUBLISHED=1`.
 """
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ from typing import Any
 import httpx
 import pytest
 
+from docs.generator.metrics import metrics_page
+from interlink.prepare import indexes
+from interlink.settings import render_page
 from shared.contracts.routes import SERVICE_PATHS
 from tests.support.backends import Bus, Store
-from tests.support.hub import Hub
+from tests.support.hub import SERVICES, Hub
 from tests.support.second_process import second_process
 
 HERE = Path(__file__).parent
@@ -59,14 +64,35 @@ def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
         yield f"{path} was {json.dumps(before)[:100]}, is {json.dumps(after)[:100]}"
 
 
-@pytest.mark.parametrize("name", ["openapi", "asyncapi"])
-def test_nothing_changes_unannounced(entrance: Hub, name: str) -> None:
-    document = httpx.get(f"{entrance.url('gateway')}/api/{name}.json").raise_for_status().json()
-    document["info"].pop("version", None)
-    document.pop("servers", None)
-    promised = _promised(document)
+def _check(name: str, promised: Any) -> None:
     path = HERE / f"{name}.json"
     if os.environ.get("WRITE_PUBLISHED"):
         path.write_text(json.dumps(promised, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     published = json.loads(path.read_text(encoding="utf-8"))
     assert not list(_differences(published, promised))
+
+
+@pytest.mark.parametrize("name", ["openapi", "asyncapi"])
+def test_no_document_changes_unannounced(entrance: Hub, name: str) -> None:
+    document = httpx.get(f"{entrance.url('gateway')}/api/{name}.json").raise_for_status().json()
+    document["info"].pop("version", None)
+    document.pop("servers", None)
+    _check(name, _promised(document))
+
+
+def test_no_name_changes_unannounced() -> None:
+    groups = [
+        f"{service}-{group}"
+        for service in SERVICES
+        for group in re.findall(r'group="([a-z]+)"', Path(f"services/{service}/app.py").read_text("utf-8"))
+    ]
+    metrics = re.findall(r"^\| `(interlink_\w+)` \| \w+ \| (.*?) \|", metrics_page(), re.MULTILINE)
+    settings = re.findall(r"^\| `(\w+)` \|", render_page(SERVICES), re.MULTILINE)
+    names = {
+        "collections": sorted({name for owner in indexes(SERVICES) for name in owner}),
+        "consumer groups": sorted(groups),
+        "metrics": dict(metrics),
+        "settings": sorted(settings),
+    }
+    assert all(names.values())
+    _check("names", names)
