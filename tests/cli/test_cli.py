@@ -267,6 +267,7 @@ class TestSend:
 
 class TestProviderCheck:
     def test_what_is_shipped_is_right(self, tmp_path: Path) -> None:
+        """It compares each fixture with its expected.json, and verifies each published signature."""
         done = interlink("provider", "check", cwd=tmp_path)
         assert done.returncode == 0, done.stdout
         assert len(done.stdout.splitlines()) == 1

@@ -160,7 +160,7 @@ def test_its_folder_goes_on_and_a_second_ctrl_c_ends_it_at_once(folder: Path) ->
 
 def test_a_clean_stop_loses_nothing(tmp_path: Path) -> None:
     """What the entrance has accepted is delivered, although the broker forgets everything."""
-    count = 1_500
+    count = 600
     with running(tmp_path / "data", "--no-minichat") as up, Subscriber() as subscriber:
         hook = {"name": "t", "url": subscriber.url, "events": ["t.*"], "timeout_s": 5}
         call(up, "POST", "/api/outgoing-webhooks", hook)
@@ -173,10 +173,10 @@ def test_a_clean_stop_loses_nothing(tmp_path: Path) -> None:
             "authorization": f"Bearer {up.key}",
             "content-type": "application/cloudevents-batch+json",
         }
-        for start in range(0, count, 500):
+        for start in range(0, count, 300):
             answer = httpx.post(
                 f"{up.url}/api/events",
-                content=json.dumps(events[start : start + 500]),
+                content=json.dumps(events[start : start + 300]),
                 headers=headers,
                 timeout=10,
             )

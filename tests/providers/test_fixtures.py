@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 import orjson
 import pytest
 
-from interlink.provider.checker import check
 from interlink.provider.fixture_result import FIXTURE_TIME, evaluate_fixture
 from shared.contracts.errors import Malformed
 from shared.verification.request import InboundRequest
@@ -19,8 +18,6 @@ from shared.wire.bodies import FORM_CONTENT_TYPE
 from shared.wire.message_template import MessageTemplateError
 from tests.providers.prose import flaws, without_each
 from tests.providers.recorded import (
-    FOLDER,
-    NAMES,
     WITH_WEBHOOKS,
     Keyed,
     keyed,
@@ -44,12 +41,6 @@ GARBAGE = {VerificationResult.MISMATCH, VerificationResult.UNREADABLE, Verificat
 TWICE = {VerificationResult.DOUBLED, VerificationResult.MISSING}
 
 each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_folder_passes_the_checker(name: str) -> None:
-    """It compares each fixture with its expected.json, and verifies each published signature."""
-    assert check(FOLDER / name) == []
 
 
 @each_provider
