@@ -1,4 +1,4 @@
-"""What several parts of the management API share: access, parameters, and the form of times."""
+"""Types that several API modules share: access, parameters and times."""
 
 from datetime import datetime
 from typing import Annotated

@@ -42,7 +42,7 @@ _RETRY_INTERVAL_S: Final = 0.5
 
 @dataclass(slots=True)
 class BacklogChunk:
-    """What this process knows of a stored chunk, or of one that it is about to store.
+    """A chunk in memory: one that is stored, or is about to be stored.
 
     `last` and `last_offset` are the order and the offset of the last event, `size` is in bytes.
     """

@@ -40,7 +40,7 @@ class ChunkRecord(Record):
     size: int
     """The size of the events, as `event_size` counts it."""
     done: int = 0
-    """How many events are fanned out, from the first."""
+    """The number of events, from the first, that were fanned out."""
     created_at: datetime
 
     @property

@@ -110,7 +110,7 @@ class Delivery(Record):
     created_at: datetime
     status: DeliveryStatus
     open: bool = False
-    """Whether it is not finished. Then it has `due_at`: its next attempt, or the end of its lease."""
+    """True until it is finished. `due_at` is the time of its next attempt, or the end of its lease."""
     due_at: datetime | None = None
     fence: int
     attempt_count: int
@@ -186,7 +186,7 @@ class Deliveries:
             "delivered": timedelta(days=settings.delivered_days),
             "dead_letter": timedelta(days=settings.dead_letter_days),
         }
-        """How long finished deliveries are stored; `dead_letter` is for all that were not delivered."""
+        """The retention of finished deliveries; `dead_letter` is for all that were not delivered."""
 
     async def open_by_id(self, ids: Sequence[str]) -> dict[str, bool]:
         """Return for each of these deliveries that is in the log whether it is open."""

@@ -1,4 +1,4 @@
-"""What people change in the delivery log: deliveries are opened again, cancelled, discarded or erased.
+"""Changes that people make in the delivery log: retry, cancel, discard and erase.
 
 Each change is a conditional write on the state that was read, and raises the fence. If the engine works on
 the same delivery at the same moment, one of the two writes first and the other changes nothing.
@@ -23,7 +23,7 @@ _PAYLOAD: Final = {"body": "", "attempts.$[].response_body": ""}
 
 @dataclass(frozen=True, slots=True)
 class ErasureResult:
-    """How many deliveries lost their payload, and how many of them were open and are cancelled."""
+    """The number of deliveries whose payload was erased, and of those among them that were cancelled."""
 
     erased: int
     cancelled: int

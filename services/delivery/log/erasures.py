@@ -43,7 +43,7 @@ class ErasureMark(Record):
     erased_at: datetime
     changed_at: datetime
     passes: int = 0
-    """How often the erasure was repeated."""
+    """The number of times that the erasure was repeated."""
     again_at: datetime | None = None
     """When it is repeated next; None after the last time."""
     expires_at: datetime

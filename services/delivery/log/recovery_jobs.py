@@ -55,7 +55,7 @@ class RecoveryJob(Job):
     replay_no: int | None = None
     """The number of a replay, from which the ids of the new deliveries derive."""
     manual: bool | None = None
-    """Whether the deliveries go past hold and open circuit."""
+    """True if hold and open circuit do not delay the deliveries."""
 
 
 class RecoveryJobs:

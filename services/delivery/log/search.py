@@ -74,7 +74,7 @@ class _IndexRanges:
 
 @dataclass(frozen=True, slots=True)
 class LoggedDelivery:
-    """What a job reads of a delivery to plan its work."""
+    """The fields of a delivery that a job needs to plan its work."""
 
     id: str
     created_at: datetime

@@ -51,7 +51,7 @@ _MAX_ID_LENGTH: Final = 256
 
 
 class UnmatchedType(Record):
-    """How many events of a type no outgoing webhook got since the first one. Its id derives from both."""
+    """The number of unmatched events of one type in one workspace. Its id derives from both."""
 
     workspace: str
     event_type: str = Field(alias="type")

@@ -77,7 +77,7 @@ class CircuitBreakerPart(StoredPart):
 
 
 class SendConditions(Record):
-    """What of a webhook decides whether its deliveries may be sent now, and what they wait for."""
+    """The fields of a webhook that decide whether its deliveries can be sent now."""
 
     enabled: bool
     paused: bool = False
@@ -86,7 +86,7 @@ class SendConditions(Record):
 
     @property
     def resets(self) -> int:
-        """How often a person ended the endpoint's hold and open circuit, on purpose or by a change."""
+        """The number of times that a person ended hold and open circuit, on purpose or by a change."""
         return self.stored_resets or 0
 
 

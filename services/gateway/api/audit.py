@@ -16,7 +16,7 @@ UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
 
 
 class AuditActorOut(BaseModel):
-    """Who made a call.
+    """The caller.
 
     `key_id` and `key_name` are the API key. If a service made the call, `service` is its name, and the key is
     that of the call which led to it; `service:<name>` if the service acted by itself. `user` is the user of
