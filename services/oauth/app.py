@@ -28,7 +28,7 @@ from services.oauth.subscriptions.provider_calls import ProviderCalls
 from services.oauth.subscriptions.records import SubscriptionRepository
 from services.oauth.subscriptions.renewal import SubscriptionRenewal
 from services.oauth.subscriptions.subscription_types import SubscriptionTypes
-from shared.connections import account_routes, app_records, integrations
+from shared.connections import app_records, integrations
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
 from shared.connections.configured_apps import configured_apps
@@ -47,10 +47,7 @@ from shared.runtime.settings import load
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **state.INDEXES,
     **records.INDEXES,
-    integrations.COLLECTION: (
-        *integrations.INDEXES[integrations.COLLECTION],
-        *account_routes.INDEXES[integrations.COLLECTION],
-    ),
+    **integrations.INDEXES,
     **app_records.INDEXES,
 }
 _GATEWAY_TIMEOUT_S: Final = 15.0

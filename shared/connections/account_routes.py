@@ -21,13 +21,8 @@ from shared.connections.integrations import COLLECTION
 from shared.contracts.errors import DatabaseUnavailable, NotFound
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, Index, translate_errors
+from shared.runtime.mongo import Document, translate_errors
 from shared.runtime.periodic_task import PeriodicTask
-
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    COLLECTION: (Index((("provider", 1), ("account.choice.id", 1), ("workspace", 1))),)
-}
-"""The index by `account.id` is one of the collection's own."""
 
 READ_TIMEOUT_S: Final = 1.0
 _REFRESH_AFTER_S: Final = 30.0

@@ -34,7 +34,9 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((*_USER_INDEX_KEYS, ("created_at", -1), ("_id", -1))),
         Index((*_USER_INDEX_KEYS, ("status", 1), ("created_at", -1), ("_id", -1))),
         Index((*_USER_INDEX_KEYS, ("provider", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
+        # These two also answer which integrations receive the webhooks of an account (`account_routes`).
         Index((("provider", 1), ("account.id", 1), ("workspace", 1))),
+        Index((("provider", 1), ("account.choice.id", 1), ("workspace", 1))),
         Index(
             (("workspace", 1), ("provider", 1), ("kind", 1), ("account.id", 1)),
             unique=True,

@@ -13,6 +13,7 @@ WITHOUT_INDEXES = {
     "services/delivery/log/delivery_changes.py": "changes of many deliveries; indexes in deliveries.py",
     "services/delivery/log/due_deliveries.py": "claims of due deliveries; indexes in deliveries.py",
     "services/delivery/log/search.py": "searches of the log; indexes in deliveries.py",
+    "shared/connections/account_routes.py": "routes of accounts in memory; indexes in integration_record.py",
     "shared/connections/integrations.py": "the repository of integrations; indexes in integration_record.py",
 }
 """Modules that handle documents without declaring indexes, with the reason."""

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from shared.connections import account_routes
 from shared.connections.account_routes import AccountRoutes
+from shared.connections.integration_record import INDEXES
 from shared.connections.integrations import COLLECTION
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime.configuration import Configuration
@@ -67,7 +68,7 @@ class World:
 async def world(store: Store) -> AsyncIterator[World]:
     world = World(store)
     await world.configuration.start()
-    await world.mongo.ensure_indexes(account_routes.INDEXES)
+    await world.mongo.ensure_indexes(INDEXES)
     await world.routes.start()
     yield world
     await world.routes.stop()
