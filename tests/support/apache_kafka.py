@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import functools
 import os
-import random
 import re
 import shutil
 import signal
@@ -19,6 +18,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+from tests.support.ports import free_port, is_free
 
 _POM = Path(__file__).parent / "kafka" / "pom.xml"
 _CACHE = Path(__file__).parents[2] / ".cache" / "kafka"
@@ -97,7 +98,7 @@ class ApacheKafka:
     ) -> None:
         self._folder = folder.absolute()
         self._properties = self._folder / "server.properties"
-        self._port = port or self._remembered_port() or _free_port()
+        self._port = port or self._remembered_port() or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._settings = dict(settings or {})
@@ -121,13 +122,13 @@ class ApacheKafka:
         """
         if self._process is not None:
             raise RuntimeError(f"the broker on {self.bootstrap} is already started")
-        if not _is_free(self._port):
+        if not is_free(self._port):
             raise RuntimeError(f"{self.bootstrap} is taken by another process")
         jars = _jars()
         data = self._folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         # Only this process talks to the controller's port, so it may be another one on every start.
-        controller = str(_free_port())
+        controller = str(free_port())
         properties = _PROPERTIES.format(port=self._port, controller=controller, data=data)
         for name, value in self._settings.items():
             properties += f"{name}={value.replace('{controller}', controller)}\n"
@@ -230,28 +231,6 @@ def _guard(pid: int) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-def _free_port() -> int:
-    """Choose a port below those that the kernel gives to outgoing connections.
-
-    Among those, a client that keeps trying to reach a dead broker can be given the broker's own port and
-    connect to itself; the broker then cannot come back.
-    """
-    while not _is_free(port := random.randrange(20_000, 30_000)):  # noqa: S311 - not a secret
-        pass
-    return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as candidate:
-        # As the broker does it: the last one's connections in TIME_WAIT are not in the way.
-        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            candidate.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _answers(port: int) -> bool:
