@@ -42,6 +42,8 @@ _BUSY_PERIOD_S: Final = 5.0
 _MAX_POLL_INTERVAL_MS: Final = 300_000
 _POLL_TIMEOUT_S: Final = 0.5
 _OFFSET_TIMEOUT_S: Final = 10.0
+_COMMIT_INTERVAL_S: Final = 0.2
+"""Of one member. A killed process handles again what it completed in this time."""
 _COMMIT_TIMEOUT_S: Final = 10.0
 _FINAL_COMMIT_TIMEOUT_S: Final = 3.0
 _MAX_OPEN_BYTES: Final = 64 << 20
@@ -87,6 +89,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         """Set when records were completed or held."""
         self._assignments = 0
         self._committing: asyncio.Task[None] | None = None
+        self._commit_at_once = asyncio.Event()
         self._client: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -159,10 +162,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 await self._session()
             except (KafkaError, ConsumerStoppedError, TimeoutError, OSError) as error:
                 self._log.warning("consumer.restarted", error=str(error) or type(error).__name__)
-                await self._pause(1.0)
+                await _wait(self._stopping, 1.0)
             except Exception as error:  # noqa: BLE001 -- a consumer that ends silently would stall its partitions
                 self._log.error("consumer.failed", exc_info=error)
-                await self._pause(5.0)
+                await _wait(self._stopping, 5.0)
 
     async def _session(self) -> None:
         """Join the group, poll until `stop` or until the client fails, and leave the group."""
@@ -288,7 +291,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             self._committing = asyncio.create_task(self._commit(self._client))
 
     async def _commit(self, client: AIOKafkaConsumer) -> None:
-        """Commit the watermarks of all partitions, until there is nothing to commit."""
+        """Commit the watermarks of all partitions, in intervals, until there is nothing to commit."""
         while trackers := [item for item in self._trackers.values() if item.watermark != item.committed]:
             offsets = {tracker.partition: tracker.watermark for tracker in trackers}
             for tracker in trackers:
@@ -300,6 +303,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 # Complete, but not committed: the partition's next owner handles the events again, which is
                 # harmless because handlers are idempotent.
                 self._log.warning("consumer.commit_failed", error=str(error) or type(error).__name__)
+            await _wait(self._commit_at_once, _COMMIT_INTERVAL_S)
 
     async def _commit_all(self) -> None:
         """Wait up to 3 s until nothing is open but what is held, and commit. The rest is handled again."""
@@ -308,6 +312,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 while any(map(self._handling.waits_for, self._trackers.values())):
                     self._progress.clear()
                     await self._progress.wait()
+                self._commit_at_once.set()
                 if self._committing:
                     await asyncio.wait({self._committing})
         except TimeoutError:
@@ -316,6 +321,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             self._committing.cancel()
             await asyncio.gather(self._committing, return_exceptions=True)
             self._committing = None
+        self._commit_at_once.clear()
 
     async def handled_offset(self, partition: int) -> int:
         """Return the offset before which every record of a partition of the first topic is complete.
@@ -348,13 +354,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         )
         await self._dead_letters.write(record, *reason_and_error(error))
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait; `stop` ends the pause early."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+
+async def _wait(event: asyncio.Event, max_s: float) -> None:
+    """Wait until the event is set, at most `max_s` seconds."""
+    try:
+        async with asyncio.timeout(max_s):
+            await event.wait()
+    except TimeoutError:
+        pass
 
 
 def _consumed_event(record: ConsumerRecord) -> ConsumedEvent:
