@@ -107,7 +107,7 @@ def system(
             if bus_name == "kafka":
                 if reason := unavailable_reason():
                     raise SystemExit(f"bench: {reason}")
-                kafka = ApacheKafka(folder / "kafka")
+                kafka = ApacheKafka(folder / "kafka", load=True)
                 stack.callback(kafka.stop)
                 kafka.start()
                 stack.callback(pair.database.stop)
