@@ -17,7 +17,7 @@ from bench.fanout import fanout
 from bench.isolation import isolation
 from bench.machine import cores, described
 from bench.peers.measure import PeerPlan
-from bench.peers.run import peers
+from bench.peers.run import PEERS, missing_peers, peers
 from bench.peers.table import described as described_peers
 from bench.peers.table import peers_table
 from bench.remote import Failed
@@ -76,7 +76,7 @@ def main() -> int:
             ),
         }
         try:
-            for stage in arguments.only or STAGES:
+            for stage in arguments.only or _whole_run(console):
                 measured[stage] = run[stage]()
         except (Failed, AssertionError) as error:
             console.print(f"bench: {stage}: {error}", style="red")
@@ -96,6 +96,17 @@ def main() -> int:
             json.dumps({"machine": machine, **measured}, indent=1) + "\n", encoding="utf-8"
         )
     return 0
+
+
+def _whole_run(console: Console) -> list[str]:
+    """Return the stages of a run without `--only`: without `peers` if there is no other engine to measure."""
+    missing = missing_peers()
+    if len(missing) < len(PEERS):
+        return list(STAGES)
+    for name, reason in missing.items():
+        console.print(f"peers: {name} is left out: {reason}")
+    console.print("peers: left out; docs/how-to/compare-with-peers.md says how to build these engines")
+    return [stage for stage in STAGES if stage != "peers"]
 
 
 def _arguments() -> argparse.Namespace:

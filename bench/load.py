@@ -7,22 +7,19 @@ body and a signature of its own.
 import asyncio
 import gc
 import hmac
-import re
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable
 from time import monotonic, monotonic_ns
 from typing import Any, Final
 
+from bench.framing import message_ends
 from bench.remote import answer
 from bench.webhook import delivery_id
 
 Build = Callable[[int, int], bytes]
 """Builds a request from its due time, in monotonic nanoseconds, and its number."""
 
-_LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
-_CHUNKED: Final = re.compile(rb"(?i)\r\ntransfer-encoding: *chunked")
-_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _KEYS: Final = 64
 _TICK_S: Final = 0.001
 _GRACE_S: Final = 5.0
@@ -48,13 +45,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        if length := _LENGTH.search(self._buffer, 0, end):
-            if len(self._buffer) < end + 4 + int(length[1]):
-                return
-        elif _CHUNKED.search(self._buffer, 0, end) and not self._buffer.endswith(_LAST_CHUNK):
+        if message_ends(self._buffer) is None:
             return
         status = self._buffer[9:12]
         self._buffer = b""

@@ -7,10 +7,10 @@ from array import array
 from time import monotonic
 from typing import Any, Final
 
+from bench.framing import message_ends
 from bench.remote import answer
 from bench.webhook import sent_event
 
-_LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _ID: Final = re.compile(rb"(?i)\r\nwebhook-id: *([^\r]+)")
 _RESPONSE: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
 
@@ -49,16 +49,10 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        while True:
-            end = self._buffer.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            length = _LENGTH.search(self._buffer, 0, end)
-            whole = end + 4 + (int(length[1]) if length else 0)
-            if len(self._buffer) < whole:
-                return
-            head, body = self._buffer[:end], self._buffer[end + 4 : whole]
-            self._buffer = self._buffer[whole:]
+        while ends := message_ends(self._buffer):
+            head_end, end = ends
+            head, body = self._buffer[:head_end], self._buffer[head_end + 4 : end]
+            self._buffer = self._buffer[end:]
             self._transport.write(_RESPONSE)
             _record(head, body)
 

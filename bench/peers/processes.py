@@ -210,7 +210,10 @@ class Api:
         self._client = httpx.Client(base_url=base, headers=headers, timeout=30, trust_env=False)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        response = self._client.request(method, path, json=body)
+        try:
+            response = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise Failed(f"{method} {path}: {error}") from None
         if not response.is_success:
             raise Failed(f"{method} {path}: {response.status_code} {response.text[:300]}")
         return response.json() if response.content else None

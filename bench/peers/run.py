@@ -17,24 +17,26 @@ from bench.peers.webhookx import WebhookX
 from bench.remote import Failed, Remote
 from interlink.supervise import ProcessGroup
 
+PEERS: Final[tuple[Engine, ...]] = (WebhookX(), Outpost(), Svix())
 _NOT_PINNED: Final[frozenset[int]] = frozenset()
 
 
+def missing_peers() -> dict[str, str]:
+    """Return why peers cannot be measured here, by name."""
+    return {engine.name: reason for engine in PEERS if (reason := _missing(engine))}
+
+
 def peers(folder: Path, plan: PeerPlan, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure every engine; return the medians of its runs, and why others were left out.
+    """Measure the hub and every peer that is installed; return medians of the runs, and what is missing.
 
     The runs of the engines alternate, so that a slower minute of the machine does not hit one engine alone.
     Nothing is pinned: engine, stores, load generator and sink share all cores.
     """
-    engines: list[Engine] = [Interlink("kafka"), Interlink("embedded"), WebhookX(), Outpost(), Svix()]
-    left_out: dict[str, str] = {}
-    for engine in engines:
-        if reason := _missing(engine):
-            left_out[engine.name] = reason
-            say(f"{engine.name} is left out: {reason}")
+    engines: list[Engine] = [Interlink("kafka"), Interlink("embedded"), *PEERS]
+    left_out = {engine.name: reason for engine in engines if (reason := _missing(engine))}
+    for name, reason in left_out.items():
+        say(f"{name} is left out: {reason}")
     measured = [engine for engine in engines if engine.name not in left_out]
-    if all(isinstance(engine, Interlink) for engine in measured):
-        say("no peer is to be had: docs/how-to/compare-with-peers.md says how to build them")
     load_before = os.getloadavg()
     runs: dict[str, list[dict[str, Any]]] = {engine.name: [] for engine in measured}
     for number in range(plan.runs):

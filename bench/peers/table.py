@@ -69,6 +69,7 @@ MEASURES: Final = (
     ),
 )
 """The goals that are multiples were set from one quiet run, as the hub's goal over the best peer's value."""
+_MAX_LOAD: Final = 0.5
 _NO_RATIO: Final = "half of the engine's maximum (events/s)"
 
 
@@ -98,6 +99,9 @@ def described(result: Mapping[str, Any]) -> list[str]:
         f"medians of {plan['runs']} runs in turn; {plan['events']:,} events of 1.5 KB over 32 connections, "
         f"one subscriber; {plan['idle_s']:.0f} s idle, steady rates for {plan['steady_s']:.0f} s; not pinned"
     )
+    busy = (
+        "; the machine was busy: trust only the ratios of CPU" if result["load_before"][0] > _MAX_LOAD else ""
+    )
     durability = (
         "everything survives a kill -9 of every process, but for the embedded broker, which is memory only; "
         "nobody forces data to disk before the answer"
@@ -105,7 +109,7 @@ def described(result: Mapping[str, Any]) -> list[str]:
     engines = result["engines"].items()
     return [
         what,
-        f"load average before: {before}; after: {after}",
+        f"load average before: {before}; after: {after}{busy}",
         durability,
         *(f"{name} {engine['version']}: {engine['durability']}" for name, engine in engines),
         *(f"{name}: left out, {reason}" for name, reason in result["left_out"].items()),

@@ -7,8 +7,7 @@ from typing import Final
 
 from bench.peers import stores
 from bench.peers.engine import SECRET, Engine, Started, Stopwatch, event, template
-from bench.peers.processes import Api, Processes
-from bench.remote import Failed
+from bench.peers.processes import Api, Processes, answers
 from tests.support.ports import free_port
 
 VARIABLE: Final = "BENCH_WEBHOOKX"
@@ -52,9 +51,10 @@ class WebhookX(Engine):
         processes.run([binary, "db", "up"], env)
         stopwatch = Stopwatch()
         processes.start("webhookx", [binary, "start"], env, cwd=processes.folder)
-        api = Api(f"http://127.0.0.1:{admin}")
-        processes.wait(self.name, 30, lambda: _answers(api))
+        base = f"http://127.0.0.1:{admin}"
+        processes.wait(self.name, 30, lambda: answers(f"{base}/workspaces/default/endpoints"))
         ready_s = stopwatch.seconds
+        api = Api(base)
         _subscribe(api, sink)
         _add_source(api, "plain")
         github = _add_source(api, "github")
@@ -81,14 +81,6 @@ class WebhookX(Engine):
                 {"header": "X-Hub-Signature-256", "prefix": "", "secret": SECRET},
             ),
         )
-
-
-def _answers(api: Api) -> bool:
-    try:
-        api.call("GET", "/workspaces/default/endpoints")
-    except Failed:
-        return False
-    return True
 
 
 def _subscribe(api: Api, sink: str) -> None:
