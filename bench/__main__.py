@@ -14,6 +14,7 @@ from rich.console import Console
 from bench.backlog import backlog
 from bench.fairness import fairness
 from bench.fanout import fanout
+from bench.gateway import gateway
 from bench.isolation import isolation
 from bench.machine import cores, described
 from bench.peers.measure import PeerPlan
@@ -59,7 +60,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="interlink-bench-") as folder:
         bench = Bench(plan, cores(), Path(folder), lambda line: console.print(line, style="dim"))
         run: dict[str, Callable[[], Any]] = {
-            "gateway": lambda: bench.gateway().document(),
+            "gateway": lambda: gateway(bench),
             "schemes": lambda: schemes(bench),
             "delivery": bench.delivery,
             "flow": bench.end_to_end,

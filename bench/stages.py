@@ -1,4 +1,4 @@
-"""The main stages: gateway, delivery, and end to end with memory. Each runs on a new broker and database.
+"""The main stages: delivery, and end to end with memory. Each runs on a new broker and database.
 
 The behaviour of delivery under adverse conditions is measured in `isolation`, `fanout` and `backlog`.
 """
@@ -15,7 +15,7 @@ from typing import Any, Final
 from bench.machine import Cores, cpu_seconds, resident_mb
 from bench.remote import Failed, Remote
 from bench.system import CONCURRENCY, BusName, System, has_sync, system
-from bench.webhook import body, request_head
+from bench.webhook import body
 from bench.written import written
 from interlink.supervise import ProcessGroup
 
@@ -107,11 +107,12 @@ class Sides:
 
 @dataclass(frozen=True)
 class Target:
-    """A server to load: its process, its port, and the heads of requests up to the delivery id."""
+    """A server to load: its process and port, and its requests: heads up to the delivery id, one body."""
 
     pid: int
     port: int
     heads: list[str]
+    body: bytes = field(default_factory=body)
 
 
 class Bench:
@@ -127,7 +128,7 @@ class Bench:
         self._load = self._helper("bench.load", cores.rest)
         self.sink = self._helper("bench.sink", cores.rest)
         self.feed = self._helper("bench.feed", cores.rest)
-        self._bare = self._helper("bench.bare", cores.system)
+        self.bare = self._helper("bench.bare", cores.system)
         self.sink_port: int = self.sink.call("listen")["port"]
 
     def close(self) -> None:
@@ -150,28 +151,6 @@ class Bench:
         ) as hub:
             yield hub
 
-    def gateway(self) -> Sides:
-        """Measure CPU and rate of the gateway beside a bare app on the same server, under full load."""
-        sides = Sides()
-        port = self._bare.call("serve")["port"]
-        bare_head = [request_head("/", f"127.0.0.1:{port}", "secret", "push", body())]
-        with self.hub("gateway", "gateway") as hub:
-            heads = hub.heads(channels=False)
-            ours = Target(hub.pid("gateway"), hub.ports["gateway"], heads)
-            bare = Target(self._bare.pid, port, bare_head)
-            for target in (bare, ours):
-                self.load(target, min(1.5, self.plan.gateway_s))
-            for number in range(self.plan.rounds):
-                for target, us, per_s in (
-                    (bare, sides.bare_us, sides.bare_per_s),
-                    (ours, sides.ours_us, sides.ours_per_s),
-                ):
-                    cost, rate = self.load(target, self.plan.gateway_s)
-                    us.append(cost)
-                    per_s.append(rate)
-                self._round("gateway", number, sides)
-        return sides
-
     def subscribe(self, hub: System) -> None:
         """Create webhooks that deliver to the sink of this bench."""
         hub.subscribe(self.sink_port)
@@ -183,7 +162,7 @@ class Bench:
             "run",
             port=target.port,
             heads=target.heads,
-            body=body().decode(),
+            body=target.body.decode(),
             connections=CONCURRENCY,
             seconds=seconds,
         )
@@ -212,7 +191,7 @@ class Bench:
                 cost, rate = self.deliver(hub, pid, self.plan.deliveries)
                 sides.ours_us.append(cost)
                 sides.ours_per_s.append(rate)
-                self._round("delivery", number, sides)
+                self.round("delivery", number, sides)
             sleep(_STATISTICS_WAIT_S)
             total = warming + self.plan.rounds * self.plan.deliveries
             stored = written(hub.store_uri, hub.store_pid, total)
@@ -222,7 +201,7 @@ class Bench:
     def post(self, delivered: str) -> tuple[float, float]:
         total = self.plan.deliveries
         url = f"http://127.0.0.1:{self.sink_port}/hooks/bare"
-        result = self._bare.call("post", url=url, body=delivered, total=total, concurrency=CONCURRENCY)
+        result = self.bare.call("post", url=url, body=delivered, total=total, concurrency=CONCURRENCY)
         return result["cpu"] / total * 1e6, total / result["seconds"]
 
     def deliver(self, hub: System, pid: int, total: int) -> tuple[float, float]:
@@ -318,7 +297,7 @@ class Bench:
         self._helpers.append(helper)
         return helper
 
-    def _round(self, what: str, number: int, sides: Sides) -> None:
+    def round(self, what: str, number: int, sides: Sides) -> None:
         ours, bare = sides.ours_us[-1], sides.bare_us[-1]
         self.say(
             f"{what}, round {number + 1}: {ours:.0f} us, bare {bare:.0f} us, {ours / bare:.1f} times; "

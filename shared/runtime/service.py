@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from time import monotonic
+from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
 
 import uvicorn
@@ -48,6 +49,7 @@ from shared.runtime.web import problems
 from shared.runtime.web.access import Keyring
 from shared.runtime.web.audit import Audit, audited_routes
 from shared.runtime.web.audit_entries import AuditEntries
+from shared.runtime.web.bare_route import BareHandler, BareRoute
 from shared.runtime.web.body_limit import BodyLimit
 from shared.runtime.web.idempotency import Idempotency
 from shared.runtime.web.idempotency_keys import IdempotencyKeys
@@ -128,14 +130,16 @@ class Runtime:
         *,
         max_body_bytes: int = 1024 * 1024,
         unaudited: Collection[str] = (),
+        bare: Mapping[str, BareHandler] = MappingProxyType({}),
     ) -> FastAPI:
         """Return the management API of this service, composed of the routes of `apis`.
 
         Whatever the routes are, the app answers errors as problem details, bounds bodies, gives repeats with
         an `Idempotency-Key` the first response, and stores an audit entry for each call that changes
         something. `unaudited` are the paths of routes without entries: they change no configuration. Each
-        route names its scope with `requires`, which also rejects unknown parameters. The OpenAPI document is
-        at `/openapi/<service>.json`.
+        route names its scope with `requires`, which also rejects unknown parameters. `bare` has the handlers
+        of `POST` calls that the framework only documents, by path; they are not audited. The OpenAPI document
+        is at `/openapi/<service>.json`.
         """
         app = OpenApiApp(
             title=title,
@@ -155,12 +159,14 @@ class Runtime:
         # complete body; a repeat that `Idempotency` answers must not get to `Audit`.
         app.add_middleware(
             Audit,
-            routes=audited_routes(app.routes, unaudited),
+            routes=audited_routes(app.routes, {*unaudited, *bare}),
             entries=self.audit_entries,
             keyring=self.keyring,
             service=self.name,
             log=self.log,
         )
+        for path, handler in bare.items():
+            app.add_middleware(BareRoute, path=path, handler=handler, log=self.log)
         app.add_middleware(
             Idempotency,
             keys=IdempotencyKeys(self.mongo),
