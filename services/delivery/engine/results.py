@@ -13,7 +13,7 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import Write
 from shared.runtime.retry import Backoff
 
-_GATHER_DELAY_S: Final = 0.005
+_GATHER_DELAY_S: Final = 0.01
 _MAX_BULK: Final = 200
 """Writes of one bulk: encoding them holds up the event loop."""
 _RETRY: Final = Backoff(first_s=0.2, max_s=5.0)
