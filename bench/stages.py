@@ -139,12 +139,20 @@ class Bench:
         stage: str,
         *services: str,
         profiled: tuple[str, ...] = (),
+        workers: int = 1,
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> Iterator[System]:
         """Run a hub with these services for one stage."""
         folder = self._folder / stage
         with system(
-            folder, self.plan.bus, services, self._cores, self._process_group, profiled=profiled, env=env
+            folder,
+            self.plan.bus,
+            services,
+            self._cores,
+            self._process_group,
+            profiled=profiled,
+            workers=workers,
+            env=env,
         ) as hub:
             yield hub
 

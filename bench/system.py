@@ -34,6 +34,7 @@ class System(Hub):
         *,
         store_pid: int,
         profiled: Sequence[str] = (),
+        workers: int = 1,
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         env = {"INTERLINK_DRAIN_SECONDS": "2", **env}
@@ -44,11 +45,14 @@ class System(Hub):
         self._cores = cores
         self._process_group = group
         self._profiled = profiled
+        self._workers = workers
 
     def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
         """Start a service as a test does, but on its core. It ends with the bench."""
         if self._profiled and name == self._profiled[0]:
             module = ("bench.profiled", *self._profiled)
+        elif self._workers > 1:
+            module = ("interlink", "serve", name, "--workers", str(self._workers))
         with pinned(self._cores.system):
             super().start_service(name, module=module, **env)
         self._process_group.add(self.pid(name))
@@ -97,9 +101,13 @@ def system(
     group: ProcessGroup,
     *,
     profiled: Sequence[str] = (),
+    workers: int = 1,
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[System]:
-    """Run a hub with these services on its own broker and database. It is ready inside the block."""
+    """Run a hub with these services on its own broker and database. It is ready inside the block.
+
+    Each service has this number of `workers`.
+    """
     with contextlib.ExitStack() as stack:
         pair = EmbeddedPair(folder / "pair")
         kafka: ApacheKafka | None = None
@@ -130,6 +138,7 @@ def system(
             group,
             store_pid=pair.database.child.pid or 0,
             profiled=profiled,
+            workers=workers,
             env=env,
         )
         stack.callback(hub.stop)

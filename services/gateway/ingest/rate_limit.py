@@ -18,8 +18,8 @@ few small ones of those must not block the webhooks of our apps.
 """
 _SHARED_BUCKETS: Final = 65_536
 """Buckets of all workers that are not full at a time."""
-_ONE_TOKEN: Final = 1 - 1e-6
-"""Less than one: sums of fractions are not exact."""
+_ROUNDING_S: Final = 1e-6
+"""By which sums of intervals may be wrong."""
 
 
 class TokenBucket:
@@ -29,52 +29,63 @@ class TokenBucket:
     a new one, and can be forgotten.
     """
 
-    __slots__ = ("_capacity", "_full_at", "_rate")
+    __slots__ = ("_burst_s", "_full_at", "_interval_s")
 
     def __init__(self, per_minute: int) -> None:
-        self._capacity = float(per_minute)
-        self._rate = per_minute / 60
+        self._interval_s = 60 / per_minute
+        # With so many seconds until it is full, the bucket has its last token.
+        self._burst_s = (per_minute - 1) * self._interval_s + _ROUNDING_S
         self._full_at = 0.0
 
     def wait(self) -> float:
         """Return the seconds until a token is available; 0 if one is available now."""
-        return self._wait(self._full_at, monotonic())
+        return max(0.0, self._full_at - monotonic() - self._burst_s)
 
     def take(self, tokens: float = 1.0) -> None:
         """Remove tokens, also if there are too few; a negative number gives them back."""
-        self._full_at = self._without(self._full_at, monotonic(), tokens)
+        self._full_at = max(self._full_at, monotonic()) + tokens * self._interval_s
 
     def try_take(self, tokens: float = 1.0) -> float:
         """Remove tokens if one is available; return the seconds until one is, 0 if they were removed."""
-        now = monotonic()
-        wait = self._wait(self._full_at, now)
-        if wait == 0:
-            self._full_at = self._without(self._full_at, now, tokens)
-        return wait
+        full_at = max(self._full_at, now := monotonic())
+        wait = full_at - now - self._burst_s
+        if wait > 0:
+            return wait
+        self._full_at = full_at + tokens * self._interval_s
+        return 0.0
 
-    def _wait(self, full_at: float, now: float) -> float:
-        tokens = self._capacity - max(0.0, full_at - now) * self._rate
-        return 0.0 if tokens >= _ONE_TOKEN else (1 - tokens) / self._rate
+    def try_hold(self, tokens: float) -> float:
+        """Remove tokens like `try_take`, until `settle` decides about them."""
+        return self.try_take(tokens)
 
-    def _without(self, full_at: float, now: float, tokens: float) -> float:
-        return max(full_at, now) + tokens / self._rate
+    def settle(self, tokens: float, *, spent: bool) -> None:
+        """Decide about tokens of `try_hold`: they are spent, or given back."""
+        if not spent:
+            self._full_at -= tokens * self._interval_s
 
 
 class SharedTokenBucket(TokenBucket):
-    """A token bucket in memory that all workers share."""
+    """A token bucket in memory that all workers share.
 
-    __slots__ = ("_key", "_table")
+    Tokens that are held count at this worker only, until they are spent: nearly all are given back.
+    """
+
+    __slots__ = ("_held", "_key", "_table")
 
     def __init__(self, per_minute: int, table: SharedTable, key: int) -> None:
         super().__init__(per_minute)
         self._table = table
         self._key = key
+        self._held = 0.0
 
     def wait(self) -> float:
-        return self._wait(self._table.get(self._key), monotonic())
+        now = monotonic()
+        full_at = max(self._table.get(self._key), now) + self._held * self._interval_s
+        return max(0.0, full_at - now - self._burst_s)
 
     def take(self, tokens: float = 1.0) -> None:
-        self._table.change(self._key, lambda full_at: self._without(full_at, monotonic(), tokens))
+        added_s = tokens * self._interval_s
+        self._table.change(self._key, lambda full_at: max(full_at, monotonic()) + added_s)
 
     def try_take(self, tokens: float = 1.0) -> float:
         wait = 0.0
@@ -82,11 +93,22 @@ class SharedTokenBucket(TokenBucket):
         def take(full_at: float) -> float:
             nonlocal wait
             now = monotonic()
-            wait = self._wait(full_at, now)
-            return full_at if wait else self._without(full_at, now, tokens)
+            wait = max(0.0, full_at - now - self._burst_s)
+            return full_at if wait else max(full_at, now) + tokens * self._interval_s
 
         self._table.change(self._key, take)
         return wait
+
+    def try_hold(self, tokens: float) -> float:
+        wait = self.wait()
+        if wait == 0:
+            self._held += tokens
+        return wait
+
+    def settle(self, tokens: float, *, spent: bool) -> None:
+        self._held -= tokens
+        if spent:
+            self.take(tokens)
 
 
 class RateLimits:
@@ -154,13 +176,15 @@ def charge_work(bucket: TokenBucket, work: int) -> Iterator[None]:
     The charge comes before the work: of many requests sent at once, those over the limit are rejected
     unverified. Raises `TooManyRequests` if the bucket has no token.
     """
-    charge(bucket, work / _BYTES_PER_TOKEN)
+    tokens = work / _BYTES_PER_TOKEN
+    wait = bucket.try_hold(tokens)
+    if wait > 0:
+        raise TooManyRequests(wait)
     in_vain = False
     try:
         yield
     except Rejected:
         in_vain = True
         raise
-    finally:
-        if not in_vain:  # other errors too: an unavailable key server is not the caller's fault
-            bucket.take(-work / _BYTES_PER_TOKEN)
+    finally:  # refunded after other errors too: an unavailable key server is not the caller's fault
+        bucket.settle(tokens, spent=in_vain)

@@ -32,10 +32,11 @@ class SharedMemory:
         self.taken = 0
         """Bytes that this process has taken."""
         if hasattr(os, "memfd_create"):
-            self._lock_file = os.memfd_create("locks")
+            self.lock_file = os.memfd_create("locks")
         else:
             with tempfile.TemporaryFile() as file:
-                self._lock_file = os.dup(file.fileno())
+                self.lock_file = os.dup(file.fileno())
+        """A file without content. The lock of a part is one on the byte with the part's number."""
 
     def take(self, words: int) -> memoryview:
         """Return the next part, of this number of 8-byte words. Raises `ValueError` if too little is left."""
@@ -44,14 +45,6 @@ class SharedMemory:
             raise ValueError(f"the shared memory has only {len(self._memory)} bytes")
         self.taken = end
         return self._memory[start:end]
-
-    def lock(self, number: int) -> None:
-        """Wait for a lock. Its holder must be quick: the event loop of the caller stands still."""
-        fcntl.lockf(self._lock_file, fcntl.LOCK_EX, 1, number)
-
-    def unlock(self, number: int) -> None:
-        """Release a lock."""
-        fcntl.lockf(self._lock_file, fcntl.LOCK_UN, 1, number)
 
 
 class SharedTable:
@@ -63,7 +56,7 @@ class SharedTable:
 
     def __init__(self, memory: SharedMemory, slots: int) -> None:
         """Take the memory of a table with this number of slots, a multiple of `GROUP_SLOTS`."""
-        self._memory = memory
+        self._lock_file = memory.lock_file
         self._groups = slots // GROUP_SLOTS
         self._first_lock = memory.taken
         self._keys = memory.take(slots).cast("Q")
@@ -85,19 +78,19 @@ class SharedTable:
     def change(self, key: int, change: Callable[[float], float]) -> None:
         """Replace the time of a key with what `change` returns for it, while no other worker changes it."""
         group = key % self._groups
-        self._memory.lock(self._first_lock + group)
+        start, lock = group * GROUP_SLOTS, self._first_lock + group
+        fcntl.lockf(self._lock_file, fcntl.LOCK_EX, 1, lock)  # the event loop stands still: be quick
         try:
-            slot = self._slot(key, group * GROUP_SLOTS)
+            keys = self._keys[start : start + GROUP_SLOTS].tolist()
+            slot = start + keys.index(key) if key in keys else self._displace(key, start)
             self._times[slot] = change(self._times[slot])
         finally:
-            self._memory.unlock(self._first_lock + group)
+            fcntl.lockf(self._lock_file, fcntl.LOCK_UN, 1, lock)
 
-    def _slot(self, key: int, start: int) -> int:
-        """Return the slot of a key; that of the earliest time of its group if it has none. Needs the lock."""
-        keys = self._keys[start : start + GROUP_SLOTS].tolist()
-        if key in keys:
-            return start + int(keys.index(key))
-        slot = min(range(start, start + GROUP_SLOTS), key=lambda slot: abs(self._times[slot]))
+    def _displace(self, key: int, start: int) -> int:
+        """Give a key the slot of the earliest time of its group, and return it. Needs the lock."""
+        ages = list(map(abs, self._times[start : start + GROUP_SLOTS].tolist()))
+        slot = start + ages.index(min(ages))
         self._times[slot] = 0.0  # first: between the two writes, the old key has no time
         self._keys[slot] = key
         return slot
