@@ -171,6 +171,15 @@ def test_not_ready_while_a_worker_does_not_answer(hub: WorkersHub) -> None:
     hub.wait_ready("gateway")
 
 
+def test_the_parent_only_waits(hub: WorkersHub) -> None:
+    parent = psutil.Process(hub.pid("gateway"))
+    assert parent.num_threads() == 1
+    assert parent.net_connections("inet") == []
+    switches = parent.num_ctx_switches().voluntary
+    send_many(hub.github_endpoint(), [None] * 20)
+    assert parent.num_ctx_switches().voluntary == switches
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_workers_end_with_their_parent(
     killed: bool, hub: WorkersHub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory

@@ -10,7 +10,8 @@ import orjson
 
 from shared.runtime.workers.fork import Worker
 
-_TIMEOUT_S: Final = 1.0
+_TIMEOUT_S: Final = 2.5
+"""More than a worker needs to find out that MongoDB does not answer."""
 _MAX_BYTES: Final = 64 * 1024
 
 Answers = Mapping[str, Callable[[], Awaitable[Any]]]
@@ -39,10 +40,17 @@ class WorkerCalls:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def ask(self, question: str) -> dict[int, Any]:
-        """Return the answers of the other workers by their numbers, of those that answer within a second."""
+        """Return the answers of the other workers by their numbers.
+
+        Waits up to 2.5 s for each worker that serves.
+        """
         call = secrets.token_hex(8)
         answers = self._open[call] = {}
-        others = [number for number in range(self._worker.count) if number != self._worker.number]
+        others = [
+            number
+            for number, started in enumerate(self._worker.started)
+            if started and number != self._worker.number
+        ]
         for number in others:
             self._send(number, {"call": call, "from": self._worker.number, "question": question})
         try:

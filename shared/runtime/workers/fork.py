@@ -61,7 +61,7 @@ def fork_workers(service: str, count: int) -> Worker:
     mailboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(count)]
     for end in (end for pair in mailboxes for end in pair):
         end.setblocking(False)
-    started = memory.take(-(-count // 8))
+    started = memory.take(-(-count // 8))[:count]
     workers = [Worker(number, count, memory, mailboxes, started, parent_alive) for number in range(count)]
     return _Parent(workers, parent_end, log).run()
 

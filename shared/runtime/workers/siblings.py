@@ -32,7 +32,7 @@ class Siblings:
         for number in range(self._worker.count):
             if number != self._worker.number:
                 answer: Mapping[str, bool] = answers.get(number, {})
-                results[f"worker_{number}_answers"] = number in answers and bool(self._worker.started[number])
+                results[f"worker_{number}_answers"] = number in answers
                 for name, ok in answer.items():
                     results[name] = ok and results.get(name, True)
         return results
