@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from bench.machine import Cores, pinned
 from bench.webhook import EVENTS, body, request_head
-from interlink.embedded import BROKER_SETTINGS, EmbeddedPair
+from interlink.embedded import EmbeddedPair, broker_settings
 from interlink.supervise import ProcessGroup
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as unavailable_reason
@@ -116,7 +116,7 @@ def system(
         bus = (
             {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "KAFKA_SESSION_TIMEOUT_MS": "6000"}
             if kafka
-            else {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS}
+            else {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **broker_settings(pair.folder)}
         )
         store = Store("the embedded store", pair.mongodb_uri)
         hub = System(
