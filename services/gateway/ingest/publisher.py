@@ -68,28 +68,15 @@ class EventPublisher:
         context.endpoints, context.events, context.event_ids = endpoints, events, ids
         traceparent = child_traceparent(first_header(context.headers, b"traceparent"))
 
-        async def publish_fresh(fresh: Sequence[int]) -> None:
-            for endpoint in _unique_endpoints(endpoints):
-                # Checked before, too. Other requests may have used up the limit while this body was received.
-                check_rate(endpoint.accepted)
-            records: list[Record] = []
-            for index in fresh:
-                endpoint = endpoints[index]
-                endpoint.accepted.take()
-                event = _new_event(endpoint, events[index], ids[index], traceparent, test=context.test)
-                records.append(event_record(WEBHOOKS_RECEIVED, endpoint.id, event))
-            if len(records) == 1:
-                position = await self._producer.publish(records[0], timeout_s=timeout_s)
-                context.positions[fresh[0]] = position
-                return
-            positions = await self._producer.publish_all(records, timeout_s=timeout_s)
-            context.positions.update(zip(fresh, positions, strict=True))
-
         # All events of a request have the window of the first: they are of one endpoint, or of accounts
         # without one.
         first = endpoints[0]
         window_s = self._dedupe_window_s if first.dedupe_window_s is None else first.dedupe_window_s
-        fresh = await self._recent.publish_once(ids, publish_fresh, window_s=window_s)
+        with self._recent.publication(ids, window_s) as publication:
+            if publication.fresh:
+                await self._publish_fresh(publication.fresh, context, traceparent, timeout_s)
+        await publication.wait_for_others()
+        fresh = publication.fresh
         self._log.info(
             "webhook.accepted" if fresh else "webhook.duplicate",
             trace_id=traceparent[3:35],
@@ -101,6 +88,27 @@ class EventPublisher:
             ms=round((perf_counter() - context.started) * 1000, 1),
         )
         return fresh
+
+    async def _publish_fresh(
+        self, fresh: Sequence[int], context: RequestContext, traceparent: str, timeout_s: float
+    ) -> None:
+        """Publish the events of the context at the indexes `fresh`, and set their positions."""
+        endpoints = context.endpoints
+        for endpoint in _unique_endpoints(endpoints):
+            # Checked before, too. Other requests may have used up the limit while this body was received.
+            check_rate(endpoint.accepted)
+        records: list[Record] = []
+        for index in fresh:
+            endpoint = endpoints[index]
+            endpoint.accepted.take()
+            event_id = context.event_ids[index]
+            event = _new_event(endpoint, context.events[index], event_id, traceparent, test=context.test)
+            records.append(event_record(WEBHOOKS_RECEIVED, endpoint.id, event))
+        if len(records) == 1:
+            context.positions[fresh[0]] = await self._producer.publish(records[0], timeout_s=timeout_s)
+            return
+        positions = await self._producer.publish_all(records, timeout_s=timeout_s)
+        context.positions.update(zip(fresh, positions, strict=True))
 
 
 def _unique_endpoints(endpoints: Sequence[InboundEndpoint]) -> Iterable[InboundEndpoint]:

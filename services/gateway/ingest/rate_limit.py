@@ -1,8 +1,6 @@
 """Token buckets: limits of requests per endpoint and per caller."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 
@@ -66,21 +64,26 @@ def check_rate(bucket: TokenBucket) -> None:
         raise TooManyRequests(wait)
 
 
-@contextmanager
-def charge_work(bucket: TokenBucket, work: int) -> Iterator[None]:
-    """Charge a caller for `work` bytes to hash; refund them unless the block raises `Rejected`.
+class ChargedWork:
+    """Charges a caller for work in vain: `with ChargedWork(bucket, bytes_to_hash): ...`.
 
     The charge comes before the work: of many requests sent at once, those over the limit are rejected
-    unverified. Raises `TooManyRequests` if the bucket has no token.
+    unverified. It is refunded unless the block raises `Rejected`. Raises `TooManyRequests` if the bucket has
+    no token.
     """
-    check_rate(bucket)
-    bucket.take(work / _BYTES_PER_TOKEN)
-    in_vain = False
-    try:
-        yield
-    except Rejected:
-        in_vain = True
-        raise
-    finally:
-        if not in_vain:  # other errors too: an unavailable key server is not the caller's fault
-            bucket.take(-work / _BYTES_PER_TOKEN)
+
+    __slots__ = ("_bucket", "_tokens")
+
+    def __init__(self, bucket: TokenBucket, work: int) -> None:
+        """Set the work in bytes to hash."""
+        self._bucket = bucket
+        self._tokens = work / _BYTES_PER_TOKEN
+
+    def __enter__(self) -> None:
+        check_rate(self._bucket)
+        self._bucket.take(self._tokens)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        # Other errors are refunded too: an unavailable key server is not the caller's fault.
+        if kind is None or not issubclass(kind, Rejected):
+            self._bucket.take(-self._tokens)
