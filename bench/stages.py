@@ -3,7 +3,7 @@
 The behaviour of delivery under adverse conditions is measured in `isolation`, `fanout` and `backlog`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,7 @@ class Plan:
     ramp_s: float = 3.0
     ramp_max: int = 20_000
     half_s: float = 10.0
+    trace_s: float = 20.0
     dead_waiting: int = 100_000
     beside_rounds: int = 5
     beside_s: float = 8.0
@@ -67,6 +68,7 @@ class Plan:
             ramp_s=1.0,
             ramp_max=400,
             half_s=2.0,
+            trace_s=5.0,
             dead_waiting=5_000,
             beside_rounds=2,
             beside_s=3.0,
@@ -119,7 +121,7 @@ class Bench:
     def __init__(self, plan: Plan, cores: Cores, folder: Path, say: Callable[[str], None]) -> None:
         self.plan = plan
         self._cores = cores
-        self._folder = folder
+        self.folder = folder
         self.say = say
         self._process_group = ProcessGroup()
         self._helpers: list[Remote] = []
@@ -139,13 +141,13 @@ class Bench:
         self,
         stage: str,
         *services: str,
-        profiled: tuple[str, ...] = (),
+        modules: Mapping[str, Sequence[str]] = MappingProxyType({}),
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> Iterator[System]:
         """Run a hub with these services for one stage."""
-        folder = self._folder / stage
+        folder = self.folder / stage
         with system(
-            folder, self.plan.bus, services, self._cores, self._process_group, profiled=profiled, env=env
+            folder, self.plan.bus, services, self._cores, self._process_group, modules=modules, env=env
         ) as hub:
             yield hub
 
@@ -227,10 +229,10 @@ class Bench:
         with self.hub("flow", *services) as hub:
             heads = hub.heads(channels=True)
             self.subscribe(hub)
-            self._steady(hub, heads, plan.ramp_from, min(2.0, plan.ramp_s))
+            self.steady(hub, heads, plan.ramp_from, min(2.0, plan.ramp_s))
             rate, best, ramp = float(plan.ramp_from), 0.0, []
             while rate <= plan.ramp_max:
-                result = self._steady(hub, heads, rate, plan.ramp_s)
+                result = self.steady(hub, heads, rate, plan.ramp_s)
                 ramp.append(result)
                 ages = f"p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms"
                 self.say(f"end to end: {rate:.0f}/s in, {ages}")
@@ -240,14 +242,17 @@ class Bench:
                 rate *= plan.ramp_by
             half = max(best, float(plan.ramp_from)) / 2
             sleep(1.0)
-            result = self._steady(hub, heads, half, plan.half_s)
+            result = self.steady(hub, heads, half, plan.half_s)
             ages = f"p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms"
             self.say(f"end to end at half: {half:.0f}/s, {ages}")
             memory = {name: resident_mb(hub.pid(name)) for name in services}
         return {"most_per_s": best, "at_half": result, "ramp": ramp, "resident_mb": memory}
 
-    def _steady(self, hub: System, heads: list[str], rate: float, seconds: float) -> dict[str, Any]:
-        self.sink.call("reset")
+    def steady(
+        self, hub: System, heads: list[str], rate: float, seconds: float, *, events: bool = False
+    ) -> dict[str, Any]:
+        """Send webhooks at a steady rate; return their ages. With `events`, the sink stores each arrival."""
+        self.sink.call("reset", events=events)
         result = self._load.call(
             "run",
             port=hub.ports["gateway"],

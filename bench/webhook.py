@@ -7,12 +7,13 @@ time from the received body, so that no list of sent webhooks is needed.
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 EVENTS: Final = ("push", "issues", "release", "pull_request")
 SIZE: Final = 1500
-MARK: Final = b'"delivery_id":"'
+_DELIVERY_ID: Final = re.compile(rb'"delivery_id": ?"(([0-9a-f]{16})-[0-9a-f]+)"')
 
 
 def body() -> bytes:
@@ -110,9 +111,7 @@ def delivery_id(due_ns: int, number: int) -> bytes:
     return b"%016x-%x" % (due_ns, number)
 
 
-def due_ns(delivered: bytes) -> int | None:
-    """Return the due time of the webhook in a delivered body, in monotonic nanoseconds, or None."""
-    position = delivered.find(MARK)
-    if position < 0:
-        return None
-    return int(delivered[position + len(MARK) : position + len(MARK) + 16], 16)
+def sent_event(delivered: bytes) -> tuple[bytes, int] | None:
+    """Return the delivery id in a delivered body and its due time in monotonic nanoseconds, or None."""
+    found = _DELIVERY_ID.search(delivered)
+    return None if found is None else (found[1], int(found[2], 16))

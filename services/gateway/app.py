@@ -27,6 +27,7 @@ from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.execution_records import ExecutionRepository
 from services.gateway.ingest.executions import Executions
 from services.gateway.ingest.public_keys import PublishedKeys
+from services.gateway.ingest.rate_limit import RateLimits
 from services.gateway.ingest.receive import Receiver
 from services.gateway.ingest.verify import Verifier
 from services.gateway.settings import GatewaySettings
@@ -62,28 +63,39 @@ async def build(runtime: Runtime) -> Service:
     public_base, log = runtime.hub.public_base, runtime.log
     known = registry()
     endpoints = EndpointRepository(runtime.mongo, settings)
+    limits = RateLimits(runtime.memory)
     inbound = InboundEndpoints(
-        endpoints, known.providers, runtime.configuration, runtime.vault, log, public_base=public_base
+        endpoints,
+        known.providers,
+        runtime.configuration,
+        runtime.vault,
+        log,
+        public_base=public_base,
+        limits=limits,
     )
     executions = ExecutionRepository(runtime.mongo)
-    recorder = Executions(executions, endpoints, log, retention_days=settings.executions_days)
+    recorder = Executions(
+        executions, endpoints, log, retention_days=settings.executions_days, workers=runtime.workers
+    )
     apps = Apps(
         AppRepository(runtime.mongo, runtime.vault, known.connectors, log),
         configured_apps(known),
         runtime.configuration,
     )
     routes = AccountRoutes(runtime.configuration, log)
-    accounts = ConnectedAccounts(routes)
+    accounts = ConnectedAccounts(routes, limits)
     receiver = Receiver(
         settings,
         runtime.configuration,
         inbound,
         AppWebhooks(known, apps, public_base),
         accounts,
-        Verifier(PublishedKeys(client, log)),
+        Verifier(PublishedKeys(client, log, limits)),
         recorder,
         runtime.producer,
         log,
+        limits=limits,
+        memory=runtime.memory,
     )
     event_types = EventTypeRepository(runtime.mongo)
     types = EventTypes(event_types, runtime.configuration, log)

@@ -1,12 +1,19 @@
-"""Deduplication window: the ids of webhook events that this process published recently."""
+"""Deduplication window: the ids of webhook events that this service published recently."""
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from time import monotonic
-from typing import Self
+from typing import Final
 
 from shared.contracts.errors import BrokerUnavailable
+from shared.runtime.workers.memory import SharedMemory, SharedTable
+
+_SHARED_DELIVERIES: Final = 131_072
+_PUBLICATION_S: Final = 5.0
+"""The time after which a publication of another worker counts as failed. None takes half as long."""
+_POLL_INTERVAL_S: Final = 0.01
 
 
 class RecentDeliveries:
@@ -20,100 +27,129 @@ class RecentDeliveries:
         self._max_deliveries = max_deliveries
         # The value is the end of the window (monotonic seconds), or the publication that is under way. It is
         # an OrderedDict because the first key of a plain dict is found only by walking over all deleted ones.
-        self._deliveries: OrderedDict[str, float | Publication] = OrderedDict()
+        self._deliveries: OrderedDict[str, float | asyncio.Future[bool]] = OrderedDict()
 
-    def publication(self, keys: Sequence[str], window_s: float) -> "Publication":
-        """Return the context in which a request publishes those keys that are new.
+    async def publish_once(
+        self, keys: Sequence[str], publish: Callable[[Sequence[int]], Awaitable[None]], *, window_s: float
+    ) -> list[int]:
+        """Publish the keys that were not published within `window_s` seconds; return their positions.
 
-        Keys that were published within `window_s` seconds, or are being published, are not new.
+        Raises what `publish` raises; its keys then count as not published. Raises `BrokerUnavailable` if
+        another request was publishing the same key and failed.
         """
-        publication = Publication(self, keys, window_s)
         now = monotonic()
+        fresh: list[int] = []
+        others: list[asyncio.Future[bool]] = []
+        elsewhere: list[str] = []
+        publication: asyncio.Future[bool] | None = None
         for position, key in enumerate(keys):
             previous = self._deliveries.get(key)
-            if previous is not None:
-                if isinstance(previous, Publication):
-                    # A key twice in one request finds this request's own publication: there is nothing to
-                    # wait for.
-                    if previous is not publication:
-                        publication.others.append(previous)
+            if isinstance(previous, asyncio.Future):
+                # A key twice in one request finds this request's own publication: there is nothing to wait
+                # for.
+                if previous is not publication:
+                    others.append(previous)
+            elif previous is None or previous <= now:
+                if not self._claim(key):
+                    elsewhere.append(key)
                     continue
-                if previous > now:
-                    continue
-                del self._deliveries[key]  # the new entry belongs at the end
-            self._deliveries[key] = publication
-            publication.fresh.append(position)
-        return publication
+                publication = publication or asyncio.get_running_loop().create_future()
+                self._deliveries.pop(key, None)
+                self._deliveries[key] = publication
+                fresh.append(position)
+        if publication:
+            await self._publish(keys, fresh, publish, publication, window_s)
+        is_published = [await asyncio.shield(other) for other in others]
+        is_published += [await self._wait_elsewhere(key) for key in elsewhere]
+        if not all(is_published):
+            raise BrokerUnavailable("Kafka did not acknowledge the first of two equal deliveries")
+        return fresh
 
-    def end(self, publication: "Publication", window_s: float | None) -> None:
-        """Start the window of a publication's keys; forget them if it failed (`window_s` is None)."""
-        if window_s is None:
-            for position in publication.fresh:
-                del self._deliveries[publication.keys[position]]
-            return
-        now = monotonic()
-        for position in publication.fresh:
-            self._deliveries[publication.keys[position]] = now + window_s
-        self._evict(2 * len(publication.fresh), now)
+    async def _publish(
+        self,
+        keys: Sequence[str],
+        fresh: Sequence[int],
+        publish: Callable[[Sequence[int]], Awaitable[None]],
+        publication: "asyncio.Future[bool]",
+        window_s: float,
+    ) -> None:
+        try:
+            await publish(fresh)
+        except BaseException:  # cancellation too: a waiting repeat must learn that this one failed
+            for position in fresh:
+                self._forget(keys[position])
+            publication.set_result(False)
+            raise
+        window_end = monotonic() + window_s
+        for position in fresh:
+            self._remember(keys[position], window_end)
+        publication.set_result(True)
+        self._evict(2 * len(fresh))
 
-    def _evict(self, limit: int, now: float) -> None:
+    def _claim(self, key: str) -> bool:  # noqa: ARG002 -- of `SharedRecentDeliveries`
+        """Claim the publication of a key; return False if another worker publishes or has published it."""
+        return True
+
+    async def _wait_elsewhere(self, key: str) -> bool:  # noqa: ARG002 -- of `SharedRecentDeliveries`
+        """Wait for the publication of another worker; return whether it was acknowledged."""
+        return True
+
+    def _forget(self, key: str) -> None:
+        """Note that a key was not published."""
+        del self._deliveries[key]
+
+    def _remember(self, key: str, window_end: float) -> None:
+        """Note that a key was published."""
+        self._deliveries[key] = window_end
+
+    def _evict(self, limit: int) -> None:
         """Remove up to `limit` of the oldest keys that are expired or over the maximum number.
 
         Called with twice the number of new keys: the memory shrinks although each call does little work.
         """
-        deliveries = self._deliveries
-        for _ in range(min(limit, len(deliveries))):
-            key = next(iter(deliveries))
-            delivery = deliveries[key]
-            if isinstance(delivery, Publication) or (
-                delivery > now and len(deliveries) <= self._max_deliveries
+        now = monotonic()
+        for key in list(islice(self._deliveries, limit)):
+            delivery = self._deliveries[key]
+            if isinstance(delivery, asyncio.Future) or (
+                delivery > now and len(self._deliveries) <= self._max_deliveries
             ):
                 break
-            del deliveries[key]
+            del self._deliveries[key]
 
 
-class Publication:
-    """The publication of one request: `with recent.publication(ids, 600) as publication: ...`.
+class SharedRecentDeliveries(RecentDeliveries):
+    """Remembers what all workers of this service published.
 
-    The block publishes the keys at the positions `fresh`. If it raises, they count as not published. After
-    the block, await `wait_for_others`.
+    The table has the end of each window. While a worker publishes a key, it has the negative of the time at
+    which that worker counts as dead; `_deliveries` has only the publications of this worker.
     """
 
-    __slots__ = ("_acknowledged", "_recent", "_waiters", "_window_s", "fresh", "keys", "others")
+    def __init__(self, memory: SharedMemory) -> None:
+        super().__init__()
+        self._table = SharedTable(memory, _SHARED_DELIVERIES)
 
-    def __init__(self, recent: RecentDeliveries, keys: Sequence[str], window_s: float) -> None:
-        self._recent = recent
-        self._window_s = window_s
-        self._acknowledged: bool | None = None
-        self._waiters: list[asyncio.Future[bool]] = []
-        self.keys = keys
-        self.fresh: list[int] = []
-        self.others: list[Publication] = []
-        """Other requests that were publishing some of the keys when this one began."""
+    def _claim(self, key: str) -> bool:
+        claimed = False
 
-    def __enter__(self) -> Self:
-        return self
+        def claim(time: float) -> float:
+            nonlocal claimed
+            now = monotonic()
+            claimed = abs(time) <= now
+            return -(now + _PUBLICATION_S) if claimed else time
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        # After any error, cancellation too: a waiting repeat must learn that this one failed.
-        self._acknowledged = kind is None
-        self._recent.end(self, self._window_s if self._acknowledged else None)
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(self._acknowledged)
+        self._table.change(SharedTable.key(key), claim)
+        return claimed
 
-    async def wait_for_others(self) -> None:
-        """Wait until other requests have published the keys that are not fresh.
+    async def _wait_elsewhere(self, key: str) -> bool:
+        while -self._table.get(SharedTable.key(key)) > monotonic():  # noqa: ASYNC110 -- of another process
+            await asyncio.sleep(_POLL_INTERVAL_S)
+        return self._table.get(SharedTable.key(key)) > 0
 
-        Raises `BrokerUnavailable` if one of them failed.
-        """
-        for other in self.others:
-            if not await other._outcome():
-                raise BrokerUnavailable("Kafka did not acknowledge the first of two equal deliveries")
+    def _forget(self, key: str) -> None:
+        super()._forget(key)
+        # Another worker may have published the key if this one stood still for long.
+        self._table.change(SharedTable.key(key), lambda time: max(time, 0.0))
 
-    async def _outcome(self) -> bool:
-        if self._acknowledged is not None:
-            return self._acknowledged
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        return await waiter
+    def _remember(self, key: str, window_end: float) -> None:
+        super()._forget(key)
+        self._table.change(SharedTable.key(key), lambda _: window_end)

@@ -1,14 +1,16 @@
 """Publication of webhook events: each once within its deduplication window, and acknowledged by Kafka."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Final
 
 from services.gateway.ingest.body import content_type, first_header
 from services.gateway.ingest.context import RequestContext
-from services.gateway.ingest.deduplication import RecentDeliveries
+from services.gateway.ingest.deduplication import RecentDeliveries, SharedRecentDeliveries
 from services.gateway.ingest.endpoint import InboundEndpoint
-from services.gateway.ingest.rate_limit import check_rate
+from services.gateway.ingest.errors import TooManyRequests
+from services.gateway.ingest.rate_limit import charge
 from shared.contracts.envelope import Event, now
 from shared.contracts.ids import EventId, event_id_for, new_event_id
 from shared.contracts.topics import WEBHOOKS_RECEIVED
@@ -16,6 +18,7 @@ from shared.manifests.webhook import WebhookEvent
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer, Record, event_record
 from shared.runtime.logs import Log
+from shared.runtime.workers.memory import SharedMemory
 from shared.webhooks.incoming import MASS_MENTIONS_ATTRIBUTE
 from shared.wire.tracing import child_traceparent
 
@@ -31,14 +34,20 @@ class EventPublisher:
     """Publishes the events of requests on `webhooks.received`."""
 
     def __init__(
-        self, producer: Producer, configuration: Configuration, log: Log, *, dedupe_window_s: float
+        self,
+        producer: Producer,
+        configuration: Configuration,
+        log: Log,
+        *,
+        dedupe_window_s: float,
+        memory: SharedMemory | None = None,
     ) -> None:
-        """`dedupe_window_s` is the window of endpoints that have none of their own."""
+        """Set the window of endpoints that have none of their own, and the memory that workers share."""
         self._producer = producer
         self._configuration = configuration
         self._log = log
         self._dedupe_window_s = dedupe_window_s
-        self._recent = RecentDeliveries()
+        self._recent = SharedRecentDeliveries(memory) if memory else RecentDeliveries()
 
     @property
     def ack_timeout_s(self) -> float:
@@ -68,15 +77,26 @@ class EventPublisher:
         context.endpoints, context.events, context.event_ids = endpoints, events, ids
         traceparent = child_traceparent(first_header(context.headers, b"traceparent"))
 
+        async def publish_fresh(fresh: Sequence[int]) -> None:
+            # Checked before, too. Other requests may have used up the limit while this body was received.
+            _charge_endpoints(endpoints, fresh)
+            records: list[Record] = []
+            for index in fresh:
+                endpoint = endpoints[index]
+                event = _new_event(endpoint, events[index], ids[index], traceparent, test=context.test)
+                records.append(event_record(WEBHOOKS_RECEIVED, endpoint.id, event))
+            if len(records) == 1:
+                position = await self._producer.publish(records[0], timeout_s=timeout_s)
+                context.positions[fresh[0]] = position
+                return
+            positions = await self._producer.publish_all(records, timeout_s=timeout_s)
+            context.positions.update(zip(fresh, positions, strict=True))
+
         # All events of a request have the window of the first: they are of one endpoint, or of accounts
         # without one.
         first = endpoints[0]
         window_s = self._dedupe_window_s if first.dedupe_window_s is None else first.dedupe_window_s
-        with self._recent.publication(ids, window_s) as publication:
-            if publication.fresh:
-                await self._publish_fresh(publication.fresh, context, traceparent, timeout_s)
-        await publication.wait_for_others()
-        fresh = publication.fresh
+        fresh = await self._recent.publish_once(ids, publish_fresh, window_s=window_s)
         self._log.info(
             "webhook.accepted" if fresh else "webhook.duplicate",
             trace_id=traceparent[3:35],
@@ -89,30 +109,25 @@ class EventPublisher:
         )
         return fresh
 
-    async def _publish_fresh(
-        self, fresh: Sequence[int], context: RequestContext, traceparent: str, timeout_s: float
-    ) -> None:
-        """Publish the events of the context at the indexes `fresh`, and set their positions."""
-        endpoints = context.endpoints
-        for endpoint in _unique_endpoints(endpoints):
-            # Checked before, too. Other requests may have used up the limit while this body was received.
-            check_rate(endpoint.accepted)
-        records: list[Record] = []
-        for index in fresh:
-            endpoint = endpoints[index]
-            endpoint.accepted.take()
-            event_id = context.event_ids[index]
-            event = _new_event(endpoint, context.events[index], event_id, traceparent, test=context.test)
-            records.append(event_record(WEBHOOKS_RECEIVED, endpoint.id, event))
-        if len(records) == 1:
-            context.positions[fresh[0]] = await self._producer.publish(records[0], timeout_s=timeout_s)
-            return
-        positions = await self._producer.publish_all(records, timeout_s=timeout_s)
-        context.positions.update(zip(fresh, positions, strict=True))
 
+def _charge_endpoints(endpoints: Sequence[InboundEndpoint], fresh: Sequence[int]) -> None:
+    """Take a token for each fresh event from the limit of its endpoint.
 
-def _unique_endpoints(endpoints: Sequence[InboundEndpoint]) -> Iterable[InboundEndpoint]:
-    return endpoints if len(endpoints) == 1 else {item.id: item for item in endpoints}.values()
+    Raises `TooManyRequests`, and takes none, if an endpoint has no token at all.
+    """
+    if len(endpoints) == 1:
+        return charge(endpoints[0].accepted, 1)
+    counts = Counter(endpoints[index].id for index in fresh)
+    charged: list[InboundEndpoint] = []
+    try:
+        for endpoint in {item.id: item for item in endpoints}.values():
+            charge(endpoint.accepted, counts[endpoint.id])
+            charged.append(endpoint)
+    except TooManyRequests:
+        for endpoint in charged:
+            endpoint.accepted.take(-counts[endpoint.id])
+        raise
+    return None
 
 
 def _new_event(

@@ -24,7 +24,7 @@ from services.gateway.ingest.errors import MethodNotAllowed, TooManyRequests
 from services.gateway.ingest.executions import Executions
 from services.gateway.ingest.public_keys import CALLER
 from services.gateway.ingest.publisher import EventPublisher
-from services.gateway.ingest.rate_limit import ChargedWork, TokenBucket, TokenBuckets, check_rate
+from services.gateway.ingest.rate_limit import ChargedWork, RateLimits, TokenBucket, TokenBuckets, check_rate
 from services.gateway.ingest.responses import asgi_messages, rejection_response, retryable_response
 from services.gateway.ingest.targets import AppTarget, EndpointTarget, Target, TargetServices
 from services.gateway.ingest.verify import BadSignature, Verifier, hashed_bytes
@@ -36,6 +36,7 @@ from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
+from shared.runtime.workers.memory import SharedMemory
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
 from shared.webhooks.incoming import INCOMING_PROVIDER
@@ -62,14 +63,20 @@ class Receiver:
         executions: Executions,
         producer: Producer,
         log: Log,
+        *,
+        limits: RateLimits,
+        memory: SharedMemory | None,
     ) -> None:
-        publisher = EventPublisher(producer, configuration, log, dedupe_window_s=settings.dedupe_window_s)
+        """Set the parts; `memory` is what the workers of this service share, None without workers."""
+        publisher = EventPublisher(
+            producer, configuration, log, dedupe_window_s=settings.dedupe_window_s, memory=memory
+        )
         self._services = TargetServices(endpoints, accounts, verifier, publisher, log)
         self._max_body_bytes = settings.max_body_bytes
         self._configuration = configuration
         self._endpoints = endpoints
         self._app_webhooks = app_webhooks
-        self._callers = TokenBuckets(_REJECTED_PER_MINUTE)
+        self._callers = TokenBuckets(_REJECTED_PER_MINUTE, limits=limits, kind="rejected")
         self._executions = executions
         self._log = log
         self._in_flight = 0
