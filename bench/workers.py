@@ -35,6 +35,11 @@ _SETTLE_S: Final = 0.5
 _FAR: Final = timedelta(days=1)
 
 
+def _served(service: str, workers: int) -> dict[str, Sequence[str]]:
+    """Return how the service is started with this number of workers."""
+    return {service: ("interlink", "serve", service, "--workers", str(workers))}
+
+
 class Growth:
     """The measurements, on one bench."""
 
@@ -48,7 +53,7 @@ class Growth:
         """Measure requests per second of the gateway, and deliveries per second, with one and two workers."""
         results: list[dict[str, Any]] = []
         for workers in (1, 2):
-            with self._bench.hub(f"gateway-{workers}", "gateway", workers=workers) as hub:
+            with self._bench.hub(f"gateway-{workers}", "gateway", modules=_served("gateway", workers)) as hub:
                 target = Target(hub.pid("gateway"), hub.ports["gateway"], hub.heads(channels=False))
                 self._bench.load(target, self._seconds / 2)
                 rounds = []
@@ -58,7 +63,9 @@ class Growth:
                     used = _cpu(hub, "gateway") - before
                     rounds.append((rate, used / (rate * self._seconds) * 1e6))
                 results.append(self._result(rounds, service="gateway", workers=workers))
-            with self._bench.hub(f"delivery-{workers}", "delivery", workers=workers) as hub:
+            with self._bench.hub(
+                f"delivery-{workers}", "delivery", modules=_served("delivery", workers)
+            ) as hub:
                 self._bench.subscribe(hub)
                 results.append(self._delivered(hub, service="delivery", workers=workers))
         return results

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from interlink.datadir import DataFolder, display_path
-from interlink.embedded import BROKER_SETTINGS, HOST, EmbeddedServer, kafka_bootstrap, plain_environment
+from interlink.embedded import HOST, EmbeddedServer, broker_settings, kafka_bootstrap, plain_environment
 from interlink.supervise import ProcessSpec
 from shared.contracts.errors import Misconfigured
 from shared.contracts.routes import SERVICE_PATHS
@@ -152,7 +152,8 @@ class Topology:
     def _kafka(self) -> dict[str, str]:
         if self._broker is None:
             return {name: value for name, value in os.environ.items() if name.startswith("KAFKA_")}
-        return {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(self._broker.port), **BROKER_SETTINGS}
+        address = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(self._broker.port)}
+        return address | broker_settings(self._folder.path)
 
 
 def _python_command(*arguments: str) -> Sequence[str]:

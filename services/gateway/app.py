@@ -100,6 +100,7 @@ async def build(runtime: Runtime) -> Service:
     event_types = EventTypeRepository(runtime.mongo)
     types = EventTypes(event_types, runtime.configuration, log)
     fixed_types = FixedEventTypes(known.providers)
+    publish_events = PublishEventsApi(types, fixed_types, runtime.keyring, runtime.producer)
     catalogue = Catalogue(known, public_base)
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
@@ -107,7 +108,7 @@ async def build(runtime: Runtime) -> Service:
         "Interlink gateway",
         [
             IncomingWebhooksApi(endpoints, inbound, public_base=public_base),
-            PublishEventsApi(types, fixed_types, runtime.producer),
+            publish_events,
             ApiKeysApi(
                 runtime.keyring, ApiKeys(runtime.mongo), per_workspace=settings.api_keys_per_workspace
             ),
@@ -120,8 +121,9 @@ async def build(runtime: Runtime) -> Service:
             EventTypesApi(event_types, types, fixed_types),
         ],
         max_body_bytes=MAX_BODY_BYTES,
-        # Events are no configuration, and two writes for each call would cost more than publishing them.
-        unaudited=["/api/events"],
+        # Not audited: events are no configuration, and two writes for each call would cost more than
+        # publishing them.
+        bare={"/api/events": publish_events.handle},
     )
     return Service(
         app=_dispatch(receiver, management, proxy),

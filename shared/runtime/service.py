@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from time import monotonic
+from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
 
 import uvicorn
@@ -49,6 +50,7 @@ from shared.runtime.web import problems
 from shared.runtime.web.access import Keyring
 from shared.runtime.web.audit import Audit, audited_routes
 from shared.runtime.web.audit_entries import AuditEntries
+from shared.runtime.web.bare_route import BareHandler, BareRoute
 from shared.runtime.web.body_limit import BodyLimit
 from shared.runtime.web.idempotency import Idempotency
 from shared.runtime.web.idempotency_keys import IdempotencyKeys
@@ -63,6 +65,7 @@ _REMOVED_VARIABLE: Final = "FORWARDED_ALLOW_IPS"
 """A variable of uvicorn. If it were silently ignored, the proxy would count as the client of all requests."""
 _DATABASE_TIMEOUT_S: Final = 30.0
 _PING_INTERVAL_S: Final = 2.0
+_DATE_INTERVAL_S: Final = 1.0
 _PING_TIMEOUT_S: Final = 2.0
 
 
@@ -149,14 +152,16 @@ class Runtime:
         *,
         max_body_bytes: int = 1024 * 1024,
         unaudited: Collection[str] = (),
+        bare: Mapping[str, BareHandler] = MappingProxyType({}),
     ) -> FastAPI:
         """Return the management API of this service, composed of the routes of `apis`.
 
         Whatever the routes are, the app answers errors as problem details, bounds bodies, gives repeats with
         an `Idempotency-Key` the first response, and stores an audit entry for each call that changes
         something. `unaudited` are the paths of routes without entries: they change no configuration. Each
-        route names its scope with `requires`, which also rejects unknown parameters. The OpenAPI document is
-        at `/openapi/<service>.json`.
+        route names its scope with `requires`, which also rejects unknown parameters. `bare` has the handlers
+        of `POST` calls that the framework only documents, by path; they are not audited. The OpenAPI document
+        is at `/openapi/<service>.json`.
         """
         app = OpenApiApp(
             title=title,
@@ -176,12 +181,14 @@ class Runtime:
         # complete body; a repeat that `Idempotency` answers must not get to `Audit`.
         app.add_middleware(
             Audit,
-            routes=audited_routes(app.routes, unaudited),
+            routes=audited_routes(app.routes, {*unaudited, *bare}),
             entries=self.audit_entries,
             keyring=self.keyring,
             service=self.name,
             log=self.log,
         )
+        for path, handler in bare.items():
+            app.add_middleware(BareRoute, path=path, handler=handler, log=self.log)
         app.add_middleware(
             Idempotency,
             keys=IdempotencyKeys(self.mongo),
@@ -306,15 +313,31 @@ async def _own_exposition() -> bytes:
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to `serve`: uvicorn would raise them again before the batches are done."""
+    """A server that leaves signals to `serve`, and waits for its end instead of asking ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._exit = asyncio.Event()
+
+    def stop(self) -> None:
+        """Finish running requests, and return from `serve`."""
+        self.should_exit = True
+        self._exit.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield
+        yield  # uvicorn would raise the signals again before the batches are done
+
+    async def main_loop(self) -> None:
+        # Each tick with a number divisible by ten sets the header `Date`.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_INTERVAL_S):
+                    await self._exit.wait()
 
 
 @contextlib.contextmanager
-def _drain_on_signal(app: ServiceApp, server: uvicorn.Server, worker: Worker | None) -> Iterator[None]:
+def _drain_on_signal(app: ServiceApp, server: _Server, worker: Worker | None) -> Iterator[None]:
     """Start the drain on SIGTERM or SIGINT, or when the parent of a worker has ended.
 
     After the context, both signals are ignored.
@@ -323,7 +346,7 @@ def _drain_on_signal(app: ServiceApp, server: uvicorn.Server, worker: Worker | N
 
     def drain() -> None:
         app.draining = True
-        server.should_exit = True
+        server.stop()
         if worker:
             loop.remove_reader(worker.parent)  # it stays readable
 

@@ -23,6 +23,7 @@ from shared.contracts.topics import Topic
 from shared.runtime import metrics
 from shared.runtime.deadlines import DeadlineQueues
 from shared.runtime.kafka.connection import connection
+from shared.runtime.kafka.wake_ups import WakeUpSender
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
 
@@ -61,6 +62,7 @@ class Producer:
         self._retiring: set[asyncio.Task[None]] = set()
         self._connected = asyncio.Event()
         self._deadlines = DeadlineQueues()
+        self._wake_ups = WakeUpSender(settings.wake_folder) if settings.wake_folder else None
 
     @property
     def ready(self) -> bool:
@@ -90,6 +92,8 @@ class Producer:
             await _retire(self._client)
             self._client = None
         await asyncio.gather(*self._retiring, return_exceptions=True)
+        if self._wake_ups:
+            self._wake_ups.close()
 
     async def publish(self, record: Record, *, timeout_s: float) -> RecordPosition:
         """Publish one record, wait for the acknowledgement, and return the record's position.
@@ -109,6 +113,8 @@ class Producer:
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             raise self._failure(client, error, (topic,), timeout_s) from error
         metrics.produce_seconds(topic).observe(perf_counter() - started)
+        if self._wake_ups:
+            self._wake_ups.send(topic)
         return metadata.partition, metadata.offset
 
     async def publish_all(self, records: Sequence[Record], *, timeout_s: float) -> list[RecordPosition]:
@@ -133,6 +139,8 @@ class Producer:
         elapsed = perf_counter() - started
         for topic in {record.topic.name for record in records}:
             metrics.produce_seconds(topic).observe(elapsed)
+            if self._wake_ups:
+                self._wake_ups.send(topic)
         return [(metadata.partition, metadata.offset) for metadata in positions]
 
     def _failure(
