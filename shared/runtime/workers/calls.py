@@ -12,6 +12,7 @@ from shared.runtime.workers.fork import Worker
 
 _TIMEOUT_S: Final = 2.5
 """More than a worker needs to find out that MongoDB does not answer."""
+_RETRY_INTERVAL_S: Final = 0.01
 _MAX_BYTES: Final = 64 * 1024
 
 Answers = Mapping[str, Callable[[], Awaitable[Any]]]
@@ -51,10 +52,10 @@ class WorkerCalls:
             for number, started in enumerate(self._worker.started)
             if started and number != self._worker.number
         ]
-        for number in others:
-            self._send(number, {"call": call, "from": self._worker.number, "question": question})
+        message = {"call": call, "from": self._worker.number, "question": question}
         try:
             async with asyncio.timeout(_TIMEOUT_S):
+                await asyncio.gather(*(self._send(number, message) for number in others))
                 while len(answers) < len(others):
                     self._changed.clear()
                     await self._changed.wait()
@@ -64,9 +65,15 @@ class WorkerCalls:
             del self._open[call]
         return answers
 
-    def _send(self, number: int, message: Mapping[str, Any]) -> None:
-        with suppress(OSError):  # nobody has read the socket for long: the worker does not run
-            self._worker.mailboxes[number][1].send(orjson.dumps(message))
+    async def _send(self, number: int, message: Mapping[str, Any]) -> None:
+        """Send a message, as soon as the worker has read enough of those before it."""
+        while True:
+            try:
+                self._worker.mailboxes[number][1].send(orjson.dumps(message))
+            except OSError:  # the kernel holds about ten
+                await asyncio.sleep(_RETRY_INTERVAL_S)
+            else:
+                return
 
     def _receive(self) -> None:
         try:
@@ -84,4 +91,6 @@ class WorkerCalls:
     async def _answer(self, message: Mapping[str, Any]) -> None:
         answer = await self._answers[message["question"]]()
         reply = {"call": message["call"], "from": self._worker.number, "answer": answer}
-        self._send(message["from"], reply)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TIMEOUT_S):
+                await self._send(message["from"], reply)
