@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from time import sleep
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import psutil
 from rich.console import Console
@@ -58,10 +58,9 @@ class Growth:
                 self._bench.load(target, self._seconds / 2)
                 rounds = []
                 for _ in range(self._rounds):
-                    before = _cpu(hub, "gateway")
+                    usage = _Usage(hub, "gateway")
                     _, rate = self._bench.load(target, self._seconds)
-                    used = _cpu(hub, "gateway") - before
-                    rounds.append((rate, used / (rate * self._seconds) * 1e6))
+                    rounds.append((rate, *usage.per_event(rate * self._seconds)))
                 results.append(self._result(rounds, service="gateway", workers=workers))
             with self._bench.hub(
                 f"delivery-{workers}", "delivery", modules=_served("delivery", workers)
@@ -117,7 +116,7 @@ class Growth:
     def _deliver(self, hub: System, kinds: list[str] | None) -> tuple[float, ...]:
         sink, total = self._bench.sink, self._deliveries
         sink.call("reset")
-        before, store_before = _cpu(hub, "delivery"), cpu_seconds(hub.store_pid)
+        usage = _Usage(hub, "delivery")
         arguments: dict[str, Any] = {"kinds": kinds} if kinds else {}
         self._bench.feed.call(
             "feed",
@@ -129,28 +128,44 @@ class Growth:
         )
         self._bench.arrived(total)
         sleep(_SETTLE_S)
-        used, store_used = _cpu(hub, "delivery") - before, cpu_seconds(hub.store_pid) - store_before
+        used = usage.per_event(total)
         seen = sink.call("seen")
         if seen["count"] != total:
             raise Failed(f"{seen['count']} deliveries of {total} events")
-        return total / (seen["last"] - seen["first"]), used / total * 1e6, store_used / total * 1e6
+        return total / (seen["last"] - seen["first"]), *used
 
     def _result(self, rounds: Sequence[tuple[float, ...]], **facts: Any) -> dict[str, Any]:
-        names = ("per_s", "cpu_us", "store_cpu_us")
-        measured = {
-            name: round(median(values))
-            for name, values in zip(names, zip(*rounds, strict=True), strict=False)
-        }
+        columns = zip(("per_s", *_Usage.NAMES), zip(*rounds, strict=True), strict=True)
+        measured = {name: round(median(values)) for name, values in columns}
         result = facts | measured
         self._bench.say(", ".join(f"{name} {value}" for name, value in result.items()))
         return result
 
 
-def _cpu(hub: System, service: str) -> float:
-    """Return the CPU seconds of a service, with its workers."""
-    parent = hub.pid(service)
-    children = psutil.Process(parent).children()
-    return sum(cpu_seconds(pid) for pid in (parent, *(child.pid for child in children)))
+class _Usage:
+    """The CPU time from now on: of a service with its workers, of the database, and of everything else."""
+
+    NAMES: ClassVar[Sequence[str]] = ("cpu_us", "store_cpu_us", "other_cpu_us", "busy_percent")
+
+    def __init__(self, hub: System, service: str) -> None:
+        parent = hub.pid(service)
+        self._pids = (parent, *(child.pid for child in psutil.Process(parent).children()))
+        self._store_pid = hub.store_pid
+        self._before = self._now()
+
+    def _now(self) -> tuple[float, float, float, float]:
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        busy = times.user + times.system + getattr(times, "softirq", 0.0) + getattr(times, "irq", 0.0)
+        return sum(map(cpu_seconds, self._pids)), cpu_seconds(self._store_pid), busy, idle
+
+    def per_event(self, events: float) -> tuple[float, ...]:
+        """Return microseconds per event, and the share of the cores that was used, as `NAMES`."""
+        service, store, busy, idle = (
+            now - before for now, before in zip(self._now(), self._before, strict=True)
+        )
+        costs = (seconds / events * 1e6 for seconds in (service, store, busy - service - store))
+        return *costs, busy / (busy + idle) * 100
 
 
 async def _postpone(uri: str) -> None:

@@ -105,7 +105,7 @@ class _Parent:
         self._due = dict.fromkeys(range(len(workers)), 0.0)
         """When to fork each worker that does not run, on the monotonic clock."""
         self._has_served = False
-        self._stopping = False
+        self._signalled = self._stopping = False
         self._status = 0
 
     def run(self) -> Worker:
@@ -114,14 +114,17 @@ class _Parent:
         wakeup, signalled = os.pipe()
         os.set_blocking(signalled, False)
         os.set_blocking(wakeup, False)
-        before = {number: signal.signal(number, self._stop) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._note_signal) for number in _SIGNALS}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
         signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
         while True:
+            if self._signalled:
+                self._signalled = False
+                self._stop()
             for number in [number for number, due in self._due.items() if due <= monotonic()]:
                 # Signals wait during the fork, so that the child gets none with the parent's handlers.
                 signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-                if self._stopping:
+                if self._signalled:
                     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
                     break
                 pid = os.fork()
@@ -140,14 +143,19 @@ class _Parent:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             if self._stopping and not self._pids:
                 sys.exit(self._status)
+            # A signal that came since the look at `_signalled` is in the pipe.
             pause = min(self._due.values(), default=None)
             select.select([wakeup], [], [], None if pause is None else max(0.0, pause - monotonic()))
             with suppress(BlockingIOError):
                 os.read(wakeup, 4096)
             self._reap()
 
-    def _stop(self, *_: object) -> None:
-        """Drain all workers. Called for each signal: a worker that drains ignores further ones."""
+    def _note_signal(self, *_: object) -> None:
+        """Handle SIGTERM and SIGINT. The loop stops the workers, between two of its steps."""
+        self._signalled = True
+
+    def _stop(self) -> None:
+        """Drain all workers, and restart none. It can be repeated."""
         self._stopping = True
         self._due.clear()
         for pid in self._pids:
