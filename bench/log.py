@@ -28,7 +28,8 @@ from interlink import embedded
 from interlink.supervise import ProcessGroup
 from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES
-from services.delivery.log.search import DeliveryQuery, page
+from services.delivery.log.key_search import DeliveryQuery
+from services.delivery.log.search import page
 from shared.contracts.ids import derive
 from shared.runtime.mongo import Document, Index, Mongo, utcnow
 from shared.runtime.settings import MongoSettings
