@@ -28,6 +28,7 @@ from services.delivery.engine.waiting_reasons import WaitingReasons
 from services.delivery.log.deliveries import INDEXES as DELIVERY_INDEXES
 from services.delivery.log.deliveries import Deliveries
 from services.delivery.log.delivery_changes import DeliveryChanges
+from services.delivery.log.delivery_ids import DeliveryIds
 from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.endpoint_health import INDEXES as HEALTH_INDEXES
 from services.delivery.log.endpoint_health import EndpointHealthRecords
@@ -110,6 +111,7 @@ async def build(runtime: Runtime) -> Service:
     first_attempts = FirstAttemptHandler(
         webhooks,
         deliveries,
+        DeliveryIds(runtime.mongo),
         erasures,
         endpoint_states,
         attempter,

@@ -83,6 +83,7 @@ async def handler(log: Log) -> FirstAttemptHandler:
 
     deliveries: Any = SimpleNamespace(
         open_by_id=nothing,
+        are_indexed=nothing,
         open_webhooks=nothing,
         release_leases=nothing,
         attempted_entry=entry("attempted"),
@@ -93,12 +94,16 @@ async def handler(log: Log) -> FirstAttemptHandler:
     )
     states = EndpointStates(deliveries, cast("Any", None), DeliverySettings())
     webhooks: Any = SimpleNamespace(
-        ensure_current=nothing, find=find, loaded=lambda _: webhook, may_send=lambda _: True
+        ensure_current=nothing,
+        find=find,
+        loaded=lambda _: webhook,
+        may_send=lambda _: True,
     )
     results = ResultWriter(deliveries, structlog.get_logger())
     await results.start()
     return FirstAttemptHandler(
         webhooks,
+        deliveries,
         deliveries,
         cast("Any", SimpleNamespace(is_erased=lambda *_: False)),
         states,
@@ -136,6 +141,14 @@ class Partition:
         self._offset += 1
         self.tracker.add(record)
         await self._handling.handle([record])
+
+    def reassign(self) -> None:
+        """Take the partition away and give it back: it is polled from its start again."""
+        self.tracker.revoke()
+        self.tracker = PartitionTracker(
+            self.tracker.partition, 0, max_bytes=1 << 20, on_progress=lambda *_: None
+        )
+        self._offset = 0
 
     async def saved(self) -> None:
         """Wait until all of it may be committed."""
@@ -245,6 +258,24 @@ async def test_a_repeat_of_what_is_not_saved_is_not_sent_again() -> None:
     log.write.set()
     await partition.saved()
     assert log.entries == [("attempted", "dlv_0")]
+
+
+async def test_a_partition_that_comes_back_completes_its_records_once_they_are_logged() -> None:
+    log = Log()
+    log.write.clear()
+    partition = Partition(await handler(log))
+    await partition.poll(0)
+    await asyncio.sleep(0.05)
+    await partition.poll(3)
+    await asyncio.sleep(0.05)
+    partition.reassign()
+    await partition.poll(0)
+    await partition.poll(3)
+    assert partition.tracker.watermark == 0
+    log.write.set()
+    await partition.saved()
+    assert log.sent == ["dlv_0", FAILS]
+    assert log.entries == [("attempted", "dlv_0"), ("attempted", FAILS)]
 
 
 async def test_a_result_that_cannot_be_written_is_dead_lettered_alone() -> None:
