@@ -85,7 +85,7 @@ class Group:
         """Publish an event on a partition, as a service of the hub does; return its id."""
         published = event()
         keys = (str(number) for number in range(1000))
-        key = next(key for key in keys if partition_of(key.encode(), range(PARTITIONS), ()) == partition)
+        key = next(key for key in keys if partition_of(key.encode(), PARTITIONS) == partition)
         await producer.publish(event_record(self.topic, key, published), timeout_s=10)
         return published.id
 
