@@ -55,6 +55,7 @@ from shared.runtime.web.body_limit import BodyLimit
 from shared.runtime.web.idempotency import Idempotency
 from shared.runtime.web.idempotency_keys import IdempotencyKeys
 from shared.runtime.web.openapi import OpenApiApp, operation_id
+from shared.runtime.web.server import Server
 from shared.runtime.web.service_app import ReadinessChecks, ServiceApp
 from shared.runtime.web.uvicorn_protocol import BoundedHeadProtocol
 from shared.runtime.workers.fork import Worker, bind
@@ -65,7 +66,6 @@ _REMOVED_VARIABLE: Final = "FORWARDED_ALLOW_IPS"
 """A variable of uvicorn. If it were silently ignored, the proxy would count as the client of all requests."""
 _DATABASE_TIMEOUT_S: Final = 30.0
 _PING_INTERVAL_S: Final = 2.0
-_DATE_INTERVAL_S: Final = 1.0
 _PING_TIMEOUT_S: Final = 2.0
 
 
@@ -268,7 +268,7 @@ async def serve(name: str, build: Build, *, worker: Worker | None = None) -> Non
             checks, exposition = siblings.checks, siblings.exposition
             parts.insert(0, siblings)
         app = ServiceApp(service.app, context.hub.proxies, checks, exposition)
-        server = _Server(
+        server = Server(
             uvicorn.Config(
                 app,
                 http=BoundedHeadProtocol,
@@ -312,32 +312,8 @@ async def _own_exposition() -> bytes:
     return metrics.exposition()
 
 
-class _Server(uvicorn.Server):
-    """A server that leaves signals to `serve`, and waits for its end instead of asking ten times a second."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._exit = asyncio.Event()
-
-    def stop(self) -> None:
-        """Finish running requests, and return from `serve`."""
-        self.should_exit = True
-        self._exit.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # uvicorn would raise the signals again before the batches are done
-
-    async def main_loop(self) -> None:
-        # Each tick with a number divisible by ten sets the header `Date`.
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DATE_INTERVAL_S):
-                    await self._exit.wait()
-
-
 @contextlib.contextmanager
-def _drain_on_signal(app: ServiceApp, server: _Server, worker: Worker | None) -> Iterator[None]:
+def _drain_on_signal(app: ServiceApp, server: Server, worker: Worker | None) -> Iterator[None]:
     """Start the drain on SIGTERM or SIGINT, or when the parent of a worker has ended.
 
     After the context, both signals are ignored.

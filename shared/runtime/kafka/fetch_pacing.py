@@ -2,7 +2,7 @@
 
 Apache Kafka answers a held fetch as soon as a record arrives: an idle consumer needs one every few seconds.
 The embedded broker answers it only when its wait is over. There, fetches are hardly held, and after one that
-found nothing the consumer pauses until a producer on this machine wakes it (`wake_ups`), at most for half a
+found nothing the consumer pauses until a producer on this machine wakes it (`wake_ups`), at most for a
 second. Not every producer does: while records come without a wake-up, the pause is a tenth of the time since
 the last of them, at least 8 ms.
 """
@@ -22,7 +22,7 @@ fetched until it is answered."""
 _SHORT_WAIT_MS: Final = 5
 """The same for the embedded broker, which returns no records if it has not found them within the wait."""
 _MIN_PAUSE_S: Final = 0.008
-_MAX_PAUSE_S: Final = 0.5
+_MAX_PAUSE_S: Final = 1.0
 _PAUSE_SHARE: Final = 0.1
 _FETCHER_INTERVAL_S: Final = 2.0
 """How often aiokafka looks for partitions to fetch without a reason to do so; by default every 0.2 s."""
