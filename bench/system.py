@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from bench.machine import Cores, pinned
+from bench.machine import Cores, pin, pinned
 from bench.webhook import EVENTS, body, request_head
 from interlink.embedded import EmbeddedPair, broker_settings
 from interlink.supervise import ProcessGroup
@@ -47,8 +47,9 @@ class System(Hub):
 
     def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
         """Start a service as a test does, but on its core. It ends with the bench."""
-        with pinned(self._cores.system):
-            super().start_service(name, module=module or self._modules.get(name, ()), **env)
+        super().start_service(name, module=module or self._modules.get(name, ()), **env)
+        # The fork server keeps the cores of its own start.
+        pin(self.pid(name), self._cores.system)
         self._process_group.add(self.pid(name))
 
     def kill(self, name: str) -> None:
