@@ -33,7 +33,7 @@ _CHECK_TIMEOUT_S: Final = 1.0
 _MIN_CHECK_INTERVAL_S: Final = 0.003
 """Between the starts of two checks: each costs CPU here and in the database. Under load, many share one."""
 _READ_TIMEOUT_S: Final = 2.0
-_IDLE_INTERVAL_S: Final = 2.0
+_IDLE_INTERVAL_S: Final = 5.0
 _RETRY_INTERVAL_S: Final = 0.25
 
 LoadChanges = Callable[[Collection[str] | None], Awaitable[None]]
