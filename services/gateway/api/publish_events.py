@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from services.gateway.api.event_type_registry import NAME_PATTERN, EventTypes, FixedEventTypes, SchemaChecks
@@ -16,6 +16,7 @@ from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.openapi import clean_schema
 from shared.runtime.web.problems import field_errors, openapi_response, to_utc
+from shared.runtime.web.routes import Routes
 from shared.wire.bodies import inflate, media_type, parse_json
 from shared.wire.tracing import child_traceparent
 
@@ -87,8 +88,8 @@ class PublishEventsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route(
+        routes = Routes(app, "/api")
+        routes.add(
             "/events",
             self.publish_events,
             methods=["POST"],
@@ -96,7 +97,6 @@ class PublishEventsApi:
             responses={415: openapi_response("The body is of another type.")},
             openapi_extra=_REQUEST_BODY,
         )
-        app.include_router(router)
 
     async def publish_events(self, request: Request, key: Publisher) -> AcceptedEventsOut:
         """Publish CloudEvents (structured mode) on `chat.events`. 202 once all are on Kafka, in their order.
