@@ -68,6 +68,12 @@ def pinned(cores_to_use: frozenset[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def pin(pid: int, cores_to_use: frozenset[int]) -> None:
+    """Have a process run on these cores; on those of this process if there are none."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(pid, cores_to_use or os.sched_getaffinity(0))
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the user and system time of a process so far, of all threads.
 

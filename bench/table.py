@@ -6,6 +6,7 @@ from rich.box import MARKDOWN
 from rich.table import Table
 
 _MAX_GATEWAY_TIMES: Final = 4.0
+_MAX_EVENTS_TIMES: Final = 1.0
 _MAX_DELIVERY_TIMES: Final = 2.0
 _MAX_P50_MS: Final = 20.0
 _MAX_P99_MS: Final = 60.0
@@ -43,6 +44,10 @@ class _ResultTable:
         self._row(
             "gateway: CPU against bare ASGI", _MAX_GATEWAY_TIMES, "x", result["times_bare"], _sides(result)
         )
+        beside = f"{result['events_cpu_us']:.0f} us; {result['events_per_s']:,.0f}/s"
+        self._row(
+            "POST /api/events: CPU against a webhook", _MAX_EVENTS_TIMES, "x", result["events_times"], beside
+        )
 
     def schemes(self, result: dict[str, Any]) -> None:
         us = result["us"]
@@ -65,6 +70,7 @@ class _ResultTable:
         beside = f"{stored['rows']:.2f} rows; statistics {stored['statistics_bytes']:.1f} bytes"
         if stored["disk_bytes"] is not None:
             beside += f"; {stored['disk_bytes']:,.0f} bytes to disk, with indexes and journal"
+        self._fact("delivery: CPU of the database", f"{stored['cpu_us']:,.0f} us", "per delivery")
         self._fact("delivery: BSON in the log", f"{stored['bson_bytes']:,.0f} bytes", beside)
 
     def flow(self, result: dict[str, Any]) -> None:

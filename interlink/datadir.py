@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from interlink.embedded import BROKER_SETTINGS, saved_addresses
+from interlink.embedded import broker_settings, saved_addresses
 from interlink.private_files import ENCRYPTION_KEY_FILE
 from shared.contracts.errors import Misconfigured
 
@@ -97,7 +97,7 @@ def join_running(path: Path, *, needs_it: bool = False) -> None:
     # What a service of that `up` has in its environment, as far as commands need it.
     settings = saved_addresses(path)
     if "KAFKA_BOOTSTRAP_SERVERS" in settings and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        settings |= BROKER_SETTINGS
+        settings |= broker_settings(path)
     folder = DataFolder(path)
     if folder.address.is_file():
         settings["INTERLINK_PUBLIC_URL"] = folder.address.read_text("utf-8").strip()

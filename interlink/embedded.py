@@ -25,13 +25,13 @@ from interlink.supervise import Child, ProcessGroup, ProcessSpec, describe_exit
 from shared.contracts.errors import InterlinkError
 
 HOST: Final = "127.0.0.1"
-BROKER_SETTINGS: Final = {
+_BROKER_SETTINGS: Final = {
     "KAFKA_ENABLE_IDEMPOTENCE": "false",
     "KAFKA_ANSWERS_HELD_FETCHES": "false",
     "KAFKA_SESSION_TIMEOUT_MS": "2000",
 }
-"""Settings for clients of the embedded broker. It has no idempotent producers, and it answers a fetch
-only after the whole wait, even if a record arrives."""
+"""The broker has no idempotent producers, and it answers a fetch only after the whole wait, even if a record
+arrives."""
 
 _PORTS_FILE: Final = "embedded.json"
 _CACHE_SIZE: Final = "512M"
@@ -121,6 +121,7 @@ class EmbeddedPair:
     """Broker and database with data, logs and ports in one folder. The constructor starts nothing."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._process_group = ProcessGroup()
         self.broker = broker(folder, self._process_group)
         self.database = database(folder, self._process_group)
@@ -154,6 +155,11 @@ class EmbeddedPair:
 def kafka_bootstrap(port: int) -> str:
     """Return the address of an embedded broker for `KAFKA_BOOTSTRAP_SERVERS`."""
     return f"{HOST}:{port}"
+
+
+def broker_settings(folder: Path) -> dict[str, str]:
+    """Return the settings of clients of this folder's broker, without its address."""
+    return {**_BROKER_SETTINGS, "KAFKA_WAKE_FOLDER": str((folder / "wake").absolute())}
 
 
 def _mongodb_uri(folder: Path, port: int) -> str:

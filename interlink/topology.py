@@ -10,9 +10,9 @@ from typing import Final
 
 from interlink.datadir import DataFolder, display_path
 from interlink.embedded import (
-    BROKER_SETTINGS,
     HOST,
     EmbeddedServer,
+    broker_settings,
     kafka_bootstrap,
     plain_environment,
     stored_port,
@@ -163,7 +163,8 @@ class Topology:
     def _kafka(self) -> dict[str, str]:
         if self._broker is None:
             return {name: value for name, value in os.environ.items() if name.startswith("KAFKA_")}
-        return {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(self._broker.port), **BROKER_SETTINGS}
+        address = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(self._broker.port)}
+        return address | broker_settings(self._folder.path)
 
 
 def _stop_timeout_s() -> float:

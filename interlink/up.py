@@ -27,6 +27,7 @@ from shared.contracts.errors import InterlinkError, Misconfigured
 
 _READY_TIMEOUT_S: Final = 90.0
 _POLL_INTERVAL_S: Final = 0.1
+_SUPERVISION_INTERVAL_S: Final = 0.5
 _START_POLL_INTERVAL_S: Final = 0.02
 _HOUSEKEEPING_INTERVAL_S: Final = 10.0
 _BROKER_WARNING_MB: Final = 1024
@@ -238,7 +239,7 @@ class Hub:
         while True:
             started = monotonic()
             while child.running():  # noqa: ASYNC110 -- there is no event for the end of a process
-                await asyncio.sleep(_POLL_INTERVAL_S)
+                await asyncio.sleep(_SUPERVISION_INTERVAL_S)
             pause = backoff.after(monotonic() - started)
             note = f" ({process.exit_note})" if process.exit_note else ""
             self._print(

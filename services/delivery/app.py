@@ -28,6 +28,7 @@ from services.delivery.engine.waiting_reasons import WaitingReasons
 from services.delivery.log.deliveries import INDEXES as DELIVERY_INDEXES
 from services.delivery.log.deliveries import Deliveries
 from services.delivery.log.delivery_changes import DeliveryChanges
+from services.delivery.log.delivery_ids import DeliveryIds
 from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.endpoint_health import INDEXES as HEALTH_INDEXES
 from services.delivery.log.endpoint_health import EndpointHealthRecords
@@ -74,6 +75,9 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 async def build(runtime: Runtime) -> Service:
     """Build the delivery service of this process. `runtime` has its connections and identity."""
     settings = load(DeliverySettings)
+    # The limit is that of all workers.
+    max_in_flight = max(1, settings.most_in_flight // runtime.workers)
+    settings = settings.model_copy(update={"most_in_flight": max_in_flight})
     providers = registry().providers
     client = create_egress_client(settings, max_connections=settings.most_in_flight)
     repository = WebhookRepository(runtime.mongo, per_workspace=settings.webhooks_per_workspace)
@@ -107,6 +111,7 @@ async def build(runtime: Runtime) -> Service:
     first_attempts = FirstAttemptHandler(
         webhooks,
         deliveries,
+        DeliveryIds(runtime.mongo),
         erasures,
         endpoint_states,
         attempter,

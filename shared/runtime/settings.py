@@ -49,7 +49,15 @@ class KafkaSettings(BaseSettings):
         default=True,
         description=(
             "Whether the broker answers a waiting fetch as soon as a record arrives. The embedded broker "
-            "does not: with it, a consumer fetches more often while there is traffic."
+            "does not: with it, a consumer pauses between its fetches instead."
+        ),
+    )
+    wake_folder: Path | None = Field(
+        default=None,
+        description=(
+            "A folder of this machine in which producers wake the consumers, for the embedded broker; "
+            "`interlink up` sets it. Without it, a consumer that had nothing to do notices a record after up "
+            "to a second."
         ),
     )
     replication_factor: Annotated[int, Field(ge=1, le=10)] | None = Field(

@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from interlink.cli import app
-from interlink.embedded import BROKER_SETTINGS, HOST, EmbeddedPair, is_free
+from interlink.embedded import HOST, EmbeddedPair, broker_settings, is_free
 from tests.support.backends import in_database
 from tests.support.eventually import eventually
 
@@ -43,7 +43,7 @@ def settings_of(pair: EmbeddedPair, database: str) -> dict[str, str]:
     """The settings of a service for the embedded pair, with a database of its own."""
     return {
         "KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap,
-        **BROKER_SETTINGS,
+        **broker_settings(pair.folder),
         "MONGODB_URI": in_database(pair.mongodb_uri, database),
         "INTERLINK_ENCRYPTION_KEY": ENCRYPTION_KEY,
     }
@@ -232,4 +232,4 @@ def shown_in_chat(up: Up) -> dict[str, dict[str, Any]]:
 
 def environment_of(pair: EmbeddedPair) -> Mapping[str, str]:
     """The Kafka settings of a chat service."""
-    return {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS}
+    return {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **broker_settings(pair.folder)}

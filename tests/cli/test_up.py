@@ -62,7 +62,8 @@ class TestRunning:
     def test_it_says_where_everything_is(self, up: Up) -> None:
         assert f"Interlink is ready: {up.url}\n" in up.text()
         assert up.chat in up.text()
-        behind = dict(re.findall(r"(\w+) (http://127\.0\.0\.1:[0-9]+)", up.text().partition("behind it")[2]))
+        line = up.text().partition("behind it")[2].partition("\n")[0]
+        behind = dict(re.findall(r"(\w+) (http://127\.0\.0\.1:[0-9]+)", line))
         assert behind.keys() == {"delivery", "sync", "oauth"}
         assert all("interlink_" in httpx.get(f"{url}/metrics").text for url in behind.values())
         assert up.key not in up.text()

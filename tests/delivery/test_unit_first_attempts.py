@@ -1,4 +1,4 @@
-"""Batches of first attempts side by side: order of a strict webhook, repeats, and what stays in memory."""
+"""Polls beside each other: order of a strict webhook, repeats, and what stays in memory."""
 
 import asyncio
 import gc
@@ -9,10 +9,11 @@ from typing import Any, cast
 import structlog
 from aiokafka import TopicPartition
 
-from services.delivery.engine.batches import WebhookBatch
+from services.delivery.engine.endpoint_queue import OpenDelivery
 from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.first_attempts import FirstAttemptHandler
+from services.delivery.engine.results import ResultWriter
 from services.delivery.model.delivery import request_event
 from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import Event
@@ -33,27 +34,30 @@ class Log:
     def __init__(self) -> None:
         self.sent: list[str] = []
         self.entries: list[tuple[str, str]] = []
+        self.bulks: list[list[str]] = []
         self.answer = asyncio.Event()
         self.answer.set()
         self.write = asyncio.Event()
         self.write.set()
-        self.wake = asyncio.Event()
-        self.unwritable = ""
+        self.unwritable = self.dead = ""
 
     async def attempt(self, _webhook: Any, claimed: Any) -> tuple[Any, Any]:
         self.sent.append(claimed.request.delivery_id)
         await self.answer.wait()
         failed = claimed.request.delivery_id == FAILS
-        return None, SimpleNamespace(due_at=utcnow() if failed else None)
+        status = "dead_letter" if claimed.request.delivery_id == self.dead else "delivered"
+        due_at = utcnow() if failed else None
+        return None, SimpleNamespace(due_at=due_at, status="retrying" if failed else status)
 
-    async def write_with_retry(self, entries: Sequence[tuple[str, str]]) -> None:
+    async def write_entries(self, entries: Sequence[tuple[str, str]]) -> None:
         await self.write.wait()
         if any(delivery_id == self.unwritable for _, delivery_id in entries):
             raise ValueError("the document is too large")
         self.entries += entries
+        self.bulks.append([delivery_id for _, delivery_id in entries])
 
 
-def handler(log: Log) -> FirstAttemptHandler:
+async def handler(log: Log) -> FirstAttemptHandler:
     """Return a handler for one strict webhook whose collaborators are `log`."""
     webhook = SimpleNamespace(
         id="wh_1",
@@ -79,22 +83,33 @@ def handler(log: Log) -> FirstAttemptHandler:
 
     deliveries: Any = SimpleNamespace(
         open_by_id=nothing,
+        are_indexed=nothing,
         open_webhooks=nothing,
         release_leases=nothing,
         attempted_entry=entry("attempted"),
         leased_entry=entry("leased"),
         waiting_entry=entry("waiting"),
+        result_update=lambda claimed, *_: ("result", claimed.request.delivery_id),
+        write=log.write_entries,
     )
     states = EndpointStates(deliveries, cast("Any", None), DeliverySettings())
-    webhooks: Any = SimpleNamespace(ensure_current=nothing, find=find, may_send=lambda _: True)
+    webhooks: Any = SimpleNamespace(
+        ensure_current=nothing,
+        find=find,
+        loaded=lambda _: webhook,
+        may_send=lambda _: True,
+    )
+    results = ResultWriter(deliveries, structlog.get_logger())
+    await results.start()
     return FirstAttemptHandler(
         webhooks,
+        deliveries,
         deliveries,
         cast("Any", SimpleNamespace(is_erased=lambda *_: False)),
         states,
         cast("Any", log),
         cast("Any", SimpleNamespace(record_attempt=lambda *_, **__: None)),
-        cast("Any", log),
+        results,
         structlog.get_logger(),
         assignment=lambda: (0, []),
         shares=FairShares(),
@@ -127,6 +142,14 @@ class Partition:
         self.tracker.add(record)
         await self._handling.handle([record])
 
+    def reassign(self) -> None:
+        """Take the partition away and give it back: it is polled from its start again."""
+        self.tracker.revoke()
+        self.tracker = PartitionTracker(
+            self.tracker.partition, 0, max_bytes=1 << 20, on_progress=lambda *_: None
+        )
+        self._offset = 0
+
     async def saved(self) -> None:
         """Wait until all of it may be committed."""
         async with asyncio.timeout(10):
@@ -148,7 +171,7 @@ class DeadLetters:
 async def test_batches_beside_each_other_keep_a_strict_webhook_in_order() -> None:
     log = Log()
     log.answer.clear()
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     for number in range(3):
         await partition.poll(number)
         await asyncio.sleep(0)
@@ -162,7 +185,7 @@ async def test_batches_beside_each_other_keep_a_strict_webhook_in_order() -> Non
 
 async def test_what_follows_a_failure_waits_in_the_log() -> None:
     log = Log()
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     log.answer.clear()
     for number in range(3, 6):
         await partition.poll(number)
@@ -171,12 +194,59 @@ async def test_what_follows_a_failure_waits_in_the_log() -> None:
     await partition.saved()
     assert log.sent == [FAILS]
     assert log.entries == [("attempted", FAILS), ("waiting", "dlv_4"), ("waiting", "dlv_5")]
+    assert log.bulks == [[FAILS], ["dlv_4", "dlv_5"]], "not open in the log before what it waits for"
+
+
+async def test_what_follows_a_slow_attempt_waits_in_the_log_behind_its_lease() -> None:
+    log = Log()
+    partition = Partition(await handler(log))
+    log.answer.clear()
+    for number in range(2):
+        await partition.poll(number)
+    await partition.saved()
+    assert log.bulks == [["dlv_0"], ["dlv_1"]]
+    assert log.entries == [("leased", "dlv_0"), ("waiting", "dlv_1")]
+    log.answer.set()
+    async with asyncio.timeout(10):
+        while len(log.entries) < 3:  # noqa: ASYNC110 -- it looks at what came out
+            await asyncio.sleep(0)
+    assert log.entries[2] == ("result", "dlv_0")
+    assert log.sent == ["dlv_0"]
+
+
+async def test_a_dead_head_is_in_the_log_before_the_next_is_attempted() -> None:
+    log = Log()
+    log.write.clear()
+    log.dead = "dlv_0"
+    partition = Partition(await handler(log))
+    for number in range(2):
+        await partition.poll(number)
+    await asyncio.sleep(0.05)
+    assert log.sent == ["dlv_0"]
+    log.write.set()
+    await partition.saved()
+    assert log.sent == ["dlv_0", "dlv_1"]
+
+
+async def test_a_revoked_partition_gets_no_open_entry_and_no_further_attempt() -> None:
+    log = Log()
+    log.write.clear()
+    partition = Partition(await handler(log))
+    for number in (3, 4):
+        await partition.poll(number)
+    await asyncio.sleep(0.05)
+    await partition.poll(5)
+    partition.tracker.revoke()
+    log.write.set()
+    await asyncio.sleep(0.05)
+    assert log.sent == [FAILS]
+    assert log.bulks == [[FAILS]], "only the write that was under way"
 
 
 async def test_a_repeat_of_what_is_not_saved_is_not_sent_again() -> None:
     log = Log()
     log.write.clear()
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     for _ in range(2):
         await partition.poll(0)
         await asyncio.sleep(0.01)
@@ -190,10 +260,28 @@ async def test_a_repeat_of_what_is_not_saved_is_not_sent_again() -> None:
     assert log.entries == [("attempted", "dlv_0")]
 
 
+async def test_a_partition_that_comes_back_completes_its_records_once_they_are_logged() -> None:
+    log = Log()
+    log.write.clear()
+    partition = Partition(await handler(log))
+    await partition.poll(0)
+    await asyncio.sleep(0.05)
+    await partition.poll(3)
+    await asyncio.sleep(0.05)
+    partition.reassign()
+    await partition.poll(0)
+    await partition.poll(3)
+    assert partition.tracker.watermark == 0
+    log.write.set()
+    await partition.saved()
+    assert log.sent == ["dlv_0", FAILS]
+    assert log.entries == [("attempted", "dlv_0"), ("attempted", FAILS)]
+
+
 async def test_a_result_that_cannot_be_written_is_dead_lettered_alone() -> None:
     log = Log()
     log.unwritable = "dlv_1"
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     for number in range(3):
         await partition.poll(number)
     await partition.poll(1)
@@ -202,18 +290,16 @@ async def test_a_result_that_cannot_be_written_is_dead_lettered_alone() -> None:
     assert log.entries == [("attempted", "dlv_0"), ("attempted", "dlv_2")]
 
 
-async def test_steady_traffic_leaves_no_batches_in_memory() -> None:
-    """Each batch comes before the one before it is saved, so there is always a batch to wait for."""
+async def test_steady_traffic_leaves_no_deliveries_in_memory() -> None:
     log = Log()
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     for number in range(100, 300):
         log.write.clear()
         await partition.poll(number)
         await asyncio.sleep(0)
         log.write.set()
-        await asyncio.sleep(0)
+        await partition.saved()
     # By type: `isinstance` would ask a weak proxy of another test for its class, and its object may be gone.
-    held = sum(type(thing) is WebhookBatch for thing in gc.get_objects())
-    await partition.saved()
+    held = sum(type(thing) is OpenDelivery for thing in gc.get_objects())
     assert len(log.entries) == 200
     assert held < 20

@@ -712,6 +712,22 @@ def test_cloudevents_media_types_and_gzip(client: httpx.Client, media: str) -> N
     assert packed.status_code == 202
 
 
+def test_a_repeat_with_an_idempotency_key_publishes_nothing(client: httpx.Client, bus: Bus) -> None:
+    tap = Tap(bus, "chat.events")
+    event, key = _event(), f"order-{token_hex(8)}"
+    headers = {"idempotency-key": key}
+    first = client.post("/api/events", json=event, headers=headers)
+    again = client.post("/api/events", json=event, headers=headers)
+    assert (first.status_code, first.content) == (again.status_code, again.content)
+    assert first.json() == {"accepted": [event["id"]]}
+    _problem(client.post("/api/events", json=_event(), headers=headers), 422)
+    assert len([stored for stored in tap.look() if stored.attributes["ce_id"] == event["id"]]) == 1
+
+
+def test_publishing_has_no_parameters(client: httpx.Client) -> None:
+    _problem(client.post("/api/events?dry_run=1", json=_event()), 422, "query.dry_run")
+
+
 EVENT_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"specversion": "0.3"}, "0.specversion"),
     ({"specversion": 1.0}, "0.specversion"),

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 WORKSPACE = environ.get("MINICHAT_WORKSPACE", "default")
 ACK_TIMEOUT_S = 5
+SESSION_MS = int(environ.get("KAFKA_SESSION_TIMEOUT_MS", "10000"))
 
 Workspace = Annotated[str, Context("message.headers.workspace")]
 
@@ -72,8 +73,8 @@ inbound = broker.subscriber(
     auto_offset_reset="earliest",  # the default, latest, skips what was published before the group joined
     ack_policy=AckPolicy.ACK,  # commit after the handler: store first, then return
     parser=parse_readable,
-    fetch_max_wait_ms=50,  # unlike Kafka, the embedded broker answers a fetch only after the whole wait
-    session_timeout_ms=int(environ.get("KAFKA_SESSION_TIMEOUT_MS", "10000")),
+    session_timeout_ms=SESSION_MS,
+    heartbeat_interval_ms=SESSION_MS // 4,
 )
 
 
