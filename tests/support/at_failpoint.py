@@ -7,12 +7,18 @@ import os
 import runpy
 import sys
 
-from shared.runtime.failpoints import FAILPOINT_VARIABLE, failpoint, failpoint_for
+from shared.runtime import failpoints
 
-if __name__ == "__main__":
-    reached = failpoint_for(os.environ[FAILPOINT_VARIABLE])
+
+def main() -> None:
+    reached = failpoints.failpoint_for(os.environ[failpoints.FAILPOINT_VARIABLE])
+    disabled = failpoints.failpoint
     for module in list(sys.modules.values()):
-        if vars(module).get("failpoint") is failpoint:
+        if vars(module).get("failpoint") is disabled:
             vars(module)["failpoint"] = reached
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

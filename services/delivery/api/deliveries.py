@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Query
+from fastapi import FastAPI, Query
 
 from services.delivery.api.delivery_schemas import DeliveryOut
 from services.delivery.api.fields import FilterQuery, Reader, UtcTime
@@ -12,6 +12,7 @@ from services.delivery.log.search import DeliverySearch
 from services.delivery.model.delivery_status import DeliveryStatus
 from shared.contracts.errors import NotFound
 from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.routes import Routes
 
 
 class DeliveriesApi:
@@ -23,11 +24,9 @@ class DeliveriesApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add every route to the app."""
-        router = APIRouter(prefix="/api")
-        add = router.add_api_route
+        add = Routes(app, "/api").add
         add("/deliveries", self.list_deliveries, methods=["GET"])
         add("/deliveries/{delivery_id}", self.read_delivery, methods=["GET"])
-        app.include_router(router)
 
     async def list_deliveries(
         self,

@@ -1,10 +1,11 @@
 """The API of erasures: one event's payload is removed from every delivery."""
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from services.delivery.api.delivery_schemas import ErasureCreate, ErasureOut
 from services.delivery.api.fields import Writer
 from services.delivery.log.erasures import Erasures
+from shared.runtime.web.routes import Routes
 
 
 class ErasuresApi:
@@ -15,9 +16,8 @@ class ErasuresApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route("/deliveries/erase", self.erase, methods=["POST"])
-        app.include_router(router)
+        routes = Routes(app, "/api")
+        routes.add("/deliveries/erase", self.erase, methods=["POST"])
 
     async def erase(self, body: ErasureCreate, key: Writer) -> ErasureOut:
         """Erase an event's payload from every delivery of it, and cancel the open ones.

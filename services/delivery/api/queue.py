@@ -1,11 +1,12 @@
 """The API of a workspace's queue: pausing and resuming every delivery of the workspace."""
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from services.delivery.api.fields import Writer
 from services.delivery.webhooks.queues import DeliveryQueues
 from shared.runtime.web.access import ApiKey
+from shared.runtime.web.routes import Routes
 
 
 class QueueStateOut(BaseModel):
@@ -22,10 +23,9 @@ class QueueApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add every route to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route("/queue/pause", self.pause_queue, methods=["POST"])
-        router.add_api_route("/queue/resume", self.resume_queue, methods=["POST"])
-        app.include_router(router)
+        routes = Routes(app, "/api")
+        routes.add("/queue/pause", self.pause_queue, methods=["POST"])
+        routes.add("/queue/resume", self.resume_queue, methods=["POST"])
 
     async def pause_queue(self, key: Writer) -> QueueStateOut:
         """Pause every delivery of the workspace."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.responses import Response
 
 from services.delivery.api.delivery_schemas import attempts_out, body_out
@@ -30,6 +30,7 @@ from services.delivery.model.delivery_status import ENDED, WAITING
 from shared.contracts.errors import Conflict, NotFound
 from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.routes import Routes
 
 _DEAD_LETTER: Final = "dead_letter"
 
@@ -51,8 +52,7 @@ class RecoveryApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add every route to the app."""
-        router = APIRouter(prefix="/api")
-        add = router.add_api_route
+        add = Routes(app, "/api").add
         add("/deliveries/{delivery_id}/retry", self.retry, methods=["POST"], status_code=202)
         add("/deliveries/{delivery_id}/resend", self.resend, methods=["POST"], status_code=202)
         add("/deliveries/{delivery_id}/cancel", self.cancel, methods=["POST"])
@@ -65,7 +65,6 @@ class RecoveryApi:
         add("/dead-letters/replay", self.replay_dead_letters, methods=["POST"])
         add("/dead-letters/discard", self.discard_dead_letters, methods=["POST"])
         add("/dead-letters/{dead_letter_id}", self.read_dead_letter, methods=["GET"])
-        app.include_router(router)
 
     # One delivery
 

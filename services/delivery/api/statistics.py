@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Final
 
-from fastapi import APIRouter, FastAPI, Query
+from fastapi import FastAPI, Query
 
 from services.delivery.api.delivery_schemas import HourStatsOut, QueueStatsOut, WebhookStatsOut
 from services.delivery.api.fields import Reader, UtcTime
@@ -14,6 +14,7 @@ from services.delivery.settings import DeliverySettings
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import utcnow
+from shared.runtime.web.routes import Routes
 
 _DAY: Final = timedelta(days=1)
 _STATUS_BY_COUNT: Final[Mapping[str, str]] = {
@@ -41,11 +42,9 @@ class StatisticsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add every route to the app."""
-        router = APIRouter(prefix="/api")
-        add = router.add_api_route
+        add = Routes(app, "/api").add
         add("/queue/stats", self.queue_stats, methods=["GET"])
         add("/outgoing-webhooks/{webhook_id}/stats", self.webhook_stats, methods=["GET"])
-        app.include_router(router)
 
     async def queue_stats(
         self, key: Reader, webhook_id: Annotated[str | None, Query(max_length=100)] = None

@@ -1,11 +1,12 @@
 """The API of events that no outgoing webhook got."""
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from services.delivery.api.fields import Reader
 from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
 from shared.contracts.envelope import rfc3339
+from shared.runtime.web.routes import Routes
 
 
 class UnmatchedEventOut(BaseModel):
@@ -46,9 +47,8 @@ class UnmatchedApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route("/events/unmatched", self.list_unmatched, methods=["GET"])
-        app.include_router(router)
+        routes = Routes(app, "/api")
+        routes.add("/events/unmatched", self.list_unmatched, methods=["GET"])
 
     async def list_unmatched(self, key: Reader) -> UnmatchedEventsOut:
         """List the workspace's events that matched no outgoing webhook: counts by type, and the last 100.

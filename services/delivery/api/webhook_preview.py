@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.delivery.api.fields import Writer
@@ -12,6 +12,7 @@ from services.delivery.engine.fanout import event_fields_of
 from shared.contracts.envelope import Event, now
 from shared.contracts.errors import FieldError, Invalid
 from shared.contracts.event_types import canonical
+from shared.runtime.web.routes import Routes
 from shared.webhooks.filters import EventFilter, FilterSettings
 from shared.webhooks.formats import BodyFormat, render_body
 from shared.webhooks.patterns import matches
@@ -50,9 +51,8 @@ class PreviewApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route("/outgoing-webhooks/preview", self.preview, methods=["POST"])
-        app.include_router(router)
+        routes = Routes(app, "/api")
+        routes.add("/outgoing-webhooks/preview", self.preview, methods=["POST"])
 
     async def preview(self, body: PreviewCreate, key: Writer) -> PreviewOut:
         """Return what a webhook with these settings would send for an event; nothing is sent or stored."""

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, FastAPI, Query
+from fastapi import FastAPI, Query
 from starlette.responses import Response
 
 from services.delivery.api.fields import Reader, Writer
@@ -39,6 +39,7 @@ from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.routes import Routes
 from shared.webhooks.formats import render_body
 from shared.webhooks.signatures import SigningProfile, new_secret, public_key, signing_key
 from shared.wire.tracing import child_traceparent
@@ -81,8 +82,7 @@ class WebhooksApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add every route to the app."""
-        router = APIRouter(prefix="/api")
-        add = router.add_api_route
+        add = Routes(app, "/api").add
         item = "/outgoing-webhooks/{webhook_id}"
         add("/outgoing-webhooks", self.create, methods=["POST"], status_code=201)
         add("/outgoing-webhooks", self.list_webhooks, methods=["GET"])
@@ -95,7 +95,6 @@ class WebhooksApi:
         add(f"{item}/disable", self.disable, methods=["POST"])
         add(f"{item}/pause", self.pause, methods=["POST"])
         add(f"{item}/resume", self.resume, methods=["POST"])
-        app.include_router(router)
 
     async def create(self, body: WebhookCreate, key: Writer, *, force: Force = False) -> WebhookOut:
         """Subscribe a URL to events. Only this response shows the secret."""

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 from starlette.responses import Response
 
@@ -15,6 +15,7 @@ from shared.runtime.web.access import ApiKey, Keyring, requires
 from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, Scope, generate_key
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.problems import to_utc
+from shared.runtime.web.routes import Routes
 
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
 
@@ -64,12 +65,10 @@ class ApiKeysApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api")
-        add = router.add_api_route
+        add = Routes(app, "/api").add
         add("/api-keys", self.create_key, methods=["POST"], status_code=201)
         add("/api-keys", self.list_keys, methods=["GET"])
         add("/api-keys/{key_id}", self.revoke_key, methods=["DELETE"], status_code=204)
-        app.include_router(router)
 
     async def create_key(self, body: ApiKeyCreate, key: Admin) -> ApiKeyOut:
         """Create an API key of this workspace. The key is shown only this once."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import Depends, FastAPI, Query
 from pydantic import AfterValidator, AwareDatetime, BaseModel
 
 from shared.contracts.envelope import rfc3339
@@ -10,6 +10,7 @@ from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.audit_entries import AuditEntries, AuditEntry, search_terms
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.problems import to_utc
+from shared.runtime.web.routes import Routes
 
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
 UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
@@ -84,9 +85,8 @@ class AuditApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route("/audit", self.list_entries, methods=["GET"])
-        app.include_router(router)
+        routes = Routes(app, "/api")
+        routes.add("/audit", self.list_entries, methods=["GET"])
 
     async def list_entries(
         self,

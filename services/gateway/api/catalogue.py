@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Final, get_args
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import Depends, FastAPI, Query
 
 from services.gateway.api.catalogue_schemas import (
     CatalogueEntryOut,
@@ -25,6 +25,7 @@ from shared.manifests.connect_options import connect_options
 from shared.manifests.models import Category
 from shared.manifests.registry import Provider, Registry
 from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.routes import Routes
 
 _CATEGORIES: Final[tuple[str, ...]] = get_args(Category)
 _MAX_QUERY_LENGTH: Final = 200
@@ -77,9 +78,8 @@ class CatalogueApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route("/catalog", self.catalog, methods=["GET"])
-        app.include_router(router)
+        routes = Routes(app, "/api")
+        routes.add("/catalog", self.catalog, methods=["GET"])
 
     async def catalog(self, key: Reader, category: CategoryQuery = "", q: SearchQuery = "") -> CatalogueOut:
         """List the providers, sorted by name.

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, Final
 
 import orjson
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from services.gateway.api.proxy import ServiceProxy
@@ -16,6 +16,7 @@ from services.gateway.api.webhook_openapi import PATHS, SCHEMAS
 from shared.contracts.asyncapi import asyncapi
 from shared.runtime.version import VERSION
 from shared.runtime.web.problems import SCHEMA_REF_PREFIX
+from shared.runtime.web.routes import Routes
 
 _INCOMPLETE_TTL_S: Final = 10.0
 _JSON: Final = "application/json"
@@ -29,10 +30,9 @@ class DocumentsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route("/asyncapi.json", self.asyncapi, methods=["GET"], include_in_schema=False)
-        router.add_api_route("/openapi.json", self.openapi, methods=["GET"], include_in_schema=False)
-        app.include_router(router)
+        routes = Routes(app, "/api")
+        routes.add("/asyncapi.json", self.asyncapi, methods=["GET"], include_in_schema=False)
+        routes.add("/openapi.json", self.openapi, methods=["GET"], include_in_schema=False)
 
     async def asyncapi(self) -> Response:
         """Return the topics as an AsyncAPI 3 document."""

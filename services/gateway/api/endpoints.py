@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from starlette.responses import Response
 
 from services.gateway.api.endpoint_schemas import (
@@ -39,6 +39,7 @@ from shared.manifests.registry import Registry
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.routes import Routes
 
 _NULLABLE: Final = frozenset({"channel_id", "body_limit", "dedupe_window_s", "public_url", "source"})
 
@@ -64,8 +65,7 @@ class EndpointsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api")
-        add = router.add_api_route
+        add = Routes(app, "/api").add
         item = "/inbound-endpoints/{endpoint_id}"
         add("/inbound-endpoints", self.create, methods=["POST"], status_code=201)
         add("/inbound-endpoints", self.list_all, methods=["GET"])
@@ -90,7 +90,6 @@ class EndpointsApi:
             status_code=201,
             operation_id="create_inbound_endpoint_from_template",
         )
-        app.include_router(router)
 
     async def create(self, body: EndpointCreate, key: Writer) -> EndpointOut:
         """Create the address that a provider calls. A generated secret is shown only this once."""

@@ -5,7 +5,7 @@ import binascii
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -23,6 +23,7 @@ from shared.contracts.event_types import canonical
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.routes import Routes
 from shared.wire.json_schema import MAX_SCHEMA_BYTES, BoundedSchema, UnsupportedSchema
 
 MAX_WORKSPACE_TYPES: Final = 200
@@ -83,14 +84,12 @@ class EventTypesApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api")
-        add = router.add_api_route
+        add = Routes(app, "/api").add
         add("/event-types", self.create, methods=["POST"], status_code=201)
         add("/event-types", self.list_types, methods=["GET"])
         add("/event-types/{name}", self.read, methods=["GET"])
         add("/event-types/{name}", self.change, methods=["PATCH"])
         add("/event-types/{name}", self.delete, methods=["DELETE"], status_code=204)
-        app.include_router(router)
 
     async def create(self, body: EventTypeCreate, key: Writer) -> EventTypeOut:
         """Register a type of this workspace. From now on events of the type are checked."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 
 from services.gateway.api.execution_schemas import ExecutionOut, PayloadOut, PayloadsOut
 from services.gateway.api.publish_events import AcceptedEventsOut
@@ -20,6 +20,7 @@ from shared.runtime.kafka.reader import read_record
 from shared.runtime.settings import KafkaSettings
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.routes import Routes
 from shared.wire.tracing import child_traceparent
 
 _READ_TIMEOUT_S: Final = 10.0
@@ -50,13 +51,11 @@ class ExecutionsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api/inbound-endpoints/{endpoint_id}/events")
-        add = router.add_api_route
+        add = Routes(app, "/api/inbound-endpoints/{endpoint_id}/events").add
         add("", self.list_all, methods=["GET"])
         add("/{execution_id}", self.read, methods=["GET"])
         add("/{execution_id}/payload", self.payload, methods=["GET"])
         add("/{execution_id}/replay", self.replay, methods=["POST"], status_code=202)
-        app.include_router(router)
 
     async def list_all(
         self, endpoint_id: str, key: Reader, limit: Limit = 50, cursor: Cursor = None

@@ -3,7 +3,7 @@
 import secrets
 from typing import Annotated, Final, Self
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -16,6 +16,7 @@ from shared.contracts.ids import new_endpoint_id
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.routes import Routes
 from shared.webhooks.incoming import INCOMING_PROVIDER
 
 _DEFAULT_PER_MINUTE: Final = 60
@@ -92,14 +93,12 @@ class IncomingWebhooksApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api")
-        add = router.add_api_route
+        add = Routes(app, "/api").add
         add("/incoming-webhooks", self.create_incoming, methods=["POST"], status_code=201)
         add("/incoming-webhooks", self.list_incoming, methods=["GET"])
         add("/incoming-webhooks/{endpoint_id}", self.read_incoming, methods=["GET"])
         add("/incoming-webhooks/{endpoint_id}", self.change_incoming, methods=["PATCH"])
         add("/incoming-webhooks/{endpoint_id}", self.delete_incoming, methods=["DELETE"], status_code=204)
-        app.include_router(router)
 
     async def create_incoming(self, body: IncomingWebhookCreate, key: Writer) -> IncomingWebhookOut:
         """Create an address that posts into a channel. Token and URL are shown only this once."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 
 from services.gateway.api.catalogue import Catalogue
@@ -15,6 +15,7 @@ from shared.contracts.envelope import rfc3339
 from shared.manifests.catalogue import placeholder_url, receiving_provider, setup_steps
 from shared.manifests.registry import Provider
 from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.routes import Routes
 
 MAX_ENDPOINTS: Final = 500
 """Endpoints of a workspace in one response."""
@@ -92,9 +93,8 @@ class IntegrationWebhooksApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route("/integration-webhooks", self.integration_webhooks, methods=["GET"])
-        app.include_router(router)
+        routes = Routes(app, "/api")
+        routes.add("/integration-webhooks", self.integration_webhooks, methods=["GET"])
 
     async def integration_webhooks(self, key: Reader) -> IntegrationWebhooksOut:
         """List the workspace's endpoints (the newest 500), and an entry for each other integration."""

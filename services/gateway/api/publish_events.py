@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import Receive, Scope
 
@@ -18,6 +18,7 @@ from shared.runtime.web.access import ApiKey, Keyring, authorize, requires
 from shared.runtime.web.openapi import clean_schema
 from shared.runtime.web.problems import field_errors, openapi_response, to_utc
 from shared.runtime.web.query_parameters import reject_parameters
+from shared.runtime.web.routes import Routes
 from shared.wire.bodies import inflate, media_type, parse_json
 from shared.wire.tracing import child_traceparent
 
@@ -93,8 +94,8 @@ class PublishEventsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Declare the route, for the OpenAPI document. `handle` answers it."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route(
+        routes = Routes(app, "/api")
+        routes.add(
             "/events",
             publish_events,
             methods=["POST"],
@@ -102,7 +103,6 @@ class PublishEventsApi:
             responses={415: openapi_response("The body is of another type.")},
             openapi_extra=_REQUEST_BODY,
         )
-        app.include_router(router)
 
     async def handle(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
         """Handle `POST /api/events`: see `publish_events`."""

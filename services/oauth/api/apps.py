@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import Depends, FastAPI, Query
 from starlette.responses import Response
 
 from services.oauth.api.app_schemas import AppListOut, AppOut, AppUpdate
@@ -24,6 +24,7 @@ from shared.contracts.errors import Conflict, FieldError, Forbidden, Invalid, No
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.routes import Routes
 
 _MAX_ATTEMPTS: Final = 5
 _NOT_ASKED: Final = "not_asked"
@@ -63,14 +64,12 @@ class AppsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api/platform-credentials")
-        add = router.add_api_route
+        add = Routes(app, "/api/platform-credentials").add
         add("", self.list_all, methods=["GET"])
         add("/{provider}", self.read, methods=["GET"])
         add("/{provider}", self.put, methods=["PUT"])
         add("/{provider}", self.delete, methods=["DELETE"], status_code=204)
         add("/{provider}/verify", self.verify, methods=["POST"])
-        app.include_router(router)
 
     async def list_all(self, key: Reader) -> AppListOut:
         """List the apps that accounts of the workspace are connected with."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from starlette.responses import RedirectResponse
 
 from services.oauth.api.authorization_schemas import (
@@ -43,6 +43,7 @@ from shared.manifests.connector import Connector
 from shared.runtime.logs import Log
 from shared.runtime.metrics import CONNECTIONS
 from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.routes import Routes
 
 _COOKIE_PATH: Final = "/api/auth/oauth"
 RESULT_PATH: Final = f"{_COOKIE_PATH}/result"
@@ -83,15 +84,13 @@ class AuthorizationApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api")
-        add = router.add_api_route
+        add = Routes(app, "/api").add
         add("/auth/oauth/connect", self.connect, methods=["POST"], status_code=201)
         add(CALLBACK_PATH.removeprefix("/api"), self.callback, methods=["GET"], response_class=Response)
         # A page for browsers, which API clients do not call.
         result = RESULT_PATH.removeprefix("/api") + "/{result}"
         add(result, self.result, methods=["GET"], response_class=Response, include_in_schema=False)
         add("/integrations/{integration_id}/reconnect", self.reconnect, methods=["POST"])
-        app.include_router(router)
 
     async def connect(self, body: AuthorizationCreate, key: Writer, response: Response) -> AuthorizationOut:
         """Start an authorization. Return the provider's address to send the person to.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import Depends, FastAPI, Query
 from starlette.responses import Response
 
 from services.oauth.api.integration_schemas import (
@@ -33,6 +33,7 @@ from shared.manifests.provider_response import ProviderRejected
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.routes import Routes
 from shared.wire.provider_http import ProviderRequest
 from shared.wire.redaction import redact
 
@@ -64,8 +65,7 @@ class IntegrationsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api/integrations")
-        add = router.add_api_route
+        add = Routes(app, "/api/integrations").add
         item = "/{integration_id}"
         add("", self.create, methods=["POST"], status_code=201)
         add("", self.list_all, methods=["GET"])
@@ -80,7 +80,6 @@ class IntegrationsApi:
         add(f"{item}/disable", self.disable, methods=["POST"])
         add(f"{item}/enable", self.enable, methods=["POST"])
         add(f"{item}/disconnect", self.disconnect, methods=["POST"])
-        app.include_router(router)
 
     async def create(self, body: IntegrationCreate, key: Writer) -> IntegrationOut:
         """Connect an account by manual credentials, which are checked at the provider before they are stored.

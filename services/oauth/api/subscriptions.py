@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from starlette.responses import Response
 
 from services.oauth.api.subscription_schemas import (
@@ -17,6 +17,7 @@ from services.oauth.subscriptions.records import ProviderSubscription, Subscript
 from services.oauth.subscriptions.subscription_types import SubscriptionTypes
 from shared.connections.integrations import IntegrationRepository
 from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.routes import Routes
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
@@ -39,12 +40,10 @@ class SubscriptionsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        router = APIRouter(prefix="/api/integrations/{integration_id}/watches")
-        add = router.add_api_route
+        add = Routes(app, "/api/integrations/{integration_id}/watches").add
         add("", self.list_all, methods=["GET"])
         add("", self.create, methods=["POST"], status_code=201)
         add("/{watch_id}", self.delete, methods=["DELETE"], status_code=204)
-        app.include_router(router)
 
     async def list_all(self, integration_id: str, key: Reader) -> ProviderSubscriptionListOut:
         """List the integration's subscriptions, and the types that the provider has."""

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.sync.relay import Providers, message_of, outcome_of
@@ -18,6 +18,7 @@ from shared.manifests.fixtures import default_settings
 from shared.manifests.registry import Provider
 from shared.manifests.webhook import WebhookDefinition, WebhookEvent
 from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.routes import Routes
 from shared.verification.request import Headers
 from shared.webhooks.incoming import INCOMING_PROVIDER
 from shared.wire.bodies import dump_json
@@ -87,9 +88,8 @@ class MessagePreviewApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
-        router = APIRouter(prefix="/api")
-        router.add_api_route("/messages/preview", self.preview, methods=["POST"])
-        app.include_router(router)
+        routes = Routes(app, "/api")
+        routes.add("/messages/preview", self.preview, methods=["POST"])
 
     async def preview(self, body: MessagePreviewCreate, key: Reader) -> MessagePreviewOut:
         """Return the chat messages that a webhook would become, as if its endpoint had a channel.
