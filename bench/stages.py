@@ -177,6 +177,7 @@ class Bench:
         And what the store has of it afterwards.
         """
         sides = Sides()
+        database_us: list[float] = []
         with self.hub("delivery", "delivery") as hub:
             self.subscribe(hub)
             pid = hub.pid("delivery")
@@ -188,13 +189,15 @@ class Bench:
                 cost, rate = self.post(delivered)
                 sides.bare_us.append(cost)
                 sides.bare_per_s.append(rate)
+                before = cpu_seconds(hub.store_pid)
                 cost, rate = self.deliver(hub, pid, self.plan.deliveries)
+                database_us.append((cpu_seconds(hub.store_pid) - before) / self.plan.deliveries * 1e6)
                 sides.ours_us.append(cost)
                 sides.ours_per_s.append(rate)
                 self.round("delivery", number, sides)
             sleep(_STATISTICS_WAIT_S)
             total = warming + self.plan.rounds * self.plan.deliveries
-            stored = written(hub.store_uri, hub.store_pid, total)
+            stored = written(hub.store_uri, hub.store_pid, total, cpu_us=median(database_us))
             self.say(f"delivery: {stored.description}")
         return sides.document() | {"written": stored.document()}
 

@@ -70,6 +70,7 @@ class _ResultTable:
         beside = f"{stored['rows']:.2f} rows; statistics {stored['statistics_bytes']:.1f} bytes"
         if stored["disk_bytes"] is not None:
             beside += f"; {stored['disk_bytes']:,.0f} bytes to disk, with indexes and journal"
+        self._fact("delivery: CPU of the database", f"{stored['cpu_us']:,.0f} us", "per delivery")
         self._fact("delivery: BSON in the log", f"{stored['bson_bytes']:,.0f} bytes", beside)
 
     def flow(self, result: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ class Written:
     There is a statistics row for each webhook and hour, and one for each workspace. `bson_bytes` is the size
     of a delivery's document, of which `body_bytes` are the request's body. `index_bytes` is as the database
     reports it, `disk_bytes` is what its process wrote, including the journal. None if it is not known.
+    `cpu_us` is the CPU time of its process, user and system, in microseconds.
     """
 
     rows: float
@@ -31,10 +32,12 @@ class Written:
     statistics_bytes: float
     index_bytes: float | None
     disk_bytes: float | None
+    cpu_us: float
 
     @property
     def description(self) -> str:
         parts = [
+            f"{self.cpu_us:,.0f} us of the database's CPU per delivery",
             f"{self.rows:.2f} rows per delivery",
             f"{self.bson_bytes:,.0f} bytes of BSON, of them {self.body_bytes:,.0f} the body",
             f"{self.statistics_rows} rows of statistics, {self.statistics_bytes:,.1f} bytes per delivery",
@@ -49,8 +52,11 @@ class Written:
         return asdict(self)
 
 
-def written(uri: str, store_pid: int, deliveries: int) -> Written:
-    """Measure a database that holds only these deliveries. Sizes are means of the latest 2,000."""
+def written(uri: str, store_pid: int, deliveries: int, *, cpu_us: float) -> Written:
+    """Measure a database that holds only these deliveries. Sizes are means of the latest 2,000.
+
+    `cpu_us` was measured by the caller while they were made.
+    """
     with MongoClient[RawBSONDocument](uri, document_class=RawBSONDocument) as client:
         database = client.get_default_database()
         log, statistics = database[DELIVERIES], database[STATISTICS]
@@ -66,6 +72,7 @@ def written(uri: str, store_pid: int, deliveries: int) -> Written:
         statistics_bytes=sum(len(hour.raw) for hour in hours) / deliveries,
         index_bytes=None if index_bytes is None else index_bytes / deliveries,
         disk_bytes=_disk_bytes(store_pid, deliveries),
+        cpu_us=cpu_us,
     )
 
 

@@ -48,7 +48,7 @@ def up(
         typer.Option(
             min=1,
             max=65525,
-            help="The hub's port; those of the other services follow, and ten above is the chat page's.",
+            help="The hub's port. Ten above is the chat page's; other services take free ports.",
         ),
     ] = 8080,
     data_dir: DataDir = DEFAULT_DATA_DIR,

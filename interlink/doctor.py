@@ -200,7 +200,11 @@ async def _check_indexes(mongo: Mongo, services: Sequence[str]) -> Finding:
             present = {
                 tuple((key, int(direction)) for key, direction in index["key"]) for index in existing.values()
             }
-            missing += [_index_name(name, index) for index in required if tuple(index.keys) not in present]
+            missing += [
+                _index_name(name, index)
+                for index in required
+                if not index.retired and tuple(index.keys) not in present
+            ]
     if missing:
         return Finding("indexes", False, f"missing: {_shorten(missing)}: run 'interlink init'")
     return Finding("indexes", True, "all exist")

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from bench.peers.engine import CONNECTIONS, SECRET, Engine, Started, Stopwatch, event, template
 from bench.peers.processes import Api, Processes, answers
+from bench.remote import Failed
 from bench.system import BusName
 from interlink.embedded import is_free
 from shared.runtime.version import VERSION
@@ -49,7 +50,10 @@ class Interlink(Engine):
         if self._bus == "kafka":
             kafka = ApacheKafka(processes.folder / "kafka")
             processes.at_stop(kafka.stop)
-            kafka.start()
+            try:
+                kafka.start()
+            except RuntimeError as error:
+                raise Failed(str(error)) from None
             processes.add_store(kafka.pid or 0)
             env["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap
         port = _free_ports()

@@ -19,6 +19,7 @@ from interlink.supervise import ProcessGroup
 
 _POLL_S: Final = 0.02
 _STOP_S: Final = 20.0
+_RUN_TIMEOUT_S: Final = 60.0
 _INHERITED: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
 
@@ -82,19 +83,22 @@ class Processes:
 
     def run(self, command: Sequence[str], env: Mapping[str, str], *, user: str | None = None) -> str:
         """Run a command to its end; return its output. Raises `Failed`."""
-        done = subprocess.run(
-            command,
-            check=False,
-            env=plain_environment(env),
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                check=False,
+                env=plain_environment(env),
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_RUN_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{command[0]} did not end within {_RUN_TIMEOUT_S:.0f} s") from None
         if done.returncode:
             raise Failed(f"{command[0]} ended with status {done.returncode}: {done.stderr[-500:].strip()}")
         return done.stdout

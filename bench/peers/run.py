@@ -29,6 +29,8 @@ def missing_peers() -> dict[str, str]:
 def peers(folder: Path, plan: PeerPlan, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure the hub and every peer that is installed; return medians of the runs, and what is missing.
 
+    An engine that fails in one run takes part in no other: `left_out` has the reason.
+
     The runs of the engines alternate, so that a slower minute of the machine does not hit one engine alone.
     Nothing is pinned: engine, stores, load generator and sink share all cores.
     """
@@ -41,8 +43,15 @@ def peers(folder: Path, plan: PeerPlan, say: Callable[[str], None]) -> dict[str,
     runs: dict[str, list[dict[str, Any]]] = {engine.name: [] for engine in measured}
     for number in range(plan.runs):
         for engine in measured:
-            result = _run(folder / f"{number}-{engine.name.replace(' ', '-')}", plan, engine, say)
-            runs[engine.name].append(result)
+            if engine.name in left_out:
+                continue
+            try:
+                result = _run(folder / f"{number}-{engine.name.replace(' ', '-')}", plan, engine, say)
+            except Failed as error:
+                left_out[engine.name] = f"run {number + 1} failed: {error}"
+                say(f"{engine.name}: {left_out[engine.name]}")
+            else:
+                runs[engine.name].append(result)
     return {
         "plan": vars(plan),
         "load_before": load_before,
@@ -56,6 +65,7 @@ def peers(folder: Path, plan: PeerPlan, say: Callable[[str], None]) -> dict[str,
                 "runs": runs[engine.name],
             }
             for engine in measured
+            if runs[engine.name]
         },
     }
 
@@ -71,8 +81,6 @@ def _run(folder: Path, plan: PeerPlan, engine: Engine, say: Callable[[str], None
     sink = Remote("bench.sink", _NOT_PINNED, group)
     try:
         return Run(plan, engine, processes, load, sink).measure(sink.call("listen")["port"], say)
-    except Failed as error:
-        raise Failed(f"{engine.name}: {error}") from None
     finally:
         processes.stop()
         load.stop()

@@ -9,7 +9,16 @@ from typing import Any, Final
 
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
-from pymongo import AsyncMongoClient, DeleteMany, InsertOne, ReadPreference, ReplaceOne, UpdateMany, UpdateOne
+from pymongo import (
+    AsyncMongoClient,
+    DeleteMany,
+    InsertOne,
+    ReadPreference,
+    ReplaceOne,
+    UpdateMany,
+    UpdateOne,
+    timeout,
+)
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     BulkWriteError,
@@ -47,6 +56,8 @@ _PERMANENT_ERRORS: Final[Mapping[int, str]] = {
     86: "an index exists with other options: remove that",
 }
 """Errors by MongoDB's code that last until a person acts."""
+_INDEX_NOT_FOUND: Final = 27
+_DROP_TIMEOUT_S: Final = 3600.0
 _DEFAULT_DATABASE: Final = "interlink"
 TOMBSTONE_TTL_S: Final = 24 * 3600
 
@@ -60,13 +71,14 @@ class Index:
     """An index that `interlink init` creates.
 
     With `ttl_s`, MongoDB deletes a document that many seconds after the time in the index's only key. `where`
-    makes it a partial index.
+    makes it a partial index. A `retired` index is one of an earlier release: `interlink init` drops it.
     """
 
     keys: tuple[tuple[str, int], ...]
     unique: bool = False
     ttl_s: int | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
+    retired: bool = False
 
 
 def utcnow() -> datetime:
@@ -131,13 +143,16 @@ class Mongo:
             await self._database.command("ping")
 
     async def ensure_indexes(self, indexes: Mapping[str, Sequence[Index]]) -> None:
-        """Create the indexes that are missing, by collection. It is safe to repeat.
+        """Create the indexes that are missing, by collection, and drop retired ones. It is safe to repeat.
 
         Raises `DatabaseRefused` or `DatabaseUnavailable`.
         """
         with translate_errors():
             for name, collection_indexes in indexes.items():
+                await self._drop_retired(name, [index for index in collection_indexes if index.retired])
                 for index in collection_indexes:
+                    if index.retired:
+                        continue
                     options: dict[str, Any] = {}
                     if index.unique:
                         options["unique"] = True
@@ -146,6 +161,22 @@ class Mongo:
                     if index.where:
                         options["partialFilterExpression"] = dict(index.where)
                     await self.collection(name).create_index(list(index.keys), **options)
+
+    async def _drop_retired(self, collection: str, indexes: Sequence[Index]) -> None:
+        if not indexes:
+            return
+        existing = await self.collection(collection).index_information()
+        names = {
+            tuple((key, int(order)) for key, order in found["key"]): name for name, found in existing.items()
+        }
+        for name in filter(None, (names.get(index.keys) for index in indexes)):
+            try:
+                # The embedded database deletes the entries one by one: about 15 s for a million.
+                with timeout(_DROP_TIMEOUT_S):
+                    await self.collection(collection).drop_index(name)
+            except OperationFailure as error:
+                if error.code != _INDEX_NOT_FOUND:  # another `interlink init` was first
+                    raise
 
     def close(self) -> None:
         self._client.close()

@@ -16,6 +16,7 @@ from unittest import mock
 
 import httpx
 import psutil
+import pytest
 from typer.testing import CliRunner
 
 from interlink.cli import app
@@ -79,8 +80,8 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0].removeprefix("interlink: ")
 
 
-PORTS = (0, 1, 2, 3, 10)
-"""Those of `interlink up`, above its own."""
+PORTS = (0, 10)
+"""Those that people connect to, above that of `interlink up`; the other services take free ones."""
 
 
 def port_block() -> int:
@@ -158,6 +159,22 @@ def _alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def memory(pid: int) -> Iterator[bytes]:
+    """The memory of a process that it can write to."""
+    with Path(f"/proc/{pid}/mem").open("rb") as mem:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
+            if span:
+                start, end = (int(part, 16) for part in span.groups())
+                mem.seek(start)
+                yield mem.read(end - start)
+
+
+readable_memory = pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="the memory of processes is not readable here"
+)
 
 
 def start_up(

@@ -12,6 +12,7 @@ WITHOUT_INDEXES = {
     "interlink/keys.py": "seals the secrets of every collection again",
     "services/delivery/log/delivery_changes.py": "changes of many deliveries; indexes in deliveries.py",
     "services/delivery/log/due_deliveries.py": "claims of due deliveries; indexes in deliveries.py",
+    "services/delivery/log/key_search.py": "searches of the log's keys; indexes in deliveries.py",
     "services/delivery/log/search.py": "searches of the log; indexes in deliveries.py",
     "shared/connections/account_routes.py": "routes of accounts in memory; indexes in integration_record.py",
     "shared/connections/integrations.py": "the repository of integrations; indexes in integration_record.py",

@@ -7,7 +7,8 @@ from fastapi import APIRouter, FastAPI, Query
 from services.delivery.api.delivery_schemas import DeliveryOut
 from services.delivery.api.fields import FilterQuery, Reader, UtcTime
 from services.delivery.engine.waiting_reasons import WaitingReasons
-from services.delivery.log.search import DeliveryQuery, DeliverySearch
+from services.delivery.log.key_search import DeliveryQuery
+from services.delivery.log.search import DeliverySearch
 from services.delivery.model.delivery_status import DeliveryStatus
 from shared.contracts.errors import NotFound
 from shared.runtime.web.paging import Cursor, Limit, Page
@@ -46,7 +47,11 @@ class DeliveriesApi:
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[DeliveryOut]:
-        """List the delivery log, newest first."""
+        """List the delivery log, newest first.
+
+        With `event_type` or `error`, a page may have fewer items than `limit`, or none, before the last one:
+        go on until `next_cursor` is null.
+        """
         query = DeliveryQuery(
             key.workspace,
             webhook_id=webhook_id,

@@ -22,9 +22,10 @@ from services.delivery.api.recovery_schemas import (
 from services.delivery.engine.waiting_reasons import WaitingReasons, WaitingState
 from services.delivery.log.deliveries import Delivery
 from services.delivery.log.delivery_changes import Action
+from services.delivery.log.key_search import DeliveryQuery
 from services.delivery.log.recovery import NOT_FOUND, Recovery
 from services.delivery.log.recovery_jobs import JobScope, RecoveryJobs
-from services.delivery.log.search import DeliveryQuery, DeliverySearch
+from services.delivery.log.search import DeliverySearch
 from services.delivery.model.delivery_status import ENDED, WAITING
 from shared.contracts.errors import Conflict, NotFound
 from shared.runtime.web.access import ApiKey
@@ -142,7 +143,11 @@ class RecoveryApi:
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[DeadLetterOut]:
-        """List dead letters, newest first; `error` is the error class of the last attempt."""
+        """List dead letters, newest first; `error` is the error class of the last attempt.
+
+        With `event_type` or `error`, a page may have fewer items than `limit`, or none, before the last one:
+        go on until `next_cursor` is null.
+        """
         query = DeliveryQuery(
             workspace=key.workspace,
             webhook_id=webhook_id,

@@ -88,9 +88,10 @@ class StatisticsApi:
     async def _overdue_s(self, workspace: str, webhook_id: str | None) -> float | None:
         """Return for how many seconds the longest overdue delivery has been due; None if none is due.
 
-        Call it only if the workspace has an open delivery: the query uses an index without the workspace.
+        With a `webhook_id`, call it only if the workspace has open deliveries of it.
         """
-        due_at = await self._deliveries.oldest_due_at(workspace, webhook_id)
+        webhook_ids = self._webhooks.ids(workspace) if webhook_id is None else [webhook_id]
+        due_at = await self._deliveries.oldest_due_at(webhook_ids)
         return max(0.0, (utcnow() - due_at).total_seconds()) or None if due_at else None
 
     async def _completed(self, workspace: str, webhook_id: str | None) -> int:

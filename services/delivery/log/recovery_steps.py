@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Final
 
+from services.delivery.log.key_search import DeliveryQuery
 from services.delivery.log.recovery import WEBHOOK_DELETED, WEBHOOK_DISABLED, Recovery
 from services.delivery.log.recovery_jobs import RecoveryJob
-from services.delivery.log.search import DeliveryQuery, DeliverySearch
+from services.delivery.log.search import DeliverySearch
 from services.delivery.webhooks.repository import WebhookRepository
 from shared.contracts.errors import RetryLater
 from shared.runtime.jobs import JobFailed, StepResult
@@ -93,14 +94,14 @@ class RecoverySteps:
         if job.cursor is None:
             changes["total"] = await self._deliveries.count(query, timeout_s=_COUNT_TIMEOUT_S)
         after = (job.cursor[0], job.cursor[1]) if job.cursor else None
-        keys, rows = await self._deliveries.next_logged(query, limit=_PAGE_SIZE, after=after)
-        is_planned = len(keys) < _PAGE_SIZE
+        found, rows = await self._deliveries.next_logged(query, limit=_PAGE_SIZE, after=after)
+        is_planned = found.resume is None
         # Hold back the end of the page: deliveries of the same batch may be on the next one.
         if not is_planned and len(rows) > _ORDER_MARGIN:
             rows = rows[: sortable_prefix([row.order for row in rows], _ORDER_MARGIN)]
             changes["cursor"] = [rows[-1].created_at, rows[-1].id]
-        elif keys:
-            changes["cursor"] = list(keys[-1])
+        elif found.resume:
+            changes["cursor"] = list(found.resume)
         # Logged in the order of writes, sent in the order of events.
         rows.sort(key=lambda row: row.order)
         batch = [row.id for row in rows if not job.events or matches(job.events, row.event_type)]

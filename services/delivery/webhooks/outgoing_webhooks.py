@@ -141,6 +141,10 @@ class OutgoingWebhooks:
         """Return a webhook by id, as of the last `ensure_current`, without reading MongoDB."""
         return self._snapshot.items.get(webhook_id)
 
+    def ids(self, workspace: str) -> Sequence[str]:
+        """Return the ids of a workspace's webhooks, as of the last `ensure_current`."""
+        return list(self._by_workspace.get(workspace, ()))
+
     async def is_deleted(self, webhook_id: str) -> bool:
         """Return whether the webhook is deleted, as opposed to unreadable. Raises `DatabaseUnavailable`."""
         return not await self._repository.exists(webhook_id)

@@ -1,8 +1,6 @@
 """Token buckets: limits of requests per endpoint and per caller, for all workers of this service together."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 
@@ -169,22 +167,26 @@ def charge(bucket: TokenBucket, tokens: float) -> None:
         raise TooManyRequests(wait)
 
 
-@contextmanager
-def charge_work(bucket: TokenBucket, work: int) -> Iterator[None]:
-    """Charge a caller for `work` bytes to hash; refund them unless the block raises `Rejected`.
+class ChargedWork:
+    """Charges a caller for work in vain: `with ChargedWork(bucket, bytes_to_hash): ...`.
 
     The charge comes before the work: of many requests sent at once, those over the limit are rejected
-    unverified. Raises `TooManyRequests` if the bucket has no token.
+    unverified. It is refunded unless the block raises `Rejected`. Raises `TooManyRequests` if the bucket has
+    no token.
     """
-    tokens = work / _BYTES_PER_TOKEN
-    wait = bucket.try_hold(tokens)
-    if wait > 0:
-        raise TooManyRequests(wait)
-    in_vain = False
-    try:
-        yield
-    except Rejected:
-        in_vain = True
-        raise
-    finally:  # refunded after other errors too: an unavailable key server is not the caller's fault
-        bucket.settle(tokens, spent=in_vain)
+
+    __slots__ = ("_bucket", "_tokens")
+
+    def __init__(self, bucket: TokenBucket, work: int) -> None:
+        """Set the work in bytes to hash."""
+        self._bucket = bucket
+        self._tokens = work / _BYTES_PER_TOKEN
+
+    def __enter__(self) -> None:
+        wait = self._bucket.try_hold(self._tokens)
+        if wait > 0:
+            raise TooManyRequests(wait)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        # Refunded after other errors too: an unavailable key server is not the caller's fault.
+        self._bucket.settle(self._tokens, spent=kind is not None and issubclass(kind, Rejected))

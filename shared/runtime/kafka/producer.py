@@ -8,14 +8,14 @@ still be written later: consumers recognise the repeat by its event id.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
+from aiokafka.structs import RecordMetadata
 
 from shared.contracts.envelope import Event
 from shared.contracts.errors import BrokerUnavailable, InterlinkError, TooLarge
@@ -31,8 +31,7 @@ _MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 _RECONNECT_INTERVAL_S: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record to publish. Records of one topic with equal keys stay in order."""
 
     topic: Topic
@@ -108,8 +107,7 @@ class Producer:
         topic = record.topic.name
         try:
             with self._deadlines.deadline(timeout_s):
-                ack = await client.send(topic, record.value, key=record.key, headers=record.headers)
-                metadata = await ack
+                metadata = await (await _send(client, record))
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             raise self._failure(client, error, (topic,), timeout_s) from error
         metrics.produce_seconds(topic).observe(perf_counter() - started)
@@ -128,10 +126,7 @@ class Producer:
         started = perf_counter()
         try:
             with self._deadlines.deadline(timeout_s):
-                acks = [
-                    await client.send(record.topic.name, record.value, key=record.key, headers=record.headers)
-                    for record in records
-                ]
+                acks = [await _send(client, record) for record in records]
                 positions = [await ack for ack in acks]
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             topics = {record.topic.name for record in records}
@@ -173,7 +168,6 @@ class Producer:
             client = AIOKafkaProducer(
                 client_id=self._client_id,
                 acks="all",
-                partitioner=partition_of,
                 enable_idempotence=self._settings.enable_idempotence,
                 max_request_size=_MAX_RECORD_BYTES,
                 max_batch_size=256 * 1024,
@@ -202,12 +196,26 @@ def _hash(key: bytes) -> int:
     return int(murmur2(key)) & 0x7FFFFFFF
 
 
-def partition_of(key: bytes, partitions: Sequence[int], _available: Sequence[int]) -> int:
+def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of a key, the same as every Kafka client's default partitioner.
 
     Hashes are cached, because aiokafka's murmur2 is pure Python.
     """
-    return partitions[_hash(key) % len(partitions)]
+    return _hash(key) % partitions
+
+
+async def _send(client: AIOKafkaProducer, record: Record) -> "asyncio.Future[RecordMetadata]":
+    """Queue a record, and return its acknowledgement.
+
+    The partition is given, because for its partitioner aiokafka lists the topic's partitions twice.
+    """
+    topic = record.topic.name
+    partitions = await client.partitions_for(topic)  # from memory, once it is known
+    partition = partition_of(record.key, len(partitions))
+    ack: asyncio.Future[RecordMetadata] = await client.send(
+        topic, record.value, key=record.key, headers=record.headers, partition=partition
+    )
+    return ack
 
 
 async def _retire(client: AIOKafkaProducer) -> None:
