@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from itertools import islice
 from time import perf_counter
 from typing import Final
@@ -40,20 +41,30 @@ async def database_at(uri: str) -> AsyncIterator[Mongo]:
         mongo.close()
 
 
-def fill(uri: str, workspace: str, webhooks: Sequence[str], count: int, first: int = 0) -> float:
-    """Insert `count` due deliveries, for each webhook in turn; return the seconds.
+def fill(
+    uri: str,
+    workspace: str,
+    webhooks: Sequence[str],
+    count: int,
+    first: int = 0,
+    *,
+    due_in: timedelta = timedelta(),
+) -> float:
+    """Insert `count` deliveries, for each webhook in turn, due now or in some time; return the seconds.
 
     `first` is the number of the first delivery, which its id is derived from.
     """
-    return asyncio.run(_fill(uri, workspace, webhooks, count, first))
+    return asyncio.run(_fill(uri, workspace, webhooks, count, first, due_in))
 
 
-async def _fill(uri: str, workspace: str, webhooks: Sequence[str], count: int, first: int) -> float:
+async def _fill(
+    uri: str, workspace: str, webhooks: Sequence[str], count: int, first: int, due_in: timedelta
+) -> float:
     requests = _requests(workspace, webhooks, count, first)
 
     async def insert(deliveries: Deliveries) -> None:
         while batch := list(islice(requests, _BATCH)):
-            due = utcnow()
+            due = utcnow() + due_in
             await deliveries.write([deliveries.waiting_entry(request, due) for request in batch])
 
     started = perf_counter()

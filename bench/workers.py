@@ -88,9 +88,8 @@ class Growth:
             self._bench.subscribe(hub)
             results = [self._delivered(hub, open_deliveries=0)]
             webhooks = [item["id"] for item in hub.call("GET", "/api/outgoing-webhooks")["items"]]
-            fill(hub.store_uri, hub.workspace, webhooks, count)
             hub.stop_service("delivery")
-            asyncio.run(_postpone(hub.store_uri))
+            fill(hub.store_uri, hub.workspace, webhooks, count, due_in=_FAR)
             hub.start_service("delivery")
             hub.wait_ready("delivery")
             results.append(self._delivered(hub, open_deliveries=count))
@@ -166,13 +165,6 @@ class _Usage:
         )
         costs = (seconds / events * 1e6 for seconds in (service, store, busy - service - store))
         return *costs, busy / (busy + idle) * 100
-
-
-async def _postpone(uri: str) -> None:
-    """Move the next attempt of all open deliveries to tomorrow."""
-    async with database_at(uri) as mongo:
-        with translate_errors():
-            await mongo.collection(DELIVERIES).update_many({}, {"$set": {"due_at": utcnow() + _FAR}})
 
 
 async def _insert(uri: str, documents: Iterator[Document], count: int) -> None:

@@ -27,6 +27,7 @@ from tests.support.tap import Tap
 
 BODY = b'{"zen":"Keep it logically awesome.","repository":{"full_name":"a/b"}}'
 CALLERS = 16
+MAX_IN_FLIGHT = 4
 
 
 class WorkersHub(Hub):
@@ -223,14 +224,13 @@ def test_what_prevents_the_start_ends_all_workers(setting: str, hub: WorkersHub)
     assert "Traceback" not in ended.stderr
 
 
-def test_a_killed_delivery_worker_loses_nothing(
+def test_a_killed_delivery_worker_loses_nothing_and_limits_hold(
     tmp_path_factory: pytest.TempPathFactory, kafka: Bus, store: Store
 ) -> None:
-    folder = tmp_path_factory.mktemp("delivery")
-    with (
-        Subscriber() as subscriber,
-        WorkersHub(folder, kafka, store, services=("gateway", "delivery")) as hub,
-    ):
+    folder, services = tmp_path_factory.mktemp("delivery"), ("gateway", "delivery")
+    env = {"INTERLINK_MOST_IN_FLIGHT": str(MAX_IN_FLIGHT)}
+    hub = WorkersHub(folder, kafka, store, services=services, env=env)
+    with Subscriber(delay_s=0.01) as subscriber, hub:
         webhooks = [hub.outgoing_webhook(subscriber.url, events=["test.happened"]) for _ in range(8)]
 
         def publish() -> list[str]:
@@ -253,3 +253,4 @@ def test_a_killed_delivery_worker_loses_nothing(
         attempted = [line for line in hub.log_lines("delivery") if line["event"] == "delivery.attempted"]
         assert {line["worker"] for line in attempted} == {0, 1}
         assert hub.metric("delivery", "interlink_consumer_lag") == 0
+        assert subscriber.max_concurrent <= MAX_IN_FLIGHT // 2, "half of all are for other workspaces"
